@@ -1,0 +1,215 @@
+//! Frames, and the eight octets before the first of them.
+//!
+//! Why it exists: the frame is the unit in which a connection is read and written; everything above asks here where
+//! one begins and ends. What always holds: nothing beyond the header is looked at before the size in it was accepted,
+//! so a lying size costs its sender the connection and us nothing.
+//!
+//! ```text
+//!    0      1         3             7                size+7    size+8
+//!    +------+---------+-------------+ +--------------+ +-----------+
+//!    | type | channel |    size     | |   payload    | | frame-end |      §2.3.5, §4.2.3
+//!    +------+---------+-------------+ +--------------+ +-----------+
+//!     octet    short        long        size octets      octet 0xCE
+//! ```
+
+/// What a client says first, and what we say when it says anything else: `AMQP` 0 0 9 1 (§4.2.2).
+pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
+
+/// The octet that ends every frame.
+pub const FRAME_END: u8 = 0xCE;
+
+/// Octets of a frame before its payload.
+pub const FRAME_HEADER_LEN: usize = 7;
+
+/// Octets of a frame that are not payload: its header and its end.
+pub const FRAME_OVERHEAD: usize = FRAME_HEADER_LEN + 1;
+
+/// A heartbeat, ready to be sent (§4.2.7). Always on channel 0, always empty.
+pub const HEARTBEAT_FRAME: [u8; 8] = [FrameKind::Heartbeat as u8, 0, 0, 0, 0, 0, 0, FRAME_END];
+
+/// What the payload of a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// A method and its arguments.
+    Method = 1,
+    /// Class, body length and properties of a content.
+    Header = 2,
+    /// A piece of a body.
+    Body = 3,
+    /// Nothing: a sign of life.
+    Heartbeat = 8,
+}
+
+impl FrameKind {
+    /// The kind that `octet` stands for, if any.
+    #[inline]
+    pub fn from_octet(octet: u8) -> Option<Self> {
+        match octet {
+            1 => Some(Self::Method),
+            2 => Some(Self::Header),
+            3 => Some(Self::Body),
+            8 => Some(Self::Heartbeat),
+            _ => None,
+        }
+    }
+}
+
+/// The seven octets before a payload, as received: any type, channel and size are possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The type octet; see [`FrameHeader::kind`].
+    pub raw_kind: u8,
+    /// The channel, 0 for the connection itself.
+    pub channel: u16,
+    /// Octets of payload that follow.
+    pub size: u32,
+}
+
+impl FrameHeader {
+    /// Reads a frame header.
+    #[inline]
+    pub fn parse(octets: &[u8; FRAME_HEADER_LEN]) -> Self {
+        let [raw_kind, c0, c1, s0, s1, s2, s3] = *octets;
+        Self {
+            raw_kind,
+            channel: u16::from_be_bytes([c0, c1]),
+            size: u32::from_be_bytes([s0, s1, s2, s3]),
+        }
+    }
+
+    /// Reads the frame header that `input` begins with; `None` if there are fewer than seven octets yet.
+    #[inline]
+    pub fn peek(input: &[u8]) -> Option<Self> {
+        input.first_chunk().map(Self::parse)
+    }
+
+    /// The header as octets.
+    #[inline]
+    pub fn to_bytes(self) -> [u8; FRAME_HEADER_LEN] {
+        let [c0, c1] = self.channel.to_be_bytes();
+        let [s0, s1, s2, s3] = self.size.to_be_bytes();
+        [self.raw_kind, c0, c1, s0, s1, s2, s3]
+    }
+
+    /// What the payload is; `None` for a type octet that AMQP does not define.
+    #[inline]
+    pub fn kind(&self) -> Option<FrameKind> {
+        FrameKind::from_octet(self.raw_kind)
+    }
+}
+
+/// One whole frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// What came before the payload.
+    pub header: FrameHeader,
+    /// The payload, `header.size` octets.
+    pub payload: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// Octets of input the frame takes up.
+    #[inline]
+    pub fn input_len(&self) -> usize {
+        self.payload.len() + FRAME_OVERHEAD
+    }
+}
+
+/// Why input is not a sequence of frames. Both are 501 FRAME_ERROR, and nothing after them can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// The header announces a larger payload than the reader accepts.
+    TooLarge(FrameHeader),
+    /// The octet after the payload is not [`FRAME_END`].
+    BadEnd {
+        /// The frame's header.
+        header: FrameHeader,
+        /// The octet that is there instead.
+        found: u8,
+    },
+}
+
+/// The frame that `input` begins with; `None` if it is not complete yet.
+///
+/// `payload_max` in octets. Note that RabbitMQ forgives a payload of `frame_max` octets although, with its eight octets
+/// of overhead, such a frame is larger than `frame_max`.
+///
+/// # Errors
+/// [`FrameError`], told as early as it can be seen: a size that is too large with the seventh octet.
+#[inline]
+pub fn next_frame(input: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, FrameError> {
+    let Some((octets, rest)) = input.split_first_chunk() else {
+        return Ok(None);
+    };
+    let header = FrameHeader::parse(octets);
+    if header.size > payload_max {
+        return Err(FrameError::TooLarge(header));
+    }
+    let Some((payload, rest)) = usize::try_from(header.size)
+        .ok()
+        .and_then(|size| rest.split_at_checked(size))
+    else {
+        return Ok(None);
+    };
+    match rest.first() {
+        None => Ok(None),
+        Some(&FRAME_END) => Ok(Some(Frame { header, payload })),
+        Some(&found) => Err(FrameError::BadEnd { header, found }),
+    }
+}
+
+/// What a peer speaks, by its first octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// AMQP 0-9-1: eight octets of header, frames follow.
+    Amqp091,
+    /// Not decided yet; read more.
+    NeedMore,
+    /// AMQP of another version.
+    OtherAmqp,
+    /// An HTTP request line: somebody points a browser or a health check at the AMQP port.
+    Http,
+    /// A TLS ClientHello: somebody uses `amqps://` with a port that does not.
+    Tls,
+    /// Anything else.
+    Unknown,
+}
+
+/// Tells what a peer speaks by the first octets it sent. Eight are always enough.
+pub fn classify_opening(input: &[u8]) -> Opening {
+    // The header of AMQP 0-9, which RabbitMQ takes as 0-9-1: some old clients still send it.
+    const AMQP_0_9_HEADER: [u8; 8] = *b"AMQP\x01\x01\x00\x09";
+    const HTTP_METHODS: [&[u8]; 8] = [
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"PATCH ",
+        b"CONNECT ",
+    ];
+    const TLS_HANDSHAKE: &[u8] = b"\x16\x03";
+
+    if input.starts_with(&PROTOCOL_HEADER) || input.starts_with(&AMQP_0_9_HEADER) {
+        return Opening::Amqp091;
+    }
+    if input.len() >= 8 && input.starts_with(b"AMQP") {
+        return Opening::OtherAmqp;
+    }
+    if input.starts_with(TLS_HANDSHAKE) {
+        return Opening::Tls;
+    }
+    if HTTP_METHODS.iter().any(|method| input.starts_with(method)) {
+        return Opening::Http;
+    }
+    let undecided = |known: &[u8]| known.starts_with(input);
+    if (input.len() < 8 && (input.starts_with(b"AMQP") || undecided(b"AMQP")))
+        || undecided(TLS_HANDSHAKE)
+        || HTTP_METHODS.into_iter().any(undecided)
+    {
+        return Opening::NeedMore;
+    }
+    Opening::Unknown
+}

@@ -1,0 +1,475 @@
+//! The room that owns AMQP bytes.
+//!
+//! Why it exists: everything a peer sends is untrusted, and everything we send must be readable by every AMQP 0-9-1
+//! client there is. Both are settled here, once: borrowed views in, legal enums out.
+//!
+//! What always holds:
+//! - Pure. No I/O, no clock, no allocation, no `unsafe`; the same bytes give the same answer.
+//! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied, and
+//!   tables and properties are kept exactly as received, so what a publisher sent is what a consumer gets.
+//! - A view is checked completely when it is made. Reading from it afterwards cannot fail.
+//! - Work and stack are bounded by the input: one pass over the bytes, at most [`TABLE_DEPTH_MAX`] tables deep.
+//! - A frame is written whole or not at all.
+//!
+//! The map:
+//!
+//! | file     | owns                                                                    |
+//! |----------|-------------------------------------------------------------------------|
+//! | `frame`  | the protocol header, the seven octets before and the one after a payload |
+//! | `method` | every method of AMQP 0-9-1 with RabbitMQ's extensions, as one enum       |
+//! | `props`  | content headers and the fourteen message properties                      |
+//! | `field`  | field tables, arrays and their values                                    |
+//! | here     | the bounded cursors the others read and write with                       |
+//!
+//! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient than the
+//! specification, its behaviour is ours; the comments say where.
+
+pub mod field;
+pub mod frame;
+pub mod method;
+pub mod props;
+
+use core::fmt;
+
+pub use field::{Array, ArrayWriter, TABLE_DEPTH_MAX, Table, TableWriter, Value};
+pub use frame::{
+    FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, HEARTBEAT_FRAME,
+    Opening, PROTOCOL_HEADER, classify_opening, next_frame,
+};
+pub use method::{Method, MethodError, method_id_of};
+pub use props::{BASIC_CLASS, ContentHeader, Edit, HeadersEdit, Properties, PropertyEdit};
+
+/// What was wrong with bytes a peer sent.
+///
+/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection; which code and text go to the
+/// peer is for the session to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// A field reaches beyond the end of what holds it.
+    Truncated,
+    /// Octets are left over after the last field.
+    TrailingBytes,
+    /// A short string that is a name or a text is not UTF-8.
+    NotUtf8,
+    /// A table or array holds a value of a type RabbitMQ does not know; the octet is the type tag.
+    UnknownFieldType(u8),
+    /// Tables and arrays are nested deeper than [`TABLE_DEPTH_MAX`].
+    TableTooDeep,
+    /// A float in a table is infinite or not a number. RabbitMQ cannot read those either.
+    NotFinite,
+    /// A content header has property flags that no property stands for.
+    UndefinedFlags,
+    /// A content header of a class that carries no content; the number is the class.
+    UnexpectedClass(u16),
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("a field reaches beyond the end"),
+            Self::TrailingBytes => f.write_str("octets left over after the last field"),
+            // RabbitMQ's own words.
+            Self::NotUtf8 => f.write_str("Malformed UTF-8 in shortstr"),
+            Self::UnknownFieldType(tag) => write!(f, "unknown field type {tag:#04x} in a table"),
+            Self::TableTooDeep => write!(f, "tables nested more than {TABLE_DEPTH_MAX} deep"),
+            Self::NotFinite => f.write_str("a number in a table is not finite"),
+            Self::UndefinedFlags => f.write_str("undefined property flags"),
+            Self::UnexpectedClass(class) => write!(f, "content header for class {class}"),
+        }
+    }
+}
+
+impl core::error::Error for WireError {}
+
+/// What is to be written does not fit: into the buffer, or into its own length field (a short string over 255 octets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("does not fit into the output buffer")
+    }
+}
+
+impl core::error::Error for Full {}
+
+/// A bounded cursor over received bytes. Numbers are big-endian (§4.2.5.1); every read either succeeds and moves on,
+/// or says [`WireError::Truncated`] and leaves the cursor where it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// A cursor at the start of `bytes`.
+    #[inline]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// The next `len` octets.
+    #[inline]
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+        let (head, tail) = self.bytes.split_at_checked(len).ok_or(WireError::Truncated)?;
+        self.bytes = tail;
+        Ok(head)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (head, tail) = self.bytes.split_first_chunk::<N>().ok_or(WireError::Truncated)?;
+        self.bytes = tail;
+        Ok(*head)
+    }
+
+    /// One octet.
+    #[inline]
+    pub fn u8(&mut self) -> Result<u8, WireError> {
+        self.array::<1>().map(|[octet]| octet)
+    }
+
+    /// A 16-bit unsigned number.
+    #[inline]
+    pub fn u16(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// A 32-bit unsigned number.
+    #[inline]
+    pub fn u32(&mut self) -> Result<u32, WireError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// A 64-bit unsigned number.
+    #[inline]
+    pub fn u64(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// A signed octet.
+    #[inline]
+    pub fn i8(&mut self) -> Result<i8, WireError> {
+        self.array().map(i8::from_be_bytes)
+    }
+
+    /// A 16-bit signed number.
+    #[inline]
+    pub fn i16(&mut self) -> Result<i16, WireError> {
+        self.array().map(i16::from_be_bytes)
+    }
+
+    /// A 32-bit signed number.
+    #[inline]
+    pub fn i32(&mut self) -> Result<i32, WireError> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    /// A 64-bit signed number.
+    #[inline]
+    pub fn i64(&mut self) -> Result<i64, WireError> {
+        self.array().map(i64::from_be_bytes)
+    }
+
+    /// An IEEE 754 single, whatever its value.
+    #[inline]
+    pub fn f32(&mut self) -> Result<f32, WireError> {
+        self.array().map(f32::from_be_bytes)
+    }
+
+    /// An IEEE 754 double, whatever its value.
+    #[inline]
+    pub fn f64(&mut self) -> Result<f64, WireError> {
+        self.array().map(f64::from_be_bytes)
+    }
+
+    /// Eight bits, the lowest first, as methods pack their flags (§4.2.5.2). Unused ones are ignored, as RabbitMQ does.
+    #[inline]
+    pub fn bits(&mut self) -> Result<[bool; 8], WireError> {
+        self.u8()
+            .map(|octet| core::array::from_fn(|bit| octet & (1 << bit) != 0))
+    }
+
+    /// A short string (§4.2.5.3) as the octets it is: at most 255 of them, of any value.
+    #[inline]
+    pub fn short_str(&mut self) -> Result<&'a [u8], WireError> {
+        let mut ahead = *self;
+        let len = ahead.u8()?;
+        let octets = ahead.take(usize::from(len))?;
+        *self = ahead;
+        Ok(octets)
+    }
+
+    /// A short string that must be UTF-8: a name or a text.
+    ///
+    /// # Errors
+    /// [`WireError::NotUtf8`], besides running out of bytes. RabbitMQ refuses such methods as well (501, "Malformed
+    /// UTF-8 in shortstr").
+    #[inline]
+    pub fn short_string(&mut self) -> Result<&'a str, WireError> {
+        let mut ahead = *self;
+        let text = core::str::from_utf8(ahead.short_str()?).map_err(|_| WireError::NotUtf8)?;
+        *self = ahead;
+        Ok(text)
+    }
+
+    /// A long string (§4.2.5.3): octets of any value behind a 32-bit length.
+    #[inline]
+    pub fn long_str(&mut self) -> Result<&'a [u8], WireError> {
+        let mut ahead = *self;
+        let len = ahead.u32()?;
+        // On a 32-bit machine a length beyond usize cannot be in memory, so it is truncated by definition.
+        let len = usize::try_from(len).map_err(|_| WireError::Truncated)?;
+        let octets = ahead.take(len)?;
+        *self = ahead;
+        Ok(octets)
+    }
+
+    /// A field table (§4.2.5.5) with its 32-bit length in front, checked through and through.
+    #[inline]
+    pub fn table(&mut self) -> Result<Table<'a>, WireError> {
+        let mut ahead = *self;
+        let table = Table::parse(ahead.long_str()?)?;
+        *self = ahead;
+        Ok(table)
+    }
+
+    /// Everything that has not been read yet.
+    #[inline]
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Octets that have not been read yet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether everything has been read.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// [`WireError::TrailingBytes`] when something is left: RabbitMQ takes no octet more than it knows the meaning of.
+    #[inline]
+    pub fn finish(self) -> Result<(), WireError> {
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(WireError::TrailingBytes)
+        }
+    }
+}
+
+/// A cursor over an output buffer. Every write either happens entirely or says [`Full`] and changes nothing, so a
+/// caller may send what is there, make room and try again.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    buf: &'a mut [u8],
+    at: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// Writes to `buf` from its first octet on.
+    #[inline]
+    pub fn new(buf: &'a mut [u8]) -> Self {
+        Self { buf, at: 0 }
+    }
+
+    /// Octets written so far; also the position of the next one.
+    #[inline]
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Octets there is room for.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.buf.len() - self.at
+    }
+
+    /// What has been written so far.
+    #[inline]
+    pub fn written(&self) -> &[u8] {
+        self.buf.get(..self.at).unwrap_or_default()
+    }
+
+    /// Takes back everything written at or after position `at`.
+    #[inline]
+    pub fn rewind(&mut self, at: usize) {
+        self.at = self.at.min(at);
+    }
+
+    /// Hands out the next `len` octets of the buffer to be filled by the caller; they count as written.
+    ///
+    /// Their content is whatever the buffer held before.
+    #[inline]
+    pub fn claim(&mut self, len: usize) -> Result<&mut [u8], Full> {
+        let claimed = self
+            .buf
+            .get_mut(self.at..)
+            .and_then(|room| room.get_mut(..len))
+            .ok_or(Full)?;
+        self.at += len;
+        Ok(claimed)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self, octets: [u8; N]) -> Result<(), Full> {
+        let room = self
+            .buf
+            .get_mut(self.at..)
+            .and_then(|room| room.first_chunk_mut::<N>())
+            .ok_or(Full)?;
+        *room = octets;
+        self.at += N;
+        Ok(())
+    }
+
+    /// Octets as they are, without a length.
+    #[inline]
+    pub fn write_raw(&mut self, octets: &[u8]) -> Result<(), Full> {
+        self.claim(octets.len())?.copy_from_slice(octets);
+        Ok(())
+    }
+
+    /// One octet.
+    #[inline]
+    pub fn write_u8(&mut self, value: u8) -> Result<(), Full> {
+        self.array([value])
+    }
+
+    /// A 16-bit unsigned number.
+    #[inline]
+    pub fn write_u16(&mut self, value: u16) -> Result<(), Full> {
+        self.array(value.to_be_bytes())
+    }
+
+    /// A 32-bit unsigned number.
+    #[inline]
+    pub fn write_u32(&mut self, value: u32) -> Result<(), Full> {
+        self.array(value.to_be_bytes())
+    }
+
+    /// A 64-bit unsigned number.
+    #[inline]
+    pub fn write_u64(&mut self, value: u64) -> Result<(), Full> {
+        self.array(value.to_be_bytes())
+    }
+
+    /// Up to eight bits in one octet, the lowest first.
+    #[inline]
+    pub fn write_bits<const N: usize>(&mut self, bits: [bool; N]) -> Result<(), Full> {
+        const { assert!(N <= 8, "no method has more than eight flags in a row") };
+        let octet = bits
+            .iter()
+            .rev()
+            .fold(0, |octet, bit| octet << 1 | u8::from(*bit));
+        self.write_u8(octet)
+    }
+
+    /// A short string.
+    ///
+    /// # Errors
+    /// [`Full`] also when it is longer than 255 octets, which its length cannot say.
+    #[inline]
+    pub fn write_short_str(&mut self, octets: &[u8]) -> Result<(), Full> {
+        let len = u8::try_from(octets.len()).map_err(|_| Full)?;
+        let claimed = self.claim(octets.len() + 1)?;
+        if let Some((first, text)) = claimed.split_first_mut() {
+            *first = len;
+            text.copy_from_slice(octets);
+        }
+        Ok(())
+    }
+
+    /// A reply text: a short string that is cut to fit, with `...` to show it, as RabbitMQ cuts them.
+    #[inline]
+    pub fn write_reply_text(&mut self, text: &str) -> Result<(), Full> {
+        const ELLIPSIS: &[u8] = b"...";
+        if text.len() <= usize::from(u8::MAX) {
+            return self.write_short_str(text.as_bytes());
+        }
+        let most = usize::from(u8::MAX) - ELLIPSIS.len();
+        let kept = (0..=most)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        let (kept, _) = text.as_bytes().split_at(kept);
+        let len = u8::try_from(kept.len() + ELLIPSIS.len()).map_err(|_| Full)?;
+        self.undo_on_error(|w| {
+            w.write_u8(len)?;
+            w.write_raw(kept)?;
+            w.write_raw(ELLIPSIS)
+        })
+    }
+
+    /// A long string.
+    #[inline]
+    pub fn write_long_str(&mut self, octets: &[u8]) -> Result<(), Full> {
+        self.with_length(|w| w.write_raw(octets))
+    }
+
+    /// A field table with its length in front.
+    #[inline]
+    pub fn write_table(&mut self, table: Table<'_>) -> Result<(), Full> {
+        self.write_long_str(table.as_bytes())
+    }
+
+    /// A field table with its length in front, built by `fill`.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit; then nothing of it is left in the buffer.
+    #[inline]
+    pub fn table(
+        &mut self,
+        fill: impl FnOnce(&mut TableWriter<'_, 'a>) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.with_length(|w| fill(&mut TableWriter::new(w)))
+    }
+
+    /// One whole frame (§2.3.5): header, the payload that `payload` writes, end octet.
+    ///
+    /// # Errors
+    /// [`Full`] when the frame does not fit; then nothing of it is left in the buffer.
+    #[inline]
+    pub fn frame(
+        &mut self,
+        kind: FrameKind,
+        channel: u16,
+        payload: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.undo_on_error(|w| {
+            w.write_u8(kind as u8)?;
+            w.write_u16(channel)?;
+            w.with_length(payload)?;
+            w.write_u8(FRAME_END)
+        })
+    }
+
+    /// Writes a 32-bit length, then what `fill` writes, and puts the number of its octets into the length.
+    #[inline]
+    fn with_length(&mut self, fill: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
+        self.undo_on_error(|w| {
+            let length_at = w.at;
+            w.write_u32(0)?;
+            let start = w.at;
+            fill(w)?;
+            let length = u32::try_from(w.at - start).map_err(|_| Full)?;
+            if let Some(place) = w.buf.get_mut(length_at..start) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+            Ok(())
+        })
+    }
+
+    #[inline]
+    fn undo_on_error(&mut self, write: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
+        let start = self.at;
+        write(self).inspect_err(|_| self.at = start)
+    }
+}
