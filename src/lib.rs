@@ -1,4 +1,7 @@
 //! Leveret: the small RabbitMQ for the edge.
 #![deny(unsafe_code)]
 
+pub mod command;
+pub mod error;
+pub mod mem;
 pub mod time;

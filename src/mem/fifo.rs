@@ -1,0 +1,230 @@
+//! Queue entries: eight bytes each, in chunks that all queues share.
+//!
+//! ```text
+//! chunk   | entry 0 | entry 1 | ... | entry 31 |  --next-->  | entry 0 | ...
+//!               ^ head                                             ^ tail (next to write)
+//! ```
+//!
+//! Always true: a fifo without entries owns no chunk; an entry's offset in its queue is implied by its
+//! place (the fifo's head offset plus its distance), so it is not stored.
+
+use super::MessageId;
+
+const ENTRIES_PER_CHUNK: usize = 32;
+/// Bytes of one chunk with its link.
+pub const CHUNK_BYTES: usize = ENTRIES_PER_CHUNK * size_of::<Entry>() + size_of::<u32>();
+
+/// One message in one queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The message; the queue holds one reference.
+    pub message: MessageId,
+    /// What the queue knows of it (bits of the broker's choosing).
+    pub flags: u32,
+}
+
+/// The chunks of all queues.
+#[derive(Debug)]
+pub struct FifoPool {
+    entries: Vec<Entry>,
+    next: Vec<u32>,
+    chunks_max: usize,
+    free_head: u32,
+    chunks_used: usize,
+}
+
+/// The entries of one queue, first in, first out.
+#[derive(Debug, Default)]
+pub struct Fifo {
+    head_chunk: u32,
+    tail_chunk: u32,
+    head_at: u8,
+    tail_at: u8,
+    len: u32,
+    head_offset: u64,
+}
+
+impl FifoPool {
+    /// Room for `entries_max` entries, rounded up to chunks.
+    pub fn with_entries(entries_max: usize) -> Self {
+        let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK);
+        Self {
+            entries: Vec::with_capacity(chunks_max * ENTRIES_PER_CHUNK),
+            next: Vec::with_capacity(chunks_max),
+            chunks_max,
+            free_head: 0,
+            chunks_used: 0,
+        }
+    }
+
+    /// Chunks that could still be handed out.
+    pub const fn chunks_free(&self) -> usize {
+        self.chunks_max - self.chunks_used
+    }
+
+    /// All chunks there are.
+    pub const fn chunks_max(&self) -> usize {
+        self.chunks_max
+    }
+
+    /// Chunks in use; 0 when every queue is empty.
+    pub const fn chunks_used(&self) -> usize {
+        self.chunks_used
+    }
+
+    fn take(&mut self, first: Entry) -> Option<u32> {
+        let chunk = if self.free_head != 0 {
+            let chunk = self.free_head;
+            self.free_head = self.next[chunk as usize - 1];
+            chunk
+        } else if self.next.len() < self.chunks_max {
+            self.next.push(0);
+            let len = self.entries.len() + ENTRIES_PER_CHUNK;
+            self.entries.resize(len, first);
+            self.next.len() as u32
+        } else {
+            return None;
+        };
+        self.next[chunk as usize - 1] = 0;
+        self.chunks_used += 1;
+        Some(chunk)
+    }
+
+    fn give(&mut self, chunk: u32) {
+        self.next[chunk as usize - 1] = self.free_head;
+        self.free_head = chunk;
+        self.chunks_used -= 1;
+    }
+
+    const fn place(chunk: u32, at: u8) -> usize {
+        (chunk as usize - 1) * ENTRIES_PER_CHUNK + at as usize
+    }
+}
+
+impl Fifo {
+    /// An empty fifo whose first entry will have the offset `head_offset`.
+    pub fn starting_at(head_offset: u64) -> Self {
+        Self { head_offset, ..Self::default() }
+    }
+
+    /// How many entries it holds.
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it holds none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The offset of the first entry, or of the next one to come when it is empty.
+    pub const fn head_offset(&self) -> u64 {
+        self.head_offset
+    }
+
+    /// Whether the next push takes a fresh chunk from the pool.
+    pub const fn needs_chunk(&self) -> bool {
+        self.len == 0 || self.tail_at as usize == ENTRIES_PER_CHUNK
+    }
+
+    /// Appends an entry; `false` when the pool has no chunk for it.
+    #[must_use]
+    pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
+        if self.needs_chunk() {
+            let Some(chunk) = pool.take(entry) else { return false };
+            if self.len == 0 {
+                self.head_chunk = chunk;
+                self.head_at = 0;
+            } else {
+                pool.next[self.tail_chunk as usize - 1] = chunk;
+            }
+            self.tail_chunk = chunk;
+            self.tail_at = 0;
+        }
+        pool.entries[FifoPool::place(self.tail_chunk, self.tail_at)] = entry;
+        self.tail_at += 1;
+        self.len += 1;
+        true
+    }
+
+    /// The first entry.
+    pub fn front<'a>(&self, pool: &'a FifoPool) -> Option<&'a Entry> {
+        (self.len > 0).then(|| &pool.entries[FifoPool::place(self.head_chunk, self.head_at)])
+    }
+
+    /// Takes the first entry, with its offset.
+    pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, Entry)> {
+        let entry = *self.front(pool)?;
+        let offset = self.head_offset;
+        self.head_offset += 1;
+        self.head_at += 1;
+        self.len -= 1;
+        if self.len == 0 {
+            pool.give(self.head_chunk);
+            (self.head_chunk, self.tail_chunk) = (0, 0);
+        } else if self.head_at as usize == ENTRIES_PER_CHUNK {
+            let chunk = self.head_chunk;
+            self.head_chunk = pool.next[chunk as usize - 1];
+            self.head_at = 0;
+            pool.give(chunk);
+        }
+        Some((offset, entry))
+    }
+
+    /// Moves all entries out at once; what comes later continues the offsets.
+    #[must_use]
+    pub fn detach(&mut self) -> Self {
+        let next_offset = self.head_offset + u64::from(self.len);
+        core::mem::replace(self, Self::starting_at(next_offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: usize) -> Entry {
+        Entry { message: MessageId::from_index(number), flags: number as u32 }
+    }
+
+    #[test]
+    fn keeps_order_and_offsets_over_many_chunks_and_gives_all_back() {
+        let mut pool = FifoPool::with_entries(200);
+        let mut fifo = Fifo::default();
+        for round in 0..50_u64 {
+            for number in 0..100 {
+                assert!(fifo.push(&mut pool, entry(number)));
+            }
+            for number in 0..100 {
+                assert_eq!(fifo.pop(&mut pool), Some((round * 100 + number as u64, entry(number))));
+            }
+        }
+        assert_eq!((fifo.pop(&mut pool), pool.chunks_used()), (None, 0));
+    }
+
+    #[test]
+    fn a_full_pool_refuses_and_keeps_what_is_there() {
+        let mut pool = FifoPool::with_entries(64);
+        let (mut one, mut two) = (Fifo::default(), Fifo::default());
+        for number in 0..33 {
+            assert!(one.push(&mut pool, entry(number)));
+        }
+        assert!(!two.push(&mut pool, entry(0)));
+        assert_eq!((one.len(), two.len()), (33, 0));
+    }
+
+    #[test]
+    fn detaching_leaves_the_offsets_running() {
+        let mut pool = FifoPool::with_entries(64);
+        let mut fifo = Fifo::default();
+        for number in 0..10 {
+            assert!(fifo.push(&mut pool, entry(number)));
+        }
+        let mut old = fifo.detach();
+        assert!(fifo.push(&mut pool, entry(77)));
+        assert_eq!(old.len(), 10);
+        assert_eq!(fifo.pop(&mut pool), Some((10, entry(77))));
+        while old.pop(&mut pool).is_some() {}
+        assert_eq!(pool.chunks_used(), 0);
+    }
+}

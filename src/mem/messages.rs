@@ -1,0 +1,745 @@
+//! Messages: one slot each, however many queues hold them.
+//!
+//! ```text
+//! slot (128 B) | counts and lengths | inline: first 92 bytes of the stream |
+//!                                     then the chain of blocks, if there is more
+//! stream       | exchange | routing key | properties | body |
+//! ```
+//!
+//! Exchange and routing key always lie in one piece, so routing borrows them: when they are longer than the
+//! inline part, the inline part stays empty and the chain begins with a whole page.
+//!
+//! A message lives in three steps: [`Messages::begin`] (the method arrived), [`Messages::reserve_content`]
+//! (the header arrived: everything it will ever need is reserved now, or nothing), [`Messages::append_body`]
+//! until [`Messages::finish`]. From then on it does not change; [`Messages::retain`] and
+//! [`Messages::release`] count its holders.
+//!
+//! Always true: ordinary publishers never take the reserve, so what drains the broker (deliveries,
+//! acknowledgements of connections that also publish) finds memory when everybody else waits; half-sent
+//! contents never hold more than the assembly share.
+
+use core::num::NonZeroU32;
+
+use super::blocks::{BlockId, Blocks, PAGE_BYTES};
+
+const INLINE_BYTES: usize = 92;
+/// Bytes of one message slot.
+pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
+const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
+
+/// A message in the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct MessageId(NonZeroU32);
+
+impl MessageId {
+    /// The id of slot `index` (0-based).
+    ///
+    /// # Panics
+    /// Beyond 2^32 - 2, which no pool reaches.
+    pub fn from_index(index: usize) -> Self {
+        let above = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(above.expect("pools hold fewer than 2^32 messages"))
+    }
+
+    const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// What is known of a message without reading its properties.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MessageFlags(u8);
+
+impl MessageFlags {
+    /// Nothing special.
+    pub const NONE: Self = Self(0);
+    /// delivery_mode is 2.
+    pub const PERSISTENT: Self = Self(1);
+    /// The broker must look into the properties before it routes: there are headers, an expiration, a
+    /// user id or a reply-to.
+    pub const LOOK_INSIDE: Self = Self(2);
+    const ASSEMBLING: Self = Self(4);
+
+    /// Both together.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+/// From which part of the pools a message may come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// What every publisher may use.
+    Ordinary,
+    /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries or
+    /// an open transaction), and for the broker itself.
+    Reserve,
+}
+
+/// Which pool had no room; each names the configuration key that sizes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PoolFull {
+    /// `messages_max`
+    Messages,
+    /// `body_bytes_max`
+    Bodies,
+    /// `assembly_bytes_max`
+    Assembly,
+}
+
+impl PoolFull {
+    /// The configuration key to raise.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Messages => "messages_max",
+            Self::Bodies => "body_bytes_max",
+            Self::Assembly => "assembly_bytes_max",
+        }
+    }
+}
+
+/// The sizes of the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageLimits {
+    /// Message slots.
+    pub messages_max: usize,
+    /// Bytes of blocks; rounded down to pages.
+    pub body_bytes_max: usize,
+    /// Bytes of blocks that contents may hold while they are incomplete.
+    pub assembly_bytes_max: usize,
+}
+
+#[derive(Clone, Debug)]
+#[repr(C)]
+struct Slot {
+    references: u32,
+    body_len: u32,
+    properties_len: u32,
+    first_block: BlockId,
+    /// Stream bytes present; behind `write_block` and `write_at` while the body comes in.
+    filled: u32,
+    write_block: BlockId,
+    write_at: u32,
+    /// The next slot on a list of the owner's (free list, open transaction); from 1.
+    link: u32,
+    exchange_len: u8,
+    key_len: u8,
+    inline_len: u8,
+    flags: MessageFlags,
+    inline: [u8; INLINE_BYTES],
+}
+
+/// A place in a message's stream, to read on from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// 0 while inside the inline part.
+    block: BlockId,
+    at: u32,
+}
+
+/// The pools of slots and blocks.
+#[derive(Debug)]
+pub struct Messages {
+    slots: Vec<Slot>,
+    slots_max: usize,
+    slots_reserve: usize,
+    slots_used: usize,
+    free_head: u32,
+    blocks: Blocks,
+    pages_max: usize,
+    pages_reserve: usize,
+    assembly_pages: usize,
+    assembly_pages_max: usize,
+    /// Set when an ordinary publisher was refused; all ordinary publishers wait until it is lifted.
+    held: bool,
+}
+
+impl Messages {
+    /// Bytes of bookkeeping that each 4 KiB page of bodies costs on top.
+    pub const PAGE_OVERHEAD_BYTES: usize = Blocks::PAGE_OVERHEAD_BYTES;
+
+    /// Reserves the pools without touching them.
+    pub fn new(limits: MessageLimits) -> Self {
+        let pages_max = limits.body_bytes_max / PAGE_BYTES;
+        Self {
+            slots: Vec::with_capacity(limits.messages_max),
+            slots_max: limits.messages_max,
+            slots_reserve: limits.messages_max / 16,
+            slots_used: 0,
+            free_head: 0,
+            blocks: Blocks::with_pages(pages_max),
+            pages_max,
+            pages_reserve: pages_max / 16,
+            assembly_pages: 0,
+            assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
+            held: false,
+        }
+    }
+
+    /// Starts a message. The caller holds the first reference.
+    ///
+    /// # Errors
+    /// No slot, or no page for names that do not fit inline.
+    pub fn begin(&mut self, exchange: &str, routing_key: &str, share: Share) -> Result<MessageId, PoolFull> {
+        debug_assert!(exchange.len() <= 255 && routing_key.len() <= 255, "short strings");
+        let names_len = exchange.len() + routing_key.len();
+        let mut first_block = 0;
+        if names_len > INLINE_BYTES {
+            self.admit(share, 1)?;
+            first_block = self.blocks.allocate_chain(PAGE_BYTES).ok_or(PoolFull::Bodies)?;
+        } else {
+            self.admit(share, 0)?;
+        }
+        let inline_len = if first_block == 0 { INLINE_BYTES } else { 0 };
+        let id = self.take_slot(Slot {
+            references: 1,
+            body_len: 0,
+            properties_len: 0,
+            first_block,
+            filled: 0,
+            write_block: first_block,
+            write_at: 0,
+            link: 0,
+            exchange_len: exchange.len() as u8,
+            key_len: routing_key.len() as u8,
+            inline_len: inline_len as u8,
+            flags: MessageFlags::NONE,
+            inline: [0; INLINE_BYTES],
+        });
+        self.append(id, exchange.as_bytes());
+        self.append(id, routing_key.as_bytes());
+        Ok(id)
+    }
+
+    /// Takes the properties and reserves everything the body will need, or nothing.
+    ///
+    /// # Errors
+    /// Too few blocks, or too many contents are incomplete already; the message stays as it was.
+    pub fn reserve_content(
+        &mut self,
+        id: MessageId,
+        properties: &[u8],
+        flags: MessageFlags,
+        body_len: u32,
+        share: Share,
+    ) -> Result<(), PoolFull> {
+        let slot = &self.slots[id.index()];
+        let stream_len = slot.filled as usize + properties.len() + body_len as usize;
+        let room = slot.inline_len as usize + if slot.first_block == 0 { 0 } else { PAGE_BYTES };
+        let mut pages = 0;
+        if stream_len > room {
+            pages = Blocks::pages_for(stream_len - room);
+            self.admit_pages(share, pages)?;
+            // A content that no assembly share could ever hold alone is let through when nobody else assembles.
+            if self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max {
+                return Err(PoolFull::Assembly);
+            }
+            let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
+            self.attach(id, chain);
+        }
+        self.assembly_pages += pages;
+        let slot = &mut self.slots[id.index()];
+        slot.flags = flags.with(MessageFlags::ASSEMBLING);
+        slot.properties_len = properties.len() as u32;
+        slot.body_len = body_len;
+        self.append(id, properties);
+        Ok(())
+    }
+
+    /// Adds bytes of the body; never more than was announced.
+    pub fn append_body(&mut self, id: MessageId, bytes: &[u8]) {
+        let slot = &self.slots[id.index()];
+        assert!(
+            slot.filled as usize + bytes.len() <= slot.stream_len(),
+            "the session appends no more than the content header announced"
+        );
+        self.append(id, bytes);
+    }
+
+    /// Body bytes still to come.
+    pub fn body_missing(&self, id: MessageId) -> u32 {
+        let slot = &self.slots[id.index()];
+        (slot.stream_len() - slot.filled as usize) as u32
+    }
+
+    /// The body is whole: the message leaves the assembly share.
+    pub fn finish(&mut self, id: MessageId) {
+        assert!(self.body_missing(id) == 0, "only a whole message is finished");
+        self.leave_assembly(id);
+    }
+
+    /// One more holder (a queue, a delivery on its way).
+    pub fn retain(&mut self, id: MessageId) {
+        self.slots[id.index()].references += 1;
+    }
+
+    /// One holder less; the last one frees slot and blocks.
+    pub fn release(&mut self, id: MessageId) {
+        let slot = &mut self.slots[id.index()];
+        assert!(slot.references > 0, "message released more often than held");
+        slot.references -= 1;
+        if slot.references == 0 {
+            self.free(id);
+        }
+    }
+
+    /// The exchange it was published to.
+    pub fn exchange(&self, id: MessageId) -> &str {
+        let slot = &self.slots[id.index()];
+        text(&self.names(id)[..slot.exchange_len as usize])
+    }
+
+    /// The routing key it was published with.
+    pub fn routing_key(&self, id: MessageId) -> &str {
+        let slot = &self.slots[id.index()];
+        let start = slot.exchange_len as usize;
+        text(&self.names(id)[start..start + slot.key_len as usize])
+    }
+
+    /// Exchange and routing key, one behind the other.
+    pub fn names(&self, id: MessageId) -> &[u8] {
+        let slot = &self.slots[id.index()];
+        let len = slot.exchange_len as usize + slot.key_len as usize;
+        match slot.inline_len {
+            0 => &self.blocks.bytes(slot.first_block)[..len],
+            _ => &slot.inline[..len],
+        }
+    }
+
+    /// The length of the exchange's name within [`Self::names`].
+    pub fn exchange_len(&self, id: MessageId) -> usize {
+        self.slots[id.index()].exchange_len as usize
+    }
+
+    /// What is known of it.
+    pub fn flags(&self, id: MessageId) -> MessageFlags {
+        self.slots[id.index()].flags
+    }
+
+    /// Body length in bytes.
+    pub fn body_len(&self, id: MessageId) -> u32 {
+        self.slots[id.index()].body_len
+    }
+
+    /// Length of the properties in bytes.
+    pub fn properties_len(&self, id: MessageId) -> u32 {
+        self.slots[id.index()].properties_len
+    }
+
+    /// Bytes of pool memory that the message occupies, slot included.
+    pub fn footprint_bytes(&self, id: MessageId) -> u32 {
+        let slot = &self.slots[id.index()];
+        let beyond = slot.stream_len().saturating_sub(slot.inline_len as usize);
+        (MESSAGE_SLOT_BYTES + beyond) as u32
+    }
+
+    /// Where the properties begin.
+    pub fn properties_cursor(&self, id: MessageId) -> Cursor {
+        self.seek(id, self.names(id).len())
+    }
+
+    /// A place in the body, `offset` bytes from its beginning.
+    pub fn body_cursor(&self, id: MessageId, offset: u32) -> Cursor {
+        let slot = &self.slots[id.index()];
+        let head = slot.exchange_len as usize + slot.key_len as usize + slot.properties_len as usize;
+        self.seek(id, head + offset as usize)
+    }
+
+    /// Copies the next `out.len()` bytes and moves on. The caller asks for no more than there is.
+    pub fn read(&self, id: MessageId, cursor: &mut Cursor, out: &mut [u8]) {
+        let mut done = 0;
+        while done < out.len() {
+            let rest = self.rest_at(id, cursor);
+            let take = rest.len().min(out.len() - done);
+            assert!(take > 0, "read beyond the end of the message");
+            out[done..done + take].copy_from_slice(&rest[..take]);
+            cursor.at += take as u32;
+            done += take;
+        }
+    }
+
+    /// The properties in one piece: borrowed when they are, else copied into `scratch`.
+    ///
+    /// # Panics
+    /// When `scratch` is shorter than the longest frame, which properties never exceed.
+    pub fn properties<'a>(&'a self, id: MessageId, scratch: &'a mut [u8]) -> &'a [u8] {
+        let len = self.properties_len(id) as usize;
+        let mut cursor = self.properties_cursor(id);
+        let here = self.rest_at(id, &mut cursor);
+        if here.len() >= len {
+            return &here[..len];
+        }
+        self.read(id, &mut cursor, &mut scratch[..len]);
+        &scratch[..len]
+    }
+
+    /// The same message with other properties; the old one loses the caller's reference.
+    ///
+    /// # Errors
+    /// No room for the copy; the old message is untouched.
+    pub fn with_properties(
+        &mut self,
+        id: MessageId,
+        properties: &[u8],
+        flags: MessageFlags,
+    ) -> Result<MessageId, PoolFull> {
+        let exchange = short(self.exchange(id));
+        let routing_key = short(self.routing_key(id));
+        let copy = self.begin(&exchange, &routing_key, Share::Reserve)?;
+        let body_len = self.body_len(id);
+        if let Err(full) = self.reserve_content(copy, properties, flags, body_len, Share::Reserve) {
+            self.release(copy);
+            return Err(full);
+        }
+        self.copy_body(id, copy);
+        self.finish(copy);
+        self.release(id);
+        Ok(copy)
+    }
+
+    /// The next message on the owner's list.
+    pub fn link(&self, id: MessageId) -> Option<MessageId> {
+        NonZeroU32::new(self.slots[id.index()].link).map(MessageId)
+    }
+
+    /// Sets the next message on the owner's list; only while one owner alone holds it.
+    pub fn set_link(&mut self, id: MessageId, next: Option<MessageId>) {
+        self.slots[id.index()].link = next.map_or(0, |next| next.0.get());
+    }
+
+    /// Messages in the pool.
+    pub const fn messages_used(&self) -> usize {
+        self.slots_used
+    }
+
+    /// All message slots there are.
+    pub const fn messages_max(&self) -> usize {
+        self.slots_max
+    }
+
+    /// Bytes of blocks in use, whole pages.
+    pub const fn body_bytes_used(&self) -> usize {
+        self.blocks.pages_used() * PAGE_BYTES
+    }
+
+    /// All bytes of blocks there are.
+    pub const fn body_bytes_max(&self) -> usize {
+        self.pages_max * PAGE_BYTES
+    }
+
+    /// Bytes of blocks that incomplete contents hold, whole pages.
+    pub const fn assembly_bytes_used(&self) -> usize {
+        self.assembly_pages * PAGE_BYTES
+    }
+
+    /// Whether ordinary publishers are being made to wait.
+    pub const fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Lets ordinary publishers in again if use has fallen below the low mark (7/8 of what they may use,
+    /// so that on and off are apart); says whether they are let in.
+    pub fn lift_hold(&mut self) -> bool {
+        let slots_low = (self.slots_max - self.slots_reserve) / 8 * 7;
+        let pages_low = (self.pages_max - self.pages_reserve) / 8 * 7;
+        if self.slots_used <= slots_low && self.blocks.pages_used() <= pages_low {
+            self.held = false;
+        }
+        !self.held
+    }
+
+    fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
+        let slots_limit = match share {
+            Share::Ordinary => self.slots_max - self.slots_reserve,
+            Share::Reserve => self.slots_max,
+        };
+        if self.slots_used >= slots_limit {
+            return Err(self.refuse(share, PoolFull::Messages));
+        }
+        if share == Share::Ordinary && self.held {
+            return Err(PoolFull::Messages);
+        }
+        self.admit_pages(share, pages)
+    }
+
+    fn admit_pages(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
+        let pages_limit = match share {
+            Share::Ordinary => self.pages_max - self.pages_reserve,
+            Share::Reserve => self.pages_max,
+        };
+        // Split pages with room may hold the tail of a chain; counting whole pages errs on the safe side,
+        // but never refuses what is smaller than a page while a split page might still have room.
+        if pages > 1 && self.blocks.pages_used() + pages > pages_limit
+            || self.blocks.pages_used() > pages_limit
+        {
+            return Err(self.refuse(share, PoolFull::Bodies));
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, share: Share, full: PoolFull) -> PoolFull {
+        if share == Share::Ordinary {
+            self.held = true;
+        }
+        full
+    }
+
+    fn take_slot(&mut self, slot: Slot) -> MessageId {
+        self.slots_used += 1;
+        if let Some(id) = NonZeroU32::new(self.free_head).map(MessageId) {
+            self.free_head = self.slots[id.index()].link;
+            self.slots[id.index()] = slot;
+            return id;
+        }
+        self.slots.push(slot);
+        MessageId::from_index(self.slots.len() - 1)
+    }
+
+    fn free(&mut self, id: MessageId) {
+        self.leave_assembly(id);
+        let slot = &mut self.slots[id.index()];
+        let chain = core::mem::take(&mut slot.first_block);
+        slot.link = self.free_head;
+        self.free_head = id.0.get();
+        self.slots_used -= 1;
+        if chain != 0 {
+            self.blocks.free_chain(chain);
+        }
+    }
+
+    fn leave_assembly(&mut self, id: MessageId) {
+        let slot = &mut self.slots[id.index()];
+        if !slot.flags.has(MessageFlags::ASSEMBLING) {
+            return;
+        }
+        slot.flags = slot.flags.without(MessageFlags::ASSEMBLING);
+        let room = if slot.inline_len == 0 { PAGE_BYTES } else { slot.inline_len as usize };
+        let beyond = slot.stream_len().saturating_sub(room);
+        self.assembly_pages -= Blocks::pages_for(beyond);
+    }
+
+    fn attach(&mut self, id: MessageId, chain: BlockId) {
+        let slot = &mut self.slots[id.index()];
+        if slot.first_block == 0 {
+            slot.first_block = chain;
+            slot.write_block = chain;
+        } else {
+            self.blocks.link(slot.first_block, chain);
+        }
+    }
+
+    /// Copies into the stream; room for it was reserved.
+    fn append(&mut self, id: MessageId, mut bytes: &[u8]) {
+        let slot = &mut self.slots[id.index()];
+        let filled = slot.filled as usize;
+        slot.filled += bytes.len() as u32;
+        let inline_len = slot.inline_len as usize;
+        if filled < inline_len {
+            let take = bytes.len().min(inline_len - filled);
+            slot.inline[filled..filled + take].copy_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+        }
+        while !bytes.is_empty() {
+            let block = self.blocks.bytes_mut(slot.write_block);
+            let at = slot.write_at as usize;
+            let take = bytes.len().min(block.len() - at);
+            block[at..at + take].copy_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+            slot.write_at += take as u32;
+            if at + take == block.len() && !bytes.is_empty() {
+                slot.write_block = self.blocks.next(slot.write_block);
+                slot.write_at = 0;
+            } else if take == 0 {
+                slot.write_block = self.blocks.next(slot.write_block);
+                slot.write_at = 0;
+            }
+        }
+    }
+
+    fn copy_body(&mut self, from: MessageId, to: MessageId) {
+        let mut cursor = self.body_cursor(from, 0);
+        let mut left = self.body_len(from) as usize;
+        let mut piece = [0; 512];
+        while left > 0 {
+            let take = left.min(piece.len());
+            self.read(from, &mut cursor, &mut piece[..take]);
+            self.append(to, &piece[..take]);
+            left -= take;
+        }
+    }
+
+    fn seek(&self, id: MessageId, offset: usize) -> Cursor {
+        let slot = &self.slots[id.index()];
+        let inline_len = slot.inline_len as usize;
+        if offset < inline_len {
+            return Cursor { block: 0, at: offset as u32 };
+        }
+        let mut at = offset - inline_len;
+        let mut block = slot.first_block;
+        while block != 0 && at >= self.blocks.bytes(block).len() {
+            at -= self.blocks.bytes(block).len();
+            block = self.blocks.next(block);
+        }
+        // At the very end of the stream: nothing is read from here.
+        Cursor { block, at: if block == 0 { inline_len as u32 } else { at as u32 } }
+    }
+
+    /// What is left of the piece the cursor stands in, moving to the next piece when it is at the end.
+    fn rest_at(&self, id: MessageId, cursor: &mut Cursor) -> &[u8] {
+        let slot = &self.slots[id.index()];
+        if cursor.block == 0 {
+            let rest = &slot.inline[(cursor.at as usize).min(INLINE_BYTES)..];
+            if !rest.is_empty() || slot.first_block == 0 {
+                return rest;
+            }
+            *cursor = Cursor { block: slot.first_block, at: 0 };
+        }
+        let bytes = self.blocks.bytes(cursor.block);
+        if (cursor.at as usize) < bytes.len() {
+            return &bytes[cursor.at as usize..];
+        }
+        match self.blocks.next(cursor.block) {
+            0 => &[],
+            next => {
+                *cursor = Cursor { block: next, at: 0 };
+                self.blocks.bytes(next)
+            }
+        }
+    }
+}
+
+impl Slot {
+    const fn stream_len(&self) -> usize {
+        self.exchange_len as usize + self.key_len as usize + self.properties_len as usize + self.body_len as usize
+    }
+}
+
+/// Names were checked when they came off the wire.
+fn text(bytes: &[u8]) -> &str {
+    core::str::from_utf8(bytes).unwrap_or_default()
+}
+
+fn short(name: &str) -> heapless::String<255> {
+    heapless::String::try_from(name).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
+        Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
+    }
+
+    fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+        let id = pool.begin("amq.topic", key, Share::Ordinary).unwrap();
+        pool.reserve_content(id, properties, MessageFlags::NONE, body.len() as u32, Share::Ordinary).unwrap();
+        for piece in body.chunks(77) {
+            pool.append_body(id, piece);
+        }
+        pool.finish(id);
+        id
+    }
+
+    fn body(pool: &Messages, id: MessageId, from: u32) -> Vec<u8> {
+        let mut out = vec![0; (pool.body_len(id) - from) as usize];
+        let mut cursor = pool.body_cursor(id, from);
+        for piece in out.chunks_mut(53) {
+            pool.read(id, &mut cursor, piece);
+        }
+        out
+    }
+
+    #[test]
+    fn streams_of_every_shape_read_back_as_written() {
+        let mut pool = pool(64, 1 << 20, 1 << 20);
+        for key_len in [0, 3, 82, 83, 84, 255] {
+            for properties_len in [0, 3, 80, 92, 300, 5000] {
+                for body_len in [0, 1, 16, 91, 92, 256, 300, 4096, 20_000] {
+                    let key = "k".repeat(key_len);
+                    let properties: Vec<u8> = (0..properties_len).map(|n| n as u8).collect();
+                    let bytes: Vec<u8> = (0..body_len).map(|n| (n / 3) as u8).collect();
+                    let id = make(&mut pool, &key, &properties, &bytes);
+                    let mut scratch = [0; 8192];
+                    assert_eq!(pool.properties(id, &mut scratch), properties);
+                    assert_eq!((pool.exchange(id), pool.routing_key(id)), ("amq.topic", key.as_str()));
+                    assert_eq!(body(&pool, id, 0), bytes);
+                    let middle = bytes.len() / 2;
+                    assert_eq!(body(&pool, id, middle as u32), bytes[middle..]);
+                    pool.release(id);
+                }
+            }
+        }
+        assert_eq!((pool.messages_used(), pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn other_properties_make_another_message_with_the_same_body() {
+        let mut pool = pool(8, 1 << 20, 1 << 20);
+        let bytes: Vec<u8> = (0..9_000).map(|n| n as u8).collect();
+        let id = make(&mut pool, "key", b"old", &bytes);
+        let other = pool.with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT).unwrap();
+        assert_eq!(pool.properties(other, &mut [0; 64]), b"and now the new ones");
+        assert_eq!((body(&pool, other, 0), pool.routing_key(other)), (bytes, "key"));
+        assert_eq!(pool.messages_used(), 1);
+    }
+
+    #[test]
+    fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
+        let mut pool = pool(160, 1 << 20, 1 << 20);
+        let mut held = Vec::new();
+        while let Ok(id) = pool.begin("", "q", Share::Ordinary) {
+            held.push(id);
+        }
+        assert_eq!(held.len(), 150);
+        assert!(pool.is_held() && !pool.lift_hold());
+        let reserve = pool.begin("", "q", Share::Reserve).unwrap();
+        pool.release(reserve);
+        pool.release(held.pop().unwrap());
+        assert_eq!(pool.begin("", "q", Share::Ordinary), Err(PoolFull::Messages), "off mark is apart from on mark");
+        for id in held.drain(100..) {
+            pool.release(id);
+        }
+        assert!(pool.lift_hold());
+        assert!(pool.begin("", "q", Share::Ordinary).is_ok());
+    }
+
+    #[test]
+    fn half_sent_contents_share_what_assembly_may_take() {
+        let mut pool = pool(100, 1 << 20, 64 << 10);
+        let mut half = Vec::new();
+        loop {
+            let id = pool.begin("", "q", Share::Ordinary).unwrap();
+            let result = pool.reserve_content(id, b"", MessageFlags::NONE, 16 << 10, Share::Ordinary);
+            half.push(id);
+            if let Err(full) = result {
+                assert_eq!((full, half.len()), (PoolFull::Assembly, 5));
+                break;
+            }
+        }
+        for id in half {
+            pool.release(id);
+        }
+        assert_eq!((pool.assembly_bytes_used(), pool.body_bytes_used()), (0, 0));
+    }
+
+    #[test]
+    fn a_content_that_does_not_fit_changes_nothing() {
+        let mut pool = pool(4, 8 * PAGE_BYTES, 1 << 20);
+        let id = pool.begin("", "q", Share::Reserve).unwrap();
+        let full = pool.reserve_content(id, b"", MessageFlags::NONE, 9 * PAGE_BYTES as u32, Share::Reserve);
+        assert_eq!(full, Err(PoolFull::Bodies));
+        assert_eq!((pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0));
+        pool.reserve_content(id, b"", MessageFlags::NONE, 10, Share::Reserve).unwrap();
+    }
+}
