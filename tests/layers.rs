@@ -1,8 +1,8 @@
 //! Holds the rooms of the house to their rule: dependencies point one way, and every file is tidy.
 //!
 //! It reads `src/` as text. Comments and string literals are blanked first, so prose may name any room;
-//! code under `#[cfg(test)]` may look anywhere. The rules are the tables at the top; each is tried on a bad snippet
-//! at the bottom, so a checker that stopped seeing would fail too.
+//! code under `#[cfg(test)]` may look anywhere. The rules are the tables at the top; each is tried on a bad
+//! snippet at the bottom, so a checker that stopped seeing would fail too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,9 +37,8 @@ const SEES: &[(&str, &[&str])] = &[
 const EVERYONE: &[&str] = &["*"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
-const CORE: &[&str] = &[
-    "limits", "error", "time", "command", "mem", "wire", "session", "broker", "store", "bridge",
-];
+const CORE: &[&str] =
+    &["limits", "error", "time", "command", "mem", "wire", "session", "broker", "store", "bridge"];
 
 /// What a core room must not name.
 const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
@@ -48,7 +47,10 @@ const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Files with assertions by `unwrap()` or `expect(`: how many, and why no user's act can meet one.
-const ASSERTIONS: &[(&str, usize, &str)] = &[];
+const ASSERTIONS: &[(&str, usize, &str)] = &[
+    ("command.rs", 1, "an id beyond 2^32 needs a pool that limits.rs cannot size"),
+    ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits.rs cannot size"),
+];
 
 const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 80;
@@ -59,11 +61,7 @@ const UNSAFE_FILES_MAX: usize = 1;
 fn the_rooms_keep_their_rule_and_the_files_are_tidy() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sources = read_sources(&root.join("src"));
-    assert!(
-        sources.len() >= 3,
-        "the checker found only {} files under src/",
-        sources.len()
-    );
+    assert!(sources.len() >= 3, "the checker found only {} files under src/", sources.len());
     let mut complaints = check_house(&sources);
     for (path, text) in read_sources(&root.join("tests")) {
         complaints.extend(check_shape(&format!("tests/{path}"), &text));
@@ -89,10 +87,8 @@ fn check_house(sources: &BTreeMap<String, String>) -> Vec<String> {
         }
     }
     if unsafe_files.len() > UNSAFE_FILES_MAX {
-        complaints.push(format!(
-            "unsafe code in more than {UNSAFE_FILES_MAX} file: {}",
-            unsafe_files.join(", ")
-        ));
+        complaints
+            .push(format!("unsafe code in more than {UNSAFE_FILES_MAX} file: {}", unsafe_files.join(", ")));
     }
     complaints
 }
@@ -105,17 +101,13 @@ fn check_shape(path: &str, text: &str) -> Vec<String> {
     }
     let lines = text.lines().count();
     if lines > FILE_LINES_MAX {
-        complaints.push(format!(
-            "{path}: {lines} lines; at most {FILE_LINES_MAX}, so it wants to be two files"
-        ));
+        complaints
+            .push(format!("{path}: {lines} lines; at most {FILE_LINES_MAX}, so it wants to be two files"));
     }
     for (number, line) in text.lines().enumerate() {
         let columns = line.chars().count();
         if columns > COLUMNS_MAX {
-            complaints.push(format!(
-                "{path}:{}: {columns} columns; at most {COLUMNS_MAX}",
-                number + 1
-            ));
+            complaints.push(format!("{path}:{}: {columns} columns; at most {COLUMNS_MAX}", number + 1));
         }
     }
     complaints
@@ -148,9 +140,7 @@ fn check_layers(path: &str, code: &Code) -> Vec<String> {
         let other = target.split("::").next().unwrap_or_default();
         let allowed = other == room
             || GROUND.contains(&other)
-            || seen
-                .iter()
-                .any(|part| target == *part || target.starts_with(&format!("{part}::")));
+            || seen.iter().any(|part| target == *part || target.starts_with(&format!("{part}::")));
         if !allowed {
             complaints.push(format!("{path}:{line}: {room} must not see {target}"));
         }
@@ -166,10 +156,8 @@ fn check_world(path: &str, code: &Code) -> Vec<String> {
     let mut complaints = Vec::new();
     for name in OUTSIDE_WORLD {
         for at in code.find(name) {
-            complaints.push(format!(
-                "{path}:{}: {name} in a room that is handed time and bytes",
-                code.line_of(at)
-            ));
+            complaints
+                .push(format!("{path}:{}: {name} in a room that is handed time and bytes", code.line_of(at)));
         }
     }
     complaints
@@ -177,15 +165,9 @@ fn check_world(path: &str, code: &Code) -> Vec<String> {
 
 /// `unwrap()` and `expect(`: as many as the table justifies, no more and no less.
 fn check_assertions(path: &str, code: &Code) -> Vec<String> {
-    let mut lines: Vec<usize> = [".unwrap()", ".expect("]
-        .iter()
-        .flat_map(|call| code.find(call))
-        .collect();
+    let mut lines: Vec<usize> = [".unwrap()", ".expect("].iter().flat_map(|call| code.find(call)).collect();
     lines.sort_unstable();
-    let allowed = ASSERTIONS
-        .iter()
-        .find(|(file, _, _)| *file == path)
-        .map_or(0, |(_, count, _)| *count);
+    let allowed = ASSERTIONS.iter().find(|(file, _, _)| *file == path).map_or(0, |(_, count, _)| *count);
     if lines.len() == allowed {
         return Vec::new();
     }
@@ -211,9 +193,8 @@ fn check_functions(path: &str, code: &Code) -> Vec<String> {
         let (first, last) = (code.line_of(at), code.line_of(body.end));
         let lines = last - first + 1;
         if lines > FUNCTION_LINES_MAX {
-            complaints.push(format!(
-                "{path}:{first}: a function of {lines} lines; at most {FUNCTION_LINES_MAX}"
-            ));
+            complaints
+                .push(format!("{path}:{first}: a function of {lines} lines; at most {FUNCTION_LINES_MAX}"));
         }
     }
     complaints
@@ -226,8 +207,7 @@ fn room_of(path: &str) -> &str {
 
 /// Whether `path` is the module `prefix` (a path without `.rs`) or lies inside it.
 fn is_within(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
 /// The modules declared as `#[cfg(test)] mod name;`, as paths without `.rs`.
@@ -237,17 +217,11 @@ fn test_only_files(sources: &BTreeMap<String, String>) -> Vec<String> {
         let code = blank(text);
         for (at, _) in code.match_indices("#[cfg(test)]") {
             let rest = code[at + "#[cfg(test)]".len()..].trim_start();
-            let rest = rest
-                .strip_prefix("pub(crate) ")
-                .or_else(|| rest.strip_prefix("pub "))
-                .unwrap_or(rest);
+            let rest = rest.strip_prefix("pub(crate) ").or_else(|| rest.strip_prefix("pub ")).unwrap_or(rest);
             let Some((name, _)) = rest.strip_prefix("mod ").and_then(|rest| rest.split_once(';')) else {
                 continue;
             };
-            if name
-                .chars()
-                .all(|letter| letter.is_alphanumeric() || letter == '_')
-            {
+            if name.chars().all(|letter| letter.is_alphanumeric() || letter == '_') {
                 found.push(format!("{}{name}", folder_of_children(path)));
             }
         }
@@ -284,11 +258,7 @@ impl Code {
     }
 
     fn line_of(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.text.len())]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
     fn find(&self, what: &str) -> Vec<usize> {
@@ -298,13 +268,10 @@ impl Code {
     /// Every word with its place.
     fn words(&self) -> impl Iterator<Item = (usize, &str)> {
         let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
-        self.text
-            .split(move |letter| !is_word(letter))
-            .filter(|word| !word.is_empty())
-            .map(|word| {
-                let at = word.as_ptr() as usize - self.text.as_ptr() as usize;
-                (at, word)
-            })
+        self.text.split(move |letter| !is_word(letter)).filter(|word| !word.is_empty()).map(|word| {
+            let at = word.as_ptr() as usize - self.text.as_ptr() as usize;
+            (at, word)
+        })
     }
 
     /// The braces of the item that starts at `at`; `None` when a semicolon comes first.
@@ -314,11 +281,7 @@ impl Code {
             // A semicolon may also stand in an array type of the signature: `[u8; 4]`.
             let inside_brackets =
                 self.text[at..open].matches('[').count() > self.text[at..open].matches(']').count();
-            return if inside_brackets {
-                self.block_after(open + 1)
-            } else {
-                None
-            };
+            return if inside_brackets { self.block_after(open + 1) } else { None };
         }
         Some(open..closing_brace(&self.text, open))
     }
@@ -326,11 +289,7 @@ impl Code {
     /// Every path from the crate's root, with its line: `wire::frame` for `crate::wire::frame`.
     fn paths_out(&self, path: &str) -> Vec<(usize, String)> {
         let is_room_root = !path.contains('/') || path.ends_with("/mod.rs");
-        let roots: &[&str] = if is_room_root {
-            &["crate", "super"]
-        } else {
-            &["crate", "super::super"]
-        };
+        let roots: &[&str] = if is_room_root { &["crate", "super"] } else { &["crate", "super::super"] };
         let mut found = Vec::new();
         for root in roots {
             for at in self.find(root) {
@@ -351,15 +310,11 @@ impl Code {
 
 /// The paths at the start of `text`, groups taken apart: `{a::b, c}` gives `a::b` and `c`.
 fn expand(text: &str) -> Vec<String> {
-    let end_of_word = text
-        .find(|letter: char| !letter.is_alphanumeric() && letter != '_')
-        .unwrap_or(text.len());
+    let end_of_word =
+        text.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(text.len());
     if let Some(group) = text.strip_prefix('{') {
         let inside = &group[..closing_brace(text, 0).saturating_sub(1).min(group.len())];
-        return split_at_top(inside)
-            .iter()
-            .flat_map(|part| expand(part.trim()))
-            .collect();
+        return split_at_top(inside).iter().flat_map(|part| expand(part.trim())).collect();
     }
     let word = &text[..end_of_word];
     if word.is_empty() {
@@ -415,19 +370,13 @@ fn end_of_item(text: &str, at: usize) -> usize {
         return text.len();
     };
     let open = at + found;
-    let end = if text.as_bytes()[open] == b';' {
-        open
-    } else {
-        closing_brace(text, open)
-    };
+    let end = if text.as_bytes()[open] == b';' { open } else { closing_brace(text, open) };
     (end + 1).min(text.len())
 }
 
 /// As many blanks as `text` has bytes, its line ends kept.
 fn spaces(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte == b'\n' { '\n' } else { ' ' })
-        .collect()
+    text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 
 /// The text with comments and literals replaced by blanks, byte for byte.
@@ -478,24 +427,17 @@ fn raw_string_length(text: &str) -> usize {
     }
     let body = 2 + hashes;
     let close = format!("\"{}", "#".repeat(hashes));
-    text[body..]
-        .find(&close)
-        .map_or(text.len(), |at| body + at + close.len())
+    text[body..].find(&close).map_or(text.len(), |at| body + at + close.len())
 }
 
 /// The length of the character literal at the start of `text`; 0 when it is a lifetime.
 fn char_length(text: &str) -> usize {
     let mut letters = text.char_indices().skip(1);
     match letters.next() {
-        Some((_, '\\')) => text[2..]
-            .char_indices()
-            .skip(1)
-            .find(|(_, l)| *l == '\'')
-            .map_or(0, |(at, _)| at + 3),
-        Some(_) => letters
-            .next()
-            .filter(|(_, letter)| *letter == '\'')
-            .map_or(0, |(at, _)| at + 1),
+        Some((_, '\\')) => {
+            text[2..].char_indices().skip(1).find(|(_, l)| *l == '\'').map_or(0, |(at, _)| at + 3)
+        }
+        Some(_) => letters.next().filter(|(_, letter)| *letter == '\'').map_or(0, |(at, _)| at + 1),
         None => 0,
     }
 }
@@ -513,11 +455,7 @@ fn read_sources(folder: &Path) -> BTreeMap<String, String> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path
-                    .strip_prefix(folder)
-                    .expect("it lies below")
-                    .to_string_lossy()
-                    .into_owned();
+                let name = path.strip_prefix(folder).expect("it lies below").to_string_lossy().into_owned();
                 found.insert(name, fs::read_to_string(&path).expect("source files are UTF-8"));
             }
         }
@@ -537,10 +475,7 @@ mod the_checker_sees {
     #[track_caller]
     fn complains(path: &str, text: &str, about: &str) {
         let found = complaints(path, text);
-        assert!(
-            found.iter().any(|line| line.contains(about)),
-            "{found:?} does not complain of {about:?}"
-        );
+        assert!(found.iter().any(|line| line.contains(about)), "{found:?} does not complain of {about:?}");
     }
 
     #[track_caller]
@@ -555,27 +490,15 @@ mod the_checker_sees {
             "use crate::broker::Queue;",
             "wire/frame.rs:2: wire must not see broker::Queue",
         );
-        complains(
-            "broker/queue.rs",
-            "fn f() { crate::net::turn() }",
-            "broker must not see net::turn",
-        );
-        complains(
-            "broker/queue.rs",
-            "use crate::wire::frame::Frame;",
-            "must not see wire::frame::Frame",
-        );
+        complains("broker/queue.rs", "fn f() { crate::net::turn() }", "broker must not see net::turn");
+        complains("broker/queue.rs", "use crate::wire::frame::Frame;", "must not see wire::frame::Frame");
         complains(
             "broker/queue.rs",
             "use crate::{\n    mem::Slab,\n    wire::{props, frame},\n};",
             "wire::frame",
         );
         complains("store/mod.rs", "use super::broker;", "store must not see broker");
-        complains(
-            "store/disk.rs",
-            "use super::super::broker;",
-            "store must not see broker",
-        );
+        complains("store/disk.rs", "use super::super::broker;", "store must not see broker");
         complains("time.rs", "use crate::session;", "time must not see session");
         complains("attic/mod.rs", "", "attic has no line");
     }
@@ -586,54 +509,28 @@ mod the_checker_sees {
             "broker/queue.rs",
             "use crate::{mem::Slab, wire::props::Props, time};\nuse super::deliver;",
         );
-        is_content(
-            "wire/frame.rs",
-            "/// See [`crate::broker`].\nconst A: &str = \"crate::broker\";",
-        );
-        is_content(
-            "wire/frame.rs",
-            "#[cfg(test)]\nmod tests {\n    use crate::sim::World;\n}",
-        );
+        is_content("wire/frame.rs", "/// See [`crate::broker`].\nconst A: &str = \"crate::broker\";");
+        is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::sim::World;\n}");
         is_content("net/turn.rs", "use crate::{broker, session, store};");
-        is_content(
-            "wire/props.rs",
-            "fn f(c: char) -> bool { c == '\"' } // crate::broker \"",
-        );
+        is_content("wire/props.rs", "fn f(c: char) -> bool { c == '\"' } // crate::broker \"");
     }
 
     #[test]
     fn a_module_that_only_tests_have() {
         let files = BTreeMap::from([
-            (
-                "wire/mod.rs".to_string(),
-                "//! W.\n#[cfg(test)]\nmod tries;\n".to_string(),
-            ),
-            (
-                "wire/tries.rs".to_string(),
-                "//! T.\nuse crate::broker;\nfn f() { g().unwrap() }".to_string(),
-            ),
+            ("wire/mod.rs".to_string(), "//! W.\n#[cfg(test)]\nmod tries;\n".to_string()),
+            ("wire/tries.rs".to_string(), "//! T.\nuse crate::broker;\nfn f() { g().unwrap() }".to_string()),
         ]);
         assert_eq!(check_house(&files), Vec::<String>::new());
     }
 
     #[test]
     fn assertions_clocks_and_unsafe() {
-        complains(
-            "wire/frame.rs",
-            "fn f() { g().unwrap() }",
-            "1 of unwrap() and expect( (lines 2)",
-        );
+        complains("wire/frame.rs", "fn f() { g().unwrap() }", "1 of unwrap() and expect( (lines 2)");
         complains("wire/frame.rs", "fn f() { g().expect(\"why\") }", "0 justified");
-        is_content(
-            "wire/frame.rs",
-            "#[cfg(test)]\nmod tests {\n    fn f() { g().unwrap() }\n}",
-        );
+        is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    fn f() { g().unwrap() }\n}");
         complains("session/heartbeat.rs", "use std::net::TcpStream;", "std::net");
-        complains(
-            "broker/queue.rs",
-            "fn f() { std::time::Instant::now(); }",
-            "Instant::now",
-        );
+        complains("broker/queue.rs", "fn f() { std::time::Instant::now(); }", "Instant::now");
         is_content("net/turn.rs", "fn f() { std::time::Instant::now(); }");
         let two =
             ["mem/a.rs", "net/b.rs"].map(|path| (path.to_string(), "//! W.\nunsafe fn f() {}".to_string()));
@@ -648,10 +545,7 @@ mod the_checker_sees {
             &format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(80)),
             "a function of 81 lines",
         );
-        is_content(
-            "mem/slab.rs",
-            &format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(79)),
-        );
+        is_content("mem/slab.rs", &format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(79)));
         complains("mem/slab.rs", &format!("// {}", "é".repeat(108)), "111 columns");
         is_content("mem/slab.rs", &format!("// {}", "é".repeat(107)));
         assert!(check_shape("mem/slab.rs", "use a;")[0].contains("opens with //!"));

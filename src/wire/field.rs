@@ -1,11 +1,11 @@
 //! Field tables and arrays (§4.2.5.5): the arguments of methods and the headers of messages.
 //!
-//! Why it exists: tables are the one recursive thing in AMQP, and the one where clients disagree about the meaning of
-//! type tags. We therefore keep a table as the bytes received, checked once, and decode an entry only when a feature
-//! looks for it; what we write ourselves uses only types every client reads alike.
+//! Why it exists: tables are the one recursive thing in AMQP, and the one where clients disagree about the
+//! meaning of type tags. We therefore keep a table as the bytes received, checked once, and decode an entry
+//! only when a feature looks for it; what we write ourselves uses only types every client reads alike.
 //!
-//! What always holds: a [`Table`] or [`Array`] made by `parse` has been checked entry by entry, so iterating it cannot
-//! fail; nesting is bounded by [`TABLE_DEPTH_MAX`], the work by one pass over the bytes.
+//! What always holds: a [`Table`] or [`Array`] made by `parse` has been checked entry by entry, so iterating
+//! it cannot fail; nesting is bounded by [`TABLE_DEPTH_MAX`], the work by one pass over the bytes.
 //!
 //! ```text
 //!    table   = long-length  *( name value )          [`Table`] is what comes after the length
@@ -30,8 +30,8 @@
 
 use super::{Full, Reader, WireError, Writer};
 
-/// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client comes
-/// near this one, and it keeps a few hundred octets of hostile input from eating the stack.
+/// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client
+/// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
 pub const TABLE_DEPTH_MAX: usize = 16;
 
 /// A field table: its entries as received, without the length in front.
@@ -48,8 +48,8 @@ pub struct Array<'a> {
 
 /// One value of a table or an array.
 ///
-/// `==` compares type and value; nested tables and arrays by their bytes. To compare integers of any width, use
-/// [`Value::as_integer`].
+/// `==` compares type and value; nested tables and arrays by their bytes. To compare integers of any width,
+/// use [`Value::as_integer`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
     /// `S`: octets, usually UTF-8.
@@ -205,7 +205,8 @@ pub struct TableIter<'a> {
 }
 
 impl<'a> TableIter<'a> {
-    /// The entries not iterated yet, as received. What an entry's own octets are is the difference of two of these.
+    /// The entries not iterated yet, as received. What an entry's own octets are is the difference of two of
+    /// these.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.reader.rest()
@@ -239,7 +240,8 @@ impl<'a> Iterator for ArrayIter<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value as a number, whatever the width it was sent with. Timestamps, floats and decimals are not integers.
+    /// The value as a number, whatever the width it was sent with. Timestamps, floats and decimals are not
+    /// integers.
     pub fn as_integer(&self) -> Option<i64> {
         match *self {
             Self::Byte(n) => Some(n.into()),
@@ -415,11 +417,11 @@ fn tagged(
 
 /// Builds a table inside a [`Writer`]; see [`Writer::table`].
 ///
-/// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`] and
-/// [`TableWriter::entries`] hand on what somebody else sent, as it is.
+/// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`]
+/// and [`TableWriter::entries`] hand on what somebody else sent, as it is.
 ///
-/// After [`Full`] the table is to be given up: an entry may be there in part. [`Writer::table`] takes it back when its
-/// closure hands the error on.
+/// After [`Full`] the table is to be given up: an entry may be there in part. [`Writer::table`] takes it back
+/// when its closure hands the error on.
 #[derive(Debug)]
 pub struct TableWriter<'w, 'b> {
     w: &'w mut Writer<'b>,

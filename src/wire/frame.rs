@@ -1,8 +1,8 @@
 //! Frames, and the eight octets before the first of them.
 //!
-//! Why it exists: the frame is the unit in which a connection is read and written; everything above asks here where
-//! one begins and ends. What always holds: nothing beyond the header is looked at before the size in it was accepted,
-//! so a lying size costs its sender the connection and us nothing.
+//! Why it exists: the frame is the unit in which a connection is read and written; everything above asks here
+//! where one begins and ends. What always holds: nothing beyond the header is looked at before the size in it
+//! was accepted, so a lying size costs its sender the connection and us nothing.
 //!
 //! ```text
 //!    0      1         3             7                size+7    size+8
@@ -132,8 +132,8 @@ pub enum FrameError {
 
 /// The frame that `input` begins with; `None` if it is not complete yet.
 ///
-/// `payload_max` in octets. Note that RabbitMQ forgives a payload of `frame_max` octets although, with its eight octets
-/// of overhead, such a frame is larger than `frame_max`.
+/// `payload_max` in octets. Note that RabbitMQ forgives a payload of `frame_max` octets although, with its
+/// eight octets of overhead, such a frame is larger than `frame_max`.
 ///
 /// # Errors
 /// [`FrameError`], told as early as it can be seen: a size that is too large with the seventh octet.

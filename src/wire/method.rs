@@ -1,12 +1,12 @@
 //! Every method of AMQP 0-9-1 and of RabbitMQ's extensions, in both directions.
 //!
-//! Why it exists: one table says what each method looks like, and reading, writing, number and name are made from it,
-//! so they cannot disagree. The broker's sessions read what clients send and write what servers send; the bridge does
-//! it the other way round.
+//! Why it exists: one table says what each method looks like, and reading, writing, number and name are made
+//! from it, so they cannot disagree. The broker's sessions read what clients send and write what servers
+//! send; the bridge does it the other way round.
 //!
-//! What always holds: [`Method::parse`] consumes the payload exactly, as RabbitMQ does: an octet too few or too many is
-//! an error. `parse` after `emit` gives an equal value, and `emit` after `parse` the same octets if the peer left
-//! reserved fields and unused bits zero.
+//! What always holds: [`Method::parse`] consumes the payload exactly, as RabbitMQ does: an octet too few or
+//! too many is an error. `parse` after `emit` gives an equal value, and `emit` after `parse` the same octets
+//! if the peer left reserved fields and unused bits zero.
 //!
 //! ```text
 //!    payload of a method frame (§4.2.4):
@@ -24,7 +24,7 @@
 //!    octet short long longlong    unsigned numbers of 8, 16, 32 and 64 bits
 //!    name                         short string that must be UTF-8
 //!    text                         the same, cut when too long to be written: for people, not programs
-//!    key                          short string of any octets: routing keys, which RabbitMQ does not check on publish
+//!    key                          short string of any octets: routing keys, unchecked on publish
 //!    blob                         long string of any octets
 //!    table                        field table, checked
 //!    bits [a, b, c]               flags packed into one octet, the first in the lowest bit
@@ -150,13 +150,14 @@ macro_rules! methods {
         ///
         /// Arguments have the specification's names. Reserved ones (tickets, known hosts, …) are left out.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "the arguments are documented by the specification, under the same names")]
+        #[allow(missing_docs, reason = "the specification documents the arguments, under the same names")]
         pub enum Method<'a> {
             $( $(#[$doc])* $variant { $( $($field: argument_type!($kind),)? $($($bit: bool,)*)? )* }, )*
         }
 
         impl<'a> Method<'a> {
-            /// Reads the arguments of the method with that class and number; `None` if there is no such method.
+            /// Reads the arguments of the method with that class and number; `None` if there is no such
+            /// method.
             fn parse_arguments(id: (u16, u16), r: &mut Reader<'a>) -> Result<Option<Self>, WireError> {
                 match id {
                     $( ($class, $number) => {
@@ -199,7 +200,7 @@ macro_rules! methods {
 }
 
 methods! {
-    // ---- connection (§1.4) --------------------------------------------------------------------------------------
+    // ---- connection (§1.4) --------------------
 
     /// Server: who it is and how one may log in.
     10 10 "connection.start" ConnectionStart {
@@ -222,7 +223,9 @@ methods! {
     /// Server: go ahead.
     10 41 "connection.open-ok" ConnectionOpenOk { unused_name }
     /// Either: the connection ends. Class and method are those at fault, or 0.
-    10 50 "connection.close" ConnectionClose { short reply_code, text reply_text, short class_id, short method_id }
+    10 50 "connection.close" ConnectionClose {
+        short reply_code, text reply_text, short class_id, short method_id
+    }
     /// Either: agreed.
     10 51 "connection.close-ok" ConnectionCloseOk {}
     /// Server (RabbitMQ): what you publish is not being read for now.
@@ -234,7 +237,7 @@ methods! {
     /// Server (RabbitMQ): taken.
     10 71 "connection.update-secret-ok" ConnectionUpdateSecretOk {}
 
-    // ---- channel (§1.5) -----------------------------------------------------------------------------------------
+    // ---- channel (§1.5) --------------------
 
     /// Client: a channel begins.
     20 10 "channel.open" ChannelOpen { unused_name }
@@ -249,18 +252,19 @@ methods! {
     /// Either: agreed.
     20 41 "channel.close-ok" ChannelCloseOk {}
 
-    // ---- access (AMQP 0-8, still sent by old clients) -----------------------------------------------------------
+    // ---- access (AMQP 0-8, still sent by old clients) --------------------
 
     /// Client: asks for an access ticket.
     30 10 "access.request" AccessRequest { name realm, bits [exclusive passive active write read] }
     /// Server: the ticket.
     30 11 "access.request-ok" AccessRequestOk { short ticket }
 
-    // ---- exchange (§1.6) ----------------------------------------------------------------------------------------
+    // ---- exchange (§1.6) --------------------
 
     /// Client: create an exchange, or see that it is there.
     40 10 "exchange.declare" ExchangeDeclare {
-        unused_short, name exchange, name kind, bits [passive durable auto_delete internal no_wait], table arguments,
+        unused_short, name exchange, name kind, bits [passive durable auto_delete internal no_wait],
+        table arguments,
     }
     /// Server: it is there.
     40 11 "exchange.declare-ok" ExchangeDeclareOk {}
@@ -281,7 +285,7 @@ methods! {
     /// Server (RabbitMQ): unbound. Its number really is 51.
     40 51 "exchange.unbind-ok" ExchangeUnbindOk {}
 
-    // ---- queue (§1.7) -------------------------------------------------------------------------------------------
+    // ---- queue (§1.7) --------------------
 
     /// Client: create a queue, or see that it is there.
     50 10 "queue.declare" QueueDeclare {
@@ -304,11 +308,13 @@ methods! {
     /// Server: gone, with so many ready messages.
     50 41 "queue.delete-ok" QueueDeleteOk { long message_count }
     /// Client: take a binding away.
-    50 50 "queue.unbind" QueueUnbind { unused_short, name queue, name exchange, name routing_key, table arguments }
+    50 50 "queue.unbind" QueueUnbind {
+        unused_short, name queue, name exchange, name routing_key, table arguments
+    }
     /// Server: unbound.
     50 51 "queue.unbind-ok" QueueUnbindOk {}
 
-    // ---- basic (§1.8) -------------------------------------------------------------------------------------------
+    // ---- basic (§1.8) --------------------
 
     /// Client: how much may be delivered ahead of acknowledgements; 0 means no limit. Size in octets.
     60 10 "basic.qos" BasicQos { long prefetch_size, short prefetch_count, bits [global] }
@@ -316,7 +322,8 @@ methods! {
     60 11 "basic.qos-ok" BasicQosOk {}
     /// Client: start a consumer.
     60 20 "basic.consume" BasicConsume {
-        unused_short, name queue, name consumer_tag, bits [no_local no_ack exclusive no_wait], table arguments,
+        unused_short, name queue, name consumer_tag, bits [no_local no_ack exclusive no_wait],
+        table arguments,
     }
     /// Server: started, under this tag.
     60 21 "basic.consume-ok" BasicConsumeOk { name consumer_tag }
@@ -325,7 +332,9 @@ methods! {
     /// Either: ended.
     60 31 "basic.cancel-ok" BasicCancelOk { name consumer_tag }
     /// Client: a message for an exchange. Content follows.
-    60 40 "basic.publish" BasicPublish { unused_short, name exchange, key routing_key, bits [mandatory immediate] }
+    60 40 "basic.publish" BasicPublish {
+        unused_short, name exchange, key routing_key, bits [mandatory immediate]
+    }
     /// Server: your message found no queue. Content follows.
     60 50 "basic.return" BasicReturn { short reply_code, text reply_text, name exchange, key routing_key }
     /// Server: a message for a consumer. Content follows.
@@ -353,14 +362,14 @@ methods! {
     /// Client (RabbitMQ): messages refused. Server (RabbitMQ): message not taken.
     60 120 "basic.nack" BasicNack { longlong delivery_tag, bits [multiple requeue] }
 
-    // ---- confirm (RabbitMQ) -------------------------------------------------------------------------------------
+    // ---- confirm (RabbitMQ) --------------------
 
     /// Client: acknowledge what I publish on this channel.
     85 10 "confirm.select" ConfirmSelect { bits [no_wait] }
     /// Server: from now on.
     85 11 "confirm.select-ok" ConfirmSelectOk {}
 
-    // ---- tx (§1.9) ----------------------------------------------------------------------------------------------
+    // ---- tx (§1.9) --------------------
 
     /// Client: make this channel transactional.
     90 10 "tx.select" TxSelect {}

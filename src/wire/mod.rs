@@ -1,14 +1,16 @@
 //! The room that owns AMQP bytes.
 //!
-//! Why it exists: everything a peer sends is untrusted, and everything we send must be readable by every AMQP 0-9-1
-//! client there is. Both are settled here, once: borrowed views in, legal enums out.
+//! Why it exists: everything a peer sends is untrusted, and everything we send must be readable by every AMQP
+//! 0-9-1 client there is. Both are settled here, once: borrowed views in, legal enums out.
 //!
 //! What always holds:
 //! - Pure. No I/O, no clock, no allocation, no `unsafe`; the same bytes give the same answer.
-//! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied, and
-//!   tables and properties are kept exactly as received, so what a publisher sent is what a consumer gets.
+//! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied,
+//!   and tables and properties are kept exactly as received, so what a publisher sent is what a consumer
+//! gets.
 //! - A view is checked completely when it is made. Reading from it afterwards cannot fail.
-//! - Work and stack are bounded by the input: one pass over the bytes, at most [`TABLE_DEPTH_MAX`] tables deep.
+//! - Work and stack are bounded by the input: one pass over the bytes, at most [`TABLE_DEPTH_MAX`] tables
+//!   deep.
 //! - A frame is written whole or not at all.
 //!
 //! The map:
@@ -21,8 +23,8 @@
 //! | `field`  | field tables, arrays and their values                                    |
 //! | here     | the bounded cursors the others read and write with                       |
 //!
-//! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient than the
-//! specification, its behaviour is ours; the comments say where.
+//! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient
+//! than the specification, its behaviour is ours; the comments say where.
 
 pub mod field;
 pub mod frame;
@@ -41,8 +43,8 @@ pub use props::{BASIC_CLASS, ContentHeader, Edit, HeadersEdit, Properties, Prope
 
 /// What was wrong with bytes a peer sent.
 ///
-/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection; which code and text go to the
-/// peer is for the session to say.
+/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection; which code and text go
+/// to the peer is for the session to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// A field reaches beyond the end of what holds it.
@@ -81,7 +83,8 @@ impl fmt::Display for WireError {
 
 impl core::error::Error for WireError {}
 
-/// What is to be written does not fit: into the buffer, or into its own length field (a short string over 255 octets).
+/// What is to be written does not fit: into the buffer, or into its own length field (a short string over 255
+/// octets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -93,8 +96,8 @@ impl fmt::Display for Full {
 
 impl core::error::Error for Full {}
 
-/// A bounded cursor over received bytes. Numbers are big-endian (§4.2.5.1); every read either succeeds and moves on,
-/// or says [`WireError::Truncated`] and leaves the cursor where it was.
+/// A bounded cursor over received bytes. Numbers are big-endian (§4.2.5.1); every read either succeeds and
+/// moves on, or says [`WireError::Truncated`] and leaves the cursor where it was.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -182,7 +185,8 @@ impl<'a> Reader<'a> {
         self.array().map(f64::from_be_bytes)
     }
 
-    /// Eight bits, the lowest first, as methods pack their flags (§4.2.5.2). Unused ones are ignored, as RabbitMQ does.
+    /// Eight bits, the lowest first, as methods pack their flags (§4.2.5.2). Unused ones are ignored, as
+    /// RabbitMQ does.
     #[inline]
     pub fn bits(&mut self) -> Result<[bool; 8], WireError> {
         self.u8()
@@ -202,8 +206,8 @@ impl<'a> Reader<'a> {
     /// A short string that must be UTF-8: a name or a text.
     ///
     /// # Errors
-    /// [`WireError::NotUtf8`], besides running out of bytes. RabbitMQ refuses such methods as well (501, "Malformed
-    /// UTF-8 in shortstr").
+    /// [`WireError::NotUtf8`], besides running out of bytes. RabbitMQ refuses such methods as well (501,
+    /// "Malformed UTF-8 in shortstr").
     #[inline]
     pub fn short_string(&mut self) -> Result<&'a str, WireError> {
         let mut ahead = *self;
@@ -254,7 +258,8 @@ impl<'a> Reader<'a> {
     /// Ends reading.
     ///
     /// # Errors
-    /// [`WireError::TrailingBytes`] when something is left: RabbitMQ takes no octet more than it knows the meaning of.
+    /// [`WireError::TrailingBytes`] when something is left: RabbitMQ takes no octet more than it knows the
+    /// meaning of.
     #[inline]
     pub fn finish(self) -> Result<(), WireError> {
         if self.is_empty() {
@@ -265,8 +270,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A cursor over an output buffer. Every write either happens entirely or says [`Full`] and changes nothing, so a
-/// caller may send what is there, make room and try again.
+/// A cursor over an output buffer. Every write either happens entirely or says [`Full`] and changes nothing,
+/// so a caller may send what is there, make room and try again.
 #[derive(Debug)]
 pub struct Writer<'a> {
     buf: &'a mut [u8],

@@ -1,11 +1,11 @@
 //! Content headers, and the properties of messages.
 //!
-//! Why it exists: properties travel with every message and are hardly ever looked at. They are kept as the octets the
-//! publisher sent, so that an absent header table stays absent, an empty one empty, a strange timestamp strange; the
-//! few the broker acts upon are found by walking the flags.
+//! Why it exists: properties travel with every message and are hardly ever looked at. They are kept as the
+//! octets the publisher sent, so that an absent header table stays absent, an empty one empty, a strange
+//! timestamp strange; the few the broker acts upon are found by walking the flags.
 //!
-//! What always holds: [`Properties`] made by `parse` have been checked completely: every flag is defined, every
-//! property is there, nothing is left over, the header table is sound. The accessors then cannot fail.
+//! What always holds: [`Properties`] made by `parse` have been checked completely: every flag is defined,
+//! every property is there, nothing is left over, the header table is sound. The accessors then cannot fail.
 //!
 //! ```text
 //!    payload of a header frame (§4.2.6.1):
@@ -27,7 +27,7 @@
 //!    0400  correlation-id    short string     0008  app-id          short string
 //!    0200  reply-to          short string     0004  cluster-id      short string
 //!
-//!    flag 0001 announces another word of flags. No class has that many properties, so we refuse it, and 0002 as well:
+//!    flag 0001 announces another word of flags. No class has so many properties, so we refuse it; 0002 too:
 //!    RabbitMQ ignores both, but hands them on to consumers, which then look for octets that are not there.
 //! ```
 
@@ -84,8 +84,8 @@ impl<'a> ContentHeader<'a> {
     /// Reads the payload of a header frame.
     ///
     /// # Errors
-    /// [`WireError::UnexpectedClass`] for a class without content, before its properties are looked at; otherwise
-    /// whatever is wrong with the properties.
+    /// [`WireError::UnexpectedClass`] for a class without content, before its properties are looked at;
+    /// otherwise whatever is wrong with the properties.
     #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(payload);
