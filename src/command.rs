@@ -63,11 +63,19 @@ pub type Name = heapless::String<NAME_BYTES_MAX>;
 #[allow(missing_docs, reason = "fields are those of the AMQP method of the same name")]
 pub enum Command<'a> {
     /// SASL PLAIN or AMQPLAIN credentials.
-    Login { user: &'a str, password: &'a [u8], from_loopback: bool },
+    Login {
+        user: &'a str,
+        password: &'a [u8],
+        from_loopback: bool,
+    },
     /// connection.open.
-    OpenVhost { vhost: &'a str },
+    OpenVhost {
+        vhost: &'a str,
+    },
     /// channel.open: the broker makes a channel record.
-    OpenChannel { number: u16 },
+    OpenChannel {
+        number: u16,
+    },
     /// channel.close by the client, or by us after a fault: everything it holds goes back.
     CloseChannel,
     ExchangeDeclare {
@@ -79,9 +87,22 @@ pub enum Command<'a> {
         internal: bool,
         arguments: &'a [u8],
     },
-    ExchangeDelete { exchange: &'a str, if_unused: bool },
-    ExchangeBind { destination: &'a str, source: &'a str, routing_key: &'a str, arguments: &'a [u8] },
-    ExchangeUnbind { destination: &'a str, source: &'a str, routing_key: &'a str, arguments: &'a [u8] },
+    ExchangeDelete {
+        exchange: &'a str,
+        if_unused: bool,
+    },
+    ExchangeBind {
+        destination: &'a str,
+        source: &'a str,
+        routing_key: &'a str,
+        arguments: &'a [u8],
+    },
+    ExchangeUnbind {
+        destination: &'a str,
+        source: &'a str,
+        routing_key: &'a str,
+        arguments: &'a [u8],
+    },
     QueueDeclare {
         queue: &'a str,
         passive: bool,
@@ -90,19 +111,56 @@ pub enum Command<'a> {
         auto_delete: bool,
         arguments: &'a [u8],
     },
-    QueueBind { queue: &'a str, exchange: &'a str, routing_key: &'a str, arguments: &'a [u8] },
-    QueueUnbind { queue: &'a str, exchange: &'a str, routing_key: &'a str, arguments: &'a [u8] },
-    QueuePurge { queue: &'a str },
-    QueueDelete { queue: &'a str, if_unused: bool, if_empty: bool },
-    Qos { prefetch_count: u16, global: bool },
-    Consume { queue: &'a str, tag: &'a str, no_ack: bool, exclusive: bool, arguments: &'a [u8] },
-    Cancel { tag: &'a str },
+    QueueBind {
+        queue: &'a str,
+        exchange: &'a str,
+        routing_key: &'a str,
+        arguments: &'a [u8],
+    },
+    QueueUnbind {
+        queue: &'a str,
+        exchange: &'a str,
+        routing_key: &'a str,
+        arguments: &'a [u8],
+    },
+    QueuePurge {
+        queue: &'a str,
+    },
+    QueueDelete {
+        queue: &'a str,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    Qos {
+        prefetch_count: u16,
+        global: bool,
+    },
+    Consume {
+        queue: &'a str,
+        tag: &'a str,
+        no_ack: bool,
+        exclusive: bool,
+        arguments: &'a [u8],
+    },
+    Cancel {
+        tag: &'a str,
+    },
     /// A complete message. The broker takes the message over, whatever the outcome, but for
     /// [`Outcome::Wait`], where the session keeps it and asks again.
-    Publish { message: MessageId, mandatory: bool },
-    Get { queue: &'a str, no_ack: bool },
+    Publish {
+        message: MessageId,
+        mandatory: bool,
+    },
+    Get {
+        queue: &'a str,
+        no_ack: bool,
+    },
     /// Ack, and nack or reject that does not requeue, differ in `settlement`.
-    Settle { delivery_tag: u64, multiple: bool, settlement: Settlement },
+    Settle {
+        delivery_tag: u64,
+        multiple: bool,
+        settlement: Settlement,
+    },
     /// basic.recover with requeue = true.
     Recover,
     ConfirmSelect,

@@ -3,5 +3,6 @@
 
 pub mod command;
 pub mod error;
+pub mod limits;
 pub mod mem;
 pub mod time;

@@ -5,6 +5,7 @@
 //! | `slab`     | records of one type, addressed by index |
 //! | `blocks`   | message bytes: 256 B units and whole 4 KiB pages out of one region |
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
+//! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `fifo`     | queue entries in chunks of a shared pool |
 //!
 //! Always true: a pool reserves address space at boot and never asks the allocator again, so nothing here
@@ -12,11 +13,13 @@
 //! small; a pool that is full says so to its caller, who makes the peer wait or refuses.
 
 mod blocks;
+mod bytes;
 mod fifo;
 mod messages;
 mod slab;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
+pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, Entry, Fifo, FifoPool};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,

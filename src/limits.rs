@@ -1,0 +1,467 @@
+//! Every cap in one place, and the sum of what they cost.
+//!
+//! A board has so much memory and no more, so the broker's pools are sized here once, added up line by
+//! line, printed at start and by `leveret check`, and refused when the sum is above `memory_limit`.
+//!
+//! Always true: whatever grows with what peers do has a field here and a line in [`Limits::memory_table`].
+//! A field's name is its configuration key.
+
+use core::fmt;
+
+use crate::mem::{CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
+
+/// The smallest frame size AMQP allows a peer to negotiate, in bytes.
+pub const FRAME_BYTES_MIN: u32 = 4096;
+
+/// The caps of one broker. Defaults are the generic board: 128 MB for the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once, handshakes included.
+    pub connections_max: u32,
+    /// Connections that have not finished their handshake; further ones wait in the listen queue.
+    pub handshakes_max: u32,
+    /// Channels open at once, over all connections.
+    pub channels_max: u32,
+    /// Channels per connection, announced in connection.tune (`channel_max`), 1 to 65535.
+    pub channel_max: u16,
+    /// Largest frame in bytes, announced in connection.tune, [`FRAME_BYTES_MIN`] and up; a frame must fit
+    /// into half the input buffer.
+    pub frame_max: u32,
+    /// Heartbeat interval announced in connection.tune, in seconds; 0 switches heartbeats off.
+    pub heartbeat_s: u16,
+    /// Consumers at once.
+    pub consumers_max: u32,
+    /// Queues, those deleted ones included whose messages are still unacknowledged.
+    pub queues_max: u32,
+    /// Exchanges, predeclared ones included.
+    pub exchanges_max: u32,
+    /// Bindings, exchange-to-exchange ones included.
+    pub bindings_max: u32,
+    /// Bytes of names, binding keys and argument tables, over all exchanges, queues and bindings.
+    pub names_bytes_max: u32,
+    /// Messages held in memory, however many queues hold each.
+    pub messages_max: u32,
+    /// Bytes of message data beyond what fits into the messages' own slots.
+    pub body_bytes_max: u64,
+    /// Bytes of message data that half-received messages may hold together.
+    pub assembly_bytes_max: u64,
+    /// Queue entries: a message in three queues takes three.
+    pub queue_entries_max: u32,
+    /// Messages delivered and not yet acknowledged, or on their way into a socket.
+    pub unacknowledged_max: u32,
+    /// Largest message body in bytes; larger ones are refused with 406.
+    pub message_size_max: u32,
+    /// Bytes read from one socket in one turn, and the longest input looked at together.
+    pub input_buffer_bytes: u32,
+    /// Bytes written to one socket in one turn.
+    pub output_buffer_bytes: u32,
+    /// Bytes of received but not yet handled input kept for connections that wait, over all of them.
+    pub stash_bytes_max: u32,
+    /// Bytes of replies kept for one connection that does not read them; beyond it, it is not read either.
+    pub replies_bytes_max: u32,
+    /// SO_RCVBUF of each connection in bytes; 0 leaves it to the system.
+    pub socket_receive_buffer_bytes: u32,
+    /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
+    pub socket_send_buffer_bytes: u32,
+    /// Time from accepting a connection until connection.open, in milliseconds.
+    pub handshake_timeout_ms: u32,
+    /// Time a half-sent frame or message may go without progress, in milliseconds.
+    pub content_timeout_ms: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            handshakes_max: 256,
+            channels_max: 4096,
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat_s: 60,
+            consumers_max: 4096,
+            queues_max: 4096,
+            exchanges_max: 1024,
+            bindings_max: 16_384,
+            names_bytes_max: 2 << 20,
+            messages_max: 250_000,
+            body_bytes_max: 48 << 20,
+            assembly_bytes_max: 18 << 20,
+            queue_entries_max: 500_000,
+            unacknowledged_max: 65_536,
+            message_size_max: 16 << 20,
+            input_buffer_bytes: 256 << 10,
+            output_buffer_bytes: 256 << 10,
+            stash_bytes_max: 2 << 20,
+            replies_bytes_max: 2 << 10,
+            socket_receive_buffer_bytes: 0,
+            socket_send_buffer_bytes: 0,
+            handshake_timeout_ms: 10_000,
+            content_timeout_ms: 30_000,
+        }
+    }
+}
+
+/// One line of the memory table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryLine {
+    /// The configuration key that sizes it, or what it is when no key does.
+    pub key: &'static str,
+    /// How many.
+    pub count: u64,
+    /// Bytes each.
+    pub bytes_each: u64,
+    /// What it is for.
+    pub reason: &'static str,
+}
+
+impl MemoryLine {
+    /// Bytes in all.
+    pub const fn bytes(&self) -> u64 {
+        self.count * self.bytes_each
+    }
+}
+
+/// What the process may use at most, line by line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryTable {
+    /// The lines, in the order of the configuration.
+    pub lines: Vec<MemoryLine>,
+    /// What the kernel may hold for the sockets besides, in bytes; `None` when that is left to the system.
+    pub kernel_bytes: Option<u64>,
+}
+
+impl MemoryTable {
+    /// The sum of all lines in bytes; the kernel's part is not in it.
+    pub fn bytes(&self) -> u64 {
+        self.lines.iter().map(MemoryLine::bytes).sum()
+    }
+}
+
+/// Sizes of records in rooms above this one, handed in so that the ground floor need not see them.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordSizes {
+    /// Socket, session and broker record of a connection together.
+    pub connection_bytes: usize,
+    /// Session and broker record of a channel together.
+    pub channel_bytes: usize,
+    /// A consumer.
+    pub consumer_bytes: usize,
+    /// A queue with its place in the name table.
+    pub queue_bytes: usize,
+    /// An exchange with its place in the name table.
+    pub exchange_bytes: usize,
+    /// A binding with its places in the routing tables.
+    pub binding_bytes: usize,
+    /// A delivery that is not settled, with its place in the tag table.
+    pub unacknowledged_bytes: usize,
+}
+
+/// Why a set of limits cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitsError {
+    /// The sum is above the limit.
+    TooMuch {
+        /// Bytes of all lines.
+        sum: u64,
+        /// Bytes allowed.
+        memory_limit: u64,
+        /// The key of the largest line that can be lowered.
+        key: &'static str,
+    },
+    /// One limit contradicts another.
+    Contradiction {
+        /// The key to change.
+        key: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+}
+
+impl fmt::Display for LimitsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMuch {
+                sum,
+                memory_limit,
+                key,
+            } => write!(
+                f,
+                "the pools add up to {} but memory_limit is {}: lower {key} or raise memory_limit \
+                 (`leveret check` shows every line)",
+                Megabytes(*sum),
+                Megabytes(*memory_limit)
+            ),
+            Self::Contradiction { key, must } => write!(f, "{key} must be {must}"),
+        }
+    }
+}
+
+impl core::error::Error for LimitsError {}
+
+/// Shows bytes as megabytes with one decimal.
+pub struct Megabytes(pub u64);
+
+impl fmt::Display for Megabytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = self.0.div_ceil(100_000);
+        write!(f, "{}.{} MB", tenths / 10, tenths % 10)
+    }
+}
+
+/// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
+const PROGRAM_BYTES: u64 = 3_000_000;
+/// The main thread's stack as far as it is ever touched.
+const STACK_BYTES: u64 = 256 << 10;
+
+impl Limits {
+    /// The memory table: what every pool costs when it is full.
+    pub fn memory_table(&self, sizes: &RecordSizes) -> MemoryTable {
+        let line = |key, count: u64, bytes_each: usize, reason| MemoryLine {
+            key,
+            count,
+            bytes_each: bytes_each as u64,
+            reason,
+        };
+        let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
+        let lines = vec![
+            line(
+                "connections_max",
+                self.connections_max.into(),
+                sizes.connection_bytes,
+                "socket, session, broker record",
+            ),
+            line(
+                "replies_bytes_max",
+                self.connections_max.into(),
+                self.replies_bytes_max as usize,
+                "replies on their way",
+            ),
+            line(
+                "channels_max",
+                self.channels_max.into(),
+                sizes.channel_bytes,
+                "session and broker record",
+            ),
+            line(
+                "consumers_max",
+                self.consumers_max.into(),
+                sizes.consumer_bytes,
+                "consumer with its tag",
+            ),
+            line(
+                "queues_max",
+                self.queues_max.into(),
+                sizes.queue_bytes,
+                "queue and its place in the name table",
+            ),
+            line(
+                "exchanges_max",
+                self.exchanges_max.into(),
+                sizes.exchange_bytes,
+                "exchange and name table",
+            ),
+            line(
+                "bindings_max",
+                self.bindings_max.into(),
+                sizes.binding_bytes,
+                "binding and routing tables",
+            ),
+            line(
+                "names_bytes_max",
+                self.names_bytes_max.into(),
+                1,
+                "names, keys and arguments",
+            ),
+            line(
+                "messages_max",
+                self.messages_max.into(),
+                MESSAGE_SLOT_BYTES,
+                "message slots",
+            ),
+            line(
+                "body_bytes_max",
+                self.body_bytes_max / PAGE_BYTES as u64,
+                page,
+                "message data beyond the slots",
+            ),
+            line(
+                "queue_entries_max",
+                u64::from(self.queue_entries_max).div_ceil(32),
+                CHUNK_BYTES,
+                "places in queues",
+            ),
+            line(
+                "unacknowledged_max",
+                self.unacknowledged_max.into(),
+                sizes.unacknowledged_bytes,
+                "deliveries not yet acknowledged",
+            ),
+            line(
+                "input_buffer_bytes",
+                1,
+                self.input_buffer_bytes as usize,
+                "the one input buffer",
+            ),
+            line(
+                "output_buffer_bytes",
+                1,
+                self.output_buffer_bytes as usize,
+                "the one output buffer",
+            ),
+            line(
+                "stash_bytes_max",
+                1,
+                self.stash_bytes_max as usize,
+                "input of connections that wait",
+            ),
+            line("stack", 1, STACK_BYTES as usize, "the one thread"),
+            line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
+        ];
+        MemoryTable {
+            lines,
+            kernel_bytes: self.kernel_bytes(),
+        }
+    }
+
+    /// What the kernel may hold for all sockets: it takes twice the size asked for, each way.
+    fn kernel_bytes(&self) -> Option<u64> {
+        let (receive, send) = (self.socket_receive_buffer_bytes, self.socket_send_buffer_bytes);
+        (receive > 0 && send > 0)
+            .then(|| 2 * (u64::from(receive) + u64::from(send)) * u64::from(self.connections_max))
+    }
+
+    /// Whether these limits can be kept within `memory_limit` bytes and do not contradict each other.
+    ///
+    /// # Errors
+    /// The key to change.
+    pub fn check(&self, sizes: &RecordSizes, memory_limit: u64) -> Result<MemoryTable, LimitsError> {
+        self.check_contradictions()?;
+        let table = self.memory_table(sizes);
+        let sum = table.bytes();
+        if sum <= memory_limit {
+            return Ok(table);
+        }
+        let adjustable = table
+            .lines
+            .iter()
+            .filter(|line| !matches!(line.key, "stack" | "program"));
+        let key = adjustable
+            .max_by_key(|line| line.bytes())
+            .map_or("messages_max", |line| line.key);
+        Err(LimitsError::TooMuch {
+            sum,
+            memory_limit,
+            key,
+        })
+    }
+
+    fn check_contradictions(&self) -> Result<(), LimitsError> {
+        let rules: [(bool, &'static str, &'static str); 14] = [
+            (self.connections_max >= 1, "connections_max", "at least 1"),
+            (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
+            (self.channels_max >= 1, "channels_max", "at least 1"),
+            (self.channel_max >= 1, "channel_max", "at least 1"),
+            (
+                self.exchanges_max >= 8,
+                "exchanges_max",
+                "at least 8: seven are predeclared",
+            ),
+            (
+                self.frame_max >= FRAME_BYTES_MIN,
+                "frame_max",
+                "at least 4096 bytes",
+            ),
+            (
+                self.frame_max <= self.input_buffer_bytes / 2,
+                "input_buffer_bytes",
+                "at least twice frame_max, so that a whole frame fits",
+            ),
+            (
+                self.output_buffer_bytes >= 8192,
+                "output_buffer_bytes",
+                "at least 8 KiB",
+            ),
+            (
+                self.stash_bytes_max >= 2 * self.input_buffer_bytes,
+                "stash_bytes_max",
+                "at least twice input_buffer_bytes",
+            ),
+            (
+                self.replies_bytes_max >= 2048,
+                "replies_bytes_max",
+                "at least 2 KiB: the longest reply",
+            ),
+            (self.messages_max >= 64, "messages_max", "at least 64"),
+            (self.unacknowledged_max >= 64, "unacknowledged_max", "at least 64"),
+            (
+                u64::from(self.message_size_max) + u64::from(self.frame_max) <= self.assembly_bytes_max,
+                "assembly_bytes_max",
+                "at least message_size_max plus frame_max, or the largest message could never come in",
+            ),
+            (
+                self.assembly_bytes_max <= self.body_bytes_max / 16 * 15,
+                "body_bytes_max",
+                "larger than assembly_bytes_max by a sixteenth of itself at least",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, key, must)) => Err(LimitsError::Contradiction { key, must }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: RecordSizes = RecordSizes {
+        connection_bytes: 1000,
+        channel_bytes: 1000,
+        consumer_bytes: 500,
+        queue_bytes: 500,
+        exchange_bytes: 300,
+        binding_bytes: 300,
+        unacknowledged_bytes: 72,
+    };
+
+    #[test]
+    fn the_default_fits_the_generic_board() {
+        let table = Limits::default().check(&SIZES, 128_000_000).unwrap();
+        assert!(table.bytes() > 90_000_000, "{}", table.bytes());
+    }
+
+    #[test]
+    fn a_sum_above_the_limit_names_the_largest_line() {
+        let limits = Limits {
+            messages_max: 10_000_000,
+            ..Limits::default()
+        };
+        let error = limits.check(&SIZES, 128_000_000).unwrap_err();
+        assert!(error.to_string().contains("lower messages_max"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_name_the_key_to_change() {
+        let limits = Limits {
+            frame_max: 262_144,
+            ..Limits::default()
+        };
+        let error = limits.check(&SIZES, u64::MAX).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "input_buffer_bytes must be at least twice frame_max, so that a whole frame fits"
+        );
+        let limits = Limits {
+            message_size_max: 64 << 20,
+            ..Limits::default()
+        };
+        assert!(
+            limits
+                .check(&SIZES, u64::MAX)
+                .unwrap_err()
+                .to_string()
+                .starts_with("assembly_bytes_max")
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! Byte queues of single connections: replies on their way out, input that must wait.
+//!
+//! Always true: a chain without bytes owns no block; appending is all or nothing; the pool is apart from
+//! the messages' blocks, so a pool full of messages never keeps a reply or a frame from being held.
+
+use super::blocks::{BlockId, Blocks, PAGE_BYTES};
+
+/// Blocks for all byte queues of one kind.
+#[derive(Debug)]
+pub struct BytePool {
+    blocks: Blocks,
+    pages_max: usize,
+}
+
+impl BytePool {
+    /// Room for `bytes_max` bytes, rounded up to pages.
+    pub fn with_bytes(bytes_max: usize) -> Self {
+        let pages_max = bytes_max.div_ceil(PAGE_BYTES);
+        Self {
+            blocks: Blocks::with_pages(pages_max),
+            pages_max,
+        }
+    }
+
+    /// Bytes in pages of which nothing is used.
+    pub const fn bytes_free(&self) -> usize {
+        (self.pages_max - self.blocks.pages_used()) * PAGE_BYTES
+    }
+
+    /// Bytes in pages of which something is used; 0 when every chain is empty.
+    pub const fn bytes_used(&self) -> usize {
+        self.blocks.pages_used() * PAGE_BYTES
+    }
+}
+
+/// One byte queue; its bytes lie in a [`BytePool`].
+#[derive(Debug, Default)]
+pub struct ByteChain {
+    first: BlockId,
+    last: BlockId,
+    read_at: u32,
+    write_at: u32,
+    len: u32,
+}
+
+impl ByteChain {
+    /// Bytes in the queue.
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends all of `bytes`, or nothing and says `false` when the pool has no room.
+    #[must_use]
+    pub fn append(&mut self, pool: &mut BytePool, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let tail_room = match self.last {
+            0 => 0,
+            last => pool.blocks.bytes(last).len() - self.write_at as usize,
+        };
+        if bytes.len() > tail_room {
+            let Some(chain) = pool.blocks.allocate_chain(bytes.len() - tail_room) else {
+                return false;
+            };
+            if self.last == 0 {
+                (self.first, self.last) = (chain, chain);
+                (self.read_at, self.write_at) = (0, 0);
+            } else {
+                pool.blocks.link(self.last, chain);
+            }
+        }
+        self.len += bytes.len() as u32;
+        self.copy_in(pool, bytes);
+        true
+    }
+
+    fn copy_in(&mut self, pool: &mut BytePool, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let block = pool.blocks.bytes_mut(self.last);
+            let at = self.write_at as usize;
+            let take = bytes.len().min(block.len() - at);
+            block[at..at + take].copy_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+            self.write_at += take as u32;
+            if !bytes.is_empty() {
+                self.last = pool.blocks.next(self.last);
+                self.write_at = 0;
+            }
+        }
+    }
+
+    /// The first bytes, as many as lie in one piece; empty when there are none.
+    pub fn front<'a>(&self, pool: &'a BytePool) -> &'a [u8] {
+        if self.first == 0 {
+            return &[];
+        }
+        let block = pool.blocks.bytes(self.first);
+        let end = if self.first == self.last {
+            self.write_at as usize
+        } else {
+            block.len()
+        };
+        &block[self.read_at as usize..end]
+    }
+
+    /// Drops the first `count` bytes, no more than there are.
+    pub fn consume(&mut self, pool: &mut BytePool, count: usize) {
+        assert!(count <= self.len(), "no more is consumed than there is");
+        let mut left = count;
+        self.len -= count as u32;
+        while left > 0 {
+            let here = self.front(pool).len();
+            let take = left.min(here);
+            left -= take;
+            self.read_at += take as u32;
+            if take == here && self.first != self.last {
+                let next = pool.blocks.unlink_first(self.first);
+                self.first = next;
+                self.read_at = 0;
+            }
+        }
+        if self.len == 0 {
+            self.clear(pool);
+        }
+    }
+
+    /// Copies the first `out.len()` bytes without taking them.
+    pub fn copy_front(&self, pool: &BytePool, out: &mut [u8]) {
+        let mut block = self.first;
+        let mut at = self.read_at as usize;
+        let mut done = 0;
+        while done < out.len() {
+            let bytes = &pool.blocks.bytes(block)[at..];
+            let take = bytes.len().min(out.len() - done);
+            out[done..done + take].copy_from_slice(&bytes[..take]);
+            done += take;
+            block = pool.blocks.next(block);
+            at = 0;
+        }
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self, pool: &mut BytePool) {
+        if self.first != 0 {
+            pool.blocks.free_chain(self.first);
+        }
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_and_the_pool_is_whole_again() {
+        let mut pool = BytePool::with_bytes(64 << 10);
+        let mut chain = ByteChain::default();
+        let mut expected = std::collections::VecDeque::new();
+        let mut next = 0_u8;
+        for round in 0..4000_usize {
+            let bytes: Vec<u8> = (0..(round * 37) % 700)
+                .map(|_| {
+                    next = next.wrapping_add(1);
+                    next
+                })
+                .collect();
+            if chain.append(&mut pool, &bytes) {
+                expected.extend(&bytes);
+            }
+            let take = (round * 53 % 900).min(chain.len());
+            let mut copy = vec![0; take];
+            chain.copy_front(&pool, &mut copy);
+            assert_eq!(copy, expected.drain(..take).collect::<Vec<u8>>());
+            chain.consume(&mut pool, take);
+            assert_eq!(chain.len(), expected.len());
+        }
+        chain.clear(&mut pool);
+        assert_eq!(pool.bytes_used(), 0);
+    }
+
+    #[test]
+    fn a_full_pool_takes_nothing_of_what_does_not_fit() {
+        let mut pool = BytePool::with_bytes(8 << 10);
+        let mut chain = ByteChain::default();
+        assert!(chain.append(&mut pool, &[1; 5000]));
+        assert!(!chain.append(&mut pool, &[2; 5000]));
+        assert_eq!(chain.len(), 5000);
+    }
+}
