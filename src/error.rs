@@ -115,19 +115,12 @@ impl Fault {
     /// A fault with the scope that belongs to its code. The text is cut as RabbitMQ cuts it: 252 bytes and
     /// three dots.
     pub fn new(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
-        Self {
-            code,
-            scope: code.scope(),
-            text: reply_text(code.name(), explanation),
-        }
+        Self { code, scope: code.scope(), text: reply_text(code.name(), explanation) }
     }
 
     /// The same, but it ends the connection whatever the code (403 and 404 can, during the handshake).
     pub fn connection(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
-        Self {
-            scope: Scope::Connection,
-            ..Self::new(code, explanation)
-        }
+        Self { scope: Scope::Connection, ..Self::new(code, explanation) }
     }
 }
 
@@ -138,10 +131,7 @@ impl fmt::Display for Fault {
 }
 
 fn reply_text(name: &str, explanation: fmt::Arguments<'_>) -> ReplyText {
-    let mut cut = Cut {
-        text: ReplyText::new(),
-        overflowed: false,
-    };
+    let mut cut = Cut { text: ReplyText::new(), overflowed: false };
     // Cut never fails, and what it is given to show are names and numbers.
     let _ = write!(cut, "{name} - {explanation}");
     cut.finish()
@@ -192,10 +182,7 @@ mod tests {
 
     #[test]
     fn text_begins_with_the_name() {
-        let fault = Fault::new(
-            ReplyCode::NotFound,
-            format_args!("no queue '{}' in vhost '{}'", "q", "/"),
-        );
+        let fault = Fault::new(ReplyCode::NotFound, format_args!("no queue '{}' in vhost '{}'", "q", "/"));
         assert_eq!(fault.text, "NOT_FOUND - no queue 'q' in vhost '/'");
         assert_eq!((fault.code.code(), fault.scope), (404, Scope::Channel));
     }

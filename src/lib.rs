@@ -5,4 +5,5 @@ pub mod command;
 pub mod error;
 pub mod limits;
 pub mod mem;
+pub mod session;
 pub mod time;

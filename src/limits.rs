@@ -180,11 +180,7 @@ pub enum LimitsError {
 impl fmt::Display for LimitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooMuch {
-                sum,
-                memory_limit,
-                key,
-            } => write!(
+            Self::TooMuch { sum, memory_limit, key } => write!(
                 f,
                 "the pools add up to {} but memory_limit is {}: lower {key} or raise memory_limit \
                  (`leveret check` shows every line)",
@@ -236,48 +232,18 @@ impl Limits {
                 self.replies_bytes_max as usize,
                 "replies on their way",
             ),
-            line(
-                "channels_max",
-                self.channels_max.into(),
-                sizes.channel_bytes,
-                "session and broker record",
-            ),
-            line(
-                "consumers_max",
-                self.consumers_max.into(),
-                sizes.consumer_bytes,
-                "consumer with its tag",
-            ),
+            line("channels_max", self.channels_max.into(), sizes.channel_bytes, "session and broker record"),
+            line("consumers_max", self.consumers_max.into(), sizes.consumer_bytes, "consumer with its tag"),
             line(
                 "queues_max",
                 self.queues_max.into(),
                 sizes.queue_bytes,
                 "queue and its place in the name table",
             ),
-            line(
-                "exchanges_max",
-                self.exchanges_max.into(),
-                sizes.exchange_bytes,
-                "exchange and name table",
-            ),
-            line(
-                "bindings_max",
-                self.bindings_max.into(),
-                sizes.binding_bytes,
-                "binding and routing tables",
-            ),
-            line(
-                "names_bytes_max",
-                self.names_bytes_max.into(),
-                1,
-                "names, keys and arguments",
-            ),
-            line(
-                "messages_max",
-                self.messages_max.into(),
-                MESSAGE_SLOT_BYTES,
-                "message slots",
-            ),
+            line("exchanges_max", self.exchanges_max.into(), sizes.exchange_bytes, "exchange and name table"),
+            line("bindings_max", self.bindings_max.into(), sizes.binding_bytes, "binding and routing tables"),
+            line("names_bytes_max", self.names_bytes_max.into(), 1, "names, keys and arguments"),
+            line("messages_max", self.messages_max.into(), MESSAGE_SLOT_BYTES, "message slots"),
             line(
                 "body_bytes_max",
                 self.body_bytes_max / PAGE_BYTES as u64,
@@ -296,31 +262,13 @@ impl Limits {
                 sizes.unacknowledged_bytes,
                 "deliveries not yet acknowledged",
             ),
-            line(
-                "input_buffer_bytes",
-                1,
-                self.input_buffer_bytes as usize,
-                "the one input buffer",
-            ),
-            line(
-                "output_buffer_bytes",
-                1,
-                self.output_buffer_bytes as usize,
-                "the one output buffer",
-            ),
-            line(
-                "stash_bytes_max",
-                1,
-                self.stash_bytes_max as usize,
-                "input of connections that wait",
-            ),
+            line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
+            line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
+            line("stash_bytes_max", 1, self.stash_bytes_max as usize, "input of connections that wait"),
             line("stack", 1, STACK_BYTES as usize, "the one thread"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ];
-        MemoryTable {
-            lines,
-            kernel_bytes: self.kernel_bytes(),
-        }
+        MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
     }
 
     /// What the kernel may hold for all sockets: it takes twice the size asked for, each way.
@@ -341,18 +289,9 @@ impl Limits {
         if sum <= memory_limit {
             return Ok(table);
         }
-        let adjustable = table
-            .lines
-            .iter()
-            .filter(|line| !matches!(line.key, "stack" | "program"));
-        let key = adjustable
-            .max_by_key(|line| line.bytes())
-            .map_or("messages_max", |line| line.key);
-        Err(LimitsError::TooMuch {
-            sum,
-            memory_limit,
-            key,
-        })
+        let adjustable = table.lines.iter().filter(|line| !matches!(line.key, "stack" | "program"));
+        let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
+        Err(LimitsError::TooMuch { sum, memory_limit, key })
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
@@ -361,36 +300,20 @@ impl Limits {
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (self.channels_max >= 1, "channels_max", "at least 1"),
             (self.channel_max >= 1, "channel_max", "at least 1"),
-            (
-                self.exchanges_max >= 8,
-                "exchanges_max",
-                "at least 8: seven are predeclared",
-            ),
-            (
-                self.frame_max >= FRAME_BYTES_MIN,
-                "frame_max",
-                "at least 4096 bytes",
-            ),
+            (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
+            (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),
             (
                 self.frame_max <= self.input_buffer_bytes / 2,
                 "input_buffer_bytes",
                 "at least twice frame_max, so that a whole frame fits",
             ),
-            (
-                self.output_buffer_bytes >= 8192,
-                "output_buffer_bytes",
-                "at least 8 KiB",
-            ),
+            (self.output_buffer_bytes >= 8192, "output_buffer_bytes", "at least 8 KiB"),
             (
                 self.stash_bytes_max >= 2 * self.input_buffer_bytes,
                 "stash_bytes_max",
                 "at least twice input_buffer_bytes",
             ),
-            (
-                self.replies_bytes_max >= 2048,
-                "replies_bytes_max",
-                "at least 2 KiB: the longest reply",
-            ),
+            (self.replies_bytes_max >= 2048, "replies_bytes_max", "at least 2 KiB: the longest reply"),
             (self.messages_max >= 64, "messages_max", "at least 64"),
             (self.unacknowledged_max >= 64, "unacknowledged_max", "at least 64"),
             (
@@ -433,35 +356,20 @@ mod tests {
 
     #[test]
     fn a_sum_above_the_limit_names_the_largest_line() {
-        let limits = Limits {
-            messages_max: 10_000_000,
-            ..Limits::default()
-        };
+        let limits = Limits { messages_max: 10_000_000, ..Limits::default() };
         let error = limits.check(&SIZES, 128_000_000).unwrap_err();
         assert!(error.to_string().contains("lower messages_max"), "{error}");
     }
 
     #[test]
     fn contradictions_name_the_key_to_change() {
-        let limits = Limits {
-            frame_max: 262_144,
-            ..Limits::default()
-        };
+        let limits = Limits { frame_max: 262_144, ..Limits::default() };
         let error = limits.check(&SIZES, u64::MAX).unwrap_err();
         assert_eq!(
             error.to_string(),
             "input_buffer_bytes must be at least twice frame_max, so that a whole frame fits"
         );
-        let limits = Limits {
-            message_size_max: 64 << 20,
-            ..Limits::default()
-        };
-        assert!(
-            limits
-                .check(&SIZES, u64::MAX)
-                .unwrap_err()
-                .to_string()
-                .starts_with("assembly_bytes_max")
-        );
+        let limits = Limits { message_size_max: 64 << 20, ..Limits::default() };
+        assert!(limits.check(&SIZES, u64::MAX).unwrap_err().to_string().starts_with("assembly_bytes_max"));
     }
 }

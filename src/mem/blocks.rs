@@ -180,22 +180,12 @@ impl Blocks {
             self.free_pages_head = self.pages[index].next;
             index
         } else if self.pages.len() < self.pages_max {
-            self.pages.push(Page {
-                kind: Use::Free,
-                free_units: 0,
-                next: 0,
-                previous: 0,
-            });
+            self.pages.push(Page { kind: Use::Free, free_units: 0, next: 0, previous: 0 });
             self.pages.len() - 1
         } else {
             return None;
         };
-        self.pages[index] = Page {
-            kind,
-            free_units: 0,
-            next: 0,
-            previous: 0,
-        };
+        self.pages[index] = Page { kind, free_units: 0, next: 0, previous: 0 };
         self.pages_used += 1;
         Some(index)
     }
@@ -212,10 +202,7 @@ impl Blocks {
     fn free_unit(&mut self, index: usize, unit: usize) {
         let page = &mut self.pages[index];
         let bit = 1 << unit;
-        assert!(
-            page.free_units & bit == 0,
-            "unit {unit} of page {index} was freed twice"
-        );
+        assert!(page.free_units & bit == 0, "unit {unit} of page {index} was freed twice");
         let was_full = page.free_units == 0;
         page.free_units |= bit;
         let is_empty = page.free_units == ALL_UNITS_FREE;
@@ -230,12 +217,7 @@ impl Blocks {
     }
 
     fn give_page(&mut self, index: usize) {
-        self.pages[index] = Page {
-            kind: Use::Free,
-            free_units: 0,
-            next: self.free_pages_head,
-            previous: 0,
-        };
+        self.pages[index] = Page { kind: Use::Free, free_units: 0, next: self.free_pages_head, previous: 0 };
         self.free_pages_head = index as u32 + 1;
         self.pages_used -= 1;
     }
@@ -282,11 +264,7 @@ mod tests {
             let chain = blocks.allocate_chain(bytes).unwrap();
             let waste = chain_len(&blocks, chain) - bytes;
             let tail = bytes % PAGE_BYTES;
-            let bound = if tail >= WHOLE_PAGE_FROM_BYTES {
-                PAGE_BYTES / 2
-            } else {
-                BLOCK_UNIT_BYTES - 1
-            };
+            let bound = if tail >= WHOLE_PAGE_FROM_BYTES { PAGE_BYTES / 2 } else { BLOCK_UNIT_BYTES - 1 };
             assert!(waste <= bound, "{bytes} bytes wasted {waste}");
             blocks.free_chain(chain);
         }

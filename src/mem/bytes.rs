@@ -16,10 +16,7 @@ impl BytePool {
     /// Room for `bytes_max` bytes, rounded up to pages.
     pub fn with_bytes(bytes_max: usize) -> Self {
         let pages_max = bytes_max.div_ceil(PAGE_BYTES);
-        Self {
-            blocks: Blocks::with_pages(pages_max),
-            pages_max,
-        }
+        Self { blocks: Blocks::with_pages(pages_max), pages_max }
     }
 
     /// Bytes in pages of which nothing is used.
@@ -101,11 +98,7 @@ impl ByteChain {
             return &[];
         }
         let block = pool.blocks.bytes(self.first);
-        let end = if self.first == self.last {
-            self.write_at as usize
-        } else {
-            block.len()
-        };
+        let end = if self.first == self.last { self.write_at as usize } else { block.len() };
         &block[self.read_at as usize..end]
     }
 

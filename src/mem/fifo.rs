@@ -104,10 +104,7 @@ impl FifoPool {
 impl Fifo {
     /// An empty fifo whose first entry will have the offset `head_offset`.
     pub fn starting_at(head_offset: u64) -> Self {
-        Self {
-            head_offset,
-            ..Self::default()
-        }
+        Self { head_offset, ..Self::default() }
     }
 
     /// How many entries it holds.
@@ -189,10 +186,7 @@ mod tests {
     use super::*;
 
     fn entry(number: usize) -> Entry {
-        Entry {
-            message: MessageId::from_index(number),
-            flags: number as u32,
-        }
+        Entry { message: MessageId::from_index(number), flags: number as u32 }
     }
 
     #[test]
@@ -204,10 +198,7 @@ mod tests {
                 assert!(fifo.push(&mut pool, entry(number)));
             }
             for number in 0..100 {
-                assert_eq!(
-                    fifo.pop(&mut pool),
-                    Some((round * 100 + number as u64, entry(number)))
-                );
+                assert_eq!(fifo.pop(&mut pool), Some((round * 100 + number as u64, entry(number))));
             }
         }
         assert_eq!((fifo.pop(&mut pool), pool.chunks_used()), (None, 0));

@@ -244,10 +244,7 @@ impl Messages {
             if self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max {
                 return Err(PoolFull::Assembly);
             }
-            let chain = self
-                .blocks
-                .allocate_chain(stream_len - room)
-                .ok_or(PoolFull::Bodies)?;
+            let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
             self.attach(id, chain);
         }
         self.assembly_pages += pages;
@@ -526,11 +523,7 @@ impl Messages {
             return;
         }
         slot.flags = slot.flags.without(MessageFlags::ASSEMBLING);
-        let room = if slot.inline_len == 0 {
-            PAGE_BYTES
-        } else {
-            slot.inline_len as usize
-        };
+        let room = if slot.inline_len == 0 { PAGE_BYTES } else { slot.inline_len as usize };
         let beyond = slot.stream_len().saturating_sub(room);
         self.assembly_pages -= Blocks::pages_for(beyond);
     }
@@ -589,10 +582,7 @@ impl Messages {
         let slot = &self.slots[id.index()];
         let inline_len = slot.inline_len as usize;
         if offset < inline_len {
-            return Cursor {
-                block: 0,
-                at: offset as u32,
-            };
+            return Cursor { block: 0, at: offset as u32 };
         }
         let mut at = offset - inline_len;
         let mut block = slot.first_block;
@@ -601,10 +591,7 @@ impl Messages {
             block = self.blocks.next(block);
         }
         // At the very end of the stream: nothing is read from here.
-        Cursor {
-            block,
-            at: if block == 0 { inline_len as u32 } else { at as u32 },
-        }
+        Cursor { block, at: if block == 0 { inline_len as u32 } else { at as u32 } }
     }
 
     /// What is left of the piece the cursor stands in, moving to the next piece when it is at the end.
@@ -615,10 +602,7 @@ impl Messages {
             if !rest.is_empty() || slot.first_block == 0 {
                 return rest;
             }
-            *cursor = Cursor {
-                block: slot.first_block,
-                at: 0,
-            };
+            *cursor = Cursor { block: slot.first_block, at: 0 };
         }
         let bytes = self.blocks.bytes(cursor.block);
         if (cursor.at as usize) < bytes.len() {
@@ -657,23 +641,12 @@ mod tests {
     use super::*;
 
     fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
-        Messages::new(MessageLimits {
-            messages_max,
-            body_bytes_max,
-            assembly_bytes_max,
-        })
+        Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
     }
 
     fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
         let id = pool.begin("amq.topic", key, Share::Ordinary).unwrap();
-        pool.reserve_content(
-            id,
-            properties,
-            MessageFlags::NONE,
-            body.len() as u32,
-            Share::Ordinary,
-        )
-        .unwrap();
+        pool.reserve_content(id, properties, MessageFlags::NONE, body.len() as u32, Share::Ordinary).unwrap();
         for piece in body.chunks(77) {
             pool.append_body(id, piece);
         }
@@ -702,10 +675,7 @@ mod tests {
                     let id = make(&mut pool, &key, &properties, &bytes);
                     let mut scratch = [0; 8192];
                     assert_eq!(pool.properties(id, &mut scratch), properties);
-                    assert_eq!(
-                        (pool.exchange(id), pool.routing_key(id)),
-                        ("amq.topic", key.as_str())
-                    );
+                    assert_eq!((pool.exchange(id), pool.routing_key(id)), ("amq.topic", key.as_str()));
                     assert_eq!(body(&pool, id, 0), bytes);
                     let middle = bytes.len() / 2;
                     assert_eq!(body(&pool, id, middle as u32), bytes[middle..]);
@@ -713,14 +683,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(
-            (
-                pool.messages_used(),
-                pool.body_bytes_used(),
-                pool.assembly_bytes_used()
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!((pool.messages_used(), pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0, 0));
     }
 
     #[test]
@@ -728,9 +691,7 @@ mod tests {
         let mut pool = pool(8, 1 << 20, 1 << 20);
         let bytes: Vec<u8> = (0..9_000).map(|n| n as u8).collect();
         let id = make(&mut pool, "key", b"old", &bytes);
-        let other = pool
-            .with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT)
-            .unwrap();
+        let other = pool.with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT).unwrap();
         assert_eq!(pool.properties(other, &mut [0; 64]), b"and now the new ones");
         assert_eq!((body(&pool, other, 0), pool.routing_key(other)), (bytes, "key"));
         assert_eq!(pool.messages_used(), 1);
@@ -786,7 +747,6 @@ mod tests {
         let full = pool.reserve_content(id, b"", MessageFlags::NONE, 9 * PAGE_BYTES as u32, Share::Reserve);
         assert_eq!(full, Err(PoolFull::Bodies));
         assert_eq!((pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0));
-        pool.reserve_content(id, b"", MessageFlags::NONE, 10, Share::Reserve)
-            .unwrap();
+        pool.reserve_content(id, b"", MessageFlags::NONE, 10, Share::Reserve).unwrap();
     }
 }

@@ -25,12 +25,7 @@ const NO_PLACE: usize = usize::MAX;
 impl<T> Slab<T> {
     /// Reserves room for `capacity` records without touching it.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self {
-            places: Vec::with_capacity(capacity),
-            capacity,
-            free_head: NO_PLACE,
-            len: 0,
-        }
+        Self { places: Vec::with_capacity(capacity), capacity, free_head: NO_PLACE, len: 0 }
     }
 
     /// Bytes that one record takes.
@@ -110,13 +105,10 @@ impl<T> Slab<T> {
 
     /// All records with their indices, in index order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.places
-            .iter()
-            .enumerate()
-            .filter_map(|(index, place)| match place {
-                Place::Taken(record) => Some((index, record)),
-                Place::Free(_) => None,
-            })
+        self.places.iter().enumerate().filter_map(|(index, place)| match place {
+            Place::Taken(record) => Some((index, record)),
+            Place::Free(_) => None,
+        })
     }
 }
 
