@@ -7,3 +7,4 @@ pub mod limits;
 pub mod mem;
 pub mod session;
 pub mod time;
+pub mod wire;

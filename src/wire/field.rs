@@ -28,7 +28,11 @@
 //!
 //! The tags are RabbitMQ's, not the specification's (which has `U` and gives `s` and `L` other meanings).
 
-use super::{Full, Reader, WireError, Writer};
+mod writer;
+
+use super::{Reader, WireError};
+
+pub use writer::{ArrayWriter, TableWriter};
 
 /// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client
 /// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
@@ -133,16 +137,12 @@ impl<'a> Table<'a> {
     /// The entries in the order received. A name may occur twice.
     #[inline]
     pub fn iter(&self) -> TableIter<'a> {
-        TableIter {
-            reader: Reader::new(self.bytes),
-        }
+        TableIter { reader: Reader::new(self.bytes) }
     }
 
     /// The value of the first entry called `name`.
     pub fn get(&self, name: &str) -> Option<Value<'a>> {
-        self.iter()
-            .find(|(key, _)| *key == name.as_bytes())
-            .map(|(_, value)| value)
+        self.iter().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
 }
 
@@ -183,9 +183,7 @@ impl<'a> Array<'a> {
     /// The values in order.
     #[inline]
     pub fn iter(&self) -> ArrayIter<'a> {
-        ArrayIter {
-            reader: Reader::new(self.bytes),
-        }
+        ArrayIter { reader: Reader::new(self.bytes) }
     }
 }
 
@@ -265,8 +263,7 @@ impl<'a> Value<'a> {
 
     /// The text of a long string that is UTF-8.
     pub fn as_str(&self) -> Option<&'a str> {
-        self.as_bytes()
-            .and_then(|octets| core::str::from_utf8(octets).ok())
+        self.as_bytes().and_then(|octets| core::str::from_utf8(octets).ok())
     }
 
     /// The truth of a boolean.
@@ -355,12 +352,8 @@ fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
         b'I' => Value::Int(reader.i32()?),
         b't' => Value::Bool(reader.u8()? != 0),
         b'l' | b'L' => Value::Long(reader.i64()?),
-        b'F' => Value::Table(Table {
-            bytes: reader.long_str()?,
-        }),
-        b'A' => Value::Array(Array {
-            bytes: reader.long_str()?,
-        }),
+        b'F' => Value::Table(Table { bytes: reader.long_str()? }),
+        b'A' => Value::Array(Array { bytes: reader.long_str()? }),
         b'T' => Value::Timestamp(reader.u64()?),
         b'd' => Value::Double(reader.f64()?),
         b'V' => Value::Void,
@@ -370,226 +363,98 @@ fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
         b'u' => Value::UnsignedShort(reader.u16()?),
         b'i' => Value::UnsignedInt(reader.u32()?),
         b'f' => Value::Float(reader.f32()?),
-        b'D' => Value::Decimal {
-            scale: reader.u8()?,
-            value: reader.u32()?,
-        },
+        b'D' => Value::Decimal { scale: reader.u8()?, value: reader.u32()? },
         b'x' => Value::Binary(reader.long_str()?),
         tag => return Err(WireError::UnknownFieldType(tag)),
     })
 }
 
-/// Writes a value with the tag it was read with (`l` for either 64-bit tag).
-fn write_value(w: &mut Writer<'_>, value: Value<'_>) -> Result<(), Full> {
-    match value {
-        Value::LongStr(octets) => tagged(w, b'S', |w| w.write_long_str(octets)),
-        Value::Timestamp(n) => tagged(w, b'T', |w| w.write_u64(n)),
-        Value::Byte(n) => tagged(w, b'b', |w| w.write_raw(&n.to_be_bytes())),
-        Value::UnsignedByte(n) => tagged(w, b'B', |w| w.write_u8(n)),
-        Value::Short(n) => tagged(w, b's', |w| w.write_raw(&n.to_be_bytes())),
-        Value::UnsignedShort(n) => tagged(w, b'u', |w| w.write_u16(n)),
-        Value::Int(n) => tagged(w, b'I', |w| w.write_raw(&n.to_be_bytes())),
-        Value::UnsignedInt(n) => tagged(w, b'i', |w| w.write_u32(n)),
-        Value::Long(n) => tagged(w, b'l', |w| w.write_raw(&n.to_be_bytes())),
-        Value::Float(n) => tagged(w, b'f', |w| w.write_raw(&n.to_be_bytes())),
-        Value::Double(n) => tagged(w, b'd', |w| w.write_raw(&n.to_be_bytes())),
-        Value::Decimal { scale, value } => tagged(w, b'D', |w| {
-            w.write_u8(scale)?;
-            w.write_u32(value)
-        }),
-        Value::Bool(truth) => tagged(w, b't', |w| w.write_u8(truth.into())),
-        Value::Table(table) => tagged(w, b'F', |w| w.write_table(table)),
-        Value::Array(array) => tagged(w, b'A', |w| w.write_long_str(array.bytes)),
-        Value::Void => w.write_u8(b'V'),
-        Value::Binary(octets) => tagged(w, b'x', |w| w.write_long_str(octets)),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[inline]
-fn tagged(
-    w: &mut Writer<'_>,
-    tag: u8,
-    payload: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
-) -> Result<(), Full> {
-    w.write_u8(tag)?;
-    payload(w)
-}
-
-/// Builds a table inside a [`Writer`]; see [`Writer::table`].
-///
-/// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`]
-/// and [`TableWriter::entries`] hand on what somebody else sent, as it is.
-///
-/// After [`Full`] the table is to be given up: an entry may be there in part. [`Writer::table`] takes it back
-/// when its closure hands the error on.
-#[derive(Debug)]
-pub struct TableWriter<'w, 'b> {
-    w: &'w mut Writer<'b>,
-}
-
-impl<'w, 'b> TableWriter<'w, 'b> {
-    pub(super) fn new(w: &'w mut Writer<'b>) -> Self {
-        Self { w }
+    /// A table within a table, `depth` of them.
+    fn nested(depth: usize) -> Vec<u8> {
+        (1..depth).fold(Vec::new(), |inner, _| {
+            let len = u32::try_from(inner.len()).expect("small").to_be_bytes();
+            [&b"\x01tF"[..], &len, &inner].concat()
+        })
     }
 
-    fn named(&mut self, name: &str) -> Result<ArrayWriter<'_, 'b>, Full> {
-        self.w.write_short_str(name.as_bytes())?;
-        Ok(ArrayWriter { w: self.w })
-    }
-
-    /// A text, as `S`.
-    pub fn text(&mut self, name: &str, text: &str) -> Result<(), Full> {
-        self.named(name)?.text(text)
-    }
-
-    /// Octets, as `S`.
-    pub fn long_str(&mut self, name: &str, octets: &[u8]) -> Result<(), Full> {
-        self.named(name)?.long_str(octets)
-    }
-
-    /// A number, as `I`.
-    pub fn int(&mut self, name: &str, number: i32) -> Result<(), Full> {
-        self.named(name)?.int(number)
-    }
-
-    /// A number, as `l`.
-    pub fn long(&mut self, name: &str, number: i64) -> Result<(), Full> {
-        self.named(name)?.long(number)
-    }
-
-    /// A number, as `d`; it must be finite.
-    pub fn double(&mut self, name: &str, number: f64) -> Result<(), Full> {
-        self.named(name)?.double(number)
-    }
-
-    /// A boolean, as `t`.
-    pub fn bool(&mut self, name: &str, truth: bool) -> Result<(), Full> {
-        self.named(name)?.bool(truth)
-    }
-
-    /// A point in time, as `T`; in seconds since 1970.
-    pub fn timestamp(&mut self, name: &str, seconds: u64) -> Result<(), Full> {
-        self.named(name)?.timestamp(seconds)
-    }
-
-    /// Nothing, as `V`.
-    pub fn void(&mut self, name: &str) -> Result<(), Full> {
-        self.named(name)?.void()
-    }
-
-    /// A nested table, as `F`.
-    pub fn table(
-        &mut self,
-        name: &str,
-        fill: impl FnOnce(&mut TableWriter<'_, 'b>) -> Result<(), Full>,
-    ) -> Result<(), Full> {
-        self.named(name)?.table(fill)
-    }
-
-    /// A nested array, as `A`.
-    pub fn array(
-        &mut self,
-        name: &str,
-        fill: impl FnOnce(&mut ArrayWriter<'_, 'b>) -> Result<(), Full>,
-    ) -> Result<(), Full> {
-        self.named(name)?.array(fill)
-    }
-
-    /// A value that was received, with the type it had. The name may be any octets, up to 255.
-    pub fn value(&mut self, name: &[u8], value: Value<'_>) -> Result<(), Full> {
-        self.w.write_short_str(name)?;
-        write_value(self.w, value)
-    }
-
-    /// All entries of a table that was received, octet by octet.
-    pub fn entries(&mut self, table: Table<'_>) -> Result<(), Full> {
-        self.w.write_raw(table.as_bytes())
-    }
-
-    /// The entries of a table that was received, octet by octet, but those called `name`.
-    pub fn entries_without(&mut self, table: Table<'_>, name: &str) -> Result<(), Full> {
-        let mut entries = table.iter();
-        loop {
-            let from = entries.rest();
-            let Some((key, _)) = entries.next() else {
-                return Ok(());
-            };
-            if key != name.as_bytes() {
-                let len = from.len() - entries.rest().len();
-                self.w.write_raw(from.get(..len).unwrap_or_default())?;
+    #[test]
+    fn every_type_rabbitmq_knows() {
+        let cases: [(&[u8], Value<'_>, &str); 19] = [
+            (b"S\0\0\0\x02hi", Value::LongStr(b"hi"), "longstr"),
+            (b"T\xff\xff\xff\xff\xff\xff\xff\xff", Value::Timestamp(u64::MAX), "timestamp"),
+            (b"b\xff", Value::Byte(-1), "byte"),
+            (b"B\xff", Value::UnsignedByte(255), "unsignedbyte"),
+            (b"s\xff\xfe", Value::Short(-2), "short"),
+            (b"u\xff\xfe", Value::UnsignedShort(65534), "unsignedshort"),
+            (b"I\xff\xff\xff\xfd", Value::Int(-3), "signedint"),
+            (b"i\xff\xff\xff\xfd", Value::UnsignedInt(u32::MAX - 2), "unsignedint"),
+            (b"l\xff\xff\xff\xff\xff\xff\xff\xff", Value::Long(-1), "long"),
+            (b"L\xff\xff\xff\xff\xff\xff\xff\xff", Value::Long(-1), "long"),
+            (b"f\x3f\xc0\0\0", Value::Float(1.5), "float"),
+            (b"d\x3f\xf8\0\0\0\0\0\0", Value::Double(1.5), "double"),
+            (b"D\x02\0\0\0\x07", Value::Decimal { scale: 2, value: 7 }, "decimal"),
+            (b"t\0", Value::Bool(false), "bool"),
+            (b"t\x07", Value::Bool(true), "bool"),
+            (b"F\0\0\0\x02\0V", Value::Table(Table::trusted(b"\0V")), "table"),
+            (b"A\0\0\0\x01V", Value::Array(Array { bytes: b"V" }), "array"),
+            (b"V", Value::Void, "void"),
+            (b"x\0\0\0\x02hi", Value::Binary(b"hi"), "binary"),
+        ];
+        for (octets, value, name) in cases {
+            let entry = [b"\x01k", octets].concat();
+            let table = Table::parse(&entry).expect(name);
+            assert_eq!(table.get("k"), Some(value));
+            assert_eq!(value.type_name(), name);
+            assert_eq!(Array::parse(octets).expect(name).iter().next(), Some(value));
+            for len in 1..entry.len() {
+                assert_eq!(Table::parse(&entry[..len]), Err(WireError::Truncated), "{name} cut to {len}");
             }
         }
     }
-}
 
-/// Builds an array inside a [`Writer`]; see [`TableWriter::array`], whose rules hold here as well.
-#[derive(Debug)]
-pub struct ArrayWriter<'w, 'b> {
-    w: &'w mut Writer<'b>,
-}
-
-impl<'b> ArrayWriter<'_, 'b> {
-    /// A text, as `S`.
-    pub fn text(&mut self, text: &str) -> Result<(), Full> {
-        self.long_str(text.as_bytes())
+    #[test]
+    fn what_rabbitmq_cannot_read_is_refused() {
+        assert_eq!(Table::parse(b"\x01aU\0\x01"), Err(WireError::UnknownFieldType(b'U')));
+        assert_eq!(Table::parse(b"\x01af\x7f\xc0\0\0"), Err(WireError::NotFinite));
+        assert_eq!(Table::parse(b"\x01ad\x7f\xf0\0\0\0\0\0\0"), Err(WireError::NotFinite));
+        assert_eq!(Table::parse(b"\x01aF\0\0\0\x05\x01bU\0\0"), Err(WireError::UnknownFieldType(b'U')));
+        assert_eq!(Array::parse(b"A\0\0\0\x01U"), Err(WireError::UnknownFieldType(b'U')));
     }
 
-    /// Octets, as `S`.
-    pub fn long_str(&mut self, octets: &[u8]) -> Result<(), Full> {
-        self.value(Value::LongStr(octets))
+    #[test]
+    fn nesting_ends_at_the_bound() {
+        assert!(Table::parse(&nested(TABLE_DEPTH_MAX)).is_ok());
+        assert_eq!(Table::parse(&nested(TABLE_DEPTH_MAX + 1)), Err(WireError::TableTooDeep));
     }
 
-    /// A number, as `I`.
-    pub fn int(&mut self, number: i32) -> Result<(), Full> {
-        self.value(Value::Int(number))
+    #[test]
+    fn the_first_of_a_name_counts_and_names_may_be_anything() {
+        let table = Table::parse(b"\x01at\x01\x01at\0\x02\xff\xfeV\0V").expect("sound");
+        assert_eq!(table.get("a"), Some(Value::Bool(true)));
+        assert_eq!(table.get("b"), None);
+        assert_eq!(table.get(""), Some(Value::Void));
+        assert_eq!(table.iter().count(), 4);
+        assert!(Table::EMPTY.is_empty() && Table::EMPTY.get("").is_none());
     }
 
-    /// A number, as `l`.
-    pub fn long(&mut self, number: i64) -> Result<(), Full> {
-        self.value(Value::Long(number))
-    }
-
-    /// A number, as `d`; it must be finite.
-    pub fn double(&mut self, number: f64) -> Result<(), Full> {
-        debug_assert!(number.is_finite(), "clients and RabbitMQ cannot read {number}");
-        self.value(Value::Double(number))
-    }
-
-    /// A boolean, as `t`.
-    pub fn bool(&mut self, truth: bool) -> Result<(), Full> {
-        self.value(Value::Bool(truth))
-    }
-
-    /// A point in time, as `T`; in seconds since 1970.
-    pub fn timestamp(&mut self, seconds: u64) -> Result<(), Full> {
-        self.value(Value::Timestamp(seconds))
-    }
-
-    /// Nothing, as `V`.
-    pub fn void(&mut self) -> Result<(), Full> {
-        self.value(Value::Void)
-    }
-
-    /// A nested table, as `F`.
-    pub fn table(
-        &mut self,
-        fill: impl FnOnce(&mut TableWriter<'_, 'b>) -> Result<(), Full>,
-    ) -> Result<(), Full> {
-        self.w.write_u8(b'F')?;
-        self.w.table(fill)
-    }
-
-    /// A nested array, as `A`.
-    pub fn array(
-        &mut self,
-        fill: impl FnOnce(&mut ArrayWriter<'_, 'b>) -> Result<(), Full>,
-    ) -> Result<(), Full> {
-        self.w.write_u8(b'A')?;
-        self.w.with_length(|w| fill(&mut ArrayWriter { w }))
-    }
-
-    /// A value that was received, with the type it had.
-    pub fn value(&mut self, value: Value<'_>) -> Result<(), Full> {
-        write_value(self.w, value)
+    #[test]
+    fn integers_of_all_widths_are_one_number() {
+        let widths = [
+            Value::Byte(7),
+            Value::UnsignedByte(7),
+            Value::Short(7),
+            Value::UnsignedShort(7),
+            Value::Int(7),
+            Value::UnsignedInt(7),
+            Value::Long(7),
+        ];
+        assert!(widths.iter().all(|value| value.as_integer() == Some(7)));
+        let others = [Value::Timestamp(7), Value::Double(7.0), Value::LongStr(b"7"), Value::Bool(true)];
+        assert!(others.iter().all(|value| value.as_integer().is_none()));
+        assert_ne!(Value::Int(7), Value::Long(7));
     }
 }

@@ -71,11 +71,7 @@ impl FrameHeader {
     #[inline]
     pub fn parse(octets: &[u8; FRAME_HEADER_LEN]) -> Self {
         let [raw_kind, c0, c1, s0, s1, s2, s3] = *octets;
-        Self {
-            raw_kind,
-            channel: u16::from_be_bytes([c0, c1]),
-            size: u32::from_be_bytes([s0, s1, s2, s3]),
-        }
+        Self { raw_kind, channel: u16::from_be_bytes([c0, c1]), size: u32::from_be_bytes([s0, s1, s2, s3]) }
     }
 
     /// Reads the frame header that `input` begins with; `None` if there are fewer than seven octets yet.
@@ -146,9 +142,8 @@ pub fn next_frame(input: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, F
     if header.size > payload_max {
         return Err(FrameError::TooLarge(header));
     }
-    let Some((payload, rest)) = usize::try_from(header.size)
-        .ok()
-        .and_then(|size| rest.split_at_checked(size))
+    let Some((payload, rest)) =
+        usize::try_from(header.size).ok().and_then(|size| rest.split_at_checked(size))
     else {
         return Ok(None);
     };
@@ -180,16 +175,8 @@ pub enum Opening {
 pub fn classify_opening(input: &[u8]) -> Opening {
     // The header of AMQP 0-9, which RabbitMQ takes as 0-9-1: some old clients still send it.
     const AMQP_0_9_HEADER: [u8; 8] = *b"AMQP\x01\x01\x00\x09";
-    const HTTP_METHODS: [&[u8]; 8] = [
-        b"GET ",
-        b"HEAD ",
-        b"POST ",
-        b"PUT ",
-        b"DELETE ",
-        b"OPTIONS ",
-        b"PATCH ",
-        b"CONNECT ",
-    ];
+    const HTTP_METHODS: [&[u8]; 8] =
+        [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT "];
     const TLS_HANDSHAKE: &[u8] = b"\x16\x03";
 
     if input.starts_with(&PROTOCOL_HEADER) || input.starts_with(&AMQP_0_9_HEADER) {
@@ -212,4 +199,75 @@ pub fn classify_opening(input: &[u8]) -> Opening {
         return Opening::NeedMore;
     }
     Opening::Unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_there_when_its_end_is() {
+        let input = b"\x03\x00\x07\x00\x00\x00\x02hi\xce\x01";
+        for len in 0..10 {
+            assert_eq!(next_frame(&input[..len], 100), Ok(None), "{len} octets");
+        }
+        let frame = next_frame(input, 100).expect("a frame").expect("whole");
+        assert_eq!(frame.header, FrameHeader { raw_kind: 3, channel: 7, size: 2 });
+        assert_eq!(frame.header.kind(), Some(FrameKind::Body));
+        assert_eq!((frame.payload, frame.input_len()), (&b"hi"[..], 10));
+        assert_eq!(frame.header.to_bytes(), input[..FRAME_HEADER_LEN]);
+    }
+
+    #[test]
+    fn a_size_that_is_too_large_is_seen_at_once() {
+        let header = FrameHeader { raw_kind: 1, channel: 0, size: 101 };
+        assert_eq!(next_frame(&header.to_bytes(), 100), Err(FrameError::TooLarge(header)));
+        assert_eq!(next_frame(&header.to_bytes(), 101), Ok(None));
+        assert_eq!(FrameHeader::peek(&header.to_bytes()), Some(header));
+        assert_eq!(FrameHeader::peek(&header.to_bytes()[1..]), None);
+    }
+
+    #[test]
+    fn a_wrong_end_is_told_with_what_is_there() {
+        let header = FrameHeader { raw_kind: 8, channel: 0, size: 0 };
+        let input = [&header.to_bytes()[..], b"A"].concat();
+        assert_eq!(next_frame(&input, 100), Err(FrameError::BadEnd { header, found: b'A' }));
+    }
+
+    #[test]
+    fn kinds_are_those_of_the_specification() {
+        let kinds: Vec<u8> = (0..=255).filter(|octet| FrameKind::from_octet(*octet).is_some()).collect();
+        assert_eq!(kinds, [1, 2, 3, 8]);
+        let heartbeat = next_frame(&HEARTBEAT_FRAME, 0).expect("a frame").expect("whole");
+        assert_eq!(heartbeat.header, FrameHeader { raw_kind: 8, channel: 0, size: 0 });
+    }
+
+    #[test]
+    fn openings() {
+        let cases: [(&[u8], Opening); 20] = [
+            (b"", Opening::NeedMore),
+            (b"AMQP", Opening::NeedMore),
+            (b"AMQP\0\0\x09", Opening::NeedMore),
+            (b"AMQP\0\0\x09\x01", Opening::Amqp091),
+            (b"AMQP\0\0\x09\x01\x01", Opening::Amqp091),
+            (b"AMQP\x01\x01\0\x09", Opening::Amqp091),
+            (b"AMQP\0\x01\0\0", Opening::OtherAmqp),
+            (b"AMQP\x03\x01\0\0", Opening::OtherAmqp),
+            (b"AMQP\x01\x01\x08\0", Opening::OtherAmqp),
+            (b"GE", Opening::NeedMore),
+            (b"GET / HTTP/1.1\r\n", Opening::Http),
+            (b"HEAD ", Opening::Http),
+            (b"OPTIONS", Opening::NeedMore),
+            (b"OPTIONS * HTTP/1.1", Opening::Http),
+            (b"\x16", Opening::NeedMore),
+            (b"\x16\x03\x01\x02\0", Opening::Tls),
+            (b"\x16\x02", Opening::Unknown),
+            (b"MQTT", Opening::Unknown),
+            (b"AMQX", Opening::Unknown),
+            (b"\x10\x0c\0\x04MQTT", Opening::Unknown),
+        ];
+        for (input, opening) in cases {
+            assert_eq!(classify_opening(input), opening, "{:?}", input.escape_ascii().to_string());
+        }
+    }
 }

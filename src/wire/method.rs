@@ -63,16 +63,8 @@ impl fmt::Display for MethodError {
         match *self {
             Self::NoId => f.write_str("a method frame without a method"),
             Self::Unknown { class_id, method_id } => write!(f, "unknown method {class_id}.{method_id}"),
-            Self::Malformed {
-                class_id,
-                method_id,
-                error,
-            } => {
-                write!(
-                    f,
-                    "malformed {}: {error}",
-                    method_name(class_id, method_id).unwrap_or("method")
-                )
+            Self::Malformed { class_id, method_id, error } => {
+                write!(f, "malformed {}: {error}", method_name(class_id, method_id).unwrap_or("method"))
             }
         }
     }
@@ -402,9 +394,7 @@ impl<'a> Method<'a> {
         };
         let method = parsed.map_err(|error| MethodError::malformed(id, error))?;
         let method = method.ok_or_else(|| MethodError::unknown(id))?;
-        reader
-            .finish()
-            .map_err(|error| MethodError::malformed(id, error))?;
+        reader.finish().map_err(|error| MethodError::malformed(id, error))?;
         Ok(method)
     }
 
@@ -447,22 +437,14 @@ fn parse_publish<'a>(r: &mut Reader<'a>) -> Result<Method<'a>, WireError> {
     let exchange = r.short_string()?;
     let routing_key = r.short_str()?;
     let [mandatory, immediate, ..] = r.bits()?;
-    Ok(Method::BasicPublish {
-        exchange,
-        routing_key,
-        mandatory,
-        immediate,
-    })
+    Ok(Method::BasicPublish { exchange, routing_key, mandatory, immediate })
 }
 
 #[inline]
 fn parse_ack<'a>(r: &mut Reader<'a>) -> Result<Method<'a>, WireError> {
     let delivery_tag = r.u64()?;
     let [multiple, ..] = r.bits()?;
-    Ok(Method::BasicAck {
-        delivery_tag,
-        multiple,
-    })
+    Ok(Method::BasicAck { delivery_tag, multiple })
 }
 
 impl MethodError {
@@ -473,10 +455,108 @@ impl MethodError {
 
     #[cold]
     fn malformed((class_id, method_id): (u16, u16), error: WireError) -> Self {
-        Self::Malformed {
-            class_id,
-            method_id,
-            error,
+        Self::Malformed { class_id, method_id, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn malformed(class_id: u16, method_id: u16, error: WireError) -> MethodError {
+        MethodError::Malformed { class_id, method_id, error }
+    }
+
+    #[test]
+    fn publish_and_ack_by_the_octet() {
+        let publish = b"\0\x3c\0\x28\0\0\x03amq\x02k\xff\x01";
+        let method = Method::parse(publish).expect("sound");
+        let expected = Method::BasicPublish {
+            exchange: "amq",
+            routing_key: b"k\xff",
+            mandatory: true,
+            immediate: false,
+        };
+        assert_eq!(method, expected);
+        assert_eq!((method.id(), method.name(), method.has_content()), ((60, 40), "basic.publish", true));
+
+        let ack = b"\0\x3c\0\x50\0\0\0\0\0\0\x01\x02\x01";
+        assert_eq!(Method::parse(ack), Ok(Method::BasicAck { delivery_tag: 258, multiple: true }));
+    }
+
+    #[test]
+    fn every_octet_counts() {
+        let declare = b"\0\x32\0\x0a\0\0\x01q\x02\0\0\0\0";
+        assert!(Method::parse(declare).is_ok());
+        for len in 4..declare.len() {
+            assert_eq!(Method::parse(&declare[..len]), Err(malformed(50, 10, WireError::Truncated)));
         }
+        let longer = [&declare[..], b"\0"].concat();
+        assert_eq!(Method::parse(&longer), Err(malformed(50, 10, WireError::TrailingBytes)));
+        let longer = b"\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0\0";
+        assert_eq!(Method::parse(longer), Err(malformed(60, 80, WireError::TrailingBytes)));
+        for len in 0..4 {
+            assert_eq!(Method::parse(&declare[..len]), Err(MethodError::NoId));
+        }
+    }
+
+    #[test]
+    fn unused_bits_and_tickets_are_read_over() {
+        let declare = b"\0\x32\0\x0a\xff\xff\x01q\xe2\0\0\0\0";
+        let expected = Method::QueueDeclare {
+            queue: "q",
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments: Table::EMPTY,
+        };
+        assert_eq!(Method::parse(declare), Ok(expected));
+        let open = b"\0\x0a\0\x28\x01/\x03abc\x01";
+        assert_eq!(Method::parse(open), Ok(Method::ConnectionOpen { virtual_host: "/" }));
+    }
+
+    #[test]
+    fn names_are_utf8_and_tables_are_sound() {
+        let declare = b"\0\x32\0\x0a\0\0\x01\xff\0\0\0\0\0";
+        assert_eq!(Method::parse(declare), Err(malformed(50, 10, WireError::NotUtf8)));
+        let declare = b"\0\x32\0\x0a\0\0\x01q\0\0\0\0\x05\x01aU\0\0";
+        assert_eq!(Method::parse(declare), Err(malformed(50, 10, WireError::UnknownFieldType(b'U'))));
+    }
+
+    #[test]
+    fn numbers_nobody_defined() {
+        assert_eq!(
+            Method::parse(b"\0\x3c\0\x82"),
+            Err(MethodError::Unknown { class_id: 60, method_id: 130 })
+        );
+        assert_eq!(Method::parse(b"\0\x28\0\x29"), Err(MethodError::Unknown { class_id: 40, method_id: 41 }));
+        assert_eq!(method_name(40, 51), Some("exchange.unbind-ok"));
+        assert_eq!(method_id_of(b"\0\x3c\0\x28rest"), Some((60, 40)));
+        assert_eq!(method_id_of(b"\0\x3c\0"), None);
+    }
+
+    #[test]
+    fn a_close_with_a_long_text_is_sent_all_the_same() {
+        let text = "x".repeat(400);
+        let close = Method::ConnectionClose { reply_code: 541, reply_text: &text, class_id: 0, method_id: 0 };
+        let mut buf = [0; 600];
+        let mut w = Writer::new(&mut buf);
+        close.emit(&mut w).expect("fits");
+        let Ok(Method::ConnectionClose { reply_text, .. }) = Method::parse(w.written()) else {
+            panic!("not a close");
+        };
+        assert_eq!(reply_text.len(), 255);
+    }
+
+    #[test]
+    fn a_method_that_does_not_fit_leaves_no_trace() {
+        let mut buf = [0; 12];
+        let mut w = Writer::new(&mut buf);
+        assert_eq!(Method::BasicConsumeOk { consumer_tag: "long enough" }.emit(&mut w), Err(Full));
+        assert_eq!(w.at(), 0);
+        assert_eq!(Method::TxSelectOk {}.emit_frame(1, &mut w), Ok(()));
+        assert_eq!(w.at(), 12);
     }
 }

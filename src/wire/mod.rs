@@ -7,8 +7,8 @@
 //! - Pure. No I/O, no clock, no allocation, no `unsafe`; the same bytes give the same answer.
 //! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied,
 //!   and tables and properties are kept exactly as received, so what a publisher sent is what a consumer
-//! gets.
-//! - A view is checked completely when it is made. Reading from it afterwards cannot fail.
+//!   gets.
+//! - A view is checked completely when it is parsed. Reading from it afterwards cannot fail.
 //! - Work and stack are bounded by the input: one pass over the bytes, at most [`TABLE_DEPTH_MAX`] tables
 //!   deep.
 //! - A frame is written whole or not at all.
@@ -20,7 +20,7 @@
 //! | `frame`  | the protocol header, the seven octets before and the one after a payload |
 //! | `method` | every method of AMQP 0-9-1 with RabbitMQ's extensions, as one enum       |
 //! | `props`  | content headers and the fourteen message properties                      |
-//! | `field`  | field tables, arrays and their values                                    |
+//! | `field`  | field tables, arrays and their values; in `field/writer` how we write them |
 //! | here     | the bounded cursors the others read and write with                       |
 //!
 //! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient
@@ -38,7 +38,7 @@ pub use frame::{
     FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, HEARTBEAT_FRAME,
     Opening, PROTOCOL_HEADER, classify_opening, next_frame,
 };
-pub use method::{Method, MethodError, method_id_of};
+pub use method::{Method, MethodError, method_id_of, method_name};
 pub use props::{BASIC_CLASS, ContentHeader, Edit, HeadersEdit, Properties, PropertyEdit};
 
 /// What was wrong with bytes a peer sent.
@@ -189,8 +189,7 @@ impl<'a> Reader<'a> {
     /// RabbitMQ does.
     #[inline]
     pub fn bits(&mut self) -> Result<[bool; 8], WireError> {
-        self.u8()
-            .map(|octet| core::array::from_fn(|bit| octet & (1 << bit) != 0))
+        self.u8().map(|octet| core::array::from_fn(|bit| octet & (1 << bit) != 0))
     }
 
     /// A short string (§4.2.5.3) as the octets it is: at most 255 of them, of any value.
@@ -262,11 +261,7 @@ impl<'a> Reader<'a> {
     /// meaning of.
     #[inline]
     pub fn finish(self) -> Result<(), WireError> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(WireError::TrailingBytes)
-        }
+        if self.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes) }
     }
 }
 
@@ -314,22 +309,14 @@ impl<'a> Writer<'a> {
     /// Their content is whatever the buffer held before.
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<&mut [u8], Full> {
-        let claimed = self
-            .buf
-            .get_mut(self.at..)
-            .and_then(|room| room.get_mut(..len))
-            .ok_or(Full)?;
+        let claimed = self.buf.get_mut(self.at..).and_then(|room| room.get_mut(..len)).ok_or(Full)?;
         self.at += len;
         Ok(claimed)
     }
 
     #[inline]
     fn array<const N: usize>(&mut self, octets: [u8; N]) -> Result<(), Full> {
-        let room = self
-            .buf
-            .get_mut(self.at..)
-            .and_then(|room| room.first_chunk_mut::<N>())
-            .ok_or(Full)?;
+        let room = self.buf.get_mut(self.at..).and_then(|room| room.first_chunk_mut::<N>()).ok_or(Full)?;
         *room = octets;
         self.at += N;
         Ok(())
@@ -370,10 +357,7 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn write_bits<const N: usize>(&mut self, bits: [bool; N]) -> Result<(), Full> {
         const { assert!(N <= 8, "no method has more than eight flags in a row") };
-        let octet = bits
-            .iter()
-            .rev()
-            .fold(0, |octet, bit| octet << 1 | u8::from(*bit));
+        let octet = bits.iter().rev().fold(0, |octet, bit| octet << 1 | u8::from(*bit));
         self.write_u8(octet)
     }
 
@@ -400,10 +384,7 @@ impl<'a> Writer<'a> {
             return self.write_short_str(text.as_bytes());
         }
         let most = usize::from(u8::MAX) - ELLIPSIS.len();
-        let kept = (0..=most)
-            .rev()
-            .find(|at| text.is_char_boundary(*at))
-            .unwrap_or(0);
+        let kept = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let (kept, _) = text.as_bytes().split_at(kept);
         let len = u8::try_from(kept.len() + ELLIPSIS.len()).map_err(|_| Full)?;
         self.undo_on_error(|w| {
@@ -476,5 +457,78 @@ impl<'a> Writer<'a> {
     fn undo_on_error(&mut self, write: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
         let start = self.at;
         write(self).inspect_err(|_| self.at = start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_fails_moves_nothing() {
+        let mut reader = Reader::new(b"\x05abc");
+        assert_eq!(reader.short_str(), Err(WireError::Truncated));
+        assert_eq!(reader.long_str(), Err(WireError::Truncated));
+        assert_eq!(reader.u64(), Err(WireError::Truncated));
+        assert_eq!(reader.rest(), b"\x05abc");
+
+        let mut reader = Reader::new(b"\x01\xff");
+        assert_eq!(reader.short_string(), Err(WireError::NotUtf8));
+        assert_eq!(reader.short_str(), Ok(&b"\xff"[..]));
+        assert_eq!(reader.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_length_that_lies_reads_nothing() {
+        let mut reader = Reader::new(b"\xff\xff\xff\xffabc");
+        assert_eq!(reader.long_str(), Err(WireError::Truncated));
+        assert_eq!(reader.table(), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_leaves_no_trace() {
+        let mut buf = [0; 20];
+        let mut w = Writer::new(&mut buf);
+        w.write_raw(b"before").expect("fits");
+        assert_eq!(w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 10])), Err(Full));
+        assert_eq!(w.written(), b"before");
+        w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 6])).expect("exactly the room there is");
+        assert_eq!(w.written(), b"before\x03\0\x01\0\0\0\x06\x07\x07\x07\x07\x07\x07\xce");
+        assert_eq!(w.room(), 0);
+    }
+
+    #[test]
+    fn short_strings_end_at_255_octets() {
+        let mut buf = [0; 600];
+        let mut w = Writer::new(&mut buf);
+        assert_eq!(w.write_short_str(&[b'x'; 256]), Err(Full));
+        assert_eq!(w.at(), 0);
+        assert_eq!(w.write_short_str(&[b'x'; 255]), Ok(()));
+        assert_eq!(w.at(), 256);
+    }
+
+    #[test]
+    fn reply_texts_are_cut_between_characters() {
+        let cut = |text: &str| {
+            let mut buf = [0; 300];
+            let mut w = Writer::new(&mut buf);
+            w.write_reply_text(text).expect("fits");
+            let text = Reader::new(w.written()).short_string().expect("still UTF-8");
+            text.to_owned()
+        };
+        assert_eq!(cut(&"x".repeat(255)), "x".repeat(255));
+        assert_eq!(cut(&"x".repeat(256)), "x".repeat(252) + "...");
+        assert_eq!(cut(&"ä".repeat(200)), "ä".repeat(126) + "...");
+        assert_eq!(cut(&("x".to_owned() + &"ä".repeat(200))), "x".to_owned() + &"ä".repeat(125) + "...");
+    }
+
+    #[test]
+    fn bits_begin_at_the_low_end() {
+        let mut buf = [0; 1];
+        let mut w = Writer::new(&mut buf);
+        w.write_bits([false, true, false, true, true]).expect("fits");
+        assert_eq!(w.written(), [0b11010]);
+        let bits = Reader::new(w.written()).bits().expect("one octet");
+        assert_eq!(bits, [false, true, false, true, true, false, false, false]);
     }
 }

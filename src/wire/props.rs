@@ -73,12 +73,7 @@ impl<'a> ContentHeader<'a> {
     /// A header for a message with `body_len` octets of body.
     #[inline]
     pub fn new(body_len: u64, properties: Properties<'a>) -> Self {
-        Self {
-            class_id: BASIC_CLASS,
-            weight: 0,
-            body_len,
-            properties,
-        }
+        Self { class_id: BASIC_CLASS, weight: 0, body_len, properties }
     }
 
     /// Reads the payload of a header frame.
@@ -96,12 +91,7 @@ impl<'a> ContentHeader<'a> {
             return Err(WireError::UnexpectedClass(class_id));
         }
         let properties = Properties::parse(reader.rest())?;
-        Ok(Self {
-            class_id,
-            weight,
-            body_len,
-            properties,
-        })
+        Ok(Self { class_id, weight, body_len, properties })
     }
 
     /// Writes the payload of a header frame.
@@ -272,11 +262,7 @@ impl<'a> Properties<'a> {
         let mut flags = old;
         set(&mut flags, HEADERS, edit.headers.keeps(old & HEADERS != 0));
         set(&mut flags, REPLY_TO, edit.reply_to.keeps(old & REPLY_TO != 0));
-        set(
-            &mut flags,
-            EXPIRATION,
-            edit.expiration.keeps(old & EXPIRATION != 0),
-        );
+        set(&mut flags, EXPIRATION, edit.expiration.keeps(old & EXPIRATION != 0));
         w.write_u16(flags)?;
 
         let mut remaining = old | flags;
@@ -287,37 +273,15 @@ impl<'a> Properties<'a> {
                 continue;
             }
             match (flag, edit) {
-                (
-                    HEADERS,
-                    PropertyEdit {
-                        headers: HeadersEdit::Set(table),
-                        ..
-                    },
-                ) => w.write_table(table)?,
-                (
-                    HEADERS,
-                    PropertyEdit {
-                        headers: HeadersEdit::Without(name),
-                        ..
-                    },
-                ) => {
+                (HEADERS, PropertyEdit { headers: HeadersEdit::Set(table), .. }) => w.write_table(table)?,
+                (HEADERS, PropertyEdit { headers: HeadersEdit::Without(name), .. }) => {
                     let table = self.headers().unwrap_or(Table::EMPTY);
                     w.table(|t| t.entries_without(table, name))?;
                 }
-                (
-                    REPLY_TO,
-                    PropertyEdit {
-                        reply_to: Edit::Set(text),
-                        ..
-                    },
-                )
-                | (
-                    EXPIRATION,
-                    PropertyEdit {
-                        expiration: Edit::Set(text),
-                        ..
-                    },
-                ) => w.write_short_str(text)?,
+                (REPLY_TO, PropertyEdit { reply_to: Edit::Set(text), .. })
+                | (EXPIRATION, PropertyEdit { expiration: Edit::Set(text), .. }) => {
+                    w.write_short_str(text)?
+                }
                 _ => w.write_raw(self.encoded(flag))?,
             }
         }
@@ -326,9 +290,7 @@ impl<'a> Properties<'a> {
 
     #[inline]
     fn flags(&self) -> u16 {
-        self.bytes
-            .first_chunk()
-            .map_or(0, |flags| u16::from_be_bytes(*flags))
+        self.bytes.first_chunk().map_or(0, |flags| u16::from_be_bytes(*flags))
     }
 
     /// A cursor at the property of `flag`, if it is there.
@@ -453,4 +415,84 @@ pub struct PropertyEdit<'e> {
     pub reply_to: Edit<&'e [u8]>,
     /// When the message expires.
     pub expiration: Edit<&'e [u8]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_empty_and_there_are_three_things() {
+        assert_eq!(Properties::parse(&[0, 0]).expect("none").headers(), None);
+        let empty = Properties::parse(b"\x20\0\0\0\0\0").expect("empty headers");
+        assert_eq!(empty.headers(), Some(Table::EMPTY));
+        assert!(empty.has_headers() && !Properties::EMPTY.has_headers());
+        let some = Properties::parse(b"\x20\0\0\0\0\x02\0V").expect("headers");
+        assert_eq!(some.headers().map(|table| table.iter().count()), Some(1));
+    }
+
+    #[test]
+    fn only_delivery_mode_2_is_persistent() {
+        let with_mode = |mode| Properties::parse(&[0x10, 0, mode]).map(|p| p.is_persistent());
+        assert_eq!([0, 1, 2, 3].map(with_mode), [Ok(false), Ok(false), Ok(true), Ok(false)]);
+        assert!(!Properties::EMPTY.is_persistent());
+        let behind_others = Properties::parse(b"\xf0\0\x01a\x01b\0\0\0\x02\0V\x02").expect("sound");
+        assert!(behind_others.is_persistent());
+        assert_eq!(behind_others.content_encoding(), Some(&b"b"[..]));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let cases: [(&[u8], WireError); 9] = [
+            (b"", WireError::Truncated),
+            (b"\0", WireError::Truncated),
+            (b"\0\x01\0\0", WireError::UndefinedFlags),
+            (b"\0\x02", WireError::UndefinedFlags),
+            (b"\0\0\0", WireError::TrailingBytes),
+            (b"\x80\0\x05a", WireError::Truncated),
+            (b"\0\x40\0\0\0", WireError::Truncated),
+            (b"\x20\0\0\0\0\x03\x01aU", WireError::UnknownFieldType(b'U')),
+            (b"\x30\0\0\0\0\x02\0V", WireError::Truncated),
+        ];
+        for (octets, error) in cases {
+            assert_eq!(Properties::parse(octets), Err(error), "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_another_class_is_told_before_its_properties() {
+        let payload = [&[0, 50, 0, 0][..], &7u64.to_be_bytes(), &[0xff, 0xff]].concat();
+        assert_eq!(ContentHeader::parse(&payload), Err(WireError::UnexpectedClass(50)));
+        let payload = [&[0, 60, 0, 9][..], &7u64.to_be_bytes(), &[0, 0]].concat();
+        let header = ContentHeader::parse(&payload).expect("sound");
+        assert_eq!((header.weight, header.body_len), (9, 7));
+        assert_eq!(ContentHeader::parse(&payload[..13]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn edits_put_properties_where_they_belong() {
+        let old = Properties::parse(b"\x90\x80\x02ab\x02\x01m").expect("type, mode, message id");
+        let edit = PropertyEdit {
+            headers: HeadersEdit::Set(Table::trusted(b"\0V")),
+            reply_to: Edit::Set(b"r"),
+            expiration: Edit::Set(b"10"),
+        };
+        let mut buf = [0; 64];
+        let mut w = Writer::new(&mut buf);
+        old.write_with(edit, &mut w).expect("fits");
+        assert_eq!(w.written(), b"\xb3\x80\x02ab\0\0\0\x02\0V\x02\x01r\x0210\x01m");
+    }
+
+    #[test]
+    fn leaving_out_the_last_header_leaves_an_empty_table() {
+        let old = Properties::parse(b"\x20\0\0\0\0\x09\x03BCCA\0\0\0\0").expect("sound");
+        let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PropertyEdit::default() };
+        let mut buf = [0; 64];
+        let mut w = Writer::new(&mut buf);
+        old.write_with(edit, &mut w).expect("fits");
+        assert_eq!(w.written(), b"\x20\0\0\0\0\0");
+        let mut w = Writer::new(&mut buf);
+        Properties::EMPTY.write_with(edit, &mut w).expect("fits");
+        assert_eq!(w.written(), [0, 0], "no table appears where none was");
+    }
 }
