@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod command;
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod mem;

@@ -1,0 +1,366 @@
+//! What the operator said, made into one [`Config`].
+//!
+//! Four layers, each over the one before: built-in defaults, the board's profile, the configuration file, the
+//! flags. Profile and file are the same TOML; `boards/generic.toml` names every key with its unit, range and
+//! default, and a test holds it to that.
+//!
+//! Always true: a key that is not known, or a value that does not fit its key, is refused with the file, the
+//! line and what to write instead. Nothing is guessed, nothing is cut to fit.
+
+pub mod nearest;
+pub mod units;
+
+use std::error::Error;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::limits::Limits;
+use nearest::nearest;
+use units::{Bytes, Compat, Count, Label, ListenAddress, LogLevel, Millis, Seconds};
+
+/// The port registered for AMQP.
+pub const AMQP_PORT: u16 = 5672;
+
+/// The board profile that is taken when none is named.
+const BOARD_DEFAULT: &str = "generic";
+
+/// The profiles that come with the program.
+const BOARDS: [(&str, &str); 3] = [
+    (BOARD_DEFAULT, include_str!("../boards/generic.toml")),
+    ("pi-zero-w", include_str!("../boards/pi-zero-w.toml")),
+    ("pi-4", include_str!("../boards/pi-4.toml")),
+];
+
+/// The version of RabbitMQ that `compat = "rabbitmq"` announces: the last whose semantics Leveret follows.
+const RABBITMQ_VERSION: &str = "3.13.7";
+
+/// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything the operator decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The board profile it started from: a name, or the path of a file.
+    pub board: String,
+    /// Addresses to listen on, in the order given.
+    pub listen: Vec<ListenAddress>,
+    /// Where everything that outlives the process is kept.
+    pub data_dir: PathBuf,
+    /// Resident memory of the process, in bytes, that the limits must add up to at most.
+    pub memory_limit_bytes: u64,
+    /// How much is logged.
+    pub log_level: log::LevelFilter,
+    /// Product and version announced to clients.
+    pub product: Product,
+    /// Every cap.
+    pub limits: Limits,
+}
+
+/// Who the broker says it is in connection.start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// `product` in the server's properties.
+    pub name: String,
+    /// `version` in the server's properties.
+    pub version: String,
+}
+
+impl Config {
+    /// The configuration that follows from the file named on the command line and the flags.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what to change, as one sentence.
+    pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
+        let file = file.map(Layer::read).transpose()?.unwrap_or_default();
+        let board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
+        let profile = Layer::of_board(board)?;
+        let mut config = Self { board: board.to_string(), ..Self::default() };
+        let mut announced = Announced::default();
+        for layer in [profile, file, flags] {
+            layer.lay_over(&mut config, &mut announced);
+        }
+        config.product = announced.product();
+        Ok(config)
+    }
+
+    /// Key and value of everything, the way a file would say it.
+    pub fn shown(&self) -> String {
+        let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{}\"", listen.socket)).collect();
+        let mut lines = vec![
+            format!("board = \"{}\"", self.board),
+            format!("listen = [{}]", listen.join(", ")),
+            format!("data_dir = \"{}\"", self.data_dir.display()),
+            format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
+            format!("log_level = \"{}\"", self.log_level.as_str().to_lowercase()),
+            format!("product = \"{}\"", self.product.name),
+            format!("version = \"{}\"", self.product.version),
+            format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
+            format!("frame_max = {}", Bytes(self.limits.frame_max)),
+            format!("channel_max = {}", self.limits.channel_max),
+            "\n[limits]".to_string(),
+        ];
+        lines.extend(LimitsLayer::shown(&self.limits));
+        lines.join("\n")
+    }
+}
+
+impl Default for Config {
+    /// The built-in defaults: the loopback addresses, so that nobody outside reaches a broker that was only
+    /// tried out. `localhost` is `::1` first on many systems, hence both.
+    fn default() -> Self {
+        let ipv4 = ListenAddress::required(SocketAddr::from((Ipv4Addr::LOCALHOST, AMQP_PORT)));
+        let socket = SocketAddr::from((Ipv6Addr::LOCALHOST, AMQP_PORT));
+        Self {
+            board: BOARD_DEFAULT.to_string(),
+            listen: vec![ipv4, ListenAddress { socket, if_available: true }],
+            data_dir: data_dir_default(),
+            memory_limit_bytes: 128_000_000,
+            log_level: log::LevelFilter::Info,
+            product: Announced::default().product(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The folder systemd made for us (`StateDirectory=`), or one beside where the program was started.
+fn data_dir_default() -> PathBuf {
+    std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
+}
+
+/// What one source says: a profile, a file, or the flags; whatever is `None` stays as it was below.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Layer {
+    /// See [`Config::board`].
+    pub board: Option<String>,
+    /// See [`Config::listen`]; replaces the addresses of the layers below.
+    pub listen: Option<Vec<ListenAddress>>,
+    /// See [`Config::data_dir`].
+    pub data_dir: Option<PathBuf>,
+    /// See [`Config::memory_limit_bytes`].
+    pub memory_limit: Option<Bytes<u64>>,
+    /// See [`Config::log_level`].
+    pub log_level: Option<LogLevel>,
+    compat: Option<Compat>,
+    product: Option<Label>,
+    version: Option<Label>,
+    heartbeat: Option<Seconds>,
+    frame_max: Option<Bytes<u32>>,
+    channel_max: Option<Count<u16>>,
+    limits: LimitsLayer,
+}
+
+/// Declares the keys of the `[limits]` section: the key, how it is written, and the limit it sets.
+macro_rules! limit_keys {
+    ($($key:ident: $unit:ident<$kind:ty> => $field:ident;)*) => {
+        /// The `[limits]` section; what each key means is said at the field of [`Limits`] it sets.
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct LimitsLayer {
+            $($key: Option<limit_keys!(@type $unit $kind)>,)*
+        }
+
+        impl LimitsLayer {
+            fn lay_over(&self, limits: &mut Limits) {
+                $(if let Some(value) = self.$key {
+                    limits.$field = value.0;
+                })*
+            }
+
+            fn shown(limits: &Limits) -> Vec<String> {
+                vec![$(format!("{} = {}", stringify!($key), $unit(limits.$field))),*]
+            }
+        }
+    };
+    (@type Millis $kind:ty) => { Millis };
+    (@type $unit:ident $kind:ty) => { $unit<$kind> };
+}
+
+limit_keys! {
+    connections_max: Count<u32> => connections_max;
+    handshakes_max: Count<u32> => handshakes_max;
+    channels_max: Count<u32> => channels_max;
+    consumers_max: Count<u32> => consumers_max;
+    queues_max: Count<u32> => queues_max;
+    exchanges_max: Count<u32> => exchanges_max;
+    bindings_max: Count<u32> => bindings_max;
+    names_bytes_max: Bytes<u32> => names_bytes_max;
+    messages_max: Count<u32> => messages_max;
+    body_bytes_max: Bytes<u64> => body_bytes_max;
+    assembly_bytes_max: Bytes<u64> => assembly_bytes_max;
+    queue_entries_max: Count<u32> => queue_entries_max;
+    unacknowledged_max: Count<u32> => unacknowledged_max;
+    message_size_max: Bytes<u32> => message_size_max;
+    input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
+    output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
+    stash_bytes_max: Bytes<u32> => stash_bytes_max;
+    replies_bytes_max: Bytes<u32> => replies_bytes_max;
+    socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
+    socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
+    handshake_timeout: Millis<u32> => handshake_timeout_ms;
+    content_timeout: Millis<u32> => content_timeout_ms;
+}
+
+/// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
+#[derive(Default)]
+struct Announced {
+    compat: Option<Compat>,
+    product: Option<Label>,
+    version: Option<Label>,
+}
+
+impl Announced {
+    fn product(self) -> Product {
+        let (name, version) = match self.compat {
+            Some(Compat::RabbitMq) => ("RabbitMQ", RABBITMQ_VERSION),
+            Some(Compat::None) | None => ("Leveret", env!("CARGO_PKG_VERSION")),
+        };
+        Product {
+            name: self.product.map_or_else(|| name.to_string(), |label| label.0),
+            version: self.version.map_or_else(|| version.to_string(), |label| label.0),
+        }
+    }
+}
+
+impl Layer {
+    /// Reads a configuration file.
+    fn read(file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
+        let mut text = String::new();
+        let opened = File::open(file).map_err(unreadable)?;
+        opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(unreadable(io::Error::other("it is larger than any configuration")));
+        }
+        Self::parse(&file.display().to_string(), &text)
+    }
+
+    /// The profile of a board: one of those built in, or a file when the name is a path.
+    fn of_board(name: &str) -> Result<Self, ConfigError> {
+        let profile = match BOARDS.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => Self::parse(&format!("boards/{name}.toml"), text)?,
+            None if name.contains('/') || name.ends_with(".toml") => Self::read(Path::new(name))?,
+            None => return Err(ConfigError::UnknownBoard(name.to_string())),
+        };
+        match profile.board {
+            Some(_) => Err(ConfigError::BoardInBoard(name.to_string())),
+            None => Ok(profile),
+        }
+    }
+
+    fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let why = match unknown_key(error.message()) {
+                Some((key, known)) => describe_unknown("key", key, &known),
+                None => format!("{}{}", key_before(text, at), plain_words(error.message())),
+            };
+            ConfigError::Refused { file: file.to_string(), line, why }
+        })
+    }
+
+    fn lay_over(self, config: &mut Config, announced: &mut Announced) {
+        put(&mut config.listen, self.listen);
+        put(&mut config.data_dir, self.data_dir);
+        put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
+        put(&mut config.log_level, self.log_level.map(|level| level.0));
+        announced.compat = self.compat.or(announced.compat);
+        announced.product = self.product.or(announced.product.take());
+        announced.version = self.version.or(announced.version.take());
+        put(&mut config.limits.heartbeat_s, self.heartbeat.map(|time| time.0));
+        put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
+        put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
+        self.limits.lay_over(&mut config.limits);
+    }
+}
+
+fn put<T>(place: &mut T, said: Option<T>) {
+    if let Some(value) = said {
+        *place = value;
+    }
+}
+
+/// The key and the known ones in serde's "unknown field `a`, expected one of `b`, `c`".
+fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    Some((quoted.next()?, quoted.collect()))
+}
+
+/// serde's "invalid type: …, expected …" as an operator would say it; other messages as they are.
+fn plain_words(message: &str) -> String {
+    match message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+        Some((found, wanted)) => {
+            let wanted = wanted.replace("a sequence", "a list in square brackets");
+            format!("there must be {wanted}, not {}", found.replace("sequence", "a list"))
+        }
+        None => message.to_string(),
+    }
+}
+
+/// The key whose value starts at `at`, with a colon: `memory_limit: `.
+fn key_before(text: &str, at: usize) -> String {
+    let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..at];
+    line.split_once('=').map_or_else(String::new, |(key, _)| format!("{}: ", key.trim()))
+}
+
+/// Why a word is refused: the one it was probably meant to be, or all there are.
+pub fn describe_unknown(what: &str, said: &str, known: &[&str]) -> String {
+    match nearest(said, known.iter().copied()) {
+        Some(word) => format!("unknown {what} {said}; did you mean {word}?"),
+        None => format!("unknown {what} {said}; there are {}", known.join(", ")),
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unreadable {
+        /// The file as it was named.
+        file: PathBuf,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// The file says something that cannot be.
+    Refused {
+        /// The file as it was named.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No profile has this name.
+    UnknownBoard(String),
+    /// A profile names another profile.
+    BoardInBoard(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { file, why } => {
+                write!(f, "cannot read {}: {why}; name a readable TOML file", file.display())
+            }
+            Self::Refused { file, line, why } => write!(f, "{file}, line {line}: {why}"),
+            Self::UnknownBoard(name) => {
+                let why = describe_unknown("board", name, &BOARDS.map(|(known, _)| known));
+                write!(f, "{why} (or name a file by a path with a slash)")
+            }
+            Self::BoardInBoard(name) => {
+                write!(f, "the profile {name} has the key board itself; take it out, a profile stands alone")
+            }
+        }
+    }
+}
+
+impl Error for ConfigError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Every sentence an operator may meet, and the order of the layers.
+
+use super::*;
+
+/// What a configuration file with this text comes to, over the generic board.
+fn gathered(text: &str) -> Result<Config, ConfigError> {
+    let mut config = Config::default();
+    let mut announced = Announced::default();
+    Layer::parse("leveret.toml", text)?.lay_over(&mut config, &mut announced);
+    config.product = announced.product();
+    Ok(config)
+}
+
+#[track_caller]
+fn refused(text: &str, sentence: &str) {
+    assert_eq!(gathered(text).unwrap_err().to_string(), sentence);
+}
+
+/// The keys a section knows, as serde lists them.
+fn known_keys(section: &str) -> Vec<String> {
+    let error = toml::from_str::<Layer>(&format!("{section}\nno_such_key = 1")).unwrap_err();
+    let (_, known) = unknown_key(error.message()).expect("it is unknown");
+    known.into_iter().map(str::to_string).collect()
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_likely_one() {
+    refused(
+        "# a remark\nmemory_limt = \"64MB\"\n",
+        "leveret.toml, line 2: unknown key memory_limt; did you mean memory_limit?",
+    );
+    refused(
+        "[limits]\n\nconnection_max = 3\n",
+        "leveret.toml, line 3: unknown key connection_max; did you mean connections_max?",
+    );
+    let error = gathered("colour = 3").unwrap_err().to_string();
+    assert!(
+        error.starts_with("leveret.toml, line 1: unknown key colour; there are board, listen, "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_line_and_key() {
+    refused(
+        "memory_limit = \"64XB\"",
+        "leveret.toml, line 1: memory_limit: \"64XB\" is not a size: write a number of bytes, or a number with B, \
+         kB, KiB, MB, MiB, GB or GiB behind it",
+    );
+    refused(
+        "heartbeat = 60",
+        "leveret.toml, line 1: heartbeat: \"60\" is not a time: write a number with ms, s, min or h behind it, \
+         such as 10s",
+    );
+    refused(
+        "listen = [\"localhost:5672\"]",
+        "leveret.toml, line 1: listen: \"localhost:5672\" is not an address and a port: write it like \
+         127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, names are not looked up",
+    );
+    refused(
+        "log_level = \"loud\"",
+        "leveret.toml, line 1: log_level: \"loud\" is not a log level: error, warn, info, debug, trace or off",
+    );
+    refused(
+        "compat = \"ibm\"",
+        "leveret.toml, line 1: compat: \"ibm\" is not a value of compat: rabbitmq or none",
+    );
+    refused(
+        "[limits]\nqueues_max = 5000000000",
+        "leveret.toml, line 2: queues_max: \"5000000000\" is not below 2^32, the most this key can hold",
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_says_what_belongs_there() {
+    refused(
+        "memory_limit = [1]",
+        "leveret.toml, line 1: memory_limit: there must be a number or a text in quotes, not a list",
+    );
+    refused(
+        "listen = \"127.0.0.1:5672\"",
+        "leveret.toml, line 1: listen: there must be a list in square brackets, not string \"127.0.0.1:5672\"",
+    );
+}
+
+#[test]
+fn text_that_is_no_toml_is_refused_with_its_line() {
+    let error = gathered("memory_limit = \"64MB\"\nlisten 5672\n").unwrap_err().to_string();
+    assert!(error.starts_with("leveret.toml, line 2: "), "{error}");
+    let error = gathered("heartbeat = \"1s\"\nheartbeat = \"2s\"").unwrap_err().to_string();
+    assert!(error.starts_with("leveret.toml, line 2: ") && error.contains("duplicate"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::gather(Some(Path::new("/no/such.toml")), Layer::default()).unwrap_err().to_string();
+    assert!(error.starts_with("cannot read /no/such.toml: No such file"), "{error}");
+    let error = Config::gather(Some(Path::new("/dev/zero")), Layer::default()).unwrap_err().to_string();
+    assert!(error.contains("larger than any configuration"), "{error}");
+}
+
+#[test]
+fn an_unknown_board_lists_the_known_ones() {
+    let gather = |board: &str| {
+        let flags = Layer { board: Some(board.to_string()), ..Layer::default() };
+        Config::gather(None, flags).map(|config| config.board)
+    };
+    for (board, _) in BOARDS {
+        assert_eq!(gather(board).unwrap(), board);
+    }
+    let error = gather("beaglebone").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "unknown board beaglebone; there are generic, pi-zero-w, pi-4 (or name a file by a path with a slash)"
+    );
+    assert!(gather("pi4").unwrap_err().to_string().contains("did you mean pi-4?"));
+    assert!(
+        gather("./no-such-board.toml").unwrap_err().to_string().starts_with("cannot read ./no-such-board")
+    );
+}
+
+#[test]
+fn later_layers_go_before_earlier_ones() {
+    let file = std::env::temp_dir().join(format!("leveret-layers-{}.toml", std::process::id()));
+    std::fs::write(&file, "board = \"pi-zero-w\"\nheartbeat = \"7s\"\nmemory_limit = \"70MB\"\n").unwrap();
+    let flags = Layer { memory_limit: Some(Bytes(71_000_000)), ..Layer::default() };
+    let config = Config::gather(Some(&file), flags).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let board = Config::gather(None, Layer { board: Some("pi-zero-w".into()), ..Layer::default() }).unwrap();
+    assert_eq!(config.board, "pi-zero-w");
+    assert_eq!(config.memory_limit_bytes, 71_000_000, "the flag goes before the file");
+    assert_eq!(config.limits.heartbeat_s, 7, "the file goes before the profile");
+    assert_eq!(config.limits.connections_max, board.limits.connections_max);
+    assert_ne!(
+        config.limits.connections_max,
+        Limits::default().connections_max,
+        "the profile before the default"
+    );
+}
+
+#[test]
+fn the_generic_profile_names_every_key_and_is_the_default() {
+    let (_, text) = BOARDS[0];
+    let is_named = |key: &String| {
+        text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")))
+    };
+    for key in known_keys("").iter().filter(|key| *key != "limits").chain(&known_keys("[limits]")) {
+        assert!(is_named(key), "boards/generic.toml does not show {key}");
+    }
+    assert_eq!(gathered(text).unwrap(), Config::default());
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line))
+        .collect();
+    let all = gathered(&uncommented.join("\n")).unwrap();
+    let addresses = |config: &Config| config.listen.iter().map(|listen| listen.socket).collect::<Vec<_>>();
+    assert_eq!(addresses(&all), addresses(&Config::default()));
+    assert_eq!(Config { listen: Config::default().listen, ..all }, Config::default());
+}
+
+/// Whether a line sets a key at the top level.
+fn is_setting(line: &str) -> bool {
+    line.split_once(" = ")
+        .is_some_and(|(key, _)| key.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
+}
+
+#[test]
+fn what_is_shown_can_be_read_back() {
+    let gather = |board: &str| Config::gather(None, Layer { board: Some(board.into()), ..Layer::default() });
+    for (board, _) in BOARDS {
+        let config = gather(board).unwrap();
+        let again = gathered(&config.shown()).unwrap();
+        assert_eq!(again.limits, config.limits);
+        assert_eq!(again.shown().replace("generic", board), config.shown());
+    }
+}
+
+#[test]
+fn compat_says_rabbitmq_and_single_texts_go_before_it() {
+    let product = |text: &str| gathered(text).unwrap().product;
+    assert_eq!(product("").name, "Leveret");
+    let rabbit = product("compat = \"rabbitmq\"");
+    assert_eq!((rabbit.name.as_str(), rabbit.version.as_str()), ("RabbitMQ", "3.13.7"));
+    let mixed = product("compat = \"rabbitmq\"\nversion = \"3.12.1\"");
+    assert_eq!((mixed.name.as_str(), mixed.version.as_str()), ("RabbitMQ", "3.12.1"));
+    assert_eq!(product("product = \"Edge\"").name, "Edge");
+}

@@ -1,0 +1,371 @@
+//! Values as people write them: sizes, times, addresses, levels.
+//!
+//! A flag on the command line and a value in a file go through the same `FromStr`, so both take the same
+//! spellings and refuse with the same words. Always true: what does not fit its key is refused here, where the
+//! place it was written in is still known, and never cut to fit.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+
+/// A value that cannot be used, and what would do instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadValue {
+    said: String,
+    must: String,
+}
+
+impl BadValue {
+    fn new(said: &str, must: impl Into<String>) -> Self {
+        Self { said: said.to_string(), must: must.into() }
+    }
+}
+
+impl fmt::Display for BadValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" is not {}", self.said, self.must)
+    }
+}
+
+impl std::error::Error for BadValue {}
+
+/// A value of a configuration file before it is understood: a text, or a number without quotes.
+pub(super) struct Written(String);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+        impl Visitor<'_> for TextOrNumber {
+            type Value = Written;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number or a text in quotes")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Written, E> {
+                Ok(Written(text.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Written, E> {
+                Ok(Written(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
+
+/// Lets serde read these types from what is written in a file.
+macro_rules! read_from_text {
+    ($($kind:ident $(<$param:ident>)?;)*) => {$(
+        impl$(<$param: TryFrom<u64> + Copy>)? TryFrom<Written> for $kind$(<$param>)? {
+            type Error = BadValue;
+
+            fn try_from(written: Written) -> Result<Self, BadValue> {
+                written.0.parse()
+            }
+        }
+    )*};
+}
+
+read_from_text! {
+    Count<T>;
+    Bytes<T>;
+    Millis;
+    Seconds;
+    ListenAddress;
+    LogLevel;
+    Compat;
+    Label;
+}
+
+/// A plain number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written", bound = "T: TryFrom<u64> + Copy")]
+pub struct Count<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Count<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T: TryFrom<u64>> FromStr for Count<T> {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let number: u64 = text.parse().map_err(|_| BadValue::new(text, "a whole number from 0 up"))?;
+        let room = 8 * size_of::<T>();
+        let count = T::try_from(number);
+        count
+            .map(Self)
+            .map_err(|_| BadValue::new(text, format!("below 2^{room}, the most this key can hold")))
+    }
+}
+
+/// A number of bytes: `64MB` (millions), `64MiB` (times 1024 twice), or a bare number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written", bound = "T: TryFrom<u64> + Copy")]
+pub struct Bytes<T>(pub T);
+
+impl<T: Copy + Into<u64>> fmt::Display for Bytes<T> {
+    /// In the largest unit that leaves a whole number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show(f, self.0.into(), &SIZE_UNITS)
+    }
+}
+
+/// Units of size, the largest first.
+const SIZE_UNITS: [(&str, u64); 8] = [
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("kB", 1_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+impl<T: TryFrom<u64>> FromStr for Bytes<T> {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let must =
+            "a size: write a number of bytes, or a number with B, kB, KiB, MB, MiB, GB or GiB behind it";
+        let (digits, unit) = split_number(text);
+        let times = if unit.is_empty() { Some(1) } else { factor(&SIZE_UNITS, unit) };
+        let (Ok(number), Some(times)) = (digits.parse::<u64>(), times) else {
+            return Err(BadValue::new(text, must));
+        };
+        let bytes = number.checked_mul(times).and_then(|bytes| T::try_from(bytes).ok());
+        let room = 8 * size_of::<T>();
+        bytes
+            .map(Self)
+            .ok_or_else(|| BadValue::new(text, format!("below 2^{room} bytes, the most this key can hold")))
+    }
+}
+
+/// A time in milliseconds: `500ms`, `10s`, `2min`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Millis(pub u32);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show(f, self.0.into(), &TIME_UNITS)
+    }
+}
+
+/// Units of time in milliseconds, the largest first.
+const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl FromStr for Millis {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let (digits, unit) = split_number(text);
+        let times = if digits == "0" && unit.is_empty() { Some(1) } else { factor(&TIME_UNITS, unit) };
+        let (Ok(number), Some(times)) = (digits.parse::<u64>(), times) else {
+            return Err(BadValue::new(
+                text,
+                "a time: write a number with ms, s, min or h behind it, such as 10s",
+            ));
+        };
+        let ms = number.checked_mul(times).and_then(|ms| u32::try_from(ms).ok());
+        ms.map(Self).ok_or_else(|| BadValue::new(text, "a time of less than 49 days"))
+    }
+}
+
+/// A time in whole seconds, written like [`Millis`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Seconds(pub u16);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}s\"", self.0)
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let Millis(ms) = text.parse()?;
+        let seconds = u16::try_from(ms / 1_000).ok().filter(|_| ms.is_multiple_of(1_000));
+        seconds.map(Self).ok_or_else(|| BadValue::new(text, "a time of whole seconds, at most 65535s"))
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct ListenAddress {
+    /// Address and port; port 0 takes any that is free.
+    pub socket: SocketAddr,
+    /// Whether to go on without it on a machine that has no such address; so for `[::1]` when nobody asked.
+    pub if_available: bool,
+}
+
+impl ListenAddress {
+    /// An address that must be had.
+    pub const fn required(socket: SocketAddr) -> Self {
+        Self { socket, if_available: false }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let must = "an address and a port: write it like 127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, \
+                    names are not looked up";
+        text.parse().map(Self::required).map_err(|_| BadValue::new(text, must))
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct LogLevel(pub log::LevelFilter);
+
+impl FromStr for LogLevel {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let level = text.parse();
+        level
+            .map(Self)
+            .map_err(|_| BadValue::new(text, "a log level: error, warn, info, debug, trace or off"))
+    }
+}
+
+/// Whom the broker says it is, for clients that behave by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub enum Compat {
+    /// Itself.
+    None,
+    /// RabbitMQ 3.13: Celery's client then sets its prefetch as it does there.
+    RabbitMq,
+}
+
+impl FromStr for Compat {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        match text {
+            "none" => Ok(Self::None),
+            "rabbitmq" => Ok(Self::RabbitMq),
+            _ => Err(BadValue::new(text, "a value of compat: rabbitmq or none")),
+        }
+    }
+}
+
+/// A short text told to every client, such as a product's name.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Label(pub String);
+
+impl FromStr for Label {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if text.is_empty() || text.len() > 64 || !plain {
+            return Err(BadValue::new(text, "a label: 1 to 64 letters, digits and signs of ASCII"));
+        }
+        Ok(Self(text.to_string()))
+    }
+}
+
+/// The digits at the start, and the rest without blanks around it.
+fn split_number(text: &str) -> (&str, &str) {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim())
+}
+
+/// Writes `amount` in the largest unit that leaves a whole number, so that reading it gives it back.
+fn show(f: &mut fmt::Formatter<'_>, amount: u64, units: &[(&str, u64)]) -> fmt::Result {
+    match units.iter().find(|(_, times)| amount >= *times && amount.is_multiple_of(*times)) {
+        Some((unit, times)) => write!(f, "\"{}{unit}\"", amount / times),
+        None => write!(f, "{amount}"),
+    }
+}
+
+fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
+    units.iter().find(|(name, _)| *name == unit).map(|(_, times)| *times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let size = |text: &str| text.parse::<Bytes<u64>>().map(|bytes| bytes.0);
+        assert_eq!(size("64MB"), Ok(64_000_000));
+        assert_eq!(size("16MiB"), Ok(16 << 20));
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("2 GiB"), Ok(2 << 30));
+        for bad in ["", "MB", "64XB", "-1", "1.5MB", "64 M B", "0x10"] {
+            assert!(size(bad).unwrap_err().to_string().contains("is not a size"), "{bad}");
+        }
+        assert!("5GB".parse::<Bytes<u32>>().unwrap_err().to_string().contains("below 2^32 bytes"));
+        assert!(size("99999999999GB").is_err());
+    }
+
+    #[test]
+    fn sizes_are_shown_as_they_would_be_written() {
+        for text in ["64MB", "16MiB", "256KiB", "4095B", "3GB"] {
+            assert_eq!(text.parse::<Bytes<u64>>().unwrap().to_string(), format!("\"{text}\""));
+        }
+        assert_eq!(Bytes(0_u32).to_string(), "0");
+        assert_eq!(Seconds(60).to_string(), "\"60s\"");
+        assert_eq!(Millis(1_500).to_string(), "\"1500ms\"");
+    }
+
+    #[test]
+    fn times_have_units() {
+        let time = |text: &str| text.parse::<Millis>().map(|time| time.0);
+        assert_eq!(time("10s"), Ok(10_000));
+        assert_eq!(time("500ms"), Ok(500));
+        assert_eq!(time("2min"), Ok(120_000));
+        assert_eq!(time("1h"), Ok(3_600_000));
+        assert_eq!(time("0"), Ok(0));
+        assert!(time("10").unwrap_err().to_string().contains("ms, s, min or h"));
+        assert!(time("5000h").unwrap_err().to_string().contains("49 days"));
+        assert_eq!("60s".parse(), Ok(Seconds(60)));
+        assert!("1500ms".parse::<Seconds>().unwrap_err().to_string().contains("whole seconds"));
+        assert!("65536s".parse::<Seconds>().is_err());
+    }
+
+    #[test]
+    fn counts_keep_to_their_width() {
+        assert_eq!("65535".parse(), Ok(Count(65_535_u16)));
+        let error = "65536".parse::<Count<u16>>().unwrap_err();
+        assert_eq!(error.to_string(), "\"65536\" is not below 2^16, the most this key can hold");
+        assert!("-1".parse::<Count<u16>>().unwrap_err().to_string().contains("a whole number"));
+    }
+
+    #[test]
+    fn addresses_are_numbers() {
+        assert!("[::1]:5672".parse::<ListenAddress>().is_ok());
+        for bad in ["localhost:5672", "5672", "127.0.0.1", ":5672", "::1:5672x"] {
+            assert!(
+                bad.parse::<ListenAddress>().unwrap_err().to_string().contains("127.0.0.1:5672"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn labels_are_short_and_plain() {
+        assert!("RabbitMQ 3".parse::<Label>().is_ok());
+        for bad in ["", "line\nbreak", &"x".repeat(65)] {
+            assert!(bad.parse::<Label>().is_err());
+        }
+    }
+}
