@@ -1,0 +1,1 @@
+"""What the suites under tests/ share: a codec, a raw peer, and brokers to run them against."""

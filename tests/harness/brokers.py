@@ -1,0 +1,277 @@
+"""Brokers to test against: Leveret from its binary, and RabbitMQ as the oracle.
+
+Every server is a child in a session of its own and is ended by its own pid, whatever happens
+in between; everything it writes goes to a temporary directory; it listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional
+
+ROOT = Path(__file__).resolve().parents[2]
+RABBITMQ_HOME = Path("/usr/lib/rabbitmq/lib")
+READY = re.compile(r"listening on 127\.0\.0\.1:(\d+)")
+
+
+class BrokerError(Exception):
+    """A broker did not start, or ended by itself."""
+
+
+class Address(NamedTuple):
+    """Where a broker listens."""
+
+    host: str
+    port: int
+
+
+def free_port() -> int:
+    """A loopback port nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def end(process: subprocess.Popen, patience: float = 10.0) -> None:
+    """End a child and whatever it started, asking first."""
+    for sign, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def raise_on_sigterm() -> None:
+    """Make SIGTERM unwind like Ctrl-C does, so that `finally` ends our servers."""
+
+    def handler(signum: int, _frame: object) -> None:
+        raise KeyboardInterrupt(f"signal {signum}")
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+class Leveret:
+    """A running Leveret: its address, pid and log."""
+
+    def __init__(self, binary: Path, args: List[str], config: Optional[str] = None) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
+        self.log_path = self.home / "log"
+        command = [str(binary), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.home / "data")]
+        if config is not None:
+            (self.home / "leveret.toml").write_text(config)
+            command += ["--config", str(self.home / "leveret.toml")]
+        self._log = open(self.log_path, "wb")
+        self.process = subprocess.Popen(
+            command + args,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=self.home,
+        )
+        self.address = Address("127.0.0.1", self._wait_ready())
+
+    def _wait_ready(self, patience: float = 30.0) -> int:
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            found = READY.search(self.log())
+            if found:
+                return int(found.group(1))
+            if self.process.poll() is not None:
+                log = self.log()
+                self.close()
+                raise BrokerError(f"leveret ended with status {self.process.returncode}:\n{log}")
+            time.sleep(0.01)
+        log = self.log()
+        self.close()
+        raise BrokerError(f"leveret printed no ready line in {patience:.0f} s:\n{log}")
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self.process.poll() is None
+
+    def rss_kib(self) -> int:
+        """Resident memory now."""
+        return self._status("VmRSS")
+
+    def peak_kib(self) -> int:
+        """The most resident memory it ever had."""
+        return self._status("VmHWM")
+
+    def _status(self, key: str) -> int:
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1])
+        raise BrokerError("leveret is gone")
+
+    def close(self) -> None:
+        """End it and forget its files."""
+        end(self.process)
+        self._log.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def leveret(
+    binary: Optional[Path] = None, args: Optional[List[str]] = None, config: Optional[str] = None
+) -> Iterator[Leveret]:
+    """A Leveret on a free port for the length of a `with` block."""
+    broker = Leveret(binary or leveret_binary(), args or [], config)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def leveret_binary() -> Path:
+    """The release binary that cargo built."""
+    if os.environ.get("LEVERET_BIN"):
+        return Path(os.environ["LEVERET_BIN"])
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "leveret"
+
+
+def rabbitmq_sbin() -> Optional[Path]:
+    """Where Debian's package keeps RabbitMQ's own scripts, or None when it is not installed."""
+    found = sorted(RABBITMQ_HOME.glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    return found[-1].parent if found else None
+
+
+class RabbitMq:
+    """A RabbitMQ node of our own, with its own port mapper, in a temporary directory.
+
+    Debian's service is not touched. `epmd` would be started as a daemon by the node and stay
+    behind, so one is started first, in the foreground, on a port of its own.
+    """
+
+    def __init__(self) -> None:
+        sbin = rabbitmq_sbin()
+        if sbin is None:
+            raise BrokerError("rabbitmq-server is not installed")
+        self.home = Path(tempfile.mkdtemp(prefix="leveret-oracle-"))
+        self.address = Address("127.0.0.1", free_port())
+        self.children: List[subprocess.Popen] = []
+        self.log_path = self.home / "console"
+        try:
+            self._start(sbin)
+        except BaseException:
+            self.close()
+            raise
+
+    def _environment(self, epmd_port: int) -> Dict[str, str]:
+        home = self.home
+        config = home / "rabbitmq.conf"
+        config.write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.address.port}\n"
+            "log.file.level = warning\n"
+            "log.console = false\n"
+        )
+        (home / "enabled_plugins").write_text("[].\n")
+        (home / "env.conf").write_text("")
+        keep = {key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")}
+        keep.update(
+            HOME=str(home),
+            ERL_EPMD_PORT=str(epmd_port),
+            ERL_EPMD_ADDRESS="127.0.0.1",
+            RABBITMQ_NODENAME="oracle@localhost",
+            RABBITMQ_DIST_PORT=str(free_port()),
+            RABBITMQ_CONFIG_FILE=str(config),
+            RABBITMQ_CONF_ENV_FILE=str(home / "env.conf"),
+            RABBITMQ_ENABLED_PLUGINS_FILE=str(home / "enabled_plugins"),
+            RABBITMQ_MNESIA_BASE=str(home / "mnesia"),
+            RABBITMQ_LOG_BASE=str(home / "log"),
+            RABBITMQ_PID_FILE=str(home / "pid"),
+            RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false",
+        )
+        return keep
+
+    def _start(self, sbin: Path) -> None:
+        epmd = next(iter(sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))), None) or shutil.which("epmd")
+        if epmd is None:
+            raise BrokerError("erlang's epmd is not installed")
+        epmd_port = free_port()
+        self._spawn([str(epmd), "-port", str(epmd_port), "-address", "127.0.0.1"], dict(os.environ))
+        self._spawn([str(sbin / "rabbitmq-server")], self._environment(epmd_port))
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            for child in self.children:
+                if child.poll() is not None:
+                    raise BrokerError(f"the oracle ended with status {child.returncode}:\n{self.log()}")
+            if self._answers():
+                return
+            time.sleep(0.2)
+        raise BrokerError(f"the oracle did not start in time:\n{self.log()}")
+
+    def _spawn(self, command: List[str], environment: Dict[str, str]) -> None:
+        with open(self.log_path, "ab") as log:
+            self.children.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    cwd=self.home,
+                )
+            )
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(self.address, 1) as probe:
+                probe.settimeout(2)
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                return probe.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def log(self) -> str:
+        """What the node printed and logged."""
+        texts = [self.log_path.read_text(errors="replace")] if self.log_path.exists() else []
+        for path in sorted((self.home / "log").glob("*.log")):
+            texts.append(path.read_text(errors="replace"))
+        return "\n".join(texts)[-20000:]
+
+    def alive(self) -> bool:
+        """Whether node and port mapper still run."""
+        return all(child.poll() is None for child in self.children)
+
+    def close(self) -> None:
+        """End the node, then its port mapper, and forget its files."""
+        for child in reversed(self.children):
+            end(child, patience=20.0)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def rabbitmq() -> Iterator[RabbitMq]:
+    """A RabbitMQ on a free port for the length of a `with` block."""
+    broker = RabbitMq()
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def watchdog(seconds: float, process_id: Optional[int] = None) -> threading.Timer:
+    """Interrupt this process when a suite takes longer than it ever should."""
+    timer = threading.Timer(seconds, os.kill, (process_id or os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+    return timer

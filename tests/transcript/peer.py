@@ -1,0 +1,518 @@
+"""A raw AMQP peer that writes down what it says and hears.
+
+The transcript must be the same text for every run against the same broker, so two things are
+kept apart: replies to a synchronous method are written down at once, while whatever arrives by
+itself (deliveries, returns, confirms, cancels) waits in the channel's inbox until the script
+asks for it with `expect`. Proof that nothing more comes is a round of synchronous methods
+through every channel and every queue (`settle`), not a sleep.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+
+from harness import wire
+from harness.brokers import Address
+
+PATIENCE = 10.0
+BARRIER_CHANNEL = 900
+ASYNC = {"basic.deliver", "basic.return", "basic.ack", "basic.nack", "basic.cancel"}
+GENERATED = [
+    (re.compile(r"amq\.gen-[A-Za-z0-9_-]{22}"), "gen"),
+    (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{22}"), "ctag"),
+    (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]+"), "reply-to"),
+]
+
+
+class Unit(NamedTuple):
+    """A method with the content that belongs to it."""
+
+    method: wire.Method
+    header: Optional[wire.Header]
+    pieces: List[int]
+    body: bytes
+
+
+class Script:
+    """One scenario's connections and the transcript they write together."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.lines: List[str] = []
+        self.connections: Dict[str, Connection] = {}
+        self.queues: Dict[str, Connection] = {}
+        self.exchanges: List[str] = []
+
+    def note(self, text: str) -> None:
+        """A heading or a fact worked out by the script."""
+        self.lines.append(f"# {text}")
+
+    def connect(self, name: str = "A", **options: Any) -> "Connection":
+        """A connection that is open and ready; the handshake is not written down."""
+        connection = Connection(self, name)
+        connection.open(**options)
+        return connection
+
+    def raw(self, name: str = "A") -> "Connection":
+        """A socket on which nothing has been said yet."""
+        return Connection(self, name)
+
+    def text(self) -> str:
+        """The transcript, with generated names numbered in order of appearance."""
+        text = "\n".join(self.lines) + "\n"
+        for pattern, label in GENERATED:
+            seen: Dict[str, str] = {}
+
+            def number(found: "re.Match[str]") -> str:
+                return seen.setdefault(found.group(), f"<{label}-{len(seen) + 1}>")
+
+            text = pattern.sub(number, text)
+        return text
+
+    def settle(self) -> None:
+        """Come back only when everything sent so far has had all its effects."""
+        self._sync_channels()
+        for name, owner in list(self.queues.items()):
+            if not owner.dead:
+                owner.barrier("queue.declare", queue=name, passive=True)
+        self._sync_channels()
+        self._sync_channels()
+
+    def _sync_channels(self) -> None:
+        for connection in self.connections.values():
+            for channel in list(connection.channels.values()):
+                channel.sync()
+
+    def cleanup(self) -> None:
+        """Remove what the scenario left, so that scenarios do not see each other."""
+        for connection in list(self.connections.values()):
+            connection.close_quietly()
+        janitor = Connection(self, "janitor")
+        janitor.open()
+        for queue in self.queues:
+            janitor.barrier("queue.delete", queue=queue)
+        for exchange in self.exchanges:
+            janitor.barrier("exchange.delete", exchange=exchange)
+        janitor.close_quietly()
+
+
+class Connection:
+    """A socket, its channels, and what was heard on channel 0."""
+
+    def __init__(self, script: Script, name: str) -> None:
+        self.script = script
+        self.name = name
+        self.channels: Dict[int, Channel] = {}
+        self.events: Deque[wire.Method] = deque()
+        self.heartbeats = 0
+        self.dead = False
+        self.closed_by_peer = False
+        self.buffer = bytearray()
+        self.stray: Deque[wire.Frame] = deque()
+        self.socket = socket.create_connection(script.address, PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        script.connections[name] = self
+
+    # -- saying
+
+    def send(self, data: bytes) -> None:
+        """Bytes as they are. A peer that has hung up is found out by reading."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            pass
+
+    def say(self, text: str, data: bytes) -> None:
+        """Send bytes and write down what they were."""
+        self.line(0, ">", text)
+        self.send(data)
+
+    def line(self, channel: int, arrow: str, text: str) -> None:
+        """One line of the transcript."""
+        self.script.lines.append(f"{self.name}.{channel} {arrow} {text}")
+
+    def method(self, name: str, **args: Any) -> None:
+        """A method on channel 0, written down."""
+        self.line(0, ">", show_method(name, args))
+        self.send(wire.method(0, name, **args))
+
+    # -- hearing
+
+    def pump(self, deadline: float) -> bool:
+        """Read once and hand out the frames; False when the time is up or the peer is gone."""
+        if self.closed_by_peer:
+            return False
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        self.socket.settimeout(left)
+        try:
+            data = self.socket.recv(1 << 20)
+        except socket.timeout:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.closed_by_peer = True
+            return False
+        self.buffer += data
+        for frame in wire.split_frames(self.buffer):
+            self._hand_out(frame)
+        return True
+
+    def _hand_out(self, frame: wire.Frame) -> None:
+        if frame.kind == wire.FRAME_HEARTBEAT:
+            self.heartbeats += 1
+        elif frame.channel == 0 and frame.kind == wire.FRAME_METHOD:
+            self.events.append(wire.decode_method(frame.payload))
+        elif frame.channel in self.channels:
+            self.channels[frame.channel].take(frame)
+        else:
+            self.stray.append(frame)
+
+    def wait(self, ready: Callable[[], bool], patience: float = PATIENCE) -> bool:
+        """Read until something holds; False when it never did."""
+        deadline = time.monotonic() + patience
+        while not ready():
+            if not self.pump(deadline):
+                return ready()
+        return True
+
+    def hear(self, patience: float = PATIENCE) -> Optional[wire.Method]:
+        """Write down the next method on channel 0, or the end of the connection."""
+        self.wait(lambda: bool(self.events), patience)
+        if self.events:
+            method = self.events.popleft()
+            self.line(0, "<", show_method(method.name, method.args))
+            if method.name == "connection.close":
+                self.method("connection.close-ok")
+                self.hear_end()
+            return method
+        self.hear_end(0.0)
+        return None
+
+    def hear_end(self, patience: float = PATIENCE) -> None:
+        """Write down that the peer hung up, or that it did not."""
+        self.wait(lambda: self.closed_by_peer, patience)
+        if self.buffer:
+            self.line(0, "<", f"bytes {wire.show(bytes(self.buffer))}")
+            self.buffer.clear()
+        while self.events:
+            self.hear(0.0)
+        if self.dead:
+            return
+        if self.closed_by_peer:
+            self.line(0, "<", "(socket closed)")
+            self.dead = True
+            self.socket.close()
+        else:
+            self.line(0, "<", "(nothing)")
+
+    # -- doing
+
+    def open(
+        self,
+        user: str = "guest",
+        password: str = "guest",
+        vhost: str = "/",
+        channel_max: int = 2047,
+        frame_max: int = 131072,
+        heartbeat: int = 0,
+        capabilities: Optional[List[str]] = None,
+    ) -> None:
+        """The whole handshake, unwritten; anything unexpected is an error of the script."""
+        if capabilities is None:
+            capabilities = ["basic.nack", "consumer_cancel_notify", "publisher_confirms",
+                            "authentication_failure_close", "connection.blocked"]
+        self.frame_max = frame_max
+        self.send(wire.PROTOCOL_HEADER)
+        self._await("connection.start")
+        table = {"product": "transcript", "capabilities": {name: True for name in capabilities}}
+        self.send(wire.method(0, "connection.start-ok", client_properties=table, mechanism="PLAIN",
+                              response=f"\0{user}\0{password}", locale="en_US"))
+        self._await("connection.tune")
+        self.send(wire.method(0, "connection.tune-ok", channel_max=channel_max, frame_max=frame_max,
+                              heartbeat=heartbeat))
+        self.send(wire.method(0, "connection.open", virtual_host=vhost))
+        self._await("connection.open-ok")
+
+    def _await(self, name: str) -> wire.Method:
+        self.wait(lambda: bool(self.events))
+        if not self.events or self.events[0].name != name:
+            raise RuntimeError(f"waited for {name}, heard {list(self.events)} closed={self.closed_by_peer}")
+        return self.events.popleft()
+
+    def channel(self, number: int = 1) -> "Channel":
+        """An open channel; its opening is not written down."""
+        channel = Channel(self, number)
+        channel.open()
+        return channel
+
+    def once(self, name: str, **args: Any) -> Optional[wire.Method]:
+        """A synchronous method on a fresh channel, for things that may close it."""
+        channel = self.channel(2)
+        reply = channel.call(name, **args)
+        channel.close_quietly()
+        return reply
+
+    def barrier(self, name: str, **args: Any) -> None:
+        """A synchronous method on a channel of its own, unwritten, whatever it answers."""
+        if self.dead or self.closed_by_peer:
+            return
+        channel = Channel(self, BARRIER_CHANNEL)
+        channel.open()
+        channel.ask(name, **args)
+        channel.close_quietly()
+
+    def close(self) -> None:
+        """A polite end, written down."""
+        self.method("connection.close", reply_code=200, reply_text="bye")
+        self.hear()
+        self.hear_end()
+
+    def close_quietly(self) -> None:
+        """A polite end, unwritten."""
+        if not self.dead and not self.closed_by_peer:
+            self.send(wire.method(0, "connection.close", reply_code=200))
+            self.wait(lambda: any(event.name == "connection.close-ok" for event in self.events), 2.0)
+        self.drop()
+
+    def drop(self) -> None:
+        """Hang up without a word."""
+        self.dead = True
+        self.socket.close()
+        self.channels.clear()
+
+
+class Channel:
+    """One channel: replies in order, an inbox for what comes by itself."""
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self.connection = connection
+        self.script = connection.script
+        self.number = number
+        self.replies: Deque[Unit] = deque()
+        self.inbox: Deque[Unit] = deque()
+        self.partial: Optional[Tuple[wire.Method, Optional[wire.Header], List[int], bytearray]] = None
+        self.fate: Dict[int, str] = {}
+        self.is_open = False
+
+    # -- hearing
+
+    def take(self, frame: wire.Frame) -> None:
+        """One frame of this channel."""
+        if frame.kind == wire.FRAME_METHOD:
+            method = wire.decode_method(frame.payload)
+            if method.name in wire.CONTENT_METHODS:
+                self.partial = (method, None, [], bytearray())
+            else:
+                self._put(Unit(method, None, [], b""))
+            return
+        if self.partial is None:
+            raise wire.WireError(f"content without a method on channel {self.number}")
+        method, header, pieces, body = self.partial
+        if frame.kind == wire.FRAME_HEADER:
+            header = wire.decode_header(frame.payload)
+            self.partial = (method, header, pieces, body)
+        else:
+            pieces.append(len(frame.payload))
+            body += frame.payload
+        if header is not None and len(body) >= header.size:
+            self.partial = None
+            self._put(Unit(method, header, pieces, bytes(body)))
+
+    def _put(self, unit: Unit) -> None:
+        name = unit.method.name
+        if name == "channel.close":
+            self.is_open = False
+            self.connection.send(wire.method(self.number, "channel.close-ok"))
+        if name in ASYNC:
+            self.inbox.append(unit)
+        else:
+            self.replies.append(unit)
+
+    def _record(self, unit: Unit) -> None:
+        self.line("<", show_method(unit.method.name, unit.method.args))
+        if unit.header is not None:
+            for line in show_content(unit):
+                self.line("<", "  " + line)
+        if unit.method.name == "channel.close":
+            self.line(">", "channel.close-ok")
+
+    def line(self, arrow: str, text: str) -> None:
+        """One line of the transcript."""
+        self.connection.line(self.number, arrow, text)
+
+    # -- saying
+
+    def open(self) -> None:
+        """Open it, unwritten. The same number may be opened again after a close."""
+        self.connection.channels[self.number] = self
+        self.connection.send(wire.method(self.number, "channel.open"))
+        self._wait_reply()
+        reply = self.replies.popleft() if self.replies else None
+        if reply is None or reply.method.name != "channel.open-ok":
+            raise RuntimeError(f"channel.open was answered by {reply}")
+        self.is_open = True
+
+    def reopen(self) -> "Channel":
+        """A new channel under the same number."""
+        return self.connection.channel(self.number)
+
+    def send(self, name: str, **args: Any) -> None:
+        """A method that has no reply."""
+        self.line(">", show_method(name, args))
+        self.connection.send(wire.method(self.number, name, **args))
+        self._learn(name, args)
+
+    def publish(self, exchange: str, key: str, body: Any = b"", props: Optional[Dict[str, Any]] = None,
+                **options: Any) -> None:
+        """A publish with its content. Options: mandatory, immediate, pieces."""
+        data = body if isinstance(body, bytes) else str(body).encode()
+        flags = {flag: options[flag] for flag in ("mandatory", "immediate") if flag in options}
+        shown = show_method("basic.publish", {"exchange": exchange, "routing_key": key, **flags})
+        self.line(">", f"{shown} body={wire.show(data)}" + (f" props={wire.show(props)}" if props else ""))
+        self.connection.send(wire.publish(self.number, exchange, key, data, props=props,
+                                          frame_max=self.connection.frame_max, **options))
+
+    def call(self, name: str, **args: Any) -> Optional[wire.Method]:
+        """A synchronous method and its reply, both written down."""
+        self.line(">", show_method(name, args))
+        unit = self.ask(name, **args)
+        if unit is None:
+            self.connection.hear(0.0)
+            return None
+        self._record(unit)
+        self._learn(name, args, unit.method)
+        return unit.method
+
+    def ask(self, name: str, **args: Any) -> Optional[Unit]:
+        """A synchronous method and its reply, unwritten."""
+        if self.connection.dead:
+            raise RuntimeError(f"{name} on a connection that has ended")
+        self.connection.send(wire.method(self.number, name, **args))
+        self._wait_reply()
+        return self.replies.popleft() if self.replies else None
+
+    def _wait_reply(self) -> None:
+        connection = self.connection
+        connection.wait(lambda: bool(self.replies) or bool(connection.events))
+
+    def sync(self) -> None:
+        """One round trip through this channel, unwritten."""
+        if not self.is_open or self.connection.closed_by_peer or self.connection.dead:
+            return
+        held = list(self.replies)
+        self.replies.clear()
+        self.connection.send(wire.method(self.number, "exchange.declare", exchange="amq.direct",
+                                         type="direct", passive=True))
+        self.connection.wait(
+            lambda: any(unit.method.name in ("exchange.declare-ok", "channel.close") for unit in self.replies)
+            or bool(self.connection.events)
+        )
+        for unit in self.replies:
+            if unit.method.name != "exchange.declare-ok":
+                held.append(unit)
+        self.replies = deque(held)
+
+    def expect(self, count: int, settle: bool = True) -> List[Unit]:
+        """Write down what came by itself: `count` things, and whatever else is there."""
+        self.connection.wait(lambda: len(self.inbox) >= count or bool(self.replies)
+                             or bool(self.connection.events), 5.0)
+        if settle:
+            self.script.settle()
+        units = list(self.inbox)
+        self.inbox.clear()
+        for unit in units:
+            self._record(unit)
+        if len(units) < count:
+            self.line("<", f"(only {len(units)} of {count} came)")
+        elif not units:
+            self.line("<", "(nothing)")
+        return units
+
+    def expect_close(self) -> None:
+        """Write down that the server closed this channel (or the connection)."""
+        connection = self.connection
+        connection.wait(lambda: bool(self.replies) or bool(connection.events))
+        if self.replies:
+            self._record(self.replies.popleft())
+        else:
+            connection.hear(0.0)
+
+    def expect_confirms(self, count: int) -> None:
+        """Write down which publishes were confirmed or refused; batching is the broker's choice."""
+        fresh: Dict[int, str] = {}
+
+        def read() -> bool:
+            for unit in list(self.inbox):
+                if unit.method.name in ("basic.ack", "basic.nack"):
+                    self.inbox.remove(unit)
+                    tag = unit.method.args["delivery_tag"]
+                    first = 1 if unit.method.args["multiple"] else tag
+                    for number in range(first, tag + 1):
+                        if number not in self.fate:
+                            self.fate[number] = fresh[number] = unit.method.name[6:]
+            return len(fresh) >= count or bool(self.replies)
+
+        self.connection.wait(read, 5.0)
+        self.script.settle()
+        read()
+        for kind in ("ack", "nack"):
+            tags = sorted(tag for tag, what in fresh.items() if what == kind)
+            if tags:
+                self.line("<", f"({kind}ed: {' '.join(map(str, tags))})")
+        if not fresh:
+            self.line("<", "(nothing confirmed)")
+
+    def close(self) -> None:
+        """Close it, written down."""
+        self.call("channel.close", reply_code=200, reply_text="done")
+        self.is_open = False
+        self.connection.channels.pop(self.number, None)
+
+    def close_quietly(self) -> None:
+        """Close it, unwritten, if there is still something to close."""
+        if self.is_open and not self.connection.dead and not self.connection.closed_by_peer:
+            self.is_open = False
+            self.ask("channel.close", reply_code=200)
+        self.connection.channels.pop(self.number, None)
+
+    def _learn(self, name: str, args: Dict[str, Any], reply: Optional[wire.Method] = None) -> None:
+        """Remember what exists, for `settle` and for cleaning up."""
+        script = self.script
+        if name == "queue.declare" and not args.get("passive"):
+            queue = args.get("queue", "")
+            if reply is not None and reply.name == "queue.declare-ok":
+                queue = reply.args["queue"].decode("latin-1")
+            if queue and (reply is None or reply.name == "queue.declare-ok"):
+                script.queues.setdefault(queue, self.connection)
+        elif name == "queue.delete" and (reply is None or reply.name == "queue.delete-ok"):
+            script.queues.pop(args.get("queue", ""), None)
+        elif name == "exchange.declare" and not args.get("passive"):
+            if args["exchange"] not in script.exchanges:
+                script.exchanges.append(args["exchange"])
+
+
+def show_method(name: str, args: Dict[str, Any]) -> str:
+    """A method as one line; arguments a sender left out are left out."""
+    return " ".join([name] + [f"{key}={wire.show(value)}" for key, value in args.items()])
+
+
+def show_content(unit: Unit) -> List[str]:
+    """The content of a unit: properties, frame sizes and body."""
+    header = unit.header
+    assert header is not None
+    props = " ".join(f"{key}={wire.show(value)}" for key, value in header.props.items())
+    lines = [f"header class={header.class_id} weight={header.weight} size={header.size} {props}".rstrip()]
+    if unit.pieces == [len(unit.body)]:
+        lines.append(f"body {wire.show(unit.body)}")
+    elif unit.pieces:
+        lines.append(f"body in frames of {unit.pieces} {wire.show(unit.body)}")
+    else:
+        lines.append("no body frame")
+    return lines

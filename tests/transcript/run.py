@@ -1,0 +1,133 @@
+"""Record the transcript from a broker, or compare a broker with what was recorded.
+
+Suite lines: `PASS transcript/NAME`, `FAIL transcript/NAME: why`, `SKIP transcript/NAME: why`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import traceback
+from pathlib import Path
+from typing import Iterator, List, Optional
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from harness import brokers  # noqa: E402
+from transcript import scenarios  # noqa: E402,F401
+from transcript.differences import Differences, hunks, show_hunk  # noqa: E402
+from transcript.peer import Script  # noqa: E402
+from transcript.registry import SCENARIOS, Scenario  # noqa: E402
+
+RECORDED = HERE / "recorded"
+
+
+def play(scenario: Scenario, address: brokers.Address) -> str:
+    """Run one scenario; an accident in the script becomes part of the transcript."""
+    script = Script(address)
+    try:
+        scenario.play(script)
+    except Exception as accident:  # the transcript up to here tells more than a traceback
+        where = traceback.extract_tb(accident.__traceback__)[-1]
+        script.note(f"THE SCRIPT STOPPED: {type(accident).__name__}: {accident}"[:300])
+        print(f"  {scenario.name} stopped at {where.filename}:{where.lineno}: {accident}", file=sys.stderr)
+    try:
+        script.cleanup()
+    except Exception as accident:
+        script.note(f"THE BROKER DID NOT LET US CLEAN UP: {type(accident).__name__}: {accident}"[:300])
+    return script.text()
+
+
+def chosen(names: List[str]) -> List[Scenario]:
+    """The scenarios named, or all of them."""
+    if not names:
+        return list(SCENARIOS.values())
+    unknown = set(names) - set(SCENARIOS)
+    if unknown:
+        raise SystemExit(f"no scenario is called {', '.join(sorted(unknown))}")
+    return [SCENARIOS[name] for name in names]
+
+
+def record(wanted: List[Scenario], address: brokers.Address) -> int:
+    """Write down what this broker says."""
+    RECORDED.mkdir(exist_ok=True)
+    for scenario in wanted:
+        text = play(scenario, address)
+        (RECORDED / f"{scenario.name}.txt").write_text(text)
+        print(f"recorded {scenario.name}: {text.count(chr(10))} lines")
+    return 0
+
+
+def compare(wanted: List[Scenario], address: brokers.Address, label: str, allowed: Optional[Differences]) -> int:
+    """Hold a broker to what was recorded, but for the differences that are allowed."""
+    failed = 0
+    for scenario in wanted:
+        name = f"transcript/{label}/{scenario.name}"
+        if scenario.later is not None and allowed is not None:
+            print(f"SKIP {name}: {scenario.later}" if False else f"# later: {name}: {scenario.later}", flush=True)
+            continue
+        path = RECORDED / f"{scenario.name}.txt"
+        if not path.exists():
+            print(f"FAIL {name}: nothing was recorded", flush=True)
+            failed += 1
+            continue
+        found = hunks(path.read_text().splitlines(), play(scenario, address).splitlines())
+        surprising, missing = (found, []) if allowed is None else allowed.check(scenario.name, found)
+        if not surprising and not missing:
+            print(f"PASS {name}", flush=True)
+            continue
+        failed += 1
+        for hunk in surprising:
+            print(show_hunk(scenario.name, hunk))
+        for hunk in missing:
+            print("listed as a difference, but no longer one:\n" + show_hunk(scenario.name, hunk))
+        print(f"FAIL {name}: {len(surprising)} unexpected differences, {len(missing)} listed ones did not occur",
+              flush=True)
+    return failed
+
+
+@contextlib.contextmanager
+def target(args: argparse.Namespace) -> Iterator[brokers.Address]:
+    """The broker to talk to: one that runs already, or one of our own."""
+    if args.at:
+        host, port = args.at.rsplit(":", 1)
+        yield brokers.Address(host, int(port))
+    elif args.rabbitmq:
+        with brokers.rabbitmq() as oracle:
+            yield oracle.address
+    else:
+        with brokers.leveret() as broker:
+            yield broker.address
+            if not broker.alive():
+                print("FAIL transcript/leveret-alive: the broker ended\n" + broker.log())
+
+
+def main() -> int:
+    """Read the arguments and do as they say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", action="store_true", help="write recorded/ in place of comparing")
+    parser.add_argument("--rabbitmq", action="store_true", help="talk to a RabbitMQ of our own")
+    parser.add_argument("--at", metavar="HOST:PORT", help="talk to a broker that runs already")
+    parser.add_argument("--list", action="store_true", help="print the names of the scenarios")
+    parser.add_argument("scenario", nargs="*", help="only these")
+    args = parser.parse_args()
+    brokers.raise_on_sigterm()
+    wanted = chosen(args.scenario)
+    if args.list:
+        for scenario in wanted:
+            print(scenario.name + (f"  (later: {scenario.later})" if scenario.later else ""))
+        return 0
+    if args.record and not (args.rabbitmq or args.at):
+        parser.error("only RabbitMQ is recorded: give --rabbitmq or --at")
+    with target(args) as address:
+        if args.record:
+            return record(wanted, address)
+        allowed = None if args.rabbitmq else Differences.read(HERE / "differences.txt")
+        label = "rabbitmq" if args.rabbitmq else "leveret"
+        return 1 if compare(wanted, address, label, allowed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

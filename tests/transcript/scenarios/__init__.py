@@ -1,0 +1,5 @@
+"""Importing this package registers every scenario, in the order of the protocol's own chapters."""
+
+from . import handshake, framing, channels, exchanges, queues, bindings  # noqa: F401
+from . import publishing, routing, confirms, consuming, settling, transactions  # noqa: F401
+from . import reply_to, limits, later  # noqa: F401

@@ -1,0 +1,93 @@
+"""Features that come later: recorded now, asked of Leveret when they are built."""
+
+from __future__ import annotations
+
+import time
+
+from ..peer import Script
+from ..registry import scenario
+
+
+@scenario("later-message-ttl", later="message TTL comes with dead-lettering and policies")
+def message_ttl(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="ttl", arguments={"x-message-ttl": 50})
+    ch.publish("", "ttl", "1")
+    time.sleep(0.3)
+    ch.call("basic.get", queue="ttl")
+    t.note("a TTL of 0: only for a consumer that is ready")
+    ch.call("queue.declare", queue="ttl0", arguments={"x-message-ttl": 0})
+    ch.publish("", "ttl0", "2")
+    ch.call("basic.get", queue="ttl0")
+    ch.call("basic.consume", queue="ttl0", consumer_tag="c", no_ack=True)
+    ch.publish("", "ttl0", "3")
+    ch.expect(1)
+    t.note("expiration of a message")
+    ch.call("queue.declare", queue="exp")
+    ch.publish("", "exp", "4", props={"expiration": "50"})
+    ch.publish("", "exp", "5")
+    time.sleep(0.3)
+    ch.call("basic.get", queue="exp", no_ack=True)
+    ch.publish("", "exp", "6", props={"expiration": "0"})
+    ch.call("basic.get", queue="exp", no_ack=True)
+
+
+@scenario("later-queue-expires", later="queue expiry comes with TTL")
+def queue_expires(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="qexp", arguments={"x-expires": 100})
+    time.sleep(0.5)
+    ch.call("queue.declare", queue="qexp", passive=True)
+
+
+@scenario("later-dead-letter", later="dead-lettering is a later issue")
+def dead_letter(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="dl-target")
+    ch.call("queue.declare", queue="dl", arguments={"x-dead-letter-exchange": "",
+                                                   "x-dead-letter-routing-key": "dl-target", "x-max-length": 1})
+    t.note("rejected")
+    ch.publish("", "dl", "1", props={"headers": {"mine": 1}, "expiration": "60000"})
+    ch.call("basic.get", queue="dl")
+    ch.send("basic.reject", delivery_tag=1, requeue=False)
+    t.settle()
+    unit = ch.ask("basic.get", queue="dl-target", no_ack=True)
+    names = [name.decode() for name, _ in unit.header.props["headers"]]
+    t.note(f"headers: {sorted(names)}, expiration kept: {'expiration' in unit.header.props}")
+    t.note("too many")
+    ch.publish("", "dl", "2")
+    ch.publish("", "dl", "3")
+    t.settle()
+    unit = ch.ask("basic.get", queue="dl-target", no_ack=True)
+    t.note(f"dead: {unit.body!r}")
+
+
+@scenario("later-priority-queue", later="priority queues are a later issue")
+def priority_queue(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="pq", arguments={"x-max-priority": 5})
+    for body, priority in [("a", 1), ("b", 5), ("c", None), ("d", 9), ("e", 1)]:
+        ch.publish("", "pq", body, props={} if priority is None else {"priority": priority})
+    for _ in range(5):
+        ch.call("basic.get", queue="pq", no_ack=True)
+
+
+@scenario("later-single-active-consumer", later="single active consumer is a later issue")
+def single_active_consumer(t: Script) -> None:
+    a = t.connect()
+    one, two = a.channel(1), a.channel(2)
+    one.call("queue.declare", queue="sac", arguments={"x-single-active-consumer": True})
+    one.call("basic.consume", queue="sac", consumer_tag="one", no_ack=True)
+    two.call("basic.consume", queue="sac", consumer_tag="two", no_ack=True)
+    for body in "abc":
+        one.publish("", "sac", body)
+    one.expect(3)
+    two.expect(0)
+    one.call("basic.cancel", consumer_tag="one")
+    one.publish("", "sac", "d")
+    two.expect(1)
+    one.call("basic.consume", queue="sac", consumer_tag="x", exclusive=True)
