@@ -386,16 +386,22 @@ impl<'a> Method<'a> {
     pub fn parse(payload: &'a [u8]) -> Result<Self, MethodError> {
         let id = method_id_of(payload).ok_or(MethodError::NoId)?;
         let mut reader = Reader::new(payload.get(ID_LEN..).unwrap_or_default());
-        // The two that come by the million do not go through the long match.
-        let parsed = match id {
-            (60, 40) => parse_publish(&mut reader).map(Some),
-            (60, 80) => parse_ack(&mut reader).map(Some),
-            _ => Self::parse_arguments(id, &mut reader),
-        };
-        let method = parsed.map_err(|error| MethodError::malformed(id, error))?;
-        let method = method.ok_or_else(|| MethodError::unknown(id))?;
-        reader.finish().map_err(|error| MethodError::malformed(id, error))?;
-        Ok(method)
+        // The two that come by the million do not go through the long match, and are small enough to be
+        // inlined where they are looked at.
+        match id {
+            (60, 40) => complete(id, parse_publish(&mut reader), reader),
+            (60, 80) => complete(id, parse_ack(&mut reader), reader),
+            _ => Self::parse_rare(id, reader),
+        }
+    }
+
+    #[inline(never)]
+    fn parse_rare(id: (u16, u16), mut reader: Reader<'a>) -> Result<Self, MethodError> {
+        match Self::parse_arguments(id, &mut reader) {
+            Ok(Some(method)) => complete(id, Ok(method), reader),
+            Ok(None) => Err(MethodError::unknown(id)),
+            Err(error) => Err(MethodError::malformed(id, error)),
+        }
     }
 
     /// Writes the payload of a method frame.
@@ -428,6 +434,19 @@ impl<'a> Method<'a> {
                 | Self::BasicDeliver { .. }
                 | Self::BasicGetOk { .. }
         )
+    }
+}
+
+/// A method is one only if nothing of its payload is left.
+#[inline]
+fn complete<'a>(
+    id: (u16, u16),
+    parsed: Result<Method<'a>, WireError>,
+    reader: Reader<'a>,
+) -> Result<Method<'a>, MethodError> {
+    match (parsed, reader.finish()) {
+        (Ok(method), Ok(())) => Ok(method),
+        (Err(error), _) | (_, Err(error)) => Err(MethodError::malformed(id, error)),
     }
 }
 
