@@ -1,6 +1,7 @@
 //! Leveret: the small RabbitMQ for the edge.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod command;
 pub mod config;
 pub mod error;
@@ -8,4 +9,5 @@ pub mod limits;
 pub mod mem;
 pub mod session;
 pub mod time;
+pub mod tool;
 pub mod wire;

@@ -1,2 +1,36 @@
-//! The `leveret` program.
-fn main() {}
+//! The `leveret` program: arguments, configuration, house, loop.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use leveret::config::Config;
+use leveret::tool::args::{self, Ask, HELP};
+use leveret::tool::logging;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::say_fatal(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    match args::parse(std::env::args_os().skip(1))? {
+        Ask::Help => print(HELP)?,
+        Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
+        Ask::Check(said) | Ask::Serve(said) => {
+            let config = Config::gather(said.file.as_deref(), said.flags)?;
+            logging::start(config.log_level);
+        }
+    }
+    Ok(())
+}
+
+/// Prints to standard output; an error when nobody reads it.
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())
+}

@@ -44,13 +44,13 @@ fn an_unknown_key_is_named_with_its_line_and_the_likely_one() {
 fn a_bad_value_is_named_with_its_line_and_key() {
     refused(
         "memory_limit = \"64XB\"",
-        "leveret.toml, line 1: memory_limit: \"64XB\" is not a size: write a number of bytes, or a number with B, \
-         kB, KiB, MB, MiB, GB or GiB behind it",
+        "leveret.toml, line 1: memory_limit: \"64XB\" is not a size: write a number of bytes, or a number \
+         with B, kB, KiB, MB, MiB, GB or GiB behind it",
     );
     refused(
         "heartbeat = 60",
-        "leveret.toml, line 1: heartbeat: \"60\" is not a time: write a number with ms, s, min or h behind it, \
-         such as 10s",
+        "leveret.toml, line 1: heartbeat: \"60\" is not a time: write a number with ms, s, min or h behind \
+         it, such as 10s",
     );
     refused(
         "listen = [\"localhost:5672\"]",
@@ -59,7 +59,8 @@ fn a_bad_value_is_named_with_its_line_and_key() {
     );
     refused(
         "log_level = \"loud\"",
-        "leveret.toml, line 1: log_level: \"loud\" is not a log level: error, warn, info, debug, trace or off",
+        "leveret.toml, line 1: log_level: \"loud\" is not a log level: error, warn, info, debug, trace or \
+         off",
     );
     refused(
         "compat = \"ibm\"",
@@ -79,7 +80,8 @@ fn a_value_of_the_wrong_kind_says_what_belongs_there() {
     );
     refused(
         "listen = \"127.0.0.1:5672\"",
-        "leveret.toml, line 1: listen: there must be a list in square brackets, not string \"127.0.0.1:5672\"",
+        "leveret.toml, line 1: listen: there must be a list in square brackets, not string \
+         \"127.0.0.1:5672\"",
     );
 }
 

@@ -1,8 +1,8 @@
 //! Values as people write them: sizes, times, addresses, levels.
 //!
 //! A flag on the command line and a value in a file go through the same `FromStr`, so both take the same
-//! spellings and refuse with the same words. Always true: what does not fit its key is refused here, where the
-//! place it was written in is still known, and never cut to fit.
+//! spellings and refuse with the same words. Always true: what does not fit its key is refused here, where
+//! the place it was written in is still known, and never cut to fit.
 
 use std::fmt;
 use std::net::SocketAddr;

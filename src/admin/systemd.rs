@@ -1,0 +1,34 @@
+//! What the broker tells systemd: that it is ready, that it is stopping, that it is alive.
+//!
+//! Always true: outside systemd, or without a watchdog in the unit, nothing is sent. A message that cannot be
+//! sent is logged and forgotten, since serving matters more than saying so; systemd acts on what it misses.
+
+use sd_notify::NotifyState;
+
+/// Tells that clients are accepted from now on.
+pub fn ready() {
+    tell(&NotifyState::Ready);
+}
+
+/// Tells that a stop was asked for and is under way.
+pub fn stopping() {
+    tell(&NotifyState::Stopping);
+}
+
+/// How often [`watchdog_ping`] is to be called, in milliseconds: half of the unit's `WatchdogSec`, so that
+/// one late ping is forgiven; `None` when nobody watches.
+pub fn watchdog_interval_ms() -> Option<u64> {
+    let limit = sd_notify::watchdog_enabled()?;
+    u64::try_from(limit.as_millis() / 2).ok().filter(|ms| *ms > 0)
+}
+
+/// Tells that the loop still turns.
+pub fn watchdog_ping() {
+    tell(&NotifyState::Watchdog);
+}
+
+fn tell(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        log::warn!("systemd does not take {state}: {error}");
+    }
+}

@@ -1,0 +1,199 @@
+//! The command line: what is asked for, and the flags as a configuration layer.
+//!
+//! A flag has the name of its key with hyphens and takes the same spellings; `config::units` reads both.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lexopt::Arg;
+
+use crate::config::units::ListenAddress;
+use crate::config::{Layer, describe_unknown};
+
+/// What a person wants of the program.
+#[derive(Debug)]
+pub enum Ask {
+    /// Be a broker.
+    Serve(Said),
+    /// Show the configuration and the memory it adds up to.
+    Check(Said),
+    /// Say which version this is.
+    Version,
+    /// Say how to use it.
+    Help,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// The file named by `--config`.
+    pub file: Option<PathBuf>,
+    /// The flags.
+    pub flags: Layer,
+}
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Leveret: a small RabbitMQ-compatible AMQP 0-9-1 broker.
+
+Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: on
+                                    127.0.0.1:5672 and [::1]:5672, user guest, password guest
+       leveret check [OPTIONS]      print the configuration that results and the memory it adds
+                                    up to; the exit code says whether the broker would start
+
+Options:
+  --config FILE         read this TOML file; flags go before what it says
+  --board NAME          start from a board's profile: generic, pi-zero-w, pi-4, or a file's path
+  --listen ADDR:PORT    listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;
+                        port 0 takes a free one
+  --data-dir DIR        keep here what outlives the process
+  --memory-limit SIZE   the memory of the whole process, such as 64MB or 128MiB
+  --log-level LEVEL     error, warn, info (as it is by default), debug, trace or off
+  -h, --help            print this
+  -V, --version         print the version
+
+SIGTERM and SIGINT end the broker cleanly.
+";
+
+const COMMANDS: [&str; 2] = ["serve", "check"];
+
+const OPTIONS: [&str; 8] =
+    ["--config", "--board", "--listen", "--data-dir", "--memory-limit", "--log-level", "--help", "--version"];
+
+/// Reads the arguments, the program's own name left out.
+///
+/// # Errors
+/// The first argument that makes no sense, and what was probably meant.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut said = Said::default();
+    let mut command = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Ask::Help),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Ask::Version),
+            Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
+            Arg::Value(word) => return Err(BadArguments(format!("{word:?} is one argument too many"))),
+            Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
+            Arg::Long(name) => {
+                let name = format!("--{name}");
+                said.take_flag(&name, &mut parser)?;
+            }
+        }
+    }
+    match command.as_deref() {
+        None | Some("serve") => Ok(Ask::Serve(said)),
+        Some("check") => Ok(Ask::Check(said)),
+        Some(other) => Err(BadArguments(describe_unknown("command", other, &COMMANDS))),
+    }
+}
+
+impl Said {
+    fn take_flag(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), BadArguments> {
+        match name {
+            "--config" => self.file = Some(parser.value()?.into()),
+            "--data-dir" => self.flags.data_dir = Some(parser.value()?.into()),
+            "--board" => self.flags.board = Some(value(name, parser)?),
+            "--memory-limit" => self.flags.memory_limit = Some(value(name, parser)?),
+            "--log-level" => self.flags.log_level = Some(value(name, parser)?),
+            "--listen" => {
+                let address: ListenAddress = value(name, parser)?;
+                self.flags.listen.get_or_insert_default().push(address);
+            }
+            _ => return Err(unknown_option(name)),
+        }
+        Ok(())
+    }
+}
+
+/// The value of an option, understood.
+fn value<T: FromStr<Err: fmt::Display>>(name: &str, parser: &mut lexopt::Parser) -> Result<T, BadArguments> {
+    let text = parser.value()?;
+    let text = text.to_str().ok_or_else(|| BadArguments(format!("{name}: {text:?} is not UTF-8")))?;
+    text.parse().map_err(|error| BadArguments(format!("{name}: {error}")))
+}
+
+fn unknown_option(name: &str) -> BadArguments {
+    BadArguments(describe_unknown("option", name, &OPTIONS))
+}
+
+/// Why the arguments make no sense, as one sentence.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadArguments(String);
+
+impl From<lexopt::Error> for BadArguments {
+    fn from(error: lexopt::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl fmt::Display for BadArguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (leveret --help lists what there is)", self.0)
+    }
+}
+
+impl Error for BadArguments {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::units::Bytes;
+
+    fn parsed(line: &str) -> Result<Ask, BadArguments> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[track_caller]
+    fn refused(line: &str, sentence: &str) {
+        assert_eq!(parsed(line).unwrap_err().0, sentence);
+    }
+
+    #[test]
+    fn the_command_is_serve_unless_said_otherwise() {
+        assert!(matches!(parsed(""), Ok(Ask::Serve(_))));
+        assert!(matches!(parsed("serve --board pi-4"), Ok(Ask::Serve(_))));
+        assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
+        assert!(matches!(parsed("check --help"), Ok(Ask::Help)));
+        assert!(matches!(parsed("-V"), Ok(Ask::Version)));
+    }
+
+    #[test]
+    fn flags_become_a_layer() {
+        let line = "--listen 127.0.0.1:0 --listen=[::1]:7 --data-dir d --memory-limit 64MB --config c";
+        let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
+        assert_eq!(said.file, Some("c".into()));
+        assert_eq!(said.flags.data_dir, Some("d".into()));
+        assert_eq!(said.flags.memory_limit, Some(Bytes(64_000_000)));
+        let ports = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket.port());
+        assert_eq!(ports.collect::<Vec<_>>(), [0, 7]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        refused("--lisen 127.0.0.1:1", "unknown option --lisen; did you mean --listen?");
+        refused("--memory_limit 1", "unknown option --memory_limit; did you mean --memory-limit?");
+        refused(
+            "-x",
+            "unknown option -x; there are --config, --board, --listen, --data-dir, --memory-limit, \
+                 --log-level, --help, --version",
+        );
+        refused("chek", "unknown command chek; did you mean check?");
+        refused("serve check", "\"check\" is one argument too many");
+        refused("--config", "missing argument for option '--config'");
+        refused(
+            "--log-level loud",
+            "--log-level: \"loud\" is not a log level: error, warn, info, debug, trace or off",
+        );
+    }
+
+    #[test]
+    fn the_help_names_every_option_and_command() {
+        for word in OPTIONS.iter().chain(&COMMANDS) {
+            assert!(HELP.contains(word), "{word}");
+        }
+    }
+}
