@@ -24,7 +24,12 @@ ASYNC = {"basic.deliver", "basic.return", "basic.ack", "basic.nack", "basic.canc
 GENERATED = [
     (re.compile(r"amq\.gen-[A-Za-z0-9_-]{22}"), "gen"),
     (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{22}"), "ctag"),
-    (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]+"), "reply-to"),
+    (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]{20,}"), "reply-to"),
+]
+# What depends on the machine the oracle runs on.
+MACHINE = [
+    (re.compile(r"oracle@[A-Za-z0-9_.-]+"), "oracle@<host>"),
+    (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),
 ]
 
 
@@ -71,6 +76,8 @@ class Script:
                 return seen.setdefault(found.group(), f"<{label}-{len(seen) + 1}>")
 
             text = pattern.sub(number, text)
+        for pattern, replacement in MACHINE:
+            text = pattern.sub(replacement, text)
         return text
 
     def settle(self) -> None:
@@ -106,6 +113,11 @@ class Connection:
     def __init__(self, script: Script, name: str) -> None:
         self.script = script
         self.name = name
+        script.connections[name] = self
+        self._begin()
+
+    def _begin(self) -> None:
+        """A fresh socket and nothing heard yet."""
         self.channels: Dict[int, Channel] = {}
         self.events: Deque[wire.Method] = deque()
         self.heartbeats = 0
@@ -113,9 +125,8 @@ class Connection:
         self.closed_by_peer = False
         self.buffer = bytearray()
         self.stray: Deque[wire.Frame] = deque()
-        self.socket = socket.create_connection(script.address, PATIENCE)
+        self.socket = socket.create_connection(self.script.address, PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        script.connections[name] = self
 
     # -- saying
 
@@ -247,21 +258,52 @@ class Connection:
         return self.events.popleft()
 
     def channel(self, number: int = 1) -> "Channel":
-        """An open channel; its opening is not written down."""
+        """An open channel; its opening is not written down. A dead connection is made anew."""
+        self.revive()
+        if number in self.channels:
+            self.channels[number].close_quietly()
         channel = Channel(self, number)
         channel.open()
         return channel
 
+    def revive(self) -> None:
+        """Connect again, written down, if the connection has ended; note why if that is news."""
+        self.pump(time.monotonic() + 0.001)
+        if self.events and not self.dead:
+            self.hear(0.0)
+        if self.dead or self.closed_by_peer:
+            self._begin()
+            self.open()
+            self.line(0, ">", "(connected again)")
+
+    def hear_or_live(self) -> None:
+        """Write down what the server says to an error, or that the connection goes on as if
+        nothing had happened: channel 3 still works, and a moment later there is still nothing."""
+        probe = Channel(self, 3)
+        self.channels[3] = probe
+        self.send(wire.method(3, "channel.open"))
+        self.wait(lambda: bool(self.events) or bool(probe.replies))
+        if not self.events:
+            self.wait(lambda: bool(self.events), 0.3)
+        self.channels.pop(3)
+        if self.events or self.closed_by_peer:
+            self.hear(0.0)
+        elif probe.replies:
+            self.line(0, "<", "(nothing; the connection works)")
+        else:
+            self.line(0, "<", "(nothing; the connection hangs)")
+
     def once(self, name: str, **args: Any) -> Optional[wire.Method]:
         """A synchronous method on a fresh channel, for things that may close it."""
         channel = self.channel(2)
+        channel.lasting = False
         reply = channel.call(name, **args)
         channel.close_quietly()
         return reply
 
     def barrier(self, name: str, **args: Any) -> None:
         """A synchronous method on a channel of its own, unwritten, whatever it answers."""
-        if self.dead or self.closed_by_peer:
+        if self.dead or self.closed_by_peer or self.events:
             return
         channel = Channel(self, BARRIER_CHANNEL)
         channel.open()
@@ -272,7 +314,7 @@ class Connection:
         """A polite end, written down."""
         self.method("connection.close", reply_code=200, reply_text="bye")
         self.hear()
-        self.hear_end()
+        self.drop()  # who closes the socket after close-ok is not part of the protocol
 
     def close_quietly(self) -> None:
         """A polite end, unwritten."""
@@ -300,6 +342,7 @@ class Channel:
         self.partial: Optional[Tuple[wire.Method, Optional[wire.Header], List[int], bytearray]] = None
         self.fate: Dict[int, str] = {}
         self.is_open = False
+        self.lasting = False
 
     # -- hearing
 
@@ -356,8 +399,25 @@ class Channel:
         self._wait_reply()
         reply = self.replies.popleft() if self.replies else None
         if reply is None or reply.method.name != "channel.open-ok":
-            raise RuntimeError(f"channel.open was answered by {reply}")
-        self.is_open = True
+            raise RuntimeError(f"channel.open was answered by {reply} {list(self.connection.events)}")
+        self.is_open = self.lasting = True
+
+    def revive(self) -> None:
+        """Open it again, written down, when the server closed it and the script just goes on."""
+        connection = self.connection
+        if not self.lasting:
+            return
+        connection.pump(time.monotonic() + 0.001)
+        if self.is_open and not connection.events and not connection.closed_by_peer and not connection.dead:
+            return
+        while self.replies:
+            self._record(self.replies.popleft())
+        connection.revive()
+        self.inbox.clear()
+        self.partial = None
+        self.fate.clear()
+        self.open()
+        self.line(">", "(opened again)")
 
     def reopen(self) -> "Channel":
         """A new channel under the same number."""
@@ -365,6 +425,7 @@ class Channel:
 
     def send(self, name: str, **args: Any) -> None:
         """A method that has no reply."""
+        self.revive()
         self.line(">", show_method(name, args))
         self.connection.send(wire.method(self.number, name, **args))
         self._learn(name, args)
@@ -372,6 +433,7 @@ class Channel:
     def publish(self, exchange: str, key: str, body: Any = b"", props: Optional[Dict[str, Any]] = None,
                 **options: Any) -> None:
         """A publish with its content. Options: mandatory, immediate, pieces."""
+        self.revive()
         data = body if isinstance(body, bytes) else str(body).encode()
         flags = {flag: options[flag] for flag in ("mandatory", "immediate") if flag in options}
         shown = show_method("basic.publish", {"exchange": exchange, "routing_key": key, **flags})
@@ -381,6 +443,7 @@ class Channel:
 
     def call(self, name: str, **args: Any) -> Optional[wire.Method]:
         """A synchronous method and its reply, both written down."""
+        self.revive()
         self.line(">", show_method(name, args))
         unit = self.ask(name, **args)
         if unit is None:
@@ -438,11 +501,14 @@ class Channel:
     def expect_close(self) -> None:
         """Write down that the server closed this channel (or the connection)."""
         connection = self.connection
-        connection.wait(lambda: bool(self.replies) or bool(connection.events))
+        self.sync()
+        connection.wait(lambda: bool(self.replies) or bool(connection.events), 0.1)
         if self.replies:
             self._record(self.replies.popleft())
-        else:
+        elif connection.events or connection.closed_by_peer:
             connection.hear(0.0)
+        else:
+            self.line("<", "(nothing; the channel works)")
 
     def expect_confirms(self, count: int) -> None:
         """Write down which publishes were confirmed or refused; batching is the broker's choice."""
@@ -472,11 +538,12 @@ class Channel:
     def close(self) -> None:
         """Close it, written down."""
         self.call("channel.close", reply_code=200, reply_text="done")
-        self.is_open = False
+        self.is_open = self.lasting = False
         self.connection.channels.pop(self.number, None)
 
     def close_quietly(self) -> None:
         """Close it, unwritten, if there is still something to close."""
+        self.lasting = False
         if self.is_open and not self.connection.dead and not self.connection.closed_by_peer:
             self.is_open = False
             self.ask("channel.close", reply_code=200)

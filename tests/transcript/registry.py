@@ -8,23 +8,28 @@ from .peer import Script
 
 
 class Scenario(NamedTuple):
-    """A named part of the script. `later` says why Leveret is not asked yet."""
+    """A named part of the script. `later` says why Leveret is not asked yet; one that touches no
+    exchange or queue need not play alone, and the slow ones of that kind play side by side."""
 
     name: str
     play: Callable[[Script], None]
     later: Optional[str]
+    alone: bool
 
 
 SCENARIOS: Dict[str, Scenario] = {}
 
 
-def scenario(name: str, later: Optional[str] = None) -> Callable[[Callable[[Script], None]], Callable[[Script], None]]:
+Player = Callable[[Script], None]
+
+
+def scenario(name: str, later: Optional[str] = None, alone: bool = True) -> Callable[[Player], Player]:
     """Register a function as the scenario of that name."""
 
-    def register(play: Callable[[Script], None]) -> Callable[[Script], None]:
+    def register(play: Player) -> Player:
         if name in SCENARIOS:
             raise ValueError(f"two scenarios are called {name}")
-        SCENARIOS[name] = Scenario(name, play, later)
+        SCENARIOS[name] = Scenario(name, play, later, alone)
         return play
 
     return register

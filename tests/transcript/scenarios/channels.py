@@ -8,7 +8,7 @@ from ..peer import Channel, Script
 from ..registry import scenario
 
 
-@scenario("channel-open")
+@scenario("channel-open", alone=False)
 def channel_open(t: Script) -> None:
     a = t.connect()
     one = a.channel(1)
@@ -39,7 +39,7 @@ def channel_open(t: Script) -> None:
     beyond.call("channel.open")
 
 
-@scenario("channel-errors")
+@scenario("channel-errors", alone=False)
 def channel_errors(t: Script) -> None:
     t.note("open twice")
     a = t.connect()
@@ -72,15 +72,16 @@ def channel_errors(t: Script) -> None:
     a = t.connect()
     a.channel(1)
     a.say("(channel 1) channel.close-ok", wire.method(1, "channel.close-ok"))
-    a.hear(2.0)
+    a.hear_or_live()
     t.note("a method on a channel after its close-ok")
     a = t.connect()
     ch = a.channel(1)
+    ch.lasting = False
     ch.call("channel.close", reply_code=200)
     ch.call("basic.qos")
 
 
-@scenario("channel-close-by-server")
+@scenario("channel-close-by-server", alone=False)
 def channel_close_by_server(t: Script) -> None:
     a = t.connect()
     ch = a.channel(1)
@@ -113,7 +114,7 @@ def channel_close_by_server(t: Script) -> None:
     a.close()
 
 
-@scenario("channel-flow")
+@scenario("channel-flow", alone=False)
 def channel_flow(t: Script) -> None:
     a = t.connect()
     ch = a.channel()

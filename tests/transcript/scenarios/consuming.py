@@ -220,7 +220,6 @@ def qos(t: Script) -> None:
     third.expect(1)
     t.note("prefetch_size")
     a.once("basic.qos", prefetch_size=1)
-    a = t.connect("A") if a.dead else a
     a.once("basic.qos", prefetch_size=100000, prefetch_count=1)
 
 

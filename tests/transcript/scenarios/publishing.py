@@ -79,12 +79,7 @@ def errors(t: Script) -> None:
     t.note("immediate")
     ch = a.channel()
     ch.publish("", "nobody", "x", immediate=True)
-    if not a.dead:
-        a.wait(lambda: bool(ch.replies) or bool(a.events))
-        if ch.replies:
-            ch.expect_close()
-        else:
-            a.hear()
+    ch.expect_close()
 
 
 @scenario("publish-accepted")
@@ -202,10 +197,7 @@ def cc(t: Script) -> None:
     get_all()
     t.note("an array with what is not a string in it")
     ch.publish("", "cc-1", "7", props={"headers": {"CC": ["cc-2", 5]}})
-    a.wait(lambda: bool(ch.replies), 0.5)
-    if not ch.is_open:
-        ch.expect_close()
-        ch = ch.reopen()
+    ch.expect_close()
     get_all()
     t.note("through a direct and a topic exchange")
     ch.call("queue.bind", queue="cc-2", exchange="amq.direct", routing_key="cc-k")

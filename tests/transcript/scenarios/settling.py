@@ -169,8 +169,7 @@ def requeue_to_consumers(t: Script) -> None:
     t.note("a connection that goes away without a word")
     b = t.connect("B")
     third = b.channel()
-    a.channels.pop(2)
-    second.call("channel.close", reply_code=200)
+    second.close()
     third.call("basic.consume", queue="rtc", consumer_tag="third")
     third.expect(3)
     fourth = a.channel(4)
@@ -208,9 +207,6 @@ def recover(t: Script) -> None:
     ch.call("basic.recover", requeue=True)
     t.note("without requeue")
     ch.call("basic.recover", requeue=False)
-    a = t.connections["A"]
-    if a.dead:
-        a = t.connect("A")
-    ch = a.channel(3)
+    ch = t.connections["A"].channel(3)
     ch.send("basic.recover-async", requeue=False)
     ch.expect_close()
