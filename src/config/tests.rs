@@ -187,3 +187,26 @@ fn compat_says_rabbitmq_and_single_texts_go_before_it() {
     assert_eq!((mixed.name.as_str(), mixed.version.as_str()), ("RabbitMQ", "3.12.1"));
     assert_eq!(product("product = \"Edge\"").name, "Edge");
 }
+
+#[test]
+fn a_damaged_file_is_refused_and_never_a_panic() {
+    let (_, sound) = BOARDS[0];
+    let scraps =
+        ["\"", "[", "]", "=", "\n", "é", "\u{0}", "[[", "'''", "1e9", "-", "9999999999999999999", "{", ".a"];
+    let mut seed = 1_u64;
+    let mut draw = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    for _ in 0..3_000 {
+        let mut text: Vec<char> = sound.chars().collect();
+        for _ in 0..=draw(3) {
+            let at = draw(text.len());
+            text.splice(at..(at + draw(3)).min(text.len()), scraps[draw(scraps.len())].chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = gathered(&text) {
+            assert!(error.to_string().starts_with("leveret.toml, line "), "{error}");
+        }
+    }
+}
