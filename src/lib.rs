@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod broker;
 pub mod command;
 pub mod config;
 pub mod error;

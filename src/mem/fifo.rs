@@ -10,7 +10,8 @@
 
 use super::MessageId;
 
-const ENTRIES_PER_CHUNK: usize = 32;
+/// Entries in one chunk.
+pub const ENTRIES_PER_CHUNK: usize = 32;
 /// Bytes of one chunk with its link.
 pub const CHUNK_BYTES: usize = ENTRIES_PER_CHUNK * size_of::<Entry>() + size_of::<u32>();
 

@@ -59,6 +59,7 @@ impl MessageFlags {
     /// user id or a reply-to.
     pub const LOOK_INSIDE: Self = Self(2);
     const ASSEMBLING: Self = Self(4);
+    const MANDATORY: Self = Self(8);
 
     /// Both together.
     #[must_use]
@@ -405,6 +406,21 @@ impl Messages {
         self.finish(copy);
         self.release(id);
         Ok(copy)
+    }
+
+    /// Whether it must be returned if it reaches no queue; remembered while a transaction is open.
+    pub fn is_mandatory(&self, id: MessageId) -> bool {
+        self.flags(id).has(MessageFlags::MANDATORY)
+    }
+
+    /// Remembers whether it must be returned.
+    pub fn set_mandatory(&mut self, id: MessageId, mandatory: bool) {
+        let flags = &mut self.slots[id.index()].flags;
+        *flags = if mandatory {
+            flags.with(MessageFlags::MANDATORY)
+        } else {
+            flags.without(MessageFlags::MANDATORY)
+        };
     }
 
     /// The next message on the owner's list.

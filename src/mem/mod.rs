@@ -4,6 +4,7 @@
 //! |------------|---------------|
 //! | `slab`     | records of one type, addressed by index |
 //! | `blocks`   | message bytes: 256 B units and whole 4 KiB pages out of one region |
+//! | `list`     | doubly linked lists through records of a slab |
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `fifo`     | queue entries in chunks of a shared pool |
@@ -15,12 +16,14 @@
 mod blocks;
 mod bytes;
 mod fifo;
+mod list;
 mod messages;
 mod slab;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
-pub use fifo::{CHUNK_BYTES, Entry, Fifo, FifoPool};
+pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool};
+pub use list::{Links, LinksOf, List};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };

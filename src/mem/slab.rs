@@ -103,6 +103,11 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Places that were ever used: every index in use is below.
+    pub const fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// All records with their indices, in index order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.places.iter().enumerate().filter_map(|(index, place)| match place {

@@ -1,0 +1,349 @@
+//! Arguments of queue.declare: which are known, what they may be, and when two declarations are the same.
+//!
+//! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
+//! ignored and not compared. What an argument *does* is the business of the room that does it; those of a
+//! later feature (expiry, dead-lettering, priorities, single active consumer) are checked and compared, so
+//! that declarations keep meaning the same, and the README says that they have no effect yet.
+
+use core::fmt;
+
+use crate::error::{Fault, ReplyCode};
+use crate::wire::field::{Table, Value};
+
+use super::publish::Lossy;
+
+/// What to do with a message that a full queue has no place for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Overflow {
+    /// The oldest goes.
+    #[default]
+    DropHead,
+    /// The publisher is told no.
+    RejectPublish,
+}
+
+/// The arguments a queue acts on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueueSettings {
+    pub(super) max_length: Option<u64>,
+    pub(super) max_length_bytes: Option<u64>,
+    pub(super) overflow: Overflow,
+}
+
+impl QueueSettings {
+    pub(super) fn of(arguments: Table<'_>) -> Self {
+        let number = |name| {
+            arguments.get(name).and_then(|value| value.as_integer()).and_then(|n| u64::try_from(n).ok())
+        };
+        let overflow = arguments.get("x-overflow").and_then(|value| value.as_bytes());
+        Self {
+            max_length: number("x-max-length"),
+            max_length_bytes: number("x-max-length-bytes"),
+            overflow: match overflow {
+                Some(b"reject-publish" | b"reject-publish-dlx") => Overflow::RejectPublish,
+                _ => Overflow::DropHead,
+            },
+        }
+    }
+
+    pub(super) const fn limits_length(&self) -> bool {
+        self.max_length.is_some() || self.max_length_bytes.is_some()
+    }
+}
+
+/// The flags of a declaration that arguments can forbid.
+#[derive(Clone, Copy)]
+pub(super) struct QueueFlags {
+    pub(super) durable: bool,
+    pub(super) exclusive: bool,
+    pub(super) auto_delete: bool,
+}
+
+enum Check {
+    /// Milliseconds; `zero` says whether 0 is allowed.
+    Milliseconds {
+        zero: bool,
+    },
+    NonNegative,
+    Priority,
+    Version,
+    Overflow,
+    Mode,
+    Type,
+    Bool,
+    /// Any text.
+    Text,
+    /// The name of an exchange.
+    ExchangeName,
+    DeadLetterKey,
+    /// Belongs to another type of queue only.
+    QuorumOnly,
+    StreamOnly,
+}
+
+/// Every argument that is compared, in RabbitMQ's order.
+const KNOWN: [(&str, Check); 19] = [
+    ("x-expires", Check::Milliseconds { zero: false }),
+    ("x-message-ttl", Check::Milliseconds { zero: true }),
+    ("x-dead-letter-exchange", Check::ExchangeName),
+    ("x-dead-letter-routing-key", Check::DeadLetterKey),
+    ("x-dead-letter-strategy", Check::QuorumOnly),
+    ("x-max-length", Check::NonNegative),
+    ("x-max-length-bytes", Check::NonNegative),
+    ("x-max-in-memory-length", Check::QuorumOnly),
+    ("x-max-in-memory-bytes", Check::QuorumOnly),
+    ("x-max-priority", Check::Priority),
+    ("x-overflow", Check::Overflow),
+    ("x-queue-mode", Check::Mode),
+    ("x-queue-version", Check::Version),
+    ("x-queue-master-locator", Check::Text),
+    ("x-single-active-consumer", Check::Bool),
+    ("x-queue-type", Check::Type),
+    ("x-delivery-limit", Check::QuorumOnly),
+    ("x-queue-leader-locator", Check::QuorumOnly),
+    ("x-max-age", Check::StreamOnly),
+];
+
+/// A number of milliseconds from here on no timer can hold (Erlang's limit, and so RabbitMQ's).
+const MILLISECONDS_MAX: i64 = 0xFFFF_FFFF * 1000;
+
+/// The queue's name and host as reply texts show them.
+#[derive(Clone, Copy)]
+pub(super) struct QueueInWords<'a> {
+    pub(super) name: &'a str,
+    pub(super) vhost: &'a str,
+}
+
+impl fmt::Display for QueueInWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "queue '{}' in vhost '{}'", self.name, self.vhost)
+    }
+}
+
+/// Checks the arguments of a new queue.
+///
+/// # Errors
+/// The first argument that cannot be, as RabbitMQ says it.
+pub(super) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let quorum = is_quorum(arguments);
+    check_type(queue, arguments)?;
+    for (name, check) in &KNOWN {
+        let Some(value) = arguments.get(name) else { continue };
+        check_one(queue, name, check, value, arguments, quorum)?;
+    }
+    if quorum { check_quorum_flags(queue, flags) } else { Ok(()) }
+}
+
+/// Compares a declaration with the queue that is there.
+///
+/// # Errors
+/// 406 with both values, or with "none" where one has the argument and the other has not.
+pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
+    for (name, _) in &KNOWN {
+        let (one, two) = (with_default(name, received), with_default(name, current));
+        if !equivalent(one, two) {
+            return Err(inequivalent(name, &queue, one, two));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two values mean the same: all widths of a number are one.
+pub(super) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
+    match (one, two) {
+        (None, None) => true,
+        (Some(one), Some(two)) => match (one.as_integer(), two.as_integer()) {
+            (Some(one), Some(two)) => one == two,
+            (None, None) => one == two,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// 406 for an argument that differs.
+pub(super) fn inequivalent(
+    name: &str,
+    thing: &dyn fmt::Display,
+    received: Option<Value<'_>>,
+    current: Option<Value<'_>>,
+) -> Fault {
+    let both = received.is_some() && current.is_some();
+    let (received, current) = (Shown { value: received, bare: both }, Shown { value: current, bare: both });
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!("inequivalent arg '{name}' for {thing}: received {received} but current is {current}"),
+    )
+}
+
+/// 406 for a flag that differs.
+pub(super) fn inequivalent_flag(
+    name: &str,
+    thing: &dyn fmt::Display,
+    received: &dyn fmt::Display,
+    current: &dyn fmt::Display,
+) -> Fault {
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!(
+            "inequivalent arg '{name}' for {thing}: received '{received}' but current is '{current}'"
+        ),
+    )
+}
+
+fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
+    match (name, arguments.get(name)) {
+        ("x-queue-type", None) => Some(Value::LongStr(b"classic")),
+        (_, value) => value,
+    }
+}
+
+/// A value in a reply text: bare when both sides have one, with its type when only one has.
+struct Shown<'a> {
+    value: Option<Value<'a>>,
+    bare: bool,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value {
+            None => f.write_str("none"),
+            Some(value) if self.bare => write!(f, "'{}'", Plain(value)),
+            Some(value) => write!(f, "the value '{}' of type '{}'", Plain(value), value.type_name()),
+        }
+    }
+}
+
+/// A value without its type.
+pub(super) struct Plain<'a>(pub(super) Value<'a>);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, self.0.as_integer()) {
+            (_, Some(number)) => write!(f, "{number}"),
+            (Value::LongStr(text) | Value::Binary(text), _) => Lossy(text).fmt(f),
+            (Value::Bool(truth), _) => write!(f, "{truth}"),
+            (Value::Double(number), _) => write!(f, "{number:?}"),
+            (Value::Float(number), _) => write!(f, "{number:?}"),
+            (Value::Timestamp(seconds), _) => write!(f, "{seconds}"),
+            (other, _) => f.write_str(other.type_name()),
+        }
+    }
+}
+
+fn is_quorum(arguments: Table<'_>) -> bool {
+    arguments.get("x-queue-type").and_then(|value| value.as_bytes()) == Some(b"quorum")
+}
+
+fn check_one(
+    queue: QueueInWords<'_>,
+    name: &str,
+    check: &Check,
+    value: Value<'_>,
+    arguments: Table<'_>,
+    quorum: bool,
+) -> Result<(), Fault> {
+    let invalid = |why: fmt::Arguments<'_>| Err(invalid(queue, name, why));
+    match check {
+        Check::Milliseconds { zero } => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            0 if !zero => invalid(format_args!("{{value_zero,0}}")),
+            number if number > MILLISECONDS_MAX => invalid(format_args!("{{value_too_large,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::NonNegative => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::Priority => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            number if number > 255 => invalid(format_args!("{{max_value_exceeded,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::Version => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            1 | 2 => Ok(()),
+            number => invalid(format_args!("\"unsupported queue version '{number}'\"")),
+        },
+        Check::Overflow => match text(queue, name, value)? {
+            b"drop-head" | b"reject-publish" | b"reject-publish-dlx" => Ok(()),
+            _ => invalid(format_args!("invalid_overflow")),
+        },
+        Check::Mode => match text(queue, name, value)? {
+            b"default" | b"lazy" => Ok(()),
+            other => invalid(format_args!("\"unsupported queue mode '{}'\"", Lossy(other))),
+        },
+        Check::Bool if value.as_bool().is_none() => {
+            invalid(format_args!("{{unacceptable_type,{}}}", value.type_name()))
+        }
+        Check::Text => text(queue, name, value).map(|_| ()),
+        Check::ExchangeName if !matches!(value, Value::LongStr(_)) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid type '{}' for arg '{name}' in {queue}", value.type_name()),
+        )),
+        Check::DeadLetterKey => {
+            text(queue, name, value)?;
+            match arguments.get("x-dead-letter-exchange") {
+                Some(_) => Ok(()),
+                None => invalid(format_args!("routing_key_but_no_dlx_defined")),
+            }
+        }
+        Check::QuorumOnly if !quorum => Err(wrong_type(queue, name)),
+        Check::StreamOnly => Err(wrong_type(queue, name)),
+        Check::Bool | Check::ExchangeName | Check::QuorumOnly | Check::Type => Ok(()),
+    }
+}
+
+fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<(), Fault> {
+    let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
+    match text(queue, "x-queue-type", value)? {
+        // A quorum queue on one node is a durable queue, and that is what it gets.
+        b"classic" | b"quorum" => Ok(()),
+        b"stream" => Err(Fault::new(
+            ReplyCode::NotImplemented,
+            format_args!("stream queues; declare {queue} as classic or quorum"),
+        )),
+        other => {
+            Err(invalid(queue, "x-queue-type", format_args!("\"unsupported queue type '{}'\"", Lossy(other))))
+        }
+    }
+}
+
+fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let wrong = [
+        (!flags.durable, "non-durable"),
+        (flags.exclusive, "exclusive-owner"),
+        (flags.auto_delete, "auto-delete"),
+    ];
+    match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        None => Ok(()),
+        Some((_, property)) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid property '{property}' for {queue}"),
+        )),
+    }
+}
+
+fn integer(queue: QueueInWords<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
+    value
+        .as_integer()
+        .ok_or_else(|| invalid(queue, name, format_args!("\"expected integer, got {}\"", value.type_name())))
+}
+
+fn text<'a>(queue: QueueInWords<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
+    match value {
+        Value::LongStr(text) => Ok(text),
+        other => Err(invalid(queue, name, format_args!("{{unacceptable_type,{}}}", other.type_name()))),
+    }
+}
+
+fn invalid(queue: QueueInWords<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("invalid arg '{name}' for {queue}: {why}"))
+}
+
+fn wrong_type(queue: QueueInWords<'_>, name: &str) -> Fault {
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!("invalid arg '{name}' for {queue} of queue type rabbit_classic_queue"),
+    )
+}

@@ -1,0 +1,426 @@
+//! Messages go out: from queues to the outboxes of connections, and from there to the socket.
+//!
+//! A deliver pass is bounded. Each queue hands its messages round its eligible consumers, one each, highest
+//! priority first; a consumer whose connection or credit is used up leaves the eligible list and costs
+//! nothing until that changes.
+//!
+//! Always true: a message that left its queue is in exactly one delivery record; an outbox never holds much
+//! more than the output budget, so a peer that does not read pins a bounded number of messages.
+
+use crate::command::{ChannelId, ConnectionId, ConsumerId, Delivery, DeliveryKind, Outbox, QueueId};
+use crate::error::ReplyCode;
+use crate::mem::{List, MessageId, Messages};
+
+use super::Broker;
+use super::deliveries::{Carrier, Deliveries, NewDelivery};
+use super::records::{Consumer, ConsumerState};
+
+/// Deliveries a queue makes before the next queue has its turn.
+const QUEUE_BURST: u32 = 64;
+/// What the frames around a small body cost on the wire, roughly.
+const FRAMES_BYTES: u32 = 48;
+
+/// A message taken out of its queue.
+pub(super) struct Taken {
+    pub(super) message: MessageId,
+    pub(super) offset: u64,
+    pub(super) redelivered: bool,
+}
+
+impl Broker {
+    /// Hands out at most `most` messages; says whether there is more to hand out at once.
+    pub fn deliver(&mut self, messages: &Messages, most: u32) -> bool {
+        self.recheck_starved();
+        let mut left = most;
+        while left > 0 {
+            let Some(queue) = self.ready.pop_front(&mut self.queues, |queue| &mut queue.ready_links) else {
+                return false;
+            };
+            self.queues[queue].on_ready_list = false;
+            let id = QueueId::from_index(queue);
+            left -= self.deliver_from(messages, id, left.min(QUEUE_BURST));
+            self.wake(id);
+        }
+        !self.ready.is_empty()
+    }
+
+    /// Deliveries were scarce and some were settled since: whoever was refused may try again.
+    fn recheck_starved(&mut self) {
+        if !core::mem::take(&mut self.recheck_starved) {
+            return;
+        }
+        self.starved = false;
+        for index in 0..self.connections.places() {
+            if self.connections.get(index).is_some_and(|record| !record.parked.is_empty()) {
+                self.unpark(ConnectionId::from_index(index));
+            }
+        }
+    }
+
+    fn deliver_from(&mut self, messages: &Messages, queue: QueueId, most: u32) -> u32 {
+        let mut delivered = 0;
+        while delivered < most && self.queues[queue.index()].wants_delivery() {
+            let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
+            if !self.connection_can_take(consumer) {
+                self.starved |= self.deliveries.slab.len() > self.deliveries.slab.room();
+                self.park(consumer);
+                continue;
+            }
+            let Some(taken) = self.take_ready(messages, queue) else { break };
+            self.assign(messages, consumer, taken);
+            delivered += 1;
+        }
+        delivered
+    }
+
+    /// Room in the output of the consumer's connection, and in its share of the deliveries.
+    fn connection_can_take(&self, consumer: usize) -> bool {
+        let channel = &self.channels[self.consumers[consumer].channel.index()];
+        let connection = self.connection(channel.connection);
+        connection.writable
+            && connection.outbox_bytes < self.settings.output_budget_bytes
+            && self.within_delivery_share(channel.connection)
+    }
+
+    /// A connection may hold as many unsettled deliveries as it leaves to others, so that a newcomer
+    /// always finds some.
+    pub(super) fn within_delivery_share(&self, connection: ConnectionId) -> bool {
+        (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
+    }
+
+    /// Takes the first message of a queue: what came back before what is new.
+    pub(super) fn take_ready(&mut self, messages: &Messages, queue: QueueId) -> Option<Taken> {
+        let record = &mut self.queues[queue.index()];
+        let taken = match record.returned.pop(&mut self.deliveries) {
+            Some(index) => {
+                let old = self.deliveries.remove(index);
+                Taken { message: old.message, offset: old.offset, redelivered: old.redelivered }
+            }
+            None => {
+                let (offset, entry) = record.fifo.pop(&mut self.fifo_pool)?;
+                Taken { message: entry.message, offset, redelivered: false }
+            }
+        };
+        record.ready_bytes -= u64::from(messages.footprint_bytes(taken.message));
+        record.ready_body_bytes -= u64::from(messages.body_len(taken.message));
+        Some(taken)
+    }
+
+    /// Drops a message that was taken and goes nowhere.
+    pub(super) fn forget_taken(&mut self, messages: &mut Messages, taken: Taken) {
+        messages.release(taken.message);
+        self.releases += 1;
+    }
+
+    fn assign(&mut self, messages: &Messages, index: usize, taken: Taken) {
+        let consumer = &mut self.consumers[index];
+        consumer.unsettled += 1;
+        let (queue, channel, no_ack) = (consumer.queue, consumer.channel, consumer.no_ack);
+        self.queues[queue.index()].unsettled += 1;
+        let record = &mut self.channels[channel.index()];
+        record.last_tag += 1;
+        let tag = record.last_tag;
+        if !no_ack {
+            record.consumer_unsettled += 1;
+        }
+        self.put_into_outbox(
+            messages,
+            NewDelivery {
+                tag,
+                offset: taken.offset,
+                sequence: 0,
+                message: taken.message,
+                channel,
+                consumer: Some(Consumer::id(index)),
+                queue: Some(queue),
+                wire_bytes: 0,
+                carrier: Carrier::Deliver,
+                redelivered: taken.redelivered,
+                no_ack,
+            },
+        );
+        if self.has_credit(index) {
+            self.rotate(index);
+        } else {
+            self.leave_eligible(index);
+        }
+    }
+
+    /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
+    /// acknowledged. The caller made sure of room in the pool.
+    pub(super) fn put_into_outbox(&mut self, messages: &Messages, mut new: NewDelivery) {
+        let channel_id = new.channel;
+        let connection_id = self.channels[channel_id.index()].connection;
+        new.wire_bytes = messages.body_len(new.message) + messages.properties_len(new.message) + FRAMES_BYTES;
+        let connection = &mut self.connections[connection_id.index()];
+        connection.sequence += 1;
+        connection.outbox_bytes += u64::from(new.wire_bytes);
+        connection.unsettled += 1;
+        new.sequence = connection.sequence;
+        let acknowledged = !new.no_ack;
+        let index = self.deliveries.insert(new).expect("the caller made sure of room");
+        connection.outbox.push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.outbox_links);
+        let channel = &mut self.channels[channel_id.index()];
+        channel.outbox_len += 1;
+        channel.outbox_last = connection.sequence;
+        if acknowledged {
+            channel
+                .unacknowledged
+                .push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
+        }
+        if connection.outbox.len() == 1 {
+            self.note_output(connection_id);
+        }
+    }
+
+    /// What a connection has to send, from the front.
+    pub fn outbox(&self, connection: ConnectionId) -> OutboxView<'_> {
+        let at = self.connection(connection).outbox.front();
+        OutboxView { broker: self, at }
+    }
+
+    /// Whether the connection has deliveries to send.
+    pub fn has_output(&self, connection: ConnectionId) -> bool {
+        !self.connection(connection).outbox.is_empty()
+    }
+
+    /// The first `count` deliveries of the outbox are completely written.
+    pub fn sent(&mut self, messages: &mut Messages, connection: ConnectionId, count: u32) {
+        for _ in 0..count {
+            let Some(index) = self.connection(connection).outbox.front() else { break };
+            self.leave_outbox(connection, index);
+            self.deliveries.slab[index].sent = true;
+            let delivery = &self.deliveries.slab[index];
+            let channel = delivery.channel;
+            if delivery.orphaned && !delivery.no_ack {
+                self.give_back(messages, index);
+            } else if delivery.no_ack {
+                self.settle_sent(messages, index);
+            }
+            self.free_channel_if_done(channel);
+        }
+        if count > 0 {
+            self.unpark(connection);
+        }
+    }
+
+    /// Whether the socket takes more. While it does not, none of the connection's consumers gets messages.
+    pub fn set_writable(&mut self, connection: ConnectionId, writable: bool) {
+        let record = &mut self.connections[connection.index()];
+        if record.writable != writable {
+            record.writable = writable;
+            if writable {
+                self.unpark(connection);
+            }
+        }
+    }
+
+    /// Takes a delivery out of the outbox, written or not.
+    pub(super) fn leave_outbox(&mut self, connection: ConnectionId, index: usize) {
+        let delivery = &self.deliveries.slab[index];
+        let (channel, bytes) = (delivery.channel, delivery.wire_bytes);
+        let record = &mut self.connections[connection.index()];
+        record.outbox_bytes -= u64::from(bytes);
+        record.outbox.remove(&mut self.deliveries.slab, index, |delivery| &mut delivery.outbox_links);
+        self.channels[channel.index()].outbox_len -= 1;
+    }
+
+    /// Puts the queue on the ready list if it has something to do there.
+    pub(super) fn wake(&mut self, queue: QueueId) {
+        let record = &mut self.queues[queue.index()];
+        if !record.on_ready_list && record.wants_delivery() {
+            record.on_ready_list = true;
+            self.ready.push_back(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
+        }
+    }
+
+    /// Whether its prefetch limits allow the consumer another message.
+    pub(super) fn has_credit(&self, index: usize) -> bool {
+        let consumer = &self.consumers[index];
+        if consumer.state != ConsumerState::Active {
+            return false;
+        }
+        if consumer.no_ack {
+            return true;
+        }
+        let channel = &self.channels[consumer.channel.index()];
+        let own = consumer.prefetch_count == 0 || consumer.unsettled < u32::from(consumer.prefetch_count);
+        let shared = channel.global_prefetch_count == 0
+            || channel.consumer_unsettled < u32::from(channel.global_prefetch_count);
+        own && shared
+    }
+
+    /// Puts the consumer on its queue's eligible list, behind those of its priority.
+    pub(super) fn make_eligible(&mut self, index: usize) {
+        let consumer = &self.consumers[index];
+        if consumer.eligible || consumer.parked || !self.has_credit(index) {
+            return;
+        }
+        self.enter_eligible(index);
+        let queue = self.consumers[index].queue;
+        self.wake(queue);
+    }
+
+    fn enter_eligible(&mut self, index: usize) {
+        let (queue, priority) = (self.consumers[index].queue, self.consumers[index].priority);
+        let eligible = &mut self.queues[queue.index()].eligible;
+        let mut after = eligible.back();
+        while let Some(other) = after {
+            if self.consumers[other].priority >= priority {
+                break;
+            }
+            after = List::before(&self.consumers, other, |consumer| &consumer.eligible_links);
+        }
+        eligible.insert_after(&mut self.consumers, after, index, |consumer| &mut consumer.eligible_links);
+        self.consumers[index].eligible = true;
+    }
+
+    pub(super) fn leave_eligible(&mut self, index: usize) {
+        if !core::mem::take(&mut self.consumers[index].eligible) {
+            return;
+        }
+        let queue = self.consumers[index].queue;
+        let eligible = &mut self.queues[queue.index()].eligible;
+        eligible.remove(&mut self.consumers, index, |consumer| &mut consumer.eligible_links);
+    }
+
+    /// The consumer was served: behind the others of its priority.
+    fn rotate(&mut self, index: usize) {
+        let queue = self.consumers[index].queue;
+        if self.queues[queue.index()].eligible.len() > 1 {
+            self.leave_eligible(index);
+            self.enter_eligible(index);
+        }
+    }
+
+    fn park(&mut self, index: usize) {
+        self.leave_eligible(index);
+        let channel = self.consumers[index].channel;
+        let connection = self.channels[channel.index()].connection;
+        let record = &mut self.connections[connection.index()];
+        record.parked.push_back(&mut self.consumers, index, |consumer| &mut consumer.connection_links);
+        self.consumers[index].parked = true;
+    }
+
+    /// Lets the parked consumers of a connection try again.
+    pub(super) fn unpark(&mut self, connection: ConnectionId) {
+        let record = self.connection(connection);
+        let can_take = record.writable
+            && !record.dying
+            && record.outbox_bytes < self.settings.output_budget_bytes
+            && self.within_delivery_share(connection);
+        while can_take {
+            let record = &mut self.connections[connection.index()];
+            let next =
+                record.parked.pop_front(&mut self.consumers, |consumer| &mut consumer.connection_links);
+            let Some(index) = next else { break };
+            self.consumers[index].parked = false;
+            self.make_eligible(index);
+        }
+    }
+
+    pub(super) fn leave_parked(&mut self, index: usize) {
+        if !core::mem::take(&mut self.consumers[index].parked) {
+            return;
+        }
+        let channel = self.consumers[index].channel;
+        let connection = self.channels[channel.index()].connection;
+        let record = &mut self.connections[connection.index()];
+        record.parked.remove(&mut self.consumers, index, |consumer| &mut consumer.connection_links);
+    }
+
+    /// basic.get.
+    pub(super) fn get(
+        &mut self,
+        messages: &Messages,
+        channel: ChannelId,
+        queue: QueueId,
+        no_ack: bool,
+    ) -> Result<bool, crate::error::Fault> {
+        let connection = self.channels[channel.index()].connection;
+        let ready = self.queues[queue.index()].ready();
+        if ready == 0 || self.queues[queue.index()].returning > 0 {
+            return Ok(false);
+        }
+        if !self.within_delivery_share(connection) {
+            return Err(self.out_of("unacknowledged_max"));
+        }
+        let stand_in = self.get_stand_in(channel, queue)?;
+        let Some(taken) = self.take_ready(messages, queue) else { return Ok(false) };
+        self.queues[queue.index()].unsettled += 1;
+        self.consumers[stand_in.index()].unsettled += 1;
+        let record = &mut self.channels[channel.index()];
+        record.last_tag += 1;
+        let tag = record.last_tag;
+        self.put_into_outbox(
+            messages,
+            NewDelivery {
+                tag,
+                offset: taken.offset,
+                sequence: 0,
+                message: taken.message,
+                channel,
+                consumer: Some(stand_in),
+                queue: Some(queue),
+                wire_bytes: 0,
+                carrier: Carrier::Get(ready - 1),
+                redelivered: taken.redelivered,
+                no_ack,
+            },
+        );
+        Ok(true)
+    }
+
+    /// The record that stands for this channel's gets from this queue.
+    fn get_stand_in(
+        &mut self,
+        channel: ChannelId,
+        queue: QueueId,
+    ) -> Result<ConsumerId, crate::error::Fault> {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            let consumer = &self.consumers[index];
+            if consumer.state == ConsumerState::Get && consumer.queue == queue {
+                return Ok(Consumer::id(index));
+            }
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+        }
+        self.add_consumer_record(channel, queue, ConsumerState::Get)
+    }
+}
+
+/// A connection's outbox, read from the front.
+pub struct OutboxView<'b> {
+    broker: &'b Broker,
+    at: Option<usize>,
+}
+
+impl Outbox for OutboxView<'_> {
+    fn peek(&self) -> Option<Delivery<'_>> {
+        let delivery = &self.broker.deliveries.slab[self.at?];
+        let kind = match delivery.carrier {
+            Carrier::Get(message_count) => DeliveryKind::GetOk { message_count },
+            Carrier::Return => DeliveryKind::Return(ReplyCode::NoRoute),
+            Carrier::Deliver => {
+                let consumer = delivery.consumer?;
+                DeliveryKind::Deliver { consumer_tag: &self.broker.consumers[consumer.index()].tag }
+            }
+        };
+        Some(Delivery {
+            sequence: delivery.sequence,
+            channel: self.broker.channels[delivery.channel.index()].number,
+            kind,
+            delivery_tag: delivery.tag,
+            redelivered: delivery.redelivered,
+            message: delivery.message,
+        })
+    }
+
+    fn advance(&mut self) {
+        let slab = &self.broker.deliveries.slab;
+        self.at = self.at.and_then(|at| List::after(slab, at, |delivery| &delivery.outbox_links));
+    }
+}
+
+/// Bytes per delivery record, for the memory table.
+pub(super) const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;

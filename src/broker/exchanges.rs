@@ -1,0 +1,435 @@
+//! Declaring, deleting and binding exchanges.
+//!
+//! The order of the checks is RabbitMQ's, because clients see which one fails first.
+
+use crate::command::{BindingId, ExchangeId, Outcome, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{Links, List};
+use crate::wire::field::{Table, Value};
+
+use super::Broker;
+use super::arguments::{self, Plain, inequivalent_flag};
+use super::exchange::{Binding, Destination, Exchange, Kind, Node};
+use super::headers;
+use super::jobs::Job;
+use super::topic;
+
+/// exchange.declare's fields.
+pub(super) struct ExchangeDeclaration<'a> {
+    pub(super) exchange: &'a str,
+    pub(super) kind: &'a str,
+    pub(super) durable: bool,
+    pub(super) auto_delete: bool,
+    pub(super) internal: bool,
+    pub(super) arguments: &'a [u8],
+}
+
+/// A binding's fields, whichever method they came with.
+pub(super) struct BindingSpec<'a> {
+    pub(super) source: &'a str,
+    pub(super) routing_key: &'a str,
+    pub(super) arguments: &'a [u8],
+}
+
+/// An exchange's name and host as reply texts show them.
+pub(super) struct ExchangeInWords<'a> {
+    name: &'a str,
+    vhost: &'a str,
+}
+
+impl core::fmt::Display for ExchangeInWords<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "exchange '{}' in vhost '{}'", self.name, self.vhost)
+    }
+}
+
+impl Broker {
+    pub(super) fn exchange_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> ExchangeInWords<'a> {
+        ExchangeInWords { name, vhost: self.vhost_name(vhost) }
+    }
+
+    pub(super) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
+        let is_it =
+            |index: usize| self.exchanges[index].vhost == vhost && &*self.exchanges[index].name == name;
+        self.exchange_table.find((vhost, name), is_it).map(ExchangeId::from_index)
+    }
+
+    pub(super) fn require_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
+        self.find_exchange(vhost, name).ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.exchange_in_words(vhost, name)))
+        })
+    }
+
+    /// exchange.declare with passive set.
+    pub(super) fn check_exchange_exists(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+        refuse_default(name)?;
+        self.require_exchange(vhost, name).map(|_| Outcome::Done)
+    }
+
+    pub(super) fn declare_exchange(
+        &mut self,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let name = declaration.exchange;
+        let Some(kind) = Kind::from_name(declaration.kind) else {
+            return Err(Fault::connection(
+                ReplyCode::CommandInvalid,
+                format_args!("unknown exchange type '{}'", declaration.kind),
+            ));
+        };
+        refuse_default(name)?;
+        if let Some(exchange) = self.find_exchange(vhost, name) {
+            return self.compare_exchange(vhost, exchange, kind, declaration);
+        }
+        if name.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("exchange name '{name}' contains reserved prefix 'amq.*'"),
+            ));
+        }
+        self.check_alternate_argument(vhost, declaration)?;
+        self.create_exchange(vhost, kind, declaration)?;
+        Ok(Outcome::Done)
+    }
+
+    fn compare_exchange(
+        &self,
+        vhost: VhostId,
+        exchange: ExchangeId,
+        kind: Kind,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let words = self.exchange_in_words(vhost, declaration.exchange);
+        let record = &self.exchanges[exchange.index()];
+        if record.kind != kind {
+            return Err(inequivalent_flag("type", &words, &kind.name(), &record.kind.name()));
+        }
+        let flags = [
+            ("durable", declaration.durable, record.durable),
+            ("auto_delete", declaration.auto_delete, record.auto_delete),
+            ("internal", declaration.internal, record.internal),
+        ];
+        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
+            return Err(inequivalent_flag(name, &words, &received, &current));
+        }
+        let alternate = |arguments| Table::trusted(arguments).get("alternate-exchange");
+        let (received, current) = (alternate(declaration.arguments), alternate(&*record.arguments));
+        if !arguments::equivalent(received, current) {
+            return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn check_alternate_argument(
+        &self,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        match Table::trusted(declaration.arguments).get("alternate-exchange") {
+            None | Some(Value::LongStr(_)) => Ok(()),
+            Some(other) => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!(
+                    "invalid type '{}' for arg 'alternate-exchange' in {}",
+                    other.type_name(),
+                    self.exchange_in_words(vhost, declaration.exchange)
+                ),
+            )),
+        }
+    }
+
+    pub(super) fn create_exchange(
+        &mut self,
+        vhost: VhostId,
+        kind: Kind,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<ExchangeId, Fault> {
+        let bytes = declaration.exchange.len() + declaration.arguments.len();
+        self.take_name_bytes(bytes)?;
+        if self.exchanges.is_full() || self.nodes.is_full() {
+            self.names_bytes -= bytes;
+            return Err(self.out_of("exchanges_max"));
+        }
+        let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
+        let root = self.insert_node(None, "");
+        let record = Exchange {
+            vhost,
+            name: declaration.exchange.into(),
+            kind,
+            durable: declaration.durable,
+            auto_delete: declaration.auto_delete,
+            internal: declaration.internal,
+            arguments: declaration.arguments.into(),
+            alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
+            root,
+            bindings: List::default(),
+            incoming: List::default(),
+            routed_at: 0,
+            dying: false,
+        };
+        let index = self.exchanges.insert(record).expect("there was room");
+        self.exchange_table.insert((vhost, declaration.exchange), index);
+        self.topology += 1;
+        Ok(ExchangeId::from_index(index))
+    }
+
+    pub(super) fn delete_exchange_by_name(
+        &mut self,
+        vhost: VhostId,
+        name: &str,
+        if_unused: bool,
+    ) -> Result<Option<ExchangeId>, Fault> {
+        refuse_default(name)?;
+        if name.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("deletion of system {} not allowed", self.exchange_in_words(vhost, name)),
+            ));
+        }
+        let Some(exchange) = self.find_exchange(vhost, name) else { return Ok(None) };
+        if if_unused && !self.exchanges[exchange.index()].bindings.is_empty() {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{} in use", self.exchange_in_words(vhost, name)),
+            ));
+        }
+        self.retire_exchange(exchange);
+        Ok(Some(exchange))
+    }
+
+    /// Takes the name away; the record goes when its bindings are cleared.
+    fn retire_exchange(&mut self, exchange: ExchangeId) {
+        let record = &mut self.exchanges[exchange.index()];
+        record.dying = true;
+        self.exchange_table.remove((record.vhost, &*record.name), exchange.index());
+        self.topology += 1;
+    }
+
+    pub(super) fn free_exchange(&mut self, exchange: ExchangeId) {
+        let record = self.exchanges.remove(exchange.index());
+        self.nodes.remove(record.root);
+        self.names_bytes -= record.name.len() + record.arguments.len();
+    }
+
+    /// exchange.bind and queue.bind, once the destination is known.
+    pub(super) fn bind(
+        &mut self,
+        source: ExchangeId,
+        destination: Destination,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        let kind = self.exchanges[source.index()].kind;
+        if kind == Kind::Headers {
+            check_x_match(Table::trusted(spec.arguments))?;
+        }
+        if self.find_binding(source, destination, spec).is_some() {
+            return Ok(Outcome::Done);
+        }
+        let bytes = spec.routing_key.len() + spec.arguments.len();
+        self.take_name_bytes(bytes)?;
+        let node = match self.node_for(source, kind, spec.routing_key) {
+            Some(node) if !self.bindings.is_full() => node,
+            node => {
+                self.names_bytes -= bytes;
+                if let Some(node) = node {
+                    self.prune(node);
+                }
+                return Err(self.out_of("bindings_max"));
+            }
+        };
+        self.insert_binding(source, destination, spec, node);
+        Ok(Outcome::Done)
+    }
+
+    fn insert_binding(
+        &mut self,
+        source: ExchangeId,
+        destination: Destination,
+        spec: &BindingSpec<'_>,
+        node: usize,
+    ) {
+        let record = Binding {
+            source,
+            destination,
+            key: spec.routing_key.into(),
+            arguments: spec.arguments.into(),
+            node,
+            source_links: Links::default(),
+            destination_links: Links::default(),
+            node_links: Links::default(),
+        };
+        let index = self.bindings.insert(record).expect("there was room");
+        self.binding_table.insert((source, destination, spec.routing_key, spec.arguments), index);
+        let outgoing = &mut self.exchanges[source.index()].bindings;
+        outgoing.push_back(&mut self.bindings, index, |binding| &mut binding.source_links);
+        let incoming = match destination {
+            Destination::Queue(queue) => &mut self.queues[queue.index()].bindings,
+            Destination::Exchange(exchange) => &mut self.exchanges[exchange.index()].incoming,
+        };
+        incoming.push_back(&mut self.bindings, index, |binding| &mut binding.destination_links);
+        self.nodes[node].bindings.push_back(&mut self.bindings, index, |binding| &mut binding.node_links);
+        self.topology += 1;
+    }
+
+    pub(super) fn find_binding(
+        &self,
+        source: ExchangeId,
+        destination: Destination,
+        spec: &BindingSpec<'_>,
+    ) -> Option<BindingId> {
+        let key = (source, destination, spec.routing_key, spec.arguments);
+        let is_it = |index: usize| {
+            let binding = &self.bindings[index];
+            (binding.source, binding.destination, &*binding.key, &*binding.arguments) == key
+        };
+        self.binding_table.find(key, is_it).map(BindingId::from_index)
+    }
+
+    /// Takes a binding off everything it hangs on. An auto-delete source goes with its last binding.
+    pub(super) fn remove_binding(&mut self, index: usize) {
+        let Binding { source, destination, node, .. } = self.bindings[index];
+        let outgoing = &mut self.exchanges[source.index()].bindings;
+        outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
+        let incoming = match destination {
+            Destination::Queue(queue) => &mut self.queues[queue.index()].bindings,
+            Destination::Exchange(exchange) => &mut self.exchanges[exchange.index()].incoming,
+        };
+        incoming.remove(&mut self.bindings, index, |binding| &mut binding.destination_links);
+        self.nodes[node].bindings.remove(&mut self.bindings, index, |binding| &mut binding.node_links);
+        let binding = self.bindings.remove(index);
+        self.binding_table.remove((source, destination, &*binding.key, &*binding.arguments), index);
+        self.names_bytes -= binding.key.len() + binding.arguments.len();
+        self.prune(node);
+        self.topology += 1;
+        let record = &self.exchanges[source.index()];
+        if record.auto_delete && !record.dying && record.bindings.is_empty() {
+            self.retire_exchange(source);
+            self.queue_job(Job::Exchange(source));
+        }
+    }
+
+    /// The node where a binding with this key hangs, made if need be; `None` when there is no room.
+    fn node_for(&mut self, source: ExchangeId, kind: Kind, key: &str) -> Option<usize> {
+        let root = self.exchanges[source.index()].root;
+        match kind {
+            Kind::Fanout | Kind::Headers | Kind::Default => Some(root),
+            Kind::Direct => self.child_or_new(root, key),
+            Kind::Topic => {
+                let mut at = root;
+                for word in topic::words(key) {
+                    match self.child_or_new(at, word) {
+                        Some(child) => at = child,
+                        None => {
+                            self.prune(at);
+                            return None;
+                        }
+                    }
+                }
+                Some(at)
+            }
+        }
+    }
+
+    fn child_or_new(&mut self, parent: usize, word: &str) -> Option<usize> {
+        if let Some(child) = topic::child(&self.nodes, &self.node_table, parent, word) {
+            return Some(child);
+        }
+        if self.nodes.is_full() {
+            return None;
+        }
+        let child = self.insert_node(Some(parent), word);
+        self.node_table.insert((parent as u32, word), child);
+        let record = &mut self.nodes[parent];
+        record.children += 1;
+        match word {
+            "*" => record.star = Some(child),
+            "#" => record.hash = Some(child),
+            _ => {}
+        }
+        Some(child)
+    }
+
+    fn insert_node(&mut self, parent: Option<usize>, word: &str) -> usize {
+        let node = Node {
+            parent,
+            word: word.into(),
+            bindings: List::default(),
+            children: 0,
+            star: None,
+            hash: None,
+            reached_at: 0,
+        };
+        self.nodes.insert(node).expect("the caller made sure of room")
+    }
+
+    /// Removes a node that serves nothing any more, and its parents likewise.
+    fn prune(&mut self, node: usize) {
+        let mut at = node;
+        while let Some(parent) = self.nodes[at].parent {
+            if self.nodes[at].children > 0 || !self.nodes[at].bindings.is_empty() {
+                return;
+            }
+            let record = self.nodes.remove(at);
+            self.node_table.remove((parent as u32, &*record.word), at);
+            let above = &mut self.nodes[parent];
+            above.children -= 1;
+            match &*record.word {
+                "*" => above.star = None,
+                "#" => above.hash = None,
+                _ => {}
+            }
+            at = parent;
+        }
+    }
+}
+
+/// The nameless exchange cannot be declared, bound or deleted.
+pub(super) fn refuse_default(name: &str) -> Result<(), Fault> {
+    if name.is_empty() {
+        return Err(Fault::new(
+            ReplyCode::AccessRefused,
+            format_args!("operation not permitted on the default exchange"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_x_match(arguments: Table<'_>) -> Result<(), Fault> {
+    let fault = |what: core::fmt::Arguments<'_>| {
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("Invalid x-match field {what}")))
+    };
+    match headers::invalid_match(arguments) {
+        None => Ok(()),
+        Some(Value::LongStr(text)) => {
+            fault(format_args!("value {}; expected all, any, all-with-x, or any-with-x", ErlangBinary(text)))
+        }
+        Some(value) => {
+            fault(format_args!("type {} (value {}); expected longstr", value.type_name(), ErlangTerm(value)))
+        }
+    }
+}
+
+/// Text as RabbitMQ's `~p` prints a binary.
+struct ErlangBinary<'a>(&'a [u8]);
+
+impl core::fmt::Display for ErlangBinary<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0.is_empty() {
+            true => f.write_str("<<>>"),
+            false => write!(f, "<<\"{}\">>", super::publish::Lossy(self.0)),
+        }
+    }
+}
+
+struct ErlangTerm<'a>(Value<'a>);
+
+impl core::fmt::Display for ErlangTerm<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Value::Void => f.write_str("undefined"),
+            Value::Binary(text) => ErlangBinary(text).fmt(f),
+            other => Plain(other).fmt(f),
+        }
+    }
+}

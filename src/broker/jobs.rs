@@ -1,0 +1,223 @@
+//! Work that one command or one death can cause without bound, done in bounded steps.
+//!
+//! Names vanish at once; what hung on them is cleared away a few hundred records at a time, in the order in
+//! which the jobs were begun. A connection whose own command began a job is not read until the job is done,
+//! so it sees the effects in order; everybody else carries on in between.
+
+use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
+use crate::mem::{Fifo, Messages};
+
+use super::Broker;
+use super::deliveries::{Carrier, ReturnedHeap};
+use super::records::Mode;
+
+/// Records cleared away in one go.
+const STEP: u32 = 512;
+
+/// One piece of work.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
+    Settle { channel: ChannelId, through: u64, settlement: Settlement },
+    /// Drop messages that were taken out of a queue.
+    Purge { fifo: Fifo, returned: ReturnedHeap },
+    /// Clear a deleted queue: messages, consumers, bindings.
+    Queue(QueueId),
+    /// Clear a deleted exchange: bindings.
+    Exchange(ExchangeId),
+    /// Give back what a closed channel held.
+    Channel(ChannelId),
+    /// Give back what a lost connection held.
+    Connection(ConnectionId),
+}
+
+/// A job and the connection that waits for it.
+#[derive(Debug)]
+pub(super) struct Begun {
+    job: Job,
+    waiting: Option<ConnectionId>,
+}
+
+impl Broker {
+    /// Whether the connection's last command is still being carried out; until then it is not read.
+    pub fn is_busy(&self, connection: ConnectionId) -> bool {
+        self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
+    }
+
+    /// Does a bounded part of the work that waits; says whether there is more.
+    pub fn run_jobs(&mut self, messages: &mut Messages) -> bool {
+        let mut left = STEP;
+        while left > 0 {
+            let Some(mut begun) = self.jobs.pop_front() else { return false };
+            let done = self.run(messages, &mut begun.job, &mut left);
+            if !done {
+                self.jobs.push_front(begun);
+                return true;
+            }
+            if let Some(connection) = begun.waiting {
+                self.connections[connection.index()].jobs -= 1;
+            }
+        }
+        !self.jobs.is_empty()
+    }
+
+    /// Begins a job for a connection and does the first step at once, which is nearly always all of it.
+    pub(super) fn start_job(&mut self, messages: &mut Messages, connection: ConnectionId, job: Job) {
+        self.connections[connection.index()].jobs += 1;
+        self.jobs.push_back(Begun { job, waiting: Some(connection) });
+        self.run_jobs(messages);
+    }
+
+    /// Begins a job that nobody waits for.
+    pub(super) fn queue_job(&mut self, job: Job) {
+        self.jobs.push_back(Begun { job, waiting: None });
+    }
+
+    fn run(&mut self, messages: &mut Messages, job: &mut Job, left: &mut u32) -> bool {
+        match job {
+            Job::Settle { channel, through, settlement } => {
+                self.run_settle(messages, *channel, *through, *settlement, left)
+            }
+            Job::Purge { fifo, returned } => self.run_purge(messages, fifo, returned, left),
+            Job::Queue(queue) => self.run_queue(messages, *queue, left),
+            Job::Exchange(exchange) => self.run_exchange(*exchange, left),
+            Job::Channel(channel) => self.run_channel(messages, *channel, left),
+            Job::Connection(connection) => self.run_connection(messages, *connection, left),
+        }
+    }
+
+    fn run_settle(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        through: u64,
+        settlement: Settlement,
+        left: &mut u32,
+    ) -> bool {
+        while let Some(index) = self.first_sent(channel, through) {
+            if !spend(left) {
+                return false;
+            }
+            self.leave_unacknowledged(channel, index);
+            self.settle_one(messages, index, settlement);
+        }
+        self.unmark_returning(channel);
+        let connection = self.channels[channel.index()].connection;
+        self.unpark(connection);
+        true
+    }
+
+    fn run_purge(
+        &mut self,
+        messages: &mut Messages,
+        fifo: &mut Fifo,
+        returned: &mut ReturnedHeap,
+        left: &mut u32,
+    ) -> bool {
+        while !fifo.is_empty() || !returned.is_empty() {
+            if !spend(left) {
+                return false;
+            }
+            self.releases += 1;
+            if let Some(index) = returned.pop(&mut self.deliveries) {
+                let delivery = self.deliveries.remove(index);
+                messages.release(delivery.message);
+            } else if let Some((_, entry)) = fifo.pop(&mut self.fifo_pool) {
+                messages.release(entry.message);
+            }
+        }
+        true
+    }
+
+    fn run_queue(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+        while let Some(taken) = self.take_ready(messages, queue) {
+            self.forget_taken(messages, taken);
+            if !spend(left) {
+                return false;
+            }
+        }
+        while let Some(consumer) = self.queues[queue.index()].consumers.front() {
+            self.cancel_by_broker(consumer);
+            if !spend(left) {
+                return false;
+            }
+        }
+        while let Some(binding) = self.queues[queue.index()].bindings.front() {
+            self.remove_binding(binding);
+            if !spend(left) {
+                return false;
+            }
+        }
+        self.queues[queue.index()].cleared = true;
+        self.free_queue_if_done(queue);
+        true
+    }
+
+    fn run_exchange(&mut self, exchange: ExchangeId, left: &mut u32) -> bool {
+        loop {
+            let record = &self.exchanges[exchange.index()];
+            let Some(binding) = record.bindings.front().or(record.incoming.front()) else { break };
+            self.remove_binding(binding);
+            if !spend(left) {
+                return false;
+            }
+        }
+        self.free_exchange(exchange);
+        true
+    }
+
+    fn run_channel(&mut self, messages: &mut Messages, channel: ChannelId, left: &mut u32) -> bool {
+        if matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+            self.abandon_transaction(messages, channel);
+        }
+        while let Some(index) = self.channels[channel.index()].unacknowledged.front() {
+            if !spend(left) {
+                return false;
+            }
+            self.leave_unacknowledged(channel, index);
+            self.give_back(messages, index);
+        }
+        self.unmark_returning(channel);
+        self.channels[channel.index()].cleared = true;
+        self.free_channel_if_done(channel);
+        true
+    }
+
+    fn run_connection(&mut self, messages: &mut Messages, connection: ConnectionId, left: &mut u32) -> bool {
+        while let Some(index) = self.connections[connection.index()].outbox.front() {
+            if !spend(left) {
+                return false;
+            }
+            self.leave_outbox(connection, index);
+            self.abandon_unsent(messages, index);
+        }
+        while let Some(channel) = self.connections[connection.index()].channels.front() {
+            let channel = ChannelId::from_index(channel);
+            if !self.run_channel(messages, channel, left) {
+                return false;
+            }
+        }
+        self.connections.remove(connection.index());
+        true
+    }
+
+    /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
+    /// given back; what is not goes back now, for nobody has seen it.
+    pub(super) fn abandon_unsent(&mut self, messages: &mut Messages, index: usize) {
+        let delivery = &self.deliveries.slab[index];
+        match delivery.carrier {
+            Carrier::Return => self.settle_sent(messages, index),
+            _ if delivery.no_ack || delivery.orphaned => self.give_back(messages, index),
+            _ => self.deliveries.slab[index].sent = true,
+        }
+    }
+}
+
+/// Takes one from the allowance; `false` when it is used up.
+fn spend(left: &mut u32) -> bool {
+    if *left == 0 {
+        return false;
+    }
+    *left -= 1;
+    true
+}

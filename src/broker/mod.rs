@@ -1,0 +1,465 @@
+//! OWNS MEANING. What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `access` | credentials and virtual hosts |
+//! | `exchange`, `exchanges` | records of exchanges and bindings; declaring, binding, deleting |
+//! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
+//! | `route`, `topic`, `headers` | from a message to its queues |
+//! | `publish` | a message comes in, all or nothing |
+//! | `deliveries` | messages between queue and acknowledgement |
+//! | `deliver` | from queues to outboxes |
+//! | `settle`, `transaction` | acknowledgements; tx |
+//! | `consume`, `records` | consumers, channels, connections |
+//! | `jobs` | what would take too long in one go |
+//! | `names` | name tables |
+//!
+//! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
+//! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
+//! [`Broker::sent`].
+//!
+//! Always true: the same commands in the same order give the same state; nothing here knows a socket or a
+//! clock; everything lives in pools that were sized at start, and what does not fit is refused by name.
+
+mod access;
+mod arguments;
+mod consume;
+mod deliver;
+mod deliveries;
+mod exchange;
+mod exchanges;
+mod headers;
+mod jobs;
+mod names;
+mod publish;
+mod queue;
+mod queues;
+mod records;
+mod route;
+mod settle;
+mod topic;
+mod transaction;
+
+use std::collections::VecDeque;
+
+use crate::command::{
+    ChannelId, Command, ConnectionId, ExchangeId, Outcome, QueueId, ReplyOrder, Settlement,
+};
+use crate::error::{Fault, ReplyCode};
+use crate::limits::Limits;
+use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Messages, Share, Slab};
+
+use access::Vhost;
+use consume::ConsumeRequest;
+use deliveries::Deliveries;
+use exchange::{Binding, Destination, Exchange, Node};
+use exchanges::{BindingSpec, ExchangeDeclaration, refuse_default};
+use jobs::{Begun, Job};
+use names::IndexTable;
+use queue::Queue;
+use queues::QueueDeclaration;
+use records::{Channel, Connection, Consumer};
+
+pub use deliver::OutboxView;
+
+/// The pseudo-queue of direct reply-to, and the prefix of its tokens.
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
+/// Nodes of the routing tries per binding: a topic pattern of that many words on average.
+const NODES_PER_BINDING: u32 = 2;
+
+/// Fills a buffer with random bytes, for names that nobody may guess.
+pub type Entropy = Box<dyn FnMut(&mut [u8])>;
+
+/// Space for looking into properties; it is taken out while in use.
+#[derive(Debug, Default)]
+struct Scratch {
+    properties: Box<[u8]>,
+    rewritten: Box<[u8]>,
+}
+
+/// The numbers the broker goes by at run time.
+#[derive(Debug)]
+struct Settings {
+    output_budget_bytes: u64,
+    names_bytes_max: usize,
+}
+
+/// What is in the pools at the moment: everything is 0 when everything was drained and closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gauges {
+    /// Connections, lost ones included that are still being cleared away.
+    pub connections: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Consumers.
+    pub consumers: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Exchanges that somebody declared.
+    pub exchanges: usize,
+    /// Bindings.
+    pub bindings: usize,
+    /// Deliveries not settled.
+    pub deliveries: usize,
+    /// Chunks of queue entries.
+    pub chunks: usize,
+    /// Bytes of names and arguments.
+    pub names_bytes: usize,
+    /// Jobs not done.
+    pub jobs: usize,
+}
+
+/// The broker.
+pub struct Broker {
+    settings: Settings,
+    entropy: Entropy,
+    vhosts: Slab<Vhost>,
+    exchanges: Slab<Exchange>,
+    exchange_table: IndexTable,
+    bindings: Slab<Binding>,
+    binding_table: IndexTable,
+    nodes: Slab<Node>,
+    node_table: IndexTable,
+    queues: Slab<Queue>,
+    queue_table: IndexTable,
+    consumers: Slab<Consumer>,
+    consumer_table: IndexTable,
+    channels: Slab<Channel>,
+    connections: Slab<Connection>,
+    deliveries: Deliveries,
+    fifo_pool: FifoPool,
+    chunks_reserve: usize,
+    /// Queues with something to deliver now.
+    ready: List,
+    jobs: VecDeque<Begun>,
+    /// Connections whose outbox was empty and is not any more.
+    noted: VecDeque<ConnectionId>,
+    /// Rises with every change that can change a route.
+    topology: u64,
+    route_number: u64,
+    walk: Option<topic::Walk>,
+    targets: Vec<QueueId>,
+    to_visit: Vec<ExchangeId>,
+    scratch: Scratch,
+    names_bytes: usize,
+    names_bytes_at_start: usize,
+    /// Counts messages that left memory; whoever waits for room asks again when it rises.
+    releases: u64,
+    /// A consumer was refused because deliveries were scarce.
+    starved: bool,
+    recheck_starved: bool,
+}
+
+impl core::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Broker").field("gauges", &self.gauges()).finish_non_exhaustive()
+    }
+}
+
+/// Sizes of the broker's records with their places in tables, for the memory table.
+pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes() + size_of::<ConnectionId>();
+/// A channel.
+pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes();
+/// A consumer.
+pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
+/// A queue, with its place among the targets of a message and on the list of jobs.
+pub const QUEUE_BYTES: usize =
+    Slab::<Queue>::record_bytes() + IndexTable::ENTRY_BYTES + size_of::<QueueId>() + size_of::<Begun>();
+/// An exchange with its root node.
+pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
+    + IndexTable::ENTRY_BYTES
+    + size_of::<ExchangeId>()
+    + size_of::<Begun>()
+    + NODE_BYTES;
+/// A binding with its nodes.
+pub const BINDING_BYTES: usize =
+    Slab::<Binding>::record_bytes() + IndexTable::ENTRY_BYTES + NODES_PER_BINDING as usize * NODE_BYTES;
+/// A delivery.
+pub const DELIVERY_BYTES: usize = deliver::DELIVERY_BYTES;
+/// A node in its table and in both sets of a topic walk.
+const NODE_BYTES: usize = Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>();
+
+impl Broker {
+    /// Reserves everything and declares what exists from the start.
+    ///
+    /// # Errors
+    /// The limits leave no room for the predeclared exchanges.
+    pub fn new(limits: &Limits, mut entropy: Entropy) -> Result<Self, Fault> {
+        let mut seed = [0; 8];
+        entropy(&mut seed);
+        let seed = u64::from_ne_bytes(seed);
+        let exchanges = limits.exchanges_max as usize + access::PREDECLARED_EXCHANGES;
+        let nodes = exchanges + (limits.bindings_max * NODES_PER_BINDING) as usize;
+        let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize);
+        let (queues, connections) = (limits.queues_max as usize, limits.connections_max as usize);
+        let frame = limits.frame_max as usize;
+        let mut broker = Self {
+            settings: Settings {
+                output_budget_bytes: u64::from(limits.output_buffer_bytes),
+                names_bytes_max: limits.names_bytes_max as usize,
+            },
+            entropy,
+            vhosts: Slab::with_capacity(1),
+            exchanges: Slab::with_capacity(exchanges),
+            exchange_table: IndexTable::with_capacity(exchanges, seed),
+            bindings: Slab::with_capacity(limits.bindings_max as usize),
+            binding_table: IndexTable::with_capacity(limits.bindings_max as usize, seed),
+            nodes: Slab::with_capacity(nodes),
+            node_table: IndexTable::with_capacity(nodes, seed),
+            queues: Slab::with_capacity(queues),
+            queue_table: IndexTable::with_capacity(queues, seed),
+            consumers: Slab::with_capacity(limits.consumers_max as usize),
+            consumer_table: IndexTable::with_capacity(limits.consumers_max as usize, seed),
+            channels: Slab::with_capacity(limits.channels_max as usize),
+            connections: Slab::with_capacity(connections),
+            deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
+            chunks_reserve: fifo_pool.chunks_max() / 16,
+            fifo_pool,
+            ready: List::default(),
+            jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + 16),
+            noted: VecDeque::with_capacity(connections),
+            topology: 1,
+            route_number: 0,
+            walk: Some(topic::Walk::with_capacity(nodes)),
+            targets: Vec::with_capacity(queues),
+            to_visit: Vec::with_capacity(exchanges),
+            scratch: Scratch {
+                properties: vec![0; frame].into_boxed_slice(),
+                rewritten: vec![0; frame + 256].into_boxed_slice(),
+            },
+            names_bytes: 0,
+            names_bytes_at_start: 0,
+            releases: 0,
+            starved: false,
+            recheck_starved: false,
+        };
+        broker.create_vhost("/")?;
+        broker.names_bytes_at_start = broker.names_bytes;
+        Ok(broker)
+    }
+
+    /// Applies one command and says where a reply to it stands among the connection's deliveries.
+    pub fn apply(
+        &mut self,
+        messages: &mut Messages,
+        connection: ConnectionId,
+        channel: Option<ChannelId>,
+        command: Command<'_>,
+    ) -> (Outcome, ReplyOrder) {
+        let result = match channel {
+            None => self.apply_to_connection(connection, command),
+            Some(channel) => self.apply_to_channel(messages, connection, channel, command),
+        };
+        let outcome = result.unwrap_or_else(Outcome::Fault);
+        (outcome, self.reply_order(connection, channel))
+    }
+
+    /// The part of the pools a connection's publishes may come from: who holds what others wait for must
+    /// not be made to wait.
+    pub fn publish_share(&self, connection: ConnectionId) -> Share {
+        let record = &self.connections[connection.index()];
+        if record.unsettled > 0 || record.open_transactions > 0 { Share::Reserve } else { Share::Ordinary }
+    }
+
+    /// The next connection whose outbox got something since this was last asked.
+    pub fn next_noted(&mut self) -> Option<ConnectionId> {
+        let connection = self.noted.pop_front()?;
+        if let Some(record) = self.connections.get_mut(connection.index()) {
+            record.noted = false;
+        }
+        Some(connection)
+    }
+
+    /// Rises whenever messages left memory.
+    pub const fn releases(&self) -> u64 {
+        self.releases
+    }
+
+    /// What the pools hold.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            connections: self.connections.len(),
+            channels: self.channels.len(),
+            consumers: self.consumers.len(),
+            queues: self.queues.len(),
+            exchanges: self.exchanges.len() - access::PREDECLARED_EXCHANGES,
+            bindings: self.bindings.len(),
+            deliveries: self.deliveries.slab.len(),
+            chunks: self.fifo_pool.chunks_used(),
+            names_bytes: self.names_bytes - self.names_bytes_at_start,
+            jobs: self.jobs.len(),
+        }
+    }
+
+    fn apply_to_connection(
+        &mut self,
+        connection: ConnectionId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            Command::Login { user, password, from_loopback } => {
+                self.login(connection, user, password, from_loopback)
+            }
+            Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
+            Command::OpenChannel { number } => self.open_channel(connection, number),
+            _ => Err(out_of_place()),
+        }
+    }
+
+    fn apply_to_channel(
+        &mut self,
+        messages: &mut Messages,
+        connection: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            Command::Publish { message, mandatory } => self.publish(messages, channel, message, mandatory),
+            Command::Settle { delivery_tag, multiple, settlement } => {
+                self.settle(messages, channel, delivery_tag, multiple, settlement)
+            }
+            Command::CloseChannel => {
+                self.close_channel(messages, connection, channel);
+                Ok(Outcome::Done)
+            }
+            Command::Recover => self.settle_through(messages, channel, u64::MAX, Settlement::Requeue),
+            Command::Qos { prefetch_count, global } => {
+                self.set_prefetch(channel, prefetch_count, global);
+                Ok(Outcome::Done)
+            }
+            Command::ConfirmSelect => self.select_confirms(channel),
+            Command::TxSelect => self.select_transactions(channel),
+            Command::TxCommit => self.commit(messages, channel),
+            Command::TxRollback => self.rollback(messages, channel),
+            Command::Cancel { tag } => {
+                self.cancel(channel, tag);
+                self.run_jobs(messages);
+                Ok(Outcome::Done)
+            }
+            _ => self.apply_definition(messages, connection, channel, command),
+        }
+    }
+
+    /// What names queues or exchanges.
+    fn apply_definition(
+        &mut self,
+        messages: &mut Messages,
+        connection: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        match command {
+            Command::ExchangeDeclare { exchange, passive: true, .. } => {
+                self.check_exchange_exists(vhost, exchange)
+            }
+            Command::ExchangeDeclare {
+                exchange, kind, durable, auto_delete, internal, arguments, ..
+            } => {
+                let declaration =
+                    ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+                self.declare_exchange(vhost, &declaration)
+            }
+            Command::ExchangeDelete { exchange, if_unused } => {
+                if let Some(exchange) = self.delete_exchange_by_name(vhost, exchange, if_unused)? {
+                    self.start_job(messages, connection, Job::Exchange(exchange));
+                }
+                Ok(Outcome::Done)
+            }
+            Command::ExchangeBind { destination, source, routing_key, arguments } => {
+                refuse_default(source)?;
+                refuse_default(destination)?;
+                let source_id = self.require_exchange(vhost, source)?;
+                let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
+                self.bind(source_id, destination, &BindingSpec { source, routing_key, arguments })
+            }
+            Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
+                refuse_default(source)?;
+                refuse_default(destination)?;
+                let spec = BindingSpec { source, routing_key, arguments };
+                if let Some(source) = self.find_exchange(vhost, source)
+                    && let Some(destination) = self.find_exchange(vhost, destination)
+                    && let Some(found) = self.find_binding(source, Destination::Exchange(destination), &spec)
+                {
+                    self.remove_binding(found.index());
+                    self.run_jobs(messages);
+                }
+                Ok(Outcome::Done)
+            }
+            Command::QueueDeclare { queue, passive: true, .. } => {
+                self.check_queue_exists(connection, vhost, queue)
+            }
+            Command::QueueDeclare { queue, durable, exclusive, auto_delete, arguments, .. } => {
+                let declaration = QueueDeclaration { queue, durable, exclusive, auto_delete, arguments };
+                self.declare_queue(connection, vhost, &declaration)
+            }
+            Command::QueueBind { queue, exchange, routing_key, arguments } => {
+                let spec = BindingSpec { source: exchange, routing_key, arguments };
+                self.bind_queue(connection, vhost, queue, &spec)
+            }
+            Command::QueueUnbind { queue, exchange, routing_key, arguments } => {
+                let spec = BindingSpec { source: exchange, routing_key, arguments };
+                let outcome = self.unbind_queue(vhost, queue, &spec);
+                self.run_jobs(messages);
+                outcome
+            }
+            Command::QueuePurge { queue } => self.purge_queue(messages, connection, vhost, queue),
+            Command::QueueDelete { queue, if_unused, if_empty } => {
+                self.delete_queue_by_name(messages, connection, vhost, queue, (if_unused, if_empty))
+            }
+            Command::Consume { queue, tag, no_ack, exclusive, arguments } => {
+                let request = ConsumeRequest { queue, tag, no_ack, exclusive, arguments };
+                self.consume(connection, channel, &request)
+            }
+            Command::Get { queue, no_ack } => {
+                let queue = self.require_queue(connection, vhost, queue)?;
+                let got = self.get(messages, channel, queue, no_ack)?;
+                Ok(if got { Outcome::GetQueued } else { Outcome::GetEmpty })
+            }
+            _ => Err(out_of_place()),
+        }
+    }
+
+    /// A reply on a channel follows the deliveries that were put into the outbox for it before.
+    fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
+        let Some(channel) = channel else { return 0 };
+        match self.channels.get(channel.index()) {
+            Some(record) if record.connection == connection && record.outbox_len > 0 => record.outbox_last,
+            _ => 0,
+        }
+    }
+
+    fn connection(&self, connection: ConnectionId) -> &Connection {
+        &self.connections[connection.index()]
+    }
+
+    /// The turn should look at this connection's output.
+    fn note_output(&mut self, connection: ConnectionId) {
+        let record = &mut self.connections[connection.index()];
+        if !core::mem::replace(&mut record.noted, true) {
+            self.noted.push_back(connection);
+        }
+    }
+
+    fn take_name_bytes(&mut self, bytes: usize) -> Result<(), Fault> {
+        if self.names_bytes + bytes > self.settings.names_bytes_max {
+            return Err(self.out_of("names_bytes_max"));
+        }
+        self.names_bytes += bytes;
+        Ok(())
+    }
+
+    /// 506: this board's configuration has no room for that; the key says what to raise.
+    fn out_of(&self, key: &str) -> Fault {
+        Fault::new(
+            ReplyCode::ResourceError,
+            format_args!("this broker has no more room for that: raise {key} in its configuration"),
+        )
+    }
+}
+
+/// A command in a place where the session never sends it.
+fn out_of_place() -> Fault {
+    Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
+}

@@ -1,0 +1,358 @@
+//! A message comes in: look inside if need be, route, reserve, push; all or nothing.
+//!
+//! Always true: when any target has no room nothing is pushed anywhere; the message is held once, whatever
+//! the fan-out; a publisher waits only for what others can free, so a connection that itself holds
+//! deliveries or an open transaction is served from the reserve or refused, never made to wait.
+
+use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{Entry, MessageFlags, MessageId, Messages, Share};
+use crate::wire::Writer;
+use crate::wire::field::{Table, Value};
+use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
+
+use super::arguments::Overflow;
+use super::deliveries::{Carrier, NewDelivery};
+use super::queue::ENTRY_PLAIN;
+use super::records::Mode;
+use super::{Broker, REPLY_TO};
+
+/// What stops a publish that is otherwise right.
+enum Hindrance {
+    /// Others will free what is missing.
+    Wait,
+    /// A queue's overflow policy refuses it.
+    Refused,
+    Fault(Fault),
+}
+
+impl Broker {
+    /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
+    pub(super) fn publish(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        let (message, routed) = match self.look_and_route(messages, channel, message) {
+            Ok(found) => found,
+            Err((message, fault)) => {
+                messages.release(message);
+                return Err(fault);
+            }
+        };
+        debug_assert!(routed, "a message that passed every check has been routed");
+        let in_transaction = matches!(self.channels[channel.index()].mode, Mode::Transaction(_));
+        if in_transaction {
+            return self.publish_in_transaction(messages, channel, message, mandatory);
+        }
+        self.deliver_to_targets(messages, channel, message, mandatory)
+    }
+
+    /// Pushes to the queues in `self.targets`.
+    pub(super) fn deliver_to_targets(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        if self.targets.is_empty() {
+            return self.unroutable(messages, channel, message, mandatory);
+        }
+        match self.reserve(messages, channel, message) {
+            Ok(()) => {
+                self.push_to_targets(messages, message);
+                messages.release(message);
+                Ok(Outcome::Published)
+            }
+            Err(Hindrance::Wait) => Ok(Outcome::Wait),
+            Err(Hindrance::Refused) => {
+                messages.release(message);
+                Ok(Outcome::PublishRefused)
+            }
+            Err(Hindrance::Fault(fault)) => {
+                messages.release(message);
+                Err(fault)
+            }
+        }
+    }
+
+    fn look_and_route(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+    ) -> Result<(MessageId, bool), (MessageId, Fault)> {
+        let looks = messages.flags(message).has(MessageFlags::LOOK_INSIDE);
+        if !looks && self.route_from_cache(messages, channel, message) {
+            return Ok((message, true));
+        }
+        let vhost = self.channels[channel.index()].vhost;
+        let exchange = match self.publishable_exchange(vhost, messages.exchange(message)) {
+            Ok(exchange) => exchange,
+            Err(fault) => return Err((message, fault)),
+        };
+        if !looks {
+            self.route(messages, channel, exchange, message, Table::EMPTY);
+            return Ok((message, true));
+        }
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let result = self.look_inside(messages, channel, exchange, message, &mut scratch);
+        self.scratch = scratch;
+        match result {
+            Ok(message) => Ok((message, true)),
+            Err(fault) => Err((message, fault)),
+        }
+    }
+
+    fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
+        let exchange = self.require_exchange(vhost, name)?;
+        let record = &self.exchanges[exchange.index()];
+        if record.internal {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("cannot publish to internal {}", self.exchange_in_words(vhost, name)),
+            ));
+        }
+        Ok(exchange)
+    }
+
+    /// Checks the properties a broker answers for, routes with all keys, and rewrites what must not travel on.
+    fn look_inside(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        exchange: ExchangeId,
+        message: MessageId,
+        scratch: &mut super::Scratch,
+    ) -> Result<MessageId, Fault> {
+        let bytes = messages.properties(message, &mut scratch.properties);
+        let properties = Properties::trusted(bytes);
+        let headers = properties.headers().unwrap_or(Table::EMPTY);
+        self.check_user_id(channel, &properties)?;
+        check_expiration(&properties)?;
+        check_copies(headers, "CC")?;
+        check_copies(headers, "BCC")?;
+        let reply_to = self.reply_queue_for(channel, &properties)?;
+        let carries_bcc = headers.get("BCC").is_some();
+        self.route(messages, channel, exchange, message, headers);
+        if reply_to.is_none() && !carries_bcc {
+            return Ok(message);
+        }
+        let edit = PropertyEdit {
+            reply_to: reply_to.as_ref().map_or(Edit::Keep, |token| Edit::Set(token.as_bytes())),
+            headers: if carries_bcc { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
+            ..PropertyEdit::default()
+        };
+        let mut writer = Writer::new(&mut scratch.rewritten);
+        let written = properties.write_with(edit, &mut writer);
+        let flags = messages.flags(message);
+        written
+            .ok()
+            .and_then(|()| messages.with_properties(message, writer.written(), flags).ok())
+            .ok_or_else(|| self.out_of("messages_max"))
+    }
+
+    fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
+        let connection = self.channels[channel.index()].connection;
+        let user = &self.connection(connection).user;
+        match properties.user_id() {
+            Some(claimed) if claimed != user.as_bytes() => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!(
+                    "user_id property set to '{}' but authenticated user was '{user}'",
+                    Lossy(claimed)
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The token that replaces amq.rabbitmq.reply-to, if the publisher asked for it.
+    fn reply_queue_for(
+        &self,
+        channel: ChannelId,
+        properties: &Properties<'_>,
+    ) -> Result<Option<heapless::String<64>>, Fault> {
+        if properties.reply_to() != Some(REPLY_TO.as_bytes()) {
+            return Ok(None);
+        }
+        let queue = self.reply_queue_of(channel).ok_or_else(|| {
+            Fault::new(ReplyCode::PreconditionFailed, format_args!("fast reply consumer does not exist"))
+        })?;
+        Ok(heapless::String::try_from(&*self.queues[queue.index()].name).ok())
+    }
+
+    fn unroutable(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        if !mandatory {
+            messages.release(message);
+            return Ok(Outcome::Published);
+        }
+        let connection = self.channels[channel.index()].connection;
+        let crowded = self.connection(connection).outbox_bytes > 2 * self.settings.output_budget_bytes;
+        if crowded || self.deliveries.slab.is_full() {
+            return match self.publish_share(connection) {
+                // A client that does not read its returns waits for itself alone.
+                Share::Ordinary => Ok(Outcome::Wait),
+                Share::Reserve if crowded => Ok(Outcome::Wait),
+                Share::Reserve => {
+                    messages.release(message);
+                    Err(self.out_of("unacknowledged_max"))
+                }
+            };
+        }
+        self.put_into_outbox(
+            messages,
+            NewDelivery {
+                tag: 0,
+                offset: 0,
+                sequence: 0,
+                message,
+                channel,
+                consumer: None,
+                queue: None,
+                wire_bytes: 0,
+                carrier: Carrier::Return,
+                redelivered: false,
+                no_ack: true,
+            },
+        );
+        Ok(Outcome::Published)
+    }
+
+    /// Whether every target takes the message now; changes nothing.
+    fn reserve(&self, messages: &Messages, channel: ChannelId, message: MessageId) -> Result<(), Hindrance> {
+        if self.targets.iter().any(|&queue| self.refuses(messages, queue, message)) {
+            return Err(Hindrance::Refused);
+        }
+        let connection = self.channels[channel.index()].connection;
+        let share = self.publish_share(connection);
+        let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
+        let reserve = match share {
+            Share::Ordinary => self.chunks_reserve,
+            Share::Reserve => 0,
+        };
+        if needed > self.fifo_pool.chunks_max() - self.chunks_reserve {
+            return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
+        }
+        let fits = needed + reserve <= self.fifo_pool.chunks_free();
+        let within_share =
+            share == Share::Reserve || self.targets.iter().all(|&queue| self.within_share(messages, queue));
+        match (fits && within_share, share) {
+            (true, _) => Ok(()),
+            (false, Share::Ordinary) => Err(Hindrance::Wait),
+            (false, Share::Reserve) => Err(Hindrance::Fault(self.out_of("queue_entries_max"))),
+        }
+    }
+
+    fn needs_chunk(&self, queue: QueueId) -> bool {
+        self.queues[queue.index()].fifo.needs_chunk()
+    }
+
+    /// No single queue may take the whole pool: four fifths at most.
+    fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
+        let queue = &self.queues[queue.index()];
+        let messages_share = messages.messages_max() / 5 * 4;
+        let bytes_share = messages.body_bytes_max() as u64 / 5 * 4;
+        (queue.ready() as usize) < messages_share
+            && queue.ready_bytes < bytes_share + u64::from(queue.ready()) * super::SLOT_BYTES
+    }
+
+    fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
+        let queue = &self.queues[queue.index()];
+        let settings = &queue.settings;
+        if settings.overflow == Overflow::DropHead {
+            return false;
+        }
+        let bytes = queue.ready_body_bytes + u64::from(messages.body_len(message));
+        settings.max_length.is_some_and(|most| u64::from(queue.ready()) >= most)
+            || settings.max_length_bytes.is_some_and(|most| bytes > most)
+    }
+
+    fn push_to_targets(&mut self, messages: &mut Messages, message: MessageId) {
+        let footprint = u64::from(messages.footprint_bytes(message));
+        let body_len = u64::from(messages.body_len(message));
+        let targets = core::mem::take(&mut self.targets);
+        for &queue in &targets {
+            messages.retain(message);
+            let record = &mut self.queues[queue.index()];
+            let pushed = record.fifo.push(&mut self.fifo_pool, Entry { message, flags: ENTRY_PLAIN });
+            assert!(pushed, "a chunk was reserved for every target");
+            record.ready_bytes += footprint;
+            record.ready_body_bytes += body_len;
+            if record.settings.limits_length() {
+                self.drop_head(messages, queue);
+            }
+            self.wake(queue);
+        }
+        self.targets = targets;
+    }
+
+    /// The drop-head overflow policy: the oldest make room for the newest.
+    pub(super) fn drop_head(&mut self, messages: &mut Messages, queue: QueueId) {
+        while self.is_over_length(queue) {
+            let Some(taken) = self.take_ready(messages, queue) else { return };
+            self.forget_taken(messages, taken);
+        }
+    }
+
+    fn is_over_length(&self, queue: QueueId) -> bool {
+        let queue = &self.queues[queue.index()];
+        let settings = &queue.settings;
+        settings.max_length.is_some_and(|most| u64::from(queue.ready()) > most)
+            || settings.max_length_bytes.is_some_and(|most| queue.ready_body_bytes > most)
+    }
+}
+
+/// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.
+fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
+    match headers.get(name) {
+        None | Some(Value::Array(_)) => Ok(()),
+        Some(value) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", value.type_name()),
+        )),
+    }
+}
+
+/// The expiration property is a decimal number of milliseconds in a string.
+fn check_expiration(properties: &Properties<'_>) -> Result<(), Fault> {
+    let Some(text) = properties.expiration() else { return Ok(()) };
+    let (negative, digits) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix(b"+").unwrap_or(text)),
+    };
+    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let fault = |why: core::fmt::Arguments<'_>| {
+        let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));
+        Err(Fault::new(ReplyCode::PreconditionFailed, explanation))
+    };
+    match (count, &digits[count..]) {
+        (0, _) => fault(format_args!("no_integer")),
+        (_, [_, ..]) => fault(format_args!("{{leftover_string,\"{}\"}}", Lossy(&digits[count..]))),
+        _ if negative && digits.iter().any(|&digit| digit != b'0') => {
+            fault(format_args!("{{value_negative,{}}}", Lossy(text)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of a peer's text, shown as far as they are text.
+pub(super) struct Lossy<'a>(pub(super) &'a [u8]);
+
+impl core::fmt::Display for Lossy<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! Declaring, binding, purging and deleting queues.
+//!
+//! Always true: an exclusive queue is touched by its own connection alone; an auto-delete queue goes with
+//! its last consumer, but not before it had one; a deleted queue's name is free at once.
+
+use core::fmt::Write as _;
+
+use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{Fifo, Links, List, Messages};
+use crate::wire::field::Table;
+
+use super::arguments::{self, QueueFlags, QueueInWords, QueueSettings, inequivalent_flag};
+use super::deliveries::ReturnedHeap;
+use super::exchange::Destination;
+use super::exchanges::{BindingSpec, refuse_default};
+use super::jobs::Job;
+use super::queue::Queue;
+use super::records::ConsumerState;
+use super::{Broker, REPLY_TO};
+
+/// queue.declare's fields.
+pub(super) struct QueueDeclaration<'a> {
+    pub(super) queue: &'a str,
+    pub(super) durable: bool,
+    pub(super) exclusive: bool,
+    pub(super) auto_delete: bool,
+    pub(super) arguments: &'a [u8],
+}
+
+impl Broker {
+    pub(super) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
+        QueueInWords { name, vhost: self.vhost_name(vhost) }
+    }
+
+    pub(super) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+        let is_it = |index: usize| self.queues[index].vhost == vhost && &*self.queues[index].name == name;
+        self.queue_table.find((vhost, name), is_it).map(QueueId::from_index)
+    }
+
+    /// The queue, if this connection may use it.
+    pub(super) fn require_queue(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<QueueId, Fault> {
+        let queue = self.find_queue(vhost, name).filter(|queue| !self.queues[queue.index()].hidden);
+        let queue = queue.ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
+        })?;
+        self.check_exclusive(connection, queue)?;
+        Ok(queue)
+    }
+
+    fn check_exclusive(&self, connection: ConnectionId, queue: QueueId) -> Result<(), Fault> {
+        let record = &self.queues[queue.index()];
+        match record.exclusive_owner {
+            Some(owner) if owner != connection => Err(self.locked(queue)),
+            _ => Ok(()),
+        }
+    }
+
+    fn locked(&self, queue: QueueId) -> Fault {
+        let record = &self.queues[queue.index()];
+        Fault::new(
+            ReplyCode::ResourceLocked,
+            format_args!(
+                "cannot obtain exclusive access to locked {}. It could be originally declared on another \
+                 connection or the exclusive property value does not match that of the original declaration.",
+                self.queue_in_words(record.vhost, &record.name)
+            ),
+        )
+    }
+
+    /// queue.declare with passive set.
+    pub(super) fn check_queue_exists(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        if name.starts_with(REPLY_TO) {
+            return self.check_reply_queue(vhost, name);
+        }
+        let queue = self.require_queue(connection, vhost, name)?;
+        Ok(self.declared(queue))
+    }
+
+    /// Declaring a reply queue says whether somebody still waits for the reply.
+    fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+        let exists = name == REPLY_TO || self.find_queue(vhost, name).is_some();
+        match Name::try_from(name) {
+            Ok(queue) if exists => Ok(Outcome::QueueDeclared { queue, message_count: 0, consumer_count: 1 }),
+            _ => {
+                Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
+            }
+        }
+    }
+
+    pub(super) fn declare_queue(
+        &mut self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        if declaration.queue.starts_with(REPLY_TO) {
+            return self.check_reply_queue(vhost, declaration.queue);
+        }
+        if declaration.queue.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("queue name '{}' contains reserved prefix 'amq.*'", declaration.queue),
+            ));
+        }
+        if declaration.queue.is_empty() {
+            let name = self.unique_name("amq.gen-");
+            let named = QueueDeclaration { queue: &name, ..*declaration };
+            return self.create_declared(connection, vhost, &named);
+        }
+        match self.find_queue(vhost, declaration.queue) {
+            Some(queue) => self.compare_queue(connection, vhost, queue, declaration),
+            None => self.create_declared(connection, vhost, declaration),
+        }
+    }
+
+    fn create_declared(
+        &mut self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let flags = QueueFlags {
+            durable: declaration.durable,
+            exclusive: declaration.exclusive,
+            auto_delete: declaration.auto_delete,
+        };
+        let words = self.queue_in_words(vhost, declaration.queue);
+        arguments::check(words, Table::trusted(declaration.arguments), flags)?;
+        let queue = self.create_queue(connection, vhost, declaration, false)?;
+        Ok(self.declared(queue))
+    }
+
+    fn compare_queue(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let words = self.queue_in_words(vhost, declaration.queue);
+        let record = &self.queues[queue.index()];
+        let flags = [
+            ("durable", declaration.durable, record.durable),
+            ("auto_delete", declaration.auto_delete, record.auto_delete),
+        ];
+        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
+            // Somebody else's exclusive queue is locked before it is different.
+            self.check_exclusive(connection, queue)?;
+            return Err(inequivalent_flag(name, &words, &received, &current));
+        }
+        let is_mine = record.exclusive_owner == Some(connection);
+        if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
+            return Err(self.locked(queue));
+        }
+        arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
+        Ok(self.declared(queue))
+    }
+
+    fn declared(&self, queue: QueueId) -> Outcome {
+        let record = &self.queues[queue.index()];
+        Outcome::QueueDeclared {
+            queue: Name::try_from(&*record.name).unwrap_or_default(),
+            message_count: record.ready(),
+            consumer_count: record.consumers.len(),
+        }
+    }
+
+    pub(super) fn create_queue(
+        &mut self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+        hidden: bool,
+    ) -> Result<QueueId, Fault> {
+        let bytes = declaration.queue.len() + declaration.arguments.len();
+        self.take_name_bytes(bytes)?;
+        let record = Queue {
+            vhost,
+            name: declaration.queue.into(),
+            durable: declaration.durable,
+            auto_delete: declaration.auto_delete,
+            exclusive_owner: declaration.exclusive.then_some(connection),
+            arguments: declaration.arguments.into(),
+            settings: QueueSettings::of(Table::trusted(declaration.arguments)),
+            hidden,
+            fifo: Fifo::default(),
+            returned: ReturnedHeap::default(),
+            ready_bytes: 0,
+            ready_body_bytes: 0,
+            unsettled: 0,
+            returning: 0,
+            consumers: List::default(),
+            eligible: List::default(),
+            exclusively_consumed: false,
+            had_consumer: false,
+            bindings: List::default(),
+            routed_at: 0,
+            dying: false,
+            cleared: false,
+            on_ready_list: false,
+            ready_links: Links::default(),
+            owner_links: Links::default(),
+        };
+        let Ok(index) = self.queues.insert(record) else {
+            self.names_bytes -= bytes;
+            return Err(self.out_of("queues_max"));
+        };
+        self.queue_table.insert((vhost, declaration.queue), index);
+        if declaration.exclusive {
+            let owned = &mut self.connections[connection.index()].exclusive_queues;
+            owned.push_back(&mut self.queues, index, |queue| &mut queue.owner_links);
+        }
+        self.topology += 1;
+        Ok(QueueId::from_index(index))
+    }
+
+    pub(super) fn bind_queue(
+        &mut self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        refuse_default(spec.source)?;
+        let queue = self.require_queue(connection, vhost, queue)?;
+        let source = self.require_exchange(vhost, spec.source)?;
+        self.bind(source, Destination::Queue(queue), spec)
+    }
+
+    /// Unbinding what is not there is fine, whatever of it is missing.
+    pub(super) fn unbind_queue(
+        &mut self,
+        vhost: VhostId,
+        queue: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        refuse_default(spec.source)?;
+        if let Some(queue) = self.find_queue(vhost, queue)
+            && let Some(source) = self.find_exchange(vhost, spec.source)
+            && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
+        {
+            self.remove_binding(binding.index());
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn purge_queue(
+        &mut self,
+        messages: &mut Messages,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        let queue = self.require_queue(connection, vhost, name)?;
+        let record = &mut self.queues[queue.index()];
+        let count = record.ready();
+        record.ready_bytes = 0;
+        record.ready_body_bytes = 0;
+        let (fifo, returned) = (record.fifo.detach(), core::mem::take(&mut record.returned));
+        self.start_job(messages, connection, Job::Purge { fifo, returned });
+        Ok(Outcome::MessageCount(count))
+    }
+
+    pub(super) fn delete_queue_by_name(
+        &mut self,
+        messages: &mut Messages,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+        (if_unused, if_empty): (bool, bool),
+    ) -> Result<Outcome, Fault> {
+        if self.find_queue(vhost, name).is_none() {
+            return Ok(Outcome::MessageCount(0));
+        }
+        let queue = self.require_queue(connection, vhost, name)?;
+        let record = &self.queues[queue.index()];
+        let problem = match () {
+            () if if_unused && !record.consumers.is_empty() => "in use",
+            () if if_empty && record.ready() > 0 => "not empty",
+            () => {
+                let count = record.ready();
+                self.retire_queue(queue);
+                self.start_job(messages, connection, Job::Queue(queue));
+                return Ok(Outcome::MessageCount(count));
+            }
+        };
+        let words = self.queue_in_words(vhost, name);
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
+    }
+
+    /// Takes the name away and stops deliveries; a job clears the rest.
+    pub(super) fn retire_queue(&mut self, queue: QueueId) {
+        let index = queue.index();
+        let record = &mut self.queues[index];
+        record.dying = true;
+        self.queue_table.remove((record.vhost, &*record.name), index);
+        if core::mem::take(&mut record.on_ready_list) {
+            self.ready.remove(&mut self.queues, index, |queue| &mut queue.ready_links);
+        }
+        if let Some(owner) = self.queues[index].exclusive_owner.take() {
+            let owned = &mut self.connections[owner.index()].exclusive_queues;
+            owned.remove(&mut self.queues, index, |queue| &mut queue.owner_links);
+        }
+        self.topology += 1;
+    }
+
+    /// Frees the record of a cleared queue once no delivery refers to it.
+    pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
+        let Some(record) = self.queues.get(queue.index()) else { return };
+        if record.cleared && record.unsettled == 0 && record.returning == 0 {
+            let record = self.queues.remove(queue.index());
+            self.names_bytes -= record.name.len() + record.arguments.len();
+        }
+    }
+
+    /// A name nobody has and nobody can guess.
+    pub(super) fn unique_name(&mut self, prefix: &str) -> Name {
+        let mut random = [0; 16];
+        (self.entropy)(&mut random);
+        let mut name = Name::new();
+        // Prefix and 32 hexadecimal digits fit into any name.
+        let _ = write!(name, "{prefix}{:032x}", u128::from_be_bytes(random));
+        name
+    }
+
+    /// The hidden queue behind amq.rabbitmq.reply-to of this channel.
+    pub(super) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            let consumer = &self.consumers[index];
+            let queue = consumer.queue;
+            if consumer.state == ConsumerState::Active && self.queues[queue.index()].hidden {
+                return Some(queue);
+            }
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+        }
+        None
+    }
+}

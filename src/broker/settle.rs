@@ -1,0 +1,208 @@
+//! Acknowledgements, rejections, requeues: what becomes of delivered messages.
+//!
+//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled,
+//! so "everything so far" never swallows a message that the client has not seen; a message that comes back
+//! is marked redelivered and waits before all that have not been delivered yet.
+
+use crate::command::{ChannelId, Outcome, QueueId, Settlement};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{List, Messages};
+
+use super::Broker;
+use super::jobs::Job;
+use super::records::{ConsumerState, Mode};
+
+impl Broker {
+    /// basic.ack, basic.nack and basic.reject.
+    pub(super) fn settle(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        tag: u64,
+        multiple: bool,
+        settlement: Settlement,
+    ) -> Result<Outcome, Fault> {
+        if multiple && tag == 0 {
+            return self.settle_through(messages, channel, u64::MAX, settlement);
+        }
+        let Some(index) = self.find_sent(channel, tag) else {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("unknown delivery tag {tag}"),
+            ));
+        };
+        if multiple {
+            return self.settle_through(messages, channel, tag, settlement);
+        }
+        if let Mode::Transaction(_) = self.channels[channel.index()].mode {
+            self.decide(channel, index, settlement)?;
+        } else {
+            self.leave_unacknowledged(channel, index);
+            self.settle_one(messages, index, settlement);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Everything written so far up to `through` goes back to its queue or is forgotten, in bounded steps.
+    pub(super) fn settle_through(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        through: u64,
+        settlement: Settlement,
+    ) -> Result<Outcome, Fault> {
+        if let Mode::Transaction(_) = self.channels[channel.index()].mode {
+            while let Some(index) = self.first_sent(channel, through) {
+                self.decide(channel, index, settlement)?;
+            }
+            return Ok(Outcome::Done);
+        }
+        if settlement == Settlement::Requeue {
+            self.mark_returning(channel);
+        }
+        let connection = self.channels[channel.index()].connection;
+        self.start_job(messages, connection, Job::Settle { channel, through, settlement });
+        Ok(Outcome::Done)
+    }
+
+    fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+        let head = self.channels[channel.index()].unacknowledged.front()?;
+        let index =
+            if self.deliveries.slab[head].tag == tag { head } else { self.deliveries.find(channel, tag)? };
+        self.deliveries.slab[index].sent.then_some(index)
+    }
+
+    /// The channel's oldest unacknowledged delivery, if it was written and its tag is not beyond `through`.
+    pub(super) fn first_sent(&self, channel: ChannelId, through: u64) -> Option<usize> {
+        let index = self.channels[channel.index()].unacknowledged.front()?;
+        let delivery = &self.deliveries.slab[index];
+        (delivery.sent && delivery.tag <= through).then_some(index)
+    }
+
+    pub(super) fn leave_unacknowledged(&mut self, channel: ChannelId, index: usize) {
+        let list = &mut self.channels[channel.index()].unacknowledged;
+        list.remove(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
+        self.deliveries.forget_tag(index);
+    }
+
+    /// Settles a delivery that is on no list any more and whose tag is forgotten.
+    pub(super) fn settle_one(&mut self, messages: &mut Messages, index: usize, settlement: Settlement) {
+        match settlement {
+            Settlement::Requeue => self.give_back(messages, index),
+            Settlement::Ack | Settlement::Reject => self.settle_sent(messages, index),
+        }
+    }
+
+    /// The delivery is over and its message is not wanted any more.
+    pub(super) fn settle_sent(&mut self, messages: &mut Messages, index: usize) {
+        self.uncount(index);
+        let delivery = self.deliveries.remove(index);
+        messages.release(delivery.message);
+        self.releases += 1;
+        self.after_uncount(delivery.queue, delivery.consumer, delivery.channel);
+    }
+
+    /// The message goes back to its old place in its queue.
+    pub(super) fn give_back(&mut self, messages: &mut Messages, index: usize) {
+        self.uncount(index);
+        let delivery = &mut self.deliveries.slab[index];
+        let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
+        let message = delivery.message;
+        delivery.redelivered = true;
+        match queue {
+            Some(queue) if !self.queues[queue.index()].dying => {
+                let record = &mut self.queues[queue.index()];
+                record.ready_bytes += u64::from(messages.footprint_bytes(message));
+                record.ready_body_bytes += u64::from(messages.body_len(message));
+                record.returned.insert(&mut self.deliveries, index);
+                if record.settings.limits_length() {
+                    self.drop_head(messages, queue);
+                }
+                self.wake(queue);
+            }
+            _ => {
+                self.deliveries.remove(index);
+                messages.release(message);
+                self.releases += 1;
+            }
+        }
+        self.after_uncount(queue, consumer, channel);
+    }
+
+    /// One unsettled delivery less for everybody who counts them.
+    fn uncount(&mut self, index: usize) {
+        let delivery = &self.deliveries.slab[index];
+        let channel = &mut self.channels[delivery.channel.index()];
+        self.connections[channel.connection.index()].unsettled -= 1;
+        if let Some(queue) = delivery.queue {
+            self.queues[queue.index()].unsettled -= 1;
+        }
+        if let Some(consumer) = delivery.consumer {
+            let consumer = &mut self.consumers[consumer.index()];
+            consumer.unsettled -= 1;
+            if !delivery.no_ack && consumer.state != ConsumerState::Get {
+                channel.consumer_unsettled -= 1;
+            }
+        }
+    }
+
+    /// What the room that was made allows now.
+    fn after_uncount(
+        &mut self,
+        queue: Option<QueueId>,
+        consumer: Option<crate::command::ConsumerId>,
+        channel: ChannelId,
+    ) {
+        self.recheck_starved |= self.starved;
+        if let Some(consumer) = consumer {
+            if self.channels[channel.index()].global_prefetch_count > 0 {
+                self.make_all_eligible(channel);
+            } else {
+                self.make_eligible(consumer.index());
+            }
+            self.free_consumer_if_done(consumer.index());
+        }
+        if let Some(queue) = queue {
+            self.free_queue_if_done(queue);
+        }
+    }
+
+    pub(super) fn make_all_eligible(&mut self, channel: ChannelId) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+            self.make_eligible(index);
+        }
+    }
+
+    /// While messages of these consumers are on their way back, their queues deliver nothing: the first to
+    /// come back need not be the oldest.
+    pub(super) fn mark_returning(&mut self, channel: ChannelId) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            let consumer = &mut self.consumers[index];
+            if consumer.unsettled > 0 && !consumer.returning {
+                consumer.returning = true;
+                self.queues[consumer.queue.index()].returning += 1;
+            }
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+        }
+    }
+
+    pub(super) fn unmark_returning(&mut self, channel: ChannelId) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+            self.unmark_consumer(index);
+        }
+    }
+
+    pub(super) fn unmark_consumer(&mut self, index: usize) {
+        if core::mem::take(&mut self.consumers[index].returning) {
+            let queue = self.consumers[index].queue;
+            self.queues[queue.index()].returning -= 1;
+            self.wake(queue);
+            self.free_queue_if_done(queue);
+        }
+    }
+}

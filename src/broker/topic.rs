@@ -1,0 +1,83 @@
+//! Topic matching over the trie of words.
+//!
+//! All words of the key are walked once with the set of nodes reached so far, each node at most once per
+//! word. So a hostile pattern like `#.a.#.a.#` costs words times nodes and never explodes, and nothing
+//! recurses deeper than a chain of `#.#.#`, which collapses into one step per node.
+
+use crate::mem::Slab;
+
+use super::exchange::Node;
+use super::names::IndexTable;
+
+/// Scratch for the two sets, sized once for all nodes there can be.
+#[derive(Debug)]
+pub(super) struct Walk {
+    reached: Vec<usize>,
+    next: Vec<usize>,
+    step: u64,
+}
+
+impl Walk {
+    pub(super) fn with_capacity(nodes_max: usize) -> Self {
+        Self { reached: Vec::with_capacity(nodes_max), next: Vec::with_capacity(nodes_max), step: 0 }
+    }
+
+    /// The nodes whose pattern matches `key`.
+    pub(super) fn nodes(
+        &mut self,
+        nodes: &mut Slab<Node>,
+        table: &IndexTable,
+        root: usize,
+        key: &str,
+    ) -> &[usize] {
+        self.step += 1;
+        self.reached.clear();
+        enter(nodes, root, self.step, &mut self.reached);
+        for word in words(key) {
+            self.step += 1;
+            self.next.clear();
+            for &at in &self.reached {
+                if &*nodes[at].word == "#" && nodes[at].parent.is_some() {
+                    enter(nodes, at, self.step, &mut self.next);
+                }
+                if let Some(star) = nodes[at].star {
+                    enter(nodes, star, self.step, &mut self.next);
+                }
+                if let Some(child) = child(nodes, table, at, word) {
+                    enter(nodes, child, self.step, &mut self.next);
+                }
+            }
+            core::mem::swap(&mut self.reached, &mut self.next);
+        }
+        &self.reached
+    }
+}
+
+/// The words of a key or pattern; an empty one has none.
+pub(super) fn words(key: &str) -> impl Iterator<Item = &str> {
+    let count = if key.is_empty() { 0 } else { usize::MAX };
+    key.split('.').take(count)
+}
+
+/// The child of `parent` with this word.
+pub(super) fn child(nodes: &Slab<Node>, table: &IndexTable, parent: usize, word: &str) -> Option<usize> {
+    if nodes[parent].children == 0 {
+        return None;
+    }
+    table.find((parent as u32, word), |index| {
+        nodes[index].parent == Some(parent) && &*nodes[index].word == word
+    })
+}
+
+/// Reaches a node, and with it every `#` below it, which matches no word at all as well.
+fn enter(nodes: &mut Slab<Node>, from: usize, step: u64, reached: &mut Vec<usize>) {
+    let mut at = Some(from);
+    while let Some(index) = at {
+        if nodes[index].reached_at == step {
+            return;
+        }
+        nodes[index].reached_at = step;
+        reached.push(index);
+        at = nodes[index].hash;
+    }
+}

@@ -1,0 +1,223 @@
+//! tx.select, tx.commit, tx.rollback: publishes and settlements that happen together or not at all.
+//!
+//! Always true: an open transaction holds its messages and its decided settlements on lists through their
+//! own records; commit first makes sure that everything fits and only then changes anything.
+
+use crate::command::{ChannelId, Outcome, Settlement};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{List, MessageId, Messages};
+use crate::wire::field::Table;
+
+use super::Broker;
+use super::records::{Mode, Transaction};
+
+/// The most messages and settlements one transaction may hold: what a turn can do without making others wait.
+const TRANSACTION_MAX: u32 = 8192;
+
+impl Broker {
+    pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.channels[channel.index()].mode;
+        match mode {
+            Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
+            Mode::Transaction(_) => return Err(cannot_switch("tx", "confirm")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.channels[channel.index()].mode;
+        match mode {
+            Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
+            Mode::Transaction(_) => {}
+            Mode::Confirm => return Err(cannot_switch("confirm", "tx")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Keeps a routed message until commit. It will be routed again then: bindings may have changed.
+    pub(super) fn publish_in_transaction(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        if let Err(fault) = self.check_transaction_room(channel) {
+            messages.release(message);
+            return Err(fault);
+        }
+        messages.set_mandatory(message, mandatory);
+        messages.set_link(message, None);
+        self.opened(channel);
+        if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
+            match transaction.last {
+                Some(last) => messages.set_link(last, Some(message)),
+                None => transaction.first = Some(message),
+            }
+            transaction.last = Some(message);
+            transaction.messages += 1;
+        }
+        Ok(Outcome::Published)
+    }
+
+    /// Remembers what commit will do with a delivery.
+    pub(super) fn decide(
+        &mut self,
+        channel: ChannelId,
+        index: usize,
+        settlement: Settlement,
+    ) -> Result<(), Fault> {
+        self.check_transaction_room(channel)?;
+        self.opened(channel);
+        self.leave_unacknowledged(channel, index);
+        self.deliveries.slab[index].decided = Some(settlement);
+        if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
+            transaction
+                .settlements
+                .push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+        if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+            return Err(not_transactional());
+        }
+        self.check_commit_fits(messages, channel)?;
+        let transaction = self.take_transaction(channel);
+        let mut next = transaction.first;
+        while let Some(message) = next {
+            next = messages.link(message);
+            let mandatory = messages.is_mandatory(message);
+            self.route_again(messages, channel, message);
+            // A queue's reject-publish policy has nobody to tell inside a transaction.
+            if self.deliver_to_targets(messages, channel, message, mandatory)? == Outcome::Wait {
+                messages.release(message);
+            }
+        }
+        let mut settlements = transaction.settlements;
+        while let Some(index) =
+            settlements.pop_front(&mut self.deliveries.slab, |delivery| &mut delivery.links)
+        {
+            let settlement = self.deliveries.slab[index].decided.take().unwrap_or(Settlement::Ack);
+            self.settle_one(messages, index, settlement);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+        if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+            return Err(not_transactional());
+        }
+        self.abandon_transaction(messages, channel);
+        Ok(Outcome::Done)
+    }
+
+    /// Drops the messages; decided deliveries are unacknowledged again, in the order of their tags.
+    pub(super) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
+        let transaction = self.take_transaction(channel);
+        let mut next = transaction.first;
+        while let Some(message) = next {
+            next = messages.link(message);
+            messages.release(message);
+            self.releases += 1;
+        }
+        let mut settlements = transaction.settlements;
+        while let Some(index) =
+            settlements.pop_front(&mut self.deliveries.slab, |delivery| &mut delivery.links)
+        {
+            self.deliveries.slab[index].decided = None;
+            self.deliveries.remember_tag(index);
+            self.rejoin_unacknowledged(channel, index);
+        }
+    }
+
+    fn rejoin_unacknowledged(&mut self, channel: ChannelId, index: usize) {
+        let tag = self.deliveries.slab[index].tag;
+        let list = &mut self.channels[channel.index()].unacknowledged;
+        let mut after = list.back();
+        while let Some(other) = after {
+            if self.deliveries.slab[other].tag < tag {
+                break;
+            }
+            after = List::before(&self.deliveries.slab, other, |delivery| &delivery.links);
+        }
+        list.insert_after(&mut self.deliveries.slab, after, index, |delivery| &mut delivery.links);
+    }
+
+    fn route_again(&mut self, messages: &Messages, channel: ChannelId, message: MessageId) {
+        let vhost = self.channels[channel.index()].vhost;
+        match self.find_exchange(vhost, messages.exchange(message)) {
+            Some(exchange) => {
+                let mut scratch = core::mem::take(&mut self.scratch);
+                let bytes = messages.properties(message, &mut scratch.properties);
+                let headers = crate::wire::props::Properties::trusted(bytes).headers();
+                self.route(messages, channel, exchange, message, headers.unwrap_or(Table::EMPTY));
+                self.scratch = scratch;
+            }
+            None => self.targets.clear(),
+        }
+    }
+
+    fn check_commit_fits(&mut self, messages: &Messages, channel: ChannelId) -> Result<(), Fault> {
+        let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
+        let mut next = transaction.first;
+        let (mut entries, mut returns) = (0, 0);
+        while let Some(message) = next {
+            next = messages.link(message);
+            self.route_again(messages, channel, message);
+            entries += self.targets.len();
+            returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
+        }
+        let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
+        if chunks > self.fifo_pool.chunks_free() {
+            return Err(self.out_of("queue_entries_max"));
+        }
+        if returns > self.deliveries.slab.room() {
+            return Err(self.out_of("unacknowledged_max"));
+        }
+        Ok(())
+    }
+
+    fn check_transaction_room(&self, channel: ChannelId) -> Result<(), Fault> {
+        match &self.channels[channel.index()].mode {
+            Mode::Transaction(open) if open.messages + open.settlements.len() >= TRANSACTION_MAX => {
+                Err(Fault::new(
+                    ReplyCode::ResourceError,
+                    format_args!(
+                        "a transaction holds at most {TRANSACTION_MAX} messages and acknowledgements"
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The transaction is about to hold something: its connection must not wait for itself.
+    fn opened(&mut self, channel: ChannelId) {
+        let record = &self.channels[channel.index()];
+        if let Mode::Transaction(transaction) = &record.mode
+            && transaction.is_empty()
+        {
+            self.connections[record.connection.index()].open_transactions += 1;
+        }
+    }
+
+    fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
+        let record = &mut self.channels[channel.index()];
+        let Mode::Transaction(transaction) = &mut record.mode else { return Transaction::default() };
+        let taken = core::mem::take(transaction);
+        if !taken.is_empty() {
+            self.connections[record.connection.index()].open_transactions -= 1;
+        }
+        taken
+    }
+}
+
+fn cannot_switch(from: &str, to: &str) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
+}
+
+fn not_transactional() -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("channel is not transactional"))
+}
