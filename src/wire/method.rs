@@ -8,6 +8,10 @@
 //! too many is an error. `parse` after `emit` gives an equal value, and `emit` after `parse` the same octets
 //! if the peer left reserved fields and unused bits zero.
 //!
+//! It takes and refuses what RabbitMQ 3.10 does, with one exception: the exchange of `basic.publish` and of the
+//! methods that carry a message back must be UTF-8 like any other name. RabbitMQ does not look, and then knows
+//! no such exchange.
+//!
 //! ```text
 //!    payload of a method frame (§4.2.4):
 //!
@@ -109,7 +113,7 @@ macro_rules! read_argument {
     ($r:ident, bits [$($bit:ident)*]) => { let [$($bit,)* ..] = $r.bits()?; };
     ($r:ident, unused_octet) => { $r.u8()?; };
     ($r:ident, unused_short) => { $r.u16()?; };
-    ($r:ident, unused_name) => { $r.short_str()?; };
+    ($r:ident, unused_name) => { $r.short_string()?; };
     ($r:ident, unused_blob) => { $r.long_str()?; };
 }
 
