@@ -1,0 +1,120 @@
+"""What the suites need and install themselves: virtual environments with pika, RabbitMQ from apt.
+
+An index that does not answer is not our failure but must be said loudly (`Unreachable`);
+whatever else goes wrong is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import List
+
+from .brokers import ROOT, rabbitmq_sbin
+
+PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
+TRIES = 3
+UNREACHABLE_SIGNS = (
+    "NewConnectionError", "ConnectTimeout", "ReadTimeout", "Read timed out", "Temporary failure", "ProxyError",
+    "Connection refused", "Could not resolve", "Failed to fetch", "Unable to connect", "Connection failed",
+    "Connection timed out", "Retrying (", "Service Unavailable", "Bad Gateway",
+)
+
+
+class Unreachable(Exception):
+    """A package index did not answer."""
+
+
+class NoRoot(Exception):
+    """It would have to be installed, and we may not."""
+
+
+class CannotInstall(Exception):
+    """Installing failed although the index answered."""
+
+
+def is_root() -> bool:
+    """Whether apt may be used."""
+    return os.geteuid() == 0
+
+
+def attempt(command: List[str], what: str, **options: object) -> None:
+    """Run an installing command, some times if need be."""
+    output = ""
+    for number in range(TRIES):
+        if number:
+            time.sleep(5 * number)
+        try:
+            done = subprocess.run(  # type: ignore[call-overload]
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=600, **options)
+        except subprocess.TimeoutExpired as late:
+            output = f"no end after {late.timeout} s; Read timed out"
+            continue
+        if done.returncode == 0:
+            return
+        output = done.stdout
+    if any(sign in output for sign in UNREACHABLE_SIGNS):
+        raise Unreachable(f"{what}: the package index did not answer ({last_line(output)})")
+    raise CannotInstall(f"{what} failed: {' '.join(command)}\n{output}")
+
+
+def last_line(text: str) -> str:
+    """The last line that says anything."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def pika_python(version: str) -> Path:
+    """The interpreter of a virtual environment that has this pika, made on first use."""
+    home = ROOT / "target" / "test-env" / f"pika-{version}"
+    python, done = home / "bin" / "python", home / "complete"
+    if done.exists() and python.exists():
+        return python
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    make_venv(home)
+    attempt([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"pika=={version}"],
+            f"pika {version}")
+    done.write_text("")
+    return python
+
+
+def make_venv(home: Path) -> None:
+    """A virtual environment; on Debian that may need a package of its own."""
+    command = [sys.executable, "-m", "venv", str(home)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+        return
+    if not is_root():
+        raise NoRoot("python3-venv is not installed, and only root may install it")
+    apt_install("python3-venv")
+    attempt(command, "a virtual environment")
+
+
+def apt_install(*packages: str) -> None:
+    """Debian packages, without starting any service they bring."""
+    if not is_root():
+        raise NoRoot(f"{' '.join(packages)} not installed, and only root may install it")
+    quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
+    attempt(["apt-get", "update", "-q"], "apt-get update", env=quiet)
+    attempt(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], " ".join(packages), env=quiet)
+
+
+def have_rabbitmq() -> None:
+    """RabbitMQ's files on this machine. The package's own service is stopped if it came up."""
+    if rabbitmq_sbin() is not None:
+        return
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists() and is_root()
+    if ours:  # Debian's way of saying: install, but start nothing
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        apt_install("rabbitmq-server")
+    finally:
+        if ours:
+            policy.unlink()

@@ -1,0 +1,172 @@
+"""A plain blocking AMQP client on the suites' own codec, for looking at a broker and for
+misbehaving in ways a client library would not allow."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from typing import Any, Deque, List, NamedTuple, Optional
+
+from . import wire
+from .brokers import Address
+
+
+class Closed(Exception):
+    """The broker closed the connection; `method` is its connection.close if it sent one."""
+
+    def __init__(self, method: Optional[wire.Method]) -> None:
+        super().__init__(str(method) if method else "the socket was closed")
+        self.method = method
+
+
+class Content(NamedTuple):
+    """A message as it was delivered, fetched or returned."""
+
+    channel: int
+    method: wire.Method
+    header: wire.Header
+    body: bytes
+
+
+class Client:
+    """One connection. Methods of any channel come out of `recv` in the order they arrived."""
+
+    def __init__(self, address: Address, timeout: float = 20.0, heartbeat: int = 0, frame_max: int = 131072,
+                 receive_buffer: Optional[int] = None) -> None:
+        self.timeout = timeout
+        self.frame_max = frame_max
+        self.buffer = bytearray()
+        self.frames: Deque[wire.Frame] = deque()
+        self.held: Deque[Any] = deque()
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(timeout)
+        self.socket.connect(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._handshake(heartbeat)
+
+    def _handshake(self, heartbeat: int) -> None:
+        capabilities = {name: True for name in ("basic.nack", "consumer_cancel_notify", "publisher_confirms",
+                                                "authentication_failure_close", "connection.blocked")}
+        self.send(wire.PROTOCOL_HEADER)
+        self.expect("connection.start")
+        self.send(wire.method(0, "connection.start-ok", client_properties={"capabilities": capabilities},
+                              mechanism="PLAIN", response="\0guest\0guest", locale="en_US"))
+        self.expect("connection.tune")
+        self.send(wire.method(0, "connection.tune-ok", channel_max=2047, frame_max=self.frame_max,
+                              heartbeat=heartbeat)
+                  + wire.method(0, "connection.open", virtual_host="/"))
+        self.expect("connection.open-ok")
+
+    def send(self, data: bytes) -> None:
+        """Bytes as they are."""
+        self.socket.sendall(data)
+
+    def frame(self, timeout: Optional[float] = None) -> wire.Frame:
+        """The next frame that is not a heartbeat."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            while self.frames:
+                frame = self.frames.popleft()
+                if frame.kind != wire.FRAME_HEARTBEAT:
+                    return frame
+            self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise Closed(None)
+            self.buffer += data
+            self.frames.extend(wire.split_frames(self.buffer))
+
+    def recv(self, timeout: Optional[float] = None) -> Any:
+        """The next method (with its channel as `channel`) or message."""
+        if self.held:
+            return self.held.popleft()
+        return self._recv(timeout)
+
+    def _recv(self, timeout: Optional[float] = None) -> Any:
+        frame = self.frame(timeout)
+        if frame.kind != wire.FRAME_METHOD:
+            raise wire.WireError(f"a frame of kind {frame.kind} out of place")
+        method = wire.decode_method(frame.payload)
+        if method.name == "connection.close":
+            self.socket.sendall(wire.method(0, "connection.close-ok"))
+            raise Closed(method)
+        if method.name not in wire.CONTENT_METHODS:
+            return method
+        header_frame = self.frame(timeout)
+        header = wire.decode_header(header_frame.payload)
+        body = bytearray()
+        while len(body) < header.size:
+            body += self.frame(timeout).payload
+        return Content(frame.channel, method, header, bytes(body))
+
+    def expect(self, *names: str, timeout: Optional[float] = None) -> Any:
+        """The next method or message of one of these names; others are held back for `recv`."""
+        for index, item in enumerate(self.held):
+            if name_of(item) in names:
+                del self.held[index]
+                return item
+        while True:
+            item = self._recv(timeout)
+            if name_of(item) in names:
+                return item
+            if name_of(item) == "channel.close":
+                raise Closed(item)
+            self.held.append(item)
+
+    def open(self, channel: int = 1) -> None:
+        """Open a channel."""
+        self.send(wire.method(channel, "channel.open"))
+        self.expect("channel.open-ok")
+
+    def call(self, channel: int, name: str, **args: Any) -> Any:
+        """A synchronous method and its reply."""
+        self.send(wire.method(channel, name, **args))
+        replies = [name + "-ok"] if name != "basic.get" else ["basic.get-ok", "basic.get-empty"]
+        return self.expect(*replies)
+
+    def publish(self, channel: int, exchange: str, key: str, body: bytes = b"", **options: Any) -> None:
+        """A whole publish."""
+        self.send(wire.publish(channel, exchange, key, body, frame_max=self.frame_max, **options))
+
+    def close(self) -> None:
+        """Say goodbye if the other side still listens."""
+        try:
+            self.send(wire.method(0, "connection.close", reply_code=200))
+            self.expect("connection.close-ok", timeout=5.0)
+        except (OSError, Closed, wire.WireError):
+            pass
+        self.socket.close()
+
+    def drop(self) -> None:
+        """Hang up without a word."""
+        self.socket.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def name_of(item: Any) -> str:
+    """The method's name, of a method or of a message."""
+    return item.method.name if isinstance(item, Content) else item.name
+
+
+def queue_state(address: Address, queue: str) -> Optional[List[int]]:
+    """Ready messages and consumers of a queue, None when there is no such queue, and an empty
+    list when it is there but exclusive to another connection."""
+    with Client(address) as client:
+        client.open()
+        try:
+            reply = client.call(1, "queue.declare", queue=queue, passive=True)
+        except Closed as answer:
+            code = answer.method.args["reply_code"] if answer.method else 0
+            return None if code == 404 else []
+        return [reply.args["message_count"], reply.args["consumer_count"]]

@@ -1,0 +1,65 @@
+"""How a suite tells its results: one line `PASS name`, `FAIL name: why` or `SKIP name: why` each."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import traceback
+from typing import Callable, List, NamedTuple, Optional
+
+LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
+
+
+class Verdict(NamedTuple):
+    """One result line."""
+
+    kind: str
+    name: str
+    detail: str
+
+
+def parse(line: str) -> Optional[Verdict]:
+    """The verdict a line of a suite's output carries, if it is one."""
+    found = LINE.match(line.rstrip("\n"))
+    return Verdict(found.group(1), found.group(2).rstrip(":"), found.group(3) or "") if found else None
+
+
+class Skip(Exception):
+    """Raised by a case that cannot be run here."""
+
+
+class Suite:
+    """Runs cases one after the other and prints their verdicts; a failing one shows its traceback."""
+
+    def __init__(self, prefix: str, only: Optional[List[str]] = None) -> None:
+        self.prefix = prefix
+        self.only = only or []
+        self.failed = 0
+
+    def case(self, name: str, run: Callable[[], None], log: Callable[[], str] = lambda: "") -> None:
+        """Run one case. `log` is asked for more to show when it fails."""
+        if self.only and name not in self.only:
+            return
+        began = time.monotonic()
+        try:
+            run()
+        except Skip as reason:
+            self.skip(name, str(reason))
+        except Exception as accident:
+            self.failed += 1
+            traceback.print_exc(file=sys.stdout)
+            print(log())
+            seconds = time.monotonic() - began
+            why = f"{type(accident).__name__}: {accident}".splitlines()[0]
+            print(f"FAIL {self.prefix}/{name}: {why} ({seconds:.1f} s)", flush=True)
+        else:
+            print(f"PASS {self.prefix}/{name} ({time.monotonic() - began:.1f} s)", flush=True)
+
+    def skip(self, name: str, why: str) -> None:
+        """Say what was not tested."""
+        print(f"SKIP {self.prefix}/{name}: {why}", flush=True)
+
+    def status(self) -> int:
+        """The exit status of the suite."""
+        return 1 if self.failed else 0
