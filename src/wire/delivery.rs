@@ -1,9 +1,10 @@
 //! The two frames that come before the body of every delivery, written in one go.
 //!
-//! Why it exists: `basic.deliver` and its content header are the octets we write most. Their lengths are known
-//! before the first is written, so one look at the room is enough; and names are taken as octets, as the
-//! broker keeps them, instead of being looked through for UTF-8 again. What always holds: the octets are those
-//! of [`Method::BasicDeliver`](super::Method) and [`ContentHeader`](super::ContentHeader), whole or not at all.
+//! Why it exists: `basic.deliver` and its content header are the octets we write most. Their lengths are
+//! known before the first is written, so one look at the room is enough; and names are taken as octets, as
+//! the broker keeps them, instead of being looked through for UTF-8 again. What always holds: the octets
+//! are those of [`Method::BasicDeliver`](super::Method) and [`ContentHeader`](super::ContentHeader), whole
+//! or not at all.
 //!
 //! ```text
 //!    +-----------+-------------------------------------------------------------+----+

@@ -379,24 +379,6 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// A reply text: a short string that is cut to fit, with `...` to show it, as RabbitMQ cuts them.
-    #[inline]
-    pub fn write_reply_text(&mut self, text: &str) -> Result<(), Full> {
-        const ELLIPSIS: &[u8] = b"...";
-        if text.len() <= usize::from(u8::MAX) {
-            return self.write_short_str(text.as_bytes());
-        }
-        let most = usize::from(u8::MAX) - ELLIPSIS.len();
-        let kept = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        let (kept, _) = text.as_bytes().split_at(kept);
-        let len = u8::try_from(kept.len() + ELLIPSIS.len()).map_err(|_| Full)?;
-        self.undo_on_error(|w| {
-            w.write_u8(len)?;
-            w.write_raw(kept)?;
-            w.write_raw(ELLIPSIS)
-        })
-    }
-
     /// A long string.
     #[inline]
     pub fn write_long_str(&mut self, octets: &[u8]) -> Result<(), Full> {
@@ -508,21 +490,6 @@ mod tests {
         assert_eq!(w.at(), 0);
         assert_eq!(w.write_short_str(&[b'x'; 255]), Ok(()));
         assert_eq!(w.at(), 256);
-    }
-
-    #[test]
-    fn reply_texts_are_cut_between_characters() {
-        let cut = |text: &str| {
-            let mut buf = [0; 300];
-            let mut w = Writer::new(&mut buf);
-            w.write_reply_text(text).expect("fits");
-            let text = Reader::new(w.written()).short_string().expect("still UTF-8");
-            text.to_owned()
-        };
-        assert_eq!(cut(&"x".repeat(255)), "x".repeat(255));
-        assert_eq!(cut(&"x".repeat(256)), "x".repeat(252) + "...");
-        assert_eq!(cut(&"ä".repeat(200)), "ä".repeat(126) + "...");
-        assert_eq!(cut(&("x".to_owned() + &"ä".repeat(200))), "x".to_owned() + &"ä".repeat(125) + "...");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What holds for the wire room whatever the input; shared by the property tests and the fuzz targets.
 //!
-//! Why it exists: a fuzzer that only waits for a panic misses a parser that accepts what it cannot read later,
-//! or writes back something else than it read. Each check takes any octets and asserts both.
+//! Why it exists: a fuzzer that only waits for a panic misses a parser that accepts what it cannot read
+//! later, or writes back something else than it read. Each check takes any octets and asserts both.
 
 #![allow(dead_code, reason = "not every fuzz target makes every check")]
 
@@ -83,7 +83,8 @@ pub(crate) fn check_any_properties(octets: &[u8]) {
     assert_eq!(written(|w| properties.write_with(PropertyEdit::default(), w)), octets);
 }
 
-/// A method that was accepted is the same after being written and read again; an error names the right method.
+/// A method that was accepted is the same after being written and read again; an error names the right
+/// method.
 pub(crate) fn check_any_method(octets: &[u8]) {
     match Method::parse(octets) {
         Ok(method) => {
