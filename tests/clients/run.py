@@ -325,7 +325,7 @@ def target(args: argparse.Namespace) -> Iterator[brokers.Address]:
 def run_version(label: str, args: argparse.Namespace) -> int:
     """All programs with one version of pika."""
     version, folder = VERSIONS[label]
-    suite = Suite(f"clients/{label}", args.case)
+    suite = Suite(f"clients/{'rabbitmq-' if args.rabbitmq else ''}{label}", args.case)
     try:
         python = environment.pika_python(version)
     except (environment.Unreachable, environment.NoRoot) as why:
@@ -352,10 +352,15 @@ def main() -> int:
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     failed = 0
-    for label in [args.pika] if args.pika else list(VERSIONS):
+    quick = os.environ.get("LEVERET_TEST_MODE") == "quick"
+    for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
         failed |= run_version(label, args)
     return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except brokers.BrokerError as why:
+        print(why)
+        sys.exit(f"FAIL clients/start: {str(why).splitlines()[0]}")

@@ -147,4 +147,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except brokers.BrokerError as why:
+        print(why)
+        sys.exit(f"FAIL transcript/start: {str(why).splitlines()[0]}")
