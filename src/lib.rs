@@ -1,5 +1,61 @@
 //! Leveret: the small RabbitMQ for the edge.
-#![deny(unsafe_code)]
+//!
+//! One binary that speaks AMQP 0-9-1 to the programs on a device and stays inside a memory cap that is
+//! really a cap. This page is the map; every file opens with why it exists and what always holds in it.
+//!
+//! # Rooms
+//!
+//! Dependencies point one way, down this list; `tests/layers.rs` holds everybody to it.
+//!
+//! | room | owns | sees |
+//! |------|------|------|
+//! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time as a value, the vocabulary, all bytes | nothing above |
+//! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
+//! | [`session`] | one peer, without its socket | the ground, `wire` |
+//! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
+//! | [`admin`] | the operator's view | the ground, `broker` |
+//! | [`config`] | what the operator said | the ground |
+//! | [`tool`] | what the binary does besides serving | what it needs |
+//! | `net` | sockets and the turn | everyone |
+//!
+//! # Rules
+//!
+//! - Data flows one way: bytes, command, broker, event, bytes. Nobody calls back up the stairs.
+//! - One thread, no locks. No clock and no socket below `net`: time is handed in.
+//! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
+//!   the way of a message nothing allocates.
+//! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
+//!
+//! # The life of a message
+//!
+//! ```text
+//! socket ─read→ input buffer ─→ session::Connection::next ─→ content collected in mem::Messages
+//!                                                              │ Command::Publish
+//!                                                              ▼
+//!                               Broker::apply → route → every target queue's Fifo, or none
+//!                                                              │ Outcome::Published → a confirm is due
+//!                                                              ▼
+//!                               Broker::deliver: queue → delivery record → outbox of the connection
+//!                                                              │ Delivery
+//!                                                              ▼
+//! socket ◄write─ output buffer ◄─ session::Connection::fill ◄─ message bytes, copied once
+//!                                                              │ so many sent
+//!                                                              ▼
+//!                               Broker::sent; the consumer's ack → Command::Settle → the record is freed
+//! ```
+//!
+//! A body is copied once in (input buffer to slot and blocks) and once out (to the output buffer), whatever
+//! the fan-out. What a slow socket does not take is not stored: the delivery stays in the outbox, and the
+//! session remembers how many bytes of it are gone.
+//!
+//! # Where this differs from what one might expect
+//!
+//! - A delivery record serves a message from the queue until its settlement, moving between lists; so
+//!   requeueing never needs memory (`broker/deliveries.rs`).
+//! - Direct reply-to is a hidden exclusive queue per consumer, named by an unguessable token, so replies obey
+//!   every rule and cap that queues obey.
+//! - While messages of a closed channel are on their way back, their queues pause for those few turns,
+//!   instead of working out the smallest offset still missing.
 
 pub mod admin;
 pub mod broker;

@@ -4,7 +4,7 @@
 //! while it is active; the client is told about every consumer that ends without its doing, if it asked to
 //! be told.
 
-use crate::command::{ChannelId, ConnectionId, ConsumerId, Name, Outcome, QueueId};
+use crate::command::{ChannelId, ConnectionId, ConsumerId, Name, Outcome, QueueId, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{Links, List, Messages};
 use crate::wire::field::Table;
@@ -176,11 +176,13 @@ impl Broker {
         self.free_consumer_if_done(index);
     }
 
-    /// The next consumer whose end the connection's client must hear of: channel number and tag.
-    pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str)> {
+    /// The next consumer whose end the connection's client must hear of: channel number, tag, and where the
+    /// news stands among the connection's deliveries.
+    pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         let index = self.connections.get(connection.index())?.cancelled.front()?;
         let consumer = &self.consumers[index];
-        Some((self.channels[consumer.channel.index()].number, &consumer.tag))
+        let order = self.reply_order(connection, Some(consumer.channel));
+        Some((self.channels[consumer.channel.index()].number, &consumer.tag, order))
     }
 
     /// The client was told about the consumer that [`Self::next_cancelled`] named.
@@ -343,9 +345,26 @@ impl Broker {
         self.connections.insert(super::records::Connection::new()).ok().map(ConnectionId::from_index)
     }
 
-    /// The peer is gone. Its names vanish now; what it held goes back in bounded steps.
+    /// The socket is closed: the id may be used again as soon as everything went back.
+    pub fn release(&mut self, connection: ConnectionId) {
+        self.disconnect(connection);
+        self.connections[connection.index()].released = true;
+        self.free_connection_if_done(connection);
+    }
+
+    pub(super) fn free_connection_if_done(&mut self, connection: ConnectionId) {
+        let record = &self.connections[connection.index()];
+        if record.cleared && record.released {
+            self.connections.remove(connection.index());
+        }
+    }
+
+    /// The peer will ask for nothing more. Its names vanish now; what it held goes back in bounded steps.
+    /// Once is enough, but more does no harm.
     pub fn disconnect(&mut self, connection: ConnectionId) {
-        self.connections[connection.index()].dying = true;
+        if core::mem::replace(&mut self.connections[connection.index()].dying, true) {
+            return;
+        }
         let mut at = self.connections[connection.index()].channels.front();
         while let Some(index) = at {
             at = List::after(&self.channels, index, |channel| &channel.links);

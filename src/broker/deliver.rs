@@ -103,6 +103,7 @@ impl Broker {
         };
         record.ready_bytes -= u64::from(messages.footprint_bytes(taken.message));
         record.ready_body_bytes -= u64::from(messages.body_len(taken.message));
+        self.releases += 1;
         Some(taken)
     }
 

@@ -197,7 +197,8 @@ impl Broker {
                 return false;
             }
         }
-        self.connections.remove(connection.index());
+        self.connections[connection.index()].cleared = true;
+        self.free_connection_if_done(connection);
         true
     }
 

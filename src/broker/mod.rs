@@ -42,9 +42,7 @@ mod transaction;
 
 use std::collections::VecDeque;
 
-use crate::command::{
-    ChannelId, Command, ConnectionId, ExchangeId, Outcome, QueueId, ReplyOrder, Settlement,
-};
+use crate::command::{ChannelId, Command, ConnectionId, ExchangeId, Outcome, QueueId, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::Limits;
 use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Messages, Share, Slab};
@@ -323,7 +321,10 @@ impl Broker {
                 self.close_channel(messages, connection, channel);
                 Ok(Outcome::Done)
             }
-            Command::Recover => self.settle_through(messages, channel, u64::MAX, Settlement::Requeue),
+            Command::Recover => {
+                self.recover(messages, channel);
+                Ok(Outcome::Done)
+            }
             Command::Qos { prefetch_count, global } => {
                 self.set_prefetch(channel, prefetch_count, global);
                 Ok(Outcome::Done)

@@ -37,6 +37,10 @@ pub(super) struct Connection {
     pub(super) noted: bool,
     /// The peer is gone; what it held is being given back.
     pub(super) dying: bool,
+    /// Everything was given back.
+    pub(super) cleared: bool,
+    /// The socket is closed: the id may be given to another.
+    pub(super) released: bool,
 }
 
 impl Connection {
@@ -57,6 +61,8 @@ impl Connection {
             jobs: 0,
             noted: false,
             dying: false,
+            cleared: false,
+            released: false,
         }
     }
 }

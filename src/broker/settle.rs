@@ -43,8 +43,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Everything written so far up to `through` goes back to its queue or is forgotten, in bounded steps.
-    pub(super) fn settle_through(
+    fn settle_through(
         &mut self,
         messages: &mut Messages,
         channel: ChannelId,
@@ -57,12 +56,28 @@ impl Broker {
             }
             return Ok(Outcome::Done);
         }
+        self.settle_now(messages, channel, through, settlement);
+        Ok(Outcome::Done)
+    }
+
+    /// basic.recover: not part of a transaction, whatever the channel's mode.
+    pub(super) fn recover(&mut self, messages: &mut Messages, channel: ChannelId) {
+        self.settle_now(messages, channel, u64::MAX, Settlement::Requeue);
+    }
+
+    /// Everything written so far up to `through` goes back to its queue or is forgotten, in bounded steps.
+    fn settle_now(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        through: u64,
+        settlement: Settlement,
+    ) {
         if settlement == Settlement::Requeue {
             self.mark_returning(channel);
         }
         let connection = self.channels[channel.index()].connection;
         self.start_job(messages, connection, Job::Settle { channel, through, settlement });
-        Ok(Outcome::Done)
     }
 
     fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {

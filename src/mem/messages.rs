@@ -163,6 +163,7 @@ pub struct Messages {
     assembly_pages_max: usize,
     /// Set when an ordinary publisher was refused; all ordinary publishers wait until it is lifted.
     held: bool,
+    frees: u64,
 }
 
 impl Messages {
@@ -184,6 +185,7 @@ impl Messages {
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             held: false,
+            frees: 0,
         }
     }
 
@@ -433,6 +435,11 @@ impl Messages {
         self.slots[id.index()].link = next.map_or(0, |next| next.0.get());
     }
 
+    /// Counts messages that left the pool.
+    pub const fn frees(&self) -> u64 {
+        self.frees
+    }
+
     /// Messages in the pool.
     pub const fn messages_used(&self) -> usize {
         self.slots_used
@@ -528,6 +535,7 @@ impl Messages {
         slot.link = self.free_head;
         self.free_head = id.0.get();
         self.slots_used -= 1;
+        self.frees += 1;
         if chain != 0 {
             self.blocks.free_chain(chain);
         }
