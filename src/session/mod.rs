@@ -1,61 +1,119 @@
 //! OWNS ONE PEER: the server's side of one AMQP connection, without a socket, a clock or a broker.
+//!
+//! Bytes, time and answers are handed in; [`Command`]s and bytes come out. So a connection can be driven in
+//! memory, one byte at a time, a day in a millisecond, and the bridge can hold the other end of one.
+//!
+//! | file         | what it does |
+//! |--------------|--------------|
+//! | `settings`   | what every connection is told and held to |
+//! | `handshake`  | protocol header, login, negotiation, connection.open |
+//! | `input`      | the frames of an open connection, and who handles each; connections that close |
+//! | `content`    | publishes: method, header and body into one message |
+//! | `methods`    | methods on channels into commands |
+//! | `replies`    | the broker's answers into methods, kept until they may be written |
+//! | `confirms`   | publisher confirms of a channel, as numbers |
+//! | `channel`    | the records of all channels |
+//! | `output`     | what is written when; what a socket did not take |
+//! | `deliveries` | one delivery's frames, from any byte of them on |
+//! | `timers`     | heartbeats and everything else that has its time |
+//! | `erlang`     | octets in error texts, as RabbitMQ shows them |
+//!
+//! How it is used, once per turn:
+//!
+//! ```text
+//!   loop { next() ─ Command → the broker ─ Outcome → answer()
+//!                 ─ NeedMore, Suspended, Finished → done }
+//!   fill() → the socket → written()
+//! ```
+//!
+//! Always true:
+//! - What a peer sends can end its channel or its connection and nothing else.
+//! - Nothing is begun whose answer might not fit: replies have a fixed room per connection, the last of it
+//!   for a close. Input stands still instead.
+//! - A reply never stands between the frames of a content on its own channel, and follows the deliveries it
+//!   must follow; after channel.close nothing more is written on that channel.
+//! - No part of a frame is stored: what a socket did not take is written again from the state it came from,
+//!   but for the rest of one small frame.
+//! - Nothing here allocates once a connection exists.
 
-use crate::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, ReplyOrder};
-use crate::error::Fault;
+#![allow(
+    clippy::result_large_err,
+    clippy::large_enum_variant,
+    reason = "a fault carries its text, for nothing may be allocated for it; it ends something, so it is rare"
+)]
+
+mod channel;
+mod confirms;
+mod content;
+mod deliveries;
+mod erlang;
+mod handshake;
+mod input;
+mod methods;
+mod output;
+mod replies;
+mod settings;
+mod timers;
+
+use crate::command::{ChannelId, Command, ConnectionId, Name, ReplyOrder};
+use crate::error::{Fault, ReplyCode};
 use crate::limits::Limits;
-use crate::mem::{BytePool, Messages, Share};
+use crate::mem::{ByteChain, BytePool, Messages, Share};
 use crate::time::{Deadline, Now};
 
-/// How the broker introduces itself in connection.start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// `product`
-    pub product: String,
-    /// `version`
-    pub version: String,
-    /// `platform`
-    pub platform: String,
-    /// `copyright`
-    pub copyright: String,
-    /// `information`
-    pub information: String,
-    /// `cluster_name`
-    pub cluster_name: String,
-}
+use channel::{Channels, NONE, OwnChannels, Slot};
+use deliveries::Begun;
+use handshake::Mechanism;
+use input::BodyFrame;
+pub use output::Marks;
+use output::Rest;
+use replies::Pending;
+pub use settings::{Identity, Settings};
+pub use timers::Timeout;
 
-/// What all connections share and nobody changes.
-#[derive(Debug)]
-pub struct Settings {}
-
-impl Settings {
-    /// The part of the limits that a session keeps, and connection.start ready to be sent.
-    pub fn new(_limits: &Limits, _identity: &Identity) -> Self {
-        Self {}
-    }
-}
-
-/// What sessions hold beyond their own record.
+/// What sessions hold beyond their own records.
 #[derive(Debug)]
 pub struct Pools {
+    channels: Channels,
     replies: BytePool,
+    /// The consumer tag of the basic.cancel under way. There is one at most: a command is answered before
+    /// any connection is asked for its next.
+    cancelled_tag: Name,
 }
 
 impl Pools {
     /// Reserves the pools without touching them.
     pub fn new(limits: &Limits) -> Self {
         let replies = limits.connections_max as usize * limits.replies_bytes_max as usize;
-        Self { replies: BytePool::with_bytes(replies) }
+        Self {
+            channels: Channels::new(limits.channels_max as usize),
+            replies: BytePool::with_bytes(replies),
+            cancelled_tag: Name::new(),
+        }
     }
 
     /// Bytes of a channel's record, for the memory table.
     pub const fn channel_record_bytes() -> usize {
-        512
+        Channels::RECORD_BYTES
     }
 
-    /// Bytes of replies on their way, in whole pages.
+    /// Channels open or closing.
+    pub const fn channels_used(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Bytes of replies on their way, in whole pages; 0 when there are none.
     pub const fn reply_bytes_used(&self) -> usize {
         self.replies.bytes_used()
     }
+}
+
+/// Where a command's names lie when they are not in the input as they are (the queue declared last, names
+/// that came with line ends). The loop owns one for all connections.
+#[derive(Debug, Default)]
+pub struct Names {
+    queue: Name,
+    exchange: Name,
 }
 
 /// What a session is lent for one call.
@@ -107,102 +165,223 @@ pub enum Step<'a> {
     Finished,
 }
 
-/// What a deadline that passed led to.
+/// Where in its life a connection is. Only the open one knows channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Timeout {
-    /// The connection goes on; it may have something to write now.
-    GoOn,
-    /// The peer is gone or will not listen: close the socket at once.
-    Close,
+enum Phase {
+    /// The eight octets come first.
+    Header { due: Deadline },
+    /// connection.start is sent or on its way: start-ok is expected.
+    Start { due: Deadline },
+    /// connection.tune is sent or on its way: tune-ok is expected.
+    Tune { due: Deadline },
+    /// connection.open is expected.
+    Opening { due: Deadline },
+    /// It was refused and is left waiting, against guessing; then it is told so, if it can be.
+    Refused { until: Deadline, tell: Option<Mechanism> },
+    /// In use.
+    Open,
+    /// We sent connection.close: everything but close-ok is ignored. A deaf one does not even look for
+    /// that, because its input is not frames.
+    Closing { until: Deadline, is_deaf: bool },
+    /// We sent close-ok: closing the socket is up to the peer.
+    Ending { until: Deadline },
+    /// To be closed when what there is to write is written.
+    Finished { until: Deadline },
 }
 
-/// What one [`Connection::fill`] wrote, so that [`Connection::written`] can tell what has gone out.
-/// The loop owns one, made once.
-#[derive(Debug)]
-pub struct Marks {}
+/// What the client said it understands.
+#[derive(Clone, Copy, Default, Debug)]
+struct Capabilities {
+    authentication_failure_close: bool,
+    consumer_cancel_notify: bool,
+    connection_blocked: bool,
+}
 
-impl Marks {
-    /// Enough for every fill of a buffer of so many bytes.
-    pub fn for_output_bytes(_bytes: usize) -> Self {
-        Self {}
+/// connection.blocked and unblocked: told once per change, to clients that publish and want to know.
+#[derive(Clone, Copy, Default, Debug)]
+struct Blocked {
+    now: bool,
+    told: bool,
+    concerned: bool,
+}
+
+impl Blocked {
+    const fn is_due(self) -> bool {
+        (self.now && self.concerned) != self.told
     }
 }
 
 /// The server's side of one connection.
 #[derive(Debug)]
-pub struct Connection {}
+pub struct Connection {
+    id: ConnectionId,
+    peer: Peer,
+    phase: Phase,
+    capabilities: Capabilities,
+    blocked: Blocked,
+    // Negotiated.
+    channel_max: u16,
+    frame_max: u32,
+    heartbeat_ms: u32,
+    // Input.
+    pending: Pending,
+    /// The channel that a fault ended, until the broker has been told.
+    release: Option<(Slot, ChannelId)>,
+    /// The channel whose finished publish the broker had no room for.
+    held_publish: Slot,
+    body: BodyFrame,
+    channels: OwnChannels,
+    /// Channels that hold a message which is not complete or not taken yet.
+    contents: u16,
+    // Output.
+    replies: ByteChain,
+    rest: Rest,
+    begun: Option<Begun>,
+    first_to_confirm: Slot,
+    last_to_confirm: Slot,
+    heartbeat_due: bool,
+    /// The channel on which a content will never be complete, because the connection closes; 0 if none.
+    cut_channel: u16,
+    // Time.
+    is_suspended: bool,
+    heard: Now,
+    resumed: Now,
+    wrote: Now,
+    content_due: Deadline,
+    /// Octets of an incomplete frame at the last look, and since when there are so many.
+    unread: u32,
+    unread_since: Now,
+}
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(_now: Now, _id: ConnectionId, _peer: Peer, _settings: &Settings) -> Self {
-        Self {}
+    pub fn new(now: Now, id: ConnectionId, peer: Peer, settings: &Settings) -> Self {
+        Self {
+            id,
+            peer,
+            phase: Phase::Header { due: now.after_ms(settings.handshake_timeout_ms) },
+            capabilities: Capabilities::default(),
+            blocked: Blocked::default(),
+            channel_max: 0,
+            frame_max: crate::limits::FRAME_BYTES_MIN,
+            heartbeat_ms: 0,
+            pending: Pending::NOTHING,
+            release: None,
+            held_publish: NONE,
+            body: BodyFrame::NONE,
+            channels: OwnChannels::NONE,
+            contents: 0,
+            replies: ByteChain::default(),
+            rest: Rest::default(),
+            begun: None,
+            first_to_confirm: NONE,
+            last_to_confirm: NONE,
+            heartbeat_due: false,
+            cut_channel: 0,
+            is_suspended: false,
+            heard: now,
+            resumed: now,
+            wrote: now,
+            content_due: Deadline::NEVER,
+            unread: 0,
+            unread_since: now,
+        }
     }
 
-    /// Handles input from `input[*at..]`, moves `at` past what was consumed, and stops at the first thing
-    /// that somebody else must decide.
-    pub fn next<'a>(&mut self, _context: &mut Context<'_>, _input: &'a [u8], _at: &mut usize) -> Step<'a> {
-        Step::NeedMore
+    /// Whether the handshake is over, well or not.
+    pub const fn is_past_handshake(&self) -> bool {
+        !matches!(
+            self.phase,
+            Phase::Header { .. } | Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }
+        )
     }
 
-    /// Takes the broker's answer to the command that [`Self::next`] returned last.
-    pub fn answer(&mut self, _context: &mut Context<'_>, _outcome: Outcome, _order: ReplyOrder) {}
-
-    /// Writes what may be written now into `out`. Nothing counts as sent until [`Self::written`].
-    pub fn fill<O: Outbox>(
-        &mut self,
-        _context: &mut Context<'_>,
-        _out: &mut [u8],
-        _marks: &mut Marks,
-        _outbox: &mut O,
-    ) -> usize {
-        0
+    /// Whether nothing more will be asked of the broker and nothing of the outbox is needed any more: it
+    /// may forget the connection now, before the socket is closed.
+    pub const fn is_over(&self) -> bool {
+        let ends = matches!(
+            self.phase,
+            Phase::Refused { .. } | Phase::Closing { .. } | Phase::Ending { .. } | Phase::Finished { .. }
+        );
+        ends && self.begun.is_none()
     }
 
-    /// The socket took the first `count` bytes of the last fill (0 is fine; must follow every fill).
-    /// Returns how many deliveries, the front ones of the outbox, are completely sent now.
-    pub fn written(&mut self, _context: &mut Context<'_>, _count: usize, _marks: &Marks) -> u32 {
-        0
+    /// Ends the connection from our side: connection.close with this fault, then a bounded wait. A peer
+    /// that is not that far is closed without a word.
+    pub fn close(&mut self, context: &mut Context<'_>, fault: &Fault) {
+        match self.phase {
+            Phase::Open | Phase::Opening { .. } => self.close_connection(context, fault, (0, 0)),
+            Phase::Closing { .. } | Phase::Ending { .. } | Phase::Finished { .. } => {}
+            Phase::Header { .. } | Phase::Start { .. } | Phase::Tune { .. } | Phase::Refused { .. } => {
+                self.finish(context.now);
+            }
+        }
     }
-
-    /// Whether there is something to write besides what waits in the outbox.
-    pub fn has_output(&self) -> bool {
-        false
-    }
-
-    /// Whether something begun is not fully written. The front delivery of the outbox may be the one, so
-    /// it must stay there, also when its channel is closed, until it is reported as sent.
-    pub fn has_remainder(&self) -> bool {
-        false
-    }
-
-    /// When [`Self::handle_timeout`] wants to be called.
-    pub fn deadline(&self) -> Deadline {
-        Deadline::NEVER
-    }
-
-    /// Does what is due at `context.now`.
-    pub fn handle_timeout(&mut self, _context: &mut Context<'_>) -> Timeout {
-        Timeout::GoOn
-    }
-
-    /// Ends the connection from our side: connection.close with this fault, then a bounded wait.
-    pub fn close(&mut self, _context: &mut Context<'_>, _fault: &Fault) {}
 
     /// Tells the peer that a consumer ended. `false`: no room for it now, ask again; `true` also when the
     /// peer does not want to know.
     pub fn server_cancel(
         &mut self,
-        _context: &mut Context<'_>,
-        _channel_number: u16,
-        _consumer_tag: &str,
-        _order: ReplyOrder,
+        context: &mut Context<'_>,
+        channel_number: u16,
+        consumer_tag: &str,
+        order: ReplyOrder,
     ) -> bool {
+        if !self.capabilities.consumer_cancel_notify || !self.is_channel_open(context, channel_number) {
+            return true;
+        }
+        if !self.has_reply_room(context) {
+            return false;
+        }
+        let cancel = crate::wire::Method::BasicCancel { consumer_tag, no_wait: true };
+        self.push_reply(context, channel_number, &cancel, order);
         true
     }
 
     /// Whether publishers wait for memory now; told to peers that asked to be told, once per change.
-    pub fn blocked(&mut self, _blocked: bool) {}
+    pub const fn blocked(&mut self, blocked: bool) {
+        self.blocked.now = blocked;
+    }
 
-    /// The socket is gone: gives back everything held in pools.
-    pub fn teardown(&mut self, _context: &mut Context<'_>) {}
+    /// The socket is gone: gives back everything held in pools. The broker forgets the connection apart
+    /// from this.
+    pub fn teardown(&mut self, context: &mut Context<'_>) {
+        self.drop_channels(context);
+        self.replies.clear(&mut context.pools.replies);
+        self.begun = None;
+        self.rest = Rest::default();
+        self.finish(context.now);
+    }
+
+    /// Gives the records of all channels back, half-sent messages included.
+    fn drop_channels(&mut self, context: &mut Context<'_>) {
+        while self.channels.first != NONE {
+            let slot = self.channels.first;
+            self.drop_content(context, slot);
+            context.pools.channels.close(&mut self.channels, slot);
+        }
+        (self.first_to_confirm, self.last_to_confirm) = (NONE, NONE);
+        self.held_publish = NONE;
+        self.release = None;
+        self.body.slot = NONE;
+    }
+
+    fn finish(&mut self, now: Now) {
+        self.heartbeat_due = false;
+        self.blocked = Blocked::default();
+        self.phase = Phase::Finished { until: now.after_ms(timers::PARTING_MS) };
+    }
+
+    fn is_channel_open(&mut self, context: &Context<'_>, number: u16) -> bool {
+        let channels = &context.pools.channels;
+        self.phase == Phase::Open
+            && channels
+                .find(&mut self.channels, self.id, number)
+                .is_some_and(|slot| matches!(channels[slot].state, channel::State::Open(_)))
+    }
+}
+
+/// A connection-scoped fault with one of the codes that end connections anyway.
+fn hard_fault(code: ReplyCode, explanation: core::fmt::Arguments<'_>) -> Fault {
+    Fault::connection(code, explanation)
 }

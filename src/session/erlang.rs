@@ -1,0 +1,185 @@
+//! Octets as RabbitMQ's error texts show them.
+//!
+//! Why it exists: clients and their users compare error texts, and RabbitMQ's contain pieces of the offending
+//! frame in Erlang's notation, line breaks included. What always holds: nothing here fails or allocates; the
+//! octets of a peer never reach a text unescaped unless they are printable ASCII.
+
+use core::fmt::{self, Display, Formatter, Write as _};
+
+/// A frame that was refused, as in `type 1, first 16 octets = <<0,60,0,40,...>>`.
+pub(super) struct FrameSnippet<'a> {
+    pub(super) raw_kind: u8,
+    pub(super) payload: &'a [u8],
+}
+
+/// The same with `: {invalid_frame_end_marker,0}` behind it.
+pub(super) struct BadEnd<'a> {
+    pub(super) snippet: FrameSnippet<'a>,
+    pub(super) found: u8,
+}
+
+/// `<<0,60,0,40>>`: always numbers, however many there are.
+pub(super) struct Numbers<'a>(pub(super) &'a [u8]);
+
+const SNIPPET_BYTES: usize = 16;
+/// Erlang's pretty printer breaks lines here.
+const COLUMNS: usize = 80;
+
+impl Display for FrameSnippet<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write(f).map(|_| ())
+    }
+}
+
+impl FrameSnippet<'_> {
+    /// Writes it and tells the column behind it.
+    fn write(&self, f: &mut Formatter<'_>) -> Result<usize, fmt::Error> {
+        let (which, shown) = match self.payload.get(..SNIPPET_BYTES) {
+            Some(first) if self.payload.len() > SNIPPET_BYTES => ("first 16", first),
+            _ => ("all", self.payload),
+        };
+        write!(f, "type {}, {which} octets = <<", self.raw_kind)?;
+        let column = "type , ".len() + digits(self.raw_kind) + which.len() + " octets = <<".len();
+        let column = if !shown.is_empty() && shown.iter().all(|octet| is_printable(*octet)) {
+            write_text(f, shown, column)?
+        } else {
+            write_numbers(f, shown, column)?
+        };
+        f.write_str(">>")?;
+        Ok(column + 2)
+    }
+}
+
+impl Display for BadEnd<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let column = self.snippet.write(f)? + 2;
+        f.write_str(": {invalid_frame_end_marker,")?;
+        let flat = "{invalid_frame_end_marker,}".len() + digits(self.found);
+        if column + flat >= COLUMNS {
+            write!(f, "\n{:indent$}", "", indent = column + 1)?;
+        }
+        write!(f, "{}}}", self.found)
+    }
+}
+
+impl Display for Numbers<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("<<")?;
+        for (index, octet) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{octet}")?;
+        }
+        f.write_str(">>")
+    }
+}
+
+fn write_numbers(f: &mut Formatter<'_>, octets: &[u8], start: usize) -> Result<usize, fmt::Error> {
+    let mut column = start;
+    for (index, octet) in octets.iter().enumerate() {
+        let is_last = index + 1 == octets.len();
+        let width = digits(*octet) + usize::from(!is_last);
+        if column + width >= COLUMNS {
+            write!(f, "\n{:start$}", "")?;
+            column = start;
+        }
+        write!(f, "{octet}{}", if is_last { "" } else { "," })?;
+        column += width;
+    }
+    Ok(column)
+}
+
+fn write_text(f: &mut Formatter<'_>, octets: &[u8], start: usize) -> Result<usize, fmt::Error> {
+    let mut column = start + 2;
+    f.write_char('"')?;
+    for octet in octets {
+        let escaped = match octet {
+            b'"' => '"',
+            b'\\' => '\\',
+            b'\n' => 'n',
+            b'\r' => 'r',
+            b'\t' => 't',
+            0x08 => 'b',
+            0x0B => 'v',
+            0x0C => 'f',
+            0x1B => 'e',
+            _ => {
+                f.write_char(char::from(*octet))?;
+                column += 1;
+                continue;
+            }
+        };
+        write!(f, "\\{escaped}")?;
+        column += 2;
+    }
+    f.write_char('"')?;
+    Ok(column)
+}
+
+/// Erlang also takes the upper half of Latin-1 for printable; a reply text is UTF-8, so those stay numbers.
+fn is_printable(octet: u8) -> bool {
+    matches!(octet, 0x20..=0x7E | 0x08..=0x0D | 0x1B)
+}
+
+fn digits(octet: u8) -> usize {
+    match octet {
+        0..=9 => 1,
+        10..=99 => 2,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bad_end(raw_kind: u8, payload: &[u8], found: u8) -> String {
+        BadEnd { snippet: FrameSnippet { raw_kind, payload }, found }.to_string()
+    }
+
+    #[test]
+    fn snippets_are_as_erlang_prints_them() {
+        let snippet = |raw_kind, payload| FrameSnippet { raw_kind, payload }.to_string();
+        assert_eq!(snippet(3, b""), "type 3, all octets = <<>>");
+        assert_eq!(snippet(3, b"abcdefghijklmnop"), "type 3, all octets = <<\"abcdefghijklmnop\">>");
+        assert_eq!(snippet(3, b"abcdefghijklmnopq"), "type 3, first 16 octets = <<\"abcdefghijklmnop\">>");
+        assert_eq!(
+            snippet(3, b"\x08\t\n\x0b\x0c\r\x1b\"\\"),
+            "type 3, all octets = <<\"\\b\\t\\n\\v\\f\\r\\e\\\"\\\\\">>"
+        );
+        assert_eq!(snippet(1, b"hel\x7f"), "type 1, all octets = <<104,101,108,127>>");
+    }
+
+    #[test]
+    fn lines_break_where_erlang_breaks_them() {
+        assert_eq!(
+            bad_end(1, &[7; 11], 206),
+            "type 1, all octets = <<7,7,7,7,7,7,7,7,7,7,7>>: {invalid_frame_end_marker,206}"
+        );
+        assert_eq!(
+            bad_end(1, &[7; 12], 206),
+            format!(
+                "type 1, all octets = <<7,7,7,7,7,7,7,7,7,7,7,7>>: {{invalid_frame_end_marker,\n{}206}}",
+                " ".repeat(51)
+            )
+        );
+        assert_eq!(
+            bad_end(1, &[128; 17], 0),
+            format!(
+                "type 1, first 16 octets = <<{}\n{}128,128,128,128>>: {{invalid_frame_end_marker,0}}",
+                "128,".repeat(12),
+                " ".repeat(28)
+            )
+        );
+        let mut six = [128; 17];
+        six[..6].fill(7);
+        assert_eq!(
+            bad_end(1, &six, 0),
+            format!(
+                "type 1, first 16 octets = <<{}{}128>>: {{invalid_frame_end_marker,\n{}0}}",
+                "7,".repeat(6),
+                "128,".repeat(9),
+                " ".repeat(84)
+            )
+        );
+    }
+}

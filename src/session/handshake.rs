@@ -1,0 +1,387 @@
+//! From the first octet to connection.open-ok.
+//!
+//! ```text
+//!   client                         server
+//!   AMQP 0 0 9 1              ->
+//!                             <-   connection.start      Phase::Header → Start
+//!   connection.start-ok       ->   (the broker: login)
+//!                             <-   connection.tune       → Tune
+//!   connection.tune-ok        ->                         → Opening
+//!   connection.open           ->   (the broker: vhost)
+//!                             <-   connection.open-ok    → Open
+//! ```
+//!
+//! Why it exists: everybody on the network gets this far, so nothing here is held for a peer but a deadline,
+//! and one that makes a mistake is left waiting for a second before its socket is closed. What always holds:
+//! until somebody logged in, a mistake is answered with silence, as RabbitMQ does it; frames are no larger
+//! than the smallest that AMQP knows; no password reaches a log.
+
+use core::fmt;
+
+use super::replies::{Kind, Pending};
+use super::{Capabilities, Connection, Context, Phase, Settings, Step, hard_fault, timers};
+use crate::command::Command;
+use crate::error::{Fault, ReplyCode};
+use crate::limits::FRAME_BYTES_MIN;
+use crate::wire::{
+    Frame, FrameKind, Method, MethodError, Opening, PROTOCOL_HEADER, Table, classify_opening, next_frame,
+};
+
+/// How a client logs in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mechanism {
+    Plain,
+    AmqPlain,
+}
+
+impl Mechanism {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::AmqPlain => "AMQPLAIN",
+        }
+    }
+
+    /// User and password in a start-ok's response.
+    fn credentials(self, response: &[u8]) -> Option<(&[u8], &[u8])> {
+        match self {
+            Self::Plain => plain_credentials(response),
+            Self::AmqPlain => amqplain_credentials(response),
+        }
+    }
+}
+
+impl Connection {
+    /// Waits for the protocol header. `None` when it is there and the handshake goes on.
+    pub(super) fn step_header(
+        &mut self,
+        context: &Context<'_>,
+        input: &[u8],
+        at: &mut usize,
+    ) -> Option<Step<'static>> {
+        let Phase::Header { due } = self.phase else {
+            return None;
+        };
+        let opening = classify_opening(&input[*at..]);
+        let hint = match opening {
+            Opening::NeedMore => return Some(Step::NeedMore),
+            Opening::Amqp091 => {
+                *at += PROTOCOL_HEADER.len();
+                self.rest.start_left = context.settings.start_frame.len() as u16;
+                self.phase = Phase::Start { due };
+                return None;
+            }
+            Opening::Http => "this is HTTP; the AMQP port does not speak it",
+            Opening::Tls => "this is TLS; use the port that speaks it, or amqp:// instead of amqps://",
+            Opening::OtherAmqp => "another version of AMQP; only 0-9-1 is spoken here",
+            Opening::Unknown => "this is not AMQP",
+        };
+        log::warn!("connection {}: refused: {hint}", self.id.index());
+        *at = input.len();
+        self.rest.set_small(&PROTOCOL_HEADER);
+        self.finish(context.now);
+        Some(Step::Finished)
+    }
+
+    pub(super) fn step_handshake<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        while matches!(self.phase, Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }) {
+            let rest = &input[*at..];
+            let frame = match next_frame(rest, self.frame_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Step::NeedMore,
+                Err(error) if matches!(self.phase, Phase::Opening { .. }) => {
+                    self.fail_frame(context, rest, error);
+                    break;
+                }
+                Err(_) => {
+                    self.refuse(context, format_args!("bytes that are no frame of AMQP"));
+                    break;
+                }
+            };
+            *at += frame.input_len();
+            if let Some(step) = self.handle_handshake_frame(context, frame) {
+                return step;
+            }
+        }
+        self.step_over(context, input, at)
+    }
+
+    fn handle_handshake_frame<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        frame: Frame<'a>,
+    ) -> Option<Step<'a>> {
+        let is_opening = matches!(self.phase, Phase::Opening { .. });
+        if is_opening && let Some(fault) = fault_of_frame(frame) {
+            self.close_connection(context, &fault, (0, 0));
+            return None;
+        }
+        if frame.header.kind() == Some(FrameKind::Heartbeat) && frame.header.channel == 0 {
+            return None;
+        }
+        let method = match Method::parse(frame.payload) {
+            Ok(method) if frame.header.kind() == Some(FrameKind::Method) && frame.header.channel == 0 => {
+                method
+            }
+            Err(error) if is_opening => {
+                let (fault, id) = fault_of_method(error, frame.payload, true);
+                self.close_connection(context, &fault, id);
+                return None;
+            }
+            _ => {
+                self.refuse(context, format_args!("a frame that has no place in the handshake"));
+                return None;
+            }
+        };
+        match (self.phase, method) {
+            (
+                Phase::Start { .. },
+                Method::ConnectionStartOk { client_properties, mechanism, response, .. },
+            ) => self.start_ok(context, client_properties, mechanism, response),
+            (Phase::Tune { .. }, Method::ConnectionTuneOk { channel_max, frame_max, heartbeat }) => {
+                self.tune_ok(context, channel_max, frame_max, heartbeat);
+                None
+            }
+            (Phase::Opening { .. }, Method::ConnectionOpen { virtual_host }) => {
+                self.pending = Pending::on_connection(Kind::OpenVhost, method.id());
+                Some(Step::Command { channel: None, command: Command::OpenVhost { vhost: virtual_host } })
+            }
+            (Phase::Opening { .. }, _) => {
+                let fault = unexpected_method("opening");
+                self.close_connection(context, &fault, method.id());
+                None
+            }
+            _ => {
+                self.refuse(context, format_args!("{} out of place", method.name()));
+                None
+            }
+        }
+    }
+
+    fn start_ok<'a>(
+        &mut self,
+        context: &Context<'_>,
+        client_properties: Table<'a>,
+        mechanism: &str,
+        response: &'a [u8],
+    ) -> Option<Step<'a>> {
+        self.capabilities = capabilities(client_properties);
+        let known = match mechanism {
+            "PLAIN" => Mechanism::Plain,
+            "AMQPLAIN" => Mechanism::AmqPlain,
+            _ => {
+                self.refuse(context, format_args!("unknown authentication mechanism '{mechanism}'"));
+                return None;
+            }
+        };
+        let Some((user, password)) = known.credentials(response) else {
+            self.refuse(context, format_args!("{mechanism} credentials that cannot be read"));
+            return None;
+        };
+        let Ok(user) = core::str::from_utf8(user) else {
+            self.refuse_login(context, known, format_args!("the user name is not UTF-8"));
+            return None;
+        };
+        self.pending = Pending::on_connection(Kind::Login(known), (10, 11));
+        let command = Command::Login { user, password, from_loopback: self.peer.from_loopback };
+        Some(Step::Command { channel: None, command })
+    }
+
+    /// The broker let it in.
+    pub(super) fn tune(&mut self, context: &mut Context<'_>) {
+        if let Phase::Start { due } = self.phase {
+            self.phase = Phase::Tune { due };
+        }
+        let settings = context.settings;
+        let tune = Method::ConnectionTune {
+            channel_max: settings.channel_max,
+            frame_max: settings.frame_max,
+            heartbeat: settings.heartbeat_s,
+        };
+        self.push_reply(context, 0, &tune, 0);
+    }
+
+    fn tune_ok(&mut self, context: &mut Context<'_>, channel_max: u16, frame_max: u32, heartbeat: u16) {
+        let Phase::Tune { due } = self.phase else {
+            return;
+        };
+        self.phase = Phase::Opening { due };
+        if let Some(fault) = check_negotiated(context.settings, channel_max, frame_max) {
+            // RabbitMQ names connection.tune as the method that failed.
+            self.close_connection(context, &fault, (10, 30));
+            return;
+        }
+        self.channel_max = channel_max;
+        self.frame_max = frame_max;
+        self.heartbeat_ms = u32::from(heartbeat) * 1000;
+        self.wrote = context.now;
+    }
+
+    /// Leaves the peer waiting for a while; then its socket is closed without a word.
+    pub(super) fn refuse(&mut self, context: &Context<'_>, why: fmt::Arguments<'_>) {
+        log::warn!("connection {}: refused during the handshake: {why}", self.id.index());
+        let until = context.now.after_ms(timers::REFUSAL_DELAY_MS);
+        self.phase = Phase::Refused { until, tell: None };
+    }
+
+    /// The same for wrong credentials; a client that said it understands is told in the end.
+    pub(super) fn refuse_login(
+        &mut self,
+        context: &Context<'_>,
+        mechanism: Mechanism,
+        why: fmt::Arguments<'_>,
+    ) {
+        self.refuse(context, why);
+        if let Phase::Refused { tell, .. } = &mut self.phase {
+            *tell = self.capabilities.authentication_failure_close.then_some(mechanism);
+        }
+    }
+
+    /// The delay is over.
+    pub(super) fn tell_refusal(&mut self, context: &mut Context<'_>, mechanism: Mechanism) {
+        let fault = Fault::connection(
+            ReplyCode::AccessRefused,
+            format_args!(
+                "Login was refused using authentication mechanism {}. For details see the broker logfile.",
+                mechanism.name()
+            ),
+        );
+        self.close_connection(context, &fault, (0, 0));
+        if let Phase::Closing { until, .. } = &mut self.phase {
+            *until = context.now.after_ms(timers::PARTING_MS);
+        }
+    }
+}
+
+/// What is wrong with a frame before its payload is read as anything; RabbitMQ's checks in its order. The
+/// frame is allowed on channel 0 only, and methods and heartbeats are allowed there.
+pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
+    let kind = super::input::payload_kind(frame);
+    match (kind, frame.header.channel) {
+        (None, _) => Some(super::input::unknown_frame(frame)),
+        (Some(FrameKind::Method | FrameKind::Heartbeat), 0) => None,
+        _ => Some(super::input::unexpected_frame(frame)),
+    }
+}
+
+/// The fault for a method that cannot be read, and which method it concerns.
+pub(super) fn fault_of_method(
+    error: MethodError,
+    payload: &[u8],
+    on_connection: bool,
+) -> (Fault, (u16, u16)) {
+    use super::erlang::Numbers;
+    use crate::wire::WireError;
+    match error {
+        MethodError::NoId => (hard_fault(ReplyCode::FrameError, format_args!("no method")), (0, 0)),
+        MethodError::Unknown { class_id, method_id } => (
+            hard_fault(ReplyCode::CommandInvalid, format_args!("unknown method {class_id}.{method_id}")),
+            (class_id, method_id),
+        ),
+        MethodError::Malformed { class_id, method_id, error: WireError::NotUtf8 } => (
+            hard_fault(ReplyCode::FrameError, format_args!("{}", WireError::NotUtf8)),
+            if on_connection { (class_id, method_id) } else { (0, 0) },
+        ),
+        MethodError::Malformed { class_id, method_id, .. } => {
+            let fields = Numbers(payload.get(4..).unwrap_or_default());
+            (hard_fault(ReplyCode::FrameError, format_args!("cannot decode {fields}")), (class_id, method_id))
+        }
+    }
+}
+
+/// A method that makes no sense in this phase of the connection.
+pub(super) fn unexpected_method(phase: &str) -> Fault {
+    hard_fault(ReplyCode::ChannelError, format_args!("unexpected method in connection state {phase}"))
+}
+
+fn capabilities(client_properties: Table<'_>) -> Capabilities {
+    let table = client_properties.get("capabilities").and_then(|value| value.as_table());
+    let has = |name| table.and_then(|table| table.get(name)).and_then(|value| value.as_bool()) == Some(true);
+    Capabilities {
+        authentication_failure_close: has("authentication_failure_close"),
+        consumer_cancel_notify: has("consumer_cancel_notify"),
+        connection_blocked: has("connection.blocked"),
+    }
+}
+
+/// What the client may have less of but not more, and not less than AMQP demands.
+fn check_negotiated(settings: &Settings, channel_max: u16, frame_max: u32) -> Option<Fault> {
+    let not_allowed = |key: &str, value: u32, detail: &str, than: &str, limit: u32| {
+        let text = format_args!("negotiated {key} = {value}{detail} is {than} allowed value ({limit})");
+        Some(hard_fault(ReplyCode::NotAllowed, text))
+    };
+    let (lower, higher) = ("lower than the minimum", "higher than the maximum");
+    if frame_max != 0 && frame_max < FRAME_BYTES_MIN {
+        return not_allowed("frame_max", frame_max, "", lower, FRAME_BYTES_MIN);
+    }
+    if frame_max == 0 || frame_max > settings.frame_max {
+        return not_allowed("frame_max", frame_max, "", higher, settings.frame_max);
+    }
+    if channel_max == 0 || channel_max > settings.channel_max {
+        let detail = if channel_max == 0 { " (no limit)" } else { "" };
+        return not_allowed("channel_max", channel_max.into(), detail, higher, settings.channel_max.into());
+    }
+    None
+}
+
+/// `[authorisation identity] NUL user NUL password`. RabbitMQ wants the identity empty; others send one, so
+/// it is read over.
+fn plain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut parts = response.split(|octet| *octet == 0);
+    let (_identity, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some((user, password))
+}
+
+/// A field table without its length.
+fn amqplain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
+    let table = Table::parse(response).ok()?;
+    let field = |name| table.get(name).and_then(|value| value.as_bytes());
+    Some((field("LOGIN")?, field("PASSWORD")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_both_mechanisms() {
+        let guest = Some((&b"guest"[..], &b"secret"[..]));
+        assert_eq!(plain_credentials(b"\0guest\0secret"), guest);
+        assert_eq!(plain_credentials(b"somebody\0guest\0secret"), guest);
+        assert_eq!(plain_credentials(b"\0guest\0"), Some((&b"guest"[..], &b""[..])));
+        for bad in [&b""[..], b"guest", b"guest\0secret", b"\0a\0b\0c"] {
+            assert_eq!(plain_credentials(bad), None, "{bad:?}");
+        }
+        let table = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret";
+        assert_eq!(amqplain_credentials(table), guest);
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), None);
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), None);
+    }
+
+    #[test]
+    fn limits_are_negotiated_down_only() {
+        let settings = Settings::new(&crate::limits::Limits::default(), &super::super::Identity::default());
+        let text = |channel_max, frame_max| {
+            check_negotiated(&settings, channel_max, frame_max).map(|fault| fault.text.to_string())
+        };
+        assert_eq!(text(2047, 131_072), None);
+        assert_eq!(text(1, 4096), None);
+        assert_eq!(
+            text(0, 131_072).unwrap(),
+            "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value (2047)"
+        );
+        assert_eq!(
+            text(2048, 4095).unwrap(),
+            "NOT_ALLOWED - negotiated frame_max = 4095 is lower than the minimum allowed value (4096)"
+        );
+        assert_eq!(
+            text(0, 0).unwrap(),
+            "NOT_ALLOWED - negotiated frame_max = 0 is higher than the maximum allowed value (131072)"
+        );
+    }
+}

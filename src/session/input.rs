@@ -1,0 +1,464 @@
+//! The frames of an open connection: which come next, what is wrong with them, and who handles each.
+//!
+//! Why it exists: everything a peer sends after the handshake passes through one loop, in order. Frames of
+//! methods and headers are handled when they are complete; body frames are streamed, so a large one is never
+//! held twice. Frames out of place end the connection with the words RabbitMQ has for it.
+//!
+//! What always holds: the input is consumed up to the first thing that somebody else must decide, and no
+//! further; a frame that cannot be begun now has not been touched; once we closed the connection, nothing but
+//! close-ok means anything.
+
+use super::channel::{NONE, Slot, State};
+use super::content::Content;
+use super::erlang::{BadEnd, FrameSnippet};
+use super::handshake::{fault_of_method, unexpected_method};
+use super::replies::{Kind, Pending};
+use super::{Blocked, Connection, Context, Names, Phase, Step, Suspension, hard_fault, timers};
+use crate::command::Command;
+use crate::error::{Fault, ReplyCode, Scope};
+use crate::wire::{
+    FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameHeader, FrameKind, Method, next_frame,
+};
+
+/// The body frame that is being streamed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyFrame {
+    /// Whose content it belongs to; [`NONE`] when it is only read over.
+    pub(super) slot: Slot,
+    /// Octets of payload still to come; the end octet follows.
+    left: u32,
+    is_begun: bool,
+}
+
+impl BodyFrame {
+    pub(super) const NONE: Self = Self { slot: NONE, left: 0, is_begun: false };
+}
+
+/// What handling one frame led to.
+pub(super) enum Verdict<'a> {
+    /// It is handled.
+    Done,
+    /// It cannot be begun now and stays in the input.
+    Wait(Suspension),
+    /// It is handled, and the broker is asked.
+    Step(Step<'a>),
+    /// A method on an open channel that becomes a command with names.
+    Named(Slot, Method<'a>),
+    /// The peer's mistake, with the method at fault and the channel, if it is one that is open.
+    Fault(Fault, (u16, u16), Slot),
+}
+
+impl Verdict<'_> {
+    pub(super) fn hard(code: ReplyCode, text: core::fmt::Arguments<'_>, id: (u16, u16)) -> Self {
+        Self::Fault(hard_fault(code, text), id, NONE)
+    }
+}
+
+/// basic.publish, the method that contents belong to.
+pub(super) const PUBLISH: (u16, u16) = (60, 40);
+
+impl Connection {
+    /// Handles input from `input[*at..]`, moves `at` past what was consumed, and stops at the first thing
+    /// that somebody else must decide.
+    ///
+    /// A command borrows from `input` and `names`; it is to be answered before anything else is asked of
+    /// any session.
+    pub fn next<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        let start = *at;
+        self.note_input(context.now);
+        let step = self.step(context, names, input, at);
+        match step {
+            Step::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
+            Step::Suspended(_) => self.is_suspended = true,
+            Step::Command { .. } | Step::Finished => {}
+        }
+        step
+    }
+
+    fn step<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        if let Some(step) = self.step_release() {
+            return step;
+        }
+        if let Some(step) = self.publish_again(context) {
+            return step;
+        }
+        if let Some(step) = self.step_header(context, input, at) {
+            return step;
+        }
+        match self.phase {
+            Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. } => {
+                self.step_handshake(context, input, at)
+            }
+            Phase::Open => self.step_open(context, names, input, at),
+            _ => self.step_over(context, input, at),
+        }
+    }
+
+    /// The broker is to take back what a channel held that a fault ended, before anything else.
+    fn step_release(&mut self) -> Option<Step<'static>> {
+        let (_, channel) = self.release.take()?;
+        self.pending = Pending::on_connection(Kind::Release, (0, 0));
+        Some(Step::Command { channel: Some(channel), command: Command::CloseChannel })
+    }
+
+    fn step_open<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        let (slot, method) = loop {
+            if self.phase != Phase::Open {
+                return self.step_over(context, input, at);
+            }
+            if self.body.is_begun {
+                let Some(verdict) = self.stream_body(context, input, at) else {
+                    return Step::NeedMore;
+                };
+                match self.conclude(context, verdict) {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            }
+            if !self.has_close_room(context) {
+                return Step::Suspended(Suspension::ReplySpace);
+            }
+            let rest = &input[*at..];
+            if let Some(slot) = self.begins_body(context, rest) {
+                *at += FRAME_HEADER_LEN;
+                self.body.slot = slot;
+                continue;
+            }
+            let frame = match next_frame(rest, self.frame_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Step::NeedMore,
+                Err(error) => {
+                    self.fail_frame(context, rest, error);
+                    continue;
+                }
+            };
+            match self.handle_frame(context, frame) {
+                Verdict::Done => *at += frame.input_len(),
+                Verdict::Wait(suspension) => return Step::Suspended(suspension),
+                Verdict::Named(slot, method) => {
+                    *at += frame.input_len();
+                    break (slot, method);
+                }
+                verdict => {
+                    *at += frame.input_len();
+                    if let Some(step) = self.conclude(context, verdict) {
+                        return step;
+                    }
+                }
+            }
+        };
+        match self.command(context, names, slot, method) {
+            Ok(command) => self.ask(context, slot, command),
+            // These are the channel's only, so there is a channel to release.
+            Err(fault) => {
+                self.conclude(context, Verdict::Fault(fault, method.id(), slot)).unwrap_or(Step::NeedMore)
+            }
+        }
+    }
+
+    /// The command on its way to the broker.
+    pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> Step<'a> {
+        let channel = match context.pools.channels[slot].state {
+            State::Open(channel) => Some(channel),
+            State::Opening | State::Closing => None,
+        };
+        Step::Command { channel, command }
+    }
+
+    /// What a verdict means for the caller; `None` when the input goes on (or the connection is closing).
+    fn conclude<'a>(&mut self, context: &mut Context<'_>, verdict: Verdict<'a>) -> Option<Step<'a>> {
+        match verdict {
+            Verdict::Step(step) => Some(step),
+            Verdict::Wait(suspension) => Some(Step::Suspended(suspension)),
+            Verdict::Done | Verdict::Named(..) => None,
+            Verdict::Fault(fault, id, slot) => {
+                self.fail(context, slot, &fault, id, 0);
+                self.step_release()
+            }
+        }
+    }
+
+    /// Whether `rest` begins with a body frame that continues a content: then it is streamed.
+    #[inline]
+    fn begins_body(&mut self, context: &Context<'_>, rest: &[u8]) -> Option<Slot> {
+        let header = FrameHeader::peek(rest)?;
+        if header.raw_kind != FrameKind::Body as u8 || header.channel == 0 || header.size > self.frame_max {
+            return None;
+        }
+        let slot = context.pools.channels.find(&mut self.channels, self.id, header.channel)?;
+        match context.pools.channels[slot].content {
+            Content::Body { missing, .. } if u64::from(header.size) <= missing => {
+                self.body = BodyFrame { slot, left: header.size, is_begun: true };
+                Some(slot)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes what there is of the body frame. `None`: more is needed.
+    fn stream_body(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &[u8],
+        at: &mut usize,
+    ) -> Option<Verdict<'static>> {
+        let rest = &input[*at..];
+        let here = rest.len().min(self.body.left as usize);
+        if here > 0 {
+            self.append_body(context, self.body.slot, &rest[..here]);
+            self.body.left -= here as u32;
+            *at += here;
+        }
+        let end = *rest.get(here).filter(|_| self.body.left == 0)?;
+        if end != FRAME_END {
+            return Some(self.bad_body_end(context, end));
+        }
+        *at += 1;
+        self.body.is_begun = false;
+        Some(self.body_frame_complete(context, self.body.slot))
+    }
+
+    /// The octets of the body are in the message by now, so the text cannot show them; it is the one text
+    /// that differs from RabbitMQ's.
+    fn bad_body_end(&mut self, context: &mut Context<'_>, found: u8) -> Verdict<'static> {
+        self.body = BodyFrame::NONE;
+        let fault = hard_fault(
+            ReplyCode::FrameError,
+            format_args!("type 3, body: {{invalid_frame_end_marker,{found}}}"),
+        );
+        self.close_deaf(context, &fault);
+        Verdict::Done
+    }
+
+    fn handle_frame<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> Verdict<'a> {
+        let number = frame.header.channel;
+        match payload_kind(frame) {
+            None => Verdict::Fault(unknown_frame(frame), (0, 0), NONE),
+            Some(FrameKind::Heartbeat) if number == 0 => Verdict::Done,
+            Some(FrameKind::Method) if number == 0 => self.handle_connection_method(context, frame),
+            _ if number == 0 => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
+            Some(FrameKind::Method) => self.handle_channel_method(context, number, frame.payload),
+            Some(FrameKind::Header) => self.handle_header(context, number, frame.payload),
+            Some(FrameKind::Body) => self.misplaced_body(context, number),
+            Some(FrameKind::Heartbeat) => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
+        }
+    }
+
+    fn handle_connection_method<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> Verdict<'a> {
+        let method = match Method::parse(frame.payload) {
+            Ok(method) => method,
+            Err(error) => {
+                let (fault, id) = fault_of_method(error, frame.payload, true);
+                return Verdict::Fault(fault, id, NONE);
+            }
+        };
+        if !self.has_reply_room(context) {
+            return Verdict::Wait(Suspension::ReplySpace);
+        }
+        match method {
+            Method::ConnectionClose { reply_code, reply_text, .. } => {
+                log::debug!(
+                    "connection {}: the client closes it: {reply_code} {reply_text}",
+                    self.id.index()
+                );
+                self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
+                self.begin_end(context, Phase::Ending { until: context.now.after_ms(timers::PARTING_MS) });
+                Verdict::Done
+            }
+            Method::ConnectionUpdateSecret { .. } => {
+                self.push_reply(context, 0, &Method::ConnectionUpdateSecretOk {}, 0);
+                Verdict::Done
+            }
+            _ => Verdict::Fault(unexpected_method("running"), method.id(), NONE),
+        }
+    }
+
+    /// Input after the end: nothing but close-ok, and a close that crossed ours, mean anything.
+    pub(super) fn step_over<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &[u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        loop {
+            match self.phase {
+                Phase::Finished { .. } => {
+                    *at = input.len();
+                    return Step::Finished;
+                }
+                Phase::Closing { is_deaf: false, .. } => {
+                    if !self.skip_frame(context, input, at) {
+                        return Step::NeedMore;
+                    }
+                }
+                _ => {
+                    *at = input.len();
+                    return Step::NeedMore;
+                }
+            }
+        }
+    }
+
+    /// Reads over the next frame of a connection that we closed; `false` when there is none.
+    fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
+        let rest = &input[*at..];
+        if self.body.is_begun {
+            let take = rest.len().min(self.body.left as usize + 1);
+            *at += take;
+            self.body.is_begun = take <= self.body.left as usize;
+            self.body.left = self.body.left.saturating_sub(take as u32);
+            return !self.body.is_begun;
+        }
+        let Some(header) = FrameHeader::peek(rest) else {
+            return false;
+        };
+        if header.channel != 0 || header.raw_kind != FrameKind::Method as u8 {
+            *at += FRAME_HEADER_LEN;
+            self.body = BodyFrame { slot: NONE, left: header.size, is_begun: true };
+            return true;
+        }
+        match next_frame(rest, self.frame_max) {
+            Ok(None) => return false,
+            Ok(Some(frame)) => {
+                *at += frame.input_len();
+                match Method::parse(frame.payload) {
+                    Ok(Method::ConnectionCloseOk {}) => self.finish(context.now),
+                    Ok(Method::ConnectionClose { .. }) if self.has_reply_room(context) => {
+                        self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
+                    }
+                    _ => {}
+                }
+            }
+            Err(_) => self.go_deaf(context),
+        }
+        true
+    }
+
+    /// Input that is not frames any more. `rest` begins with the culprit.
+    pub(super) fn fail_frame(&mut self, context: &mut Context<'_>, rest: &[u8], error: FrameError) {
+        let fault = match error {
+            FrameError::TooLarge(header) => hard_fault(
+                ReplyCode::FrameError,
+                format_args!(
+                    "type {}, all octets = <<>>: {{frame_too_large,{},{}}}",
+                    header.raw_kind,
+                    header.size,
+                    self.frame_max - 8
+                ),
+            ),
+            FrameError::BadEnd { header, found } => {
+                let end = FRAME_HEADER_LEN + header.size as usize;
+                let payload = rest.get(FRAME_HEADER_LEN..end).unwrap_or_default();
+                let snippet = FrameSnippet { raw_kind: header.raw_kind, payload };
+                hard_fault(ReplyCode::FrameError, format_args!("{}", BadEnd { snippet, found }))
+            }
+        };
+        self.close_deaf(context, &fault);
+    }
+
+    fn close_deaf(&mut self, context: &mut Context<'_>, fault: &Fault) {
+        self.close_connection(context, fault, (0, 0));
+        self.go_deaf(context);
+    }
+
+    fn go_deaf(&mut self, context: &Context<'_>) {
+        let until = context.now.after_ms(timers::PARTING_MS);
+        self.phase = Phase::Closing { until, is_deaf: true };
+    }
+
+    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned.
+    pub(super) fn fail(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        fault: &Fault,
+        id: (u16, u16),
+        order: crate::command::ReplyOrder,
+    ) {
+        if fault.scope == Scope::Connection || slot == NONE {
+            return self.close_connection(context, fault, id);
+        }
+        let record = &context.pools.channels[slot];
+        let (number, state) = (record.number(), record.state);
+        log::warn!("connection {}, channel {number}: {fault}", self.id.index());
+        self.flush_confirms(context, slot);
+        let close = Method::ChannelClose {
+            reply_code: fault.code.code(),
+            reply_text: &fault.text,
+            class_id: id.0,
+            method_id: id.1,
+        };
+        self.push_reply(context, number, &close, order);
+        context.pools.channels[slot].state = State::Closing;
+        if let State::Open(channel) = state {
+            self.release = Some((slot, channel));
+        }
+    }
+
+    /// Sends connection.close and waits for the answer, for a while.
+    pub(super) fn close_connection(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
+        log::warn!("connection {}: closed: {fault}", self.id.index());
+        let close = Method::ConnectionClose {
+            reply_code: fault.code.code(),
+            reply_text: &fault.text,
+            class_id: id.0,
+            method_id: id.1,
+        };
+        self.push_reply(context, 0, &close, 0);
+        let until = context.now.after_ms(self.close_patience_ms());
+        self.begin_end(context, Phase::Closing { until, is_deaf: false });
+    }
+
+    /// From here on nothing is asked of the broker.
+    fn begin_end(&mut self, context: &mut Context<'_>, phase: Phase) {
+        self.phase = phase;
+        self.pending = Pending::NOTHING;
+        self.release = None;
+        self.is_suspended = false;
+        self.heartbeat_due = false;
+        self.blocked = Blocked::default();
+        self.stop_contents(context);
+    }
+}
+
+/// What a payload can be read as; `None` when it is too short for its kind or of none.
+pub(super) fn payload_kind(frame: Frame<'_>) -> Option<FrameKind> {
+    let kind = frame.header.kind()?;
+    let is_possible = match kind {
+        FrameKind::Method => frame.payload.len() >= 4,
+        FrameKind::Header => frame.payload.len() >= 12,
+        FrameKind::Body => true,
+        FrameKind::Heartbeat => frame.payload.is_empty(),
+    };
+    is_possible.then_some(kind)
+}
+
+pub(super) fn unknown_frame(frame: Frame<'_>) -> Fault {
+    hard_fault(ReplyCode::FrameError, format_args!("{}: unknown_frame", snippet(frame)))
+}
+
+pub(super) fn unexpected_frame(frame: Frame<'_>) -> Fault {
+    hard_fault(ReplyCode::UnexpectedFrame, format_args!("{}", snippet(frame)))
+}
+
+const fn snippet(frame: Frame<'_>) -> FrameSnippet<'_> {
+    FrameSnippet { raw_kind: frame.header.raw_kind, payload: frame.payload }
+}

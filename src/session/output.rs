@@ -1,0 +1,628 @@
+//! What is written when, and what becomes of what a socket did not take.
+//!
+//! The order at each frame boundary: heartbeat and connection.blocked, replies that may go, confirms that
+//! may go, then the next frames of deliveries.
+//!
+//! Why it exists: the loop has one output buffer for everybody, and a socket takes any part of it. So a fill
+//! writes from state that stays as it was (replies, the front of the outbox) or notes how to restore it
+//! (confirms), and `written` makes true what has gone.
+//!
+//! What always holds:
+//! - A reply with order n goes when every delivery up to n has gone, and never between the frames of a
+//!   content on its own channel; replies keep their order; confirms go when no reply waits before them, so
+//!   they never overtake a select-ok.
+//! - At the start of a fill at most one frame is cut: a reply (how much of it has gone), a delivery (how much
+//!   of it has gone), or a small frame whose rest is kept in [`Rest`].
+//! - Once the connection is closing, no delivery is begun; the frame that was cut is finished.
+
+use super::channel::{NONE, Slot};
+use super::confirms::Run;
+use super::deliveries::{Begun, Layout, write_part};
+use super::replies::RECORD_HEAD_BYTES;
+use super::{Connection, Context, Phase};
+use crate::command::{Delivery, Outbox};
+use crate::mem::Messages;
+use crate::wire::{HEARTBEAT_FRAME, Method, Writer};
+
+/// Replies looked at in one fill, in octets.
+const REPLIES_AT_ONCE: usize = 4096;
+/// The longest frame that is kept when it was cut: connection.blocked.
+const SMALL_FRAME_BYTES_MAX: usize = 32;
+const BLOCKED_REASON: &str = "low on memory";
+/// The shortest delivery: what a mark stands for at least.
+const DELIVERY_BYTES_MIN: usize = 46;
+
+/// Rests of frames that are not deliveries.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Rest {
+    /// Octets of connection.start that have not gone.
+    pub(super) start_left: u16,
+    /// Octets of the front reply that have gone.
+    reply_sent: u16,
+    /// A small frame, or what is left of it.
+    small: [u8; SMALL_FRAME_BYTES_MAX],
+    small_len: u8,
+}
+
+impl Rest {
+    pub(super) fn set_small(&mut self, octets: &[u8]) {
+        let len = octets.len().min(SMALL_FRAME_BYTES_MAX);
+        self.small[..len].copy_from_slice(&octets[..len]);
+        self.small_len = len as u8;
+    }
+
+    fn small(&self) -> &[u8] {
+        &self.small[..self.small_len as usize]
+    }
+
+    fn drop_small(&mut self, count: usize) {
+        self.small.copy_within(count..self.small_len as usize, 0);
+        self.small_len -= count as u8;
+    }
+}
+
+/// What a stretch of a fill is.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Start,
+    Small,
+    Heartbeat,
+    Blocked,
+    /// A record of the replies, of so many octets; its frame from some byte on, up to its end.
+    Reply(u16),
+    /// Some of the frame of the first reply, but not up to its end.
+    ReplyPart,
+    /// The n-th confirm of this fill.
+    Confirm(u32),
+    /// Frames of a delivery that goes on.
+    Piece,
+    /// The last frames of a delivery.
+    Delivered,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    end: u32,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    slot: Slot,
+    number: u16,
+    run: Run,
+    before: u64,
+}
+
+/// What one [`Connection::fill`] wrote, so that [`Connection::written`] can tell what has gone out.
+/// The loop owns one, made once.
+#[derive(Debug)]
+pub struct Marks {
+    marks: Vec<Mark>,
+    told: Vec<Told>,
+    replies: Box<[u8]>,
+    replies_len: usize,
+    replies_at: usize,
+    filled: usize,
+    deliveries: u32,
+    begun: Option<Begun>,
+    /// The frame that was cut before is complete now.
+    is_resumed: bool,
+}
+
+const TOLD_MAX: usize = 1024;
+
+impl Marks {
+    /// Enough for every fill of a buffer of so many bytes.
+    pub fn for_output_bytes(bytes: usize) -> Self {
+        Self {
+            marks: Vec::with_capacity(bytes / DELIVERY_BYTES_MIN + TOLD_MAX + 16),
+            told: Vec::with_capacity(TOLD_MAX),
+            replies: vec![0; REPLIES_AT_ONCE].into_boxed_slice(),
+            replies_len: 0,
+            replies_at: 0,
+            filled: 0,
+            deliveries: 0,
+            begun: None,
+            is_resumed: false,
+        }
+    }
+
+    fn clear(&mut self, begun: Option<Begun>) {
+        self.marks.clear();
+        self.told.clear();
+        (self.replies_len, self.replies_at, self.filled, self.deliveries) = (0, 0, 0, 0);
+        (self.begun, self.is_resumed) = (begun, false);
+    }
+
+    const fn has_room(&self) -> bool {
+        self.marks.len() < self.marks.capacity()
+    }
+}
+
+/// The loop's output buffer while it is filled.
+struct Page<'o> {
+    out: &'o mut [u8],
+    at: usize,
+}
+
+impl Page<'_> {
+    #[inline]
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.out[self.at..]
+    }
+
+    /// Writes as much of `octets` as fits; says how much.
+    fn copy(&mut self, octets: &[u8]) -> usize {
+        let take = octets.len().min(self.out.len() - self.at);
+        self.room()[..take].copy_from_slice(&octets[..take]);
+        self.at += take;
+        take
+    }
+
+    #[inline]
+    fn mark(&self, marks: &mut Marks, what: What) {
+        marks.marks.push(Mark { end: self.at as u32, what });
+    }
+}
+
+/// Whether the fill goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Left,
+    Full,
+}
+
+impl Connection {
+    /// Writes what may be written now into `out`, which is best the loop's whole output buffer (512 octets
+    /// at least); says how much. Nothing counts as sent until [`Self::written`], which must come next.
+    ///
+    /// `outbox` stands at the connection's first delivery that was not reported as sent.
+    pub fn fill<O: Outbox>(
+        &mut self,
+        context: &mut Context<'_>,
+        out: &mut [u8],
+        marks: &mut Marks,
+        outbox: &mut O,
+    ) -> usize {
+        marks.clear(self.begun);
+        marks.replies_len = self.replies.len().min(REPLIES_AT_ONCE);
+        self.replies.copy_front(&context.pools.replies, &mut marks.replies[..marks.replies_len]);
+        let mut page = Page { out, at: 0 };
+        if self.resume(context, &mut page, marks, outbox) == Room::Left {
+            marks.is_resumed = true;
+            self.fill_page(context, &mut page, marks, outbox);
+        }
+        marks.filled = page.at;
+        page.at
+    }
+
+    /// Finishes the frame that was cut.
+    fn resume<O: Outbox>(
+        &self,
+        context: &Context<'_>,
+        page: &mut Page<'_>,
+        marks: &mut Marks,
+        outbox: &O,
+    ) -> Room {
+        let start = &context.settings.start_frame;
+        if self.rest.start_left > 0 {
+            let from = start.len() - self.rest.start_left as usize;
+            let took = page.copy(&start[from..]);
+            page.mark(marks, What::Start);
+            if took < self.rest.start_left as usize {
+                return Room::Full;
+            }
+        }
+        if self.rest.small_len > 0 {
+            let took = page.copy(self.rest.small());
+            page.mark(marks, What::Small);
+            if took < self.rest.small_len as usize {
+                return Room::Full;
+            }
+        }
+        if self.rest.reply_sent > 0 && self.resume_reply(page, marks) == Room::Full {
+            return Room::Full;
+        }
+        match (self.begun, outbox.peek()) {
+            (Some(begun), Some(delivery)) => {
+                self.resume_frame(context.messages, page, marks, begun, &delivery)
+            }
+            (Some(_), None) => {
+                debug_assert!(false, "a delivery that was begun stays in the outbox until it is sent");
+                log::error!("connection {}: a delivery vanished while it was being written", self.id.index());
+                Room::Full
+            }
+            (None, _) => Room::Left,
+        }
+    }
+
+    fn resume_reply(&self, page: &mut Page<'_>, marks: &mut Marks) -> Room {
+        let Some(record) = Record::at(marks, marks.replies_at) else {
+            return Room::Left;
+        };
+        let len = record.len();
+        let rest = &record.frame[self.rest.reply_sent as usize..];
+        let (wanted, took) = (rest.len(), page.copy(rest));
+        if took < wanted {
+            page.mark(marks, What::ReplyPart);
+            return Room::Full;
+        }
+        page.mark(marks, What::Reply(len as u16));
+        marks.replies_at += len;
+        Room::Left
+    }
+
+    /// Finishes the frame of a delivery that was cut.
+    fn resume_frame(
+        &self,
+        messages: &Messages,
+        page: &mut Page<'_>,
+        marks: &mut Marks,
+        begun: Begun,
+        delivery: &Delivery<'_>,
+    ) -> Room {
+        let layout = Layout::of(messages, delivery, self.frame_max);
+        let end = layout.frame_end(begun.sent);
+        if end == begun.sent {
+            return Room::Left;
+        }
+        let after = write_part(messages, delivery, layout, begun, end, page.room());
+        page.at += (after.sent - begun.sent) as usize;
+        if after.sent == layout.total() {
+            // Its place in the outbox is left to the caller, who sees that nothing is begun any more.
+            marks.begun = None;
+            marks.deliveries += 1;
+            page.mark(marks, What::Delivered);
+        } else {
+            marks.begun = Some(after);
+            page.mark(marks, What::Piece);
+        }
+        if after.sent < end { Room::Full } else { Room::Left }
+    }
+
+    fn fill_page<O: Outbox>(
+        &mut self,
+        context: &mut Context<'_>,
+        page: &mut Page<'_>,
+        marks: &mut Marks,
+        outbox: &mut O,
+    ) {
+        if marks.deliveries > 0 {
+            outbox.advance();
+        }
+        if self.phase != Phase::Open {
+            if marks.begun.take().is_some() {
+                self.cut_channel = outbox.peek().map_or(0, |delivery| delivery.channel);
+            }
+            self.write_asides(context, page, marks, None);
+            return;
+        }
+        let released = self.release.map(|(slot, _)| context.pools.channels[slot].number());
+        let mut has_asides = self.has_asides();
+        while marks.has_room() {
+            let front = outbox.peek();
+            if has_asides {
+                if self.write_asides(context, page, marks, front.as_ref()) == Room::Full {
+                    return;
+                }
+                has_asides = marks.replies_at < self.replies.len() || self.first_to_confirm != NONE;
+            }
+            let Some(delivery) = front else {
+                return;
+            };
+            // Its channel was closed by us, and the broker is about to take it back.
+            if marks.begun.is_none() && Some(delivery.channel) == released {
+                return;
+            }
+            if self.write_delivery(context.messages, page, marks, &delivery) == Room::Full {
+                return;
+            }
+            outbox.advance();
+        }
+    }
+
+    /// Writes a delivery, or what is left of one that was begun; as much as fits.
+    #[inline]
+    fn write_delivery(
+        &self,
+        messages: &Messages,
+        page: &mut Page<'_>,
+        marks: &mut Marks,
+        delivery: &Delivery<'_>,
+    ) -> Room {
+        let layout = Layout::of(messages, delivery, self.frame_max);
+        let total = layout.total();
+        let room = (page.out.len() - page.at) as u64;
+        // What does not fit now but into a page of its own waits for that.
+        if marks.begun.is_none() && total > room && total <= page.out.len() as u64 {
+            return Room::Full;
+        }
+        let begun = marks.begun.unwrap_or(Begun { sent: 0, body_at: None });
+        let after = write_part(messages, delivery, layout, begun, total, page.room());
+        page.at += (after.sent - begun.sent) as usize;
+        if after.sent == total {
+            marks.begun = None;
+            marks.deliveries += 1;
+            page.mark(marks, What::Delivered);
+            return Room::Left;
+        }
+        if after.sent > begun.sent {
+            marks.begun = Some(after);
+            page.mark(marks, What::Piece);
+        }
+        Room::Full
+    }
+
+    fn has_asides(&self) -> bool {
+        self.heartbeat_due
+            || self.blocked.is_due()
+            || !self.replies.is_empty()
+            || self.first_to_confirm != NONE
+    }
+
+    /// Everything but deliveries, at a frame boundary in front of `front`.
+    fn write_asides(
+        &mut self,
+        context: &mut Context<'_>,
+        page: &mut Page<'_>,
+        marks: &mut Marks,
+        front: Option<&Delivery<'_>>,
+    ) -> Room {
+        if (self.heartbeat_due || self.blocked.is_due()) && self.write_small_asides(page, marks) == Room::Full
+        {
+            return Room::Full;
+        }
+        let content_on = match front {
+            Some(delivery) if marks.begun.is_some() => delivery.channel,
+            _ => self.cut_channel,
+        };
+        let gone = front.map_or(u64::MAX, |delivery| delivery.sequence.saturating_sub(1));
+        while let Some(record) = Record::at(marks, marks.replies_at) {
+            let len = record.len();
+            let is_inside = content_on != 0 && record.channel() == content_on;
+            if is_inside && content_on == self.cut_channel {
+                // Nobody will read it: nothing but the close is left to say.
+                page.mark(marks, What::Reply(len as u16));
+                marks.replies_at += len;
+                continue;
+            }
+            if record.order > gone || is_inside {
+                return Room::Left;
+            }
+            if marks.replies_at + len == self.replies.len() && self.phase != Phase::Open {
+                // The last words are the close; confirms go before it.
+                if self.write_confirms(context, page, marks, gone, content_on) == Room::Full {
+                    return Room::Full;
+                }
+            }
+            if page.out.len() - page.at < len - RECORD_HEAD_BYTES || !marks.has_room() {
+                return Room::Full;
+            }
+            let frame = marks.replies_at + RECORD_HEAD_BYTES..marks.replies_at + len;
+            page.copy(&marks.replies[frame]);
+            page.mark(marks, What::Reply(len as u16));
+            marks.replies_at += len;
+        }
+        if marks.replies_at < self.replies.len() {
+            // More than was looked at; the next fill has them.
+            return Room::Full;
+        }
+        self.write_confirms(context, page, marks, gone, content_on)
+    }
+
+    fn write_small_asides(&mut self, page: &mut Page<'_>, marks: &mut Marks) -> Room {
+        if page.out.len() - page.at < 2 * SMALL_FRAME_BYTES_MAX || !marks.has_room() {
+            return Room::Full;
+        }
+        if core::mem::replace(&mut self.heartbeat_due, false) {
+            page.copy(&HEARTBEAT_FRAME);
+            page.mark(marks, What::Heartbeat);
+        }
+        if self.blocked.is_due() {
+            self.blocked.told = !self.blocked.told;
+            let (frame, len) = small_frame(0, &blocked_method(self.blocked.told));
+            page.copy(&frame[..len]);
+            page.mark(marks, What::Blocked);
+        }
+        Room::Left
+    }
+
+    /// The confirms of all channels, but those that must wait for returns or for their channel's content.
+    fn write_confirms(
+        &mut self,
+        context: &mut Context<'_>,
+        page: &mut Page<'_>,
+        marks: &mut Marks,
+        gone: u64,
+        content_on: u16,
+    ) -> Room {
+        let mut slot = self.first_to_confirm;
+        while slot != NONE {
+            let record = &mut context.pools.channels[slot];
+            let (number, next) = (record.number(), record.next_to_confirm);
+            while let Some(run) = record.confirms.front() {
+                if run.order > gone || number == content_on {
+                    break;
+                }
+                let is_full = page.out.len() - page.at < SMALL_FRAME_BYTES_MAX;
+                if is_full || !marks.has_room() || marks.told.len() == TOLD_MAX {
+                    return Room::Full;
+                }
+                if let Some((run, before)) = record.confirms.take() {
+                    let (frame, len) = small_frame(number, &run.method(before));
+                    page.copy(&frame[..len]);
+                    page.mark(marks, What::Confirm(marks.told.len() as u32));
+                    marks.told.push(Told { slot, number, run, before });
+                }
+            }
+            if record.confirms.front().is_none() {
+                self.unlist_to_confirm(context, slot);
+            }
+            slot = next;
+        }
+        Room::Left
+    }
+
+    /// The socket took the first `count` bytes of the last fill; this must follow every fill, also with 0.
+    /// Returns how many deliveries, the front ones of the outbox, are completely sent now.
+    pub fn written(&mut self, context: &mut Context<'_>, count: usize, marks: &Marks) -> u32 {
+        if count > 0 {
+            self.wrote = context.now;
+        }
+        if count == marks.filled && marks.is_resumed {
+            self.rest = Rest::default();
+            self.replies.consume(&mut context.pools.replies, marks.replies_at);
+            self.begun = marks.begun;
+            return marks.deliveries;
+        }
+        let is_gone = |mark: &&Mark| mark.end as usize <= count;
+        let whole = marks.marks.iter().take_while(is_gone).count();
+        let deliveries = self.commit(context, &marks.marks[..whole]);
+        let start = whole.checked_sub(1).map_or(0, |last| marks.marks[last].end as usize);
+        let mut lost = &marks.marks[whole..];
+        if let [cut, rest @ ..] = lost
+            && count > start
+        {
+            self.cut(marks, cut.what, count - start);
+            lost = rest;
+        }
+        for mark in lost.iter().rev() {
+            self.restore(context, marks, mark.what);
+        }
+        deliveries
+    }
+
+    /// These stretches have gone.
+    fn commit(&mut self, context: &mut Context<'_>, gone: &[Mark]) -> u32 {
+        let (mut start, mut deliveries) = (0, 0);
+        for mark in gone {
+            let len = (mark.end - start) as usize;
+            start = mark.end;
+            match mark.what {
+                What::Start => self.rest.start_left -= len as u16,
+                What::Small => self.rest.drop_small(len),
+                What::Heartbeat | What::Blocked | What::Confirm(_) => {}
+                What::Reply(record) => {
+                    self.replies.consume(&mut context.pools.replies, record.into());
+                    self.rest.reply_sent = 0;
+                }
+                What::ReplyPart => self.rest.reply_sent += len as u16,
+                What::Piece => self.advance_begun(len),
+                What::Delivered => {
+                    self.begun = None;
+                    deliveries += 1;
+                }
+            }
+        }
+        deliveries
+    }
+
+    /// Of this stretch the first `count` octets have gone, and not all.
+    fn cut(&mut self, marks: &Marks, what: What, count: usize) {
+        match what {
+            What::Start => self.rest.start_left -= count as u16,
+            What::Small => self.rest.drop_small(count),
+            What::Heartbeat => self.rest.set_small(&HEARTBEAT_FRAME[count..]),
+            What::Blocked => {
+                let (frame, len) = small_frame(0, &blocked_method(self.blocked.told));
+                self.rest.set_small(&frame[count..len]);
+            }
+            What::Confirm(index) => {
+                let told = marks.told[index as usize];
+                let (frame, len) = small_frame(told.number, &told.run.method(told.before));
+                self.rest.set_small(&frame[count..len]);
+            }
+            What::Reply(_) | What::ReplyPart => self.rest.reply_sent += count as u16,
+            What::Piece | What::Delivered => self.advance_begun(count),
+        }
+    }
+
+    fn advance_begun(&mut self, count: usize) {
+        let sent = self.begun.map_or(0, |begun| begun.sent) + count as u64;
+        self.begun = Some(Begun { sent, body_at: None });
+    }
+
+    /// This stretch has not gone at all.
+    fn restore(&mut self, context: &mut Context<'_>, marks: &Marks, what: What) {
+        match what {
+            What::Heartbeat => self.heartbeat_due = true,
+            What::Blocked => self.blocked.told = !self.blocked.told,
+            What::Confirm(index) => {
+                let told = marks.told[index as usize];
+                context.pools.channels[told.slot].confirms.take_back(told.run, told.before);
+                self.list_to_confirm(context, told.slot);
+            }
+            What::Start | What::Small | What::Reply(_) | What::ReplyPart | What::Piece | What::Delivered => {}
+        }
+    }
+
+    /// Whether there is something to write besides what waits in the outbox.
+    pub const fn has_output(&self) -> bool {
+        self.has_remainder()
+            || self.heartbeat_due
+            || self.blocked.is_due()
+            || !self.replies.is_empty()
+            || self.first_to_confirm != NONE
+    }
+
+    /// Whether something begun is not fully written; see also [`Self::has_begun_delivery`].
+    pub const fn has_remainder(&self) -> bool {
+        self.rest.start_left > 0
+            || self.rest.small_len > 0
+            || self.rest.reply_sent > 0
+            || self.begun.is_some()
+    }
+
+    /// Whether the front delivery of the outbox is partly written. It must stay there until it is reported
+    /// as sent, also when its channel is closed: the frames are a promise.
+    pub const fn has_begun_delivery(&self) -> bool {
+        self.begun.is_some()
+    }
+}
+
+/// A reply as it lies in the queue.
+struct Record<'r> {
+    order: u64,
+    frame: &'r [u8],
+}
+
+impl<'r> Record<'r> {
+    /// The record at an offset of those looked at; `None` when it is not there in full.
+    fn at(marks: &'r Marks, at: usize) -> Option<Self> {
+        let rest = marks.replies.get(at..marks.replies_len)?;
+        let (order, rest) = rest.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let frame = rest.get(..usize::from(u16::from_be_bytes(*len)))?;
+        Some(Self { order: u64::from_be_bytes(*order), frame })
+    }
+
+    const fn len(&self) -> usize {
+        RECORD_HEAD_BYTES + self.frame.len()
+    }
+
+    fn channel(&self) -> u16 {
+        match self.frame {
+            [_, high, low, ..] => u16::from_be_bytes([*high, *low]),
+            _ => 0,
+        }
+    }
+}
+
+const fn blocked_method(blocked: bool) -> Method<'static> {
+    if blocked {
+        Method::ConnectionBlocked { reason: BLOCKED_REASON }
+    } else {
+        Method::ConnectionUnblocked {}
+    }
+}
+
+/// A method that is known to be short, as a frame.
+fn small_frame(channel: u16, method: &Method<'_>) -> ([u8; SMALL_FRAME_BYTES_MAX], usize) {
+    let mut frame = [0; SMALL_FRAME_BYTES_MAX];
+    let mut writer = Writer::new(&mut frame);
+    let written = method.emit_frame(channel, &mut writer);
+    debug_assert!(written.is_ok(), "{} is not short", method.name());
+    let len = writer.at();
+    (frame, len)
+}

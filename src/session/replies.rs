@@ -1,0 +1,294 @@
+//! The broker's answers as methods, kept until they may be written.
+//!
+//! ```text
+//!   a connection's replies: | order (8) | length (2) | frame | order | length | frame | ...
+//! ```
+//!
+//! Why it exists: a reply may have to wait (for the deliveries before it, for the peer to read), and replies
+//! keep the order of the requests. What always holds: there is room for the reply when the command is
+//! returned to the broker; a connection's replies never take more than their share of the pool, so no
+//! connection can keep another from being answered.
+
+use super::channel::{NONE, Slot, State};
+use super::handshake::Mechanism;
+use super::{Connection, Context, Phase};
+use crate::command::{Name, Outcome, ReplyOrder};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::BLOCK_UNIT_BYTES;
+use crate::wire::{Method, Writer};
+
+/// Octets before each frame.
+pub(super) const RECORD_HEAD_BYTES: usize = 10;
+/// The longest record: queue.declare-ok with the longest name.
+const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
+
+/// What a command was for: what its answer becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Nothing,
+    Login(Mechanism),
+    OpenVhost,
+    OpenChannel,
+    /// By the client.
+    CloseChannel,
+    /// After a fault: the peer was told already.
+    Release,
+    Publish,
+    /// No reply whatever the outcome, but for faults.
+    Silent,
+    /// The method's plain "ok".
+    Plain,
+    ConfirmSelect,
+    QueueDeclare,
+    /// Purge and delete.
+    Count,
+    Consume,
+    Cancel,
+    Get,
+}
+
+/// The command that the broker is being asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    kind: Kind,
+    /// Class and method, for the text of a close and for the "ok".
+    id: (u16, u16),
+    slot: Slot,
+    no_wait: bool,
+}
+
+impl Pending {
+    pub(super) const NOTHING: Self = Self::on_connection(Kind::Nothing, (0, 0));
+
+    pub(super) const fn on_connection(kind: Kind, id: (u16, u16)) -> Self {
+        Self { kind, id, slot: NONE, no_wait: false }
+    }
+
+    pub(super) const fn on_channel(kind: Kind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
+        Self { kind, id, slot, no_wait }
+    }
+}
+
+impl Connection {
+    /// Takes the broker's answer to the command that [`Self::next`] returned last. The reply follows the
+    /// deliveries up to `order`; so do the confirm of a publish and the close of a channel.
+    pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder) {
+        let pending = core::mem::replace(&mut self.pending, Pending::NOTHING);
+        match (pending.kind, outcome) {
+            (Kind::Publish, Outcome::Published) => self.published(context, pending.slot, false, order),
+            (Kind::Publish, Outcome::PublishRefused) => self.published(context, pending.slot, true, order),
+            (Kind::Publish, Outcome::Wait) => self.held_publish = pending.slot,
+            (Kind::Nothing | Kind::Release, _) => {}
+            (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
+            (_, Outcome::Wait) => {
+                let text = format_args!("no memory for this now; try again later");
+                self.answer_fault(context, pending, &Fault::new(ReplyCode::ResourceError, text), order);
+            }
+            (_, outcome) => self.answer_done(context, pending, outcome, order),
+        }
+    }
+
+    #[inline]
+    fn published(&mut self, context: &mut Context<'_>, slot: Slot, refused: bool, order: ReplyOrder) {
+        self.content_taken(context, slot);
+        if context.pools.channels[slot].confirms.settle(refused, order) {
+            self.list_to_confirm(context, slot);
+        }
+    }
+
+    fn answer_fault(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        fault: &Fault,
+        order: ReplyOrder,
+    ) {
+        match pending.kind {
+            Kind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
+            Kind::OpenVhost => self.close_connection(context, fault, pending.id),
+            Kind::Publish => {
+                self.content_taken(context, pending.slot);
+                self.fail(context, pending.slot, fault, pending.id, order);
+            }
+            _ => self.fail(context, pending.slot, fault, pending.id, order),
+        }
+    }
+
+    fn answer_done(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        outcome: Outcome,
+        order: ReplyOrder,
+    ) {
+        match (pending.kind, outcome) {
+            (Kind::Login(_), _) => self.tune(context),
+            (Kind::OpenVhost, _) => {
+                self.phase = Phase::Open;
+                self.push_reply(context, 0, &Method::ConnectionOpenOk {}, order);
+            }
+            (Kind::OpenChannel, Outcome::ChannelOpened(channel)) => {
+                context.pools.channels[pending.slot].state = State::Open(channel);
+                self.reply(context, pending, &Method::ChannelOpenOk {}, order);
+            }
+            (Kind::CloseChannel, _) => {
+                self.flush_confirms(context, pending.slot);
+                self.reply(context, pending, &Method::ChannelCloseOk {}, order);
+                self.drop_channel(context, pending.slot);
+            }
+            (Kind::ConfirmSelect, _) => {
+                context.pools.channels[pending.slot].confirms.select();
+                self.reply(context, pending, &Method::ConfirmSelectOk {}, order);
+            }
+            (Kind::Plain, _) => {
+                if let Some(ok) = plain_ok(pending.id) {
+                    self.reply(context, pending, &ok, order);
+                }
+            }
+            (Kind::QueueDeclare, Outcome::QueueDeclared { queue, message_count, consumer_count }) => {
+                let ok = Method::QueueDeclareOk { queue: &queue, message_count, consumer_count };
+                self.reply(context, pending, &ok, order);
+                context.pools.channels[pending.slot].last_queue = queue;
+            }
+            (Kind::Count, Outcome::MessageCount(message_count)) => {
+                let ok = match pending.id {
+                    (50, 30) => Method::QueuePurgeOk { message_count },
+                    _ => Method::QueueDeleteOk { message_count },
+                };
+                self.reply(context, pending, &ok, order);
+            }
+            (Kind::Consume, Outcome::Consuming { tag }) => {
+                self.reply(context, pending, &Method::BasicConsumeOk { consumer_tag: &tag }, order);
+            }
+            (Kind::Cancel, _) => {
+                let tag: Name = context.pools.cancelled_tag.clone();
+                self.reply(context, pending, &Method::BasicCancelOk { consumer_tag: &tag }, order);
+            }
+            (Kind::Get, Outcome::GetEmpty) => self.reply(context, pending, &Method::BasicGetEmpty {}, order),
+            (Kind::Get, Outcome::GetQueued) | (Kind::Silent, _) => {}
+            (kind, outcome) => debug_assert!(false, "{outcome:?} is no answer to {kind:?}"),
+        }
+    }
+
+    fn reply(&mut self, context: &mut Context<'_>, pending: Pending, method: &Method<'_>, order: ReplyOrder) {
+        if !pending.no_wait {
+            let number = context.pools.channels[pending.slot].number();
+            self.push_reply(context, number, method, order);
+        }
+    }
+
+    /// Puts a reply behind the others. There is room: whoever begins something asks for it first.
+    pub(super) fn push_reply(
+        &mut self,
+        context: &mut Context<'_>,
+        number: u16,
+        method: &Method<'_>,
+        order: ReplyOrder,
+    ) {
+        let mut record = [0; RECORD_BYTES_MAX];
+        let (head, frame) = record.split_at_mut(RECORD_HEAD_BYTES);
+        let mut writer = Writer::new(frame);
+        let written = method.emit_frame(number, &mut writer);
+        debug_assert!(written.is_ok(), "{} is longer than a reply may be", method.name());
+        let len = writer.at();
+        head[..8].copy_from_slice(&order.to_be_bytes());
+        head[8..].copy_from_slice(&(len as u16).to_be_bytes());
+        let record = &record[..RECORD_HEAD_BYTES + len];
+        if !self.replies.append(&mut context.pools.replies, record) {
+            // The pool is sized so that this cannot be; were it otherwise, a reply that is missing would
+            // be worse than a connection that is.
+            log::error!("connection {}: no room for {}; closing it", self.id.index(), method.name());
+            self.finish(context.now);
+        }
+    }
+
+    /// Whether a reply and the closes it may be followed by fit.
+    pub(super) const fn has_reply_room(&self, context: &Context<'_>) -> bool {
+        self.has_room_for(context, 3)
+    }
+
+    /// Whether the closes fit that may follow anything at all: of a channel (behind its last confirms), and
+    /// of the connection.
+    #[inline]
+    pub(super) const fn has_close_room(&self, context: &Context<'_>) -> bool {
+        self.has_room_for(context, 2)
+    }
+
+    #[inline]
+    const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
+        // The chain's first block may be used up but for its last octet, so it takes one block more than
+        // its length says.
+        self.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
+            <= context.settings.replies_bytes_max
+    }
+
+    /// Turns the confirms of a channel that closes into replies, so that they go before the close.
+    pub(super) fn flush_confirms(&mut self, context: &mut Context<'_>, slot: Slot) {
+        while let Some((run, told_before)) = context.pools.channels[slot].confirms.take() {
+            let number = context.pools.channels[slot].number();
+            self.push_reply(context, number, &run.method(told_before), run.order);
+        }
+        self.unlist_to_confirm(context, slot);
+    }
+
+    /// The channel is gone for both sides: its number may be used again.
+    pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
+        self.unlist_to_confirm(context, slot);
+        self.drop_content(context, slot);
+        context.pools.channels.close(&mut self.channels, slot);
+    }
+
+    /// Puts a channel on the list of those with confirms to tell.
+    #[inline]
+    pub(super) fn list_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
+        let channels = &mut context.pools.channels;
+        if core::mem::replace(&mut channels[slot].is_to_confirm, true) {
+            return;
+        }
+        channels[slot].next_to_confirm = NONE;
+        match self.last_to_confirm {
+            NONE => self.first_to_confirm = slot,
+            last => channels[last].next_to_confirm = slot,
+        }
+        self.last_to_confirm = slot;
+    }
+
+    pub(super) fn unlist_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
+        let channels = &mut context.pools.channels;
+        if !core::mem::replace(&mut channels[slot].is_to_confirm, false) {
+            return;
+        }
+        let next = channels[slot].next_to_confirm;
+        let mut before = NONE;
+        let mut at = self.first_to_confirm;
+        while at != slot {
+            before = at;
+            at = channels[at].next_to_confirm;
+        }
+        match before {
+            NONE => self.first_to_confirm = next,
+            before => channels[before].next_to_confirm = next,
+        }
+        if self.last_to_confirm == slot {
+            self.last_to_confirm = before;
+        }
+    }
+}
+
+/// The "ok" of a method that has nothing to say but that.
+const fn plain_ok(id: (u16, u16)) -> Option<Method<'static>> {
+    Some(match id {
+        (40, 10) => Method::ExchangeDeclareOk {},
+        (40, 20) => Method::ExchangeDeleteOk {},
+        (40, 30) => Method::ExchangeBindOk {},
+        (40, 40) => Method::ExchangeUnbindOk {},
+        (50, 20) => Method::QueueBindOk {},
+        (50, 50) => Method::QueueUnbindOk {},
+        (60, 10) => Method::BasicQosOk {},
+        (60, 110) => Method::BasicRecoverOk {},
+        (90, 10) => Method::TxSelectOk {},
+        (90, 20) => Method::TxCommitOk {},
+        (90, 30) => Method::TxRollbackOk {},
+        _ => return None,
+    })
+}

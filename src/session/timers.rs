@@ -1,0 +1,164 @@
+//! Everything about a connection that has its time.
+//!
+//! Why it exists: the loop sleeps until the earliest deadline of all connections and calls those that are
+//! due; this file says when and what then. What always holds: time during which we ourselves keep a peer
+//! waiting counts against nobody; a deadline that was met once does not fire again before something changed,
+//! so no connection keeps the loop awake.
+
+use super::channel::NONE;
+use super::{Connection, Context, Phase};
+use crate::time::{Deadline, Now};
+
+/// How long a refused peer is left waiting: what guessing passwords costs.
+pub(super) const REFUSAL_DELAY_MS: u64 = 1_000;
+/// How long a peer may take to close its socket when all has been said.
+pub(super) const PARTING_MS: u64 = 3_000;
+/// How long a peer may take to answer connection.close, unless its heartbeat says less.
+const CLOSE_OK_MS: u64 = 30_000;
+
+/// What a deadline that passed led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timeout {
+    /// The connection goes on; it may have something to write now.
+    GoOn,
+    /// The peer is gone or will not listen: close the socket at once.
+    Close,
+}
+
+impl Connection {
+    /// When [`Self::handle_timeout`] wants to be called. Ask again after every other call.
+    pub fn deadline(&self) -> Deadline {
+        match self.phase {
+            Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
+            Phase::Opening { due } => due.earlier(self.heartbeat_deadline()),
+            Phase::Refused { until, .. }
+            | Phase::Closing { until, .. }
+            | Phase::Ending { until }
+            | Phase::Finished { until } => until,
+            Phase::Open => self.heartbeat_deadline().earlier(self.content_deadline()),
+        }
+    }
+
+    fn heartbeat_deadline(&self) -> Deadline {
+        if self.heartbeat_ms == 0 {
+            return Deadline::NEVER;
+        }
+        let send =
+            if self.heartbeat_due { Deadline::NEVER } else { self.wrote.after_ms(self.send_after_ms()) };
+        let lost =
+            if self.is_suspended { Deadline::NEVER } else { self.heard.after_ms(self.lost_after_ms()) };
+        send.earlier(lost)
+    }
+
+    const fn content_deadline(&self) -> Deadline {
+        if self.is_suspended { Deadline::NEVER } else { self.content_due }
+    }
+
+    const fn send_after_ms(&self) -> u64 {
+        self.heartbeat_ms as u64 / 2
+    }
+
+    const fn lost_after_ms(&self) -> u64 {
+        self.heartbeat_ms as u64 * 2
+    }
+
+    /// Does what is due at `context.now`.
+    pub fn handle_timeout(&mut self, context: &mut Context<'_>) -> Timeout {
+        let now = context.now;
+        if !self.deadline().is_due(now) {
+            return Timeout::GoOn;
+        }
+        match self.phase {
+            Phase::Refused { tell: Some(mechanism), .. } => {
+                self.tell_refusal(context, mechanism);
+                Timeout::GoOn
+            }
+            Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(now),
+            Phase::Open => match self.handle_heartbeats(now) {
+                Timeout::GoOn => {
+                    self.check_contents(context);
+                    Timeout::GoOn
+                }
+                Timeout::Close => Timeout::Close,
+            },
+            Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
+            phase => {
+                log::warn!("connection {}: closed, time is up: {phase:?}", self.id.index());
+                Timeout::Close
+            }
+        }
+    }
+
+    fn handle_heartbeats(&mut self, now: Now) -> Timeout {
+        if self.heartbeat_ms == 0 {
+            return Timeout::GoOn;
+        }
+        if !self.is_suspended && self.heard.after_ms(self.lost_after_ms()).is_due(now) {
+            let seconds = self.heartbeat_ms / 1000;
+            log::warn!("connection {}: missed heartbeats from client, timeout: {seconds}s", self.id.index());
+            return Timeout::Close;
+        }
+        if self.wrote.after_ms(self.send_after_ms()).is_due(now) {
+            self.heartbeat_due = true;
+        }
+        Timeout::GoOn
+    }
+
+    /// Looks for a content without progress; sets the next time to look.
+    fn check_contents(&mut self, context: &mut Context<'_>) {
+        if !self.content_due.is_due(context.now) {
+            return;
+        }
+        let patience = context.settings.content_timeout_ms;
+        let mut oldest = (self.unread > 0).then_some(self.unread_since.max(self.resumed));
+        let mut slot = if self.contents > 0 { self.channels.first } else { NONE };
+        while slot != NONE {
+            let record = &context.pools.channels[slot];
+            if record.content.holds_message() {
+                let since = record.progress.max(self.resumed);
+                oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+            }
+            slot = context.pools.channels.next(slot);
+        }
+        self.content_due = oldest.map_or(Deadline::NEVER, |since| since.after_ms(patience));
+        if self.content_due.is_due(context.now) {
+            self.content_due = Deadline::NEVER;
+            let text = format_args!("a message or frame was begun and did not go on for {patience} ms");
+            let fault = super::hard_fault(crate::error::ReplyCode::ResourceError, text);
+            self.close_connection(context, &fault, (0, 0));
+        }
+    }
+
+    /// Input has come, or stood still and goes on.
+    #[inline]
+    pub(super) fn note_input(&mut self, now: Now) {
+        self.heard = now;
+        if self.is_suspended {
+            self.is_suspended = false;
+            self.resumed = now;
+        }
+    }
+
+    /// All whole frames are handled: what is left over must go on in time.
+    #[inline]
+    pub(super) fn note_progress(&mut self, context: &Context<'_>, has_moved: bool, unread: usize) {
+        let unread = unread as u32;
+        if has_moved || unread != self.unread {
+            self.unread_since = context.now;
+            self.unread = unread;
+        }
+        if unread == 0 && self.contents == 0 {
+            self.content_due = Deadline::NEVER;
+        } else if self.content_due == Deadline::NEVER {
+            self.content_due = context.now.after_ms(context.settings.content_timeout_ms);
+        }
+    }
+
+    /// How long to wait for close-ok.
+    pub(super) const fn close_patience_ms(&self) -> u64 {
+        match self.heartbeat_ms as u64 {
+            ms if ms > 0 && ms < CLOSE_OK_MS => ms,
+            _ => CLOSE_OK_MS,
+        }
+    }
+}
