@@ -140,7 +140,7 @@ def emulator(architecture):
 
 
 def python_environment():
-    """A virtual environment with zig, cargo-zigbuild and pika; its bin folder."""
+    """A virtual environment with zig and cargo-zigbuild; its bin folder."""
     wanted = (pathlib.Path(__file__).with_name("requirements.txt")).read_text()
     folder = STORE / "venv"
     stamp = folder / "requirements.txt"
@@ -152,7 +152,7 @@ def python_environment():
         raise Missing("python3 -m venv does not work here (Debian: apt-get install python3-venv)") from error
     requirements = str(pathlib.Path(__file__).with_name("requirements.txt"))
     install = [str(folder / "bin/pip"), "install", "-q", "--disable-pip-version-check", "-r", requirements]
-    tries("zig, cargo-zigbuild and pika", lambda: output_of(*install, timeout=FETCH_TIMEOUT_S))
+    tries("zig and cargo-zigbuild", lambda: output_of(*install, timeout=FETCH_TIMEOUT_S))
     stamp.write_text(wanted)
     return folder / "bin"
 
