@@ -19,19 +19,45 @@ pub fn check(config: &Config, sizes: &RecordSizes) -> (String, Result<(), Limits
 
 /// The memory table as text, its sum set against the limit.
 pub fn show_table(table: &MemoryTable, memory_limit_bytes: u64) -> String {
-    let mut text = format!("# {:<24}{:>10} ×{:>8} B ={:>14} B\n", "memory", "count", "each", "in all");
+    let mut text = format!("# {:<20}{:>11} ×{:>10} ={:>13}\n", "memory", "count", "bytes", "in all");
     for line in &table.lines {
-        let (key, count, each, bytes) = (line.key, line.count, line.bytes_each, line.bytes());
+        let (key, reason) = (line.key, line.reason);
+        let [count, each, bytes] = [line.count, line.bytes_each, line.bytes()].map(grouped);
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "# {key:<24}{count:>10} ×{each:>8} B ={bytes:>14} B  {}", line.reason);
+        let _ = writeln!(text, "# {key:<20}{count:>11} ×{each:>10} ={bytes:>13}  {reason}");
     }
-    let limit = Megabytes(memory_limit_bytes);
-    let _ = writeln!(text, "# in all {} of memory_limit {limit}", Megabytes(table.bytes()));
-    match table.kernel_bytes {
-        Some(bytes) => {
-            text.push_str(&format!("# besides, the kernel's socket buffers: at most {}\n", Megabytes(bytes)))
+    let kernel = match table.kernel_bytes {
+        Some(bytes) => format!("at most {}", Megabytes(bytes)),
+        None => "as much as the system allows".to_string(),
+    };
+    let (sum, limit) = (Megabytes(table.bytes()), Megabytes(memory_limit_bytes));
+    let _ = writeln!(
+        text,
+        "# in all {sum} of memory_limit {limit}; besides, the kernel's socket buffers: {kernel}"
+    );
+    text
+}
+
+/// A number with its digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
         }
-        None => text.push_str("# besides, the kernel's socket buffers: as many as the system allows\n"),
+        text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_come_in_groups_of_three() {
+        let shown = [0, 999, 1_000, 12_345_678].map(grouped);
+        assert_eq!(shown, ["0", "999", "1,000", "12,345,678"]);
+    }
 }
