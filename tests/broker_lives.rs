@@ -200,7 +200,10 @@ impl World {
             if let (Some(&channel), false) =
                 (client.numbers.get(&delivery.channel), matches!(delivery.kind, DeliveryKind::Return(_)))
             {
-                let no_ack = matches!(delivery.kind, DeliveryKind::Deliver { consumer_tag } if consumer_tag.starts_with("auto"));
+                let no_ack = matches!(
+                    delivery.kind,
+                    DeliveryKind::Deliver { consumer_tag } if consumer_tag.starts_with("auto")
+                );
                 if no_ack {
                     client.no_ack_tags.insert((channel, delivery.delivery_tag));
                 } else if client.channels.contains(&channel) {

@@ -22,7 +22,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
-    ("broker", &["wire::field", "wire::props"]),
+    ("broker", &["wire::field", "wire::props", "wire::Writer"]),
     ("store", &[]),
     ("bridge", &["session", "wire"]),
     ("admin", &["broker"]),
@@ -50,6 +50,8 @@ const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("command.rs", 1, "an id beyond 2^32 needs a pool that limits.rs cannot size"),
     ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits.rs cannot size"),
+    ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
+    ("broker/exchanges.rs", 3, "each declaration looks for room before it changes anything"),
 ];
 
 const FILE_LINES_MAX: usize = 700;
@@ -106,7 +108,8 @@ fn check_shape(path: &str, text: &str) -> Vec<String> {
     }
     for (number, line) in text.lines().enumerate() {
         let columns = line.chars().count();
-        if columns > COLUMNS_MAX {
+        let is_table_row = line.trim_start().starts_with("//! |");
+        if columns > COLUMNS_MAX && !is_table_row {
             complaints.push(format!("{path}:{}: {columns} columns; at most {COLUMNS_MAX}", number + 1));
         }
     }
@@ -548,6 +551,7 @@ mod the_checker_sees {
         is_content("mem/slab.rs", &format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(79)));
         complains("mem/slab.rs", &format!("// {}", "é".repeat(108)), "111 columns");
         is_content("mem/slab.rs", &format!("// {}", "é".repeat(107)));
+        is_content("mem/slab.rs", &format!("//! | {} |", "x".repeat(200)));
         assert!(check_shape("mem/slab.rs", "use a;")[0].contains("opens with //!"));
     }
 

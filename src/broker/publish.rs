@@ -119,7 +119,8 @@ impl Broker {
         Ok(exchange)
     }
 
-    /// Checks the properties a broker answers for, routes with all keys, and rewrites what must not travel on.
+    /// Checks the properties a broker answers for, routes with all keys, and rewrites what must not travel
+    /// on.
     fn look_inside(
         &mut self,
         messages: &mut Messages,

@@ -243,7 +243,8 @@ impl Messages {
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
             self.admit_pages(share, pages)?;
-            // A content that no assembly share could ever hold alone is let through when nobody else assembles.
+            // A content that no assembly share could ever hold alone is let through when nobody else
+            // assembles.
             if self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max {
                 return Err(PoolFull::Assembly);
             }
@@ -661,116 +662,4 @@ fn short(name: &str) -> heapless::String<255> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
-        Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
-    }
-
-    fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
-        let id = pool.begin("amq.topic", key, Share::Ordinary).unwrap();
-        pool.reserve_content(id, properties, MessageFlags::NONE, body.len() as u32, Share::Ordinary).unwrap();
-        for piece in body.chunks(77) {
-            pool.append_body(id, piece);
-        }
-        pool.finish(id);
-        id
-    }
-
-    fn body(pool: &Messages, id: MessageId, from: u32) -> Vec<u8> {
-        let mut out = vec![0; (pool.body_len(id) - from) as usize];
-        let mut cursor = pool.body_cursor(id, from);
-        for piece in out.chunks_mut(53) {
-            pool.read(id, &mut cursor, piece);
-        }
-        out
-    }
-
-    #[test]
-    fn streams_of_every_shape_read_back_as_written() {
-        let mut pool = pool(64, 1 << 20, 1 << 20);
-        for key_len in [0, 3, 82, 83, 84, 255] {
-            for properties_len in [0, 3, 80, 92, 300, 5000] {
-                for body_len in [0, 1, 16, 91, 92, 256, 300, 4096, 20_000] {
-                    let key = "k".repeat(key_len);
-                    let properties: Vec<u8> = (0..properties_len).map(|n| n as u8).collect();
-                    let bytes: Vec<u8> = (0..body_len).map(|n| (n / 3) as u8).collect();
-                    let id = make(&mut pool, &key, &properties, &bytes);
-                    let mut scratch = [0; 8192];
-                    assert_eq!(pool.properties(id, &mut scratch), properties);
-                    assert_eq!((pool.exchange(id), pool.routing_key(id)), ("amq.topic", key.as_str()));
-                    assert_eq!(body(&pool, id, 0), bytes);
-                    let middle = bytes.len() / 2;
-                    assert_eq!(body(&pool, id, middle as u32), bytes[middle..]);
-                    pool.release(id);
-                }
-            }
-        }
-        assert_eq!((pool.messages_used(), pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0, 0));
-    }
-
-    #[test]
-    fn other_properties_make_another_message_with_the_same_body() {
-        let mut pool = pool(8, 1 << 20, 1 << 20);
-        let bytes: Vec<u8> = (0..9_000).map(|n| n as u8).collect();
-        let id = make(&mut pool, "key", b"old", &bytes);
-        let other = pool.with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT).unwrap();
-        assert_eq!(pool.properties(other, &mut [0; 64]), b"and now the new ones");
-        assert_eq!((body(&pool, other, 0), pool.routing_key(other)), (bytes, "key"));
-        assert_eq!(pool.messages_used(), 1);
-    }
-
-    #[test]
-    fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
-        let mut pool = pool(160, 1 << 20, 1 << 20);
-        let mut held = Vec::new();
-        while let Ok(id) = pool.begin("", "q", Share::Ordinary) {
-            held.push(id);
-        }
-        assert_eq!(held.len(), 150);
-        assert!(pool.is_held() && !pool.lift_hold());
-        let reserve = pool.begin("", "q", Share::Reserve).unwrap();
-        pool.release(reserve);
-        pool.release(held.pop().unwrap());
-        assert_eq!(
-            pool.begin("", "q", Share::Ordinary),
-            Err(PoolFull::Messages),
-            "off mark is apart from on mark"
-        );
-        for id in held.drain(100..) {
-            pool.release(id);
-        }
-        assert!(pool.lift_hold());
-        assert!(pool.begin("", "q", Share::Ordinary).is_ok());
-    }
-
-    #[test]
-    fn half_sent_contents_share_what_assembly_may_take() {
-        let mut pool = pool(100, 1 << 20, 64 << 10);
-        let mut half = Vec::new();
-        loop {
-            let id = pool.begin("", "q", Share::Ordinary).unwrap();
-            let result = pool.reserve_content(id, b"", MessageFlags::NONE, 16 << 10, Share::Ordinary);
-            half.push(id);
-            if let Err(full) = result {
-                assert_eq!((full, half.len()), (PoolFull::Assembly, 5));
-                break;
-            }
-        }
-        for id in half {
-            pool.release(id);
-        }
-        assert_eq!((pool.assembly_bytes_used(), pool.body_bytes_used()), (0, 0));
-    }
-
-    #[test]
-    fn a_content_that_does_not_fit_changes_nothing() {
-        let mut pool = pool(4, 8 * PAGE_BYTES, 1 << 20);
-        let id = pool.begin("", "q", Share::Reserve).unwrap();
-        let full = pool.reserve_content(id, b"", MessageFlags::NONE, 9 * PAGE_BYTES as u32, Share::Reserve);
-        assert_eq!(full, Err(PoolFull::Bodies));
-        assert_eq!((pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0));
-        pool.reserve_content(id, b"", MessageFlags::NONE, 10, Share::Reserve).unwrap();
-    }
-}
+mod tests;

@@ -373,7 +373,8 @@ mod tests {
         assert_eq!(text(1, 4096), None);
         assert_eq!(
             text(0, 131_072).unwrap(),
-            "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value (2047)"
+            "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value \
+             (2047)"
         );
         assert_eq!(
             text(2048, 4095).unwrap(),
