@@ -310,11 +310,14 @@ impl Broker {
             && !record.dying
             && record.outbox_bytes < self.settings.output_budget_bytes
             && self.within_delivery_share(connection);
-        while can_take {
-            let record = &mut self.connections[connection.index()];
-            let next =
-                record.parked.pop_front(&mut self.consumers, |consumer| &mut consumer.connection_links);
-            let Some(index) = next else { break };
+        if !can_take {
+            return;
+        }
+        let parked = |broker: &mut Self| {
+            let record = &mut broker.connections[connection.index()];
+            record.parked.pop_front(&mut broker.consumers, |consumer| &mut consumer.connection_links)
+        };
+        while let Some(index) = parked(self) {
             self.consumers[index].parked = false;
             self.make_eligible(index);
         }

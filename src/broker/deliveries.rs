@@ -300,6 +300,6 @@ mod tests {
             pool.forget_tag(index);
             pool.remove(index);
         }
-        assert!(heap.is_empty() && heap.len() == 0 && pool.slab.is_empty());
+        assert!(heap.is_empty() && pool.slab.is_empty());
     }
 }

@@ -581,10 +581,8 @@ impl Messages {
             block[at..at + take].copy_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
             slot.write_at += take as u32;
-            if at + take == block.len() && !bytes.is_empty() {
-                slot.write_block = self.blocks.next(slot.write_block);
-                slot.write_at = 0;
-            } else if take == 0 {
+            // The next block is gone to only when there is something for it: the last has none behind it.
+            if take == 0 || (at + take == block.len() && !bytes.is_empty()) {
                 slot.write_block = self.blocks.next(slot.write_block);
                 slot.write_at = 0;
             }
