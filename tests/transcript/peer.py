@@ -41,6 +41,11 @@ class Unit(NamedTuple):
     pieces: List[int]
     body: bytes
 
+    @property
+    def props(self) -> Dict[str, Any]:
+        """The content's properties, none for a bare method."""
+        return self.header.props if self.header else {}
+
 
 class Script:
     """One scenario's connections and the transcript they write together."""
@@ -293,7 +298,7 @@ class Connection:
         else:
             self.line(0, "<", "(nothing; the connection hangs)")
 
-    def once(self, name: str, **args: Any) -> Optional[wire.Method]:
+    def once(self, name: str, **args: Any) -> wire.Method:
         """A synchronous method on a fresh channel, for things that may close it."""
         channel = self.channel(2)
         channel.lasting = False
@@ -435,20 +440,20 @@ class Channel:
         """A publish with its content. Options: mandatory, immediate, pieces."""
         self.revive()
         data = body if isinstance(body, bytes) else str(body).encode()
-        flags = {flag: options[flag] for flag in ("mandatory", "immediate") if flag in options}
+        flags: Dict[str, Any] = {flag: options[flag] for flag in ("mandatory", "immediate") if flag in options}
         shown = show_method("basic.publish", {"exchange": exchange, "routing_key": key, **flags})
         self.line(">", f"{shown} body={wire.show(data)}" + (f" props={wire.show(props)}" if props else ""))
         self.connection.send(wire.publish(self.number, exchange, key, data, props=props,
                                           frame_max=self.connection.frame_max, **options))
 
-    def call(self, name: str, **args: Any) -> Optional[wire.Method]:
-        """A synchronous method and its reply, both written down."""
+    def call(self, name: str, **args: Any) -> wire.Method:
+        """A synchronous method and its reply, both written down; nameless if there was none."""
         self.revive()
         self.line(">", show_method(name, args))
         unit = self.ask(name, **args)
         if unit is None:
             self.connection.hear(0.0)
-            return None
+            return wire.Method("", {})
         self._record(unit)
         self._learn(name, args, unit.method)
         return unit.method
@@ -460,6 +465,13 @@ class Channel:
         self.connection.send(wire.method(self.number, name, **args))
         self._wait_reply()
         return self.replies.popleft() if self.replies else None
+
+    def need(self, name: str, **args: Any) -> Unit:
+        """Like `ask`, for where the script cannot go on without a reply."""
+        unit = self.ask(name, **args)
+        if unit is None:
+            raise RuntimeError(f"{name} was not answered")
+        return unit
 
     def _wait_reply(self) -> None:
         connection = self.connection

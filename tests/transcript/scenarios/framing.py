@@ -122,7 +122,7 @@ def framing_content(t: Script) -> None:
     a.send(wire.frame(3, 1, b"cde") + wire.frame(3, 2, b"xyz"))
     other.sync()
     ch.sync()
-    got = sorted(str(wire.show(ch.ask("basic.get", queue="framing-content", no_ack=True).body)) for _ in range(2))
+    got = sorted(str(wire.show(ch.need("basic.get", queue="framing-content", no_ack=True).body)) for _ in range(2))
     t.note(f"both arrived: {got}")
 
 

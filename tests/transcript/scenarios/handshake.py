@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from harness import wire
 
@@ -183,7 +183,7 @@ def client_properties(t: Script) -> None:
 
 @scenario("handshake-tune", alone=False)
 def tune(t: Script) -> None:
-    for values in [
+    variants: List[Dict[str, Any]] = [
         {"channel_max": 2047, "frame_max": 131072, "heartbeat": 0},
         {"channel_max": 1, "frame_max": 4096, "heartbeat": 600},
         {"channel_max": 10, "frame_max": 8192, "heartbeat": 65535},
@@ -196,7 +196,8 @@ def tune(t: Script) -> None:
         {"frame_max": 4096},
         {"frame_max": 1},
         {"channel_max": 0, "frame_max": 0, "heartbeat": 0},
-    ]:
+    ]
+    for values in variants:
         t.note(f"tune-ok {values}")
         a = tuned(t, **values)
         method = opened(a)

@@ -54,14 +54,14 @@ def dead_letter(t: Script) -> None:
     ch.call("basic.get", queue="dl")
     ch.send("basic.reject", delivery_tag=1, requeue=False)
     t.settle()
-    unit = ch.ask("basic.get", queue="dl-target", no_ack=True)
-    names = [name.decode() for name, _ in unit.header.props["headers"]]
-    t.note(f"headers: {sorted(names)}, expiration kept: {'expiration' in unit.header.props}")
+    unit = ch.need("basic.get", queue="dl-target", no_ack=True)
+    names = [name.decode() for name, _ in unit.props["headers"]]
+    t.note(f"headers: {sorted(names)}, expiration kept: {'expiration' in unit.props}")
     t.note("too many")
     ch.publish("", "dl", "2")
     ch.publish("", "dl", "3")
     t.settle()
-    unit = ch.ask("basic.get", queue="dl-target", no_ack=True)
+    unit = ch.need("basic.get", queue="dl-target", no_ack=True)
     t.note(f"dead: {unit.body!r}")
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any, Dict, List
+
 from harness import wire
 
 from ..peer import Script
 from ..registry import scenario
 
-EVERY_TYPE = {
+EVERY_TYPE: Dict[str, Any] = {
     "t": wire.Field("t", True), "b": wire.Field("b", -5), "B": wire.Field("B", 250), "s": wire.Field("s", -300),
     "u": wire.Field("u", 60000), "I": wire.Field("I", -70000), "i": wire.Field("i", 4000000000),
     "l": wire.Field("l", -5000000000), "L": wire.Field("L", 5000000000), "f": wire.Field("f", 1.5),
     "d": wire.Field("d", -2.25), "D": wire.Field("D", (2, 314)), "S": "text", "x": wire.Field("x", b"\x00\xff"),
     "T": wire.Field("T", 1700000000), "F": {"a": {"b": 1}}, "A": [1, "x", [True, {"y": None}]], "V": None,
 }
-ALL_PROPERTIES = {
+ALL_PROPERTIES: Dict[str, Any] = {
     "content_type": "text/plain", "content_encoding": "utf-8", "headers": {"a": 1}, "delivery_mode": 1,
     "priority": 3, "correlation_id": "corr", "reply_to": "reply", "expiration": "60000", "message_id": "id",
     "timestamp": 1700000000, "type": "kind", "user_id": "guest", "app_id": "app", "cluster_id": "cluster",
@@ -61,10 +63,10 @@ def mandatory(t: Script) -> None:
 def errors(t: Script) -> None:
     a = t.connect()
 
-    def refused(what: str, exchange: str = "", key: str = "nobody", body: bytes = b"x", **options: object) -> None:
+    def refused(what: str, exchange: str = "", key: str = "nobody", body: bytes = b"x", **options: Any) -> None:
         t.note(what)
         ch = a.channel()
-        ch.publish(exchange, key, body, **options)  # type: ignore[arg-type]
+        ch.publish(exchange, key, body, **options)
         ch.expect_close()
 
     refused("a missing exchange", exchange="missing")
@@ -88,11 +90,12 @@ def accepted(t: Script) -> None:
     a = t.connect()
     ch = a.channel()
     ch.call("queue.declare", queue="pa")
-    for props in [
+    odd: List[Dict[str, Any]] = [
         {"user_id": "guest"}, {"expiration": "0"}, {"expiration": "4294967295"}, {"expiration": "00060000"},
         {"priority": 255}, {"priority": 0}, {"delivery_mode": 0}, {"delivery_mode": 2}, {"delivery_mode": 3},
         {"delivery_mode": 255},
-    ]:
+    ]
+    for props in odd:
         ch.publish("", "pa", "x", props=props)
         if props.get("delivery_mode") not in (None, 1, 2):
             ch.expect_close()
@@ -106,7 +109,7 @@ def properties(t: Script) -> None:
     ch = a.channel()
     ch.call("queue.declare", queue="pp")
 
-    def round_trip(props: dict) -> None:
+    def round_trip(props: Dict[str, Any]) -> None:
         ch.publish("", "pp", "x", props=props)
         ch.call("basic.get", queue="pp", no_ack=True)
 
@@ -137,7 +140,7 @@ def properties(t: Script) -> None:
     t.note("the same name twice, order kept")
     round_trip({"headers": [("b", 1), ("a", 2), ("b", 3)]})
     t.note("deep")
-    deep: dict = {"end": 1}
+    deep: Dict[str, Any] = {"end": 1}
     for _ in range(20):
         deep = {"x": deep}
     round_trip({"headers": deep})

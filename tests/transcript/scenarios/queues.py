@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Dict, List, Tuple
+
 from harness import wire
 
 from ..peer import Script
@@ -68,13 +70,14 @@ def queue_server_named(t: Script) -> None:
     t.note("after a delete")
     ch.call("queue.declare", passive=True)
     t.note("on a channel that declared none")
-    for name, args in [
+    methods: List[Tuple[str, Dict[str, Any]]] = [
         ("basic.get", {}), ("basic.consume", {}), ("queue.purge", {}), ("queue.delete", {}),
         ("queue.bind", {"exchange": "amq.direct", "routing_key": "k"}),
         ("queue.unbind", {"exchange": "amq.direct", "routing_key": "k"}),
         ("queue.bind", {"exchange": "amq.direct"}),
         ("queue.declare", {"passive": True}),
-    ]:
+    ]
+    for name, args in methods:
         a.once(name, **args)
     t.note("a passive declare counts as the last one too")
     ch = a.channel(3)
@@ -139,7 +142,7 @@ def queue_inequivalent(t: Script) -> None:
     ch.expect_close()
 
 
-ARGUMENTS = [
+ARGUMENTS: List[Tuple[str, Any, Any]] = [
     ("x-expires", 60000, 70000),
     ("x-message-ttl", 60000, 70000),
     ("x-max-length", 10, 11),
@@ -204,7 +207,7 @@ def queue_arguments_numbers(t: Script) -> None:
 @scenario("queue-arguments-invalid")
 def queue_arguments_invalid(t: Script) -> None:
     a = t.connect()
-    number = [-1, 0, "10", "", True, 1.5, None, [1], {"a": 1}, wire.Field("T", 5)]
+    number: List[Any] = [-1, 0, "10", "", True, 1.5, None, [1], {"a": 1}, wire.Field("T", 5)]
     for name in ("x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes", "x-max-priority",
                  "x-delivery-limit", "x-queue-version", "x-consumer-timeout"):
         t.note(name)
@@ -217,7 +220,7 @@ def queue_arguments_invalid(t: Script) -> None:
                         ("x-max-length", 2**62), ("x-max-priority", 255), ("x-max-priority", 256)]:
         a.once("queue.declare", queue="qav", arguments={name: value})
         a.barrier("queue.delete", queue="qav")
-    for name, values in [
+    choices: List[Tuple[str, List[Any]]] = [
         ("x-overflow", ["drop-head", "reject-publish", "reject-publish-dlx", "nonsense", "", 5, True]),
         ("x-queue-mode", ["default", "lazy", "nonsense", 5]),
         ("x-queue-type", ["classic", "nonsense", "", 5, True]),
@@ -227,7 +230,8 @@ def queue_arguments_invalid(t: Script) -> None:
         ("x-dead-letter-strategy", ["at-most-once", "nonsense"]),
         ("x-queue-leader-locator", ["client-local", "nonsense"]),
         ("x-queue-master-locator", ["client-local", "nonsense", 5]),
-    ]:
+    ]
+    for name, values in choices:
         t.note(name)
         for value in values:
             a.once("queue.declare", queue="qav", arguments={name: value})
@@ -256,12 +260,13 @@ def queue_exclusive(t: Script) -> None:
     mine = a.channel()
     mine.call("queue.declare", queue="qx", exclusive=True)
     t.note("another connection may do nothing with it")
-    for name, args in [
+    methods: List[Tuple[str, Dict[str, Any]]] = [
         ("queue.declare", {}), ("queue.declare", {"exclusive": True}), ("queue.declare", {"passive": True}),
         ("queue.bind", {"exchange": "amq.direct", "routing_key": "k"}),
         ("queue.unbind", {"exchange": "amq.direct", "routing_key": "k"}),
         ("queue.purge", {}), ("queue.delete", {}), ("basic.get", {}), ("basic.consume", {}),
-    ]:
+    ]
+    for name, args in methods:
         b.once(name, queue="qx", **args)
     t.note("but publish to it")
     theirs = b.channel()
@@ -280,7 +285,7 @@ def queue_exclusive(t: Script) -> None:
     a.drop()
     gone = False
     for _ in range(200):
-        reply = b.channel(5).ask("queue.declare", queue="qx", passive=True)
+        reply = b.channel(5).need("queue.declare", queue="qx", passive=True)
         b.channels.pop(5)
         if reply.method.name == "channel.close" and reply.method.args["reply_code"] == 404:
             gone = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Dict, List, Tuple
+
 from ..peer import Script
 from ..registry import scenario
 
@@ -17,7 +19,7 @@ def direct_reply_to(t: Script) -> None:
     caller.call("basic.consume", queue=NAME, consumer_tag="replies", no_ack=True)
     caller.publish("", "drt", "question", props={"reply_to": NAME, "correlation_id": "1"})
     request = server.expect(1)[0]
-    token = request.header.props["reply_to"].decode()
+    token = request.props["reply_to"].decode()
     t.note(f"the token begins with the name: {token.startswith(NAME + '.')}")
     t.note("a server may ask whether the caller is still there")
     server.call("queue.declare", queue=token, passive=True)
@@ -36,7 +38,7 @@ def direct_reply_to(t: Script) -> None:
     caller.expect(1)
     t.note("it stays the same token for the channel")
     caller.publish("", "drt", "second question", props={"reply_to": NAME})
-    again = server.expect(1)[0].header.props["reply_to"].decode()
+    again = server.expect(1)[0].props["reply_to"].decode()
     t.note(f"same token: {again == token}")
     t.note("other reply_to values are left alone")
     caller.publish("", "drt", "third", props={"reply_to": NAME + ".x"})
@@ -45,8 +47,7 @@ def direct_reply_to(t: Script) -> None:
     a.close()
     server.publish("", token, "too late", mandatory=True)
     t.settle()
-    gone = server.expect(0, settle=False)
-    assert gone is not None
+    server.expect(0, settle=False)
     b.once("queue.declare", queue=token, passive=True)
     b.once("queue.declare", queue=token)
 
@@ -76,11 +77,15 @@ def direct_reply_to_errors(t: Script) -> None:
     ch.publish("", NAME + ".made-up", "x", mandatory=True)
     ch.expect(1)
     t.note("other methods on the name")
-    for name, args in [("basic.get", {}), ("queue.purge", {}), ("queue.delete", {}),
-                       ("queue.declare", {"passive": True}), ("queue.declare", {}),
-                       ("queue.bind", {"exchange": "amq.direct", "routing_key": "k"})]:
+    others: List[Tuple[str, Dict[str, Any]]] = [
+        ("basic.get", {}), ("queue.purge", {}), ("queue.delete", {}), ("queue.declare", {"passive": True}),
+        ("queue.declare", {}), ("queue.bind", {"exchange": "amq.direct", "routing_key": "k"}),
+    ]
+    for name, args in others:
         a.once(name, queue=NAME, **args)
-    for name, args in [("queue.declare", {"passive": True}), ("queue.declare", {}), ("basic.consume", {})]:
+    more: List[Tuple[str, Dict[str, Any]]] = [
+        ("queue.declare", {"passive": True}), ("queue.declare", {}), ("basic.consume", {})]
+    for name, args in more:
         a.once(name, queue=NAME + ".made-up", **args)
     t.note("server-made tag, exclusive flag")
     ch = a.channel(5)

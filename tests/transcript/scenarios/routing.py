@@ -25,8 +25,8 @@ def routed(ch: Channel, queues: List[str], exchange: str, key: str, props: Dict[
     connection.send(wire.publish(ch.number, exchange, key, b"x", props=props))
     got = []
     for queue in queues:
-        unit = ch.ask("queue.purge", queue=queue)
-        assert unit is not None and unit.method.name == "queue.purge-ok", unit
+        unit = ch.need("queue.purge", queue=queue)
+        assert unit.method.name == "queue.purge-ok", unit
         count = unit.method.args["message_count"]
         if count:
             got.append(queue if count == 1 else f"{queue} x{count}")
@@ -138,8 +138,8 @@ def headers(t: Script) -> None:
     ch.call("exchange.declare", exchange="rh", type="headers")
     queues = plain_queues(ch, "rh-", len(HEADER_BINDINGS))
     for queue, (_, arguments) in zip(queues, HEADER_BINDINGS):
-        reply = ch.ask("queue.bind", queue=queue, exchange="rh", arguments=arguments)
-        assert reply is not None and reply.method.name == "queue.bind-ok", (arguments, reply)
+        reply = ch.need("queue.bind", queue=queue, exchange="rh", arguments=arguments)
+        assert reply.method.name == "queue.bind-ok", (arguments, reply)
     for what, table in HEADER_MESSAGES:
         got = routed(ch, queues, "rh", "ignored", {} if table is None else {"headers": table})
         t.note(f"message {what}")
