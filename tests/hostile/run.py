@@ -611,10 +611,36 @@ def hang_up_after_publish() -> None:
                         time.sleep(0.05)
 
 
+def shutdown_with_a_deaf_client() -> None:
+    """SIGTERM: everyone is told 320, the process is gone within a second, deaf clients or not."""
+    with brokers.leveret() as broker:
+        deaf = Client(broker.address, receive_buffer=4096)
+        deaf.open()
+        deaf.call(1, "queue.declare", queue="d")
+        deaf.send(wire.method(1, "basic.consume", queue="d", consumer_tag="d", no_ack=True))
+        clients = [Client(broker.address) for _ in range(3)]
+        clients[0].open()
+        for _ in range(500):
+            clients[0].publish(1, "", "d", b"d" * 10_000)
+        clients[0].call(1, "queue.declare", queue="d", passive=True)
+        silent = socket.create_connection(broker.address)
+        began = time.monotonic()
+        broker.process.terminate()
+        for client in clients:
+            assert refusal(client, 5.0) == 320
+        status = broker.process.wait(5.0)
+        seconds = time.monotonic() - began
+        assert status == 0, f"it ended with status {status}:\n{broker.log()}"
+        assert seconds < 1.2, f"it took {seconds:.1f} s"
+        for client in [deaf, *clients]:
+            client.drop()
+        silent.close()
+
+
 CASES: List[Callable[[], None]] = [
     silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, blocked_in_send, half_bodies, half_frame,
     pipelined_declares, large_fan_out, fan_out_that_does_not_fit, worker_with_full_pool, blocked_is_not_everyone,
-    hang_up_after_publish,
+    hang_up_after_publish, shutdown_with_a_deaf_client,
 ]
 
 

@@ -56,13 +56,14 @@ def topic(t: Script) -> None:
         t.note(f"key {key!r} is taken by {matched}")
     t.note("two patterns that match to one queue: one copy")
     ch.call("queue.bind", queue="rt-0", exchange="rt", routing_key="a.*")
-    t.note(f"{routed(ch, ['rt-0'], 'rt', 'a.b', {})}")
+    t.note(f"{routed(ch, queues, 'rt', 'a.b', {})[0]}")
     t.note("unbind one of them, the other stays")
     ch.call("queue.unbind", queue="rt-0", exchange="rt", routing_key="#")
-    t.note(f"a.b: {routed(ch, ['rt-0'], 'rt', 'a.b', {})}, b.b: {routed(ch, ['rt-0'], 'rt', 'b.b', {})}")
+    for key in ("a.b", "b.b"):
+        t.note(f"{key}: {'rt-0' in routed(ch, queues, 'rt', key, {})}")
     t.note("unbind the only one of its kind, others with the same beginning stay")
     ch.call("queue.unbind", queue="rt-9", exchange="rt", routing_key="a.*.b")
-    t.note(f"a.x.b: {routed(ch, queues[1:], 'rt', 'a.x.b', {})}")
+    t.note(f"a.x.b: {routed(ch, queues, 'rt', 'a.x.b', {})}")
 
 
 @scenario("routing-direct-fanout")
