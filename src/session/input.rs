@@ -408,6 +408,7 @@ impl Connection {
         };
         self.push_reply(context, number, &close, order);
         context.pools.channels[slot].state = State::Closing;
+        self.closing_channels += 1;
         if let State::Open(channel) = state {
             self.release = Some((slot, channel));
         }

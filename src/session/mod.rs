@@ -13,7 +13,8 @@
 //! | `replies`    | the broker's answers into methods, kept until they may be written |
 //! | `confirms`   | publisher confirms of a channel, as numbers |
 //! | `channel`    | the records of all channels |
-//! | `output`     | what is written when; what a socket did not take |
+//! | `output`     | what is written when |
+//! | `marks`      | what has been written, and what a socket did not take |
 //! | `deliveries` | one delivery's frames, from any byte of them on |
 //! | `timers`     | heartbeats and everything else that has its time |
 //! | `erlang`     | octets in error texts, as RabbitMQ shows them |
@@ -49,6 +50,7 @@ mod deliveries;
 mod erlang;
 mod handshake;
 mod input;
+mod marks;
 mod methods;
 mod output;
 mod replies;
@@ -65,8 +67,8 @@ use channel::{Channels, NONE, OwnChannels, Slot};
 use deliveries::Begun;
 use handshake::Mechanism;
 use input::BodyFrame;
-pub use output::Marks;
-use output::Rest;
+pub use marks::Marks;
+use marks::Rest;
 use replies::Pending;
 pub use settings::{Identity, Settings};
 pub use timers::Timeout;
@@ -231,6 +233,8 @@ pub struct Connection {
     held_publish: Slot,
     body: BodyFrame,
     channels: OwnChannels,
+    /// Channels that we closed and the peer has not.
+    closing_channels: u16,
     /// Channels that hold a message which is not complete or not taken yet.
     contents: u16,
     // Output.
@@ -270,6 +274,7 @@ impl Connection {
             held_publish: NONE,
             body: BodyFrame::NONE,
             channels: OwnChannels::NONE,
+            closing_channels: 0,
             contents: 0,
             replies: ByteChain::default(),
             rest: Rest::default(),
@@ -360,6 +365,7 @@ impl Connection {
             self.drop_content(context, slot);
             context.pools.channels.close(&mut self.channels, slot);
         }
+        self.closing_channels = 0;
         (self.first_to_confirm, self.last_to_confirm) = (NONE, NONE);
         self.held_publish = NONE;
         self.release = None;

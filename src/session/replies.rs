@@ -235,6 +235,9 @@ impl Connection {
     pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.unlist_to_confirm(context, slot);
         self.drop_content(context, slot);
+        if context.pools.channels[slot].state == State::Closing {
+            self.closing_channels -= 1;
+        }
         context.pools.channels.close(&mut self.channels, slot);
     }
 
