@@ -1,0 +1,754 @@
+//! An open connection: channels, contents, replies, confirms and deliveries, each where it belongs.
+
+mod session_support;
+
+use leveret::error::{Fault, ReplyCode};
+use leveret::limits::Limits;
+use leveret::mem::Share;
+use leveret::session::{Suspension, Timeout};
+use leveret::wire::{Method, Table};
+use session_support::*;
+
+fn close(code: u16, text: &str, id: (u16, u16)) -> String {
+    let close =
+        Method::ConnectionClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
+    format!("0 {close:?}")
+}
+
+fn channel_close(channel: u16, code: u16, text: &str, id: (u16, u16)) -> String {
+    let close = Method::ChannelClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
+    format!("{channel} {close:?}")
+}
+
+fn client_closes(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ChannelClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 })
+}
+
+fn ack(channel: u16, delivery_tag: u64, multiple: bool) -> String {
+    format!("{channel} {:?}", Method::BasicAck { delivery_tag, multiple })
+}
+
+fn select(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ConfirmSelect { no_wait: false })
+}
+
+fn get(channel: u16) -> Vec<u8> {
+    method(channel, &Method::BasicGet { queue: "q", no_ack: true })
+}
+
+/// Octets of the method frame of a publish with a key of one letter, and of it and an empty header.
+const METHOD: usize = 19;
+const HEAD: usize = METHOD + 22;
+
+/// A connection with these channels open.
+fn open_channels(world: &mut World, channels: &[u16]) -> Host {
+    let mut host = open(world);
+    for channel in channels {
+        host.run(world, &open_channel(*channel));
+    }
+    host.said();
+    host.rules.log.clear();
+    host
+}
+
+#[test]
+fn frames_out_of_place_end_the_connection_in_rabbitmqs_words() {
+    let publish_method = publish(1, "k", b"x")[..METHOD].to_vec();
+    assert_eq!(publish_method.last(), Some(&0xCE));
+    let expected_header = "UNEXPECTED_FRAME - expected content header for class 60, got ";
+    let join = |parts: &[&[u8]]| parts.concat();
+    let cases: [(Vec<u8>, String); 14] = [
+        (
+            frame(3, 1, b"x"),
+            close(505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", (0, 0)),
+        ),
+        (
+            frame(3, 9, b"x"),
+            close(505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", (0, 0)),
+        ),
+        (
+            join(&[&publish_method, &open_channel(1)]),
+            close(505, &format!("{expected_header}non content header frame instead"), (60, 40)),
+        ),
+        (
+            join(&[&publish_method, &frame(2, 1, &[0, 61, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0])]),
+            close(505, &format!("{expected_header}one for class 61 instead"), (60, 40)),
+        ),
+        (
+            join(&[&publish_method, &frame(2, 1, &[0, 60, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0])]),
+            close(505, &format!("{expected_header}non content header frame instead"), (60, 40)),
+        ),
+        (
+            join(&[&publish_method, &header(1, 5, &[0, 0]), &header(1, 5, &[0, 0])]),
+            close(
+                505,
+                "UNEXPECTED_FRAME - expected content body, got non content body frame instead",
+                (60, 40),
+            ),
+        ),
+        (frame(8, 1, b""), close(505, "UNEXPECTED_FRAME - type 8, all octets = <<>>", (0, 0))),
+        (
+            frame(2, 0, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            close(505, "UNEXPECTED_FRAME - type 2, all octets = <<0,60,0,0,0,0,0,0,0,0,0,0,0,0>>", (0, 0)),
+        ),
+        (
+            b"\x01\0\x01\0\0\0\x0b\0<\0\n\0\0\0\0\0\0\0\0".to_vec(),
+            close(
+                501,
+                "FRAME_ERROR - type 1, all octets = <<0,60,0,10,0,0,0,0,0,0,0>>: {invalid_frame_end_marker,0}",
+                (0, 0),
+            ),
+        ),
+        (open_channel(1), close(504, "CHANNEL_ERROR - second 'channel.open' seen", (20, 10))),
+        (publish(7, "k", b"x"), close(504, "CHANNEL_ERROR - expected 'channel.open'", (60, 40))),
+        (
+            method(1, &Method::ChannelFlow { active: false }),
+            close(540, "NOT_IMPLEMENTED - active=false", (20, 20)),
+        ),
+        (
+            method(1, &Method::BasicQos { prefetch_size: 5, prefetch_count: 1, global: false }),
+            close(540, "NOT_IMPLEMENTED - prefetch_size!=0 (5)", (60, 10)),
+        ),
+        (
+            method(1, &Method::BasicGetEmpty {}),
+            close(503, "COMMAND_INVALID - unimplemented method", (60, 72)),
+        ),
+    ];
+    for (script, expected) in cases {
+        let mut world = World::new(small_limits());
+        let mut host = open_channels(&mut world, &[1]);
+        host.run(&mut world, &script);
+        assert_eq!(host.said(), [expected], "{script:?}");
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn methods_the_session_answers_itself() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.run(&mut world, &method(1, &Method::ChannelFlow { active: true }));
+    let request = Method::AccessRequest {
+        realm: "/data",
+        exclusive: false,
+        passive: true,
+        active: true,
+        write: true,
+        read: true,
+    };
+    host.run(&mut world, &method(1, &request));
+    host.run(&mut world, &method(0, &Method::ConnectionUpdateSecret { new_secret: b"x", reason: "y" }));
+    assert_eq!(
+        host.said(),
+        [
+            format!("1 {:?}", Method::ChannelFlowOk { active: true }),
+            format!("1 {:?}", Method::AccessRequestOk { ticket: 1 }),
+            format!("0 {:?}", Method::ConnectionUpdateSecretOk {}),
+        ]
+    );
+    host.end(&mut world);
+}
+
+fn declare<'a>(queue: &'a str) -> Method<'a> {
+    Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+#[test]
+fn an_empty_queue_name_is_the_one_declared_last_and_line_ends_vanish() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let bind = |queue, exchange, routing_key| Method::QueueBind {
+        queue,
+        exchange,
+        routing_key,
+        no_wait: true,
+        arguments: Table::EMPTY,
+    };
+    host.run(&mut world, &method(1, &declare("a\r\nb")));
+    host.run(&mut world, &method(1, &bind("", "x\n", "")));
+    host.run(&mut world, &method(1, &bind("", "x", "key")));
+    host.run(&mut world, &method(1, &bind("q", "x", "")));
+    host.run(&mut world, &method(1, &declare("")));
+    host.run(&mut world, &method(1, &Method::QueuePurge { queue: "", no_wait: false }));
+    assert_eq!(
+        host.rules.log,
+        [
+            "Some(1) QueueDeclare { queue: \"ab\", passive: false, durable: false, exclusive: false, \
+             auto_delete: false, arguments: [] }",
+            "Some(1) QueueBind { queue: \"ab\", exchange: \"x\", routing_key: \"ab\", arguments: [] }",
+            "Some(1) QueueBind { queue: \"ab\", exchange: \"x\", routing_key: \"key\", arguments: [] }",
+            "Some(1) QueueBind { queue: \"q\", exchange: \"x\", routing_key: \"\", arguments: [] }",
+            "Some(1) QueueDeclare { queue: \"\", passive: false, durable: false, exclusive: false, \
+             auto_delete: false, arguments: [] }",
+            "Some(1) QueuePurge { queue: \"amq.gen-1\" }",
+        ]
+    );
+    let said = host.said();
+    assert_eq!(said.len(), 3, "no_wait says nothing: {said:?}");
+    assert!(said[1].contains("amq.gen-1"));
+    // The other channel declared nothing.
+    host.run(&mut world, &get(2));
+    assert_eq!(host.said(), ["2 BasicGetEmpty"]);
+    host.run(&mut world, &method(2, &Method::BasicGet { queue: "", no_ack: true }));
+    assert_eq!(host.said(), [channel_close(2, 404, "NOT_FOUND - no previously declared queue", (60, 70))]);
+    assert_eq!(host.rules.log.last().unwrap(), "Some(2) CloseChannel");
+    host.end(&mut world);
+}
+
+#[test]
+fn a_channel_that_we_closed_is_silent_until_the_client_agrees() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let mut script = publish(1, "missing", b"body");
+    script.extend(publish_in(1, "k", false, &[1; 3000], 1000));
+    script.extend(method(1, &declare("q")));
+    script.extend(open_channel(1));
+    script.extend(client_closes(1));
+    script.extend(publish(2, "k", b"goes on"));
+    host.run(&mut world, &script);
+    assert_eq!(
+        host.said(),
+        [
+            channel_close(1, 404, "NOT_FOUND - no exchange 'missing' in vhost '/'", (60, 40)),
+            "1 ChannelCloseOk".to_string(),
+        ]
+    );
+    let log = host.rules.log.clone();
+    assert_eq!(log.len(), 3, "{log:?}");
+    assert!(log[1].ends_with("CloseChannel") && log[2].starts_with("2 publish x/k"), "{log:?}");
+    // The number is free as soon as the client has agreed.
+    let mut script = method(1, &Method::ChannelCloseOk {});
+    script.extend(open_channel(1));
+    host.run(&mut world, &script);
+    assert_eq!(host.said(), ["1 ChannelOpenOk"]);
+    host.run(&mut world, &client_closes(1));
+    host.run(&mut world, &open_channel(1));
+    assert_eq!(host.said(), ["1 ChannelCloseOk", "1 ChannelOpenOk"]);
+    host.end(&mut world);
+}
+
+#[test]
+fn contents_interleave_over_channels_and_an_empty_one_needs_no_body() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2, 3]);
+    let first = publish_in(1, "a", true, &[1; 100], 30);
+    let second = publish_in(2, "b", false, &[2; 50], 50);
+    // Cut where frames end: behind the header, and behind the first body frame.
+    let piece = HEAD + 30 + 8;
+    let mut script = first[..HEAD].to_vec();
+    script.extend(&second[..METHOD]);
+    script.extend(&first[HEAD..piece]);
+    script.extend(publish(3, "c", b""));
+    script.extend(&second[METHOD..]);
+    script.extend(&first[piece..]);
+    host.run(&mut world, &script);
+    let keys: Vec<&str> = host.rules.log.iter().map(|line| line.split(' ').nth(2).unwrap()).collect();
+    assert_eq!(keys, ["x/c", "x/b", "x/a"]);
+    assert!(host.rules.log[2].contains("true"), "mandatory: {:?}", host.rules.log);
+    host.end(&mut world);
+}
+
+#[test]
+fn the_properties_that_matter_are_flagged() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let cases: [(&[u8], &str); 6] = [
+        (&[0, 0], "MessageFlags(0)"),
+        (&[0x10, 0, 2], "MessageFlags(1)"),
+        (&[0x10, 0, 1], "MessageFlags(0)"),
+        (&[0x20, 0, 0, 0, 0, 0], "MessageFlags(2)"),
+        (&[0x01, 0, 1, b'5'], "MessageFlags(2)"),
+        (&[0x12, 0, 2, 1, b'r'], "MessageFlags(3)"),
+    ];
+    for (properties, flags) in cases {
+        let publish =
+            Method::BasicPublish { exchange: "", routing_key: b"k", mandatory: false, immediate: false };
+        let mut script = method(1, &publish);
+        script.extend(header(1, 0, properties));
+        host.run(&mut world, &script);
+        assert!(host.rules.log.last().unwrap().contains(flags), "{:?} {flags}", host.rules.log);
+    }
+    host.end(&mut world);
+}
+
+#[test]
+fn a_message_that_is_too_large_ends_its_channel_and_is_read_over() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let size = (1 << 20) + 1;
+    let mut script = publish_in(1, "k", false, &vec![0; size], 100_000);
+    script.extend(publish(2, "k", b"others go on"));
+    for piece in script.chunks(70_000) {
+        host.run(&mut world, piece);
+    }
+    let text = "PRECONDITION_FAILED - message size 1048577 is larger than configured max size 1048576";
+    assert_eq!(host.said(), [channel_close(1, 406, text, (60, 40))]);
+    assert_eq!(host.rules.log.len(), 2, "{:?}", host.rules.log);
+    host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    assert_eq!(world.messages.messages_used(), 0);
+    host.end(&mut world);
+}
+
+#[test]
+fn immediate_is_refused_when_the_message_is_complete() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let publish = Method::BasicPublish { exchange: "", routing_key: b"k", mandatory: false, immediate: true };
+    let mut script = method(1, &publish);
+    script.extend(header(1, 1, &[0, 0]));
+    host.run(&mut world, &script);
+    assert!(host.said().is_empty());
+    host.run(&mut world, &frame(3, 1, b"x"));
+    assert_eq!(host.said(), [close(540, "NOT_IMPLEMENTED - immediate=true", (60, 40))]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
+    let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let mut held = Vec::new();
+    while let Ok(id) = world.messages.begin("", "q", Share::Ordinary) {
+        held.push(id);
+    }
+    // Nothing is incomplete: the publish stands in the input, untouched.
+    let script = publish(1, "k", b"body");
+    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom));
+    assert_eq!(host.stash, script);
+    assert_eq!(host.connection.deadline().ms_left(world.now), None, "our delay is not the peer's");
+    world.messages.release(held.pop().unwrap());
+    for id in held.drain(20..) {
+        world.messages.release(id);
+    }
+    assert!(world.messages.lift_hold());
+    assert_eq!(host.feed(&mut world, b""), None);
+    assert_eq!(host.rules.log.len(), 1);
+    // One is incomplete: the next one may not wait for it.
+    assert_eq!(host.feed(&mut world, &publish(1, "k", b"body")[..30]), None);
+    while let Ok(id) = world.messages.begin("", "q", Share::Ordinary) {
+        held.push(id);
+    }
+    host.run(&mut world, &[]);
+    assert_eq!(host.feed(&mut world, b""), None);
+    let rest = publish(1, "k", b"body")[30..].to_vec();
+    let header_end = HEAD - 30;
+    host.run(&mut world, &rest[..header_end]);
+    host.run(&mut world, &publish(2, "k", b"x"));
+    let text =
+        "RESOURCE_ERROR - no room for the message while this connection holds others; raise messages_max";
+    assert_eq!(host.said(), [channel_close(2, 506, text, (60, 40))]);
+    host.run(&mut world, &rest[header_end..]);
+    assert_eq!(host.rules.log.last().unwrap().split(' ').nth(2), Some("x/k"), "{:?}", host.rules.log);
+    for id in held {
+        world.messages.release(id);
+    }
+    host.end(&mut world);
+}
+
+#[test]
+fn who_may_use_the_reserve_never_waits() {
+    let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
+    let mut host = open_channels(&mut world, &[1]);
+    let mut held = Vec::new();
+    while let Ok(id) = world.messages.begin("", "q", Share::Reserve) {
+        held.push(id);
+    }
+    world.share = Share::Reserve;
+    host.run(&mut world, &publish(1, "k", b"body"));
+    assert!(host.said()[0].contains("RESOURCE_ERROR"));
+    for id in held {
+        world.messages.release(id);
+    }
+    host.end(&mut world);
+}
+
+#[test]
+fn half_sent_bodies_fill_their_share_and_no_more() {
+    let mut world = World::new(Limits { assembly_bytes_max: 1_200_000, ..small_limits() });
+    let half = |channel, size: u64| {
+        let mut script = publish(channel, "k", b"")[..METHOD].to_vec();
+        script.extend(header(channel, size, &[0, 0]));
+        script
+    };
+    let mut one = open_channels(&mut world, &[1]);
+    one.run(&mut world, &half(1, 700_000));
+    let mut other = Host::with_id(&world, leveret::command::ConnectionId::from_index(1));
+    other.run(&mut world, &handshake(&CAPABLE, b"\0guest\0guest", 131_072, 0));
+    other.run(&mut world, &open_channel(1));
+    other.run(&mut world, &open_channel(2));
+    other.said();
+    // A first content waits for what others hold.
+    assert_eq!(other.feed(&mut world, &half(1, 700_000)), Some(Suspension::ContentRoom));
+    one.connection.teardown(&mut context!(world));
+    assert_eq!(other.feed(&mut world, b""), None);
+    // A second one may not.
+    other.run(&mut world, &half(2, 700_000));
+    assert!(other.said()[0].contains("raise assembly_bytes_max"));
+    assert_eq!(world.messages.messages_used(), 1);
+    other.end(&mut world);
+}
+
+#[test]
+fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.rules.is_full = true;
+    let mut script = select(1);
+    script.extend(publish(1, "wait", b"body"));
+    script.extend(publish(1, "k", b"next"));
+    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom));
+    assert_eq!(host.feed(&mut world, b""), Some(Suspension::ContentRoom));
+    assert_eq!(host.rules.log, ["Some(1) ConfirmSelect"]);
+    host.rules.is_full = false;
+    host.run(&mut world, b"");
+    assert_eq!(host.said(), ["1 ConfirmSelectOk".to_string(), ack(1, 2, true)]);
+    // One that waits when the connection goes is given back.
+    host.rules.is_full = true;
+    host.feed(&mut world, &publish(1, "wait", b"body"));
+    assert_eq!(world.messages.messages_used(), 1);
+    host.end(&mut world);
+}
+
+#[test]
+fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.run(&mut world, &publish(1, "k", b"body")[..HEAD]);
+    let start = world.now.as_ms();
+    // The other channel is busy all the time.
+    while world.now.as_ms() < start + 29_000 {
+        world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1000);
+        host.run(&mut world, &publish(2, "k", b"busy"));
+        assert_eq!(host.timeout(&mut world), Timeout::GoOn);
+    }
+    assert!(host.said().is_empty());
+    while world.now.as_ms() < start + 30_000 {
+        host.pass_time(&mut world);
+    }
+    host.flush(&mut world);
+    let text = "RESOURCE_ERROR - a message or frame was begun and did not go on for 30000 ms";
+    assert_eq!(host.said(), [close(506, text, (0, 0))]);
+    host.end(&mut world);
+    // One that creeps is let be.
+    let mut host = open_channels(&mut world, &[1]);
+    for octet in publish(1, "k", &[1; 20]) {
+        host.run(&mut world, &[octet]);
+        world.now = leveret::time::Now::from_ms(world.now.as_ms() + 25_000);
+        assert_eq!(host.timeout(&mut world), Timeout::GoOn);
+    }
+    assert_eq!(host.rules.log.len(), 1);
+    assert_eq!(host.connection.deadline().ms_left(world.now), None);
+    host.end(&mut world);
+}
+
+#[test]
+fn confirms_are_numbered_from_the_select_and_refusals_are_told_apart() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.run(&mut world, &publish(1, "k", b"not counted"));
+    let mut script = select(1);
+    for key in ["k", "k", "refuse", "k"] {
+        script.extend(publish(1, key, b"x"));
+        script.extend(publish(2, key, b"x"));
+    }
+    host.run(&mut world, &script);
+    let nack = format!("1 {:?}", Method::BasicNack { delivery_tag: 3, multiple: false, requeue: false });
+    assert_eq!(host.said(), ["1 ConfirmSelectOk".to_string(), ack(1, 2, true), nack, ack(1, 4, false)]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_return_comes_before_its_confirm_and_others_do_not_wait_for_it() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let mut script = select(1);
+    script.extend(select(2));
+    host.run(&mut world, &script);
+    host.said();
+    let mut script = publish(1, "k", b"first");
+    script.extend(publish_in(1, "return", true, b"nobody", 4));
+    script.extend(publish(2, "k", b"other"));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    let said = host.said();
+    let returned = said.iter().position(|line| line.contains("BasicReturn")).unwrap();
+    assert_eq!(said[returned + 1..][..2], ["1 header 6", "1 body 6"]);
+    assert_eq!(said[..returned], [ack(1, 1, false), ack(2, 1, false)], "they wait for nothing");
+    assert_eq!(said[returned + 3..], [ack(1, 2, false)]);
+    host.end(&mut world);
+}
+
+#[test]
+fn confirms_and_the_fault_behind_them_keep_their_order() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let mut script = select(1);
+    script.extend(publish(1, "k", b"x"));
+    script.extend(publish(1, "refuse", b"x"));
+    script.extend(publish(1, "missing", b"x"));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    let nack = format!("1 {:?}", Method::BasicNack { delivery_tag: 2, multiple: false, requeue: false });
+    assert_eq!(
+        host.said(),
+        [
+            "1 ConfirmSelectOk".to_string(),
+            ack(1, 1, false),
+            nack,
+            channel_close(1, 404, "NOT_FOUND - no exchange 'missing' in vhost '/'", (60, 40)),
+        ]
+    );
+    host.end(&mut world);
+    let mut host = open_channels(&mut world, &[1]);
+    let mut script = select(1);
+    script.extend(publish(1, "k", b"x"));
+    script.extend(client_closes(1));
+    script.extend(open_channel(1));
+    script.extend(select(1));
+    script.extend(publish(1, "k", b"x"));
+    script.extend(method(
+        0,
+        &Method::ConnectionClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 },
+    ));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    assert_eq!(
+        host.said(),
+        [
+            "1 ConfirmSelectOk".to_string(),
+            ack(1, 1, false),
+            "1 ChannelCloseOk".to_string(),
+            "1 ChannelOpenOk".to_string(),
+            "1 ConfirmSelectOk".to_string(),
+            ack(1, 1, false),
+            "0 ConnectionCloseOk".to_string(),
+        ]
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn a_peer_that_does_not_read_replies_is_not_read_either() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let one = method(1, &declare("queue"));
+    let mut suspended = None;
+    for _ in 0..10_000 {
+        let script = if suspended.is_some() { &[][..] } else { &one[..] };
+        suspended = host.feed(&mut world, script);
+        host.flush_once(&mut world, |_| 0);
+    }
+    assert_eq!(suspended, Some(Suspension::ReplySpace));
+    assert!(host.rules.log.len() < 40, "{}", host.rules.log.len());
+    assert!(world.pools.reply_bytes_used() <= 4096);
+    // A publish needs no reply, but room for what may be said against it; so there is some left.
+    let begun = host.rules.log.len();
+    host.run(&mut world, &one.repeat(10_000));
+    assert_eq!(host.rules.log.len(), begun + 10_001);
+    assert_eq!(host.said().len(), begun + 10_001);
+    host.end(&mut world);
+}
+
+#[test]
+fn operators_and_queues_find_room_for_what_they_have_to_say() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.feed(&mut world, &method(1, &declare(&"q".repeat(255))).repeat(20));
+    let mut told = 0;
+    while host.connection.server_cancel(&mut context!(world), 1, &"c".repeat(255), 0) {
+        told += 1;
+        assert!(told < 20);
+    }
+    let mut script = publish(1, "missing", b"x");
+    script.extend(b"rubbish");
+    host.feed(&mut world, &script);
+    let fault = Fault::new(ReplyCode::ConnectionForced, format_args!("{}", "x".repeat(255)));
+    host.connection.close(&mut context!(world), &fault);
+    host.flush(&mut world);
+    assert!(host.said().last().unwrap().contains("CONNECTION_FORCED"));
+    host.end(&mut world);
+}
+
+#[test]
+fn cancels_and_blocks_are_told_to_those_who_want_to_know() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
+    assert!(host.connection.server_cancel(&mut context!(world), 9, "tag", 0), "a channel that is gone");
+    host.connection.blocked(true);
+    host.flush(&mut world);
+    assert_eq!(host.said(), [format!("1 {:?}", Method::BasicCancel { consumer_tag: "tag", no_wait: true })]);
+    host.run(&mut world, &publish(1, "k", b"now it is concerned"));
+    host.flush(&mut world);
+    host.connection.blocked(true);
+    host.flush(&mut world);
+    host.connection.blocked(false);
+    host.flush(&mut world);
+    host.flush(&mut world);
+    assert_eq!(
+        host.said(),
+        [
+            format!("0 {:?}", Method::ConnectionBlocked { reason: "low on memory" }),
+            format!("0 {:?}", Method::ConnectionUnblocked {}),
+        ]
+    );
+    host.end(&mut world);
+
+    let mut host = open_with(&mut world, 0, &[]);
+    host.run(&mut world, &open_channel(1));
+    host.run(&mut world, &publish(1, "k", b"x"));
+    host.said();
+    host.connection.blocked(true);
+    assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
+    assert!(!host.connection.has_output());
+    host.flush(&mut world);
+    assert!(host.said().is_empty());
+    host.end(&mut world);
+}
+
+#[test]
+fn a_reply_follows_the_deliveries_it_must_follow_and_goes_between_the_frames_of_others() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let large = message(&mut world, &vec![5; 300_000]);
+    let small = message(&mut world, b"small");
+    host.rules.put(1, Kind::Deliver, large);
+    host.rules.put(2, Kind::Deliver, small);
+    host.out_bytes = 150_000;
+    // The first page holds the head and one body frame, and a piece of the second.
+    host.flush_once(&mut world, |filled| filled);
+    assert!(host.connection.has_remainder() && host.connection.has_begun_delivery());
+    host.feed(&mut world, &select(2)); // behind the delivery on channel 2
+    host.flush(&mut world);
+    let said = host.said();
+    assert_eq!(said[1..5], ["1 header 300000", "1 body 131064", "1 body 131064", "1 body 37872"]);
+    assert!(said[5].starts_with("2 BasicDeliver"), "{said:?}");
+    assert_eq!(said[6..], ["2 header 5", "2 body 5", "2 ConfirmSelectOk"]);
+
+    let large = message(&mut world, &vec![5; 300_000]);
+    host.rules.put(1, Kind::Deliver, large);
+    host.flush_once(&mut world, |filled| filled);
+    host.feed(&mut world, &select(2)); // nothing waits on channel 2
+    host.feed(&mut world, &select(1)); // never inside a content of its own channel
+    host.flush(&mut world);
+    assert_eq!(
+        host.said()[1..],
+        [
+            "1 header 300000",
+            "1 body 131064",
+            "1 body 131064",
+            "2 ConfirmSelectOk",
+            "1 body 37872",
+            "1 ConfirmSelectOk",
+        ]
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn what_a_closed_channel_would_have_got_is_not_written() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    for channel in [1, 1, 2] {
+        let id = message(&mut world, b"late");
+        host.rules.put(channel, Kind::Deliver, id);
+    }
+    // Our own verdict: nothing follows the close, not even what the broker left at the front.
+    host.feed(&mut world, &method(1, &Method::BasicGet { queue: "", no_ack: true }));
+    assert_eq!(host.rules.outbox.len(), 2);
+    host.flush(&mut world);
+    let said = host.said();
+    assert_eq!(said[0], channel_close(1, 404, "NOT_FOUND - no previously declared queue", (60, 70)));
+    assert!(said[1].starts_with("2 BasicDeliver") && said.len() == 4, "{said:?}");
+    assert!(host.rules.outbox.is_empty());
+    host.end(&mut world);
+}
+
+#[test]
+fn get_ok_comes_from_the_outbox_and_get_empty_behind_it() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let id = message(&mut world, b"got");
+    host.rules.stock.push_back(id);
+    let mut script = get(1);
+    script.extend(get(1));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    let said = host.said();
+    let ok = Method::BasicGetOk {
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "x",
+        routing_key: b"key",
+        message_count: 0,
+    };
+    assert_eq!(said, [format!("1 {ok:?}"), "1 header 3".into(), "1 body 3".into(), "1 BasicGetEmpty".into()]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_connection_that_closes_finishes_the_frame_it_was_in() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let large = message(&mut world, &vec![5; 300_000]);
+    host.rules.put(1, Kind::Deliver, large);
+    host.flush_once(&mut world, |_| 20_000);
+    let mut script = select(1); // nobody can read its reply any more
+    script.extend(select(2));
+    script.extend(frame(8, 1, b""));
+    host.feed(&mut world, &script);
+    assert!(!host.connection.is_over(), "a frame is begun");
+    host.flush_once(&mut world, |_| 50_000);
+    host.flush(&mut world);
+    assert!(host.connection.is_over());
+    assert_eq!(
+        host.said()[1..],
+        [
+            "1 header 300000".to_string(),
+            "1 body 131064".to_string(),
+            "2 ConfirmSelectOk".to_string(),
+            close(505, "UNEXPECTED_FRAME - type 8, all octets = <<>>", (0, 0)),
+        ]
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn a_bad_end_of_a_body_closes_and_deafens() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let mut script = publish(1, "k", b"body");
+    *script.last_mut().unwrap() = 0;
+    script.extend(open_channel(2));
+    host.run(&mut world, &script);
+    let said = host.said();
+    assert!(said.len() == 1 && said[0].contains("invalid_frame_end_marker,0"), "{said:?}");
+    host.run(&mut world, &[1; 1000]);
+    assert!(host.stash.is_empty());
+    assert_eq!(host.pass_time(&mut world), Timeout::Close);
+    host.end(&mut world);
+}
+
+#[test]
+fn no_more_channels_than_the_board_has() {
+    let mut world = World::new(Limits { channels_max: 2, ..small_limits() });
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.run(&mut world, &open_channel(3));
+    assert!(host.said()[0].contains("raise channels_max"));
+    host.end(&mut world);
+}
+
+#[test]
+fn records_are_small() {
+    let bytes = size_of::<leveret::session::Connection>();
+    assert!(bytes <= 512, "{bytes}");
+    assert!(leveret::session::Pools::channel_record_bytes() <= 512);
+}
