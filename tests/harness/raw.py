@@ -54,7 +54,8 @@ class Client:
         self.expect("connection.start")
         self.send(wire.method(0, "connection.start-ok", client_properties={"capabilities": capabilities},
                               mechanism="PLAIN", response="\0guest\0guest", locale="en_US"))
-        self.expect("connection.tune")
+        tune = self.expect("connection.tune")
+        self.frame_max = min(self.frame_max, tune.args["frame_max"])
         self.send(wire.method(0, "connection.tune-ok", channel_max=2047, frame_max=self.frame_max,
                               heartbeat=heartbeat)
                   + wire.method(0, "connection.open", virtual_host="/"))
