@@ -7,12 +7,6 @@ use leveret::session::Timeout;
 use leveret::wire::Method;
 use session_support::*;
 
-fn close(code: u16, text: &str, id: (u16, u16)) -> String {
-    let close =
-        Method::ConnectionClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
-    format!("0 {close:?}")
-}
-
 fn close_ok() -> Vec<u8> {
     method(0, &Method::ConnectionCloseOk {})
 }

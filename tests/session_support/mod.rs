@@ -145,7 +145,7 @@ impl Rules {
 
     /// The order of a reply on a channel: behind what waits for it.
     fn order(&self, channel: Option<u16>) -> ReplyOrder {
-        let last = self.outbox.iter().filter(|waiting| Some(waiting.channel) == channel).next_back();
+        let last = self.outbox.iter().rfind(|waiting| Some(waiting.channel) == channel);
         last.map_or(0, |waiting| waiting.sequence)
     }
 
@@ -563,4 +563,58 @@ pub fn message(world: &mut World, body: &[u8]) -> MessageId {
     world.messages.append_body(id, body);
     world.messages.finish(id);
     id
+}
+
+pub fn close(code: u16, text: &str, id: (u16, u16)) -> String {
+    let close =
+        Method::ConnectionClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
+    format!("0 {close:?}")
+}
+
+pub fn channel_close(channel: u16, code: u16, text: &str, id: (u16, u16)) -> String {
+    let close = Method::ChannelClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
+    format!("{channel} {close:?}")
+}
+
+pub fn client_closes(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ChannelClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 })
+}
+
+pub fn ack(channel: u16, delivery_tag: u64, multiple: bool) -> String {
+    format!("{channel} {:?}", Method::BasicAck { delivery_tag, multiple })
+}
+
+pub fn select(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ConfirmSelect { no_wait: false })
+}
+
+pub fn get(channel: u16) -> Vec<u8> {
+    method(channel, &Method::BasicGet { queue: "q", no_ack: true })
+}
+
+/// Octets of the method frame of a publish with a key of one letter, and of it and an empty header.
+pub const METHOD: usize = 19;
+pub const HEAD: usize = METHOD + 22;
+
+/// A connection with these channels open.
+pub fn open_channels(world: &mut World, channels: &[u16]) -> Host {
+    let mut host = open(world);
+    for channel in channels {
+        host.run(world, &open_channel(*channel));
+    }
+    host.said();
+    host.rules.log.clear();
+    host
+}
+
+pub fn declare(queue: &str) -> Method<'_> {
+    Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
 }
