@@ -86,6 +86,12 @@ impl Confirms {
         Some((run, core::mem::replace(&mut self.told, run.upto)))
     }
 
+    /// Drops the runs from the first on that waits for a delivery.
+    pub(super) fn drop_ordered(&mut self) {
+        let kept = self.runs.iter().take_while(|run| run.order == 0).count();
+        self.runs.truncate(kept);
+    }
+
     /// The run was not written after all.
     pub(super) fn take_back(&mut self, run: Run, told_before: u64) {
         self.told = told_before;

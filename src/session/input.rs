@@ -437,6 +437,7 @@ impl Connection {
         self.heartbeat_due = false;
         self.blocked = Blocked::default();
         self.stop_contents(context);
+        self.stop_confirms(context);
     }
 }
 
