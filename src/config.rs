@@ -155,6 +155,21 @@ pub struct Layer {
     limits: LimitsLayer,
 }
 
+/// The keys outside sections, the fields of [`Layer`].
+const KEYS: [&str; 11] = [
+    "board",
+    "listen",
+    "data_dir",
+    "memory_limit",
+    "log_level",
+    "compat",
+    "product",
+    "version",
+    "heartbeat",
+    "frame_max",
+    "channel_max",
+];
+
 /// Declares the keys of the `[limits]` section: the key, how it is written, and the limit it sets.
 macro_rules! limit_keys {
     ($($key:ident: $unit:ident<$kind:ty> => $field:ident;)*) => {
@@ -166,6 +181,8 @@ macro_rules! limit_keys {
         }
 
         impl LimitsLayer {
+            const KEYS: &[&str] = &[$(stringify!($key)),*];
+
             fn lay_over(&self, limits: &mut Limits) {
                 $(if let Some(value) = self.$key {
                     limits.$field = value.0;
@@ -258,7 +275,7 @@ impl Layer {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
             let why = match unknown_key(error.message()) {
-                Some((key, known)) => describe_unknown("key", key, &known),
+                Some((key, known)) => describe_unknown_key(key, &known),
                 None => format!("{}{}", key_before(text, at), plain_words(error.message())),
             };
             ConfigError::Refused { file: file.to_string(), line, why }
@@ -290,6 +307,18 @@ fn put<T>(place: &mut T, said: Option<T>) {
 fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
     let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
     Some((quoted.next()?, quoted.collect()))
+}
+
+/// Why a key is refused: it belongs elsewhere, or does not exist.
+fn describe_unknown_key(key: &str, known: &[&str]) -> String {
+    let is_top = known.contains(&"limits");
+    if is_top && LimitsLayer::KEYS.contains(&key) {
+        format!("{key} belongs under [limits]")
+    } else if !is_top && KEYS.contains(&key) {
+        format!("{key} belongs at the top of the file, above [limits]")
+    } else {
+        describe_unknown("key", key, known)
+    }
 }
 
 /// serde's "invalid type: …, expected …" as an operator would say it; other messages as they are.

@@ -41,6 +41,16 @@ fn an_unknown_key_is_named_with_its_line_and_the_likely_one() {
 }
 
 #[test]
+fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
+    refused("queues_max = 3", "leveret.toml, line 1: queues_max belongs under [limits]");
+    refused(
+        "[limits]\nframe_max = 8192",
+        "leveret.toml, line 2: frame_max belongs at the top of the file, above [limits]",
+    );
+    assert_eq!([&KEYS[..], &["limits"]].concat(), known_keys(""));
+}
+
+#[test]
 fn a_bad_value_is_named_with_its_line_and_key() {
     refused(
         "memory_limit = \"64XB\"",
