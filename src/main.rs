@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use leveret::config::Config;
 use leveret::tool::args::{self, Ask, HELP};
-use leveret::tool::logging;
+use leveret::tool::{bench, logging};
 
 fn main() -> ExitCode {
     match run() {
@@ -21,6 +21,8 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     match args::parse(std::env::args_os().skip(1))? {
         Ask::Help => print(HELP)?,
+        Ask::Bench(None) => print(bench::options::HELP)?,
+        Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) | Ask::Serve(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;

@@ -12,6 +12,7 @@ use lexopt::Arg;
 
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
+use crate::tool::bench;
 
 /// What a person wants of the program.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Ask {
     Serve(Said),
     /// Show the configuration and the memory it adds up to.
     Check(Said),
+    /// Measure a broker; `None`: say how.
+    Bench(Option<bench::options::Options>),
     /// Say which version this is.
     Version,
     /// Say how to use it.
@@ -43,6 +46,7 @@ Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: o
                                     127.0.0.1:5672 and [::1]:5672, user guest, password guest
        leveret check [OPTIONS]      print the configuration that results and the memory it adds
                                     up to; the exit code says whether the broker would start
+       leveret bench [OPTIONS]      measure a broker; leveret bench --help says more
 
 Options:
   --config FILE         read this TOML file; flags go before what it says
@@ -58,7 +62,7 @@ Options:
 SIGTERM and SIGINT end the broker cleanly.
 ";
 
-const COMMANDS: [&str; 2] = ["serve", "check"];
+const COMMANDS: [&str; 3] = ["serve", "check", "bench"];
 
 const OPTIONS: [&str; 8] =
     ["--config", "--board", "--listen", "--data-dir", "--memory-limit", "--log-level", "--help", "--version"];
@@ -75,6 +79,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(Ask::Help),
             Arg::Short('V') | Arg::Long("version") => return Ok(Ask::Version),
+            // Its options are its own.
+            Arg::Value(word) if word == "bench" && command.is_none() => {
+                return bench::options::parse(&mut parser).map(Ask::Bench);
+            }
             Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
             Arg::Value(word) => return Err(BadArguments(format!("{word:?} is one argument too many"))),
             Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
@@ -110,7 +118,10 @@ impl Said {
 }
 
 /// The value of an option, understood.
-fn value<T: FromStr<Err: fmt::Display>>(name: &str, parser: &mut lexopt::Parser) -> Result<T, BadArguments> {
+pub(super) fn value<T: FromStr<Err: fmt::Display>>(
+    name: &str,
+    parser: &mut lexopt::Parser,
+) -> Result<T, BadArguments> {
     let text = parser.value()?;
     let text = text.to_str().ok_or_else(|| BadArguments(format!("{name}: {text:?} is not UTF-8")))?;
     text.parse().map_err(|error| BadArguments(format!("{name}: {error}")))
@@ -123,6 +134,12 @@ fn unknown_option(name: &str) -> BadArguments {
 /// Why the arguments make no sense, as one sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadArguments(String);
+
+impl BadArguments {
+    pub(super) const fn new(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
 
 impl From<lexopt::Error> for BadArguments {
     fn from(error: lexopt::Error) -> Self {

@@ -1,0 +1,118 @@
+//! A broker of our own: this same program, serving on a free port for as long as the bench runs.
+//!
+//! Always true: the child is ended by its own id when its [`OwnBroker`] goes, however that comes; its data
+//! is in a folder of its own and goes with it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+use super::trouble::Trouble;
+
+/// How long a broker may take to start.
+const START: Duration = Duration::from_secs(30);
+/// What it says when it is ready.
+const READY: &str = "listening on ";
+
+/// A running child.
+#[derive(Debug)]
+pub(super) struct OwnBroker {
+    child: Child,
+    folder: PathBuf,
+    address: SocketAddr,
+}
+
+impl OwnBroker {
+    /// Starts a broker and waits until it is ready.
+    pub(super) fn start(arguments: &[OsString]) -> Result<Self, Trouble> {
+        let program = env::current_exe().map_err(Trouble::io("finding this program"))?;
+        let folder = env::temp_dir().join(format!("leveret-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(Trouble::io("making a folder for the broker"))?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder).args(arguments);
+        // Or it might not say that it is ready, or say it in another shape.
+        command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let child = child.map_err(Trouble::io("starting the broker"))?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        // From here on it is ended when this goes.
+        let mut broker = Self { child, folder, address: nowhere };
+        let (say, said) = mpsc::sync_channel(64);
+        let stderr = broker.child.stderr.take();
+        thread::spawn(move || stderr.map(|stderr| listen_to(stderr, &say)));
+        broker.address = wait_until_ready(&said)?;
+        Ok(broker)
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        // Each may fail only because there is nothing left to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Reads what the broker says to the end, or it would block; passes on what somebody still wants to know.
+fn listen_to(stderr: ChildStderr, say: &SyncSender<String>) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        // Warnings of a broker that runs are for a person; before, they are in the channel.
+        if say.send(line.clone()).is_err() && !line.contains(" INFO ") {
+            eprintln!("broker: {line}");
+        }
+    }
+}
+
+/// The address of the first ready line.
+fn wait_until_ready(said: &Receiver<String>) -> Result<SocketAddr, Trouble> {
+    let mut last = String::from("it said nothing");
+    loop {
+        match said.recv_timeout(START) {
+            Ok(line) => {
+                let address = line.rsplit_once(READY).and_then(|(_, address)| address.trim().parse().ok());
+                if let Some(address) = address {
+                    return Ok(address);
+                }
+                last = line;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(Trouble::NotStarted(last)),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = START.as_secs();
+                return Err(Trouble::NotStarted(format!("not ready after {seconds} s; {last}")));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_names_the_port() {
+        let (say, said) = mpsc::sync_channel(2);
+        say.send("2026-01-01 INFO something else".to_string()).expect("room");
+        say.send("2026-01-01 INFO leveret 0.1.0, listening on 127.0.0.1:4321".to_string()).expect("room");
+        assert_eq!(wait_until_ready(&said).expect("ready").port(), 4321);
+        say.send("leveret: address in use".to_string()).expect("room");
+        drop(say);
+        let why = wait_until_ready(&said).unwrap_err().to_string();
+        assert_eq!(why, "the broker did not start: leveret: address in use");
+    }
+}
