@@ -48,8 +48,8 @@ impl Content {
 /// The flags of basic.publish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct PublishFlags {
-    mandatory: bool,
-    immediate: bool,
+    pub(super) mandatory: bool,
+    pub(super) immediate: bool,
 }
 
 impl PublishFlags {
@@ -337,7 +337,7 @@ fn read_header<'p>(payload: &'p [u8]) -> Result<ContentHeader<'p>, Verdict<'stat
     if header.weight == 0 { Ok(header) } else { Err(expected_header()) }
 }
 
-fn message_flags(properties: Properties<'_>) -> MessageFlags {
+pub(super) fn message_flags(properties: Properties<'_>) -> MessageFlags {
     let mut flags = MessageFlags::NONE;
     if properties.is_persistent() {
         flags = flags.with(MessageFlags::PERSISTENT);

@@ -137,6 +137,10 @@ impl Connection {
                 return Step::Suspended(Suspension::ReplySpace);
             }
             let rest = &input[*at..];
+            if let Some((len, step)) = self.step_whole(context, rest) {
+                *at += len;
+                return step;
+            }
             if let Some(slot) = self.begins_body(context, rest) {
                 *at += FRAME_HEADER_LEN;
                 self.body.slot = slot;

@@ -9,6 +9,7 @@
 //! | `handshake`  | protocol header, login, negotiation, connection.open |
 //! | `input`      | the frames of an open connection, and who handles each; connections that close |
 //! | `content`    | publishes: method, header and body into one message |
+//! | `whole`      | publishes and acknowledgements that are all there: the usual case |
 //! | `methods`    | methods on channels into commands |
 //! | `replies`    | the broker's answers into methods, kept until they may be written |
 //! | `confirms`   | publisher confirms of a channel, as numbers |
@@ -56,6 +57,7 @@ mod output;
 mod replies;
 mod settings;
 mod timers;
+mod whole;
 
 use crate::command::{ChannelId, Command, ConnectionId, Name, ReplyOrder};
 use crate::error::{Fault, ReplyCode};

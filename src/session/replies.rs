@@ -74,8 +74,22 @@ impl Connection {
     /// deliveries up to `order`; so do the confirm of a publish and the close of a channel.
     pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder) {
         let pending = core::mem::replace(&mut self.pending, Pending::NOTHING);
-        match (pending.kind, outcome) {
+        // An outcome is large; the two that come by the million are told without moving it.
+        match (pending.kind, &outcome) {
             (Kind::Publish, Outcome::Published) => self.published(context, pending.slot, false, order),
+            (Kind::Silent, Outcome::Done) => {}
+            _ => self.answer_other(context, pending, outcome, order),
+        }
+    }
+
+    fn answer_other(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        outcome: Outcome,
+        order: ReplyOrder,
+    ) {
+        match (pending.kind, outcome) {
             (Kind::Publish, Outcome::PublishRefused) => self.published(context, pending.slot, true, order),
             (Kind::Publish, Outcome::Wait) => self.held_publish = pending.slot,
             (Kind::Nothing | Kind::Release, _) => {}
