@@ -16,12 +16,12 @@
 //! | [`admin`] | the operator's view | the ground, `broker` |
 //! | [`config`] | what the operator said | the ground |
 //! | [`tool`] | what the binary does besides serving | what it needs |
-//! | `net` | sockets and the turn | everyone |
+//! | [`net`] | sockets and the turn | everyone |
 //!
 //! # Rules
 //!
 //! - Data flows one way: bytes, command, broker, event, bytes. Nobody calls back up the stairs.
-//! - One thread, no locks. No clock and no socket below `net`: time is handed in.
+//! - One thread, no locks. No clock and no socket below [`net`]: time is handed in.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
 //! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
@@ -64,6 +64,7 @@ pub mod config;
 pub mod error;
 pub mod limits;
 pub mod mem;
+pub mod net;
 pub mod session;
 pub mod time;
 pub mod tool;

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use leveret::config::Config;
+use leveret::net;
 use leveret::tool::args::{self, Ask, HELP};
-use leveret::tool::{bench, logging};
+use leveret::tool::{bench, check, logging};
 
 fn main() -> ExitCode {
     match run() {
@@ -24,9 +25,16 @@ fn run() -> Result<(), Box<dyn Error>> {
         Ask::Bench(None) => print(bench::options::HELP)?,
         Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
-        Ask::Check(said) | Ask::Serve(said) => {
+        Ask::Check(said) => {
+            let config = Config::gather(said.file.as_deref(), said.flags)?;
+            let (report, verdict) = check::check(&config, &net::record_sizes());
+            print(&report)?;
+            verdict?;
+        }
+        Ask::Serve(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             logging::start(config.log_level);
+            net::serve(&config)?;
         }
     }
     Ok(())

@@ -3,8 +3,6 @@
 //! Always true: an exclusive queue is touched by its own connection alone; an auto-delete queue goes with
 //! its last consumer, but not before it had one; a deleted queue's name is free at once.
 
-use core::fmt::Write as _;
-
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{Fifo, Links, List, Messages};
@@ -324,13 +322,18 @@ impl Broker {
         }
     }
 
-    /// A name nobody has and nobody can guess.
+    /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
     pub(super) fn unique_name(&mut self, prefix: &str) -> Name {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut random = [0; 16];
         (self.entropy)(&mut random);
-        let mut name = Name::new();
-        // Prefix and 32 hexadecimal digits fit into any name.
-        let _ = write!(name, "{prefix}{:032x}", u128::from_be_bytes(random));
+        let bits = u128::from_be_bytes(random);
+        let mut name = Name::try_from(prefix).unwrap_or_default();
+        // Prefix and 22 digits fit into any name.
+        for place in (0..22).rev() {
+            let digit = (bits >> (6 * place)) as usize & 63;
+            let _ = name.push(char::from(DIGITS[digit]));
+        }
         name
     }
 

@@ -1,0 +1,124 @@
+//! The doors: addresses to listen on, and accepting from them.
+//!
+//! Always true: a door stays "ready" until it said it has nobody waiting, so peers that wait in the
+//! kernel's queue while connections are at their cap are taken in as soon as there is room; running out of
+//! descriptors closes the newcomer, not the loop.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::limits::Limits;
+
+/// Peers that may wait in the kernel's queue.
+const BACKLOG: i32 = 1024;
+/// A silent peer is probed after this time, so often, and given up after the user timeout: a minute and a
+/// half, which a mobile link that comes and goes survives.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const USER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) address: SocketAddr,
+    /// Somebody may be waiting.
+    pub(super) ready: bool,
+}
+
+/// Who came in.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) stream: TcpStream,
+    pub(super) address: SocketAddr,
+}
+
+impl Door {
+    /// Listens on an address; port 0 takes a free one.
+    pub(super) fn open(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // 0.0.0.0 and :: are two doors that do not get in each other's way.
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into());
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, ready: true })
+    }
+
+    /// The next visitor, if one waits.
+    pub(super) fn accept(&mut self, spare: &mut SpareDescriptor) -> Option<Visitor> {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, address)) => return Some(Visitor { stream, address }),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready = false;
+                    return None;
+                }
+                Err(error) if is_out_of_descriptors(&error) => {
+                    log::warn!(
+                        "no file descriptor for a new connection ({error}): raise the limit (LimitNOFILE)"
+                    );
+                    spare.turn_away(&self.listener);
+                    return None;
+                }
+                // The peer changed its mind between connecting and being accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    log::warn!("accepting on {} failed: {error}", self.address);
+                    self.ready = false;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// A descriptor kept back, to be able to accept and close a visitor when there are no others: otherwise it
+/// would stay in the queue and wake the loop for ever.
+#[derive(Debug)]
+pub(super) struct SpareDescriptor(Option<File>);
+
+impl SpareDescriptor {
+    pub(super) fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    fn turn_away(&mut self, listener: &TcpListener) {
+        self.0 = None;
+        // Accepting is only for closing: the result is dropped at once, and an error changes nothing.
+        drop(listener.accept());
+        *self = Self::new();
+    }
+}
+
+/// Sets a new connection's socket up for a loop that gathers its writes and must notice lost peers.
+pub(super) fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    if limits.socket_receive_buffer_bytes > 0 {
+        socket.set_recv_buffer_size(limits.socket_receive_buffer_bytes as usize)?;
+    }
+    if limits.socket_send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(limits.socket_send_buffer_bytes as usize)?;
+    }
+    Ok(())
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}

@@ -1,0 +1,91 @@
+//! OWNS SOCKETS AND THE TURN. The only room that reads a clock, and the only one that sees all others.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `turn` | the one loop, in its fixed order |
+//! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
+//! | `stream` | a socket and its readiness; input that has to wait |
+//! | `listen` | listening and accepting |
+//! | `deadlines` | who wants to be called when |
+//!
+//! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
+
+mod deadlines;
+mod listen;
+mod peer;
+mod stream;
+mod turn;
+
+use core::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::limits::{LimitsError, RecordSizes};
+use crate::{broker, session};
+
+pub use turn::House;
+
+/// Why the broker cannot start, as one sentence that says what to change.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    Listen(SocketAddr, io::Error),
+    /// No address at all could be listened on.
+    NowhereToListen,
+    /// The limits do not fit the memory or each other.
+    Limits(LimitsError),
+    /// The system refused something every program gets.
+    System(&'static str, io::Error),
+    /// The limits leave no room for what a broker needs at least.
+    TooSmall(crate::error::Fault),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}: another program already does; stop it, or choose another address \
+                 with --listen or `listen`"
+            ),
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot listen on {address}: not permitted; choose a port from 1024 on, or give the program \
+                 CAP_NET_BIND_SERVICE"
+            ),
+            Self::Listen(address, error) => write!(
+                f,
+                "cannot listen on {address} ({error}); choose an address of this machine with --listen or `listen`"
+            ),
+            Self::NowhereToListen => {
+                f.write_str("there is no address to listen on; name one with --listen or `listen`")
+            }
+            Self::Limits(error) => error.fmt(f),
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+            Self::TooSmall(fault) => write!(f, "the limits are too small: {}", fault.text),
+        }
+    }
+}
+
+impl core::error::Error for StartError {}
+
+/// What each thing that peers can make costs, for the memory table.
+pub fn record_sizes() -> RecordSizes {
+    RecordSizes {
+        connection_bytes: peer::PEER_BYTES + broker::CONNECTION_BYTES,
+        channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
+        consumer_bytes: broker::CONSUMER_BYTES,
+        queue_bytes: broker::QUEUE_BYTES,
+        exchange_bytes: broker::EXCHANGE_BYTES,
+        binding_bytes: broker::BINDING_BYTES,
+        unacknowledged_bytes: broker::DELIVERY_BYTES,
+    }
+}
+
+/// Serves until a signal says to stop.
+///
+/// # Errors
+/// What keeps it from starting, or from going on.
+pub fn serve(config: &crate::config::Config) -> Result<(), StartError> {
+    House::open(config)?.run()
+}

@@ -1,0 +1,57 @@
+//! A connection as the loop sees it: its socket, its session, and what it waits for.
+
+use std::net::SocketAddr;
+
+use crate::command::ConnectionId;
+use crate::session;
+use crate::time::Deadline;
+
+use super::deadlines::Deadlines;
+use super::stream::Stream;
+
+/// Why a connection is not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Waiting {
+    /// It is read.
+    No,
+    /// Its replies have to be written first.
+    Replies,
+    /// There is no room for its message.
+    Room,
+    /// Its last command is still being carried out.
+    Job,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// It is alive.
+    No,
+    /// The session is done: what it has to say is written, then writing is shut down.
+    Flushing,
+    /// Everything is said; input is read and forgotten until the peer hangs up, because closing with input
+    /// unread would destroy what is still on its way to the peer.
+    Draining(Deadline),
+    /// To be closed at the end of the turn.
+    Now,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    pub(super) stream: Stream,
+    pub(super) session: session::Connection,
+    pub(super) waiting: Waiting,
+    pub(super) ending: Ending,
+    /// On the list of connections to read from.
+    pub(super) to_read: bool,
+    /// On the list of connections to write to.
+    pub(super) to_write: bool,
+    /// Still in its handshake, and counted as such.
+    pub(super) shaking_hands: bool,
+}
+
+/// Bytes per connection in this room: the record, its places on the lists, its deadline.
+pub(super) const PEER_BYTES: usize =
+    size_of::<Option<Peer>>() + 6 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES;
