@@ -4,16 +4,27 @@
 //! standard error that names what to change, and exit code 1.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-fn leveret(arguments: &[&str]) -> Output {
+/// How long anything may take here before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The built program, with nothing of the surroundings that it listens to.
+fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-    // What the surroundings say about logging and systemd is not what is tried here.
-    for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "STATE_DIRECTORY"] {
+    for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY"] {
         command.env_remove(name);
     }
-    command.args(arguments).output().expect("the built binary runs")
+    command
+}
+
+fn leveret(arguments: &[&str]) -> Output {
+    program().args(arguments).output().expect("the built binary runs")
 }
 
 /// The one line on standard error of a run that must fail.
@@ -45,6 +56,59 @@ impl ConfigFile {
 impl Drop for ConfigFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A broker on a free port, from its ready line on.
+struct Broker {
+    process: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+    ready_line: String,
+    port: u16,
+}
+
+impl Broker {
+    /// Starts one with these arguments and environment, and waits for its ready line.
+    fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = program();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "/tmp"]).args(arguments);
+        command.envs(environment.iter().copied()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("the built binary runs");
+        let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let is_ready = |line: &String| line.contains("listening on 127.0.0.1:");
+        let ready_line =
+            lines.by_ref().map(|line| line.expect("UTF-8")).find(is_ready).expect("a ready line");
+        let (_, rest) = ready_line.split_once("127.0.0.1:").expect("just found");
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        let port = digits.parse().expect("a port");
+        Self { process, lines, ready_line, port }
+    }
+
+    /// The first eleven bytes that a peer is sent after its protocol header: method 10.10 on channel 0.
+    fn greeting(&self) -> [u8; 11] {
+        let mut peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        peer.write_all(b"AMQP\0\0\x09\x01").expect("it reads");
+        let mut head = [0; 11];
+        peer.read_exact(&mut head).expect("it answers");
+        head
+    }
+
+    /// Sends a signal and waits: the exit code, how long it took, and what was logged meanwhile.
+    fn end_by(mut self, signal: &str) -> (Option<i32>, Duration, Vec<String>) {
+        let start = Instant::now();
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+        let said = self.lines.by_ref().map_while(Result::ok).collect();
+        let status = self.process.wait().expect("it is our child");
+        (status.code(), start.elapsed(), said)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -93,4 +157,114 @@ fn a_file_that_cannot_be_read_is_named() {
 fn an_unknown_board_lists_those_there_are() {
     let said = refusal(&["--board", "toaster"]);
     assert!(said.contains("unknown board toaster; there are generic, pi-zero-w, pi-4"), "{said}");
+}
+
+#[test]
+fn check_prints_what_results_and_says_yes_for_every_board() {
+    for board in ["generic", "pi-zero-w", "pi-4"] {
+        let output = leveret(&["check", "--board", board]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{board}: {output:?}");
+        assert!(said.contains(&format!("board = \"{board}\"\n")), "{said}");
+        assert!(said.contains("\n[limits]\nconnections_max = "), "{said}");
+        assert!(said.contains("\n# messages_max "), "{said}");
+        assert!(said.contains("\n# in all "), "{said}");
+    }
+}
+
+#[test]
+fn what_check_prints_is_a_configuration() {
+    let printed = leveret(&["check", "--memory-limit", "150MB"]).stdout;
+    let file = ConfigFile::new("printed", &String::from_utf8(printed.clone()).expect("UTF-8"));
+    assert_eq!(leveret(&["check", "--config", file.path()]).stdout, printed);
+}
+
+#[test]
+fn too_little_memory_is_refused_with_the_line_to_change() {
+    let output = leveret(&["check", "--memory-limit", "20MB"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!output.stdout.is_empty(), "the table that explains it");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("memory_limit is 20.0 MB: lower body_bytes_max or raise memory_limit"), "{said}");
+    let said = refusal(&["serve", "--memory-limit", "20MB", "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("lower body_bytes_max or raise memory_limit"), "{said}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("it is bound").to_string();
+    let said = refusal(&["--listen", &address]);
+    assert!(
+        said.contains(&address) && said.contains("another program already does") && said.contains("--listen"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_ready_line_names_the_real_port_and_an_amqp_broker_is_there() {
+    let broker = Broker::start(&[], &[]);
+    assert_ne!(broker.port, 0, "{}", broker.ready_line);
+    let [kind, _, _, _, _, _, _, class_high, class, method_high, method] = broker.greeting();
+    assert_eq!((kind, [class_high, class, method_high, method]), (1, [0, 10, 0, 10]), "connection.start");
+}
+
+#[test]
+fn several_addresses_are_all_listened_on() {
+    let mut broker = Broker::start(&["--listen", "127.0.0.2:0"], &[]);
+    let second =
+        broker.lines.by_ref().map_while(Result::ok).find(|line| line.contains("listening on 127.0.0.2:"));
+    assert!(second.is_some());
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_cleanly_within_a_second() {
+    for signal in ["-TERM", "-INT"] {
+        let broker = Broker::start(&[], &[]);
+        let mut peer = TcpStream::connect(("127.0.0.1", broker.port)).expect("it listens");
+        peer.write_all(b"AMQP\0\0\x09\x01").expect("it reads");
+        let (code, took, said) = broker.end_by(signal);
+        assert_eq!(code, Some(0), "{signal}: {said:?}");
+        assert!(took < Duration::from_secs(1), "{signal}: {took:?}");
+    }
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
+    let path = std::env::temp_dir().join(format!("leveret-notify-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let systemd = UnixDatagram::bind(&path).expect("the temporary folder can be written");
+    systemd.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    let told = || {
+        let mut text = [0; 64];
+        let length = systemd.recv(&mut text).expect("a message in time");
+        String::from_utf8_lossy(&text[..length]).trim_end().to_string()
+    };
+    let environment = [("NOTIFY_SOCKET", path.to_str().expect("UTF-8")), ("WATCHDOG_USEC", "200000")];
+    let broker = Broker::start(&[], &environment);
+    assert_eq!(told(), "READY=1");
+    let start = Instant::now();
+    assert_eq!([told(), told()], ["WATCHDOG=1", "WATCHDOG=1"]);
+    assert!(start.elapsed() < Duration::from_secs(1), "twice per 200 ms: {:?}", start.elapsed());
+    let (code, ..) = broker.end_by("-TERM");
+    assert_eq!(code, Some(0));
+    let last = std::iter::repeat_with(told).find(|text| text != "WATCHDOG=1");
+    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    let _ = fs::remove_file(&path);
+}
+
+#[test]
+fn the_journal_gets_levels_and_files_get_times() {
+    let broker = Broker::start(&[], &[]);
+    assert!(
+        broker.ready_line.starts_with("20") && broker.ready_line.contains(" INFO "),
+        "{}",
+        broker.ready_line
+    );
+    // The stream is a pipe of ours; what it is called, only the program can see, so it is told by a shell.
+    let script =
+        "exec 2>&1; JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec \"$0\" --config /no/such/file";
+    let output =
+        Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_leveret")]).output().expect("sh runs");
+    assert!(output.stdout.starts_with(b"<3>cannot read /no/such/file"), "{output:?}");
 }
