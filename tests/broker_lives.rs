@@ -178,7 +178,7 @@ impl World {
     }
 
     fn deliver(&mut self) {
-        self.broker.deliver(&self.messages, 64);
+        self.broker.deliver(&mut self.messages, 64);
         let connections: Vec<_> = self.clients.iter().map(|client| client.connection).collect();
         for connection in connections {
             if self.random.below(4) > 0 {

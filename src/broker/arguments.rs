@@ -104,8 +104,8 @@ const KNOWN: [(&str, Check); 19] = [
     ("x-max-age", Check::StreamOnly),
 ];
 
-/// A number of milliseconds from here on no timer can hold (Erlang's limit, and so RabbitMQ's).
-const MILLISECONDS_MAX: i64 = 0xFFFF_FFFF * 1000;
+/// The longest time RabbitMQ lets anything wait for its end: a hundred years.
+pub(super) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// The queue's name and host as reply texts show them.
 #[derive(Clone, Copy)]
@@ -126,7 +126,7 @@ impl fmt::Display for QueueInWords<'_> {
 /// The first argument that cannot be, as RabbitMQ says it.
 pub(super) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let quorum = is_quorum(arguments);
-    check_type(queue, arguments)?;
+    check_type(queue, arguments, flags)?;
     for (name, check) in &KNOWN {
         let Some(value) = arguments.get(name) else { continue };
         check_one(queue, name, check, value, arguments, quorum)?;
@@ -139,7 +139,12 @@ pub(super) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
 /// # Errors
 /// 406 with both values, or with "none" where one has the argument and the other has not.
 pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
-    for (name, _) in &KNOWN {
+    let quorum = is_quorum(current);
+    for (name, check) in &KNOWN {
+        // What belongs to another type of queue is ignored by this one.
+        if matches!(check, Check::StreamOnly) || matches!(check, Check::QuorumOnly) && !quorum {
+            continue;
+        }
         let (one, two) = (with_default(name, received), with_default(name, current));
         if !equivalent(one, two) {
             return Err(inequivalent(name, &queue, one, two));
@@ -294,15 +299,18 @@ fn check_one(
     }
 }
 
-fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<(), Fault> {
+fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
     match text(queue, "x-queue-type", value)? {
         // A quorum queue on one node is a durable queue, and that is what it gets.
         b"classic" | b"quorum" => Ok(()),
-        b"stream" => Err(Fault::new(
-            ReplyCode::NotImplemented,
-            format_args!("stream queues; declare {queue} as classic or quorum"),
-        )),
+        b"stream" => {
+            check_quorum_flags(queue, flags)?;
+            Err(Fault::new(
+                ReplyCode::NotImplemented,
+                format_args!("stream queues; declare {queue} as classic or quorum"),
+            ))
+        }
         other => {
             Err(invalid(queue, "x-queue-type", format_args!("\"unsupported queue type '{}'\"", Lossy(other))))
         }

@@ -29,7 +29,7 @@ pub(super) struct Taken {
 
 impl Broker {
     /// Hands out at most `most` messages; says whether there is more to hand out at once.
-    pub fn deliver(&mut self, messages: &Messages, most: u32) -> bool {
+    pub fn deliver(&mut self, messages: &mut Messages, most: u32) -> bool {
         self.recheck_starved();
         let mut left = most;
         while left > 0 {
@@ -39,6 +39,9 @@ impl Broker {
             self.queues[queue].on_ready_list = false;
             let id = QueueId::from_index(queue);
             left -= self.deliver_from(messages, id, left.min(QUEUE_BURST));
+            if self.queues[queue].settings.limits_length() {
+                self.drop_head(messages, id);
+            }
             self.wake(id);
         }
         !self.ready.is_empty()
@@ -61,6 +64,11 @@ impl Broker {
         let mut delivered = 0;
         while delivered < most && self.queues[queue.index()].wants_delivery() {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
+            if !self.has_credit(consumer) {
+                // Others of its channel used up the credit they share.
+                self.leave_eligible(consumer);
+                continue;
+            }
             if !self.connection_can_take(consumer) {
                 self.starved |= self.deliveries.slab.len() > self.deliveries.slab.room();
                 self.park(consumer);
@@ -74,7 +82,7 @@ impl Broker {
     }
 
     /// Room in the output of the consumer's connection, and in its share of the deliveries.
-    fn connection_can_take(&self, consumer: usize) -> bool {
+    pub(super) fn connection_can_take(&self, consumer: usize) -> bool {
         let channel = &self.channels[self.consumers[consumer].channel.index()];
         let connection = self.connection(channel.connection);
         connection.writable

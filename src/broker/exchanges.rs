@@ -73,9 +73,10 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let name = declaration.exchange;
         let Some(kind) = Kind::from_name(declaration.kind) else {
+            let what = if declaration.kind.is_empty() { "invalid" } else { "unknown" };
             return Err(Fault::connection(
                 ReplyCode::CommandInvalid,
-                format_args!("unknown exchange type '{}'", declaration.kind),
+                format_args!("{what} exchange type '{}'", declaration.kind),
             ));
         };
         refuse_default(name)?;

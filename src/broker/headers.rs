@@ -46,9 +46,32 @@ fn agrees(name: &[u8], wanted: Value<'_>, headers: Table<'_>) -> bool {
     let Some(found) = headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value) else {
         return false;
     };
-    match (wanted.as_integer(), found.as_integer()) {
-        _ if wanted == Value::Void => true,
-        (Some(one), Some(two)) => one == two,
-        _ => wanted == found,
+    wanted == Value::Void || same(wanted, found)
+}
+
+/// RabbitMQ compares values, not types: 1, 1.0 and the timestamp 1 are the same, text is text.
+fn same(one: Value<'_>, two: Value<'_>) -> bool {
+    match (whole(one), whole(two), real(one), real(two)) {
+        (Some(one), Some(two), ..) => one == two,
+        (_, _, Some(one), Some(two)) => one == two,
+        _ => match (one.as_bytes(), two.as_bytes()) {
+            (Some(one), Some(two)) => one == two,
+            _ => one == two,
+        },
+    }
+}
+
+fn whole(value: Value<'_>) -> Option<i128> {
+    match value {
+        Value::Timestamp(seconds) => Some(seconds.into()),
+        other => other.as_integer().map(i128::from),
+    }
+}
+
+fn real(value: Value<'_>) -> Option<f64> {
+    match value {
+        Value::Double(number) => Some(number),
+        Value::Float(number) => Some(number.into()),
+        other => whole(other).map(|number| number as f64),
     }
 }

@@ -11,7 +11,7 @@ use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 
-use super::arguments::Overflow;
+use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::queue::ENTRY_PLAIN;
 use super::records::Mode;
@@ -21,8 +21,6 @@ use super::{Broker, REPLY_TO};
 enum Hindrance {
     /// Others will free what is missing.
     Wait,
-    /// A queue's overflow policy refuses it.
-    Refused,
     Fault(Fault),
 }
 
@@ -61,17 +59,14 @@ impl Broker {
         if self.targets.is_empty() {
             return self.unroutable(messages, channel, message, mandatory);
         }
-        match self.reserve(messages, channel, message) {
+        let refused = self.leave_out_unwilling(messages, message);
+        match self.reserve(messages, channel) {
             Ok(()) => {
                 self.push_to_targets(messages, message);
                 messages.release(message);
-                Ok(Outcome::Published)
+                Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
             Err(Hindrance::Wait) => Ok(Outcome::Wait),
-            Err(Hindrance::Refused) => {
-                messages.release(message);
-                Ok(Outcome::PublishRefused)
-            }
             Err(Hindrance::Fault(fault)) => {
                 messages.release(message);
                 Err(fault)
@@ -133,13 +128,16 @@ impl Broker {
         let properties = Properties::trusted(bytes);
         let headers = properties.headers().unwrap_or(Table::EMPTY);
         self.check_user_id(channel, &properties)?;
-        check_expiration(&properties)?;
+        check_delivery_mode(&properties)?;
+        let due_at_once = expiration_ms(&properties)? == Some(0);
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
         let reply_to = self.reply_queue_for(channel, &properties)?;
         let carries_bcc = headers.get("BCC").is_some();
         self.route(messages, channel, exchange, message, headers);
+        let due = if due_at_once { MessageFlags::DUE_AT_ONCE } else { MessageFlags::NONE };
         if reply_to.is_none() && !carries_bcc {
+            messages.add_flags(message, due);
             return Ok(message);
         }
         let edit = PropertyEdit {
@@ -149,7 +147,7 @@ impl Broker {
         };
         let mut writer = Writer::new(&mut scratch.rewritten);
         let written = properties.write_with(edit, &mut writer);
-        let flags = messages.flags(message);
+        let flags = messages.flags(message).with(due);
         written
             .ok()
             .and_then(|()| messages.with_properties(message, writer.written(), flags).ok())
@@ -229,11 +227,35 @@ impl Broker {
         Ok(Outcome::Published)
     }
 
-    /// Whether every target takes the message now; changes nothing.
-    fn reserve(&self, messages: &Messages, channel: ChannelId, message: MessageId) -> Result<(), Hindrance> {
-        if self.targets.iter().any(|&queue| self.refuses(messages, queue, message)) {
-            return Err(Hindrance::Refused);
+    /// Leaves out queues that take no more by their own policy, and for a message that is due at once those
+    /// where nobody waits for it; says whether a policy refused it.
+    fn leave_out_unwilling(&mut self, messages: &Messages, message: MessageId) -> bool {
+        let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
+        let picky = |&queue: &QueueId| self.queues[queue.index()].settings.limits_length();
+        if !due && !self.targets.iter().any(picky) {
+            return false;
         }
+        let mut targets = core::mem::take(&mut self.targets);
+        let mut refused = false;
+        targets.retain(|&queue| {
+            let refuses = self.refuses(messages, queue, message);
+            refused |= refuses;
+            !refuses && (!due || self.goes_on_at_once(queue))
+        });
+        self.targets = targets;
+        refused
+    }
+
+    /// Whether a message that enters the queue now leaves it in this turn.
+    fn goes_on_at_once(&self, queue: QueueId) -> bool {
+        let record = &self.queues[queue.index()];
+        record.ready() == 0
+            && record.returning == 0
+            && record.eligible.front().is_some_and(|consumer| self.connection_can_take(consumer))
+    }
+
+    /// Whether every target takes the message now; changes nothing.
+    fn reserve(&self, messages: &Messages, channel: ChannelId) -> Result<(), Hindrance> {
         let connection = self.channels[channel.index()].connection;
         let share = self.publish_share(connection);
         let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
@@ -289,7 +311,8 @@ impl Broker {
             assert!(pushed, "a chunk was reserved for every target");
             record.ready_bytes += footprint;
             record.ready_body_bytes += body_len;
-            if record.settings.limits_length() {
+            // With a consumer ready the message may still go before the queue is over its length.
+            if record.settings.limits_length() && record.eligible.is_empty() {
                 self.drop_head(messages, queue);
             }
             self.wake(queue);
@@ -324,25 +347,40 @@ fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
     }
 }
 
-/// The expiration property is a decimal number of milliseconds in a string.
-fn check_expiration(properties: &Properties<'_>) -> Result<(), Fault> {
-    let Some(text) = properties.expiration() else { return Ok(()) };
-    let (negative, digits) = match text.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix(b"+").unwrap_or(text)),
-    };
-    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+/// 1 is transient and 2 persistent; nothing else exists.
+fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
+    match properties.delivery_mode() {
+        None | Some(1 | 2) => Ok(()),
+        Some(mode) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid message: {{delivery_mode_unknown,{mode}}}"),
+        )),
+    }
+}
+
+/// The expiration property: a decimal number of milliseconds in a string.
+fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
+    let Some(text) = properties.expiration() else { return Ok(None) };
     let fault = |why: core::fmt::Arguments<'_>| {
         let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));
         Err(Fault::new(ReplyCode::PreconditionFailed, explanation))
     };
-    match (count, &digits[count..]) {
-        (0, _) => fault(format_args!("no_integer")),
-        (_, [_, ..]) => fault(format_args!("{{leftover_string,\"{}\"}}", Lossy(&digits[count..]))),
-        _ if negative && digits.iter().any(|&digit| digit != b'0') => {
-            fault(format_args!("{{value_negative,{}}}", Lossy(text)))
-        }
-        _ => Ok(()),
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = digits.split_at(count);
+    let number = digits
+        .iter()
+        .fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    match () {
+        () if digits.is_empty() => fault(format_args!("no_integer")),
+        () if !rest.is_empty() => fault(format_args!("{{leftover_string,\"{}\"}}", Lossy(rest))),
+        () if negative && number > 0 => fault(format_args!("{{value_negative,{}}}", Lossy(text))),
+        () if number > MILLISECONDS_MAX as u64 => fault(format_args!("{{value_too_large,{}}}", Lossy(text))),
+        () => Ok(Some(number)),
     }
 }
 

@@ -26,6 +26,13 @@ pub(super) struct QueueDeclaration<'a> {
     pub(super) arguments: &'a [u8],
 }
 
+impl QueueDeclaration<'_> {
+    /// An exclusive queue dies with its connection, so durable means nothing for it.
+    const fn outlives_broker(&self) -> bool {
+        self.durable && !self.exclusive
+    }
+}
+
 impl Broker {
     pub(super) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
         QueueInWords { name, vhost: self.vhost_name(vhost) }
@@ -148,18 +155,16 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let words = self.queue_in_words(vhost, declaration.queue);
         let record = &self.queues[queue.index()];
-        let flags = [
-            ("durable", declaration.durable, record.durable),
-            ("auto_delete", declaration.auto_delete, record.auto_delete),
-        ];
-        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
-            // Somebody else's exclusive queue is locked before it is different.
-            self.check_exclusive(connection, queue)?;
-            return Err(inequivalent_flag(name, &words, &received, &current));
-        }
         let is_mine = record.exclusive_owner == Some(connection);
         if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
             return Err(self.locked(queue));
+        }
+        let flags = [
+            ("durable", declaration.outlives_broker(), record.durable),
+            ("auto_delete", declaration.auto_delete, record.auto_delete),
+        ];
+        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
+            return Err(inequivalent_flag(name, &words, &received, &current));
         }
         arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
         Ok(self.declared(queue))
@@ -186,7 +191,7 @@ impl Broker {
         let record = Queue {
             vhost,
             name: declaration.queue.into(),
-            durable: declaration.durable,
+            durable: declaration.outlives_broker(),
             auto_delete: declaration.auto_delete,
             exclusive_owner: declaration.exclusive.then_some(connection),
             arguments: declaration.arguments.into(),
@@ -231,8 +236,8 @@ impl Broker {
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
         refuse_default(spec.source)?;
-        let queue = self.require_queue(connection, vhost, queue)?;
         let source = self.require_exchange(vhost, spec.source)?;
+        let queue = self.require_queue(connection, vhost, queue)?;
         self.bind(source, Destination::Queue(queue), spec)
     }
 

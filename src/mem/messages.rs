@@ -58,6 +58,8 @@ impl MessageFlags {
     /// The broker must look into the properties before it routes: there are headers, an expiration, a
     /// user id or a reply-to.
     pub const LOOK_INSIDE: Self = Self(2);
+    /// Its expiration is 0: it goes to a waiting consumer or nowhere.
+    pub const DUE_AT_ONCE: Self = Self(16);
     const ASSEMBLING: Self = Self(4);
     const MANDATORY: Self = Self(8);
 
@@ -328,6 +330,12 @@ impl Messages {
     /// What is known of it.
     pub fn flags(&self, id: MessageId) -> MessageFlags {
         self.slots[id.index()].flags
+    }
+
+    /// Notes more that is known of it.
+    pub fn add_flags(&mut self, id: MessageId, flags: MessageFlags) {
+        let slot = &mut self.slots[id.index()];
+        slot.flags = slot.flags.with(flags);
     }
 
     /// Body length in bytes.

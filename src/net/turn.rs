@@ -169,7 +169,7 @@ impl House {
         self.keep_time();
         self.more_jobs = self.broker.run_jobs(&mut self.messages);
         self.resume_after_jobs();
-        self.more_to_deliver = self.broker.deliver(&self.messages, DELIVERIES_PER_TURN);
+        self.more_to_deliver = self.broker.deliver(&mut self.messages, DELIVERIES_PER_TURN);
         self.write();
         self.resume_for_room();
         self.close();

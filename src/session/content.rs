@@ -338,11 +338,10 @@ fn read_header<'p>(payload: &'p [u8]) -> Result<ContentHeader<'p>, Verdict<'stat
 }
 
 pub(super) fn message_flags(properties: Properties<'_>) -> MessageFlags {
-    let mut flags = MessageFlags::NONE;
-    if properties.is_persistent() {
-        flags = flags.with(MessageFlags::PERSISTENT);
-    }
-    let wants_a_look = properties.has_headers()
+    let mode = properties.delivery_mode();
+    let flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+    let wants_a_look = !matches!(mode, None | Some(1 | 2))
+        || properties.has_headers()
         || properties.expiration().is_some()
         || properties.user_id().is_some()
         || properties.reply_to().is_some();

@@ -36,7 +36,7 @@ pub use writer::{ArrayWriter, TableWriter};
 
 /// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client
 /// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
-pub const TABLE_DEPTH_MAX: usize = 16;
+pub const TABLE_DEPTH_MAX: usize = 32;
 
 /// A field table: its entries as received, without the length in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
