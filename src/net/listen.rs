@@ -10,9 +10,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::config::units::ListenAddress;
 use crate::limits::Limits;
+
+use super::StartError;
 
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
@@ -81,6 +85,27 @@ impl Door {
             }
         }
     }
+}
+
+/// Opens the doors, each under the token of its place; an address that may be missing is left out when it is.
+pub(super) fn open_doors(poll: &mut Poll, addresses: &[ListenAddress]) -> Result<Vec<Door>, StartError> {
+    let mut doors: Vec<Door> = Vec::new();
+    for listen in addresses {
+        let mut door = match Door::open(listen.socket) {
+            Ok(door) => door,
+            Err(error) if listen.if_available => {
+                log::info!("not listening on {}: {error}", listen.socket);
+                continue;
+            }
+            Err(error) => return Err(StartError::Listen(listen.socket, error)),
+        };
+        poll.registry()
+            .register(&mut door.listener, Token(doors.len()), Interest::READABLE)
+            .map_err(|error| StartError::Listen(listen.socket, error))?;
+        log::info!("listening on {}", door.address);
+        doors.push(door);
+    }
+    if doors.is_empty() { Err(StartError::NowhereToListen) } else { Ok(doors) }
 }
 
 /// A descriptor kept back, to be able to accept and close a visitor when there are no others: otherwise it

@@ -6,6 +6,7 @@
 //! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
 //! | `stream` | a socket and its readiness; input that has to wait |
 //! | `listen` | listening and accepting |
+//! | `signals` | being asked to stop |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
@@ -13,6 +14,7 @@
 mod deadlines;
 mod listen;
 mod peer;
+mod signals;
 mod stream;
 mod turn;
 
@@ -45,8 +47,8 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
-                "cannot listen on {address}: another program already does; stop it, or choose another address \
-                 with --listen or `listen`"
+                "cannot listen on {address}: another program already does; stop it, or choose another \
+                 address with --listen or `listen`"
             ),
             Self::Listen(address, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
                 f,
@@ -55,7 +57,8 @@ impl fmt::Display for StartError {
             ),
             Self::Listen(address, error) => write!(
                 f,
-                "cannot listen on {address} ({error}); choose an address of this machine with --listen or `listen`"
+                "cannot listen on {address} ({error}); choose an address of this machine with --listen or \
+                 `listen`"
             ),
             Self::NowhereToListen => {
                 f.write_str("there is no address to listen on; name one with --listen or `listen`")

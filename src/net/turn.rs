@@ -34,6 +34,7 @@ use super::StartError;
 use super::deadlines::Deadlines;
 use super::listen::{self, Door, SpareDescriptor};
 use super::peer::{Ending, Peer, Waiting};
+use super::signals;
 use super::stream::{Reading, Stream};
 
 const EVENTS_PER_POLL: usize = 256;
@@ -106,8 +107,8 @@ impl House {
             limits.check(&super::record_sizes(), config.memory_limit_bytes).map_err(StartError::Limits)?;
         log::debug!("the pools add up to {} bytes", table.bytes());
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
-        let signals = open_signals(&mut poll)?;
-        let doors = open_doors(&mut poll, config)?;
+        let signals = signals::open(&mut poll, SIGNAL)?;
+        let doors = listen::open_doors(&mut poll, &config.listen)?;
         let connections = limits.connections_max as usize;
         let broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         Ok(Self {
@@ -674,44 +675,6 @@ impl House {
     fn is_stopped(&self) -> bool {
         self.stopping.is_some_and(|at| self.peers_count == 0 || at.is_due(self.now))
     }
-}
-
-fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, StartError> {
-    let mut doors: Vec<Door> = Vec::new();
-    for listen in &config.listen {
-        let mut door = match Door::open(listen.socket) {
-            Ok(door) => door,
-            Err(error) if listen.if_available => {
-                log::info!("not listening on {}: {error}", listen.socket);
-                continue;
-            }
-            Err(error) => return Err(StartError::Listen(listen.socket, error)),
-        };
-        poll.registry()
-            .register(&mut door.listener, Token(doors.len()), Interest::READABLE)
-            .map_err(|error| StartError::Listen(listen.socket, error))?;
-        log::info!("listening on {}", door.address);
-        doors.push(door);
-    }
-    if doors.is_empty() { Err(StartError::NowhereToListen) } else { Ok(doors) }
-}
-
-fn open_signals(poll: &mut Poll) -> Result<UnixStream, StartError> {
-    let failed = |error| StartError::System("listen for signals", error);
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        let theirs = std::os::fd::OwnedFd::from(std::os::unix::net::UnixStream::from(
-            clone_of(&theirs).map_err(failed)?,
-        ));
-        signal_hook::low_level::pipe::register(signal, theirs).map_err(failed)?;
-    }
-    let mut ours = ours;
-    poll.registry().register(&mut ours, SIGNAL, Interest::READABLE).map_err(failed)?;
-    Ok(ours)
-}
-
-fn clone_of(stream: &UnixStream) -> io::Result<std::os::fd::OwnedFd> {
-    std::os::fd::AsFd::as_fd(stream).try_clone_to_owned()
 }
 
 fn identity(config: &Config) -> Identity {
