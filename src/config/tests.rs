@@ -177,6 +177,14 @@ fn is_setting(line: &str) -> bool {
 }
 
 #[test]
+fn the_readme_shows_a_configuration_that_is_one() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("the README has an example");
+    let (example, _) = rest.split_once("```").expect("the example ends");
+    assert_eq!(gathered(example).unwrap().product.name, "RabbitMQ");
+}
+
+#[test]
 fn what_is_shown_can_be_read_back() {
     let gather = |board: &str| Config::gather(None, Layer { board: Some(board.into()), ..Layer::default() });
     for (board, _) in BOARDS {
