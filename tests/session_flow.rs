@@ -239,7 +239,33 @@ fn a_message_that_is_too_large_ends_its_channel_and_is_read_over() {
     assert_eq!(host.said(), [channel_close(1, 406, text, (60, 40))]);
     assert_eq!(host.rules.log.len(), 2, "{:?}", host.rules.log);
     host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
-    assert_eq!(world.messages.messages_used(), 0);
+    assert_eq!((world.messages.messages_used(), world.pools.channels_used()), (0, 1));
+    host.end(&mut world);
+}
+
+#[test]
+fn a_client_may_agree_to_the_close_in_the_middle_of_the_refused_content() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let size = (1 << 20) + 1;
+    let script = publish_in(1, "k", false, &vec![0; size], 100_000);
+    let piece = HEAD + 100_008;
+    host.run(&mut world, &script[..piece]);
+    assert_eq!(host.said().len(), 1);
+    host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    host.run(&mut world, &script[piece..]);
+    assert!(host.said().is_empty());
+    assert_eq!(world.pools.channels_used(), 0);
+    host.run(&mut world, &open_channel(1));
+    host.said();
+    // It may also end there for good.
+    host.run(&mut world, &script[..piece]);
+    let mut again = method(1, &Method::ChannelCloseOk {});
+    again.extend(open_channel(1));
+    again.extend(publish(1, "k", b"fresh"));
+    host.run(&mut world, &again);
+    assert_eq!(host.said()[1..], ["1 ChannelOpenOk"]);
+    assert!(host.rules.log.last().unwrap().starts_with("1 publish x/k"));
     host.end(&mut world);
 }
 

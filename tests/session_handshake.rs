@@ -287,6 +287,19 @@ fn heartbeats_go_both_ways() {
 }
 
 #[test]
+fn being_asked_without_new_octets_is_no_sign_of_life() {
+    let mut world = World::new(small_limits());
+    let mut host = open_with(&mut world, 10, &CAPABLE);
+    host.run(&mut world, &[8, 0]);
+    let start = world.now.as_ms();
+    while host.pass_time(&mut world) == Timeout::GoOn {
+        host.run(&mut world, &[]);
+    }
+    assert_eq!(world.now.as_ms() - start, 20_000);
+    host.end(&mut world);
+}
+
+#[test]
 fn a_socket_that_takes_nothing_gets_one_heartbeat_and_no_spinning() {
     let mut world = World::new(small_limits());
     let mut host = open_with(&mut world, 10, &CAPABLE);

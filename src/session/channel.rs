@@ -5,7 +5,7 @@
 //! channel remembers its place and never searches.
 //!
 //! Always true: a record is in exactly one bucket and on the list of its connection; a record without a
-//! broker's channel is either about to get one or waits for the peer's channel.close-ok.
+//! broker's channel is either about to get one or waits for the peer to be done with it.
 
 use core::hash::BuildHasher as _;
 
@@ -49,6 +49,15 @@ pub(super) enum State {
     Open(ChannelId),
     /// We closed it; everything but channel.close-ok is ignored.
     Closing,
+    /// The peer has agreed, in the middle of a content that we had refused: the rest of it may still come.
+    Ended,
+}
+
+impl State {
+    /// Whether we closed it and the peer may not have noticed.
+    pub(super) const fn is_closed(self) -> bool {
+        matches!(self, Self::Closing | Self::Ended)
+    }
 }
 
 impl Channel {

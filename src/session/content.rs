@@ -210,6 +210,9 @@ impl Connection {
     ) -> Verdict<'a> {
         let Some(message) = message else {
             self.set_content(context, slot, Content::None);
+            if context.pools.channels[slot].state == State::Ended {
+                self.drop_channel(context, slot);
+            }
             return Verdict::Done;
         };
         context.messages.finish(message);
@@ -247,20 +250,6 @@ impl Connection {
     #[inline]
     pub(super) fn content_taken(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.set_content(context, slot, Content::None);
-    }
-
-    /// A body frame that continues no content.
-    pub(super) fn misplaced_body<'a>(&mut self, context: &Context<'_>, number: u16) -> Verdict<'a> {
-        let channels = &context.pools.channels;
-        match channels.find(&mut self.channels, self.id, number).map(|slot| channels[slot].content) {
-            Some(Content::Header { .. }) => expected_header(),
-            Some(Content::Body { missing, .. }) => Verdict::hard(
-                ReplyCode::FrameError,
-                format_args!("content body is larger than announced: {missing} octets were left"),
-                PUBLISH,
-            ),
-            Some(Content::None | Content::Complete { .. }) | None => expected_method(),
-        }
     }
 
     /// A method where a content must go on; `None` when it may come.
@@ -310,6 +299,20 @@ impl Connection {
             (true, false) => self.contents -= 1,
             _ => {}
         }
+    }
+}
+
+/// A body frame where this content is under way.
+#[cold]
+pub(super) fn misplaced_body<'a>(content: Content) -> Verdict<'a> {
+    match content {
+        Content::Header { .. } => expected_header(),
+        Content::Body { missing, .. } => Verdict::hard(
+            ReplyCode::FrameError,
+            format_args!("content body is larger than announced: {missing} octets were left"),
+            PUBLISH,
+        ),
+        Content::None | Content::Complete { .. } => expected_method(),
     }
 }
 

@@ -43,12 +43,22 @@ impl Mechanism {
     }
 
     /// User and password in a start-ok's response.
-    fn credentials(self, response: &[u8]) -> Option<(&[u8], &[u8])> {
-        match self {
-            Self::Plain => plain_credentials(response),
-            Self::AmqPlain => amqplain_credentials(response),
-        }
+    fn credentials(self, response: &[u8]) -> Result<(&str, &[u8]), Unusable> {
+        let (user, password) = match self {
+            Self::Plain => plain_credentials(response).ok_or(Unusable::Unreadable)?,
+            Self::AmqPlain => amqplain_credentials(response)?,
+        };
+        Ok((core::str::from_utf8(user).map_err(|_| Unusable::Wrong)?, password))
     }
+}
+
+/// Why there is no user and password in a response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unusable {
+    /// It is not what the mechanism says.
+    Unreadable,
+    /// It is, but nobody can have such credentials.
+    Wrong,
 }
 
 impl Connection {
@@ -179,13 +189,16 @@ impl Connection {
                 return None;
             }
         };
-        let Some((user, password)) = known.credentials(response) else {
-            self.refuse(context, format_args!("{mechanism} credentials that cannot be read"));
-            return None;
-        };
-        let Ok(user) = core::str::from_utf8(user) else {
-            self.refuse_login(context, known, format_args!("the user name is not UTF-8"));
-            return None;
+        let (user, password) = match known.credentials(response) {
+            Ok(both) => both,
+            Err(Unusable::Unreadable) => {
+                self.refuse(context, format_args!("{mechanism} credentials that cannot be read"));
+                return None;
+            }
+            Err(Unusable::Wrong) => {
+                self.refuse_login(context, known, format_args!("credentials that are nobody's"));
+                return None;
+            }
         };
         self.pending = Pending::on_connection(Kind::Login(known), (10, 11));
         let command = Command::Login { user, password, from_loopback: self.peer.from_loopback };
@@ -337,11 +350,15 @@ fn plain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
     parts.next().is_none().then_some((user, password))
 }
 
-/// A field table without its length.
-fn amqplain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
-    let table = Table::parse(response).ok()?;
-    let field = |name| table.get(name).and_then(|value| value.as_bytes());
-    Some((field("LOGIN")?, field("PASSWORD")?))
+/// A field table without its length. Numbers are no credentials, but RabbitMQ reads them.
+fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), Unusable> {
+    let table = Table::parse(response).map_err(|_| Unusable::Unreadable)?;
+    let field = |name| table.get(name).map(|value| value.as_bytes()).ok_or(Unusable::Unreadable);
+    match (field("LOGIN")?, field("PASSWORD")?) {
+        (Some(user), Some(password)) => Ok((user, password)),
+        (None, None) => Err(Unusable::Unreadable),
+        _ => Err(Unusable::Wrong),
+    }
 }
 
 #[cfg(test)]
@@ -358,9 +375,11 @@ mod tests {
             assert_eq!(plain_credentials(bad), None, "{bad:?}");
         }
         let table = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret";
-        assert_eq!(amqplain_credentials(table), guest);
-        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), None);
-        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), None);
+        assert_eq!(amqplain_credentials(table).ok(), guest);
+        let number = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDI\0\0\0\x05";
+        assert_eq!(amqplain_credentials(number), Err(Unusable::Wrong));
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), Err(Unusable::Unreadable));
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), Err(Unusable::Unreadable));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! close-ok means anything.
 
 use super::channel::{NONE, Slot, State};
-use super::content::Content;
+use super::content::{Content, misplaced_body};
 use super::erlang::{BadEnd, FrameSnippet};
 use super::handshake::{fault_of_method, unexpected_method};
 use super::replies::{Kind, Pending};
@@ -71,7 +71,7 @@ impl Connection {
         at: &mut usize,
     ) -> Step<'a> {
         let start = *at;
-        self.note_input(context.now);
+        self.note_input(context.now, input.len() - start);
         let step = self.step(context, names, input, at);
         match step {
             Step::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
@@ -141,10 +141,12 @@ impl Connection {
                 *at += len;
                 return step;
             }
-            if let Some(slot) = self.begins_body(context, rest) {
+            if let Some(verdict) = self.begin_body(context, rest) {
                 *at += FRAME_HEADER_LEN;
-                self.body.slot = slot;
-                continue;
+                match self.conclude(context, verdict) {
+                    Some(step) => return step,
+                    None => continue,
+                }
             }
             let frame = match next_frame(rest, self.frame_max) {
                 Ok(Some(frame)) => frame,
@@ -182,7 +184,7 @@ impl Connection {
     pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> Step<'a> {
         let channel = match context.pools.channels[slot].state {
             State::Open(channel) => Some(channel),
-            State::Opening | State::Closing => None,
+            State::Opening | State::Closing | State::Ended => None,
         };
         Step::Command { channel, command }
     }
@@ -200,21 +202,20 @@ impl Connection {
         }
     }
 
-    /// Whether `rest` begins with a body frame that continues a content: then it is streamed.
+    /// A body frame is streamed from its header on. `None`: `rest` begins with another frame.
     #[inline]
-    fn begins_body(&mut self, context: &Context<'_>, rest: &[u8]) -> Option<Slot> {
+    fn begin_body(&mut self, context: &Context<'_>, rest: &[u8]) -> Option<Verdict<'static>> {
         let header = FrameHeader::peek(rest)?;
         if header.raw_kind != FrameKind::Body as u8 || header.channel == 0 || header.size > self.frame_max {
             return None;
         }
-        let slot = context.pools.channels.find(&mut self.channels, self.id, header.channel)?;
-        match context.pools.channels[slot].content {
-            Content::Body { missing, .. } if u64::from(header.size) <= missing => {
-                self.body = BodyFrame { slot, left: header.size, is_begun: true };
-                Some(slot)
-            }
-            _ => None,
-        }
+        let channels = &context.pools.channels;
+        let found = channels.find(&mut self.channels, self.id, header.channel);
+        let content = found.map_or(Content::None, |slot| channels[slot].content);
+        let is_next = matches!(content, Content::Body { missing, .. } if u64::from(header.size) <= missing);
+        let slot = found.filter(|_| is_next).unwrap_or(NONE);
+        self.body = BodyFrame { slot, left: header.size, is_begun: true };
+        Some(if is_next { Verdict::Done } else { misplaced_body(content) })
     }
 
     /// Takes what there is of the body frame. `None`: more is needed.
@@ -261,8 +262,10 @@ impl Connection {
             _ if number == 0 => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
             Some(FrameKind::Method) => self.handle_channel_method(context, number, frame.payload),
             Some(FrameKind::Header) => self.handle_header(context, number, frame.payload),
-            Some(FrameKind::Body) => self.misplaced_body(context, number),
-            Some(FrameKind::Heartbeat) => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
+            // Body frames never come here: they were begun when their header was there.
+            Some(FrameKind::Body | FrameKind::Heartbeat) => {
+                Verdict::Fault(unexpected_frame(frame), (0, 0), NONE)
+            }
         }
     }
 

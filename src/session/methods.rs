@@ -24,7 +24,12 @@ impl Connection {
         let found = context.pools.channels.find(&mut self.channels, self.id, number);
         let content = found.map_or(Content::None, |slot| context.pools.channels[slot].content);
         if let Some(verdict) = Self::misplaced_method(content) {
-            return verdict;
+            return match found {
+                Some(slot) if context.pools.channels[slot].state.is_closed() => {
+                    self.handle_inside_refused(context, slot, payload).unwrap_or(verdict)
+                }
+                _ => verdict,
+            };
         }
         if found.is_none() && self.channels.count >= self.channel_max {
             return Verdict::hard(
@@ -55,7 +60,7 @@ impl Connection {
             }
             (State::Open(_), _) => self.handle_method(context, slot, method),
             (State::Opening, _) => Verdict::Done,
-            (State::Closing, _) => self.handle_while_closing(context, slot, method),
+            (State::Closing | State::Ended, _) => self.handle_while_closing(context, slot, method),
         }
     }
 
@@ -101,6 +106,32 @@ impl Connection {
             _ => {}
         }
         Verdict::Done
+    }
+
+    /// A method inside a content that we refused. A client that hears of our channel.close there may agree at
+    /// once, and use the number again, while another of its threads still sends the body; RabbitMQ's clients
+    /// may, because it refuses no content before its end. `None`: it is out of place all the same.
+    fn handle_inside_refused<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        payload: &'a [u8],
+    ) -> Option<Verdict<'a>> {
+        let number = context.pools.channels[slot].number();
+        match (context.pools.channels[slot].state, Method::parse(payload).ok()?) {
+            (State::Closing, Method::ChannelCloseOk {}) => {
+                context.pools.channels[slot].state = State::Ended;
+                Some(Verdict::Done)
+            }
+            (State::Ended, method @ Method::ChannelOpen {}) => {
+                if !self.has_reply_room(context) {
+                    return Some(Verdict::Wait(Suspension::ReplySpace));
+                }
+                self.drop_channel(context, slot);
+                Some(self.open_channel(context, number, method))
+            }
+            _ => None,
+        }
     }
 
     fn handle_method<'a>(

@@ -15,7 +15,7 @@
 //!   of it has gone), or a small frame whose rest is kept in [`super::marks::Rest`].
 //! - Once the connection is closing, no delivery is begun; the frame that was cut is finished.
 
-use super::channel::{NONE, State};
+use super::channel::NONE;
 use super::deliveries::{Begun, Layout, write_part};
 use super::marks::{
     Mark, Marks, REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, TOLD_MAX, Told, What, blocked_method, small_frame,
@@ -251,7 +251,7 @@ impl Connection {
         self.closing_channels > 0
             && channels
                 .find(&mut self.channels, self.id, number)
-                .is_some_and(|slot| channels[slot].state == State::Closing)
+                .is_some_and(|slot| channels[slot].state.is_closed())
     }
 
     fn has_asides(&self) -> bool {

@@ -91,7 +91,10 @@ impl Connection {
     ) {
         match (pending.kind, outcome) {
             (Kind::Publish, Outcome::PublishRefused) => self.published(context, pending.slot, true, order),
-            (Kind::Publish, Outcome::Wait) => self.held_publish = pending.slot,
+            (Kind::Publish, Outcome::Wait) => {
+                self.held_publish = pending.slot;
+                self.is_suspended = true;
+            }
             (Kind::Nothing | Kind::Release, _) => {}
             (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
             (_, Outcome::Wait) => {
@@ -264,7 +267,7 @@ impl Connection {
     pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.unlist_to_confirm(context, slot);
         self.drop_content(context, slot);
-        if context.pools.channels[slot].state == State::Closing {
+        if context.pools.channels[slot].state.is_closed() {
             self.closing_channels -= 1;
         }
         context.pools.channels.close(&mut self.channels, slot);

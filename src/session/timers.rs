@@ -129,13 +129,16 @@ impl Connection {
         }
     }
 
-    /// Input has come, or stood still and goes on.
+    /// So many octets are there to be handled. Those left over from the last time are no sign of life.
     #[inline]
-    pub(super) fn note_input(&mut self, now: Now) {
-        self.heard = now;
+    pub(super) fn note_input(&mut self, now: Now, octets: usize) {
         if self.is_suspended {
             self.is_suspended = false;
             self.resumed = now;
+            self.heard = now;
+        }
+        if octets > self.unread as usize {
+            self.heard = now;
         }
     }
 
