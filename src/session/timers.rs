@@ -81,7 +81,7 @@ impl Connection {
                 }
                 Timeout::Close => Timeout::Close,
             },
-            Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
+            Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
             phase => {
                 log::warn!("connection {}: closed, time is up: {phase:?}", self.id.index());
                 Timeout::Close
