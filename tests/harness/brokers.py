@@ -67,6 +67,8 @@ class Leveret:
     """A running Leveret: its address, pid and log."""
 
     def __init__(self, binary: Path, args: List[str], config: Optional[str] = None) -> None:
+        if not binary.exists():
+            raise BrokerError(f"there is no {binary}: cargo build --release")
         self.home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         self.log_path = self.home / "log"
         command = [str(binary), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.home / "data")]

@@ -22,8 +22,8 @@ PATIENCE = 10.0
 BARRIER_CHANNEL = 900
 ASYNC = {"basic.deliver", "basic.return", "basic.ack", "basic.nack", "basic.cancel"}
 GENERATED = [
-    (re.compile(r"amq\.gen-[A-Za-z0-9_-]{22}"), "gen"),
-    (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{22}"), "ctag"),
+    (re.compile(r"amq\.gen-[A-Za-z0-9_-]{10,}"), "gen"),
+    (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{10,}"), "ctag"),
     (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]{20,}"), "reply-to"),
 ]
 # What depends on the machine the oracle runs on.
@@ -103,6 +103,8 @@ class Script:
         """Remove what the scenario left, so that scenarios do not see each other."""
         for connection in list(self.connections.values()):
             connection.close_quietly()
+        if not self.queues and not self.exchanges:
+            return
         janitor = Connection(self, "janitor")
         janitor.open()
         for queue in self.queues:

@@ -6,33 +6,91 @@ Suite lines: `PASS transcript/NAME`, `FAIL transcript/NAME: why`, `SKIP transcri
 from __future__ import annotations
 
 import argparse
-import contextlib
+import socket
 import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers  # noqa: E402
+from harness.wire import PROTOCOL_HEADER  # noqa: E402
 from transcript import scenarios  # noqa: E402,F401
 from transcript.differences import Differences, hunks, show_hunk  # noqa: E402
 from transcript.peer import Script  # noqa: E402
 from transcript.registry import SCENARIOS, Scenario  # noqa: E402
 
+Broker = Union[brokers.Leveret, brokers.RabbitMq]
 RECORDED = HERE / "recorded"
 
 
-def play_all(wanted: List[Scenario], address: brokers.Address) -> Dict[str, str]:
-    """The transcripts of these scenarios, the patient ones beside the others."""
+class Target:
+    """The broker to talk to: one that runs already, or one of our own, made anew when it hangs."""
+
+    def __init__(self, at: Optional[str], start: Optional[Callable[[], Broker]]) -> None:
+        self.start = start
+        self.broker = start() if start else None
+        if self.broker:
+            self.address = self.broker.address
+        else:
+            host, port = str(at).rsplit(":", 1)
+            self.address = brokers.Address(host, int(port))
+
+    def renew(self) -> None:
+        """Another broker in place of one that does not answer."""
+        if self.broker and self.start:
+            print(self.broker.log()[-5000:])
+            self.close()
+            self.broker = self.start()
+            self.address = self.broker.address
+
+    def close(self) -> None:
+        """End our own."""
+        if self.broker:
+            self.broker.close()
+            self.broker = None
+
+    def __enter__(self) -> "Target":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def play_all(wanted: List[Scenario], target: Target) -> Dict[str, str]:
+    """The transcripts of these scenarios: the patient ones beside each other, then the others in
+    turn. After one that leaves the broker without an answer the broker is made anew."""
+    texts: Dict[str, str] = {}
     with ThreadPoolExecutor(16) as pool:
-        beside = {s.name: pool.submit(play, s, address) for s in wanted if not s.alone}
-        texts = {s.name: play(s, address) for s in wanted if s.alone}
+        beside = {s.name: pool.submit(play, s, target.address) for s in wanted if not s.alone}
         texts.update({name: future.result() for name, future in beside.items()})
+    if not answers(target.address):
+        print("  the broker did not answer any more after the patient scenarios; made anew", file=sys.stderr)
+        target.renew()
+    for scenario in wanted:
+        if not scenario.alone:
+            continue
+        texts[scenario.name] = play(scenario, target.address)
+        if not answers(target.address):
+            print(f"  the broker did not answer any more after {scenario.name}; made anew", file=sys.stderr)
+            texts[scenario.name] += "# THE BROKER DID NOT ANSWER ANY MORE\n"
+            target.renew()
     return texts
+
+
+def answers(address: brokers.Address) -> bool:
+    """Whether a new client is greeted."""
+    try:
+        with socket.create_connection(address, 5) as probe:
+            probe.settimeout(5)
+            probe.sendall(PROTOCOL_HEADER)
+            return probe.recv(1) == b"\x01"
+    except OSError:
+        return False
 
 
 def play(scenario: Scenario, address: brokers.Address) -> str:
@@ -64,10 +122,10 @@ def chosen(names: List[str]) -> List[Scenario]:
     return [SCENARIOS[name] for name in names]
 
 
-def record(wanted: List[Scenario], address: brokers.Address) -> int:
+def record(wanted: List[Scenario], target: Target) -> int:
     """Write down what this broker says."""
     RECORDED.mkdir(exist_ok=True)
-    texts = play_all(wanted, address)
+    texts = play_all(wanted, target)
     for scenario in wanted:
         text = texts[scenario.name]
         (RECORDED / f"{scenario.name}.txt").write_text(text)
@@ -75,14 +133,14 @@ def record(wanted: List[Scenario], address: brokers.Address) -> int:
     return 0
 
 
-def compare(wanted: List[Scenario], address: brokers.Address, label: str, allowed: Optional[Differences]) -> int:
+def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optional[Differences]) -> int:
     """Hold a broker to what was recorded, but for the differences that are allowed."""
     failed = 0
     now = [scenario for scenario in wanted if scenario.later is None or allowed is None]
     for scenario in wanted:
         if scenario not in now:
             print(f"  later: {scenario.name}: {scenario.later}", flush=True)
-    texts = play_all(now, address)
+    texts = play_all(now, target)
     for scenario in now:
         name = f"transcript/{label}/{scenario.name}"
         path = RECORDED / f"{scenario.name}.txt"
@@ -105,20 +163,9 @@ def compare(wanted: List[Scenario], address: brokers.Address, label: str, allowe
     return failed
 
 
-@contextlib.contextmanager
-def target(args: argparse.Namespace) -> Iterator[brokers.Address]:
-    """The broker to talk to: one that runs already, or one of our own."""
-    if args.at:
-        host, port = args.at.rsplit(":", 1)
-        yield brokers.Address(host, int(port))
-    elif args.rabbitmq:
-        with brokers.rabbitmq() as oracle:
-            yield oracle.address
-    else:
-        with brokers.leveret() as broker:
-            yield broker.address
-            if not broker.alive():
-                print("FAIL transcript/leveret-alive: the broker ended\n" + broker.log())
+def own_leveret() -> Broker:
+    """The release binary."""
+    return brokers.Leveret(brokers.leveret_binary(), [])
 
 
 def main() -> int:
@@ -138,12 +185,15 @@ def main() -> int:
         return 0
     if args.record and not (args.rabbitmq or args.at):
         parser.error("only RabbitMQ is recorded: give --rabbitmq or --at")
-    with target(args) as address:
+    start: Optional[Callable[[], Broker]] = None
+    if not args.at:
+        start = brokers.RabbitMq if args.rabbitmq else own_leveret
+    with Target(args.at, start) as target:
         if args.record:
-            return record(wanted, address)
+            return record(wanted, target)
         allowed = None if args.rabbitmq else Differences.read(HERE / "differences.txt")
         label = "rabbitmq" if args.rabbitmq else "leveret"
-        return 1 if compare(wanted, address, label, allowed) else 0
+        return 1 if compare(wanted, target, label, allowed) else 0
 
 
 if __name__ == "__main__":
