@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(20);
 
 /// As much as a broker and its kernel are likely to hand over at once.
-const INPUT_BYTES: usize = 512 << 10;
+const INPUT_BYTES: usize = 256 << 10;
 /// Octets of a table's length.
 const TABLE_LENGTH_LEN: usize = 4;
 /// What we offer and RabbitMQ offers.
