@@ -1,6 +1,7 @@
-//! `leveret bench` as a person at a prompt meets it, where no broker can be measured.
+//! `leveret bench` as a person at a prompt meets it.
 //!
-//! Always true of it: without a measurement there is one sentence that says what to do, and exit code 1.
+//! Always true of it: every message is checked, so each run here is also a test of the broker; without a
+//! measurement there is one sentence that says what to do, and exit code 1.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -36,6 +37,65 @@ fn stranger(says: &'static [u8]) -> String {
         stream.write_all(says).expect("somebody who listens");
     });
     address
+}
+
+/// A run against a broker of its own that must succeed.
+#[track_caller]
+fn measured(line: &str) -> String {
+    let output = bench(&line.split_whitespace().collect::<Vec<_>>());
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn every_way_to_acknowledge_and_confirm() {
+    for line in [
+        "--messages 50000",
+        "--messages 20000 --ack each --prefetch 10",
+        "--messages 50000 --ack multiple --prefetch 0 --confirms 100",
+        "--messages 2000 --confirms 1 --persistent",
+        "--messages 5000 --size 0",
+        "--messages 5000 --size 7 --ack each",
+        "--messages 30 --size 3MiB --confirms 2 --ack each",
+    ] {
+        let text = measured(line);
+        assert!(text.contains("  checked        every message: "), "{text}");
+        assert!(text.contains("  broker memory  "), "{text}");
+        assert_eq!(text.contains("  confirmed in   p50 "), line.contains("--confirms"), "{text}");
+    }
+}
+
+#[test]
+fn many_queues_through_every_kind_of_exchange() {
+    for kind in ["", "--exchange direct", "--exchange topic --bindings 100", "--exchange fanout"] {
+        let text = measured(&format!("{kind} --messages 9000 --queues 6 --publishers 4 --consumers 3"));
+        let delivered = if kind.contains("fanout") { "54,000" } else { "9,000" };
+        assert!(text.contains(&format!("  delivered      {delivered} messages in ")), "{text}");
+    }
+    // More consumers than queues: each sees a part, and the parts add up.
+    measured("--messages 9000 --queues 2 --publishers 3 --consumers 5 --ack each --prefetch 7");
+}
+
+#[test]
+fn a_backlog_larger_than_the_socket_buffers_drains_to_its_end() {
+    measured("--messages 60000 --size 1KiB");
+    measured("--messages 60000 --size 1KiB --ack multiple");
+}
+
+#[test]
+fn at_a_rate_it_tells_how_long_messages_take() {
+    let text = measured("--rate 2000 --seconds 1 --confirms 100");
+    assert!(text.contains("  latency        p50 ") && text.contains("  confirmed in   p50 "), "{text}");
+    let json = measured("--rate 2000 --seconds 500ms --json --relay");
+    for key in ["\"latency_p99_us\": ", "\"broker_peak_bytes\": ", "\"of_relay\": "] {
+        assert!(json.contains(key), "{json}");
+    }
+}
+
+#[test]
+fn a_broker_of_our_own_that_does_not_start_says_why() {
+    let said = refusal(&["--", "--memory-limit", "1MB"]);
+    assert!(said.starts_with("leveret: the broker did not start: leveret: "), "{said}");
 }
 
 #[test]
