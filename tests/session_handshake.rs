@@ -220,6 +220,7 @@ fn the_client_closes() {
     host.run(&mut world, &script);
     assert_eq!(host.said(), ["1 ChannelOpenOk", "0 ConnectionCloseOk"]);
     assert!(host.connection.is_over() && !host.is_finished, "closing the socket is up to the client");
+    assert_eq!(world.pools.channels_used(), 0, "its channels are free for others already");
     assert_eq!(host.pass_time(&mut world), Timeout::Close);
     host.end(&mut world);
 }

@@ -278,17 +278,6 @@ impl Connection {
         self.set_content(context, slot, content);
     }
 
-    /// The connection ends: no content will ever be complete.
-    pub(super) fn stop_contents(&mut self, context: &mut Context<'_>) {
-        let mut slot = self.channels.first;
-        while slot != NONE && self.contents > 0 {
-            self.drop_content(context, slot);
-            slot = context.pools.channels.next(slot);
-        }
-        self.held_publish = NONE;
-        self.body.slot = NONE;
-    }
-
     #[inline]
     fn set_content(&mut self, context: &mut Context<'_>, slot: Slot, content: Content) {
         let record = &mut context.pools.channels[slot];

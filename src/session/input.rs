@@ -443,8 +443,29 @@ impl Connection {
         self.is_suspended = false;
         self.heartbeat_due = false;
         self.blocked = Blocked::default();
-        self.stop_contents(context);
-        self.stop_confirms(context);
+        self.stop_channels(context);
+    }
+
+    /// No channel is of use any more but those with confirms that can still be told; those which would have
+    /// to wait for a return are not, for the client must not take their messages for routed.
+    fn stop_channels(&mut self, context: &mut Context<'_>) {
+        self.held_publish = NONE;
+        self.body.slot = NONE;
+        (self.first_to_confirm, self.last_to_confirm) = (NONE, NONE);
+        let mut slot = self.channels.first;
+        while slot != NONE {
+            let next = context.pools.channels.next(slot);
+            let record = &mut context.pools.channels[slot];
+            record.is_to_confirm = false;
+            record.confirms.drop_ordered();
+            if record.confirms.front().is_none() {
+                self.drop_channel(context, slot);
+            } else {
+                self.drop_content(context, slot);
+                self.list_to_confirm(context, slot);
+            }
+            slot = next;
+        }
     }
 }
 

@@ -248,21 +248,6 @@ impl Connection {
         self.unlist_to_confirm(context, slot);
     }
 
-    /// The connection ends, and no delivery is begun any more: a confirm that would have to wait for a
-    /// return is not told, for the client must not take the message for routed.
-    pub(super) fn stop_confirms(&mut self, context: &mut Context<'_>) {
-        let mut slot = self.first_to_confirm;
-        while slot != NONE {
-            let record = &mut context.pools.channels[slot];
-            record.confirms.drop_ordered();
-            let (next, is_empty) = (record.next_to_confirm, record.confirms.front().is_none());
-            if is_empty {
-                self.unlist_to_confirm(context, slot);
-            }
-            slot = next;
-        }
-    }
-
     /// The channel is gone for both sides: its number may be used again.
     pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.unlist_to_confirm(context, slot);
