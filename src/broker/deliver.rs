@@ -28,13 +28,13 @@ pub(super) struct Taken {
 }
 
 impl Broker {
-    /// Hands out at most `most` messages; says whether there is more to hand out at once.
-    pub fn deliver(&mut self, messages: &mut Messages, most: u32) -> bool {
+    /// Hands out at most `most` messages.
+    pub fn deliver(&mut self, messages: &mut Messages, most: u32) {
         self.recheck_starved();
         let mut left = most;
         while left > 0 {
             let Some(queue) = self.ready.pop_front(&mut self.queues, |queue| &mut queue.ready_links) else {
-                return false;
+                return;
             };
             self.queues[queue].on_ready_list = false;
             let id = QueueId::from_index(queue);
@@ -44,7 +44,6 @@ impl Broker {
             }
             self.wake(id);
         }
-        !self.ready.is_empty()
     }
 
     /// Deliveries were scarce and some were settled since: whoever was refused may try again.

@@ -269,6 +269,12 @@ impl Broker {
         Some(connection)
     }
 
+    /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
+    /// that became possible, connections with something new to send.
+    pub fn has_work(&self) -> bool {
+        !self.jobs.is_empty() || !self.ready.is_empty() || !self.noted.is_empty()
+    }
+
     /// Rises whenever messages left memory.
     pub const fn releases(&self) -> u64 {
         self.releases

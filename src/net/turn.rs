@@ -84,8 +84,6 @@ pub struct House {
     /// What [`Self::room_made`] said when they last tried.
     room_seen: u64,
     for_jobs: VecDeque<ConnectionId>,
-    more_to_deliver: bool,
-    more_jobs: bool,
     watchdog: Option<(u64, Deadline)>,
     stopping: Option<Deadline>,
 }
@@ -142,8 +140,6 @@ impl House {
             for_room: VecDeque::with_capacity(connections),
             room_seen: 0,
             for_jobs: VecDeque::with_capacity(connections),
-            more_to_deliver: false,
-            more_jobs: false,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
             stopping: None,
             limits,
@@ -168,9 +164,9 @@ impl House {
         self.let_in();
         self.read();
         self.keep_time();
-        self.more_jobs = self.broker.run_jobs(&mut self.messages);
+        self.broker.run_jobs(&mut self.messages);
         self.resume_after_jobs();
-        self.more_to_deliver = self.broker.deliver(&mut self.messages, DELIVERIES_PER_TURN);
+        self.broker.deliver(&mut self.messages, DELIVERIES_PER_TURN);
         self.write();
         self.resume_for_room();
         self.close();
@@ -204,8 +200,7 @@ impl House {
     }
 
     fn has_work(&self) -> bool {
-        self.more_to_deliver
-            || self.more_jobs
+        self.broker.has_work()
             || !self.to_read.is_empty()
             || !self.to_write.is_empty()
             || self.may_let_in() && self.doors.iter().any(|door| door.ready)
@@ -406,7 +401,6 @@ impl House {
         }
         if peer.session.is_over() {
             self.broker.disconnect(id);
-            self.more_jobs = true;
         }
         self.deadlines.lower(id, peer.session.deadline());
         if peer.session.has_output() || peer.ending == Ending::Flushing {
@@ -622,7 +616,6 @@ impl House {
             peer.stream.release(&mut self.stashes);
             self.deadlines.remove(id);
             self.broker.release(id);
-            self.more_jobs = true;
             self.peers_count -= 1;
             self.handshakes -= u32::from(peer.shaking_hands);
             for list in [&mut self.for_room, &mut self.for_jobs, &mut self.to_read, &mut self.to_write] {
