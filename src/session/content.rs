@@ -76,7 +76,7 @@ impl Connection {
         self.blocked.concerned = self.capabilities.connection_blocked;
         let message = match context.messages.begin(exchange, routing_key, context.share) {
             Ok(message) => message,
-            Err(full) if self.may_wait(context, full, 0) => return Verdict::Wait(Suspension::ContentRoom),
+            Err(_) if self.may_wait(context, 0) => return Verdict::Wait(Suspension::ContentRoom),
             Err(full) => {
                 self.set_content(context, slot, Content::Header { message: None, flags: PublishFlags::NONE });
                 return Verdict::Fault(no_room(full), PUBLISH, slot);
@@ -163,13 +163,13 @@ impl Connection {
         );
         reserved.map_err(|full| {
             // This content itself is one of those that are not complete.
-            if self.may_wait(context, full, 1) { Refusal::Wait } else { Refusal::Fault(no_room(full)) }
+            if self.may_wait(context, 1) { Refusal::Wait } else { Refusal::Fault(no_room(full)) }
         })
     }
 
     /// Whether a publish may stand still until others have freed memory: not when this connection holds
     /// memory itself, in other contents or in deliveries that others wait for.
-    fn may_wait(&self, context: &Context<'_>, _full: PoolFull, own: u16) -> bool {
+    fn may_wait(&self, context: &Context<'_>, own: u16) -> bool {
         context.share == Share::Ordinary && self.contents <= own
     }
 
