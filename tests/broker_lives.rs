@@ -146,7 +146,7 @@ impl World {
     }
 
     fn message(&mut self, exchange: &str, key: &str, share: Share) -> Option<MessageId> {
-        let id = self.messages.begin(exchange, key, share).ok()?;
+        let id = self.messages.begin(exchange, key.as_bytes(), share).ok()?;
         let len = [8, 16, 200, 3_000][self.random.below(4) as usize];
         let reserved = self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, len, share);
         if reserved.is_err() {
@@ -380,4 +380,43 @@ fn random_lives_leave_every_pool_empty() {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// RabbitMQ takes any bytes for a routing key; they match what asks for nothing in particular.
+#[test]
+fn a_routing_key_need_not_be_text() {
+    let mut world = World::new(1);
+    world.connect();
+    world.open_channel(0);
+    let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
+    for (queue, key) in [("all", "#"), ("two words", "*.*"), ("text", "a.b")] {
+        let declare = Command::QueueDeclare {
+            queue,
+            passive: false,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            arguments: &[],
+        };
+        world.apply(connection, Some(channel), declare);
+        let bind = Command::QueueBind { queue, exchange: "amq.topic", routing_key: key, arguments: &[] };
+        assert_eq!(world.apply(connection, Some(channel), bind), Outcome::Done);
+    }
+    let key = b"\xFF\xFE.b";
+    let message = world.messages.begin("amq.topic", key, Share::Ordinary).unwrap();
+    world.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
+    world.messages.finish(message);
+    let publish = Command::Publish { message, mandatory: true };
+    assert_eq!(world.apply(connection, Some(channel), publish), Outcome::Published);
+    for (queue, expected) in
+        [("all", Outcome::GetQueued), ("two words", Outcome::GetQueued), ("text", Outcome::GetEmpty)]
+    {
+        assert_eq!(
+            world.apply(connection, Some(channel), Command::Get { queue, no_ack: true }),
+            expected,
+            "{queue}"
+        );
+    }
+    let outbox = world.broker.outbox(connection);
+    assert_eq!(world.messages.routing_key(outbox.peek().unwrap().message), key);
 }

@@ -288,7 +288,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let mut host = open_channels(&mut world, &[1, 2]);
     let mut held = Vec::new();
-    while let Ok(id) = world.messages.begin("", "q", Share::Ordinary) {
+    while let Ok(id) = world.messages.begin("", b"q", Share::Ordinary) {
         held.push(id);
     }
     // Nothing is incomplete: the publish stands in the input, untouched.
@@ -305,7 +305,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
     assert_eq!(host.rules.log.len(), 1);
     // One is incomplete: the next one may not wait for it.
     assert_eq!(host.feed(&mut world, &publish(1, "k", b"body")[..30]), None);
-    while let Ok(id) = world.messages.begin("", "q", Share::Ordinary) {
+    while let Ok(id) = world.messages.begin("", b"q", Share::Ordinary) {
         held.push(id);
     }
     host.run(&mut world, &[]);
@@ -330,7 +330,7 @@ fn who_may_use_the_reserve_never_waits() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let mut host = open_channels(&mut world, &[1]);
     let mut held = Vec::new();
-    while let Ok(id) = world.messages.begin("", "q", Share::Reserve) {
+    while let Ok(id) = world.messages.begin("", b"q", Share::Reserve) {
         held.push(id);
     }
     world.share = Share::Reserve;

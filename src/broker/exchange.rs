@@ -90,7 +90,7 @@ pub(super) struct Binding {
 pub(super) struct Node {
     /// Its parent; none for a root.
     pub(super) parent: Option<usize>,
-    pub(super) word: Box<str>,
+    pub(super) word: Box<[u8]>,
     pub(super) bindings: List,
     pub(super) children: u32,
     /// The child `*`, if there is one.

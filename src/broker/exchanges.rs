@@ -153,7 +153,7 @@ impl Broker {
             return Err(self.out_of("exchanges_max"));
         }
         let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
-        let root = self.insert_node(None, "");
+        let root = self.insert_node(None, b"");
         let record = Exchange {
             vhost,
             name: declaration.exchange.into(),
@@ -315,10 +315,10 @@ impl Broker {
         let root = self.exchanges[source.index()].root;
         match kind {
             Kind::Fanout | Kind::Headers | Kind::Default => Some(root),
-            Kind::Direct => self.child_or_new(root, key),
+            Kind::Direct => self.child_or_new(root, key.as_bytes()),
             Kind::Topic => {
                 let mut at = root;
-                for word in topic::words(key) {
+                for word in topic::words(key.as_bytes()) {
                     match self.child_or_new(at, word) {
                         Some(child) => at = child,
                         None => {
@@ -332,7 +332,7 @@ impl Broker {
         }
     }
 
-    fn child_or_new(&mut self, parent: usize, word: &str) -> Option<usize> {
+    fn child_or_new(&mut self, parent: usize, word: &[u8]) -> Option<usize> {
         if let Some(child) = topic::child(&self.nodes, &self.node_table, parent, word) {
             return Some(child);
         }
@@ -344,14 +344,14 @@ impl Broker {
         let record = &mut self.nodes[parent];
         record.children += 1;
         match word {
-            "*" => record.star = Some(child),
-            "#" => record.hash = Some(child),
+            b"*" => record.star = Some(child),
+            b"#" => record.hash = Some(child),
             _ => {}
         }
         Some(child)
     }
 
-    fn insert_node(&mut self, parent: Option<usize>, word: &str) -> usize {
+    fn insert_node(&mut self, parent: Option<usize>, word: &[u8]) -> usize {
         let node = Node {
             parent,
             word: word.into(),
@@ -376,8 +376,8 @@ impl Broker {
             let above = &mut self.nodes[parent];
             above.children -= 1;
             match &*record.word {
-                "*" => above.star = None,
-                "#" => above.hash = None,
+                b"*" => above.star = None,
+                b"#" => above.hash = None,
                 _ => {}
             }
             at = parent;

@@ -48,14 +48,14 @@ impl RouteCache {
 /// All keys a message is routed by: its own, and those in its CC and BCC headers.
 #[derive(Clone, Copy)]
 struct Keys<'a> {
-    own: &'a str,
+    own: &'a [u8],
     headers: Table<'a>,
 }
 
 impl<'a> Keys<'a> {
-    fn iter(self) -> impl Iterator<Item = &'a str> {
+    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         let listed = |name| match self.headers.get(name) {
-            Some(Value::Array(array)) => Some(array.iter().filter_map(|value| value.as_str())),
+            Some(Value::Array(array)) => Some(array.iter().filter_map(|value| value.as_bytes())),
             _ => None,
         };
         core::iter::once(self.own)
@@ -141,8 +141,8 @@ impl Broker {
         }
     }
 
-    fn take_named(&mut self, vhost: VhostId, name: &str) -> bool {
-        match self.find_queue(vhost, name) {
+    fn take_named(&mut self, vhost: VhostId, name: &[u8]) -> bool {
+        match core::str::from_utf8(name).ok().and_then(|name| self.find_queue(vhost, name)) {
             Some(queue) => {
                 self.take(Destination::Queue(queue));
                 true
@@ -151,7 +151,7 @@ impl Broker {
         }
     }
 
-    fn take_topic(&mut self, root: usize, key: &str) -> bool {
+    fn take_topic(&mut self, root: usize, key: &[u8]) -> bool {
         let mut walk = core::mem::take(&mut self.walk);
         let mut any = false;
         if let Some(walk) = walk.as_mut() {

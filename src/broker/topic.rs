@@ -28,7 +28,7 @@ impl Walk {
         nodes: &mut Slab<Node>,
         table: &IndexTable,
         root: usize,
-        key: &str,
+        key: &[u8],
     ) -> &[usize] {
         self.step += 1;
         self.reached.clear();
@@ -37,7 +37,7 @@ impl Walk {
             self.step += 1;
             self.next.clear();
             for &at in &self.reached {
-                if &*nodes[at].word == "#" && nodes[at].parent.is_some() {
+                if *nodes[at].word == *b"#" && nodes[at].parent.is_some() {
                     enter(nodes, at, self.step, &mut self.next);
                 }
                 if let Some(star) = nodes[at].star {
@@ -54,18 +54,18 @@ impl Walk {
 }
 
 /// The words of a key or pattern; an empty one has none.
-pub(super) fn words(key: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = if key.is_empty() { 0 } else { usize::MAX };
-    key.split('.').take(count)
+    key.split(|byte| *byte == b'.').take(count)
 }
 
 /// The child of `parent` with this word.
-pub(super) fn child(nodes: &Slab<Node>, table: &IndexTable, parent: usize, word: &str) -> Option<usize> {
+pub(super) fn child(nodes: &Slab<Node>, table: &IndexTable, parent: usize, word: &[u8]) -> Option<usize> {
     if nodes[parent].children == 0 {
         return None;
     }
     table.find((parent as u32, word), |index| {
-        nodes[index].parent == Some(parent) && &*nodes[index].word == word
+        nodes[index].parent == Some(parent) && *nodes[index].word == *word
     })
 }
 

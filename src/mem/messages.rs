@@ -195,7 +195,7 @@ impl Messages {
     ///
     /// # Errors
     /// No slot, or no page for names that do not fit inline.
-    pub fn begin(&mut self, exchange: &str, routing_key: &str, share: Share) -> Result<MessageId, PoolFull> {
+    pub fn begin(&mut self, exchange: &str, routing_key: &[u8], share: Share) -> Result<MessageId, PoolFull> {
         debug_assert!(exchange.len() <= 255 && routing_key.len() <= 255, "short strings");
         let names_len = exchange.len() + routing_key.len();
         let mut first_block = 0;
@@ -222,7 +222,7 @@ impl Messages {
             inline: [0; INLINE_BYTES],
         });
         self.append(id, exchange.as_bytes());
-        self.append(id, routing_key.as_bytes());
+        self.append(id, routing_key);
         Ok(id)
     }
 
@@ -305,11 +305,11 @@ impl Messages {
         text(&self.names(id)[..slot.exchange_len as usize])
     }
 
-    /// The routing key it was published with.
-    pub fn routing_key(&self, id: MessageId) -> &str {
+    /// The routing key it was published with: any bytes.
+    pub fn routing_key(&self, id: MessageId) -> &[u8] {
         let slot = &self.slots[id.index()];
         let start = slot.exchange_len as usize;
-        text(&self.names(id)[start..start + slot.key_len as usize])
+        &self.names(id)[start..start + slot.key_len as usize]
     }
 
     /// Exchange and routing key, one behind the other.
@@ -405,9 +405,10 @@ impl Messages {
         properties: &[u8],
         flags: MessageFlags,
     ) -> Result<MessageId, PoolFull> {
-        let exchange = short(self.exchange(id));
-        let routing_key = short(self.routing_key(id));
-        let copy = self.begin(&exchange, &routing_key, Share::Reserve)?;
+        // At most two short strings.
+        let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
+        let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
+        let copy = self.begin(text(exchange), routing_key, Share::Reserve)?;
         let body_len = self.body_len(id);
         if let Err(full) = self.reserve_content(copy, properties, flags, body_len, Share::Reserve) {
             self.release(copy);
@@ -661,10 +662,6 @@ impl Slot {
 /// Names were checked when they came off the wire.
 fn text(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes).unwrap_or_default()
-}
-
-fn short(name: &str) -> heapless::String<255> {
-    heapless::String::try_from(name).unwrap_or_default()
 }
 
 #[cfg(test)]

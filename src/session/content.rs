@@ -70,9 +70,6 @@ impl Connection {
         if !record.confirms.has_room() {
             return Verdict::Wait(Suspension::ReplySpace);
         }
-        let Ok(routing_key) = core::str::from_utf8(routing_key) else {
-            return Verdict::hard(ReplyCode::FrameError, format_args!("{}", WireError::NotUtf8), PUBLISH);
-        };
         self.blocked.concerned = self.capabilities.connection_blocked;
         let message = match context.messages.begin(exchange, routing_key, context.share) {
             Ok(message) => message,

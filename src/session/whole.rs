@@ -86,7 +86,6 @@ impl Connection {
             return None;
         }
         let exchange = core::str::from_utf8(whole.exchange).ok()?;
-        let routing_key = core::str::from_utf8(whole.routing_key).ok()?;
         let flags = match whole.properties {
             [0, 0] => MessageFlags::NONE,
             bytes => message_flags(Properties::parse(bytes).ok()?),
@@ -95,7 +94,7 @@ impl Connection {
         if !context.pools.channels[slot].confirms.has_room() {
             return None;
         }
-        let message = context.messages.begin(exchange, routing_key, context.share).ok()?;
+        let message = context.messages.begin(exchange, whole.routing_key, context.share).ok()?;
         let len = whole.body.len() as u32;
         if context.messages.reserve_content(message, whole.properties, flags, len, context.share).is_err() {
             context.messages.release(message);

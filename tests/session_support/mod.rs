@@ -229,7 +229,7 @@ impl Rules {
     }
 
     fn publish(&mut self, messages: &mut Messages, number: u16, id: MessageId, mandatory: bool) -> Outcome {
-        let key = messages.routing_key(id).to_string();
+        let key = String::from_utf8_lossy(messages.routing_key(id)).into_owned();
         if key == "wait" && self.is_full {
             return Outcome::Wait;
         }
@@ -555,7 +555,7 @@ impl Random {
 }
 
 pub fn message(world: &mut World, body: &[u8]) -> MessageId {
-    let id = world.messages.begin("x", "key", Share::Reserve).unwrap();
+    let id = world.messages.begin("x", b"key", Share::Reserve).unwrap();
     world
         .messages
         .reserve_content(id, &[0, 0], MessageFlags::NONE, body.len() as u32, Share::Reserve)

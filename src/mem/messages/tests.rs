@@ -7,7 +7,7 @@ fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -
 }
 
 fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
-    let id = pool.begin("amq.topic", key, Share::Ordinary).unwrap();
+    let id = pool.begin("amq.topic", key.as_bytes(), Share::Ordinary).unwrap();
     pool.reserve_content(id, properties, MessageFlags::NONE, body.len() as u32, Share::Ordinary).unwrap();
     for piece in body.chunks(77) {
         pool.append_body(id, piece);
@@ -37,7 +37,7 @@ fn streams_of_every_shape_read_back_as_written() {
                 let id = make(&mut pool, &key, &properties, &bytes);
                 let mut scratch = [0; 8192];
                 assert_eq!(pool.properties(id, &mut scratch), properties);
-                assert_eq!((pool.exchange(id), pool.routing_key(id)), ("amq.topic", key.as_str()));
+                assert_eq!((pool.exchange(id), pool.routing_key(id)), ("amq.topic", key.as_bytes()));
                 assert_eq!(body(&pool, id, 0), bytes);
                 let middle = bytes.len() / 2;
                 assert_eq!(body(&pool, id, middle as u32), bytes[middle..]);
@@ -55,7 +55,7 @@ fn other_properties_make_another_message_with_the_same_body() {
     let id = make(&mut pool, "key", b"old", &bytes);
     let other = pool.with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT).unwrap();
     assert_eq!(pool.properties(other, &mut [0; 64]), b"and now the new ones");
-    assert_eq!((body(&pool, other, 0), pool.routing_key(other)), (bytes, "key"));
+    assert_eq!((body(&pool, other, 0), pool.routing_key(other)), (bytes, &b"key"[..]));
     assert_eq!(pool.messages_used(), 1);
 }
 
@@ -63,16 +63,16 @@ fn other_properties_make_another_message_with_the_same_body() {
 fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
     let mut pool = pool(160, 1 << 20, 1 << 20);
     let mut held = Vec::new();
-    while let Ok(id) = pool.begin("", "q", Share::Ordinary) {
+    while let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
         held.push(id);
     }
     assert_eq!(held.len(), 150);
     assert!(pool.is_held() && !pool.lift_hold());
-    let reserve = pool.begin("", "q", Share::Reserve).unwrap();
+    let reserve = pool.begin("", b"q", Share::Reserve).unwrap();
     pool.release(reserve);
     pool.release(held.pop().unwrap());
     assert_eq!(
-        pool.begin("", "q", Share::Ordinary),
+        pool.begin("", b"q", Share::Ordinary),
         Err(PoolFull::Messages),
         "off mark is apart from on mark"
     );
@@ -80,7 +80,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
         pool.release(id);
     }
     assert!(pool.lift_hold());
-    assert!(pool.begin("", "q", Share::Ordinary).is_ok());
+    assert!(pool.begin("", b"q", Share::Ordinary).is_ok());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn half_sent_contents_share_what_assembly_may_take() {
     let mut pool = pool(100, 1 << 20, 64 << 10);
     let mut half = Vec::new();
     loop {
-        let id = pool.begin("", "q", Share::Ordinary).unwrap();
+        let id = pool.begin("", b"q", Share::Ordinary).unwrap();
         let result = pool.reserve_content(id, b"", MessageFlags::NONE, 16 << 10, Share::Ordinary);
         half.push(id);
         if let Err(full) = result {
@@ -105,7 +105,7 @@ fn half_sent_contents_share_what_assembly_may_take() {
 #[test]
 fn a_content_that_does_not_fit_changes_nothing() {
     let mut pool = pool(4, 8 * PAGE_BYTES, 1 << 20);
-    let id = pool.begin("", "q", Share::Reserve).unwrap();
+    let id = pool.begin("", b"q", Share::Reserve).unwrap();
     let full = pool.reserve_content(id, b"", MessageFlags::NONE, 9 * PAGE_BYTES as u32, Share::Reserve);
     assert_eq!(full, Err(PoolFull::Bodies));
     assert_eq!((pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0));
