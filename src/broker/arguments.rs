@@ -10,7 +10,7 @@ use core::fmt;
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
-use super::publish::Lossy;
+use super::words::{Lossy, QueueInWords, Shown};
 
 /// What to do with a message that a full queue has no place for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -107,19 +107,6 @@ const KNOWN: [(&str, Check); 19] = [
 /// The longest time RabbitMQ lets anything wait for its end: a hundred years.
 pub(super) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
-/// The queue's name and host as reply texts show them.
-#[derive(Clone, Copy)]
-pub(super) struct QueueInWords<'a> {
-    pub(super) name: &'a str,
-    pub(super) vhost: &'a str,
-}
-
-impl fmt::Display for QueueInWords<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "queue '{}' in vhost '{}'", self.name, self.vhost)
-    }
-}
-
 /// Checks the arguments of a new queue.
 ///
 /// # Errors
@@ -200,39 +187,6 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
     match (name, arguments.get(name)) {
         ("x-queue-type", None) => Some(Value::LongStr(b"classic")),
         (_, value) => value,
-    }
-}
-
-/// A value in a reply text: bare when both sides have one, with its type when only one has.
-struct Shown<'a> {
-    value: Option<Value<'a>>,
-    bare: bool,
-}
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.value {
-            None => f.write_str("none"),
-            Some(value) if self.bare => write!(f, "'{}'", Plain(value)),
-            Some(value) => write!(f, "the value '{}' of type '{}'", Plain(value), value.type_name()),
-        }
-    }
-}
-
-/// A value without its type.
-pub(super) struct Plain<'a>(pub(super) Value<'a>);
-
-impl fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0, self.0.as_integer()) {
-            (_, Some(number)) => write!(f, "{number}"),
-            (Value::LongStr(text) | Value::Binary(text), _) => Lossy(text).fmt(f),
-            (Value::Bool(truth), _) => write!(f, "{truth}"),
-            (Value::Double(number), _) => write!(f, "{number:?}"),
-            (Value::Float(number), _) => write!(f, "{number:?}"),
-            (Value::Timestamp(seconds), _) => write!(f, "{seconds}"),
-            (other, _) => f.write_str(other.type_name()),
-        }
     }
 }
 

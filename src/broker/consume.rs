@@ -11,12 +11,12 @@ use crate::wire::field::Table;
 
 use super::Broker;
 use super::REPLY_TO;
-use super::arguments::QueueInWords;
 use super::deliveries::Carrier;
 use super::jobs::Job;
 use super::queues::QueueDeclaration;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
 use super::route::RouteCache;
+use super::words::QueueInWords;
 
 /// basic.consume's fields.
 pub(super) struct ConsumeRequest<'a> {

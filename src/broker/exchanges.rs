@@ -8,11 +8,12 @@ use crate::mem::{Links, List};
 use crate::wire::field::{Table, Value};
 
 use super::Broker;
-use super::arguments::{self, Plain, inequivalent_flag};
+use super::arguments::{self, inequivalent_flag};
 use super::exchange::{Binding, Destination, Exchange, Kind, Node};
 use super::headers;
 use super::jobs::Job;
 use super::topic;
+use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
 
 /// exchange.declare's fields.
 pub(super) struct ExchangeDeclaration<'a> {
@@ -29,18 +30,6 @@ pub(super) struct BindingSpec<'a> {
     pub(super) source: &'a str,
     pub(super) routing_key: &'a str,
     pub(super) arguments: &'a [u8],
-}
-
-/// An exchange's name and host as reply texts show them.
-pub(super) struct ExchangeInWords<'a> {
-    name: &'a str,
-    vhost: &'a str,
-}
-
-impl core::fmt::Display for ExchangeInWords<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "exchange '{}' in vhost '{}'", self.name, self.vhost)
-    }
 }
 
 impl Broker {
@@ -407,30 +396,6 @@ fn check_x_match(arguments: Table<'_>) -> Result<(), Fault> {
         }
         Some(value) => {
             fault(format_args!("type {} (value {}); expected longstr", value.type_name(), ErlangTerm(value)))
-        }
-    }
-}
-
-/// Text as RabbitMQ's `~p` prints a binary.
-struct ErlangBinary<'a>(&'a [u8]);
-
-impl core::fmt::Display for ErlangBinary<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0.is_empty() {
-            true => f.write_str("<<>>"),
-            false => write!(f, "<<\"{}\">>", super::publish::Lossy(self.0)),
-        }
-    }
-}
-
-struct ErlangTerm<'a>(Value<'a>);
-
-impl core::fmt::Display for ErlangTerm<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0 {
-            Value::Void => f.write_str("undefined"),
-            Value::Binary(text) => ErlangBinary(text).fmt(f),
-            other => Plain(other).fmt(f),
         }
     }
 }

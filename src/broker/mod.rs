@@ -13,6 +13,7 @@
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `jobs` | what would take too long in one go |
 //! | `names` | name tables |
+//! | `words` | things as reply texts show them |
 //!
 //! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
 //! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
@@ -39,6 +40,7 @@ mod route;
 mod settle;
 mod topic;
 mod transaction;
+mod words;
 
 use std::collections::VecDeque;
 

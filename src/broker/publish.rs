@@ -15,6 +15,7 @@ use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::queue::ENTRY_PLAIN;
 use super::records::Mode;
+use super::words::Lossy;
 use super::{Broker, REPLY_TO};
 
 /// What stops a publish that is otherwise right.
@@ -381,17 +382,5 @@ fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
         () if negative && number > 0 => fault(format_args!("{{value_negative,{}}}", Lossy(text))),
         () if number > MILLISECONDS_MAX as u64 => fault(format_args!("{{value_too_large,{}}}", Lossy(text))),
         () => Ok(Some(number)),
-    }
-}
-
-/// Bytes of a peer's text, shown as far as they are text.
-pub(super) struct Lossy<'a>(pub(super) &'a [u8]);
-
-impl core::fmt::Display for Lossy<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            f.write_str(chunk.valid())?;
-        }
-        Ok(())
     }
 }

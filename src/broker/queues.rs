@@ -8,13 +8,14 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{Fifo, Links, List, Messages};
 use crate::wire::field::Table;
 
-use super::arguments::{self, QueueFlags, QueueInWords, QueueSettings, inequivalent_flag};
+use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
 use super::deliveries::ReturnedHeap;
 use super::exchange::Destination;
 use super::exchanges::{BindingSpec, refuse_default};
 use super::jobs::Job;
 use super::queue::Queue;
 use super::records::ConsumerState;
+use super::words::QueueInWords;
 use super::{Broker, REPLY_TO};
 
 /// queue.declare's fields.

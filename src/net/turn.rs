@@ -231,7 +231,11 @@ impl House {
             peer.stream.read_closed |= event.is_read_closed() || event.is_error();
             self.list_to_read(id);
         }
-        if event.is_writable() {
+        if event.is_error() || event.is_read_closed() && event.is_write_closed() {
+            // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
+            // message may go where it would only be lost sight of.
+            self.broker.set_writable(id, false);
+        } else if event.is_writable() {
             if let Some(peer) = self.peers[id.index()].as_mut() {
                 peer.stream.writable = true;
             }

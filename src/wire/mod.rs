@@ -21,13 +21,11 @@
 //! | `method`   | every method of AMQP 0-9-1 with RabbitMQ's extensions, as one enum         |
 //! | `props`    | content headers and the fourteen message properties                        |
 //! | `field`    | field tables, arrays and their values; in `field/writer` how we write them |
-//! | `delivery` | the frames before a delivered body, written in one go                      |
 //! | here       | the bounded cursors the others read and write with                         |
 //!
 //! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient
 //! than the specification, its behaviour is ours; the comments say where.
 
-pub mod delivery;
 pub mod field;
 pub mod frame;
 pub mod method;
@@ -35,7 +33,6 @@ pub mod props;
 
 use core::fmt;
 
-pub use delivery::DeliveryHead;
 pub use field::{Array, ArrayWriter, TABLE_DEPTH_MAX, Table, TableWriter, Value};
 pub use frame::{
     FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, HEARTBEAT_FRAME,
