@@ -84,6 +84,8 @@ pub struct House {
     /// What [`Self::room_made`] said when they last tried.
     room_seen: u64,
     for_jobs: VecDeque<ConnectionId>,
+    bytes_read: usize,
+    holds_back: bool,
     watchdog: Option<(u64, Deadline)>,
     stopping: Option<Deadline>,
 }
@@ -140,6 +142,8 @@ impl House {
             for_room: VecDeque::with_capacity(connections),
             room_seen: 0,
             for_jobs: VecDeque::with_capacity(connections),
+            bytes_read: 0,
+            holds_back: false,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
             stopping: None,
             limits,
@@ -308,9 +312,14 @@ impl House {
         }
     }
 
+    /// Reads about as much as leaves again, or a backlog builds up that is cold when it is delivered: one
+    /// buffer's worth over all peers, and with something left to write only every other turn.
     fn read(&mut self) {
+        (self.holds_back, self.bytes_read) = (!self.to_write.is_empty() && !self.holds_back, 0);
+        let most = if self.holds_back { 0 } else { self.input.len() };
         for _ in 0..self.to_read.len() {
-            let Some(id) = self.to_read.pop_front() else { break };
+            let next = if self.bytes_read < most { self.to_read.pop_front() } else { None };
+            let Some(id) = next else { break };
             self.read_from(id);
         }
     }
@@ -330,6 +339,7 @@ impl House {
         let scarce = self.messages.is_held() || self.stashes.bytes_free() < self.input.len();
         let reading = if scarce { Reading::Look } else { Reading::Take };
         let got = peer.stream.read(&self.stashes, &mut self.input, reading);
+        self.bytes_read += got.len;
         let handled = self.handle(id, got.len);
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         let kept = peer.stream.keep(&mut self.stashes, &mut self.input, got.len, handled);
