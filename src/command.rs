@@ -190,7 +190,7 @@ pub enum Outcome {
     /// [`Command::QueueDeclare`]: the name (server-made ones included) and the counts for declare-ok.
     QueueDeclared {
         /// The queue's name.
-        queue: Name,
+        queue: Box<str>,
         /// Messages ready.
         message_count: u32,
         /// Consumers.
@@ -201,7 +201,7 @@ pub enum Outcome {
     /// [`Command::Consume`]: the tag, server-made ones included.
     Consuming {
         /// The consumer tag.
-        tag: Name,
+        tag: Box<str>,
     },
     /// [`Command::Publish`] was taken care of: a confirm may go out (after the channel's returns).
     Published,

@@ -12,7 +12,7 @@ use core::fmt::{self, Write as _};
 pub const REPLY_TEXT_BYTES_MAX: usize = 255;
 
 /// A reply text as it goes on the wire, `NOT_FOUND - no queue 'q' in vhost '/'`.
-pub type ReplyText = heapless::String<REPLY_TEXT_BYTES_MAX>;
+type ReplyText = heapless::String<REPLY_TEXT_BYTES_MAX>;
 
 /// Reply codes of AMQP 0-9-1 (specification 1.2 "constants") that Leveret sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,8 +107,9 @@ pub struct Fault {
     pub code: ReplyCode,
     /// What it ends.
     pub scope: Scope,
-    /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes.
-    pub text: ReplyText,
+    /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes. Not inline: a fault travels in
+    /// the answer to every command, and hardly any answer is one.
+    pub text: Box<str>,
 }
 
 impl Fault {
@@ -130,11 +131,11 @@ impl fmt::Display for Fault {
     }
 }
 
-fn reply_text(name: &str, explanation: fmt::Arguments<'_>) -> ReplyText {
+fn reply_text(name: &str, explanation: fmt::Arguments<'_>) -> Box<str> {
     let mut cut = Cut { text: ReplyText::new(), overflowed: false };
     // Cut never fails, and what it is given to show are names and numbers.
     let _ = write!(cut, "{name} - {explanation}");
-    cut.finish()
+    cut.finish().as_str().into()
 }
 
 /// Takes what fits and remembers that there was more.
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn text_begins_with_the_name() {
         let fault = Fault::new(ReplyCode::NotFound, format_args!("no queue '{}' in vhost '{}'", "q", "/"));
-        assert_eq!(fault.text, "NOT_FOUND - no queue 'q' in vhost '/'");
+        assert_eq!(&*fault.text, "NOT_FOUND - no queue 'q' in vhost '/'");
         assert_eq!((fault.code.code(), fault.scope), (404, Scope::Channel));
     }
 

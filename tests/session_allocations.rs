@@ -119,7 +119,7 @@ fn answer(context: &mut Context<'_>, command: Command<'_>) -> Outcome {
             Outcome::Published
         }
         Command::QueueDeclare { queue, .. } => {
-            Outcome::QueueDeclared { queue: name(queue), message_count: 1, consumer_count: 2 }
+            Outcome::QueueDeclared { queue: queue.into(), message_count: 1, consumer_count: 2 }
         }
         Command::OpenChannel { number } => Outcome::ChannelOpened(ChannelId::from_index(number.into())),
         Command::Get { .. } => Outcome::GetEmpty,

@@ -114,7 +114,7 @@ impl Broker {
         record.had_consumer = true;
         record.exclusively_consumed |= request.exclusive;
         self.make_eligible(index);
-        Ok(Outcome::Consuming { tag })
+        Ok(Outcome::Consuming { tag: tag.as_str().into() })
     }
 
     /// A record on its channel's list; what it is for is up to the caller.

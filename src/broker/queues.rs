@@ -96,12 +96,10 @@ impl Broker {
     /// Declaring a reply queue says whether somebody still waits for the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         let exists = name == REPLY_TO || self.find_queue(vhost, name).is_some();
-        match Name::try_from(name) {
-            Ok(queue) if exists => Ok(Outcome::QueueDeclared { queue, message_count: 0, consumer_count: 1 }),
-            _ => {
-                Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
-            }
+        if exists {
+            return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
         }
+        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
     }
 
     pub(super) fn declare_queue(
@@ -174,7 +172,7 @@ impl Broker {
     fn declared(&self, queue: QueueId) -> Outcome {
         let record = &self.queues[queue.index()];
         Outcome::QueueDeclared {
-            queue: Name::try_from(&*record.name).unwrap_or_default(),
+            queue: record.name.clone(),
             message_count: record.ready(),
             consumer_count: record.consumers.len(),
         }

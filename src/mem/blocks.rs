@@ -18,6 +18,8 @@ pub const BLOCK_UNIT_BYTES: usize = 256;
 pub const PAGE_BYTES: usize = 4096;
 const UNITS_PER_PAGE: usize = PAGE_BYTES / BLOCK_UNIT_BYTES;
 const ALL_UNITS_FREE: u16 = u16::MAX;
+/// Runs of idle pages shorter than this are not worth a call to the system: 256 KiB, several pages of any.
+const TRIM_RUN_PAGES_MIN: usize = 64;
 /// From this many bytes on, a whole page is the better block.
 const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 
@@ -34,6 +36,8 @@ enum Use {
 #[derive(Debug)]
 struct Page {
     kind: Use,
+    /// The system holds memory for it.
+    resident: bool,
     /// A set bit is a free unit; meaningful in split pages.
     free_units: u16,
     /// Neighbours on the list of split pages that have room, or `next` on the list of free pages; from 1.
@@ -52,6 +56,10 @@ pub(super) struct Blocks {
     free_pages_head: u32,
     split_with_room_head: u32,
     pages_used: usize,
+    /// Free pages that the system holds memory for.
+    pages_idle: usize,
+    /// Where the search for idle pages goes on.
+    trim_at: usize,
 }
 
 impl Blocks {
@@ -68,11 +76,49 @@ impl Blocks {
             free_pages_head: 0,
             split_with_room_head: 0,
             pages_used: 0,
+            pages_idle: 0,
+            trim_at: 0,
         }
     }
 
     pub(super) const fn pages_used(&self) -> usize {
         self.pages_used
+    }
+
+    /// Free pages that still cost memory.
+    pub(super) const fn pages_idle(&self) -> usize {
+        self.pages_idle
+    }
+
+    /// Looks at the next `count` pages and gives idle ones back to the system, neighbours together; says
+    /// whether it came to the end.
+    pub(super) fn trim(&mut self, count: usize) -> bool {
+        let start = if self.trim_at < self.pages.len() { self.trim_at } else { 0 };
+        let end = (start + count).min(self.pages.len());
+        self.trim_at = end;
+        let mut run = start..start;
+        for index in start..end {
+            if self.pages[index].kind == Use::Free && self.pages[index].resident {
+                run.end = index + 1;
+            } else {
+                self.give_back(run);
+                run = index + 1..index + 1;
+            }
+        }
+        self.give_back(run);
+        end == self.pages.len()
+    }
+
+    fn give_back(&mut self, run: core::ops::Range<usize>) {
+        // Shorter runs may hold no whole system page.
+        if run.len() < TRIM_RUN_PAGES_MIN {
+            return;
+        }
+        super::give_back::give_back(&mut self.bytes[run.start * PAGE_BYTES..run.end * PAGE_BYTES]);
+        self.pages_idle -= run.len();
+        for page in &mut self.pages[run] {
+            page.resident = false;
+        }
     }
 
     /// The most pages a chain of `bytes` can take from the free ones.
@@ -180,12 +226,13 @@ impl Blocks {
             self.free_pages_head = self.pages[index].next;
             index
         } else if self.pages.len() < self.pages_max {
-            self.pages.push(Page { kind: Use::Free, free_units: 0, next: 0, previous: 0 });
+            self.pages.push(Page { kind: Use::Free, resident: false, free_units: 0, next: 0, previous: 0 });
             self.pages.len() - 1
         } else {
             return None;
         };
-        self.pages[index] = Page { kind, free_units: 0, next: 0, previous: 0 };
+        self.pages_idle -= usize::from(self.pages[index].resident);
+        self.pages[index] = Page { kind, resident: true, free_units: 0, next: 0, previous: 0 };
         self.pages_used += 1;
         Some(index)
     }
@@ -217,9 +264,11 @@ impl Blocks {
     }
 
     fn give_page(&mut self, index: usize) {
-        self.pages[index] = Page { kind: Use::Free, free_units: 0, next: self.free_pages_head, previous: 0 };
+        let next = self.free_pages_head;
+        self.pages[index] = Page { kind: Use::Free, resident: true, free_units: 0, next, previous: 0 };
         self.free_pages_head = index as u32 + 1;
         self.pages_used -= 1;
+        self.pages_idle += 1;
     }
 
     fn link_split(&mut self, index: usize) {
@@ -277,6 +326,26 @@ mod tests {
         assert_eq!(blocks.allocate_chain(3 * PAGE_BYTES), None);
         assert_eq!(blocks.pages_used(), 0);
         assert!(blocks.allocate_chain(2 * PAGE_BYTES).is_some());
+    }
+
+    #[test]
+    fn idle_pages_go_back_and_read_as_zeros_when_they_are_used_again() {
+        let mut blocks = Blocks::with_pages(512);
+        let kept = blocks.allocate_chain(PAGE_BYTES).unwrap();
+        let chain = blocks.allocate_chain(300 * PAGE_BYTES).unwrap();
+        let mut block = chain;
+        while block != 0 {
+            blocks.bytes_mut(block).fill(7);
+            block = blocks.next(block);
+        }
+        blocks.bytes_mut(kept).fill(9);
+        blocks.free_chain(chain);
+        assert_eq!(blocks.pages_idle(), 300);
+        assert!(!blocks.trim(200) && blocks.trim(200));
+        assert_eq!(blocks.pages_idle(), 0);
+        assert!(blocks.bytes(kept).iter().all(|&byte| byte == 9), "a neighbour in use keeps its bytes");
+        assert!(blocks.allocate_chain(300 * PAGE_BYTES).is_some());
+        assert_eq!((blocks.pages_idle(), blocks.pages_used()), (0, 301));
     }
 
     /// Random lives of chains: no unit is ever in two chains, and everything comes back.

@@ -23,6 +23,10 @@ use core::num::NonZeroU32;
 use super::blocks::{BlockId, Blocks, PAGE_BYTES};
 
 const INLINE_BYTES: usize = 92;
+/// Idle pages that stay with us: 1 MiB.
+const IDLE_PAGES_KEPT: usize = 256;
+/// Pages looked at in one step of giving memory back: 16 MiB, a few calls to the system.
+const TRIM_PAGES: usize = 4096;
 /// Bytes of one message slot.
 pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
 const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
@@ -443,6 +447,16 @@ impl Messages {
     /// Sets the next message on the owner's list; only while one owner alone holds it.
     pub fn set_link(&mut self, id: MessageId, next: Option<MessageId>) {
         self.slots[id.index()].link = next.map_or(0, |next| next.0.get());
+    }
+
+    /// Whether more memory lies idle than the next burst is worth: a megabyte stays.
+    pub const fn has_idle_memory(&self) -> bool {
+        self.blocks.pages_idle() > IDLE_PAGES_KEPT
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.blocks.trim(TRIM_PAGES)
     }
 
     /// Counts messages that left the pool.

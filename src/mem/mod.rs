@@ -7,6 +7,7 @@
 //! | `list`     | doubly linked lists through records of a slab |
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
+//! | `give_back` | memory back to the system |
 //! | `fifo`     | queue entries in chunks of a shared pool |
 //!
 //! Always true: a pool reserves address space at boot and never asks the allocator again, so nothing here
@@ -16,6 +17,7 @@
 mod blocks;
 mod bytes;
 mod fifo;
+mod give_back;
 mod list;
 mod messages;
 mod slab;

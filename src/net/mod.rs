@@ -3,6 +3,8 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `turn` | the one loop, in its fixed order |
+//! | `house` | everything that runs, reserved at once |
+//! | `receive`, `send` | the way in and the way out of a turn |
 //! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
 //! | `stream` | a socket and its readiness; input that has to wait |
 //! | `listen` | listening and accepting |
@@ -12,8 +14,11 @@
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
 mod deadlines;
+mod house;
 mod listen;
 mod peer;
+mod receive;
+mod send;
 mod signals;
 mod stream;
 mod turn;
@@ -25,7 +30,7 @@ use std::net::SocketAddr;
 use crate::limits::{LimitsError, RecordSizes};
 use crate::{broker, session};
 
-pub use turn::House;
+pub use house::House;
 
 /// Why the broker cannot start, as one sentence that says what to change.
 #[derive(Debug)]

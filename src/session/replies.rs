@@ -165,7 +165,7 @@ impl Connection {
             (Kind::QueueDeclare, Outcome::QueueDeclared { queue, message_count, consumer_count }) => {
                 let ok = Method::QueueDeclareOk { queue: &queue, message_count, consumer_count };
                 self.reply(context, pending, &ok, order);
-                context.pools.channels[pending.slot].last_queue = queue;
+                context.pools.channels[pending.slot].last_queue = Name::try_from(&*queue).unwrap_or_default();
             }
             (Kind::Count, Outcome::MessageCount(message_count)) => {
                 let ok = match pending.id {

@@ -167,7 +167,7 @@ class Runner:
             return
         self.heading("cargo-test")
         began = time.monotonic()
-        done = self.captured(["cargo", "test", "--release", "--locked", "--no-fail-fast"])
+        done = self.captured(["cargo", "test", "--profile", "checked", "--locked", "--no-fail-fast"])
         results = CARGO_RESULT.findall(done.stdout)
         passed, failed, ignored = (sum(int(result[index]) for result in results) for index in range(3))
         self.tally.add("PASS", "", count=passed)
@@ -253,7 +253,7 @@ class Runner:
         if not self.fetch():
             return self.tally.close()
         self.cargo("fmt", ["cargo", "fmt", "--check"], "fmt")
-        self.cargo("clippy", ["cargo", "clippy", "--release", "--locked", "--all-targets", "--", "-D", "warnings"],
+        self.cargo("clippy", ["cargo", "clippy", "--profile", "checked", "--locked", "--all-targets", "--", "-D", "warnings"],
                    "clippy")
         self.built = self.cargo("build", ["cargo", "build", "--release", "--locked"]) and self.have_binary()
         self.cargo_test()

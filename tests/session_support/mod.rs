@@ -193,13 +193,13 @@ impl Rules {
                 Outcome::Done
             }
             Command::QueueDeclare { queue, .. } => {
-                let queue = name(if queue.is_empty() { "amq.gen-1" } else { queue });
+                let queue = if queue.is_empty() { "amq.gen-1" } else { queue }.into();
                 Outcome::QueueDeclared { queue, message_count: 7, consumer_count: 3 }
             }
             Command::QueuePurge { .. } | Command::QueueDelete { .. } => Outcome::MessageCount(5),
             Command::QueueBind { exchange: "missing", .. } => fault(ReplyCode::NotFound, "no exchange"),
             Command::Consume { tag, .. } => {
-                Outcome::Consuming { tag: name(if tag.is_empty() { "amq.ctag-1" } else { tag }) }
+                Outcome::Consuming { tag: if tag.is_empty() { "amq.ctag-1" } else { tag }.into() }
             }
             Command::Get { .. } => match (self.stock.pop_front(), number) {
                 (Some(message), Some(number)) => {

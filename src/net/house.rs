@@ -1,0 +1,168 @@
+//! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use mio::net::UnixStream;
+use mio::{Events, Poll, Token};
+
+use crate::admin::systemd;
+use crate::broker::Broker;
+use crate::command::ConnectionId;
+use crate::config::Config;
+use crate::limits::Limits;
+use crate::mem::{BytePool, MessageLimits, Messages, Share};
+use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
+use crate::time::{Deadline, Now};
+
+use super::StartError;
+use super::deadlines::Deadlines;
+use super::listen::{self, Door, SpareDescriptor};
+use super::peer::Peer;
+use super::signals;
+
+const EVENTS_PER_POLL: usize = 256;
+/// The token of the signals' pipe.
+pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
+/// Tokens below are doors, from here on peers.
+pub(super) const FIRST_PEER: usize = 1 << 16;
+
+/// What sessions are lent while they work.
+#[derive(Debug)]
+pub(super) struct Supplies {
+    pub(super) settings: Settings,
+    pub(super) pools: Pools,
+    pub(super) messages: Messages,
+}
+
+impl Supplies {
+    pub(super) fn context(&mut self, now: Now, share: Share) -> Context<'_> {
+        Context { now, pools: &mut self.pools, messages: &mut self.messages, settings: &self.settings, share }
+    }
+}
+
+/// Everything that runs: doors, peers, sessions' pools, messages, broker.
+pub struct House {
+    pub(super) limits: Limits,
+    pub(super) started: Instant,
+    pub(super) now: Now,
+    pub(super) poll: Poll,
+    pub(super) events: Events,
+    pub(super) doors: Vec<Door>,
+    pub(super) spare: SpareDescriptor,
+    pub(super) signals: UnixStream,
+    /// By connection id.
+    pub(super) peers: Vec<Option<Peer>>,
+    pub(super) peers_count: u32,
+    pub(super) handshakes: u32,
+    pub(super) deadlines: Deadlines,
+    pub(super) supplies: Supplies,
+    pub(super) broker: Broker,
+    pub(super) stashes: BytePool,
+    pub(super) input: Box<[u8]>,
+    pub(super) output: Box<[u8]>,
+    pub(super) marks: Marks,
+    pub(super) names: Names,
+    pub(super) to_read: VecDeque<ConnectionId>,
+    pub(super) to_write: VecDeque<ConnectionId>,
+    pub(super) to_close: Vec<ConnectionId>,
+    /// Publishers that wait for room, first come first served.
+    pub(super) for_room: VecDeque<ConnectionId>,
+    /// What [`Self::room_made`] said when they last tried.
+    pub(super) room_seen: u64,
+    pub(super) for_jobs: VecDeque<ConnectionId>,
+    /// Bytes read from all peers in this turn.
+    pub(super) bytes_read: usize,
+    /// Nothing is read in this turn, because the last one left something to write.
+    pub(super) holds_back: bool,
+    pub(super) watchdog: Option<(u64, Deadline)>,
+    /// When to give back what a burst left idle.
+    pub(super) trim_due: Deadline,
+    /// What the messages' count of frees was when that was done last.
+    pub(super) trimmed_at: u64,
+    pub(super) stopping: Option<Deadline>,
+}
+
+impl core::fmt::Debug for House {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("House").field("peers", &self.peers_count).finish_non_exhaustive()
+    }
+}
+
+impl House {
+    /// Reserves everything, listens, and says so.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        let limits = config.limits.clone();
+        let table =
+            limits.check(&super::record_sizes(), config.memory_limit_bytes).map_err(StartError::Limits)?;
+        log::debug!("the pools add up to {} bytes", table.bytes());
+        let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
+        let signals = signals::open(&mut poll, SIGNAL)?;
+        let doors = listen::open_doors(&mut poll, &config.listen)?;
+        let connections = limits.connections_max as usize;
+        let broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        Ok(Self {
+            started: Instant::now(),
+            now: Now::from_ms(0),
+            poll,
+            events: Events::with_capacity(EVENTS_PER_POLL),
+            doors,
+            spare: SpareDescriptor::new(),
+            signals,
+            peers: Vec::with_capacity(connections),
+            peers_count: 0,
+            handshakes: 0,
+            deadlines: Deadlines::with_capacity(connections),
+            supplies: Supplies {
+                settings: Settings::new(&limits, &identity(config)),
+                pools: Pools::new(&limits),
+                messages: Messages::new(MessageLimits {
+                    messages_max: limits.messages_max as usize,
+                    body_bytes_max: limits.body_bytes_max as usize,
+                    assembly_bytes_max: limits.assembly_bytes_max as usize,
+                }),
+            },
+            broker,
+            stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
+            input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
+            output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
+            marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
+            names: Names::default(),
+            to_read: VecDeque::with_capacity(connections),
+            to_write: VecDeque::with_capacity(connections),
+            to_close: Vec::with_capacity(connections),
+            for_room: VecDeque::with_capacity(connections),
+            room_seen: 0,
+            for_jobs: VecDeque::with_capacity(connections),
+            bytes_read: 0,
+            holds_back: false,
+            watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
+            trim_due: Deadline::NEVER,
+            trimmed_at: 0,
+            stopping: None,
+            limits,
+        })
+    }
+}
+
+fn identity(config: &Config) -> Identity {
+    Identity {
+        product: config.product.name.clone(),
+        version: config.product.version.clone(),
+        platform: format!("Rust {}", std::env::consts::ARCH),
+        copyright: "Copyright the Leveret authors".to_string(),
+        information: "Licensed under MIT or Apache-2.0".to_string(),
+        cluster_name: "leveret".to_string(),
+    }
+}
+
+/// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
+/// may block here for a moment, and then goes on.
+fn entropy(bytes: &mut [u8]) {
+    if let Err(error) = getrandom::fill(bytes) {
+        panic!("the system gives no random bytes: {error}");
+    }
+}

@@ -1,0 +1,224 @@
+//! The way in: newcomers, reading, applying what was read, and publishers that wait for room.
+//!
+//! Always true: a peer is on the list to be read at most once, and not at all while it waits; one reading
+//! takes at most the one input buffer; whoever waited longest for room tries first.
+
+use std::io;
+
+use mio::{Interest, Token};
+
+use crate::command::{ConnectionId, Outcome};
+use crate::session::{self, Step, Suspension};
+
+use super::house::{FIRST_PEER, House};
+use super::listen;
+use super::peer::{Ending, Peer, Waiting};
+use super::stream::{Reading, Stream};
+
+/// Newcomers taken in per turn, so that a crowd at the door does not hold up those inside.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Connections that may try again to publish, per turn.
+const RETRIES_PER_TURN: usize = 64;
+
+impl House {
+    pub(super) fn may_let_in(&self) -> bool {
+        self.stopping.is_none()
+            && self.peers_count < self.limits.connections_max
+            && self.handshakes < self.limits.handshakes_max
+    }
+
+    pub(super) fn let_in(&mut self) {
+        for door in 0..self.doors.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.doors[door].ready || !self.may_let_in() {
+                    break;
+                }
+                let Some(visitor) = self.doors[door].accept(&mut self.spare) else { break };
+                if let Err(error) = self.welcome(visitor) {
+                    log::warn!("a connection could not be set up: {error}");
+                }
+            }
+        }
+    }
+
+    pub(super) fn welcome(&mut self, mut visitor: listen::Visitor) -> io::Result<()> {
+        listen::prepare(&visitor.stream, &self.limits)?;
+        // Without a free record the newcomer is closed again: the last of the lost ones is still being
+        // cleared away.
+        let Some(id) = self.broker.connect() else { return Ok(()) };
+        let token = Token(FIRST_PEER + id.index());
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut visitor.stream, token, interest) {
+            self.broker.release(id);
+            return Err(error);
+        }
+        let from_loopback = visitor.address.ip().to_canonical().is_loopback();
+        let session =
+            session::Connection::new(self.now, id, session::Peer { from_loopback }, &self.supplies.settings);
+        self.deadlines.lower(id, session.deadline());
+        let peer = Peer {
+            address: visitor.address,
+            stream: Stream::new(visitor.stream),
+            session,
+            waiting: Waiting::No,
+            ending: Ending::No,
+            to_read: false,
+            to_write: false,
+            shaking_hands: true,
+        };
+        while self.peers.len() <= id.index() {
+            self.peers.push(None);
+        }
+        self.peers[id.index()] = Some(peer);
+        self.peers_count += 1;
+        self.handshakes += 1;
+        self.list_to_read(id);
+        Ok(())
+    }
+
+    // ---- read and apply
+
+    pub(super) fn list_to_read(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if peer.waiting == Waiting::No && !core::mem::replace(&mut peer.to_read, true) {
+            self.to_read.push_back(id);
+        }
+    }
+
+    /// Reads about as much as leaves again, or a backlog builds up that is cold when it is delivered: one
+    /// buffer's worth over all peers, and with something left to write only every other turn.
+    pub(super) fn read(&mut self) {
+        self.holds_back = !self.holds_back && !self.to_write.is_empty();
+        self.bytes_read = 0;
+        if self.holds_back {
+            return;
+        }
+        for _ in 0..self.to_read.len() {
+            if self.bytes_read >= self.input.len() {
+                break;
+            }
+            let Some(id) = self.to_read.pop_front() else { break };
+            self.read_from(id);
+        }
+    }
+
+    pub(super) fn read_from(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.to_read = false;
+        if let Ending::Draining(_) = peer.ending {
+            if peer.stream.drain(&mut self.input) {
+                self.end_now(id);
+            }
+            return;
+        }
+        if peer.waiting != Waiting::No || peer.ending != Ending::No {
+            return;
+        }
+        let scarce = self.supplies.messages.is_held() || self.stashes.bytes_free() < self.input.len();
+        let reading = if scarce { Reading::Look } else { Reading::Take };
+        let got = peer.stream.read(&self.stashes, &mut self.input, reading);
+        self.bytes_read += got.len;
+        let handled = self.handle(id, got.len);
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let kept = peer.stream.keep(&mut self.stashes, &mut self.input, got.len, handled);
+        if !kept {
+            log::warn!("{}: no room to keep its unfinished frame; raise stash_bytes_max", peer.address);
+            self.end_now(id);
+        } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
+            self.end_now(id);
+        } else if peer.stream.readable {
+            self.list_to_read(id);
+        }
+        self.after_session(id);
+    }
+
+    /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with.
+    pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> usize {
+        let mut at = 0;
+        let Some(peer) = self.peers[id.index()].as_mut() else { return 0 };
+        loop {
+            let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+            match peer.session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
+                Step::NeedMore => break,
+                Step::Finished => {
+                    peer.ending = Ending::Flushing;
+                    break;
+                }
+                Step::Suspended(Suspension::ReplySpace) => {
+                    peer.waiting = Waiting::Replies;
+                    break;
+                }
+                Step::Suspended(Suspension::ContentRoom) => {
+                    peer.waiting = Waiting::Room;
+                    break;
+                }
+                Step::Command { channel, command } => {
+                    let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
+                    let must_wait = matches!(outcome, Outcome::Wait);
+                    peer.session.answer(&mut context, outcome, order);
+                    if must_wait {
+                        peer.waiting = Waiting::Room;
+                        break;
+                    }
+                    if self.broker.is_busy(id) {
+                        peer.waiting = Waiting::Job;
+                        break;
+                    }
+                }
+            }
+        }
+        match peer.waiting {
+            Waiting::Room => {
+                peer.session.blocked(true);
+                self.for_room.push_back(id);
+            }
+            Waiting::Job => self.for_jobs.push_back(id),
+            Waiting::No | Waiting::Replies => {}
+        }
+        at
+    }
+
+    /// What may have changed whenever a session was asked to do something.
+    pub(super) fn after_session(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if peer.shaking_hands && peer.session.is_past_handshake() {
+            peer.shaking_hands = false;
+            self.handshakes -= 1;
+        }
+        if peer.session.is_over() {
+            self.broker.disconnect(id);
+        }
+        self.deadlines.lower(id, peer.session.deadline());
+        if peer.session.has_output() || peer.ending == Ending::Flushing {
+            self.list_to_write(id);
+        }
+    }
+    /// Rises with everything that can make room for a publisher.
+    pub(super) fn room_made(&self) -> u64 {
+        self.broker.releases() + self.supplies.messages.frees()
+    }
+
+    pub(super) fn resume_for_room(&mut self) {
+        let made = self.room_made();
+        if self.for_room.is_empty() || made == self.room_seen {
+            return;
+        }
+        self.room_seen = made;
+        if self.supplies.messages.is_held() && !self.supplies.messages.lift_hold() {
+            return;
+        }
+        for _ in 0..self.for_room.len().min(RETRIES_PER_TURN) {
+            let Some(id) = self.for_room.pop_front() else { break };
+            let Some(peer) = self.peers[id.index()].as_mut() else { continue };
+            peer.waiting = Waiting::No;
+            peer.session.blocked(false);
+            peer.stream.look_again();
+            self.read_from(id);
+            if self.supplies.messages.is_held() {
+                // The first in line did not fit: everybody waits until it does.
+                self.for_room.rotate_right(1);
+                break;
+            }
+        }
+    }
+}

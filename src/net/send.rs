@@ -1,0 +1,122 @@
+//! The way out: writing, and how connections end.
+//!
+//! Always true: a turn writes to a socket once; what the socket did not take is not kept here; a connection
+//! is closed at the end of a turn, never in the middle of somebody else's work.
+
+use std::io;
+
+use crate::command::ConnectionId;
+
+use super::house::House;
+use super::peer::{Ending, Waiting};
+
+/// How long a connection that is over may take to hang up.
+const DRAIN_MS: u64 = 1_000;
+
+impl House {
+    pub(super) fn list_to_write(&mut self, id: ConnectionId) {
+        if let Some(Some(peer)) = self.peers.get_mut(id.index())
+            && !core::mem::replace(&mut peer.to_write, true)
+        {
+            self.to_write.push_back(id);
+        }
+    }
+
+    pub(super) fn write(&mut self) {
+        while let Some(id) = self.broker.next_noted() {
+            self.list_to_write(id);
+        }
+        for _ in 0..self.to_write.len() {
+            let Some(id) = self.to_write.pop_front() else { break };
+            self.write_to(id);
+        }
+    }
+
+    pub(super) fn write_to(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.to_write = false;
+        if !peer.stream.writable || matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
+            return;
+        }
+        let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+        while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
+            if !peer.session.server_cancel(&mut context, channel, tag, order) {
+                break;
+            }
+            self.broker.told_cancelled(id);
+        }
+        let mut outbox = self.broker.outbox(id);
+        let filled = peer.session.fill(&mut context, &mut self.output, &mut self.marks, &mut outbox);
+        let taken = if filled == 0 { Ok(0) } else { peer.stream.write(&self.output[..filled]) };
+        let count = *taken.as_ref().unwrap_or(&0);
+        let sent = peer.session.written(&mut context, count, &self.marks);
+        self.broker.sent(&mut self.supplies.messages, id, sent);
+        self.broker.set_writable(id, !peer.session.has_remainder());
+        match taken {
+            Ok(_) => self.after_write(id, count),
+            Err(error) => self.lose_writing(id, &error),
+        }
+    }
+
+    pub(super) fn after_write(&mut self, id: ConnectionId, count: usize) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if peer.waiting == Waiting::Replies && count > 0 {
+            self.resume(id);
+        }
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let more = peer.session.has_output() || peer.session.has_remainder();
+        if peer.ending == Ending::Flushing && !more {
+            peer.stream.shut_down_writing();
+            let until = self.now.after_ms(DRAIN_MS);
+            peer.ending = Ending::Draining(until);
+            peer.stream.look_again();
+            self.deadlines.lower(id, until);
+            self.list_to_read(id);
+        } else if peer.stream.writable && (more || self.broker.has_output(id)) && count > 0 {
+            self.list_to_write(id);
+        }
+        self.after_session(id);
+    }
+
+    /// The peer takes nothing any more. What it sent before still counts and is read to its end.
+    pub(super) fn lose_writing(&mut self, id: ConnectionId, error: &io::Error) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        log::debug!("{}: writing failed: {error}", peer.address);
+        peer.stream.writable = false;
+        peer.stream.read_closed = true;
+        peer.stream.look_again();
+        self.broker.set_writable(id, false);
+        if peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing {
+            self.end_now(id);
+        } else {
+            self.list_to_read(id);
+        }
+    }
+    pub(super) fn end_now(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.peers[id.index()].as_mut()
+            && peer.ending != Ending::Now
+        {
+            peer.ending = Ending::Now;
+            self.to_close.push(id);
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        while let Some(id) = self.to_close.pop() {
+            let Some(mut peer) = self.peers[id.index()].take() else { continue };
+            let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+            peer.session.teardown(&mut context);
+            peer.stream.release(&mut self.stashes);
+            self.deadlines.remove(id);
+            self.broker.release(id);
+            self.peers_count -= 1;
+            self.handshakes -= u32::from(peer.shaking_hands);
+            for list in [&mut self.for_room, &mut self.for_jobs, &mut self.to_read, &mut self.to_write] {
+                list.retain(|other| *other != id);
+            }
+            if let Err(error) = self.poll.registry().deregister(&mut peer.stream.socket) {
+                log::debug!("{}: deregistering failed: {error}", peer.address);
+            }
+        }
+    }
+}
