@@ -47,7 +47,8 @@ pub struct Limits {
     pub assembly_bytes_max: u64,
     /// Queue entries: a message in three queues takes three.
     pub queue_entries_max: u32,
-    /// Messages delivered and not yet acknowledged, or on their way into a socket.
+    /// Messages delivered and not yet acknowledged, or on their way into a socket. One connection may hold
+    /// as many as it leaves to others: half of them when it is alone.
     pub unacknowledged_max: u32,
     /// Largest message body in bytes; larger ones are refused with 406.
     pub message_size_max: u32,

@@ -420,3 +420,45 @@ fn a_routing_key_need_not_be_text() {
     let outbox = world.broker.outbox(connection);
     assert_eq!(world.messages.routing_key(outbox.peek().unwrap().message), key);
 }
+
+/// A commit takes from the reserve: a queue beyond its share of the pool must not swallow part of it.
+#[test]
+fn a_commit_is_whole_though_its_queue_is_over_its_share() {
+    let mut world = World::new(2);
+    world.connect();
+    world.open_channel(0);
+    let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
+    let declare = Command::QueueDeclare {
+        queue: "q",
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        arguments: &[],
+    };
+    world.apply(connection, Some(channel), declare);
+    let publish = |world: &mut World| {
+        let message = world.messages.begin("", b"q", world.broker.publish_share(connection)).unwrap();
+        world.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Reserve).unwrap();
+        world.messages.finish(message);
+        let outcome = world.apply(connection, Some(channel), Command::Publish { message, mandatory: true });
+        if outcome == Outcome::Wait {
+            world.messages.release(message);
+        }
+        outcome
+    };
+    let mut stored = 0;
+    while publish(&mut world) == Outcome::Published {
+        stored += 1;
+    }
+    assert_eq!(stored, limits().messages_max / 5 * 4, "one queue may take four fifths");
+    assert_eq!(world.apply(connection, Some(channel), Command::TxSelect), Outcome::Done);
+    for _ in 0..20 {
+        assert_eq!(publish(&mut world), Outcome::Published);
+    }
+    assert_eq!(world.apply(connection, Some(channel), Command::TxCommit), Outcome::Done);
+    let Outcome::QueueDeclared { message_count, .. } = world.apply(connection, Some(channel), declare) else {
+        panic!("the queue is gone");
+    };
+    assert_eq!(message_count, stored + 20);
+}

@@ -196,6 +196,10 @@ impl Broker {
             if !self.run_channel(messages, channel, left) {
                 return false;
             }
+            assert!(
+                self.channels.get(channel.index()).is_none(),
+                "nothing refers to a lost channel any more"
+            );
         }
         self.connections[connection.index()].cleared = true;
         self.free_connection_if_done(connection);

@@ -18,6 +18,16 @@ use super::records::Mode;
 use super::words::Lossy;
 use super::{Broker, REPLY_TO};
 
+/// How a message is published.
+pub(super) struct Publish {
+    pub(super) channel: ChannelId,
+    pub(super) mandatory: bool,
+    /// What of the pools it may use.
+    pub(super) share: Share,
+    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    pub(super) may_wait: bool,
+}
+
 /// What stops a publish that is otherwise right.
 enum Hindrance {
     /// Others will free what is missing.
@@ -46,22 +56,23 @@ impl Broker {
         if in_transaction {
             return self.publish_in_transaction(messages, channel, message, mandatory);
         }
-        self.deliver_to_targets(messages, channel, message, mandatory)
+        let connection = self.channels[channel.index()].connection;
+        let share = self.publish_share(connection);
+        self.deliver_to_targets(messages, message, &Publish { channel, mandatory, share, may_wait: true })
     }
 
     /// Pushes to the queues in `self.targets`.
     pub(super) fn deliver_to_targets(
         &mut self,
         messages: &mut Messages,
-        channel: ChannelId,
         message: MessageId,
-        mandatory: bool,
+        publish: &Publish,
     ) -> Result<Outcome, Fault> {
         if self.targets.is_empty() {
-            return self.unroutable(messages, channel, message, mandatory);
+            return self.unroutable(messages, message, publish);
         }
         let refused = self.leave_out_unwilling(messages, message);
-        match self.reserve(messages, channel) {
+        match self.reserve(messages, publish.share) {
             Ok(()) => {
                 self.push_to_targets(messages, message);
                 messages.release(message);
@@ -188,26 +199,26 @@ impl Broker {
     fn unroutable(
         &mut self,
         messages: &mut Messages,
-        channel: ChannelId,
         message: MessageId,
-        mandatory: bool,
+        publish: &Publish,
     ) -> Result<Outcome, Fault> {
-        if !mandatory {
+        if !publish.mandatory {
             messages.release(message);
             return Ok(Outcome::Published);
         }
+        let channel = publish.channel;
         let connection = self.channels[channel.index()].connection;
         let crowded = self.connection(connection).outbox_bytes > 2 * self.settings.output_budget_bytes;
-        if crowded || self.deliveries.slab.is_full() {
-            return match self.publish_share(connection) {
-                // A client that does not read its returns waits for itself alone.
-                Share::Ordinary => Ok(Outcome::Wait),
-                Share::Reserve if crowded => Ok(Outcome::Wait),
-                Share::Reserve => {
-                    messages.release(message);
-                    Err(self.out_of("unacknowledged_max"))
-                }
-            };
+        if crowded && publish.may_wait {
+            // A client that does not read its returns waits for itself alone.
+            return Ok(Outcome::Wait);
+        }
+        if self.deliveries.slab.is_full() {
+            if publish.share == Share::Ordinary {
+                return Ok(Outcome::Wait);
+            }
+            messages.release(message);
+            return Err(self.out_of("unacknowledged_max"));
         }
         self.put_into_outbox(
             messages,
@@ -256,9 +267,7 @@ impl Broker {
     }
 
     /// Whether every target takes the message now; changes nothing.
-    fn reserve(&self, messages: &Messages, channel: ChannelId) -> Result<(), Hindrance> {
-        let connection = self.channels[channel.index()].connection;
-        let share = self.publish_share(connection);
+    fn reserve(&self, messages: &Messages, share: Share) -> Result<(), Hindrance> {
         let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.chunks_reserve,

@@ -5,10 +5,11 @@
 
 use crate::command::{ChannelId, Outcome, Settlement};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{List, MessageId, Messages};
+use crate::mem::{List, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
 use super::Broker;
+use super::publish::Publish;
 use super::records::{Mode, Transaction};
 
 /// The most messages and settlements one transaction may hold: what a turn can do without making others wait.
@@ -90,10 +91,11 @@ impl Broker {
             next = messages.link(message);
             let mandatory = messages.is_mandatory(message);
             self.route_again(messages, channel, message);
-            // A queue's reject-publish policy has nobody to tell inside a transaction.
-            if self.deliver_to_targets(messages, channel, message, mandatory)? == Outcome::Wait {
-                messages.release(message);
-            }
+            // That everything fits was made sure of; what a queue's own policy refuses is dropped, for
+            // nobody can be told inside a transaction.
+            let publish = Publish { channel, mandatory, share: Share::Reserve, may_wait: false };
+            let outcome = self.deliver_to_targets(messages, message, &publish)?;
+            debug_assert!(outcome != Outcome::Wait, "a commit never waits");
         }
         let mut settlements = transaction.settlements;
         while let Some(index) =
