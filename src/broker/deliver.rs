@@ -125,23 +125,19 @@ impl Broker {
         consumer.unsettled += 1;
         let (queue, channel, no_ack) = (consumer.queue, consumer.channel, consumer.no_ack);
         self.queues[queue.index()].unsettled += 1;
-        let record = &mut self.channels[channel.index()];
-        record.last_tag += 1;
-        let tag = record.last_tag;
         if !no_ack {
-            record.consumer_unsettled += 1;
+            self.channels[channel.index()].consumer_unsettled += 1;
         }
+        let tag = self.next_tag(channel);
         self.put_into_outbox(
             messages,
             NewDelivery {
                 tag,
                 offset: taken.offset,
-                sequence: 0,
                 message: taken.message,
                 channel,
                 consumer: Some(Consumer::id(index)),
                 queue: Some(queue),
-                wire_bytes: 0,
                 carrier: Carrier::Deliver,
                 redelivered: taken.redelivered,
                 no_ack,
@@ -154,19 +150,27 @@ impl Broker {
         }
     }
 
+    fn next_tag(&mut self, channel: ChannelId) -> u64 {
+        let record = &mut self.channels[channel.index()];
+        record.last_tag += 1;
+        record.last_tag
+    }
+
     /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
     /// acknowledged. The caller made sure of room in the pool.
-    pub(super) fn put_into_outbox(&mut self, messages: &Messages, mut new: NewDelivery) {
+    pub(super) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
         let channel_id = new.channel;
         let connection_id = self.channels[channel_id.index()].connection;
-        new.wire_bytes = messages.body_len(new.message) + messages.properties_len(new.message) + FRAMES_BYTES;
+        let wire_bytes = messages.body_len(new.message) + messages.properties_len(new.message) + FRAMES_BYTES;
         let connection = &mut self.connections[connection_id.index()];
         connection.sequence += 1;
-        connection.outbox_bytes += u64::from(new.wire_bytes);
+        connection.outbox_bytes += u64::from(wire_bytes);
         connection.unsettled += 1;
-        new.sequence = connection.sequence;
         let acknowledged = !new.no_ack;
-        let index = self.deliveries.insert(new).expect("the caller made sure of room");
+        let index = self
+            .deliveries
+            .insert(new, connection.sequence, wire_bytes)
+            .expect("the caller made sure of room");
         connection.outbox.push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.outbox_links);
         let channel = &mut self.channels[channel_id.index()];
         channel.outbox_len += 1;
@@ -360,20 +364,16 @@ impl Broker {
         let Some(taken) = self.take_ready(messages, queue) else { return Ok(false) };
         self.queues[queue.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
-        let record = &mut self.channels[channel.index()];
-        record.last_tag += 1;
-        let tag = record.last_tag;
+        let tag = self.next_tag(channel);
         self.put_into_outbox(
             messages,
             NewDelivery {
                 tag,
                 offset: taken.offset,
-                sequence: 0,
                 message: taken.message,
                 channel,
                 consumer: Some(stand_in),
                 queue: Some(queue),
-                wire_bytes: 0,
                 carrier: Carrier::Get(ready - 1),
                 redelivered: taken.redelivered,
                 no_ack,

@@ -70,12 +70,10 @@ struct HeapLinks {
 pub(super) struct NewDelivery {
     pub(super) tag: u64,
     pub(super) offset: u64,
-    pub(super) sequence: u64,
     pub(super) message: MessageId,
     pub(super) channel: ChannelId,
     pub(super) consumer: Option<ConsumerId>,
     pub(super) queue: Option<QueueId>,
-    pub(super) wire_bytes: u32,
     pub(super) carrier: Carrier,
     pub(super) redelivered: bool,
     pub(super) no_ack: bool,
@@ -97,19 +95,20 @@ impl Deliveries {
         Self { slab: Slab::with_capacity(capacity), buckets: vec![0; buckets].into_boxed_slice() }
     }
 
-    /// Makes the record; `None` when the pool is full.
-    pub(super) fn insert(&mut self, new: NewDelivery) -> Option<usize> {
+    /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
+    /// full.
+    pub(super) fn insert(&mut self, new: NewDelivery, sequence: u64, wire_bytes: u32) -> Option<usize> {
         let findable = !new.no_ack && new.carrier != Carrier::Return;
         let (channel, tag) = (new.channel, new.tag);
         let record = Delivered {
             tag,
             offset: new.offset,
-            sequence: new.sequence,
+            sequence,
             message: new.message,
             channel,
             consumer: new.consumer,
             queue: new.queue,
-            wire_bytes: new.wire_bytes,
+            wire_bytes,
             carrier: new.carrier,
             redelivered: new.redelivered,
             no_ack: new.no_ack,
@@ -252,12 +251,10 @@ mod tests {
         NewDelivery {
             tag,
             offset,
-            sequence: 0,
             message: MessageId::from_index(0),
             channel: ChannelId::from_index(channel),
             consumer: None,
             queue: None,
-            wire_bytes: 0,
             carrier: Carrier::Deliver,
             redelivered: false,
             no_ack: false,
@@ -267,10 +264,10 @@ mod tests {
     #[test]
     fn tags_are_found_in_any_order_while_one_sleeps() {
         let mut pool = Deliveries::with_capacity(64);
-        let sleepy = pool.insert(new(3, 1, 0)).unwrap();
+        let sleepy = pool.insert(new(3, 1, 0), 0, 0).unwrap();
         for tag in 2..100_000_u64 {
-            let index = pool.insert(new(3, tag, tag)).unwrap();
-            let other = pool.insert(new(4, tag, tag)).unwrap();
+            let index = pool.insert(new(3, tag, tag), 0, 0).unwrap();
+            let other = pool.insert(new(4, tag, tag), 0, 0).unwrap();
             assert_eq!(pool.find(ChannelId::from_index(3), tag), Some(index));
             for gone in [other, index] {
                 pool.forget_tag(gone);
@@ -289,7 +286,7 @@ mod tests {
         let mut state = 7_u64;
         for tag in 0..5000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let index = pool.insert(new(0, tag, state >> 40)).unwrap();
+            let index = pool.insert(new(0, tag, state >> 40), 0, 0).unwrap();
             heap.insert(&mut pool, index);
         }
         let mut last = 0;

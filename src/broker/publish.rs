@@ -225,12 +225,10 @@ impl Broker {
             NewDelivery {
                 tag: 0,
                 offset: 0,
-                sequence: 0,
                 message,
                 channel,
                 consumer: None,
                 queue: None,
-                wire_bytes: 0,
                 carrier: Carrier::Return,
                 redelivered: false,
                 no_ack: true,
