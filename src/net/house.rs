@@ -10,10 +10,11 @@ use crate::admin::systemd;
 use crate::broker::Broker;
 use crate::command::ConnectionId;
 use crate::config::Config;
-use crate::limits::Limits;
+use crate::limits::{Limits, Megabytes};
 use crate::mem::{BytePool, MessageLimits, Messages, Share};
 use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
 use crate::time::{Deadline, Now};
+use crate::tool::check::show_table;
 
 use super::StartError;
 use super::deadlines::Deadlines;
@@ -98,7 +99,14 @@ impl House {
         let limits = config.limits.clone();
         let table =
             limits.check(&super::record_sizes(), config.memory_limit_bytes).map_err(StartError::Limits)?;
-        log::debug!("the pools add up to {} bytes", table.bytes());
+        for line in show_table(&table, config.memory_limit_bytes).lines() {
+            log::debug!("{line}");
+        }
+        log::info!(
+            "the pools add up to {} of memory_limit {}; `leveret check` shows every line",
+            Megabytes(table.bytes()),
+            Megabytes(config.memory_limit_bytes)
+        );
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL)?;
         let doors = listen::open_doors(&mut poll, &config.listen)?;
