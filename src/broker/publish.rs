@@ -1,7 +1,8 @@
 //! A message comes in: look inside if need be, route, reserve, push; all or nothing.
 //!
-//! Always true: when any target has no room nothing is pushed anywhere; the message is held once, whatever
-//! the fan-out; a publisher waits only for what others can free, so a connection that itself holds
+//! Always true: when any target has no room nothing is pushed anywhere, and a message that must wait is the
+//! one that came, not a copy with other properties; the message is held once, whatever the fan-out; a
+//! publisher waits only for what others can free, so a connection that itself holds
 //! deliveries or an open transaction is served from the reserve or refused, never made to wait.
 
 use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
@@ -44,21 +45,29 @@ impl Broker {
         message: MessageId,
         mandatory: bool,
     ) -> Result<Outcome, Fault> {
-        let (message, routed) = match self.look_and_route(messages, channel, message) {
-            Ok(found) => found,
-            Err((message, fault)) => {
+        let routed = match self.look_and_route(messages, channel, message) {
+            Ok(routed) => routed,
+            Err(fault) => {
                 messages.release(message);
                 return Err(fault);
             }
         };
-        debug_assert!(routed, "a message that passed every check has been routed");
         let in_transaction = matches!(self.channels[channel.index()].mode, Mode::Transaction(_));
-        if in_transaction {
-            return self.publish_in_transaction(messages, channel, message, mandatory);
+        let result = if in_transaction {
+            self.publish_in_transaction(messages, channel, routed, mandatory)
+        } else {
+            let share = self.publish_share(self.channels[channel.index()].connection);
+            let publish = Publish { channel, mandatory, share, may_wait: true };
+            self.deliver_to_targets(messages, routed, &publish)
+        };
+        if routed != message {
+            match result {
+                // The session keeps what it sent, and comes with that again.
+                Ok(Outcome::Wait) => messages.discard(routed),
+                _ => messages.release(message),
+            }
         }
-        let connection = self.channels[channel.index()].connection;
-        let share = self.publish_share(connection);
-        self.deliver_to_targets(messages, message, &Publish { channel, mandatory, share, may_wait: true })
+        result
     }
 
     /// Pushes to the queues in `self.targets`.
@@ -86,32 +95,27 @@ impl Broker {
         }
     }
 
+    /// Finds the targets. What goes to them is the message itself, or a copy where its properties change.
     fn look_and_route(
         &mut self,
         messages: &mut Messages,
         channel: ChannelId,
         message: MessageId,
-    ) -> Result<(MessageId, bool), (MessageId, Fault)> {
+    ) -> Result<MessageId, Fault> {
         let looks = messages.flags(message).has(MessageFlags::LOOK_INSIDE);
         if !looks && self.route_from_cache(messages, channel, message) {
-            return Ok((message, true));
+            return Ok(message);
         }
         let vhost = self.channels[channel.index()].vhost;
-        let exchange = match self.publishable_exchange(vhost, messages.exchange(message)) {
-            Ok(exchange) => exchange,
-            Err(fault) => return Err((message, fault)),
-        };
+        let exchange = self.publishable_exchange(vhost, messages.exchange(message))?;
         if !looks {
             self.route(messages, channel, exchange, message, Table::EMPTY);
-            return Ok((message, true));
+            return Ok(message);
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         let result = self.look_inside(messages, channel, exchange, message, &mut scratch);
         self.scratch = scratch;
-        match result {
-            Ok(message) => Ok((message, true)),
-            Err(fault) => Err((message, fault)),
-        }
+        result
     }
 
     fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
@@ -162,7 +166,7 @@ impl Broker {
         let flags = messages.flags(message).with(due);
         written
             .ok()
-            .and_then(|()| messages.with_properties(message, writer.written(), flags).ok())
+            .and_then(|()| messages.copy_with_properties(message, writer.written(), flags).ok())
             .ok_or_else(|| self.out_of("messages_max"))
     }
 

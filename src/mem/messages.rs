@@ -399,11 +399,11 @@ impl Messages {
         &scratch[..len]
     }
 
-    /// The same message with other properties; the old one loses the caller's reference.
+    /// A copy with other properties, held by the caller; the old message is untouched.
     ///
     /// # Errors
-    /// No room for the copy; the old message is untouched.
-    pub fn with_properties(
+    /// No room for the copy.
+    pub fn copy_with_properties(
         &mut self,
         id: MessageId,
         properties: &[u8],
@@ -420,8 +420,13 @@ impl Messages {
         }
         self.copy_body(id, copy);
         self.finish(copy);
-        self.release(id);
         Ok(copy)
+    }
+
+    /// Frees a copy that was made in vain. No message left by that, so nobody is told of room.
+    pub fn discard(&mut self, copy: MessageId) {
+        self.release(copy);
+        self.frees -= 1;
     }
 
     /// Whether it must be returned if it reaches no queue; remembered while a transaction is open.

@@ -53,10 +53,11 @@ fn other_properties_make_another_message_with_the_same_body() {
     let mut pool = pool(8, 1 << 20, 1 << 20);
     let bytes: Vec<u8> = (0..9_000).map(|n| n as u8).collect();
     let id = make(&mut pool, "key", b"old", &bytes);
-    let other = pool.with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT).unwrap();
+    let other = pool.copy_with_properties(id, b"and now the new ones", MessageFlags::PERSISTENT).unwrap();
     assert_eq!(pool.properties(other, &mut [0; 64]), b"and now the new ones");
     assert_eq!((body(&pool, other, 0), pool.routing_key(other)), (bytes, &b"key"[..]));
-    assert_eq!(pool.messages_used(), 1);
+    pool.discard(other);
+    assert_eq!((pool.messages_used(), pool.frees()), (1, 0), "the old one is there, and no room was made");
 }
 
 #[test]
