@@ -71,6 +71,8 @@ pub struct House {
     pub(super) for_room: VecDeque<ConnectionId>,
     /// What [`Self::room_made`] said when they last tried.
     pub(super) room_seen: u64,
+    /// So many of them have not tried since then.
+    pub(super) retries_left: usize,
     pub(super) for_jobs: VecDeque<ConnectionId>,
     /// Bytes read from all peers in this turn.
     pub(super) bytes_read: usize,
@@ -144,6 +146,7 @@ impl House {
             to_close: Vec::with_capacity(connections),
             for_room: VecDeque::with_capacity(connections),
             room_seen: 0,
+            retries_left: 0,
             for_jobs: VecDeque::with_capacity(connections),
             bytes_read: 0,
             holds_back: false,

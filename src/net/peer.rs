@@ -50,6 +50,8 @@ pub(super) struct Peer {
     pub(super) to_write: bool,
     /// Still in its handshake, and counted as such.
     pub(super) shaking_hands: bool,
+    /// It is gone: so long what it sent may wait to be taken, and no longer.
+    pub(super) lost: Deadline,
 }
 
 /// Bytes per connection in this room: the record, its places on the lists, its deadline.

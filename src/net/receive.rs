@@ -9,6 +9,7 @@ use mio::{Interest, Token};
 
 use crate::command::{ConnectionId, Outcome};
 use crate::session::{self, Step, Suspension};
+use crate::time::Deadline;
 
 use super::house::{FIRST_PEER, House};
 use super::listen;
@@ -65,6 +66,7 @@ impl House {
             to_read: false,
             to_write: false,
             shaking_hands: true,
+            lost: Deadline::NEVER,
         };
         while self.peers.len() <= id.index() {
             self.peers.push(None);
@@ -188,26 +190,38 @@ impl House {
         if peer.session.is_over() {
             self.broker.disconnect(id);
         }
-        self.deadlines.lower(id, peer.session.deadline());
+        self.deadlines.lower(id, peer.session.deadline().earlier(peer.lost));
         if peer.session.has_output() || peer.ending == Ending::Flushing {
             self.list_to_write(id);
         }
     }
+
+    // ---- who waited for room
+
     /// Rises with everything that can make room for a publisher.
-    pub(super) fn room_made(&self) -> u64 {
+    fn room_made(&self) -> u64 {
         self.broker.releases() + self.supplies.messages.frees()
     }
 
+    /// Whether somebody waits who has not tried since room was made.
+    pub(super) fn has_room_to_offer(&self) -> bool {
+        !self.for_room.is_empty() && (self.retries_left > 0 || self.room_made() != self.room_seen)
+    }
+
+    /// Lets those who wait try again, each once whenever room was made.
     pub(super) fn resume_for_room(&mut self) {
+        if !self.has_room_to_offer() {
+            return;
+        }
         let made = self.room_made();
-        if self.for_room.is_empty() || made == self.room_seen {
-            return;
+        if made != self.room_seen {
+            (self.room_seen, self.retries_left) = (made, self.for_room.len());
         }
-        self.room_seen = made;
         if self.supplies.messages.is_held() && !self.supplies.messages.lift_hold() {
-            return;
+            self.retries_left = 0;
         }
-        for _ in 0..self.for_room.len().min(RETRIES_PER_TURN) {
+        for _ in 0..self.retries_left.min(RETRIES_PER_TURN) {
+            self.retries_left -= 1;
             let Some(id) = self.for_room.pop_front() else { break };
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };
             peer.waiting = Waiting::No;
@@ -217,6 +231,7 @@ impl House {
             if self.supplies.messages.is_held() {
                 // The first in line did not fit: everybody waits until it does.
                 self.for_room.rotate_right(1);
+                self.retries_left = 0;
                 break;
             }
         }

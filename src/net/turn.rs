@@ -32,6 +32,8 @@ use super::peer::{Ending, Waiting};
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// How long memory lies idle before it is given back: the next burst may be near.
 const TRIM_AFTER_MS: u64 = 1_000;
+/// How long what a peer sent that is gone may wait to be taken.
+const LOST_MS: u64 = 10_000;
 /// How long a stop may take: clients get so much time to take their connection.close.
 const STOP_MS: u64 = 700;
 
@@ -91,6 +93,7 @@ impl House {
         self.broker.has_work()
             || !self.to_read.is_empty()
             || !self.to_write.is_empty()
+            || self.has_room_to_offer()
             || self.may_let_in() && self.doors.iter().any(|door| door.ready)
     }
 
@@ -123,6 +126,7 @@ impl House {
             // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
             // message may go where it would only be lost sight of.
             self.broker.set_writable(id, false);
+            self.note_loss(id);
         } else if event.is_writable() {
             if let Some(peer) = self.peers[id.index()].as_mut() {
                 peer.stream.writable = true;
@@ -130,6 +134,17 @@ impl House {
             self.list_to_write(id);
         }
     }
+
+    /// The peer is gone. One that waits for room is not read, so it would keep what it holds (an exclusive
+    /// queue, say) from its successor for as long as nobody makes room.
+    fn note_loss(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if peer.lost == Deadline::NEVER {
+            peer.lost = self.now.after_ms(LOST_MS);
+            self.deadlines.lower(id, peer.lost);
+        }
+    }
+
     fn keep_time(&mut self) {
         if let Some((interval_ms, at)) = self.watchdog
             && at.is_due(self.now)
@@ -167,6 +182,9 @@ impl House {
                 self.deadlines.lower(id, until);
             }
             return;
+        }
+        if peer.lost.is_due(self.now) {
+            return self.end_now(id);
         }
         let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
         if peer.session.handle_timeout(&mut context) == Timeout::Close {
