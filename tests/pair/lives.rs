@@ -1,0 +1,448 @@
+//! Random lives: publishers and consumers on several connections do what programs do, in any order, over
+//! lines of any shape, and vanish in the midst of it.
+//!
+//! What every run must keep:
+//! - what was confirmed is delivered at least once, and when it was acknowledged it is gone;
+//! - first deliveries keep the order of their publisher, per consumer;
+//! - a message marked as new was never heard before, and one marked as redelivered has had a reason;
+//! - each publish is confirmed once, on its channel (the clients' checker sees to that);
+//! - in the end every pool is empty.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use leveret::limits::Limits;
+use leveret::wire::Method;
+
+use crate::world::*;
+
+const QUEUES: [&str; 3] = ["red", "green", "blue"];
+const PUBLISHING: u16 = 1;
+const CONSUMING: [u16; 2] = [2, 3];
+const GETTING: u16 = 4;
+
+/// One message in one queue.
+type Copied = (usize, u64);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Acked {
+    No,
+    /// Sent, on a connection that may have broken before it arrived.
+    Perhaps,
+    Surely,
+}
+
+#[derive(Clone, Debug)]
+struct Fate {
+    /// It surely reached its queue.
+    certain: bool,
+    heard: u32,
+    acked: Acked,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Publisher,
+    Consumer,
+    Both,
+}
+
+/// A client and what it knows.
+struct Player {
+    client: usize,
+    role: Role,
+    /// Delivered and not settled, by channel and tag.
+    outstanding: BTreeMap<(u16, u64), Copied>,
+    /// Queue and mode of each consumer.
+    consumers: BTreeMap<(u16, String), (usize, bool)>,
+    /// The last new message heard from each publisher, by consumer.
+    last_new: BTreeMap<(u16, String, u64), u64>,
+    gets: VecDeque<(usize, bool)>,
+    acked: Vec<Copied>,
+    published: Vec<Copied>,
+    tags: u64,
+}
+
+struct Life {
+    world: World,
+    random: Random,
+    players: Vec<Player>,
+    fates: BTreeMap<Copied, Fate>,
+    next_id: u64,
+    few_records: bool,
+    /// Queues from which messages went back.
+    disturbed: [bool; 3],
+    /// Queues from which a lost peer may have taken messages for good.
+    leaky: [bool; 3],
+}
+
+fn limits(seed: u64) -> Limits {
+    match seed % 3 {
+        // Publishers have to wait.
+        0 => Limits { messages_max: 64, ..small_limits() },
+        // Consumers do.
+        1 => Limits { unacknowledged_max: 64, ..small_limits() },
+        _ => small_limits(),
+    }
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(limits(seed));
+        let first = world.open(&[1]);
+        for queue in QUEUES {
+            world.declare(first, 1, queue);
+            world.ask(first, 1, &bind(queue, "amq.fanout", ""));
+        }
+        world.lose(first);
+        let mut life = Self {
+            world,
+            random: Random::new(seed),
+            players: Vec::new(),
+            fates: BTreeMap::new(),
+            next_id: 0,
+            few_records: limits(seed).unacknowledged_max < 100,
+            disturbed: [false; 3],
+            leaky: [false; 3],
+        };
+        for number in 0..2 + life.random.below(4) {
+            life.join(number);
+        }
+        life
+    }
+
+    fn join(&mut self, number: u64) {
+        let role = match number {
+            0 => Role::Publisher,
+            1 => Role::Consumer,
+            _ if self.world.house.messages.messages_max() < 100 => {
+                self.random.one_of(&[Role::Publisher, Role::Consumer])
+            }
+            _ => Role::Both,
+        };
+        let shape = Shape {
+            up_fragment: self.random.one_of(&[1, 20, 1_000, 1 << 20]),
+            down_fragment: self.random.one_of(&[1, 20, 1_000, 1 << 20]),
+            down_room: self.random.one_of(&[100, 5_000, 1 << 20]),
+            ..Shape::WIDE
+        };
+        let channels = [PUBLISHING, CONSUMING[0], CONSUMING[1], GETTING];
+        let client = self.world.open_with(Manners::default(), shape, &channels);
+        self.world.ask(client, PUBLISHING, &Method::ConfirmSelect { no_wait: false });
+        self.players.push(Player {
+            client,
+            role,
+            outstanding: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            last_new: BTreeMap::new(),
+            gets: VecDeque::new(),
+            acked: Vec::new(),
+            published: Vec::new(),
+            tags: 0,
+        });
+    }
+
+    fn step(&mut self) {
+        let at = self.random.below(self.players.len() as u64) as usize;
+        let role = self.players[at].role;
+        match self.random.below(100) {
+            0..=39 if role != Role::Consumer => self.publish(at),
+            0..=9 if role != Role::Publisher => self.consume(at),
+            // A get that finds no record for its message is refused, which is not what this is about.
+            10..=19 if role != Role::Publisher && !self.few_records => self.get(at),
+            20..=69 if role != Role::Publisher => self.settle(at),
+            70..=71 if role != Role::Publisher => self.cancel(at),
+            // A publisher may be waiting for room, and then its close waits too.
+            72 if role != Role::Publisher => self.close_channel(at),
+            73 => self.vanish(at),
+            74..=77 => {
+                let greed = self.random.one_of(&[0, 7, 500, usize::MAX]);
+                self.world.clients[self.players[at].client].manners.greed = greed;
+            }
+            78..=80 => self.rest(),
+            81 => self.recover(at),
+            _ => {
+                for _ in 0..self.random.below(30) {
+                    self.world.round();
+                }
+            }
+        }
+        self.listen();
+    }
+
+    fn publish(&mut self, at: usize) {
+        let (client, publisher) = (self.players[at].client, self.players[at].client as u64);
+        let id = self.next_id;
+        self.next_id += 1;
+        let queue = self.random.below(3) as usize;
+        let everywhere = self.random.once_in(5);
+        let mut body = [id.to_be_bytes(), publisher.to_be_bytes()].concat();
+        body.resize(16 + self.random.one_of(&[0, 0, 50, 300, 9_000]), 7);
+        let publish = Publish {
+            exchange: if everywhere { "amq.fanout" } else { "" },
+            key: QUEUES[queue],
+            mandatory: self.random.once_in(2),
+            ..Publish::default()
+        };
+        self.world.publish(client, PUBLISHING, publish, &body);
+        for queue in if everywhere { 0..3 } else { queue..queue + 1 } {
+            self.fates.insert((queue, id), Fate { certain: false, heard: 0, acked: Acked::No });
+            self.players[at].published.push((queue, id));
+        }
+    }
+
+    fn consume(&mut self, at: usize) {
+        if self.players[at].consumers.len() > 3 {
+            return;
+        }
+        let queue = self.random.below(3) as usize;
+        let channel = self.random.one_of(&CONSUMING);
+        let no_ack = self.random.once_in(4);
+        let prefetch = self.random.one_of(&[0, 1, 3, 20]);
+        let player = &mut self.players[at];
+        player.tags += 1;
+        let tag = format!("tag{}", player.tags);
+        self.world.send(player.client, channel, &qos(prefetch));
+        self.world.send(player.client, channel, &consume(QUEUES[queue], &tag, no_ack));
+        player.consumers.insert((channel, tag), (queue, no_ack));
+    }
+
+    fn get(&mut self, at: usize) {
+        let queue = self.random.below(3) as usize;
+        let no_ack = self.random.once_in(3);
+        let player = &mut self.players[at];
+        player.gets.push_back((queue, no_ack));
+        self.world.send(player.client, GETTING, &Method::BasicGet { queue: QUEUES[queue], no_ack });
+    }
+
+    fn settle(&mut self, at: usize) {
+        let known: Vec<_> = self.players[at].outstanding.keys().copied().collect();
+        if known.is_empty() {
+            return;
+        }
+        let (channel, delivery_tag) = self.random.one_of(&known);
+        let multiple = self.random.once_in(3);
+        let requeue = self.random.once_in(4);
+        let method = match self.random.below(3) {
+            0 => Method::BasicAck { delivery_tag, multiple },
+            1 if !multiple => Method::BasicReject { delivery_tag, requeue },
+            _ => Method::BasicNack { delivery_tag, multiple, requeue },
+        };
+        let goes_back = requeue && !matches!(method, Method::BasicAck { .. });
+        let client = self.players[at].client;
+        self.world.send(client, channel, &method);
+        let first = if multiple { 0 } else { delivery_tag };
+        let settled: Vec<_> = self.players[at]
+            .outstanding
+            .range((channel, first)..=(channel, delivery_tag))
+            .map(|(key, copied)| (*key, *copied))
+            .collect();
+        for (key, copied) in settled {
+            self.players[at].outstanding.remove(&key);
+            if goes_back {
+                self.disturbed[copied.0] = true;
+            } else {
+                self.fates.get_mut(&copied).expect("heard of").acked = Acked::Perhaps;
+                self.players[at].acked.push(copied);
+            }
+        }
+    }
+
+    fn recover(&mut self, at: usize) {
+        let channel = self.random.one_of(&CONSUMING);
+        // With nothing on its way it is clear which tags become void: all heard so far.
+        self.rest_reading(at);
+        self.forget_outstanding(at, channel);
+        self.world.send(self.players[at].client, channel, &Method::BasicRecover { requeue: true });
+        self.rest_reading(at);
+    }
+
+    fn cancel(&mut self, at: usize) {
+        let consumers: Vec<_> = self.players[at].consumers.keys().cloned().collect();
+        if consumers.is_empty() {
+            return;
+        }
+        let (channel, tag) = consumers[self.random.below(consumers.len() as u64) as usize].clone();
+        let client = self.players[at].client;
+        self.world.send(client, channel, &Method::BasicCancel { consumer_tag: &tag, no_wait: false });
+        self.rest_reading(at);
+        self.players[at].consumers.remove(&(channel, tag));
+    }
+
+    fn close_channel(&mut self, at: usize) {
+        let channel = self.random.one_of(&[CONSUMING[0], CONSUMING[1], GETTING]);
+        let client = self.players[at].client;
+        self.world.send(client, channel, &close_channel());
+        // Before and after: what is still on its way is heard in between.
+        self.forget_outstanding(at, channel);
+        self.rest_reading(at);
+        self.forget_outstanding(at, channel);
+        if channel == GETTING {
+            self.players[at].gets.clear();
+        }
+        let ended: Vec<_> =
+            self.players[at].consumers.keys().filter(|key| key.0 == channel).cloned().collect();
+        for key in ended {
+            let (queue, _) = self.players[at].consumers.remove(&key).expect("just found");
+            self.disturbed[queue] = true;
+        }
+        self.world.ask(client, channel, &Method::ChannelOpen {});
+        self.listen();
+    }
+
+    fn forget_outstanding(&mut self, at: usize, channel: u16) {
+        for (queue, _) in self.players[at].consumers.values().chain(&self.players[at].gets) {
+            self.disturbed[*queue] = true;
+        }
+        let disturbed = &mut self.disturbed;
+        self.players[at].outstanding.retain(|(on, _), (queue, _)| {
+            disturbed[*queue] |= *on == channel;
+            *on != channel
+        });
+    }
+
+    /// A player is gone, one way or the other, and another comes.
+    fn vanish(&mut self, at: usize) {
+        let politely = self.random.once_in(2);
+        if politely {
+            self.rest_reading(at);
+        }
+        let player = self.players.swap_remove(at);
+        let consumed = player.consumers.values().chain(&player.gets);
+        for (queue, no_ack) in consumed {
+            self.disturbed[*queue] = true;
+            self.leaky[*queue] |= *no_ack;
+        }
+        // Acknowledgements may have been lost with it.
+        for (queue, _) in player.outstanding.values().chain(&player.acked) {
+            self.disturbed[*queue] = true;
+        }
+        if politely && self.random.once_in(2) {
+            self.world.hang_up(player.client);
+            self.world.run();
+        }
+        self.world.lose(player.client);
+        self.world.run();
+        let role = player.role as u64;
+        self.join(role);
+    }
+
+    /// The player reads until nothing moves any more.
+    fn rest_reading(&mut self, at: usize) {
+        self.world.clients[self.players[at].client].manners.greed = usize::MAX;
+        self.rest();
+    }
+
+    /// Nothing moves any more: what was sent has been seen, unless somebody waits.
+    fn rest(&mut self) {
+        self.world.run();
+        self.listen();
+        for player in &mut self.players {
+            let client = &self.world.clients[player.client];
+            let waits = client.manners.greed == 0
+                || client.checker.unconfirmed(PUBLISHING) > 0
+                || client.checker.replies_missing() > 0;
+            if waits {
+                continue;
+            }
+            for copied in player.published.drain(..) {
+                self.fates.get_mut(&copied).expect("published").certain = true;
+            }
+            for copied in player.acked.drain(..) {
+                self.fates.get_mut(&copied).expect("heard of").acked = Acked::Surely;
+            }
+        }
+    }
+
+    /// Takes in what everybody heard.
+    fn listen(&mut self) {
+        for at in 0..self.players.len() {
+            let client = &mut self.world.clients[self.players[at].client];
+            assert_eq!(client.closed_with, None);
+            for said in core::mem::take(&mut client.heard) {
+                self.hear(at, &said);
+            }
+        }
+    }
+
+    fn hear(&mut self, at: usize, said: &Said) {
+        match said.method() {
+            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, .. } => {
+                let key = (said.channel, consumer_tag.to_string());
+                let (queue, no_ack) = self.players[at].consumers[&key];
+                let copied = self.hear_message(queue, said, redelivered, no_ack);
+                if !redelivered {
+                    let publisher = u64::from_be_bytes(said.body[8..16].try_into().expect("eight octets"));
+                    let last = &mut self.players[at].last_new;
+                    let before = last.insert((key.0, key.1, publisher), copied.1);
+                    assert!(before.is_none_or(|before| before < copied.1), "{before:?} before {copied:?}");
+                }
+                if !no_ack {
+                    self.players[at].outstanding.insert((said.channel, delivery_tag), copied);
+                }
+            }
+            Method::BasicGetOk { delivery_tag, redelivered, .. } => {
+                let (queue, no_ack) = self.players[at].gets.pop_front().expect("somebody asked");
+                let copied = self.hear_message(queue, said, redelivered, no_ack);
+                if !no_ack {
+                    self.players[at].outstanding.insert((said.channel, delivery_tag), copied);
+                }
+            }
+            Method::BasicGetEmpty {} => {
+                self.players[at].gets.pop_front();
+            }
+            Method::ChannelClose { .. } | Method::BasicReturn { .. } | Method::BasicNack { .. } => {
+                panic!("{}", said.shown())
+            }
+            _ => {}
+        }
+    }
+
+    fn hear_message(&mut self, queue: usize, said: &Said, redelivered: bool, no_ack: bool) -> Copied {
+        let id = u64::from_be_bytes(said.body[..8].try_into().expect("eight octets"));
+        let copied = (queue, id);
+        assert!(said.body[16..].iter().all(|octet| *octet == 7), "the body is what was published");
+        let fate = self.fates.get_mut(&copied).expect("it was published to that queue");
+        assert_ne!(fate.acked, Acked::Surely, "{copied:?} comes again after its acknowledgement");
+        assert!(redelivered || fate.heard == 0, "{copied:?} is said to be new, but was heard before");
+        assert!(!redelivered || self.disturbed[queue], "{copied:?} is said to be redelivered for no reason");
+        fate.heard += 1;
+        fate.certain = true;
+        if no_ack {
+            fate.acked = Acked::Surely;
+        }
+        copied
+    }
+
+    fn finish(mut self) {
+        for at in 0..self.players.len() {
+            self.world.clients[self.players[at].client].manners.greed = usize::MAX;
+        }
+        self.rest();
+        self.world.lose_everybody();
+        let heir = self.world.open(&[1]);
+        for (queue, name) in QUEUES.into_iter().enumerate() {
+            loop {
+                let said = self.world.ask(heir, 1, &Method::BasicGet { queue: name, no_ack: true });
+                let Method::BasicGetOk { redelivered, .. } = said.method() else { break };
+                self.disturbed[queue] = true;
+                self.hear_message(queue, &said, redelivered, true);
+            }
+        }
+        for (copied, fate) in &self.fates {
+            let is_accounted_for = fate.acked != Acked::No || !fate.certain || self.leaky[copied.0];
+            assert!(is_accounted_for, "{copied:?} was taken and is lost: {fate:?}");
+        }
+        self.world.end(&QUEUES);
+    }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_out_of_order_whatever_peers_do() {
+    for_seeds("nothing_is_lost_doubled", 0..200, |seed| {
+        let mut life = Life::new(seed);
+        for _ in 0..300 {
+            life.step();
+        }
+        life.finish();
+    });
+}

@@ -1,0 +1,22 @@
+//! Sessions and broker in one world with their clients, under a clock that jumps: what no socket can be made
+//! to do at will.
+//!
+//! | file      | what it is about |
+//! |-----------|------------------|
+//! | `time`    | heartbeats, half-open peers, idleness |
+//! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
+//! | `lives`   | random lives of several connections, and what every run must keep |
+//! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
+//! | `mass`    | one command that means a lot of work |
+//!
+//! Always true: no test here waits; a world that is stuck has come to rest without what was expected, and
+//! the assertion says so.
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod bytes;
+mod lives;
+mod mass;
+mod memory;
+mod time;

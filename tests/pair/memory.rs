@@ -1,0 +1,509 @@
+//! Full pools: who waits, who is refused with the key to raise, and that whoever can free something is never
+//! made to wait for itself.
+//!
+//! Each test would hang (come to rest without what is asserted) or run out of bounds without its rule. No
+//! time passes in them but where one says so: what frees memory must also wake who waits for it.
+
+use leveret::limits::Limits;
+use leveret::wire::Method;
+
+use crate::world::*;
+
+/// Room for so many messages; a sixteenth of it is the reserve.
+fn room_for(messages_max: u32) -> Limits {
+    Limits { messages_max, ..small_limits() }
+}
+
+/// Two publishers fill a queue each that nobody reads, until both have to wait; one queue alone never takes
+/// the whole pool.
+fn fill(world: &mut World, queues: [&str; 2]) -> [usize; 2] {
+    queues.map(|queue| {
+        let filler = world.open(&[1]);
+        world.declare(filler, 1, queue);
+        for _ in 0..world.house.messages.messages_max() + 10 {
+            world.publish_to(filler, 1, queue, b"filling");
+        }
+        world.run();
+        assert!(world.clients[filler].checker.is_blocked, "the filler waits, and is told");
+        filler
+    })
+}
+
+/// The code and text of a channel that the broker closed.
+fn channel_fault(world: &World, client: usize) -> Option<(u16, String)> {
+    world.clients[client].heard.iter().find_map(|said| match said.method() {
+        Method::ChannelClose { reply_code, reply_text, .. } => Some((reply_code, reply_text.to_string())),
+        _ => None,
+    })
+}
+
+/// A worker takes from "in" and for each message publishes so many to "out", then acknowledges, all on one
+/// socket and without a pause.
+fn work(world: &mut World, worker: usize, per_message: usize) -> usize {
+    let mut done = 0;
+    loop {
+        let tasks = world.deliveries(worker);
+        if tasks.is_empty() || !world.clients[worker].checker.is_open(1) {
+            return done;
+        }
+        for said in &tasks {
+            let Method::BasicDeliver { delivery_tag, .. } = said.method() else { continue };
+            for _ in 0..per_message {
+                world.publish_to(worker, 1, "out", &said.body);
+            }
+            world.ack(worker, 1, delivery_tag, false);
+            done += 1;
+        }
+        world.run();
+    }
+}
+
+/// A worker with prefetch 4, so many tasks in its queue, and a pool that others have filled.
+fn worker_in_a_full_pool(tasks: u32) -> (World, usize) {
+    let mut world = World::new(room_for(320));
+    let worker = world.open(&[1]);
+    world.declare(worker, 1, "in");
+    world.declare(worker, 1, "out");
+    for number in 0..tasks {
+        world.publish_to(worker, 1, "in", &number.to_be_bytes());
+    }
+    fill(&mut world, ["stuffed", "crammed"]);
+    world.ask(worker, 1, &qos(4));
+    world.consume(worker, 1, "in", "worker", false);
+    (world, worker)
+}
+
+#[test]
+fn a_worker_that_publishes_and_acknowledges_on_one_socket_goes_on_with_the_pool_full() {
+    let (mut world, worker) = worker_in_a_full_pool(100);
+    assert_eq!(work(&mut world, worker, 1), 100);
+    assert_eq!(channel_fault(&world, worker), None);
+    assert_eq!((world.counts(worker, 1, "in"), world.counts(worker, 1, "out")), ((0, 1), (100, 0)));
+    world.end(&["in", "out", "stuffed", "crammed"]);
+}
+
+#[test]
+fn a_worker_that_needs_more_than_the_reserve_is_refused_with_the_key_to_raise() {
+    let (mut world, worker) = worker_in_a_full_pool(100);
+    let done = work(&mut world, worker, 5);
+    assert!(done < 100);
+    let (code, text) = channel_fault(&world, worker).expect("it is told");
+    assert!(code == 506 && text.contains("raise messages_max"), "{code} {text}");
+    // What it had not acknowledged went back, and its connection can go on.
+    world.ask(worker, 1, &Method::ChannelOpen {});
+    let (left, _) = world.counts(worker, 1, "in");
+    assert!(left >= 1 && left as usize + done >= 100, "{left} left, {done} done");
+    world.ask(worker, 1, &purge("stuffed"));
+    world.consume(worker, 1, "in", "worker", false);
+    assert!(work(&mut world, worker, 1) >= left as usize);
+    world.end(&["in", "out", "stuffed", "crammed"]);
+}
+
+#[test]
+fn a_worker_whose_bodies_fill_the_pool_is_refused_with_the_key_to_raise() {
+    let limits = Limits { body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 19, ..small_limits() };
+    let limits = Limits { message_size_max: 1 << 17, ..limits };
+    let mut world = World::new(limits);
+    let worker = world.open(&[1]);
+    world.declare(worker, 1, "in");
+    world.declare(worker, 1, "out");
+    world.publish_to(worker, 1, "in", b"task");
+    world.consume(worker, 1, "in", "worker", false);
+    for _ in 0..12 {
+        world.publish_to(worker, 1, "out", &[1; 100_000]);
+    }
+    world.run();
+    let (code, text) = channel_fault(&world, worker).expect("it is told");
+    assert!(code == 506 && text.contains("raise body_bytes_max"), "{code} {text}");
+    world.end(&["in", "out"]);
+}
+
+#[test]
+fn five_hundred_half_sent_bodies_end_by_timeout_and_others_go_on() {
+    let mut world = World::new(small_limits());
+    let healthy = world.open(&[1]);
+    world.declare(healthy, 1, "q");
+    world.consume(healthy, 1, "q", "it", true);
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    let mut half = method_frame(1, &publish);
+    half.extend(content_frames(1, &[0, 0], &[7; 64 << 10], 4088));
+    half.truncate(1_000);
+    let halves: Vec<usize> = (0..500).map(|_| world.open(&[1])).collect();
+    for client in &halves {
+        world.clients[*client].say(&half);
+    }
+    world.run();
+    let mut rounds = 0;
+    while halves.iter().any(|client| world.clients[*client].closed_with.is_none()) {
+        world.publish_to(healthy, 1, "q", b"small");
+        world.run();
+        assert_eq!(world.deliveries(healthy).len(), 1, "a small message passes in round {rounds}");
+        world.pass_ms(30_000);
+        rounds += 1;
+        assert!(rounds < 20, "half-sent bodies stay for ever");
+    }
+    for client in halves {
+        let (code, text) = world.clients[client].closed_with.clone().expect("all are closed");
+        assert!(code == 506 && text.contains("did not go on"), "{code} {text}");
+    }
+    world.publish_to(healthy, 1, "q", &[1; 1 << 20]);
+    world.run();
+    assert_eq!(world.deliveries(healthy)[0].body.len(), 1 << 20);
+    world.end(&["q"]);
+}
+
+#[test]
+fn a_large_message_waits_for_half_sent_bodies_to_end() {
+    let mut world = World::new(small_limits());
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    let mut half = method_frame(1, &publish);
+    half.extend(content_frames(1, &[0, 0], &[7; 1 << 20], 4088));
+    half.truncate(1_000);
+    for _ in 0..3 {
+        let client = world.open(&[1]);
+        world.clients[client].say(&half);
+    }
+    let patient = world.open(&[1]);
+    world.declare(patient, 1, "q");
+    world.publish_to(patient, 1, "q", &[1; 1 << 20]);
+    world.run();
+    assert!(world.clients[patient].checker.is_blocked);
+    world.pass_ms(30_000);
+    assert!(!world.clients[patient].checker.is_blocked);
+    assert_eq!(world.counts(patient, 1, "q"), (1, 0));
+    world.end(&["q"]);
+}
+
+#[test]
+fn a_second_content_of_a_connection_is_taken_or_refused_but_never_waits() {
+    let mut world = World::new(Limits { body_bytes_max: 8 << 20, ..small_limits() });
+    let client = world.open(&[1, 2]);
+    world.declare(client, 2, "q");
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    let content = |channel: u16| {
+        let mut content = method_frame(channel, &publish);
+        content.extend(content_frames(channel, &[0, 0], &[7; 1 << 20], 100_000));
+        content
+    };
+    // The method, the header and the first frame of the body.
+    let beginning = method_frame(1, &publish).len() + 22 + 100_008;
+    for _ in 0..2 {
+        let other = world.open(&[1]);
+        world.clients[other].say(&content(1)[..beginning]);
+    }
+    world.run();
+    world.clients[client].say(&content(1)[..beginning]);
+    world.clients[client].say(&content(2));
+    world.clients[client].say(&content(1)[beginning..]);
+    world.run();
+    let (code, text) = channel_fault(&world, client).expect("the second is refused");
+    assert!(code == 506 && text.contains("raise assembly_bytes_max"), "{code} {text}");
+    assert_eq!(world.counts(client, 1, "q"), (1, 0), "the first came in");
+    world.end(&["q"]);
+}
+
+/// A client that sends so many messages of 1 KiB to itself, and reads only when all are sent.
+fn echo(limits: Limits, no_ack: bool, count: usize) -> (World, usize) {
+    let mut world = World::new(limits);
+    let shape = Shape { up_room: 64 << 10, down_room: 64 << 10, ..Shape::WIDE };
+    let manners = Manners { sends_first: true, ..Manners::default() };
+    let client = world.open_with(manners, shape, &[1, 2]);
+    world.declare(client, 1, "echo");
+    world.consume(client, 2, "echo", "it", no_ack);
+    for _ in 0..count {
+        world.publish_to(client, 1, "echo", &[9; 1024]);
+    }
+    world.run();
+    (world, client)
+}
+
+#[test]
+fn a_client_blocked_in_send_while_its_window_is_full_gets_through() {
+    for (no_ack, count) in [(true, 1_500), (false, 1_000)] {
+        let (mut world, client) = echo(room_for(4_000), no_ack, count);
+        assert!(world.clients[client].is_done_sending(), "it is stuck in send");
+        assert_eq!(world.deliveries(client).len(), count);
+        world.ack(client, 2, 0, true);
+        world.run();
+        world.end(&["echo"]);
+    }
+}
+
+#[test]
+fn a_client_blocked_in_send_that_fills_the_pool_itself_is_told_so() {
+    for no_ack in [true, false] {
+        let (world, client) = echo(room_for(640), no_ack, 3_000);
+        assert!(world.clients[client].is_done_sending(), "it is stuck in send");
+        let (code, text) = channel_fault(&world, client).expect("it is told");
+        assert!(code == 506 && text.contains("raise messages_max"), "{code} {text}");
+        world.end(&["echo"]);
+    }
+}
+
+#[test]
+fn ten_thousand_pipelined_declares_are_answered_in_order_when_they_are_read() {
+    let mut world = World::new(small_limits());
+    let other = world.open(&[1]);
+    let shape = Shape { down_room: 4096, ..Shape::WIDE };
+    let eager = world.open_with(Manners::default(), shape, &[1]);
+    world.clients[eager].manners.greed = 0;
+    let name = |number: usize| format!("queue{}", number % 400);
+    for number in 0..10_000 {
+        world.send(eager, 1, &declare(&name(number)));
+    }
+    world.run();
+    assert!(world.clients[eager].checker.replies_missing() > 9_000);
+    world.ask(other, 1, &qos(1));
+    world.clients[eager].manners.greed = 777;
+    world.run();
+    assert_eq!(world.clients[eager].checker.replies_missing(), 0);
+    for (number, said) in world.clients[eager].heard.iter().enumerate() {
+        let Method::QueueDeclareOk { queue, .. } = said.method() else { panic!("{}", said.shown()) };
+        assert_eq!(queue, name(number));
+    }
+    let names: Vec<String> = (0..400).map(name).collect();
+    world.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// A broker with 100 chunks for queue entries, and so many queues bound to amq.fanout.
+fn with_fanout(queues: usize) -> (World, usize, Vec<String>) {
+    let mut world = World::new(Limits { queue_entries_max: 3_200, ..small_limits() });
+    let client = world.open(&[1]);
+    let names: Vec<String> = (0..queues).map(|number| format!("target{number}")).collect();
+    for name in &names {
+        world.declare(client, 1, name);
+        world.ask(client, 1, &bind(name, "amq.fanout", ""));
+    }
+    (world, client, names)
+}
+
+fn publish_to_all(world: &mut World, client: usize) {
+    let publish = Publish { exchange: "amq.fanout", ..Publish::default() };
+    world.publish(client, 1, publish, b"to all");
+    world.run();
+}
+
+#[test]
+fn a_fanout_that_can_never_fit_is_refused_and_reaches_nobody() {
+    let (mut world, client, names) = with_fanout(150);
+    publish_to_all(&mut world, client);
+    let (code, text) = channel_fault(&world, client).expect("it is told");
+    assert!(code == 506 && text.contains("raise queue_entries_max"), "{code} {text}");
+    world.ask(client, 1, &Method::ChannelOpen {});
+    for name in &names {
+        assert_eq!(world.counts(client, 1, name), (0, 0));
+    }
+    assert_eq!(world.house.messages.messages_used(), 0);
+    world.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_fanout_that_fits_later_waits_and_then_reaches_all() {
+    let (mut world, client, mut names) = with_fanout(50);
+    let other = world.open(&[1]);
+    for number in 0..60 {
+        let name = format!("taken{number}");
+        world.declare(other, 1, &name);
+        world.publish_to(other, 1, &name, b"takes a chunk");
+        names.push(name);
+    }
+    world.run();
+    publish_to_all(&mut world, client);
+    assert!(world.clients[client].checker.is_blocked, "it waits");
+    for name in &names[..50] {
+        assert_eq!(world.counts(other, 1, name), (0, 0), "all or nothing");
+    }
+    for name in &names[50..80] {
+        world.ask(other, 1, &purge(name));
+    }
+    assert!(!world.clients[client].checker.is_blocked, "it went through");
+    for name in &names[..50] {
+        assert_eq!(world.counts(other, 1, name), (1, 0));
+    }
+    world.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_hundred_slow_consumers_of_a_large_message_share_one_copy() {
+    const SIZE: usize = 1 << 20;
+    let mut world = World::new(small_limits());
+    let publisher = world.open(&[1]);
+    let shape = Shape { down_room: 16 << 10, ..Shape::WIDE };
+    let mut consumers = Vec::new();
+    let mut names = Vec::new();
+    for number in 0..100 {
+        let name = format!("slow{number}");
+        let client = world.open_with(Manners::default(), shape, &[1]);
+        world.declare(client, 1, &name);
+        world.ask(client, 1, &bind(&name, "amq.fanout", ""));
+        world.consume(client, 1, &name, "it", number % 2 == 0);
+        world.clients[client].manners.greed = 0;
+        consumers.push(client);
+        names.push(name);
+    }
+    let body: Vec<u8> = (0..SIZE).map(|at| ((at * 31) >> 3) as u8).collect();
+    let publish = Publish { exchange: "amq.fanout", piece: 131_064, ..Publish::default() };
+    world.publish(publisher, 1, publish, &body);
+    world.run();
+    let mut most = 0;
+    for (turn, client) in consumers.iter().enumerate() {
+        world.clients[*client].manners.greed = 1_000 + turn;
+    }
+    while world.round() {
+        most = most.max(world.house.messages.body_bytes_used());
+        assert!(world.house.messages.messages_used() <= 1);
+    }
+    assert!((SIZE..SIZE + 8192).contains(&most), "{most} bytes for one body");
+    for client in consumers {
+        let deliveries = world.deliveries(client);
+        assert!(deliveries.len() == 1 && deliveries[0].body == body);
+    }
+    world.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_publisher_at_the_cap_is_told_waits_and_goes_on_without_any_timer() {
+    let mut world = World::new(room_for(200));
+    let consumer = world.open(&[1]);
+    world.declare(consumer, 1, "q");
+    let publisher = world.open(&[1]);
+    for number in 0..1_000_u32 {
+        world.publish_to(publisher, 1, "q", &number.to_be_bytes());
+    }
+    world.run();
+    assert!(world.clients[publisher].checker.is_blocked);
+    let (ready, _) = world.counts(consumer, 1, "q");
+    assert!((150..=187).contains(&ready), "{ready} are in");
+    world.consume(consumer, 1, "q", "it", true);
+    let numbers: Vec<u32> = world
+        .deliveries(consumer)
+        .iter()
+        .map(|said| u32::from_be_bytes(said.body[..].try_into().expect("four octets")))
+        .collect();
+    assert_eq!(numbers, (0..1_000).collect::<Vec<_>>());
+    assert!(!world.clients[publisher].checker.is_blocked, "it was told that it is over");
+    assert_eq!(world.now.as_ms(), 0);
+    world.end(&["q"]);
+}
+
+#[test]
+fn when_a_purge_makes_room_every_waiting_publisher_goes_on() {
+    let mut world = World::new(room_for(1_000));
+    let fillers = fill(&mut world, ["full", "brimful"]);
+    let waiting: Vec<usize> = (0..300).map(|_| world.open(&[1])).collect();
+    for client in &waiting {
+        world.publish_to(*client, 1, "other", b"x");
+    }
+    world.run();
+    for filler in fillers {
+        world.lose(filler);
+    }
+    world.pass_ms(10_000);
+    assert!(waiting.iter().all(|client| world.clients[*client].checker.is_blocked));
+    let operator = world.open(&[1]);
+    world.declare(operator, 1, "other");
+    world.ask(operator, 1, &purge("full"));
+    for client in &waiting {
+        assert!(!world.clients[*client].checker.is_blocked, "{client} of {} still waits", waiting.len());
+    }
+    assert_eq!(world.counts(operator, 1, "other"), (300, 0));
+    world.end(&["full", "brimful", "other"]);
+}
+
+#[test]
+fn when_a_waiting_publisher_goes_the_next_one_has_its_turn() {
+    let mut world = World::new(room_for(320));
+    let fillers = fill(&mut world, ["full", "brimful"]);
+    let second = world.open(&[1]);
+    world.publish_to(second, 1, "full", b"second");
+    world.run();
+    assert!(world.clients[second].checker.is_blocked);
+    let operator = world.open(&[1]);
+    for filler in fillers {
+        world.lose(filler);
+    }
+    world.pass_ms(10_000);
+    assert_eq!(world.house.peers_count(), 2, "that they are gone is noticed although they wait");
+    world.ask(operator, 1, &purge("full"));
+    assert!(!world.clients[second].checker.is_blocked);
+    assert_eq!(world.counts(operator, 1, "full"), (1, 0));
+    world.end(&["full", "brimful"]);
+}
+
+#[test]
+fn a_request_that_waits_for_room_goes_out_with_its_reply_queue() {
+    let mut world = World::new(room_for(320));
+    let server = world.open(&[1]);
+    world.declare(server, 1, "requests");
+    let requester = world.open(&[1]);
+    world.consume(requester, 1, "amq.rabbitmq.reply-to", "replies", true);
+    // A request is rewritten before it is queued: its reply-to becomes the queue that waits for the answer.
+    let properties = [&[0x02, 0x00, 21][..], b"amq.rabbitmq.reply-to"].concat();
+    let publish = Publish { key: "requests", properties: &properties, ..Publish::default() };
+    for number in 0..300_u32 {
+        world.publish(requester, 1, publish, &number.to_be_bytes());
+    }
+    world.run();
+    assert!(world.clients[requester].checker.is_blocked, "the queue has its share");
+    world.consume(server, 1, "requests", "server", true);
+    let requests = world.deliveries(server);
+    assert_eq!(requests.len(), 300);
+    for (number, said) in requests.iter().enumerate() {
+        assert_eq!(said.body, (number as u32).to_be_bytes());
+        let token = std::str::from_utf8(&said.properties[3..]).expect("a name");
+        assert!(token.starts_with("amq.rabbitmq.reply-to."), "{token}");
+        world.publish_to(server, 1, token, &said.body);
+    }
+    world.run();
+    assert_eq!(world.deliveries(requester).len(), 300);
+    world.end(&["requests"]);
+}
+
+#[test]
+fn no_queue_takes_the_whole_pool() {
+    let mut world = World::new(room_for(1_000));
+    let greedy = world.open(&[1]);
+    world.declare(greedy, 1, "greedy");
+    for _ in 0..2_000 {
+        world.publish_to(greedy, 1, "greedy", b"x");
+    }
+    world.run();
+    assert_eq!(world.counts_from_outside("greedy"), 800);
+    let modest = world.open(&[1]);
+    world.declare(modest, 1, "modest");
+    world.publish_to(modest, 1, "modest", b"x");
+    assert_eq!(world.counts(modest, 1, "modest"), (1, 0));
+    world.end(&["greedy", "modest"]);
+}
+
+#[test]
+fn deliveries_never_take_all_records_and_a_newcomer_gets_some() {
+    let limits = Limits { unacknowledged_max: 64, ..small_limits() };
+    let mut world = World::new(limits);
+    let publisher = world.open(&[1]);
+    world.declare(publisher, 1, "q");
+    for _ in 0..500 {
+        world.publish_to(publisher, 1, "q", b"x");
+    }
+    world.run();
+    let hoarders: Vec<usize> = (0..3).map(|_| world.open(&[1])).collect();
+    for hoarder in &hoarders {
+        world.consume(*hoarder, 1, "q", "it", false);
+        assert!(!world.deliveries(*hoarder).is_empty(), "a newcomer gets some");
+    }
+    // Each acknowledges all it has, again and again, until nothing is left.
+    let mut taken = world.counts(publisher, 1, "q").0;
+    while taken > 0 {
+        for hoarder in &hoarders {
+            world.ack(*hoarder, 1, 0, true);
+            world.run();
+        }
+        let left = world.counts(publisher, 1, "q").0;
+        assert!(left < taken, "it stands still at {left}");
+        taken = left;
+    }
+    world.end(&["q"]);
+}

@@ -1,0 +1,221 @@
+//! Time: heartbeats both ways, peers that fall silent at any stage, and a broker that sleeps when nothing is
+//! due.
+
+use leveret::limits::Limits;
+use leveret::time::Now;
+use leveret::wire::{Method, Table};
+
+use crate::world::*;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+fn with_heartbeat(heartbeat_s: u16, sends_heartbeats: bool) -> Manners {
+    Manners { heartbeat_s, sends_heartbeats, ..Manners::default() }
+}
+
+fn silent(silence: Silence) -> Manners {
+    Manners { silence, ..Manners::default() }
+}
+
+#[test]
+fn a_day_of_heartbeats_both_ways() {
+    let mut world = World::new(small_limits());
+    let intervals = [1, 10, 60, 580];
+    for interval in intervals {
+        world.open_with(with_heartbeat(interval, true), Shape::WIDE, &[1]);
+    }
+    let before = world.house.turns;
+    world.pass_ms(DAY_MS);
+    let mut most_turns = 0;
+    for (client, interval) in intervals.into_iter().enumerate() {
+        let checker = &world.clients[client].checker;
+        assert_eq!(checker.phase, Phase::Open, "heartbeat {interval}");
+        let halves = DAY_MS / 500 / u64::from(interval);
+        assert!((halves / 2..=halves + 1).contains(&checker.heartbeats), "{interval}: {checker:?}");
+        // One to send, one to read, one to look whether the peer is lost, each with a turn to settle it.
+        most_turns += 6 * halves + 6;
+    }
+    let turns = world.house.turns - before;
+    assert!(turns < most_turns, "{turns} turns for {most_turns}");
+    world.end(&[]);
+}
+
+#[test]
+fn traffic_stands_for_heartbeats() {
+    let mut world = World::new(small_limits());
+    let client = world.open_with(with_heartbeat(10, false), Shape::WIDE, &[1]);
+    for _ in 0..1000 {
+        world.pass_ms(9_000);
+        world.ask(client, 1, &qos(1));
+    }
+    assert_eq!(world.clients[client].checker.phase, Phase::Open);
+    world.end(&[]);
+}
+
+#[test]
+fn a_peer_without_heartbeats_is_lost_after_two_intervals_and_not_before() {
+    for heartbeat_s in [1, 10, 60] {
+        let mut world = World::new(small_limits());
+        let silent = world.open_with(with_heartbeat(heartbeat_s, false), Shape::WIDE, &[1]);
+        let other = world.open_with(with_heartbeat(heartbeat_s, true), Shape::WIDE, &[1]);
+        world.ask(other, 1, &declare("held"));
+        world.publish_to(other, 1, "held", b"x");
+        world.consume(silent, 1, "held", "it", false);
+        assert_eq!(world.deliveries(silent).len(), 1);
+        let two_intervals = u64::from(heartbeat_s) * 2_000;
+        world.pass_ms(two_intervals - 1);
+        assert_eq!(world.house.peers_count(), 2);
+        world.pass_ms(1);
+        assert_eq!((world.house.peers_count(), world.lines[silent].broker_is_done), (1, true));
+        assert_eq!(world.counts(other, 1, "held"), (1, 0), "what it held went back");
+        world.end(&["held"]);
+    }
+}
+
+#[test]
+fn a_peer_that_neither_reads_nor_writes_is_lost_with_its_window_full() {
+    let mut world = World::new(small_limits());
+    let shape = Shape { down_room: 1000, ..Shape::WIDE };
+    let stuck = world.open_with(with_heartbeat(10, true), shape, &[1]);
+    let other = world.open(&[1]);
+    world.declare(other, 1, "q");
+    world.consume(stuck, 1, "q", "it", false);
+    world.clients[stuck].die();
+    for _ in 0..100 {
+        world.publish_to(other, 1, "q", &[7; 500]);
+    }
+    world.run();
+    assert!(world.counts(other, 1, "q").0 < 100, "some are on their way to it");
+    world.pass_ms(20_000);
+    assert_eq!(world.house.peers_count(), 1);
+    assert_eq!(world.counts(other, 1, "q"), (100, 0));
+    world.end(&["q"]);
+}
+
+#[test]
+fn idle_connections_without_heartbeats_cause_no_turn_at_all() {
+    let mut world = World::new(small_limits());
+    for _ in 0..20 {
+        let client = world.open(&[1, 2]);
+        let declare = Method::QueueDeclare {
+            queue: "",
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: true,
+            no_wait: false,
+            arguments: Table::EMPTY,
+        };
+        world.ask(client, 1, &declare);
+        world.consume(client, 1, "", "", true);
+    }
+    // The handshake's deadline is looked at once more before it is forgotten.
+    world.pass_ms(60_000);
+    let before = world.house.turns;
+    world.pass_ms(365 * DAY_MS);
+    assert_eq!(world.house.turns, before, "nobody did anything, and nothing was due");
+    world.end(&[]);
+}
+
+#[test]
+fn who_does_not_finish_the_handshake_is_closed_in_time() {
+    let timeout = u64::from(Limits::default().handshake_timeout_ms);
+    let stages = [Silence::AtOnce, Silence::AfterHeader, Silence::AfterStartOk, Silence::AfterTuneOk];
+    for silence in stages {
+        let mut world = World::new(small_limits());
+        let other = world.open(&[1]);
+        let client = world.connect(silent(silence), Shape::WIDE);
+        world.pass_ms(timeout - 1);
+        assert_eq!(world.house.peers_count(), 2, "{silence:?}");
+        world.pass_ms(1);
+        assert!(world.lines[client].broker_is_done, "{silence:?}");
+        world.ask(other, 1, &qos(1));
+        world.end(&[]);
+    }
+}
+
+#[test]
+fn a_handshake_that_comes_one_byte_a_second_is_too_slow() {
+    let mut world = World::new(small_limits());
+    let client = world.connect(silent(Silence::AtOnce), Shape::WIDE);
+    for byte in b"AMQP\0\0\x09\x01".iter().chain(&[1; 20]) {
+        world.lines[client].write_up(&[*byte]);
+        world.pass_ms(1_000);
+    }
+    assert_eq!((world.house.peers_count(), world.lines[client].broker_is_done), (0, true));
+    world.end(&[]);
+}
+
+/// What is sent and then not gone on with: every part of a frame, and of a content.
+fn beginnings() -> Vec<Vec<u8>> {
+    let mut declare = method_frame(1, &declare("never"));
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    let mut content = method_frame(1, &publish);
+    content.extend(content_frames(1, &[0, 0], &[7; 300], 200));
+    declare.pop();
+    content.pop();
+    let all = |whole: Vec<u8>| (1..=whole.len()).map(move |len| whole[..len].to_vec()).collect::<Vec<_>>();
+    [all(declare), all(content)].concat()
+}
+
+#[test]
+fn who_sends_half_a_frame_or_half_a_content_is_told_and_closed() {
+    let patience = u64::from(Limits::default().content_timeout_ms);
+    let publish_len = method_frame(
+        1,
+        &Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false },
+    );
+    for beginning in beginnings() {
+        let mut world = World::new(small_limits());
+        let other = world.open(&[1]);
+        world.declare(other, 1, "q");
+        let client = world.open(&[1]);
+        world.clients[client].say(&beginning);
+        world.pass_ms(patience - 1);
+        assert_eq!(world.clients[client].closed_with, None, "{} bytes", beginning.len());
+        world.pass_ms(1);
+        let closed = world.clients[client].closed_with.take();
+        let is_told =
+            closed.as_ref().is_some_and(|(code, text)| *code == 506 && text.contains("did not go on"));
+        assert!(is_told, "{} bytes of {}: {closed:?}", beginning.len(), publish_len.len());
+        world.pass_ms(60_000);
+        assert_eq!(world.house.peers_count(), 1);
+        assert_eq!(world.counts(other, 1, "q"), (0, 0));
+        world.end(&["q"]);
+    }
+}
+
+#[test]
+fn a_content_that_goes_on_slowly_is_no_half_content() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    world.declare(client, 1, "q");
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    world.clients[client].say(&method_frame(1, &publish));
+    let mut header = content_frames(1, &[0, 0], &[7; 100], 100);
+    let body = header.split_off(header.len() - 101);
+    for piece in core::iter::once(&header[..]).chain(body.chunks(1)) {
+        world.pass_ms(29_000);
+        world.clients[client].say(piece);
+    }
+    assert_eq!(world.counts(client, 1, "q"), (1, 0));
+    assert!(world.now > Now::from_ms(2_900_000));
+    world.end(&["q"]);
+}
+
+#[test]
+fn a_close_that_is_not_answered_ends_by_itself() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    world.clients[client].say(&frame(3, 1, b"a body without a publish"));
+    world.round();
+    world.clients[client].die();
+    world.run();
+    assert_eq!(world.house.peers_count(), 1, "it waits for close-ok");
+    world.pass_ms(30_000);
+    world.pass_ms(5_000);
+    assert_eq!(world.house.peers_count(), 0);
+    world.end(&[]);
+}

@@ -1,0 +1,230 @@
+//! A TCP connection in memory, both kernels' buffers and the network between them.
+//!
+//! ```text
+//!   client ─ write ─> [ under way ] ─ arrive: a fragment a round ─> [ received ] ─ read ─> broker
+//!   client <─ read ─ [ down: the broker's send buffer and the client's window ] <─ write ─ broker
+//! ```
+//!
+//! Always true: bytes keep their order and none is made up; readiness is reported once per change, as an
+//! edge-triggered poll does, so a loop that forgets a flag stands still here as it would there; a line that
+//! was cut after so many bytes lets exactly so many through.
+
+use std::collections::VecDeque;
+
+/// What the poll would report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Edges {
+    pub readable: bool,
+    pub writable: bool,
+    /// The other side sends no more.
+    pub closed: bool,
+    /// The connection is broken.
+    pub error: bool,
+}
+
+/// What the broker's socket said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Io {
+    Bytes(usize),
+    WouldBlock,
+    Reset,
+}
+
+/// Sizes of buffers and fragments, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Most that arrives at the broker at once.
+    pub up_fragment: usize,
+    /// Most that may be under way to the broker before the client's write blocks.
+    pub up_room: usize,
+    /// Most that the broker's socket takes in one write.
+    pub down_fragment: usize,
+    /// Most that may wait for the client to read it before the broker's write blocks.
+    pub down_room: usize,
+}
+
+impl Shape {
+    pub const WIDE: Self =
+        Self { up_fragment: 1 << 20, up_room: 4 << 20, down_fragment: 1 << 20, down_room: 4 << 20 };
+
+    /// Everything in fragments of so many bytes.
+    pub const fn fragments(bytes: usize) -> Self {
+        Self { up_fragment: bytes, down_fragment: bytes, ..Self::WIDE }
+    }
+}
+
+/// How the connection stands, as the network sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Alive,
+    /// The client has said that it sends no more; it still reads.
+    HungUp,
+    /// Gone: what was not read is lost, and writing fails.
+    Lost,
+}
+
+/// The connection.
+#[derive(Debug)]
+pub struct Line {
+    pub shape: Shape,
+    under_way: VecDeque<u8>,
+    received: VecDeque<u8>,
+    down: VecDeque<u8>,
+    state: State,
+    /// The broker shut down its side, or closed the socket.
+    pub broker_is_done: bool,
+    wants_space: bool,
+    edges: Edges,
+    /// The line breaks when so many bytes went up, or down.
+    pub cut_up: Option<u64>,
+    pub cut_down: Option<u64>,
+    sent_up: u64,
+    sent_down: u64,
+}
+
+impl Line {
+    pub fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            under_way: VecDeque::new(),
+            received: VecDeque::new(),
+            down: VecDeque::new(),
+            state: State::Alive,
+            broker_is_done: false,
+            wants_space: false,
+            edges: Edges { writable: true, ..Edges::default() },
+            cut_up: None,
+            cut_down: None,
+            sent_up: 0,
+            sent_down: 0,
+        }
+    }
+
+    // ---- the client's end
+
+    /// Writes what there is room for; says how much.
+    pub fn write_up(&mut self, bytes: &[u8]) -> usize {
+        if self.state != State::Alive {
+            return bytes.len();
+        }
+        let room = self.shape.up_room.saturating_sub(self.under_way.len() + self.received.len());
+        let count = bytes.len().min(room);
+        self.under_way.extend(&bytes[..count]);
+        count
+    }
+
+    /// Reads at most so many bytes.
+    pub fn read_down(&mut self, most: usize, into: &mut Vec<u8>) -> usize {
+        let count = most.min(self.down.len());
+        into.extend(self.down.drain(..count));
+        if count > 0 && core::mem::take(&mut self.wants_space) {
+            self.edges.writable = true;
+        }
+        count
+    }
+
+    /// Sends no more, but still reads.
+    pub fn hang_up(&mut self) {
+        if self.state == State::Alive {
+            self.state = State::HungUp;
+        }
+    }
+
+    /// Breaks: nothing arrives any more, in either direction.
+    pub fn lose(&mut self) {
+        self.state = State::Lost;
+        self.under_way.clear();
+        self.received.clear();
+        self.edges = Edges { readable: true, writable: true, closed: true, error: true };
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.state == State::Lost
+    }
+
+    pub const fn sent_up(&self) -> u64 {
+        self.sent_up
+    }
+
+    pub const fn sent_down(&self) -> u64 {
+        self.sent_down
+    }
+
+    /// Bytes that the broker has not taken yet.
+    pub fn waiting_up(&self) -> usize {
+        self.under_way.len() + self.received.len()
+    }
+
+    // ---- the network
+
+    /// Lets the next fragment arrive; says whether anything did.
+    pub fn arrive(&mut self) -> bool {
+        let left = self.cut_up.map_or(u64::MAX, |cut| cut - self.sent_up);
+        let count = self.under_way.len().min(self.shape.up_fragment).min(left as usize);
+        if count > 0 {
+            self.received.extend(self.under_way.drain(..count));
+            self.sent_up += count as u64;
+            self.edges.readable = true;
+        } else if left == 0 && self.state == State::Alive {
+            // What arrived before the break counts.
+            self.state = State::HungUp;
+            self.under_way.clear();
+        }
+        if self.under_way.is_empty() && self.state == State::HungUp && !self.edges.closed {
+            self.edges.closed = true;
+            return true;
+        }
+        // A fragment smaller than the space there is.
+        if self.wants_space && self.down.len() < self.shape.down_room {
+            self.wants_space = false;
+            self.edges.writable = true;
+        }
+        count > 0
+    }
+
+    /// What changed since this was last asked. A closed side is reported once, too.
+    pub fn take_edges(&mut self, closed_told: &mut bool) -> Edges {
+        let closed = self.edges.closed && !core::mem::replace(closed_told, self.edges.closed);
+        let edges = Edges { closed, ..self.edges };
+        (self.edges.readable, self.edges.writable, self.edges.error) = (false, false, false);
+        edges
+    }
+
+    // ---- the broker's end
+
+    /// Reads into `room`; with `peek` the bytes stay.
+    pub fn receive(&mut self, room: &mut [u8], peek: bool) -> Io {
+        if self.state == State::Lost {
+            return Io::Reset;
+        }
+        if self.received.is_empty() {
+            let ended = self.state == State::HungUp && self.under_way.is_empty();
+            return if ended { Io::Bytes(0) } else { Io::WouldBlock };
+        }
+        let count = room.len().min(self.received.len());
+        for (to, from) in room.iter_mut().zip(&self.received) {
+            *to = *from;
+        }
+        if !peek {
+            self.received.drain(..count);
+        }
+        Io::Bytes(count)
+    }
+
+    /// Takes what there is room for.
+    pub fn transmit(&mut self, bytes: &[u8]) -> Io {
+        if self.state == State::Lost {
+            return Io::Reset;
+        }
+        let room = self.shape.down_room.saturating_sub(self.down.len());
+        let left = self.cut_down.map_or(u64::MAX, |cut| cut - self.sent_down);
+        let count = bytes.len().min(room).min(self.shape.down_fragment).min(left as usize);
+        self.down.extend(&bytes[..count]);
+        self.sent_down += count as u64;
+        self.wants_space |= count < bytes.len();
+        if left == count as u64 {
+            self.lose();
+        }
+        if count == 0 { Io::WouldBlock } else { Io::Bytes(count) }
+    }
+}
