@@ -254,6 +254,7 @@ impl Broker {
             vhost,
             unacknowledged: List::default(),
             last_tag: 0,
+            last_sent: 0,
             consumers: List::default(),
             prefetch_count: 0,
             global_prefetch_count: 0,

@@ -204,6 +204,9 @@ impl Broker {
             self.deliveries.slab[index].sent = true;
             let delivery = &self.deliveries.slab[index];
             let channel = delivery.channel;
+            if delivery.carrier != Carrier::Return {
+                self.channels[channel.index()].last_sent = delivery.tag;
+            }
             if delivery.orphaned && !delivery.no_ack {
                 self.give_back(messages, index);
             } else if delivery.no_ack {

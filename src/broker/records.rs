@@ -76,6 +76,8 @@ pub(super) struct Channel {
     /// Deliveries waiting for acknowledgement in the order of their tags; those not yet written are last.
     pub(super) unacknowledged: List,
     pub(super) last_tag: u64,
+    /// The tag of the last delivery that was written: where "everything so far" ends.
+    pub(super) last_sent: u64,
     /// Consumers, cancelled ones with unsettled messages and the stand-ins of gets included.
     pub(super) consumers: List,
     /// basic.qos for consumers started from now on; 0 is unlimited.

@@ -10,7 +10,7 @@ use crate::mem::{List, Messages};
 
 use super::Broker;
 use super::jobs::Job;
-use super::records::{ConsumerState, Mode};
+use super::records::{Channel, ConsumerState, Mode};
 
 impl Broker {
     /// basic.ack, basic.nack and basic.reject.
@@ -76,7 +76,9 @@ impl Broker {
         if settlement == Settlement::Requeue {
             self.mark_returning(channel);
         }
-        let connection = self.channels[channel.index()].connection;
+        let Channel { connection, last_sent, .. } = self.channels[channel.index()];
+        // The job may take several turns, and what is written in those was not meant.
+        let through = through.min(last_sent);
         self.start_job(messages, connection, Job::Settle { channel, through, settlement });
     }
 

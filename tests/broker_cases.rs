@@ -1,0 +1,158 @@
+//! The broker alone, one story at a time: what a random life hardly ever meets.
+
+use std::time::{Duration, Instant};
+
+use leveret::broker::Broker;
+use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+
+/// A broker with its messages.
+struct House {
+    broker: Broker,
+    messages: Messages,
+}
+
+/// One channel of one connection.
+#[derive(Clone, Copy)]
+struct At {
+    connection: ConnectionId,
+    channel: ChannelId,
+}
+
+impl House {
+    fn new(unacknowledged_max: u32) -> Self {
+        let limits = Limits { unacknowledged_max, connections_max: 16, ..Limits::default() };
+        let mut last = 0_u8;
+        let count = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                last = last.wrapping_mul(37).wrapping_add(11);
+                *byte = last;
+            }
+        };
+        Self {
+            broker: Broker::new(&limits, Box::new(count)).unwrap(),
+            messages: Messages::new(MessageLimits {
+                messages_max: limits.messages_max as usize,
+                body_bytes_max: limits.body_bytes_max as usize,
+                assembly_bytes_max: limits.assembly_bytes_max as usize,
+            }),
+        }
+    }
+
+    fn connect(&mut self) -> At {
+        let connection = self.broker.connect().unwrap();
+        let login = Command::Login { user: "guest", password: b"guest", from_loopback: true };
+        let open = Command::OpenChannel { number: 1 };
+        for command in [login, Command::OpenVhost { vhost: "/" }] {
+            assert_eq!(self.broker.apply(&mut self.messages, connection, None, command).0, Outcome::Done);
+        }
+        match self.broker.apply(&mut self.messages, connection, None, open).0 {
+            Outcome::ChannelOpened(channel) => At { connection, channel },
+            other => panic!("channel.open answered {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
+        self.broker.apply(&mut self.messages, at.connection, Some(at.channel), command).0
+    }
+
+    #[track_caller]
+    fn done(&mut self, at: At, command: Command<'_>) {
+        let outcome = self.ask(at, command);
+        assert!(!matches!(outcome, Outcome::Fault(_) | Outcome::Wait), "{command:?}: {outcome:?}");
+    }
+
+    fn declare(&mut self, at: At, queue: &str, exclusive: bool) {
+        let (passive, durable, auto_delete) = (false, false, false);
+        let arguments = &[];
+        self.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    }
+
+    fn consume(&mut self, at: At, queue: &str) {
+        self.done(
+            at,
+            Command::Consume { queue, tag: queue, no_ack: false, exclusive: false, arguments: &[] },
+        );
+    }
+
+    fn message(&mut self, key: &str, body_len: u32) -> MessageId {
+        let id = self.messages.begin("", key.as_bytes(), Share::Ordinary).unwrap();
+        let reserved =
+            self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, body_len, Share::Ordinary);
+        reserved.unwrap();
+        self.messages.append_body(id, &vec![7; body_len as usize]);
+        self.messages.finish(id);
+        id
+    }
+
+    fn publish(&mut self, at: At, key: &str, count: u32) {
+        for _ in 0..count {
+            let message = self.message(key, 10);
+            let outcome = self.ask(at, Command::Publish { message, mandatory: false });
+            assert_eq!(outcome, Outcome::Published);
+        }
+    }
+
+    fn settle(&mut self, at: At, delivery_tag: u64, multiple: bool, settlement: Settlement) {
+        self.done(at, Command::Settle { delivery_tag, multiple, settlement });
+    }
+
+    /// What a turn does after reading, the whole outbox written; says how many deliveries that were.
+    fn turn(&mut self, at: At) -> u32 {
+        self.broker.run_jobs(&mut self.messages);
+        self.broker.deliver(&mut self.messages, 8192);
+        let mut count = 0;
+        let mut outbox = self.broker.outbox(at.connection);
+        while outbox.peek().is_some() {
+            count += 1;
+            outbox.advance();
+        }
+        self.broker.sent(&mut self.messages, at.connection, count);
+        count
+    }
+
+    /// Turns while there is work; says how many deliveries were written.
+    fn turns(&mut self, at: At) -> u32 {
+        let mut count = 0;
+        while self.broker.has_work() {
+            count += self.turn(at);
+            while self.broker.next_noted().is_some() {}
+        }
+        count
+    }
+
+    fn ready(&mut self, at: At, queue: &str) -> u32 {
+        let (passive, durable, exclusive, auto_delete) = (true, false, false, false);
+        let arguments = &[];
+        match self.ask(
+            at,
+            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+        ) {
+            Outcome::QueueDeclared { message_count, .. } => message_count,
+            other => panic!("a passive declare answered {other:?}"),
+        }
+    }
+}
+
+/// The client has seen thousands of messages and settles those; it takes several steps, in which further ones
+/// are delivered, and these are not among "everything so far".
+#[test]
+fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
+    for settlement in [Settlement::Ack, Settlement::Requeue] {
+        let mut house = House::new(65_536);
+        let at = house.connect();
+        house.declare(at, "q", false);
+        house.publish(at, "q", 10_000);
+        house.done(at, Command::Qos { prefetch_count: 3_000, global: false });
+        house.consume(at, "q");
+        assert_eq!(house.turns(at), 3_000);
+        house.settle(at, 0, true, settlement);
+        house.turns(at);
+        let unsettled = house.broker.gauges().deliveries;
+        match settlement {
+            Settlement::Requeue => assert_eq!((unsettled, house.ready(at, "q")), (3_000, 7_000)),
+            _ => assert_eq!((unsettled, house.ready(at, "q")), (3_000, 4_000)),
+        }
+    }
+}
