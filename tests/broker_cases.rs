@@ -156,3 +156,17 @@ fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
         }
     }
 }
+
+/// A consumer without a prefetch limit gets half of all deliveries; one acknowledgement later it gets more.
+#[test]
+fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 100);
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), 32);
+    house.settle(at, 1, false, Settlement::Ack);
+    assert!(house.broker.has_work(), "or the loop would sleep now");
+    assert_eq!(house.turns(at), 1);
+}

@@ -69,7 +69,8 @@ impl Broker {
                 continue;
             }
             if !self.connection_can_take(consumer) {
-                self.starved |= self.deliveries.slab.len() > self.deliveries.slab.room();
+                let channel = self.consumers[consumer].channel;
+                self.starved |= !self.within_delivery_share(self.channels[channel.index()].connection);
                 self.park(consumer);
                 continue;
             }

@@ -274,7 +274,7 @@ impl Broker {
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
     /// that became possible, connections with something new to send.
     pub fn has_work(&self) -> bool {
-        !self.jobs.is_empty() || !self.ready.is_empty() || !self.noted.is_empty()
+        !self.jobs.is_empty() || !self.ready.is_empty() || !self.noted.is_empty() || self.recheck_starved
     }
 
     /// Rises whenever messages left memory.
