@@ -170,3 +170,22 @@ fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement(
     assert!(house.broker.has_work(), "or the loop would sleep now");
     assert_eq!(house.turns(at), 1);
 }
+
+/// A large delivery fills the outbox, so a return has to wait; when it is written the return is next.
+#[test]
+fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    let message = house.message("q", 1 << 20);
+    house.done(at, Command::Publish { message, mandatory: false });
+    house.consume(at, "q");
+    house.broker.deliver(&mut house.messages, 1);
+    let message = house.message("nowhere", 10);
+    let publish = Command::Publish { message, mandatory: true };
+    assert_eq!(house.ask(at, publish), Outcome::Wait);
+    let before = house.broker.releases();
+    assert_eq!(house.turn(at), 1);
+    assert!(house.broker.releases() > before, "whoever waits asks again");
+    assert_eq!(house.ask(at, publish), Outcome::Published);
+}

@@ -216,6 +216,7 @@ impl Broker {
             self.free_channel_if_done(channel);
         }
         if count > 0 {
+            self.releases += 1;
             self.unpark(connection);
         }
     }

@@ -144,7 +144,7 @@ pub struct Broker {
     scratch: Scratch,
     names_bytes: usize,
     names_bytes_at_start: usize,
-    /// Counts messages that left memory; whoever waits for room asks again when it rises.
+    /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     releases: u64,
     /// A consumer was refused because deliveries were scarce.
     starved: bool,
@@ -277,7 +277,7 @@ impl Broker {
         !self.jobs.is_empty() || !self.ready.is_empty() || !self.noted.is_empty() || self.recheck_starved
     }
 
-    /// Rises whenever messages left memory.
+    /// Rises whenever messages left memory or an outbox.
     pub const fn releases(&self) -> u64 {
         self.releases
     }
