@@ -189,3 +189,28 @@ fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
     assert!(house.broker.releases() > before, "whoever waits asks again");
     assert_eq!(house.ask(at, publish), Outcome::Published);
 }
+
+/// Thousands of acknowledgements are taken back while tens of thousands of deliveries stay.
+#[test]
+fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
+    let mut house = House::new(65_536);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 32_000);
+    house.done(at, Command::TxSelect);
+    house.consume(at, "q");
+    let count = u64::from(house.turns(at));
+    assert_eq!(count, 32_000);
+    // From both ends in turns: no neighbourhood helps.
+    for tag in 1..=4_000 {
+        house.settle(at, tag, false, Settlement::Ack);
+        house.settle(at, count / 2 + tag, false, Settlement::Ack);
+    }
+    let start = Instant::now();
+    house.done(at, Command::TxRollback);
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    for tag in (1..=count).rev() {
+        house.settle(at, tag, false, Settlement::Ack);
+    }
+    house.done(at, Command::TxCommit);
+}

@@ -142,6 +142,8 @@ pub struct Broker {
     targets: Vec<QueueId>,
     to_visit: Vec<ExchangeId>,
     scratch: Scratch,
+    /// Deliveries of a transaction that is being rolled back.
+    taken_back: Vec<u32>,
     names_bytes: usize,
     names_bytes_at_start: usize,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
@@ -228,6 +230,7 @@ impl Broker {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
             },
+            taken_back: Vec::with_capacity(transaction::TRANSACTION_MAX as usize),
             names_bytes: 0,
             names_bytes_at_start: 0,
             releases: 0,

@@ -13,7 +13,7 @@ use super::publish::Publish;
 use super::records::{Mode, Transaction};
 
 /// The most messages and settlements one transaction may hold: what a turn can do without making others wait.
-const TRANSACTION_MAX: u32 = 8192;
+pub(super) const TRANSACTION_MAX: u32 = 8192;
 
 impl Broker {
     pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
@@ -130,21 +130,26 @@ impl Broker {
         {
             self.deliveries.slab[index].decided = None;
             self.deliveries.remember_tag(index);
-            self.rejoin_unacknowledged(channel, index);
+            self.taken_back.push(index as u32);
         }
+        self.rejoin_unacknowledged(channel);
     }
 
-    fn rejoin_unacknowledged(&mut self, channel: ChannelId, index: usize) {
-        let tag = self.deliveries.slab[index].tag;
+    /// Puts the deliveries in `taken_back` into their old places, in one pass over the list from its end:
+    /// a client decides in any order, and looking for each place anew would take time without bound.
+    fn rejoin_unacknowledged(&mut self, channel: ChannelId) {
+        let slab = &mut self.deliveries.slab;
+        self.taken_back.sort_unstable_by_key(|&index| slab[index as usize].tag);
         let list = &mut self.channels[channel.index()].unacknowledged;
         let mut after = list.back();
-        while let Some(other) = after {
-            if self.deliveries.slab[other].tag < tag {
-                break;
+        while let Some(index) = self.taken_back.pop() {
+            let index = index as usize;
+            let tag = slab[index].tag;
+            while let Some(other) = after.filter(|&other| slab[other].tag > tag) {
+                after = List::before(slab, other, |delivery| &delivery.links);
             }
-            after = List::before(&self.deliveries.slab, other, |delivery| &delivery.links);
+            list.insert_after(slab, after, index, |delivery| &mut delivery.links);
         }
-        list.insert_after(&mut self.deliveries.slab, after, index, |delivery| &mut delivery.links);
     }
 
     fn route_again(&mut self, messages: &Messages, channel: ChannelId, message: MessageId) {
