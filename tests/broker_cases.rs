@@ -214,3 +214,20 @@ fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
     }
     house.done(at, Command::TxCommit);
 }
+
+/// Bindings of an exclusive queue are its own connection's business, their end too.
+#[test]
+fn nobody_else_unbinds_an_exclusive_queue() {
+    let mut house = House::new(64);
+    let (owner, other) = (house.connect(), house.connect());
+    house.declare(owner, "mine", true);
+    let (queue, exchange, routing_key, arguments) = ("mine", "amq.direct", "k", &[][..]);
+    house.done(owner, Command::QueueBind { queue, exchange, routing_key, arguments });
+    let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
+    match house.ask(other, unbind) {
+        Outcome::Fault(fault) => assert_eq!(fault.code.code(), 405),
+        outcome => panic!("{outcome:?}"),
+    }
+    house.done(owner, unbind);
+    assert_eq!(house.broker.gauges().bindings, 0);
+}

@@ -412,7 +412,7 @@ impl Broker {
             }
             Command::QueueUnbind { queue, exchange, routing_key, arguments } => {
                 let spec = BindingSpec { source: exchange, routing_key, arguments };
-                let outcome = self.unbind_queue(vhost, queue, &spec);
+                let outcome = self.unbind_queue(connection, vhost, queue, &spec);
                 self.run_jobs(messages);
                 outcome
             }

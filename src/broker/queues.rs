@@ -243,6 +243,7 @@ impl Broker {
     /// Unbinding what is not there is fine, whatever of it is missing.
     pub(super) fn unbind_queue(
         &mut self,
+        connection: ConnectionId,
         vhost: VhostId,
         queue: &str,
         spec: &BindingSpec<'_>,
@@ -252,6 +253,7 @@ impl Broker {
             && let Some(source) = self.find_exchange(vhost, spec.source)
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
         {
+            self.check_exclusive(connection, queue)?;
             self.remove_binding(binding.index());
         }
         Ok(Outcome::Done)
