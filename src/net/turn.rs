@@ -33,7 +33,7 @@ const DELIVERIES_PER_TURN: u32 = 8192;
 /// How long memory lies idle before it is given back: the next burst may be near.
 const TRIM_AFTER_MS: u64 = 1_000;
 /// How long what a peer sent that is gone may wait to be taken.
-const LOST_MS: u64 = 10_000;
+const LOST_MS: u64 = 5_000;
 /// How long a stop may take: clients get so much time to take their connection.close.
 const STOP_MS: u64 = 700;
 

@@ -24,7 +24,7 @@ use super::line::{Edges, Io, Line};
 const DELIVERIES_PER_TURN: u32 = 8192;
 const RETRIES_PER_TURN: usize = 64;
 const DRAIN_MS: u64 = 1_000;
-const LOST_MS: u64 = 10_000;
+const LOST_MS: u64 = 5_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Waiting {

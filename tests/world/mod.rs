@@ -12,7 +12,7 @@
 //! can be had here exactly, again and again. Always true: the same calls give the same run; a world that
 //! does not come to rest is a failure, for the loop would be burning a processor.
 
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
 pub mod checker;
 pub mod client;
