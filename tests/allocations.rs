@@ -1,0 +1,446 @@
+//! Nothing is allocated on the way of a message, proven on the real loop with real sockets.
+//!
+//! The broker runs in a thread of this process and its allocations are counted; clients run in another and
+//! theirs are not. Each way a message can go is gone twice: the first time may set something up, the second
+//! must not allocate once.
+
+#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
+
+mod sockets;
+mod world;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use leveret::config::Config;
+use leveret::config::units::ListenAddress;
+use leveret::limits::Limits;
+use leveret::net::House;
+use leveret::wire::{Method, Table, Writer};
+use sockets::{Link, publish};
+use world::{bind, consume, declare, qos};
+
+struct Counting;
+
+thread_local! {
+    static IS_BROKER: Cell<bool> = const { Cell::new(false) };
+}
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+fn count(layout: Layout) {
+    if IS_BROKER.with(Cell::get) {
+        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
+            IS_BROKER.with(|is_broker| is_broker.set(false));
+            eprintln!("{} bytes: {}", layout.size(), std::backtrace::Backtrace::force_capture());
+            IS_BROKER.with(|is_broker| is_broker.set(true));
+        }
+    }
+}
+
+// SAFETY: everything is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Hears on which port the broker listens; at the level it runs with, nothing else is said.
+struct Ear(Mutex<Option<mpsc::Sender<SocketAddr>>>);
+
+static EAR: Ear = Ear(Mutex::new(None));
+
+impl log::Log for Ear {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let said = record.args().to_string();
+        if let Some(address) = said.strip_prefix("listening on ").and_then(|said| said.parse().ok())
+            && let Some(sender) = self.0.lock().expect("nobody panicked").as_ref()
+        {
+            sender.send(address).expect("the test waits for it");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts a broker in a thread that ends with the process.
+fn start_broker() -> SocketAddr {
+    let (sender, receiver) = mpsc::channel();
+    *EAR.0.lock().expect("nobody panicked") = Some(sender);
+    log::set_logger(&EAR).expect("the test has no other");
+    log::set_max_level(log::LevelFilter::Info);
+    std::thread::spawn(|| {
+        let config = Config {
+            listen: vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))],
+            limits: Limits { messages_max: 4_000, ..Limits::default() },
+            ..Config::default()
+        };
+        let mut house = House::open(&config).expect("it starts");
+        IS_BROKER.with(|is_broker| is_broker.set(true));
+        house.run().expect("it runs");
+    });
+    receiver.recv().expect("it listens")
+}
+
+/// Who takes part: all that is declared and opened beforehand.
+struct Cast {
+    publisher: Link,
+    confirming: Link,
+    consumer: Link,
+    getter: Link,
+    requester: Link,
+    transacting: Link,
+}
+
+const EVERYWHERE: [(&str, &str); 5] = [
+    ("amq.direct", "one"),
+    ("amq.fanout", ""),
+    ("amq.topic", "a.long.key"),
+    ("amq.headers", ""),
+    ("outer", "x"),
+];
+
+fn set_up(address: SocketAddr) -> Cast {
+    let mut publisher = Link::open(address, &[1]);
+    for queue in ["acked", "auto", "got", "requests", "one", "two", "three", "waiting"] {
+        publisher.ask(1, &declare(queue));
+    }
+    for exchange in ["outer", "inner"] {
+        let exchange_declare = Method::ExchangeDeclare {
+            exchange,
+            kind: "fanout",
+            passive: false,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            no_wait: false,
+            arguments: Table::EMPTY,
+        };
+        publisher.ask(1, &exchange_declare);
+    }
+    let inner = Method::ExchangeBind {
+        destination: "inner",
+        source: "outer",
+        routing_key: "",
+        no_wait: false,
+        arguments: Table::EMPTY,
+    };
+    publisher.ask(1, &inner);
+    for queue in ["one", "two", "three"] {
+        for (exchange, key) in
+            [("amq.direct", queue), ("amq.fanout", ""), ("amq.topic", "a.#"), ("inner", "")]
+        {
+            publisher.ask(1, &bind(queue, exchange, key));
+        }
+        let arguments = headers_table();
+        let by_header = Method::QueueBind {
+            queue,
+            exchange: "amq.headers",
+            routing_key: "",
+            no_wait: false,
+            arguments: Table::trusted(&arguments),
+        };
+        publisher.ask(1, &by_header);
+    }
+    let mut confirming = Link::open(address, &[1]);
+    confirming.ask(1, &Method::ConfirmSelect { no_wait: false });
+    let mut consumer = Link::open(address, &[1, 2]);
+    for queue in ["auto", "one", "two", "three"] {
+        consumer.ask(1, &consume(queue, queue, true));
+    }
+    consumer.ask(2, &qos(100));
+    consumer.ask(2, &consume("acked", "acked", false));
+    consumer.ask(2, &consume("waiting", "waiting", false));
+    let getter = Link::open(address, &[1]);
+    let mut requester = Link::open(address, &[1]);
+    requester.ask(1, &consume("amq.rabbitmq.reply-to", "replies", true));
+    let mut transacting = Link::open(address, &[1]);
+    transacting.ask(1, &Method::TxSelect {});
+    Cast { publisher, confirming, consumer, getter, requester, transacting }
+}
+
+/// The entries of a table that says x = "y".
+fn headers_table() -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    let mut writer = Writer::new(&mut bytes);
+    writer.table(|table| table.text("x", "y")).expect("there is room");
+    writer.written()[4..].to_vec()
+}
+
+/// Properties with these headers.
+fn with_headers(entries: &[u8]) -> Vec<u8> {
+    let mut properties = vec![0x20, 0];
+    properties.extend((entries.len() as u32).to_be_bytes());
+    properties.extend(entries);
+    properties
+}
+
+/// A way that messages go, and its name.
+type Way = (&'static str, fn(&mut Cast));
+
+const WAYS: [Way; 13] = [
+    ("automatic acknowledgement, all sizes", by_default_exchange),
+    ("every kind of exchange, with and without the cache", by_every_exchange),
+    ("acknowledged one by one and together", acknowledged),
+    ("rejected, requeued, recovered", requeued),
+    ("basic.get", got),
+    ("confirms", confirmed),
+    ("mandatory returns", returned),
+    ("direct reply-to", replied),
+    ("transactions", transacted),
+    ("a body in many frames", large),
+    ("frames in pieces", in_pieces),
+    ("publishers that wait and go on", waited),
+    ("answers on the side", aside),
+];
+
+#[test]
+fn nothing_is_allocated_on_the_way_of_a_message() {
+    let address = start_broker();
+    let mut cast = set_up(address);
+    for (name, way) in WAYS {
+        // The second time it is the same but for what was set up; the third is counted.
+        way(&mut cast);
+        way(&mut cast);
+        settle(&mut cast);
+        let before = ALLOCATIONS.load(Ordering::SeqCst);
+        way(&mut cast);
+        settle(&mut cast);
+        assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0, "allocations on the way: {name}");
+    }
+    assert!(ALLOCATIONS.load(Ordering::SeqCst) > 0, "the counter does not count");
+}
+
+/// Everybody asks something: by the answer, everything before it is done.
+fn settle(cast: &mut Cast) {
+    let Cast { publisher, confirming, consumer, getter, requester, transacting } = cast;
+    for link in [publisher, confirming, consumer, getter, requester, transacting] {
+        link.ask(1, &Method::ChannelFlow { active: true });
+    }
+}
+
+fn by_default_exchange(cast: &mut Cast) {
+    for size in [0, 16, 100, 300, 5_000] {
+        let script = publish("", "auto", false, &[0, 0], &vec![7; size]).repeat(200);
+        cast.publisher.write(&script);
+        for _ in 0..200 {
+            assert_eq!(cast.consumer.content().1.len(), size);
+        }
+    }
+}
+
+fn by_every_exchange(cast: &mut Cast) {
+    let headers = with_headers(&headers_table());
+    let mut script = Vec::new();
+    for _ in 0..50 {
+        for (exchange, key) in EVERYWHERE {
+            // The first goes beside the cache, for the one before was another; the second through it.
+            script.extend(publish(exchange, key, false, &headers, b"a body").repeat(2));
+            script.extend(publish(exchange, key, false, &[0, 0], b"a body").repeat(2));
+        }
+    }
+    cast.publisher.write(&script);
+    // Direct to one queue; fanout, topic and exchange to exchange to three; headers to three or none.
+    for _ in 0..50 * (4 + 12 + 12 + 6 + 12) {
+        cast.consumer.content();
+    }
+}
+
+/// Publishes so many to a queue.
+fn give(cast: &mut Cast, queue: &str, count: usize) {
+    let script = publish("", queue, false, &[0, 0], &[1; 200]).repeat(count);
+    cast.publisher.write(&script);
+}
+
+/// Takes so many deliveries; the tag of the last.
+fn take(link: &mut Link, count: usize) -> u64 {
+    let mut last = 0;
+    for _ in 0..count {
+        let (method, _) = link.content();
+        let Method::BasicDeliver { delivery_tag, .. } = method.method() else { panic!("{method:?}") };
+        last = delivery_tag;
+    }
+    last
+}
+
+fn acknowledged(cast: &mut Cast) {
+    give(cast, "acked", 150);
+    let last = take(&mut cast.consumer, 100);
+    for delivery_tag in last - 99..=last {
+        cast.consumer.send(2, &Method::BasicAck { delivery_tag, multiple: false });
+    }
+    let delivery_tag = take(&mut cast.consumer, 50);
+    cast.consumer.send(2, &Method::BasicAck { delivery_tag, multiple: true });
+}
+
+fn requeued(cast: &mut Cast) {
+    give(cast, "acked", 60);
+    let last = take(&mut cast.consumer, 60);
+    cast.consumer.send(2, &Method::BasicReject { delivery_tag: last, requeue: true });
+    take(&mut cast.consumer, 1);
+    cast.consumer.send(2, &Method::BasicNack { delivery_tag: 0, multiple: true, requeue: true });
+    let last = take(&mut cast.consumer, 60);
+    cast.consumer.send(2, &Method::BasicReject { delivery_tag: last, requeue: false });
+    cast.consumer.send(2, &Method::BasicRecover { requeue: true });
+    assert!(matches!(cast.consumer.next().method(), Method::BasicRecoverOk {}));
+    take(&mut cast.consumer, 59);
+    cast.consumer.send(2, &Method::BasicAck { delivery_tag: 0, multiple: true });
+}
+
+fn got(cast: &mut Cast) {
+    give(cast, "got", 40);
+    cast.publisher.ask(1, &Method::ChannelFlow { active: true });
+    for number in 0..40 {
+        cast.getter.send(1, &Method::BasicGet { queue: "got", no_ack: number % 2 == 0 });
+        let (method, _) = cast.getter.content();
+        let Method::BasicGetOk { delivery_tag, .. } = method.method() else { panic!("{method:?}") };
+        if number % 2 == 1 {
+            cast.getter.send(1, &Method::BasicAck { delivery_tag, multiple: false });
+        }
+    }
+    let empty = cast.getter.ask(1, &Method::BasicGet { queue: "got", no_ack: true });
+    assert!(matches!(empty.method(), Method::BasicGetEmpty {}));
+}
+
+/// Waits until the confirms of the last so many publishes are there.
+fn await_confirms(link: &mut Link, publishes: u64) {
+    thread_local! {
+        static PUBLISHED: Cell<u64> = const { Cell::new(0) };
+    }
+    let upto = PUBLISHED.with(|published| {
+        published.set(published.get() + publishes);
+        published.get()
+    });
+    loop {
+        let frame = link.next();
+        match frame.method() {
+            Method::BasicAck { delivery_tag, .. } if delivery_tag == upto => return,
+            Method::BasicAck { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn confirmed(cast: &mut Cast) {
+    let script = publish("", "auto", false, &[0, 0], b"to be confirmed");
+    for together in [1, 100] {
+        cast.confirming.write(&script.repeat(together));
+        take(&mut cast.consumer, together);
+        await_confirms(&mut cast.confirming, together as u64);
+    }
+}
+
+fn returned(cast: &mut Cast) {
+    let script = publish("", "no such queue", true, &[0, 0], &[3; 300]);
+    for _ in 0..20 {
+        cast.confirming.write(&script);
+        let (method, body) = cast.confirming.content();
+        assert!(matches!(method.method(), Method::BasicReturn { .. }) && body.len() == 300);
+        await_confirms(&mut cast.confirming, 1);
+    }
+}
+
+fn replied(cast: &mut Cast) {
+    let properties = [&[0x02, 0x00, 21][..], b"amq.rabbitmq.reply-to"].concat();
+    let request = publish("", "requests", false, &properties, &[5; 1_000]);
+    for _ in 0..20 {
+        cast.requester.write(&request);
+        cast.requester.ask(1, &Method::ChannelFlow { active: true });
+        cast.getter.send(1, &Method::BasicGet { queue: "requests", no_ack: true });
+        let (_, properties, body) = cast.getter.content_with_properties();
+        let token = std::str::from_utf8(&properties[3..]).expect("a name");
+        cast.getter.write(&publish("", token, false, &[0, 0], &body));
+        assert_eq!(cast.requester.content().1, body);
+    }
+}
+
+fn transacted(cast: &mut Cast) {
+    let script = publish("amq.fanout", "", false, &[0, 0], &[5; 500]).repeat(20);
+    cast.transacting.write(&script);
+    cast.transacting.ask(1, &Method::TxRollback {});
+    cast.transacting.write(&script);
+    cast.transacting.ask(1, &Method::TxCommit {});
+    take(&mut cast.consumer, 60);
+}
+
+fn large(cast: &mut Cast) {
+    let script = publish("", "auto", false, &[0, 0], &vec![9; 3 << 20]);
+    for _ in 0..3 {
+        cast.publisher.write(&script);
+        assert_eq!(cast.consumer.content().1.len(), 3 << 20);
+    }
+}
+
+fn in_pieces(cast: &mut Cast) {
+    let script = publish("", "auto", false, &[0, 0], &[9; 700]);
+    for piece in script.repeat(2).chunks(37) {
+        cast.publisher.write(piece);
+        // The broker has seen the piece before the next comes.
+        cast.getter.ask(1, &Method::ChannelFlow { active: true });
+    }
+    take(&mut cast.consumer, 2);
+}
+
+fn waited(cast: &mut Cast) {
+    const MANY: usize = 6_000;
+    let script = publish("", "waiting", false, &[0, 0], &[1; 50]).repeat(MANY);
+    std::thread::scope(|scope| {
+        let Cast { publisher, consumer, .. } = cast;
+        scope.spawn(|| publisher.write(&script));
+        let mut left = MANY;
+        while left > 0 {
+            let count = left.min(100);
+            take(consumer, count);
+            consumer.send(2, &Method::BasicAck { delivery_tag: 0, multiple: true });
+            left -= count;
+        }
+    });
+    let mut told = 0;
+    cast.publisher.send(1, &qos(1));
+    loop {
+        let frame = cast.publisher.next();
+        match frame.method() {
+            Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked {} => told += 1,
+            Method::BasicQosOk {} => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told >= 2 && told % 2 == 0, "it had to wait: told {told} times");
+}
+
+fn aside(cast: &mut Cast) {
+    cast.publisher.write(&leveret::wire::HEARTBEAT_FRAME);
+    cast.publisher.ask(1, &qos(3));
+    cast.publisher.ask(0, &Method::ConnectionUpdateSecret { new_secret: b"x", reason: "y" });
+}
