@@ -125,10 +125,9 @@ impl House {
     fn ready(&mut self, at: At, queue: &str) -> u32 {
         let (passive, durable, exclusive, auto_delete) = (true, false, false, false);
         let arguments = &[];
-        match self.ask(
-            at,
-            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
-        ) {
+        match self
+            .ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments })
+        {
             Outcome::QueueDeclared { message_count, .. } => message_count,
             other => panic!("a passive declare answered {other:?}"),
         }

@@ -101,6 +101,9 @@ impl House {
         let limits = config.limits.clone();
         let table =
             limits.check(&super::record_sizes(), config.memory_limit_bytes).map_err(StartError::Limits)?;
+        let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
+        let signals = signals::open(&mut poll, SIGNAL)?;
+        let doors = listen::open_doors(&mut poll, &config.listen)?;
         for line in show_table(&table, config.memory_limit_bytes).lines() {
             log::debug!("{line}");
         }
@@ -109,9 +112,6 @@ impl House {
             Megabytes(table.bytes()),
             Megabytes(config.memory_limit_bytes)
         );
-        let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
-        let signals = signals::open(&mut poll, SIGNAL)?;
-        let doors = listen::open_doors(&mut poll, &config.listen)?;
         let connections = limits.connections_max as usize;
         let broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         Ok(Self {
