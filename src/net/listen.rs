@@ -20,11 +20,13 @@ use super::StartError;
 
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
-/// A silent peer is probed after this time, so often, and given up after the user timeout: a minute and a
-/// half, which a mobile link that comes and goes survives.
+/// A silent peer is probed after this time, and so often.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
+/// A peer that answers no probe, or takes no byte, for so long is given up. Long, because the kernel counts a
+/// program that works for minutes without reading just like one that is gone; heartbeats find the gone ones
+/// sooner, in connections that have them.
+const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One listening socket.
 #[derive(Debug)]
