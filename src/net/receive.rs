@@ -229,8 +229,11 @@ impl House {
             peer.stream.look_again();
             self.read_from(id);
             if self.supplies.messages.is_held() {
-                // The first in line did not fit: everybody waits until it does.
-                self.for_room.rotate_right(1);
+                // The first in line did not fit: everybody waits until it does. It may have been refused
+                // instead, when it wanted more than a connection may wait for.
+                if self.for_room.back() == Some(&id) {
+                    self.for_room.rotate_right(1);
+                }
                 self.retries_left = 0;
                 break;
             }
