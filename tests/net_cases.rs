@@ -199,3 +199,27 @@ fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
     assert_eq!(refusal[..2], 506_u16.to_be_bytes());
     assert_eq!(reader.declare("q", false), 18, "the broker lives");
 }
+
+/// Two large messages do not fit the assembly share together. When the first is complete, the second comes
+/// in, although no message has left.
+#[test]
+fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
+    let broker = Broker::start("");
+    let (mut first, mut second) = (broker.client(1), broker.client(1));
+    first.declare("q", false);
+    confirm_select(&mut first);
+    confirm_select(&mut second);
+    let body = vec![7; 10 << 20];
+    let whole = publish(1, "q", &body);
+    let (begin, rest) = whole.split_at(1 << 20);
+    first.send(begin);
+    std::thread::sleep(Duration::from_millis(200));
+    let mut other = second.0.try_clone().expect("a second handle");
+    let begun = whole.clone();
+    let writer = std::thread::spawn(move || other.write_all(&begun));
+    std::thread::sleep(Duration::from_millis(200));
+    first.send(rest);
+    first.expect(60, 80);
+    second.expect(60, 80);
+    assert!(writer.join().expect("the writer ends").is_ok());
+}

@@ -170,6 +170,8 @@ pub struct Messages {
     /// Set when an ordinary publisher was refused; all ordinary publishers wait until it is lifted.
     held: bool,
     frees: u64,
+    /// Contents that became whole and held a part of the assembly share.
+    completions: u64,
 }
 
 impl Messages {
@@ -192,6 +194,7 @@ impl Messages {
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             held: false,
             frees: 0,
+            completions: 0,
         }
     }
 
@@ -285,7 +288,7 @@ impl Messages {
     /// The body is whole: the message leaves the assembly share.
     pub fn finish(&mut self, id: MessageId) {
         assert!(self.body_missing(id) == 0, "only a whole message is finished");
-        self.leave_assembly(id);
+        self.completions += u64::from(self.leave_assembly(id) > 0);
     }
 
     /// One more holder (a queue, a delivery on its way).
@@ -419,7 +422,7 @@ impl Messages {
             return Err(full);
         }
         self.copy_body(id, copy);
-        self.finish(copy);
+        self.leave_assembly(copy);
         Ok(copy)
     }
 
@@ -467,6 +470,11 @@ impl Messages {
     /// Counts messages that left the pool.
     pub const fn frees(&self) -> u64 {
         self.frees
+    }
+
+    /// Rises with everything that makes room for a content: messages that leave, contents that become whole.
+    pub const fn room_made(&self) -> u64 {
+        self.frees + self.completions
     }
 
     /// Messages in the pool.
@@ -570,15 +578,18 @@ impl Messages {
         }
     }
 
-    fn leave_assembly(&mut self, id: MessageId) {
+    /// Says how many pages of the assembly share that made free.
+    fn leave_assembly(&mut self, id: MessageId) -> usize {
         let slot = &mut self.slots[id.index()];
         if !slot.flags.has(MessageFlags::ASSEMBLING) {
-            return;
+            return 0;
         }
         slot.flags = slot.flags.without(MessageFlags::ASSEMBLING);
         let room = if slot.inline_len == 0 { PAGE_BYTES } else { slot.inline_len as usize };
         let beyond = slot.stream_len().saturating_sub(room);
-        self.assembly_pages -= Blocks::pages_for(beyond);
+        let pages = Blocks::pages_for(beyond);
+        self.assembly_pages -= pages;
+        pages
     }
 
     fn attach(&mut self, id: MessageId, chain: BlockId) {

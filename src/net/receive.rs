@@ -200,7 +200,7 @@ impl House {
 
     /// Rises with everything that can make room for a publisher.
     fn room_made(&self) -> u64 {
-        self.broker.releases() + self.supplies.messages.frees()
+        self.broker.releases() + self.supplies.messages.room_made()
     }
 
     /// Whether somebody waits who has not tried since room was made.
