@@ -223,3 +223,22 @@ fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
     second.expect(60, 80);
     assert!(writer.join().expect("the writer ends").is_ok());
 }
+
+/// A queue with more consumers than replies fit at once goes: the client hears of every one.
+#[test]
+fn every_consumer_of_a_deleted_queue_is_told() {
+    let broker = Broker::start("");
+    let (mut client, mut other) = (broker.client(1), broker.client(1));
+    client.declare("q", false);
+    for number in 0..200 {
+        let arguments = [vec![0, 0], short("q"), short(&format!("consumer-{number:03}")), vec![0], long(b"")];
+        client.send(&method(1, 60, 20, &arguments.concat()));
+        client.expect(60, 21);
+    }
+    other.send(&method(1, 50, 40, &[vec![0, 0], short("q"), vec![0]].concat()));
+    other.expect(50, 41);
+    for number in 0..200 {
+        let arguments = client.expect(60, 30);
+        assert_eq!(arguments[1..13], *format!("consumer-{number:03}").as_bytes());
+    }
+}

@@ -192,9 +192,10 @@ impl Broker {
         OutboxView { broker: self, at }
     }
 
-    /// Whether the connection has deliveries to send.
+    /// Whether the connection has deliveries to send, or ends of consumers to tell.
     pub fn has_output(&self, connection: ConnectionId) -> bool {
-        !self.connection(connection).outbox.is_empty()
+        let record = self.connection(connection);
+        !record.outbox.is_empty() || !record.cancelled.is_empty()
     }
 
     /// The first `count` deliveries of the outbox are completely written.
