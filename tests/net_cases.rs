@@ -242,3 +242,28 @@ fn every_consumer_of_a_deleted_queue_is_told() {
         assert_eq!(arguments[1..13], *format!("consumer-{number:03}").as_bytes());
     }
 }
+
+/// A client fills the pool through its own exclusive queue, waits for room that only its end can make, and
+/// hangs up.
+#[test]
+fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
+    let broker = Broker::start("messages_max = 64\nqueue_entries_max = 1000\n");
+    let mut greedy = broker.client(1);
+    greedy.declare("mine", true);
+    for _ in 0..100 {
+        greedy.send(&publish(1, "mine", b"x"));
+    }
+    let mut good = broker.client(1);
+    good.declare("q", false);
+    confirm_select(&mut good);
+    std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..30 {
+        good.send(&publish(1, "q", b"x"));
+    }
+    drop(greedy);
+    let mut confirmed = 0;
+    while confirmed < 30 {
+        let arguments = good.expect(60, 80);
+        confirmed = u64::from_be_bytes(arguments[..8].try_into().expect("a tag"));
+    }
+}

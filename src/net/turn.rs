@@ -122,11 +122,13 @@ impl House {
             peer.stream.read_closed |= event.is_read_closed() || event.is_error();
             self.list_to_read(id);
         }
+        if event.is_error() || event.is_read_closed() {
+            self.note_loss(id);
+        }
         if event.is_error() || event.is_read_closed() && event.is_write_closed() {
             // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
             // message may go where it would only be lost sight of.
             self.broker.set_writable(id, false);
-            self.note_loss(id);
         } else if event.is_writable() {
             if let Some(peer) = self.peers[id.index()].as_mut() {
                 peer.stream.writable = true;
@@ -135,8 +137,9 @@ impl House {
         }
     }
 
-    /// The peer is gone. One that waits for room is not read, so it would keep what it holds (an exclusive
-    /// queue, say) from its successor for as long as nobody makes room.
+    /// The peer is gone, or will say nothing more, which is the same: AMQP has no half of a connection. One
+    /// that waits is not read to its end, so it would keep what it holds (its place among the connections,
+    /// an exclusive queue, the messages in that) for as long as nobody makes room.
     fn note_loss(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         if peer.lost == Deadline::NEVER {
