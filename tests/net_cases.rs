@@ -267,3 +267,20 @@ fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
         confirmed = u64::from_be_bytes(arguments[..8].try_into().expect("a tag"));
     }
 }
+
+/// What a peer says cannot make lines of its own in the log, nor speak to the terminal it is read on.
+#[test]
+fn a_peer_cannot_forge_the_log() {
+    let mut broker = Broker::start("");
+    let mut peer = Client(broker.connect());
+    peer.send(b"AMQP\0\0\x09\x01");
+    peer.expect(10, 10);
+    let forged = "X\n2026-01-01 ERROR forged\x1b[2J";
+    let arguments = [long(b""), short(forged), long(b""), short("en_US")].concat();
+    let start = Instant::now();
+    peer.send(&method(0, 10, 11, &arguments));
+    let line = broker.logged("forged");
+    assert!(line.contains("unknown authentication mechanism 'X\\n2026"), "{line}");
+    assert!(!line.contains('\x1b'), "{line}");
+    assert!(start.elapsed() < PATIENCE);
+}

@@ -2,13 +2,17 @@
 //!
 //! A person gets level and text. The journal gets the level as `<n>` in front, which it takes off, and stamps
 //! the time itself. Anything else, a file say, gets the time too. `RUST_LOG` goes before the configuration.
+//!
+//! Always true: one record is one line, and no control character gets into it, for texts contain what peers
+//! sent: nobody forges an entry or speaks to the terminal that shows it.
 
+use std::fmt;
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::fs::MetadataExt;
 
 use env_logger::Builder;
-use env_logger::fmt::Formatter;
+use env_logger::fmt::Formatter as Line;
 use log::{Level, LevelFilter, Record};
 
 /// Starts logging; later calls change nothing.
@@ -39,21 +43,41 @@ fn is_journal() -> bool {
     fs::metadata("/proc/self/fd/2").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-fn write_for_journal(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    // A line end in a text would start an entry of its own, without its level.
-    let text = record.args().to_string();
-    for line in text.lines() {
-        writeln!(out, "<{}>{line}", priority(record.level()))?;
+fn write_for_journal(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
+    writeln!(out, "<{}>{}", priority(record.level()), Printable(record.args()))
+}
+
+fn write_for_person(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
+    writeln!(out, "{:5} {}", record.level(), Printable(record.args()))
+}
+
+fn write_for_file(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
+    writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), Printable(record.args()))
+}
+
+/// A text with its control characters escaped.
+struct Printable<'a>(&'a fmt::Arguments<'a>);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::write(&mut Escaping(f), *self.0)
     }
-    Ok(())
 }
 
-fn write_for_person(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    writeln!(out, "{:5} {}", record.level(), record.args())
-}
+struct Escaping<'a, 'f>(&'a mut fmt::Formatter<'f>);
 
-fn write_for_file(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), record.args())
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            match piece.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    write!(self.0, "{}{}", &piece[..at], last.escape_default())?;
+                }
+                _ => self.0.write_str(piece)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The syslog priority of a level.
