@@ -57,10 +57,10 @@ impl House {
         self.read();
         self.keep_time();
         self.broker.run_jobs(&mut self.supplies.messages);
-        self.resume_after_jobs();
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
         self.write();
         self.resume_for_room();
+        self.resume_after_jobs();
         self.close();
         self.tidy_memory();
         Ok(())
@@ -203,6 +203,7 @@ impl House {
 
     // ---- jobs
 
+    /// After everything in a turn that applies commands, for a command may end the job of another.
     fn resume_after_jobs(&mut self) {
         for _ in 0..self.for_jobs.len() {
             let Some(id) = self.for_jobs.pop_front() else { break };
