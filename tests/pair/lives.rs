@@ -453,11 +453,20 @@ impl Life {
 
 #[test]
 fn nothing_is_lost_doubled_or_out_of_order_whatever_peers_do() {
-    for_seeds("nothing_is_lost_doubled", 0..200, |seed| {
+    for_seeds("nothing_is_lost_doubled", 0..120, |seed| {
         let mut life = Life::new(seed);
         for _ in 0..300 {
             life.step();
         }
         life.finish();
+    });
+}
+
+#[test]
+fn a_broker_lives_through_any_guests() {
+    for_seeds("a_broker_lives_through", 0..1_500, |seed| {
+        let mut random = Random::new(seed);
+        let octets: Vec<u8> = (0..random.below(900)).map(|_| random.below(256) as u8).collect();
+        hostile::check_any_session(&octets);
     });
 }

@@ -463,6 +463,29 @@ fn a_request_that_waits_for_room_goes_out_with_its_reply_queue() {
 }
 
 #[test]
+fn a_publisher_that_does_not_read_its_returns_waits_for_itself_alone() {
+    let mut world = World::new(Limits { output_buffer_bytes: 8_192, ..small_limits() });
+    let shape = Shape { down_room: 1_000, ..Shape::WIDE };
+    let careless = world.open_with(Manners::default(), shape, &[1]);
+    let other = world.open(&[1]);
+    world.declare(other, 1, "q");
+    world.clients[careless].manners.greed = 0;
+    let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
+    for _ in 0..1_000 {
+        world.publish(careless, 1, publish, &[3; 500]);
+    }
+    world.run();
+    assert!(world.house.messages.messages_used() < 100, "its returns are not heaped up");
+    world.publish_to(other, 1, "q", b"nobody else waits");
+    assert_eq!(world.counts(other, 1, "q"), (1, 0));
+    world.clients[careless].manners.greed = 300;
+    world.run();
+    let is_return = |said: &&Said| matches!(said.method(), Method::BasicReturn { .. });
+    assert_eq!(world.clients[careless].heard.iter().filter(is_return).count(), 1_000);
+    world.end(&["q"]);
+}
+
+#[test]
 fn no_queue_takes_the_whole_pool() {
     let mut world = World::new(room_for(1_000));
     let greedy = world.open(&[1]);

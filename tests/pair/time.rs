@@ -53,6 +53,25 @@ fn traffic_stands_for_heartbeats() {
 }
 
 #[test]
+fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
+    let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
+    let waiting = world.open_with(with_heartbeat(10, true), Shape::WIDE, &[1]);
+    world.declare(waiting, 1, "q");
+    for _ in 0..60 {
+        world.publish_to(waiting, 1, "q", b"x");
+    }
+    world.pass_ms(DAY_MS);
+    assert!(world.clients[waiting].checker.is_blocked);
+    assert!(world.clients[waiting].checker.heartbeats > DAY_MS / 10_000, "it hears that we are there");
+    let operator = world.open(&[1]);
+    world.ask(operator, 1, &purge("q"));
+    assert!(!world.clients[waiting].checker.is_blocked);
+    world.pass_ms(15_000);
+    assert_eq!(world.counts(waiting, 1, "q"), (12, 0));
+    world.end(&["q"]);
+}
+
+#[test]
 fn a_peer_without_heartbeats_is_lost_after_two_intervals_and_not_before() {
     for heartbeat_s in [1, 10, 60] {
         let mut world = World::new(small_limits());

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use leveret::time::{Deadline, Now};
 use leveret::wire::{
-    ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Properties, Table, Writer,
+    ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Properties, Table, Writer, next_frame,
 };
 
 use super::checker::{Checker, Phase, Said};
@@ -38,6 +38,8 @@ pub struct Manners {
     pub greed: usize,
     /// It does not read while it still has something to send, like a program blocked in `send`.
     pub sends_first: bool,
+    /// It looks at frames only to see that they are sound, and reacts to nothing.
+    pub is_heedless: bool,
     pub capabilities: &'static [&'static str],
 }
 
@@ -53,6 +55,7 @@ impl Default for Manners {
             frame_max: 131_072,
             greed: usize::MAX,
             sends_first: false,
+            is_heedless: false,
             capabilities: &CAPABLE,
         }
     }
@@ -106,6 +109,11 @@ impl Client {
         self.say(&method_frame(channel, method));
     }
 
+    /// Says octets whatever the state of the connection.
+    pub fn say_raw(&mut self, octets: &[u8]) {
+        self.outgoing.extend_from_slice(octets);
+    }
+
     /// Stops: nothing is sent and nothing is read any more. The line stays.
     pub fn die(&mut self) {
         self.is_dead = true;
@@ -144,7 +152,11 @@ impl Client {
             read = line.read_down(self.manners.greed, &mut self.incoming);
             if read > 0 {
                 self.last_read = now;
-                self.take_frames(now);
+                if self.manners.is_heedless {
+                    self.skip_frames();
+                } else {
+                    self.take_frames(now);
+                }
             }
         }
         sent + read > 0
@@ -161,6 +173,21 @@ impl Client {
             }
         }
         self.incoming = incoming[at..].to_vec();
+    }
+
+    fn skip_frames(&mut self) {
+        let mut at = 0;
+        // What has no header like ours is the answer to one.
+        if self.incoming.starts_with(b"AMQP") {
+            at = self.incoming.len();
+        }
+        while let Some(frame) = next_frame(&self.incoming[at..], 131_072).expect("frames are sound") {
+            if frame.header.kind() == Some(FrameKind::Method) {
+                Method::parse(frame.payload).expect("methods are sound");
+            }
+            at += frame.input_len();
+        }
+        self.incoming.drain(..at);
     }
 
     fn react(&mut self, said: &Said, now: Now) {

@@ -7,6 +7,7 @@
 //! | `line`    | one connection: fragments, windows, breaks |
 //! | `client`  | the other side |
 //! | `checker` | what a client demands of what it hears |
+//! | `hostile` | any octets as the life of a broker, for the fuzzer |
 //!
 //! Why it exists: what depends on timing (a window that is full, a byte that comes late, a day of heartbeats)
 //! can be had here exactly, again and again. Always true: the same calls give the same run; a world that
@@ -16,6 +17,7 @@
 
 pub mod checker;
 pub mod client;
+pub mod hostile;
 pub mod house;
 pub mod line;
 
