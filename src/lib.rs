@@ -51,7 +51,8 @@
 //! # Where this differs from what one might expect
 //!
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
-//!   requeueing never needs memory (`broker/deliveries.rs`).
+//!   requeueing never needs memory (`broker/deliveries.rs`). Half of all records may serve what came back;
+//!   beyond, it goes back as a mere entry, in the order of its coming, so that records are left for others.
 //! - Direct reply-to is a hidden exclusive queue per consumer, named by an unguessable token, so replies obey
 //!   every rule and cap that queues obey.
 //! - While messages of a closed channel are on their way back, their queues pause for those few turns,

@@ -170,6 +170,44 @@ fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement(
     assert_eq!(house.turns(at), 1);
 }
 
+/// Every queue's messages were once delivered and came back; that holds deliveries, but must not hold up
+/// anybody.
+#[test]
+fn messages_that_came_back_keep_nobody_from_getting_others() {
+    let mut house = House::new(64);
+    let bad = house.connect();
+    for round in 0..8 {
+        let queue = format!("q{round}");
+        house.declare(bad, &queue, false);
+        house.publish(bad, &queue, 64);
+        house.consume(bad, &queue);
+        house.turns(bad);
+        house.done(bad, Command::Cancel { tag: &queue });
+        house.settle(bad, 0, true, Settlement::Requeue);
+        house.turns(bad);
+    }
+    let good = house.connect();
+    house.declare(good, "good", false);
+    house.publish(good, "good", 1);
+    house.consume(good, "good");
+    assert_eq!(house.turns(good), 1, "a newcomer gets its message");
+    house.settle(good, 0, true, Settlement::Ack);
+    // And what came back can be had again, all of it.
+    let mut count = 0;
+    for round in 0..8 {
+        house.consume(good, &format!("q{round}"));
+        loop {
+            let got = house.turns(good);
+            house.settle(good, 0, true, Settlement::Ack);
+            count += got;
+            if got == 0 && !house.broker.has_work() {
+                break;
+            }
+        }
+    }
+    assert_eq!((count, house.broker.gauges().deliveries), (8 * 64, 0));
+}
+
 /// A large delivery fills the outbox, so a return has to wait; when it is written the return is next.
 #[test]
 fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {

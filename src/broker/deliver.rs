@@ -99,15 +99,14 @@ impl Broker {
     /// Takes the first message of a queue: what came back before what is new.
     pub(super) fn take_ready(&mut self, messages: &Messages, queue: QueueId) -> Option<Taken> {
         let record = &mut self.queues[queue.index()];
-        let taken = match record.returned.pop(&mut self.deliveries) {
-            Some(index) => {
-                let old = self.deliveries.remove(index);
-                Taken { message: old.message, offset: old.offset, redelivered: old.redelivered }
-            }
-            None => {
-                let (offset, entry) = record.fifo.pop(&mut self.fifo_pool)?;
-                Taken { message: entry.message, offset, redelivered: false }
-            }
+        let taken = if let Some(index) = record.returned.pop(&mut self.deliveries) {
+            let old = self.deliveries.remove(index);
+            Taken { message: old.message, offset: old.offset, redelivered: old.redelivered }
+        } else if let Some((offset, entry)) = record.spilled.pop(&mut self.fifo_pool) {
+            Taken { message: entry.message, offset, redelivered: true }
+        } else {
+            let (offset, entry) = record.fifo.pop(&mut self.fifo_pool)?;
+            Taken { message: entry.message, offset, redelivered: false }
         };
         record.ready_bytes -= u64::from(messages.footprint_bytes(taken.message));
         record.ready_body_bytes -= u64::from(messages.body_len(taken.message));

@@ -1,7 +1,8 @@
 //! Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
 //!
 //! One record serves a message from the moment it leaves its queue until it is settled. What changes is the
-//! list it is on, so nothing on this path ever needs memory that might not be there:
+//! list it is on, so nothing on this path ever needs memory that might not be there (only when half of all
+//! records serve what came back does a message go back as an entry, if there is room for that):
 //!
 //! ```text
 //! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
@@ -84,6 +85,8 @@ pub(super) struct NewDelivery {
 pub(super) struct Deliveries {
     pub(super) slab: Slab<Delivered>,
     buckets: Box<[u32]>,
+    /// Records in the returned heaps of all queues.
+    returned: usize,
 }
 
 impl Deliveries {
@@ -92,7 +95,11 @@ impl Deliveries {
 
     pub(super) fn with_capacity(capacity: usize) -> Self {
         let buckets = capacity.next_power_of_two();
-        Self { slab: Slab::with_capacity(capacity), buckets: vec![0; buckets].into_boxed_slice() }
+        Self {
+            slab: Slab::with_capacity(capacity),
+            buckets: vec![0; buckets].into_boxed_slice(),
+            returned: 0,
+        }
     }
 
     /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
@@ -175,6 +182,12 @@ impl Deliveries {
         self.slab.remove(index)
     }
 
+    /// Whether half of all records serve messages that came back to their queues and that nobody may ever
+    /// ask for again: no more of them shall, or there would be none left for anybody else.
+    pub(super) const fn are_half_returned(&self) -> bool {
+        2 * self.returned >= self.slab.len() + self.slab.room()
+    }
+
     fn bucket(&self, channel: ChannelId, tag: u64) -> usize {
         // The odd factor spreads channels over the ring; tags of one channel stay neighbours.
         let start = channel.index().wrapping_mul(0x9E37_79B1);
@@ -208,6 +221,7 @@ impl ReturnedHeap {
         pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
         self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
         self.len += 1;
+        pool.returned += 1;
     }
 
     /// Takes the delivery with the lowest offset.
@@ -216,6 +230,7 @@ impl ReturnedHeap {
         let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
         self.root = merge(&mut pool.slab, left, right);
         self.len -= 1;
+        pool.returned -= 1;
         Some(first)
     }
 }

@@ -20,7 +20,7 @@ pub(super) enum Job {
     /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
     Settle { channel: ChannelId, through: u64, settlement: Settlement },
     /// Drop messages that were taken out of a queue.
-    Purge { fifo: Fifo, returned: ReturnedHeap },
+    Purge { fifos: [Fifo; 2], returned: ReturnedHeap },
     /// Clear a deleted queue: messages, consumers, bindings.
     Queue(QueueId),
     /// Clear a deleted exchange: bindings.
@@ -78,7 +78,7 @@ impl Broker {
             Job::Settle { channel, through, settlement } => {
                 self.run_settle(messages, *channel, *through, *settlement, left)
             }
-            Job::Purge { fifo, returned } => self.run_purge(messages, fifo, returned, left),
+            Job::Purge { fifos, returned } => self.run_purge(messages, fifos, returned, left),
             Job::Queue(queue) => self.run_queue(messages, *queue, left),
             Job::Exchange(exchange) => self.run_exchange(*exchange, left),
             Job::Channel(channel) => self.run_channel(messages, *channel, left),
@@ -110,11 +110,11 @@ impl Broker {
     fn run_purge(
         &mut self,
         messages: &mut Messages,
-        fifo: &mut Fifo,
+        fifos: &mut [Fifo; 2],
         returned: &mut ReturnedHeap,
         left: &mut u32,
     ) -> bool {
-        while !fifo.is_empty() || !returned.is_empty() {
+        while !returned.is_empty() || fifos.iter().any(|fifo| !fifo.is_empty()) {
             if !spend(left) {
                 return false;
             }
@@ -122,7 +122,7 @@ impl Broker {
             if let Some(index) = returned.pop(&mut self.deliveries) {
                 let delivery = self.deliveries.remove(index);
                 messages.release(delivery.message);
-            } else if let Some((_, entry)) = fifo.pop(&mut self.fifo_pool) {
+            } else if let Some((_, entry)) = fifos.iter_mut().find_map(|fifo| fifo.pop(&mut self.fifo_pool)) {
                 messages.release(entry.message);
             }
         }

@@ -29,6 +29,8 @@ pub(super) struct Queue {
     pub(super) fifo: Fifo,
     /// Messages that came back.
     pub(super) returned: ReturnedHeap,
+    /// Messages that came back when half of all deliveries had: as entries, in the order of their coming.
+    pub(super) spilled: Fifo,
     /// Bytes of pool memory that the messages in `fifo` and `returned` occupy.
     pub(super) ready_bytes: u64,
     /// Bytes of their bodies, which is what x-max-length-bytes counts.
@@ -58,7 +60,7 @@ pub(super) struct Queue {
 impl Queue {
     /// Messages ready for delivery.
     pub(super) fn ready(&self) -> u32 {
-        self.fifo.len() + self.returned.len()
+        self.fifo.len() + self.returned.len() + self.spilled.len()
     }
 
     /// Whether a deliver pass has anything to do here.

@@ -198,6 +198,7 @@ impl Broker {
             hidden,
             fifo: Fifo::default(),
             returned: ReturnedHeap::default(),
+            spilled: Fifo::default(),
             ready_bytes: 0,
             ready_body_bytes: 0,
             unsettled: 0,
@@ -271,8 +272,9 @@ impl Broker {
         let count = record.ready();
         record.ready_bytes = 0;
         record.ready_body_bytes = 0;
-        let (fifo, returned) = (record.fifo.detach(), core::mem::take(&mut record.returned));
-        self.start_job(messages, connection, Job::Purge { fifo, returned });
+        let fifos = [record.fifo.detach(), record.spilled.detach()];
+        let returned = core::mem::take(&mut record.returned);
+        self.start_job(messages, connection, Job::Purge { fifos, returned });
         Ok(Outcome::MessageCount(count))
     }
 

@@ -6,10 +6,11 @@
 
 use crate::command::{ChannelId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{List, Messages};
+use crate::mem::{Entry, List, Messages};
 
 use super::Broker;
 use super::jobs::Job;
+use super::queue::ENTRY_PLAIN;
 use super::records::{Channel, ConsumerState, Mode};
 
 impl Broker {
@@ -131,7 +132,12 @@ impl Broker {
                 let record = &mut self.queues[queue.index()];
                 record.ready_bytes += u64::from(messages.footprint_bytes(message));
                 record.ready_body_bytes += u64::from(messages.body_len(message));
-                record.returned.insert(&mut self.deliveries, index);
+                let entry = Entry { message, flags: ENTRY_PLAIN };
+                if self.deliveries.are_half_returned() && record.spilled.push(&mut self.fifo_pool, entry) {
+                    self.deliveries.remove(index);
+                } else {
+                    record.returned.insert(&mut self.deliveries, index);
+                }
                 if record.settings.limits_length() {
                     self.drop_head(messages, queue);
                 }
