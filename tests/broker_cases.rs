@@ -22,7 +22,10 @@ struct At {
 
 impl House {
     fn new(unacknowledged_max: u32) -> Self {
-        let limits = Limits { unacknowledged_max, connections_max: 16, ..Limits::default() };
+        Self::with(&Limits { unacknowledged_max, connections_max: 16, ..Limits::default() })
+    }
+
+    fn with(limits: &Limits) -> Self {
         let mut last = 0_u8;
         let count = move |bytes: &mut [u8]| {
             for byte in bytes {
@@ -31,7 +34,7 @@ impl House {
             }
         };
         Self {
-            broker: Broker::new(&limits, Box::new(count)).unwrap(),
+            broker: Broker::new(limits, Box::new(count)).unwrap(),
             messages: Messages::new(MessageLimits {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
@@ -251,6 +254,30 @@ fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
     house.done(at, Command::TxCommit);
     assert_eq!(house.broker.gauges().deliveries, 24_000);
     house.settle(at, count, false, Settlement::Ack);
+}
+
+/// One message of a transaction can never fit: nothing of it happens, and nothing of it stays.
+#[test]
+fn a_commit_that_cannot_be_leaves_no_message_behind() {
+    let mut house = House::with(&Limits { queue_entries_max: 512, ..Limits::default() });
+    let at = house.connect();
+    for number in 0..16 {
+        let queue = format!("q{number}");
+        house.declare(at, &queue, false);
+        let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    }
+    house.done(at, Command::TxSelect);
+    for (exchange, key) in [("amq.fanout", ""), ("", "nowhere"), ("", "nowhere")] {
+        let message = house.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
+        house.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
+        house.messages.finish(message);
+        house.done(at, Command::Publish { message, mandatory: false });
+    }
+    assert!(matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_)));
+    house.broker.release(at.connection);
+    while house.broker.run_jobs(&mut house.messages) {}
+    assert_eq!(house.messages.messages_used(), 0);
 }
 
 /// Bindings of an exclusive queue are its own connection's business, their end too.

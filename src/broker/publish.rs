@@ -275,7 +275,7 @@ impl Broker {
             Share::Ordinary => self.chunks_reserve,
             Share::Reserve => 0,
         };
-        if needed > self.fifo_pool.chunks_max() - self.chunks_reserve {
+        if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
         }
         let fits = needed + reserve <= self.fifo_pool.chunks_free();
@@ -286,6 +286,11 @@ impl Broker {
             (false, Share::Ordinary) => Err(Hindrance::Wait),
             (false, Share::Reserve) => Err(Hindrance::Fault(self.out_of("queue_entries_max"))),
         }
+    }
+
+    /// Fresh chunks that one message may ever take.
+    pub(super) const fn fan_out_max(&self) -> usize {
+        self.fifo_pool.chunks_max() - self.chunks_reserve
     }
 
     fn needs_chunk(&self, queue: QueueId) -> bool {

@@ -175,10 +175,11 @@ impl Broker {
             self.route_again(messages, channel, message);
             entries += self.targets.len();
             returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
-        }
-        let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-        if chunks > self.fifo_pool.chunks_free() {
-            return Err(self.out_of("queue_entries_max"));
+            // Asked each time, so that what is far too much is not routed to its end first.
+            let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
+            if chunks > self.fifo_pool.chunks_free() || self.targets.len() > self.fan_out_max() {
+                return Err(self.out_of("queue_entries_max"));
+            }
         }
         if returns > self.deliveries.slab.room() {
             return Err(self.out_of("unacknowledged_max"));
