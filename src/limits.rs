@@ -287,6 +287,8 @@ impl Limits {
         self.check_contradictions()?;
         let table = self.memory_table(sizes);
         let sum = table.bytes();
+        // What is below is below for every pool, so on a 32-bit board no size wraps where it becomes a usize.
+        let memory_limit = memory_limit.min(isize::MAX as u64);
         if sum <= memory_limit {
             return Ok(table);
         }
@@ -310,7 +312,7 @@ impl Limits {
             ),
             (self.output_buffer_bytes >= 8192, "output_buffer_bytes", "at least 8 KiB"),
             (
-                self.stash_bytes_max >= 2 * self.input_buffer_bytes,
+                self.stash_bytes_max / 2 >= self.input_buffer_bytes,
                 "stash_bytes_max",
                 "at least twice input_buffer_bytes",
             ),
