@@ -268,6 +268,24 @@ fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
     }
 }
 
+/// While publishers wait, input is only looked at. A frame that is larger than what a socket holds must come
+/// in all the same.
+#[test]
+fn a_frame_larger_than_the_socket_buffer_comes_in_while_publishers_wait() {
+    let broker = Broker::start("messages_max = 64\nsocket_receive_buffer_bytes = \"4KiB\"\n");
+    let (mut waiting, mut client) = (broker.client(1), broker.client(1));
+    for queue in ["q", "r"] {
+        waiting.declare(queue, false);
+        for _ in 0..40 {
+            waiting.send(&publish(1, queue, b"x"));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let table = [&b"\x01xS"[..], &long(&vec![b'x'; 100_000])].concat();
+    client.send(&method(1, 50, 10, &[vec![0, 0], short("large"), vec![0], long(&table)].concat()));
+    client.expect(50, 11);
+}
+
 /// What a peer says cannot make lines of its own in the log, nor speak to the terminal it is read on.
 #[test]
 fn a_peer_cannot_forge_the_log() {

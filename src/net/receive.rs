@@ -122,7 +122,8 @@ impl House {
         self.bytes_read += got.len;
         let handled = self.handle(id, got.len);
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        let kept = peer.stream.keep(&mut self.stashes, &mut self.input, got.len, handled);
+        let waits = peer.waiting != Waiting::No;
+        let kept = peer.stream.keep(&mut self.stashes, &mut self.input, got.len, handled, waits);
         if !kept {
             log::warn!("{}: no room to keep its unfinished frame; raise stash_bytes_max", peer.address);
             self.end_now(id);

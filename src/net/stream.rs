@@ -106,8 +106,9 @@ impl Stream {
         }
     }
 
-    /// The first `handled` bytes of the last input are done with; the rest is kept for later. `false`: the
-    /// stash has no room for it.
+    /// The first `handled` bytes of the last input are done with; the rest is kept for later: in the socket
+    /// when it was only looked at, unless nothing of it could be handled although nobody `waits`. `false`:
+    /// the stash has no room for it.
     #[must_use]
     pub(super) fn keep(
         &mut self,
@@ -115,6 +116,7 @@ impl Stream {
         buffer: &mut [u8],
         got: usize,
         handled: usize,
+        waits: bool,
     ) -> bool {
         let from_stash = handled.min(self.from_stash);
         self.stash.consume(pool, from_stash);
@@ -122,6 +124,12 @@ impl Stream {
             Reading::Take => {
                 let start = handled.max(self.from_stash);
                 self.stash.append(pool, &buffer[start..got])
+            }
+            // A frame that is not complete may be larger than what the kernel holds for a socket.
+            Reading::Look if handled == 0 && !waits && pool.bytes_free() > 2 * got => {
+                let start = self.from_stash;
+                self.socket.read_exact(&mut buffer[start..got]).is_ok()
+                    && self.stash.append(pool, &buffer[start..got])
             }
             Reading::Look => {
                 let taken = handled.saturating_sub(self.from_stash);
