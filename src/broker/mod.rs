@@ -265,6 +265,11 @@ impl Broker {
         if record.unsettled > 0 || record.open_transactions > 0 { Share::Reserve } else { Share::Ordinary }
     }
 
+    /// Whether exclusive queues live as long as this connection.
+    pub fn owns_queues(&self, connection: ConnectionId) -> bool {
+        !self.connection(connection).exclusive_queues.is_empty()
+    }
+
     /// The next connection whose outbox got something since this was last asked.
     pub fn next_noted(&mut self) -> Option<ConnectionId> {
         let connection = self.noted.pop_front()?;

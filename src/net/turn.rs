@@ -32,8 +32,11 @@ use super::peer::{Ending, Waiting};
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// How long memory lies idle before it is given back: the next burst may be near.
 const TRIM_AFTER_MS: u64 = 1_000;
-/// How long what a peer sent that is gone may wait to be taken.
-const LOST_MS: u64 = 5_000;
+/// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
+/// wait for nothing but the room that those queues take.
+const LOST_OWNER_MS: u64 = 5_000;
+/// The same for one that only published. What programs sent before they ended counts, so it has time.
+const LOST_MS: u64 = 600_000;
 /// How long a stop may take: clients get so much time to take their connection.close.
 const STOP_MS: u64 = 700;
 
@@ -143,7 +146,8 @@ impl House {
     fn note_loss(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         if peer.lost == Deadline::NEVER {
-            peer.lost = self.now.after_ms(LOST_MS);
+            let ms = if self.broker.owns_queues(id) { LOST_OWNER_MS } else { LOST_MS };
+            peer.lost = self.now.after_ms(ms);
             self.deadlines.lower(id, peer.lost);
         }
     }
