@@ -194,7 +194,8 @@ impl Guests<'_> {
                 queue,
                 passive: delivery_tag == 1,
                 durable: false,
-                exclusive: flag && queue.is_empty(),
+                // Nobody else would know its name to delete it.
+                exclusive: queue.is_empty(),
                 auto_delete: other_flag || queue.is_empty(),
                 no_wait,
                 arguments,
