@@ -401,7 +401,7 @@ fn when_a_purge_makes_room_every_waiting_publisher_goes_on() {
     for filler in fillers {
         world.lose(filler);
     }
-    world.pass_ms(10_000);
+    world.pass_ms(LOST_MS);
     assert!(waiting.iter().all(|client| world.clients[*client].checker.is_blocked));
     let operator = world.open(&[1]);
     world.declare(operator, 1, "other");
@@ -425,7 +425,7 @@ fn when_a_waiting_publisher_goes_the_next_one_has_its_turn() {
     for filler in fillers {
         world.lose(filler);
     }
-    world.pass_ms(10_000);
+    world.pass_ms(LOST_MS);
     assert_eq!(world.house.peers_count(), 2, "that they are gone is noticed although they wait");
     world.ask(operator, 1, &purge("full"));
     assert!(!world.clients[second].checker.is_blocked);

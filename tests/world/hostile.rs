@@ -11,7 +11,7 @@
 use leveret::limits::Limits;
 use leveret::wire::{Method, Table, Writer};
 
-use super::{Manners, Shape, Silence, World, consume, content_frames, frame, method_frame};
+use super::{LOST_MS, Manners, Shape, Silence, World, consume, content_frames, frame, method_frame};
 
 const QUEUES: [&str; 4] = ["red", "green", "blue", ""];
 const EXCHANGES: [&str; 7] = ["", "amq.direct", "amq.fanout", "amq.topic", "amq.headers", "x", "y"];
@@ -173,7 +173,7 @@ impl Guests<'_> {
         if self.script.flag() {
             self.lines[number] = None;
             self.world.lose(guest);
-            self.world.pass_ms(6_000);
+            self.world.pass_ms(LOST_MS);
         }
     }
 
@@ -267,7 +267,7 @@ impl Guests<'_> {
         for guest in self.lines.into_iter().flatten() {
             self.world.lose(guest);
         }
-        self.world.pass_ms(6_000);
+        self.world.pass_ms(LOST_MS);
         let world = &mut self.world;
         assert_eq!(world.house.peers_count(), 1, "the guests are gone");
         for queue in ["red", "green", "blue"] {

@@ -24,7 +24,8 @@ use super::line::{Edges, Io, Line};
 const DELIVERIES_PER_TURN: u32 = 8192;
 const RETRIES_PER_TURN: usize = 64;
 const DRAIN_MS: u64 = 1_000;
-const LOST_MS: u64 = 5_000;
+const LOST_OWNER_MS: u64 = 5_000;
+const LOST_MS: u64 = 600_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Waiting {
@@ -83,11 +84,18 @@ impl Stream {
         buffer: &mut [u8],
         got: usize,
         handled: usize,
+        waits: bool,
     ) -> bool {
         let from_stash = handled.min(self.from_stash);
         self.stash.consume(pool, from_stash);
         if !self.peeked {
             return self.stash.append(pool, &buffer[handled.max(self.from_stash)..got]);
+        }
+        if handled == 0 && !waits && pool.bytes_free() > 2 * got {
+            let start = self.from_stash;
+            let taken =
+                got == start || line.receive(&mut buffer[start..got], false) == Io::Bytes(got - start);
+            return taken && self.stash.append(pool, &buffer[start..got]);
         }
         let taken = handled.saturating_sub(self.from_stash);
         taken == 0 || line.receive(&mut buffer[..taken], false) == Io::Bytes(taken)
@@ -257,7 +265,8 @@ impl House {
     fn note_loss(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         if peer.lost == Deadline::NEVER {
-            peer.lost = self.now.after_ms(LOST_MS);
+            let ms = if self.broker.owns_queues(id) { LOST_OWNER_MS } else { LOST_MS };
+            peer.lost = self.now.after_ms(ms);
             peer.deadline = peer.deadline.earlier(peer.lost);
         }
     }
@@ -330,7 +339,8 @@ impl House {
         let handled = self.handle(id, got);
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         let line = &mut lines[peer.line];
-        let kept = peer.stream.keep(line, &mut self.stashes, &mut self.input, got, handled);
+        let waits = peer.waiting != Waiting::No;
+        let kept = peer.stream.keep(line, &mut self.stashes, &mut self.input, got, handled, waits);
         if !kept || end && peer.waiting == Waiting::No && peer.ending == Ending::No {
             self.end_now(id);
         } else if peer.stream.readable {

@@ -30,6 +30,8 @@ pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use house::House;
 pub use line::{Line, Shape};
 
+/// A peer that is gone while it waits for room is given up after so long.
+pub const LOST_MS: u64 = 600_000;
 /// Rounds at one instant after which a world that still moves is held to be running in circles.
 const ROUNDS_MAX: u64 = 3_000_000;
 
@@ -279,8 +281,8 @@ impl World {
         for client in 0..self.clients.len() {
             self.lose(client);
         }
-        // Those who wait for room are given a little time for what they sent before.
-        self.pass_ms(10_000);
+        // Those who wait for room are given time for what they sent before.
+        self.pass_ms(LOST_MS);
         assert_eq!(self.house.peers_count(), 0, "a lost peer is noticed");
     }
 
