@@ -67,6 +67,7 @@ pub mod limits;
 pub mod mem;
 pub mod net;
 pub mod session;
+pub mod store;
 pub mod time;
 pub mod tool;
 pub mod wire;

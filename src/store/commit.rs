@@ -1,0 +1,153 @@
+//! Commits: what becomes durable together.
+//!
+//! ```text
+//! commit | magic "LVC1" | CRC32C u32 | length u32 | life u32 | number u64 | segment u64 | time u64 |
+//!          0              4            8            12         16           24            32
+//!        | records u32 | covers u32 | records ... | zeros to the next 4 KiB |
+//!          40            44           48            length
+//! ```
+//!
+//! All little endian. The CRC covers everything from `length` to the end of the records, and starts from
+//! the store's own seed, which is secret: nobody can send a message whose body reads as a commit of this
+//! store. Length is without the zeros. The first commit of a life is a copy of the last one that was found:
+//! `covers` is how many commits right before it lose nothing when they are not readable.
+//!
+//! Always true: a commit is accepted whole or not at all; it starts in a block of its own; its number is
+//! above that of every commit before it, its life not below theirs.
+
+use super::varint::Input;
+
+/// What commits are padded to, in bytes: the block that is never written twice.
+pub const BLOCK_BYTES: usize = 4096;
+/// Bytes of a commit's header.
+pub(super) const COMMIT_HEADER_BYTES: usize = 48;
+const MAGIC: [u8; 4] = *b"LVC1";
+
+/// What a commit's header says, but for length and checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CommitHeader {
+    /// Which start of the broker wrote it, from 1.
+    pub life: u32,
+    /// Rises by one with every commit, over all lives.
+    pub number: u64,
+    /// The sequence of the segment it lies in.
+    pub segment: u64,
+    /// Broker time in milliseconds.
+    pub time_ms: u64,
+    /// Records in it.
+    pub records: u32,
+    /// Commits right before it whose records it repeats.
+    pub covers: u32,
+}
+
+/// A commit as it lies in a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit<'a> {
+    /// Its header.
+    pub header: CommitHeader,
+    /// The records' bytes.
+    pub records: &'a [u8],
+}
+
+/// `bytes` rounded up to whole blocks.
+pub(super) const fn padded(bytes: usize) -> usize {
+    bytes.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
+}
+
+/// Starts a commit in `buffer`: room for the header. Records are appended behind it.
+pub(super) fn begin(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.resize(COMMIT_HEADER_BYTES, 0);
+}
+
+/// Completes the commit in `buffer` with header, zeros and checksum.
+pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, seed: u32) {
+    let length = buffer.len();
+    buffer[..4].copy_from_slice(&MAGIC);
+    buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
+    buffer[12..16].copy_from_slice(&header.life.to_le_bytes());
+    buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
+    buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
+    buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
+    buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
+    buffer[44..48].copy_from_slice(&header.covers.to_le_bytes());
+    let sum = crc32c::crc32c_append(seed, &buffer[8..length]);
+    buffer[4..8].copy_from_slice(&sum.to_le_bytes());
+    buffer.resize(padded(length), 0);
+}
+
+/// The length that the commit at the start of `block` claims, if it looks like one at all.
+pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
+    let mut input = Input::new(block);
+    let magic = input.take(4)?;
+    let length = input.take(4).and_then(|_| input.u32())? as usize;
+    (magic == MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
+}
+
+impl<'a> Commit<'a> {
+    /// The commit at the start of `bytes`, if there is a whole and healthy one.
+    pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
+        let length = claimed_length(bytes)?;
+        let commit = bytes.get(..length)?;
+        let mut input = Input::new(commit);
+        input.take(4)?;
+        let sum = input.u32()?;
+        if crc32c::crc32c_append(seed, input.rest()) != sum {
+            return None;
+        }
+        input.u32()?;
+        let header = CommitHeader {
+            life: input.u32()?,
+            number: input.u64()?,
+            segment: input.u64()?,
+            time_ms: input.u64()?,
+            records: input.u32()?,
+            covers: input.u32()?,
+        };
+        Some(Self { header, records: input.rest() })
+    }
+
+    /// Bytes it takes in the segment, padding included.
+    pub(super) const fn bytes(&self) -> usize {
+        padded(COMMIT_HEADER_BYTES + self.records.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: CommitHeader =
+        CommitHeader { life: 3, number: 77, segment: 9, time_ms: 123_456, records: 1, covers: 2 };
+
+    fn commit(payload: usize) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        begin(&mut buffer);
+        buffer.extend((0..payload).map(|byte| byte as u8));
+        finish(&mut buffer, &HEADER, 5);
+        buffer
+    }
+
+    #[test]
+    fn a_commit_reads_back_and_fills_whole_blocks() {
+        for (payload, blocks) in [(0, 1), (4048, 1), (4049, 2), (100_000, 25)] {
+            let bytes = commit(payload);
+            assert_eq!(bytes.len(), blocks * BLOCK_BYTES);
+            let parsed = Commit::parse(&bytes, 5).unwrap();
+            assert_eq!((parsed.header, parsed.records.len(), parsed.bytes()), (HEADER, payload, bytes.len()));
+        }
+    }
+
+    #[test]
+    fn another_seed_a_flipped_bit_or_a_missing_end_is_no_commit() {
+        let bytes = commit(5000);
+        assert!(Commit::parse(&bytes, 6).is_none());
+        assert!(Commit::parse(&bytes[..5000], 5).is_none());
+        for at in 0..5048 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(Commit::parse(&damaged, 5).is_none(), "byte {at}");
+        }
+        assert!(Commit::parse(&[], 5).is_none() && Commit::parse(&[0; 4096], 5).is_none());
+    }
+}

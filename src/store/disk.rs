@@ -1,0 +1,60 @@
+//! What the store asks of a disk: a handful of calls, so that one can be simulated.
+//!
+//! A disk is a set of files called slots, numbered from 0. Each helper thread has a disk of its own over the
+//! same directory, so nothing is shared and nothing is locked between threads.
+//!
+//! Always true: only [`Disk::sync`] makes bytes durable, and only [`Disk::sync_directory`] makes files
+//! durable; after a failed call of either kind nothing is assumed about what went before it.
+
+use std::io;
+
+/// The calls.
+pub trait Disk {
+    /// Takes the store for this process, until the disk is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process has it.
+    fn lock(&mut self) -> io::Result<()>;
+
+    /// All slots there are, in any order.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    fn slots(&mut self) -> io::Result<Vec<u32>>;
+
+    /// Makes an empty file for a slot.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    fn create(&mut self, slot: u32) -> io::Result<()>;
+
+    /// Reads into `bytes` from byte `at` of a slot; returns how many there were: fewer only at its end.
+    ///
+    /// # Errors
+    /// The disk cannot read them.
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes `bytes` from byte `at` of a slot on.
+    ///
+    /// # Errors
+    /// The disk cannot take all of them.
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes zeros; apart from [`Disk::write`] because such bytes are counted apart.
+    ///
+    /// # Errors
+    /// The disk cannot take all of them.
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()>;
+
+    /// Makes everything written to a slot durable.
+    ///
+    /// # Errors
+    /// Something may be lost; this is final.
+    fn sync(&mut self, slot: u32) -> io::Result<()>;
+
+    /// Makes the slots' files themselves durable.
+    ///
+    /// # Errors
+    /// A file may be lost; this is final.
+    fn sync_directory(&mut self) -> io::Result<()>;
+}

@@ -1,0 +1,118 @@
+//! The disk as files of one directory.
+//!
+//! Always true: reads and writes name their place, no file has a cursor; `fdatasync` is the only sync on a
+//! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::disk::Disk;
+
+const LOCK_NAME: &str = "lock";
+const SUFFIX: &str = ".seg";
+const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+
+/// Files in a directory.
+#[derive(Debug)]
+pub struct FileDisk {
+    directory: PathBuf,
+    files: Vec<Option<File>>,
+    lock: Option<File>,
+}
+
+impl FileDisk {
+    /// The disk over `directory`, which must be there.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_path_buf(), files: Vec::new(), lock: None }
+    }
+
+    fn path(&self, slot: u32) -> PathBuf {
+        self.directory.join(format!("{slot:08}{SUFFIX}"))
+    }
+
+    fn file(&mut self, slot: u32) -> io::Result<&File> {
+        let at = slot as usize;
+        if self.files.len() <= at {
+            self.files.resize_with(at + 1, || None);
+        }
+        if self.files[at].is_none() {
+            let path = self.path(slot);
+            // A card at its end, or a card image to inspect, may only be readable.
+            let opened = OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path));
+            self.files[at] = Some(opened?);
+        }
+        self.files[at].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Disk for FileDisk {
+    fn lock(&mut self) -> io::Result<()> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.directory.join(LOCK_NAME))?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.lock = Some(file);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        let mut slots = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+            // Other names are not ours; a number that no store of this kind reaches is not either.
+            slots.extend(number.and_then(|number| number.parse::<u32>().ok()).filter(|slot| *slot < 1 << 20));
+        }
+        Ok(slots)
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        OpenOptions::new().create(true).truncate(false).write(true).open(self.path(slot)).map(drop)
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let file = self.file(slot)?;
+        let mut done = 0;
+        while done < bytes.len() {
+            match file.read_at(&mut bytes[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file(slot)?.write_all_at(bytes, at)
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        let file = self.file(slot)?;
+        let (mut at, end) = (at, at + u64::from(bytes));
+        while at < end {
+            let step = (end - at).min(ZEROS.len() as u64);
+            file.write_all_at(&ZEROS[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.file(slot)?.sync_data()
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}

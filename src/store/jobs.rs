@@ -1,0 +1,121 @@
+//! What the helper threads do: jobs are values, handed out and handed back with their outcome.
+//!
+//! Always true: a job owns its buffers and gives them back whatever happens; jobs of one kind never
+//! overlap, so what a finished commit job wrote is durable before the next one is made; nothing is tried
+//! twice, for a disk that failed once has an unknown state.
+
+use std::io;
+
+use super::disk::Disk;
+
+/// Writes a commit, and when it opens a segment, the footer of the one before and its own header first.
+#[derive(Debug)]
+pub struct CommitJob {
+    pub(super) footer: Option<Write>,
+    pub(super) header: Option<Write>,
+    pub(super) commit: Write,
+}
+
+/// Bytes for a place.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) slot: u32,
+    pub(super) at: u32,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Write {
+    /// Writes and syncs.
+    fn run(&self, disk: &mut impl Disk) -> io::Result<()> {
+        disk.write(self.slot, self.at.into(), &self.bytes)?;
+        disk.sync(self.slot)
+    }
+}
+
+/// A commit job that was run.
+#[derive(Debug)]
+pub struct CommitDone {
+    pub(super) job: CommitJob,
+    pub(super) outcome: io::Result<()>,
+}
+
+impl CommitJob {
+    /// Does it; blocks. Everything is durable when the outcome is good.
+    pub fn run(self, disk: &mut impl Disk) -> CommitDone {
+        let outcome = self.write(disk);
+        CommitDone { job: self, outcome }
+    }
+
+    /// Each part is durable before the next is begun: so a header proves the footer, a commit the header.
+    fn write(&self, disk: &mut impl Disk) -> io::Result<()> {
+        for part in [&self.footer, &self.header].into_iter().flatten() {
+            part.run(disk)?;
+        }
+        self.commit.run(disk)
+    }
+
+    /// Bytes that it writes.
+    pub fn bytes(&self) -> usize {
+        let parts = [&self.footer, &self.header].into_iter().flatten();
+        parts.map(|part| part.bytes.len()).sum::<usize>() + self.commit.bytes.len()
+    }
+}
+
+/// Reads a part of a segment.
+#[derive(Debug)]
+pub struct ReadJob {
+    pub(super) slot: u32,
+    pub(super) at: u32,
+    pub(super) buffer: Vec<u8>,
+}
+
+/// A read job that was run.
+#[derive(Debug)]
+pub struct ReadDone {
+    pub(super) buffer: Vec<u8>,
+    /// Bytes that were there.
+    pub(super) outcome: io::Result<usize>,
+}
+
+impl ReadJob {
+    /// Does it; blocks.
+    pub fn run(mut self, disk: &mut impl Disk) -> ReadDone {
+        let outcome = disk.read(self.slot, self.at.into(), &mut self.buffer);
+        ReadDone { buffer: self.buffer, outcome }
+    }
+}
+
+/// Makes one more segment ready, or a part of one: small and synced, so that it never holds up a commit.
+#[derive(Debug)]
+pub struct PrepareJob {
+    pub(super) slot: u32,
+    pub(super) create: bool,
+    pub(super) from: u32,
+    pub(super) bytes: u32,
+    /// The segment is complete with this.
+    pub(super) last: bool,
+}
+
+/// A prepare job that was run.
+#[derive(Debug)]
+pub struct PrepareDone {
+    pub(super) job: PrepareJob,
+    pub(super) outcome: io::Result<()>,
+}
+
+impl PrepareJob {
+    /// Does it; blocks.
+    pub fn run(self, disk: &mut impl Disk) -> PrepareDone {
+        let outcome = self.prepare(disk);
+        PrepareDone { job: self, outcome }
+    }
+
+    fn prepare(&self, disk: &mut impl Disk) -> io::Result<()> {
+        if self.create {
+            disk.create(self.slot)?;
+        }
+        disk.zero(self.slot, self.from.into(), self.bytes)?;
+        disk.sync(self.slot)?;
+        if self.last { disk.sync_directory() } else { Ok(()) }
+    }
+}

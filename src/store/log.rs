@@ -1,0 +1,559 @@
+//! The log as the loop's thread sees it: facts go in, jobs come out, results go in, "durable" comes out.
+//!
+//! ```text
+//! append, settle → gathered (memory) → next_commit → CommitJob ~ helper ~ CommitDone → commit_done → Durable
+//! ```
+//!
+//! Always true: at most one commit is on its way; what is gathered keeps its order; the index changes only
+//! by what is durable; a failure is final: nothing more is handed out and nothing becomes durable.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::time::{Deadline, Now};
+
+use super::clean::{Cleaning, Drain};
+use super::commit::{self, BLOCK_BYTES, padded};
+use super::footer::Footer;
+use super::index::Index;
+use super::jobs::{PrepareDone, PrepareJob};
+use super::ranges::RangeSet;
+use super::record::{self, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record};
+use super::segment::{Identity, SegmentRef};
+
+/// Segments that only the cleaner and settlements may open.
+pub const SEGMENTS_RESERVED: usize = 2;
+/// Segments beyond `disk_limit` that are made rather than never be able to write again: when restarts and
+/// settlements have used up the reserve before the cleaner could free any.
+const SEGMENTS_EMERGENCY: u32 = 2;
+/// Zeros written in one step, in bytes.
+const PREPARE_STEP_BYTES: u32 = 256 << 10;
+/// Segments kept ready beyond the reserved ones.
+const SEGMENTS_READY: usize = 2;
+
+/// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of a segment: a multiple of 4 KiB, from 64 KiB; best a multiple of the card's erase block.
+    pub segment_bytes: u32,
+    /// The largest commit in bytes, a multiple of 4 KiB: at least 4 KiB, at most a third of a segment.
+    pub commit_bytes: u32,
+    /// `disk_limit` in segments, at least 4.
+    pub segments_max: u32,
+    /// How long persistent messages that nobody awaits may gather, in milliseconds.
+    pub commit_window_ms: u64,
+    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
+    pub confirm_window_ms: u64,
+    /// How long settlements alone may gather, in milliseconds.
+    pub settle_window_ms: u64,
+    /// Syncs a second that the card may do for ever; 0 is without limit.
+    pub syncs_per_s: u32,
+    /// Syncs that may be done at once after a rest.
+    pub sync_burst: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 4 << 20,
+            commit_bytes: 512 << 10,
+            segments_max: 64,
+            commit_window_ms: 1_000,
+            confirm_window_ms: 50,
+            settle_window_ms: 5_000,
+            syncs_per_s: 0,
+            sync_burst: 200,
+        }
+    }
+}
+
+/// How long a record may wait for its commit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Urgency {
+    /// Somebody waits for it.
+    Awaited,
+    /// Nobody does: the commit window.
+    Window,
+    /// It may be lost: the settle window.
+    Lazy,
+}
+
+/// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Position(pub u64);
+
+/// Why something is not appended now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The commit that gathers is full; ask again when the next one has been handed out.
+    Gathering,
+    /// `disk_limit` is reached; ask again when segments have become free.
+    Disk,
+    /// It fits into no commit.
+    TooLarge,
+}
+
+/// The store's disk failed; the process must end. Carries what the system said.
+#[derive(Debug)]
+pub struct Failed(pub io::Error);
+
+/// What a slot's file is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Slot {
+    /// There is no such file, or it is not ours to use.
+    Unusable,
+    /// Zeros are being written.
+    Preparing,
+    /// Ready to be a segment.
+    Free,
+    /// Part of the log.
+    Live,
+}
+
+/// A commit on its way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) position: Position,
+    pub(super) at: u32,
+    pub(super) opens: Option<(SegmentRef, u32)>,
+    /// Queues whose settlements are completely written again with this commit, and since which segment.
+    pub(super) carried: Vec<(u64, u64)>,
+    /// It ends the drain of a segment.
+    pub(super) drained: Option<u64>,
+}
+
+/// Counters since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commits handed out.
+    pub commits: u64,
+    /// Bytes written by commits, headers and footers.
+    pub bytes_written: u64,
+    /// Bytes of key, properties and body of messages appended.
+    pub payload_bytes: u64,
+    /// Bytes of records copied forward.
+    pub bytes_copied: u64,
+    /// Bytes of zeros written to prepare segments.
+    pub bytes_zeroed: u64,
+}
+
+/// The log.
+#[derive(Debug)]
+pub struct Log {
+    pub(super) settings: Settings,
+    pub(super) identity: Identity,
+    pub(super) life: u32,
+    pub(super) number: u64,
+    pub(super) time_base_ms: u64,
+    pub(super) index: Index,
+    pub(super) slots: Vec<Slot>,
+    pub(super) active: SegmentRef,
+    /// The next commit goes here; the segment's size when it is sealed.
+    pub(super) tail: u32,
+    pub(super) sequence_max: u64,
+    /// Segments that the next header leaves out.
+    pub(super) leaving: Vec<u64>,
+    pub(super) footer: Footer,
+    pub(super) gather: Vec<u8>,
+    pub(super) gathered: u32,
+    pub(super) spare: Vec<u8>,
+    pub(super) header_spare: Vec<u8>,
+    pub(super) footer_spare: Vec<u8>,
+    pub(super) settling: BTreeMap<u64, RangeSet>,
+    settling_first: Position,
+    pub(super) appended: Position,
+    pub(super) durable: Position,
+    pub(super) in_flight: Option<InFlight>,
+    due_at: Deadline,
+    awaited: bool,
+    budget: Budget,
+    pub(super) drain: Option<Drain>,
+    pub(super) cleaning: Option<Cleaning>,
+    pub(super) read_spare: Vec<u8>,
+    prepared: u32,
+    preparing: Option<u32>,
+    /// The file system had no room for another segment.
+    is_full: bool,
+    pub(super) counters: Counters,
+    pub(super) failed: bool,
+    /// The first commit of this life is still to come; it is made even if it is empty.
+    pub(super) is_starting: bool,
+    /// How many commits before it the next one repeats.
+    pub(super) covers: u32,
+}
+
+/// What a log starts from.
+pub(super) struct Start {
+    pub(super) settings: Settings,
+    pub(super) identity: Identity,
+    pub(super) life: u32,
+    pub(super) number: u64,
+    pub(super) time_base_ms: u64,
+    pub(super) index: Index,
+    pub(super) slots: Vec<Slot>,
+    pub(super) active: SegmentRef,
+    pub(super) tail: u32,
+    pub(super) sequence_max: u64,
+    pub(super) footer: Footer,
+    /// Records of the last accepted commit, to be written again.
+    pub(super) again: Vec<u8>,
+    pub(super) again_records: u32,
+    /// How many commits the first one repeats.
+    pub(super) covers: u32,
+}
+
+impl Log {
+    pub(super) fn start(start: Start) -> Self {
+        let commit_bytes =
+            (start.settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
+        let mut gather = Vec::with_capacity(commit_bytes);
+        commit::begin(&mut gather);
+        gather.extend_from_slice(&start.again);
+        let budget = Budget::new(start.settings.syncs_per_s, start.settings.sync_burst);
+        Self {
+            identity: start.identity,
+            life: start.life,
+            number: start.number,
+            time_base_ms: start.time_base_ms,
+            index: start.index,
+            slots: start.slots,
+            active: start.active,
+            tail: start.tail,
+            sequence_max: start.sequence_max,
+            leaving: Vec::new(),
+            footer: start.footer,
+            gather,
+            gathered: start.again_records,
+            spare: Vec::with_capacity(commit_bytes),
+            header_spare: Vec::new(),
+            footer_spare: Vec::new(),
+            settling: BTreeMap::new(),
+            settling_first: Position(0),
+            appended: Position(1),
+            durable: Position(0),
+            in_flight: None,
+            due_at: Now::default().after_ms(0),
+            awaited: true,
+            budget,
+            drain: None,
+            cleaning: None,
+            read_spare: vec![0; start.settings.commit_bytes as usize],
+            prepared: 0,
+            preparing: None,
+            is_full: false,
+            counters: Counters::default(),
+            failed: false,
+            is_starting: true,
+            covers: start.covers,
+            settings: start.settings,
+        }
+    }
+
+    /// Broker time in milliseconds: time added up over all lives.
+    pub const fn time_ms(&self, now: Now) -> u64 {
+        self.time_base_ms + now.as_ms()
+    }
+
+    /// Everything up to this is durable.
+    pub const fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// What the log holds, as far as it is durable.
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// An id for the chunks of a large body.
+    pub const fn take_body_id(&mut self) -> u64 {
+        self.index.take_body_id()
+    }
+
+    /// This start's number, from 1.
+    pub const fn life(&self) -> u32 {
+        self.life
+    }
+
+    /// The store's identity.
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Counters since start.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Segments ready to be opened.
+    pub fn segments_free(&self) -> usize {
+        self.slots.iter().filter(|slot| **slot == Slot::Free).count()
+    }
+
+    /// Appends a message, a chunk, a definition or a mark to what gathers.
+    ///
+    /// # Errors
+    /// There is no room now; nothing was changed.
+    pub fn append(&mut self, record: &Record<'_>, urgency: Urgency, now: Now) -> Result<Position, Refused> {
+        self.admit(record.bytes_max())?;
+        record.encode(&mut self.gather);
+        if let Record::Message(message) = record {
+            self.count_payload(
+                message,
+                if let record::Body::Inline(body) = message.body { body.len() } else { 0 },
+            );
+        } else if let Record::Chunk { bytes, .. } = record {
+            self.counters.payload_bytes += bytes.len() as u64;
+        }
+        Ok(self.appended_one(urgency, now))
+    }
+
+    /// Appends a message whose inline body `fill` copies into place; `message.body` is not looked at.
+    ///
+    /// # Errors
+    /// There is no room now; nothing was changed.
+    pub fn append_message(
+        &mut self,
+        message: &Message<'_>,
+        body_bytes: usize,
+        urgency: Urgency,
+        now: Now,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Position, Refused> {
+        let message = Message { body: record::Body::Inline(&[]), ..*message };
+        self.admit(Record::Message(message).bytes_max() + body_bytes)?;
+        record::encode_message(&message, body_bytes, &mut self.gather, fill);
+        self.count_payload(&message, body_bytes);
+        Ok(self.appended_one(urgency, now))
+    }
+
+    /// Notes that offsets of a queue are done with. Always taken; written with one of the next commits.
+    pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
+        if self.settling.is_empty() {
+            self.settling_first = self.appended;
+        }
+        self.settling.entry(queue).or_default().insert(range, |_| {});
+        self.appended_already(urgency, now)
+    }
+
+    /// Forgets chunks whose message will never be appended.
+    pub fn drop_body(&mut self, body: u64) {
+        self.index.drop_body(body);
+    }
+
+    /// Nothing may gather for long: the cleaner waits for room.
+    pub(super) const fn hurry(&mut self) {
+        self.due_at = Now::from_ms(0).after_ms(0);
+    }
+
+    /// Makes the next commit due at once, for a clean stop.
+    pub fn flush(&mut self, now: Now) {
+        if !self.is_idle() {
+            self.due_at = now.after_ms(0);
+        }
+    }
+
+    /// Whether nothing is gathered and nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.gathered == 0 && self.settling.is_empty()
+    }
+
+    /// When [`Log::next_commit`] should be asked again if nothing else happens.
+    pub fn deadline(&self) -> Deadline {
+        if self.in_flight.is_some() || self.failed { Deadline::NEVER } else { self.due_at }
+    }
+
+    fn count_payload(&mut self, message: &Message<'_>, body_bytes: usize) {
+        self.counters.payload_bytes += (message.key.len() + message.properties.len() + body_bytes) as u64;
+    }
+
+    fn appended_one(&mut self, urgency: Urgency, now: Now) -> Position {
+        self.gathered += 1;
+        self.appended_already(urgency, now)
+    }
+
+    fn appended_already(&mut self, urgency: Urgency, now: Now) -> Position {
+        self.appended.0 += 1;
+        let window = match urgency {
+            Urgency::Awaited => {
+                self.awaited = true;
+                if self.budget.has_one(now) { 0 } else { self.settings.confirm_window_ms }
+            }
+            Urgency::Window => self.settings.commit_window_ms,
+            Urgency::Lazy => self.settings.settle_window_ms,
+        };
+        self.due_at = self.due_at.earlier(now.after_ms(window));
+        self.appended
+    }
+
+    /// Room for `bytes` in the commit that gathers, a share for settlements left free.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.gather.len() + bytes + self.settle_share() <= self.settings.commit_bytes as usize
+    }
+
+    /// Bytes of each commit that only settlements use.
+    pub(super) const fn settle_share(&self) -> usize {
+        self.settings.commit_bytes as usize / 8
+    }
+
+    fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
+        let most = self.settings.commit_bytes as usize - self.settle_share() - commit::COMMIT_HEADER_BYTES;
+        if bytes > most {
+            return Err(Refused::TooLarge);
+        }
+        if !self.has_room(bytes) {
+            // What gathers should not wait for its window when others wait for it.
+            self.hurry();
+            return Err(Refused::Gathering);
+        }
+        let commit = padded(self.gather.len() + bytes + self.settle_share());
+        if self.fits_active(commit) || self.segments_free() > SEGMENTS_RESERVED {
+            Ok(())
+        } else {
+            Err(Refused::Disk)
+        }
+    }
+
+    /// Whether a commit of so many bytes can still go into the active segment, its footer's room left free.
+    pub(super) fn fits_active(&self, commit_bytes: usize) -> bool {
+        // Every record of the commit may add to the footer; the smallest takes eight bytes here.
+        let footer = padded(self.footer.bytes_max() + Footer::bytes_max_of(commit_bytes));
+        self.tail as usize + commit_bytes + footer <= self.settings.segment_bytes as usize
+    }
+
+    /// Whether a commit should be made now.
+    pub(super) fn is_due(&mut self, now: Now) -> bool {
+        if self.failed || self.in_flight.is_some() {
+            return false;
+        }
+        let something =
+            self.is_starting || self.gathered > 0 || !self.settling.is_empty() || self.drain.is_some();
+        let hurry = self.drain.is_some() || self.is_cleaning_done_copying();
+        something && (self.due_at.is_due(now) || hurry)
+    }
+
+    pub(super) fn has_only_lazy_settlements(&self) -> bool {
+        self.gathered == 0 && self.drain.is_none() && !self.awaited && !self.is_starting
+    }
+
+    /// Puts the gathered settlements behind the gathered records, as many as fit; tells up to where
+    /// everything is in the commit.
+    pub(super) fn gather_settlements(&mut self) -> Position {
+        let end = self.settings.commit_bytes as usize;
+        while let Some(mut entry) = self.settling.first_entry() {
+            let room = end.saturating_sub(self.gather.len() + RECORD_OVERHEAD_BYTES_MAX) / 20;
+            let (queue, set) = (*entry.key(), entry.get_mut());
+            let count = set.ranges().len().min(room);
+            if count == 0 {
+                return self.settling_first;
+            }
+            let ranges = Ranges::List(&set.ranges()[..count]);
+            Record::Settled { queue, ranges }.encode(&mut self.gather);
+            self.gathered += 1;
+            set.drop_first(count);
+            if set.is_empty() {
+                entry.remove();
+            }
+        }
+        self.appended
+    }
+
+    /// A commit was handed out: what is still there gathers for the next one.
+    pub(super) fn after_handing_out(&mut self, now: Now) {
+        if core::mem::take(&mut self.awaited) {
+            self.budget.take_one(now);
+        }
+        self.due_at = if self.settling.is_empty() { Deadline::NEVER } else { now.after_ms(0) };
+    }
+
+    /// The next step towards another ready segment, if one is wanted.
+    pub fn next_prepare(&mut self) -> Option<PrepareJob> {
+        if self.failed || self.preparing.is_some() {
+            return None;
+        }
+        let is_stuck = self.segments_free() == 0 && !self.fits_active(self.settings.commit_bytes as usize);
+        let most =
+            self.settings.segments_max + if is_stuck && !self.is_full { SEGMENTS_EMERGENCY } else { 0 };
+        let wanted = SEGMENTS_RESERVED + SEGMENTS_READY;
+        let unfinished = self.slots.iter().position(|slot| *slot == Slot::Preparing);
+        if unfinished.is_none() && !is_stuck && self.segments_free() + self.leaving.len() >= wanted {
+            return None;
+        }
+        let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
+        let slot = match unfinished {
+            Some(slot) => slot,
+            None if used >= most as usize => return None,
+            None => {
+                self.slots.push(Slot::Preparing);
+                self.slots.len() - 1
+            }
+        };
+        let bytes = PREPARE_STEP_BYTES.min(self.settings.segment_bytes - self.prepared);
+        let last = self.prepared + bytes == self.settings.segment_bytes;
+        self.preparing = Some(slot as u32);
+        Some(PrepareJob { slot: slot as u32, create: self.prepared == 0, from: self.prepared, bytes, last })
+    }
+
+    /// Takes the outcome of a prepare job. A disk with less room than promised lowers the limit.
+    ///
+    /// # Errors
+    /// The disk failed; this is final.
+    pub fn prepare_done(&mut self, done: PrepareDone) -> Result<(), Failed> {
+        self.preparing = None;
+        let slot = done.job.slot as usize;
+        match done.outcome {
+            Ok(()) => {
+                self.counters.bytes_zeroed += u64::from(done.job.bytes);
+                self.prepared += done.job.bytes;
+                if done.job.last {
+                    self.prepared = 0;
+                    self.slots[slot] = Slot::Free;
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.prepared = 0;
+                self.slots[slot] = Slot::Unusable;
+                let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
+                self.settings.segments_max = used as u32;
+                self.is_full = true;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: io::Error) -> Failed {
+        self.failed = true;
+        Failed(error)
+    }
+}
+
+/// Syncs that may still be done at once: a bucket that fills with time.
+#[derive(Debug)]
+struct Budget {
+    /// Milliseconds that one sync costs; 0 is free.
+    cost_ms: u64,
+    most_ms: u64,
+    left_ms: u64,
+    filled_at: Now,
+}
+
+impl Budget {
+    fn new(syncs_per_s: u32, burst: u32) -> Self {
+        let cost_ms = if syncs_per_s == 0 { 0 } else { (1000 / u64::from(syncs_per_s)).max(1) };
+        let most_ms = cost_ms * u64::from(burst.max(1));
+        Self { cost_ms, most_ms, left_ms: most_ms, filled_at: Now::default() }
+    }
+
+    fn has_one(&mut self, now: Now) -> bool {
+        self.left_ms = (self.left_ms + now.ms_since(self.filled_at)).min(self.most_ms);
+        self.filled_at = now;
+        self.left_ms >= self.cost_ms
+    }
+
+    fn take_one(&mut self, now: Now) {
+        if self.has_one(now) {
+            self.left_ms -= self.cost_ms;
+        }
+    }
+}

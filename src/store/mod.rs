@@ -1,0 +1,67 @@
+//! OWNS DISK. The append log: messages, settlements and definitions in one order, durable by commits.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `log` | what gathers, when a commit is due, who must wait; settings, positions, counters |
+//! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
+//! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
+//! | `recover` | starting: what lies on the disk becomes a log again |
+//! | `index`, `ranges` | which segment holds which part of each queue, and what is settled |
+//! | `jobs` | what the helper threads do |
+//! | `record`, `commit`, `segment`, `footer`, `varint` | the bytes, drawn in each file |
+//! | `disk`, `file_disk` | what is asked of a disk, and files |
+//!
+//! # The format
+//!
+//! ```text
+//! directory | lock | 00000000.seg | 00000001.seg | ...        one size, zero-filled, recycled, never renamed
+//! segment   | header: who, which, the list of live segments | commit | commit | ... | footer |
+//! commit    | header: life, number, length, CRC32C | record | record | ... | zeros to 4 KiB |
+//! record    | type | length | CRC32C | payload |
+//! ```
+//!
+//! # The life of a commit
+//!
+//! Records are encoded into the buffer that gathers; settled offsets are kept as sets and encoded when the
+//! commit is built. A full segment is sealed first: footer, sync; header of the next, sync. Then the commit
+//! is written in one piece and synced, by a helper. Only then its records enter the index, and everything up
+//! to its position is durable. The next commit is handed out after that, never before.
+//!
+//! # What always holds
+//!
+//! - A block that was synced is not written again before its segment is recycled.
+//! - Facts form a set that only grows: reading them twice or in another order changes nothing, so copies,
+//!   repeated commits and recovery need no rules of their own.
+//! - A settlement is dropped only when a durable header has left out every segment with something that it
+//!   kills; a segment's file is used again only when a durable header has left the segment out.
+//! - A failed write or sync is final.
+//! - No clock, no thread: time is handed in, jobs are handed out.
+
+mod build;
+mod clean;
+mod commit;
+mod disk;
+mod file_disk;
+mod footer;
+mod index;
+mod jobs;
+mod log;
+mod ranges;
+mod record;
+mod recover;
+mod segment;
+mod varint;
+
+pub use commit::BLOCK_BYTES;
+pub use disk::Disk;
+pub use file_disk::FileDisk;
+pub use index::{DefinitionIndex, Index, Place, QueueIndex, Run, Segment};
+pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+pub use log::{Counters, Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings, Urgency};
+pub use ranges::RangeSet;
+pub use record::{
+    Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, RecordError, Target,
+    Targets,
+};
+pub use recover::{OpenError, Report, SetAside};
+pub use segment::{Identity, SEGMENT_BYTES_MIN};

@@ -1,0 +1,197 @@
+//! Segments: the files of the log, all of one size, made once and recycled.
+//!
+//! ```text
+//! segment | header, whole blocks | commit | commit | ... | unused | footer, whole blocks |
+//!
+//! header  | magic "LEVERET1" | CRC32C u32 | length u32 | segment bytes u32 | life u32 |
+//!           0                  8            12           16                  20
+//!         | store id 16 | secret u64 | sequence u64 | time u64 | live n u32 |
+//!           24            40           48             56         64
+//!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
+//!           68
+//! ```
+//!
+//! All little endian. The CRC covers everything from `length` to the end of the list. A *slot* is the number
+//! in a file's name, a *sequence* is a segment's place in the log: it rises, slots are used again.
+//!
+//! Always true: a header is synced before the first commit of its segment is written, so a commit proves its
+//! header durable, and a header without a commit promises nothing. What the newest proven header leaves out
+//! is not part of the log, whatever lies there.
+
+use super::commit::{BLOCK_BYTES, padded};
+use super::varint::{self, Input};
+
+const MAGIC: [u8; 8] = *b"LEVERET1";
+const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
+const FIXED_BYTES: usize = 68;
+/// The smallest segment in bytes.
+pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+
+/// Who a store is: made once, when it is formatted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Tells stores apart; may be shown and sent.
+    pub id: [u8; 16],
+    /// Goes into every checksum; never leaves the store.
+    pub secret: u64,
+}
+
+impl Identity {
+    /// What the checksums of this store's commits start from.
+    pub(super) fn seed(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.secret.to_le_bytes()), &self.id)
+    }
+}
+
+/// A segment of the log and the file it lies in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SegmentRef {
+    /// Its place in the log, from 1.
+    pub sequence: u64,
+    /// Its file.
+    pub slot: u32,
+}
+
+/// What the header of a segment says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct SegmentHeader {
+    /// The store it belongs to.
+    pub identity: Identity,
+    /// Bytes of each segment of the store.
+    pub segment_bytes: u32,
+    /// The life that opened it.
+    pub life: u32,
+    /// Its place in the log.
+    pub sequence: u64,
+    /// Broker time when it was opened, in milliseconds.
+    pub time_ms: u64,
+    /// All older segments that are part of the log, rising.
+    pub live: Vec<SegmentRef>,
+}
+
+/// What the first bytes of a segment are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum HeaderRead {
+    /// A header, and the bytes it takes.
+    Good(SegmentHeader, u32),
+    /// A header of another version of the format.
+    OtherVersion,
+    /// The header is longer than the bytes given: so many are needed.
+    Longer(usize),
+    /// Nothing was ever written.
+    Empty,
+    /// Anything else.
+    Bad,
+}
+
+impl SegmentHeader {
+    /// Writes the header over `out`, whole blocks.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
+        out.resize(FIXED_BYTES, 0);
+        let mut previous = SegmentRef { sequence: 0, slot: 0 };
+        for live in &self.live {
+            varint::put(out, live.sequence - previous.sequence);
+            varint::put(out, live.slot.into());
+            previous = *live;
+        }
+        let length = out.len();
+        out[..8].copy_from_slice(&MAGIC);
+        out[12..16].copy_from_slice(&(length as u32).to_le_bytes());
+        out[16..20].copy_from_slice(&self.segment_bytes.to_le_bytes());
+        out[20..24].copy_from_slice(&self.life.to_le_bytes());
+        out[24..40].copy_from_slice(&self.identity.id);
+        out[40..48].copy_from_slice(&self.identity.secret.to_le_bytes());
+        out[48..56].copy_from_slice(&self.sequence.to_le_bytes());
+        out[56..64].copy_from_slice(&self.time_ms.to_le_bytes());
+        out[64..68].copy_from_slice(&(self.live.len() as u32).to_le_bytes());
+        let sum = crc32c::crc32c(&out[12..]);
+        out[8..12].copy_from_slice(&sum.to_le_bytes());
+        out.resize(padded(length), 0);
+    }
+
+    /// Reads the header at the start of `bytes`.
+    pub(super) fn parse(bytes: &[u8]) -> HeaderRead {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return HeaderRead::Empty;
+        }
+        if !bytes.starts_with(&MAGIC) {
+            let other =
+                bytes.starts_with(&MAGIC_OF_ANY_VERSION) && bytes.get(7).is_some_and(|v| *v > MAGIC[7]);
+            return if other { HeaderRead::OtherVersion } else { HeaderRead::Bad };
+        }
+        let Some(length) =
+            Input::new(bytes.get(12..).unwrap_or_default()).u32().map(|length| length as usize)
+        else {
+            return HeaderRead::Bad;
+        };
+        if length > bytes.len() {
+            return HeaderRead::Longer(padded(length));
+        }
+        let sum = Input::new(&bytes[8..]).u32();
+        if length < FIXED_BYTES || sum != Some(crc32c::crc32c(&bytes[12..length])) {
+            return HeaderRead::Bad;
+        }
+        match Self::parse_checked(&bytes[16..length]) {
+            Some(header) => HeaderRead::Good(header, padded(length) as u32),
+            None => HeaderRead::Bad,
+        }
+    }
+
+    fn parse_checked(bytes: &[u8]) -> Option<Self> {
+        let mut input = Input::new(bytes);
+        let (segment_bytes, life) = (input.u32()?, input.u32()?);
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        let (sequence, time_ms, count) = (input.u64()?, input.u64()?, input.u32()?);
+        let mut live = Vec::new();
+        let mut previous = 0;
+        for _ in 0..count {
+            previous = u64::checked_add(previous, input.varint()?)?;
+            live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
+        }
+        let sizes =
+            segment_bytes >= SEGMENT_BYTES_MIN && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES);
+        let header = Self { identity, segment_bytes, life, sequence, time_ms, live };
+        (sizes && input.is_empty()).then_some(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(live: u64) -> SegmentHeader {
+        SegmentHeader {
+            identity: Identity { id: *b"0123456789abcdef", secret: 42 },
+            segment_bytes: SEGMENT_BYTES_MIN,
+            life: 2,
+            sequence: 4 * live + 9,
+            time_ms: 77,
+            live: (0..live).map(|n| SegmentRef { sequence: 1 + 4 * n, slot: n as u32 }).collect(),
+        }
+    }
+
+    #[test]
+    fn headers_of_any_length_read_back() {
+        let mut bytes = Vec::new();
+        for live in [0, 1, 900, 4096] {
+            header(live).encode(&mut bytes);
+            assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(live), bytes.len() as u32));
+        }
+        assert_eq!(SegmentHeader::parse(&bytes[..4096]), HeaderRead::Longer(bytes.len()));
+    }
+
+    #[test]
+    fn damage_emptiness_and_newer_versions_are_told_apart() {
+        let mut bytes = Vec::new();
+        header(5).encode(&mut bytes);
+        for at in 8..78 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            assert!(!matches!(SegmentHeader::parse(&damaged), HeaderRead::Good(..)), "byte {at}");
+        }
+        assert_eq!(SegmentHeader::parse(&[0; 4096]), HeaderRead::Empty);
+        bytes[7] = b'2';
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
+    }
+}
