@@ -13,6 +13,7 @@
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
 //! | [`session`] | one peer, without its socket | the ground, `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
+//! | [`store`] | the disk: the append log of what must survive a power cut; not wired to the broker yet | the ground |
 //! | [`admin`] | the operator's view | the ground, `broker` |
 //! | [`config`] | what the operator said | the ground |
 //! | [`tool`] | what the binary does besides serving | what it needs |

@@ -5,6 +5,7 @@
 //! was settled; what was settled and durable is gone; nothing is invented or altered; definitions are exact;
 //! offsets are never used twice; a life is never lived twice; no synced block was written again.
 
+#[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 
 use std::collections::{BTreeMap, BTreeSet};

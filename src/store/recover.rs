@@ -201,7 +201,7 @@ impl Log {
     }
 
     /// Walks over all live messages and chunks, segment by segment. For inspection and export: it reads
-    /// everything.
+    /// everything. A record of the commit that this life repeated may be seen twice.
     ///
     /// # Errors
     /// The disk cannot be read.
