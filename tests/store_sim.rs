@@ -20,6 +20,9 @@ use store_support::{Mutant, Random, SimDisk, Trouble};
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 const LIVES: u64 = 7;
 
+/// The queues and offsets a copy was for, and its content, or the number of the body that has it.
+type FoundCopy = (Vec<(u64, u64)>, Result<Vec<u8>, u64>);
+
 #[derive(Clone, Debug)]
 struct Sent {
     content: u64,
@@ -193,7 +196,7 @@ impl World {
 
     fn check(&mut self, log: &Log) {
         let mut chunks: BTreeMap<u64, BTreeMap<u32, Vec<u8>>> = BTreeMap::new();
-        let mut found: Vec<(Vec<(u64, u64)>, Result<Vec<u8>, u64>)> = Vec::new();
+        let mut found: Vec<FoundCopy> = Vec::new();
         let walked = log.read_live(&mut self.disk.clone(), |record| match record {
             Record::Message(message) => {
                 let body = match message.body {
@@ -381,7 +384,7 @@ impl World {
 
     fn publish_large(&mut self) {
         self.content += 1;
-        while self.content % 23 != 0 {
+        while !self.content.is_multiple_of(23) {
             self.content += 1;
         }
         let bytes = body_of(self.content);
