@@ -74,7 +74,9 @@ impl Door {
                     log::warn!(
                         "no file descriptor for a new connection ({error}): raise the limit (LimitNOFILE)"
                     );
-                    spare.turn_away(&self.listener);
+                    // Without a spare one the visitor stays in the queue; looking again at once would only
+                    // find the same.
+                    self.ready = spare.turn_away(&self.listener);
                     return None;
                 }
                 // The peer changed its mind between connecting and being accepted.
@@ -120,11 +122,13 @@ impl SpareDescriptor {
         Self(File::open("/dev/null").ok())
     }
 
-    fn turn_away(&mut self, listener: &TcpListener) {
-        self.0 = None;
+    /// Says whether there was a descriptor to do it with.
+    fn turn_away(&mut self, listener: &TcpListener) -> bool {
+        let had_one = self.0.take().is_some();
         // Accepting is only for closing: the result is dropped at once, and an error changes nothing.
         drop(listener.accept());
         *self = Self::new();
+        had_one
     }
 }
 
