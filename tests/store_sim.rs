@@ -11,8 +11,8 @@ mod store_support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use leveret::store::{
-    Body, CommitJob, Identity, Log, Message, Position, Range, Record, Refused, Settings, Target, Targets,
-    Urgency,
+    Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Settings, Target,
+    Targets, Urgency,
 };
 use leveret::time::Now;
 use store_support::{Mutant, Random, SimDisk, Trouble};
@@ -45,6 +45,9 @@ struct World {
     disk: SimDisk,
     log: Option<Log>,
     job: Option<CommitJob>,
+    /// A fetch on its way: queue, first offset, and the content of each message that was live then.
+    fetch: Option<(FetchJob, u64, u64, BTreeMap<u64, u64>)>,
+    fetched: u64,
     now: u64,
     queues: BTreeMap<u64, QueueModel>,
     /// All versions of each key: value or deletion, and position.
@@ -89,6 +92,8 @@ impl World {
             disk: SimDisk::new(seed ^ 0xD15C, mutant, IDENTITY),
             log: None,
             job: None,
+            fetch: None,
+            fetched: 0,
             now: 0,
             queues: BTreeMap::new(),
             definitions: BTreeMap::new(),
@@ -127,6 +132,7 @@ impl World {
             }
             self.log = None;
             self.job = None;
+            self.fetch = None;
             // A kill keeps the page cache; most ends do not.
             if self.disk.is_off() || !self.random.one_in(3) {
                 self.disk.power_cut();
@@ -191,6 +197,7 @@ impl World {
         self.life = log.life();
         self.check(&log);
         self.log = Some(log);
+        self.drain();
         true
     }
 
@@ -323,6 +330,7 @@ impl World {
             18 => self.delete_queue(),
             19 => self.prepare(),
             20..24 => self.clean(),
+            24..27 => self.fetch(),
             _ => self.commit(),
         }
     }
@@ -493,6 +501,81 @@ impl World {
     }
 }
 
+/// Reading back.
+impl World {
+    /// Reads all that is live and compares it with what was sent.
+    fn drain(&mut self) {
+        for queue in self.queues.keys().copied().collect::<Vec<u64>>() {
+            let mut at = 0;
+            while self.begin_fetch(queue, at) {
+                at = self.end_fetch();
+            }
+        }
+    }
+
+    /// One fetch, begun with one step and ended with another.
+    fn fetch(&mut self) {
+        if self.fetch.is_some() {
+            self.end_fetch();
+            return;
+        }
+        let ids: Vec<u64> = self.queues.keys().copied().collect();
+        if let Some(&queue) = ids.get(self.random.below(ids.len().max(1) as u64) as usize) {
+            let start = self.random.below(self.queues[&queue].next + 1);
+            self.begin_fetch(queue, start);
+        }
+    }
+
+    /// False when nothing is live from `start` on, or the log cannot fetch now.
+    fn begin_fetch(&mut self, queue: u64, start: u64) -> bool {
+        let Some(log) = self.log.as_mut() else { return false };
+        let Some(index) = log.index().queues().get(&queue) else { return false };
+        let live = index.live_ranges().map(|range| range.end - range.start).sum::<u64>();
+        if live != index.live && !(index.gone && live == 0) {
+            self.complaints.push(format!("queue {queue} counts {} and lists {live}", index.live));
+        }
+        let model = self.queues.get(&queue);
+        let content = |offset| model.and_then(|model| model.messages.get(&offset)).map(|sent| sent.content);
+        let live: BTreeMap<u64, u64> = index
+            .live_ranges_from(start)
+            .flat_map(|range| range.start..range.end)
+            .map(|offset| (offset, content(offset).unwrap_or(0)))
+            .collect();
+        let bytes_max = [1, 700, 5_000, 100_000][self.random.below(4) as usize];
+        let job = log.fetch(queue, Range { start, end: u64::MAX }, bytes_max);
+        let begun = job.is_some() && !live.is_empty();
+        self.fetch = job.map(|job| (job, queue, start, live));
+        begun
+    }
+
+    /// Runs and takes the fetch; where the next one begins.
+    fn end_fetch(&mut self) -> u64 {
+        let Some((job, queue, start, live)) = self.fetch.take() else { return u64::MAX };
+        let Some(log) = self.log.as_mut() else { return u64::MAX };
+        let done = job.run(&mut self.disk.clone());
+        let mut found = BTreeMap::new();
+        let fetched = log.fetch_done(done, |offset, message| {
+            let content = match message.body {
+                Body::Inline(bytes) => content_of(bytes),
+                Body::Chunked { .. } => live.get(&offset).copied(),
+            };
+            assert!(found.insert(offset, content.unwrap_or(u64::MAX)).is_none(), "each once");
+        });
+        self.fetched += found.len() as u64;
+        let expected: BTreeMap<u64, u64> =
+            live.range(start..fetched.through).map(|(offset, content)| (*offset, *content)).collect();
+        let off = self.disk.is_off() || self.damaged;
+        if found != expected && !off {
+            self.complaints.push(format!("queue {queue} from {start}: {found:?} came, not {expected:?}"));
+        }
+        let is_empty = live.range(start..).next().is_none();
+        if (fetched.retry || fetched.error.is_some() || (found.is_empty() && !is_empty)) && !off {
+            self.complaints.push(format!("queue {queue} from {start}: {fetched:?}"));
+        }
+        fetched.through
+    }
+}
+
 /// Runs a seed; its complaints.
 fn run(seed: u64, mutant: Mutant) -> (Vec<String>, World) {
     let mut world = World::new(seed, mutant);
@@ -515,7 +598,7 @@ fn one_seed() {
 #[test]
 fn nothing_durable_is_lost_and_nothing_settled_comes_back() {
     let seeds = number("LEVERET_SEEDS").unwrap_or(2000);
-    let (mut cuts, mut cleaned, mut commits) = (0, 0, 0);
+    let (mut cuts, mut cleaned, mut commits, mut fetched) = (0, 0, 0, 0);
     for seed in 1..=seeds {
         let (complaints, world) = run(seed, Mutant::None);
         assert!(
@@ -525,10 +608,14 @@ fn nothing_durable_is_lost_and_nothing_settled_comes_back() {
         );
         cuts += world.cuts;
         cleaned += world.cleaned;
+        fetched += world.fetched;
         commits += world.disk.counts().syncs;
     }
-    println!("{seeds} seeds, {cuts} power cuts, {commits} syncs, {cleaned} steps of cleaning");
+    println!(
+        "{seeds} seeds, {cuts} power cuts, {commits} syncs, {cleaned} steps of cleaning, {fetched} fetched"
+    );
     assert!(cuts >= 4 * seeds && cleaned > seeds && commits > 50 * seeds, "the runs do too little");
+    assert!(fetched > 50 * seeds, "the runs fetch too little");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::clean::Drain;
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, padded};
 use super::footer::Trailer;
 use super::index::{Index, Place};
-use super::jobs::{CommitDone, CommitJob, Write};
+use super::jobs::{CommitDone, CommitJob, Seal, Write};
 use super::log::{Failed, InFlight, Log, Position, SEGMENTS_RESERVED, Slot};
 use super::record::Record;
 use super::segment::{SegmentHeader, SegmentRef};
@@ -28,16 +28,23 @@ impl Log {
         if self.should_spare_the_last() {
             return None;
         }
+        let settled_from = self.gather.len();
         let position = self.gather_settlements();
-        let mut in_flight =
-            InFlight { position, at: self.tail, opens: None, carried: Vec::new(), drained: None };
+        let mut in_flight = InFlight {
+            position,
+            at: self.tail,
+            settled_from,
+            opens: None,
+            seals: 0,
+            carried: Vec::new(),
+            drained: None,
+        };
         self.gather_carried(&mut in_flight);
         if self.gathered == 0 && !self.is_starting {
             return self.end_empty(in_flight);
         }
         let job = self.build(&mut in_flight, now)?;
         self.counters.commits += 1;
-        self.counters.bytes_written += job.bytes() as u64;
         self.in_flight = Some(in_flight);
         self.after_handing_out(now);
         Some(job)
@@ -54,17 +61,17 @@ impl Log {
         let Some(in_flight) = self.in_flight.take() else {
             return Ok(self.durable);
         };
-        let CommitJob { footer, header, commit } = done.job;
+        self.counters.bytes_written += done.bytes() as u64;
+        let CommitJob { seal, header, commit } = done.job;
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
         }
-        let records = &commit.bytes[COMMIT_HEADER_BYTES..];
-        apply_records(
-            &mut self.index,
-            records,
-            self.active.sequence,
-            in_flight.at + COMMIT_HEADER_BYTES as u32,
-        );
+        // What is settled comes first: so messages that nobody needs any more leave no trace in the index.
+        let (segment, settled_from) = (self.active.sequence, in_flight.settled_from);
+        let (at, first) = (in_flight.at, COMMIT_HEADER_BYTES);
+        let (records, settled) = (&commit.bytes[first..settled_from], &commit.bytes[settled_from..]);
+        apply_records(&mut self.index, settled, segment, at + settled_from as u32, |_| true);
+        apply_records(&mut self.index, records, segment, at + first as u32, |_| true);
         self.index.set_bytes(self.active.sequence, self.tail);
         for (queue, since) in in_flight.carried {
             self.index.settled_again(queue, since);
@@ -77,8 +84,10 @@ impl Log {
         self.spare = commit.bytes;
         self.header_spare =
             header.map_or_else(|| core::mem::take(&mut self.header_spare), |write| write.bytes);
-        self.footer_spare =
-            footer.map_or_else(|| core::mem::take(&mut self.footer_spare), |write| write.bytes);
+        if let Some(seal) = seal {
+            self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
+            self.seal_spare = (seal.noted, seal.bytes, seal.parts);
+        }
         self.find_drain();
         Ok(self.durable)
     }
@@ -104,13 +113,14 @@ impl Log {
         let length = padded(self.gather.len());
         let first = COMMIT_HEADER_BYTES as u32;
         self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
-        let (mut header, mut footer) = (None, None);
+        let (mut header, mut seal) = (None, None);
         if self.tail as usize + length + padded(self.footer.bytes_max())
             > self.settings.segment_bytes as usize
         {
             self.footer.undo();
             let slot = self.slots.iter().position(|slot| *slot == Slot::Free)? as u32;
-            footer = self.seal(now);
+            in_flight.seals = self.active.sequence;
+            seal = self.seal(now);
             let (opened, write) = self.open_segment(slot, now);
             in_flight.opens = Some((opened, write.bytes.len() as u32));
             in_flight.at = self.tail;
@@ -132,11 +142,11 @@ impl Log {
         commit::finish(&mut bytes, &commit_header, self.identity.seed());
         let commit = Write { slot: self.active.slot, at: self.tail, bytes };
         self.tail += length as u32;
-        Some(CommitJob { footer, header, commit })
+        Some(CommitJob { seal, header, commit })
     }
 
     /// The footer of the active segment, unless it was sealed by another life.
-    fn seal(&mut self, now: Now) -> Option<Write> {
+    fn seal(&mut self, now: Now) -> Option<Seal> {
         if self.tail == self.settings.segment_bytes || self.active.sequence == 0 {
             return None;
         }
@@ -146,10 +156,18 @@ impl Log {
             number: self.number,
             time_ms: self.time_ms(now),
         };
-        let mut bytes = core::mem::take(&mut self.footer_spare);
-        self.footer.finish(&trailer, self.identity.seed(), &mut bytes);
-        let at = self.settings.segment_bytes - bytes.len() as u32;
-        Some(Write { slot: self.active.slot, at, bytes })
+        let (empty, bytes, parts) = core::mem::take(&mut self.seal_spare);
+        Some(Seal {
+            slot: self.active.slot,
+            segment_bytes: self.settings.segment_bytes,
+            tail: self.tail,
+            trailer,
+            seed: self.identity.seed(),
+            noted: core::mem::replace(&mut self.footer, empty),
+            bytes,
+            parts,
+            at: 0,
+        })
     }
 
     fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
@@ -177,7 +195,8 @@ impl Log {
     fn free_left_out(&mut self) {
         for sequence in core::mem::take(&mut self.leaving) {
             if let Some(segment) = self.index.segments().get(&sequence) {
-                self.slots[segment.slot as usize] = Slot::Free;
+                let is_pinned = self.pinned == Some(segment.slot);
+                self.slots[segment.slot as usize] = if is_pinned { Slot::Pinned } else { Slot::Free };
             }
             self.index.remove_segment(sequence);
         }
@@ -199,17 +218,21 @@ impl Log {
     }
 }
 
-/// Feeds the records of a commit to the index; the first lies at byte `at` of its segment. Returns how many
-/// there were.
-pub(super) fn apply_records(index: &mut Index, mut records: &[u8], segment: u64, mut at: u32) -> u32 {
-    let mut count = 0;
-    while let Ok((record, bytes)) = Record::parse(records) {
-        index.apply(&record, Place { segment, at, bytes: bytes as u32 });
+/// Feeds those records of a commit that are wanted to the index; the first lies at byte `at` of its segment.
+pub(super) fn apply_records(
+    index: &mut Index,
+    mut records: &[u8],
+    segment: u64,
+    mut at: u32,
+    is_wanted: impl Fn(&Record<'_>) -> bool,
+) {
+    while let Ok((record, bytes)) = Record::parse_known(records) {
+        if is_wanted(&record) {
+            index.apply(&record, Place { segment, at, bytes: bytes as u32 });
+        }
         records = &records[bytes..];
         at += bytes as u32;
-        count += 1;
     }
-    count
 }
 
 const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES);

@@ -1,36 +1,55 @@
 //! Footers: what a sealed segment holds, without the bodies, so that a start need not read them.
 //!
 //! ```text
-//! ... unused | zeros | entries: length bytes | trailer 40 bytes | end of the segment
+//! ... unused | part | part | ... | facts | zeros | trailer 44 bytes | end of the segment
 //!
-//! trailer | magic "LVF1" | CRC32C u32 | length u32 | life u32 | sequence u64 | last commit u64 | time u64 |
+//! trailer | magic "LVF2" | CRC32C u32 | facts length u32 | parts length u32 | life u32 | sequence u64
+//!         | last commit u64 | time u64 |
 //!
-//! entry   | flags: kind (3 bits), 8 = a place follows, 16 = the next offset of the same queue and lane,
-//!         |        32 = the body is chunks
-//!         | [at varint: else right behind the record before] | bytes varint
-//! message | [n, n × (queue, offset, lane)] | [body id]
+//! fact    | flags: kind (3 bits), 8 = a place follows | [at varint: else right behind the one before]
+//!         | bytes varint | its own, by kind:
 //! chunk   | body id | index
 //! defined | version | deleted u8 | key with its length
 //! others  | the record itself
 //! ```
 //!
-//! Entries have the kinds of records and their order, so a footer reads as the same facts as the segment.
-//! In steady traffic a message takes three bytes. The CRC covers length to the end of the trailer and then
-//! the entries; it starts from the store's seed.
+//! The footer begins in a block of its own. Facts are all records but messages, in their order; they have
+//! the kinds of records. Messages are told queue by queue, in one part each (drawn in `parts`), so that a
+//! queue is read back through its own part and nothing else. The CRC covers the trailer behind it and then
+//! the facts; parts have their own.
+//!
+//! While a segment fills, its messages are noted in their order; whoever writes the footer groups them:
+//!
+//! ```text
+//! noted   | flags: 8 = a place follows, 16 = the next offset of the same queue and lane,
+//!         |        32 = the body is chunks
+//!         | [at] | bytes | [n, n × (queue, offset, lane)] | [body id]
+//! ```
 //!
 //! Always true: room for the footer is kept while the segment fills; it is synced before the header of the
-//! next segment is written; a segment whose footer is not good is read commit by commit instead.
+//! next segment is written; a segment whose footer is not good, or did not fit, is read commit by commit.
 
 use super::commit::padded;
 use super::index::Place;
+use super::parts::{self, Before, Entry, Part, PartWriter, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::varint::{self, Input};
 
-const MAGIC: [u8; 4] = *b"LVF1";
+const MAGIC: [u8; 4] = *b"LVF2";
 /// Bytes at the very end of a sealed segment.
-pub(super) const TRAILER_BYTES: usize = 40;
+pub(super) const TRAILER_BYTES: usize = 44;
+/// Messages that are grouped at once; a segment with more is gone through more than once.
+const GROUP_ENTRIES: usize = 8192;
+/// Queues whose newest entry is known while a segment fills.
+const SEEN_QUEUES: usize = 512;
+/// What blocks of parts take for themselves: one of so many bytes, and this once.
+const BLOCKS_SHARE: usize = 10;
+const BLOCKS_BYTES_MIN: usize = 64;
 
 const KIND: u8 = 7;
+const MESSAGE: u8 = 1;
+const CHUNK: u8 = 2;
+const DEFINED: u8 = 5;
 const HAS_PLACE: u8 = 8;
 const IS_NEXT: u8 = 16;
 const IS_CHUNKED: u8 = 32;
@@ -38,10 +57,48 @@ const IS_CHUNKED: u8 = 32;
 /// The footer of the segment that is being filled.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Footer {
-    entries: Vec<u8>,
+    messages: Noted,
+    facts: Noted,
+    /// The newest entries of some queues, to know what theirs will take.
+    seen: Vec<Option<(u64, Before)>>,
+    parts_bytes: usize,
+    mark: (Mark, Mark, usize),
+}
+
+/// Records noted in their order.
+#[derive(Clone, Debug, Default)]
+struct Noted {
+    bytes: Vec<u8>,
     end: u32,
     last: Option<Target>,
-    mark: (usize, u32, Option<Target>),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    bytes: usize,
+    end: u32,
+    last: Option<Target>,
+}
+
+impl Noted {
+    const fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), end: self.end, last: self.last }
+    }
+
+    fn undo(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        (self.end, self.last) = (mark.end, mark.last);
+    }
+
+    fn begin(&mut self, kind: u8, at: u32, bytes: u32) {
+        let place = if at == self.end { 0 } else { HAS_PLACE };
+        self.end = at + bytes;
+        self.bytes.push(kind | place);
+        if place != 0 {
+            varint::put(&mut self.bytes, at.into());
+        }
+        varint::put(&mut self.bytes, bytes.into());
+    }
 }
 
 /// What a trailer says.
@@ -54,19 +111,29 @@ pub(super) struct Trailer {
 }
 
 impl Footer {
-    /// Bytes of the footer as it stands.
+    /// At least the bytes that the footer takes as it stands.
     pub(super) const fn bytes_max(&self) -> usize {
-        self.entries.len() + TRAILER_BYTES
+        self.facts.bytes.len()
+            + self.parts_bytes
+            + self.parts_bytes / BLOCKS_SHARE
+            + BLOCKS_BYTES_MIN
+            + TRAILER_BYTES
     }
 
-    /// The most that a commit of so many bytes can add: no entry is longer than its record.
+    /// The most that a commit of so many bytes usually adds. When many tiny records for many queues add
+    /// more, the worst is a segment without a footer.
     pub(super) const fn bytes_max_of(commit_bytes: usize) -> usize {
         commit_bytes
     }
 
+    /// The messages noted so far, in their order; for [`for_each_message`].
+    pub(super) fn messages(&self) -> &[u8] {
+        &self.messages.bytes
+    }
+
     /// Adds the records of a commit whose first record lies at `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
-        self.mark = (self.entries.len(), self.end, self.last);
+        self.mark = (self.messages.mark(), self.facts.mark(), self.parts_bytes);
         while let Ok((record, bytes)) = Record::parse(records) {
             self.note(&record, &records[..bytes], at);
             records = &records[bytes..];
@@ -76,130 +143,199 @@ impl Footer {
 
     /// Takes the last [`Footer::note_records`] back.
     pub(super) fn undo(&mut self) {
-        self.entries.truncate(self.mark.0);
-        (self.end, self.last) = (self.mark.1, self.mark.2);
+        self.messages.undo(self.mark.0);
+        self.facts.undo(self.mark.1);
+        self.parts_bytes = self.mark.2;
+        self.seen.fill(None);
     }
 
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
-        (self.end, self.last) = (0, None);
+        self.messages.undo(Mark::default());
+        self.facts.undo(Mark::default());
+        self.parts_bytes = 0;
+        self.seen.fill(None);
     }
 
     fn note(&mut self, record: &Record<'_>, raw: &[u8], at: u32) {
-        let place = if at == self.end { 0 } else { HAS_PLACE };
-        self.end = at + raw.len() as u32;
-        let start = self.entries.len();
-        self.entries.push(raw[0] | place);
-        if place != 0 {
-            varint::put(&mut self.entries, at.into());
+        let bytes = raw.len() as u32;
+        if let Record::Message(message) = record {
+            self.note_message(message, at, bytes);
+            return;
         }
-        varint::put(&mut self.entries, raw.len() as u64);
+        let facts = &mut self.facts;
+        facts.begin(raw[0], at, bytes);
         match record {
-            Record::Message(message) => self.note_message(message, start),
             Record::Chunk { body, index, .. } => {
-                varint::put(&mut self.entries, *body);
-                varint::put(&mut self.entries, (*index).into());
+                varint::put(&mut facts.bytes, *body);
+                varint::put(&mut facts.bytes, (*index).into());
             }
             Record::Defined { version, key, value } => {
-                varint::put(&mut self.entries, *version);
-                self.entries.push(value.is_none().into());
-                varint::put(&mut self.entries, key.len() as u64);
-                self.entries.extend_from_slice(key);
+                varint::put(&mut facts.bytes, *version);
+                facts.bytes.push(value.is_none().into());
+                varint::put(&mut facts.bytes, key.len() as u64);
+                facts.bytes.extend_from_slice(key);
             }
-            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } => {
-                self.entries.extend_from_slice(raw);
-            }
+            _ => facts.bytes.extend_from_slice(raw),
         }
     }
 
-    fn note_message(&mut self, message: &Message<'_>, start: usize) {
-        let mut targets = message.targets.iter();
-        let only = if message.targets.len() == 1 { targets.next() } else { None };
-        if only.is_some() && only == self.last.and_then(next_of) {
-            self.entries[start] |= IS_NEXT;
+    fn note_message(&mut self, message: &Message<'_>, at: u32, bytes: u32) {
+        let noted = &mut self.messages;
+        let start = noted.bytes.len();
+        noted.begin(MESSAGE, at, bytes);
+        let only = if message.targets.len() == 1 { message.targets.iter().next() } else { None };
+        if only.is_some() && only == noted.last.and_then(next_of) {
+            noted.bytes[start] |= IS_NEXT;
         } else {
-            varint::put(&mut self.entries, message.targets.len() as u64);
+            varint::put(&mut noted.bytes, message.targets.len() as u64);
             for target in message.targets.iter() {
-                varint::put(&mut self.entries, target.queue);
-                varint::put(&mut self.entries, target.offset);
-                self.entries.push(target.lane);
+                varint::put(&mut noted.bytes, target.queue);
+                varint::put(&mut noted.bytes, target.offset);
+                noted.bytes.push(target.lane);
             }
         }
-        self.last = only;
-        if let Body::Chunked { body, .. } = message.body {
-            self.entries[start] |= IS_CHUNKED;
-            varint::put(&mut self.entries, body);
+        noted.last = only;
+        let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
+        if let Some(body) = body {
+            noted.bytes[start] |= IS_CHUNKED;
+            varint::put(&mut noted.bytes, body);
+        }
+        for target in message.targets.iter() {
+            self.count_entry(&entry_of(target, message.targets.len(), body, at, bytes));
         }
     }
 
-    /// Writes the whole footer, whole blocks, over `out`; it belongs at the very end of its segment.
-    pub(super) fn finish(&self, trailer: &Trailer, seed: u32, out: &mut Vec<u8>) {
-        let used = self.entries.len() + TRAILER_BYTES;
-        out.clear();
-        out.resize(padded(used) - used, 0);
-        out.extend_from_slice(&self.entries);
+    fn count_entry(&mut self, entry: &Entry) {
+        self.seen.resize(SEEN_QUEUES, None);
+        let place = (entry.queue.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % SEEN_QUEUES;
+        let before = self.seen[place].filter(|(queue, _)| *queue == entry.queue).map(|(_, before)| before);
+        self.parts_bytes += parts::bytes_max(entry, before);
+        self.seen[place] = Some((entry.queue, Before::after(entry)));
+    }
+
+    /// Writes the whole footer, whole blocks, over `out`; it belongs at the very end of its segment. Tells
+    /// where each queue's part lies, counted from the start of the footer, in `parts`.
+    pub(super) fn finish(
+        &self,
+        trailer: &Trailer,
+        seed: u32,
+        out: &mut Vec<u8>,
+        parts: &mut Vec<(u64, Part)>,
+    ) {
+        self.group(PartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
+        let parts_bytes = out.len();
+        out.extend_from_slice(&self.facts.bytes);
+        out.resize(padded(out.len() + TRAILER_BYTES) - TRAILER_BYTES, 0);
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(self.facts.bytes.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(parts_bytes as u32).to_le_bytes());
         out.extend_from_slice(&trailer.life.to_le_bytes());
         out.extend_from_slice(&trailer.sequence.to_le_bytes());
         out.extend_from_slice(&trailer.number.to_le_bytes());
         out.extend_from_slice(&trailer.time_ms.to_le_bytes());
-        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), &self.entries);
+        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), &self.facts.bytes);
         out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
     }
+
+    /// Feeds the messages to `writer`, grouped by queue, each offset once: of two records the later.
+    fn group(&self, mut writer: PartWriter<'_>) {
+        let (mut done, mut held): (Option<Entry>, Option<Entry>) = (None, None);
+        let mut is_cut = true;
+        let mut items = Vec::new();
+        while is_cut {
+            let mut batch = Smallest::new(items, GROUP_ENTRIES);
+            // What was noted here is well formed.
+            let _ = for_each_message(&self.messages.bytes, |entry| {
+                if done.is_none_or(|done| *entry > done) {
+                    batch.push(*entry);
+                }
+            });
+            (items, is_cut) = batch.sorted();
+            for entry in &items {
+                if let Some(held) = held.filter(|h| (h.queue, h.offset) != (entry.queue, entry.offset)) {
+                    writer.push(&held);
+                }
+                held = Some(*entry);
+            }
+            done = held;
+        }
+        if let Some(held) = held {
+            writer.push(&held);
+        }
+        writer.finish();
+    }
+}
+
+fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> Entry {
+    let Target { queue, offset, lane } = target;
+    let (is_chunked, body) = (body.is_some(), body.unwrap_or(0));
+    Entry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
 }
 
 fn next_of(target: Target) -> Option<Target> {
     Some(Target { offset: target.offset.checked_add(1)?, ..target })
 }
 
-/// The bytes of entries before a trailer, if the last bytes of a segment look like one.
-pub(super) fn claimed_length(end: &[u8]) -> Option<usize> {
-    let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
-    let mut input = Input::new(trailer);
-    let magic = input.take(4)?;
-    input.u32()?;
-    let length = input.u32()? as usize;
-    (magic == MAGIC).then_some(length)
+/// How long a footer says that it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lengths {
+    pub(super) facts: usize,
+    pub(super) parts: usize,
 }
 
-/// Checks a footer, entries and trailer; gives both.
-pub(super) fn parse(bytes: &[u8], seed: u32) -> Option<(Trailer, &[u8])> {
-    let length = claimed_length(bytes)?;
-    let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
-    let end = bytes.len() - TRAILER_BYTES;
-    let entries = &bytes[end.checked_sub(length)?..end];
+impl Lengths {
+    /// All of it, whole blocks.
+    pub(super) const fn footer(&self) -> usize {
+        padded(self.facts + self.parts + TRAILER_BYTES)
+    }
+
+    /// What the last bytes of a segment say, if they look like a trailer of one that is large enough.
+    pub(super) fn claimed(end: &[u8], segment_bytes: usize) -> Option<Self> {
+        let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
+        let mut input = Input::new(trailer);
+        let magic = input.take(4)?;
+        input.u32()?;
+        let lengths = Self { facts: input.u32()? as usize, parts: input.u32()? as usize };
+        let fits = lengths.facts < segment_bytes && lengths.parts < segment_bytes;
+        (magic == MAGIC && fits && lengths.footer() <= segment_bytes).then_some(lengths)
+    }
+}
+
+/// Checks a footer's facts and its trailer, the last bytes of `end`.
+pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
+    let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
     let mut input = Input::new(&trailer[4..]);
     let sum = input.u32()?;
-    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), entries) != sum {
+    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), facts) != sum {
         return None;
     }
-    input.u32()?;
-    let trailer =
-        Trailer { life: input.u32()?, sequence: input.u64()?, number: input.u64()?, time_ms: input.u64()? };
-    Some((trailer, entries))
+    input.take(8)?;
+    let (life, sequence) = (input.u32()?, input.u64()?);
+    Some(Trailer { life, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
-/// Calls `each` with the facts of a footer: records without bodies, and their places. `None` when the
-/// entries make no sense, which a checked footer of this version never does.
-pub(super) fn for_each(entries: &[u8], segment: u64, mut each: impl FnMut(&Record<'_>, Place)) -> Option<()> {
-    let mut input = Input::new(entries);
-    let (mut end, mut last) = (0_u32, None);
+/// Calls `each` with the facts of a footer: records without their values, and their places. `None` when they
+/// make no sense, which a checked footer of this version never does.
+pub(super) fn for_each_fact(
+    facts: &[u8],
+    segment: u64,
+    mut each: impl FnMut(&Record<'_>, Place),
+) -> Option<()> {
+    let mut input = Input::new(facts);
+    let mut end = 0_u32;
     while !input.is_empty() {
         let flags = input.byte()?;
-        let at = if flags & HAS_PLACE != 0 { u32::try_from(input.varint()?).ok()? } else { end };
-        let bytes = u32::try_from(input.varint()?).ok()?;
+        let (at, bytes) = read_place(&mut input, flags, end)?;
         end = at.checked_add(bytes)?;
         let place = Place { segment, at, bytes };
         match flags & KIND {
-            1 => read_message(&mut input, flags, &mut last, |record| each(record, place))?,
-            2 => {
+            CHUNK => {
                 let (body, index) = (input.varint()?, u32::try_from(input.varint()?).ok()?);
                 each(&Record::Chunk { body, index, bytes: &[] }, place);
             }
-            5 => {
+            DEFINED => {
                 let (version, deleted, key) = (input.varint()?, input.byte()?, input.counted()?);
                 each(&Record::Defined { version, key, value: (deleted == 0).then_some(&[]) }, place);
             }
@@ -212,41 +348,38 @@ pub(super) fn for_each(entries: &[u8], segment: u64, mut each: impl FnMut(&Recor
     Some(())
 }
 
-fn read_message(
-    input: &mut Input<'_>,
-    flags: u8,
-    last: &mut Option<Target>,
-    mut each: impl FnMut(&Record<'_>),
-) -> Option<()> {
-    let next;
-    let targets = if flags & IS_NEXT != 0 {
-        next = [last.and_then(next_of)?];
-        Targets::List(&next)
-    } else {
-        let count = usize::try_from(input.varint()?).ok()?;
-        let start = input.rest();
-        for _ in 0..count {
-            input.varint()?;
-            input.varint()?;
-            input.byte()?;
+fn read_place(input: &mut Input<'_>, flags: u8, end: u32) -> Option<(u32, u32)> {
+    let at = if flags & HAS_PLACE != 0 { u32::try_from(input.varint()?).ok()? } else { end };
+    Some((at, u32::try_from(input.varint()?).ok()?))
+}
+
+/// Calls `each` with every target of the messages noted in a [`Footer`], in their order.
+pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Option<()> {
+    let mut input = Input::new(noted);
+    let (mut end, mut last) = (0_u32, None);
+    while !input.is_empty() {
+        let flags = input.byte()?;
+        let (at, bytes) = read_place(&mut input, flags, end)?;
+        end = at.checked_add(bytes)?;
+        let next;
+        let targets = if flags & IS_NEXT != 0 {
+            next = [last.and_then(next_of)?];
+            Targets::List(&next)
+        } else {
+            let count = usize::try_from(input.varint()?).ok()?;
+            let start = input.rest();
+            for _ in 0..count {
+                input.varint()?;
+                input.varint()?;
+                input.byte()?;
+            }
+            Targets::Encoded { count, bytes: &start[..start.len() - input.rest().len()] }
+        };
+        last = if targets.len() == 1 { targets.iter().next() } else { None };
+        let body = if flags & IS_CHUNKED != 0 { Some(input.varint()?) } else { None };
+        for target in targets.iter() {
+            each(&entry_of(target, targets.len(), body, at, bytes));
         }
-        let bytes = &start[..start.len() - input.rest().len()];
-        (count > 0).then_some(Targets::Encoded { count, bytes })?
-    };
-    *last = if targets.len() == 1 { targets.iter().next() } else { None };
-    let body = if flags & IS_CHUNKED != 0 {
-        Body::Chunked { body: input.varint()?, chunks: 0, bytes: 0 }
-    } else {
-        Body::Inline(&[])
-    };
-    each(&Record::Message(Message {
-        targets,
-        enqueued_ms: 0,
-        expiration_ms: None,
-        exchange: &[],
-        key: &[],
-        properties: &[],
-        body,
-    }));
+    }
     Some(())
 }

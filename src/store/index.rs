@@ -4,15 +4,14 @@
 //! a message is live when it was seen and not settled, of two copies the one seen last is its place, of two
 //! definitions the higher version holds.
 //!
-//! A queue's messages come in *runs*: offsets without a gap in one segment, so a queue costs a run per
-//! segment however many messages it has. Messages copied forward by the cleaner are kept one by one.
-//!
 //! Always true: a segment's `live` is the number of message targets, definitions and chunks whose place it
 //! is; a segment is left out of the log only when that is 0 and every settlement or deletion in it that
 //! still kills a record elsewhere was written again.
 
 use std::collections::BTreeMap;
 
+use super::parts::{Entry, Part};
+use super::queue_index::{QueueIndex, Seen};
 use super::ranges::RangeSet;
 use super::record::{Body, Message, Range, Record};
 
@@ -42,83 +41,6 @@ pub struct Segment {
     pub stuck: bool,
 }
 
-/// Offsets without a gap whose records lie in one segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// The offsets.
-    pub offsets: Range,
-    /// The segment.
-    pub segment: u64,
-    /// Bytes of the records.
-    pub bytes: u64,
-}
-
-/// What is known of one queue.
-#[derive(Clone, Debug)]
-pub struct QueueIndex {
-    /// Where its messages were first written, rising.
-    pub runs: Vec<Run>,
-    /// Live messages that were copied since: offset and segment.
-    pub moved: BTreeMap<u64, u64>,
-    /// Settled offsets.
-    pub settled: RangeSet,
-    /// Live messages.
-    pub live: u64,
-    /// The first offset that surely was not delivered; 0 when there is no mark.
-    pub delivered_through: u64,
-    /// The queue is deleted.
-    pub gone: bool,
-    /// Settlements and marks lie in this segment and later ones.
-    pub(super) settled_since: u64,
-    /// Segments with copies, dead ones included.
-    copies: Vec<u64>,
-    /// Live messages whose bodies are chunks.
-    large: BTreeMap<u64, u64>,
-    next_offset: u64,
-}
-
-impl Default for QueueIndex {
-    fn default() -> Self {
-        Self {
-            runs: Vec::new(),
-            moved: BTreeMap::new(),
-            settled: RangeSet::default(),
-            live: 0,
-            delivered_through: 0,
-            gone: false,
-            settled_since: u64::MAX,
-            copies: Vec::new(),
-            large: BTreeMap::new(),
-            next_offset: 0,
-        }
-    }
-}
-
-impl QueueIndex {
-    /// The offset that the next message may take: no message, settlement or delivery ever had it.
-    pub fn next_offset(&self) -> u64 {
-        self.next_offset.max(self.settled.end()).max(self.delivered_through)
-    }
-
-    /// Whether any record of this queue, dead or alive, lies in a segment that `counts`.
-    pub(super) fn is_held_by(&self, counts: impl Fn(u64) -> bool) -> bool {
-        self.runs.iter().any(|run| counts(run.segment)) || self.copies.iter().any(|segment| counts(*segment))
-    }
-
-    fn run_of(&self, offset: u64) -> Option<&Run> {
-        let at = self.runs.partition_point(|run| run.offsets.end <= offset);
-        self.runs.get(at).filter(|run| run.offsets.start <= offset)
-    }
-
-    /// The segment that holds a live message.
-    pub fn segment_of(&self, offset: u64) -> Option<u64> {
-        if self.gone || self.settled.contains(offset) {
-            return None;
-        }
-        self.moved.get(&offset).copied().or_else(|| self.run_of(offset).map(|run| run.segment))
-    }
-}
-
 /// The newest state of one definition.
 #[derive(Clone, Debug)]
 pub struct DefinitionIndex {
@@ -134,8 +56,8 @@ pub struct DefinitionIndex {
 
 #[derive(Clone, Debug, Default)]
 struct LargeBody {
-    /// Segment by index.
-    chunks: BTreeMap<u32, u64>,
+    /// Place by index.
+    chunks: BTreeMap<u32, Place>,
     holders: u64,
     dead: bool,
 }
@@ -244,62 +166,69 @@ impl Index {
     }
 
     fn apply_message(&mut self, message: &Message<'_>, place: Place) {
-        let body = match message.body {
-            Body::Inline(_) => None,
-            Body::Chunked { body, .. } => Some(body),
-        };
-        if let Some(body) = body {
-            self.next_body = self.next_body.max(body);
-            self.bodies.entry(body).or_default();
-        }
+        let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
         let share = u64::from(place.bytes) / message.targets.len() as u64;
         for target in message.targets.iter() {
             self.apply_target(target.queue, target.offset, body, share, place.segment);
         }
+        // All its queues may be done with it already; then nothing will end its chunks later.
+        if let Some(large) = body.and_then(|body| self.bodies.get_mut(&body)).filter(|l| l.holders == 0) {
+            bury(large, &mut self.segments);
+        }
+    }
+
+    /// Takes note of a message in one of its queues, as a footer tells it.
+    pub(super) fn apply_entry(&mut self, entry: &Entry, segment: u64) {
+        let share = u64::from(entry.bytes) / u64::from(entry.targets);
+        let body = entry.is_chunked.then_some(entry.body);
+        self.apply_target(entry.queue, entry.offset, body, share, segment);
     }
 
     fn apply_target(&mut self, queue: u64, offset: u64, body: Option<u64>, bytes: u64, segment: u64) {
-        let entry = self.queue(queue);
-        let range = Range { start: offset, end: offset + 1 };
-        let is_dead = entry.gone || entry.settled.contains(offset);
-        if !is_dead && let Some(old) = entry.segment_of(offset) {
-            if old != segment {
-                entry.moved.insert(offset, segment);
-                note(&mut entry.copies, segment);
+        if let Some(body) = body {
+            self.next_body = self.next_body.max(body);
+            self.bodies.entry(body).or_default();
+        }
+        let entry = self.queues.entry(queue).or_default();
+        match entry.add(offset, segment, bytes) {
+            Seen::Again => {}
+            Seen::Dead => {
+                if let Some(segment) = self.segments.get_mut(&segment) {
+                    segment.total += 1;
+                }
+            }
+            Seen::Moved(old) => {
                 self.lose(old, 1);
                 self.gain(segment);
             }
-            return;
-        }
-        if is_dead || offset < entry.next_offset {
-            note(&mut entry.copies, segment);
-            if !is_dead {
-                entry.moved.insert(offset, segment);
+            Seen::New => {
+                if let Some(body) = body {
+                    entry.large.insert(offset, body);
+                    self.bodies.entry(body).or_default().holders += 1;
+                }
+                self.gain(segment);
             }
-        } else if let Some(run) =
-            entry.runs.last_mut().filter(|run| run.segment == segment && run.offsets.end == offset)
-        {
-            run.offsets.end += 1;
-            run.bytes += bytes;
-        } else {
-            entry.runs.push(Run { offsets: range, segment, bytes });
         }
-        entry.next_offset = entry.next_offset.max(offset + 1);
-        if is_dead {
-            return;
+    }
+
+    /// Where the parts of the footer of a sealed segment lie, counted from byte `base` of the segment.
+    pub(super) fn set_parts(&mut self, segment: u64, base: u32, parts: &[(u64, Part)]) {
+        for (queue, part) in parts {
+            if let Some(queue) = self.queues.get_mut(queue) {
+                queue.set_part(segment, Part { at: base + part.at, bytes: part.bytes });
+            }
         }
-        entry.live += 1;
-        if let Some(body) = body {
-            entry.large.insert(offset, body);
-            self.bodies.entry(body).or_default().holders += 1;
-        }
-        self.gain(segment);
+    }
+
+    /// Where a chunk of a large body lies.
+    pub(super) fn place_of_chunk(&self, body: u64, index: u32) -> Option<Place> {
+        self.bodies.get(&body)?.chunks.get(&index).copied()
     }
 
     fn apply_chunk(&mut self, body: u64, index: u32, place: Place) {
         self.next_body = self.next_body.max(body);
         let entry = self.bodies.entry(body).or_default();
-        let old = entry.chunks.insert(index, place.segment);
+        let old = entry.chunks.insert(index, place).map(|old| old.segment);
         if entry.dead || old == Some(place.segment) {
             return;
         }
@@ -350,23 +279,12 @@ impl Index {
         let Some(entry) = self.queues.get_mut(&queue) else {
             return;
         };
-        let first = entry.runs.partition_point(|run| run.offsets.end <= part.start);
-        for run in entry.runs[first..].iter().take_while(|run| run.offsets.start < part.end) {
-            let (start, end) = (run.offsets.start.max(part.start), run.offsets.end.min(part.end));
-            let away = entry.moved.range(start..end).count() as u64;
-            let count = end - start - away;
-            entry.live -= count;
-            if let Some(segment) = self.segments.get_mut(&run.segment) {
+        let segments = &mut self.segments;
+        entry.lose(part, |segment, count| {
+            if let Some(segment) = segments.get_mut(&segment) {
                 segment.live -= count;
             }
-        }
-        while let Some((&offset, &segment)) = entry.moved.range(part.start..part.end).next() {
-            entry.moved.remove(&offset);
-            entry.live -= 1;
-            if let Some(segment) = self.segments.get_mut(&segment) {
-                segment.live -= 1;
-            }
-        }
+        });
         while let Some((&offset, &body)) = entry.large.range(part.start..part.end).next() {
             entry.large.remove(&offset);
             let Some(large) = self.bodies.get_mut(&body) else { continue };
@@ -415,15 +333,14 @@ impl Index {
     pub(super) fn remove_segment(&mut self, sequence: u64) {
         self.segments.remove(&sequence);
         for queue in self.queues.values_mut() {
-            queue.runs.retain(|run| run.segment != sequence);
-            queue.copies.retain(|segment| *segment != sequence);
+            queue.forget_segment(sequence);
         }
         for definition in self.definitions.values_mut() {
             definition.segments.retain(|segment| *segment != sequence);
         }
         self.definitions.retain(|_, definition| !definition.deleted || !definition.segments.is_empty());
         for large in self.bodies.values_mut() {
-            large.chunks.retain(|_, segment| *segment != sequence);
+            large.chunks.retain(|_, place| place.segment != sequence);
         }
         self.bodies.retain(|_, large| !large.dead || !large.chunks.is_empty());
         self.forget_gone();
@@ -440,10 +357,9 @@ impl Index {
                 self.queues.get(&target.queue).and_then(|queue| queue.segment_of(target.offset))
                     == Some(segment)
             }),
-            Record::Chunk { body, index, .. } => self
-                .bodies
-                .get(body)
-                .is_some_and(|large| !large.dead && large.chunks.get(index) == Some(&segment)),
+            Record::Chunk { body, index, .. } => self.bodies.get(body).is_some_and(|large| {
+                !large.dead && large.chunks.get(index).is_some_and(|p| p.segment == segment)
+            }),
             Record::Defined { version, key, .. } => self.definitions.get(*key).is_some_and(|definition| {
                 !definition.deleted && definition.version == *version && definition.place.segment == segment
             }),
@@ -486,8 +402,8 @@ fn bury(large: &mut LargeBody, segments: &mut BTreeMap<u64, Segment>) {
         return;
     }
     large.dead = true;
-    for segment in large.chunks.values() {
-        if let Some(segment) = segments.get_mut(segment) {
+    for place in large.chunks.values() {
+        if let Some(segment) = segments.get_mut(&place.segment) {
             segment.live -= 1;
         }
     }

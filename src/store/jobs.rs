@@ -7,11 +7,13 @@
 use std::io;
 
 use super::disk::Disk;
+use super::footer::{Footer, Trailer};
+use super::parts::Part;
 
 /// Writes a commit, and when it opens a segment, the footer of the one before and its own header first.
 #[derive(Debug)]
 pub struct CommitJob {
-    pub(super) footer: Option<Write>,
+    pub(super) seal: Option<Seal>,
     pub(super) header: Option<Write>,
     pub(super) commit: Write,
 }
@@ -32,6 +34,39 @@ impl Write {
     }
 }
 
+/// A segment to be sealed. Grouping what its footer says takes time, so it is left to the helper.
+#[derive(Debug)]
+pub(super) struct Seal {
+    pub(super) slot: u32,
+    pub(super) segment_bytes: u32,
+    /// The end of the segment's commits.
+    pub(super) tail: u32,
+    pub(super) trailer: Trailer,
+    pub(super) seed: u32,
+    pub(super) noted: Footer,
+    /// The footer; empty when there is no room for it.
+    pub(super) bytes: Vec<u8>,
+    /// Where each queue's part lies, counted from `at`.
+    pub(super) parts: Vec<(u64, Part)>,
+    pub(super) at: u32,
+}
+
+impl Seal {
+    fn run(&mut self, disk: &mut impl Disk) -> io::Result<()> {
+        self.noted.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
+        let room = (self.segment_bytes - self.tail) as usize;
+        if self.bytes.len() > room {
+            // The segment will be read commit by commit.
+            self.bytes.clear();
+            self.parts.clear();
+            return Ok(());
+        }
+        self.at = self.segment_bytes - self.bytes.len() as u32;
+        disk.write(self.slot, self.at.into(), &self.bytes)?;
+        disk.sync(self.slot)
+    }
+}
+
 /// A commit job that was run.
 #[derive(Debug)]
 pub struct CommitDone {
@@ -41,23 +76,28 @@ pub struct CommitDone {
 
 impl CommitJob {
     /// Does it; blocks. Everything is durable when the outcome is good.
-    pub fn run(self, disk: &mut impl Disk) -> CommitDone {
+    pub fn run(mut self, disk: &mut impl Disk) -> CommitDone {
         let outcome = self.write(disk);
         CommitDone { job: self, outcome }
     }
 
     /// Each part is durable before the next is begun: so a header proves the footer, a commit the header.
-    fn write(&self, disk: &mut impl Disk) -> io::Result<()> {
-        for part in [&self.footer, &self.header].into_iter().flatten() {
-            part.run(disk)?;
+    fn write(&mut self, disk: &mut impl Disk) -> io::Result<()> {
+        if let Some(seal) = &mut self.seal {
+            seal.run(disk)?;
+        }
+        if let Some(header) = &self.header {
+            header.run(disk)?;
         }
         self.commit.run(disk)
     }
+}
 
-    /// Bytes that it writes.
+impl CommitDone {
+    /// Bytes that it wrote.
     pub fn bytes(&self) -> usize {
-        let parts = [&self.footer, &self.header].into_iter().flatten();
-        parts.map(|part| part.bytes.len()).sum::<usize>() + self.commit.bytes.len()
+        let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
+        footer + self.job.header.as_ref().map_or(0, |header| header.bytes.len()) + self.job.commit.bytes.len()
     }
 }
 

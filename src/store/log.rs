@@ -17,7 +17,9 @@ use super::commit::{self, BLOCK_BYTES, padded};
 use super::footer::Footer;
 use super::index::Index;
 use super::jobs::{PrepareDone, PrepareJob};
+use super::parts::Part;
 use super::ranges::RangeSet;
+use super::read_back::Scratch;
 use super::record::{self, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record};
 use super::segment::{Identity, SegmentRef};
 
@@ -108,6 +110,8 @@ pub(super) enum Slot {
     Free,
     /// Part of the log.
     Live,
+    /// It has left the log, but a fetch still reads it.
+    Pinned,
 }
 
 /// A commit on its way.
@@ -115,7 +119,11 @@ pub(super) enum Slot {
 pub(super) struct InFlight {
     pub(super) position: Position,
     pub(super) at: u32,
+    /// Where in its bytes the gathered settlements begin.
+    pub(super) settled_from: usize,
     pub(super) opens: Option<(SegmentRef, u32)>,
+    /// The segment that it seals, 0 for none.
+    pub(super) seals: u64,
     /// Queues whose settlements are completely written again with this commit, and since which segment.
     pub(super) carried: Vec<(u64, u64)>,
     /// It ends the drain of a segment.
@@ -158,7 +166,7 @@ pub struct Log {
     pub(super) gathered: u32,
     pub(super) spare: Vec<u8>,
     pub(super) header_spare: Vec<u8>,
-    pub(super) footer_spare: Vec<u8>,
+    pub(super) seal_spare: (Footer, Vec<u8>, Vec<(u64, Part)>),
     pub(super) settling: BTreeMap<u64, RangeSet>,
     settling_first: Position,
     pub(super) appended: Position,
@@ -170,6 +178,9 @@ pub struct Log {
     pub(super) drain: Option<Drain>,
     pub(super) cleaning: Option<Cleaning>,
     pub(super) read_spare: Vec<u8>,
+    /// The buffers for the next fetch, and the file that the present one reads.
+    pub(super) fetch_spare: Option<Scratch>,
+    pub(super) pinned: Option<u32>,
     prepared: u32,
     preparing: Option<u32>,
     /// The file system had no room for another segment.
@@ -226,7 +237,7 @@ impl Log {
             gathered: start.again_records,
             spare: Vec::with_capacity(commit_bytes),
             header_spare: Vec::new(),
-            footer_spare: Vec::new(),
+            seal_spare: Default::default(),
             settling: BTreeMap::new(),
             settling_first: Position(0),
             appended: Position(1),
@@ -238,6 +249,8 @@ impl Log {
             drain: None,
             cleaning: None,
             read_spare: vec![0; start.settings.commit_bytes as usize],
+            fetch_spare: Some(Scratch::new()),
+            pinned: None,
             prepared: 0,
             preparing: None,
             is_full: false,

@@ -5,10 +5,11 @@
 //! | `log` | what gathers, when a commit is due, who must wait; settings, positions, counters |
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
-//! | `recover` | starting: what lies on the disk becomes a log again |
-//! | `index`, `ranges` | which segment holds which part of each queue, and what is settled |
+//! | `recover`, `reader` | starting: what lies on the disk becomes a log again |
+//! | `index`, `queue_index`, `ranges` | which segment holds which part of each queue, and what is settled |
+//! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `jobs` | what the helper threads do |
-//! | `record`, `commit`, `segment`, `footer`, `varint` | the bytes, drawn in each file |
+//! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
 //! | `disk`, `file_disk` | what is asked of a disk, and files |
 //!
 //! # The format
@@ -41,12 +42,17 @@ mod build;
 mod clean;
 mod commit;
 mod disk;
+mod fetch;
 mod file_disk;
 mod footer;
 mod index;
 mod jobs;
 mod log;
+mod parts;
+mod queue_index;
 mod ranges;
+mod read_back;
+mod reader;
 mod record;
 mod recover;
 mod segment;
@@ -54,11 +60,15 @@ mod varint;
 
 pub use commit::BLOCK_BYTES;
 pub use disk::Disk;
+pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
-pub use index::{DefinitionIndex, Index, Place, QueueIndex, Run, Segment};
+pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use log::{Counters, Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings, Urgency};
+pub use parts::Part;
+pub use queue_index::{QueueIndex, Run};
 pub use ranges::RangeSet;
+pub use read_back::FetchDone;
 pub use record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, RecordError, Target,
     Targets,

@@ -28,6 +28,17 @@ impl RangeSet {
         self.ranges.get(at).is_some_and(|range| range.start <= offset)
     }
 
+    /// Whether every offset of `range` is in it; so it is when there is none.
+    pub fn contains_all(&self, range: Range) -> bool {
+        let at = self.ranges.partition_point(|old| old.end <= range.start);
+        range.is_empty() || self.ranges.get(at).is_some_and(|r| r.start <= range.start && r.end >= range.end)
+    }
+
+    /// The first range that ends behind `offset`.
+    pub fn first_from(&self, offset: u64) -> Option<Range> {
+        self.ranges.get(self.ranges.partition_point(|range| range.end <= offset)).copied()
+    }
+
     /// The end of the last range; 0 when there is none.
     pub fn end(&self) -> u64 {
         self.ranges.last().map_or(0, |range| range.end)

@@ -119,6 +119,13 @@ pub struct Range {
     pub end: u64,
 }
 
+impl Range {
+    /// Whether no offset is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+}
+
 /// Ranges to encode (rising, apart), or as they lie in a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Ranges<'a> {
@@ -242,18 +249,18 @@ impl<'a> Record<'a> {
     /// # Errors
     /// The bytes are padding, or no whole and healthy record.
     pub fn parse(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
-        let mut input = Input::new(bytes);
-        let kind = input.byte().filter(|kind| *kind != 0).ok_or(RecordError::End)?;
-        let length = input.varint().and_then(|length| usize::try_from(length).ok());
-        let length = length.ok_or(RecordError::Malformed)?;
-        let head = bytes.len() - input.rest().len();
-        let sum = input.u32().ok_or(RecordError::Malformed)?;
-        let payload = input.take(length).ok_or(RecordError::Malformed)?;
+        let (kind, sum, payload, length) = split(bytes)?;
+        let head = length - payload.len() - 4;
         if crc32c::crc32c_append(crc32c::crc32c(&bytes[..head]), payload) != sum {
             return Err(RecordError::Damaged);
         }
-        let record = Self::parse_payload(kind, payload)?;
-        Ok((record, head + 4 + length))
+        Ok((Self::parse_payload(kind, payload)?, length))
+    }
+
+    /// [`Record::parse`] for bytes that were checked before, or that this process wrote itself.
+    pub(super) fn parse_known(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
+        let (kind, _, payload, length) = split(bytes)?;
+        Ok((Self::parse_payload(kind, payload)?, length))
     }
 
     fn parse_payload(kind: u8, payload: &'a [u8]) -> Result<Self, RecordError> {
@@ -397,6 +404,17 @@ fn encode_with(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) 
     let sum = crc32c::crc32c_append(crc32c::crc32c(&head), &out[payload_start..]);
     out[start..start + head.len()].copy_from_slice(&head);
     out[payload_start - 4..payload_start].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Type, checksum, payload and whole length of the record at the start of `bytes`.
+fn split(bytes: &[u8]) -> Result<(u8, u32, &[u8], usize), RecordError> {
+    let mut input = Input::new(bytes);
+    let kind = input.byte().filter(|kind| *kind != 0).ok_or(RecordError::End)?;
+    let length = input.varint().and_then(|length| usize::try_from(length).ok());
+    let length = length.ok_or(RecordError::Malformed)?;
+    let sum = input.u32().ok_or(RecordError::Malformed)?;
+    let payload = input.take(length).ok_or(RecordError::Malformed)?;
+    Ok((kind, sum, payload, bytes.len() - input.rest().len()))
 }
 
 fn parse_message<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {

@@ -4,12 +4,36 @@
 //! panics, whatever they are.
 
 /// Appends `value`.
-pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put(out: &mut Vec<u8>, value: u64) {
+    let (bytes, length) = encode(value);
+    out.extend_from_slice(&bytes[..length]);
+}
+
+/// The bytes of `value`, and how many there are.
+pub(super) fn encode(mut value: u64) -> ([u8; 10], usize) {
+    let (mut bytes, mut length) = ([0; 10], 0);
     while value >= 0x80 {
-        out.push(value as u8 | 0x80);
+        bytes[length] = value as u8 | 0x80;
         value >>= 7;
+        length += 1;
     }
-    out.push(value as u8);
+    bytes[length] = value as u8;
+    (bytes, length + 1)
+}
+
+/// How many bytes `value` takes.
+pub(super) const fn bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// A signed number so that small ones stay small.
+pub(super) const fn zigzag(value: i64) -> u64 {
+    (value.wrapping_shl(1) ^ (value >> 63)) as u64
+}
+
+/// Takes [`zigzag`] back.
+pub(super) const fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 /// Bytes being read from the front. `None` means that they end too early or mean nothing.
@@ -82,7 +106,8 @@ mod tests {
             for value in [1_u64 << shift, (1 << shift) - 1, u64::MAX >> shift] {
                 let mut out = Vec::new();
                 put(&mut out, value);
-                assert!(out.len() <= 10);
+                assert!(out.len() <= 10 && out.len() == bytes(value));
+                assert_eq!(unzigzag(zigzag(value as i64)), value as i64);
                 assert_eq!(Input::new(&out).varint(), Some(value));
             }
         }

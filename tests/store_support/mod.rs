@@ -97,6 +97,8 @@ pub(crate) struct Counts {
     pub(crate) bytes: u64,
     pub(crate) syncs: u64,
     pub(crate) zeros: u64,
+    pub(crate) reads: u64,
+    pub(crate) read_bytes: u64,
 }
 
 /// The disk; clones are the same disk.
@@ -327,6 +329,8 @@ impl Disk for SimDisk {
         let from = (at as usize).min(cache.len());
         let count = bytes.len().min(cache.len() - from);
         bytes[..count].copy_from_slice(&cache[from..from + count]);
+        inner.counts.reads += 1;
+        inner.counts.read_bytes += count as u64;
         Ok(count)
     }
 

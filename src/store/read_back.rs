@@ -1,0 +1,396 @@
+//! What the read helper does to bring messages back: find where they lie, read them in few calls, check them.
+//!
+//! A part of the footer is read only as far as it is needed. Neighbours are read together as long as at
+//! least half of what is read is wanted. A part that is damaged, or was never written, is no loss: then the
+//! records are looked for in the segment's commits.
+//!
+//! Always true: what was found has been checked, record by record, and is what was asked for; a place that
+//! cannot be read costs the records in it and no others; no buffer grows beyond one fetch and one span,
+//! but for a single longer record.
+
+use std::io;
+
+use super::commit::{BLOCK_BYTES, Commit, claimed_length};
+use super::disk::Disk;
+use super::fetch::{FETCH_BYTES, FetchJob, Source};
+use super::footer::for_each_message;
+use super::parts::{PART_BLOCK_BYTES, Part, PartBlock, Smallest, part_seed};
+use super::record::{Message, Range, Record};
+
+/// The most records of one fetch.
+const RECORDS_MAX: usize = 1024;
+/// The most ranges of offsets of one fetch.
+const WANTED_MAX: usize = 256;
+/// The most bytes read by one call, but for a longer record.
+const SPAN_BYTES_MAX: usize = 32 << 10;
+/// After so many guesses a block is searched for by halves.
+const GUESSES_MAX: usize = 4;
+
+/// The buffers of a fetch, used again and again.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// Live offsets to read, rising.
+    pub(super) wanted: Vec<Range>,
+    /// What was noted of the segment that fills.
+    pub(super) noted: Vec<u8>,
+    /// What was found; first its place in the segment, after reading that in `bytes`.
+    pub(super) found: Vec<Found>,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A record that was found.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Found {
+    pub(super) offset: u64,
+    pub(super) at: u32,
+    pub(super) bytes: u32,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: Vec::with_capacity(WANTED_MAX),
+            noted: Vec::new(),
+            found: Vec::with_capacity(2 * RECORDS_MAX),
+            bytes: Vec::with_capacity(FETCH_BYTES + SPAN_BYTES_MAX),
+        }
+    }
+
+    /// Ready for the next fetch; what a single long record took is given back.
+    pub(super) fn reset(mut self) -> Self {
+        self.wanted.clear();
+        self.found.clear();
+        if self.bytes.capacity() > FETCH_BYTES + SPAN_BYTES_MAX {
+            self.bytes = Vec::with_capacity(FETCH_BYTES + SPAN_BYTES_MAX);
+        }
+        self
+    }
+
+    fn is_wanted(&self, offset: u64) -> bool {
+        let at = self.wanted.partition_point(|range| range.end <= offset);
+        self.wanted.get(at).is_some_and(|range| range.start <= offset)
+    }
+}
+
+/// A fetch that was run.
+#[derive(Debug)]
+pub struct FetchDone {
+    pub(super) job: FetchJob,
+    pub(super) error: Option<io::ErrorKind>,
+}
+
+impl FetchJob {
+    /// Does it; blocks.
+    pub fn run(mut self, disk: &mut impl Disk) -> FetchDone {
+        let mut error = None;
+        self.scratch.found.clear();
+        match self.source {
+            Source::Nothing => {}
+            Source::Chunk(place, ..) => {
+                self.scratch.found.push(Found { offset: 0, at: place.at, bytes: place.bytes });
+                self.read(disk, &mut error);
+            }
+            Source::Noted => {
+                self.find_noted();
+                self.read(disk, &mut error);
+            }
+            Source::Part(part) => {
+                if self.find_in_part(disk, part, &mut error).is_none() {
+                    self.find_by_scan(disk, &mut error);
+                }
+                self.read(disk, &mut error);
+            }
+            Source::Scan => {
+                self.find_by_scan(disk, &mut error);
+                self.read(disk, &mut error);
+            }
+        }
+        FetchDone { job: self, error }
+    }
+
+    fn find_noted(&mut self) {
+        let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
+        // What was noted in memory is well formed.
+        let _ = for_each_message(&self.scratch.noted, |entry| {
+            if entry.queue == self.queue && self.scratch.is_wanted(entry.offset) {
+                smallest.push(Found { offset: entry.offset, at: entry.at, bytes: entry.bytes });
+            }
+        });
+        self.keep(smallest);
+    }
+
+    /// Goes through the segment commit by commit.
+    fn find_by_scan(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
+        let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
+        let mut bytes = vec![0; BLOCK_BYTES];
+        let mut at = BLOCK_BYTES as u32;
+        while at < self.segment_bytes {
+            bytes.resize(BLOCK_BYTES, 0);
+            let mut known = read(disk, self.slot, at, &mut bytes, error);
+            let length = claimed_length(&bytes[..known]).unwrap_or(0);
+            if length > known && length <= (self.segment_bytes - at) as usize {
+                bytes.resize(length, 0);
+                known = read(disk, self.slot, at, &mut bytes, error);
+            }
+            let commit = Commit::parse(&bytes[..known], self.seed);
+            let Some(commit) = commit.filter(|commit| commit.header.segment == self.segment) else {
+                at += BLOCK_BYTES as u32;
+                continue;
+            };
+            let mut first = at + (length - commit.records.len()) as u32;
+            let mut records = commit.records;
+            while let Ok((record, length)) = Record::parse_known(records) {
+                if let Record::Message(message) = record {
+                    self.note_targets(&message, first, length as u32, &mut smallest);
+                }
+                records = &records[length..];
+                first += length as u32;
+            }
+            at += commit.bytes() as u32;
+        }
+        self.keep(smallest);
+    }
+
+    fn note_targets(&self, message: &Message<'_>, at: u32, bytes: u32, smallest: &mut Smallest<Found>) {
+        for target in message.targets.iter().filter(|target| target.queue == self.queue) {
+            if self.scratch.is_wanted(target.offset) {
+                smallest.push(Found { offset: target.offset, at, bytes });
+            }
+        }
+    }
+
+    /// Keeps what fits, the later one of two records of the same offset.
+    fn keep(&mut self, smallest: Smallest<Found>) {
+        let (found, is_cut) = smallest.sorted();
+        self.scratch.found = found;
+        let found = &mut self.scratch.found;
+        found.reverse();
+        found.dedup_by_key(|found| found.offset);
+        found.reverse();
+        if is_cut {
+            self.through = found.last().map_or(self.through, |found| found.offset + 1);
+        }
+        let mut bytes = 0;
+        let fitting = found.iter().position(|found| {
+            bytes += found.bytes as usize;
+            bytes > self.bytes_max
+        });
+        if let Some(fitting) = fitting {
+            self.end_behind(fitting.max(1));
+        }
+    }
+
+    /// The fetch ends before what was found at `count`.
+    fn end_behind(&mut self, count: usize) {
+        if let Some(next) = self.scratch.found.get(count) {
+            self.through = next.offset;
+        }
+        self.scratch.found.truncate(count);
+    }
+
+    /// Finds the wanted offsets in a part of the footer. `None` when the part is damaged.
+    fn find_in_part(
+        &mut self,
+        disk: &mut impl Disk,
+        part: Part,
+        error: &mut Option<io::ErrorKind>,
+    ) -> Option<()> {
+        let mut search = PartSearch {
+            slot: self.slot,
+            queue: self.queue,
+            seed: part_seed(self.seed, self.segment),
+            part,
+            blocks: (part.bytes as usize).div_ceil(PART_BLOCK_BYTES),
+            hint: self.hint,
+            bytes: [0; PART_BLOCK_BYTES],
+        };
+        let (mut low, mut wanted, mut sum) = (0, 0, 0);
+        while low < search.blocks {
+            let Some(range) = self.scratch.wanted.get(wanted) else { break };
+            let at = range.start.max(search.hint.start);
+            low = search.seek(disk, at, low, error)? + 1;
+            for entry in PartBlock::parse(&search.bytes, search.seed)?.entries() {
+                search.hint.start = entry.offset + 1;
+                while self.scratch.wanted.get(wanted).is_some_and(|range| range.end <= entry.offset) {
+                    wanted += 1;
+                }
+                let Some(range) = self.scratch.wanted.get(wanted) else { break };
+                if range.start > entry.offset {
+                    continue;
+                }
+                let found = Found { offset: entry.offset, at: entry.at, bytes: entry.bytes };
+                self.scratch.found.push(found);
+                sum += entry.bytes as usize;
+                let count = self.scratch.found.len();
+                if count > RECORDS_MAX || (sum > self.bytes_max && count > 1) {
+                    self.end_behind(count - 1);
+                    return Some(());
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Reads and checks what was found; what is bad is left out.
+    fn read(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
+        let mut found = core::mem::take(&mut self.scratch.found);
+        let (mut done, mut end) = (0, 0);
+        while done < found.len() {
+            let span = span_of(&found[done..]);
+            let start = found[done].at;
+            let last = &found[done + span - 1];
+            let length = (last.at + last.bytes - start) as usize;
+            if self.scratch.bytes.len() < end + length {
+                self.scratch.bytes.resize(end + length, 0);
+            }
+            let known = read(disk, self.slot, start, &mut self.scratch.bytes[end..end + length], error);
+            if known < length && span > 1 {
+                // Not to lose its neighbours too.
+                end = self.read_singly(disk, &mut found[done..done + span], end, error);
+            } else {
+                let from = end;
+                for found in &mut found[done..done + span] {
+                    let at = from + (found.at - start) as usize;
+                    end = self.take(found, at, from + known, end);
+                }
+            }
+            done += span;
+        }
+        found.retain(|found| found.bytes > 0);
+        self.scratch.found = found;
+    }
+
+    fn read_singly(
+        &mut self,
+        disk: &mut impl Disk,
+        found: &mut [Found],
+        mut end: usize,
+        error: &mut Option<io::ErrorKind>,
+    ) -> usize {
+        for found in found {
+            let room = &mut self.scratch.bytes[end..end + found.bytes as usize];
+            let known = read(disk, self.slot, found.at, room, error);
+            end = self.take(found, end, end + known, end);
+        }
+        end
+    }
+
+    /// Checks the record that was read to byte `at` and moves it to byte `to`; tells where it ends there.
+    fn take(&mut self, found: &mut Found, at: usize, known: usize, to: usize) -> usize {
+        let bytes = found.bytes as usize;
+        let is_good =
+            at + bytes <= known && self.is_asked_for(&self.scratch.bytes[at..at + bytes], found.offset);
+        if !is_good {
+            found.bytes = 0;
+            return to;
+        }
+        self.scratch.bytes.copy_within(at..at + bytes, to);
+        found.at = to as u32;
+        to + bytes
+    }
+
+    fn is_asked_for(&self, bytes: &[u8], offset: u64) -> bool {
+        match (Record::parse(bytes), self.source) {
+            (Ok((Record::Chunk { body, index, .. }, _)), Source::Chunk(_, asked, at)) => {
+                (body, index) == (asked, at)
+            }
+            (Ok((Record::Message(message), _)), _) => {
+                message.targets.iter().any(|target| (target.queue, target.offset) == (self.queue, offset))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// How many of `found` to read with one call.
+fn span_of(found: &[Found]) -> usize {
+    let (start, mut wanted, mut end) = (found[0].at, 0, found[0].at);
+    let is_near = |found: &&Found| {
+        let length = (found.at + found.bytes).saturating_sub(start) as usize;
+        let fits = length <= SPAN_BYTES_MAX && length <= 2 * (wanted + found.bytes as usize);
+        let is_behind = found.at >= end;
+        wanted += found.bytes as usize;
+        end = found.at + found.bytes;
+        is_behind && fits
+    };
+    found.iter().take_while(is_near).count().max(1)
+}
+
+/// Reads and notes an error; tells how many bytes were read.
+fn read(
+    disk: &mut impl Disk,
+    slot: u32,
+    at: u32,
+    bytes: &mut [u8],
+    error: &mut Option<io::ErrorKind>,
+) -> usize {
+    disk.read(slot, at.into(), bytes).unwrap_or_else(|said| {
+        *error = Some(said.kind());
+        0
+    })
+}
+
+/// A walk through the blocks of a part.
+struct PartSearch {
+    slot: u32,
+    queue: u64,
+    seed: u32,
+    part: Part,
+    blocks: usize,
+    /// The offsets that the blocks not yet seen are likely to be about.
+    hint: Range,
+    bytes: [u8; PART_BLOCK_BYTES],
+}
+
+impl PartSearch {
+    /// Reads the block from `low` on that has `offset`, or the one before its place. `None` on damage.
+    fn seek(
+        &mut self,
+        disk: &mut impl Disk,
+        offset: u64,
+        mut low: usize,
+        error: &mut Option<io::ErrorKind>,
+    ) -> Option<usize> {
+        let mut high = self.blocks;
+        let mut block = self.guess(offset, low);
+        for guesses in 0.. {
+            let (first, last) = self.read_block(disk, block, error)?;
+            if offset < first && block > low {
+                high = block;
+            } else if offset > last && block + 1 < high {
+                low = block + 1;
+            } else {
+                return Some(block);
+            }
+            block = match guesses {
+                GUESSES_MAX.. => usize::midpoint(low, high),
+                _ if high == block => high.saturating_sub(1 << guesses).max(low),
+                _ => (low + (1 << guesses) - 1).min(high - 1),
+            };
+        }
+        None
+    }
+
+    fn guess(&self, offset: u64, low: usize) -> usize {
+        let all = u128::from(self.hint.end.saturating_sub(self.hint.start).max(1));
+        let before = u128::from(offset.saturating_sub(self.hint.start));
+        let skipped = before * (self.blocks - low) as u128 / all;
+        (low + skipped as usize).min(self.blocks - 1)
+    }
+
+    /// The first and the last offset of a block, which is left in `bytes`.
+    fn read_block(
+        &mut self,
+        disk: &mut impl Disk,
+        block: usize,
+        error: &mut Option<io::ErrorKind>,
+    ) -> Option<(u64, u64)> {
+        let at = block * PART_BLOCK_BYTES;
+        let length = (self.part.bytes as usize - at).min(PART_BLOCK_BYTES);
+        self.bytes[length..].fill(0);
+        read(disk, self.slot, self.part.at + at as u32, &mut self.bytes[..length], error);
+        let parsed = PartBlock::parse(&self.bytes, self.seed)?;
+        (parsed.queue == self.queue).then_some(())?;
+        Some((parsed.first, parsed.entries().last()?.offset))
+    }
+}

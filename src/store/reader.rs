@@ -1,0 +1,420 @@
+//! Reading the log at a start: headers, footers and commits become an index.
+//!
+//! Always true: nothing is written; facts are read before messages, and each in the order of the log; a
+//! footer that is not good in every part is passed over for the commits themselves.
+
+use std::io;
+
+use super::build::apply_records;
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
+use super::disk::Disk;
+use super::footer::{self, Footer, Lengths};
+use super::index::Index;
+use super::log::Slot;
+use super::parts::{Part, PartBlock, part_seed};
+use super::record::Record;
+use super::recover::{Report, SetAside};
+use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
+
+/// What was found of one file.
+pub(super) struct Found {
+    pub(super) slot: u32,
+    length: u64,
+    pub(super) header: HeaderRead,
+}
+
+/// Where the chain of commits stands.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Chain {
+    segment: u64,
+    pub(super) life: u32,
+    pub(super) number: u64,
+    pub(super) time_ms: u64,
+    pub(super) covers: u32,
+}
+
+/// Which records a walk is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// All but messages; what is missing is reported.
+    Facts,
+    /// Messages.
+    Messages,
+}
+
+/// A segment whose facts are read and whose messages are still to come.
+struct Old {
+    segment: SegmentRef,
+    header_bytes: u32,
+    /// Where the chain stood before it.
+    chain: Chain,
+    /// Its footer, when it has a good one.
+    footer: Option<Lengths>,
+}
+
+/// The newest segment as read.
+pub(super) struct Newest {
+    pub(super) segment: SegmentRef,
+    pub(super) tail: u32,
+    /// The records of its last commit, and how many there are.
+    pub(super) again: Vec<u8>,
+    pub(super) again_records: u32,
+    pub(super) footer: Footer,
+}
+
+pub(super) struct Reader<'d, D> {
+    disk: &'d mut D,
+    /// One segment.
+    bytes: Vec<u8>,
+    pub(super) index: Index,
+    pub(super) chain: Chain,
+    pub(super) report: Report,
+    identity: Identity,
+    segment_bytes: u32,
+}
+
+/// The header of every file there is.
+pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
+    let mut slots = disk.slots()?;
+    slots.sort_unstable();
+    let mut found = Vec::with_capacity(slots.len());
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for slot in slots {
+        bytes.resize(BLOCK_BYTES, 0);
+        let mut length = disk.read(slot, 0, &mut bytes)?;
+        let mut header = SegmentHeader::parse(&bytes[..length]);
+        if let HeaderRead::Longer(needed) = header {
+            bytes.resize(needed.min(1 << 20), 0);
+            length = disk.read(slot, 0, &mut bytes)?;
+            header = SegmentHeader::parse(&bytes[..length]);
+        }
+        found.push(Found { slot, length: length as u64, header });
+    }
+    Ok(found)
+}
+
+impl<'d, D: Disk> Reader<'d, D> {
+    pub(super) fn new(disk: &'d mut D, identity: Identity, segment_bytes: u32) -> Self {
+        Self {
+            disk,
+            bytes: vec![0; segment_bytes as usize],
+            index: Index::default(),
+            chain: Chain::default(),
+            report: Report::default(),
+            identity,
+            segment_bytes,
+        }
+    }
+
+    /// Finds the newest proven header and reads the log that it lists.
+    pub(super) fn read_log(
+        &mut self,
+        headers: &[(u32, u32, &SegmentHeader)],
+        found: &[Found],
+    ) -> io::Result<Newest> {
+        let none = SegmentRef { sequence: 0, slot: 0 };
+        let mut proven = None;
+        for &(slot, bytes, header) in headers {
+            let segment = SegmentRef { sequence: header.sequence, slot };
+            if self.has_commit(segment, bytes)? {
+                proven = Some((segment, header));
+                break;
+            }
+        }
+        let (newest, mut list) = match proven {
+            Some((segment, header)) => (segment, header.live.clone()),
+            None => (none, Vec::new()),
+        };
+        list.extend(proven.map(|(segment, _)| segment));
+        self.add_headless(found, newest.sequence, &mut list)?;
+        let Some(&newest) = list.last() else {
+            self.report.is_new = true;
+            let tail = self.segment_bytes;
+            return Ok(Newest {
+                segment: none,
+                tail,
+                again: Vec::new(),
+                again_records: 0,
+                footer: Footer::default(),
+            });
+        };
+        let mut olds = Vec::new();
+        for segment in &list[..list.len() - 1] {
+            olds.extend(self.read_facts(*segment, headers)?);
+        }
+        let header_bytes = bytes_of_header(newest, headers);
+        self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
+        let chain = self.chain;
+        self.scan(newest, header_bytes, Pass::Facts)?;
+        for old in &olds {
+            self.read_messages(old)?;
+        }
+        self.chain = chain;
+        let newest = self.read_newest(newest, header_bytes)?;
+        self.index.end_recovery();
+        Ok(newest)
+    }
+
+    /// Segments whose header is damaged but whose commits are newer than every header that is not.
+    fn add_headless(&mut self, found: &[Found], newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
+        if newest == 0 {
+            return Ok(());
+        }
+        let mut headless = Vec::new();
+        for file in found.iter().filter(|file| matches!(file.header, HeaderRead::Bad | HeaderRead::Longer(_)))
+        {
+            let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
+            let found = blocks(BLOCK_BYTES as u32, length).find_map(|at| {
+                let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed())?;
+                (commit.header.segment > newest).then_some(commit.header.segment)
+            });
+            if let Some(sequence) = found {
+                headless.push(SegmentRef { sequence, slot: file.slot });
+                let slot = file.slot;
+                let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
+                self.report.set_aside.push(aside);
+            }
+        }
+        headless.sort_by_key(|segment| segment.sequence);
+        list.extend(headless);
+        Ok(())
+    }
+
+    fn has_commit(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<bool> {
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
+        let seed = self.identity.seed();
+        Ok(blocks(header_bytes, length).any(|at| {
+            let commit = Commit::parse(&self.bytes[at as usize..length], seed);
+            commit.is_some_and(|commit| commit.header.segment == segment.sequence)
+        }))
+    }
+
+    /// Reads all but the messages of a segment that is not the newest: by its footer if that is good.
+    fn read_facts(
+        &mut self,
+        segment: SegmentRef,
+        headers: &[(u32, u32, &SegmentHeader)],
+    ) -> io::Result<Option<Old>> {
+        let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
+        if header.is_some_and(|(_, _, header)| header.sequence != segment.sequence) {
+            // The list is older than the file's present use: the newest header was lost.
+            let (slot, sequence) = (segment.slot, segment.sequence);
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: 0 });
+            return Ok(None);
+        }
+        let header_bytes = bytes_of_header(segment, headers);
+        self.index.add_segment(segment.sequence, segment.slot, self.segment_bytes);
+        let chain = self.chain;
+        let footer = self.read_footer(segment)?;
+        if footer.is_none() {
+            self.scan(segment, header_bytes, Pass::Facts)?;
+        }
+        Ok(Some(Old { segment, header_bytes, chain, footer }))
+    }
+
+    fn read_messages(&mut self, old: &Old) -> io::Result<()> {
+        if let Some(lengths) = old.footer {
+            let base = self.segment_bytes as usize - lengths.footer();
+            let length = self.disk.read(old.segment.slot, base as u64, &mut self.bytes[..lengths.parts])?;
+            let found = self.read_parts(old.segment.sequence, base, 0..length, true);
+            if found.is_some() && length == lengths.parts {
+                return Ok(());
+            }
+            self.chain = old.chain;
+            self.scan(old.segment, old.header_bytes, Pass::Facts)?;
+        }
+        self.chain = old.chain;
+        self.scan(old.segment, old.header_bytes, Pass::Messages)?;
+        Ok(())
+    }
+
+    /// Notes where the parts lie of a footer at byte `base` of its segment, and perhaps what they tell; they
+    /// are at `within` of the buffer.
+    fn read_parts(
+        &mut self,
+        segment: u64,
+        base: usize,
+        within: core::ops::Range<usize>,
+        has_messages: bool,
+    ) -> Option<()> {
+        let seed = part_seed(self.identity.seed(), segment);
+        let bytes = &self.bytes[within];
+        let mut parts: Vec<(u64, Part)> = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let block = PartBlock::parse(&bytes[at..], seed)?;
+            if has_messages {
+                block.entries().for_each(|entry| self.index.apply_entry(&entry, segment));
+            }
+            match parts.last_mut().filter(|(queue, _)| *queue == block.queue) {
+                Some((_, part)) => part.bytes += block.stride as u32,
+                None => {
+                    parts.push((block.queue, Part { at: at as u32, bytes: block.stride as u32 }));
+                }
+            }
+            at += block.stride;
+        }
+        self.index.set_parts(segment, base as u32, &parts);
+        Some(())
+    }
+
+    fn read_footer(&mut self, segment: SegmentRef) -> io::Result<Option<Lengths>> {
+        let end = u64::from(self.segment_bytes);
+        let mut block = [0; BLOCK_BYTES];
+        if self.disk.read(segment.slot, end - BLOCK_BYTES as u64, &mut block)? < BLOCK_BYTES {
+            return Ok(None);
+        }
+        let Some(lengths) = Lengths::claimed(&block, self.segment_bytes as usize) else {
+            return Ok(None);
+        };
+        let facts = &mut self.bytes[..lengths.facts];
+        let at = end - lengths.footer() as u64 + lengths.parts as u64;
+        self.disk.read(segment.slot, at, facts)?;
+        let Some(trailer) = footer::parse(facts, &block, self.identity.seed()) else {
+            return Ok(None);
+        };
+        if trailer.sequence != segment.sequence {
+            return Ok(None);
+        }
+        let index = &mut self.index;
+        let applied =
+            footer::for_each_fact(facts, segment.sequence, |record, place| index.apply(record, place));
+        if applied.is_none() {
+            return Ok(None);
+        }
+        self.chain = Chain {
+            segment: trailer.sequence,
+            life: trailer.life,
+            number: trailer.number,
+            time_ms: trailer.time_ms,
+            covers: 0,
+        };
+        Ok(Some(lengths))
+    }
+
+    fn read_newest(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<Newest> {
+        let (mut tail, last, mut footer) = self.scan(segment, header_bytes, Pass::Messages)?;
+        // The last commit may be in the page cache only. It is written again, and noted then: a footer must
+        // not promise what a power cut can still take away.
+        footer.undo();
+        let (again, again_records) = last.map_or((Vec::new(), 0), |at| {
+            let commit = Commit::parse(&self.bytes[at as usize..], self.identity.seed());
+            commit.map_or((Vec::new(), 0), |commit| (commit.records.to_vec(), commit.header.records))
+        });
+        self.index.set_bytes(segment.sequence, tail);
+        let end = self.segment_bytes as usize;
+        let sealed = Lengths::claimed(&self.bytes, end).filter(|lengths| {
+            let facts = end - lengths.footer() + lengths.parts;
+            let facts = &self.bytes[facts..facts + lengths.facts];
+            footer::parse(facts, &self.bytes, self.identity.seed())
+                .is_some_and(|trailer| trailer.sequence == segment.sequence)
+        });
+        if let Some(lengths) = sealed {
+            let base = end - lengths.footer();
+            // The messages are known already, from the commits themselves.
+            let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
+            tail = self.segment_bytes;
+        }
+        Ok(Newest { segment, tail, again, again_records, footer })
+    }
+
+    /// Reads a segment commit by commit; returns its end, the place of its last commit, and its footer.
+    fn scan(
+        &mut self,
+        segment: SegmentRef,
+        header_bytes: u32,
+        pass: Pass,
+    ) -> io::Result<(u32, Option<u32>, Footer)> {
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
+        self.bytes[length..].fill(0);
+        let (mut tail, mut at, mut last) = (header_bytes, header_bytes, None);
+        let mut footer = Footer::default();
+        while (at as usize) < length {
+            let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed());
+            let Some(commit) = commit.filter(|commit| follows(&commit.header, segment, &self.chain)) else {
+                at += BLOCK_BYTES as u32;
+                continue;
+            };
+            let header = commit.header;
+            let missing = header.number - self.chain.number - 1;
+            // Segments that left the log took their numbers with them.
+            let is_next = header.segment <= self.chain.segment + 1 && self.chain.number > 0;
+            if pass == Pass::Facts && is_next && missing > u64::from(header.covers) {
+                self.report.commits_missing += missing;
+                let (slot, sequence) = (segment.slot, segment.sequence);
+                self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to: at });
+            }
+            let first = at + COMMIT_HEADER_BYTES as u32;
+            apply_records(&mut self.index, commit.records, segment.sequence, first, |record| {
+                matches!(record, Record::Message(_)) == (pass == Pass::Messages)
+            });
+            if pass == Pass::Messages {
+                footer.note_records(commit.records, first);
+            }
+            let Chain { time_ms, .. } = self.chain;
+            self.chain = Chain {
+                segment: header.segment,
+                life: header.life,
+                number: header.number,
+                time_ms: header.time_ms.max(time_ms),
+                covers: header.covers,
+            };
+            last = Some(at);
+            at += commit.bytes() as u32;
+            tail = at;
+        }
+        Ok((tail, last, footer))
+    }
+
+    /// What each file may be used for from now on.
+    pub(super) fn slots(&mut self, found: &[Found], headers: &[(u32, u32, &SegmentHeader)]) -> Vec<Slot> {
+        let count = found.last().map_or(0, |found| found.slot as usize + 1);
+        let mut slots = vec![Slot::Unusable; count];
+        for file in found {
+            let is_ours = headers.iter().any(|(slot, _, _)| *slot == file.slot)
+                || matches!(file.header, HeaderRead::Empty)
+                || (!headers.is_empty() && !matches!(file.header, HeaderRead::Good(..)))
+                || self.is_blank_behind(file);
+            slots[file.slot as usize] = match (is_ours, self.is_whole(file.slot)) {
+                (true, true) => Slot::Free,
+                (true, false) => Slot::Preparing,
+                (false, _) => {
+                    let (slot, to) = (file.slot, file.length as u32);
+                    self.report.set_aside.push(SetAside { slot, segment: 0, from: 0, to });
+                    Slot::Unusable
+                }
+            };
+        }
+        for segment in self.index.segments().values() {
+            slots[segment.slot as usize] = Slot::Live;
+        }
+        slots
+    }
+
+    /// A format that was cut short leaves a bad header and nothing behind it.
+    fn is_blank_behind(&mut self, file: &Found) -> bool {
+        let length = self.disk.read(file.slot, BLOCK_BYTES as u64, &mut self.bytes).unwrap_or(0);
+        self.bytes[..length].iter().all(|byte| *byte == 0)
+    }
+
+    fn is_whole(&mut self, slot: u32) -> bool {
+        let at = u64::from(self.segment_bytes) - BLOCK_BYTES as u64;
+        let mut block = [0; BLOCK_BYTES];
+        self.disk.read(slot, at, &mut block).is_ok_and(|length| length == BLOCK_BYTES)
+    }
+}
+
+/// Whether a commit belongs here: to this segment, behind everything accepted so far. A commit that an
+/// earlier life left behind does not.
+fn follows(header: &CommitHeader, segment: SegmentRef, chain: &Chain) -> bool {
+    header.segment == segment.sequence && header.life >= chain.life && header.number > chain.number
+}
+
+fn blocks(from: u32, length: usize) -> impl Iterator<Item = u32> {
+    (from..length as u32).step_by(BLOCK_BYTES)
+}
+
+fn bytes_of_header(segment: SegmentRef, headers: &[(u32, u32, &SegmentHeader)]) -> u32 {
+    let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
+    header.map_or(BLOCK_BYTES as u32, |(_, bytes, _)| *bytes)
+}
