@@ -211,6 +211,9 @@ pub enum Outcome {
     GetEmpty,
     /// [`Command::Get`]: a delivery is in the outbox.
     GetQueued,
+    /// [`Command::Get`]: the message is being read back; the broker says what became of it when the
+    /// connection is no longer busy.
+    Later,
     /// Nothing was done: not enough memory now. Ask again when told to.
     Wait,
     /// The peer's mistake.

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use crate::limits::Limits;
 use nearest::nearest;
-use units::{Bytes, Compat, Count, Label, ListenAddress, LogLevel, Millis, Seconds};
+use units::{Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds};
 
 /// The port registered for AMQP.
 pub const AMQP_PORT: u16 = 5672;
@@ -51,6 +51,8 @@ pub struct Config {
     pub listen: Vec<ListenAddress>,
     /// Where everything that outlives the process is kept.
     pub data_dir: PathBuf,
+    /// How it is kept there.
+    pub store: Store,
     /// Resident memory of the process, in bytes, that the limits must add up to at most.
     pub memory_limit_bytes: u64,
     /// How much is logged.
@@ -59,6 +61,41 @@ pub struct Config {
     pub product: Product,
     /// Every cap.
     pub limits: Limits,
+}
+
+/// How what outlives the process is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The most that the segments of the log take on the disk, in bytes; `None`: half of what was free.
+    pub disk_limit_bytes: Option<u64>,
+    /// Every message to a durable queue is persistent, whatever its delivery_mode.
+    pub persist_all: bool,
+    /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
+    /// so much a power cut may take.
+    pub commit_window_ms: u32,
+    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
+    pub confirm_window_ms: u32,
+    /// How long acknowledgements alone may gather, in milliseconds: after a power cut their messages come
+    /// again.
+    pub settle_window_ms: u32,
+    /// Syncs a second that the card may do for ever; 0 is without limit.
+    pub syncs_per_s: u32,
+    /// Syncs that may be done at once after a rest.
+    pub sync_burst: u32,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            disk_limit_bytes: None,
+            persist_all: false,
+            commit_window_ms: 1_000,
+            confirm_window_ms: 50,
+            settle_window_ms: 5_000,
+            syncs_per_s: 0,
+            sync_burst: 200,
+        }
+    }
 }
 
 /// Who the broker says it is in connection.start.
@@ -102,8 +139,10 @@ impl Config {
             format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
             format!("frame_max = {}", Bytes(self.limits.frame_max)),
             format!("channel_max = {}", self.limits.channel_max),
-            "\n[limits]".to_string(),
+            "\n[store]".to_string(),
         ];
+        lines.extend(StoreLayer::shown(&self.store));
+        lines.push("\n[limits]".to_string());
         lines.extend(LimitsLayer::shown(&self.limits));
         lines.join("\n")
     }
@@ -119,6 +158,7 @@ impl Default for Config {
             board: BOARD_DEFAULT.to_string(),
             listen: vec![ipv4, ListenAddress { socket, if_available: true }],
             data_dir: data_dir_default(),
+            store: Store::default(),
             memory_limit_bytes: 128_000_000,
             log_level: log::LevelFilter::Info,
             product: Announced::default().product(),
@@ -152,6 +192,7 @@ pub struct Layer {
     heartbeat: Option<Seconds>,
     frame_max: Option<Bytes<u32>>,
     channel_max: Option<Count<u16>>,
+    store: StoreLayer,
     limits: LimitsLayer,
 }
 
@@ -170,35 +211,38 @@ const KEYS: [&str; 11] = [
     "channel_max",
 ];
 
-/// Declares the keys of the `[limits]` section: the key, how it is written, and the limit it sets.
-macro_rules! limit_keys {
-    ($($key:ident: $unit:ident<$kind:ty> => $field:ident;)*) => {
-        /// The `[limits]` section; what each key means is said at the field of [`Limits`] it sets.
+/// Declares the keys of a section: the key, how it is written, and the field it sets, which says what it
+/// means.
+macro_rules! section_keys {
+    ($layer:ident sets $target:ident; $($key:ident: $unit:ident<$kind:ty> => $field:ident;)*) => {
         #[derive(Clone, Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        struct LimitsLayer {
-            $($key: Option<limit_keys!(@type $unit $kind)>,)*
+        struct $layer {
+            $($key: Option<section_keys!(@type $unit $kind)>,)*
         }
 
-        impl LimitsLayer {
+        impl $layer {
             const KEYS: &[&str] = &[$(stringify!($key)),*];
 
-            fn lay_over(&self, limits: &mut Limits) {
+            fn lay_over(&self, target: &mut $target) {
                 $(if let Some(value) = self.$key {
-                    limits.$field = value.0;
+                    target.$field = value.0;
                 })*
             }
 
-            fn shown(limits: &Limits) -> Vec<String> {
-                vec![$(format!("{} = {}", stringify!($key), $unit(limits.$field))),*]
+            fn shown(target: &$target) -> Vec<String> {
+                vec![$(format!("{} = {}", stringify!($key), $unit(target.$field))),*]
             }
         }
     };
+    (@type Persist $kind:ty) => { Persist };
+    (@type DiskLimit $kind:ty) => { DiskLimit };
     (@type Millis $kind:ty) => { Millis };
     (@type $unit:ident $kind:ty) => { $unit<$kind> };
 }
 
-limit_keys! {
+section_keys! {
+    LimitsLayer sets Limits;
     connections_max: Count<u32> => connections_max;
     handshakes_max: Count<u32> => handshakes_max;
     channels_max: Count<u32> => channels_max;
@@ -221,6 +265,19 @@ limit_keys! {
     socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
     handshake_timeout: Millis<u32> => handshake_timeout_ms;
     content_timeout: Millis<u32> => content_timeout_ms;
+    segment_bytes: Bytes<u32> => segment_bytes;
+    commit_bytes_max: Bytes<u32> => commit_bytes_max;
+}
+
+section_keys! {
+    StoreLayer sets Store;
+    disk_limit: DiskLimit<u64> => disk_limit_bytes;
+    persist: Persist<bool> => persist_all;
+    commit_window: Millis<u32> => commit_window_ms;
+    confirm_window: Millis<u32> => confirm_window_ms;
+    settle_window: Millis<u32> => settle_window_ms;
+    syncs_per_second: Count<u32> => syncs_per_s;
+    sync_burst: Count<u32> => sync_burst;
 }
 
 /// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
@@ -293,6 +350,7 @@ impl Layer {
         put(&mut config.limits.heartbeat_s, self.heartbeat.map(|time| time.0));
         put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
         put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
+        self.store.lay_over(&mut config.store);
         self.limits.lay_over(&mut config.limits);
     }
 }
@@ -312,12 +370,14 @@ fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
 /// Why a key is refused: it belongs elsewhere, or does not exist.
 fn describe_unknown_key(key: &str, known: &[&str]) -> String {
     let is_top = known.contains(&"limits");
-    if is_top && LimitsLayer::KEYS.contains(&key) {
-        format!("{key} belongs under [limits]")
-    } else if !is_top && KEYS.contains(&key) {
-        format!("{key} belongs at the top of the file, above [limits]")
-    } else {
-        describe_unknown("key", key, known)
+    let sections = [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS)];
+    let home = sections.into_iter().find(|(_, keys)| keys.contains(&key));
+    match home {
+        Some((section, _)) => format!("{key} belongs under {section}"),
+        None if !is_top && KEYS.contains(&key) => {
+            format!("{key} belongs at the top of the file, above the sections")
+        }
+        None => describe_unknown("key", key, known),
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! | room | owns | sees |
 //! |------|------|------|
-//! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time as a value, the vocabulary, all bytes | nothing above |
+//! | [`limits`], [`error`], [`time`], [`command`], [`mem`], [`journal`] | the ground floor: caps, faults, time as a value, the vocabulary, all bytes, what is to be written down | nothing above |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
 //! | [`session`] | one peer, without its socket | the ground, `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
@@ -64,6 +64,7 @@ pub mod broker;
 pub mod command;
 pub mod config;
 pub mod error;
+pub mod journal;
 pub mod limits;
 pub mod mem;
 pub mod net;

@@ -68,6 +68,10 @@ pub struct Limits {
     pub handshake_timeout_ms: u32,
     /// Time a half-sent frame or message may go without progress, in milliseconds.
     pub content_timeout_ms: u32,
+    /// Bytes of a segment of the log: best a multiple of the card's erase block; an old store keeps its own.
+    pub segment_bytes: u32,
+    /// The largest commit in bytes.
+    pub commit_bytes_max: u32,
 }
 
 impl Default for Limits {
@@ -98,6 +102,8 @@ impl Default for Limits {
             socket_send_buffer_bytes: 0,
             handshake_timeout_ms: 10_000,
             content_timeout_ms: 30_000,
+            segment_bytes: 4 << 20,
+            commit_bytes_max: 512 << 10,
         }
     }
 }
@@ -207,6 +213,12 @@ impl fmt::Display for Megabytes {
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 3_000_000;
+/// Buffers of a commit's size: one gathers, one is written, one cleans, one reads back.
+const COMMIT_BUFFERS: u64 = 4;
+/// Threads that wait for the disk.
+const HELPERS: u64 = 2;
+/// The stack of each, in bytes.
+pub const HELPER_STACK_BYTES: usize = 128 << 10;
 /// The main thread's stack as far as it is ever touched.
 const STACK_BYTES: u64 = 256 << 10;
 
@@ -266,7 +278,26 @@ impl Limits {
             line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
             line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
             line("stash_bytes_max", 1, self.stash_bytes_max as usize, "input of connections that wait"),
-            line("stack", 1, STACK_BYTES as usize, "the one thread"),
+            line(
+                "commit_bytes_max",
+                COMMIT_BUFFERS,
+                self.commit_bytes_max as usize,
+                "commits that gather, are written, are read back",
+            ),
+            line(
+                "segment_bytes",
+                1,
+                self.segment_bytes as usize / 4,
+                "what the footer of the open segment will say",
+            ),
+            line(
+                "messages_max",
+                1,
+                crate::journal::Journal::bytes(self.messages_max as usize),
+                "what waits for its commit",
+            ),
+            line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
+            line("helpers", HELPERS, HELPER_STACK_BYTES, "the threads that write and read the disk"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ];
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
@@ -292,13 +323,14 @@ impl Limits {
         if sum <= memory_limit {
             return Ok(table);
         }
-        let adjustable = table.lines.iter().filter(|line| !matches!(line.key, "stack" | "program"));
+        let adjustable =
+            table.lines.iter().filter(|line| !matches!(line.key, "stack" | "helpers" | "program"));
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
         Err(LimitsError::TooMuch { sum, memory_limit, key })
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 14] = [
+        let rules: [(bool, &'static str, &'static str); 18] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (self.channels_max >= 1, "channels_max", "at least 1"),
@@ -318,6 +350,23 @@ impl Limits {
             ),
             (self.replies_bytes_max >= 2048, "replies_bytes_max", "at least 2 KiB: the longest reply"),
             (self.messages_max >= 64, "messages_max", "at least 64"),
+            (
+                self.segment_bytes.is_multiple_of(4096) && self.segment_bytes >= 64 << 10,
+                "segment_bytes",
+                "a multiple of 4 KiB, from 64 KiB up",
+            ),
+            (self.segment_bytes <= 256 << 20, "segment_bytes", "at most 256 MiB"),
+            (
+                self.commit_bytes_max <= self.segment_bytes / 3,
+                "segment_bytes",
+                "at least three times commit_bytes_max",
+            ),
+            (
+                self.commit_bytes_max >= (self.frame_max + (96 << 10)) / 3 * 4
+                    && self.commit_bytes_max.is_multiple_of(4096),
+                "commit_bytes_max",
+                "a multiple of 4 KiB, at least four thirds of frame_max plus 96 KiB: every record must fit",
+            ),
             (self.unacknowledged_max >= 64, "unacknowledged_max", "at least 64"),
             (
                 u64::from(self.message_size_max) + u64::from(self.frame_max) <= self.assembly_bytes_max,

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "an allocator that counts has to be one")]
 
+mod home;
 mod sockets;
 mod world;
 

@@ -1,5 +1,6 @@
 //! Idle means asleep: the built binary with a few open connections does not wake up once, and is small.
 
+mod home;
 mod sockets;
 mod world;
 
@@ -11,8 +12,9 @@ use world::{consume, declare};
 
 /// How long it is watched. What it must not do takes no time, so longer would show no more.
 const WATCHED: Duration = Duration::from_millis(2_500);
-/// What the house promises for an idle broker.
-const IDLE_KIB_MAX: u64 = 4 * 1024;
+/// What an idle broker may hold of its own; the rest of the 4 MiB is the program itself, which is larger here
+/// than as it is released.
+const IDLE_KIB_MAX: u64 = 1024;
 
 /// A number out of a process's status, as the kernel keeps it.
 fn status(broker: &Broker, name: &str) -> u64 {
@@ -43,8 +45,8 @@ fn an_idle_broker_is_asleep_and_small() {
     let before = wakes(&broker);
     std::thread::sleep(WATCHED);
     assert_eq!(wakes(&broker), before, "it woke up with nothing to do");
-    let resident_kib = status(&broker, "VmRSS:");
-    assert!(resident_kib <= IDLE_KIB_MAX, "{resident_kib} KiB resident");
+    let resident_kib = status(&broker, "RssAnon:");
+    assert!(resident_kib <= IDLE_KIB_MAX, "{resident_kib} KiB resident besides the program");
     // It is asleep, not dead.
     links[0].write(&publish("", "q", false, &[0, 0], b"still here"));
     assert_eq!(links[1].content().1, b"still here");

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The ground floor: every room may look at these, and they see nothing above them.
-const GROUND: &[&str] = &["limits", "error", "time", "command", "mem"];
+const GROUND: &[&str] = &["limits", "error", "time", "command", "mem", "journal"];
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
 const SEES: &[(&str, &[&str])] = &[
@@ -19,6 +19,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("command", &[]),
     ("mem", &[]),
+    ("journal", &[]),
     ("config", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
@@ -38,7 +39,7 @@ const EVERYONE: &[&str] = &["*"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] =
-    &["limits", "error", "time", "command", "mem", "wire", "session", "broker", "store", "bridge"];
+    &["limits", "error", "time", "command", "mem", "journal", "wire", "session", "broker", "store", "bridge"];
 
 /// What a core room must not name.
 const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];

@@ -3,12 +3,15 @@
 //! Always true: each test starts a broker of its own on a free loopback port and ends it by its process,
 //! also when the test fails; nothing waits longer than [`PATIENCE`].
 
+mod home;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use home::Home;
 
 /// How long anything may take here before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,17 +21,19 @@ struct Broker {
     process: Child,
     log: BufReader<ChildStderr>,
     port: u16,
+    _home: Home,
 }
 
 impl Broker {
     /// Starts one with these limits.
     fn start(limits: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let file = std::env::temp_dir().join(format!("leveret-net-{}-{number}.toml", std::process::id()));
+        let home = Home::new("net");
+        let file = home.path().join("leveret.toml");
         fs::write(&file, format!("[limits]\n{limits}")).expect("the temporary folder can be written");
         let mut process = Command::new(env!("CARGO_BIN_EXE_leveret"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "/tmp", "--config"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(home.path())
+            .arg("--config")
             .arg(&file)
             .env_remove("RUST_LOG")
             .env_remove("JOURNAL_STREAM")
@@ -37,9 +42,8 @@ impl Broker {
             .spawn()
             .expect("the built binary runs");
         let log = BufReader::new(process.stderr.take().expect("it is piped"));
-        let mut broker = Self { process, log, port: 0 };
+        let mut broker = Self { process, log, port: 0, _home: home };
         let ready = broker.logged("listening on 127.0.0.1:");
-        let _ = fs::remove_file(&file);
         broker.port = ready.trim_end().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
         broker
     }

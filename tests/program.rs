@@ -3,6 +3,8 @@
 //! Everything here runs the built binary. Always true of it: a mistake of the operator is one sentence on
 //! standard error that names what to change, and exit code 1.
 
+mod home;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +12,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use home::Home;
 
 /// How long anything may take here before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,13 +69,15 @@ struct Broker {
     lines: Lines<BufReader<ChildStderr>>,
     ready_line: String,
     port: u16,
+    _home: Home,
 }
 
 impl Broker {
     /// Starts one with these arguments and environment, and waits for its ready line.
     fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let home = Home::new("program");
         let mut command = program();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "/tmp"]).args(arguments);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path()).args(arguments);
         command.envs(environment.iter().copied()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("the built binary runs");
         let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
@@ -81,7 +87,7 @@ impl Broker {
         let (_, rest) = ready_line.split_once("127.0.0.1:").expect("just found");
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let port = digits.parse().expect("a port");
-        Self { process, lines, ready_line, port }
+        Self { process, lines, ready_line, port, _home: home }
     }
 
     /// The first eleven bytes that a peer is sent after its protocol header: method 10.10 on channel 0.

@@ -90,7 +90,7 @@ fn nothing_is_allocated_while_messages_flow() {
                     Step::Command { command, .. } => {
                         handled += 1;
                         let outcome = answer(&mut context, command);
-                        host.connection.answer(&mut context, outcome, 0);
+                        host.connection.answer(&mut context, outcome, 0, leveret::journal::Batch::NONE);
                     }
                     Step::NeedMore => break,
                     Step::Suspended(_) | Step::Finished => {

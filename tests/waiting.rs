@@ -2,6 +2,7 @@
 //!
 //! What the worlds of `tests/pair` show of a loop like the real one, these few show of the real one itself.
 
+mod home;
 mod sockets;
 mod world;
 

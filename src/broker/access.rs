@@ -51,7 +51,7 @@ impl Broker {
                 internal,
                 arguments: &[],
             };
-            self.create_exchange(vhost, kind, &declaration)?;
+            self.add_exchange(vhost, kind, &declaration, 0)?;
         }
         Ok(vhost)
     }

@@ -366,6 +366,7 @@ impl Broker {
         if core::mem::replace(&mut self.connections[connection.index()].dying, true) {
             return;
         }
+        self.forget_gets(connection);
         let mut at = self.connections[connection.index()].channels.front();
         while let Some(index) = at {
             at = List::after(&self.channels, index, |channel| &channel.links);

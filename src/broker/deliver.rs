@@ -7,12 +7,15 @@
 //! Always true: a message that left its queue is in exactly one delivery record; an outbox never holds much
 //! more than the output budget, so a peer that does not read pins a bounded number of messages.
 
-use crate::command::{ChannelId, ConnectionId, ConsumerId, Delivery, DeliveryKind, Outbox, QueueId};
-use crate::error::ReplyCode;
-use crate::mem::{List, MessageId, Messages};
+use crate::command::{
+    ChannelId, ConnectionId, ConsumerId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
+};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{List, Messages};
 
 use super::Broker;
 use super::deliveries::{Carrier, Deliveries, NewDelivery};
+use super::front::Taken;
 use super::records::{Consumer, ConsumerState};
 
 /// Deliveries a queue makes before the next queue has its turn.
@@ -20,17 +23,22 @@ const QUEUE_BURST: u32 = 64;
 /// What the frames around a small body cost on the wire, roughly.
 const FRAMES_BYTES: u32 = 48;
 
-/// A message taken out of its queue.
-pub(super) struct Taken {
-    pub(super) message: MessageId,
-    pub(super) offset: u64,
-    pub(super) redelivered: bool,
+/// A get that waits for its message to be read back.
+#[derive(Debug)]
+pub(super) struct Getting {
+    connection: ConnectionId,
+    channel: ChannelId,
+    queue: QueueId,
+    no_ack: bool,
+    /// It is over: whether there was a message, or why not.
+    outcome: Option<Result<bool, Fault>>,
 }
 
 impl Broker {
     /// Hands out at most `most` messages.
     pub fn deliver(&mut self, messages: &mut Messages, most: u32) {
         self.recheck_starved();
+        self.serve_gets(messages);
         let mut left = most;
         while left > 0 {
             let Some(queue) = self.ready.pop_front(&mut self.queues, |queue| &mut queue.ready_links) else {
@@ -74,8 +82,11 @@ impl Broker {
                 self.park(consumer);
                 continue;
             }
+            if !self.first_may_go(messages, queue) {
+                break;
+            }
             let Some(taken) = self.take_ready(messages, queue) else { break };
-            self.assign(messages, consumer, taken);
+            self.assign(messages, consumer, &taken);
             delivered += 1;
         }
         delivered
@@ -96,31 +107,7 @@ impl Broker {
         (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
     }
 
-    /// Takes the first message of a queue: what came back before what is new.
-    pub(super) fn take_ready(&mut self, messages: &Messages, queue: QueueId) -> Option<Taken> {
-        let record = &mut self.queues[queue.index()];
-        let taken = if let Some(index) = record.returned.pop(&mut self.deliveries) {
-            let old = self.deliveries.remove(index);
-            Taken { message: old.message, offset: old.offset, redelivered: old.redelivered }
-        } else if let Some((offset, entry)) = record.spilled.pop(&mut self.fifo_pool) {
-            Taken { message: entry.message, offset, redelivered: true }
-        } else {
-            let (offset, entry) = record.fifo.pop(&mut self.fifo_pool)?;
-            Taken { message: entry.message, offset, redelivered: false }
-        };
-        record.ready_bytes -= u64::from(messages.footprint_bytes(taken.message));
-        record.ready_body_bytes -= u64::from(messages.body_len(taken.message));
-        self.releases += 1;
-        Some(taken)
-    }
-
-    /// Drops a message that was taken and goes nowhere.
-    pub(super) fn forget_taken(&mut self, messages: &mut Messages, taken: Taken) {
-        messages.release(taken.message);
-        self.releases += 1;
-    }
-
-    fn assign(&mut self, messages: &Messages, index: usize, taken: Taken) {
+    fn assign(&mut self, messages: &Messages, index: usize, taken: &Taken) {
         let consumer = &mut self.consumers[index];
         consumer.unsettled += 1;
         let (queue, channel, no_ack) = (consumer.queue, consumer.channel, consumer.no_ack);
@@ -128,12 +115,14 @@ impl Broker {
         if !no_ack {
             self.channels[channel.index()].consumer_unsettled += 1;
         }
+        self.note_delivery(messages, queue, taken);
         let tag = self.next_tag(channel);
         self.put_into_outbox(
             messages,
             NewDelivery {
                 tag,
                 offset: taken.offset,
+                logged: taken.logged,
                 message: taken.message,
                 channel,
                 consumer: Some(Consumer::id(index)),
@@ -356,17 +345,45 @@ impl Broker {
         channel: ChannelId,
         queue: QueueId,
         no_ack: bool,
-    ) -> Result<bool, crate::error::Fault> {
+    ) -> Result<Outcome, Fault> {
+        match self.get_now(messages, channel, queue, no_ack)? {
+            Some(true) => Ok(Outcome::GetQueued),
+            Some(false) => Ok(Outcome::GetEmpty),
+            None => {
+                let connection = self.channels[channel.index()].connection;
+                self.connections[connection.index()].jobs += 1;
+                self.getting.push_back(Getting { connection, channel, queue, no_ack, outcome: None });
+                Ok(Outcome::Later)
+            }
+        }
+    }
+
+    /// Gets the first message if there is one; `None` while it is on its way into memory or back.
+    fn get_now(
+        &mut self,
+        messages: &Messages,
+        channel: ChannelId,
+        queue: QueueId,
+        no_ack: bool,
+    ) -> Result<Option<bool>, Fault> {
         let connection = self.channels[channel.index()].connection;
-        let ready = self.queues[queue.index()].ready();
-        if ready == 0 || self.queues[queue.index()].returning > 0 {
-            return Ok(false);
+        let record = &self.queues[queue.index()];
+        let ready = record.ready();
+        if record.returning > 0 && !record.dying {
+            return Ok(None);
+        }
+        if ready == 0 || record.dying {
+            return Ok(Some(false));
         }
         if !self.within_delivery_share(connection) {
             return Err(self.out_of("unacknowledged_max"));
         }
+        if !self.first_may_go(messages, queue) {
+            return Ok(None);
+        }
         let stand_in = self.get_stand_in(channel, queue)?;
-        let Some(taken) = self.take_ready(messages, queue) else { return Ok(false) };
+        let Some(taken) = self.take_ready(messages, queue) else { return Ok(Some(false)) };
+        self.note_delivery(messages, queue, &taken);
         self.queues[queue.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
@@ -375,6 +392,7 @@ impl Broker {
             NewDelivery {
                 tag,
                 offset: taken.offset,
+                logged: taken.logged,
                 message: taken.message,
                 channel,
                 consumer: Some(stand_in),
@@ -384,15 +402,55 @@ impl Broker {
                 no_ack,
             },
         );
-        Ok(true)
+        Ok(Some(true))
+    }
+
+    /// Lets the gets try again whose queue has something for them now.
+    fn serve_gets(&mut self, messages: &Messages) {
+        for at in 0..self.getting.len() {
+            let Getting { connection, channel, queue, no_ack, ref outcome } = self.getting[at];
+            if outcome.is_some() {
+                continue;
+            }
+            let is_over = self.channels.get(channel.index()).is_none_or(|record| record.closing);
+            let is_gone = self.queues.get(queue.index()).is_none();
+            let result = match () {
+                () if is_over || is_gone => Ok(Some(false)),
+                () if self.queues[queue.index()].stalled => Ok(None),
+                () => self.get_now(messages, channel, queue, no_ack),
+            };
+            if let Some(outcome) = result.transpose() {
+                self.getting[at].outcome = Some(outcome);
+                self.connections[connection.index()].jobs -= 1;
+            }
+        }
+    }
+
+    /// What became of the connection's [`Outcome::Later`], once it is not busy any more.
+    pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
+        let found =
+            self.getting.iter().position(|get| get.connection == connection && get.outcome.is_some())?;
+        let getting = self.getting.remove(found)?;
+        let outcome = match getting.outcome? {
+            Ok(true) => Outcome::GetQueued,
+            Ok(false) => Outcome::GetEmpty,
+            Err(fault) => Outcome::Fault(fault),
+        };
+        Some((outcome, self.reply_order(connection, Some(getting.channel))))
+    }
+
+    /// Nobody waits for this connection's gets any more.
+    pub(super) fn forget_gets(&mut self, connection: ConnectionId) {
+        let before = self.getting.len();
+        let open = self.getting.iter().filter(|get| get.connection == connection && get.outcome.is_none());
+        let open = open.count() as u32;
+        self.getting.retain(|get| get.connection != connection);
+        debug_assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
+        self.connections[connection.index()].jobs -= open;
     }
 
     /// The record that stands for this channel's gets from this queue.
-    fn get_stand_in(
-        &mut self,
-        channel: ChannelId,
-        queue: QueueId,
-    ) -> Result<ConsumerId, crate::error::Fault> {
+    fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId) -> Result<ConsumerId, Fault> {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             let consumer = &self.consumers[index];

@@ -32,8 +32,10 @@ pub(super) enum Carrier {
 #[derive(Debug)]
 pub(super) struct Delivered {
     pub(super) tag: u64,
-    /// The message's offset in its queue.
+    /// Its place in the order in which messages left the queue.
     pub(super) offset: u64,
+    /// Its place in the log, if the log has it.
+    pub(super) logged: Option<u64>,
     /// Its place in the outbox of the connection.
     pub(super) sequence: u64,
     pub(super) message: MessageId,
@@ -71,6 +73,7 @@ struct HeapLinks {
 pub(super) struct NewDelivery {
     pub(super) tag: u64,
     pub(super) offset: u64,
+    pub(super) logged: Option<u64>,
     pub(super) message: MessageId,
     pub(super) channel: ChannelId,
     pub(super) consumer: Option<ConsumerId>,
@@ -110,6 +113,7 @@ impl Deliveries {
         let record = Delivered {
             tag,
             offset: new.offset,
+            logged: new.logged,
             sequence,
             message: new.message,
             channel,
@@ -266,6 +270,7 @@ mod tests {
         NewDelivery {
             tag,
             offset,
+            logged: None,
             message: MessageId::from_index(0),
             channel: ChannelId::from_index(channel),
             consumer: None,

@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     pub(super) vhost: VhostId,
     pub(super) name: Box<str>,
     pub(super) kind: Kind,
+    /// Never used again for another exchange; 0 when it is not in the log.
+    pub(super) version: u64,
     pub(super) durable: bool,
     pub(super) auto_delete: bool,
     pub(super) internal: bool,
@@ -79,6 +81,8 @@ pub(super) struct Binding {
     pub(super) destination: Destination,
     pub(super) key: Box<str>,
     pub(super) arguments: Box<[u8]>,
+    /// It is in the log.
+    pub(super) stored: bool,
     pub(super) node: usize,
     pub(super) source_links: Links,
     pub(super) destination_links: Links,

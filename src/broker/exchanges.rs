@@ -79,7 +79,9 @@ impl Broker {
             ));
         }
         self.check_alternate_argument(vhost, declaration)?;
-        self.create_exchange(vhost, kind, declaration)?;
+        let version = self.version_for(declaration.durable)?;
+        let exchange = self.add_exchange(vhost, kind, declaration, version)?;
+        self.say_exchange(exchange.index(), true);
         Ok(Outcome::Done)
     }
 
@@ -129,11 +131,13 @@ impl Broker {
         }
     }
 
-    pub(super) fn create_exchange(
+    /// Puts an exchange where it is found.
+    pub(super) fn add_exchange(
         &mut self,
         vhost: VhostId,
         kind: Kind,
         declaration: &ExchangeDeclaration<'_>,
+        version: u64,
     ) -> Result<ExchangeId, Fault> {
         let bytes = declaration.exchange.len() + declaration.arguments.len();
         self.take_name_bytes(bytes)?;
@@ -147,6 +151,7 @@ impl Broker {
             vhost,
             name: declaration.exchange.into(),
             kind,
+            version,
             durable: declaration.durable,
             auto_delete: declaration.auto_delete,
             internal: declaration.internal,
@@ -184,12 +189,14 @@ impl Broker {
                 format_args!("{} in use", self.exchange_in_words(vhost, name)),
             ));
         }
+        self.check_deletable(self.exchanges[exchange.index()].version != 0)?;
         self.retire_exchange(exchange);
         Ok(Some(exchange))
     }
 
     /// Takes the name away; the record goes when its bindings are cleared.
     fn retire_exchange(&mut self, exchange: ExchangeId) {
+        self.say_exchange(exchange.index(), false);
         let record = &mut self.exchanges[exchange.index()];
         record.dying = true;
         self.exchange_table.remove((record.vhost, &*record.name), exchange.index());
@@ -216,6 +223,22 @@ impl Broker {
         if self.find_binding(source, destination, spec).is_some() {
             return Ok(Outcome::Done);
         }
+        if self.is_stored_binding(source.index(), destination) {
+            self.version_for(true)?;
+        }
+        let binding = self.add_binding(source, destination, spec)?;
+        self.say_binding(binding, true);
+        Ok(Outcome::Done)
+    }
+
+    /// Puts a binding on everything it hangs on.
+    pub(super) fn add_binding(
+        &mut self,
+        source: ExchangeId,
+        destination: Destination,
+        spec: &BindingSpec<'_>,
+    ) -> Result<usize, Fault> {
+        let kind = self.exchanges[source.index()].kind;
         let bytes = spec.routing_key.len() + spec.arguments.len();
         self.take_name_bytes(bytes)?;
         let node = match self.node_for(source, kind, spec.routing_key) {
@@ -228,8 +251,7 @@ impl Broker {
                 return Err(self.out_of("bindings_max"));
             }
         };
-        self.insert_binding(source, destination, spec, node);
-        Ok(Outcome::Done)
+        Ok(self.insert_binding(source, destination, spec, node))
     }
 
     fn insert_binding(
@@ -238,12 +260,13 @@ impl Broker {
         destination: Destination,
         spec: &BindingSpec<'_>,
         node: usize,
-    ) {
+    ) -> usize {
         let record = Binding {
             source,
             destination,
             key: spec.routing_key.into(),
             arguments: spec.arguments.into(),
+            stored: self.is_stored_binding(source.index(), destination),
             node,
             source_links: Links::default(),
             destination_links: Links::default(),
@@ -260,6 +283,7 @@ impl Broker {
         incoming.push_back(&mut self.bindings, index, |binding| &mut binding.destination_links);
         self.nodes[node].bindings.push_back(&mut self.bindings, index, |binding| &mut binding.node_links);
         self.topology += 1;
+        index
     }
 
     pub(super) fn find_binding(
@@ -278,6 +302,7 @@ impl Broker {
 
     /// Takes a binding off everything it hangs on. An auto-delete source goes with its last binding.
     pub(super) fn remove_binding(&mut self, index: usize) {
+        self.say_binding(index, false);
         let Binding { source, destination, node, .. } = self.bindings[index];
         let outgoing = &mut self.exchanges[source.index()].bindings;
         outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);

@@ -5,10 +5,12 @@
 //! so it sees the effects in order; everybody else carries on in between.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
-use crate::mem::{Fifo, Messages};
+use crate::journal::Settled;
+use crate::mem::{Entry, Fifo, Messages};
 
 use super::Broker;
 use super::deliveries::{Carrier, ReturnedHeap};
+use super::queue::Place;
 use super::records::Mode;
 
 /// Records cleared away in one go.
@@ -20,7 +22,7 @@ pub(super) enum Job {
     /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
     Settle { channel: ChannelId, through: u64, settlement: Settlement },
     /// Drop messages that were taken out of a queue.
-    Purge { fifos: [Fifo; 2], returned: ReturnedHeap },
+    Purge { queue: QueueId, parts: Box<Purged> },
     /// Clear a deleted queue: messages, consumers, bindings.
     Queue(QueueId),
     /// Clear a deleted exchange: bindings.
@@ -29,6 +31,13 @@ pub(super) enum Job {
     Channel(ChannelId),
     /// Give back what a lost connection held.
     Connection(ConnectionId),
+}
+
+/// What was taken out of a queue to be dropped.
+#[derive(Debug)]
+pub(super) struct Purged {
+    pub(super) fifos: [Fifo; 4],
+    pub(super) returned: ReturnedHeap,
 }
 
 /// A job and the connection that waits for it.
@@ -78,7 +87,7 @@ impl Broker {
             Job::Settle { channel, through, settlement } => {
                 self.run_settle(messages, *channel, *through, *settlement, left)
             }
-            Job::Purge { fifos, returned } => self.run_purge(messages, fifos, returned, left),
+            Job::Purge { queue, parts } => self.run_purge(messages, *queue, parts, left),
             Job::Queue(queue) => self.run_queue(messages, *queue, left),
             Job::Exchange(exchange) => self.run_exchange(*exchange, left),
             Job::Channel(channel) => self.run_channel(messages, *channel, left),
@@ -110,28 +119,52 @@ impl Broker {
     fn run_purge(
         &mut self,
         messages: &mut Messages,
-        fifos: &mut [Fifo; 2],
-        returned: &mut ReturnedHeap,
+        queue: QueueId,
+        parts: &mut Purged,
         left: &mut u32,
     ) -> bool {
-        while !returned.is_empty() || fifos.iter().any(|fifo| !fifo.is_empty()) {
+        while !parts.returned.is_empty() || parts.fifos.iter().any(|fifo| !fifo.is_empty()) {
             if !spend(left) {
                 return false;
             }
             self.releases += 1;
-            if let Some(index) = returned.pop(&mut self.deliveries) {
+            if let Some(index) = parts.returned.pop(&mut self.deliveries) {
                 let delivery = self.deliveries.remove(index);
+                self.settle_logged(messages, queue, delivery.logged, delivery.message);
                 messages.release(delivery.message);
-            } else if let Some((_, entry)) = fifos.iter_mut().find_map(|fifo| fifo.pop(&mut self.fifo_pool)) {
-                messages.release(entry.message);
+            } else if let Some((_, entry)) =
+                parts.fifos.iter_mut().find_map(|fifo| fifo.pop(&mut self.fifo_pool))
+            {
+                self.purge_entry(messages, queue, entry);
             }
         }
+        self.queues[queue.index()].returning -= 1;
+        self.wake(queue);
+        self.free_queue_if_done(queue);
         true
     }
 
+    fn purge_entry(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) {
+        let record = &mut self.queues[queue.index()];
+        match record.place(entry) {
+            Place::Plain(message) => messages.release(message),
+            Place::Logged(message, offset) => {
+                self.settle_logged(messages, queue, Some(offset), message);
+                messages.release(message);
+            }
+            Place::Stored(start, count) => {
+                let (dying, incarnation) = (record.dying, record.logged.incarnation);
+                record.uncount_logged(count.into());
+                if !dying {
+                    let end = start + u64::from(count);
+                    self.journal.settle_stored(Settled { queue: incarnation, start, end });
+                }
+            }
+        }
+    }
+
     fn run_queue(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
-        while let Some(taken) = self.take_ready(messages, queue) {
-            self.forget_taken(messages, taken);
+        while self.drop_first(messages, queue) {
             if !spend(left) {
                 return false;
             }

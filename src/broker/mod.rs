@@ -8,7 +8,10 @@
 //! | `route`, `topic`, `headers` | from a message to its queues |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliveries` | messages between queue and acknowledgement |
+//! | `front` | what stands first in a queue, and whether it may go |
 //! | `deliver` | from queues to outboxes |
+//! | `pages` | queues deeper than memory |
+//! | `stored` | what outlives the broker, and a start |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `jobs` | what would take too long in one go |
@@ -29,15 +32,18 @@ mod deliver;
 mod deliveries;
 mod exchange;
 mod exchanges;
+mod front;
 mod headers;
 mod jobs;
 mod names;
+mod pages;
 mod publish;
 mod queue;
 mod queues;
 mod records;
 mod route;
 mod settle;
+mod stored;
 mod topic;
 mod transaction;
 mod words;
@@ -46,11 +52,13 @@ use std::collections::VecDeque;
 
 use crate::command::{ChannelId, Command, ConnectionId, ExchangeId, Outcome, QueueId, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Messages, Share, Slab};
 
 use access::Vhost;
 use consume::ConsumeRequest;
+use deliver::Getting;
 use deliveries::Deliveries;
 use exchange::{Binding, Destination, Exchange, Node};
 use exchanges::{BindingSpec, ExchangeDeclaration, refuse_default};
@@ -61,6 +69,8 @@ use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
 
 pub use deliver::OutboxView;
+pub use pages::{Fetch, Page, PageIn};
+pub use stored::{Contents, Restored};
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -128,6 +138,22 @@ pub struct Broker {
     channels: Slab<Channel>,
     connections: Slab<Connection>,
     deliveries: Deliveries,
+    journal: Journal,
+    /// What the answer to the command under way must wait for.
+    awaited: Batch,
+    /// Every message to a durable queue is persistent, whatever it says.
+    persist_all: bool,
+    /// Marks that were asked for, in the order of their batches: queue, incarnation, through.
+    marking: VecDeque<(Batch, QueueId, u64, u64)>,
+    /// Queues whose front is to be read back.
+    wants: VecDeque<QueueId>,
+    /// Those for which there was no memory, and what the count of frees was then.
+    hungry: VecDeque<QueueId>,
+    hungry_since: u64,
+    /// Where the search for what may leave memory goes on.
+    spill_hand: usize,
+    /// Gets that wait for their message.
+    getting: VecDeque<Getting>,
     fifo_pool: FifoPool,
     chunks_reserve: usize,
     /// Queues with something to deliver now.
@@ -217,6 +243,15 @@ impl Broker {
             connections: Slab::with_capacity(connections),
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             chunks_reserve: fifo_pool.chunks_max() / 16,
+            journal: Journal::new(limits.messages_max as usize),
+            awaited: Batch::NONE,
+            persist_all: false,
+            marking: VecDeque::with_capacity(64),
+            wants: VecDeque::with_capacity(64),
+            hungry: VecDeque::new(),
+            hungry_since: 0,
+            spill_hand: 0,
+            getting: VecDeque::new(),
             fifo_pool,
             ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + 16),
@@ -250,10 +285,15 @@ impl Broker {
         channel: Option<ChannelId>,
         command: Command<'_>,
     ) -> (Outcome, ReplyOrder) {
+        self.awaited = Batch::NONE;
+        let answers_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
         let result = match channel {
             None => self.apply_to_connection(connection, command),
             Some(channel) => self.apply_to_channel(messages, connection, channel, command),
         };
+        if answers_at_once || result.is_err() {
+            self.awaited = Batch::NONE;
+        }
         let outcome = result.unwrap_or_else(Outcome::Fault);
         (outcome, self.reply_order(connection, channel))
     }
@@ -431,8 +471,7 @@ impl Broker {
             }
             Command::Get { queue, no_ack } => {
                 let queue = self.require_queue(connection, vhost, queue)?;
-                let got = self.get(messages, channel, queue, no_ack)?;
-                Ok(if got { Outcome::GetQueued } else { Outcome::GetEmpty })
+                self.get(messages, channel, queue, no_ack)
             }
             _ => Err(out_of_place()),
         }

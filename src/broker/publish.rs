@@ -7,14 +7,16 @@
 
 use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{Entry, MessageFlags, MessageId, Messages, Share};
+use crate::journal::{Mode as JournalMode, NoRoom, Target, Urgency};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
-use super::queue::ENTRY_PLAIN;
+use super::front::log_bytes;
+use super::queue::Place;
 use super::records::Mode;
 use super::words::Lossy;
 use super::{Broker, REPLY_TO};
@@ -27,6 +29,8 @@ pub(super) struct Publish {
     pub(super) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(super) may_wait: bool,
+    /// How long it may wait for its commit, if it has one.
+    pub(super) urgency: Urgency,
 }
 
 /// What stops a publish that is otherwise right.
@@ -57,7 +61,9 @@ impl Broker {
             self.publish_in_transaction(messages, channel, routed, mandatory)
         } else {
             let share = self.publish_share(self.channels[channel.index()].connection);
-            let publish = Publish { channel, mandatory, share, may_wait: true };
+            let is_awaited = matches!(self.channels[channel.index()].mode, Mode::Confirm);
+            let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
+            let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
             self.deliver_to_targets(messages, routed, &publish)
         };
         if routed != message {
@@ -81,9 +87,9 @@ impl Broker {
             return self.unroutable(messages, message, publish);
         }
         let refused = self.leave_out_unwilling(messages, message);
-        match self.reserve(messages, publish.share) {
+        match self.reserve(messages, message, publish) {
             Ok(()) => {
-                self.push_to_targets(messages, message);
+                self.push_to_targets(messages, message, publish.urgency);
                 messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
@@ -229,6 +235,7 @@ impl Broker {
             NewDelivery {
                 tag: 0,
                 offset: 0,
+                logged: None,
                 message,
                 channel,
                 consumer: None,
@@ -269,7 +276,8 @@ impl Broker {
     }
 
     /// Whether every target takes the message now; changes nothing.
-    fn reserve(&self, messages: &Messages, share: Share) -> Result<(), Hindrance> {
+    fn reserve(&self, messages: &Messages, message: MessageId, publish: &Publish) -> Result<(), Hindrance> {
+        let share = publish.share;
         let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.chunks_reserve,
@@ -282,10 +290,45 @@ impl Broker {
         let within_share =
             share == Share::Reserve || self.targets.iter().all(|&queue| self.within_share(messages, queue));
         match (fits && within_share, share) {
-            (true, _) => Ok(()),
+            (true, _) => self.reserve_log(messages, message, publish),
             (false, Share::Ordinary) => Err(Hindrance::Wait),
             (false, Share::Reserve) => Err(Hindrance::Fault(self.out_of("queue_entries_max"))),
         }
+    }
+
+    /// Whether the log takes the message now, if it is one for the log. For its next commit everybody can
+    /// wait; for room on the disk only those who hold nothing that others wait for.
+    fn reserve_log(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        publish: &Publish,
+    ) -> Result<(), Hindrance> {
+        let logged = self.logged_targets(messages, message);
+        if logged == 0 {
+            return Ok(());
+        }
+        let bytes = messages.stream_len(message) as u64;
+        let room = self.journal.admit(bytes, logged);
+        let most = self.journal.queue_bytes_max();
+        let within = self.targets.iter().all(|queue| self.queues[queue.index()].logged.bytes + bytes <= most);
+        match room {
+            Ok(()) if within => Ok(()),
+            // In a commit, everything was asked before.
+            _ if !publish.may_wait => Ok(()),
+            Err(NoRoom::Commit) => Err(Hindrance::Wait),
+            Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Wait),
+            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of("disk_limit"))),
+        }
+    }
+
+    /// How many of the targets write this message down.
+    pub(super) fn logged_targets(&self, messages: &Messages, message: MessageId) -> usize {
+        let persistent = self.persist_all || messages.flags(message).has(MessageFlags::PERSISTENT);
+        if !persistent || self.journal.mode() == JournalMode::Off {
+            return 0;
+        }
+        self.targets.iter().filter(|queue| self.queues[queue.index()].logged.incarnation != 0).count()
     }
 
     /// Fresh chunks that one message may ever take.
@@ -302,8 +345,8 @@ impl Broker {
         let queue = &self.queues[queue.index()];
         let messages_share = messages.messages_max() / 5 * 4;
         let bytes_share = messages.body_bytes_max() as u64 / 5 * 4;
-        (queue.ready() as usize) < messages_share
-            && queue.ready_bytes < bytes_share + u64::from(queue.ready()) * super::SLOT_BYTES
+        (queue.resident() as usize) < messages_share
+            && queue.ready_bytes < bytes_share + u64::from(queue.resident()) * super::SLOT_BYTES
     }
 
     fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
@@ -312,19 +355,27 @@ impl Broker {
         if settings.overflow == Overflow::DropHead {
             return false;
         }
-        let bytes = queue.ready_body_bytes + u64::from(messages.body_len(message));
+        let bytes = queue.body_bytes() + u64::from(messages.body_len(message));
         settings.max_length.is_some_and(|most| u64::from(queue.ready()) >= most)
             || settings.max_length_bytes.is_some_and(|most| bytes > most)
     }
 
-    fn push_to_targets(&mut self, messages: &mut Messages, message: MessageId) {
+    fn push_to_targets(&mut self, messages: &mut Messages, message: MessageId, urgency: Urgency) {
         let footprint = u64::from(messages.footprint_bytes(message));
         let body_len = u64::from(messages.body_len(message));
+        let logged = self.logged_targets(messages, message) as u32;
         let targets = core::mem::take(&mut self.targets);
+        if logged > 0 {
+            self.say_message(messages, message, &targets, (logged, urgency));
+        }
         for &queue in &targets {
             messages.retain(message);
             let record = &mut self.queues[queue.index()];
-            let pushed = record.fifo.push(&mut self.fifo_pool, Entry { message, flags: ENTRY_PLAIN });
+            let place = match logged > 0 && record.logged.incarnation != 0 {
+                true => Place::Logged(message, record.logged.next_offset - 1),
+                false => Place::Plain(message),
+            };
+            let pushed = record.fifo.push(&mut self.fifo_pool, place.entry());
             assert!(pushed, "a chunk was reserved for every target");
             record.ready_bytes += footprint;
             record.ready_body_bytes += body_len;
@@ -337,19 +388,40 @@ impl Broker {
         self.targets = targets;
     }
 
+    /// Gives the message its next offset in each durable queue, and hands it to the journal.
+    fn say_message(
+        &mut self,
+        messages: &mut Messages,
+        message: MessageId,
+        targets: &[QueueId],
+        (logged, urgency): (u32, Urgency),
+    ) {
+        let bytes = log_bytes(messages, message);
+        for queue in targets {
+            let record = &mut self.queues[queue.index()].logged;
+            if record.incarnation != 0 {
+                self.journal.push_target(Target { queue: record.incarnation, offset: record.next_offset });
+                record.next_offset += 1;
+                record.count += 1;
+                record.bytes += bytes;
+            }
+        }
+        let batch = self.journal.publish(messages, message, logged, urgency);
+        if urgency == Urgency::Awaited {
+            self.await_batch(batch);
+        }
+    }
+
     /// The drop-head overflow policy: the oldest make room for the newest.
     pub(super) fn drop_head(&mut self, messages: &mut Messages, queue: QueueId) {
-        while self.is_over_length(queue) {
-            let Some(taken) = self.take_ready(messages, queue) else { return };
-            self.forget_taken(messages, taken);
-        }
+        while self.is_over_length(queue) && self.drop_first(messages, queue) {}
     }
 
     fn is_over_length(&self, queue: QueueId) -> bool {
         let queue = &self.queues[queue.index()];
         let settings = &queue.settings;
         settings.max_length.is_some_and(|most| u64::from(queue.ready()) > most)
-            || settings.max_length_bytes.is_some_and(|most| queue.ready_body_bytes > most)
+            || settings.max_length_bytes.is_some_and(|most| queue.body_bytes() > most)
     }
 }
 

@@ -5,14 +5,13 @@
 
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{Fifo, Links, List, Messages};
+use crate::mem::{List, Messages};
 use crate::wire::field::Table;
 
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
-use super::deliveries::ReturnedHeap;
 use super::exchange::Destination;
 use super::exchanges::{BindingSpec, refuse_default};
-use super::jobs::Job;
+use super::jobs::{Job, Purged};
 use super::queue::Queue;
 use super::records::ConsumerState;
 use super::words::QueueInWords;
@@ -185,43 +184,30 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
         hidden: bool,
     ) -> Result<QueueId, Fault> {
-        let bytes = declaration.queue.len() + declaration.arguments.len();
+        let settings = QueueSettings::of(Table::trusted(declaration.arguments));
+        let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
+        record.durable = declaration.outlives_broker();
+        record.auto_delete = declaration.auto_delete;
+        record.exclusive_owner = declaration.exclusive.then_some(connection);
+        record.hidden = hidden;
+        record.logged.incarnation = self.version_for(record.durable)?;
+        let queue = self.add_queue(record)?;
+        self.say_queue(queue.index(), true);
+        Ok(queue)
+    }
+
+    /// Puts a queue where it is found.
+    pub(super) fn add_queue(&mut self, record: Queue) -> Result<QueueId, Fault> {
+        let bytes = record.name.len() + record.arguments.len();
+        let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         self.take_name_bytes(bytes)?;
-        let record = Queue {
-            vhost,
-            name: declaration.queue.into(),
-            durable: declaration.outlives_broker(),
-            auto_delete: declaration.auto_delete,
-            exclusive_owner: declaration.exclusive.then_some(connection),
-            arguments: declaration.arguments.into(),
-            settings: QueueSettings::of(Table::trusted(declaration.arguments)),
-            hidden,
-            fifo: Fifo::default(),
-            returned: ReturnedHeap::default(),
-            spilled: Fifo::default(),
-            ready_bytes: 0,
-            ready_body_bytes: 0,
-            unsettled: 0,
-            returning: 0,
-            consumers: List::default(),
-            eligible: List::default(),
-            exclusively_consumed: false,
-            had_consumer: false,
-            bindings: List::default(),
-            routed_at: 0,
-            dying: false,
-            cleared: false,
-            on_ready_list: false,
-            ready_links: Links::default(),
-            owner_links: Links::default(),
-        };
         let Ok(index) = self.queues.insert(record) else {
             self.names_bytes -= bytes;
             return Err(self.out_of("queues_max"));
         };
-        self.queue_table.insert((vhost, declaration.queue), index);
-        if declaration.exclusive {
-            let owned = &mut self.connections[connection.index()].exclusive_queues;
+        self.queue_table.insert((vhost, &*name), index);
+        if let Some(owner) = owner {
+            let owned = &mut self.connections[owner.index()].exclusive_queues;
             owned.push_back(&mut self.queues, index, |queue| &mut queue.owner_links);
         }
         self.topology += 1;
@@ -272,9 +258,14 @@ impl Broker {
         let count = record.ready();
         record.ready_bytes = 0;
         record.ready_body_bytes = 0;
-        let fifos = [record.fifo.detach(), record.spilled.detach()];
+        let deep = &mut record.deep;
+        (deep.messages, deep.stored, deep.body_bytes) = (0, 0, 0);
+        let fifos = [record.fifo.detach(), record.spilled.detach(), deep.head.detach(), deep.middle.detach()];
         let returned = core::mem::take(&mut record.returned);
-        self.start_job(messages, connection, Job::Purge { fifos, returned });
+        // The queue stays until all of it is dropped.
+        record.returning += 1;
+        let parts = Box::new(Purged { fifos, returned });
+        self.start_job(messages, connection, Job::Purge { queue, parts });
         Ok(Outcome::MessageCount(count))
     }
 
@@ -296,6 +287,7 @@ impl Broker {
             () if if_empty && record.ready() > 0 => "not empty",
             () => {
                 let count = record.ready();
+                self.check_deletable(record.logged.incarnation != 0)?;
                 self.retire_queue(queue);
                 self.start_job(messages, connection, Job::Queue(queue));
                 return Ok(Outcome::MessageCount(count));
@@ -308,6 +300,7 @@ impl Broker {
     /// Takes the name away and stops deliveries; a job clears the rest.
     pub(super) fn retire_queue(&mut self, queue: QueueId) {
         let index = queue.index();
+        self.say_queue(index, false);
         let record = &mut self.queues[index];
         record.dying = true;
         self.queue_table.remove((record.vhost, &*record.name), index);

@@ -6,11 +6,11 @@
 
 use crate::command::{ChannelId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{Entry, List, Messages};
+use crate::mem::{List, Messages};
 
 use super::Broker;
 use super::jobs::Job;
-use super::queue::ENTRY_PLAIN;
+use super::queue::Place;
 use super::records::{Channel, ConsumerState, Mode};
 
 impl Broker {
@@ -115,6 +115,9 @@ impl Broker {
     pub(super) fn settle_sent(&mut self, messages: &mut Messages, index: usize) {
         self.uncount(index);
         let delivery = self.deliveries.remove(index);
+        if let Some(queue) = delivery.queue {
+            self.settle_logged(messages, queue, delivery.logged, delivery.message);
+        }
         messages.release(delivery.message);
         self.releases += 1;
         self.after_uncount(delivery.queue, delivery.consumer, delivery.channel);
@@ -125,15 +128,19 @@ impl Broker {
         self.uncount(index);
         let delivery = &mut self.deliveries.slab[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
-        let message = delivery.message;
+        let (message, logged) = (delivery.message, delivery.logged);
         delivery.redelivered = true;
         match queue {
             Some(queue) if !self.queues[queue.index()].dying => {
                 let record = &mut self.queues[queue.index()];
                 record.ready_bytes += u64::from(messages.footprint_bytes(message));
                 record.ready_body_bytes += u64::from(messages.body_len(message));
-                let entry = Entry { message, flags: ENTRY_PLAIN };
-                if self.deliveries.are_half_returned() && record.spilled.push(&mut self.fifo_pool, entry) {
+                let place = logged.map_or(Place::Plain(message), |offset| Place::Logged(message, offset));
+                let is_near = logged.is_none_or(|offset| record.is_near(offset));
+                if self.deliveries.are_half_returned()
+                    && is_near
+                    && record.spilled.push(&mut self.fifo_pool, place.entry())
+                {
                     self.deliveries.remove(index);
                 } else {
                     record.returned.insert(&mut self.deliveries, index);
@@ -145,6 +152,9 @@ impl Broker {
             }
             _ => {
                 self.deliveries.remove(index);
+                if let Some(queue) = queue {
+                    self.settle_logged(messages, queue, logged, message);
+                }
                 messages.release(message);
                 self.releases += 1;
             }

@@ -5,6 +5,7 @@
 
 use crate::command::{ChannelId, Outcome, Settlement};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::{Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
@@ -85,6 +86,7 @@ impl Broker {
             return Err(not_transactional());
         }
         self.check_commit_fits(messages, channel)?;
+        let said = self.journal.said();
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
         while let Some(message) = next {
@@ -93,7 +95,13 @@ impl Broker {
             self.route_again(messages, channel, message);
             // That everything fits was made sure of; what a queue's own policy refuses is dropped, for
             // nobody can be told inside a transaction.
-            let publish = Publish { channel, mandatory, share: Share::Reserve, may_wait: false };
+            let publish = Publish {
+                channel,
+                mandatory,
+                share: Share::Reserve,
+                may_wait: false,
+                urgency: Urgency::Awaited,
+            };
             let outcome = self.deliver_to_targets(messages, message, &publish)?;
             debug_assert!(outcome != Outcome::Wait, "a commit never waits");
         }
@@ -103,6 +111,10 @@ impl Broker {
         {
             let settlement = self.deliveries.slab[index].decided.take().unwrap_or(Settlement::Ack);
             self.settle_one(messages, index, settlement);
+        }
+        if self.journal.said() != said {
+            let batch = self.journal.await_settles();
+            self.await_batch(batch);
         }
         Ok(Outcome::Done)
     }
@@ -169,12 +181,16 @@ impl Broker {
     fn check_commit_fits(&mut self, messages: &Messages, channel: ChannelId) -> Result<(), Fault> {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
-        let (mut entries, mut returns) = (0, 0);
+        let (mut entries, mut returns, mut log_bytes) = (0, 0, 0);
         while let Some(message) = next {
             next = messages.link(message);
             self.route_again(messages, channel, message);
             entries += self.targets.len();
             returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
+            if self.logged_targets(messages, message) > 0 {
+                log_bytes += messages.stream_len(message) as u64;
+                self.check_log(log_bytes)?;
+            }
             // Asked each time, so that what is far too much is not routed to its end first.
             let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
             if chunks > self.fifo_pool.chunks_free() || self.targets.len() > self.fan_out_max() {
@@ -185,6 +201,18 @@ impl Broker {
             return Err(self.out_of("unacknowledged_max"));
         }
         Ok(())
+    }
+
+    /// Whether the log takes so many bytes with a commit.
+    fn check_log(&self, bytes: u64) -> Result<(), Fault> {
+        match self.journal.admit(bytes, 1) {
+            Err(NoRoom::Disk) => Err(self.out_of("disk_limit")),
+            Err(NoRoom::Commit) if self.journal.mode() == JournalMode::Unwritable => Err(Fault::new(
+                ReplyCode::ResourceError,
+                format_args!("the store cannot be written, so nothing persistent is taken now"),
+            )),
+            Ok(()) | Err(NoRoom::Commit) => Ok(()),
+        }
     }
 
     fn check_transaction_room(&self, channel: ChannelId) -> Result<(), Fault> {

@@ -45,9 +45,9 @@ fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
     refused("queues_max = 3", "leveret.toml, line 1: queues_max belongs under [limits]");
     refused(
         "[limits]\nframe_max = 8192",
-        "leveret.toml, line 2: frame_max belongs at the top of the file, above [limits]",
+        "leveret.toml, line 2: frame_max belongs at the top of the file, above the sections",
     );
-    assert_eq!([&KEYS[..], &["limits"]].concat(), known_keys(""));
+    assert_eq!([&KEYS[..], &["store", "limits"]].concat(), known_keys(""));
 }
 
 #[test]
@@ -156,7 +156,9 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
     let is_named = |key: &String| {
         text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")))
     };
-    for key in known_keys("").iter().filter(|key| *key != "limits").chain(&known_keys("[limits]")) {
+    let top = known_keys("");
+    let top = top.iter().filter(|key| !["limits", "store"].contains(&key.as_str()));
+    for key in top.chain(&known_keys("[limits]")).chain(&known_keys("[store]")) {
         assert!(is_named(key), "boards/generic.toml does not show {key}");
     }
     assert_eq!(gathered(text).unwrap(), Config::default());

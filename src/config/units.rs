@@ -78,6 +78,8 @@ read_from_text! {
     LogLevel;
     Compat;
     Label;
+    Persist;
+    DiskLimit;
 }
 
 /// A plain number.
@@ -113,6 +115,54 @@ impl<T: Copy + Into<u64>> fmt::Display for Bytes<T> {
     /// In the largest unit that leaves a whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         show(f, self.0.into(), &SIZE_UNITS)
+    }
+}
+
+/// Which messages are kept: those that say so, or all that go to durable queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Persist(pub bool);
+
+impl fmt::Display for Persist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "\"all\"" } else { "\"marked\"" })
+    }
+}
+
+impl FromStr for Persist {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        match text {
+            "marked" => Ok(Self(false)),
+            "all" => Ok(Self(true)),
+            _ => Err(BadValue::new(text, "a value of persist: marked or all")),
+        }
+    }
+}
+
+/// A size, or `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "Written")]
+pub struct DiskLimit(pub Option<u64>);
+
+impl fmt::Display for DiskLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => Bytes(bytes).fmt(f),
+            None => f.write_str("\"auto\""),
+        }
+    }
+}
+
+impl FromStr for DiskLimit {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        match text {
+            "auto" => Ok(Self(None)),
+            _ => text.parse().map(|Bytes(bytes)| Self(Some(bytes))),
+        }
     }
 }
 

@@ -155,6 +155,16 @@ impl Fifo {
         (self.len > 0).then(|| &pool.entries[FifoPool::place(self.head_chunk, self.head_at)])
     }
 
+    /// The first entry, to change it.
+    pub fn front_mut<'a>(&self, pool: &'a mut FifoPool) -> Option<&'a mut Entry> {
+        (self.len > 0).then(|| &mut pool.entries[FifoPool::place(self.head_chunk, self.head_at)])
+    }
+
+    /// The last entry, to change it.
+    pub fn back_mut<'a>(&self, pool: &'a mut FifoPool) -> Option<&'a mut Entry> {
+        (self.len > 0).then(|| &mut pool.entries[FifoPool::place(self.tail_chunk, self.tail_at - 1)])
+    }
+
     /// Takes the first entry, with its offset.
     pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, Entry)> {
         let entry = *self.front(pool)?;

@@ -10,14 +10,16 @@ use crate::admin::systemd;
 use crate::broker::Broker;
 use crate::command::ConnectionId;
 use crate::config::Config;
+use crate::journal::Batch;
 use crate::limits::{Limits, Megabytes};
-use crate::mem::{BytePool, MessageLimits, Messages, Share};
+use crate::mem::{BytePool, MessageLimits, Messages};
 use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
 use crate::time::{Deadline, Now};
 use crate::tool::check::show_table;
 
 use super::StartError;
 use super::deadlines::Deadlines;
+use super::disk::Disk;
 use super::listen::{self, Door, SpareDescriptor};
 use super::peer::Peer;
 use super::signals;
@@ -25,6 +27,8 @@ use super::signals;
 const EVENTS_PER_POLL: usize = 256;
 /// The token of the signals' pipe.
 pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
+/// The token of the disk's helpers.
+pub(super) const DISK: Token = Token(usize::MAX - 2);
 /// Tokens below are doors, from here on peers.
 pub(super) const FIRST_PEER: usize = 1 << 16;
 
@@ -37,8 +41,15 @@ pub(super) struct Supplies {
 }
 
 impl Supplies {
-    pub(super) fn context(&mut self, now: Now, share: Share) -> Context<'_> {
-        Context { now, pools: &mut self.pools, messages: &mut self.messages, settings: &self.settings, share }
+    pub(super) fn context(&mut self, now: Now, broker: &Broker, id: ConnectionId) -> Context<'_> {
+        Context {
+            now,
+            pools: &mut self.pools,
+            messages: &mut self.messages,
+            settings: &self.settings,
+            share: broker.publish_share(id),
+            durable: broker.journal().durable(),
+        }
     }
 }
 
@@ -59,6 +70,14 @@ pub struct House {
     pub(super) deadlines: Deadlines,
     pub(super) supplies: Supplies,
     pub(super) broker: Broker,
+    /// The store, unless it cannot be used at all.
+    pub(super) disk: Option<Disk>,
+    /// Messages may leave memory in the next turn.
+    pub(super) spills: bool,
+    /// Connections with confirms or answers that wait for the disk.
+    pub(super) for_disk: VecDeque<ConnectionId>,
+    /// What they have been told of.
+    pub(super) durable_seen: Batch,
     pub(super) stashes: BytePool,
     pub(super) input: Box<[u8]>,
     pub(super) output: Box<[u8]>,
@@ -114,7 +133,7 @@ impl House {
         );
         let connections = limits.connections_max as usize;
         let broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
-        Ok(Self {
+        let mut house = Self {
             started: Instant::now(),
             now: Now::from_ms(0),
             poll,
@@ -136,6 +155,10 @@ impl House {
                 }),
             },
             broker,
+            disk: None,
+            spills: false,
+            for_disk: VecDeque::with_capacity(connections),
+            durable_seen: Batch::NONE,
             stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
             input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
             output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
@@ -155,7 +178,10 @@ impl House {
             trimmed_at: 0,
             stopping: None,
             limits,
-        })
+        };
+        // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
+        house.disk = Disk::open(config, &mut house.broker, &house.poll, DISK)?;
+        Ok(house)
     }
 }
 
@@ -172,7 +198,7 @@ fn identity(config: &Config) -> Identity {
 
 /// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
 /// may block here for a moment, and then goes on.
-fn entropy(bytes: &mut [u8]) {
+pub(super) fn entropy(bytes: &mut [u8]) {
     if let Err(error) = getrandom::fill(bytes) {
         panic!("the system gives no random bytes: {error}");
     }

@@ -8,12 +8,15 @@
 //! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
 //! | `stream` | a socket and its readiness; input that has to wait |
 //! | `listen` | listening and accepting |
+//! | `disk`, `helper` | the store in the turn, and the threads that wait for the disk |
 //! | `signals` | being asked to stop |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
 mod deadlines;
+mod disk;
+mod helper;
 mod house;
 mod listen;
 mod peer;
@@ -26,8 +29,10 @@ mod turn;
 use core::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::limits::{LimitsError, RecordSizes};
+use crate::store::OpenError;
 use crate::{broker, session};
 
 pub use house::House;
@@ -39,6 +44,8 @@ pub enum StartError {
     Listen(SocketAddr, io::Error),
     /// No address at all could be listened on.
     NowhereToListen,
+    /// The store must not be touched.
+    Store(PathBuf, OpenError),
     /// The limits do not fit the memory or each other.
     Limits(LimitsError),
     /// The system refused something every program gets.
@@ -68,6 +75,7 @@ impl fmt::Display for StartError {
             Self::NowhereToListen => {
                 f.write_str("there is no address to listen on; name one with --listen or `listen`")
             }
+            Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),
             Self::Limits(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
             Self::TooSmall(fault) => write!(f, "the limits are too small: {}", fault.text),

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::command::ConnectionId;
+use crate::command::{ConnectionId, Outcome, ReplyOrder};
+use crate::journal::Batch;
 use crate::session;
 use crate::time::Deadline;
 
@@ -20,6 +21,8 @@ pub(super) enum Waiting {
     Room,
     /// Its last command is still being carried out.
     Job,
+    /// The answer to its last command leaves when this is durable.
+    Disk(Batch),
 }
 
 /// How far the end of a connection has come.
@@ -46,6 +49,10 @@ pub(super) struct Peer {
     pub(super) ending: Ending,
     /// On the list of connections to read from.
     pub(super) to_read: bool,
+    /// The answer that waits for the disk.
+    pub(super) held: Option<(Outcome, ReplyOrder)>,
+    /// On the list of connections with something that waits for the disk.
+    pub(super) for_disk: bool,
     /// On the list of connections to write to.
     pub(super) to_write: bool,
     /// Still in its handshake, and counted as such.
@@ -56,4 +63,19 @@ pub(super) struct Peer {
 
 /// Bytes per connection in this room: the record, its places on the lists, its deadline.
 pub(super) const PEER_BYTES: usize =
-    size_of::<Option<Peer>>() + 6 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES;
+    size_of::<Option<Peer>>() + 7 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES;
+
+impl Peer {
+    /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits
+    /// without its connection.
+    pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<Waiting> {
+        let waiting = match outcome {
+            Outcome::Later => Waiting::Job,
+            Outcome::Published | Outcome::PublishRefused | Outcome::Wait => return None,
+            _ if batch <= durable => return None,
+            _ => Waiting::Disk(batch),
+        };
+        self.session.defer();
+        Some(waiting)
+    }
+}

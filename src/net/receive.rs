@@ -64,6 +64,8 @@ impl House {
             waiting: Waiting::No,
             ending: Ending::No,
             to_read: false,
+            held: None,
+            for_disk: false,
             to_write: false,
             shaking_hands: true,
             lost: Deadline::NEVER,
@@ -92,7 +94,7 @@ impl House {
     pub(super) fn read(&mut self) {
         self.holds_back = !self.holds_back && !self.to_write.is_empty();
         self.bytes_read = 0;
-        if self.holds_back {
+        if self.holds_back || self.broker.journal().is_crowded() {
             return;
         }
         for _ in 0..self.to_read.len() {
@@ -140,7 +142,7 @@ impl House {
         let mut at = 0;
         let Some(peer) = self.peers[id.index()].as_mut() else { return 0 };
         loop {
-            let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+            let mut context = self.supplies.context(self.now, &self.broker, id);
             match peer.session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
                 Step::NeedMore => break,
                 Step::Finished => {
@@ -157,8 +159,14 @@ impl House {
                 }
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
+                    let batch = self.broker.awaited();
+                    if let Some(waiting) = peer.defer(&outcome, batch, context.durable) {
+                        peer.held = Some((outcome, order));
+                        peer.waiting = waiting;
+                        break;
+                    }
                     let must_wait = matches!(outcome, Outcome::Wait);
-                    peer.session.answer(&mut context, outcome, order);
+                    peer.session.answer(&mut context, outcome, order, batch);
                     if must_wait {
                         peer.waiting = Waiting::Room;
                         break;
@@ -176,7 +184,7 @@ impl House {
                 self.for_room.push_back(id);
             }
             Waiting::Job => self.for_jobs.push_back(id),
-            Waiting::No | Waiting::Replies => {}
+            Waiting::No | Waiting::Replies | Waiting::Disk(_) => {}
         }
         at
     }
@@ -192,6 +200,10 @@ impl House {
             self.broker.disconnect(id);
         }
         self.deadlines.lower(id, peer.session.deadline().earlier(peer.lost));
+        let awaits_disk = peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_));
+        if awaits_disk && !core::mem::replace(&mut peer.for_disk, true) {
+            self.for_disk.push_back(id);
+        }
         if peer.session.has_output() || peer.ending == Ending::Flushing {
             self.list_to_write(id);
         }
@@ -201,7 +213,7 @@ impl House {
 
     /// Rises with everything that can make room for a publisher.
     fn room_made(&self) -> u64 {
-        self.broker.releases() + self.supplies.messages.room_made()
+        self.broker.releases() + self.broker.journal().room_made() + self.supplies.messages.room_made()
     }
 
     /// Whether somebody waits who has not tried since room was made.

@@ -38,7 +38,7 @@ impl House {
         if !peer.stream.writable || matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
             return;
         }
-        let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+        let mut context = self.supplies.context(self.now, &self.broker, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
             if !peer.session.server_cancel(&mut context, channel, tag, order) {
                 break;
@@ -104,14 +104,15 @@ impl House {
     pub(super) fn close(&mut self) {
         while let Some(id) = self.to_close.pop() {
             let Some(mut peer) = self.peers[id.index()].take() else { continue };
-            let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+            let mut context = self.supplies.context(self.now, &self.broker, id);
             peer.session.teardown(&mut context);
             peer.stream.release(&mut self.stashes);
             self.deadlines.remove(id);
             self.broker.release(id);
             self.peers_count -= 1;
             self.handshakes -= u32::from(peer.shaking_hands);
-            for list in [&mut self.for_room, &mut self.for_jobs, &mut self.to_read, &mut self.to_write] {
+            let waiting = [&mut self.for_room, &mut self.for_jobs, &mut self.for_disk];
+            for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
                 list.retain(|other| *other != id);
             }
             if let Err(error) = self.poll.registry().deregister(&mut peer.stream.socket) {

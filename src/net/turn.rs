@@ -3,7 +3,8 @@
 //! A turn does the same things in the same order, and everything it does is bounded:
 //!
 //! ```text
-//! poll ─ who may come in ─ read and apply ─ timers ─ jobs ─ deliver ─ write ─ who waited for room ─ close
+//! poll ─ what the disk did ─ who may come in ─ read and apply ─ timers ─ jobs ─ deliver ─ to the disk
+//!      ─ write ─ who waited for room ─ close
 //! ```
 //!
 //! Time is read once, after the poll. Whoever still has work is on a list for the next turn, which then polls
@@ -21,11 +22,13 @@ use mio::Token;
 use crate::admin::systemd;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
+use crate::journal::Batch;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
 use super::StartError;
-use super::house::{FIRST_PEER, House, SIGNAL};
+use super::disk::Disk;
+use super::house::{DISK, FIRST_PEER, House, SIGNAL};
 use super::peer::{Ending, Waiting};
 
 /// Deliveries made per turn.
@@ -48,19 +51,22 @@ impl House {
     pub fn run(&mut self) -> Result<(), StartError> {
         systemd::ready();
         while !self.is_stopped() {
-            self.turn().map_err(|error| StartError::System("wait for events", error))?;
+            self.turn()?;
         }
+        self.flush()?;
         log::info!("stopped");
         Ok(())
     }
 
-    fn turn(&mut self) -> io::Result<()> {
-        self.wait()?;
+    fn turn(&mut self) -> Result<(), StartError> {
+        self.wait().map_err(|error| StartError::System("wait for events", error))?;
+        self.take_from_disk()?;
         self.let_in();
         self.read();
         self.keep_time();
         self.broker.run_jobs(&mut self.supplies.messages);
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
+        self.hand_to_disk();
         self.write();
         self.resume_for_room();
         self.resume_after_jobs();
@@ -94,7 +100,9 @@ impl House {
 
     fn has_work(&self) -> bool {
         self.broker.has_work()
-            || !self.to_read.is_empty()
+            || !self.to_read.is_empty() && !self.broker.journal().is_crowded()
+            || self.spills
+            || self.disk.is_some() && self.broker.journal().has_news()
             || !self.to_write.is_empty()
             || self.has_room_to_offer()
             || self.may_let_in() && self.doors.iter().any(|door| door.ready)
@@ -103,12 +111,15 @@ impl House {
     fn next_deadline(&self) -> Deadline {
         let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
-        self.deadlines.next().earlier(watchdog).earlier(stop).earlier(self.trim_due)
+        let disk = self.disk.as_ref().map_or(Deadline::NEVER, Disk::deadline);
+        self.deadlines.next().earlier(watchdog).earlier(stop).earlier(self.trim_due).earlier(disk)
     }
 
     fn take_event(&mut self, event: &mio::event::Event) {
         match event.token() {
             SIGNAL => self.take_signal(),
+            // What it woke us for is taken in every turn.
+            DISK => {}
             Token(door) if door < FIRST_PEER => {
                 if let Some(door) = self.doors.get_mut(door) {
                     door.ready = true;
@@ -193,7 +204,7 @@ impl House {
         if peer.lost.is_due(self.now) {
             return self.end_now(id);
         }
-        let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+        let mut context = self.supplies.context(self.now, &self.broker, id);
         if peer.session.handle_timeout(&mut context) == Timeout::Close {
             return self.end_now(id);
         }
@@ -205,6 +216,74 @@ impl House {
         self.after_session(id);
     }
 
+    // ---- disk
+
+    /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
+    fn take_from_disk(&mut self) -> Result<(), StartError> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        disk.take_results(&mut self.broker, &mut self.supplies.messages, self.now)
+            .map_err(|error| StartError::System("write to the data directory any more", error))?;
+        self.note_durable();
+        Ok(())
+    }
+
+    fn hand_to_disk(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        self.spills = self.broker.spill(&mut self.supplies.messages);
+        disk.hand_out(&mut self.broker, &mut self.supplies.messages, self.now);
+        self.note_durable();
+    }
+
+    /// Tells those who wait for the disk what is durable now.
+    fn note_durable(&mut self) {
+        let durable = self.broker.journal().durable();
+        if core::mem::replace(&mut self.durable_seen, durable) == durable {
+            return;
+        }
+        self.broker.note_durable();
+        for _ in 0..self.for_disk.len() {
+            let Some(id) = self.for_disk.pop_front() else { break };
+            let Some(peer) = self.peers[id.index()].as_mut() else { continue };
+            peer.for_disk = false;
+            let mut context = self.supplies.context(self.now, &self.broker, id);
+            peer.session.note_durable(&mut context);
+            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
+                self.answer_held(id);
+            }
+            self.after_session(id);
+        }
+    }
+
+    /// Gives the answer that had to wait, and lets the connection go on.
+    fn answer_held(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if let Some((outcome, order)) = peer.held.take()
+            && peer.session.expects_answer()
+        {
+            let mut context = self.supplies.context(self.now, &self.broker, id);
+            peer.session.answer(&mut context, outcome, order, Batch::NONE);
+        }
+        if self.broker.is_busy(id) {
+            peer.waiting = Waiting::Job;
+            self.for_jobs.push_back(id);
+        } else {
+            self.resume(id);
+        }
+    }
+
+    /// Writes what has not been written when the loop has ended.
+    fn flush(&mut self) -> Result<(), StartError> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        disk.flush(self.now);
+        while self.disk.as_ref().is_some_and(|disk| !disk.is_idle(&self.broker)) {
+            self.wait().map_err(|error| StartError::System("wait for events", error))?;
+            self.take_from_disk()?;
+            self.broker.run_jobs(&mut self.supplies.messages);
+            self.hand_to_disk();
+        }
+        Ok(())
+    }
+
     // ---- jobs
 
     /// After everything in a turn that applies commands, for a command may end the job of another.
@@ -213,6 +292,14 @@ impl House {
             let Some(id) = self.for_jobs.pop_front() else { break };
             if self.broker.is_busy(id) {
                 self.for_jobs.push_back(id);
+                continue;
+            }
+            if let Some(later) = self.broker.take_later(id)
+                && let Some(peer) = self.peers[id.index()].as_mut()
+            {
+                peer.held = Some(later);
+                self.answer_held(id);
+                self.after_session(id);
             } else {
                 self.resume(id);
             }
@@ -245,9 +332,10 @@ impl House {
         for index in 0..self.peers.len() {
             let Some(peer) = self.peers[index].as_mut() else { continue };
             let id = ConnectionId::from_index(index);
-            let mut context = self.supplies.context(self.now, self.broker.publish_share(id));
+            let mut context = self.supplies.context(self.now, &self.broker, id);
             peer.session.close(&mut context, &fault);
             peer.waiting = Waiting::No;
+            peer.held = None;
             peer.stream.look_again();
             self.list_to_read(id);
             self.after_session(id);

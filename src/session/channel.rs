@@ -31,14 +31,71 @@ pub(super) struct Channel {
     /// When the content grew last.
     pub(super) progress: Now,
     pub(super) confirms: Confirms,
-    /// The next channel of the connection that has confirms to tell.
-    pub(super) next_to_confirm: Slot,
-    pub(super) is_to_confirm: bool,
+    /// The next channel of the connection on the same list of those with confirms.
+    next_to_confirm: Slot,
+    /// Which list that is.
+    pub(super) listed: Listed,
     /// What an empty queue name stands for.
     pub(super) last_queue: Name,
     next_in_bucket: Slot,
     next: Slot,
     previous: Slot,
+}
+
+/// Whether a channel has confirms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Listed {
+    /// It has none.
+    No,
+    /// Some may be told as far as the disk is concerned.
+    ToConfirm,
+    /// The first waits for the disk.
+    ToBeStored,
+}
+
+/// A list of channels of one connection with confirms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConfirmList {
+    pub(super) first: Slot,
+    last: Slot,
+}
+
+impl ConfirmList {
+    pub(super) const EMPTY: Self = Self { first: NONE, last: NONE };
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
+    pub(super) fn push(&mut self, channels: &mut Channels, slot: Slot) {
+        channels[slot].next_to_confirm = NONE;
+        match self.last {
+            NONE => self.first = slot,
+            last => channels[last].next_to_confirm = slot,
+        }
+        self.last = slot;
+    }
+
+    pub(super) fn remove(&mut self, channels: &mut Channels, slot: Slot) {
+        let next = channels[slot].next_to_confirm;
+        let mut before = NONE;
+        let mut at = self.first;
+        while at != slot {
+            before = at;
+            at = channels[at].next_to_confirm;
+        }
+        match before {
+            NONE => self.first = next,
+            before => channels[before].next_to_confirm = next,
+        }
+        if self.last == slot {
+            self.last = before;
+        }
+    }
+
+    pub(super) fn after(channels: &Channels, slot: Slot) -> Slot {
+        channels[slot].next_to_confirm
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,7 +183,7 @@ impl Channels {
             progress: Now::default(),
             confirms: Confirms::default(),
             next_to_confirm: NONE,
-            is_to_confirm: false,
+            listed: Listed::No,
             last_queue: Name::new(),
             next_in_bucket: self.buckets[bucket],
             next: own.first,

@@ -12,10 +12,11 @@
 //! ```
 //!
 //! Always true: runs follow each other without gaps, from `told` on; a run is told only after every return
-//! put into the outbox before it (its order) is written; a run at the front never grows later in order, so
-//! it cannot be overtaken for ever.
+//! put into the outbox before it (its order) is written and everything in it is durable; a run at the front
+//! never grows later in order or batch, so it cannot be overtaken for ever.
 
 use crate::command::ReplyOrder;
+use crate::journal::Batch;
 use crate::wire::Method;
 
 /// Confirms of one kind that follow each other.
@@ -25,11 +26,13 @@ pub(super) struct Run {
     pub(super) upto: u64,
     /// Every delivery up to this sequence goes before it.
     pub(super) order: ReplyOrder,
+    /// Everything in it is durable when this batch is.
+    pub(super) batch: Batch,
     /// Refused (basic.nack) instead of taken (basic.ack).
     pub(super) refused: bool,
 }
 
-const RUNS_MAX: usize = 4;
+const RUNS_MAX: usize = 5;
 
 /// The numbering of one channel.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +56,9 @@ impl Confirms {
         self.next == 0 || !self.runs.is_full()
     }
 
-    /// The next publish was taken care of. Says whether there is something to tell now.
-    pub(super) fn settle(&mut self, refused: bool, order: ReplyOrder) -> bool {
+    /// The next publish was taken care of, durably so when `batch` is durable. Says whether there is
+    /// something to tell.
+    pub(super) fn settle(&mut self, refused: bool, order: ReplyOrder, batch: Batch) -> bool {
         if self.next == 0 {
             return false;
         }
@@ -62,12 +66,15 @@ impl Confirms {
         self.next += 1;
         let nearly_full = self.runs.len() + 1 >= RUNS_MAX;
         match self.runs.last_mut() {
-            Some(last) if last.refused == refused && (order <= last.order || nearly_full) => {
+            Some(last)
+                if last.refused == refused && (order <= last.order && batch <= last.batch || nearly_full) =>
+            {
                 last.upto = upto;
                 last.order = last.order.max(order);
+                last.batch = last.batch.max(batch);
             }
             _ => {
-                let pushed = self.runs.push(Run { upto, order, refused });
+                let pushed = self.runs.push(Run { upto, order, batch, refused });
                 debug_assert!(pushed.is_ok(), "has_room was asked before the publish began");
             }
         }
@@ -86,9 +93,15 @@ impl Confirms {
         Some((run, core::mem::replace(&mut self.told, run.upto)))
     }
 
-    /// Drops the runs from the first on that waits for a delivery.
-    pub(super) fn drop_ordered(&mut self) {
-        let kept = self.runs.iter().take_while(|run| run.order == 0).count();
+    /// Drops the runs from the first on that waits for a delivery or for the disk.
+    pub(super) fn drop_waiting(&mut self, durable: Batch) {
+        let kept = self.runs.iter().take_while(|run| run.order == 0 && run.batch <= durable).count();
+        self.runs.truncate(kept);
+    }
+
+    /// Drops the runs from the first on that waits for the disk.
+    pub(super) fn drop_stored_later(&mut self, durable: Batch) {
+        let kept = self.runs.iter().take_while(|run| run.batch <= durable).count();
         self.runs.truncate(kept);
     }
 
@@ -131,15 +144,15 @@ mod tests {
     #[test]
     fn neighbours_of_one_kind_are_told_together() {
         let mut confirms = Confirms::default();
-        assert!(!confirms.settle(false, 0) && confirms.has_room());
+        assert!(!confirms.settle(false, 0, Batch::NONE) && confirms.has_room());
         confirms.select();
         confirms.select();
         for refused in [false, false, false, true, false] {
-            assert!(confirms.has_room() && confirms.settle(refused, 0));
+            assert!(confirms.has_room() && confirms.settle(refused, 0, Batch::NONE));
         }
         assert_eq!(told(&mut confirms), [ack(3, true), nack(4, false), ack(5, false)]);
-        confirms.settle(true, 0);
-        confirms.settle(true, 0);
+        confirms.settle(true, 0, Batch::NONE);
+        confirms.settle(true, 0, Batch::NONE);
         assert_eq!(told(&mut confirms), [nack(7, true)]);
     }
 
@@ -149,25 +162,28 @@ mod tests {
         confirms.select();
         for order in 1..=100 {
             assert!(confirms.has_room());
-            confirms.settle(false, order);
+            confirms.settle(false, order, Batch::NONE);
         }
         let orders: Vec<(u64, u64)> =
             core::iter::from_fn(|| confirms.take().map(|(run, _)| (run.upto, run.order))).collect();
-        assert_eq!(orders, [(1, 1), (2, 2), (100, 100)]);
+        assert_eq!(orders, [(1, 1), (2, 2), (3, 3), (100, 100)]);
     }
 
     #[test]
     fn what_was_not_written_is_told_again() {
         let mut confirms = Confirms::default();
         confirms.select();
-        for refused in [false, true, false, true] {
-            confirms.settle(refused, 0);
+        for refused in [false, true, false, true, false] {
+            confirms.settle(refused, 0, Batch::NONE);
         }
-        assert!(!confirms.has_room(), "the next answer may need a fifth run");
+        assert!(!confirms.has_room(), "the next answer may need a sixth run");
         let first = confirms.take().unwrap();
         let second = confirms.take().unwrap();
         confirms.take_back(second.0, second.1);
         confirms.take_back(first.0, first.1);
-        assert_eq!(told(&mut confirms), [ack(1, false), nack(2, false), ack(3, false), nack(4, false)]);
+        assert_eq!(
+            told(&mut confirms),
+            [ack(1, false), nack(2, false), ack(3, false), nack(4, false), ack(5, false)]
+        );
     }
 }

@@ -8,7 +8,7 @@
 //! further; a frame that cannot be begun now has not been touched; once we closed the connection, nothing but
 //! close-ok means anything.
 
-use super::channel::{NONE, Slot, State};
+use super::channel::{ConfirmList, Listed, NONE, Slot, State};
 use super::content::{Content, misplaced_body};
 use super::erlang::{BadEnd, FrameSnippet};
 use super::handshake::{fault_of_method, unexpected_method};
@@ -451,13 +451,13 @@ impl Connection {
     fn stop_channels(&mut self, context: &mut Context<'_>) {
         self.held_publish = NONE;
         self.body.slot = NONE;
-        (self.first_to_confirm, self.last_to_confirm) = (NONE, NONE);
+        (self.to_confirm, self.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
         let mut slot = self.channels.first;
         while slot != NONE {
             let next = context.pools.channels.next(slot);
             let record = &mut context.pools.channels[slot];
-            record.is_to_confirm = false;
-            record.confirms.drop_ordered();
+            record.listed = Listed::No;
+            record.confirms.drop_waiting(context.durable);
             if record.confirms.front().is_none() {
                 self.drop_channel(context, slot);
             } else {

@@ -61,11 +61,12 @@ mod whole;
 
 use crate::command::{ChannelId, Command, ConnectionId, Name, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::mem::{ByteChain, BytePool, Messages, Share};
 use crate::time::{Deadline, Now};
 
-use channel::{Channels, NONE, OwnChannels, Slot};
+use channel::{Channels, ConfirmList, NONE, OwnChannels, Slot};
 use deliveries::Begun;
 use handshake::Mechanism;
 use input::BodyFrame;
@@ -133,6 +134,8 @@ pub struct Context<'p> {
     pub settings: &'p Settings,
     /// From which part of the pools this connection publishes.
     pub share: Share,
+    /// Everything up to this batch is durable.
+    pub durable: Batch,
 }
 
 /// What is known of the other end before it spoke.
@@ -243,8 +246,9 @@ pub struct Connection {
     replies: ByteChain,
     rest: Rest,
     begun: Option<Begun>,
-    first_to_confirm: Slot,
-    last_to_confirm: Slot,
+    /// Channels with confirms that may be told, and those whose first waits for the disk.
+    to_confirm: ConfirmList,
+    to_be_stored: ConfirmList,
     heartbeat_due: bool,
     /// The channel on which a content will never be complete, because the connection closes; 0 if none.
     cut_channel: u16,
@@ -281,8 +285,8 @@ impl Connection {
             replies: ByteChain::default(),
             rest: Rest::default(),
             begun: None,
-            first_to_confirm: NONE,
-            last_to_confirm: NONE,
+            to_confirm: ConfirmList::EMPTY,
+            to_be_stored: ConfirmList::EMPTY,
             heartbeat_due: false,
             cut_channel: 0,
             is_suspended: false,
@@ -337,7 +341,8 @@ impl Connection {
         if !self.capabilities.consumer_cancel_notify || !self.is_channel_open(context, channel_number) {
             return true;
         }
-        if !self.has_reply_room(context) {
+        // The last room there is belongs to the answer that is on its way.
+        if !self.has_reply_room(context) || self.expects_answer() {
             return false;
         }
         let cancel = crate::wire::Method::BasicCancel { consumer_tag, no_wait: true };
@@ -368,7 +373,7 @@ impl Connection {
             context.pools.channels.close(&mut self.channels, slot);
         }
         self.closing_channels = 0;
-        (self.first_to_confirm, self.last_to_confirm) = (NONE, NONE);
+        (self.to_confirm, self.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
         self.held_publish = NONE;
         self.release = None;
         self.body.slot = NONE;

@@ -15,7 +15,7 @@
 //!   of it has gone), or a small frame whose rest is kept in [`super::marks::Rest`].
 //! - Once the connection is closing, no delivery is begun; the frame that was cut is finished.
 
-use super::channel::NONE;
+use super::channel::{ConfirmList, NONE};
 use super::deliveries::{Begun, Layout, write_part};
 use super::marks::{
     Mark, Marks, REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, TOLD_MAX, Told, What, blocked_method, small_frame,
@@ -192,7 +192,7 @@ impl Connection {
                 if self.write_asides(context, page, marks, front.as_ref()) == Room::Full {
                     return;
                 }
-                has_asides = marks.replies_at < self.replies.len() || self.first_to_confirm != NONE;
+                has_asides = marks.replies_at < self.replies.len() || !self.to_confirm.is_empty();
             }
             let Some(delivery) = front else {
                 return;
@@ -255,10 +255,7 @@ impl Connection {
     }
 
     fn has_asides(&self) -> bool {
-        self.heartbeat_due
-            || self.blocked.is_due()
-            || !self.replies.is_empty()
-            || self.first_to_confirm != NONE
+        self.heartbeat_due || self.blocked.is_due() || !self.replies.is_empty() || !self.to_confirm.is_empty()
     }
 
     /// Everything but deliveries, at a frame boundary in front of `front`.
@@ -337,12 +334,13 @@ impl Connection {
         gone: u64,
         content_on: u16,
     ) -> Room {
-        let mut slot = self.first_to_confirm;
+        let mut slot = self.to_confirm.first;
         while slot != NONE {
+            let next = ConfirmList::after(&context.pools.channels, slot);
             let record = &mut context.pools.channels[slot];
-            let (number, next) = (record.number(), record.next_to_confirm);
+            let number = record.number();
             while let Some(run) = record.confirms.front() {
-                if run.order > gone || number == content_on {
+                if run.order > gone || run.batch > context.durable || number == content_on {
                     break;
                 }
                 let is_full = page.out.len() - page.at < SMALL_FRAME_BYTES_MAX;
@@ -356,9 +354,7 @@ impl Connection {
                     marks.told.push(Told { slot, number, run, before });
                 }
             }
-            if record.confirms.front().is_none() {
-                self.unlist_to_confirm(context, slot);
-            }
+            self.list_to_confirm(context, slot);
             slot = next;
         }
         Room::Left
@@ -370,7 +366,7 @@ impl Connection {
             || self.heartbeat_due
             || self.blocked.is_due()
             || !self.replies.is_empty()
-            || self.first_to_confirm != NONE
+            || !self.to_confirm.is_empty()
     }
 
     /// Whether something begun is not fully written; see also [`Self::has_begun_delivery`].

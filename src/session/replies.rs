@@ -9,11 +9,12 @@
 //! returned to the broker; a connection's replies never take more than their share of the pool, so no
 //! connection can keep another from being answered.
 
-use super::channel::{NONE, Slot, State};
+use super::channel::{ConfirmList, Listed, NONE, Slot, State};
 use super::handshake::Mechanism;
 use super::{Connection, Context, Phase};
 use crate::command::{Name, Outcome, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::Batch;
 use crate::mem::BLOCK_UNIT_BYTES;
 use crate::wire::{Method, Writer};
 
@@ -64,6 +65,10 @@ impl Pending {
         Self { kind, id, slot: NONE, no_wait: false }
     }
 
+    fn is_something(self) -> bool {
+        self.kind != Kind::Nothing
+    }
+
     pub(super) const fn on_channel(kind: Kind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
         Self { kind, id, slot, no_wait }
     }
@@ -71,14 +76,17 @@ impl Pending {
 
 impl Connection {
     /// Takes the broker's answer to the command that [`Self::next`] returned last. The reply follows the
-    /// deliveries up to `order`; so do the confirm of a publish and the close of a channel.
-    pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder) {
+    /// deliveries up to `order`; so do the confirm of a publish and the close of a channel. The confirm waits
+    /// for `batch` as well; other answers that have to are given when it is durable.
+    pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
         let pending = core::mem::replace(&mut self.pending, Pending::NOTHING);
         // An outcome is large; the two that come by the million are told without moving it.
         match (pending.kind, &outcome) {
-            (Kind::Publish, Outcome::Published) => self.published(context, pending.slot, false, order),
+            (Kind::Publish, Outcome::Published) => {
+                self.published(context, pending.slot, false, (order, batch));
+            }
             (Kind::Silent, Outcome::Done) => {}
-            _ => self.answer_other(context, pending, outcome, order),
+            _ => self.answer_other(context, pending, outcome, (order, batch)),
         }
     }
 
@@ -87,10 +95,12 @@ impl Connection {
         context: &mut Context<'_>,
         pending: Pending,
         outcome: Outcome,
-        order: ReplyOrder,
+        (order, batch): (ReplyOrder, Batch),
     ) {
         match (pending.kind, outcome) {
-            (Kind::Publish, Outcome::PublishRefused) => self.published(context, pending.slot, true, order),
+            (Kind::Publish, Outcome::PublishRefused) => {
+                self.published(context, pending.slot, true, (order, batch));
+            }
             (Kind::Publish, Outcome::Wait) => {
                 self.held_publish = pending.slot;
                 self.is_suspended = true;
@@ -106,9 +116,15 @@ impl Connection {
     }
 
     #[inline]
-    fn published(&mut self, context: &mut Context<'_>, slot: Slot, refused: bool, order: ReplyOrder) {
+    fn published(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        refused: bool,
+        (order, batch): (ReplyOrder, Batch),
+    ) {
         self.content_taken(context, slot);
-        if context.pools.channels[slot].confirms.settle(refused, order) {
+        if context.pools.channels[slot].confirms.settle(refused, order, batch) {
             self.list_to_confirm(context, slot);
         }
     }
@@ -239,8 +255,10 @@ impl Connection {
             <= context.settings.replies_bytes_max
     }
 
-    /// Turns the confirms of a channel that closes into replies, so that they go before the close.
+    /// Turns the confirms of a channel that closes into replies, so that they go before the close. What is
+    /// not durable yet is not confirmed.
     pub(super) fn flush_confirms(&mut self, context: &mut Context<'_>, slot: Slot) {
+        context.pools.channels[slot].confirms.drop_stored_later(context.durable);
         while let Some((run, told_before)) = context.pools.channels[slot].confirms.take() {
             let number = context.pools.channels[slot].number();
             self.push_reply(context, number, &run.method(told_before), run.order);
@@ -258,40 +276,60 @@ impl Connection {
         context.pools.channels.close(&mut self.channels, slot);
     }
 
-    /// Puts a channel on the list of those with confirms to tell.
+    /// Puts a channel on the list where its first confirm belongs, or on none.
     #[inline]
     pub(super) fn list_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
-        let channels = &mut context.pools.channels;
-        if core::mem::replace(&mut channels[slot].is_to_confirm, true) {
+        let record = &context.pools.channels[slot];
+        let listed = match record.confirms.front() {
+            None => Listed::No,
+            Some(run) if run.batch <= context.durable => Listed::ToConfirm,
+            Some(_) => Listed::ToBeStored,
+        };
+        if record.listed == listed {
             return;
         }
-        channels[slot].next_to_confirm = NONE;
-        match self.last_to_confirm {
-            NONE => self.first_to_confirm = slot,
-            last => channels[last].next_to_confirm = slot,
+        self.unlist_to_confirm(context, slot);
+        context.pools.channels[slot].listed = listed;
+        match listed {
+            Listed::No => {}
+            Listed::ToConfirm => self.to_confirm.push(&mut context.pools.channels, slot),
+            Listed::ToBeStored => self.to_be_stored.push(&mut context.pools.channels, slot),
         }
-        self.last_to_confirm = slot;
     }
 
     pub(super) fn unlist_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
         let channels = &mut context.pools.channels;
-        if !core::mem::replace(&mut channels[slot].is_to_confirm, false) {
-            return;
+        match core::mem::replace(&mut channels[slot].listed, Listed::No) {
+            Listed::No => {}
+            Listed::ToConfirm => self.to_confirm.remove(channels, slot),
+            Listed::ToBeStored => self.to_be_stored.remove(channels, slot),
         }
-        let next = channels[slot].next_to_confirm;
-        let mut before = NONE;
-        let mut at = self.first_to_confirm;
-        while at != slot {
-            before = at;
-            at = channels[at].next_to_confirm;
+    }
+
+    /// More is durable: confirms that waited for that may be told now.
+    pub fn note_durable(&mut self, context: &mut Context<'_>) {
+        let mut slot = self.to_be_stored.first;
+        while slot != NONE {
+            let next = ConfirmList::after(&context.pools.channels, slot);
+            self.list_to_confirm(context, slot);
+            slot = next;
         }
-        match before {
-            NONE => self.first_to_confirm = next,
-            before => channels[before].next_to_confirm = next,
-        }
-        if self.last_to_confirm == slot {
-            self.last_to_confirm = before;
-        }
+    }
+
+    /// Whether confirms wait for the disk.
+    pub const fn awaits_disk(&self) -> bool {
+        !self.to_be_stored.is_empty()
+    }
+
+    /// The answer to the command that [`Self::next`] returned last comes later; input stands still until
+    /// then.
+    pub const fn defer(&mut self) {
+        self.is_suspended = true;
+    }
+
+    /// Whether an answer is still expected: the connection may have closed while it was on its way.
+    pub fn expects_answer(&self) -> bool {
+        self.pending.is_something() && self.phase == Phase::Open
     }
 }
 

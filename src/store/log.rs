@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::journal::Urgency;
 use crate::time::{Deadline, Now};
 
 use super::clean::{Cleaning, Drain};
@@ -67,17 +68,6 @@ impl Default for Settings {
             sync_burst: 200,
         }
     }
-}
-
-/// How long a record may wait for its commit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Urgency {
-    /// Somebody waits for it.
-    Awaited,
-    /// Nobody does: the commit window.
-    Window,
-    /// It may be lost: the settle window.
-    Lazy,
 }
 
 /// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
@@ -339,6 +329,21 @@ impl Log {
         Ok(self.appended_one(urgency, now))
     }
 
+    /// Appends a fact that must find room even at the disk limit: what is deleted, what is marked.
+    ///
+    /// # Errors
+    /// The commit that gathers is full; nothing was changed.
+    pub fn append_reserved(
+        &mut self,
+        record: &Record<'_>,
+        urgency: Urgency,
+        now: Now,
+    ) -> Result<Position, Refused> {
+        self.admit_to_commit(record.bytes_max())?;
+        record.encode(&mut self.gather);
+        Ok(self.appended_one(urgency, now))
+    }
+
     /// Notes that offsets of a queue are done with. Always taken; written with one of the next commits.
     pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
         if self.settling.is_empty() {
@@ -386,15 +391,7 @@ impl Log {
 
     fn appended_already(&mut self, urgency: Urgency, now: Now) -> Position {
         self.appended.0 += 1;
-        let window = match urgency {
-            Urgency::Awaited => {
-                self.awaited = true;
-                if self.budget.has_one(now) { 0 } else { self.settings.confirm_window_ms }
-            }
-            Urgency::Window => self.settings.commit_window_ms,
-            Urgency::Lazy => self.settings.settle_window_ms,
-        };
-        self.due_at = self.due_at.earlier(now.after_ms(window));
+        self.note(urgency, now);
         self.appended
     }
 
@@ -409,6 +406,16 @@ impl Log {
     }
 
     fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
+        self.admit_to_commit(bytes)?;
+        let commit = padded(self.gather.len() + bytes + self.settle_share());
+        if self.fits_active(commit) || self.segments_free() > SEGMENTS_RESERVED {
+            Ok(())
+        } else {
+            Err(Refused::Disk)
+        }
+    }
+
+    fn admit_to_commit(&mut self, bytes: usize) -> Result<(), Refused> {
         let most = self.settings.commit_bytes as usize - self.settle_share() - commit::COMMIT_HEADER_BYTES;
         if bytes > most {
             return Err(Refused::TooLarge);
@@ -418,12 +425,58 @@ impl Log {
             self.hurry();
             return Err(Refused::Gathering);
         }
-        let commit = padded(self.gather.len() + bytes + self.settle_share());
-        if self.fits_active(commit) || self.segments_free() > SEGMENTS_RESERVED {
-            Ok(())
-        } else {
-            Err(Refused::Disk)
-        }
+        Ok(())
+    }
+
+    /// Something of this urgency waits elsewhere to be appended when the next commit is made.
+    pub fn note(&mut self, urgency: Urgency, now: Now) {
+        let window = match urgency {
+            Urgency::Awaited => {
+                self.awaited = true;
+                if self.budget.has_one(now) { 0 } else { self.settings.confirm_window_ms }
+            }
+            Urgency::Window => self.settings.commit_window_ms,
+            Urgency::Lazy => self.settings.settle_window_ms,
+        };
+        self.due_at = self.due_at.earlier(now.after_ms(window));
+    }
+
+    /// Whether what waits elsewhere should be appended now, for a commit is about to be made.
+    pub fn is_time(&self, now: Now) -> bool {
+        let hurry = self.drain.is_some() || self.is_cleaning_done_copying() || self.is_starting;
+        !self.failed && self.in_flight.is_none() && (self.due_at.is_due(now) || hurry)
+    }
+
+    /// Nothing waits after all.
+    pub const fn rest(&mut self) {
+        self.due_at = Deadline::NEVER;
+        self.awaited = false;
+    }
+
+    /// Whether a commit is on its way.
+    pub const fn is_busy(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Whether settlements wait that had no room in the last commit.
+    pub fn has_settlements(&self) -> bool {
+        !self.settling.is_empty()
+    }
+
+    /// Bytes that may still be appended before the disk limit, roughly and rather too few.
+    pub fn room_bytes(&self) -> u64 {
+        let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
+        let free = self.segments_free() + (self.settings.segments_max as usize).saturating_sub(used);
+        let segment = u64::from(self.settings.segment_bytes);
+        let whole = free.saturating_sub(SEGMENTS_RESERVED) as u64 * (segment / 16 * 15);
+        let commit = u64::from(self.settings.commit_bytes);
+        let used = u64::from(self.tail) + self.footer.bytes_max() as u64 + 2 * commit;
+        whole + segment.saturating_sub(used)
+    }
+
+    /// The limit in bytes.
+    pub const fn limit_bytes(&self) -> u64 {
+        self.settings.segments_max as u64 * self.settings.segment_bytes as u64
     }
 
     /// Whether a commit of so many bytes can still go into the active segment, its footer's room left free.

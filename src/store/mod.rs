@@ -8,6 +8,7 @@
 //! | `recover`, `reader` | starting: what lies on the disk becomes a log again |
 //! | `index`, `queue_index`, `ranges` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
+//! | `keeper` | from the journal into the log, a commit at a time |
 //! | `jobs` | what the helper threads do |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
 //! | `disk`, `file_disk` | what is asked of a disk, and files |
@@ -47,6 +48,7 @@ mod file_disk;
 mod footer;
 mod index;
 mod jobs;
+mod keeper;
 mod log;
 mod parts;
 mod queue_index;
@@ -58,13 +60,15 @@ mod recover;
 mod segment;
 mod varint;
 
+pub use crate::journal::Urgency;
 pub use commit::BLOCK_BYTES;
 pub use disk::Disk;
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
 pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
-pub use log::{Counters, Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings, Urgency};
+pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone};
+pub use log::{Counters, Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings};
 pub use parts::Part;
 pub use queue_index::{QueueIndex, Run};
 pub use ranges::RangeSet;

@@ -12,6 +12,7 @@ use leveret::command::{
     ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
 };
 use leveret::error::{Fault, ReplyCode};
+use leveret::journal::Batch;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
 use leveret::session::{
@@ -30,6 +31,8 @@ pub struct World {
     pub names: Names,
     pub now: Now,
     pub share: Share,
+    /// Everything up to this batch is durable.
+    pub durable: Batch,
 }
 
 impl World {
@@ -47,6 +50,7 @@ impl World {
             names: Names::default(),
             now: Now::from_ms(1_000),
             share: Share::Ordinary,
+            durable: Batch::NONE,
             limits,
         }
     }
@@ -100,6 +104,8 @@ pub struct Rules {
     pub is_full: bool,
     /// Messages that gets give out, per key.
     pub stock: VecDeque<MessageId>,
+    /// What the confirms of publishes wait for.
+    pub batch: Batch,
     tags: u64,
 }
 
@@ -292,6 +298,7 @@ macro_rules! context {
             messages: &mut $world.messages,
             settings: &$world.settings,
             share: $world.share,
+            durable: $world.durable,
         }
     };
 }
@@ -331,7 +338,8 @@ impl Host {
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.rules.apply(context.messages, channel, command);
                     let is_wait = outcome == Outcome::Wait;
-                    self.connection.answer(&mut context, outcome, order);
+                    let batch = self.rules.batch;
+                    self.connection.answer(&mut context, outcome, order, batch);
                     if is_wait {
                         break Some(Suspension::ContentRoom);
                     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use leveret::wire::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
 
+use crate::home::Home;
 use crate::world::{content_frames, method_frame};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,18 +23,17 @@ const FRAME_MAX: u32 = 131_072;
 pub struct Broker {
     process: Child,
     pub address: SocketAddr,
+    _home: Home,
 }
 
 impl Broker {
     pub fn start(arguments: &[&str]) -> Self {
+        let home = Home::new("sockets");
         let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
         for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY"] {
             command.env_remove(name);
         }
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(std::env::temp_dir())
-            .args(arguments);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path()).args(arguments);
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the built binary runs");
         let lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
         let mut said = lines.map(|line| line.expect("UTF-8"));
@@ -42,7 +42,7 @@ impl Broker {
         let address = address.parse().expect("an address");
         // What it says later goes nowhere, but must not fill the pipe.
         std::thread::spawn(move || said.for_each(drop));
-        Self { process, address }
+        Self { process, address, _home: home }
     }
 
     pub fn pid(&self) -> u32 {

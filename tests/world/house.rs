@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use leveret::broker::{Broker, Gauges};
 use leveret::command::{ConnectionId, Outcome};
+use leveret::journal::Batch;
 use leveret::limits::Limits;
 use leveret::mem::{ByteChain, BytePool, MessageLimits, Messages};
 use leveret::session::{
@@ -169,6 +170,7 @@ macro_rules! context {
             messages: &mut $house.messages,
             settings: &$house.settings,
             share: $house.broker.publish_share($id),
+            durable: $house.broker.journal().durable(),
         }
     };
 }
@@ -370,8 +372,13 @@ impl House {
                 }
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
+                    if outcome == Outcome::Later {
+                        peer.session.defer();
+                        peer.waiting = Waiting::Job;
+                        break;
+                    }
                     let must_wait = matches!(outcome, Outcome::Wait);
-                    peer.session.answer(&mut context, outcome, order);
+                    peer.session.answer(&mut context, outcome, order, self.broker.awaited());
                     if must_wait {
                         peer.waiting = Waiting::Room;
                         break;
@@ -443,9 +450,16 @@ impl House {
             let Some(id) = self.for_jobs.pop_front() else { break };
             if self.broker.is_busy(id) {
                 self.for_jobs.push_back(id);
-            } else {
-                self.resume(id);
+                continue;
             }
+            if let Some((outcome, order)) = self.broker.take_later(id)
+                && let Some(peer) = self.peers[id.index()].as_mut()
+                && peer.session.expects_answer()
+            {
+                peer.session.answer(&mut context!(self, id), outcome, order, Batch::NONE);
+            }
+            self.resume(id);
+            self.after_session(id);
         }
     }
 

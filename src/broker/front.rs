@@ -1,0 +1,236 @@
+//! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken.
+//!
+//! Always true: a message that the log has is delivered only when it is written down that it may have been
+//! (or when its own commit will say so), so that after a power cut it is marked as redelivered; what leaves
+//! a queue is in memory.
+
+use crate::command::QueueId;
+use crate::journal::{Mode, Settled, Target};
+use crate::mem::{MessageId, Messages};
+
+use super::Broker;
+use super::queue::Place;
+
+/// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
+/// cut that never were.
+const MARK_STEP: u64 = 256;
+/// Messages in the head below which more are read back.
+const HEAD_LOW: u32 = 32;
+
+/// A message taken out of its queue.
+pub(super) struct Taken {
+    pub(super) message: MessageId,
+    /// Its place among those that came back.
+    pub(super) offset: u64,
+    /// Its place in the log.
+    pub(super) logged: Option<u64>,
+    pub(super) redelivered: bool,
+}
+
+/// What stands first in a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum First {
+    /// It was delivered before.
+    CameBack,
+    /// It waits in this part of the queue.
+    At(Part, Place),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Head,
+    Middle,
+    Fifo,
+}
+
+impl Broker {
+    fn first(&self, queue: QueueId) -> Option<First> {
+        let record = &self.queues[queue.index()];
+        if !record.returned.is_empty() || !record.spilled.is_empty() {
+            return Some(First::CameBack);
+        }
+        let parts = [
+            (Part::Head, &record.deep.head),
+            (Part::Middle, &record.deep.middle),
+            (Part::Fifo, &record.fifo),
+        ];
+        let found = parts.into_iter().find_map(|(part, fifo)| Some((part, *fifo.front(&self.fifo_pool)?)));
+        found.map(|(part, entry)| First::At(part, record.place(entry)))
+    }
+
+    /// Whether the first message can go now. If not, what it waits for has been asked for.
+    pub(super) fn first_may_go(&mut self, messages: &Messages, queue: QueueId) -> bool {
+        let may_go = match self.first(queue) {
+            None => return false,
+            Some(First::CameBack | First::At(_, Place::Plain(_))) => true,
+            Some(First::At(_, Place::Stored(..))) => {
+                self.want_pages(queue);
+                false
+            }
+            Some(First::At(_, Place::Logged(message, offset))) => {
+                self.journal.is_gathering(messages, message) || self.is_marked(queue, offset)
+            }
+        };
+        if !may_go {
+            self.queues[queue.index()].stalled = true;
+        }
+        may_go
+    }
+
+    /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.
+    fn is_marked(&mut self, queue: QueueId, offset: u64) -> bool {
+        if self.journal.mode() != Mode::On {
+            return true;
+        }
+        let logged = &mut self.queues[queue.index()].logged;
+        if offset + MARK_STEP / 2 >= logged.mark_asked {
+            let (incarnation, through) = (logged.incarnation, offset + MARK_STEP);
+            logged.mark_asked = through;
+            let batch = self.journal.mark(incarnation, through);
+            self.marking.push_back((batch, queue, incarnation, through));
+        }
+        offset < self.queues[queue.index()].logged.marked
+    }
+
+    /// Batches became durable: queues that waited for a mark go on.
+    pub fn note_durable(&mut self) {
+        let durable = self.journal.durable();
+        while let Some(&(batch, queue, incarnation, through)) = self.marking.front() {
+            if batch > durable {
+                return;
+            }
+            self.marking.pop_front();
+            let Some(record) = self.queues.get_mut(queue.index()) else { continue };
+            if record.logged.incarnation == incarnation {
+                record.logged.marked = record.logged.marked.max(through);
+                record.stalled = false;
+                self.wake(queue);
+            }
+        }
+    }
+
+    /// Takes the first message of a queue: what came back before what is new. `None` also when the first is
+    /// not in memory.
+    pub(super) fn take_ready(&mut self, messages: &Messages, queue: QueueId) -> Option<Taken> {
+        let first = self.first(queue)?;
+        let record = &mut self.queues[queue.index()];
+        let taken = match first {
+            First::CameBack => self.take_returned(queue)?,
+            First::At(part, place) => {
+                let fifo = match part {
+                    Part::Head => &mut record.deep.head,
+                    Part::Middle => &mut record.deep.middle,
+                    Part::Fifo => &mut record.fifo,
+                };
+                let (message, logged) = match place {
+                    Place::Plain(message) => (message, None),
+                    Place::Logged(message, offset) => (message, Some(offset)),
+                    Place::Stored(..) => return None,
+                };
+                fifo.pop(&mut self.fifo_pool)?;
+                record.deep.messages -= u32::from(part == Part::Middle);
+                let offset = record.taken;
+                record.taken += 1;
+                let redelivered = logged.is_some_and(|offset| offset < record.logged.redelivered_below);
+                let wants_more =
+                    part == Part::Head && record.deep.head.len() < HEAD_LOW && !record.deep.middle.is_empty();
+                if wants_more {
+                    self.want_pages(queue);
+                }
+                Taken { message, offset, logged, redelivered }
+            }
+        };
+        let record = &mut self.queues[queue.index()];
+        record.ready_bytes -= u64::from(messages.footprint_bytes(taken.message));
+        record.ready_body_bytes -= u64::from(messages.body_len(taken.message));
+        self.releases += 1;
+        Some(taken)
+    }
+
+    fn take_returned(&mut self, queue: QueueId) -> Option<Taken> {
+        let record = &mut self.queues[queue.index()];
+        if let Some(index) = record.returned.pop(&mut self.deliveries) {
+            let old = self.deliveries.remove(index);
+            let (message, offset, logged) = (old.message, old.offset, old.logged);
+            return Some(Taken { message, offset, logged, redelivered: old.redelivered });
+        }
+        let (offset, entry) = record.spilled.pop(&mut self.fifo_pool)?;
+        let logged = match record.place(entry) {
+            Place::Logged(_, offset) => Some(offset),
+            Place::Plain(_) | Place::Stored(..) => None,
+        };
+        let message = entry.message;
+        Some(Taken { message, offset, logged, redelivered: true })
+    }
+
+    /// A message on its way to a consumer before its commit was made: the commit says so.
+    pub(super) fn note_delivery(&mut self, messages: &Messages, queue: QueueId, taken: &Taken) {
+        if let Some(offset) = taken.logged
+            && self.journal.is_gathering(messages, taken.message)
+        {
+            self.journal.ride(self.queues[queue.index()].logged.incarnation, offset + 1);
+        }
+    }
+
+    /// Drops a message that was taken and goes nowhere.
+    pub(super) fn forget_taken(&mut self, messages: &mut Messages, queue: QueueId, taken: &Taken) {
+        self.settle_logged(messages, queue, taken.logged, taken.message);
+        messages.release(taken.message);
+        self.releases += 1;
+    }
+
+    /// A message of a queue is done with: so it is in the log.
+    pub(super) fn settle_logged(
+        &mut self,
+        messages: &mut Messages,
+        queue: QueueId,
+        logged: Option<u64>,
+        message: MessageId,
+    ) {
+        let Some(offset) = logged else { return };
+        let record = &mut self.queues[queue.index()];
+        record.logged.count -= 1;
+        record.logged.bytes = record.logged.bytes.saturating_sub(log_bytes(messages, message));
+        if record.dying {
+            self.journal.forsake(messages, message);
+        } else {
+            let target = Target { queue: record.logged.incarnation, offset };
+            self.journal.settle(messages, target, message);
+        }
+    }
+
+    /// Drops the first message, in memory or not; `false` when there is none.
+    pub(super) fn drop_first(&mut self, messages: &mut Messages, queue: QueueId) -> bool {
+        match self.first(queue) {
+            None => false,
+            Some(First::At(part, Place::Stored(start, count))) => {
+                debug_assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
+                let count = if self.queues[queue.index()].dying { count } else { 1 };
+                self.drop_stored(queue, start, count);
+                true
+            }
+            Some(_) => {
+                let Some(taken) = self.take_ready(messages, queue) else { return false };
+                self.forget_taken(messages, queue, &taken);
+                true
+            }
+        }
+    }
+
+    /// The first `count` messages of the run at the front of the middle are done with, unread.
+    pub(super) fn drop_stored(&mut self, queue: QueueId, start: u64, count: u32) {
+        let incarnation = self.queues[queue.index()].logged.incarnation;
+        if !self.queues[queue.index()].dying {
+            let end = start + u64::from(count);
+            self.journal.settle_stored(Settled { queue: incarnation, start, end });
+        }
+        self.queues[queue.index()].uncount_logged(count.into());
+        self.leave_stored(queue, count);
+    }
+}
+
+/// What a message takes in the log, roughly: the same number whenever it is asked.
+pub(super) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
+    const RECORD_BYTES: u64 = 40;
+    messages.stream_len(message) as u64 + RECORD_BYTES
+}

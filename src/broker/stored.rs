@@ -1,0 +1,282 @@
+//! What outlives the broker: definitions on their way to the log, and everything back from it at a start.
+//!
+//! Always true: only what is durable at both ends is written (a durable binding between durable things);
+//! what is declared is answered when it is durable; a start declares again exactly what was durable, and
+//! what there is no room for under today's limits stays untouched in the log.
+
+use crate::command::{QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Definition, DestinationName, Journal, Mode};
+use crate::wire::field::Table;
+
+use super::Broker;
+use super::arguments::QueueSettings;
+use super::exchange::{Destination, Kind};
+use super::exchanges::{BindingSpec, ExchangeDeclaration};
+use super::pages::count_recovered;
+use super::queue::Queue;
+
+/// What the log knows of a queue's messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// Messages not settled.
+    pub count: u64,
+    /// Their bytes in the log.
+    pub bytes: u64,
+    /// The offset of the next message.
+    pub next_offset: u64,
+    /// Offsets below may have been delivered.
+    pub delivered_through: u64,
+}
+
+/// What became of a definition at a start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restored {
+    /// It exists again; a queue can take its messages now.
+    Exists(Option<QueueId>),
+    /// What it needs does not exist: a deletion was interrupted.
+    Orphaned,
+    /// Today's limits have no room for it.
+    NoRoom,
+}
+
+impl Broker {
+    /// What waits to be written.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// For the store, which fetches from it.
+    pub const fn journal_mut(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    /// Whether messages to durable queues count as persistent whatever they say.
+    pub const fn set_persist_all(&mut self, persist_all: bool) {
+        self.persist_all = persist_all;
+    }
+
+    /// The batch that must be durable before the last command is answered.
+    pub const fn awaited(&self) -> Batch {
+        self.awaited
+    }
+
+    /// The answer waits for this too.
+    pub(super) fn await_batch(&mut self, batch: Batch) {
+        self.awaited = self.awaited.max(batch);
+    }
+
+    /// The version for something durable that is about to exist.
+    ///
+    /// # Errors
+    /// The store cannot be written, so nothing durable can begin to exist.
+    pub(super) fn version_for(&mut self, durable: bool) -> Result<u64, Fault> {
+        match self.journal.mode() {
+            Mode::On if durable && !self.journal.has_room_to_define() => Err(self.out_of("disk_limit")),
+            Mode::On if durable => Ok(self.journal.next_version()),
+            Mode::Unwritable if durable => Err(unwritable()),
+            Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
+        }
+    }
+
+    /// Whether something durable can be deleted: that needs no room, but a store that can be written.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn check_deletable(&self, is_stored: bool) -> Result<(), Fault> {
+        if is_stored && self.journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+    }
+
+    /// Writes down that an exchange exists, or exists no more.
+    pub(super) fn say_exchange(&mut self, index: usize, exists: bool) {
+        let record = &self.exchanges[index];
+        if record.version == 0 {
+            return;
+        }
+        let definition = Definition::Exchange {
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            version: record.version,
+            kind: record.kind.name(),
+            auto_delete: record.auto_delete,
+            internal: record.internal,
+            arguments: &record.arguments,
+        };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        let batch = self.journal.define(key, value);
+        self.await_batch(batch);
+    }
+
+    /// Writes down that a queue exists, or exists no more with all its messages.
+    pub(super) fn say_queue(&mut self, index: usize, exists: bool) {
+        let record = &self.queues[index];
+        let incarnation = record.logged.incarnation;
+        if incarnation == 0 {
+            return;
+        }
+        let definition = Definition::Queue {
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            incarnation,
+            auto_delete: record.auto_delete,
+            arguments: &record.arguments,
+        };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        if !exists {
+            self.journal.queue_gone(incarnation);
+        }
+        let batch = self.journal.define(key, value);
+        self.await_batch(batch);
+    }
+
+    /// Writes down that a binding exists, or exists no more.
+    pub(super) fn say_binding(&mut self, index: usize, exists: bool) {
+        let binding = &self.bindings[index];
+        if !binding.stored {
+            return;
+        }
+        let source = &self.exchanges[binding.source.index()];
+        let (destination, destination_version) = match binding.destination {
+            Destination::Queue(queue) => {
+                let queue = &self.queues[queue.index()];
+                (DestinationName::Queue(&queue.name), queue.logged.incarnation)
+            }
+            Destination::Exchange(exchange) => {
+                let exchange = &self.exchanges[exchange.index()];
+                (DestinationName::Exchange(&exchange.name), exchange.version)
+            }
+        };
+        let definition = Definition::Binding {
+            vhost: self.vhost_name(source.vhost),
+            source: &source.name,
+            source_version: source.version,
+            destination,
+            destination_version,
+            routing_key: &binding.key,
+            arguments: &binding.arguments,
+        };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        let batch = self.journal.define(key, value);
+        self.await_batch(batch);
+    }
+
+    /// Whether a binding between these outlives the broker.
+    pub(super) fn is_stored_binding(&self, source: usize, destination: Destination) -> bool {
+        let ends = match destination {
+            Destination::Queue(queue) => self.queues[queue.index()].logged.incarnation != 0,
+            Destination::Exchange(exchange) => self.exchanges[exchange.index()].durable,
+        };
+        self.journal.mode() != Mode::Off && self.exchanges[source].durable && ends
+    }
+
+    // ---- at a start
+
+    /// Declares again what was durable; definitions come in the order of their keys.
+    pub fn restore(&mut self, definition: &Definition<'_>) -> Restored {
+        match *definition {
+            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+                let Some(vhost) = self.find_vhost_id(vhost) else { return Restored::Orphaned };
+                let Some(kind_found) = Kind::from_name(kind) else { return Restored::Orphaned };
+                let declaration = ExchangeDeclaration {
+                    exchange: name,
+                    kind,
+                    durable: true,
+                    auto_delete,
+                    internal,
+                    arguments,
+                };
+                match self.add_exchange(vhost, kind_found, &declaration, version) {
+                    Ok(_) => Restored::Exists(None),
+                    Err(_) => Restored::NoRoom,
+                }
+            }
+            Definition::Queue { vhost, name, incarnation, auto_delete, arguments } => {
+                let Some(vhost) = self.find_vhost_id(vhost) else { return Restored::Orphaned };
+                let settings = QueueSettings::of(Table::trusted(arguments));
+                let mut record = Queue::new(vhost, name, arguments, settings);
+                (record.durable, record.auto_delete) = (true, auto_delete);
+                record.logged.incarnation = incarnation;
+                match self.add_queue(record) {
+                    Ok(queue) => Restored::Exists(Some(queue)),
+                    Err(_) => Restored::NoRoom,
+                }
+            }
+            Definition::Binding { .. } => self.restore_binding(definition),
+        }
+    }
+
+    fn restore_binding(&mut self, definition: &Definition<'_>) -> Restored {
+        let Definition::Binding {
+            vhost,
+            source,
+            source_version,
+            destination,
+            destination_version,
+            routing_key,
+            arguments,
+        } = *definition
+        else {
+            return Restored::Orphaned;
+        };
+        let Some(vhost) = self.find_vhost_id(vhost) else { return Restored::Orphaned };
+        let Some(found) = self.find_exchange(vhost, source) else { return Restored::Orphaned };
+        let to = match destination {
+            DestinationName::Queue(name) => self
+                .find_queue(vhost, name)
+                .filter(|queue| self.queues[queue.index()].logged.incarnation == destination_version)
+                .map(Destination::Queue),
+            DestinationName::Exchange(name) => self
+                .find_exchange(vhost, name)
+                .filter(|exchange| self.exchanges[exchange.index()].version == destination_version)
+                .map(Destination::Exchange),
+        };
+        let is_same = self.exchanges[found.index()].version == source_version;
+        let Some(to) = to.filter(|_| is_same) else { return Restored::Orphaned };
+        match self.add_binding(found, to, &BindingSpec { source, routing_key, arguments }) {
+            Ok(_) => Restored::Exists(None),
+            Err(_) => Restored::NoRoom,
+        }
+    }
+
+    /// Says what the log has for a queue.
+    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
+        let record = &mut self.queues[queue.index()];
+        count_recovered(record, contents.count, contents.bytes);
+        record.logged.next_offset = contents.next_offset;
+        record.logged.redelivered_below = contents.delivered_through;
+        record.logged.marked = contents.delivered_through;
+        record.logged.mark_asked = contents.delivered_through;
+    }
+
+    /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.
+    pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
+        let mut start = start;
+        while start < end {
+            let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
+            if !self.push_stored(queue, start, count) {
+                return false;
+            }
+            start += u64::from(count);
+        }
+        true
+    }
+
+    /// A definition that a deletion left behind when it was interrupted is deleted for good.
+    pub fn forget(&mut self, key: &[u8]) {
+        self.journal.define(key.into(), None);
+    }
+
+    fn find_vhost_id(&self, name: &str) -> Option<VhostId> {
+        self.vhosts
+            .iter()
+            .find(|(index, _)| self.vhost_name(VhostId::from_index(*index)) == name)
+            .map(|(index, _)| VhostId::from_index(index))
+    }
+}
+
+fn unwritable() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
+    )
+}

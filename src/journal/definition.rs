@@ -1,0 +1,249 @@
+//! How exchanges, queues and bindings are written down.
+//!
+//! ```text
+//! key     | 1 exchange | vhost | name |
+//!         | 2 queue    | vhost | name |
+//!         | 3 binding  | vhost | source | 1 exchange, 2 queue | destination | routing key | arguments |
+//!
+//! value of an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
+//!          a queue     | flags: 1 auto-delete             | incarnation u64     | arguments |
+//!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
+//! ```
+//!
+//! Names have their length before them in one byte; arguments are the rest. Little endian.
+//!
+//! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
+//! read before it. A binding names versions, so one that was left behind by a deletion that a power cut
+//! interrupted never binds another thing of the same name.
+
+/// Something that is defined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Definition<'a> {
+    /// A durable exchange.
+    Exchange {
+        /// Its virtual host.
+        vhost: &'a str,
+        /// Its name.
+        name: &'a str,
+        /// Never used again for another exchange.
+        version: u64,
+        /// Its type.
+        kind: &'a str,
+        /// It goes with its last binding.
+        auto_delete: bool,
+        /// Nobody publishes to it.
+        internal: bool,
+        /// Its arguments: the bytes of a table.
+        arguments: &'a [u8],
+    },
+    /// A durable queue.
+    Queue {
+        /// Its virtual host.
+        vhost: &'a str,
+        /// Its name.
+        name: &'a str,
+        /// Never used again for another queue.
+        incarnation: u64,
+        /// It goes with its last consumer.
+        auto_delete: bool,
+        /// Its arguments: the bytes of a table.
+        arguments: &'a [u8],
+    },
+    /// A binding between durable things.
+    Binding {
+        /// The virtual host of both ends.
+        vhost: &'a str,
+        /// The exchange it starts from.
+        source: &'a str,
+        /// The version of that; 0 for those that always exist.
+        source_version: u64,
+        /// Where it leads.
+        destination: DestinationName<'a>,
+        /// The version or incarnation of that.
+        destination_version: u64,
+        /// The binding key.
+        routing_key: &'a str,
+        /// Its arguments: the bytes of a table.
+        arguments: &'a [u8],
+    },
+}
+
+/// Where a binding leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DestinationName<'a> {
+    /// To an exchange.
+    Exchange(&'a str),
+    /// To a queue.
+    Queue(&'a str),
+}
+
+const EXCHANGE: u8 = 1;
+const QUEUE: u8 = 2;
+const BINDING: u8 = 3;
+const AUTO_DELETE: u8 = 1;
+const INTERNAL: u8 = 2;
+
+impl<'a> Definition<'a> {
+    /// What is defined.
+    pub fn key(&self) -> Box<[u8]> {
+        let mut key = Vec::new();
+        match *self {
+            Self::Exchange { vhost, name, .. } => {
+                key.push(EXCHANGE);
+                [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
+            }
+            Self::Queue { vhost, name, .. } => {
+                key.push(QUEUE);
+                [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
+            }
+            Self::Binding { vhost, source, destination, routing_key, arguments, .. } => {
+                key.push(BINDING);
+                [vhost, source].into_iter().for_each(|name| put_name(&mut key, name));
+                let (kind, name) = match destination {
+                    DestinationName::Exchange(name) => (EXCHANGE, name),
+                    DestinationName::Queue(name) => (QUEUE, name),
+                };
+                key.push(kind);
+                [name, routing_key].into_iter().for_each(|name| put_name(&mut key, name));
+                key.extend_from_slice(arguments);
+            }
+        }
+        key.into_boxed_slice()
+    }
+
+    /// What is said of it.
+    pub fn value(&self) -> Box<[u8]> {
+        let mut value = Vec::new();
+        match *self {
+            Self::Exchange { version, kind, auto_delete, internal, arguments, .. } => {
+                value.push(u8::from(auto_delete) * AUTO_DELETE + u8::from(internal) * INTERNAL);
+                value.extend_from_slice(&version.to_le_bytes());
+                put_name(&mut value, kind);
+                value.extend_from_slice(arguments);
+            }
+            Self::Queue { incarnation, auto_delete, arguments, .. } => {
+                value.push(u8::from(auto_delete) * AUTO_DELETE);
+                value.extend_from_slice(&incarnation.to_le_bytes());
+                value.extend_from_slice(arguments);
+            }
+            Self::Binding { source_version, destination_version, .. } => {
+                value.extend_from_slice(&source_version.to_le_bytes());
+                value.extend_from_slice(&destination_version.to_le_bytes());
+            }
+        }
+        value.into_boxed_slice()
+    }
+
+    /// Reads a definition; `None` when the bytes are none.
+    pub fn parse(key: &'a [u8], value: &'a [u8]) -> Option<Self> {
+        let (mut key, mut value) = (Input(key), Input(value));
+        let kind = key.byte()?;
+        let vhost = key.name()?;
+        match kind {
+            EXCHANGE => {
+                let name = key.name()?;
+                let flags = value.byte()?;
+                let version = value.number()?;
+                let kind = value.name()?;
+                let (auto_delete, internal) = (flags & AUTO_DELETE != 0, flags & INTERNAL != 0);
+                Some(Self::Exchange { vhost, name, version, kind, auto_delete, internal, arguments: value.0 })
+            }
+            QUEUE => {
+                let name = key.name()?;
+                let auto_delete = value.byte()? & AUTO_DELETE != 0;
+                let incarnation = value.number()?;
+                Some(Self::Queue { vhost, name, incarnation, auto_delete, arguments: value.0 })
+            }
+            BINDING => {
+                let source = key.name()?;
+                let destination = match key.byte()? {
+                    EXCHANGE => DestinationName::Exchange(key.name()?),
+                    QUEUE => DestinationName::Queue(key.name()?),
+                    _ => return None,
+                };
+                let routing_key = key.name()?;
+                let (source_version, destination_version) = (value.number()?, value.number()?);
+                Some(Self::Binding {
+                    vhost,
+                    source,
+                    source_version,
+                    destination,
+                    destination_version,
+                    routing_key,
+                    arguments: key.0,
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Names on the wire have at most 255 bytes.
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    debug_assert!(name.len() <= 255, "a short string");
+    out.push(name.len() as u8);
+    out.extend_from_slice(name.as_bytes());
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let bytes: [u8; 8] = self.take(8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn name(&mut self) -> Option<&'a str> {
+        let len = self.byte()?.into();
+        core::str::from_utf8(self.take(len)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let exchange = Definition::Exchange {
+            vhost: "/",
+            name: "logs",
+            version: 7 << 32,
+            kind: "topic",
+            auto_delete: true,
+            internal: false,
+            arguments: b"\x01xt\x01",
+        };
+        let queue =
+            Definition::Queue { vhost: "/", name: "", incarnation: 9, auto_delete: false, arguments: b"" };
+        let binding = Definition::Binding {
+            vhost: "/",
+            source: "logs",
+            source_version: 7,
+            destination: DestinationName::Queue("q"),
+            destination_version: 9,
+            routing_key: "a.#",
+            arguments: b"\x01xt\x01",
+        };
+        let mut keys = Vec::new();
+        for definition in [exchange, queue, binding] {
+            let (key, value) = (definition.key(), definition.value());
+            assert_eq!(Definition::parse(&key, &value), Some(definition));
+            for end in 0..key.len().min(6) {
+                assert_eq!(Definition::parse(&key[..end], &value), None);
+            }
+            keys.push(key);
+        }
+        assert!(keys.is_sorted(), "what a binding needs comes before it");
+    }
+}

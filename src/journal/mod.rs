@@ -1,0 +1,686 @@
+//! What is to be written down: the broker says what happened, the store fetches it when it makes a commit.
+//!
+//! ```text
+//! broker ── publish, settle, define, mark ──→ Journal ── front, facts, settles ──→ store ──→ commit
+//!    ↑                                           │  durable(batch)                           │
+//!    └──────────── confirms, replies, pages ─────┴───────────────────────────────────────────┘
+//! ```
+//!
+//! Why it exists: a message that waits for its commit is held by reference, not as bytes. What is consumed
+//! and acknowledged before its commit is begun leaves the journal again and is never written; and neither
+//! room needs to know the other.
+//!
+//! Everything said belongs to a [`Batch`]: what becomes durable together. Whoever waits for something waits
+//! for its batch. A batch is closed when a commit takes all of it, or when it is as large as a commit.
+//!
+//! Always true: facts about what exists are written no later than messages that were said after them;
+//! batches become durable in order; nothing here knows a disk or a clock.
+
+pub mod definition;
+
+use std::collections::VecDeque;
+
+use crate::mem::{MessageFlags, MessageId, Messages};
+
+pub use definition::{Definition, DestinationName};
+
+/// What becomes durable together; rises. [`Batch::NONE`] is durable from the start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Batch(u64);
+
+impl Batch {
+    /// Nothing to wait for.
+    pub const NONE: Self = Self(0);
+
+    /// The batch with this number; batches are numbered from 1.
+    pub const fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Whether there is nothing to wait for.
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// How long something may wait for its commit.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Urgency {
+    /// Somebody waits for it.
+    Awaited,
+    /// Nobody does: the commit window.
+    Window,
+    /// It may be lost: the settle window.
+    Lazy,
+}
+
+/// Whether anything is written at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// There is no store: nothing is durable, and nobody waits for that.
+    Off,
+    /// What is said becomes durable.
+    On,
+    /// The store cannot be written: what would have to be durable waits or is refused.
+    Unwritable,
+}
+
+/// Why a message is not taken now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoRoom {
+    /// Too much waits for its commit already, or the store cannot be written.
+    Commit,
+    /// The disk limit is reached.
+    Disk,
+}
+
+/// A durable place of a message: a queue's incarnation and an offset in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The queue's incarnation: never used again for another queue.
+    pub queue: u64,
+    /// The message's place in it.
+    pub offset: u64,
+}
+
+/// Offsets that are done with, the end not included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// The queue's incarnation.
+    pub queue: u64,
+    /// The first offset.
+    pub start: u64,
+    /// The one after the last.
+    pub end: u64,
+}
+
+/// What is said about things other than messages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// Something exists, has changed, or (without a value) exists no more.
+    Defined {
+        /// Of two the higher holds.
+        version: u64,
+        /// What is defined; see [`definition`].
+        key: Box<[u8]>,
+        /// Its value.
+        value: Option<Box<[u8]>>,
+    },
+    /// The queue is gone with everything in it.
+    Gone {
+        /// Its incarnation.
+        queue: u64,
+    },
+    /// Offsets below may have been delivered before.
+    Marked {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first that surely was not.
+        offset: u64,
+    },
+}
+
+impl Fact {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
+            Self::Gone { .. } | Self::Marked { .. } => 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    message: MessageId,
+    targets: u32,
+    /// Targets not settled; at 0 the message is not held any more and nothing is written.
+    live: u32,
+    bytes: u32,
+    batch: Batch,
+}
+
+/// The message to be written next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Front {
+    /// The message; held until [`Journal::stored`].
+    pub message: MessageId,
+    /// Its number since start: ids of messages are used again, this is not.
+    pub number: u64,
+}
+
+/// Settlements kept before they are put in order and merged.
+const SETTLES_MAX: usize = 8192;
+/// What a record takes beyond names, properties and body, per message and per target, in bytes at most.
+const RECORD_BYTES: u64 = 48;
+const TARGET_BYTES: u64 = 21;
+/// Below so much room on the disk nothing new is defined.
+const DEFINITION_ROOM_BYTES: u64 = 256 << 10;
+
+/// What waits to be written.
+#[derive(Debug)]
+pub struct Journal {
+    mode: Mode,
+    /// Broker time in milliseconds: added up over lives.
+    time_ms: u64,
+    version: u64,
+    pending: VecDeque<Pending>,
+    pending_max: usize,
+    pending_bytes: u64,
+    /// Pending messages that are still wanted.
+    live: usize,
+    /// The number of the first pending message since start.
+    first: u64,
+    targets: VecDeque<Target>,
+    handed: VecDeque<MessageId>,
+    facts: VecDeque<(Batch, Fact)>,
+    fact_bytes: usize,
+    settles: Vec<Settled>,
+    /// Some of them are of messages that were written.
+    settles_matter: bool,
+    settles_awaited: Option<Batch>,
+    /// Delivered before their commit: marks that ride along with it.
+    riding: Vec<(u64, u64)>,
+    /// Queues that went, and the number of the first message that surely does not name them.
+    gone: VecDeque<(u64, u64)>,
+    urgency: Option<Urgency>,
+    said: u64,
+    open: Batch,
+    open_bytes: u64,
+    /// Something belongs to the open batch.
+    is_open_used: bool,
+    batch_bytes_max: u64,
+    durable: Batch,
+    disk_room_bytes: u64,
+    queue_bytes_max: u64,
+    room_made: u64,
+}
+
+impl Journal {
+    /// A journal for messages of a pool of so many; off until [`Self::start`].
+    pub fn new(messages_max: usize) -> Self {
+        let pending_max = Self::pending_max(messages_max);
+        Self {
+            mode: Mode::Off,
+            time_ms: 0,
+            version: 0,
+            pending: VecDeque::with_capacity(pending_max),
+            pending_max,
+            pending_bytes: 0,
+            live: 0,
+            first: 0,
+            targets: VecDeque::with_capacity(pending_max),
+            handed: VecDeque::with_capacity(pending_max),
+            facts: VecDeque::with_capacity(64),
+            fact_bytes: 0,
+            settles: Vec::with_capacity(SETTLES_MAX.min(4 * pending_max)),
+            settles_matter: false,
+            settles_awaited: None,
+            riding: Vec::with_capacity(256),
+            gone: VecDeque::new(),
+            urgency: None,
+            said: 0,
+            open: Batch(1),
+            open_bytes: 0,
+            is_open_used: false,
+            batch_bytes_max: u64::MAX,
+            durable: Batch::NONE,
+            disk_room_bytes: u64::MAX,
+            queue_bytes_max: u64::MAX,
+            room_made: 0,
+        }
+    }
+
+    const fn pending_max(messages_max: usize) -> usize {
+        let share = messages_max / 8;
+        if share < 256 {
+            256
+        } else if share > 8192 {
+            8192
+        } else {
+            share
+        }
+    }
+
+    /// Bytes that a journal for so many messages takes, for the memory table.
+    pub const fn bytes(messages_max: usize) -> usize {
+        let pending = Self::pending_max(messages_max);
+        let each = size_of::<Pending>() + size_of::<Target>() + size_of::<MessageId>();
+        let settles = if SETTLES_MAX < 4 * pending { SETTLES_MAX } else { 4 * pending };
+        pending * each + settles * size_of::<Settled>()
+    }
+
+    /// From now on everything is written, in life number `life` of the store; or, when the store cannot be
+    /// written, is made to wait. A commit takes `batch_bytes_max`.
+    pub fn start(&mut self, life: u32, is_writable: bool, batch_bytes_max: u64) {
+        self.mode = if is_writable { Mode::On } else { Mode::Unwritable };
+        // Versions of another life are lower or higher, never the same.
+        self.version = u64::from(life) << 32;
+        self.batch_bytes_max = batch_bytes_max;
+    }
+
+    /// Whether anything is written.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Broker time, in milliseconds over all lives of the store.
+    pub const fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// The time of this turn.
+    pub const fn set_time(&mut self, time_ms: u64) {
+        self.time_ms = time_ms;
+    }
+
+    /// A number higher than every one before, over all lives.
+    pub const fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// Everything up to this batch is durable.
+    pub const fn durable(&self) -> Batch {
+        self.durable
+    }
+
+    /// The batch that what is said now belongs to.
+    pub const fn batch(&self) -> Batch {
+        self.open
+    }
+
+    /// Rises with everything that is to be written.
+    pub const fn said(&self) -> u64 {
+        self.said
+    }
+
+    /// No queue may hold more bytes of the log than this, so that there is room for the others.
+    pub const fn queue_bytes_max(&self) -> u64 {
+        self.queue_bytes_max
+    }
+
+    /// Rises with everything that makes room here.
+    pub const fn room_made(&self) -> u64 {
+        self.room_made
+    }
+
+    /// Whether so much waits that no more should be asked of the broker for now.
+    pub fn is_crowded(&self) -> bool {
+        self.fact_bytes > 256 << 10 || self.facts.len() > 16_384
+    }
+
+    /// Messages that wait for their commit.
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0 && self.facts.is_empty() && !self.settles_matter
+    }
+
+    // ---- what the broker says
+
+    /// Whether a message of `bytes` for so many queues is taken now.
+    ///
+    /// # Errors
+    /// What it would have to wait for.
+    pub fn admit(&self, bytes: u64, targets: usize) -> Result<(), NoRoom> {
+        if self.mode == Mode::Unwritable || self.pending.len() >= self.pending_max {
+            return Err(NoRoom::Commit);
+        }
+        let bytes = bytes + RECORD_BYTES + TARGET_BYTES * targets as u64;
+        if self.pending_bytes + bytes > self.disk_room_bytes { Err(NoRoom::Disk) } else { Ok(()) }
+    }
+
+    /// Whether the disk has room for what would exist from now on; what is to exist no longer needs none.
+    pub const fn has_room_to_define(&self) -> bool {
+        self.disk_room_bytes > DEFINITION_ROOM_BYTES
+    }
+
+    /// Names one of the queues of the message that is published next.
+    pub fn push_target(&mut self, target: Target) {
+        self.targets.push_back(target);
+    }
+
+    /// Takes a message for the last `targets` that were pushed.
+    pub fn publish(
+        &mut self,
+        messages: &mut Messages,
+        message: MessageId,
+        targets: u32,
+        urgency: Urgency,
+    ) -> Batch {
+        let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
+        if self.open_bytes > 0 && self.open_bytes + bytes > self.batch_bytes_max {
+            self.close_batch();
+        }
+        self.open_bytes += bytes;
+        self.pending_bytes += bytes;
+        messages.retain(message);
+        messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
+        let bytes = bytes.min(u64::from(u32::MAX)) as u32;
+        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch: self.open });
+        self.live += 1;
+        self.note(urgency);
+        self.open
+    }
+
+    /// Whether the message has not gone into a commit yet.
+    pub fn is_gathering(&self, messages: &Messages, message: MessageId) -> bool {
+        self.find(messages, message).is_some()
+    }
+
+    /// A place of a message is done with. If that was its last one and it was not written, it never will be.
+    pub fn settle(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
+        if self.mode != Mode::On {
+            return;
+        }
+        if !self.forsake(messages, message) {
+            self.settles_matter = true;
+            self.note(Urgency::Lazy);
+        }
+        self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
+    }
+
+    /// A place of a message is gone with its queue; says whether the message will not be written at all.
+    pub fn forsake(&mut self, messages: &mut Messages, message: MessageId) -> bool {
+        let Some(at) = self.find(messages, message) else { return false };
+        let pending = &mut self.pending[at];
+        pending.live -= 1;
+        if pending.live > 0 {
+            return false;
+        }
+        self.pending_bytes -= u64::from(pending.bytes);
+        self.live -= 1;
+        self.room_made += 1;
+        messages.set_mark(message, 0);
+        messages.release(message);
+        true
+    }
+
+    /// Offsets that were written long ago are done with, all at once.
+    pub fn settle_stored(&mut self, settled: Settled) {
+        if self.mode == Mode::On {
+            self.settles_matter = true;
+            self.note(Urgency::Lazy);
+            self.settle_range(settled);
+        }
+    }
+
+    fn settle_range(&mut self, settled: Settled) {
+        if let Some(last) = self.settles.last_mut().filter(|last| last.queue == settled.queue) {
+            if last.end == settled.start {
+                last.end = settled.end;
+                return;
+            }
+            if settled.end == last.start {
+                last.start = settled.start;
+                return;
+            }
+        }
+        if self.settles.len() == self.settles.capacity() {
+            self.merge_settles();
+            if self.settles.len() > self.settles.capacity() / 2 {
+                self.note(Urgency::Awaited);
+            }
+        }
+        self.settles.push(settled);
+    }
+
+    fn merge_settles(&mut self) {
+        self.settles.sort_unstable_by_key(|settled| (settled.queue, settled.start));
+        self.settles.dedup_by(|next, kept| {
+            let touches = next.queue == kept.queue && next.start == kept.end;
+            if touches {
+                kept.end = next.end;
+            }
+            touches
+        });
+    }
+
+    /// Somebody waits until all that is settled so far is written; returns the batch to wait for.
+    pub fn await_settles(&mut self) -> Batch {
+        if self.mode == Mode::On && self.settles_matter {
+            self.settles_awaited.get_or_insert(self.open);
+        }
+        self.await_open()
+    }
+
+    fn await_open(&mut self) -> Batch {
+        if self.mode != Mode::On {
+            return Batch::NONE;
+        }
+        self.note(Urgency::Awaited);
+        self.open
+    }
+
+    /// Somebody waits for everything said so far.
+    pub fn await_all(&mut self) -> Batch {
+        if self.is_empty() { Batch::NONE } else { self.await_settles() }
+    }
+
+    /// Notes that something exists, has changed or (without a value) is no more; see [`Definition`]. Returns
+    /// the batch to wait for.
+    pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
+        let version = self.next_version();
+        self.say(Fact::Defined { version, key, value })
+    }
+
+    /// Notes that a queue is gone with all its messages.
+    pub fn queue_gone(&mut self, queue: u64) -> Batch {
+        if self.mode == Mode::On && !self.pending.is_empty() {
+            self.gone.push_back((queue, self.first + self.pending.len() as u64));
+        }
+        self.say(Fact::Gone { queue })
+    }
+
+    /// Asks that it be written, before any of them is, that messages below `offset` may have been delivered.
+    pub fn mark(&mut self, queue: u64, offset: u64) -> Batch {
+        self.say(Fact::Marked { queue, offset })
+    }
+
+    /// A message is delivered before its commit: the commit says so too.
+    pub fn ride(&mut self, queue: u64, offset: u64) {
+        match self.riding.last_mut().filter(|last| last.0 == queue) {
+            Some(last) => last.1 = last.1.max(offset),
+            None => {
+                if self.riding.len() == self.riding.capacity() {
+                    self.merge_riding();
+                }
+                self.riding.push((queue, offset));
+            }
+        }
+    }
+
+    fn merge_riding(&mut self) {
+        self.riding.sort_unstable();
+        self.riding.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 = kept.1.max(next.1);
+            }
+            same
+        });
+    }
+
+    fn say(&mut self, fact: Fact) -> Batch {
+        if self.mode != Mode::On {
+            return Batch::NONE;
+        }
+        self.fact_bytes += fact.bytes();
+        self.facts.push_back((self.open, fact));
+        self.await_open()
+    }
+
+    fn note(&mut self, urgency: Urgency) {
+        self.is_open_used |= urgency != Urgency::Lazy;
+        self.said += 1;
+        self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
+    }
+
+    fn find(&self, messages: &Messages, message: MessageId) -> Option<usize> {
+        let mark = messages.mark(message);
+        if mark == 0 {
+            return None;
+        }
+        let at = mark.wrapping_sub(mark_of(self.first)) as usize;
+        // Marks skip 0 once in four billion; the message itself decides.
+        let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
+        found.map(|_| at)
+    }
+
+    // ---- what the store fetches
+
+    /// How urgent what was said since the last question is.
+    pub fn take_urgency(&mut self) -> Option<Urgency> {
+        self.urgency.take()
+    }
+
+    /// Whether something was said since the last question.
+    pub const fn has_news(&self) -> bool {
+        self.urgency.is_some()
+    }
+
+    /// The next fact.
+    pub fn fact(&self) -> Option<&Fact> {
+        self.facts.front().map(|(_, fact)| fact)
+    }
+
+    /// The fact went into a commit.
+    pub fn pop_fact(&mut self) {
+        if let Some((_, fact)) = self.facts.pop_front() {
+            self.fact_bytes -= fact.bytes();
+            self.room_made += 1;
+        }
+    }
+
+    /// Gives all settlements, merged and in order.
+    pub fn drain_settles(&mut self, each: impl FnMut(Settled)) {
+        self.merge_settles();
+        self.settles_matter = false;
+        self.settles.drain(..).for_each(each);
+    }
+
+    /// Gives the marks that ride along.
+    pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64)) {
+        self.merge_riding();
+        for (queue, offset) in self.riding.drain(..) {
+            each(queue, offset);
+        }
+    }
+
+    /// The next message to write, with its places in `targets`.
+    pub fn front(&mut self, messages: &mut Messages, targets: &mut Vec<Target>) -> Option<Front> {
+        loop {
+            let pending = *self.pending.front()?;
+            if pending.live == 0 {
+                self.pop();
+                continue;
+            }
+            targets.clear();
+            let places = self.targets.iter().take(pending.targets as usize).copied();
+            let number = self.first;
+            let gone = &self.gone;
+            targets.extend(places.filter(|target| {
+                !gone.iter().any(|(queue, before)| *queue == target.queue && number < *before)
+            }));
+            if targets.is_empty() {
+                self.pending_bytes -= u64::from(pending.bytes);
+                self.live -= 1;
+                messages.set_mark(pending.message, 0);
+                messages.release(pending.message);
+                self.pop();
+                continue;
+            }
+            return Some(Front { message: pending.message, number });
+        }
+    }
+
+    /// The front message went into a commit.
+    pub fn hand_over(&mut self, messages: &mut Messages) {
+        if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
+            messages.set_mark(pending.message, 0);
+            self.pending_bytes -= u64::from(pending.bytes);
+            self.live -= 1;
+            self.handed.push_back(pending.message);
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(pending) = self.pending.pop_front() {
+            self.targets.drain(..pending.targets as usize);
+            self.first += 1;
+            self.room_made += 1;
+            let first = self.first;
+            while self.gone.front().is_some_and(|(_, before)| *before <= first) {
+                self.gone.pop_front();
+            }
+        }
+    }
+
+    /// A commit is made of everything fetched: the batch up to which it covers everything.
+    /// `settles_left` says that some settlements had no room in it.
+    pub fn cover(&mut self, settles_left: bool) -> Batch {
+        if !settles_left {
+            self.settles_awaited = None;
+        }
+        while self.pending.front().is_some_and(|pending| pending.live == 0) {
+            self.pop();
+        }
+        let message = self.pending.front().map(|pending| pending.batch);
+        let fact = self.facts.front().map(|(batch, _)| *batch);
+        let first = [message, fact, self.settles_awaited].into_iter().flatten().min();
+        match first {
+            Some(batch) => Batch(batch.0 - 1),
+            None => {
+                if self.is_open_used {
+                    self.close_batch();
+                }
+                Batch(self.open.0 - 1)
+            }
+        }
+    }
+
+    /// Everything up to `batch` is durable; so is every message that was handed over.
+    pub fn stored(&mut self, messages: &mut Messages, batch: Batch) {
+        while let Some(message) = self.handed.pop_front() {
+            messages.add_flags(message, MessageFlags::STORED);
+            messages.release(message);
+        }
+        self.durable = self.durable.max(batch);
+        self.room_made += 1;
+    }
+
+    /// Nothing is on its way to the disk: what left the journal again is waited for no longer.
+    pub fn advance(&mut self) -> bool {
+        if self.mode != Mode::On || !self.handed.is_empty() {
+            return false;
+        }
+        let before = self.durable;
+        let settles_left = self.settles_awaited.is_some();
+        self.durable = self.durable.max(self.cover(settles_left));
+        self.durable > before
+    }
+
+    /// So many bytes may still be written before the disk limit, and so many for one queue in all.
+    pub fn set_disk_room(&mut self, bytes: u64, queue_bytes_max: u64) {
+        self.queue_bytes_max = queue_bytes_max;
+        if bytes > self.disk_room_bytes {
+            self.room_made += 1;
+        }
+        self.disk_room_bytes = bytes;
+    }
+
+    const fn close_batch(&mut self) {
+        self.open = Batch(self.open.0 + 1);
+        self.open_bytes = 0;
+        self.is_open_used = false;
+    }
+}
+
+/// The mark of the message with this number; never 0.
+const fn mark_of(number: u64) -> u32 {
+    (number % (u32::MAX as u64)) as u32 + 1
+}

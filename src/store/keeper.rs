@@ -1,0 +1,331 @@
+//! Keeps the log in step with the journal: fetches what waits when a commit is about to be made, and tells
+//! the journal what has become durable.
+//!
+//! ```text
+//! Journal ──facts, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ Journal::stored
+//! ```
+//!
+//! Always true: one write is on its way at a time, a commit before anything else; messages are encoded only
+//! when their commit is made, facts before them; a large body goes chunk by chunk, over several commits if
+//! need be, and its message after the last.
+
+use crate::journal::{Batch, Fact, Front, Journal, Target as Place, Urgency};
+use crate::mem::Messages;
+use crate::time::{Deadline, Now};
+
+use super::disk::Disk;
+use super::fetch::FetchJob;
+use super::jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+use super::log::{Failed, Log, Refused};
+use super::read_back::FetchDone;
+use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, Targets};
+
+/// A queue may fill so many fifths of the disk limit, so that one that nobody reads leaves room for others.
+const QUEUE_FIFTHS: u64 = 4;
+
+/// Something to be written, by a helper.
+#[derive(Debug)]
+pub enum Write {
+    /// A commit.
+    Commit(CommitJob),
+    /// A step towards another segment.
+    Prepare(PrepareJob),
+}
+
+/// Something that was written, or not.
+#[derive(Debug)]
+pub enum WriteDone {
+    /// See [`Write::Commit`].
+    Commit(CommitDone),
+    /// See [`Write::Prepare`].
+    Prepare(PrepareDone),
+}
+
+impl Write {
+    /// Does it; blocks.
+    pub fn run(self, disk: &mut impl Disk) -> WriteDone {
+        match self {
+            Self::Commit(job) => WriteDone::Commit(job.run(disk)),
+            Self::Prepare(job) => WriteDone::Prepare(job.run(disk)),
+        }
+    }
+}
+
+impl WriteDone {
+    /// Whether it was a commit.
+    pub const fn is_commit(&self) -> bool {
+        matches!(self, Self::Commit(_))
+    }
+}
+
+/// Something to be read, by a helper.
+#[derive(Debug)]
+pub enum Read {
+    /// For the cleaner.
+    Clean(ReadJob),
+    /// For a queue.
+    Fetch(FetchJob),
+}
+
+/// Something that was read, or not.
+#[derive(Debug)]
+pub enum ReadOutcome {
+    /// See [`Read::Clean`].
+    Clean(ReadDone),
+    /// See [`Read::Fetch`].
+    Fetch(FetchDone),
+}
+
+impl Read {
+    /// Does it; blocks.
+    pub fn run(self, disk: &mut impl Disk) -> ReadOutcome {
+        match self {
+            Self::Clean(job) => ReadOutcome::Clean(job.run(disk)),
+            Self::Fetch(job) => ReadOutcome::Fetch(job.run(disk)),
+        }
+    }
+}
+
+/// A large body that is being written.
+#[derive(Clone, Copy, Debug)]
+struct Chunking {
+    /// Its number in the journal.
+    number: u64,
+    body: u64,
+    done: u32,
+}
+
+/// The log and what it is fed with.
+#[derive(Debug)]
+pub struct Keeper {
+    log: Log,
+    /// What the commit on its way makes durable.
+    covers: Batch,
+    is_writing: bool,
+    /// A commit is due, but there is no segment for it yet.
+    is_blocked: bool,
+    chunking: Option<Chunking>,
+    places: Vec<Place>,
+    targets: Vec<Target>,
+    properties: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+impl Keeper {
+    /// Keeps `log`, for messages with properties of at most `frame_max` bytes.
+    pub fn new(log: Log, frame_max: usize) -> Self {
+        Self {
+            log,
+            covers: Batch::NONE,
+            is_writing: false,
+            is_blocked: false,
+            chunking: None,
+            places: Vec::with_capacity(64),
+            targets: Vec::with_capacity(64),
+            properties: Vec::with_capacity(frame_max),
+            chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
+        }
+    }
+
+    /// The log.
+    pub const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The log, for reading back.
+    pub const fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// When [`Self::next_write`] should be asked again if nothing else happens.
+    pub fn deadline(&self) -> Deadline {
+        if self.is_writing || self.is_blocked { Deadline::NEVER } else { self.log.deadline() }
+    }
+
+    /// Whether everything is written, for a clean stop.
+    pub fn is_idle(&self, journal: &Journal) -> bool {
+        !self.is_writing && self.log.is_idle() && journal.is_empty()
+    }
+
+    /// Makes everything due at once.
+    pub fn flush(&mut self, now: Now) {
+        self.is_blocked = false;
+        self.log.note(Urgency::Awaited, now);
+    }
+
+    /// What to write next, if the helper is free and it is time.
+    pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
+        journal.set_time(self.log.time_ms(now));
+        if let Some(urgency) = journal.take_urgency() {
+            self.log.note(urgency, now);
+            self.is_blocked = false;
+        }
+        if self.is_writing {
+            return None;
+        }
+        if self.log.is_time(now) && !journal.is_empty() {
+            self.gather(journal, messages, now);
+        }
+        let job = self.log.next_commit(now);
+        if let Some(job) = job {
+            self.covers = journal.cover(self.log.has_settlements());
+            if !journal.is_empty() {
+                self.log.note(Urgency::Awaited, now);
+            }
+            self.is_writing = true;
+            return Some(Write::Commit(job));
+        }
+        if self.log.is_idle() {
+            journal.advance();
+            if journal.is_empty() {
+                self.log.rest();
+            }
+        }
+        self.is_blocked = self.log.is_time(now);
+        self.tell_room(journal);
+        let job = self.log.next_prepare()?;
+        self.is_writing = true;
+        Some(Write::Prepare(job))
+    }
+
+    /// Takes the outcome of what was written.
+    ///
+    /// # Errors
+    /// The disk failed: nothing more becomes durable, and the process must end.
+    pub fn write_done(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        done: WriteDone,
+        now: Now,
+    ) -> Result<(), Failed> {
+        self.is_writing = false;
+        self.is_blocked = false;
+        match done {
+            WriteDone::Commit(done) => {
+                self.log.commit_done(done)?;
+                journal.stored(messages, self.covers);
+            }
+            WriteDone::Prepare(done) => {
+                self.log.prepare_done(done)?;
+                if !journal.is_empty() {
+                    self.log.note(Urgency::Window, now);
+                }
+            }
+        }
+        self.tell_room(journal);
+        Ok(())
+    }
+
+    fn tell_room(&self, journal: &mut Journal) {
+        journal.set_disk_room(self.log.room_bytes(), self.log.limit_bytes() / 5 * QUEUE_FIFTHS);
+    }
+
+    /// Fetches as much as one commit takes, in the order in which it was said.
+    fn gather(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
+        while let Some(fact) = journal.fact() {
+            if self.log.append_reserved(&record_of(fact), Urgency::Awaited, now).is_err() {
+                return;
+            }
+            journal.pop_fact();
+        }
+        journal.drain_settles(|settled| {
+            let range = Range { start: settled.start, end: settled.end };
+            self.log.settle(settled.queue, range, Urgency::Lazy, now);
+        });
+        journal.drain_riding(|queue, offset| {
+            // Without room for it the message itself has none either.
+            let _ = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
+        });
+        while let Some(front) = journal.front(messages, &mut self.places) {
+            if !self.write_message(messages, journal.time_ms(), front, now) {
+                return;
+            }
+            journal.hand_over(messages);
+        }
+    }
+
+    /// Appends a message; `false` when the commit or the disk has no room for it now.
+    fn write_message(&mut self, messages: &Messages, time_ms: u64, front: Front, now: Now) -> bool {
+        let message = front.message;
+        let body_len = messages.body_len(message) as usize;
+        let body = if body_len > CHUNK_BODY_BYTES {
+            match self.write_chunks(messages, front, now) {
+                Some(body) => body,
+                None => return false,
+            }
+        } else {
+            self.drop_abandoned();
+            Body::Inline(&[])
+        };
+        self.properties.resize(messages.properties_len(message) as usize, 0);
+        self.targets.clear();
+        let lane = 0;
+        self.targets.extend(self.places.iter().map(|place| Target {
+            queue: place.queue,
+            offset: place.offset,
+            lane,
+        }));
+        let record = Message {
+            targets: Targets::List(&self.targets),
+            enqueued_ms: time_ms,
+            expiration_ms: None,
+            exchange: messages.exchange(message).as_bytes(),
+            key: messages.routing_key(message),
+            properties: messages.properties(message, &mut self.properties),
+            body,
+        };
+        let outcome = match body {
+            Body::Chunked { .. } => self.log.append(&Record::Message(record), Urgency::Awaited, now),
+            Body::Inline(_) => {
+                let mut cursor = messages.body_cursor(message, 0);
+                let fill = |room: &mut [u8]| messages.read(message, &mut cursor, room);
+                self.log.append_message(&record, body_len, Urgency::Awaited, now, fill)
+            }
+        };
+        debug_assert!(outcome != Err(Refused::TooLarge), "a commit has room for the largest record");
+        if outcome.is_ok() {
+            self.chunking = None;
+        }
+        outcome.is_ok()
+    }
+
+    /// Writes what is left of a large body; `None` when not all of it went in.
+    fn write_chunks(&mut self, messages: &Messages, front: Front, now: Now) -> Option<Body<'static>> {
+        let Front { message, number } = front;
+        if self.chunking.is_none_or(|chunking| chunking.number != number) {
+            self.drop_abandoned();
+            self.chunking = Some(Chunking { number, body: self.log.take_body_id(), done: 0 });
+        }
+        let chunking = self.chunking.as_mut()?;
+        let body_len = messages.body_len(message) as usize;
+        let chunks = body_len.div_ceil(CHUNK_BODY_BYTES) as u32;
+        while chunking.done < chunks {
+            let start = chunking.done as usize * CHUNK_BODY_BYTES;
+            self.chunk.resize((body_len - start).min(CHUNK_BODY_BYTES), 0);
+            let mut cursor = messages.body_cursor(message, start as u32);
+            messages.read(message, &mut cursor, &mut self.chunk);
+            let record = Record::Chunk { body: chunking.body, index: chunking.done, bytes: &self.chunk };
+            self.log.append(&record, Urgency::Awaited, now).ok()?;
+            chunking.done += 1;
+        }
+        Some(Body::Chunked { body: chunking.body, chunks, bytes: body_len as u64 })
+    }
+
+    /// A message was settled while its body was being written: nobody needs the chunks.
+    fn drop_abandoned(&mut self) {
+        if let Some(chunking) = self.chunking.take() {
+            self.log.drop_body(chunking.body);
+        }
+    }
+}
+
+fn record_of(fact: &Fact) -> Record<'_> {
+    match fact {
+        Fact::Defined { version, key, value } => {
+            Record::Defined { version: *version, key, value: value.as_deref() }
+        }
+        Fact::Gone { queue } => Record::Gone { queue: *queue },
+        Fact::Marked { queue, offset } => Record::Marked { queue: *queue, offset: *offset },
+    }
+}
