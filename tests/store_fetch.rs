@@ -35,8 +35,8 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     }
 }
 
-fn publish(log: &mut Log, disk: &mut SimDisk, targets: &[Target], body: &[u8]) {
-    let record = Record::Message(Message {
+fn message<'a>(targets: &'a [Target], body: &'a [u8]) -> Record<'a> {
+    Record::Message(Message {
         targets: Targets::List(targets),
         enqueued_ms: 1_700_000_000_000,
         expiration_ms: None,
@@ -44,7 +44,11 @@ fn publish(log: &mut Log, disk: &mut SimDisk, targets: &[Target], body: &[u8]) {
         key: b"site.7.temperature",
         properties: &[0x90, 0, 10, b't', b'e', b'x', b't', b'/', b'p', b'l', b'a', b'i', b'n', 2],
         body: Body::Inline(body),
-    });
+    })
+}
+
+fn publish(log: &mut Log, disk: &mut SimDisk, targets: &[Target], body: &[u8]) {
+    let record = message(targets, body);
     while let Err(refused) = log.append(&record, Urgency::Awaited, NOW) {
         assert_eq!(refused, Refused::Gathering);
         commit(log, disk);
@@ -215,6 +219,47 @@ fn a_large_body_comes_back_chunk_by_chunk() {
         log.chunk_done(job.run(&mut disk), |bytes| assert!(bytes.is_none()));
         log = open(&disk);
     }
+}
+
+#[test]
+fn after_a_start_the_bytes_of_a_queue_are_exact() {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    let mut log = open(&disk);
+    let mut expected = 0;
+    for offset in 0..40_000_u64 {
+        let body = vec![1; (offset * 7919 % 900) as usize];
+        let target = [Target { queue: 1, offset, lane: 0 }];
+        let mut bytes = Vec::new();
+        message(&target, &body).encode(&mut bytes);
+        publish(&mut log, &mut disk, &target, &body);
+        if offset % 5 < 2 {
+            log.settle(1, Range { start: offset, end: offset + 1 }, Urgency::Lazy, NOW);
+        } else {
+            expected += bytes.len() as u64;
+        }
+    }
+    let body = log.take_body_id();
+    let chunk = Record::Chunk { body, index: 0, bytes: &[3; 50_000] };
+    let mut bytes = Vec::new();
+    chunk.encode(&mut bytes);
+    log.flush(NOW);
+    commit(&mut log, &mut disk);
+    log.append(&chunk, Urgency::Window, NOW).expect("there is room");
+    let target = [Target { queue: 1, offset: 40_000, lane: 0 }];
+    let Record::Message(message) = message(&target, &[]) else { return };
+    let large =
+        Record::Message(Message { body: Body::Chunked { body, chunks: 1, bytes: 50_000 }, ..message });
+    large.encode(&mut bytes);
+    log.append(&large, Urgency::Awaited, NOW).expect("there is room");
+    expected += bytes.len() as u64;
+    commit(&mut log, &mut disk);
+    let before = log.index().queues()[&1].live_bytes();
+    assert!(before.abs_diff(expected) < expected / 20, "{before} is about {expected}");
+    log = open(&disk);
+    assert_eq!(log.index().queues()[&1].live_bytes(), expected);
+    log.settle(1, ALL, Urgency::Awaited, NOW);
+    commit(&mut log, &mut disk);
+    assert_eq!(log.index().queues()[&1].live_bytes(), 0);
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl Log {
             tail: self.tail,
             trailer,
             seed: self.identity.seed(),
-            noted: core::mem::replace(&mut self.footer, empty),
+            noted: self.footer.replace(empty),
             bytes,
             parts,
             at: 0,

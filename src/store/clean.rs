@@ -18,6 +18,8 @@ use super::record::{RECORD_OVERHEAD_BYTES_MAX, Ranges, Record};
 const CLEAN_BELOW_FREE: usize = 1;
 /// A segment is worth copying when at most so many of 8 parts of its records are live.
 const LIVE_EIGHTHS_MAX: u64 = 6;
+/// The cleaner stops at so many runs of all queues: its copies may cut runs in two, and each takes memory.
+const RUNS_MAX: usize = 32 << 10;
 /// Room for ranges that makes carrying worth while.
 const CARRY_RANGES_MIN: usize = 8;
 
@@ -131,6 +133,7 @@ impl Log {
         if self.cleaning.is_none() {
             self.cleaning = self.choose_victim();
         }
+        let is_crowded = self.index.runs() >= RUNS_MAX;
         let cleaning = self.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
             if position <= self.durable {
@@ -141,7 +144,7 @@ impl Log {
             }
             return None;
         }
-        if cleaning.reading {
+        if cleaning.reading || is_crowded {
             return None;
         }
         cleaning.reading = true;

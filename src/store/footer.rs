@@ -40,8 +40,8 @@ const MAGIC: [u8; 4] = *b"LVF2";
 pub(super) const TRAILER_BYTES: usize = 44;
 /// Messages that are grouped at once; a segment with more is gone through more than once.
 const GROUP_ENTRIES: usize = 8192;
-/// Queues whose newest entry is known while a segment fills.
-const SEEN_QUEUES: usize = 512;
+/// Queues whose newest entry is known while a segment fills: 2 to the power of this.
+const SEEN_QUEUES_LOG2: u32 = 11;
 /// What blocks of parts take for themselves: one of so many bytes, and this once.
 const BLOCKS_SHARE: usize = 10;
 const BLOCKS_BYTES_MIN: usize = 64;
@@ -156,6 +156,14 @@ impl Footer {
         self.seen.fill(None);
     }
 
+    /// An empty footer with the buffers of `spare`; this one is to be written.
+    pub(super) fn replace(&mut self, spare: Self) -> Self {
+        let mut full = core::mem::replace(self, spare);
+        self.seen = core::mem::take(&mut full.seen);
+        self.clear();
+        full
+    }
+
     fn note(&mut self, record: &Record<'_>, raw: &[u8], at: u32) {
         let bytes = raw.len() as u32;
         if let Record::Message(message) = record {
@@ -206,8 +214,10 @@ impl Footer {
     }
 
     fn count_entry(&mut self, entry: &Entry) {
-        self.seen.resize(SEEN_QUEUES, None);
-        let place = (entry.queue.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % SEEN_QUEUES;
+        self.seen.resize(1 << SEEN_QUEUES_LOG2, None);
+        // Spreads numbers that follow each other evenly.
+        let hash = entry.queue.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let place = (hash >> (u64::BITS - SEEN_QUEUES_LOG2)) as usize;
         let before = self.seen[place].filter(|(queue, _)| *queue == entry.queue).map(|(_, before)| before);
         self.parts_bytes += parts::bytes_max(entry, before);
         self.seen[place] = Some((entry.queue, Before::after(entry)));
@@ -382,4 +392,92 @@ pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Op
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::parts::PartBlock;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Notes messages with these targets, one behind the other; tells what should be found.
+    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<Entry> {
+        let mut next: BTreeMap<u64, u64> = BTreeMap::new();
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        for (queues, body) in messages {
+            let mut targets: Vec<Target> = Vec::new();
+            for (queue, lane) in queues {
+                if targets.iter().all(|target| target.queue != *queue) {
+                    let offset = next.entry(*queue).or_insert(100 * queue);
+                    targets.push(Target { queue: *queue, offset: *offset, lane: *lane });
+                    *offset += 1;
+                }
+            }
+            let at = 4096 + bytes.len() as u32;
+            let body = vec![0; *body];
+            Record::Message(Message {
+                targets: Targets::List(&targets),
+                enqueued_ms: 1,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"",
+                properties: b"",
+                body: Body::Inline(&body),
+            })
+            .encode(&mut bytes);
+            let length = 4096 + bytes.len() as u32 - at;
+            expected.extend(targets.iter().map(|target| entry_of(*target, targets.len(), None, at, length)));
+        }
+        footer.note_records(&bytes, 4096);
+        expected.sort_unstable();
+        expected
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_grouped_and_take_no_more_than_was_kept_free(
+            messages in prop::collection::vec(
+                (prop::collection::vec((0_u64..1500, 0_u8..2), 1..4), 0_usize..20), 0..600),
+            few in any::<bool>(),
+        ) {
+            let mut messages = messages;
+            if few {
+                messages.iter_mut().flat_map(|(queues, _)| queues).for_each(|(queue, _)| *queue %= 3);
+            }
+            let mut footer = Footer::default();
+            let expected = note(&mut footer, &messages);
+            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let (mut out, mut parts) = (Vec::new(), Vec::new());
+            footer.finish(&trailer, 9, &mut out, &mut parts);
+            prop_assert!(out.len() <= padded(footer.bytes_max()), "{} {}", out.len(), footer.bytes_max());
+            let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
+            prop_assert_eq!(lengths.footer(), out.len());
+            let facts = &out[lengths.parts..lengths.parts + lengths.facts];
+            prop_assert_eq!(parse(facts, &out, 9), Some(trailer));
+            let (mut found, mut at) = (Vec::new(), 0);
+            while at < lengths.parts {
+                let block = PartBlock::parse(&out[at..lengths.parts], part_seed(9, 2)).expect("a block");
+                found.extend(block.entries());
+                at += block.stride;
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_segment_full_of_tiny_messages_is_grouped_in_many_rounds() {
+        let messages: Vec<(Vec<(u64, u8)>, usize)> =
+            (0..40_000_u64).map(|n| (vec![(n * 7919 % 1000, 0)], 1)).collect();
+        let mut footer = Footer::default();
+        let expected = note(&mut footer, &messages);
+        let (mut out, mut parts) = (Vec::new(), Vec::new());
+        let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+        footer.finish(&trailer, 9, &mut out, &mut parts);
+        assert_eq!((parts.len(), expected.len()), (1000, 40_000));
+        let used = out.len() as f64 / 40_000.0;
+        let kept = footer.bytes_max() as f64 / 40_000.0;
+        println!("{used:.2} bytes a message, {kept:.2} kept free");
+        assert!(used < 6.0 && kept < 2.0 * used);
+    }
 }

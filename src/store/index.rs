@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::parts::{Entry, Part};
-use super::queue_index::{QueueIndex, Seen};
+use super::queue_index::{Lost, QueueIndex, Seen};
 use super::ranges::RangeSet;
 use super::record::{Body, Message, Range, Record};
 
@@ -62,6 +62,12 @@ struct LargeBody {
     dead: bool,
 }
 
+impl LargeBody {
+    fn bytes(&self) -> u64 {
+        self.chunks.values().map(|place| u64::from(place.bytes)).sum()
+    }
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -70,6 +76,8 @@ pub struct Index {
     definitions: BTreeMap<Box<[u8]>, DefinitionIndex>,
     bodies: BTreeMap<u64, LargeBody>,
     next_body: u64,
+    /// Runs of all queues.
+    runs: usize,
 }
 
 impl Index {
@@ -86,6 +94,11 @@ impl Index {
     /// The definitions by key, deleted ones included.
     pub const fn definitions(&self) -> &BTreeMap<Box<[u8]>, DefinitionIndex> {
         &self.definitions
+    }
+
+    /// Runs of all queues: what the queues' messages cost in memory.
+    pub const fn runs(&self) -> usize {
+        self.runs
     }
 
     /// An id for a large body that no other ever had.
@@ -190,7 +203,10 @@ impl Index {
             self.bodies.entry(body).or_default();
         }
         let entry = self.queues.entry(queue).or_default();
-        match entry.add(offset, segment, bytes) {
+        let runs = entry.runs.len();
+        let seen = entry.add(offset, segment, bytes);
+        self.runs = self.runs + entry.runs.len() - runs;
+        match seen {
             Seen::Again => {}
             Seen::Dead => {
                 if let Some(segment) = self.segments.get_mut(&segment) {
@@ -203,8 +219,10 @@ impl Index {
             }
             Seen::New => {
                 if let Some(body) = body {
+                    let large = self.bodies.entry(body).or_default();
+                    large.holders += 1;
                     entry.large.insert(offset, body);
-                    self.bodies.entry(body).or_default().holders += 1;
+                    entry.large_bytes += large.bytes();
                 }
                 self.gain(segment);
             }
@@ -262,37 +280,29 @@ impl Index {
     }
 
     fn settle(&mut self, queue: u64, range: Range) {
-        let mut fresh = heapless::Deque::<Range, 4>::new();
-        let mut spilled = Vec::new();
-        self.queue(queue).settled.insert(range, |part| {
-            if fresh.push_back(part).is_err() {
-                spilled.push(part);
+        let Self { queues, segments, bodies, runs, .. } = self;
+        let entry = queues.entry(queue).or_default();
+        let before = entry.runs.len();
+        let mut buried = |entry: &mut QueueIndex, fresh: Range, segments: &mut BTreeMap<u64, Segment>| {
+            while let Some((&offset, &body)) = entry.large.range(fresh.start..fresh.end).next() {
+                entry.large.remove(&offset);
+                let Some(large) = bodies.get_mut(&body) else { continue };
+                entry.large_bytes = entry.large_bytes.saturating_sub(large.bytes());
+                large.holders -= 1;
+                if large.holders == 0 {
+                    bury(large, segments);
+                }
             }
-        });
-        for part in fresh.into_iter().chain(spilled) {
-            self.settle_part(queue, part);
-        }
-    }
-
-    /// Offsets that were not settled before.
-    fn settle_part(&mut self, queue: u64, part: Range) {
-        let Some(entry) = self.queues.get_mut(&queue) else {
-            return;
         };
-        let segments = &mut self.segments;
-        entry.lose(part, |segment, count| {
-            if let Some(segment) = segments.get_mut(&segment) {
-                segment.live -= count;
+        entry.settle(range, |entry, lost| match lost {
+            Lost::Live(segment, count) => {
+                if let Some(segment) = segments.get_mut(&segment) {
+                    segment.live -= count;
+                }
             }
+            Lost::Offsets(fresh) => buried(entry, fresh, segments),
         });
-        while let Some((&offset, &body)) = entry.large.range(part.start..part.end).next() {
-            entry.large.remove(&offset);
-            let Some(large) = self.bodies.get_mut(&body) else { continue };
-            large.holders -= 1;
-            if large.holders == 0 {
-                bury(large, &mut self.segments);
-            }
-        }
+        *runs = *runs + entry.runs.len() - before;
     }
 
     /// Whether some segment would have nothing live left if these offsets were settled.
@@ -305,9 +315,6 @@ impl Index {
                 for run in runs.filter(|run| run.offsets.end > part.start) {
                     let count = run.offsets.end.min(part.end) - run.offsets.start.max(part.start);
                     *lost.entry(run.segment).or_default() += count;
-                }
-                for segment in entry.moved.range(part.start..part.end).map(|(_, segment)| segment) {
-                    *lost.entry(*segment).or_default() += 1;
                 }
             }
         }
@@ -348,6 +355,7 @@ impl Index {
 
     fn forget_gone(&mut self) {
         self.queues.retain(|_, queue| !queue.gone || queue.is_held_by(|_| true));
+        self.runs = self.queues.values().map(|queue| queue.runs.len()).sum();
     }
 
     /// Whether `record`, found in `segment`, must be copied before the segment can be left out.

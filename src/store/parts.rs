@@ -298,3 +298,83 @@ pub(super) fn bytes_max(entry: &Entry, before: Option<Before>) -> usize {
 }
 
 const _: () = assert!(HEAD_BYTES_MAX + 2 * ENTRY_BYTES_MAX < PART_BLOCK_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        let entry = (0_u64..4, 0_u64..6, 0_u32..4 << 20, 1_u32..90_000, 0_u8..12, any::<u64>());
+        prop::collection::vec(entry, 0..900).prop_map(|entries| {
+            let (mut last, mut end) = (None, 0);
+            let mut made: Vec<Entry> = Vec::new();
+            for (queue, gap, at, bytes, kind, body) in entries {
+                let queue = last.map_or(queue, |(last, _)| last + u64::from(queue == 3 && gap == 5));
+                let first = last.is_none_or(|(last, _)| last != queue);
+                let offset =
+                    if first { body >> 3 } else { last.map_or(0, |(_, at)| at + 1) } + gap / 5 * body % 999;
+                let at = if kind < 8 { end } else { at };
+                let bytes = if kind % 2 == 0 { 300 } else { bytes };
+                let (lane, targets) = (kind / 10, 1 + u32::from(kind == 9) * (bytes % 50));
+                made.push(Entry { queue, offset, at, bytes, targets, lane, is_chunked: kind == 7, body });
+                made.last_mut().expect("just pushed").body *= u64::from(kind == 7);
+                (last, end) = (Some((queue, offset)), at + bytes);
+            }
+            made
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back_block_by_block(entries in entries()) {
+            let (mut out, mut parts) = (Vec::new(), Vec::new());
+            let mut writer = PartWriter::new(&mut out, &mut parts, 77);
+            entries.iter().for_each(|entry| writer.push(entry));
+            writer.finish();
+            let mut found = Vec::new();
+            for (queue, part) in &parts {
+                let bytes = &out[part.at as usize..][..part.bytes as usize];
+                let mut at = 0;
+                while at < bytes.len() {
+                    let block = PartBlock::parse(&bytes[at..], 77).expect("a block");
+                    prop_assert!(block.queue == *queue && at % PART_BLOCK_BYTES == 0);
+                    prop_assert_eq!(block.entries().next().map(|entry| entry.offset), Some(block.first));
+                    found.extend(block.entries());
+                    at += block.stride;
+                }
+            }
+            prop_assert_eq!(found, entries);
+        }
+
+        #[test]
+        fn hostile_and_damaged_blocks_never_panic(
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+            at in 0_usize..200,
+        ) {
+            let mut bytes = vec![0; 6];
+            bytes.extend_from_slice(&payload);
+            let length = bytes.len() as u16;
+            bytes[4..6].copy_from_slice(&length.to_le_bytes());
+            let sum = crc32c::crc32c_append(5, &bytes[4..]);
+            bytes[..4].copy_from_slice(&sum.to_le_bytes());
+            if let Some(block) = PartBlock::parse(&bytes, 5) {
+                block.entries().for_each(drop);
+            }
+            let at = at % bytes.len();
+            bytes[at] ^= 1;
+            prop_assert!(PartBlock::parse(&bytes, 5).is_none() || at == 5);
+        }
+
+        #[test]
+        fn the_smallest_are_kept(items in prop::collection::vec(0_u32..1000, 0..200), most in 1_usize..40) {
+            let mut smallest = Smallest::new(vec![9], most);
+            items.iter().for_each(|item| smallest.push(*item));
+            let (kept, is_cut) = smallest.sorted();
+            let mut sorted = items.clone();
+            sorted.sort_unstable();
+            sorted.truncate(most);
+            prop_assert_eq!((kept, is_cut), (sorted, items.len() > most));
+        }
+    }
+}

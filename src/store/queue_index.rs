@@ -2,11 +2,12 @@
 //!
 //! A queue's messages come in *runs*: rising offsets in one segment, so a queue costs a run per segment
 //! however many messages it has. Offsets that were settled before the next one was written do not end a run:
-//! what was consumed before its commit is never written at all, and such holes must cost nothing. Messages
-//! copied forward by the cleaner are kept one by one.
+//! what was consumed before its commit is never written at all, and such holes must cost nothing. A message
+//! that the cleaner copies leaves its run for one of the segment it is copied to.
 //!
-//! Always true: every offset of a run that holds no record of its own is settled; runs rise and do not
-//! overlap; moved messages are live; `live` is the number of offsets in runs or moved that are not settled.
+//! Always true: an offset of a run is live, and lies in the run's segment, or it is settled; runs rise, do
+//! not overlap, and have something live in them; `live` is the number of offsets in runs that are not
+//! settled.
 
 use std::collections::BTreeMap;
 
@@ -14,29 +15,25 @@ use super::parts::Part;
 use super::ranges::RangeSet;
 use super::record::Range;
 
-/// Moved messages that one fetch looks at: they are found one by one.
-const FETCH_MOVED_MAX: usize = 256;
-
-/// Offsets whose records lie in one segment; those that are missing are settled.
+/// Offsets whose live records lie in one segment; those that are missing are settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The offsets.
     pub offsets: Range,
     /// The segment.
     pub segment: u64,
-    /// Bytes of the records.
+    /// Live messages.
+    pub live: u64,
+    /// Bytes of their records; a record for several queues is shared. After some were settled that is what
+    /// their number makes likely.
     pub bytes: u64,
-    /// The queue's part of the segment's footer.
-    pub part: Part,
 }
 
 /// What is known of one queue.
 #[derive(Clone, Debug)]
 pub struct QueueIndex {
-    /// Where its messages were first written, rising.
+    /// Where its live messages lie.
     pub runs: Vec<Run>,
-    /// Live messages that were copied since: offset and segment.
-    pub moved: BTreeMap<u64, u64>,
     /// Settled offsets.
     pub settled: RangeSet,
     /// Live messages.
@@ -47,10 +44,12 @@ pub struct QueueIndex {
     pub gone: bool,
     /// Settlements and marks lie in this segment and later ones.
     pub(super) settled_since: u64,
-    /// Segments with copies, dead ones included, and the queue's part of their footers.
-    copies: Vec<(u64, Part)>,
+    /// Segments with messages of this queue, dead ones too, and its part of their footers.
+    held: Vec<(u64, Part)>,
     /// Live messages whose bodies are chunks.
     pub(super) large: BTreeMap<u64, u64>,
+    /// Bytes of those chunks.
+    pub(super) large_bytes: u64,
     next_offset: u64,
 }
 
@@ -58,14 +57,14 @@ impl Default for QueueIndex {
     fn default() -> Self {
         Self {
             runs: Vec::new(),
-            moved: BTreeMap::new(),
             settled: RangeSet::default(),
             live: 0,
             delivered_through: 0,
             gone: false,
             settled_since: u64::MAX,
-            copies: Vec::new(),
+            held: Vec::new(),
             large: BTreeMap::new(),
+            large_bytes: 0,
             next_offset: 0,
         }
     }
@@ -82,6 +81,15 @@ pub(super) enum Seen {
     Moved(u64),
     /// It was not known.
     New,
+}
+
+/// What a settlement costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lost {
+    /// A segment loses so many live messages.
+    Live(u64, u64),
+    /// These offsets were not settled before.
+    Offsets(Range),
 }
 
 /// What one fetch reads.
@@ -101,117 +109,147 @@ impl QueueIndex {
         self.next_offset.max(self.settled.end()).max(self.delivered_through)
     }
 
-    /// Whether any record of this queue, dead or alive, lies in a segment that `counts`.
-    pub(super) fn is_held_by(&self, counts: impl Fn(u64) -> bool) -> bool {
-        self.runs.iter().any(|run| counts(run.segment))
-            || self.copies.iter().any(|(segment, _)| counts(*segment))
+    /// Bytes of the log that its live messages take, chunks included: exact after a start, later as exact as
+    /// [`Run::bytes`].
+    pub fn live_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.bytes).sum::<u64>() + self.large_bytes
     }
 
-    fn run_of(&self, offset: u64) -> Option<&Run> {
-        let at = self.runs.partition_point(|run| run.offsets.end <= offset);
-        self.runs.get(at).filter(|run| run.offsets.start <= offset)
+    /// Whether any record of this queue, dead or alive, lies in a segment that `counts`.
+    pub(super) fn is_held_by(&self, counts: impl Fn(u64) -> bool) -> bool {
+        self.held.iter().any(|(segment, _)| counts(*segment))
+    }
+
+    /// Where the first run that ends behind `offset` is.
+    fn at(&self, offset: u64) -> usize {
+        self.runs.partition_point(|run| run.offsets.end <= offset)
     }
 
     /// The segment that holds a live message.
     pub fn segment_of(&self, offset: u64) -> Option<u64> {
-        if self.gone || self.settled.contains(offset) {
+        if self.settled.contains(offset) {
             return None;
         }
-        self.moved.get(&offset).copied().or_else(|| self.run_of(offset).map(|run| run.segment))
+        let run = self.runs.get(self.at(offset)).filter(|run| run.offsets.start <= offset);
+        run.map(|run| run.segment)
     }
 
     /// Takes note of a message in `segment`.
     pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u64) -> Seen {
-        let is_dead = self.gone || self.settled.contains(offset);
-        if !is_dead && let Some(old) = self.segment_of(offset) {
-            if old == segment {
-                return Seen::Again;
-            }
-            self.moved.insert(offset, segment);
-            self.note_copy(segment);
-            return Seen::Moved(old);
-        }
-        if is_dead || offset < self.next_offset {
-            self.note_copy(segment);
-            if !is_dead {
-                self.moved.insert(offset, segment);
-            }
-        } else {
-            self.extend(offset, segment, bytes);
-        }
+        self.hold(segment);
         self.next_offset = self.next_offset.max(offset + 1);
-        if is_dead {
+        if self.gone || self.settled.contains(offset) {
             return Seen::Dead;
         }
-        self.live += 1;
-        Seen::New
-    }
-
-    fn extend(&mut self, offset: u64, segment: u64, bytes: u64) {
-        let end = offset + 1;
-        let settled = &self.settled;
-        let is_next = |run: &&mut Run| {
-            run.segment == segment && settled.contains_all(Range { start: run.offsets.end, end: offset })
-        };
-        if let Some(run) = self.runs.last_mut().filter(is_next) {
-            run.offsets.end = end;
-            run.bytes += bytes;
-        } else {
-            let offsets = Range { start: offset, end };
-            self.runs.push(Run { offsets, segment, bytes, part: Part::default() });
+        let at = self.at(offset);
+        match self.runs.get(at).filter(|run| run.offsets.start <= offset).map(|run| run.segment) {
+            Some(old) if old == segment => Seen::Again,
+            Some(old) => {
+                self.take_out(at, offset, bytes);
+                self.put_in(offset, segment, bytes);
+                Seen::Moved(old)
+            }
+            None => {
+                self.put_in(offset, segment, bytes);
+                self.live += 1;
+                Seen::New
+            }
         }
     }
 
-    fn note_copy(&mut self, segment: u64) {
-        // The run says already that the queue has records there.
-        if self.runs.last().is_some_and(|run| run.segment == segment) {
+    /// Puts a live message that is in no run into one.
+    fn put_in(&mut self, offset: u64, segment: u64, bytes: u64) {
+        let at = self.at(offset);
+        let end = offset + 1;
+        if let Some(run) = at.checked_sub(1).and_then(|before| self.runs.get_mut(before))
+            && run.segment == segment
+            && self.settled.contains_all(Range { start: run.offsets.end, end: offset })
+        {
+            run.offsets.end = end;
+            run.live += 1;
+            run.bytes += bytes;
             return;
         }
-        if let Err(at) = self.copies.binary_search_by_key(&segment, |(segment, _)| *segment) {
-            self.copies.insert(at, (segment, Part::default()));
+        self.runs.insert(at, Run { offsets: Range { start: offset, end }, segment, live: 1, bytes });
+    }
+
+    /// Takes a live message out of the run that has it.
+    fn take_out(&mut self, at: usize, offset: u64, bytes: u64) {
+        let run = &mut self.runs[at];
+        let before = Range { start: run.offsets.start, end: offset };
+        let after = Range { start: offset + 1, end: run.offsets.end };
+        run.live -= 1;
+        run.bytes -= bytes.min(run.bytes);
+        if run.live == 0 {
+            self.runs.remove(at);
+        } else if self.settled.contains_all(before) {
+            run.offsets = after;
+        } else if self.settled.contains_all(after) {
+            run.offsets = before;
+        } else {
+            let live = before.end - before.start - self.settled.count_in(before);
+            let bytes = share_of(run.bytes, live, run.live);
+            let rest = Run { offsets: after, live: run.live - live, bytes: run.bytes - bytes, ..*run };
+            *run = Run { offsets: before, live, bytes, ..*run };
+            self.runs.insert(at + 1, rest);
+        }
+    }
+
+    fn hold(&mut self, segment: u64) {
+        if self.held.last().is_some_and(|(last, _)| *last == segment) {
+            return;
+        }
+        if let Err(at) = self.held.binary_search_by_key(&segment, |(segment, _)| *segment) {
+            self.held.insert(at, (segment, Part::default()));
         }
     }
 
     /// Where the queue's part of a sealed segment's footer lies.
     pub(super) fn set_part(&mut self, segment: u64, part: Part) {
-        for run in self.runs.iter_mut().rev().take_while(|run| run.segment >= segment) {
-            if run.segment == segment {
-                run.part = part;
-            }
-        }
-        if let Ok(at) = self.copies.binary_search_by_key(&segment, |(segment, _)| *segment) {
-            self.copies[at].1 = part;
+        if let Ok(at) = self.held.binary_search_by_key(&segment, |(segment, _)| *segment) {
+            self.held[at].1 = part;
         }
     }
 
     fn part_of(&self, segment: u64) -> Part {
-        let at = self.runs.partition_point(|run| run.segment < segment);
-        let run = self.runs.get(at).filter(|run| run.segment == segment).map(|run| run.part);
-        let copy = self.copies.binary_search_by_key(&segment, |(segment, _)| *segment);
-        run.or_else(|| copy.ok().map(|at| self.copies[at].1)).unwrap_or_default()
+        let held = self.held.binary_search_by_key(&segment, |(segment, _)| *segment);
+        held.map_or(Part::default(), |at| self.held[at].1)
     }
 
-    /// Offsets that were live and are settled now; calls `lost` with segments and how many they lose.
-    pub(super) fn lose(&mut self, part: Range, mut lost: impl FnMut(u64, u64)) {
-        let first = self.runs.partition_point(|run| run.offsets.end <= part.start);
-        for run in self.runs[first..].iter().take_while(|run| run.offsets.start < part.end) {
-            let (start, end) = (run.offsets.start.max(part.start), run.offsets.end.min(part.end));
-            let away = self.moved.range(start..end).count() as u64;
-            let count = end - start - away;
+    /// Settles offsets and tells what that costs, part by part.
+    pub(super) fn settle(&mut self, range: Range, mut tell: impl FnMut(&mut Self, Lost)) {
+        let mut settled = core::mem::take(&mut self.settled);
+        settled.insert(range, |fresh| {
+            self.lose(fresh, &mut tell);
+            tell(self, Lost::Offsets(fresh));
+        });
+        self.settled = settled;
+    }
+
+    fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, Lost)) {
+        let first = self.at(fresh.start);
+        let (mut at, mut kept) = (first, first);
+        while let Some(run) = self.runs.get_mut(at).filter(|run| run.offsets.start < fresh.end) {
+            let count = run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start);
+            // All of it that was settled before is not fresh, so what is fresh is live.
+            run.bytes -= share_of(run.bytes, count, run.live);
+            run.live -= count;
             self.live -= count;
-            lost(run.segment, count);
+            let (segment, is_dead) = (run.segment, run.live == 0);
+            tell(self, Lost::Live(segment, count));
+            if !is_dead {
+                self.runs.swap(kept, at);
+                kept += 1;
+            }
+            at += 1;
         }
-        while let Some((&offset, &segment)) = self.moved.range(part.start..part.end).next() {
-            self.moved.remove(&offset);
-            self.live -= 1;
-            lost(segment, 1);
-        }
+        self.runs.drain(kept..at);
     }
 
     /// A segment has left the log.
     pub(super) fn forget_segment(&mut self, sequence: u64) {
+        self.held.retain(|(segment, _)| *segment != sequence);
         self.runs.retain(|run| run.segment != sequence);
-        self.copies.retain(|(segment, _)| *segment != sequence);
     }
 
     /// Live offsets as ranges, rising: as many offsets as [`QueueIndex::live`] says.
@@ -232,24 +270,15 @@ impl QueueIndex {
         })
     }
 
-    /// The first live offset from `at` on, and those behind it that are found in the same way.
+    /// The first live offset from `at` on, and those right behind it in the same run.
     fn next_piece(&self, mut at: u64) -> Option<Range> {
-        if self.gone {
-            return None;
-        }
         loop {
-            let run = self.runs.get(self.runs.partition_point(|run| run.offsets.end <= at));
-            let run = run.map(|run| Range { start: run.offsets.start.max(at), end: run.offsets.end });
-            let moved = self.moved.range(at..).next().map(|(&at, _)| Range { start: at, end: at + 1 });
-            let piece = match (run, moved) {
-                (Some(run), Some(moved)) if moved.start < run.start => moved,
-                (Some(run), _) => run,
-                (None, moved) => moved?,
-            };
-            match self.settled.first_from(piece.start) {
-                Some(hole) if hole.start <= piece.start => at = hole.end,
-                Some(hole) => return Some(Range { end: piece.end.min(hole.start), ..piece }),
-                None => return Some(piece),
+            let run = self.runs.get(self.at(at))?.offsets;
+            let start = run.start.max(at);
+            match self.settled.first_from(start) {
+                Some(hole) if hole.start <= start => at = hole.end,
+                Some(hole) => return Some(Range { start, end: run.end.min(hole.start) }),
+                None => return Some(Range { start, end: run.end }),
             }
         }
     }
@@ -259,17 +288,8 @@ impl QueueIndex {
     pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<Plan> {
         wanted.clear();
         let first = self.next_piece(offsets.start).filter(|piece| piece.start < offsets.end)?.start;
-        let segment = self.segment_of(first)?;
-        let part = self.part_of(segment);
-        if self.moved.contains_key(&first) {
-            let through = self.plan_moved(first, offsets.end, segment, wanted);
-            return Some(Plan { segment, part, through, hint: Range { start: first, end: through } });
-        }
-        let hint = self.run_of(first)?.offsets;
-        let mut through = hint.end.min(offsets.end);
-        if let Some((&moved, _)) = self.moved.range(first..through).next() {
-            through = moved;
-        }
+        let run = self.runs.get(self.at(first))?;
+        let mut through = run.offsets.end.min(offsets.end);
         let mut at = first;
         while let Some(piece) = self.next_piece(at).filter(|piece| piece.start < through) {
             if wanted.len() == wanted.capacity() {
@@ -279,24 +299,14 @@ impl QueueIndex {
             at = piece.end.min(through);
             wanted.push(Range { start: piece.start, end: at });
         }
-        Some(Plan { segment, part, through, hint })
+        let part = self.part_of(run.segment);
+        Some(Plan { segment: run.segment, part, through, hint: run.offsets })
     }
+}
 
-    fn plan_moved(&self, first: u64, end: u64, segment: u64, wanted: &mut Vec<Range>) -> u64 {
-        let mut at = first;
-        for _ in 0..FETCH_MOVED_MAX.min(wanted.capacity()) {
-            match wanted.last_mut() {
-                Some(last) if last.end == at => last.end = at + 1,
-                _ => wanted.push(Range { start: at, end: at + 1 }),
-            }
-            match self.next_piece(at + 1).map(|piece| piece.start).filter(|next| *next < end) {
-                None => return end,
-                Some(next) if self.segment_of(next) != Some(segment) => return next,
-                Some(next) => at = next,
-            }
-        }
-        at
-    }
+/// What `count` of `all` messages take when all take `bytes`.
+fn share_of(bytes: u64, count: u64, all: u64) -> u64 {
+    (u128::from(bytes) * u128::from(count) / u128::from(all.max(1))) as u64
 }
 
 #[cfg(test)]
@@ -319,9 +329,7 @@ mod tests {
     }
 
     fn settle(queue: &mut QueueIndex, range: Range) {
-        let mut fresh = Vec::new();
-        queue.settled.insert(range, |part| fresh.push(part));
-        fresh.into_iter().for_each(|part| queue.lose(part, |_, _| {}));
+        queue.settle(range, |_, _| {});
     }
 
     fn check(queue: &QueueIndex, model: &Model) {
@@ -332,6 +340,12 @@ mod tests {
             .collect();
         assert_eq!(listed, model.live());
         assert_eq!(queue.live, listed.len() as u64);
+        assert_eq!(
+            (queue.live_bytes(), queue.runs.iter().map(|run| run.live).sum()),
+            (queue.live * 10, queue.live)
+        );
+        assert!(queue.runs.windows(2).all(|pair| pair[0].offsets.end <= pair[1].offsets.start));
+        assert!(queue.runs.iter().all(|run| run.live > 0));
         let mut wanted = Vec::with_capacity(3);
         let (mut at, mut planned) = (0, Vec::new());
         while let Some(plan) = queue.plan(Range { start: at, end: u64::MAX }, &mut wanted) {

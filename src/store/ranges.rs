@@ -34,6 +34,13 @@ impl RangeSet {
         range.is_empty() || self.ranges.get(at).is_some_and(|r| r.start <= range.start && r.end >= range.end)
     }
 
+    /// How many offsets of `range` are in it.
+    pub fn count_in(&self, range: Range) -> u64 {
+        let first = self.ranges.partition_point(|old| old.end <= range.start);
+        let within = self.ranges[first..].iter().take_while(|old| old.start < range.end);
+        within.map(|old| old.end.min(range.end) - old.start.max(range.start)).sum()
+    }
+
     /// The first range that ends behind `offset`.
     pub fn first_from(&self, offset: u64) -> Option<Range> {
         self.ranges.get(self.ranges.partition_point(|range| range.end <= offset)).copied()
@@ -97,6 +104,9 @@ mod tests {
                 prop_assert_eq!(&fresh, &expected);
                 model.extend(expected);
                 prop_assert!((0..80).all(|offset| set.contains(offset) == model.contains(&offset)));
+                let within = Range { start: 10, end: 40 };
+                let count = (10..40).filter(|offset| model.contains(offset)).count() as u64;
+                prop_assert_eq!((set.count_in(within), set.contains_all(within)), (count, count == 30));
                 prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
             }
         }
