@@ -62,7 +62,7 @@ impl Log {
             return Ok(self.durable);
         };
         self.counters.bytes_written += done.bytes() as u64;
-        let CommitJob { seal, header, commit } = done.job;
+        let CommitJob { seal, header, commit, .. } = done.job;
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
         }
@@ -137,12 +137,11 @@ impl Log {
             records: core::mem::take(&mut self.gathered),
             covers: core::mem::take(&mut self.covers),
         };
-        let mut bytes = core::mem::replace(&mut self.gather, core::mem::take(&mut self.spare));
+        let bytes = core::mem::replace(&mut self.gather, core::mem::take(&mut self.spare));
         commit::begin(&mut self.gather);
-        commit::finish(&mut bytes, &commit_header, self.identity.seed());
         let commit = Write { slot: self.active.slot, at: self.tail, bytes };
         self.tail += length as u32;
-        Some(CommitJob { seal, header, commit })
+        Some(CommitJob { seal, header, commit, commit_header, seed: self.identity.seed() })
     }
 
     /// The footer of the active segment, unless it was sealed by another life.

@@ -134,7 +134,7 @@ impl Footer {
     /// Adds the records of a commit whose first record lies at `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
         self.mark = (self.messages.mark(), self.facts.mark(), self.parts_bytes);
-        while let Ok((record, bytes)) = Record::parse(records) {
+        while let Ok((record, bytes)) = Record::parse_known(records) {
             self.note(&record, &records[..bytes], at);
             records = &records[bytes..];
             at += bytes as u32;

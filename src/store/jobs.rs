@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::commit::{self, CommitHeader};
 use super::disk::Disk;
 use super::footer::{Footer, Trailer};
 use super::parts::Part;
@@ -15,7 +16,10 @@ use super::parts::Part;
 pub struct CommitJob {
     pub(super) seal: Option<Seal>,
     pub(super) header: Option<Write>,
+    /// The gathered records; the helper completes them, so that the loop need not checksum them again.
     pub(super) commit: Write,
+    pub(super) commit_header: CommitHeader,
+    pub(super) seed: u32,
 }
 
 /// Bytes for a place.
@@ -89,6 +93,7 @@ impl CommitJob {
         if let Some(header) = &self.header {
             header.run(disk)?;
         }
+        commit::finish(&mut self.commit.bytes, &self.commit_header, self.seed);
         self.commit.run(disk)
     }
 }
