@@ -37,6 +37,8 @@ pub(super) struct Disk {
     /// What is being read for a queue; the reader may also be cleaning.
     reading: Reading,
     cleans_next: bool,
+    /// No commit is on its way that must be over first.
+    may_fetch: bool,
     /// How long commits took, by powers of two of microseconds.
     pub(super) sync_times: [u64; 24],
 }
@@ -112,8 +114,15 @@ impl Disk {
             reader: Helper::start("store-read", waker, reader).map_err(failed)?,
             reading: Reading::Nothing,
             cleans_next: false,
+            may_fetch: true,
             sync_times: [0; 24],
         }))
+    }
+
+    /// Whether there is something to hand out now.
+    pub(super) fn has_work(&self, broker: &Broker) -> bool {
+        broker.journal().has_news()
+            || self.may_fetch && broker.wants_pages() && matches!(self.reading, Reading::Nothing)
     }
 
     /// When there is something to do here if nothing else happens.
@@ -132,6 +141,7 @@ impl Disk {
         now: Now,
     ) -> io::Result<()> {
         if let Some((done, took_us)) = self.writer.take() {
+            self.may_fetch = true;
             let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
             self.sync_times[bucket.min(self.sync_times.len() - 1)] += u64::from(done.is_commit());
             let journal = broker.journal_mut();
@@ -236,7 +246,9 @@ impl Disk {
         if self.cleans_next && self.clean() {
             return;
         }
-        while let Some(fetch) = broker.next_fetch(messages) {
+        if self.may_fetch
+            && let Some(fetch) = broker.next_fetch(messages)
+        {
             let range = store::Range { start: fetch.start, end: fetch.end };
             if let Some(job) = self.keeper.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
                 self.reading = Reading::Queue(fetch);
@@ -245,7 +257,7 @@ impl Disk {
             }
             // The segment is just being sealed: after that commit.
             broker.want_again(&fetch);
-            break;
+            self.may_fetch = false;
         }
         self.clean();
     }
@@ -402,7 +414,7 @@ fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueI
     let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
     let contents = Contents {
         count: found.live,
-        bytes: found.runs.iter().map(|run| run.bytes).sum(),
+        bytes: found.live_bytes(),
         next_offset: found.next_offset(),
         delivered_through: found.delivered_through,
     };

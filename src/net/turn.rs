@@ -102,7 +102,7 @@ impl House {
         self.broker.has_work()
             || !self.to_read.is_empty() && !self.broker.journal().is_crowded()
             || self.spills
-            || self.disk.is_some() && self.broker.journal().has_news()
+            || self.disk.as_ref().is_some_and(|disk| disk.has_work(&self.broker))
             || !self.to_write.is_empty()
             || self.has_room_to_offer()
             || self.may_let_in() && self.doors.iter().any(|door| door.ready)
