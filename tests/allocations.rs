@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
+use home::Home;
 use leveret::config::Config;
 use leveret::config::units::ListenAddress;
 use leveret::limits::Limits;
@@ -36,11 +37,12 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 fn count(layout: Layout) {
     if IS_BROKER.with(Cell::get) {
         ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        // Looking whether to tell allocates too.
+        IS_BROKER.with(|is_broker| is_broker.set(false));
         if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
-            IS_BROKER.with(|is_broker| is_broker.set(false));
             eprintln!("{} bytes: {}", layout.size(), std::backtrace::Backtrace::force_capture());
-            IS_BROKER.with(|is_broker| is_broker.set(true));
         }
+        IS_BROKER.with(|is_broker| is_broker.set(true));
     }
 }
 
@@ -102,8 +104,10 @@ fn start_broker() -> SocketAddr {
     log::set_logger(&EAR).expect("the test has no other");
     log::set_max_level(log::LevelFilter::Info);
     std::thread::spawn(|| {
+        let home = Home::new("allocations");
         let config = Config {
             listen: vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))],
+            data_dir: home.path().to_path_buf(),
             limits: Limits { messages_max: 4_000, ..Limits::default() },
             ..Config::default()
         };
@@ -136,6 +140,9 @@ fn set_up(address: SocketAddr) -> Cast {
     let mut publisher = Link::open(address, &[1]);
     for queue in ["acked", "auto", "got", "requests", "one", "two", "three", "waiting"] {
         publisher.ask(1, &declare(queue));
+    }
+    for queue in ["kept", "deep"] {
+        publisher.ask(1, &durable(queue));
     }
     for exchange in ["outer", "inner"] {
         let exchange_declare = Method::ExchangeDeclare {
@@ -183,6 +190,7 @@ fn set_up(address: SocketAddr) -> Cast {
     consumer.ask(2, &qos(100));
     consumer.ask(2, &consume("acked", "acked", false));
     consumer.ask(2, &consume("waiting", "waiting", false));
+    consumer.ask(2, &consume("kept", "kept", false));
     let getter = Link::open(address, &[1]);
     let mut requester = Link::open(address, &[1]);
     requester.ask(1, &consume("amq.rabbitmq.reply-to", "replies", true));
@@ -210,7 +218,7 @@ fn with_headers(entries: &[u8]) -> Vec<u8> {
 /// A way that messages go, and its name.
 type Way = (&'static str, fn(&mut Cast));
 
-const WAYS: [Way; 13] = [
+const WAYS: [Way; 15] = [
     ("automatic acknowledgement, all sizes", by_default_exchange),
     ("every kind of exchange, with and without the cache", by_every_exchange),
     ("acknowledged one by one and together", acknowledged),
@@ -224,6 +232,8 @@ const WAYS: [Way; 13] = [
     ("frames in pieces", in_pieces),
     ("publishers that wait and go on", waited),
     ("answers on the side", aside),
+    ("written down, confirmed, acknowledged", kept),
+    ("read back", read_back),
 ];
 
 #[test]
@@ -275,6 +285,55 @@ fn by_every_exchange(cast: &mut Cast) {
     // Direct to one queue; fanout, topic and exchange to exchange to three; headers to three or none.
     for _ in 0..50 * (4 + 12 + 12 + 6 + 12) {
         cast.consumer.content();
+    }
+}
+
+fn durable(queue: &str) -> Method<'_> {
+    Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+/// Properties that say delivery_mode 2.
+const PERSISTENT: [u8; 3] = [0x10, 0, 2];
+
+/// Messages that are synced before they are confirmed, and those whose commit comes when it comes.
+fn kept(cast: &mut Cast) {
+    for size in [10, 200, 5_000] {
+        let one = publish("", "kept", false, &PERSISTENT, &vec![3; size]);
+        for _ in 0..30 {
+            cast.confirming.write(&one);
+            let answer = cast.confirming.next();
+            assert!(matches!(answer.method(), Method::BasicAck { .. }), "{answer:?}");
+            let delivery_tag = take(&mut cast.consumer, 1);
+            cast.consumer.send(2, &Method::BasicAck { delivery_tag, multiple: false });
+        }
+        cast.publisher.write(&one.repeat(100));
+        take(&mut cast.consumer, 100);
+        cast.consumer.send(2, &Method::BasicAck { delivery_tag: 0, multiple: true });
+    }
+}
+
+/// More than memory is meant to hold: most of it leaves memory and is read back.
+fn read_back(cast: &mut Cast) {
+    const DEEP: usize = 6_000;
+    let one = publish("", "deep", false, &PERSISTENT, &[4; 50]);
+    cast.confirming.write(&one.repeat(DEEP));
+    let mut confirmed = 0;
+    while confirmed < DEEP as u64 {
+        let answer = cast.confirming.next();
+        let Method::BasicAck { delivery_tag, .. } = answer.method() else { panic!("{answer:?}") };
+        confirmed = delivery_tag;
+    }
+    for _ in 0..DEEP {
+        cast.getter.send(1, &Method::BasicGet { queue: "deep", no_ack: true });
+        cast.getter.content();
     }
 }
 

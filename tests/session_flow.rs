@@ -2,6 +2,7 @@
 
 mod session_support;
 
+use leveret::journal::Batch;
 use leveret::limits::Limits;
 use leveret::mem::Share;
 use leveret::session::{Suspension, Timeout};
@@ -451,4 +452,38 @@ fn records_are_small() {
     let bytes = size_of::<leveret::session::Connection>();
     assert!(bytes <= 512, "{bytes}");
     assert!(leveret::session::Pools::channel_record_bytes() <= 512);
+}
+
+#[test]
+fn a_confirm_waits_for_the_disk_and_those_behind_it_wait_with_it() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.run(&mut world, &select(1));
+    host.said();
+    for (batch, body) in [(1, b"kept"), (0, b"held"), (2, b"more")] {
+        host.rules.batch = Batch::numbered(batch);
+        host.run(&mut world, &publish(1, "none", body));
+    }
+    assert_eq!(host.said(), [String::new(); 0], "nothing is durable yet");
+    assert!(!host.connection.has_output(), "there is nothing to write, so nobody is kept awake");
+    for (durable, confirm) in [(1, ack(1, 2, true)), (2, ack(1, 3, false))] {
+        world.durable = Batch::numbered(durable);
+        host.connection.note_durable(&mut context!(world));
+        host.flush(&mut world);
+        assert_eq!(host.said(), [confirm]);
+    }
+    assert!(!host.connection.awaits_disk());
+}
+
+#[test]
+fn a_channel_that_closes_confirms_nothing_that_is_not_durable() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.run(&mut world, &select(1));
+    host.said();
+    host.rules.batch = Batch::numbered(1);
+    host.run(&mut world, &publish(1, "none", b"kept"));
+    host.run(&mut world, &client_closes(1));
+    assert_eq!(host.said(), ["1 ChannelCloseOk"]);
+    assert!(!host.connection.awaits_disk());
 }

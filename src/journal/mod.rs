@@ -684,3 +684,6 @@ impl Journal {
 const fn mark_of(number: u64) -> u32 {
     (number % (u32::MAX as u64)) as u32 + 1
 }
+
+#[cfg(test)]
+mod tests;

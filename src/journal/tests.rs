@@ -1,0 +1,158 @@
+//! What leaves the journal when, and who waits for what.
+
+use super::*;
+use crate::mem::{MessageLimits, Share};
+
+struct World {
+    messages: Messages,
+    journal: Journal,
+    offsets: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let limits =
+            MessageLimits { messages_max: 4096, body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 20 };
+        let mut journal = Journal::new(4096);
+        journal.start(1, true, 64 << 10);
+        Self { messages: Messages::new(limits), journal, offsets: 0 }
+    }
+
+    fn publish(&mut self, queues: &[u64], urgency: Urgency) -> (MessageId, Batch, u64) {
+        let message = self.messages.begin("", b"key", Share::Ordinary).unwrap();
+        self.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 1000, Share::Ordinary).unwrap();
+        self.messages.append_body(message, &[7; 1000]);
+        self.messages.finish(message);
+        self.offsets += 1;
+        for &queue in queues {
+            self.journal.push_target(Target { queue, offset: self.offsets });
+        }
+        let batch = self.journal.publish(&mut self.messages, message, queues.len() as u32, urgency);
+        (message, batch, self.offsets)
+    }
+
+    /// The consumer of a queue is done with a message; the queue holds one reference.
+    fn settle(&mut self, queue: u64, (message, _, offset): (MessageId, Batch, u64)) {
+        self.journal.settle(&mut self.messages, Target { queue, offset }, message);
+    }
+
+    /// What a commit would write: the number of messages, and what it covers.
+    fn commit(&mut self) -> (usize, Batch) {
+        let (mut count, mut targets) = (0, Vec::new());
+        while self.journal.front(&mut self.messages, &mut targets).is_some() {
+            self.journal.hand_over(&mut self.messages);
+            count += 1;
+        }
+        while self.journal.fact().is_some() {
+            self.journal.pop_fact();
+        }
+        self.journal.drain_settles(|_| {});
+        (count, self.journal.cover(false))
+    }
+}
+
+#[test]
+fn what_is_settled_before_its_commit_is_not_written_and_no_longer_waited_for() {
+    let mut world = World::new();
+    let published = world.publish(&[5], Urgency::Awaited);
+    assert!(published.1 > world.journal.durable());
+    world.settle(5, published);
+    world.messages.release(published.0);
+    assert_eq!(world.messages.messages_used(), 0);
+    assert!(world.journal.is_empty() && world.journal.advance());
+    assert!(published.1 <= world.journal.durable());
+    assert!(!world.journal.advance(), "nothing is new");
+    assert_eq!(world.commit().0, 0);
+}
+
+#[test]
+fn a_message_in_two_queues_is_written_until_both_are_done_with_it() {
+    let mut world = World::new();
+    let published = world.publish(&[5, 6], Urgency::Window);
+    world.settle(5, published);
+    assert!(world.journal.is_gathering(&world.messages, published.0));
+    assert_eq!(world.commit().0, 1);
+    assert!(!world.journal.is_gathering(&world.messages, published.0));
+}
+
+#[test]
+fn a_message_is_held_and_then_marked_as_stored_when_its_commit_is_durable() {
+    let mut world = World::new();
+    let (message, batch, _) = world.publish(&[5], Urgency::Awaited);
+    let (count, covers) = world.commit();
+    assert_eq!((count, covers), (1, batch));
+    assert!(batch > world.journal.durable());
+    world.journal.stored(&mut world.messages, covers);
+    assert_eq!(world.journal.durable(), batch);
+    assert!(world.messages.flags(message).has(MessageFlags::STORED));
+    world.messages.release(message);
+    assert_eq!(world.messages.messages_used(), 0);
+}
+
+#[test]
+fn batches_are_no_larger_than_a_commit_and_become_durable_in_order() {
+    let mut world = World::new();
+    let batches: Vec<Batch> = (0..200).map(|_| world.publish(&[5], Urgency::Awaited).1).collect();
+    assert!(batches.is_sorted());
+    let first = batches.iter().filter(|batch| **batch == batches[0]).count();
+    assert!((40..=64).contains(&first), "{first} of a kilobyte in 64 KiB");
+    let mut targets = Vec::new();
+    for _ in 0..first {
+        world.journal.front(&mut world.messages, &mut targets).unwrap();
+        world.journal.hand_over(&mut world.messages);
+    }
+    assert_eq!(world.journal.cover(false), batches[0], "the next batch is not all in");
+}
+
+#[test]
+fn a_reply_waits_for_settlements_that_found_no_room() {
+    let mut world = World::new();
+    let published = world.publish(&[5], Urgency::Window);
+    let (_, covers) = world.commit();
+    world.journal.stored(&mut world.messages, covers);
+    world.settle(5, published);
+    let awaited = world.journal.await_settles();
+    world.journal.drain_settles(|_| {});
+    assert!(world.journal.cover(true) < awaited);
+    assert!(world.journal.cover(false) >= awaited);
+}
+
+#[test]
+fn a_queue_that_goes_takes_its_places_out_of_messages_that_wait() {
+    let mut world = World::new();
+    world.publish(&[5], Urgency::Window);
+    world.publish(&[5, 6], Urgency::Window);
+    world.journal.queue_gone(5);
+    let later = world.publish(&[5], Urgency::Window);
+    let mut targets = Vec::new();
+    let front = world.journal.front(&mut world.messages, &mut targets).unwrap();
+    assert_eq!((front.number, targets.len(), targets[0].queue), (1, 1, 6));
+    world.journal.hand_over(&mut world.messages);
+    let front = world.journal.front(&mut world.messages, &mut targets).unwrap();
+    assert_eq!(front.message, later.0, "what came after is not meant");
+}
+
+#[test]
+fn settlements_are_merged_whatever_their_order() {
+    let mut world = World::new();
+    for offset in [4, 2, 3, 9, 1] {
+        world.journal.settle_stored(Settled { queue: 5, start: offset, end: offset + 1 });
+        world.journal.settle_stored(Settled { queue: 6, start: offset, end: offset + 1 });
+    }
+    let mut seen = Vec::new();
+    world.journal.drain_settles(|settled| seen.push((settled.queue, settled.start, settled.end)));
+    assert_eq!(seen, [(5, 1, 5), (5, 9, 10), (6, 1, 5), (6, 9, 10)]);
+}
+
+#[test]
+fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
+    let mut journal = Journal::new(4096);
+    assert_eq!(journal.define(Box::default(), None), Batch::NONE);
+    assert_eq!(journal.admit(10, 1), Ok(()));
+    journal.start(1, false, 0);
+    assert_eq!(journal.admit(10, 1), Err(NoRoom::Commit));
+    journal.start(1, true, 64 << 10);
+    journal.set_disk_room(1_000, 800);
+    assert_eq!(journal.admit(100, 1), Ok(()));
+    assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
+}
