@@ -13,7 +13,7 @@
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
 //! | [`session`] | one peer, without its socket | the ground, `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
-//! | [`store`] | the disk: the append log of what must survive a power cut; not wired to the broker yet | the ground |
+//! | [`store`] | the disk: the append log of what must survive a power cut | the ground |
 //! | [`admin`] | the operator's view | the ground, `broker` |
 //! | [`config`] | what the operator said | the ground |
 //! | [`tool`] | what the binary does besides serving | what it needs |
@@ -21,8 +21,8 @@
 //!
 //! # Rules
 //!
-//! - Data flows one way: bytes, command, broker, event, bytes. Nobody calls back up the stairs.
-//! - One thread, no locks. No clock and no socket below [`net`]: time is handed in.
+//! - Data flows one way: bytes, command, broker, journal, event, bytes. Nobody calls back up the stairs.
+//! - One thread decides, no locks; two helpers wait for the disk and hold no state of the broker. No clock and no socket below [`net`]: time is handed in.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
 //! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
@@ -45,12 +45,30 @@
 //!                               Broker::sent; the consumer's ack → Command::Settle → the record is freed
 //! ```
 //!
+//! What must survive goes another way besides. The broker puts it into its [`journal::Journal`], by reference;
+//! at the end of the turn, when the disk is free and it is time, the store fetches it and a helper writes it:
+//!
+//! ```text
+//! Broker::publish ─→ Journal ─Keeper::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
+//!                       │ batch                                                                │
+//!                       ▼                                                                      ▼
+//!          confirms and replies wait for their batch  ◄──────── Journal::durable ◄── Keeper::write_done
+//! ```
+//!
+//! So the one asynchronous boundary is the disk, and whoever need not wait for it does not. A message that is
+//! consumed and acknowledged before its commit is made leaves the journal again. When memory is short, queues
+//! give up the messages that the log has, and read them back ahead of delivery (`broker/pages.rs`).
+//!
 //! A body is copied once in (input buffer to slot and blocks) and once out (to the output buffer), whatever
 //! the fan-out. What a slow socket does not take is not stored: the delivery stays in the outbox, and the
 //! session remembers how many bytes of it are gone.
 //!
 //! # Where this differs from what one might expect
 //!
+//! - A message that the log has is delivered only when it is written down that it may have been
+//!   (`broker/front.rs`): so `redelivered` is never wrong in the direction that hurts, over power cuts too. In
+//!   steady traffic this costs nothing, for a message's own commit says it; a backlog costs a mark for each
+//!   256 messages, ahead of need.
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
 //!   requeueing never needs memory (`broker/deliveries.rs`). Half of all records may serve what came back;
 //!   beyond, it goes back as a mere entry, in the order of its coming, so that records are left for others.
