@@ -1,4 +1,4 @@
-//! The store in the turn: opening it, handing jobs to its helpers, taking their results.
+//! The store in the turn: opening it, and the threads that do what `desk` asks for.
 //!
 //! Always true: the loop's thread touches no disk once it runs; after a failed write nothing more is
 //! confirmed, because the turn ends there and the process with it; a store that cannot be used is said to be
@@ -12,15 +12,14 @@ use std::time::Instant;
 
 use mio::{Poll, Token, Waker};
 
-use crate::broker::{Broker, Contents, Fetch, Page, PageIn, Restored};
-use crate::command::QueueId;
+use crate::broker::Broker;
 use crate::config::Config;
-use crate::journal::Definition;
-use crate::mem::{MessageId, Messages};
-use crate::store::{self, FileDisk, Keeper, Log, OpenError, Report, Settings, Write, WriteDone};
+use crate::mem::Messages;
+use crate::store::{self, FileDisk, Log, OpenError, Report, Settings, Write, WriteDone};
 use crate::time::{Deadline, Now};
 
 use super::StartError;
+use super::desk::{Desk, restore};
 use super::helper::Helper;
 use super::house::entropy;
 
@@ -31,39 +30,11 @@ const SEGMENTS_MIN: u64 = 8;
 
 /// The store as the loop has it.
 pub(super) struct Disk {
-    keeper: Keeper,
+    desk: Desk,
     writer: Helper<Write, (WriteDone, u64)>,
     reader: Helper<store::Read, store::ReadOutcome>,
-    /// What is being read for a queue; the reader may also be cleaning.
-    reading: Reading,
-    cleans_next: bool,
-    /// No commit is on its way that must be over first.
-    may_fetch: bool,
     /// How long commits took, by powers of two of microseconds.
     pub(super) sync_times: [u64; 24],
-}
-
-/// What the reader is busy with.
-enum Reading {
-    Nothing,
-    Cleaning,
-    Queue(Fetch),
-    Chunk(Fetch, Large),
-}
-
-/// A message with a large body that is being read chunk by chunk.
-struct Large {
-    offset: u64,
-    message: MessageId,
-    body: u64,
-    chunks: u32,
-    next: u32,
-}
-
-/// Why no more of what was read was taken.
-enum Stopped {
-    NoRoom,
-    Large(Large),
 }
 
 impl Disk {
@@ -86,7 +57,7 @@ impl Disk {
         }
         let mut files = FileDisk::new(directory);
         let settings = settings(config, directory);
-        let (mut log, report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
+        let (log, report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
             Ok(opened) => opened,
             Err(OpenError::Unreadable(error)) => return Ok(degraded(broker, directory, &error)),
             Err(error) => return Err(refused(error)),
@@ -98,7 +69,7 @@ impl Disk {
             is_writable,
             u64::from(config.limits.commit_bytes_max) / 8 * 7,
         );
-        restore(broker, &mut log, &mut files).map_err(|error| refused(OpenError::Unreadable(error)))?;
+        restore(broker, &log, &mut files).map_err(|error| refused(OpenError::Unreadable(error)))?;
         let failed = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), waker).map_err(failed)?);
         let timed = move |job: Write| {
@@ -109,25 +80,21 @@ impl Disk {
         let mut readable = FileDisk::new(directory);
         let reader = move |job: store::Read| job.run(&mut readable);
         Ok(Some(Self {
-            keeper: Keeper::new(log, config.limits.frame_max as usize),
+            desk: Desk::new(log, config.limits.frame_max as usize),
             writer: Helper::start("store-write", waker.clone(), timed).map_err(failed)?,
             reader: Helper::start("store-read", waker, reader).map_err(failed)?,
-            reading: Reading::Nothing,
-            cleans_next: false,
-            may_fetch: true,
             sync_times: [0; 24],
         }))
     }
 
     /// Whether there is something to hand out now.
     pub(super) fn has_work(&self, broker: &Broker) -> bool {
-        broker.journal().has_news()
-            || self.may_fetch && broker.wants_pages() && matches!(self.reading, Reading::Nothing)
+        self.desk.has_work(broker)
     }
 
     /// When there is something to do here if nothing else happens.
     pub(super) fn deadline(&self) -> Deadline {
-        self.keeper.deadline()
+        self.desk.deadline()
     }
 
     /// Takes what the helpers have done.
@@ -141,178 +108,37 @@ impl Disk {
         now: Now,
     ) -> io::Result<()> {
         if let Some((done, took_us)) = self.writer.take() {
-            self.may_fetch = true;
             let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
             self.sync_times[bucket.min(self.sync_times.len() - 1)] += u64::from(done.is_commit());
-            let journal = broker.journal_mut();
-            self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)?;
+            self.desk.take_write(broker, messages, done, now)?;
         }
-        if let Some(outcome) = self.reader.take() {
-            match core::mem::replace(&mut self.reading, Reading::Nothing) {
-                Reading::Nothing => {}
-                Reading::Cleaning => {
-                    if let store::ReadOutcome::Clean(done) = outcome {
-                        self.keeper.log_mut().clean_read_done(done);
-                    }
-                }
-                Reading::Queue(fetch) => self.take_pages(broker, messages, fetch, outcome),
-                Reading::Chunk(fetch, large) => self.take_chunk(broker, messages, (fetch, large), outcome),
-            }
+        if let Some(outcome) = self.reader.take()
+            && let Some(more) = self.desk.take_read(broker, messages, outcome)
+        {
+            self.reader.give(more);
         }
         Ok(())
     }
 
-    /// Puts what was read into its queue, as far as there is memory for it.
-    fn take_pages(
-        &mut self,
-        broker: &mut Broker,
-        messages: &mut Messages,
-        fetch: Fetch,
-        outcome: store::ReadOutcome,
-    ) {
-        let store::ReadOutcome::Fetch(done) = outcome else { return };
-        let mut stopped = None;
-        let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
-            if stopped.is_none() {
-                stopped = take_page(broker, messages, &fetch, offset, message);
-            }
-        });
-        match stopped {
-            None => broker.fetched(&fetch, fetched.through),
-            Some(Stopped::NoRoom) => broker.page_later(messages, &fetch),
-            Some(Stopped::Large(large)) => self.read_chunk(broker, messages, fetch, large),
-        }
-    }
-
-    /// Goes on reading a large body, or is done with it.
-    fn read_chunk(&mut self, broker: &mut Broker, messages: &mut Messages, fetch: Fetch, large: Large) {
-        if large.next == large.chunks {
-            let is_whole = messages.body_missing(large.message) == 0;
-            if is_whole {
-                broker.paged_in(messages, &fetch, large.offset, large.message);
-            } else {
-                messages.release(large.message);
-            }
-            broker.fetched(&fetch, large.offset + 1);
-            return;
-        }
-        match self.keeper.log_mut().fetch_chunk(large.body, large.next) {
-            Some(job) => {
-                self.reading = Reading::Chunk(fetch, large);
-                self.reader.give(store::Read::Fetch(job));
-            }
-            None => {
-                messages.release(large.message);
-                broker.page_later(messages, &fetch);
-            }
-        }
-    }
-
-    fn take_chunk(
-        &mut self,
-        broker: &mut Broker,
-        messages: &mut Messages,
-        (fetch, mut large): (Fetch, Large),
-        outcome: store::ReadOutcome,
-    ) {
-        let store::ReadOutcome::Fetch(done) = outcome else { return };
-        let mut is_good = false;
-        let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
-            if let Some(bytes) =
-                bytes.filter(|bytes| bytes.len() <= messages.body_missing(large.message) as usize)
-            {
-                messages.append_body(large.message, bytes);
-                is_good = true;
-            }
-        });
-        match (is_good, fetched.retry) {
-            (true, _) => large.next += 1,
-            (false, true) => {}
-            (false, false) => large.next = large.chunks,
-        }
-        self.read_chunk(broker, messages, fetch, large);
-    }
-
     /// Hands out what is due.
     pub(super) fn hand_out(&mut self, broker: &mut Broker, messages: &mut Messages, now: Now) {
-        if let Some(job) = self.keeper.next_write(broker.journal_mut(), messages, now) {
+        if let Some(job) = self.desk.next_write(broker, messages, now) {
             self.writer.give(job);
         }
-        if !matches!(self.reading, Reading::Nothing) {
-            return;
+        if let Some(job) = self.desk.next_read(broker, messages) {
+            self.reader.give(job);
         }
-        // Turn and turn about, so that neither starves.
-        self.cleans_next = !self.cleans_next;
-        if self.cleans_next && self.clean() {
-            return;
-        }
-        if self.may_fetch
-            && let Some(fetch) = broker.next_fetch(messages)
-        {
-            let range = store::Range { start: fetch.start, end: fetch.end };
-            if let Some(job) = self.keeper.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
-                self.reading = Reading::Queue(fetch);
-                self.reader.give(store::Read::Fetch(job));
-                return;
-            }
-            // The segment is just being sealed: after that commit.
-            broker.want_again(&fetch);
-            self.may_fetch = false;
-        }
-        self.clean();
-    }
-
-    fn clean(&mut self) -> bool {
-        let job = self.keeper.log_mut().next_clean_read();
-        let is_given = job.is_some();
-        if let Some(job) = job {
-            self.reading = Reading::Cleaning;
-            self.reader.give(store::Read::Clean(job));
-        }
-        is_given
     }
 
     /// Everything is to be written now.
     pub(super) fn flush(&mut self, now: Now) {
-        self.keeper.flush(now);
+        self.desk.flush(now);
     }
 
     /// Whether everything is written.
     pub(super) fn is_idle(&self, broker: &Broker) -> bool {
-        self.keeper.is_idle(broker.journal())
+        self.desk.is_idle(broker)
     }
-}
-
-/// Puts one message into its queue; says why not, if that stops everything behind it.
-fn take_page(
-    broker: &mut Broker,
-    messages: &mut Messages,
-    fetch: &Fetch,
-    offset: u64,
-    message: &store::Message<'_>,
-) -> Option<Stopped> {
-    let (body, body_len) = match message.body {
-        store::Body::Inline(bytes) => (bytes, bytes.len() as u64),
-        store::Body::Chunked { bytes, .. } => (&[][..], bytes),
-    };
-    let page = Page {
-        offset,
-        exchange: core::str::from_utf8(message.exchange).unwrap_or_default(),
-        routing_key: message.key,
-        properties: message.properties,
-        body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
-    };
-    let id = match broker.page_in(messages, fetch, &page) {
-        PageIn::Begun(id) => id,
-        PageIn::NotWanted => return None,
-        PageIn::NoRoom => return Some(Stopped::NoRoom),
-    };
-    if let store::Body::Chunked { body, chunks, .. } = message.body {
-        return Some(Stopped::Large(Large { offset, message: id, body, chunks, next: 0 }));
-    }
-    messages.append_body(id, body);
-    broker.paged_in(messages, fetch, offset, id);
-    None
 }
 
 fn fresh_identity() -> store::Identity {
@@ -377,55 +203,4 @@ fn tell(report: &Report, directory: &Path) {
             directory.display()
         );
     }
-}
-
-/// Declares everything again, and says where its messages lie.
-fn restore(broker: &mut Broker, log: &mut Log, files: &mut FileDisk) -> io::Result<()> {
-    let mut orphans: Vec<Box<[u8]>> = Vec::new();
-    let mut queues: Vec<(u64, QueueId)> = Vec::new();
-    let damaged = log.read_definitions(files, |key, value| {
-        let Some(definition) = Definition::parse(key, value) else { return };
-        match broker.restore(&definition) {
-            Restored::Exists(Some(queue)) => {
-                if let Definition::Queue { incarnation, .. } = definition {
-                    queues.push((incarnation, queue));
-                }
-            }
-            Restored::Exists(None) => {}
-            Restored::Orphaned => orphans.push(key.into()),
-            Restored::NoRoom => log::error!("{definition:?} is stored, but the limits have no room for it"),
-        }
-    })?;
-    if damaged > 0 {
-        log::error!("{damaged} definitions are damaged and left out");
-    }
-    for key in orphans {
-        broker.forget(&key);
-    }
-    let mut messages = 0;
-    for (incarnation, queue) in queues {
-        messages += restore_queue(broker, log, incarnation, queue);
-    }
-    log::info!("the store has {messages} messages");
-    Ok(())
-}
-
-fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueId) -> u64 {
-    let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
-    let contents = Contents {
-        count: found.live,
-        bytes: found.live_bytes(),
-        next_offset: found.next_offset(),
-        delivered_through: found.delivered_through,
-    };
-    broker.restore_contents(queue, &contents);
-    for range in found.live_ranges() {
-        if !broker.restore_messages(queue, range.start, range.end) {
-            log::error!(
-                "queue_entries_max has no room for all that is stored: some messages wait for a restart"
-            );
-            break;
-        }
-    }
-    found.live
 }

@@ -8,6 +8,7 @@
 //! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
 //! | `stream` | a socket and its readiness; input that has to wait |
 //! | `listen` | listening and accepting |
+//! | `desk` | what passes between broker and store |
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for the disk |
 //! | `signals` | being asked to stop |
 //! | `deadlines` | who wants to be called when |
@@ -15,6 +16,7 @@
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
 mod deadlines;
+pub(crate) mod desk;
 mod disk;
 mod helper;
 mod house;
