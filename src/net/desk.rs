@@ -1,10 +1,10 @@
 //! What passes between the broker and the store: jobs for the disk come out, their results go in.
 //!
-//! Why it exists: the loop hands the jobs to threads, and the simulator runs them when it likes; everything in
-//! between is the same code.
+//! Why it exists: the loop hands the jobs to threads, and the simulator runs them when it likes; everything
+//! in between is the same code.
 //!
-//! Always true: no thread, no clock, no disk; one write and one read are out at a time; what was read goes into
-//! its queue as far as there is memory for it, in order.
+//! Always true: no thread, no clock, no disk; one write and one read are out at a time; what was read goes
+//! into its queue as far as there is memory for it, in order.
 
 use std::io;
 
