@@ -7,23 +7,25 @@ use std::process::ExitCode;
 use leveret::config::Config;
 use leveret::net;
 use leveret::tool::args::{self, Ask, HELP};
-use leveret::tool::{bench, check, logging};
+use leveret::tool::{self, bench, check, inspect, logging};
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             logging::say_fatal(error.as_ref());
-            ExitCode::FAILURE
+            tool::exit_code(error.as_ref())
         }
     }
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     match args::parse(std::env::args_os().skip(1))? {
         Ask::Help => print(HELP)?,
         Ask::Bench(None) => print(bench::options::HELP)?,
         Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
+        Ask::Inspect(None) => print(inspect::options::HELP)?,
+        Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
@@ -37,7 +39,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             net::serve(&config)?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints to standard output; an error when nobody reads it.

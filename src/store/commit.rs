@@ -84,6 +84,41 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     (magic == MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
+/// What a block would say if it were the start of a commit; checked in no way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Claim {
+    /// It begins as a commit does.
+    pub has_magic: bool,
+    /// Bytes of header and records.
+    pub length: usize,
+    /// See [`Commit::header`].
+    pub header: CommitHeader,
+}
+
+impl Claim {
+    /// What the first bytes of `block` claim; `None` when they are too few.
+    pub(super) fn read(block: &[u8]) -> Option<Self> {
+        let mut input = Input::new(block);
+        let has_magic = input.take(4)? == MAGIC;
+        input.u32()?;
+        let length = input.u32()? as usize;
+        Some(Self { has_magic, length, header: CommitHeader::read(&mut input)? })
+    }
+}
+
+impl CommitHeader {
+    fn read(input: &mut Input<'_>) -> Option<Self> {
+        Some(Self {
+            life: input.u32()?,
+            number: input.u64()?,
+            segment: input.u64()?,
+            time_ms: input.u64()?,
+            records: input.u32()?,
+            covers: input.u32()?,
+        })
+    }
+}
+
 impl<'a> Commit<'a> {
     /// The commit at the start of `bytes`, if there is a whole and healthy one.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
@@ -96,14 +131,7 @@ impl<'a> Commit<'a> {
             return None;
         }
         input.u32()?;
-        let header = CommitHeader {
-            life: input.u32()?,
-            number: input.u64()?,
-            segment: input.u64()?,
-            time_ms: input.u64()?,
-            records: input.u32()?,
-            covers: input.u32()?,
-        };
+        let header = CommitHeader::read(&mut input)?;
         Some(Self { header, records: input.rest() })
     }
 

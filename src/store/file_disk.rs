@@ -1,7 +1,8 @@
 //! The disk as files of one directory.
 //!
 //! Always true: reads and writes name their place, no file has a cursor; `fdatasync` is the only sync on a
-//! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk.
+//! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
+//! disk that only reads leaves no trace.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -20,12 +21,23 @@ pub struct FileDisk {
     directory: PathBuf,
     files: Vec<Option<File>>,
     lock: Option<File>,
+    only_reads: bool,
 }
 
 impl FileDisk {
     /// The disk over `directory`, which must be there.
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_path_buf(), files: Vec::new(), lock: None }
+        Self { directory: directory.to_path_buf(), files: Vec::new(), lock: None, only_reads: false }
+    }
+
+    /// The disk over `directory` for one who looks while another may be writing: no file is opened for
+    /// writing, none is made, and there is no lock to take.
+    pub fn only_reading(directory: &Path) -> Self {
+        Self { only_reads: true, ..Self::new(directory) }
+    }
+
+    fn may_write(&self) -> io::Result<()> {
+        if self.only_reads { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 
     fn path(&self, slot: u32) -> PathBuf {
@@ -40,8 +52,9 @@ impl FileDisk {
         if self.files[at].is_none() {
             let path = self.path(slot);
             // A card at its end, or a card image to inspect, may only be readable.
-            let opened = OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path));
-            self.files[at] = Some(opened?);
+            let mut options = OpenOptions::new();
+            let opened = options.read(true).write(!self.only_reads).open(&path);
+            self.files[at] = Some(opened.or_else(|_| File::open(&path))?);
         }
         self.files[at].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -49,6 +62,7 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
+        self.may_write()?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -76,6 +90,7 @@ impl Disk for FileDisk {
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.may_write()?;
         OpenOptions::new().create(true).truncate(false).write(true).open(self.path(slot)).map(drop)
     }
 

@@ -6,6 +6,7 @@
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `recover`, `reader` | starting: what lies on the disk becomes a log again |
+//! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `keeper` | from the journal into the log, a commit at a time |
@@ -50,6 +51,7 @@ mod index;
 mod jobs;
 mod keeper;
 mod log;
+pub mod look;
 mod parts;
 mod queue_index;
 mod ranges;

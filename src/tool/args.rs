@@ -12,7 +12,7 @@ use lexopt::Arg;
 
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
-use crate::tool::bench;
+use crate::tool::{bench, inspect};
 
 /// What a person wants of the program.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub enum Ask {
     Check(Said),
     /// Measure a broker; `None`: say how.
     Bench(Option<bench::options::Options>),
+    /// Look at a data directory; `None`: say how.
+    Inspect(Option<inspect::options::Options>),
     /// Say which version this is.
     Version,
     /// Say how to use it.
@@ -47,6 +49,8 @@ Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: o
        leveret check [OPTIONS]      print the configuration that results and the memory it adds
                                     up to; the exit code says whether the broker would start
        leveret bench [OPTIONS]      measure a broker; leveret bench --help says more
+       leveret inspect DIR          what a data directory holds and whether it is whole; save messages
+                                    from a damaged one; leveret inspect --help says more
 
 Options:
   --config FILE         read this TOML file; flags go before what it says
@@ -62,7 +66,7 @@ Options:
 SIGTERM and SIGINT end the broker cleanly.
 ";
 
-const COMMANDS: [&str; 3] = ["serve", "check", "bench"];
+const COMMANDS: [&str; 4] = ["serve", "check", "bench", "inspect"];
 
 const OPTIONS: [&str; 8] =
     ["--config", "--board", "--listen", "--data-dir", "--memory-limit", "--log-level", "--help", "--version"];
@@ -83,8 +87,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             Arg::Value(word) if word == "bench" && command.is_none() => {
                 return bench::options::parse(&mut parser).map(Ask::Bench);
             }
+            Arg::Value(word) if word == "inspect" && command.is_none() => {
+                let asked = inspect::options::parse(&mut parser).map(Ask::Inspect);
+                return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
+            }
             Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
-            Arg::Value(word) => return Err(BadArguments(format!("{word:?} is one argument too many"))),
+            Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
             Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
             Arg::Long(name) => {
                 let name = format!("--{name}");
@@ -95,7 +103,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     match command.as_deref() {
         None | Some("serve") => Ok(Ask::Serve(said)),
         Some("check") => Ok(Ask::Check(said)),
-        Some(other) => Err(BadArguments(describe_unknown("command", other, &COMMANDS))),
+        Some(other) => Err(BadArguments::new(describe_unknown("command", other, &COMMANDS))),
     }
 }
 
@@ -123,33 +131,40 @@ pub(super) fn value<T: FromStr<Err: fmt::Display>>(
     parser: &mut lexopt::Parser,
 ) -> Result<T, BadArguments> {
     let text = parser.value()?;
-    let text = text.to_str().ok_or_else(|| BadArguments(format!("{name}: {text:?} is not UTF-8")))?;
-    text.parse().map_err(|error| BadArguments(format!("{name}: {error}")))
+    let text = text.to_str().ok_or_else(|| BadArguments::new(format!("{name}: {text:?} is not UTF-8")))?;
+    text.parse().map_err(|error| BadArguments::new(format!("{name}: {error}")))
 }
 
 fn unknown_option(name: &str) -> BadArguments {
-    BadArguments(describe_unknown("option", name, &OPTIONS))
+    BadArguments::new(describe_unknown("option", name, &OPTIONS))
 }
 
 /// Why the arguments make no sense, as one sentence.
 #[derive(Debug, PartialEq, Eq)]
-pub struct BadArguments(String);
+pub struct BadArguments {
+    sentence: String,
+    exit_code: u8,
+}
 
 impl BadArguments {
     pub(super) const fn new(sentence: String) -> Self {
-        Self(sentence)
+        Self { sentence, exit_code: 1 }
+    }
+
+    pub(super) const fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 }
 
 impl From<lexopt::Error> for BadArguments {
     fn from(error: lexopt::Error) -> Self {
-        Self(error.to_string())
+        Self::new(error.to_string())
     }
 }
 
 impl fmt::Display for BadArguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (leveret --help lists what there is)", self.0)
+        write!(f, "{} (leveret --help lists what there is)", self.sentence)
     }
 }
 
@@ -166,7 +181,7 @@ mod tests {
 
     #[track_caller]
     fn refused(line: &str, sentence: &str) {
-        assert_eq!(parsed(line).unwrap_err().0, sentence);
+        assert_eq!(parsed(line).unwrap_err().sentence, sentence);
     }
 
     #[test]
@@ -198,6 +213,8 @@ mod tests {
             "unknown option -x; there are --config, --board, --listen, --data-dir, --memory-limit, \
                  --log-level, --help, --version",
         );
+        assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
+        assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
         refused("chek", "unknown command chek; did you mean check?");
         refused("serve check", "\"check\" is one argument too many");
         refused("--config", "missing argument for option '--config'");

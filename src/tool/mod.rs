@@ -1,5 +1,5 @@
 //! WHAT THE BINARY DOES BESIDES SERVING: reading its arguments, logging, checking a configuration,
-//! measuring.
+//! measuring, inspecting a data directory.
 //!
 //! Everything here runs on behalf of a person at a prompt or of systemd, never for a peer. Always true: what
 //! that person did wrong is answered with one sentence that says what to change.
@@ -7,4 +7,18 @@
 pub mod args;
 pub mod bench;
 pub mod check;
+pub mod inspect;
 pub mod logging;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// What the program ends with when it could not do what was asked.
+pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
+    match error.downcast_ref::<args::BadArguments>() {
+        Some(bad) => ExitCode::from(bad.exit_code()),
+        // The codes below say what was found.
+        None if error.is::<inspect::Trouble>() => ExitCode::from(inspect::CANNOT),
+        None => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,341 @@
+//! Looking at a store without touching it: what it holds, and whether that is as it was written.
+//!
+//! A start wants to serve soon: it trusts footers and gives up what it cannot read. This reads everything,
+//! commit by commit, and tells what is damaged, what that cost, and what of it can still be read. It takes
+//! no lock and writes nothing, so it works beside a broker that writes, on a card that can only be read,
+//! and for a user who may only read.
+//!
+//! | file | what it is for |
+//! |------|----------------|
+//! | `survey` | which files are the log |
+//! | `take` | all of it read, counted and judged |
+//! | `walk` | one segment taken apart |
+//! | `salvage` | what can be read where a commit is damaged |
+//!
+//! Always true: what is told as whole is whole; what is damaged is told, as far as a checksum can show it.
+//! Beside a broker that writes, a look is what the files were one after the other, not at one instant; what
+//! is wrong in one look and not in the next was being written.
+
+mod salvage;
+mod survey;
+mod take;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::commit::BLOCK_BYTES;
+use super::disk::Disk;
+use super::index::{Index, Place};
+use super::record::Record;
+use super::segment::{HeaderRead, SegmentHeader};
+use survey::read_around;
+use walk::{Chain, Event, Walk};
+
+pub use walk::{Tail, Trust};
+
+/// Why a directory cannot be looked at.
+#[derive(Debug)]
+pub enum LookError {
+    /// There is no segment in it.
+    NoStore,
+    /// A newer version of Leveret wrote it.
+    Newer {
+        /// The file that says so.
+        slot: u32,
+        /// The version, as the character it is written with.
+        version: u8,
+    },
+    /// It cannot be read at all.
+    Unreadable(io::Error),
+}
+
+impl core::fmt::Display for LookError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NoStore => write!(f, "there is no store: not one segment file (such as 00000000.seg)"),
+            Self::Newer { slot, version } => write!(
+                f,
+                "{slot:08}.seg is of format {}, this version of Leveret knows format 1: take a newer one",
+                char::from(*version).escape_default()
+            ),
+            Self::Unreadable(error) => write!(f, "the store cannot be read: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for LookError {}
+
+/// A part of the store that is not as it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// What it is.
+    pub kind: DamageKind,
+    /// The file.
+    pub slot: u32,
+    /// Its place in the log; 0 when that is not known.
+    pub segment: u64,
+    /// Bytes of the file, the end not included.
+    pub from: u32,
+    /// See `from`.
+    pub to: u32,
+    /// Commits that are not whole or not there, if that is known.
+    pub commits: Option<u64>,
+    /// Records of theirs that can be read.
+    pub records_read: u64,
+    /// Records of theirs that cannot, if that is known.
+    pub records_lost: Option<u64>,
+    /// Messages among those that were live and are nowhere else, each queue counted.
+    pub messages_lost: u64,
+}
+
+impl Damage {
+    /// Whether `other` is the same thing at the same place.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let place = |damage: &Self| (damage.kind, damage.slot, damage.segment, damage.from, damage.to);
+        place(self) == place(other)
+    }
+}
+
+/// What is damaged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum DamageKind {
+    /// The header of a segment; its commits were found nevertheless.
+    Header,
+    /// Commits.
+    Commits,
+    /// The footer of a segment that is full.
+    Footer,
+    /// The file is shorter than a segment.
+    Short,
+    /// The disk refuses blocks.
+    Unreadable,
+    /// The file of a segment is not there.
+    NoFile,
+    /// The file of a segment holds another one.
+    Replaced,
+    /// A file that is of no use to this store: another one's, or nothing that is known.
+    Foreign,
+    /// Records that this version does not understand.
+    Strange,
+}
+
+/// A segment of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentLook {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// Its file.
+    pub slot: u32,
+    /// It is full and closed.
+    pub sealed: bool,
+    /// Whole commits.
+    pub commits: u64,
+    /// Records in those.
+    pub records: u64,
+    /// Bytes up to the end of its last commit, and those of its footer.
+    pub used_bytes: u32,
+    first: u32,
+    opened_by: Option<u32>,
+    before: Chain,
+}
+
+/// What the bytes of the log are, from the headers of its segments to their footers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Volume {
+    /// Headers of segments.
+    pub header_bytes: u64,
+    /// Headers of commits.
+    pub commit_bytes: u64,
+    /// Zeros between commits.
+    pub padding_bytes: u64,
+    /// Footers.
+    pub footer_bytes: u64,
+    /// Messages and chunks seen for the first time, what the log adds to them included.
+    pub message_bytes: u64,
+    /// Messages and chunks seen again: copied by the cleaner, or repeated by a start.
+    pub copy_bytes: u64,
+    /// Settlements, deletions of queues, marks.
+    pub settled_bytes: u64,
+    /// Definitions.
+    pub defined_bytes: u64,
+    /// Body, properties and key of the messages in `message_bytes`.
+    pub payload_bytes: u64,
+    /// Messages seen for the first time.
+    pub messages: u64,
+}
+
+impl Volume {
+    /// All bytes.
+    pub const fn written_bytes(&self) -> u64 {
+        self.header_bytes
+            + self.commit_bytes
+            + self.padding_bytes
+            + self.footer_bytes
+            + self.message_bytes
+            + self.copy_bytes
+            + self.settled_bytes
+            + self.defined_bytes
+    }
+}
+
+/// What the files that are not in the log are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spare {
+    /// Ready to become segments.
+    pub free: u64,
+    /// Shorter than a segment: being prepared.
+    pub preparing: u64,
+}
+
+/// A record that a walk over a store found.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundRecord<'a> {
+    /// Where.
+    pub place: Place,
+    /// The number of its commit; 0 when that is not known.
+    pub commit: u64,
+    /// The life of its commit; 0 when that is not known.
+    pub life: u32,
+    /// How far it can be trusted.
+    pub trust: Trust,
+    /// The record.
+    pub record: Record<'a>,
+}
+
+/// What a store holds.
+#[derive(Debug)]
+pub struct Look {
+    /// The store's identity; `None` when no header has it any more.
+    pub id: Option<[u8; 16]>,
+    /// Bytes of each segment.
+    pub segment_bytes: u32,
+    /// The last life, commit number and broker time (in milliseconds) found.
+    pub last: (u32, u64, u64),
+    /// The log, oldest first.
+    pub segments: Vec<SegmentLook>,
+    /// The other files.
+    pub spare: Spare,
+    /// Everything that can be read, [`Trust::Tail`] left out.
+    pub index: Index,
+    /// The commit at the end, if it is not whole.
+    pub tail: Option<Tail>,
+    /// Everything that is not as it was written.
+    pub damage: Vec<Damage>,
+    /// Where bytes go.
+    pub volume: Volume,
+    /// Live messages with a body of which a part cannot be read.
+    pub bodies_broken: u64,
+    /// The place of each chunk of a large body.
+    pub chunks: BTreeMap<(u64, u32), Place>,
+    /// Bytes of body and number of all messages found for a queue, dead ones too.
+    bodies: BTreeMap<u64, (u64, u64)>,
+    seed: Option<u32>,
+    /// A segment that is not in the log yet but for the tail that lies in it.
+    tail_only: Option<SegmentLook>,
+}
+
+impl SegmentLook {
+    fn walk<'a>(&self, bytes: &'a [u8], segment_bytes: u32, seed: Option<u32>, is_newest: bool) -> Walk<'a> {
+        Walk {
+            bytes,
+            slot: self.slot,
+            sequence: self.sequence,
+            first: self.first,
+            segment_bytes,
+            seed,
+            is_newest,
+            opened_by: self.opened_by,
+        }
+    }
+
+    /// Whether `bytes`, just read from its file, are all of this segment. The file may have been written
+    /// over while it was read: then its header is another one by now.
+    fn is_still<D: Disk>(&self, disk: &mut D, bytes: &[u8]) -> bool {
+        let mut block = [0; BLOCK_BYTES];
+        let count = disk.read(self.slot, 0, &mut block).unwrap_or(0);
+        self.has_header(bytes) && (count == 0 || self.has_header(&block[..count]))
+    }
+
+    fn has_header(&self, block: &[u8]) -> bool {
+        match SegmentHeader::parse(block) {
+            HeaderRead::Good(header, _) => header.sequence == self.sequence,
+            HeaderRead::Longer(_) => true,
+            // A header that is damaged says nothing.
+            HeaderRead::OtherVersion | HeaderRead::Empty | HeaderRead::Bad => self.opened_by.is_none(),
+        }
+    }
+}
+
+impl Look {
+    /// Reads the whole store.
+    ///
+    /// # Errors
+    /// It is none, or is not to be read by this version or this user.
+    pub fn take<D: Disk>(disk: &mut D) -> Result<Self, LookError> {
+        take::take(disk)
+    }
+
+    /// Nothing is wrong with it.
+    pub const fn is_good(&self) -> bool {
+        self.damage.is_empty() && self.tail.is_none()
+    }
+
+    /// Bytes of body of the live messages of a queue, if they are as large as all that were found.
+    pub fn body_bytes_about(&self, queue: u64) -> u64 {
+        let live = self.index.queues().get(&queue).map_or(0, |queue| queue.live);
+        let (bytes, messages) = self.bodies.get(&queue).copied().unwrap_or_default();
+        (u128::from(bytes) * u128::from(live) / u128::from(messages.max(1))) as u64
+    }
+
+    /// Walks over every record that can be read, oldest segment first, dead ones too. Returns the segments
+    /// that were used again since the look was taken.
+    ///
+    /// # Errors
+    /// The first error of `each`, which is not called again then.
+    pub fn for_each<D: Disk, E>(
+        &self,
+        disk: &mut D,
+        mut each: impl FnMut(&FoundRecord<'_>) -> Result<(), E>,
+    ) -> Result<Vec<u64>, E> {
+        let (mut bytes, mut recycled) = (vec![0; self.segment_bytes as usize], Vec::new());
+        for (at, segment) in self.segments.iter().chain(&self.tail_only).enumerate() {
+            let Some(length) = self.read_segment(disk, segment, &mut bytes) else {
+                recycled.push(segment.sequence);
+                continue;
+            };
+            let is_newest = at + 1 >= self.segments.len();
+            let walk = segment.walk(&bytes[..length], self.segment_bytes, self.seed, is_newest);
+            let (mut chain, mut outcome) = (segment.before, Ok(()));
+            walk.run(&mut chain, &mut |event| {
+                let Event::Record { place, record, commit, trust } = event else { return };
+                if outcome.is_ok() {
+                    let (commit, life) = commit.map_or((0, 0), |header| (header.number, header.life));
+                    outcome = each(&FoundRecord { place, commit, life, trust, record: *record });
+                }
+            });
+            outcome?;
+        }
+        Ok(recycled)
+    }
+
+    /// Reads a segment of the look; `None` when its file is something else by now.
+    fn read_segment<D: Disk>(&self, disk: &mut D, segment: &SegmentLook, bytes: &mut [u8]) -> Option<usize> {
+        let (length, _) = read_around(disk, segment.slot, bytes).ok()?;
+        segment.is_still(disk, &bytes[..length]).then_some(length)
+    }
+
+    /// Reads one record again, checked; `None` when it cannot be had any more.
+    pub fn read_record<'b, D: Disk>(
+        &self,
+        disk: &mut D,
+        place: Place,
+        bytes: &'b mut Vec<u8>,
+    ) -> Option<Record<'b>> {
+        let segment = self.segments.iter().find(|segment| segment.sequence == place.segment)?;
+        bytes.clear();
+        bytes.resize(place.bytes as usize, 0);
+        let count = disk.read(segment.slot, place.at.into(), bytes).ok()?;
+        Record::parse(&bytes[..count]).ok().map(|(record, _)| record)
+    }
+}

@@ -1,0 +1,232 @@
+//! What can still be read where a commit is damaged.
+//!
+//! A commit is damaged when its checksum does not hold; each of its records has a checksum of its own. Two
+//! ways lead to them: the footer of the segment has the place of every record, and without one, commits
+//! begin right behind each other and records too.
+//!
+//! Always true: no place is guessed. Bodies are what strangers sent and may look like records or commits, so
+//! a search through the bytes for what looks right would find what they want found. A record behind one
+//! that is damaged is taken only when from there on everything fits: each checksum, the number of records
+//! that the commit had, and its end.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::super::commit::{COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader, padded};
+use super::super::footer;
+use super::super::index::Place;
+use super::super::parts::Entry;
+use super::super::record::{Record, RecordError, Target};
+use super::walk::{Chain, Event, FoundFooter, Trust, Walk, claimed_extent};
+
+/// Of the four things that a commit's header says about its place, so many must be right.
+const SIGNS_MIN: usize = 3;
+
+/// A commit that nothing but its own records speaks for: all of them are whole, and they are as many and as
+/// long as it says. For a store that has lost the secret its checksums start from.
+pub(super) fn unproven(bytes: &[u8]) -> Option<Commit<'_>> {
+    let claim = Claim::read(bytes).filter(|claim| claim.has_magic)?;
+    let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
+    let found = walk_records(records, claim.header.records);
+    (found.is_all() && claim.header.number > 0).then_some(Commit { header: claim.header, records })
+}
+
+/// Whether a header that is not proven may be that of the next commit: one damaged field is forgiven.
+pub(super) fn is_likely(claim: &Claim, segment: u64, chain: &Chain, next: Option<&CommitHeader>) -> bool {
+    let header = &claim.header;
+    let is_in_number = match (chain.number, next) {
+        (0, Some(next)) => header.number < next.number && header.number > 0,
+        (0, None) => header.number > 0,
+        (last, _) => header.number == last + 1,
+    };
+    // One start may have come in between.
+    let life_max = next.map_or(chain.life.saturating_add(1), |next| next.life);
+    let is_in_life = header.life >= chain.life.max(1) && (header.life <= life_max || chain.life == 0);
+    let signs = [claim.has_magic, header.segment == segment, is_in_number, is_in_life];
+    signs.into_iter().filter(|sign| *sign).count() >= SIGNS_MIN
+}
+
+/// Records of a damaged commit.
+#[derive(Default)]
+struct Records {
+    /// Where each whole one lies, and its length.
+    whole: Vec<(usize, usize)>,
+    damaged: u64,
+    /// Everything fits: nothing is damaged, or what is damaged is known.
+    fits: bool,
+}
+
+impl Records {
+    const fn is_all(&self) -> bool {
+        self.fits && self.damaged == 0
+    }
+}
+
+/// The whole records of a commit that had `count` of them.
+fn walk_records(bytes: &[u8], count: u32) -> Records {
+    let (mut at, mut found, mut sure) = (0, Records::default(), None);
+    while at < bytes.len() {
+        match Record::parse(&bytes[at..]) {
+            Ok((_, length)) => {
+                found.whole.push((at, length));
+                at += length;
+            }
+            Err(RecordError::End) => break,
+            Err(_) => {
+                sure.get_or_insert(found.whole.len());
+                found.damaged += 1;
+                match claimed_extent(&bytes[at..]).filter(|length| *length <= bytes.len() - at) {
+                    Some(length) => at += length,
+                    None => break,
+                }
+            }
+        }
+    }
+    found.fits = at == bytes.len() && found.whole.len() as u64 + found.damaged == u64::from(count);
+    if !found.fits {
+        found.whole.truncate(sure.unwrap_or(found.whole.len()));
+    }
+    found
+}
+
+/// Records of the commits in `range`, beginning with the one right at its start. Tells how many were read
+/// and, if that is known, how many were not.
+pub(super) fn by_chain<'a>(
+    walk: &Walk<'a>,
+    range: Range<usize>,
+    chain: &Chain,
+    next: Option<&CommitHeader>,
+    trust: Trust,
+    each: &mut dyn FnMut(Event<'_>),
+) -> (u64, Option<u64>) {
+    let (mut at, mut chain) = (range.start, *chain);
+    let (mut read, mut lost) = (0, Some(0));
+    while at < range.end {
+        let Some(bytes) = walk.bytes.get(at..range.end) else { break };
+        let claim = Claim::read(bytes).filter(|claim| is_likely(claim, walk.sequence, &chain, next));
+        let Some(claim) = claim else {
+            lost = None;
+            break;
+        };
+        let is_length_likely = claim.length >= COMMIT_HEADER_BYTES && claim.length <= bytes.len();
+        let end = if is_length_likely { claim.length } else { bytes.len() };
+        let records = bytes.get(COMMIT_HEADER_BYTES..end).unwrap_or_default();
+        let found = walk_records(records, claim.header.records);
+        for &(from, length) in &found.whole {
+            if let Ok((record, _)) = Record::parse(&records[from..]) {
+                let place = walk.place((at + COMMIT_HEADER_BYTES + from) as u32, length);
+                each(Event::Record { place, record: &record, commit: Some(&claim.header), trust });
+            }
+        }
+        read += found.whole.len() as u64;
+        lost =
+            lost.map(|lost| lost + u64::from(claim.header.records).saturating_sub(found.whole.len() as u64));
+        if !is_length_likely || trust == Trust::Tail {
+            break;
+        }
+        at += padded(end);
+        chain = Chain { segment: walk.sequence, number: chain.number + 1, ..chain };
+    }
+    (read, lost)
+}
+
+/// Records of the commits in `range`, which a footer has the places of. Tells how many were read and, if that
+/// is known, how many were not.
+pub(super) fn by_footer(
+    walk: &Walk<'_>,
+    range: Range<u32>,
+    found: &FoundFooter<'_>,
+    each: &mut dyn FnMut(Event<'_>),
+) -> (u64, Option<u64>) {
+    let (mut read, mut lost) = (0, 0);
+    // Its own checksum holds, so its facts make sense, or this version would not have written them.
+    let _ = footer::for_each_fact(found.facts, walk.sequence, |fact, place| {
+        if !range.contains(&place.at) {
+            return;
+        }
+        let record = record_at(walk, place).filter(|record| is_of(record, fact));
+        let told = record.as_ref().or_else(|| is_complete(fact).then_some(fact));
+        if let Some(record) = told {
+            read += 1;
+            each(Event::Record { place, record, commit: None, trust: Trust::Salvaged });
+        } else {
+            lost += 1;
+        }
+    });
+    // A message is told once for each of its queues.
+    let mut messages: BTreeMap<(u32, u32), Vec<Target>> = BTreeMap::new();
+    let all = found.messages(|entry| {
+        if range.contains(&entry.at) {
+            messages.entry((entry.at, entry.bytes)).or_default().push(target_of(entry));
+        }
+    });
+    for ((at, bytes), targets) in messages {
+        let place = walk.place(at, bytes as usize);
+        let record = record_at(walk, place).filter(|record| has_targets(record, &targets));
+        if let Some(record) = &record {
+            read += 1;
+            each(Event::Record { place, record, commit: None, trust: Trust::Salvaged });
+        } else {
+            lost += 1;
+            each(Event::Lost(&targets));
+        }
+    }
+    (read, all.map(|()| lost))
+}
+
+/// Whether all that a footer tells lies before byte `tail` and is there.
+pub(super) fn agrees(walk: &Walk<'_>, tail: usize, found: &FoundFooter<'_>) -> bool {
+    let mut agrees = true;
+    let is_inside = |place: Place| place.at as usize + place.bytes as usize <= tail;
+    let facts = footer::for_each_fact(found.facts, walk.sequence, |fact, place| {
+        agrees &= is_inside(place) && record_at(walk, place).is_some_and(|record| is_of(&record, fact));
+    });
+    let messages = found.messages(|entry| {
+        let place = walk.place(entry.at, entry.bytes as usize);
+        let record = record_at(walk, place);
+        agrees &= is_inside(place) && record.is_some_and(|record| has_targets(&record, &[target_of(entry)]));
+    });
+    agrees && facts.is_some() && messages.is_some()
+}
+
+/// The whole record at a place that a footer tells.
+fn record_at<'a>(walk: &Walk<'a>, place: Place) -> Option<Record<'a>> {
+    let from = place.at as usize;
+    let (record, _) = Record::parse(walk.bytes.get(from..from.checked_add(place.bytes as usize)?)?).ok()?;
+    Some(record)
+}
+
+const fn target_of(entry: &Entry) -> Target {
+    Target { queue: entry.queue, offset: entry.offset, lane: entry.lane }
+}
+
+fn has_targets(record: &Record<'_>, targets: &[Target]) -> bool {
+    let Record::Message(message) = record else { return false };
+    targets.iter().all(|target| message.targets.iter().any(|other| other == *target))
+}
+
+/// Whether a footer tells all that the record says.
+const fn is_complete(fact: &Record<'_>) -> bool {
+    !matches!(fact, Record::Message(_) | Record::Chunk { .. } | Record::Defined { value: Some(_), .. })
+}
+
+/// Whether `record` is the one that the footer speaks of.
+fn is_of(record: &Record<'_>, fact: &Record<'_>) -> bool {
+    match (record, fact) {
+        (Record::Chunk { body, index, .. }, Record::Chunk { body: b, index: i, .. }) => {
+            (body, index) == (b, i)
+        }
+        (Record::Defined { version, key, .. }, Record::Defined { version: v, key: k, .. }) => {
+            (version, key) == (v, k)
+        }
+        (record, fact) => record == fact,
+    }
+}
+
+/// The sequence of the segment that the first commit at byte `from` claims to be of, if that is newer than
+/// all that are known.
+pub(super) fn newer_at(bytes: &[u8], from: usize, newest: &Chain) -> Option<u64> {
+    let claim = Claim::read(bytes.get(from..)?).filter(|claim| claim.has_magic)?;
+    let is_newer = claim.header.segment > newest.segment && claim.header.number > newest.number;
+    is_newer.then_some(claim.header.segment)
+}

@@ -1,0 +1,282 @@
+//! Which files there are, whose they are, and which of them are the log.
+//!
+//! The rule is that of a start: the newest header with a commit behind it has the list of the log. Where a
+//! start would give a file up, this looks a little further: a store whose every header is damaged is still
+//! somebody's messages.
+//!
+//! Always true: nothing is written; a block that cannot be read counts as zeros and is told.
+
+use std::io;
+
+use super::super::commit::{BLOCK_BYTES, Claim};
+use super::super::disk::Disk;
+use super::super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
+use super::LookError;
+use super::walk::Walk;
+
+/// The most bytes a header is read with.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+
+/// One file.
+pub(super) struct Found {
+    pub(super) slot: u32,
+    pub(super) header: HeaderRead,
+    /// Its first block could not be read.
+    pub(super) is_unreadable: bool,
+}
+
+/// A segment of the log, and what its file's header was like.
+pub(super) struct Listed {
+    pub(super) segment: SegmentRef,
+    /// Where the first commit begins.
+    pub(super) first: u32,
+    pub(super) header: ListedHeader,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ListedHeader {
+    /// As it should be; opened by this life.
+    Good { life: u32 },
+    /// Not readable.
+    Damaged,
+    /// That of another segment.
+    Other { sequence: u64 },
+    /// There is no file.
+    NoFile,
+}
+
+/// All of it.
+pub(super) struct Survey {
+    pub(super) found: Vec<Found>,
+    pub(super) identity: Option<Identity>,
+    pub(super) segment_bytes: u32,
+    /// The log, oldest first.
+    pub(super) log: Vec<Listed>,
+}
+
+/// Reads a file from `at` on, as much as there is and fits; blocks that the disk refuses become zeros.
+/// Returns the length and the refused blocks.
+pub(super) fn read_around<D: Disk>(
+    disk: &mut D,
+    slot: u32,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Vec<u32>)> {
+    match disk.read(slot, 0, bytes) {
+        Ok(length) => return Ok((length, Vec::new())),
+        Err(error) if is_about_the_file(&error) => return Err(error),
+        Err(_) => {}
+    }
+    let (mut refused, mut length) = (Vec::new(), 0);
+    for (number, block) in bytes.chunks_mut(BLOCK_BYTES).enumerate() {
+        let at = number * BLOCK_BYTES;
+        match disk.read(slot, at as u64, block) {
+            Ok(0) => break,
+            Ok(count) => {
+                length = at + count;
+                if count < block.len() {
+                    break;
+                }
+            }
+            Err(_) => {
+                block.fill(0);
+                refused.push(at as u32);
+                length = at + block.len();
+            }
+        }
+    }
+    Ok((length, refused))
+}
+
+/// Whether the whole file cannot be had, not just a part of it.
+fn is_about_the_file(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+}
+
+impl Survey {
+    pub(super) fn of<D: Disk>(disk: &mut D) -> Result<Self, LookError> {
+        let found = read_headers(disk)?;
+        if found.is_empty() {
+            return Err(LookError::NoStore);
+        }
+        let mut survey = Self { found, identity: None, segment_bytes: 0, log: Vec::new() };
+        let newest = survey.headers().next();
+        let known = newest.map(|(_, _, header)| (header.identity, header.segment_bytes));
+        survey.identity = known.map(|(identity, _)| identity);
+        survey.segment_bytes = match known {
+            Some((_, segment_bytes)) => segment_bytes,
+            None => survey.longest(disk).map_err(LookError::Unreadable)?,
+        };
+        let mut bytes = vec![0; survey.segment_bytes as usize];
+        survey.find_log(disk, &mut bytes).map_err(LookError::Unreadable)?;
+        Ok(survey)
+    }
+
+    /// The good headers of this store with their slots and lengths, newest first.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (u32, u32, &SegmentHeader)> {
+        let mut headers: Vec<_> = self
+            .found
+            .iter()
+            .filter_map(|found| match &found.header {
+                HeaderRead::Good(header, bytes) => Some((found.slot, *bytes, header)),
+                _ => None,
+            })
+            .collect();
+        headers.sort_by_key(|(_, _, header)| core::cmp::Reverse(header.sequence));
+        let identity = headers.first().map(|(_, _, header)| header.identity);
+        headers.into_iter().filter(move |(_, _, header)| Some(header.identity) == identity)
+    }
+
+    fn longest<D: Disk>(&self, disk: &mut D) -> io::Result<u32> {
+        let (mut longest, mut block) = (0, [0; BLOCK_BYTES]);
+        for found in &self.found {
+            // A length can only be felt for.
+            let (mut low, mut high) = (0_u64, 1 << 20);
+            while low < high {
+                let middle = u64::midpoint(low, high);
+                match disk.read(found.slot, middle * BLOCK_BYTES as u64, &mut block) {
+                    Ok(0) => high = middle,
+                    _ => low = middle + 1,
+                }
+            }
+            longest = longest.max(low.min(u64::from(u32::MAX) / BLOCK_BYTES as u64) as u32);
+        }
+        Ok(longest * BLOCK_BYTES as u32)
+    }
+
+    fn find_log<D: Disk>(&mut self, disk: &mut D, bytes: &mut [u8]) -> io::Result<()> {
+        let mut proven = None;
+        for (slot, first, header) in self.headers() {
+            let (length, _) = read_around(disk, slot, bytes)?;
+            let segment = SegmentRef { sequence: header.sequence, slot };
+            if self.walk(&bytes[..length], segment, first).has_commit() {
+                proven = Some((segment, header.live.clone()));
+                break;
+            }
+        }
+        let (newest, mut list) = proven.unwrap_or((SegmentRef { sequence: 0, slot: 0 }, Vec::new()));
+        if newest.sequence > 0 {
+            list.push(newest);
+        }
+        let headless = self.find_headless(disk, bytes, newest.sequence)?;
+        list.extend(headless);
+        self.log = list.into_iter().map(|segment| self.listed(segment)).collect();
+        Ok(())
+    }
+
+    /// Segments whose header cannot be read but whose commits are newer than every header that can.
+    fn find_headless<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        bytes: &mut [u8],
+        newest: u64,
+    ) -> io::Result<Vec<SegmentRef>> {
+        let others = self.found.iter().filter(|found| !matches!(found.header, HeaderRead::Good(..)));
+        let slots: Vec<u32> = others.map(|found| found.slot).collect();
+        for &slot in &slots {
+            if self.identity.is_some() {
+                break;
+            }
+            let (length, _) = read_around(disk, slot, bytes)?;
+            self.identity = prove_identity(&bytes[..length]);
+        }
+        let mut found = Vec::new();
+        for &slot in &slots {
+            let (length, _) = read_around(disk, slot, bytes)?;
+            if let Some(sequence) = self.sequence_of(&bytes[..length]).filter(|found| *found > newest) {
+                found.push(SegmentRef { sequence, slot });
+            }
+        }
+        found.sort_by_key(|segment| segment.sequence);
+        found.dedup_by_key(|segment| segment.sequence);
+        Ok(found)
+    }
+
+    /// The segment that the first whole commit in a file is of.
+    fn sequence_of(&self, bytes: &[u8]) -> Option<u64> {
+        (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
+            let sequence = Claim::read(&bytes[at..])?.header.segment;
+            let walk = self.walk(bytes, SegmentRef { sequence, slot: 0 }, at as u32);
+            walk.is_commit_at(at).then_some(sequence)
+        })
+    }
+
+    fn listed(&self, segment: SegmentRef) -> Listed {
+        let found = self.found.iter().find(|found| found.slot == segment.slot);
+        let (first, header) = match found.map(|found| &found.header) {
+            Some(HeaderRead::Good(header, first))
+                if header.sequence == segment.sequence && Some(header.identity) == self.identity =>
+            {
+                (*first, ListedHeader::Good { life: header.life })
+            }
+            Some(HeaderRead::Good(header, first)) => {
+                (*first, ListedHeader::Other { sequence: header.sequence })
+            }
+            Some(_) => (BLOCK_BYTES as u32, ListedHeader::Damaged),
+            None => (BLOCK_BYTES as u32, ListedHeader::NoFile),
+        };
+        Listed { segment, first, header }
+    }
+
+    /// A walk through the bytes of a file as a segment of this store.
+    pub(super) fn walk<'a>(&self, bytes: &'a [u8], segment: SegmentRef, first: u32) -> Walk<'a> {
+        Walk {
+            bytes,
+            slot: segment.slot,
+            sequence: segment.sequence,
+            first,
+            segment_bytes: self.segment_bytes,
+            seed: self.identity.as_ref().map(Identity::seed),
+            is_newest: false,
+            opened_by: None,
+        }
+    }
+
+    pub(super) fn is_in_log(&self, slot: u32) -> bool {
+        self.log.iter().any(|listed| listed.segment.slot == slot)
+    }
+}
+
+/// Reads the headers of all files.
+fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<Found>, LookError> {
+    let mut slots = disk.slots().map_err(LookError::Unreadable)?;
+    slots.sort_unstable();
+    let mut found = Vec::with_capacity(slots.len());
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for slot in slots {
+        bytes.resize(BLOCK_BYTES, 0);
+        let read = disk.read(slot, 0, &mut bytes);
+        let length = match read {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(LookError::Unreadable(error));
+            }
+            Err(_) => {
+                found.push(Found { slot, header: HeaderRead::Bad, is_unreadable: true });
+                continue;
+            }
+        };
+        let mut header = SegmentHeader::parse(&bytes[..length]);
+        if let HeaderRead::Longer(needed) = header {
+            bytes.resize(needed.min(HEADER_BYTES_MAX), 0);
+            let length = disk.read(slot, 0, &mut bytes).unwrap_or(0);
+            header = SegmentHeader::parse(&bytes[..length]);
+        }
+        if header == HeaderRead::OtherVersion {
+            return Err(LookError::Newer { slot, version: bytes[7] });
+        }
+        found.push(Found { slot, header, is_unreadable: false });
+    }
+    Ok(found)
+}
+
+/// The identity in a damaged header, if a commit behind it was made with it.
+fn prove_identity(bytes: &[u8]) -> Option<Identity> {
+    let identity = SegmentHeader::claimed_identity(bytes)?;
+    let survey = Survey {
+        found: Vec::new(),
+        identity: Some(identity),
+        segment_bytes: bytes.len() as u32,
+        log: Vec::new(),
+    };
+    survey.sequence_of(bytes).map(|_| identity)
+}

@@ -1,0 +1,441 @@
+//! All of a store read, counted and judged.
+//!
+//! Always true: a look goes over every byte of the log once, oldest segment first; a message counts as lost
+//! only when it was live and no other copy of it can be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::super::disk::Disk;
+use super::super::index::{Index, Place};
+use super::super::ranges::RangeSet;
+use super::super::record::{Body, Message, Range, Record, Target};
+use super::super::segment::{HeaderRead, Identity, SegmentRef};
+use super::survey::{Found, Listed, ListedHeader, Survey, read_around};
+use super::walk::{Chain, End, Event, Gap, Trust};
+use super::{Damage, DamageKind, Look, LookError, SegmentLook, Spare, Volume, salvage};
+
+/// A look that is being taken.
+struct Taking {
+    look: Look,
+    chain: Chain,
+    slot: u32,
+    /// First targets of all messages seen.
+    seen: BTreeMap<u64, RangeSet>,
+    /// Messages that footers know and nobody can read, since the last gap.
+    missed: Vec<Target>,
+    /// The same, each with the damage that it belongs to.
+    lost: Vec<(usize, Target)>,
+    /// A gap at the end of a segment, which the next one may fill, and its messages.
+    pending: Option<(Gap, SegmentRef, Vec<Target>)>,
+    /// Messages with chunks: a target, the body and the number of chunks.
+    large: Vec<(Target, u64, u32)>,
+}
+
+pub(super) fn take<D: Disk>(disk: &mut D) -> Result<Look, LookError> {
+    let survey = Survey::of(disk)?;
+    let mut taking = Taking::new(&survey);
+    let mut bytes = vec![0; survey.segment_bytes as usize];
+    for (at, listed) in survey.log.iter().enumerate() {
+        let is_newest = at + 1 == survey.log.len();
+        taking.take_segment(disk, listed, is_newest, &mut bytes).map_err(LookError::Unreadable)?;
+    }
+    taking.end_pending(None);
+    for found in &survey.found {
+        if !survey.is_in_log(found.slot) {
+            taking.take_other(disk, &survey, found, &mut bytes).map_err(LookError::Unreadable)?;
+        }
+    }
+    Ok(taking.finish())
+}
+
+impl Taking {
+    fn new(survey: &Survey) -> Self {
+        let look = Look {
+            id: survey.identity.map(|identity| identity.id),
+            segment_bytes: survey.segment_bytes,
+            last: (0, 0, 0),
+            segments: Vec::new(),
+            spare: Spare::default(),
+            index: Index::default(),
+            tail: None,
+            damage: Vec::new(),
+            volume: Volume::default(),
+            bodies_broken: 0,
+            bodies: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            seed: survey.identity.as_ref().map(Identity::seed),
+            tail_only: None,
+        };
+        Self {
+            look,
+            chain: Chain::default(),
+            slot: 0,
+            seen: BTreeMap::new(),
+            missed: Vec::new(),
+            lost: Vec::new(),
+            pending: None,
+            large: Vec::new(),
+        }
+    }
+
+    fn take_segment<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        listed: &Listed,
+        is_newest: bool,
+        bytes: &mut [u8],
+    ) -> io::Result<()> {
+        let SegmentRef { sequence, slot } = listed.segment;
+        self.slot = slot;
+        let opened_by = match listed.header {
+            ListedHeader::Good { life } => Some(life),
+            _ => None,
+        };
+        let mut segment = SegmentLook {
+            sequence,
+            slot,
+            sealed: false,
+            commits: 0,
+            records: 0,
+            used_bytes: 0,
+            first: listed.first,
+            opened_by,
+            before: self.chain,
+        };
+        let kind = match listed.header {
+            ListedHeader::NoFile => Some(DamageKind::NoFile),
+            ListedHeader::Other { .. } => Some(DamageKind::Replaced),
+            ListedHeader::Good { .. } | ListedHeader::Damaged => None,
+        };
+        let end = self.look.segment_bytes;
+        if let Some(kind) = kind {
+            self.note(kind, sequence, 0, end);
+            return Ok(());
+        }
+        let (length, refused) = match read_around(disk, slot, bytes) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.note(DamageKind::NoFile, sequence, 0, end);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if !segment.is_still(disk, &bytes[..length]) {
+            self.note(DamageKind::Replaced, sequence, 0, end);
+            return Ok(());
+        }
+        self.note_reading(&segment, length, &refused, is_newest);
+        self.look.index.add_segment(sequence, slot, listed.first);
+        let walk = segment.walk(&bytes[..length], end, self.look.seed, is_newest);
+        let mut chain = self.chain;
+        let found = walk.run(&mut chain, &mut |event| self.note_event(event, &mut segment));
+        self.chain = chain;
+        self.note_end(&mut segment, &found);
+        Ok(())
+    }
+
+    fn note(&mut self, kind: DamageKind, segment: u64, from: u32, to: u32) -> &mut Damage {
+        let is_whole_file = matches!(kind, DamageKind::NoFile | DamageKind::Replaced | DamageKind::Foreign);
+        let known = (!is_whole_file).then_some(0);
+        let damage = Damage {
+            kind,
+            slot: self.slot,
+            segment,
+            from,
+            to,
+            commits: known,
+            records_read: 0,
+            records_lost: known,
+            messages_lost: 0,
+        };
+        let damages = &mut self.look.damage;
+        damages.push(damage);
+        let last = damages.len() - 1;
+        &mut damages[last]
+    }
+
+    /// What reading the file was like.
+    fn note_reading(&mut self, segment: &SegmentLook, length: usize, refused: &[u32], is_newest: bool) {
+        // The commits around it tell what is missing, but for the end of the log.
+        let known = (!is_newest).then_some(0);
+        self.note_refused(segment.sequence, refused, known);
+        let end = self.look.segment_bytes;
+        if length < end as usize {
+            self.note(DamageKind::Short, segment.sequence, length as u32, end).records_lost = known;
+        }
+        if segment.opened_by.is_none() {
+            self.note(DamageKind::Header, segment.sequence, 0, segment.first);
+        }
+    }
+
+    fn note_refused(&mut self, segment: u64, refused: &[u32], known: Option<u64>) {
+        for run in refused.chunk_by(|a, b| a + BLOCK_BYTES as u32 == *b) {
+            let (from, to) = (run[0], run[run.len() - 1] + BLOCK_BYTES as u32);
+            self.note(DamageKind::Unreadable, segment, from, to).records_lost = known;
+        }
+    }
+
+    fn note_event(&mut self, event: Event<'_>, segment: &mut SegmentLook) {
+        match event {
+            Event::Commit(commit) => self.note_commit(commit, segment),
+            Event::Record { place, record, trust, .. } => {
+                if trust == Trust::Whole {
+                    segment.records += 1;
+                }
+                if trust != Trust::Tail {
+                    self.note_record(record, place, trust);
+                }
+            }
+            Event::Strange(place) => {
+                let end = place.at + place.bytes;
+                self.note(DamageKind::Strange, place.segment, place.at, end).records_lost = Some(1);
+            }
+            Event::Lost(targets) => self.missed.extend_from_slice(targets),
+            Event::Gap(gap) => self.note_gap(gap, segment),
+            Event::Tail(tail) => self.look.tail = Some(tail),
+        }
+    }
+
+    fn note_commit(&mut self, commit: &Commit<'_>, segment: &mut SegmentLook) {
+        if segment.commits == 0 {
+            self.end_pending(Some(commit));
+        }
+        segment.commits += 1;
+        let volume = &mut self.look.volume;
+        volume.commit_bytes += COMMIT_HEADER_BYTES as u64;
+        volume.padding_bytes += (commit.bytes() - COMMIT_HEADER_BYTES - commit.records.len()) as u64;
+        let header = &commit.header;
+        self.look.last = (header.life, header.number, self.look.last.2.max(header.time_ms));
+    }
+
+    fn note_record(&mut self, record: &Record<'_>, place: Place, trust: Trust) {
+        let bytes = u64::from(place.bytes);
+        let (mut volume, mut is_first) = (Volume::default(), true);
+        match record {
+            Record::Message(message) => {
+                is_first = self.is_first(message);
+                volume.messages = 1;
+                volume.payload_bytes = payload_bytes(message);
+                volume.message_bytes = bytes;
+                for target in message.targets.iter() {
+                    let (bytes, messages) = self.look.bodies.entry(target.queue).or_default();
+                    (*bytes, *messages) = (*bytes + body_bytes(message), *messages + 1);
+                }
+                if let (Body::Chunked { body, chunks, .. }, Some(target)) =
+                    (message.body, message.targets.iter().next())
+                {
+                    self.large.push((target, body, chunks));
+                }
+            }
+            Record::Chunk { body, index, bytes: part } => {
+                is_first = self.look.chunks.insert((*body, *index), place).is_none();
+                volume.payload_bytes = part.len() as u64;
+                volume.message_bytes = bytes;
+            }
+            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } => {
+                volume.settled_bytes = bytes
+            }
+            Record::Defined { .. } => volume.defined_bytes = bytes,
+        }
+        self.look.index.apply(record, place);
+        if !is_first {
+            volume = Volume { copy_bytes: bytes, ..Volume::default() };
+        }
+        if trust == Trust::Whole {
+            self.look.volume.add(&volume);
+        }
+    }
+
+    /// Whether a message was not seen before.
+    fn is_first(&mut self, message: &Message<'_>) -> bool {
+        let Some(target) = message.targets.iter().next() else { return true };
+        let range = Range { start: target.offset, end: target.offset + 1 };
+        let mut is_first = false;
+        self.seen.entry(target.queue).or_default().insert(range, |_| is_first = true);
+        is_first
+    }
+
+    fn note_gap(&mut self, gap: Gap, segment: &SegmentLook) {
+        let missed = core::mem::take(&mut self.missed);
+        if gap.covered {
+            return;
+        }
+        let at = SegmentRef { sequence: segment.sequence, slot: segment.slot };
+        if gap.trailing {
+            self.pending = Some((gap, at, missed));
+        } else if self.pending.is_none() || gap.from < gap.to {
+            self.note_missing(&gap, at, missed);
+        }
+    }
+
+    fn note_missing(&mut self, gap: &Gap, at: SegmentRef, missed: Vec<Target>) {
+        self.slot = at.slot;
+        let damage = self.note(DamageKind::Commits, at.sequence, gap.from, gap.to);
+        (damage.commits, damage.records_read, damage.records_lost) = (gap.commits, gap.read, gap.lost);
+        let number = self.look.damage.len() - 1;
+        self.lost.extend(missed.into_iter().map(|target| (number, target)));
+    }
+
+    /// The segment after the one with a gap at its end begins with `next`, or the log is at its end.
+    fn end_pending(&mut self, next: Option<&Commit<'_>>) {
+        let Some((mut gap, at, missed)) = self.pending.take() else { return };
+        if let Some(header) = next.map(|next| &next.header).filter(|next| next.segment == at.sequence + 1) {
+            let missing = header.number.saturating_sub(gap.after + 1);
+            if missing <= u64::from(header.covers) {
+                return;
+            }
+            gap.commits = Some(missing);
+        }
+        let slot = self.slot;
+        self.note_missing(&gap, at, missed);
+        self.slot = slot;
+    }
+
+    fn note_end(&mut self, segment: &mut SegmentLook, end: &End) {
+        let whole = self.look.segment_bytes;
+        if end.is_footer_damaged {
+            let bytes = end.footer_bytes.unwrap_or(BLOCK_BYTES as u32);
+            self.note(DamageKind::Footer, segment.sequence, whole - bytes, whole);
+        }
+        segment.sealed = end.footer_bytes.is_some();
+        segment.used_bytes = end.tail + end.footer_bytes.unwrap_or(0);
+        self.look.index.set_bytes(segment.sequence, end.tail);
+        self.look.volume.header_bytes += u64::from(segment.first);
+        self.look.volume.footer_bytes += u64::from(end.footer_bytes.unwrap_or(0));
+        self.look.segments.push(*segment);
+    }
+
+    /// A file that is not in the log.
+    fn take_other<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        survey: &Survey,
+        found: &Found,
+        bytes: &mut [u8],
+    ) -> io::Result<()> {
+        self.slot = found.slot;
+        let (length, refused) = read_around(disk, found.slot, bytes)?;
+        let is_ours = match &found.header {
+            HeaderRead::Good(header, _) => Some(header.identity) == survey.identity,
+            HeaderRead::Empty => true,
+            // A header that was cut while it was written, over a file that was free.
+            _ => survey.identity.is_some() || bytes[BLOCK_BYTES.min(length)..length].iter().all(|b| *b == 0),
+        };
+        if !is_ours || found.is_unreadable {
+            let kind = if found.is_unreadable { DamageKind::Unreadable } else { DamageKind::Foreign };
+            self.note(kind, 0, 0, length as u32);
+            return Ok(());
+        }
+        let newer = match &found.header {
+            HeaderRead::Good(header, _) if header.sequence > self.chain.segment => header.sequence,
+            _ => 0,
+        };
+        self.note_refused(newer, &refused, (newer == 0).then_some(0));
+        if length < survey.segment_bytes as usize {
+            self.look.spare.preparing += 1;
+            // Only what is prepared to its end gets a header.
+            if newer > 0 {
+                let damage = self.note(DamageKind::Short, newer, length as u32, survey.segment_bytes);
+                damage.records_lost = None;
+            }
+        } else {
+            self.look.spare.free += 1;
+        }
+        if self.look.tail.is_none() {
+            self.look_for_tail(found, &bytes[..length]);
+        }
+        Ok(())
+    }
+
+    /// The last commit may have opened a segment, and be damaged: then its header proves nothing.
+    fn look_for_tail(&mut self, found: &Found, bytes: &[u8]) {
+        let (sequence, first, opened_by) = match &found.header {
+            HeaderRead::Good(header, first) if header.sequence > self.chain.segment => {
+                (header.sequence, *first, Some(header.life))
+            }
+            HeaderRead::Good(..) => return,
+            _ => match salvage::newer_at(bytes, BLOCK_BYTES, &self.chain) {
+                Some(sequence) => (sequence, BLOCK_BYTES as u32, None),
+                None => return,
+            },
+        };
+        let segment = SegmentLook {
+            sequence,
+            slot: found.slot,
+            sealed: false,
+            commits: 0,
+            records: 0,
+            used_bytes: 0,
+            first,
+            opened_by,
+            before: self.chain,
+        };
+        let walk = segment.walk(bytes, self.look.segment_bytes, self.look.seed, true);
+        let mut chain = self.chain;
+        let mut tail = None;
+        walk.run(&mut chain, &mut |event| {
+            if let Event::Tail(found) = event {
+                tail = Some(found);
+            }
+        });
+        self.look.tail_only = tail.map(|_| segment);
+        self.look.tail = tail;
+    }
+
+    fn finish(mut self) -> Look {
+        self.look.index.end_recovery();
+        let index = &self.look.index;
+        let is_live = |target: &Target| {
+            index.queues().get(&target.queue).is_some_and(|queue| queue.segment_of(target.offset).is_some())
+        };
+        let is_dead = |target: &Target| {
+            let queue = index.queues().get(&target.queue);
+            queue.is_some_and(|queue| queue.gone || queue.settled.contains(target.offset))
+        };
+        let mut counted = BTreeSet::new();
+        for (number, target) in &self.lost {
+            let is_new = counted.insert((target.queue, target.offset));
+            if is_new && !is_dead(target) && !is_live(target) {
+                self.look.damage[*number].messages_lost += 1;
+            }
+        }
+        let mut broken = BTreeSet::new();
+        for (target, body, chunks) in &self.large {
+            let is_whole = (0..*chunks).all(|index| self.look.chunks.contains_key(&(*body, index)));
+            if !is_whole && is_live(target) {
+                broken.insert((target.queue, target.offset));
+            }
+        }
+        self.look.bodies_broken = broken.len() as u64;
+        self.look
+    }
+}
+
+const fn body_bytes(message: &Message<'_>) -> u64 {
+    match message.body {
+        Body::Inline(bytes) => bytes.len() as u64,
+        Body::Chunked { bytes, .. } => bytes,
+    }
+}
+
+/// Without the chunks, which count when they are found.
+fn payload_bytes(message: &Message<'_>) -> u64 {
+    let body = match message.body {
+        Body::Inline(bytes) => bytes.len(),
+        Body::Chunked { .. } => 0,
+    };
+    (message.key.len() + message.properties.len() + body) as u64
+}
+
+impl Volume {
+    fn add(&mut self, other: &Self) {
+        self.message_bytes += other.message_bytes;
+        self.copy_bytes += other.copy_bytes;
+        self.settled_bytes += other.settled_bytes;
+        self.defined_bytes += other.defined_bytes;
+        self.payload_bytes += other.payload_bytes;
+        self.messages += other.messages;
+    }
+}

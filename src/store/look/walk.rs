@@ -1,0 +1,346 @@
+//! One segment's bytes taken apart: commits, what lies between them, records, and the end.
+//!
+//! The commits are read one by one even where a footer would do, because what is asked here is whether they
+//! are as they were written. A footer is used for what it alone knows: which records lay where nothing can
+//! be read now.
+//!
+//! Always true: the same bytes and the same chain give the same events; a record is handed out only when its
+//! own checksum holds, at a place where a record of the log must begin; whatever the bytes, nothing panics.
+
+use super::super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use super::super::footer::{self, Footer, Lengths, Trailer};
+use super::super::index::Place;
+use super::super::parts::{Entry, PartBlock, part_seed};
+use super::super::record::{Record, RecordError, Target};
+use super::super::varint::Input;
+use super::salvage;
+
+/// Where the chain of commits stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Chain {
+    pub(super) segment: u64,
+    pub(super) life: u32,
+    pub(super) number: u64,
+    pub(super) time_ms: u64,
+}
+
+/// How far a record can be trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// Its commit is whole.
+    Whole,
+    /// Its commit is damaged, but the record is not.
+    Salvaged,
+    /// It lies in the commit at the very end, which is not whole: nobody may ever have built upon it.
+    Tail,
+}
+
+/// What is found, in the order of the segment.
+pub(super) enum Event<'e> {
+    /// A whole commit; its records follow.
+    Commit(&'e Commit<'e>),
+    /// A record; its commit's header if that could be read.
+    Record { place: Place, record: &'e Record<'e>, commit: Option<&'e CommitHeader>, trust: Trust },
+    /// A record of a whole commit that this version does not understand.
+    Strange(Place),
+    /// Where a message went that a footer knows and that cannot be read.
+    Lost(&'e [Target]),
+    /// Bytes where commits were. Its records came before it.
+    Gap(Gap),
+    /// A commit at the end that is not whole. Its records came before it.
+    Tail(Tail),
+}
+
+/// Bytes where commits were.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    pub(super) from: u32,
+    pub(super) to: u32,
+    /// Commits that are missing, as far as that is known.
+    pub(super) commits: Option<u64>,
+    /// The last commit before it.
+    pub(super) after: u64,
+    /// The next commit repeats all that was there.
+    pub(super) covered: bool,
+    /// It ends with the segment: the next one may repeat what was there.
+    pub(super) trailing: bool,
+    /// Records that could be read nevertheless.
+    pub(super) read: u64,
+    /// Records that could not, as far as that is known.
+    pub(super) lost: Option<u64>,
+}
+
+/// A commit at the end that is not whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tail {
+    /// The file.
+    pub slot: u32,
+    /// Its place in the log.
+    pub segment: u64,
+    /// Where the commit begins.
+    pub from: u32,
+    /// Records of it that can be read; [`Trust::Tail`].
+    pub records_read: u64,
+}
+
+/// A footer whose trailer and facts are whole.
+pub(super) struct FoundFooter<'a> {
+    pub(super) trailer: Trailer,
+    pub(super) facts: &'a [u8],
+    parts: &'a [u8],
+    seed: u32,
+    /// Where it begins, zeros before it included.
+    pub(super) from: u32,
+}
+
+/// What an end was like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// Behind the last commit.
+    pub(super) tail: u32,
+    /// Bytes of the footer; `None` when there is none whose trailer is whole.
+    pub(super) footer_bytes: Option<u32>,
+    /// The footer is not what was written.
+    pub(super) is_footer_damaged: bool,
+}
+
+/// A segment as it was read.
+pub(super) struct Walk<'a> {
+    /// As much of its file as could be read.
+    pub(super) bytes: &'a [u8],
+    pub(super) slot: u32,
+    pub(super) sequence: u64,
+    /// Where its first commit must begin.
+    pub(super) first: u32,
+    pub(super) segment_bytes: u32,
+    /// What checksums of commits start from; without it a commit counts when all its records are whole.
+    pub(super) seed: Option<u32>,
+    /// No later segment follows: what is not whole at its end is a commit that was cut.
+    pub(super) is_newest: bool,
+    /// The life that opened it, if its header is whole.
+    pub(super) opened_by: Option<u32>,
+}
+
+impl FoundFooter<'_> {
+    /// Calls `each` with every message in every queue; `None` when something of that is damaged.
+    pub(super) fn messages(&self, mut each: impl FnMut(&Entry)) -> Option<()> {
+        let mut at = 0;
+        while at < self.parts.len() {
+            let block = PartBlock::parse(&self.parts[at..], self.seed)?;
+            block.entries().for_each(|entry| each(&entry));
+            at += block.stride;
+        }
+        Some(())
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// Walks through it.
+    pub(super) fn run(&self, chain: &mut Chain, each: &mut dyn FnMut(Event<'_>)) -> End {
+        let footer = self.footer();
+        let end = footer.as_ref().map_or(self.bytes.len(), |footer| footer.from as usize);
+        let (mut at, mut tail) = (self.first as usize, self.first as usize);
+        let (mut again, mut has_gap) = (Footer::default(), false);
+        while at < end {
+            let commit = self.commit_at(at, end).filter(|commit| self.follows(&commit.header, chain));
+            let Some(commit) = commit else {
+                at += BLOCK_BYTES;
+                continue;
+            };
+            if let Some(gap) = self.gap(tail, at, Some(&commit.header), chain, footer.as_ref(), each) {
+                has_gap = true;
+                each(Event::Gap(gap));
+            }
+            each(Event::Commit(&commit));
+            let first = at + COMMIT_HEADER_BYTES;
+            self.records(&commit, first as u32, each);
+            again.note_records(commit.records, first as u32);
+            *chain = chain_behind(&commit.header, chain);
+            at += commit.bytes();
+            tail = at;
+        }
+        let is_footer_damaged = match &footer {
+            Some(found) if has_gap || found.trailer.number > chain.number => found.messages(|_| {}).is_none(),
+            Some(found) => !salvage::agrees(self, tail, found),
+            None => !self.is_newest && self.has_room_for(&again, tail),
+        };
+        self.end(tail, chain, footer.as_ref(), each);
+        let footer_bytes = footer.as_ref().map(|footer| self.segment_bytes - footer.from);
+        End { tail: tail as u32, footer_bytes, is_footer_damaged }
+    }
+
+    /// Whether some commit of this segment is whole.
+    pub(super) fn has_commit(&self) -> bool {
+        let blocks = (self.first as usize..self.bytes.len()).step_by(BLOCK_BYTES);
+        blocks.into_iter().any(|at| self.is_commit_at(at))
+    }
+
+    /// Whether a whole commit of this segment begins at byte `at`.
+    pub(super) fn is_commit_at(&self, at: usize) -> bool {
+        let commit = self.commit_at(at, self.bytes.len());
+        commit.is_some_and(|commit| commit.header.segment == self.sequence)
+    }
+
+    fn commit_at(&self, at: usize, end: usize) -> Option<Commit<'a>> {
+        let bytes = self.bytes.get(at..end)?;
+        match self.seed {
+            Some(seed) => Commit::parse(bytes, seed),
+            None => salvage::unproven(bytes),
+        }
+    }
+
+    fn follows(&self, header: &CommitHeader, chain: &Chain) -> bool {
+        header.segment == self.sequence && header.life >= chain.life && header.number > chain.number
+    }
+
+    /// The footer, if it is whole but for its parts.
+    fn footer(&self) -> Option<FoundFooter<'a>> {
+        let (bytes, seed) = (self.bytes, self.seed?);
+        if bytes.len() != self.segment_bytes as usize {
+            return None;
+        }
+        let lengths = Lengths::claimed(bytes, bytes.len())?;
+        let from = bytes.len() - lengths.footer();
+        let (parts, facts) = bytes.get(from..)?.split_at_checked(lengths.parts)?;
+        let facts = facts.get(..lengths.facts)?;
+        let trailer = footer::parse(facts, bytes, seed)?;
+        let seed = part_seed(seed, self.sequence);
+        let from = from as u32;
+        (trailer.sequence == self.sequence).then_some(FoundFooter { trailer, facts, parts, seed, from })
+    }
+
+    /// Whether a footer would have fit: then it was written, before the next segment was begun.
+    fn has_room_for(&self, again: &Footer, tail: usize) -> bool {
+        let (mut bytes, mut parts) = (Vec::new(), Vec::new());
+        let trailer = Trailer { life: 0, sequence: self.sequence, number: 0, time_ms: 0 };
+        again.finish(&trailer, 0, &mut bytes, &mut parts);
+        self.bytes.len() == self.segment_bytes as usize && tail + bytes.len() <= self.bytes.len()
+    }
+
+    fn records(&self, commit: &Commit<'a>, first: u32, each: &mut dyn FnMut(Event<'_>)) {
+        let mut rest = commit.records;
+        while !rest.is_empty() {
+            let at = first + (commit.records.len() - rest.len()) as u32;
+            let length = match Record::parse(rest) {
+                Ok((record, length)) => {
+                    let place = self.place(at, length);
+                    let commit = Some(&commit.header);
+                    each(Event::Record { place, record: &record, commit, trust: Trust::Whole });
+                    length
+                }
+                Err(RecordError::End) => return,
+                Err(_) => {
+                    let length = claimed_extent(rest).unwrap_or(rest.len()).min(rest.len());
+                    each(Event::Strange(self.place(at, length)));
+                    length
+                }
+            };
+            rest = &rest[length..];
+        }
+    }
+
+    pub(super) const fn place(&self, at: u32, length: usize) -> Place {
+        Place { segment: self.sequence, at, bytes: length as u32 }
+    }
+
+    /// What is missing between the end of one commit and the start of the next, if anything is.
+    fn gap(
+        &self,
+        from: usize,
+        to: usize,
+        next: Option<&CommitHeader>,
+        chain: &Chain,
+        footer: Option<&FoundFooter<'a>>,
+        each: &mut dyn FnMut(Event<'_>),
+    ) -> Option<Gap> {
+        let last = next.map(|next| next.number - 1).or(footer.map(|footer| footer.trailer.number));
+        // Segments that left the log took their numbers with them.
+        let is_adjacent = chain.number > 0 && self.sequence <= chain.segment + 1;
+        let missing = last.filter(|_| is_adjacent).map(|last| last.saturating_sub(chain.number));
+        if missing == Some(0) || (missing.is_none() && from == to) {
+            return None;
+        }
+        let covered = next.is_some_and(|next| u64::from(next.covers) >= missing.unwrap_or(1));
+        let (read, lost) = match footer {
+            Some(footer) => salvage::by_footer(self, from as u32..to as u32, footer, each),
+            None => salvage::by_chain(self, from..to, chain, next, Trust::Salvaged, each),
+        };
+        let (from, to, trailing) = (from as u32, to as u32, next.is_none());
+        Some(Gap { from, to, commits: missing, after: chain.number, covered, trailing, read, lost })
+    }
+
+    /// What lies behind the last commit.
+    fn end(
+        &self,
+        tail: usize,
+        chain: &mut Chain,
+        footer: Option<&FoundFooter<'a>>,
+        each: &mut dyn FnMut(Event<'_>),
+    ) {
+        if let Some(footer) = footer {
+            if footer.trailer.number > chain.number
+                && let Some(gap) = self.gap(tail, footer.from as usize, None, chain, Some(footer), each)
+            {
+                each(Event::Gap(gap));
+                let Trailer { life, number, time_ms, .. } = footer.trailer;
+                *chain = Chain { segment: self.sequence, life, number, time_ms };
+            }
+            return;
+        }
+        let is_claimed = self
+            .bytes
+            .get(tail..)
+            .and_then(Claim::read)
+            .is_some_and(|claim| salvage::is_likely(&claim, self.sequence, chain, None));
+        if !is_claimed && !(self.is_newest && self.has_remains(tail, chain)) {
+            return;
+        }
+        let trust = if self.is_newest { Trust::Tail } else { Trust::Salvaged };
+        let (read, lost) = salvage::by_chain(self, tail..self.bytes.len(), chain, None, trust, each);
+        let (from, to) = (tail as u32, self.bytes.len() as u32);
+        each(if self.is_newest {
+            Event::Tail(Tail { slot: self.slot, segment: self.sequence, from, records_read: read })
+        } else {
+            Event::Gap(Gap {
+                from,
+                to,
+                commits: None,
+                after: chain.number,
+                covered: false,
+                trailing: true,
+                read,
+                lost,
+            })
+        });
+    }
+
+    /// Whether something was written behind the last commit that is neither whole nor old. That is known
+    /// only of a file that was never another segment, and when no other life was cut in it.
+    fn has_remains(&self, tail: usize, chain: &Chain) -> bool {
+        let Some(rest) = self.bytes.get(tail..) else { return false };
+        let is_one_life = self.opened_by == Some(chain.life) && chain.segment == self.sequence;
+        let was_used = Lengths::claimed(self.bytes, self.segment_bytes as usize).is_some()
+            || (0..rest.len()).step_by(BLOCK_BYTES).any(|at| {
+                let claim = Claim::read(&rest[at..]);
+                claim.is_some_and(|claim| claim.has_magic && claim.header.segment < self.sequence)
+            });
+        is_one_life && !was_used && rest.iter().any(|byte| *byte != 0)
+    }
+}
+
+fn chain_behind(header: &CommitHeader, chain: &Chain) -> Chain {
+    Chain {
+        segment: header.segment,
+        life: header.life,
+        number: header.number,
+        time_ms: header.time_ms.max(chain.time_ms),
+    }
+}
+
+/// The bytes that the record at the start of `bytes` claims to take.
+pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
+    let mut input = Input::new(bytes);
+    input.byte()?;
+    let length = usize::try_from(input.varint()?).ok()?;
+    (bytes.len() - input.rest().len()).checked_add(4)?.checked_add(length)
+}

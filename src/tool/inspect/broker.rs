@@ -1,0 +1,73 @@
+//! Whether a broker has the directory, found out without touching its lock.
+//!
+//! Trying to take the lock would tell, but a broker that starts in that moment would be turned away. The
+//! kernel lists all locks for everybody to read.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Who has the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Broker {
+    /// Nobody.
+    No,
+    /// A process; 0 when it is none that can be seen from here.
+    Process(u32),
+    /// The kernel does not say.
+    Unknown,
+}
+
+impl Broker {
+    /// Who has `directory`.
+    pub(super) fn of(directory: &Path) -> Self {
+        let Ok(lock) = fs::metadata(directory.join("lock")) else {
+            return Self::No;
+        };
+        let Ok(locks) = fs::read_to_string("/proc/locks") else {
+            return Self::Unknown;
+        };
+        holder(&locks, lock.ino()).map_or(Self::No, Self::Process)
+    }
+}
+
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.write_str("none has the directory"),
+            Self::Process(0) => f.write_str("one has the directory and may be writing"),
+            Self::Process(id) => write!(f, "process {id} has the directory and may be writing"),
+            Self::Unknown => f.write_str("not known: /proc/locks cannot be read"),
+        }
+    }
+}
+
+/// Who has a file locked by `flock`: `1: FLOCK ADVISORY WRITE 4711 b3:02:1234 0 EOF`. The device is not
+/// compared, for some file systems tell another one here.
+fn holder(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        // A process that waits for a lock has an arrow before it.
+        let is_held = words.next()? == "FLOCK";
+        let (_, _, process, file) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let is_file = file.rsplit(':').next()?.parse() == Ok(inode);
+        (is_held && is_file).then(|| process.parse().unwrap_or(0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        let locks = "1: POSIX  ADVISORY  WRITE 77 00:19:5 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4711 b3:02:1234 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 99 b3:02:88 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE -1 b3:02:9 0 EOF\n";
+        assert_eq!(holder(locks, 1234), Some(4711));
+        assert_eq!(holder(locks, 9), Some(0));
+        assert_eq!((holder(locks, 5), holder(locks, 88), holder(locks, 12)), (None, None, None));
+    }
+}

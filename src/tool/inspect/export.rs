@@ -1,0 +1,282 @@
+//! Every live message that can be read, one JSON object a line: for a broker that takes over.
+//!
+//! Always true: a message is exported once, for all the queues that still have it; its body is the one that
+//! was published or the message is not exported; a body in chunks is never held, only one chunk of it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use super::json::{self, Base64, Object};
+use super::names::Names;
+use super::options::Target;
+use super::{Trouble, props};
+use crate::store::look::{FoundRecord, Look, Trust};
+use crate::store::{Body, FileDisk, Message, Range, RangeSet, Record};
+
+/// What was exported.
+#[derive(Debug, Default)]
+pub(super) struct Exported {
+    /// Messages.
+    pub(super) messages: u64,
+    /// Bytes of their bodies.
+    pub(super) bytes: u64,
+    /// Those of them that come from commits that are not whole.
+    pub(super) salvaged: u64,
+    /// Live messages of which a part cannot be read.
+    pub(super) broken: u64,
+    /// Segments that a broker used again before they were read.
+    pub(super) recycled: Vec<u64>,
+}
+
+/// Exports from the store in `directory`, of which `look` was taken.
+pub(super) fn run(
+    look: &Look,
+    directory: &Path,
+    target: &Target,
+    messages: &mut dyn Write,
+) -> Result<Exported, Trouble> {
+    let outcome = match target {
+        Target::StandardOutput => all(look, directory, &mut Sink::Stream(messages)),
+        Target::File(path) => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .and_then(|file| all(look, directory, &mut Sink::File(BufWriter::new(file)))),
+    };
+    outcome.map_err(|why| match target {
+        Target::StandardOutput => Trouble::Output(why),
+        Target::File(path) => Trouble::Export { path: path.clone(), why },
+    })
+}
+
+fn all(look: &Look, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
+    let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
+    export.round(look, directory)?;
+    if !export.exported.recycled.is_empty() || export.exported.broken > look.bodies_broken {
+        // What a broker moved meanwhile is somewhere else by now.
+        if let Ok(again) = Look::take(&mut FileDisk::only_reading(directory)) {
+            export.round(&again, directory)?;
+        }
+    }
+    export.sink.end()?;
+    Ok(export.exported)
+}
+
+/// Where lines go.
+enum Sink<'s> {
+    File(BufWriter<File>),
+    Stream(&'s mut dyn Write),
+}
+
+impl Sink<'_> {
+    fn out(&mut self) -> &mut dyn Write {
+        match self {
+            Self::File(file) => file,
+            Self::Stream(stream) => stream,
+        }
+    }
+
+    /// The place of the next line, to come back to.
+    fn mark(&mut self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => file.stream_position(),
+            Self::Stream(_) => Ok(0),
+        }
+    }
+
+    /// Takes back what was written since the mark. What a stream has taken can only be cut, so that the
+    /// half line is no JSON and everybody notices.
+    fn take_back(&mut self, mark: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.flush()?;
+                file.get_ref().set_len(mark)?;
+                file.seek(SeekFrom::Start(mark)).map(drop)
+            }
+            Self::Stream(stream) => stream.write_all(b"\n"),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.flush()?;
+                file.get_ref().sync_all()
+            }
+            Self::Stream(stream) => stream.flush(),
+        }
+    }
+}
+
+/// Where messages come from.
+struct Source<'l> {
+    look: &'l Look,
+    names: Names,
+    disk: FileDisk,
+    chunk: Vec<u8>,
+}
+
+impl Source<'_> {
+    /// A part of a large body.
+    fn chunk(&mut self, body: u64, index: u32) -> Option<&[u8]> {
+        let place = *self.look.chunks.get(&(body, index))?;
+        match self.look.read_record(&mut self.disk, place, &mut self.chunk)? {
+            Record::Chunk { body: id, index: number, bytes } if (id, number) == (body, index) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Whether a body can be read from its first byte to its last.
+    fn has_body(&mut self, body: &Body<'_>) -> bool {
+        let Body::Chunked { body, chunks, bytes } = *body else { return true };
+        let lengths = (0..chunks).map(|index| self.chunk(body, index).map(|part| part.len() as u64));
+        lengths.sum::<Option<u64>>() == Some(bytes)
+    }
+
+    /// Writes a body; false when a part of it was gone.
+    fn write_body(&mut self, object: &mut Object<'_>, body: &Body<'_>) -> io::Result<bool> {
+        object.number("payload_bytes", bytes_of(body))?;
+        let encoding = match *body {
+            Body::Inline(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => {
+                    json::text(object.field("payload")?, text)?;
+                    "string"
+                }
+                Err(_) => {
+                    object.base64("payload", bytes)?;
+                    "base64"
+                }
+            },
+            Body::Chunked { body, chunks, .. } => {
+                let mut base64 = Base64::open(object.field("payload")?)?;
+                for index in 0..chunks {
+                    let Some(bytes) = self.chunk(body, index) else { return Ok(false) };
+                    base64.put(bytes)?;
+                }
+                base64.close()?;
+                "base64"
+            }
+        };
+        json::text(object.field("payload_encoding")?, encoding)?;
+        Ok(true)
+    }
+}
+
+const fn bytes_of(body: &Body<'_>) -> u64 {
+    match body {
+        Body::Inline(bytes) => bytes.len() as u64,
+        Body::Chunked { bytes, .. } => *bytes,
+    }
+}
+
+struct Export<'e, 's> {
+    sink: &'e mut Sink<'s>,
+    /// What was exported of each queue.
+    done: BTreeMap<u64, RangeSet>,
+    exported: Exported,
+}
+
+impl Export<'_, '_> {
+    /// Exports what was not exported yet. What stays out is told of the last round only.
+    fn round(&mut self, look: &Look, directory: &Path) -> io::Result<()> {
+        let mut disk = FileDisk::only_reading(directory);
+        let names = Names::of(look, &mut disk);
+        let chunks = FileDisk::only_reading(directory);
+        let mut source = Source { look, names, disk: chunks, chunk: Vec::new() };
+        self.exported.broken = 0;
+        self.exported.recycled = look.for_each(&mut disk, |found| match &found.record {
+            Record::Message(message) => self.take(&mut source, found, message),
+            _ => Ok(()),
+        })?;
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        source: &mut Source<'_>,
+        found: &FoundRecord<'_>,
+        message: &Message<'_>,
+    ) -> io::Result<()> {
+        let targets = self.targets(source.look, found, message);
+        if targets.is_empty() {
+            return Ok(());
+        }
+        if !source.has_body(&message.body) || !self.write(source, found, message, &targets)? {
+            self.exported.broken += 1;
+            return Ok(());
+        }
+        for (queue, offset) in targets {
+            let range = Range { start: offset, end: offset + 1 };
+            self.done.entry(queue).or_default().insert(range, |_| {});
+        }
+        self.exported.messages += 1;
+        self.exported.bytes += bytes_of(&message.body);
+        self.exported.salvaged += u64::from(found.trust != Trust::Whole);
+        Ok(())
+    }
+
+    /// The queues that still have the message, and have it from here.
+    fn targets(&self, look: &Look, found: &FoundRecord<'_>, message: &Message<'_>) -> Vec<(u64, u64)> {
+        let is_live = |queue: u64, offset: u64| match look.index.queues().get(&queue) {
+            // The index knows nothing of the tail, but what it knows as dead is dead there too.
+            Some(known) if found.trust == Trust::Tail => {
+                !known.gone && !known.settled.contains(offset) && known.segment_of(offset).is_none()
+            }
+            Some(known) => known.segment_of(offset) == Some(found.place.segment),
+            None => found.trust == Trust::Tail,
+        };
+        let is_new = |queue: u64, offset| !self.done.get(&queue).is_some_and(|done| done.contains(offset));
+        let targets = message.targets.iter().map(|target| (target.queue, target.offset));
+        targets.filter(|&(queue, offset)| is_live(queue, offset) && is_new(queue, offset)).collect()
+    }
+
+    /// Writes the line of a message; false when a part of its body was gone, and then there is no line.
+    fn write(
+        &mut self,
+        source: &mut Source<'_>,
+        found: &FoundRecord<'_>,
+        message: &Message<'_>,
+        targets: &[(u64, u64)],
+    ) -> io::Result<bool> {
+        let mark = match message.body {
+            Body::Inline(_) => 0,
+            Body::Chunked { .. } => self.sink.mark()?,
+        };
+        let out = self.sink.out();
+        let mut object = Object::open(&mut *out)?;
+        object.bytes("exchange", message.exchange)?;
+        object.bytes("routing_key", message.key)?;
+        write_queues(object.field("queues")?, source, targets)?;
+        if found.trust != Trust::Whole {
+            object.truth("salvaged", true)?;
+        }
+        props::write(&mut object, message.properties)?;
+        let is_whole = source.write_body(&mut object, &message.body)?;
+        if is_whole {
+            object.close()?;
+            out.write_all(b"\n")?;
+        } else {
+            self.sink.take_back(mark)?;
+        }
+        Ok(is_whole)
+    }
+}
+
+/// Each queue with the place of the message in it.
+fn write_queues(out: &mut dyn Write, source: &Source<'_>, targets: &[(u64, u64)]) -> io::Result<()> {
+    out.write_all(b"[")?;
+    for (at, &(queue, offset)) in targets.iter().enumerate() {
+        if at > 0 {
+            out.write_all(b",")?;
+        }
+        let mut object = Object::open(&mut *out)?;
+        source.names.write(&mut object, queue)?;
+        object.number("offset", offset)?;
+        let known = source.look.index.queues().get(&queue);
+        object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_through))?;
+        object.close()?;
+    }
+    out.write_all(b"]")
+}

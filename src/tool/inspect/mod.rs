@@ -1,0 +1,193 @@
+//! `leveret inspect`: what a data directory holds, whether it is whole, and what of it can be saved.
+//!
+//! It is run by somebody who worries about messages, often on another machine than the board they came
+//! from, so it reads what it can, says what it could not, and never makes anything worse: it only reads,
+//! unless it was told to drop what is set aside. Always true: it takes no lock to read, so a broker may be
+//! writing meanwhile; what is exported is what was published, byte for byte, or it is not exported.
+//!
+//! | file      | what it is for                                                       |
+//! |-----------|----------------------------------------------------------------------|
+//! | `options` | the command line                                                     |
+//! | `report`  | the tables                                                           |
+//! | `names`   | what queues are called                                               |
+//! | `dump`    | every record, one a line                                             |
+//! | `export`  | every live message, one a line; `json` writes it, `props` decodes it |
+//! | `broker`  | whether a broker has the directory                                   |
+
+mod broker;
+mod dump;
+mod export;
+mod json;
+mod names;
+pub mod options;
+mod props;
+mod report;
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use crate::store::FileDisk;
+use crate::store::look::{Look, LookError};
+use broker::Broker;
+use export::Exported;
+use names::Names;
+use options::{Options, Target};
+
+/// The exit code when a directory could not be inspected, or the command line makes no sense.
+pub const CANNOT: u8 = 3;
+/// How long what a broker is writing may look unfinished.
+const UNFINISHED_FOR: Duration = Duration::from_millis(300);
+
+/// Why nothing can be told, as a sentence.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The directory cannot be looked at.
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: LookError,
+    },
+    /// The file for the export cannot be written.
+    Export {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// Nobody takes what is printed.
+    Output(io::Error),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { path, why } => write!(f, "{}: {why}", path.display()),
+            Self::Export { path, why } if why.kind() == io::ErrorKind::AlreadyExists => {
+                write!(f, "{} is there already: name a file that is not", path.display())
+            }
+            Self::Export { path, why } => write!(f, "{} cannot be written: {why}", path.display()),
+            Self::Output(why) => write!(f, "the report cannot be written: {why}"),
+        }
+    }
+}
+
+impl Error for Trouble {}
+
+impl From<io::Error> for Trouble {
+    fn from(why: io::Error) -> Self {
+        Self::Output(why)
+    }
+}
+
+/// What there is to say in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Every checksum holds.
+    Good,
+    /// The last commit is not whole; the next start cuts it.
+    CutTail,
+    /// Something is not as it was written.
+    Damaged,
+}
+
+impl Verdict {
+    /// The exit code.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::CutTail => 1,
+            Self::Damaged => 2,
+        }
+    }
+
+    fn of(look: &Look) -> Self {
+        match (look.damage.is_empty(), &look.tail) {
+            (false, _) => Self::Damaged,
+            (true, Some(_)) => Self::CutTail,
+            (true, None) => Self::Good,
+        }
+    }
+}
+
+/// Does what is asked, on standard output.
+///
+/// # Errors
+/// The directory cannot be inspected, or something cannot be written.
+pub fn run(options: &Options) -> Result<ExitCode, Trouble> {
+    let stdout = io::stdout().lock();
+    let outcome = match options.export {
+        // The messages have standard output for themselves.
+        Some(Target::StandardOutput) => {
+            inspect(options, &mut io::stderr().lock(), &mut BufWriter::new(stdout))
+        }
+        _ => inspect(options, &mut BufWriter::new(stdout), &mut io::sink()),
+    };
+    match outcome {
+        Ok(verdict) => Ok(ExitCode::from(verdict.code())),
+        // Whoever read it has seen enough.
+        Err(Trouble::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::from(CANNOT)),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+/// Does what is asked: reports to `out`, exports to `messages` if that is where they go.
+///
+/// # Errors
+/// See [`run`].
+pub fn inspect(options: &Options, out: &mut dyn Write, messages: &mut dyn Write) -> Result<Verdict, Trouble> {
+    let directory = &options.directory;
+    let mut disk = FileDisk::only_reading(directory);
+    let broker = Broker::of(directory);
+    let (look, changing) = look_at(&mut disk, directory, broker)?;
+    let names = Names::of(&look, &mut disk);
+    report::write(out, &report::Subject { directory, broker, changing, look: &look, names: &names })?;
+    if options.records {
+        let recycled = dump::write(out, &look, &mut disk)?;
+        report::write_recycled(out, &recycled, "not dumped")?;
+    }
+    if let Some(target) = &options.export {
+        let exported = export::run(&look, directory, target, messages)?;
+        write_exported(out, target, &exported)?;
+    }
+    let verdict = Verdict::of(&look);
+    report::write_verdict(out, verdict, &look)?;
+    out.flush()?;
+    Ok(verdict)
+}
+
+/// A look at the store. Beside a broker, what looks wrong twice is wrong; what does not was being written.
+/// Tells too how many such places there were.
+fn look_at(disk: &mut FileDisk, directory: &Path, broker: Broker) -> Result<(Look, usize), Trouble> {
+    let trouble = |why| Trouble::Directory { path: directory.to_path_buf(), why };
+    let first = Look::take(disk).map_err(trouble)?;
+    if first.is_good() || broker == Broker::No {
+        return Ok((first, 0));
+    }
+    thread::sleep(UNFINISHED_FOR);
+    // Files may have come since.
+    *disk = FileDisk::only_reading(directory);
+    let mut look = Look::take(disk).map_err(trouble)?;
+    let places = look.damage.len() + usize::from(look.tail.is_some());
+    look.damage.retain(|damage| first.damage.iter().any(|before| before.is_same_place(damage)));
+    look.tail = look.tail.filter(|tail| first.tail.as_ref() == Some(tail));
+    let changing = places - look.damage.len() - usize::from(look.tail.is_some());
+    Ok((look, changing))
+}
+
+fn write_exported(out: &mut dyn Write, target: &Target, exported: &Exported) -> io::Result<()> {
+    let Exported { messages, bytes, salvaged, broken, recycled } = exported;
+    writeln!(out, "exported   {messages} messages with {bytes} bytes of body to {target}")?;
+    if *salvaged > 0 {
+        writeln!(out, "           {salvaged} of them from damaged commits, marked \"salvaged\"")?;
+    }
+    if *broken > 0 {
+        writeln!(out, "           {broken} more not, for a part of their body cannot be read")?;
+    }
+    report::write_recycled(out, recycled, "what it still held is not exported")
+}

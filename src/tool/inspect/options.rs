@@ -1,0 +1,134 @@
+//! What `leveret inspect` is asked to do: its command line, understood.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use lexopt::Arg;
+
+use crate::config::describe_unknown;
+use crate::tool::args::BadArguments;
+
+/// What `leveret inspect --help` prints.
+pub const HELP: &str = "\
+What a data directory holds, and whether all of it is as it was written.
+
+Usage: leveret inspect DIR [OPTIONS]
+
+It only reads: a broker may be using the directory, and a card or a user that can only read will do.
+Beside a broker that writes it reads again what looks wrong, and says so.
+
+Options:
+  --records             print every record too, one a line; bodies escaped and cut
+  --export FILE         write every live message that can be read to FILE, which must not be there yet,
+                        one JSON object a line; - is standard output, and the report goes to standard
+                        error. From a damaged directory it saves what can be parsed
+  -h, --help            print this
+
+An exported line has exchange, routing_key, properties and payload named as rabbitmqadmin names them;
+queues with the place of the message in each; the payload as text (payload_encoding string) when it is
+UTF-8, else as base64; what is not UTF-8 elsewhere under a name that ends in _base64. Lines come as the
+messages lie on the disk: sort by offset for the order of a queue.
+
+Exit code: 0 everything is as it was written; 1 the last commit is not whole: the next start cuts it;
+2 something is damaged: the next start sets it aside; 3 DIR could not be inspected.
+";
+
+const OPTIONS: [&str; 3] = ["--records", "--export", "--help"];
+
+/// Everything a run depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Print every record.
+    pub records: bool,
+    /// Where live messages go.
+    pub export: Option<Target>,
+}
+
+/// Where messages are written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A file that is not there yet.
+    File(PathBuf),
+    /// Standard output.
+    StandardOutput,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::StandardOutput => f.write_str("standard output"),
+        }
+    }
+}
+
+/// Reads what comes after `leveret inspect`; `None` when help was asked for.
+///
+/// # Errors
+/// The first argument that makes no sense, or that the directory is not named.
+pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArguments> {
+    let (mut directory, mut records, mut export) = (None, false, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(None),
+            Arg::Long("records") => records = true,
+            Arg::Long("export") => {
+                let file = parser.value()?;
+                export = Some(if file == "-" { Target::StandardOutput } else { Target::File(file.into()) });
+            }
+            Arg::Value(word) if directory.is_none() => directory = Some(PathBuf::from(word)),
+            Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
+            Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
+            Arg::Long(name) => return Err(unknown_option(&format!("--{name}"))),
+        }
+    }
+    let directory = directory.ok_or_else(|| {
+        BadArguments::new("inspect: name the data directory, as in leveret inspect /var/lib/leveret".into())
+    })?;
+    Ok(Some(Options { directory, records, export }))
+}
+
+fn unknown_option(name: &str) -> BadArguments {
+    BadArguments::new(describe_unknown("option", name, &OPTIONS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Option<Options>, String> {
+        parse(&mut lexopt::Parser::from_args(line.split_whitespace())).map_err(|bad| bad.to_string())
+    }
+
+    #[test]
+    fn options_are_understood() {
+        let plain = Options { directory: "d".into(), records: false, export: None };
+        assert_eq!(parsed("d"), Ok(Some(plain.clone())));
+        let file = Some(Target::File("f".into()));
+        assert_eq!(
+            parsed("--records d --export f"),
+            Ok(Some(Options { records: true, export: file, ..plain.clone() }))
+        );
+        let stdout = Some(Target::StandardOutput);
+        assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain })));
+        assert_eq!(parsed("d --help"), Ok(None));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let refused = |line: &str| parsed(line).unwrap_err();
+        assert!(refused("").starts_with("inspect: name the data directory"));
+        assert!(refused("d e").starts_with("\"e\" is one argument too many"));
+        assert!(refused("d --record").starts_with("unknown option --record; did you mean --records?"));
+        assert!(refused("d --export").starts_with("missing argument for option '--export'"));
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
+        for word in OPTIONS {
+            assert!(HELP.contains(word), "{word}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The tables: what a person reads, and what a script greps.
+//!
+//! Always true: the first word of a line says what it is about, a number stands alone between blanks, and
+//! its unit is in its name or above it; what is not known is a question mark.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::Verdict;
+use super::broker::Broker;
+use super::names::Names;
+use crate::store::look::{Damage, DamageKind, Look, SegmentLook, Volume};
+
+/// What a report is about.
+pub(super) struct Subject<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) broker: Broker,
+    /// Places that looked wrong while they were being written.
+    pub(super) changing: usize,
+    pub(super) look: &'a Look,
+    pub(super) names: &'a Names,
+}
+
+/// Writes everything but the verdict.
+pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
+    let Subject { directory, broker, changing, look, names } = subject;
+    let (life, commit, time_ms) = look.last;
+    let [free, preparing] = [look.spare.free, look.spare.preparing];
+    writeln!(out, "store      {}, id {}, format 1", directory.display(), Id(look.id))?;
+    writeln!(out, "broker     {broker}")?;
+    if *changing > 0 {
+        writeln!(out, "           {changing} places were being written and were read again")?;
+    }
+    writeln!(
+        out,
+        "log        {} segments of {} bytes; files beside it: {free} free, {preparing} being prepared",
+        look.segments.len(),
+        look.segment_bytes
+    )?;
+    writeln!(out, "last       life {life}, commit {commit}, broker time {time_ms} ms")?;
+    write_segments(out, look)?;
+    write_queues(out, look, names)?;
+    write_volume(out, &look.volume)?;
+    write_damage(out, look)
+}
+
+fn write_segments(out: &mut dyn Write, look: &Look) -> io::Result<()> {
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<10}{:>8} {:<12} {:<6}{:>9}{:>10}{:>10}{:>12}",
+        "segment", "number", "file", "state", "commits", "records", "live", "used_bytes"
+    )?;
+    for segment in &look.segments {
+        let SegmentLook { sequence, slot, sealed, commits, records, used_bytes, .. } = segment;
+        let live = look.index.segments().get(sequence).map_or(0, |known| known.live);
+        let state = if *sealed { "full" } else { "open" };
+        writeln!(
+            out,
+            "{:<10}{sequence:>8} {slot:08}.seg {state:<6}{commits:>9}{records:>10}{live:>10}{used_bytes:>12}",
+            "segment"
+        )?;
+    }
+    Ok(())
+}
+
+fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<()> {
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<10}{:>12}{:>10}{:>14}{:>14}{:>14}  {}",
+        "queue", "incarnation", "messages", "body_bytes~", "first_offset", "next_offset", "name"
+    )?;
+    let queues = look.index.queues().iter().filter(|(_, queue)| !queue.gone);
+    let (mut count, mut messages) = (0_u64, 0);
+    for (&incarnation, queue) in queues {
+        count += 1;
+        messages += queue.live;
+        let first = queue.live_ranges().next().map(|range| range.start);
+        let bytes = look.body_bytes_about(incarnation);
+        writeln!(
+            out,
+            "{:<10}{incarnation:>12}{:>10}{bytes:>14}{:>14}{:>14}  {}",
+            "queue",
+            queue.live,
+            Known(first),
+            queue.next_offset(),
+            names.shown(incarnation)
+        )?;
+    }
+    let definitions = look.index.definitions().values().filter(|definition| !definition.deleted).count();
+    writeln!(out, "queues     {count} with {messages} messages; {definitions} definitions")
+}
+
+fn write_volume(out: &mut dyn Write, volume: &Volume) -> io::Result<()> {
+    let written = volume.written_bytes();
+    writeln!(out)?;
+    writeln!(out, "{:<10}{:<16}{:>14}  share", "bytes", "of", "bytes")?;
+    let lines = [
+        ("messages", volume.message_bytes),
+        ("copies", volume.copy_bytes),
+        ("settlements", volume.settled_bytes),
+        ("definitions", volume.defined_bytes),
+        ("commit_headers", volume.commit_bytes),
+        ("padding", volume.padding_bytes),
+        ("headers", volume.header_bytes),
+        ("footers", volume.footer_bytes),
+        ("all", written),
+        ("payload", volume.payload_bytes),
+    ];
+    for (name, bytes) in lines {
+        let share = bytes as f64 * 100.0 / written.max(1) as f64;
+        writeln!(out, "{:<10}{name:<16}{bytes:>14}  {share:>5.1} %", "bytes")?;
+    }
+    match volume.payload_bytes {
+        0 => writeln!(out, "amplification ? bytes written per byte of payload: there is no payload"),
+        payload => writeln!(
+            out,
+            "amplification {:.3} bytes written per byte of payload (body, properties and key of {} messages, \
+             each counted once), over the segments of the log as they lie here; what was written to files \
+             that were used again since, and zeros to prepare them, left no trace",
+            written as f64 / payload as f64,
+            volume.messages
+        ),
+    }
+}
+
+fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
+    if look.is_good() && look.bodies_broken == 0 {
+        return Ok(());
+    }
+    writeln!(out)?;
+    if !look.damage.is_empty() {
+        writeln!(
+            out,
+            "{:<10}{:<12}{:>8} {:<12} {:>10}{:>11}{:>9}{:>14}{:>14}{:>15}",
+            "damage",
+            "what",
+            "segment",
+            "file",
+            "from_byte",
+            "to_byte",
+            "commits",
+            "records_read",
+            "records_lost",
+            "messages_lost"
+        )?;
+    }
+    for damage in &look.damage {
+        let Damage { kind, slot, segment, from, to, messages_lost, records_read, .. } = damage;
+        let what = what(*kind);
+        writeln!(
+            out,
+            "{:<10}{what:<12}{segment:>8} {slot:08}.seg {from:>10}{to:>11}{:>9}{records_read:>14}{:>14}\
+             {messages_lost:>15}",
+            "damage",
+            Known(damage.commits),
+            Known(damage.records_lost)
+        )?;
+    }
+    if let Some(tail) = &look.tail {
+        writeln!(
+            out,
+            "tail       segment {}, file {:08}.seg, from byte {}: a commit that is not whole; records that can \
+             be read: {}",
+            tail.segment, tail.slot, tail.from, tail.records_read
+        )?;
+    }
+    if look.bodies_broken > 0 {
+        writeln!(out, "bodies     {} live messages lack a part of their body", look.bodies_broken)?;
+    }
+    Ok(())
+}
+
+const fn what(kind: DamageKind) -> &'static str {
+    match kind {
+        DamageKind::Header => "header",
+        DamageKind::Commits => "commits",
+        DamageKind::Footer => "footer",
+        DamageKind::Short => "cut-short",
+        DamageKind::Unreadable => "unreadable",
+        DamageKind::NoFile => "no-file",
+        DamageKind::Replaced => "replaced",
+        DamageKind::Foreign => "foreign",
+        DamageKind::Strange => "strange",
+    }
+}
+
+/// Says that segments were used again.
+pub(super) fn write_recycled(out: &mut dyn Write, recycled: &[u64], so: &str) -> io::Result<()> {
+    if recycled.is_empty() {
+        return Ok(());
+    }
+    let numbers: Vec<String> = recycled.iter().map(u64::to_string).collect();
+    writeln!(out, "recycled   the broker used segments {} again meanwhile: {so}", numbers.join(", "))
+}
+
+/// Writes the last line.
+pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) -> io::Result<()> {
+    let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
+    let is_known = look.damage.iter().all(|damage| damage.records_lost.is_some());
+    match verdict {
+        Verdict::Good => writeln!(out, "verdict    good: everything is as it was written"),
+        Verdict::CutTail => writeln!(
+            out,
+            "verdict    cut tail: the last commit is not whole, as a power cut leaves it; the next start cuts it"
+        ),
+        Verdict::Damaged => writeln!(
+            out,
+            "verdict    damaged: {} parts are not as they were written; live messages known to be lost: {lost}{}",
+            look.damage.len(),
+            if is_known { "" } else { ", and others that nobody knows" }
+        ),
+    }
+}
+
+/// A number, if it is known.
+struct Known(Option<u64>);
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => f.pad(&number.to_string()),
+            None => f.pad("?"),
+        }
+    }
+}
+
+/// An identity, if there is one.
+struct Id(Option<[u8; 16]>);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => id.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+            None => f.write_str("not known"),
+        }
+    }
+}
