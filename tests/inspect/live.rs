@@ -171,7 +171,8 @@ fn blocks_that_cannot_be_read_are_told_and_read_around() {
         least = least.min(left * 100 / total);
         if !look.damage.iter().any(|damage| damage.records_lost.is_none()) && look.tail.is_none() {
             let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
-            assert_eq!(left + lost, total, "seed {seed}: {:?}", look.damage);
+            // A settlement that is lost brings messages back.
+            assert!(left + lost >= total, "seed {seed}: {:?}", look.damage);
         }
     }
     println!("at least {least} % of the messages are left");

@@ -7,6 +7,10 @@
 #[path = "../store_support/mod.rs"]
 mod store_support;
 
+#[path = "../home/mod.rs"]
+mod home;
+
+mod broker;
 mod damage;
 mod healthy;
 mod live;
@@ -60,6 +64,12 @@ fn read_line(line: &str, messages: &mut BTreeMap<(u64, u64), Sent>) {
     let sent = Sent { key, properties: vec![0x10, 0, 2], body };
     for queue in json["queues"].as_array().expect("queues are a list") {
         let number = |name: &str| queue[name].as_u64().expect("a number");
+        if let Some(name) = queue["name"].as_str() {
+            assert_eq!(
+                (name, queue["vhost"].as_str()),
+                (&*format!("queue \"{}\"", queue["incarnation"]), Some("/"))
+            );
+        }
         let before = messages.insert((number("incarnation"), number("offset")), sent.clone());
         assert!(before.is_none(), "{line} comes twice");
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use leveret::journal::Definition;
 use leveret::store::look::Look;
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
@@ -217,10 +218,15 @@ impl Traffic {
         }
     }
 
+    /// Declares a queue, once more with every call; it is called after its number.
     fn define(&mut self) {
         self.count += 1;
-        let (version, key) = (self.count, [2, self.random.below(5) as u8]);
-        let value = version.to_le_bytes();
+        let at = self.random.below(self.queues.len() as u64) as usize;
+        let Some(&incarnation) = self.queues.keys().nth(at) else { return };
+        let name = format!("queue \"{incarnation}\"");
+        let queue =
+            Definition::Queue { vhost: "/", name: &name, incarnation, auto_delete: false, arguments: b"" };
+        let (version, key, value) = (self.count, queue.key(), queue.value());
         let _ = self.append(&Record::Defined { version, key: &key, value: Some(&value) });
     }
 

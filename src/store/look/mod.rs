@@ -228,8 +228,6 @@ pub struct Look {
     pub bodies_broken: u64,
     /// The place of each chunk of a large body.
     pub chunks: BTreeMap<(u64, u32), Place>,
-    /// Bytes of body and number of all messages found for a queue, dead ones too.
-    bodies: BTreeMap<u64, (u64, u64)>,
     seed: Option<u32>,
     /// A segment that is not in the log yet but for the tail that lies in it.
     tail_only: Option<SegmentLook>,
@@ -279,13 +277,6 @@ impl Look {
     /// Nothing is wrong with it.
     pub const fn is_good(&self) -> bool {
         self.damage.is_empty() && self.tail.is_none()
-    }
-
-    /// Bytes of body of the live messages of a queue, if they are as large as all that were found.
-    pub fn body_bytes_about(&self, queue: u64) -> u64 {
-        let live = self.index.queues().get(&queue).map_or(0, |queue| queue.live);
-        let (bytes, messages) = self.bodies.get(&queue).copied().unwrap_or_default();
-        (u128::from(bytes) * u128::from(live) / u128::from(messages.max(1))) as u64
     }
 
     /// Walks over every record that can be read, oldest segment first, dead ones too. Returns the segments

@@ -8,6 +8,7 @@ use std::io;
 
 use super::super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use super::super::disk::Disk;
+use super::super::footer::{self, Lengths};
 use super::super::index::{Index, Place};
 use super::super::ranges::RangeSet;
 use super::super::record::{Body, Message, Range, Record, Target};
@@ -37,6 +38,9 @@ pub(super) fn take<D: Disk>(disk: &mut D) -> Result<Look, LookError> {
     let survey = Survey::of(disk)?;
     let mut taking = Taking::new(&survey);
     let mut bytes = vec![0; survey.segment_bytes as usize];
+    for listed in &survey.log {
+        taking.take_settlements(disk, listed, &mut bytes);
+    }
     for (at, listed) in survey.log.iter().enumerate() {
         let is_newest = at + 1 == survey.log.len();
         taking.take_segment(disk, listed, is_newest, &mut bytes).map_err(LookError::Unreadable)?;
@@ -63,7 +67,6 @@ impl Taking {
             damage: Vec::new(),
             volume: Volume::default(),
             bodies_broken: 0,
-            bodies: BTreeMap::new(),
             chunks: BTreeMap::new(),
             seed: survey.identity.as_ref().map(Identity::seed),
             tail_only: None,
@@ -89,21 +92,7 @@ impl Taking {
     ) -> io::Result<()> {
         let SegmentRef { sequence, slot } = listed.segment;
         self.slot = slot;
-        let opened_by = match listed.header {
-            ListedHeader::Good { life } => Some(life),
-            _ => None,
-        };
-        let mut segment = SegmentLook {
-            sequence,
-            slot,
-            sealed: false,
-            commits: 0,
-            records: 0,
-            used_bytes: 0,
-            first: listed.first,
-            opened_by,
-            before: self.chain,
-        };
+        let mut segment = SegmentLook::begin(listed, self.chain);
         let kind = match listed.header {
             ListedHeader::NoFile => Some(DamageKind::NoFile),
             ListedHeader::Other { .. } => Some(DamageKind::Replaced),
@@ -134,6 +123,39 @@ impl Taking {
         self.chain = chain;
         self.note_end(&mut segment, &found);
         Ok(())
+    }
+
+    /// Takes note of what is settled, before any message: so messages that nobody needs any more leave no
+    /// trace in the index. A footer tells it, or all of the segment.
+    fn take_settlements<D: Disk>(&mut self, disk: &mut D, listed: &Listed, bytes: &mut [u8]) {
+        let SegmentRef { sequence, slot } = listed.segment;
+        if matches!(listed.header, ListedHeader::NoFile | ListedHeader::Other { .. }) {
+            return;
+        }
+        self.look.index.add_segment(sequence, slot, listed.first);
+        let segment = SegmentLook::begin(listed, self.chain);
+        let seed = self.look.seed;
+        let index = &mut self.look.index;
+        let mut apply = |record: &Record<'_>, place: Place| {
+            if matches!(record, Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. }) {
+                index.apply(record, place);
+            }
+        };
+        if read_footer(disk, slot, bytes) {
+            let walk = segment.walk(bytes, bytes.len() as u32, seed, false);
+            if let Some(footer) = walk.footer() {
+                // This version wrote it, so it makes sense.
+                let _ = footer::for_each_fact(footer.facts, sequence, apply);
+                return;
+            }
+        }
+        let Ok((length, _)) = read_around(disk, slot, bytes) else { return };
+        let walk = segment.walk(&bytes[..length], self.look.segment_bytes, seed, false);
+        walk.run(&mut self.chain.clone(), &mut |event| {
+            if let Event::Record { place, record, trust: Trust::Whole, .. } = event {
+                apply(record, place);
+            }
+        });
     }
 
     fn note(&mut self, kind: DamageKind, segment: u64, from: u32, to: u32) -> &mut Damage {
@@ -219,10 +241,6 @@ impl Taking {
                 volume.messages = 1;
                 volume.payload_bytes = payload_bytes(message);
                 volume.message_bytes = bytes;
-                for target in message.targets.iter() {
-                    let (bytes, messages) = self.look.bodies.entry(target.queue).or_default();
-                    (*bytes, *messages) = (*bytes + body_bytes(message), *messages + 1);
-                }
                 if let (Body::Chunked { body, chunks, .. }, Some(target)) =
                     (message.body, message.targets.iter().next())
                 {
@@ -413,13 +431,6 @@ impl Taking {
     }
 }
 
-const fn body_bytes(message: &Message<'_>) -> u64 {
-    match message.body {
-        Body::Inline(bytes) => bytes.len() as u64,
-        Body::Chunked { bytes, .. } => bytes,
-    }
-}
-
 /// Without the chunks, which count when they are found.
 fn payload_bytes(message: &Message<'_>) -> u64 {
     let body = match message.body {
@@ -427,6 +438,29 @@ fn payload_bytes(message: &Message<'_>) -> u64 {
         Body::Chunked { .. } => 0,
     };
     (message.key.len() + message.properties.len() + body) as u64
+}
+
+/// Reads the footer of a file to its place in `bytes`, whose other bytes mean nothing then.
+fn read_footer<D: Disk>(disk: &mut D, slot: u32, bytes: &mut [u8]) -> bool {
+    let end = bytes.len();
+    let Some(last) = end.checked_sub(BLOCK_BYTES) else { return false };
+    let mut is_read =
+        |from: usize| disk.read(slot, from as u64, &mut bytes[from..]).is_ok_and(|n| n == end - from);
+    if !is_read(last) {
+        return false;
+    }
+    let Some(lengths) = Lengths::claimed(&bytes[last..], end) else { return false };
+    disk.read(slot, (end - lengths.footer()) as u64, &mut bytes[end - lengths.footer()..]).is_ok()
+}
+
+impl SegmentLook {
+    fn begin(listed: &Listed, before: Chain) -> Self {
+        let SegmentRef { sequence, slot } = listed.segment;
+        let opened_by = if let ListedHeader::Good { life } = listed.header { Some(life) } else { None };
+        let (commits, records, used_bytes) = (0, 0, 0);
+        let first = listed.first;
+        Self { sequence, slot, sealed: false, commits, records, used_bytes, first, opened_by, before }
+    }
 }
 
 impl Volume {

@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The footer, if it is whole but for its parts.
-    fn footer(&self) -> Option<FoundFooter<'a>> {
+    pub(super) fn footer(&self) -> Option<FoundFooter<'a>> {
         let (bytes, seed) = (self.bytes, self.seed?);
         if bytes.len() != self.segment_bytes as usize {
             return None;

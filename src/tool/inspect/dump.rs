@@ -5,7 +5,8 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 
-use super::names::Quoted;
+use super::names::{Defined, Quoted};
+use crate::journal::Definition;
 use crate::store::look::{FoundRecord, Look, Trust};
 use crate::store::{Body, Disk, Index, Message, Record, Targets};
 
@@ -52,6 +53,9 @@ impl fmt::Display for Line<'_> {
             }
             Record::Gone { queue } => write!(f, " gone queue={queue}"),
             Record::Defined { version, key, value: Some(value) } => {
+                if let Some(definition) = Definition::parse(key, value) {
+                    return write!(f, " defined version={version} {}", Defined(definition));
+                }
                 let (key, shown) = (Quoted(key), Cut(value));
                 write!(f, " defined version={version} key={key} value={} {shown}", value.len())
             }

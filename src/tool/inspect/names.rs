@@ -1,32 +1,110 @@
-//! What queues are called: the log knows them by number.
+//! What the definitions in a store say: the log knows queues by number, people by name.
+//!
+//! Always true: what cannot be read has no name here and is shown by its number.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io;
 
-use crate::store::Disk;
-use crate::store::look::Look;
-
 use super::json::Object;
+use crate::journal::{Definition, DestinationName};
+use crate::store::look::Look;
+use crate::store::{Disk, Record};
 
-/// Names of queues, read from the definitions.
+/// What is defined.
 #[derive(Debug, Default)]
-pub(super) struct Names {}
+pub(super) struct Names {
+    /// Virtual host and name of each queue by its incarnation.
+    pub(super) queues: BTreeMap<u64, (String, String)>,
+    pub(super) exchanges: u64,
+    pub(super) bindings: u64,
+    /// Definitions that nobody can read.
+    pub(super) unread: u64,
+}
 
 impl Names {
-    /// The names in a store, as far as its definitions can be read.
-    pub(super) fn of<D: Disk>(_look: &Look, _disk: &mut D) -> Self {
-        Self {}
+    /// The definitions in a store.
+    pub(super) fn of<D: Disk>(look: &Look, disk: &mut D) -> Self {
+        let (mut names, mut bytes) = (Self::default(), Vec::new());
+        let living = look.index.definitions().iter().filter(|(_, definition)| !definition.deleted);
+        for (key, definition) in living {
+            let value = match look.read_record(disk, definition.place, &mut bytes) {
+                Some(Record::Defined { key: found, value: Some(value), .. }) if *found == **key => value,
+                _ => &[],
+            };
+            match Definition::parse(key, value) {
+                Some(Definition::Queue { vhost, name, incarnation, .. }) => {
+                    names.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
+                }
+                Some(Definition::Exchange { .. }) => names.exchanges += 1,
+                Some(Definition::Binding { .. }) => names.bindings += 1,
+                None => names.unread += 1,
+            }
+        }
+        names
     }
 
-    /// What to call a queue in a table.
-    pub(super) fn shown(&self, _queue: u64) -> impl fmt::Display {
-        "-"
+    /// What to call a queue in a table: its name and its virtual host.
+    pub(super) fn shown(&self, queue: u64) -> impl fmt::Display {
+        struct Shown<'n>(Option<&'n (String, String)>);
+        impl fmt::Display for Shown<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.0 {
+                    Some((vhost, name)) => {
+                        write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))
+                    }
+                    None => f.write_str("?"),
+                }
+            }
+        }
+        Shown(self.queues.get(&queue))
     }
 
     /// The fields that name a queue.
     pub(super) fn write(&self, object: &mut Object<'_>, queue: u64) -> io::Result<()> {
+        if let Some((vhost, name)) = self.queues.get(&queue) {
+            object.bytes("vhost", vhost.as_bytes())?;
+            object.bytes("name", name.as_bytes())?;
+        }
         object.number("incarnation", queue)
     }
+}
+
+/// A definition as words of a line.
+pub(super) struct Defined<'a>(pub(super) Definition<'a>);
+
+impl fmt::Display for Defined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |name: &'_ str| Quoted(name.as_bytes()).to_string();
+        match self.0 {
+            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+                let (vhost, name) = (quoted(vhost), quoted(name));
+                write!(f, "exchange={name} vhost={vhost} type={kind} id={version}")?;
+                flags(f, &[("auto_delete", auto_delete), ("internal", internal)])?;
+                write!(f, " arguments={}", arguments.len())
+            }
+            Definition::Queue { vhost, name, incarnation, auto_delete, arguments } => {
+                let (vhost, name) = (quoted(vhost), quoted(name));
+                write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
+                flags(f, &[("auto_delete", auto_delete)])?;
+                write!(f, " arguments={}", arguments.len())
+            }
+            Definition::Binding { vhost, source, destination, routing_key, arguments, .. } => {
+                let (kind, name) = match destination {
+                    DestinationName::Exchange(name) => ("exchange", name),
+                    DestinationName::Queue(name) => ("queue", name),
+                };
+                let (vhost, source, name, key) =
+                    (quoted(vhost), quoted(source), quoted(name), quoted(routing_key));
+                write!(f, "binding={source} vhost={vhost} to_{kind}={name} key={key}")?;
+                write!(f, " arguments={}", arguments.len())
+            }
+        }
+    }
+}
+
+fn flags(f: &mut fmt::Formatter<'_>, flags: &[(&str, bool)]) -> fmt::Result {
+    flags.iter().filter(|(_, is_set)| *is_set).try_for_each(|(name, _)| write!(f, " {name}"))
 }
 
 /// Bytes as text with what is no text escaped, in quotes.

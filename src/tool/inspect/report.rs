@@ -3,6 +3,7 @@
 //! Always true: the first word of a line says what it is about, a number stands alone between blanks, and
 //! its unit is in its name or above it; what is not known is a question mark.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::path::Path;
 use super::Verdict;
 use super::broker::Broker;
 use super::names::Names;
+use crate::store::QueueIndex;
 use crate::store::look::{Damage, DamageKind, Look, SegmentLook, Volume};
 
 /// What a report is about.
@@ -69,28 +71,35 @@ fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<(
     writeln!(out)?;
     writeln!(
         out,
-        "{:<10}{:>12}{:>10}{:>14}{:>14}{:>14}  {}",
-        "queue", "incarnation", "messages", "body_bytes~", "first_offset", "next_offset", "name"
+        "{:<10}{:>20}{:>10}{:>14}{:>14}{:>14}  {}",
+        "queue", "incarnation", "messages", "stored_bytes", "first_offset", "next_offset", "name"
     )?;
-    let queues = look.index.queues().iter().filter(|(_, queue)| !queue.gone);
-    let (mut count, mut messages) = (0_u64, 0);
-    for (&incarnation, queue) in queues {
-        count += 1;
-        messages += queue.live;
-        let first = queue.live_ranges().next().map(|range| range.start);
-        let bytes = look.body_bytes_about(incarnation);
+    let known: BTreeMap<u64, &QueueIndex> =
+        look.index.queues().iter().filter(|(_, queue)| !queue.gone).map(|(id, queue)| (*id, queue)).collect();
+    let all: BTreeSet<u64> = known.keys().chain(names.queues.keys()).copied().collect();
+    let mut messages = 0;
+    for &incarnation in &all {
+        let queue = known.get(&incarnation);
+        let count = queue.map_or(0, |queue| queue.live);
+        let first = queue.and_then(|queue| queue.live_ranges().next()).map(|range| range.start);
+        messages += count;
         writeln!(
             out,
-            "{:<10}{incarnation:>12}{:>10}{bytes:>14}{:>14}{:>14}  {}",
+            "{:<10}{incarnation:>20}{count:>10}{:>14}{:>14}{:>14}  {}",
             "queue",
-            queue.live,
+            queue.map_or(0, |queue| queue.live_bytes()),
             Known(first),
-            queue.next_offset(),
+            queue.map_or(0, |queue| queue.next_offset()),
             names.shown(incarnation)
         )?;
     }
-    let definitions = look.index.definitions().values().filter(|definition| !definition.deleted).count();
-    writeln!(out, "queues     {count} with {messages} messages; {definitions} definitions")
+    let Names { exchanges, bindings, unread, .. } = names;
+    writeln!(out, "queues     {} with {messages} messages", all.len())?;
+    writeln!(
+        out,
+        "defined    {} queues, {exchanges} exchanges, {bindings} bindings, {unread} things that are not known",
+        names.queues.len()
+    )
 }
 
 fn write_volume(out: &mut dyn Write, volume: &Volume) -> io::Result<()> {
