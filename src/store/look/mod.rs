@@ -24,11 +24,11 @@ mod walk;
 use std::collections::BTreeMap;
 use std::io;
 
-use super::commit::BLOCK_BYTES;
-use super::disk::Disk;
-use super::index::{Index, Place};
-use super::record::Record;
-use super::segment::{HeaderRead, SegmentHeader};
+use crate::store::commit::BLOCK_BYTES;
+use crate::store::disk::Disk;
+use crate::store::index::{Index, Place};
+use crate::store::record::Record;
+use crate::store::segment::{HeaderRead, SegmentHeader};
 use survey::read_around;
 use walk::{Chain, Event, Walk};
 

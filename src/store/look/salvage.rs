@@ -12,12 +12,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::commit::{COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader, padded};
-use super::super::footer;
-use super::super::index::Place;
-use super::super::parts::Entry;
-use super::super::record::{Record, RecordError, Target};
 use super::walk::{Chain, Event, FoundFooter, Trust, Walk, claimed_extent};
+use crate::store::commit::{COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader, padded};
+use crate::store::footer;
+use crate::store::index::Place;
+use crate::store::parts::Entry;
+use crate::store::record::{Record, RecordError, Target};
 
 /// Of the four things that a commit's header says about its place, so many must be right.
 const SIGNS_MIN: usize = 3;

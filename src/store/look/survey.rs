@@ -8,11 +8,11 @@
 
 use std::io;
 
-use super::super::commit::{BLOCK_BYTES, Claim};
-use super::super::disk::Disk;
-use super::super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
 use super::LookError;
 use super::walk::Walk;
+use crate::store::commit::{BLOCK_BYTES, Claim};
+use crate::store::disk::Disk;
+use crate::store::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
 
 /// The most bytes a header is read with.
 const HEADER_BYTES_MAX: usize = 1 << 20;

@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
-use super::super::disk::Disk;
-use super::super::footer::{self, Lengths};
-use super::super::index::{Index, Place};
-use super::super::ranges::RangeSet;
-use super::super::record::{Body, Message, Range, Record, Target};
-use super::super::segment::{HeaderRead, Identity, SegmentRef};
 use super::survey::{Found, Listed, ListedHeader, Survey, read_around};
 use super::walk::{Chain, End, Event, Gap, Trust};
 use super::{Damage, DamageKind, Look, LookError, SegmentLook, Spare, Volume, salvage};
+use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use crate::store::disk::Disk;
+use crate::store::footer::{self, Lengths};
+use crate::store::index::{Index, Place};
+use crate::store::ranges::RangeSet;
+use crate::store::record::{Body, Message, Range, Record, Target};
+use crate::store::segment::{HeaderRead, Identity, SegmentRef};
 
 /// A look that is being taken.
 struct Taking {

@@ -7,13 +7,13 @@
 //! Always true: the same bytes and the same chain give the same events; a record is handed out only when its
 //! own checksum holds, at a place where a record of the log must begin; whatever the bytes, nothing panics.
 
-use super::super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
-use super::super::footer::{self, Footer, Lengths, Trailer};
-use super::super::index::Place;
-use super::super::parts::{Entry, PartBlock, part_seed};
-use super::super::record::{Record, RecordError, Target};
-use super::super::varint::Input;
 use super::salvage;
+use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use crate::store::footer::{self, Footer, Lengths, Trailer};
+use crate::store::index::Place;
+use crate::store::parts::{Entry, PartBlock, part_seed};
+use crate::store::record::{Record, RecordError, Target};
+use crate::store::varint::Input;
 
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -292,7 +292,8 @@ impl<'a> Walk<'a> {
             .get(tail..)
             .and_then(Claim::read)
             .is_some_and(|claim| salvage::is_likely(&claim, self.sequence, chain, None));
-        if !is_claimed && !(self.is_newest && self.has_remains(tail, chain)) {
+        let has_remains = || self.is_newest && self.has_remains(tail, chain);
+        if !is_claimed && !has_remains() {
             return;
         }
         let trust = if self.is_newest { Trust::Tail } else { Trust::Salvaged };

@@ -71,8 +71,8 @@ fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<(
     writeln!(out)?;
     writeln!(
         out,
-        "{:<10}{:>20}{:>10}{:>14}{:>14}{:>14}  {}",
-        "queue", "incarnation", "messages", "stored_bytes", "first_offset", "next_offset", "name"
+        "{:<10}{:>20}{:>10}{:>14}{:>14}{:>14}  name",
+        "queue", "incarnation", "messages", "stored_bytes", "first_offset", "next_offset"
     )?;
     let known: BTreeMap<u64, &QueueIndex> =
         look.index.queues().iter().filter(|(_, queue)| !queue.gone).map(|(id, queue)| (*id, queue)).collect();
@@ -97,7 +97,7 @@ fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<(
     writeln!(out, "queues     {} with {messages} messages", all.len())?;
     writeln!(
         out,
-        "defined    {} queues, {exchanges} exchanges, {bindings} bindings, {unread} things that are not known",
+        "defined    {} queues, {exchanges} exchanges, {bindings} bindings; {unread} that cannot be read",
         names.queues.len()
     )
 }
@@ -171,8 +171,8 @@ fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
     if let Some(tail) = &look.tail {
         writeln!(
             out,
-            "tail       segment {}, file {:08}.seg, from byte {}: a commit that is not whole; records that can \
-             be read: {}",
+            "tail       segment {}, file {:08}.seg, from byte {}: a commit that is not whole; records of it \
+             that can be read: {}",
             tail.segment, tail.slot, tail.from, tail.records_read
         )?;
     }
@@ -213,11 +213,13 @@ pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) 
         Verdict::Good => writeln!(out, "verdict    good: everything is as it was written"),
         Verdict::CutTail => writeln!(
             out,
-            "verdict    cut tail: the last commit is not whole, as a power cut leaves it; the next start cuts it"
+            "verdict    cut tail: the last commit is not whole, as a power cut leaves it; the next start \
+             cuts it"
         ),
         Verdict::Damaged => writeln!(
             out,
-            "verdict    damaged: {} parts are not as they were written; live messages known to be lost: {lost}{}",
+            "verdict    damaged: {} parts are not as they were written; live messages known to be lost: \
+             {lost}{}",
             look.damage.len(),
             if is_known { "" } else { ", and others that nobody knows" }
         ),
