@@ -9,7 +9,8 @@
 //!
 //! | room | owns | sees |
 //! |------|------|------|
-//! | [`limits`], [`error`], [`time`], [`command`], [`mem`], [`journal`] | the ground floor: caps, faults, time as a value, the vocabulary, all bytes, what is to be written down | nothing above |
+//! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time, words, bytes | nothing above |
+//! | [`journal`] | the ground floor as well: what is to be written down | `mem` |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
 //! | [`session`] | one peer, without its socket | the ground, `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
@@ -22,7 +23,8 @@
 //! # Rules
 //!
 //! - Data flows one way: bytes, command, broker, journal, event, bytes. Nobody calls back up the stairs.
-//! - One thread decides, no locks; two helpers wait for the disk and hold no state of the broker. No clock and no socket below [`net`]: time is handed in.
+//! - One thread decides, no locks; two helpers wait for the disk and hold no state of the broker. No clock
+//!   and no socket below [`net`]: time is handed in.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
 //! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
@@ -45,8 +47,9 @@
 //!                               Broker::sent; the consumer's ack → Command::Settle → the record is freed
 //! ```
 //!
-//! What must survive goes another way besides. The broker puts it into its [`journal::Journal`], by reference;
-//! at the end of the turn, when the disk is free and it is time, the store fetches it and a helper writes it:
+//! What must survive goes another way besides. The broker puts it into its [`journal::Journal`], by
+//! reference; at the end of the turn, when the disk is free and it is time, the store fetches it and a helper
+//! writes it:
 //!
 //! ```text
 //! Broker::publish ─→ Journal ─Keeper::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone

@@ -126,6 +126,14 @@ impl Footer {
         commit_bytes
     }
 
+    /// With room for what a segment of so many bytes usually has, so that it does not grow while messages
+    /// flow.
+    pub(super) fn with_room(mut self, segment_bytes: u32) -> Self {
+        self.messages.bytes.reserve(segment_bytes as usize / 16);
+        self.facts.bytes.reserve(segment_bytes as usize / 64);
+        self
+    }
+
     /// The messages noted so far, in their order; for [`for_each_message`].
     pub(super) fn messages(&self) -> &[u8] {
         &self.messages.bytes

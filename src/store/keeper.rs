@@ -106,6 +106,7 @@ pub struct Keeper {
     is_blocked: bool,
     chunking: Option<Chunking>,
     places: Vec<Place>,
+    ranges: Vec<Range>,
     targets: Vec<Target>,
     properties: Vec<u8>,
     chunk: Vec<u8>,
@@ -121,6 +122,7 @@ impl Keeper {
             is_blocked: false,
             chunking: None,
             places: Vec::with_capacity(64),
+            ranges: Vec::with_capacity(512),
             targets: Vec::with_capacity(64),
             properties: Vec::with_capacity(frame_max),
             chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
@@ -229,10 +231,15 @@ impl Keeper {
             }
             journal.pop_fact();
         }
+        let mut settling = 0;
         journal.drain_settles(|settled| {
-            let range = Range { start: settled.start, end: settled.end };
-            self.log.settle(settled.queue, range, Urgency::Lazy, now);
+            if settled.queue != settling || self.ranges.len() == self.ranges.capacity() {
+                self.write_settled(settling, now);
+                settling = settled.queue;
+            }
+            self.ranges.push(Range { start: settled.start, end: settled.end });
         });
+        self.write_settled(settling, now);
         journal.drain_riding(|queue, offset| {
             // Without room for it the message itself has none either.
             let _ = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
@@ -243,6 +250,16 @@ impl Keeper {
             }
             journal.hand_over(messages);
         }
+    }
+
+    /// Appends the settlements of one queue, or leaves them to the log for the next commit with room.
+    fn write_settled(&mut self, queue: u64, now: Now) {
+        if !self.ranges.is_empty() && !self.log.append_settled(queue, &self.ranges, now) {
+            for range in &self.ranges {
+                self.log.settle(queue, *range, Urgency::Lazy, now);
+            }
+        }
+        self.ranges.clear();
     }
 
     /// Appends a message; `false` when the commit or the disk has no room for it now.

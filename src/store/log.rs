@@ -222,12 +222,12 @@ impl Log {
             tail: start.tail,
             sequence_max: start.sequence_max,
             leaving: Vec::new(),
-            footer: start.footer,
+            footer: start.footer.with_room(start.settings.segment_bytes),
             gather,
             gathered: start.again_records,
             spare: Vec::with_capacity(commit_bytes),
             header_spare: Vec::new(),
-            seal_spare: Default::default(),
+            seal_spare: (Footer::default().with_room(start.settings.segment_bytes), Vec::new(), Vec::new()),
             settling: BTreeMap::new(),
             settling_first: Position(0),
             appended: Position(1),
@@ -239,7 +239,7 @@ impl Log {
             drain: None,
             cleaning: None,
             read_spare: vec![0; start.settings.commit_bytes as usize],
-            fetch_spare: Some(Scratch::new()),
+            fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
             pinned: None,
             prepared: 0,
             preparing: None,
@@ -342,6 +342,19 @@ impl Log {
         self.admit_to_commit(record.bytes_max())?;
         record.encode(&mut self.gather);
         Ok(self.appended_one(urgency, now))
+    }
+
+    /// Appends settlements (rising, apart) to what gathers, without remembering them; `false` when they are
+    /// better remembered ([`Log::settle`]), because room is scarce and they may merge with others.
+    pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
+        let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
+        let is_scarce = self.segments_free() < SEGMENTS_RESERVED || !self.settling.is_empty();
+        if is_scarce || !self.has_room(record.bytes_max()) {
+            return false;
+        }
+        record.encode(&mut self.gather);
+        self.appended_one(Urgency::Lazy, now);
+        true
     }
 
     /// Notes that offsets of a queue are done with. Always taken; written with one of the next commits.

@@ -47,10 +47,11 @@ pub(super) struct Found {
 }
 
 impl Scratch {
-    pub(super) fn new() -> Self {
+    /// For segments of so many bytes.
+    pub(super) fn new(segment_bytes: u32) -> Self {
         Self {
             wanted: Vec::with_capacity(WANTED_MAX),
-            noted: Vec::new(),
+            noted: Vec::with_capacity(segment_bytes as usize / 16),
             found: Vec::with_capacity(2 * RECORDS_MAX),
             bytes: Vec::with_capacity(FETCH_BYTES + SPAN_BYTES_MAX),
         }
