@@ -87,6 +87,9 @@ impl log::Log for Ear {
 
     fn log(&self, record: &log::Record<'_>) {
         let said = record.args().to_string();
+        if record.level() <= log::Level::Warn {
+            eprintln!("{said}");
+        }
         if let Some(address) = said.strip_prefix("listening on ").and_then(|said| said.parse().ok())
             && let Some(sender) = self.0.lock().expect("nobody panicked").as_ref()
         {
@@ -324,12 +327,12 @@ fn kept(cast: &mut Cast) {
 fn read_back(cast: &mut Cast) {
     const DEEP: usize = 6_000;
     let one = publish("", "deep", false, &PERSISTENT, &[4; 50]);
-    cast.confirming.write(&one.repeat(DEEP));
-    let mut confirmed = 0;
-    while confirmed < DEEP as u64 {
-        let answer = cast.confirming.next();
+    cast.publisher.write(&one.repeat(DEEP));
+    cast.publisher.send(1, &Method::ChannelFlow { active: true });
+    loop {
+        let answer = cast.publisher.next();
         match answer.method() {
-            Method::BasicAck { delivery_tag, .. } => confirmed = delivery_tag,
+            Method::ChannelFlowOk { .. } => break,
             // It had to wait until some of it had left memory.
             Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked {} => {}
             other => panic!("{other:?}"),
