@@ -76,6 +76,8 @@ impl Broker {
         if self.journal.mode() != Mode::On || !messages.is_above_spill_mark() {
             return false;
         }
+        // Only what is durable can leave memory.
+        self.journal.hurry();
         let mut left = SPILL_STEP;
         for _ in 0..SPILL_QUEUES.min(self.queues.places()) {
             if self.spill_hand >= self.queues.places() {

@@ -93,7 +93,11 @@ impl Broker {
                 messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(Hindrance::Wait) => Ok(Outcome::Wait),
+            Err(Hindrance::Wait) => {
+                // What gathers may be what it waits for.
+                self.journal.hurry();
+                Ok(Outcome::Wait)
+            }
             Err(Hindrance::Fault(fault)) => {
                 messages.release(message);
                 Err(fault)

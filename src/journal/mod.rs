@@ -447,6 +447,13 @@ impl Journal {
         self.await_open()
     }
 
+    /// Somebody waits for room here: whatever waits is written at once.
+    pub fn hurry(&mut self) {
+        if self.mode == Mode::On && self.live > 0 {
+            self.note(Urgency::Awaited);
+        }
+    }
+
     fn await_open(&mut self) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
