@@ -12,7 +12,7 @@ use crate::broker::{Broker, Contents, Fetch, Page, PageIn, Restored};
 use crate::command::QueueId;
 use crate::journal::Definition;
 use crate::mem::{MessageId, Messages};
-use crate::store::{self, Keeper, Log, Read, ReadOutcome, Write, WriteDone};
+use crate::store::{self, Counters, Keeper, Log, Read, ReadOutcome, Write, WriteDone};
 use crate::time::{Deadline, Now};
 
 /// The store as the loop's thread sees it.
@@ -228,6 +228,11 @@ impl Desk {
             (false, false) => large.next = large.chunks,
         }
         self.read_chunk(broker, messages, fetch, large)
+    }
+
+    /// What the store has done since the start.
+    pub(crate) const fn counters(&self) -> Counters {
+        self.keeper.log().counters()
     }
 
     /// Everything is to be written now.

@@ -281,6 +281,9 @@ impl House {
             self.broker.run_jobs(&mut self.supplies.messages);
             self.hand_to_disk();
         }
+        if let Some(disk) = &self.disk {
+            disk.tell_counters();
+        }
         Ok(())
     }
 

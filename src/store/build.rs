@@ -62,6 +62,7 @@ impl Log {
             return Ok(self.durable);
         };
         self.counters.bytes_written += done.bytes() as u64;
+        self.counters.syncs += done.syncs();
         let CommitJob { seal, header, commit, .. } = done.job;
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
@@ -196,6 +197,7 @@ impl Log {
             if let Some(segment) = self.index.segments().get(&sequence) {
                 let is_pinned = self.pinned == Some(segment.slot);
                 self.slots[segment.slot as usize] = if is_pinned { Slot::Pinned } else { Slot::Free };
+                self.counters.segments_recycled += 1;
             }
             self.index.remove_segment(sequence);
         }

@@ -99,6 +99,11 @@ impl CommitJob {
 }
 
 impl CommitDone {
+    /// Syncs that it did.
+    pub fn syncs(&self) -> u64 {
+        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some())
+    }
+
     /// Bytes that it wrote.
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());

@@ -15,6 +15,7 @@ use crate::time::{Deadline, Now};
 
 use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
+use super::counters::Counters;
 use super::footer::Footer;
 use super::index::Index;
 use super::jobs::{PrepareDone, PrepareJob};
@@ -118,21 +119,6 @@ pub(super) struct InFlight {
     pub(super) carried: Vec<(u64, u64)>,
     /// It ends the drain of a segment.
     pub(super) drained: Option<u64>,
-}
-
-/// Counters since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Commits handed out.
-    pub commits: u64,
-    /// Bytes written by commits, headers and footers.
-    pub bytes_written: u64,
-    /// Bytes of key, properties and body of messages appended.
-    pub payload_bytes: u64,
-    /// Bytes of records copied forward.
-    pub bytes_copied: u64,
-    /// Bytes of zeros written to prepare segments.
-    pub bytes_zeroed: u64,
 }
 
 /// The log.
@@ -582,6 +568,7 @@ impl Log {
         match done.outcome {
             Ok(()) => {
                 self.counters.bytes_zeroed += u64::from(done.job.bytes);
+                self.counters.syncs += 1;
                 self.prepared += done.job.bytes;
                 if done.job.last {
                     self.prepared = 0;

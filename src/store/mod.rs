@@ -12,6 +12,7 @@
 //! | `keeper` | from the journal into the log, a commit at a time |
 //! | `jobs` | what the helper threads do |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
+//! | `counters` | what was done so far |
 //! | `disk`, `file_disk` | what is asked of a disk, and files |
 //!
 //! # The format
@@ -43,6 +44,7 @@
 mod build;
 mod clean;
 mod commit;
+mod counters;
 mod disk;
 mod fetch;
 mod file_disk;
@@ -64,13 +66,14 @@ mod varint;
 
 pub use crate::journal::Urgency;
 pub use commit::BLOCK_BYTES;
+pub use counters::{Counters, SyncTimes};
 pub use disk::Disk;
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
 pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone};
-pub use log::{Counters, Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings};
+pub use log::{Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings};
 pub use parts::Part;
 pub use queue_index::{QueueIndex, Run};
 pub use ranges::RangeSet;
