@@ -407,7 +407,10 @@ impl Log {
     fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
         self.admit_to_commit(bytes)?;
         let commit = padded(self.gather.len() + bytes + self.settle_share());
-        if self.fits_active(commit) || self.segments_free() > SEGMENTS_RESERVED {
+        // The next header frees what is leaving, so that counts: waiting for it would be waiting for ever,
+        // for without a commit there is no header.
+        let free = self.segments_free();
+        if self.fits_active(commit) || free > 0 && free + self.leaving.len() > SEGMENTS_RESERVED {
             Ok(())
         } else {
             Err(Refused::Disk)
@@ -465,7 +468,8 @@ impl Log {
     /// Bytes that may still be appended before the disk limit, roughly and rather too few.
     pub fn room_bytes(&self) -> u64 {
         let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
-        let free = self.segments_free() + (self.settings.segments_max as usize).saturating_sub(used);
+        let free = self.segments_free() + self.leaving.len();
+        let free = free + (self.settings.segments_max as usize).saturating_sub(used);
         let segment = u64::from(self.settings.segment_bytes);
         let whole = free.saturating_sub(SEGMENTS_RESERVED) as u64 * (segment / 16 * 15);
         let commit = u64::from(self.settings.commit_bytes);
