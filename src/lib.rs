@@ -69,9 +69,9 @@
 //! # Where this differs from what one might expect
 //!
 //! - A message that the log has is delivered only when it is written down that it may have been
-//!   (`broker/front.rs`): so `redelivered` is never wrong in the direction that hurts, over power cuts too. In
-//!   steady traffic this costs nothing, for a message's own commit says it; a backlog costs a mark for each
-//!   256 messages, ahead of need.
+//!   (`broker/front.rs`): so `redelivered` is never wrong in the direction that hurts, over power cuts too.
+//!   In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a mark for
+//!   each 256 messages, ahead of need.
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
 //!   requeueing never needs memory (`broker/deliveries.rs`). Half of all records may serve what came back;
 //!   beyond, it goes back as a mere entry, in the order of its coming, so that records are left for others.
