@@ -70,6 +70,37 @@ fn under_load_at_most_one_point_one_five_bytes_a_byte() {
 }
 
 #[test]
+fn a_store_that_is_mostly_dead_takes_messages_again() {
+    for (body_bytes, kept) in [(200, 20), (900, 20), (900, 400), (3000, 50)] {
+        let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let (segment_bytes, commit_bytes, segments_max) = (64 << 10, 16 << 10, 10);
+        let settings = Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() };
+        let mut disk = disk.clone();
+        let (mut log, _) = Log::open(&mut disk, settings, IDENTITY, NOW).expect("it opens");
+        let body = vec![7; body_bytes];
+        let mut refused = 0;
+        for offset in 0..6000 {
+            let target = [Target { queue: 12, offset, lane: 0 }];
+            while log.append(&message(&target, &body), Urgency::Awaited, NOW).is_err() {
+                refused += 1;
+                assert!(refused < 100, "{body_bytes} B, one of {kept} kept: message {offset} waits for ever");
+                commit(&mut log, &mut disk);
+                if let Some(job) = log.next_clean_read() {
+                    log.clean_read_done(job.run(&mut disk));
+                }
+            }
+            refused = 0;
+            // Nearly all are consumed at once; some stay for long.
+            let gone = if offset % kept == 0 { offset.checked_sub(40 * kept) } else { Some(offset) };
+            if let Some(start) = gone {
+                log.settle(12, Range { start, end: start + 1 }, Urgency::Lazy, NOW);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_lone_confirm_is_one_block_and_one_sync() {
     let (mut disk, mut log) = sim();
     commit(&mut log, &mut disk);
