@@ -1,8 +1,8 @@
 //! From what gathers to a commit job, and from its outcome to "durable".
 //!
 //! Always true: a commit that does not fit goes to a new segment, whose header lists every segment of the
-//! log but those whose leaving is prepared; their files are free for use only when that header, and
-//! the commit behind it, are durable. The same walk over records feeds the index in life and at recovery.
+//! log; the file of a segment is free for use only when the commit that says it left is durable. The same
+//! walk over records feeds the index in life and at recovery.
 
 use crate::time::Now;
 
@@ -11,9 +11,10 @@ use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, padded
 use super::footer::Trailer;
 use super::index::{Index, Place};
 use super::jobs::{CommitDone, CommitJob, Seal, Write};
-use super::log::{Failed, InFlight, Log, Position, SEGMENTS_RESERVED, Slot};
+use super::log::{Failed, InFlight, Log, Position};
 use super::record::Record;
 use super::segment::{SegmentHeader, SegmentRef};
+use super::space::Slot;
 
 impl Log {
     /// The next commit, when the helper is free and one is due: somebody waits, a window is over, or what
@@ -22,16 +23,10 @@ impl Log {
         if !self.is_due(now) {
             return None;
         }
-        if self.segments_free() == 0 && !self.fits_active(self.settings.commit_bytes as usize) {
-            return None;
-        }
-        if self.should_spare_the_last() {
-            return None;
-        }
+        let end = self.commit_bytes_max()?;
         let settled_from = self.gather.len();
-        let position = self.gather_settlements();
         let mut in_flight = InFlight {
-            position,
+            position: self.durable,
             at: self.tail,
             settled_from,
             opens: None,
@@ -39,9 +34,16 @@ impl Log {
             carried: Vec::new(),
             drained: None,
         };
-        self.gather_carried(&mut in_flight);
+        if self.is_short() {
+            // What frees a segment comes first.
+            self.gather_carried(&mut in_flight, end);
+            in_flight.position = self.gather_settlements(end);
+        } else {
+            in_flight.position = self.gather_settlements(end);
+            self.gather_carried(&mut in_flight, end);
+        }
         if self.gathered == 0 && !self.is_starting {
-            return self.end_empty(in_flight);
+            return None;
         }
         let job = self.build(&mut in_flight, now)?;
         self.counters.commits += 1;
@@ -77,11 +79,17 @@ impl Log {
         for (queue, since) in in_flight.carried {
             self.index.settled_again(queue, since);
         }
-        if in_flight.opens.is_some() {
-            self.free_left_out();
+        if let Some(left) = in_flight.drained {
+            self.free(left);
         }
-        self.leaving.extend(in_flight.drained);
+        if self.is_short() {
+            self.index.forget_pending();
+            for (queue, settled) in &self.settling {
+                settled.ranges().iter().for_each(|range| self.index.note_pending(*queue, *range));
+            }
+        }
         self.durable = self.durable.max(in_flight.position);
+        self.may_clean = true;
         self.spare = commit.bytes;
         self.header_spare =
             header.map_or_else(|| core::mem::take(&mut self.header_spare), |write| write.bytes);
@@ -93,33 +101,20 @@ impl Log {
         Ok(self.durable)
     }
 
-    /// A drain may turn out to have nothing to write: its segment leaves at once.
-    fn end_empty(&mut self, in_flight: InFlight) -> Option<CommitJob> {
-        self.leaving.extend(in_flight.drained);
-        self.find_drain();
-        None
-    }
-
-    /// Settlements that nobody waits for open the last free segment only when that empties another one, or
-    /// when opening it frees one; until then they stay in memory and merge.
-    fn should_spare_the_last(&self) -> bool {
-        self.segments_free() < SEGMENTS_RESERVED
-            && self.leaving.is_empty()
-            && self.has_only_lazy_settlements()
-            && !self.fits_active(padded(self.gather.len() + self.settle_share()))
-            && !self.index.would_empty_a_segment(&self.settling)
-    }
-
     fn build(&mut self, in_flight: &mut InFlight, now: Now) -> Option<CommitJob> {
         let length = padded(self.gather.len());
         let first = COMMIT_HEADER_BYTES as u32;
         self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
         let (mut header, mut seal) = (None, None);
-        if self.tail as usize + length + padded(self.footer.bytes_max())
-            > self.settings.segment_bytes as usize
-        {
+        let segment_bytes = self.settings.segment_bytes as usize;
+        let is_full = self.tail as usize + length + padded(self.footer.bytes_max()) > segment_bytes;
+        let slot = if is_full { self.slots.take_free() } else { None };
+        if slot.is_none() && self.tail as usize + length > segment_bytes {
             self.footer.undo();
-            let slot = self.slots.iter().position(|slot| *slot == Slot::Free)? as u32;
+            return None;
+        }
+        if let Some(slot) = slot {
+            self.footer.undo();
             in_flight.seals = self.active.sequence;
             seal = self.seal(now);
             let (opened, write) = self.open_segment(slot, now);
@@ -171,11 +166,10 @@ impl Log {
     }
 
     fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
-        let live = self.index.segments().iter().filter(|(sequence, _)| !self.leaving.contains(sequence));
+        let live = self.index.segments().iter();
         let live = live.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }).collect();
         self.sequence_max += 1;
         self.active = SegmentRef { sequence: self.sequence_max, slot };
-        self.slots[slot as usize] = Slot::Live;
         let header = SegmentHeader {
             identity: self.identity,
             segment_bytes: self.settings.segment_bytes,
@@ -191,49 +185,58 @@ impl Log {
         (self.active, Write { slot, at: 0, bytes })
     }
 
-    /// The header that leaves them out is durable: their files may be used again.
-    fn free_left_out(&mut self) {
-        for sequence in core::mem::take(&mut self.leaving) {
-            if let Some(segment) = self.index.segments().get(&sequence) {
-                let is_pinned = self.pinned == Some(segment.slot);
-                self.slots[segment.slot as usize] = if is_pinned { Slot::Pinned } else { Slot::Free };
-                self.counters.segments_recycled += 1;
-            }
-            self.index.remove_segment(sequence);
+    /// That a segment has left the log is durable: its file may be used again.
+    fn free(&mut self, sequence: u64) {
+        if let Some(segment) = self.index.segments().get(&sequence) {
+            let is_pinned = self.pinned == Some(segment.slot);
+            self.slots.set(segment.slot, if is_pinned { Slot::Pinned } else { Slot::Free });
+            self.counters.segments_recycled += 1;
         }
+        self.index.remove_segment(sequence);
     }
 
     /// The oldest segment with nothing live in it starts to leave.
     pub(super) fn find_drain(&mut self) {
-        if self.drain.is_some() {
+        if self.drain.is_some() || self.in_flight.as_ref().is_some_and(|commit| commit.drained.is_some()) {
             return;
         }
         let cleaning = self.cleaning.as_ref().map(|cleaning| cleaning.segment);
         let found = self.index.segments().iter().find(|&(sequence, segment)| {
-            segment.live == 0
-                && *sequence != self.active.sequence
-                && cleaning != Some(*sequence)
-                && !self.leaving.contains(sequence)
+            segment.live == 0 && *sequence != self.active.sequence && cleaning != Some(*sequence)
         });
-        self.drain = found.map(|(&sequence, _)| Drain::of(sequence, &self.index, &self.leaving));
+        self.drain = found.map(|(&sequence, _)| Drain::of(sequence, &self.index));
+        if self.drain.is_some() {
+            self.hurry();
+        }
+    }
+}
+
+/// Calls `each` with the records of a commit that was checked, and their places; the first lies at `at`.
+pub(super) fn for_each_record(
+    mut records: &[u8],
+    mut at: u32,
+    mut each: impl FnMut(&Record<'_>, (u32, u32)),
+) {
+    while let Ok((record, bytes)) = Record::parse_known(records) {
+        each(&record, (at, bytes as u32));
+        records = &records[bytes..];
+        at += bytes as u32;
     }
 }
 
 /// Feeds those records of a commit that are wanted to the index; the first lies at byte `at` of its segment.
 pub(super) fn apply_records(
     index: &mut Index,
-    mut records: &[u8],
+    records: &[u8],
     segment: u64,
-    mut at: u32,
+    at: u32,
     is_wanted: impl Fn(&Record<'_>) -> bool,
 ) {
-    while let Ok((record, bytes)) = Record::parse_known(records) {
-        if is_wanted(&record) {
-            index.apply(&record, Place { segment, at, bytes: bytes as u32 });
+    for_each_record(records, at, |record, (at, bytes)| {
+        if is_wanted(record) {
+            index.apply(record, Place { segment, at, bytes });
         }
-        records = &records[bytes..];
-        at += bytes as u32;
-    }
+    });
 }
 
 const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES);

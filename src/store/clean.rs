@@ -1,27 +1,31 @@
 //! The cleaner: how segments leave the log.
 //!
-//! A segment leaves in three steps, each durable before the next: its live records are *copied* behind the
-//! tail (when it has any), the settlements and deletions that may lie in it are *carried*, that is written
-//! again, and the next header that is written leaves it out. The first step reads one commit at a time
-//! through the read helper; the second needs no reading, for the index has all that is settled.
+//! A segment leaves in two steps, the first durable before the second: its live records are *copied* behind
+//! the tail (when it has any); the settlements and deletions that may lie in it are *carried*, that is
+//! written again, and with the last of them a record says that it has left. The first step reads one commit
+//! at a time through the read helper; the second needs no reading, for the index has all that is settled.
 //!
-//! Always true: a copy keeps its identity and its bytes; a segment is drained only when nothing in it is
-//! live, so not before its copies are durable; nothing is carried that kills nothing any more.
+//! Always true: a copy keeps its identity, and what is in it but for queues that are done with it; a segment
+//! is drained only when nothing in it is live, so not before its copies are durable; nothing is carried that
+//! kills nothing any more; no copying is begun whose end may find no room.
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use super::index::Index;
 use super::jobs::{ReadDone, ReadJob};
-use super::log::{InFlight, Log, Position, SEGMENTS_RESERVED};
-use super::record::{RECORD_OVERHEAD_BYTES_MAX, Ranges, Record};
+use super::log::{InFlight, Log, Position};
+use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Target, Targets, ranges_fitting};
+use super::space::SEGMENTS_RESERVED;
 
 /// The cleaner starts when no more than this many segments are free beside the reserved ones.
 const CLEAN_BELOW_FREE: usize = 1;
-/// A segment is worth copying when at most so many of 8 parts of its records are live.
+/// A segment is worth copying when at most so many of 8 parts of its bytes are live.
 const LIVE_EIGHTHS_MAX: u64 = 6;
+/// About what a settled range takes when it is written again, in bytes.
+const RANGE_BYTES: usize = 5;
 /// The cleaner stops at so many runs of all queues: its copies may cut runs in two, and each takes memory.
 const RUNS_MAX: usize = 32 << 10;
-/// Room for ranges that makes carrying worth while.
-const CARRY_RANGES_MIN: usize = 8;
+/// Room in a commit that makes carrying worth while, in bytes.
+const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 
 /// A segment on its way out whose settlements are being carried.
 #[derive(Debug)]
@@ -35,11 +39,11 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    pub(super) fn of(segment: u64, index: &Index, leaving: &[u64]) -> Self {
-        let deletions = index.deletions_to_carry(segment, leaving);
+    pub(super) fn of(segment: u64, index: &Index) -> Self {
+        let deletions = index.deletions_to_carry(segment);
         Self {
             segment,
-            queues: index.queues_to_carry(segment, leaving).collect(),
+            queues: index.queues_to_carry(segment).map(|(queue, _)| queue).collect(),
             deletions: deletions.map(|(key, version)| (key.into(), version)).collect(),
             half: None,
         }
@@ -57,21 +61,29 @@ pub(super) struct Cleaning {
     /// The segment was read to its end; its copies are durable with this position.
     copied: Option<Position>,
     reading: bool,
+    /// There was no room any more in what gathered for the commit of this number.
+    pub(super) waits_for: u64,
+    targets: Vec<Target>,
 }
 
 impl Log {
+    /// Whether a segment is on its way out.
+    pub(super) const fn is_cleaning(&self) -> bool {
+        self.drain.is_some() || self.cleaning.is_some()
+    }
+
     pub(super) fn is_cleaning_done_copying(&self) -> bool {
         self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
     }
 
     /// Writes again what is settled in queues that the draining segment may speak of, as far as it fits.
-    pub(super) fn gather_carried(&mut self, in_flight: &mut InFlight) {
+    pub(super) fn gather_carried(&mut self, in_flight: &mut InFlight, end: usize) {
         let Some(mut drain) = self.drain.take() else {
             return;
         };
         while let Some((key, version)) = drain.deletions.last() {
             let record = Record::Defined { version: *version, key, value: None };
-            if self.gather.len() + record.bytes_max() > self.settings.commit_bytes as usize {
+            if self.gather.len() + record.bytes_max() > end {
                 self.drain = Some(drain);
                 return;
             }
@@ -80,23 +92,29 @@ impl Log {
             drain.deletions.pop();
         }
         while let Some(&queue) = drain.queues.last() {
-            if !self.carry_queue(queue, &mut drain, in_flight) {
+            if !self.carry_queue(queue, &mut drain, in_flight, end) {
                 self.drain = Some(drain);
                 return;
             }
             drain.queues.pop();
         }
+        let record = Record::Left { segment: drain.segment };
+        if self.gather.len() + record.bytes_max() > end {
+            self.drain = Some(drain);
+            return;
+        }
+        record.encode(&mut self.gather);
+        self.gathered += 1;
         in_flight.drained = Some(drain.segment);
     }
 
     /// Writes all that is settled in one queue; false when the commit was full before that.
-    fn carry_queue(&mut self, queue: u64, drain: &mut Drain, in_flight: &mut InFlight) -> bool {
+    fn carry_queue(&mut self, queue: u64, drain: &mut Drain, in_flight: &mut InFlight, end: usize) -> bool {
         let Some(entry) = self.index.queues().get(&queue) else {
             return true;
         };
-        let end = self.settings.commit_bytes as usize;
-        let room = end.saturating_sub(self.gather.len() + 2 * RECORD_OVERHEAD_BYTES_MAX) / 20;
-        if room < CARRY_RANGES_MIN {
+        let room = end.saturating_sub(self.gather.len() + RECORD_OVERHEAD_BYTES_MAX);
+        if room < CARRY_BYTES_MIN {
             return false;
         }
         let (from, since) = drain.half.take().unwrap_or((0, self.active.sequence));
@@ -108,7 +126,7 @@ impl Log {
         }
         let ranges = entry.settled.ranges();
         let ranges = &ranges[ranges.partition_point(|range| range.end <= from)..];
-        let part = &ranges[..ranges.len().min(room)];
+        let part = &ranges[..ranges_fitting(ranges, room)];
         if !part.is_empty() {
             Record::Settled { queue, ranges: Ranges::List(part) }.encode(&mut self.gather);
             self.gathered += 1;
@@ -144,7 +162,7 @@ impl Log {
             }
             return None;
         }
-        if cleaning.reading || is_crowded {
+        if cleaning.reading || is_crowded || cleaning.waits_for == self.number + 1 {
             return None;
         }
         cleaning.reading = true;
@@ -166,6 +184,7 @@ impl Log {
         let end = self.index.segments().get(&cleaning.segment).map_or(0, |segment| segment.bytes);
         if cleaning.at >= end && cleaning.copied.is_none() {
             cleaning.copied = Some(self.appended);
+            self.hurry();
         }
         self.cleaning = Some(cleaning);
     }
@@ -182,12 +201,10 @@ impl Log {
                 if !self.has_room(length) {
                     self.hurry();
                     cleaning.skip = commit.records.len() - rest.len();
+                    cleaning.waits_for = self.number + 1;
                     return;
                 }
-                self.gather.extend_from_slice(&rest[..length]);
-                self.gathered += 1;
-                self.appended.0 += 1;
-                self.counters.bytes_copied += length as u64;
+                self.copy_record(&record, &rest[..length], cleaning);
             }
             rest = &rest[length..];
         }
@@ -196,24 +213,57 @@ impl Log {
         debug_assert!(commit.bytes() >= COMMIT_HEADER_BYTES, "commits are whole blocks");
     }
 
+    /// A copy is for those queues only that still need it here: else it would be as large as before for the
+    /// sake of one, and look worth copying again.
+    fn copy_record(&mut self, record: &Record<'_>, raw: &[u8], cleaning: &mut Cleaning) {
+        let start = self.gather.len();
+        match record {
+            Record::Message(message) if message.targets.len() > 1 => {
+                cleaning.targets.clear();
+                let live = message.targets.iter().filter(|to| self.index.is_held_in(to, cleaning.segment));
+                cleaning.targets.extend(live);
+                let targets = Targets::List(&cleaning.targets);
+                Record::Message(Message { targets, ..*message }).encode(&mut self.gather);
+            }
+            _ => self.gather.extend_from_slice(raw),
+        }
+        self.gathered += 1;
+        self.appended.0 += 1;
+        self.counters.bytes_copied += (self.gather.len() - start) as u64;
+    }
+
     /// The sealed segment with the smallest live part, when segments are short and it is small enough.
-    fn choose_victim(&self) -> Option<Cleaning> {
-        let free = self.segments_free() + self.leaving.len();
-        let can_grow = self.slots.len() < self.settings.segments_max as usize;
-        if self.drain.is_some() || can_grow || free > SEGMENTS_RESERVED + CLEAN_BELOW_FREE {
+    fn choose_victim(&mut self) -> Option<Cleaning> {
+        let spare = self.slots.spare();
+        if self.drain.is_some() || spare > SEGMENTS_RESERVED + CLEAN_BELOW_FREE {
+            return None;
+        }
+        if !core::mem::take(&mut self.may_clean) {
             return None;
         }
         let sealed = self.index.segments().iter().filter(|&(sequence, segment)| {
             *sequence != self.active.sequence
-                && !self.leaving.contains(sequence)
                 && segment.live > 0
                 && !segment.stuck
-                && segment.live * 8 <= segment.total * LIVE_EIGHTHS_MAX
+                && self.copies_bytes(segment.live_bytes) * 8 <= u64::from(segment.bytes) * LIVE_EIGHTHS_MAX
         });
         let (&segment, found) =
-            sealed.min_by_key(|(_, segment)| segment.live * 1000 / segment.total.max(1))?;
+            sealed.min_by_key(|(_, segment)| segment.live_bytes * 1000 / u64::from(segment.bytes.max(1)))?;
+        let ranges: usize = self.index.queues_to_carry(segment).map(|(_, ranges)| ranges).sum();
+        let copies = self.copies_bytes(found.live_bytes) as usize;
+        if copies + ranges * RANGE_BYTES > self.room_to_clean() {
+            return None;
+        }
         // The header's length is not known here; blocks that are no commit are passed over one by one.
-        let at = BLOCK_BYTES as u32;
-        Some(Cleaning { segment, slot: found.slot, at, skip: 0, copied: None, reading: false })
+        Some(Cleaning {
+            segment,
+            slot: found.slot,
+            at: BLOCK_BYTES as u32,
+            skip: 0,
+            copied: None,
+            reading: false,
+            waits_for: 0,
+            targets: Vec::new(),
+        })
     }
 }

@@ -14,10 +14,11 @@ use std::io;
 
 use super::footer::Footer;
 use super::index::Place;
-use super::log::{Log, Slot};
+use super::log::Log;
 use super::parts::Part;
 use super::read_back::{FetchDone, Found, Scratch};
 use super::record::{Message, Range, Record};
+use super::space::Slot;
 
 /// The most bytes of records that one fetch brings, but for a single record that is longer.
 pub const FETCH_BYTES: usize = 128 << 10;
@@ -173,8 +174,8 @@ impl Log {
 
     fn unpin(&mut self, job: FetchJob) {
         self.pinned = None;
-        if let Some(slot) = self.slots.get_mut(job.slot as usize).filter(|slot| **slot == Slot::Pinned) {
-            *slot = Slot::Free;
+        if self.slots.get(job.slot) == Slot::Pinned {
+            self.slots.set(job.slot, Slot::Free);
         }
         self.fetch_spare = Some(job.scratch.reset());
     }

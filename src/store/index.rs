@@ -12,8 +12,7 @@ use std::collections::BTreeMap;
 
 use super::parts::{Entry, Part};
 use super::queue_index::{Lost, QueueIndex, Seen};
-use super::ranges::RangeSet;
-use super::record::{Body, Message, Range, Record};
+use super::record::{Body, Message, Range, Record, Target};
 
 /// Where a record lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,8 +32,10 @@ pub struct Segment {
     pub slot: u32,
     /// Targets, definitions and chunks whose place it is.
     pub live: u64,
-    /// All of those that were ever put there.
-    pub total: u64,
+    /// Their bytes; a message for several queues is shared by them.
+    pub live_bytes: u64,
+    /// Bytes of those that are settled, but not durably.
+    pending: u64,
     /// Bytes in use, header included.
     pub bytes: u32,
     /// The cleaner could not read all that is live in it.
@@ -60,6 +61,13 @@ struct LargeBody {
     chunks: BTreeMap<u32, Place>,
     holders: u64,
     dead: bool,
+}
+
+impl Segment {
+    const fn lose(&mut self, count: u64, bytes: u64) {
+        self.live -= count;
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+    }
 }
 
 impl LargeBody {
@@ -108,7 +116,8 @@ impl Index {
     }
 
     pub(super) fn add_segment(&mut self, sequence: u64, slot: u32, bytes: u32) {
-        self.segments.insert(sequence, Segment { slot, live: 0, total: 0, bytes, stuck: false });
+        self.segments
+            .insert(sequence, Segment { slot, live: 0, live_bytes: 0, pending: 0, bytes, stuck: false });
     }
 
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
@@ -146,6 +155,8 @@ impl Index {
                 let queue = self.queue(*queue);
                 queue.delivered_through = queue.delivered_through.max(*offset);
             }
+            // Who writes or reads the log sees to it.
+            Record::Left { .. } => {}
         }
     }
 
@@ -165,16 +176,16 @@ impl Index {
         }
     }
 
-    fn gain(&mut self, segment: u64) {
+    fn gain(&mut self, segment: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live += 1;
-            segment.total += 1;
+            segment.live_bytes += bytes;
         }
     }
 
-    fn lose(&mut self, segment: u64, count: u64) {
+    fn lose(&mut self, segment: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.live -= count;
+            segment.lose(1, bytes);
         }
     }
 
@@ -207,15 +218,10 @@ impl Index {
         let seen = entry.add(offset, segment, bytes);
         self.runs = self.runs + entry.runs.len() - runs;
         match seen {
-            Seen::Again => {}
-            Seen::Dead => {
-                if let Some(segment) = self.segments.get_mut(&segment) {
-                    segment.total += 1;
-                }
-            }
-            Seen::Moved(old) => {
-                self.lose(old, 1);
-                self.gain(segment);
+            Seen::Again | Seen::Dead => {}
+            Seen::Moved(old, lost) => {
+                self.lose(old, lost);
+                self.gain(segment, bytes);
             }
             Seen::New => {
                 if let Some(body) = body {
@@ -224,7 +230,7 @@ impl Index {
                     entry.large.insert(offset, body);
                     entry.large_bytes += large.bytes();
                 }
-                self.gain(segment);
+                self.gain(segment, bytes);
             }
         }
     }
@@ -246,14 +252,14 @@ impl Index {
     fn apply_chunk(&mut self, body: u64, index: u32, place: Place) {
         self.next_body = self.next_body.max(body);
         let entry = self.bodies.entry(body).or_default();
-        let old = entry.chunks.insert(index, place).map(|old| old.segment);
-        if entry.dead || old == Some(place.segment) {
+        let old = entry.chunks.insert(index, place);
+        if entry.dead || old.is_some_and(|old| old.segment == place.segment) {
             return;
         }
         if let Some(old) = old {
-            self.lose(old, 1);
+            self.lose(old.segment, old.bytes.into());
         }
-        self.gain(place.segment);
+        self.gain(place.segment, place.bytes.into());
     }
 
     fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, place: Place) {
@@ -261,7 +267,7 @@ impl Index {
         let Some(old) = self.definitions.get_mut(key) else {
             self.definitions.insert(key.into(), fresh);
             if !deleted {
-                self.gain(place.segment);
+                self.gain(place.segment, place.bytes.into());
             }
             return;
         };
@@ -269,13 +275,13 @@ impl Index {
         if old.version > version {
             return;
         }
-        let lost = (!old.deleted).then_some(old.place.segment);
+        let lost = (!old.deleted).then_some(old.place);
         (old.version, old.place, old.deleted) = (version, place, deleted);
         if let Some(lost) = lost {
-            self.lose(lost, 1);
+            self.lose(lost.segment, lost.bytes.into());
         }
         if !deleted {
-            self.gain(place.segment);
+            self.gain(place.segment, place.bytes.into());
         }
     }
 
@@ -295,9 +301,9 @@ impl Index {
             }
         };
         entry.settle(range, |entry, lost| match lost {
-            Lost::Live(segment, count) => {
+            Lost::Live(segment, count, bytes) => {
                 if let Some(segment) = segments.get_mut(&segment) {
-                    segment.live -= count;
+                    segment.lose(count, bytes);
                 }
             }
             Lost::Offsets(fresh) => buried(entry, fresh, segments),
@@ -305,20 +311,33 @@ impl Index {
         *runs = *runs + entry.runs.len() - before;
     }
 
-    /// Whether some segment would have nothing live left if these offsets were settled.
-    pub(super) fn would_empty_a_segment(&self, settling: &BTreeMap<u64, RangeSet>) -> bool {
-        let mut lost: BTreeMap<u64, u64> = BTreeMap::new();
-        for (queue, set) in settling {
-            let Some(entry) = self.queues.get(queue) else { continue };
-            for part in set.ranges() {
-                let runs = entry.runs.iter().filter(|run| run.offsets.start < part.end);
-                for run in runs.filter(|run| run.offsets.end > part.start) {
-                    let count = run.offsets.end.min(part.end) - run.offsets.start.max(part.start);
-                    *lost.entry(run.segment).or_default() += count;
-                }
+    /// Offsets are settled that are not durably so yet: what their segments are going to lose.
+    pub(super) fn note_pending(&mut self, queue: u64, range: Range) {
+        let Self { queues, segments, bodies, .. } = self;
+        let Some(entry) = queues.get(&queue) else { return };
+        let mut note = |segment, bytes| {
+            if let Some(segment) = segments.get_mut(&segment) {
+                segment.pending += bytes;
             }
+        };
+        entry.for_each_held(range, &mut note);
+        for body in entry.large.range(range.start..range.end).map(|(_, body)| body) {
+            let large = bodies.get(body).filter(|large| large.holders == 1);
+            large.iter().flat_map(|l| l.chunks.values()).for_each(|at| note(at.segment, at.bytes.into()));
         }
-        lost.iter().any(|(segment, lost)| self.segments.get(segment).is_some_and(|found| found.live <= *lost))
+    }
+
+    pub(super) fn forget_pending(&mut self) {
+        self.segments.values_mut().for_each(|segment| segment.pending = 0);
+    }
+
+    /// Whether what is pending leaves some segment, or the active one is so anyway, that it `is_worth`
+    /// copying, by its live bytes and all that it takes.
+    pub(super) fn would_leave(&self, active: u64, is_worth: impl Fn(u64, u32) -> bool) -> bool {
+        self.segments.iter().any(|(sequence, segment)| {
+            let left = segment.live_bytes.saturating_sub(segment.pending);
+            (*sequence == active || segment.pending > 0) && is_worth(left, segment.bytes)
+        })
     }
 
     /// Chunks whose message will never come.
@@ -358,41 +377,42 @@ impl Index {
         self.runs = self.queues.values().map(|queue| queue.runs.len()).sum();
     }
 
+    /// Whether a message still waits in this queue and `segment` is its place.
+    pub(super) fn is_held_in(&self, target: &Target, segment: u64) -> bool {
+        self.queues.get(&target.queue).and_then(|queue| queue.segment_of(target.offset)) == Some(segment)
+    }
+
     /// Whether `record`, found in `segment`, must be copied before the segment can be left out.
     pub(super) fn is_live_in(&self, record: &Record<'_>, segment: u64) -> bool {
         match record {
-            Record::Message(message) => message.targets.iter().any(|target| {
-                self.queues.get(&target.queue).and_then(|queue| queue.segment_of(target.offset))
-                    == Some(segment)
-            }),
+            Record::Message(message) => {
+                message.targets.iter().any(|target| self.is_held_in(&target, segment))
+            }
             Record::Chunk { body, index, .. } => self.bodies.get(body).is_some_and(|large| {
                 !large.dead && large.chunks.get(index).is_some_and(|p| p.segment == segment)
             }),
             Record::Defined { version, key, .. } => self.definitions.get(*key).is_some_and(|definition| {
                 !definition.deleted && definition.version == *version && definition.place.segment == segment
             }),
-            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } => false,
+            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } | Record::Left { .. } => {
+                false
+            }
         }
     }
 
-    /// Queues whose settlements must be written again before `segment` may be left out together with the
-    /// segments that are `leaving` already.
-    pub(super) fn queues_to_carry(&self, segment: u64, leaving: &[u64]) -> impl Iterator<Item = u64> {
+    /// Queues whose settlements must be written again before `segment` may be left out, and in how many
+    /// ranges.
+    pub(super) fn queues_to_carry(&self, segment: u64) -> impl Iterator<Item = (u64, usize)> {
         self.queues.iter().filter_map(move |(&queue, entry)| {
-            let stays = |other: u64| other != segment && !leaving.contains(&other);
-            (entry.settled_since <= segment && (!entry.gone || entry.is_held_by(stays))).then_some(queue)
+            let is_needed = !entry.gone || entry.is_held_by(|other| other != segment);
+            (entry.settled_since <= segment && is_needed).then(|| (queue, entry.settled.ranges().len()))
         })
     }
 
     /// Deleted definitions whose record must be written again before `segment` may be left out.
-    pub(super) fn deletions_to_carry(
-        &self,
-        segment: u64,
-        leaving: &[u64],
-    ) -> impl Iterator<Item = (&[u8], u64)> {
+    pub(super) fn deletions_to_carry(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
-            let stays = |other: &u64| *other != segment && !leaving.contains(other);
-            let kills = definition.segments.iter().any(stays);
+            let kills = definition.segments.iter().any(|other| *other != segment);
             (definition.deleted && definition.place.segment == segment && kills)
                 .then_some((&**key, definition.version))
         })
@@ -412,7 +432,7 @@ fn bury(large: &mut LargeBody, segments: &mut BTreeMap<u64, Segment>) {
     large.dead = true;
     for place in large.chunks.values() {
         if let Some(segment) = segments.get_mut(&place.segment) {
-            segment.live -= 1;
+            segment.lose(1, place.bytes.into());
         }
     }
 }

@@ -18,22 +18,12 @@ use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
 use super::footer::Footer;
 use super::index::Index;
-use super::jobs::{PrepareDone, PrepareJob};
 use super::parts::Part;
 use super::ranges::RangeSet;
 use super::read_back::Scratch;
-use super::record::{self, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record};
+use super::record::{self, Message, Range, Ranges, Record};
 use super::segment::{Identity, SegmentRef};
-
-/// Segments that only the cleaner and settlements may open.
-pub const SEGMENTS_RESERVED: usize = 2;
-/// Segments beyond `disk_limit` that are made rather than never be able to write again: when restarts and
-/// settlements have used up the reserve before the cleaner could free any.
-const SEGMENTS_EMERGENCY: u32 = 2;
-/// Zeros written in one step, in bytes.
-const PREPARE_STEP_BYTES: u32 = 256 << 10;
-/// Segments kept ready beyond the reserved ones.
-const SEGMENTS_READY: usize = 2;
+use super::space::{Slot, Slots};
 
 /// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,21 +80,6 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Failed(pub io::Error);
 
-/// What a slot's file is used for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Slot {
-    /// There is no such file, or it is not ours to use.
-    Unusable,
-    /// Zeros are being written.
-    Preparing,
-    /// Ready to be a segment.
-    Free,
-    /// Part of the log.
-    Live,
-    /// It has left the log, but a fetch still reads it.
-    Pinned,
-}
-
 /// A commit on its way.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -130,13 +105,11 @@ pub struct Log {
     pub(super) number: u64,
     pub(super) time_base_ms: u64,
     pub(super) index: Index,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Slots,
     pub(super) active: SegmentRef,
     /// The next commit goes here; the segment's size when it is sealed.
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
-    /// Segments that the next header leaves out.
-    pub(super) leaving: Vec<u64>,
     pub(super) footer: Footer,
     pub(super) gather: Vec<u8>,
     pub(super) gathered: u32,
@@ -153,14 +126,14 @@ pub struct Log {
     budget: Budget,
     pub(super) drain: Option<Drain>,
     pub(super) cleaning: Option<Cleaning>,
+    /// Something has changed since the cleaner looked for work.
+    pub(super) may_clean: bool,
     pub(super) read_spare: Vec<u8>,
     /// The buffers for the next fetch, and the file that the present one reads.
     pub(super) fetch_spare: Option<Scratch>,
     pub(super) pinned: Option<u32>,
-    prepared: u32,
-    preparing: Option<u32>,
-    /// The file system had no room for another segment.
-    is_full: bool,
+    /// What gathers deletes a queue, which makes room.
+    pub(super) frees: bool,
     pub(super) counters: Counters,
     pub(super) failed: bool,
     /// The first commit of this life is still to come; it is made even if it is empty.
@@ -203,11 +176,10 @@ impl Log {
             number: start.number,
             time_base_ms: start.time_base_ms,
             index: start.index,
-            slots: start.slots,
+            slots: Slots::new(&start.slots, start.settings.segments_max),
             active: start.active,
             tail: start.tail,
             sequence_max: start.sequence_max,
-            leaving: Vec::new(),
             footer: start.footer.with_room(start.settings.segment_bytes),
             gather,
             gathered: start.again_records,
@@ -224,12 +196,11 @@ impl Log {
             budget,
             drain: None,
             cleaning: None,
+            may_clean: true,
             read_spare: vec![0; start.settings.commit_bytes as usize],
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
             pinned: None,
-            prepared: 0,
-            preparing: None,
-            is_full: false,
+            frees: false,
             counters: Counters::default(),
             failed: false,
             is_starting: true,
@@ -271,11 +242,6 @@ impl Log {
     /// Counters since start.
     pub const fn counters(&self) -> Counters {
         self.counters
-    }
-
-    /// Segments ready to be opened.
-    pub fn segments_free(&self) -> usize {
-        self.slots.iter().filter(|slot| **slot == Slot::Free).count()
     }
 
     /// Appends a message, a chunk, a definition or a mark to what gathers.
@@ -327,6 +293,7 @@ impl Log {
     ) -> Result<Position, Refused> {
         self.admit_to_commit(record.bytes_max())?;
         record.encode(&mut self.gather);
+        self.frees |= matches!(record, Record::Gone { .. });
         Ok(self.appended_one(urgency, now))
     }
 
@@ -334,7 +301,7 @@ impl Log {
     /// better remembered ([`Log::settle`]), because room is scarce and they may merge with others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
         let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
-        let is_scarce = self.segments_free() < SEGMENTS_RESERVED || !self.settling.is_empty();
+        let is_scarce = self.is_short() || !self.settling.is_empty();
         if is_scarce || !self.has_room(record.bytes_max()) {
             return false;
         }
@@ -348,7 +315,12 @@ impl Log {
         if self.settling.is_empty() {
             self.settling_first = self.appended;
         }
-        self.settling.entry(queue).or_default().insert(range, |_| {});
+        let (is_short, index) = (self.is_short(), &mut self.index);
+        self.settling.entry(queue).or_default().insert(range, |fresh| {
+            if is_short {
+                index.note_pending(queue, fresh);
+            }
+        });
         self.appended_already(urgency, now)
     }
 
@@ -396,7 +368,7 @@ impl Log {
 
     /// Room for `bytes` in the commit that gathers, a share for settlements left free.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.gather.len() + bytes + self.settle_share() <= self.settings.commit_bytes as usize
+        self.gather.len() + bytes + self.settle_share() <= self.gather_bytes_max()
     }
 
     /// Bytes of each commit that only settlements use.
@@ -407,14 +379,7 @@ impl Log {
     fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
         self.admit_to_commit(bytes)?;
         let commit = padded(self.gather.len() + bytes + self.settle_share());
-        // The next header frees what is leaving, so that counts: waiting for it would be waiting for ever,
-        // for without a commit there is no header.
-        let free = self.segments_free();
-        if self.fits_active(commit) || free > 0 && free + self.leaving.len() > SEGMENTS_RESERVED {
-            Ok(())
-        } else {
-            Err(Refused::Disk)
-        }
+        if self.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
     }
 
     fn admit_to_commit(&mut self, bytes: usize) -> Result<(), Refused> {
@@ -465,30 +430,6 @@ impl Log {
         !self.settling.is_empty()
     }
 
-    /// Bytes that may still be appended before the disk limit, roughly and rather too few.
-    pub fn room_bytes(&self) -> u64 {
-        let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
-        let free = self.segments_free() + self.leaving.len();
-        let free = free + (self.settings.segments_max as usize).saturating_sub(used);
-        let segment = u64::from(self.settings.segment_bytes);
-        let whole = free.saturating_sub(SEGMENTS_RESERVED) as u64 * (segment / 16 * 15);
-        let commit = u64::from(self.settings.commit_bytes);
-        let used = u64::from(self.tail) + self.footer.bytes_max() as u64 + 2 * commit;
-        whole + segment.saturating_sub(used)
-    }
-
-    /// The limit in bytes.
-    pub const fn limit_bytes(&self) -> u64 {
-        self.settings.segments_max as u64 * self.settings.segment_bytes as u64
-    }
-
-    /// Whether a commit of so many bytes can still go into the active segment, its footer's room left free.
-    pub(super) fn fits_active(&self, commit_bytes: usize) -> bool {
-        // Every record of the commit may add to the footer; the smallest takes eight bytes here.
-        let footer = padded(self.footer.bytes_max() + Footer::bytes_max_of(commit_bytes));
-        self.tail as usize + commit_bytes + footer <= self.settings.segment_bytes as usize
-    }
-
     /// Whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
         if self.failed || self.in_flight.is_some() {
@@ -506,12 +447,10 @@ impl Log {
 
     /// Puts the gathered settlements behind the gathered records, as many as fit; tells up to where
     /// everything is in the commit.
-    pub(super) fn gather_settlements(&mut self) -> Position {
-        let end = self.settings.commit_bytes as usize;
+    pub(super) fn gather_settlements(&mut self, end: usize) -> Position {
         while let Some(mut entry) = self.settling.first_entry() {
-            let room = end.saturating_sub(self.gather.len() + RECORD_OVERHEAD_BYTES_MAX) / 20;
             let (queue, set) = (*entry.key(), entry.get_mut());
-            let count = set.ranges().len().min(room);
+            let count = record::ranges_fitting(set.ranges(), end.saturating_sub(self.gather.len()));
             if count == 0 {
                 return self.settling_first;
             }
@@ -531,65 +470,8 @@ impl Log {
         if core::mem::take(&mut self.awaited) {
             self.budget.take_one(now);
         }
+        self.frees = false;
         self.due_at = if self.settling.is_empty() { Deadline::NEVER } else { now.after_ms(0) };
-    }
-
-    /// The next step towards another ready segment, if one is wanted.
-    pub fn next_prepare(&mut self) -> Option<PrepareJob> {
-        if self.failed || self.preparing.is_some() {
-            return None;
-        }
-        let is_stuck = self.segments_free() == 0 && !self.fits_active(self.settings.commit_bytes as usize);
-        let most =
-            self.settings.segments_max + if is_stuck && !self.is_full { SEGMENTS_EMERGENCY } else { 0 };
-        let wanted = SEGMENTS_RESERVED + SEGMENTS_READY;
-        let unfinished = self.slots.iter().position(|slot| *slot == Slot::Preparing);
-        if unfinished.is_none() && !is_stuck && self.segments_free() + self.leaving.len() >= wanted {
-            return None;
-        }
-        let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
-        let slot = match unfinished {
-            Some(slot) => slot,
-            None if used >= most as usize => return None,
-            None => {
-                self.slots.push(Slot::Preparing);
-                self.slots.len() - 1
-            }
-        };
-        let bytes = PREPARE_STEP_BYTES.min(self.settings.segment_bytes - self.prepared);
-        let last = self.prepared + bytes == self.settings.segment_bytes;
-        self.preparing = Some(slot as u32);
-        Some(PrepareJob { slot: slot as u32, create: self.prepared == 0, from: self.prepared, bytes, last })
-    }
-
-    /// Takes the outcome of a prepare job. A disk with less room than promised lowers the limit.
-    ///
-    /// # Errors
-    /// The disk failed; this is final.
-    pub fn prepare_done(&mut self, done: PrepareDone) -> Result<(), Failed> {
-        self.preparing = None;
-        let slot = done.job.slot as usize;
-        match done.outcome {
-            Ok(()) => {
-                self.counters.bytes_zeroed += u64::from(done.job.bytes);
-                self.counters.syncs += 1;
-                self.prepared += done.job.bytes;
-                if done.job.last {
-                    self.prepared = 0;
-                    self.slots[slot] = Slot::Free;
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.prepared = 0;
-                self.slots[slot] = Slot::Unusable;
-                let used = self.slots.iter().filter(|slot| **slot != Slot::Unusable).count();
-                self.settings.segments_max = used as u32;
-                self.is_full = true;
-                Ok(())
-            }
-            Err(error) => Err(self.fail(error)),
-        }
     }
 
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {

@@ -4,6 +4,7 @@
 //! |------|---------------|
 //! | `log` | what gathers, when a commit is due, who must wait; settings, positions, counters |
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
+//! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `recover`, `reader` | starting: what lies on the disk becomes a log again |
 //! | `look` | what a store holds and whether it is whole, without touching it |
@@ -36,8 +37,8 @@
 //! - A block that was synced is not written again before its segment is recycled.
 //! - Facts form a set that only grows: reading them twice or in another order changes nothing, so copies,
 //!   repeated commits and recovery need no rules of their own.
-//! - A settlement is dropped only when a durable header has left out every segment with something that it
-//!   kills; a segment's file is used again only when a durable header has left the segment out.
+//! - A settlement is dropped only when every segment with something that it kills has durably left the log;
+//!   a segment's file is used again only when a durable commit says that the segment has left.
 //! - A failed write or sync is final.
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
@@ -62,6 +63,7 @@ mod reader;
 mod record;
 mod recover;
 mod segment;
+mod space;
 mod varint;
 
 pub use crate::journal::Urgency;
@@ -73,7 +75,7 @@ pub use file_disk::FileDisk;
 pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone};
-pub use log::{Failed, Log, Position, Refused, SEGMENTS_RESERVED, Settings};
+pub use log::{Failed, Log, Position, Refused, Settings};
 pub use parts::Part;
 pub use queue_index::{QueueIndex, Run};
 pub use ranges::RangeSet;
@@ -84,3 +86,4 @@ pub use record::{
 };
 pub use recover::{OpenError, Report, SetAside};
 pub use segment::{Identity, SEGMENT_BYTES_MIN};
+pub use space::SEGMENTS_RESERVED;

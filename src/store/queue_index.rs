@@ -77,8 +77,8 @@ pub(super) enum Seen {
     Dead,
     /// Another copy in the same segment is known.
     Again,
-    /// Another copy, in the segment named, was its place until now.
-    Moved(u64),
+    /// Another copy, in the segment named, was its place until now, for so many bytes.
+    Moved(u64, u64),
     /// It was not known.
     New,
 }
@@ -86,8 +86,8 @@ pub(super) enum Seen {
 /// What a settlement costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lost {
-    /// A segment loses so many live messages.
-    Live(u64, u64),
+    /// A segment loses so many live messages of so many bytes.
+    Live(u64, u64, u64),
     /// These offsets were not settled before.
     Offsets(Range),
 }
@@ -145,9 +145,9 @@ impl QueueIndex {
         match self.runs.get(at).filter(|run| run.offsets.start <= offset).map(|run| run.segment) {
             Some(old) if old == segment => Seen::Again,
             Some(old) => {
-                self.take_out(at, offset, bytes);
+                let lost = self.take_out(at, offset, bytes);
                 self.put_in(offset, segment, bytes);
-                Seen::Moved(old)
+                Seen::Moved(old, lost)
             }
             None => {
                 self.put_in(offset, segment, bytes);
@@ -173,13 +173,14 @@ impl QueueIndex {
         self.runs.insert(at, Run { offsets: Range { start: offset, end }, segment, live: 1, bytes });
     }
 
-    /// Takes a live message out of the run that has it.
-    fn take_out(&mut self, at: usize, offset: u64, bytes: u64) {
+    /// Takes a live message out of the run that has it; the bytes that the run loses.
+    fn take_out(&mut self, at: usize, offset: u64, bytes: u64) -> u64 {
         let run = &mut self.runs[at];
         let before = Range { start: run.offsets.start, end: offset };
         let after = Range { start: offset + 1, end: run.offsets.end };
+        let lost = if run.live == 1 { run.bytes } else { bytes.min(run.bytes) };
         run.live -= 1;
-        run.bytes -= bytes.min(run.bytes);
+        run.bytes -= lost;
         if run.live == 0 {
             self.runs.remove(at);
         } else if self.settled.contains_all(before) {
@@ -193,6 +194,7 @@ impl QueueIndex {
             *run = Run { offsets: before, live, bytes, ..*run };
             self.runs.insert(at + 1, rest);
         }
+        lost
     }
 
     fn hold(&mut self, segment: u64) {
@@ -232,11 +234,12 @@ impl QueueIndex {
         while let Some(run) = self.runs.get_mut(at).filter(|run| run.offsets.start < fresh.end) {
             let count = run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start);
             // All of it that was settled before is not fresh, so what is fresh is live.
-            run.bytes -= share_of(run.bytes, count, run.live);
+            let bytes = share_of(run.bytes, count, run.live);
+            run.bytes -= bytes;
             run.live -= count;
             self.live -= count;
             let (segment, is_dead) = (run.segment, run.live == 0);
-            tell(self, Lost::Live(segment, count));
+            tell(self, Lost::Live(segment, count, bytes));
             if !is_dead {
                 self.runs.swap(kept, at);
                 kept += 1;
@@ -244,6 +247,15 @@ impl QueueIndex {
             at += 1;
         }
         self.runs.drain(kept..at);
+    }
+
+    /// Calls `each` with the segments that have live messages of `range`, and how many bytes of them.
+    pub(super) fn for_each_held(&self, range: Range, mut each: impl FnMut(u64, u64)) {
+        let runs = &self.runs[self.at(range.start)..];
+        for run in runs.iter().take_while(|run| run.offsets.start < range.end) {
+            let count = run.offsets.end.min(range.end) - run.offsets.start.max(range.start);
+            each(run.segment, share_of(run.bytes, count.min(run.live), run.live));
+        }
     }
 
     /// A segment has left the log.

@@ -5,16 +5,16 @@
 
 use std::io;
 
-use super::build::apply_records;
+use super::build::{apply_records, for_each_record};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::index::Index;
-use super::log::Slot;
 use super::parts::{Part, PartBlock, part_seed};
 use super::record::Record;
 use super::recover::{Report, SetAside};
 use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
+use super::space::Slot;
 
 /// What was found of one file.
 pub(super) struct Found {
@@ -69,6 +69,8 @@ pub(super) struct Reader<'d, D> {
     pub(super) index: Index,
     pub(super) chain: Chain,
     pub(super) report: Report,
+    /// Segments that the last commit leaves out.
+    leaving: Vec<u64>,
     identity: Identity,
     segment_bytes: u32,
 }
@@ -101,6 +103,7 @@ impl<'d, D: Disk> Reader<'d, D> {
             index: Index::default(),
             chain: Chain::default(),
             report: Report::default(),
+            leaving: Vec::new(),
             identity,
             segment_bytes,
         }
@@ -127,6 +130,7 @@ impl<'d, D: Disk> Reader<'d, D> {
         };
         list.extend(proven.map(|(segment, _)| segment));
         self.add_headless(found, newest.sequence, &mut list)?;
+        self.leave_out(newest.sequence, &mut list)?;
         let Some(&newest) = list.last() else {
             self.report.is_new = true;
             let tail = self.segment_bytes;
@@ -180,6 +184,34 @@ impl<'d, D: Disk> Reader<'d, D> {
         Ok(())
     }
 
+    /// Takes out of the list what has left the log since the header that made it. What only the last commit
+    /// says does not count yet: it may be in the page cache only, and then the segment is still needed.
+    fn leave_out(&mut self, newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
+        let mut left = Vec::new();
+        let mut before_last = 0;
+        for segment in list.iter().filter(|segment| segment.sequence >= newest) {
+            let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
+            let mut at = BLOCK_BYTES;
+            while at < length {
+                let commit = Commit::parse(&self.bytes[at..length], self.identity.seed());
+                let Some(commit) = commit.filter(|commit| commit.header.segment == segment.sequence) else {
+                    at += BLOCK_BYTES;
+                    continue;
+                };
+                before_last = left.len();
+                for_each_record(commit.records, 0, |record, _| {
+                    if let Record::Left { segment } = record {
+                        left.push(*segment);
+                    }
+                });
+                at += commit.bytes();
+            }
+        }
+        self.leaving = left.split_off(before_last);
+        list.retain(|segment| !left.contains(&segment.sequence));
+        Ok(())
+    }
+
     fn has_commit(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<bool> {
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
         let seed = self.identity.seed();
@@ -197,6 +229,9 @@ impl<'d, D: Disk> Reader<'d, D> {
     ) -> io::Result<Option<Old>> {
         let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
         if header.is_some_and(|(_, _, header)| header.sequence != segment.sequence) {
+            if self.leaving.contains(&segment.sequence) {
+                return Ok(None);
+            }
             // The list is older than the file's present use: the newest header was lost.
             let (slot, sequence) = (segment.slot, segment.sequence);
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: 0 });
@@ -282,6 +317,7 @@ impl<'d, D: Disk> Reader<'d, D> {
         if applied.is_none() {
             return Ok(None);
         }
+        index.set_bytes(segment.sequence, self.segment_bytes - lengths.footer() as u32);
         self.chain = Chain {
             segment: trailer.sequence,
             life: trailer.life,

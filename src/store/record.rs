@@ -11,6 +11,7 @@
 //! 4 gone     | queue                            the queue is deleted, all its offsets are settled
 //! 5 defined  | version | flags | key | value: the rest        flag 1: deleted, there is no value
 //! 6 marked   | queue | offset                   everything below may have been delivered
+//! 7 left     | segment                          this segment is no longer part of the log
 //! ```
 //!
 //! Numbers are varints; exchange, key, properties and a definition's key have their length before them.
@@ -32,6 +33,7 @@ const SETTLED: u8 = 3;
 const GONE: u8 = 4;
 const DEFINED: u8 = 5;
 const MARKED: u8 = 6;
+const LEFT: u8 = 7;
 
 const HAS_EXPIRATION: u8 = 1;
 const IS_CHUNKED: u8 = 2;
@@ -158,6 +160,19 @@ impl PartialEq for Ranges<'_> {
     }
 }
 
+/// How many of `ranges` a settlement of so many bytes has room for.
+pub(super) fn ranges_fitting(ranges: &[Range], bytes: usize) -> usize {
+    let (mut end, mut left) = (0, bytes.saturating_sub(RECORD_OVERHEAD_BYTES_MAX));
+    let fits = |range: &&Range| {
+        let bytes = varint::bytes(range.start - end) + varint::bytes(range.end - range.start);
+        end = range.end;
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    };
+    ranges.iter().take_while(fits).count()
+}
+
 fn read_range(input: &mut Input<'_>, previous_end: u64) -> Option<Range> {
     let start = previous_end.checked_add(input.varint()?)?;
     let end = start.checked_add(input.varint()?)?;
@@ -241,6 +256,11 @@ pub enum Record<'a> {
         /// The first that surely was not.
         offset: u64,
     },
+    /// A segment is no longer part of the log: nothing in it is live, and what it settled was written again.
+    Left {
+        /// Its sequence.
+        segment: u64,
+    },
 }
 
 impl<'a> Record<'a> {
@@ -272,6 +292,7 @@ impl<'a> Record<'a> {
             GONE => input.varint().map(|queue| Self::Gone { queue }),
             DEFINED => parse_defined(&mut input),
             MARKED => parse_marked(&mut input),
+            LEFT => input.varint().map(|segment| Self::Left { segment }),
             _ => return Err(RecordError::Unknown(kind)),
         };
         record.filter(|_| input.is_empty()).ok_or(RecordError::Malformed)
@@ -313,6 +334,7 @@ impl<'a> Record<'a> {
                 varint::put(out, *queue);
                 varint::put(out, *offset);
             }),
+            Self::Left { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
         }
     }
 
@@ -327,7 +349,7 @@ impl<'a> Record<'a> {
             Self::Chunk { bytes, .. } => bytes.len(),
             Self::Settled { ranges, .. } => 20 * ranges.iter().count(),
             Self::Defined { key, value, .. } => key.len() + value.map_or(0, <[u8]>::len),
-            Self::Gone { .. } | Self::Marked { .. } => 0,
+            Self::Gone { .. } | Self::Marked { .. } | Self::Left { .. } => 0,
         };
         own + RECORD_OVERHEAD_BYTES_MAX
     }
@@ -532,10 +554,16 @@ mod tests {
             let (queue, index, offset) = numbers;
             round_trip(&Record::Chunk { body: queue, index, bytes: &bytes });
             round_trip(&Record::Settled { queue, ranges: Ranges::List(&ranges) });
+            let room = 128 + bytes.len() / 100;
+            let fitting = &ranges[..ranges_fitting(&ranges, room)];
+            let mut encoded = Vec::new();
+            Record::Settled { queue, ranges: Ranges::List(fitting) }.encode(&mut encoded);
+            prop_assert!(encoded.len() <= room);
             round_trip(&Record::Gone { queue });
             round_trip(&Record::Defined { version: offset, key: &bytes, value: Some(&bytes) });
             round_trip(&Record::Defined { version: offset, key: &bytes, value: None });
             round_trip(&Record::Marked { queue, offset });
+            round_trip(&Record::Left { segment: queue });
         }
 
         #[test]

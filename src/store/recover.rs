@@ -100,12 +100,15 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Writes the last commit again under the new life.
+    /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
+    /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
+    /// the disk.
     fn begin_life<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
         self.find_drain();
         // A file may have been made by a process that was killed before it synced the directory.
         disk.sync_directory()?;
-        while self.is_starting {
+        let mut is_large = self.gather.len() > BLOCK_BYTES;
+        while self.is_starting || (self.is_short() && self.drain.is_some()) {
             if self.segments_free() == 0
                 && let Some(job) = self.next_prepare()
             {
@@ -113,9 +116,13 @@ impl Log {
                 continue;
             }
             let Some(job) = self.next_commit(now) else {
-                return Err(io::ErrorKind::StorageFull.into());
+                return if self.is_starting { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
             };
             self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
+            if core::mem::take(&mut is_large) && self.is_short() {
+                self.is_starting = true;
+                self.hurry();
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Which files there are, whose they are, and which of them are the log.
 //!
-//! The rule is that of a start: the newest header with a commit behind it has the list of the log. Where a
-//! start would give a file up, this looks a little further: a store whose every header is damaged is still
+//! The rule is that of a start: the newest header with a commit behind it has the list of the log, and what
+//! commits since then say has left is not in it. Where a start would give a file up, this looks a little further: a store whose every header is damaged is still
 //! somebody's messages.
 //!
 //! Always true: nothing is written; a block that cannot be read counts as zeros and is told.
@@ -159,6 +159,13 @@ impl Survey {
         }
         let headless = self.find_headless(disk, bytes, newest.sequence)?;
         list.extend(headless);
+        let mut left = Vec::new();
+        for segment in list.iter().filter(|segment| segment.sequence >= newest.sequence) {
+            if let Ok((length, _)) = read_around(disk, segment.slot, bytes) {
+                left.extend(self.walk(&bytes[..length], *segment, BLOCK_BYTES as u32).left());
+            }
+        }
+        list.retain(|segment| !left.contains(&segment.sequence));
         self.log = list.into_iter().map(|segment| self.listed(segment)).collect();
         Ok(())
     }

@@ -22,7 +22,7 @@ struct Taking {
     look: Look,
     chain: Chain,
     slot: u32,
-    /// First targets of all messages seen.
+    /// Targets of all messages seen.
     seen: BTreeMap<u64, RangeSet>,
     /// Messages that footers know and nobody can read, since the last gap.
     missed: Vec<Target>,
@@ -252,7 +252,7 @@ impl Taking {
                 volume.payload_bytes = part.len() as u64;
                 volume.message_bytes = bytes;
             }
-            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } => {
+            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } | Record::Left { .. } => {
                 volume.settled_bytes = bytes
             }
             Record::Defined { .. } => volume.defined_bytes = bytes,
@@ -268,10 +268,12 @@ impl Taking {
 
     /// Whether a message was not seen before.
     fn is_first(&mut self, message: &Message<'_>) -> bool {
-        let Some(target) = message.targets.iter().next() else { return true };
-        let range = Range { start: target.offset, end: target.offset + 1 };
         let mut is_first = false;
-        self.seen.entry(target.queue).or_default().insert(range, |_| is_first = true);
+        // A copy may be for fewer queues.
+        for target in message.targets.iter() {
+            let range = Range { start: target.offset, end: target.offset + 1 };
+            self.seen.entry(target.queue).or_default().insert(range, |_| is_first = true);
+        }
         is_first
     }
 

@@ -8,6 +8,7 @@
 //! own checksum holds, at a place where a record of the log must begin; whatever the bytes, nothing panics.
 
 use super::salvage;
+use crate::store::build::for_each_record;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
 use crate::store::footer::{self, Footer, Lengths, Trailer};
 use crate::store::index::Place;
@@ -173,6 +174,25 @@ impl<'a> Walk<'a> {
     pub(super) fn has_commit(&self) -> bool {
         let blocks = (self.first as usize..self.bytes.len()).step_by(BLOCK_BYTES);
         blocks.into_iter().any(|at| self.is_commit_at(at))
+    }
+
+    /// The segments that its whole commits say have left the log.
+    pub(super) fn left(&self) -> Vec<u64> {
+        let (mut at, mut left) = (self.first as usize, Vec::new());
+        while at < self.bytes.len() {
+            let commit = self.commit_at(at, self.bytes.len());
+            let Some(commit) = commit.filter(|commit| commit.header.segment == self.sequence) else {
+                at += BLOCK_BYTES;
+                continue;
+            };
+            for_each_record(commit.records, 0, |record, _| {
+                if let Record::Left { segment } = record {
+                    left.push(*segment);
+                }
+            });
+            at += commit.bytes();
+        }
+        left
     }
 
     /// Whether a whole commit of this segment begins at byte `at`.

@@ -63,6 +63,7 @@ impl fmt::Display for Line<'_> {
                 write!(f, " undefined version={version} key={}", Quoted(key))
             }
             Record::Marked { queue, offset } => write!(f, " marked queue={queue} delivered_below={offset}"),
+            Record::Left { segment } => write!(f, " left segment={segment}"),
         }
     }
 }

@@ -1,0 +1,274 @@
+//! Room on the disk: which files there are, and who may use the last of them.
+//!
+//! Publishers stop while two segments are still free. Settlements and facts may open the first of them; the
+//! last only the cleaner, or settlements that leave some segment so empty that the cleaner can free it, the
+//! active one included: one that holds nothing but settlements is freed when they are written again, merged.
+//! With none left, only what fits into the active segment is written, the room for its footer included: a
+//! segment without one is read commit by commit at a start.
+//!
+//! Always true: a segment leaves the log by a record in a durable commit, so none has to be opened for that;
+//! a file beyond the limit is made only when neither a start nor the cleaner could write otherwise.
+
+use std::io;
+
+use super::commit::{BLOCK_BYTES, padded};
+use super::footer::Footer;
+use super::jobs::{PrepareDone, PrepareJob};
+use super::log::{Failed, Log};
+
+/// Segments that only the cleaner and settlements may open.
+pub const SEGMENTS_RESERVED: usize = 2;
+/// Segments beyond `disk_limit` that the cleaner may have made rather than never be able to write again: when
+/// crash after crash has used up the reserve before it could free any.
+const SEGMENTS_EMERGENCY: usize = 2;
+/// Zeros written in one step, in bytes.
+const PREPARE_STEP_BYTES: u32 = 256 << 10;
+/// Segments kept ready beyond the reserved ones.
+const SEGMENTS_READY: usize = 2;
+/// What a slot's file is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Slot {
+    /// There is no such file, or it is not ours to use.
+    Unusable,
+    /// Zeros are being written.
+    Preparing,
+    /// Ready to be a segment.
+    Free,
+    /// Part of the log.
+    Live,
+    /// It has left the log, but a fetch still reads it.
+    Pinned,
+}
+
+/// The files.
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: usize,
+    used: usize,
+    /// `disk_limit`, or less when the file system has less room.
+    max: usize,
+    prepared: u32,
+    preparing: Option<u32>,
+    /// Slots with zeros still to be written.
+    unready: usize,
+    /// The file system had no room for another segment.
+    is_full: bool,
+}
+
+impl Slots {
+    pub(super) fn new(found: &[Slot], max: u32) -> Self {
+        let max = max as usize;
+        let mut slots = Vec::with_capacity(found.len().max(max + SEGMENTS_EMERGENCY));
+        slots.extend_from_slice(found);
+        let free = slots.iter().filter(|slot| **slot == Slot::Free).count();
+        let used = slots.iter().filter(|slot| **slot != Slot::Unusable).count();
+        let unready = slots.iter().filter(|slot| **slot == Slot::Preparing).count();
+        Self { slots, free, used, max, unready, prepared: 0, preparing: None, is_full: false }
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Slot {
+        self.slots.get(slot as usize).copied().unwrap_or(Slot::Unusable)
+    }
+
+    pub(super) fn set(&mut self, slot: u32, state: Slot) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let old = core::mem::replace(place, state);
+        let count =
+            |of: &mut usize, is: fn(Slot) -> bool| *of = *of + usize::from(is(state)) - usize::from(is(old));
+        count(&mut self.free, |slot| slot == Slot::Free);
+        count(&mut self.used, |slot| slot != Slot::Unusable);
+        count(&mut self.unready, |slot| slot == Slot::Preparing);
+    }
+
+    /// A file that is ready.
+    pub(super) fn take_free(&mut self) -> Option<u32> {
+        let slot = self.slots.iter().position(|slot| *slot == Slot::Free)? as u32;
+        self.set(slot, Slot::Live);
+        Some(slot)
+    }
+
+    pub(super) const fn free(&self) -> usize {
+        self.free
+    }
+
+    /// Segments that are free, or may still be made.
+    pub(super) const fn spare(&self) -> usize {
+        self.free + self.max.saturating_sub(self.used)
+    }
+
+    /// A new segment to prepare, or one that was begun.
+    fn begin(&mut self, most: usize) -> Option<u32> {
+        if self.unready > 0 {
+            return self.slots.iter().position(|slot| *slot == Slot::Preparing).map(|slot| slot as u32);
+        }
+        if self.used >= most {
+            return None;
+        }
+        self.slots.push(Slot::Preparing);
+        (self.used, self.unready) = (self.used + 1, self.unready + 1);
+        Some(self.slots.len() as u32 - 1)
+    }
+}
+
+impl Log {
+    /// Segments ready to be opened.
+    pub const fn segments_free(&self) -> usize {
+        self.slots.free()
+    }
+
+    /// Whether only what makes room may open another segment.
+    pub(super) const fn is_short(&self) -> bool {
+        self.slots.spare() <= SEGMENTS_RESERVED
+    }
+
+    /// Whether a publisher's commit of so many bytes leaves the reserve alone.
+    pub(super) fn has_disk_room(&self, commit_bytes: usize) -> bool {
+        let spare = self.slots.spare();
+        spare >= SEGMENTS_RESERVED
+            && (self.fits_active(commit_bytes) || self.slots.free() > SEGMENTS_RESERVED)
+    }
+
+    /// Bytes that may still be appended before the disk limit, roughly and rather too few.
+    pub fn room_bytes(&self) -> u64 {
+        let Some(free) = self.slots.spare().checked_sub(SEGMENTS_RESERVED) else { return 0 };
+        let segment = u64::from(self.settings.segment_bytes);
+        let commit = u64::from(self.settings.commit_bytes);
+        let used = u64::from(self.tail) + self.footer.bytes_max() as u64 + 2 * commit;
+        free as u64 * (segment / 16 * 15) + segment.saturating_sub(used)
+    }
+
+    /// The limit in bytes.
+    pub const fn limit_bytes(&self) -> u64 {
+        self.slots.max as u64 * self.settings.segment_bytes as u64
+    }
+
+    /// Whether a commit of so many bytes can still go into the active segment, its footer's room left free.
+    pub(super) fn fits_active(&self, commit_bytes: usize) -> bool {
+        let footer = padded(self.footer.bytes_max() + Footer::bytes_max_of(commit_bytes));
+        self.tail as usize + commit_bytes + footer <= self.settings.segment_bytes as usize
+    }
+
+    /// The most bytes of a commit that goes into the active segment.
+    fn active_room(&self) -> usize {
+        let room = (self.settings.segment_bytes - self.tail) as usize;
+        if self.slots.spare() == 0 {
+            return room;
+        }
+        let room = room.saturating_sub(padded(self.footer.bytes_max()));
+        room / 2 / BLOCK_BYTES * BLOCK_BYTES
+    }
+
+    /// The most bytes that may gather.
+    pub(super) fn gather_bytes_max(&self) -> usize {
+        let most = self.settings.commit_bytes as usize;
+        if self.slots.spare() > 0 { most } else { self.active_room().min(most) }
+    }
+
+    /// The most bytes of the next commit; `None` while what gathers has to wait for room.
+    pub(super) fn commit_bytes_max(&self) -> Option<usize> {
+        let most = self.settings.commit_bytes as usize;
+        let spare = self.slots.spare();
+        let is_lazy = self.has_only_lazy_settlements();
+        if spare == 0 && is_lazy && (self.cleaning.is_some() || !self.would_leave_half()) {
+            return None;
+        }
+        if self.fits_active(most) || (self.slots.free() > 0 && self.may_open()) {
+            return Some(most);
+        }
+        let room = self.active_room().min(most);
+        (padded(self.gather.len() + 1) <= room).then_some(room)
+    }
+
+    /// Whether the next commit may open a segment.
+    fn may_open(&self) -> bool {
+        let spare = self.slots.spare();
+        if spare > SEGMENTS_RESERVED || self.is_starting || self.is_cleaning() || self.frees {
+            return true;
+        }
+        spare == SEGMENTS_RESERVED || self.would_leave_half()
+    }
+
+    /// Whether the settlements that wait leave some segment at most half live, or the active one is so: then
+    /// the cleaner can free it when they are written.
+    fn would_leave_half(&self) -> bool {
+        let is_worth = |live, bytes| self.copies_bytes(live) * 2 <= u64::from(bytes);
+        self.index.would_leave(self.active.sequence, is_worth)
+    }
+
+    /// What copies of so many live bytes take: every commit may waste a block, the first and the last more.
+    pub(super) fn copies_bytes(&self, live_bytes: u64) -> u64 {
+        let commit = (self.settings.commit_bytes as usize - self.settle_share() - BLOCK_BYTES / 2) as u64;
+        if live_bytes == 0 { 0 } else { live_bytes + (live_bytes / commit + 2) * BLOCK_BYTES as u64 }
+    }
+
+    /// Bytes that the cleaner may need to write before it frees a segment.
+    pub(super) fn room_to_clean(&self) -> usize {
+        let segment = self.settings.segment_bytes as usize;
+        self.active_room() + if self.slots.free() > 0 { segment - 2 * BLOCK_BYTES } else { 0 }
+    }
+
+    /// The next step towards another ready segment, if one is wanted.
+    pub fn next_prepare(&mut self) -> Option<PrepareJob> {
+        if self.failed || self.slots.preparing.is_some() {
+            return None;
+        }
+        let is_stuck = self.is_stuck();
+        if self.slots.unready == 0 && !is_stuck && self.slots.free() >= SEGMENTS_RESERVED + SEGMENTS_READY {
+            return None;
+        }
+        // Without one a start would fail, and so would the next.
+        let most = match is_stuck {
+            true if self.is_starting => self.slots.used + 1,
+            true => self.slots.max + SEGMENTS_EMERGENCY,
+            false => self.slots.max,
+        };
+        let slot = self.slots.begin(most)?;
+        let prepared = self.slots.prepared;
+        let bytes = PREPARE_STEP_BYTES.min(self.settings.segment_bytes - prepared);
+        let last = prepared + bytes == self.settings.segment_bytes;
+        self.slots.preparing = Some(slot);
+        Some(PrepareJob { slot, create: prepared == 0, from: prepared, bytes, last })
+    }
+
+    /// Neither a start nor the cleaner can write what must be written.
+    fn is_stuck(&self) -> bool {
+        let is_blocked = padded(self.gather.len() + 1) > self.active_room();
+        let must = self.is_starting || self.drain.is_some();
+        let copying = match (self.gathered, &self.cleaning) {
+            (0, Some(cleaning)) => cleaning.waits_for == self.number + 1,
+            (_, Some(_)) => is_blocked,
+            (_, None) => false,
+        };
+        self.slots.spare() == 0 && !self.slots.is_full && (copying || (must && is_blocked))
+    }
+
+    /// Takes the outcome of a prepare job. A disk with less room than promised lowers the limit.
+    ///
+    /// # Errors
+    /// The disk failed; this is final.
+    pub fn prepare_done(&mut self, done: PrepareDone) -> Result<(), Failed> {
+        self.slots.preparing = None;
+        let slot = done.job.slot;
+        match done.outcome {
+            Ok(()) => {
+                self.counters.bytes_zeroed += u64::from(done.job.bytes);
+                self.counters.syncs += 1;
+                self.slots.prepared += done.job.bytes;
+                if done.job.last {
+                    self.slots.prepared = 0;
+                    self.slots.set(slot, Slot::Free);
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.slots.prepared = 0;
+                self.slots.set(slot, Slot::Unusable);
+                self.slots.max = self.slots.used;
+                self.slots.is_full = true;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The disk limit: the log is filled to it, then everything is settled, in any order and with restarts.
+//!
+//! A run is a seed: `LEVERET_SEED=n` replays one, `LEVERET_SEEDS=n` runs so many. Always true at the end: one
+//! segment is left and all others are free, so publishing goes on. There never were more files than the limit
+//! allows, for settlements and copies find room in what they free; but when the process dies again and again
+//! within a few commits, a few.
+
+#[allow(dead_code, reason = "each test of the store uses a part of it")]
+mod store_support;
+
+use leveret::store::{
+    Body, Disk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+use store_support::{Mutant, Random, SimDisk, Trouble};
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF111 };
+const SEGMENT_BYTES: u32 = 64 << 10;
+
+struct World {
+    seed: u64,
+    /// It restarts when the limit is reached, and then no more.
+    is_calm: bool,
+    random: Random,
+    disk: SimDisk,
+    settings: Settings,
+    log: Log,
+    now: u64,
+    next: Vec<u64>,
+    files_max: usize,
+    restarts: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let disk = SimDisk::new(seed, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let settings = Settings {
+            segment_bytes: SEGMENT_BYTES,
+            commit_bytes: 12 << 10,
+            segments_max: 4 + random.below(12) as u32,
+            ..Settings::default()
+        };
+        let log = Log::open(&mut disk.clone(), settings.clone(), IDENTITY, Now::from_ms(0)).expect("opens").0;
+        let next = vec![0; 1 + random.below(4) as usize];
+        let is_calm = seed.is_multiple_of(2);
+        Self { seed, is_calm, random, disk, settings, log, now: 0, next, files_max: 0, restarts: 0 }
+    }
+
+    fn now(&self) -> Now {
+        Now::from_ms(self.now)
+    }
+
+    /// All that the helpers do without anybody asking; tells whether there was anything.
+    fn turn(&mut self) -> bool {
+        let now = self.now();
+        let mut did = false;
+        if let Some(job) = self.log.next_prepare() {
+            self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
+            did = true;
+        }
+        if let Some(job) = self.log.next_clean_read() {
+            self.log.clean_read_done(job.run(&mut self.disk));
+            did = true;
+        }
+        if let Some(job) = self.log.next_commit(now) {
+            self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
+            did = true;
+        }
+        self.files_max = self.files_max.max(self.disk.slots().expect("the disk is well").len());
+        did
+    }
+
+    /// Until nothing is to be done any more.
+    fn rest(&mut self) {
+        for turns in 0.. {
+            assert!(turns < 100_000, "seed {}: the log never comes to rest", self.seed);
+            if !self.turn() {
+                if self.log.is_idle() || turns > 50_000 {
+                    return;
+                }
+                self.now += 5_000;
+                if !self.turn() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self) -> Result<(), Refused> {
+        let mut targets = Vec::new();
+        for queue in 0..self.next.len() {
+            if targets.is_empty() && queue + 1 == self.next.len() || self.random.one_in(2) {
+                targets.push(Target { queue: 1 + queue as u64, offset: self.next[queue], lane: 0 });
+            }
+        }
+        let most = if self.random.one_in(5) { 4000 } else { 400 };
+        let length = self.random.below(most) as usize;
+        let message = Message {
+            targets: Targets::List(&targets),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&vec![5; length]),
+        };
+        self.log.append(&Record::Message(message), Urgency::Awaited, self.now())?;
+        targets.iter().for_each(|target| self.next[target.queue as usize - 1] += 1);
+        Ok(())
+    }
+
+    /// Publishes until the limit is met; how many messages that were.
+    fn fill(&mut self) -> u64 {
+        let mut count = 0;
+        loop {
+            match self.publish() {
+                Ok(()) => count += 1,
+                Err(Refused::Gathering) => self.rest(),
+                Err(Refused::Disk) => {
+                    self.rest();
+                    if self.publish().is_err() {
+                        return count;
+                    }
+                }
+                Err(Refused::TooLarge) => panic!("nothing is that large"),
+            }
+        }
+    }
+
+    fn live(&self) -> Vec<(u64, u64)> {
+        let queues = self.log.index().queues().iter();
+        let of = |(queue, index): (&u64, &leveret::store::QueueIndex)| {
+            let queue = *queue;
+            let offsets: Vec<u64> = index.live_ranges().flat_map(|range| range.start..range.end).collect();
+            offsets.into_iter().map(move |offset| (queue, offset))
+        };
+        queues.flat_map(of).collect()
+    }
+
+    fn restart(&mut self) {
+        if self.random.one_in(2) {
+            self.disk.power_cut();
+        }
+        self.disk.start(Trouble::Never);
+        self.restarts += 1;
+        self.now = 0;
+        let (log, report) =
+            Log::open(&mut self.disk.clone(), self.settings.clone(), IDENTITY, self.now()).expect("it opens");
+        assert!(report.unwritable.is_none(), "seed {}: {report:?}", self.seed);
+        self.log = log;
+        self.files_max = self.files_max.max(self.disk.slots().expect("the disk is well").len());
+    }
+
+    /// Settles everything, in an order of its own.
+    fn settle_all(&mut self) {
+        let restart_every = if self.is_calm { [0, 0] } else { [300, 40] }[self.random.below(2) as usize];
+        let is_random = self.random.one_in(2);
+        let turns_most = 2 + self.random.below(6);
+        loop {
+            let mut live = self.live();
+            if live.is_empty() {
+                return;
+            }
+            if is_random {
+                for at in (1..live.len()).rev() {
+                    live.swap(at, self.random.below(at as u64 + 1) as usize);
+                }
+            }
+            let mut is_restarted = false;
+            for (queue, offset) in live {
+                let range = Range { start: offset, end: offset + 1 };
+                let urgency = if self.random.one_in(50) { Urgency::Awaited } else { Urgency::Lazy };
+                self.log.settle(queue, range, urgency, self.now());
+                if self.random.one_in(4) {
+                    self.now += self.random.below(4_000);
+                    for _ in 0..self.random.below(turns_most) {
+                        self.turn();
+                    }
+                }
+                if restart_every > 0 && self.random.one_in(restart_every) {
+                    self.restart();
+                    is_restarted = self.random.one_in(3);
+                    if is_restarted {
+                        break;
+                    }
+                }
+            }
+            if !is_restarted {
+                self.rest();
+            }
+        }
+    }
+}
+
+fn run(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for round in 0..3 {
+        let count = world.fill();
+        let least = u64::from(world.settings.segments_max - 3) * u64::from(SEGMENT_BYTES) / 3000;
+        assert!(count > least, "seed {seed}, round {round}: only {count} messages had room");
+        let most = if world.is_calm { 2 } else { 30 };
+        for _ in 0..world.random.below(most) {
+            world.restart();
+        }
+        world.settle_all();
+        world.rest();
+        let segments = world.log.index().segments().len();
+        assert_eq!(segments, 1, "seed {seed}, round {round}: {:?}", world.log.index().segments());
+        assert!(world.log.segments_free() + 1 >= world.settings.segments_max as usize, "seed {seed}");
+    }
+    world
+}
+
+#[test]
+fn all_that_is_settled_is_free_again() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("LEVERET_SEED") {
+        run(seed);
+        return;
+    }
+    let (mut beyond, mut restarts) = (0, 0);
+    for seed in 1..=number("LEVERET_SEEDS").unwrap_or(150) {
+        let world = run(seed);
+        let most = world.settings.segments_max as usize;
+        assert!(world.files_max <= most + if world.is_calm { 0 } else { 3 }, "seed {seed}: too many files");
+        beyond += u64::from(world.files_max > most);
+        restarts += world.restarts;
+    }
+    println!("{restarts} restarts; {beyond} runs needed more files than the limit");
+}
