@@ -1,8 +1,8 @@
 //! Which files there are, whose they are, and which of them are the log.
 //!
-//! The rule is that of a start: the newest header with a commit behind it has the list of the log, and what
-//! commits since then say has left is not in it. Where a start would give a file up, this looks a little further: a store whose every header is damaged is still
-//! somebody's messages.
+//! The rule is that of a start: the newest header with a commit behind it has the list of the log, but for
+//! what commits since then say has left. Where a start would give a file up, this looks a little further: a
+//! store whose every header is damaged is still somebody's messages.
 //!
 //! Always true: nothing is written; a block that cannot be read counts as zeros and is told.
 
