@@ -240,6 +240,11 @@ impl Desk {
         self.keeper.flush(now);
     }
 
+    /// Whether something waits that finds no room on the disk.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.keeper.is_stuck()
+    }
+
     /// Whether everything is written.
     pub(crate) fn is_idle(&self, broker: &Broker) -> bool {
         self.keeper.is_idle(broker.journal())

@@ -146,6 +146,11 @@ impl Disk {
         self.desk.flush(now);
     }
 
+    /// Whether something waits that finds no room on the disk.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.desk.is_stuck()
+    }
+
     /// Whether everything is written.
     pub(super) fn is_idle(&self, broker: &Broker) -> bool {
         self.desk.is_idle(broker)

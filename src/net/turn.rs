@@ -275,7 +275,12 @@ impl House {
     fn flush(&mut self) -> Result<(), StartError> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         disk.flush(self.now);
-        while self.disk.as_ref().is_some_and(|disk| !disk.is_idle(&self.broker)) {
+        self.hand_to_disk();
+        while let Some(disk) = self.disk.as_ref().filter(|disk| !disk.is_idle(&self.broker)) {
+            if disk.is_stuck() {
+                log::warn!("the disk is full: what had not been confirmed yet is not written");
+                break;
+            }
             self.wait().map_err(|error| StartError::System("wait for events", error))?;
             self.take_from_disk()?;
             self.broker.run_jobs(&mut self.supplies.messages);

@@ -104,6 +104,8 @@ pub struct Keeper {
     is_writing: bool,
     /// A commit is due, but there is no segment for it yet.
     is_blocked: bool,
+    /// The end is near: nothing is prepared that will not be used.
+    is_flushing: bool,
     chunking: Option<Chunking>,
     places: Vec<Place>,
     ranges: Vec<Range>,
@@ -120,6 +122,7 @@ impl Keeper {
             covers: Batch::NONE,
             is_writing: false,
             is_blocked: false,
+            is_flushing: false,
             chunking: None,
             places: Vec::with_capacity(64),
             ranges: Vec::with_capacity(512),
@@ -149,9 +152,15 @@ impl Keeper {
         !self.is_writing && self.log.is_idle() && journal.is_empty()
     }
 
-    /// Makes everything due at once.
+    /// Whether something waits that finds no room on the disk, so that waiting for it would never end.
+    pub fn is_stuck(&self) -> bool {
+        !self.is_writing && self.is_blocked
+    }
+
+    /// Makes everything due at once, for a clean stop.
     pub fn flush(&mut self, now: Now) {
         self.is_blocked = false;
+        self.is_flushing = true;
         self.log.note(Urgency::Awaited, now);
     }
 
@@ -185,6 +194,9 @@ impl Keeper {
         }
         self.is_blocked = self.log.is_time(now);
         self.tell_room(journal);
+        if self.is_flushing && !self.is_blocked {
+            return None;
+        }
         let job = self.log.next_prepare()?;
         self.is_writing = true;
         Some(Write::Prepare(job))
