@@ -9,7 +9,7 @@
 mod store_support;
 
 use leveret::store::{
-    Body, Disk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 use leveret::time::Now;
 use store_support::{Mutant, Random, SimDisk, Trouble};
@@ -229,4 +229,54 @@ fn all_that_is_settled_is_free_again() {
         restarts += world.restarts;
     }
     println!("{restarts} restarts; {beyond} runs needed more files than the limit");
+}
+
+#[test]
+fn a_limit_that_was_lowered_gives_its_files_back_at_the_next_start() {
+    let home = std::env::temp_dir().join(format!("leveret-lowered-{}", std::process::id()));
+    std::fs::create_dir_all(&home).expect("the temporary folder can be written");
+    let files = || FileDisk::new(&home).slots().expect("it is there").len();
+    let start = |segments_max: u32| {
+        let settings = Settings {
+            segment_bytes: SEGMENT_BYTES,
+            commit_bytes: 12 << 10,
+            segments_max,
+            ..Settings::default()
+        };
+        let mut disk = FileDisk::new(&home);
+        let log = Log::open(&mut disk, settings, IDENTITY, Now::from_ms(0)).expect("it opens").0;
+        (disk, log)
+    };
+    let (mut disk, mut log) = start(20);
+    let targets = [Target { queue: 1, offset: 0, lane: 0 }];
+    for offset in 0..100_u64 {
+        let message = Message {
+            targets: Targets::List(&[Target { offset, ..targets[0] }]),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"k",
+            properties: &[0, 0],
+            body: Body::Inline(&[1; 6_000]),
+        };
+        log.append(&Record::Message(message), Urgency::Awaited, Now::from_ms(0)).expect("there is room");
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        let job = log.next_commit(Now::from_ms(0)).expect("one is due");
+        log.commit_done(job.run(&mut disk)).expect("the disk is well");
+    }
+    let all = Range { start: 0, end: 100 };
+    log.settle(1, all, Urgency::Awaited, Now::from_ms(0));
+    while let Some(job) = log.next_commit(Now::from_ms(0)) {
+        log.commit_done(job.run(&mut disk)).expect("the disk is well");
+    }
+    drop((disk, log));
+    let before = files();
+    assert!(before > 10, "{before} files");
+    drop(start(20));
+    assert_eq!(files(), before, "the limit is as it was");
+    drop(start(6));
+    assert!((4..=6).contains(&files()), "{} files", files());
+    std::fs::remove_dir_all(&home).expect("it can go");
 }

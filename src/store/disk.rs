@@ -52,6 +52,15 @@ pub trait Disk {
     /// Something may be lost; this is final.
     fn sync(&mut self, slot: u32) -> io::Result<()>;
 
+    /// Removes a slot's file, to give its room back; a disk may keep it.
+    ///
+    /// # Errors
+    /// It is still there.
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        let _ = slot;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Makes the slots' files themselves durable.
     ///
     /// # Errors

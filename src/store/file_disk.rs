@@ -4,7 +4,7 @@
 //! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
 //! disk that only reads leaves no trace.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -125,6 +125,13 @@ impl Disk for FileDisk {
 
     fn sync(&mut self, slot: u32) -> io::Result<()> {
         self.file(slot)?.sync_data()
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        if let Some(file) = self.files.get_mut(slot as usize) {
+            *file = None;
+        }
+        fs::remove_file(self.path(slot))
     }
 
     fn sync_directory(&mut self) -> io::Result<()> {

@@ -124,6 +124,7 @@ impl Log {
                 self.hurry();
             }
         }
+        self.remove_surplus(disk);
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 use std::io;
 
 use super::commit::{BLOCK_BYTES, padded};
+use super::disk::Disk;
 use super::footer::Footer;
 use super::jobs::{PrepareDone, PrepareJob};
 use super::log::{Failed, Log};
@@ -97,6 +98,13 @@ impl Slots {
         self.free + self.max.saturating_sub(self.used)
     }
 
+    /// A file beyond the limit with nothing in it, some of which are kept for what comes next.
+    fn surplus(&self) -> Option<u32> {
+        let is_surplus = self.used > self.max && self.free > SEGMENTS_RESERVED + SEGMENTS_READY;
+        let last = self.slots.iter().rposition(|slot| *slot == Slot::Free)?;
+        is_surplus.then_some(last as u32)
+    }
+
     /// A new segment to prepare, or one that was begun.
     fn begin(&mut self, most: usize) -> Option<u32> {
         if self.unready > 0 {
@@ -112,6 +120,17 @@ impl Slots {
 }
 
 impl Log {
+    /// Gives back the room of files beyond the limit, which was lowered. What is in use stays until it is
+    /// free and the broker starts again. A disk that keeps a file is no reason not to start.
+    pub(super) fn remove_surplus(&mut self, disk: &mut impl Disk) {
+        while let Some(slot) = self.slots.surplus() {
+            if disk.remove(slot).is_err() {
+                return;
+            }
+            self.slots.set(slot, Slot::Unusable);
+        }
+    }
+
     /// Segments ready to be opened.
     pub const fn segments_free(&self) -> usize {
         self.slots.free()
