@@ -312,6 +312,9 @@ impl Log {
 
     /// Notes that offsets of a queue are done with. Always taken; written with one of the next commits.
     pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
+        if range.is_empty() {
+            return self.appended;
+        }
         if self.settling.is_empty() {
             self.settling_first = self.appended;
         }

@@ -51,8 +51,12 @@ impl RangeSet {
         self.ranges.last().map_or(0, |range| range.end)
     }
 
-    /// Adds `range` and calls `fresh` with each part of it that was not in the set.
+    /// Adds `range` and calls `fresh` with each part of it that was not in the set. One without offsets adds
+    /// nothing: written down it would be no record, and end its commit for whoever reads that.
     pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
+        if range.is_empty() {
+            return;
+        }
         let first = self.ranges.partition_point(|old| old.end < range.start);
         let mut last = first;
         let mut merged = range;
@@ -90,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_set_of_its_offsets(inserts in prop::collection::vec((0_u64..60, 1_u64..12), 0..40)) {
+        fn it_is_the_set_of_its_offsets(inserts in prop::collection::vec((0_u64..60, 0_u64..12), 0..40)) {
             let (mut set, mut model) = (RangeSet::default(), BTreeSet::new());
             for (start, length) in inserts {
                 let mut fresh = BTreeSet::new();
@@ -107,6 +111,7 @@ mod tests {
                 let within = Range { start: 10, end: 40 };
                 let count = (10..40).filter(|offset| model.contains(offset)).count() as u64;
                 prop_assert_eq!((set.count_in(within), set.contains_all(within)), (count, count == 30));
+                prop_assert!(set.ranges().iter().all(|range| !range.is_empty()));
                 prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
             }
         }

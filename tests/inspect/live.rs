@@ -69,12 +69,22 @@ fn write_until(
     }
 }
 
+/// Ends the writer, whatever the test comes to.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn beside_a_broker_that_writes_nothing_is_called_damaged() {
     let directory = Directory::with("live", &BTreeMap::new());
     let (done, sent, commits) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| write_until(&done, directory.path(), &sent, &commits));
+        let ending = Ending(&done);
         let start = Instant::now();
         let (mut runs, mut messages, mut again) = (0, 0, 0);
         while start.elapsed() < Duration::from_secs(6) {
@@ -95,7 +105,7 @@ fn beside_a_broker_that_writes_nothing_is_called_damaged() {
             again +=
                 u64::from(found.report.contains("recycled") || found.report.contains("were being written"));
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         println!("{runs} runs, {messages} messages, {again} caught something in motion, {commits:?} commits");
         assert!(runs > 3 && messages > 50 && commits.load(Ordering::Relaxed) > 500);
     });
