@@ -31,7 +31,7 @@ impl Log {
             settled_from,
             opens: None,
             seals: 0,
-            carried: Vec::new(),
+            carried: core::mem::take(&mut self.carried_spare),
             drained: None,
         };
         if self.is_short() {
@@ -43,6 +43,7 @@ impl Log {
             self.gather_carried(&mut in_flight, end);
         }
         if self.gathered == 0 && !self.is_starting {
+            self.carried_spare = in_flight.carried;
             return None;
         }
         let job = self.build(&mut in_flight, now)?;
@@ -76,16 +77,18 @@ impl Log {
         apply_records(&mut self.index, settled, segment, at + settled_from as u32, |_| true);
         apply_records(&mut self.index, records, segment, at + first as u32, |_| true);
         self.index.set_bytes(self.active.sequence, self.tail);
-        for (queue, since) in in_flight.carried {
+        let mut carried = in_flight.carried;
+        for (queue, since) in carried.drain(..) {
             self.index.settled_again(queue, since);
         }
+        self.carried_spare = carried;
         if let Some(left) = in_flight.drained {
             self.free(left);
         }
         if self.is_short() {
             self.index.forget_pending();
-            for (queue, settled) in &self.settling {
-                settled.ranges().iter().for_each(|range| self.index.note_pending(*queue, *range));
+            for (queue, settled) in self.settling.iter() {
+                settled.iter().for_each(|range| self.index.note_pending(queue, *range));
             }
         }
         self.durable = self.durable.max(in_flight.position);
@@ -166,8 +169,10 @@ impl Log {
     }
 
     fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
-        let live = self.index.segments().iter();
-        let live = live.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }).collect();
+        let mut live = core::mem::take(&mut self.live_spare);
+        live.clear();
+        let segments = self.index.segments().iter();
+        live.extend(segments.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }));
         self.sequence_max += 1;
         self.active = SegmentRef { sequence: self.sequence_max, slot };
         let header = SegmentHeader {
@@ -180,6 +185,7 @@ impl Log {
         };
         let mut bytes = core::mem::take(&mut self.header_spare);
         header.encode(&mut bytes);
+        self.live_spare = header.live;
         self.tail = bytes.len() as u32;
         self.footer.clear();
         (self.active, Write { slot, at: 0, bytes })
@@ -204,7 +210,8 @@ impl Log {
         let found = self.index.segments().iter().find(|&(sequence, segment)| {
             segment.live == 0 && *sequence != self.active.sequence && cleaning != Some(*sequence)
         });
-        self.drain = found.map(|(&sequence, _)| Drain::of(sequence, &self.index));
+        let spare = &mut self.drain_spare;
+        self.drain = found.map(|(&sequence, _)| Drain::of(sequence, &self.index, core::mem::take(spare)));
         if self.drain.is_some() {
             self.hurry();
         }

@@ -39,11 +39,13 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    pub(super) fn of(segment: u64, index: &Index) -> Self {
+    pub(super) fn of(segment: u64, index: &Index, mut queues: Vec<u64>) -> Self {
         let deletions = index.deletions_to_carry(segment);
+        queues.clear();
+        queues.extend(index.queues_to_carry(segment).map(|(queue, _)| queue));
         Self {
             segment,
-            queues: index.queues_to_carry(segment).map(|(queue, _)| queue).collect(),
+            queues,
             deletions: deletions.map(|(key, version)| (key.into(), version)).collect(),
             half: None,
         }
@@ -106,6 +108,7 @@ impl Log {
         record.encode(&mut self.gather);
         self.gathered += 1;
         in_flight.drained = Some(drain.segment);
+        self.drain_spare = drain.queues;
     }
 
     /// Writes all that is settled in one queue; false when the commit was full before that.

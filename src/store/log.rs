@@ -7,7 +7,6 @@
 //! Always true: at most one commit is on its way; what is gathered keeps its order; the index changes only
 //! by what is durable; a failure is final: nothing more is handed out and nothing becomes durable.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use crate::journal::Urgency;
@@ -19,10 +18,10 @@ use super::counters::Counters;
 use super::footer::Footer;
 use super::index::Index;
 use super::parts::Part;
-use super::ranges::RangeSet;
 use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
 use super::segment::{Identity, SegmentRef};
+use super::settling::Settling;
 use super::space::{Slot, Slots};
 
 /// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
@@ -115,8 +114,11 @@ pub struct Log {
     pub(super) gathered: u32,
     pub(super) spare: Vec<u8>,
     pub(super) header_spare: Vec<u8>,
+    pub(super) live_spare: Vec<SegmentRef>,
+    pub(super) drain_spare: Vec<u64>,
+    pub(super) carried_spare: Vec<(u64, u64)>,
     pub(super) seal_spare: (Footer, Vec<u8>, Vec<(u64, Part)>),
-    pub(super) settling: BTreeMap<u64, RangeSet>,
+    pub(super) settling: Settling,
     settling_first: Position,
     pub(super) appended: Position,
     pub(super) durable: Position,
@@ -185,8 +187,11 @@ impl Log {
             gathered: start.again_records,
             spare: Vec::with_capacity(commit_bytes),
             header_spare: Vec::new(),
+            live_spare: Vec::new(),
+            drain_spare: Vec::new(),
+            carried_spare: Vec::new(),
             seal_spare: (Footer::default().with_room(start.settings.segment_bytes), Vec::new(), Vec::new()),
-            settling: BTreeMap::new(),
+            settling: Settling::default(),
             settling_first: Position(0),
             appended: Position(1),
             durable: Position(0),
@@ -319,7 +324,7 @@ impl Log {
             self.settling_first = self.appended;
         }
         let (is_short, index) = (self.is_short(), &mut self.index);
-        self.settling.entry(queue).or_default().insert(range, |fresh| {
+        self.settling.insert(queue, range, |fresh| {
             if is_short {
                 index.note_pending(queue, fresh);
             }
@@ -451,21 +456,16 @@ impl Log {
     /// Puts the gathered settlements behind the gathered records, as many as fit; tells up to where
     /// everything is in the commit.
     pub(super) fn gather_settlements(&mut self, end: usize) -> Position {
-        while let Some(mut entry) = self.settling.first_entry() {
-            let (queue, set) = (*entry.key(), entry.get_mut());
-            let count = record::ranges_fitting(set.ranges(), end.saturating_sub(self.gather.len()));
-            if count == 0 {
-                return self.settling_first;
+        let (gather, gathered) = (&mut self.gather, &mut self.gathered);
+        self.settling.drain(|queue, ranges| {
+            let count = record::ranges_fitting(ranges, end.saturating_sub(gather.len()));
+            if count > 0 {
+                Record::Settled { queue, ranges: Ranges::List(&ranges[..count]) }.encode(gather);
+                *gathered += 1;
             }
-            let ranges = Ranges::List(&set.ranges()[..count]);
-            Record::Settled { queue, ranges }.encode(&mut self.gather);
-            self.gathered += 1;
-            set.drop_first(count);
-            if set.is_empty() {
-                entry.remove();
-            }
-        }
-        self.appended
+            count
+        });
+        if self.settling.is_empty() { self.appended } else { self.settling_first }
     }
 
     /// A commit was handed out: what is still there gathers for the next one.

@@ -8,7 +8,7 @@
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `recover`, `reader` | starting: what lies on the disk becomes a log again |
 //! | `look` | what a store holds and whether it is whole, without touching it |
-//! | `index`, `queue_index`, `ranges` | which segment holds which part of each queue, and what is settled |
+//! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `keeper` | from the journal into the log, a commit at a time |
 //! | `jobs` | what the helper threads do |
@@ -63,6 +63,7 @@ mod reader;
 mod record;
 mod recover;
 mod segment;
+mod settling;
 mod space;
 mod varint;
 

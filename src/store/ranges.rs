@@ -80,6 +80,11 @@ impl RangeSet {
         }
     }
 
+    /// Gives back room beyond that for `count` ranges.
+    pub(super) fn shrink_to(&mut self, count: usize) {
+        self.ranges.shrink_to(count);
+    }
+
     /// Forgets the first `count` ranges.
     pub(super) fn drop_first(&mut self, count: usize) {
         self.ranges.drain(..count);

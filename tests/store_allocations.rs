@@ -1,0 +1,165 @@
+//! The log allocates nothing in steady traffic, the change from segment to segment included: messages, their
+//! settlements, commits, footers, segments that leave and are used again, reading back.
+//!
+//! Only the loop's thread counts; what the helpers do is theirs. `LEVERET_TRACE_ALLOCATIONS=1` says where.
+
+#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
+
+#[allow(dead_code, reason = "each test of the store uses a part of it")]
+mod store_support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use leveret::store::{Body, Identity, Log, Message, Range, Settings, Target, Targets, Urgency};
+use leveret::time::Now;
+use store_support::{Mutant, SimDisk, Trouble};
+
+struct Counting;
+
+thread_local! {
+    static IS_LOOP: Cell<bool> = const { Cell::new(false) };
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count(layout: Layout) {
+    if IS_LOOP.with(Cell::get) {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        IS_LOOP.with(|is_loop| is_loop.set(false));
+        if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
+            eprintln!("{} bytes: {}", layout.size(), std::backtrace::Backtrace::force_capture());
+        }
+        IS_LOOP.with(|is_loop| is_loop.set(true));
+    }
+}
+
+// SAFETY: everything is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 7 };
+const NOW: Now = Now::from_ms(1);
+const QUEUES: u64 = 40;
+/// Messages of a queue that are not settled yet.
+const DEPTH: u64 = 300;
+
+/// What the loop does.
+fn looped<T>(act: impl FnOnce() -> T) -> T {
+    IS_LOOP.with(|is_loop| is_loop.set(true));
+    let done = act();
+    IS_LOOP.with(|is_loop| is_loop.set(false));
+    done
+}
+
+fn commit(log: &mut Log, disk: &mut SimDisk) {
+    while let Some(job) = looped(|| log.next_prepare()) {
+        let done = job.run(disk);
+        looped(|| log.prepare_done(done)).expect("the disk is well");
+    }
+    if let Some(job) = looped(|| log.next_clean_read()) {
+        let done = job.run(disk);
+        looped(|| log.clean_read_done(done));
+    }
+    if let Some(job) = looped(|| log.next_commit(NOW)) {
+        let done = job.run(disk);
+        looped(|| log.commit_done(done)).expect("the disk is well");
+    }
+}
+
+fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) {
+    for queue in 1..=QUEUES {
+        let target = [Target { queue, offset, lane: 0 }];
+        let message = Message {
+            targets: Targets::List(&target),
+            enqueued_ms: 1,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"a.key",
+            properties: &[0x10, 0, 2],
+            body: Body::Inline(&[]),
+        };
+        let fill = |room: &mut [u8]| room.fill(7);
+        while looped(|| log.append_message(&message, 256, Urgency::Awaited, NOW, fill)).is_err() {
+            commit(log, disk);
+        }
+    }
+}
+
+fn settle(log: &mut Log, offset: u64) {
+    // One queue is acknowledged out of order, eight at a time.
+    for queue in 1..=QUEUES {
+        let offset = if queue == 1 { offset ^ 7 } else { offset };
+        let range = Range { start: offset, end: offset + 1 };
+        looped(|| log.settle(queue, range, Urgency::Lazy, NOW));
+    }
+}
+
+fn fetch(log: &mut Log, disk: &mut SimDisk, queue: u64, start: u64) {
+    let Some(job) = looped(|| log.fetch(queue, Range { start, end: u64::MAX }, 16 << 10)) else { return };
+    let done = job.run(disk);
+    let mut count = 0;
+    looped(|| log.fetch_done(done, |_, _| count += 1));
+    assert!(count > 0, "queue {queue} has something from {start} on");
+}
+
+#[test]
+fn steady_traffic_allocates_nothing() {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let settings = Settings {
+        segment_bytes: 512 << 10,
+        commit_bytes: 64 << 10,
+        segments_max: 40,
+        ..Settings::default()
+    };
+    let mut log = Log::open(&mut disk.clone(), settings, IDENTITY, NOW).expect("it opens").0;
+    let mut found = Vec::new();
+    for round in 0..2 {
+        ALLOCATIONS.with(|count| count.set(0));
+        let recycled = log.counters().segments_recycled;
+        for step in 0..2_400_u64 {
+            let offset = round * 2_400 + step;
+            publish(&mut log, &mut disk, offset);
+            if offset >= DEPTH {
+                settle(&mut log, offset - DEPTH);
+            }
+            commit(&mut log, &mut disk);
+            if step % 16 == 0 && offset >= DEPTH {
+                fetch(&mut log, &mut disk, 2 + offset % (QUEUES - 2), offset - DEPTH / 2);
+            }
+        }
+        let recycled = log.counters().segments_recycled - recycled;
+        assert!(recycled > 40, "only {recycled} segments were used again");
+        found.push(ALLOCATIONS.with(Cell::get));
+        if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
+            eprintln!("round {round} is over");
+        }
+    }
+    println!("allocations: {found:?}");
+    assert_eq!(found[1], 0, "{found:?}");
+}
