@@ -424,6 +424,10 @@ impl Broker {
     fn is_over_length(&self, queue: QueueId) -> bool {
         let queue = &self.queues[queue.index()];
         let settings = &queue.settings;
+        // A queue that refuses keeps what comes back to it, over its length as well.
+        if settings.overflow != Overflow::DropHead {
+            return false;
+        }
         settings.max_length.is_some_and(|most| u64::from(queue.ready()) > most)
             || settings.max_length_bytes.is_some_and(|most| queue.body_bytes() > most)
     }
