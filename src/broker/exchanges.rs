@@ -86,7 +86,7 @@ impl Broker {
     }
 
     fn compare_exchange(
-        &self,
+        &mut self,
         vhost: VhostId,
         exchange: ExchangeId,
         kind: Kind,
@@ -109,6 +109,9 @@ impl Broker {
         let (received, current) = (alternate(declaration.arguments), alternate(&*record.arguments));
         if !arguments::equivalent(received, current) {
             return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
+        }
+        if record.version != 0 {
+            self.await_others();
         }
         Ok(Outcome::Done)
     }
@@ -182,7 +185,10 @@ impl Broker {
                 format_args!("deletion of system {} not allowed", self.exchange_in_words(vhost, name)),
             ));
         }
-        let Some(exchange) = self.find_exchange(vhost, name) else { return Ok(None) };
+        let Some(exchange) = self.find_exchange(vhost, name) else {
+            self.await_others();
+            return Ok(None);
+        };
         if if_unused && !self.exchanges[exchange.index()].bindings.is_empty() {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
@@ -220,7 +226,10 @@ impl Broker {
         if kind == Kind::Headers {
             check_x_match(Table::trusted(spec.arguments))?;
         }
-        if self.find_binding(source, destination, spec).is_some() {
+        if let Some(binding) = self.find_binding(source, destination, spec) {
+            if self.bindings[binding.index()].stored {
+                self.await_others();
+            }
             return Ok(Outcome::Done);
         }
         if self.is_stored_binding(source.index(), destination) {

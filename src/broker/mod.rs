@@ -441,6 +441,8 @@ impl Broker {
                 {
                     self.remove_binding(found.index());
                     self.run_jobs(messages);
+                } else {
+                    self.await_others();
                 }
                 Ok(Outcome::Done)
             }

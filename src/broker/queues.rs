@@ -145,7 +145,7 @@ impl Broker {
     }
 
     fn compare_queue(
-        &self,
+        &mut self,
         connection: ConnectionId,
         vhost: VhostId,
         queue: QueueId,
@@ -165,6 +165,9 @@ impl Broker {
             return Err(inequivalent_flag(name, &words, &received, &current));
         }
         arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
+        if record.logged.incarnation != 0 {
+            self.await_others();
+        }
         Ok(self.declared(queue))
     }
 
@@ -242,6 +245,8 @@ impl Broker {
         {
             self.check_exclusive(connection, queue)?;
             self.remove_binding(binding.index());
+        } else {
+            self.await_others();
         }
         Ok(Outcome::Done)
     }
@@ -278,6 +283,7 @@ impl Broker {
         (if_unused, if_empty): (bool, bool),
     ) -> Result<Outcome, Fault> {
         if self.find_queue(vhost, name).is_none() {
+            self.await_others();
             return Ok(Outcome::MessageCount(0));
         }
         let queue = self.require_queue(connection, vhost, name)?;

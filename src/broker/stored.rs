@@ -66,6 +66,13 @@ impl Broker {
         self.awaited = self.awaited.max(batch);
     }
 
+    /// What was asked for is so already, because of somebody else; who is told so may rely on it, so the
+    /// answer waits until what the other said is durable.
+    pub(super) fn await_others(&mut self) {
+        let batch = self.journal.await_facts();
+        self.await_batch(batch);
+    }
+
     /// The version for something durable that is about to exist.
     ///
     /// # Errors

@@ -174,6 +174,8 @@ pub struct Journal {
     handed: VecDeque<MessageId>,
     facts: VecDeque<(Batch, Fact)>,
     fact_bytes: usize,
+    /// The batch of the last fact.
+    facts_said: Batch,
     settles: Vec<Settled>,
     /// Some of them are of messages that were written.
     settles_matter: bool,
@@ -212,6 +214,7 @@ impl Journal {
             handed: VecDeque::with_capacity(pending_max),
             facts: VecDeque::with_capacity(64),
             fact_bytes: 0,
+            facts_said: Batch::NONE,
             settles: Vec::with_capacity(SETTLES_MAX.min(4 * pending_max)),
             settles_matter: false,
             settles_awaited: None,
@@ -462,6 +465,11 @@ impl Journal {
         self.open
     }
 
+    /// The batch with which all facts said so far are durable.
+    pub fn await_facts(&self) -> Batch {
+        if self.facts_said > self.durable { self.facts_said } else { Batch::NONE }
+    }
+
     /// Somebody waits for everything said so far.
     pub fn await_all(&mut self) -> Batch {
         if self.is_empty() { Batch::NONE } else { self.await_settles() }
@@ -517,6 +525,7 @@ impl Journal {
         }
         self.fact_bytes += fact.bytes();
         self.facts.push_back((self.open, fact));
+        self.facts_said = self.open;
         self.await_open()
     }
 
