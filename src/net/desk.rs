@@ -23,7 +23,12 @@ pub(crate) struct Desk {
     cleans_next: bool,
     /// No commit is on its way that must be over first.
     may_fetch: bool,
+    /// Reads for queues that the disk refused, one after the other.
+    refused: u32,
 }
+
+/// A read that the disk refuses is asked for so often again before what it was for counts as lost.
+const READ_AGAIN: u32 = 4;
 
 /// What the reader is busy with.
 enum Reading {
@@ -56,7 +61,15 @@ impl Desk {
             reading: Reading::Nothing,
             cleans_next: false,
             may_fetch: true,
+            refused: 0,
         }
+    }
+
+    /// Whether a read that went like this is to be tried again. Cards refuse reads now and then that they
+    /// grant the next time, and a message is passed over for as long as the process lives.
+    fn tries_again(&mut self, was_refused: bool) -> bool {
+        self.refused = if was_refused { self.refused + 1 } else { 0 };
+        was_refused && self.refused < READ_AGAIN
     }
 
     /// Whether there is something to hand out now.
@@ -161,6 +174,11 @@ impl Desk {
         fetch: Fetch,
         done: store::FetchDone,
     ) -> Option<Read> {
+        if self.tries_again(done.was_refused()) {
+            self.keeper.log_mut().fetch_done(done, |_, _| {});
+            broker.want_again(&fetch);
+            return None;
+        }
         let mut stopped = None;
         let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
             if stopped.is_none() {
@@ -213,6 +231,7 @@ impl Desk {
         (fetch, mut large): (Fetch, Large),
         done: store::FetchDone,
     ) -> Option<Read> {
+        let tries_again = self.tries_again(done.was_refused());
         let mut is_good = false;
         let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
             if let Some(bytes) =
@@ -224,8 +243,8 @@ impl Desk {
         });
         match (is_good, fetched.retry) {
             (true, _) => large.next += 1,
-            (false, true) => {}
-            (false, false) => large.next = large.chunks,
+            (false, retry) if retry || tries_again => {}
+            (false, _) => large.next = large.chunks,
         }
         self.read_chunk(broker, messages, fetch, large)
     }

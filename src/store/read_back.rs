@@ -80,6 +80,13 @@ pub struct FetchDone {
     pub(super) error: Option<io::ErrorKind>,
 }
 
+impl FetchDone {
+    /// Whether the disk refused to read something.
+    pub const fn was_refused(&self) -> bool {
+        self.error.is_some()
+    }
+}
+
 impl FetchJob {
     /// Does it; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> FetchDone {
