@@ -90,6 +90,8 @@ pub mod limits;
 pub mod mem;
 pub mod net;
 pub mod session;
+#[cfg(debug_assertions)]
+pub mod sim;
 pub mod store;
 pub mod time;
 pub mod tool;

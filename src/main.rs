@@ -26,6 +26,12 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
         Ask::Inspect(None) => print(inspect::options::HELP)?,
         Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
+        #[cfg(debug_assertions)]
+        Ask::Sim(seed, runs) => {
+            // Whoever replays a run wants to hear what the broker says of it.
+            logging::start(if runs == 1 { log::LevelFilter::Info } else { log::LevelFilter::Off });
+            print(&leveret::tool::sim::run(seed, runs)?)?;
+        }
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;

@@ -25,6 +25,9 @@ pub enum Ask {
     Bench(Option<bench::options::Options>),
     /// Look at a data directory; `None`: say how.
     Inspect(Option<inspect::options::Options>),
+    /// Run the simulator, in builds that have it: the first seed, and how many.
+    #[cfg(debug_assertions)]
+    Sim(u64, u64),
     /// Say which version this is.
     Version,
     /// Say how to use it.
@@ -91,6 +94,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
                 let asked = inspect::options::parse(&mut parser).map(Ask::Inspect);
                 return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
             }
+            #[cfg(debug_assertions)]
+            Arg::Value(word) if word == "sim" && command.is_none() => return sim(&mut parser),
             Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
             Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
             Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
@@ -123,6 +128,20 @@ impl Said {
         }
         Ok(())
     }
+}
+
+/// `leveret sim --seed N --runs M`.
+#[cfg(debug_assertions)]
+fn sim(parser: &mut lexopt::Parser) -> Result<Ask, BadArguments> {
+    let (mut seed, mut runs) = (1, 1_000);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("seed") => seed = value("--seed", parser)?,
+            Arg::Long("runs") => runs = value("--runs", parser)?,
+            _ => return Err(BadArguments::new("leveret sim takes --seed N and --runs M".into())),
+        }
+    }
+    Ok(Ask::Sim(seed, runs))
 }
 
 /// The value of an option, understood.

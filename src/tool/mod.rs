@@ -22,3 +22,5 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
         None => ExitCode::FAILURE,
     }
 }
+#[cfg(debug_assertions)]
+pub mod sim;

@@ -1,0 +1,487 @@
+//! A disk for simulation: it loses, tears and reorders what was not synced, fails when told to, and counts.
+//!
+//! The fault model: a write goes to the page cache. A sync makes the cached sectors of one file durable. A
+//! power cut keeps or loses every unsynced sector by itself, and now and then leaves one as garbage; files
+//! whose directory was not synced may vanish. A kill leaves the cache as it is. A sync that fails leaves
+//! its sectors looking clean, so that no later sync writes them. Bits of blocks long synced may flip.
+//!
+//! Always true: a run is a function of its seed; after the cut every call fails until the power is back.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+
+use crate::store::{BLOCK_BYTES, Disk, Identity, Range, Ranges, Record};
+
+use super::random::Random;
+
+const SECTOR: usize = 512;
+
+/// A mistake put between the store and the disk, to prove that the checks see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// No mistake.
+    None,
+    /// Syncs say that they are done and do nothing.
+    SyncLeftOut,
+    /// Settlements say one offset more than was settled, whose message is still to come.
+    SettlementAhead,
+    /// Settlements are not written again when the segment that has them leaves the log.
+    SettlementDropped,
+    /// Every commit and header says life 1.
+    NoLife,
+    /// The first write of a life is not made.
+    LastCommitNotRewritten,
+    /// Each commit writes the block before it once more.
+    BlockRewritten,
+}
+
+/// What happens at which call, counted from now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// Nothing.
+    Never,
+    /// The power goes.
+    Cut(u64),
+    /// A sync fails; so many syncs from now.
+    FailedSync(u64),
+    /// The file system is full for zeros from this call on.
+    Full(u64),
+    /// A write is refused; so many writes from now.
+    FailedWrite(u64),
+    /// A read is refused; so many reads from now. The next one goes well.
+    FailedRead(u64),
+}
+
+/// Calls that are left until each kind of trouble.
+#[derive(Clone, Copy, Debug, Default)]
+struct Troubles {
+    cut: Option<u64>,
+    sync: Option<u64>,
+    full: Option<u64>,
+    write: Option<u64>,
+    read: Option<u64>,
+}
+
+/// Counts down; true when it was the last call.
+fn is_last(left: &mut Option<u64>) -> bool {
+    match left {
+        Some(0) => {
+            *left = None;
+            true
+        }
+        Some(count) => {
+            *count -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    cache: Vec<u8>,
+    media: Vec<u8>,
+    dirty: BTreeSet<usize>,
+    is_durable: bool,
+    /// Blocks synced since the file was recycled.
+    synced: BTreeSet<usize>,
+    unsynced: BTreeSet<usize>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    files: BTreeMap<u32, File>,
+    random: Random,
+    troubles: Troubles,
+    off: bool,
+    mutant: Mutant,
+    first_write: bool,
+    violations: Vec<String>,
+    settled: BTreeMap<u64, BTreeSet<u64>>,
+    identity: Identity,
+    counts: Counts,
+}
+
+/// What was asked of the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Writes.
+    pub writes: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Syncs of files.
+    pub syncs: u64,
+    /// Zeros written.
+    pub zeros: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+}
+
+/// The disk; clones are the same disk.
+#[derive(Clone, Debug)]
+pub struct SimDisk(Rc<RefCell<Inner>>);
+
+impl SimDisk {
+    /// An empty one.
+    pub fn new(seed: u64, mutant: Mutant, identity: Identity) -> Self {
+        Self(Rc::new(RefCell::new(Inner {
+            files: BTreeMap::new(),
+            random: Random::new(seed),
+            troubles: Troubles::default(),
+            off: false,
+            mutant,
+            first_write: false,
+            violations: Vec::new(),
+            settled: BTreeMap::new(),
+            identity,
+            counts: Counts::default(),
+        })))
+    }
+
+    /// What was asked of it so far.
+    pub fn counts(&self) -> Counts {
+        self.0.borrow().counts
+    }
+
+    /// Synced blocks that were written again.
+    pub fn violations(&self) -> Vec<String> {
+        self.0.borrow().violations.clone()
+    }
+
+    /// Whether the power went.
+    pub fn is_off(&self) -> bool {
+        self.0.borrow().off
+    }
+
+    /// A process starts; so much trouble is ahead of it.
+    pub fn start(&self, trouble: Trouble) {
+        let mut inner = self.0.borrow_mut();
+        inner.troubles = Troubles::default();
+        inner.first_write = inner.files.len() > 2;
+        drop(inner);
+        self.expect(trouble);
+    }
+
+    /// More trouble is ahead.
+    pub fn expect(&self, trouble: Trouble) {
+        let troubles = &mut self.0.borrow_mut().troubles;
+        match trouble {
+            Trouble::Never => {}
+            Trouble::Cut(calls) => troubles.cut = Some(calls),
+            Trouble::FailedSync(syncs) => troubles.sync = Some(syncs),
+            Trouble::Full(zeros) => troubles.full = Some(zeros),
+            Trouble::FailedWrite(writes) => troubles.write = Some(writes),
+            Trouble::FailedRead(reads) => troubles.read = Some(reads),
+        }
+    }
+
+    /// The power goes and comes back.
+    pub fn power_cut(&self) {
+        let mut inner = self.0.borrow_mut();
+        let Inner { files, random, .. } = &mut *inner;
+        let keep = random.below(4);
+        files.retain(|_, file| {
+            let kept = file.is_durable || random.one_in(2);
+            file.is_durable = kept;
+            kept
+        });
+        for file in files.values_mut() {
+            file.lose(random, keep);
+        }
+        inner.off = false;
+        inner.troubles = Troubles::default();
+    }
+
+    /// Flips a bit in one of the blocks that were synced.
+    pub fn damage(&self) {
+        let mut inner = self.0.borrow_mut();
+        let Inner { files, random, .. } = &mut *inner;
+        let places: Vec<(u32, usize)> =
+            files.iter().flat_map(|(slot, file)| file.synced.iter().map(|block| (*slot, *block))).collect();
+        if places.is_empty() {
+            return;
+        }
+        let (slot, block) = places[random.below(places.len() as u64) as usize];
+        let at = block * BLOCK_BYTES + random.below(BLOCK_BYTES as u64) as usize;
+        if let Some(file) = files.get_mut(&slot) {
+            file.media[at] ^= 1 << random.below(8);
+            file.cache[at] = file.media[at];
+        }
+    }
+}
+
+impl File {
+    fn grow(&mut self, length: usize) {
+        if self.cache.len() < length {
+            self.cache.resize(length, 0);
+        }
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.grow(at + bytes.len());
+        self.cache[at..at + bytes.len()].copy_from_slice(bytes);
+        self.dirty.extend(at / SECTOR..(at + bytes.len()).div_ceil(SECTOR));
+        self.unsynced.extend(at / BLOCK_BYTES..(at + bytes.len()).div_ceil(BLOCK_BYTES));
+    }
+
+    fn persist(&mut self, sector: usize) {
+        let (from, to) = (sector * SECTOR, ((sector + 1) * SECTOR).min(self.cache.len()));
+        if self.media.len() < to {
+            self.media.resize(to, 0);
+        }
+        self.media[from..to].copy_from_slice(&self.cache[from..to]);
+    }
+
+    fn sync(&mut self) {
+        for sector in std::mem::take(&mut self.dirty) {
+            self.persist(sector);
+        }
+        self.synced.append(&mut self.unsynced);
+    }
+
+    fn lose(&mut self, random: &mut Random, keep: u64) {
+        for sector in std::mem::take(&mut self.dirty) {
+            let kept = match keep {
+                0 => false,
+                1 => true,
+                _ => random.one_in(2),
+            };
+            if kept {
+                self.persist(sector);
+            } else if random.one_in(16) {
+                self.cache[sector * SECTOR..(sector + 1) * SECTOR].fill(0xA5);
+                self.persist(sector);
+            }
+        }
+        self.unsynced.clear();
+        self.cache = self.media.clone();
+    }
+}
+
+impl Inner {
+    /// Counts down; true when the power goes with this call.
+    fn call(&mut self) -> io::Result<bool> {
+        if self.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        if is_last(&mut self.troubles.cut) {
+            self.off = true;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn file(&mut self, slot: u32) -> io::Result<&mut File> {
+        self.files.get_mut(&slot).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn seed(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.identity.secret.to_le_bytes()), &self.identity.id)
+    }
+
+    /// What the mutant makes of a write.
+    fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let is_commit = bytes.starts_with(b"LVC1");
+        match self.mutant {
+            Mutant::NoLife if is_commit => {
+                bytes[12..16].copy_from_slice(&1_u32.to_le_bytes());
+                self.seal_commit(&mut bytes);
+            }
+            Mutant::NoLife if at == 0 => {
+                let length = number_at(&bytes, 12) as usize;
+                bytes[20..24].copy_from_slice(&1_u32.to_le_bytes());
+                let sum = crc32c::crc32c(&bytes[12..length]);
+                bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+            }
+            Mutant::SettlementDropped if is_commit => self.drop_settlements(&mut bytes),
+            Mutant::SettlementAhead if is_commit => self.settle_ahead(&mut bytes),
+            _ => {}
+        }
+        bytes
+    }
+
+    fn seal_commit(&self, bytes: &mut [u8]) {
+        let length = number_at(bytes, 8) as usize;
+        let sum = crc32c::crc32c_append(self.seed(), &bytes[8..length]);
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// Stretches every settlement in a commit by one offset.
+    fn settle_ahead(&mut self, bytes: &mut Vec<u8>) {
+        let (padded, mut kept) = (bytes.len(), bytes[..48].to_vec());
+        let mut rest = &bytes[48..];
+        while let Ok((record, length)) = Record::parse(rest) {
+            if let Record::Settled { queue, ranges } = &record {
+                let mut ranges: Vec<Range> = ranges.iter().collect();
+                if let Some(last) = ranges.last_mut() {
+                    last.end += 1;
+                }
+                Record::Settled { queue: *queue, ranges: Ranges::List(&ranges) }.encode(&mut kept);
+            } else {
+                kept.extend_from_slice(&rest[..length]);
+            }
+            rest = &rest[length..];
+        }
+        if kept.len() > padded {
+            return;
+        }
+        let length = kept.len() as u32;
+        kept[8..12].copy_from_slice(&length.to_le_bytes());
+        kept.resize(padded, 0);
+        *bytes = kept;
+        self.seal_commit(bytes);
+    }
+
+    /// Takes out of a commit all settlements that say nothing new.
+    fn drop_settlements(&mut self, bytes: &mut Vec<u8>) {
+        let (padded, mut kept) = (bytes.len(), bytes[..48].to_vec());
+        let mut rest = &bytes[48..];
+        while let Ok((record, length)) = Record::parse(rest) {
+            let mut is_new = true;
+            if let Record::Settled { queue, ranges } = &record {
+                let known = self.settled.entry(*queue).or_default();
+                is_new = ranges
+                    .iter()
+                    .flat_map(|range| range.start..range.end)
+                    .filter(|at| known.insert(*at))
+                    .count()
+                    > 0;
+            }
+            if is_new {
+                kept.extend_from_slice(&rest[..length]);
+            }
+            rest = &rest[length..];
+        }
+        let length = kept.len() as u32;
+        kept[8..12].copy_from_slice(&length.to_le_bytes());
+        kept.resize(padded, 0);
+        *bytes = kept;
+        self.seal_commit(bytes);
+    }
+}
+
+fn number_at(bytes: &[u8], at: usize) -> u32 {
+    (0..4).map(|byte| u32::from(bytes[at + byte]) << (8 * byte)).sum()
+}
+
+impl Disk for SimDisk {
+    fn lock(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        let mut inner = self.0.borrow_mut();
+        inner.call()?;
+        Ok(inner.files.keys().copied().collect())
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        inner.call()?;
+        inner.files.entry(slot).or_default();
+        Ok(())
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut inner = self.0.borrow_mut();
+        if inner.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        if is_last(&mut inner.troubles.read) {
+            return Err(io::Error::other("the read failed"));
+        }
+        let cache = &inner.file(slot)?.cache;
+        let from = (at as usize).min(cache.len());
+        let count = bytes.len().min(cache.len() - from);
+        bytes[..count].copy_from_slice(&cache[from..from + count]);
+        inner.counts.reads += 1;
+        inner.counts.read_bytes += count as u64;
+        Ok(count)
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        let cut = inner.call()?;
+        inner.counts.writes += 1;
+        inner.counts.bytes += bytes.len() as u64;
+        if is_last(&mut inner.troubles.write) {
+            return Err(io::Error::other("the write failed"));
+        }
+        if std::mem::take(&mut inner.first_write) && inner.mutant == Mutant::LastCommitNotRewritten && at > 0
+        {
+            return Ok(());
+        }
+        let at = at as usize;
+        let mut bytes = inner.mutate(at, bytes);
+        if cut {
+            let length = inner.random.below(bytes.len() as u64 + 1) as usize;
+            bytes.truncate(length);
+        }
+        let rewrite = inner.mutant == Mutant::BlockRewritten && at > BLOCK_BYTES;
+        let file = inner.file(slot)?;
+        if at == 0 {
+            file.synced.clear();
+            file.unsynced.clear();
+        }
+        let from = if rewrite { at - BLOCK_BYTES } else { at };
+        let mut all = if rewrite { file.cache[from..at].to_vec() } else { Vec::new() };
+        all.extend_from_slice(&bytes);
+        let blocks = from / BLOCK_BYTES..(from + all.len()).div_ceil(BLOCK_BYTES);
+        let broken: Vec<usize> = blocks.filter(|block| file.synced.contains(block)).collect();
+        file.write(from, &all);
+        for block in broken {
+            inner.violations.push(format!("block {block} of slot {slot} was synced and is written again"));
+        }
+        if cut { Err(io::Error::other("the power went")) } else { Ok(()) }
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        let cut = inner.call()?;
+        if inner.troubles.full == Some(0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let _ = is_last(&mut inner.troubles.full);
+        inner.counts.zeros += u64::from(bytes);
+        let file = inner.file(slot)?;
+        file.synced.clear();
+        file.write(at as usize, &vec![0; bytes as usize]);
+        file.unsynced.clear();
+        if cut { Err(io::Error::other("the power went")) } else { Ok(()) }
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        let cut = inner.call()?;
+        inner.counts.syncs += 1;
+        if cut {
+            return Err(io::Error::other("the power went"));
+        }
+        if is_last(&mut inner.troubles.sync) {
+            let file = inner.file(slot)?;
+            file.dirty.clear();
+            file.unsynced.clear();
+            return Err(io::Error::other("the sync failed"));
+        }
+        let left_out = inner.mutant == Mutant::SyncLeftOut;
+        let file = inner.file(slot)?;
+        if !left_out {
+            file.sync();
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        if inner.call()? {
+            return Err(io::Error::other("the power went"));
+        }
+        inner.files.values_mut().for_each(|file| file.is_durable = true);
+        Ok(())
+    }
+}

@@ -1,0 +1,693 @@
+//! What must be true: every queue with its messages, every definition, and what of it is promised.
+//!
+//! Why it exists: the broker is compared with something so simple that it cannot have the same mistakes. The
+//! model is told of every command that was taken, and knows of each thing the batch with which it is promised
+//! to be durable; after a start it is compared with what was found, and goes on from there.
+//!
+//! Always true: what is promised (its batch is durable, or a peer was told) must be found; what is not, may
+//! be found or not; anything else must not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::journal::Batch;
+
+/// A queue or an exchange; the same name declared again is another.
+pub(super) type Number = u64;
+/// In the order of arrival, over all queues.
+pub(super) type Arrival = u64;
+
+/// The exchanges that are there from the start.
+pub(super) const PREDECLARED: [(&str, Kind); 3] =
+    [("amq.direct", Kind::Direct), ("amq.fanout", Kind::Fanout), ("amq.topic", Kind::Topic)];
+
+/// How an exchange routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Direct,
+    Fanout,
+    Topic,
+}
+
+/// How far a message in a queue is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    Ready,
+    /// On its way to a client, or there.
+    Out,
+    /// Settled, purged, dropped: it may come back until that is durable.
+    Done,
+}
+
+/// A message in a queue.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    pub(super) content: u64,
+    pub(super) state: State,
+    /// It outlives a cut once this batch is durable.
+    pub(super) logged: Option<Batch>,
+    /// A client had it, in whatever life.
+    pub(super) seen: bool,
+    /// It was on its way to a client in this life.
+    pub(super) was_out: bool,
+    /// It came in another life.
+    pub(super) is_old: bool,
+    /// Its queue may have dropped it for its length.
+    pub(super) droppable: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    pub(super) name: String,
+    /// It outlives a cut.
+    pub(super) stored: bool,
+    pub(super) auto_delete: bool,
+    pub(super) max_length: Option<u64>,
+    /// Over its length it refuses instead of dropping.
+    pub(super) rejects: bool,
+    pub(super) consumers: u32,
+    /// Its deletion may not be durable yet.
+    pub(super) gone: bool,
+    pub(super) copies: BTreeMap<Arrival, Copy>,
+    pub(super) ready: BTreeSet<Arrival>,
+    by_content: BTreeMap<u64, Arrival>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) durable: bool,
+    pub(super) auto_delete: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum End {
+    Exchange(Number),
+    Queue(Number),
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Binding {
+    pub(super) source: Number,
+    pub(super) to: End,
+    pub(super) key: String,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Key {
+    Exchange(String),
+    Queue(String),
+    Binding(Binding),
+}
+
+/// What was said of a definition, oldest first.
+type History = Vec<Said>;
+
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// Rises.
+    serial: u64,
+    batch: Batch,
+    /// Which instance it is since, if it is there at all.
+    value: Option<Number>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) queues: BTreeMap<Number, Queue>,
+    pub(super) queue_names: BTreeMap<String, Number>,
+    pub(super) exchanges: BTreeMap<Number, Exchange>,
+    pub(super) exchange_names: BTreeMap<String, Number>,
+    pub(super) bindings: BTreeSet<Binding>,
+    history: BTreeMap<Key, History>,
+    next: u64,
+    /// Everything said in this life so far is durable up to this batch.
+    pub(super) durable: Batch,
+    pub(super) complaints: Vec<String>,
+}
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) queues: BTreeMap<String, Number>,
+    pub(super) exchanges: BTreeMap<String, Number>,
+    pub(super) bindings: BTreeSet<Binding>,
+    /// Contents of each queue, in order.
+    pub(super) contents: BTreeMap<Number, Vec<u64>>,
+}
+
+impl Model {
+    pub(super) fn new() -> Self {
+        let mut model = Self { next: 1, ..Self::default() };
+        model.predeclare();
+        model
+    }
+
+    fn predeclare(&mut self) {
+        for (at, (name, kind)) in PREDECLARED.into_iter().enumerate() {
+            // Numbers that no other exchange has.
+            let number = u64::MAX - at as u64;
+            self.exchange_names.insert(name.into(), number);
+            self.exchanges
+                .insert(number, Exchange { name: name.into(), kind, durable: true, auto_delete: false });
+        }
+    }
+
+    pub(super) fn complain(&mut self, what: String) {
+        self.complaints.push(what);
+    }
+
+    pub(super) const fn next_number(&mut self) -> Number {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn queue(&self, name: &str) -> Option<(Number, &Queue)> {
+        let number = *self.queue_names.get(name)?;
+        Some((number, self.queues.get(&number)?))
+    }
+
+    fn say(&mut self, key: Key, batch: Batch, value: Option<Number>) {
+        self.next += 1;
+        let serial = self.next;
+        let nothing = || vec![Said { serial: 0, batch: Batch::NONE, value: None }];
+        self.history.entry(key).or_insert_with(nothing).push(Said { serial, batch, value });
+    }
+
+    /// A definition as it is now, to be claimed later.
+    pub(super) fn serial(&self, key: &Key) -> u64 {
+        self.history.get(key).and_then(|history| history.last()).map_or(0, |said| said.serial)
+    }
+
+    /// A peer was told: what was true of this then is durable.
+    pub(super) fn claim(&mut self, key: &Key, serial: u64) {
+        if let Some(history) = self.history.get_mut(key) {
+            history.retain(|said| said.serial >= serial);
+            if let Some(first) = history.first_mut().filter(|first| first.serial == serial) {
+                first.batch = Batch::NONE;
+            }
+        }
+    }
+
+    // ---- definitions
+
+    pub(super) fn declare_queue(&mut self, number: Number, queue: Queue, batch: Batch) {
+        if queue.stored {
+            self.say(Key::Queue(queue.name.clone()), batch, Some(number));
+        }
+        self.queue_names.insert(queue.name.clone(), number);
+        self.queues.insert(number, queue);
+    }
+
+    pub(super) fn declare_exchange(&mut self, number: Number, exchange: Exchange, batch: Batch) {
+        if exchange.durable {
+            self.say(Key::Exchange(exchange.name.clone()), batch, Some(number));
+        }
+        self.exchange_names.insert(exchange.name.clone(), number);
+        self.exchanges.insert(number, exchange);
+    }
+
+    pub(super) fn is_stored(&self, binding: &Binding) -> bool {
+        let source = self.exchanges.get(&binding.source).is_some_and(|exchange| exchange.durable);
+        source
+            && match binding.to {
+                End::Exchange(number) => self.exchanges.get(&number).is_some_and(|exchange| exchange.durable),
+                End::Queue(number) => self.queues.get(&number).is_some_and(|queue| queue.stored),
+            }
+    }
+
+    pub(super) fn bind(&mut self, binding: Binding, batch: Batch) {
+        if self.bindings.contains(&binding) {
+            return;
+        }
+        if self.is_stored(&binding) {
+            self.say(Key::Binding(binding.clone()), batch, Some(1));
+        }
+        self.bindings.insert(binding);
+    }
+
+    /// An auto-delete source goes with its last binding.
+    pub(super) fn unbind(&mut self, binding: &Binding, batch: Batch) {
+        if !self.bindings.remove(binding) {
+            return;
+        }
+        if self.is_stored(binding) {
+            self.say(Key::Binding(binding.clone()), batch, None);
+        }
+        let source = binding.source;
+        let is_used = self.bindings.iter().any(|other| other.source == source);
+        if self.exchanges.get(&source).is_some_and(|exchange| exchange.auto_delete) && !is_used {
+            self.delete_exchange(source, batch);
+        }
+    }
+
+    pub(super) fn delete_exchange(&mut self, number: Number, batch: Batch) {
+        let Some(exchange) = self.exchanges.get_mut(&number) else { return };
+        exchange.auto_delete = false;
+        let (name, durable) = (exchange.name.clone(), exchange.durable);
+        if self.exchange_names.get(&name) == Some(&number) {
+            self.exchange_names.remove(&name);
+        }
+        if durable {
+            self.say(Key::Exchange(name), batch, None);
+        }
+        self.unbind_all(batch, |binding| binding.source == number || binding.to == End::Exchange(number));
+        self.exchanges.remove(&number);
+    }
+
+    fn unbind_all(&mut self, batch: Batch, is_meant: impl Fn(&Binding) -> bool) {
+        let bindings: Vec<Binding> =
+            self.bindings.iter().filter(|binding| is_meant(binding)).cloned().collect();
+        for binding in bindings {
+            self.unbind(&binding, batch);
+        }
+    }
+
+    pub(super) fn delete_queue(&mut self, number: Number, batch: Batch) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        queue.gone = true;
+        let (name, stored) = (queue.name.clone(), queue.stored);
+        self.queue_names.remove(&name);
+        if stored {
+            self.say(Key::Queue(name), batch, None);
+        }
+        self.unbind_all(batch, |binding| binding.to == End::Queue(number));
+        if !stored {
+            self.queues.remove(&number);
+        }
+    }
+
+    pub(super) fn add_consumer(&mut self, number: Number) {
+        if let Some(queue) = self.queues.get_mut(&number) {
+            queue.consumers += 1;
+        }
+    }
+
+    pub(super) fn drop_consumer(&mut self, number: Number, batch: Batch) {
+        let Some(queue) = self.queues.get_mut(&number).filter(|queue| !queue.gone) else { return };
+        queue.consumers -= 1;
+        if queue.auto_delete && queue.consumers == 0 {
+            self.delete_queue(number, batch);
+        }
+    }
+
+    // ---- messages
+
+    /// The queues that a message goes to.
+    pub(super) fn route(&self, exchange: &str, key: &str) -> BTreeSet<Number> {
+        let mut targets = BTreeSet::new();
+        if exchange.is_empty() {
+            targets.extend(self.queue_names.get(key));
+            return targets;
+        }
+        let mut to_visit: Vec<Number> = self.exchange_names.get(exchange).copied().into_iter().collect();
+        let mut visited = BTreeSet::new();
+        while let Some(source) = to_visit.pop() {
+            let Some(kind) = self.exchanges.get(&source).map(|exchange| exchange.kind) else { continue };
+            if !visited.insert(source) {
+                continue;
+            }
+            for binding in self.bindings.iter().filter(|binding| binding.source == source) {
+                let fits = match kind {
+                    Kind::Direct => binding.key == key,
+                    Kind::Fanout => true,
+                    Kind::Topic => topic_fits(&binding.key, key),
+                };
+                match binding.to {
+                    _ if !fits => {}
+                    End::Exchange(number) => to_visit.push(number),
+                    End::Queue(number) => {
+                        targets.insert(number);
+                    }
+                }
+            }
+        }
+        targets
+    }
+
+    /// Whether the queue's own policy refuses one more.
+    pub(super) fn refuses(&self, number: Number) -> bool {
+        self.queues.get(&number).is_some_and(|queue| {
+            queue.rejects && queue.max_length.is_some_and(|most| queue.ready.len() as u64 >= most)
+        })
+    }
+
+    pub(super) fn push(&mut self, number: Number, content: u64, logged: Option<Batch>) {
+        self.next += 1;
+        let arrival = self.next;
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        let logged = logged.filter(|_| queue.stored);
+        queue.copies.insert(
+            arrival,
+            Copy {
+                content,
+                state: State::Ready,
+                logged,
+                seen: false,
+                was_out: false,
+                is_old: false,
+                droppable: false,
+            },
+        );
+        queue.by_content.insert(content, arrival);
+        queue.ready.insert(arrival);
+        queue.note_length();
+    }
+
+    /// A publisher was told that its message is safe.
+    pub(super) fn confirm(&mut self, content: u64) {
+        for queue in self.queues.values_mut() {
+            if let Some(arrival) = queue.by_content.get(&content)
+                && let Some(copy) = queue.copies.get_mut(arrival)
+                && copy.logged.is_some()
+            {
+                copy.logged = Some(Batch::NONE);
+            }
+        }
+    }
+
+    /// Where a content stands in a queue.
+    pub(super) fn arrival(&self, number: Number, content: u64) -> Option<Arrival> {
+        self.queues.get(&number)?.by_content.get(&content).copied()
+    }
+
+    /// A message is on its way to a client.
+    pub(super) fn take(&mut self, number: Number, arrival: Arrival, redelivered: bool, strict: bool) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        let mut wrong = Vec::new();
+        while let Some(first) = queue.ready.first().copied().filter(|first| *first < arrival) {
+            let Some(copy) = queue.copies.get_mut(&first) else { break };
+            if copy.droppable {
+                copy.state = State::Done;
+                queue.ready.remove(&first);
+            } else {
+                if strict || !copy.was_out {
+                    wrong.push(format!("overtakes {}", copy.content));
+                }
+                break;
+            }
+        }
+        let Some(copy) = queue.copies.get_mut(&arrival) else { return };
+        if copy.state != State::Ready {
+            wrong.push(format!("is delivered while it is {:?}", copy.state));
+        }
+        if !redelivered && (copy.seen || copy.was_out) {
+            wrong.push("was delivered before and is called new".into());
+        }
+        if redelivered && !copy.was_out && !copy.is_old {
+            wrong.push("is called redelivered and never was".into());
+        }
+        copy.state = State::Out;
+        copy.was_out = true;
+        queue.ready.remove(&arrival);
+        let (content, name) = (copy.content, queue.name.clone());
+        self.complaints.extend(wrong.into_iter().map(|what| format!("message {content} of {name} {what}")));
+    }
+
+    pub(super) fn see(&mut self, number: Number, arrival: Arrival) {
+        if let Some(copy) = self.copy(number, arrival) {
+            copy.seen = true;
+        }
+    }
+
+    fn copy(&mut self, number: Number, arrival: Arrival) -> Option<&mut Copy> {
+        self.queues.get_mut(&number)?.copies.get_mut(&arrival)
+    }
+
+    pub(super) fn requeue(&mut self, number: Number, arrival: Arrival) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        if let Some(copy) = queue.copies.get_mut(&arrival) {
+            copy.state = State::Ready;
+            queue.ready.insert(arrival);
+            queue.note_length();
+        }
+    }
+
+    pub(super) fn finish(&mut self, number: Number, arrival: Arrival) {
+        if let Some(copy) = self.copy(number, arrival) {
+            copy.state = State::Done;
+        }
+    }
+
+    /// A peer was told that a settlement is safe.
+    pub(super) fn forget(&mut self, number: Number, arrival: Arrival) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        if queue.copies.get(&arrival).is_some_and(|copy| copy.state == State::Done) {
+            queue.forget(arrival);
+        }
+    }
+
+    /// All that is ready is dropped.
+    pub(super) fn purge(&mut self, number: Number) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        for arrival in core::mem::take(&mut queue.ready) {
+            if let Some(copy) = queue.copies.get_mut(&arrival) {
+                copy.state = State::Done;
+            }
+        }
+    }
+
+    /// The queue says that it has so many ready; what it may drop explains a difference.
+    pub(super) fn check_count(&mut self, number: Number, count: u64, what: &str) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        while queue.ready.len() as u64 > count {
+            let Some(first) = queue.ready.first().copied() else { break };
+            let Some(copy) = queue.copies.get_mut(&first).filter(|copy| copy.droppable) else { break };
+            copy.state = State::Done;
+            queue.ready.remove(&first);
+        }
+        let (have, name) = (queue.ready.len() as u64, queue.name.clone());
+        if have != count {
+            self.complain(format!("{what}: queue {name} says {count} messages, and should have {have}"));
+        }
+    }
+
+    /// Everything said is durable.
+    pub(super) fn sync_all(&mut self) {
+        self.queues.retain(|_, queue| !queue.gone);
+        for queue in self.queues.values_mut() {
+            let done: Vec<Arrival> = queue
+                .copies
+                .iter()
+                .filter(|(_, copy)| copy.state == State::Done)
+                .map(|(at, _)| *at)
+                .collect();
+            done.into_iter().for_each(|arrival| queue.forget(arrival));
+            for copy in queue.copies.values_mut().filter(|copy| copy.logged.is_some()) {
+                copy.logged = Some(Batch::NONE);
+            }
+        }
+        for history in self.history.values_mut() {
+            history.drain(..history.len() - 1);
+            history[0].batch = Batch::NONE;
+        }
+        self.history.retain(|_, history| history[0].value.is_some());
+    }
+}
+
+/// After a start.
+impl Model {
+    /// Compares what was found with what is promised, and goes on from what was found.
+    pub(super) fn recover(&mut self, found: &Found) {
+        self.check_definitions(found);
+        let mut numbers: BTreeSet<Number> = found.queues.values().copied().collect();
+        numbers.extend(found.contents.keys());
+        for number in numbers {
+            self.check_queue(number, found.contents.get(&number).map_or(&[], Vec::as_slice));
+        }
+        self.begin(found);
+    }
+
+    /// Goes on from what was found, whatever it is: the store was damaged.
+    pub(super) fn accept(&mut self, found: &Found) {
+        self.begin(found);
+    }
+
+    fn check_definitions(&mut self, found: &Found) {
+        let mut here: BTreeMap<Key, Number> = BTreeMap::new();
+        here.extend(found.exchanges.iter().map(|(name, number)| (Key::Exchange(name.clone()), *number)));
+        here.extend(found.queues.iter().map(|(name, number)| (Key::Queue(name.clone()), *number)));
+        here.extend(found.bindings.iter().map(|binding| (Key::Binding(binding.clone()), 1)));
+        let keys: BTreeSet<Key> = self.history.keys().chain(here.keys()).cloned().collect();
+        for key in keys {
+            let value = here.get(&key).copied();
+            if let Key::Binding(binding) = &key
+                && value.is_none()
+                && !has_ends(found, binding)
+            {
+                continue;
+            }
+            let none = vec![Said { serial: 0, batch: Batch::NONE, value: None }];
+            let history = self.history.get(&key).unwrap_or(&none);
+            let known = history.iter().rposition(|said| said.batch <= self.durable).unwrap_or(0);
+            if !history[known..].iter().any(|said| said.value == value) {
+                let what = format!("{key:?} is {value:?} after the start, and should be {history:?}");
+                self.complaints.push(what);
+            }
+        }
+    }
+
+    fn check_queue(&mut self, number: Number, contents: &[u64]) {
+        let durable = self.durable;
+        let Some(queue) = self.queues.get_mut(&number) else {
+            if !contents.is_empty() {
+                self.complain(format!("messages {contents:?} in a queue {number} that never was"));
+            }
+            return;
+        };
+        let mut complaints = Vec::new();
+        let mut last = 0;
+        let mut there = BTreeSet::new();
+        for content in contents {
+            let Some(arrival) = queue.by_content.get(content).copied() else {
+                complaints.push(format!("message {content} is invented, or was settled for good"));
+                continue;
+            };
+            if !there.insert(arrival) {
+                complaints.push(format!("message {content} is there twice"));
+            }
+            if arrival < last {
+                complaints.push(format!("message {content} has changed its place"));
+            }
+            last = last.max(arrival);
+            if queue.copies.get(&arrival).is_some_and(|copy| copy.logged.is_none()) {
+                complaints.push(format!("message {content} was not for the log"));
+            }
+        }
+        for (arrival, copy) in &queue.copies {
+            let Some(batch) = copy.logged else { continue };
+            if copy.state == State::Done || copy.droppable || there.contains(arrival) {
+                continue;
+            }
+            if batch <= durable {
+                complaints.push(format!("message {} was durable and is lost", copy.content));
+            } else if *arrival < last && !queue.gone {
+                complaints.push(format!("message {} is missing before later ones", copy.content));
+            }
+        }
+        let name = queue.name.clone();
+        self.complaints.extend(complaints.into_iter().map(|what| format!("queue {name} ({number}): {what}")));
+    }
+
+    fn begin(&mut self, found: &Found) {
+        let (old_queues, old_exchanges) =
+            (core::mem::take(&mut self.queues), core::mem::take(&mut self.exchanges));
+        let next = self.next;
+        let complaints = core::mem::take(&mut self.complaints);
+        *self = Self { next, complaints, ..Self::default() };
+        self.predeclare();
+        for (name, number) in &found.exchanges {
+            if let Some(exchange) = old_exchanges.get(number) {
+                let mut exchange = exchange.clone();
+                // A deletion that was begun took it away.
+                exchange.auto_delete = exchange.name == super::topology::AUTO_DELETE_EXCHANGE;
+                self.exchange_names.insert(name.clone(), *number);
+                self.exchanges.insert(*number, exchange);
+            } else {
+                let (kind, auto_delete) = super::topology::kind_of(name);
+                self.exchange_names.insert(name.clone(), *number);
+                self.exchanges
+                    .insert(*number, Exchange { name: name.clone(), kind, durable: true, auto_delete });
+            }
+            self.found(Key::Exchange(name.clone()), Some(*number));
+        }
+        for (name, number) in &found.queues {
+            let Some(mut queue) = old_queues.get(number).cloned() else { continue };
+            queue.start_again(found.contents.get(number).map_or(&[], Vec::as_slice));
+            self.queue_names.insert(name.clone(), *number);
+            self.queues.insert(*number, queue);
+            self.found(Key::Queue(name.clone()), Some(*number));
+        }
+        for binding in &found.bindings {
+            self.bindings.insert(binding.clone());
+            self.found(Key::Binding(binding.clone()), Some(1));
+        }
+    }
+}
+
+impl Model {
+    fn found(&mut self, key: Key, value: Option<Number>) {
+        self.history.insert(key, vec![Said { serial: 0, batch: Batch::NONE, value }]);
+    }
+}
+
+fn has_ends(found: &Found, binding: &Binding) -> bool {
+    let is_exchange = |number: Number| {
+        number > u64::MAX / 2 || found.exchanges.values().any(|exchange| *exchange == number)
+    };
+    is_exchange(binding.source)
+        && match binding.to {
+            End::Exchange(number) => is_exchange(number),
+            End::Queue(number) => found.queues.values().any(|queue| *queue == number),
+        }
+}
+
+impl Queue {
+    pub(super) fn new(name: &str, stored: bool) -> Self {
+        Self {
+            name: name.into(),
+            stored,
+            auto_delete: false,
+            max_length: None,
+            rejects: false,
+            consumers: 0,
+            gone: false,
+            copies: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            by_content: BTreeMap::new(),
+        }
+    }
+
+    /// Marks what the queue may drop because it is too long.
+    fn note_length(&mut self) {
+        let Some(most) = self.max_length.filter(|_| !self.rejects) else { return };
+        let over = (self.ready.len() as u64).saturating_sub(most) as usize;
+        for arrival in self.ready.iter().take(over) {
+            if let Some(copy) = self.copies.get_mut(arrival) {
+                copy.droppable = true;
+            }
+        }
+    }
+
+    fn forget(&mut self, arrival: Arrival) {
+        if let Some(copy) = self.copies.remove(&arrival) {
+            self.by_content.remove(&copy.content);
+        }
+    }
+
+    /// Only these are left, all of them ready.
+    fn start_again(&mut self, contents: &[u64]) {
+        let wanted: BTreeSet<u64> = contents.iter().copied().collect();
+        self.copies.retain(|_, copy| wanted.contains(&copy.content));
+        self.by_content.retain(|content, _| wanted.contains(content));
+        self.ready = self.copies.keys().copied().collect();
+        self.consumers = 0;
+        self.gone = false;
+        for copy in self.copies.values_mut() {
+            copy.state = State::Ready;
+            copy.logged = Some(Batch::NONE);
+            copy.was_out = false;
+            copy.is_old = true;
+            copy.droppable = false;
+        }
+        self.note_length();
+    }
+}
+
+/// Words between dots; `*` is one word, `#` any number.
+fn topic_fits(pattern: &str, key: &str) -> bool {
+    fn fits(pattern: &[&str], key: &[&str]) -> bool {
+        match (pattern, key) {
+            ([], []) => true,
+            (["#", rest @ ..], _) => {
+                fits(rest, key) || key.split_first().is_some_and(|(_, key)| fits(pattern, key))
+            }
+            ([word, pattern @ ..], [first, key @ ..]) => {
+                (*word == "*" || word == first) && fits(pattern, key)
+            }
+            _ => false,
+        }
+    }
+    let (pattern, key): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), key.split('.').collect());
+    fits(&pattern, &key)
+}

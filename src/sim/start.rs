@@ -1,0 +1,203 @@
+//! A start: the store is opened and looked into, record by record, and the broker is filled from it.
+//!
+//! Why both: what the store has is what the next start will have, so it is compared with the model; what the
+//! broker makes of it is compared with the store by counts here, and by deliveries ever after.
+
+use std::collections::BTreeMap;
+
+use crate::broker::Broker;
+use crate::journal::{Definition, DestinationName};
+use crate::mem::{MessageLimits, Messages};
+use crate::net::desk::{Desk, restore};
+use crate::store::{Body, Identity, Log, Message, Record};
+use crate::time::Now;
+
+use super::life::Life;
+use super::model::{Binding, End, Found, Number, PREDECLARED};
+use super::random::Random;
+use super::topology::number_in;
+use super::world::World;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
+
+/// A body as it lies in the log: whole, or the number its chunks have.
+enum Bytes {
+    Whole(Vec<u8>),
+    Chunks(u64),
+}
+
+/// A copy of a message: its targets, and what there is to compare.
+struct Copy {
+    targets: Vec<(u64, u64)>,
+    exchange: Vec<u8>,
+    key: Vec<u8>,
+    properties: Vec<u8>,
+    body: Bytes,
+}
+
+impl Copy {
+    fn of(log: &Log, message: &Message<'_>) -> Self {
+        Self {
+            targets: log.live_targets(message).collect(),
+            exchange: message.exchange.to_vec(),
+            key: message.key.to_vec(),
+            properties: message.properties.to_vec(),
+            body: match message.body {
+                Body::Inline(bytes) => Bytes::Whole(bytes.to_vec()),
+                Body::Chunked { body, .. } => Bytes::Chunks(body),
+            },
+        }
+    }
+}
+
+/// What a simulated disk is made with.
+pub(super) const fn identity() -> Identity {
+    IDENTITY
+}
+
+impl World {
+    /// Opens the store and starts a broker with it; `None` when the power went again, or the disk failed.
+    pub(super) fn start(&mut self) -> Option<Life<'_>> {
+        let opened = Log::open(&mut self.disk, self.settings.clone(), IDENTITY, Now::from_ms(0));
+        let (log, report) = opened.ok()?;
+        if report.unwritable.is_some() {
+            return None;
+        }
+        let served_before = self.life > 0;
+        if served_before && !self.is_damaged && (!report.set_aside.is_empty() || report.commits_missing > 0) {
+            self.model.complain(format!("damage is reported where there is none: {report:?}"));
+        }
+        if log.life() <= self.life && !self.is_damaged {
+            self.model.complain(format!("life {} is lived twice", log.life()));
+        }
+        self.life = log.life();
+        let found = self.find(&log);
+        if self.is_damaged {
+            self.model.accept(&found);
+        } else {
+            self.model.recover(&found);
+        }
+        let limits = self.limits.clone();
+        let mut entropy = Random::new(self.seed ^ u64::from(self.life) << 32);
+        let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
+        let Ok(mut broker) = Broker::new(&limits, Box::new(fill)) else {
+            self.model.complain("the limits have no room for a broker".into());
+            return None;
+        };
+        broker.set_persist_all(self.persist_all);
+        broker.journal_mut().start(log.life(), true, u64::from(self.settings.commit_bytes) / 8 * 7);
+        let messages = Messages::new(MessageLimits {
+            messages_max: limits.messages_max as usize,
+            body_bytes_max: limits.body_bytes_max as usize,
+            assembly_bytes_max: limits.assembly_bytes_max as usize,
+        });
+        if restore(&mut broker, &log, &mut self.disk).is_err() {
+            return None;
+        }
+        self.check_counts(&broker, &found);
+        let desk = Desk::new(log, limits.frame_max as usize);
+        Some(Life::new(self, broker, messages, desk))
+    }
+
+    fn check_counts(&mut self, broker: &Broker, found: &Found) {
+        let gauges = broker.gauges();
+        let have = (gauges.queues, gauges.exchanges, gauges.bindings);
+        let want = (found.queues.len(), found.exchanges.len(), found.bindings.len());
+        if have != want && !self.is_damaged {
+            self.model.complain(format!("the broker has {have:?} of what the store has {want:?}"));
+        }
+    }
+
+    /// Reads everything there is.
+    fn find(&mut self, log: &Log) -> Found {
+        let mut found = Found::default();
+        let incarnations = self.find_definitions(log, &mut found);
+        let mut chunks: BTreeMap<u64, BTreeMap<u32, Vec<u8>>> = BTreeMap::new();
+        let mut copies = Vec::new();
+        let walked = log.read_live(&mut self.disk, |record| match record {
+            Record::Message(message) => copies.push(Copy::of(log, message)),
+            Record::Chunk { body, index, bytes } => {
+                chunks.entry(*body).or_default().insert(*index, bytes.to_vec());
+            }
+            _ => {}
+        });
+        if walked.is_err() {
+            self.model.complain("the store cannot be read".into());
+        }
+        let mut actual: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        for copy in copies {
+            let bytes = match copy.body {
+                Bytes::Whole(bytes) => bytes,
+                Bytes::Chunks(body) => chunks
+                    .get(&body)
+                    .map_or_else(Vec::new, |parts| parts.values().flatten().copied().collect()),
+            };
+            if let Some(content) = self.compare(&bytes, &copy.exchange, &copy.key, &copy.properties) {
+                actual.extend(copy.targets.iter().map(|target| (*target, content)));
+            }
+        }
+        for ((incarnation, _), content) in actual {
+            let number = incarnations.get(&incarnation).copied().unwrap_or(incarnation);
+            found.contents.entry(number).or_default().push(content);
+        }
+        for (incarnation, queue) in log.index().queues() {
+            let number = incarnations.get(incarnation).copied().unwrap_or(*incarnation);
+            let have = found.contents.get(&number).map_or(0, Vec::len) as u64;
+            if queue.live != have && !self.is_damaged {
+                self.model.complain(format!("queue {number} counts {} and has {have}", queue.live));
+            }
+        }
+        found
+    }
+
+    /// Fills in the definitions; gives the numbers of queues by incarnation.
+    fn find_definitions(&mut self, log: &Log, found: &mut Found) -> BTreeMap<u64, Number> {
+        let mut incarnations: BTreeMap<u64, Number> = BTreeMap::new();
+        let mut versions: BTreeMap<u64, Number> = BTreeMap::new();
+        let read = log.read_definitions(&mut self.disk, |key, value| {
+            match Definition::parse(key, value) {
+                Some(Definition::Exchange { name, version, arguments, .. }) => {
+                    found.exchanges.insert(name.into(), number_in(arguments));
+                    versions.insert(version, number_in(arguments));
+                }
+                Some(Definition::Queue { name, incarnation, arguments, .. }) => {
+                    found.queues.insert(name.into(), number_in(arguments));
+                    incarnations.insert(incarnation, number_in(arguments));
+                }
+                Some(Definition::Binding {
+                    source,
+                    source_version,
+                    destination,
+                    destination_version,
+                    routing_key,
+                    ..
+                }) => {
+                    // Sorted behind what it needs.
+                    let exchange = |name: &str, version: u64| match version {
+                        0 => PREDECLARED
+                            .iter()
+                            .position(|(other, _)| *other == name)
+                            .map(|at| u64::MAX - at as u64),
+                        version => versions.get(&version).copied(),
+                    };
+                    let to = match destination {
+                        DestinationName::Exchange(name) => {
+                            exchange(name, destination_version).map(End::Exchange)
+                        }
+                        DestinationName::Queue(_) => {
+                            incarnations.get(&destination_version).copied().map(End::Queue)
+                        }
+                    };
+                    if let Some((source, to)) = exchange(source, source_version).zip(to) {
+                        found.bindings.insert(Binding { source, to, key: routing_key.into() });
+                    }
+                }
+                None => {}
+            }
+        });
+        if !matches!(read, Ok(0)) && !self.is_damaged {
+            self.model.complain(format!("definitions cannot be read: {read:?}"));
+        }
+        incarnations
+    }
+}

@@ -1,0 +1,705 @@
+//! What simulated clients do: any of it at any time, chosen by chance.
+//!
+//! Always true: the model is told of what the broker took, and of nothing that it refused; a refusal that
+//! cannot be is a complaint.
+
+use crate::command::{ChannelId, Command, Outcome, Settlement};
+use crate::error::ReplyCode;
+use crate::mem::{MessageFlags, MessageId, PoolFull, Share};
+
+use super::client::{Channel, Client, Content, Mode, Reply, Waiting, body_of, properties_of};
+use super::life::Life;
+use super::model::{Binding, End, Exchange, Key, Number, Queue};
+use super::topology::{
+    EXCHANGES, KEYS, LENGTH_MAX, PATTERNS, QUEUES, SOURCES, arguments, is_durable_exchange, kind_of,
+};
+
+/// Most clients at once.
+const CLIENTS_MAX: usize = 6;
+
+impl Life<'_> {
+    /// One client does something.
+    pub(super) fn act(&mut self) {
+        if self.clients.is_empty() || self.clients.len() < CLIENTS_MAX && self.w.random.one_in(60) {
+            return self.connect();
+        }
+        let at = self.w.random.below(self.clients.len() as u64) as usize;
+        if self.w.random.one_in(150) {
+            return self.disconnect(at);
+        }
+        if self.clients[at].is_waiting() {
+            return;
+        }
+        if self.clients[at].channels.is_empty()
+            || self.w.random.one_in(80) && self.clients[at].channels.len() < 4
+        {
+            return self.open_channel(at);
+        }
+        let index = self.w.random.below(self.clients[at].channels.len() as u64) as usize;
+        let number = self.clients[at].channels[index].number;
+        match self.w.random.below(100) {
+            0..45 => self.begin_publish(at, number),
+            45..66 => self.settle(at, number),
+            66..74 => self.consume(at, number),
+            74..77 => self.cancel(at),
+            77..82 => self.get(at, number),
+            82..92 => self.define(at, number),
+            92 => self.close_channel(at, number),
+            93 => self.recover(at, number),
+            94 => {
+                let writable = self.w.random.one_in(2);
+                self.broker.set_writable(self.clients[at].id, writable);
+            }
+            95 => {
+                let prefetch_count = self.w.random.below(6) as u16;
+                let id = self.channel_id(at, number);
+                let connection = self.clients[at].id;
+                self.apply(connection, id, Command::Qos { prefetch_count, global: false });
+            }
+            _ => self.end_transaction(at, number),
+        }
+    }
+
+    /// Some of what there usually is, declared by the first client.
+    pub(super) fn settle_in(&mut self) {
+        self.connect();
+        for _ in 0..30 {
+            if self.clients.is_empty() || self.clients[0].is_waiting() {
+                return;
+            }
+            if self.clients[0].channels.is_empty() {
+                self.open_channel(0);
+                continue;
+            }
+            let number = self.clients[0].channels[0].number;
+            match self.w.random.below(4) {
+                0 | 1 => {
+                    let name = self.w.random.one_of(&QUEUES);
+                    self.declare_queue(0, number, name);
+                }
+                2 => self.declare_exchange(0, number),
+                _ => self.bind(0, number),
+            }
+            while self.clients.first().is_some_and(|client| matches!(client.waiting, Waiting::Disk(..))) {
+                self.is_calm = true;
+                let turned = self.turn();
+                self.is_calm = false;
+                if turned.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn channel_id(&mut self, at: usize, number: u16) -> Option<ChannelId> {
+        self.clients[at].channel(number).map(|channel| channel.id)
+    }
+
+    pub(super) fn connect(&mut self) {
+        let Some(id) = self.broker.connect() else { return };
+        let login = Command::Login { user: "guest", password: b"guest", from_loopback: true };
+        self.apply(id, None, login);
+        self.apply(id, None, Command::OpenVhost { vhost: "/" });
+        let is_slow = self.w.random.one_in(5);
+        self.clients.push(Client::new(id, is_slow));
+    }
+
+    pub(super) fn open_channel(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        client.next_channel += 1;
+        let (id, number) = (client.id, client.next_channel);
+        let (Outcome::ChannelOpened(channel), _) = self.apply(id, None, Command::OpenChannel { number })
+        else {
+            return;
+        };
+        let mode = self.w.random.one_of(&[Mode::Plain, Mode::Confirm, Mode::Confirm, Mode::Transaction]);
+        match mode {
+            Mode::Plain => {}
+            Mode::Confirm => {
+                self.apply(id, Some(channel), Command::ConfirmSelect);
+            }
+            Mode::Transaction => {
+                self.apply(id, Some(channel), Command::TxSelect);
+            }
+        }
+        self.clients[at].channels.push(Channel::new(channel, number, mode));
+    }
+
+    /// The connection is lost, or its client leaves.
+    pub(super) fn disconnect(&mut self, at: usize) {
+        let client = self.clients.swap_remove(at);
+        if let Waiting::Room(_, _, Some(message)) = client.waiting {
+            self.messages.release(message);
+        }
+        self.broker.release(client.id);
+        let batch = self.batch();
+        for (number, _) in client.consumers.values() {
+            self.w.model.drop_consumer(*number, batch);
+        }
+        let own = format!("x{}", client.id.index());
+        if let Some((number, _)) = self.w.model.queue(&own) {
+            self.w.model.delete_queue(number, batch);
+        }
+        self.finish_jobs();
+        let unsettled = client.channels.iter().flat_map(|channel| {
+            channel.unsettled.values().chain(channel.decided.iter().map(|(_, place, _)| place))
+        });
+        let unsent = client.outbox.iter().filter_map(|unsent| unsent.place.as_ref());
+        for &(number, arrival) in unsettled.chain(unsent) {
+            self.w.model.requeue(number, arrival);
+        }
+        self.look();
+    }
+
+    pub(super) fn close_channel(&mut self, at: usize, number: u16) {
+        let Some(index) = self.clients[at].channels.iter().position(|channel| channel.number == number)
+        else {
+            return;
+        };
+        let channel = self.clients[at].channels.remove(index);
+        let client = &mut self.clients[at];
+        let id = client.id;
+        let tags: Vec<(u16, String)> =
+            client.consumers.keys().filter(|(channel, _)| *channel == number).cloned().collect();
+        let queues: Vec<Number> =
+            tags.iter().filter_map(|key| client.consumers.remove(key)).map(|(queue, _)| queue).collect();
+        let mut back: Vec<_> = channel.unsettled.into_values().collect();
+        back.extend(channel.decided.iter().map(|(_, place, _)| *place));
+        let first = client.outbox.front().map_or(0, |unsent| unsent.sequence);
+        client.outbox.retain_mut(|unsent| {
+            if unsent.channel != number {
+                return true;
+            }
+            // The first may be half written.
+            if unsent.sequence == first {
+                unsent.orphaned = unsent.place.is_some();
+                return true;
+            }
+            back.extend(unsent.place);
+            false
+        });
+        // Before the broker is asked: what comes back may go out again at once.
+        self.broker.apply(&mut self.messages, id, Some(channel.id), Command::CloseChannel);
+        let batch = self.batch();
+        for queue in queues {
+            self.w.model.drop_consumer(queue, batch);
+        }
+        for (queue, arrival) in back {
+            self.w.model.requeue(queue, arrival);
+        }
+        self.finish_jobs();
+        self.look();
+    }
+
+    /// What the client did was refused: so its channel is closed.
+    fn refused(&mut self, at: usize, number: u16, outcome: &Outcome, allowed: &[ReplyCode]) {
+        if let Outcome::Fault(fault) = outcome {
+            if !allowed.contains(&fault.code) && fault.code != ReplyCode::ResourceError {
+                self.w.model.complain(format!("refused: {fault}"));
+            }
+            self.w.counts.refused += 1;
+            self.close_channel(at, number);
+        } else {
+            self.w.model.complain(format!("an answer that makes no sense: {outcome:?}"));
+        }
+    }
+
+    // ---- publishing
+
+    fn begin_publish(&mut self, at: usize, channel: u16) {
+        self.w.next_content += 1;
+        let random = &mut self.w.random;
+        let to_queue = random.one_in(2);
+        let exchange = if to_queue { "" } else { random.one_of(&SOURCES) };
+        let own = format!("x{}", self.clients[at].id.index());
+        let key = match to_queue {
+            true if random.one_in(10) => own,
+            true => random.one_of(&QUEUES).to_string(),
+            false if random.one_in(4) => random.one_of(&QUEUES).to_string(),
+            false => random.one_of(&KEYS).to_string(),
+        };
+        let len = match random.below(40) {
+            0 if self.w.large_bytes > 0 => 65_000 + random.below(self.w.large_bytes.into()) as u32,
+            0..4 => 1_000 + random.below(6_000) as u32,
+            4..12 => 200 + random.below(800) as u32,
+            _ => 8 + random.below(90) as u32,
+        };
+        let content = Content {
+            number: self.w.next_content,
+            exchange: exchange.to_string(),
+            key,
+            persistent: !random.one_in(4),
+            mandatory: random.one_in(8),
+            len,
+        };
+        self.w.contents.insert(content.number, content.clone());
+        self.publish(at, channel, content, None);
+    }
+
+    /// Publishes, or waits with it.
+    pub(super) fn publish(&mut self, at: usize, number: u16, content: Content, message: Option<MessageId>) {
+        let id = self.clients[at].id;
+        let share = self.broker.publish_share(id);
+        let Some(channel) = self.channel_id(at, number) else {
+            if let Some(message) = message {
+                self.messages.release(message);
+            }
+            return;
+        };
+        let message = match message.map_or_else(|| self.assemble(&content, share), Ok) {
+            Ok(message) => message,
+            Err(_) if share == Share::Ordinary => {
+                self.w.counts.waits += 1;
+                self.clients[at].waiting = Waiting::Room(number, content, None);
+                return;
+            }
+            Err(_) => return self.close_channel(at, number),
+        };
+        let exists =
+            content.exchange.is_empty() || self.w.model.exchange_names.contains_key(&content.exchange);
+        let targets = self.w.model.route(&content.exchange, &content.key);
+        let command = Command::Publish { message, mandatory: content.mandatory };
+        let (outcome, order) = self.broker.apply(&mut self.messages, id, Some(channel), command);
+        let (awaited, batch) = (self.broker.awaited(), self.batch());
+        let mode = self.clients[at].channel(number).map_or(Mode::Plain, |channel| channel.mode);
+        match outcome {
+            Outcome::Wait => {
+                self.w.counts.waits += 1;
+                self.clients[at].waiting = Waiting::Room(number, content, Some(message));
+                return;
+            }
+            Outcome::Published if mode == Mode::Transaction => {
+                if let Some(channel) = self.clients[at].channel(number) {
+                    channel.published.push(content);
+                }
+            }
+            Outcome::Published | Outcome::PublishRefused => {
+                let is_refused = targets.iter().any(|queue| self.w.model.refuses(*queue));
+                if is_refused != (outcome == Outcome::PublishRefused) {
+                    self.w.model.complain(format!("message {}: {outcome:?} is wrong", content.number));
+                }
+                self.pushed(&content, targets.into_iter().collect());
+                if let Some(channel) = self.clients[at].channel(number).filter(|_| mode == Mode::Confirm) {
+                    channel.unconfirmed.push_back((content.number, awaited, order));
+                }
+                debug_assert!(awaited <= batch, "a batch that is not begun");
+            }
+            outcome => {
+                let missing = [ReplyCode::NotFound];
+                self.refused(at, number, &outcome, if exists { &[] } else { &missing });
+            }
+        }
+        self.finish_jobs();
+        self.look();
+    }
+
+    fn pushed(&mut self, content: &Content, targets: Vec<Number>) {
+        let is_logged = content.persistent || self.w.persist_all;
+        let batch = is_logged.then(|| self.batch());
+        let taken: Vec<Number> = targets.into_iter().filter(|queue| !self.w.model.refuses(*queue)).collect();
+        for queue in taken {
+            self.w.model.push(queue, content.number, batch);
+        }
+    }
+
+    fn assemble(&mut self, content: &Content, share: Share) -> Result<MessageId, PoolFull> {
+        let message = self.messages.begin(&content.exchange, content.key.as_bytes(), share)?;
+        let flags = if content.persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let body = body_of(content.number, content.len);
+        let properties = properties_of(content.persistent);
+        if let Err(full) = self.messages.reserve_content(message, properties, flags, body.len() as u32, share)
+        {
+            self.messages.release(message);
+            return Err(full);
+        }
+        self.messages.append_body(message, &body);
+        self.messages.finish(message);
+        Ok(message)
+    }
+
+    fn end_transaction(&mut self, at: usize, number: u16) {
+        let id = self.clients[at].id;
+        let Some(channel) =
+            self.clients[at].channel(number).filter(|channel| channel.mode == Mode::Transaction)
+        else {
+            return;
+        };
+        let channel_id = channel.id;
+        if self.w.random.one_in(4) {
+            let (outcome, _) =
+                self.broker.apply(&mut self.messages, id, Some(channel_id), Command::TxRollback);
+            if let Some(channel) = self.clients[at].channel(number) {
+                channel.published.clear();
+                let decided = core::mem::take(&mut channel.decided);
+                channel.unsettled.extend(decided.into_iter().map(|(tag, place, _)| (tag, place)));
+            }
+            if outcome != Outcome::Done {
+                self.refused(at, number, &outcome, &[]);
+            }
+            return;
+        }
+        let (outcome, _) = self.broker.apply(&mut self.messages, id, Some(channel_id), Command::TxCommit);
+        let awaited = self.broker.awaited();
+        if outcome != Outcome::Done {
+            return self.refused(at, number, &outcome, &[]);
+        }
+        let Some(channel) = self.clients[at].channel(number) else { return };
+        let published = core::mem::take(&mut channel.published);
+        let decided = core::mem::take(&mut channel.decided);
+        let contents = published.iter().map(|content| content.number).collect();
+        for content in &published {
+            let targets = self.w.model.route(&content.exchange, &content.key);
+            self.pushed(content, targets.into_iter().collect());
+        }
+        let mut places = Vec::new();
+        for (_, (queue, arrival), settlement) in decided {
+            if settlement == Settlement::Requeue {
+                self.w.model.requeue(queue, arrival);
+            } else {
+                self.w.model.finish(queue, arrival);
+                places.push((queue, arrival));
+            }
+        }
+        self.finish_jobs();
+        self.look();
+        self.w.awaited = awaited;
+        self.answer(at, Reply::Committed(contents, places));
+    }
+
+    // ---- consuming
+
+    fn settle(&mut self, at: usize, number: u16) {
+        let settlement = self.w.random.one_of(&[
+            Settlement::Ack,
+            Settlement::Ack,
+            Settlement::Ack,
+            Settlement::Reject,
+            Settlement::Requeue,
+        ]);
+        let multiple = self.w.random.one_in(4);
+        let id = self.clients[at].id;
+        let pick = self.w.random.below(1 << 20);
+        let Some(channel) = self.clients[at].channel(number).filter(|channel| !channel.unsettled.is_empty())
+        else {
+            return;
+        };
+        let index = if multiple { pick as usize % channel.unsettled.len() } else { 0 };
+        let Some(delivery_tag) = channel.unsettled.keys().nth(index).copied() else { return };
+        let rest = if multiple {
+            channel.unsettled.split_off(&(delivery_tag + 1))
+        } else {
+            let mut rest = core::mem::take(&mut channel.unsettled);
+            if let Some(place) = rest.remove(&delivery_tag) {
+                channel.unsettled.insert(delivery_tag, place);
+            }
+            rest
+        };
+        let settled = core::mem::replace(&mut channel.unsettled, rest);
+        let (channel_id, mode) = (channel.id, channel.mode);
+        if mode == Mode::Transaction {
+            channel.decided.extend(settled.iter().map(|(tag, place)| (*tag, *place, settlement)));
+        }
+        let command = Command::Settle { delivery_tag, multiple, settlement };
+        let (outcome, _) = self.broker.apply(&mut self.messages, id, Some(channel_id), command);
+        if mode != Mode::Transaction {
+            for (queue, arrival) in settled.into_values() {
+                match settlement {
+                    Settlement::Requeue => self.w.model.requeue(queue, arrival),
+                    Settlement::Ack | Settlement::Reject => self.w.model.finish(queue, arrival),
+                }
+            }
+        }
+        self.finish_jobs();
+        self.look();
+        if outcome != Outcome::Done {
+            self.refused(at, number, &outcome, &[]);
+        }
+    }
+
+    fn recover(&mut self, at: usize, number: u16) {
+        let id = self.clients[at].id;
+        let Some(channel) = self.clients[at].channel(number) else { return };
+        let channel_id = channel.id;
+        let back = core::mem::take(&mut channel.unsettled);
+        self.broker.apply(&mut self.messages, id, Some(channel_id), Command::Recover);
+        for (queue, arrival) in back.into_values() {
+            self.w.model.requeue(queue, arrival);
+        }
+        self.finish_jobs();
+        self.look();
+    }
+
+    fn some_queue(&mut self, at: usize) -> String {
+        if self.w.random.one_in(10) {
+            return format!("x{}", self.clients[at].id.index());
+        }
+        self.w.random.one_of(&QUEUES).to_string()
+    }
+
+    fn consume(&mut self, at: usize, number: u16) {
+        let queue = self.some_queue(at);
+        let no_ack = self.w.random.one_in(4);
+        self.consume_from(at, number, &queue, no_ack);
+    }
+
+    pub(super) fn consume_from(&mut self, at: usize, number: u16, queue: &str, no_ack: bool) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        self.w.next_content += 1;
+        let tag = format!("c{}", self.w.next_content);
+        let found = self.w.model.queue(queue).map(|(number, _)| number);
+        let command = Command::Consume { queue, tag: &tag, no_ack, exclusive: false, arguments: &[] };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        match (outcome, found) {
+            (Outcome::Consuming { .. }, Some(found)) => {
+                self.w.model.add_consumer(found);
+                self.clients[at].consumers.insert((number, tag), (found, no_ack));
+            }
+            (outcome, found) => {
+                let allowed: &[ReplyCode] = if found.is_some() { &[] } else { &[ReplyCode::NotFound] };
+                self.refused(at, number, &outcome, allowed);
+            }
+        }
+    }
+
+    fn cancel(&mut self, at: usize) {
+        let count = self.clients[at].consumers.len() as u64;
+        let Some((number, tag)) = (count > 0)
+            .then(|| self.w.random.below(count) as usize)
+            .and_then(|index| self.clients[at].consumers.keys().nth(index).cloned())
+        else {
+            return;
+        };
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        self.broker.apply(&mut self.messages, id, Some(channel_id), Command::Cancel { tag: &tag });
+        let batch = self.batch();
+        if let Some((queue, _)) = self.clients[at].consumers.remove(&(number, tag)) {
+            self.w.model.drop_consumer(queue, batch);
+        }
+        self.finish_jobs();
+        self.look();
+    }
+
+    fn get(&mut self, at: usize, number: u16) {
+        let queue = self.some_queue(at);
+        let no_ack = self.w.random.one_in(3);
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let found = self.w.model.queue(&queue).map(|(number, _)| number);
+        self.clients[at].getting = found.map(|found| (found, no_ack));
+        let (outcome, _) = self.apply(id, Some(channel_id), Command::Get { queue: &queue, no_ack });
+        match outcome {
+            Outcome::Later => self.clients[at].waiting = Waiting::Job,
+            Outcome::GetQueued | Outcome::GetEmpty if found.is_some() => self.got(at, &outcome),
+            outcome => {
+                let allowed: &[ReplyCode] = if found.is_some() { &[] } else { &[ReplyCode::NotFound] };
+                self.refused(at, number, &outcome, allowed);
+            }
+        }
+    }
+
+    /// What came of a get.
+    pub(super) fn got(&mut self, at: usize, outcome: &Outcome) {
+        let Some((queue, _)) = self.clients[at].getting.take() else { return };
+        if *outcome == Outcome::GetEmpty && self.w.model.queues.get(&queue).is_some_and(|queue| !queue.gone) {
+            self.w.model.check_count(queue, 0, "get-empty");
+        }
+    }
+
+    // ---- defining
+
+    fn define(&mut self, at: usize, number: u16) {
+        match self.w.random.below(20) {
+            0..7 => {
+                let queue = self.some_queue(at);
+                self.declare_queue(at, number, &queue);
+            }
+            7..11 => self.declare_exchange(at, number),
+            11..16 => self.bind(at, number),
+            16 => self.unbind(at, number),
+            17 => self.purge(at, number),
+            18 => self.delete_queue(at, number),
+            _ => self.delete_exchange(at, number),
+        }
+    }
+
+    pub(super) fn declare_queue(&mut self, at: usize, number: u16, name: &str) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let (exclusive, durable) = (name.starts_with('x'), !name.starts_with('t'));
+        let instance = self.w.model.next_number();
+        let arguments = arguments(name, instance);
+        let existing = self.w.model.queue(name).map(|(number, _)| number);
+        let command = Command::QueueDeclare {
+            queue: name,
+            passive: false,
+            durable,
+            exclusive,
+            auto_delete: name.starts_with('a'),
+            arguments: &arguments,
+        };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        let batch = self.batch();
+        let Outcome::QueueDeclared { message_count, .. } = outcome else {
+            return self.refused(at, number, &outcome, &[]);
+        };
+        if let Some(existing) = existing {
+            self.w.model.check_count(existing, message_count.into(), "queue.declare");
+        } else {
+            let mut queue = Queue::new(name, durable && !exclusive);
+            queue.auto_delete = name.starts_with('a');
+            queue.max_length = name.starts_with(['l', 'r']).then_some(LENGTH_MAX);
+            queue.rejects = name.starts_with('r');
+            self.w.model.declare_queue(instance, queue, batch);
+        }
+        self.defined(at, Key::Queue(name.into()));
+    }
+
+    fn declare_exchange(&mut self, at: usize, number: u16) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let name = self.w.random.one_of(&EXCHANGES);
+        let ((kind, auto_delete), durable) = (kind_of(name), is_durable_exchange(name));
+        let instance = self.w.model.next_number();
+        let command = Command::ExchangeDeclare {
+            exchange: name,
+            kind: kind.name(),
+            passive: false,
+            durable,
+            auto_delete,
+            internal: false,
+            arguments: &arguments(name, instance),
+        };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        let batch = self.batch();
+        if outcome != Outcome::Done {
+            return self.refused(at, number, &outcome, &[]);
+        }
+        if !self.w.model.exchange_names.contains_key(name) {
+            let exchange = Exchange { name: name.into(), kind, durable, auto_delete };
+            self.w.model.declare_exchange(instance, exchange, batch);
+        }
+        self.defined(at, Key::Exchange(name.into()));
+    }
+
+    /// A binding between what there is, as far as it is there.
+    fn some_binding(&mut self, at: usize) -> (String, Result<String, String>, String, Option<Binding>) {
+        let source = self.w.random.one_of(&SOURCES);
+        let key = self.w.random.one_of(&PATTERNS);
+        let to = match self.w.random.one_in(4) {
+            true => Ok(self.w.random.one_of(&EXCHANGES).to_string()),
+            false => Err(self.some_queue(at)),
+        };
+        let end = match &to {
+            Ok(exchange) => self.w.model.exchange_names.get(exchange).map(|number| End::Exchange(*number)),
+            Err(queue) => self.w.model.queue_names.get(queue).map(|number| End::Queue(*number)),
+        };
+        let from = self.w.model.exchange_names.get(source).copied();
+        let binding = from.zip(end).map(|(source, to)| Binding { source, to, key: key.into() });
+        (source.into(), to, key.into(), binding)
+    }
+
+    fn bind(&mut self, at: usize, number: u16) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let (source, to, routing_key, binding) = self.some_binding(at);
+        let (source, routing_key, arguments): (&str, &str, &[u8]) = (&source, &routing_key, &[]);
+        let command = match &to {
+            Ok(destination) => Command::ExchangeBind { destination, source, routing_key, arguments },
+            Err(queue) => Command::QueueBind { queue, exchange: source, routing_key, arguments },
+        };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        let batch = self.batch();
+        match (outcome, binding) {
+            (Outcome::Done, Some(binding)) => {
+                self.w.model.bind(binding.clone(), batch);
+                self.defined(at, Key::Binding(binding));
+            }
+            (outcome, binding) => {
+                let allowed: &[ReplyCode] = if binding.is_some() { &[] } else { &[ReplyCode::NotFound] };
+                self.refused(at, number, &outcome, allowed);
+            }
+        }
+    }
+
+    fn unbind(&mut self, at: usize, number: u16) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let (source, to, routing_key, binding) = self.some_binding(at);
+        let (source, routing_key, arguments): (&str, &str, &[u8]) = (&source, &routing_key, &[]);
+        let command = match &to {
+            Ok(destination) => Command::ExchangeUnbind { destination, source, routing_key, arguments },
+            Err(queue) => Command::QueueUnbind { queue, exchange: source, routing_key, arguments },
+        };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        let batch = self.batch();
+        if outcome != Outcome::Done {
+            return self.refused(at, number, &outcome, &[]);
+        }
+        if let Some(binding) = binding {
+            self.w.model.unbind(&binding, batch);
+            self.defined(at, Key::Binding(binding));
+        }
+    }
+
+    fn purge(&mut self, at: usize, number: u16) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let name = self.some_queue(at);
+        let found = self.w.model.queue(&name).map(|(number, _)| number);
+        let (outcome, _) = self.apply(id, Some(channel_id), Command::QueuePurge { queue: &name });
+        match (outcome, found) {
+            (Outcome::MessageCount(count), Some(found)) => {
+                self.w.model.check_count(found, count.into(), "queue.purge");
+                self.w.model.purge(found);
+            }
+            (outcome, found) => {
+                let allowed: &[ReplyCode] = if found.is_some() { &[] } else { &[ReplyCode::NotFound] };
+                self.refused(at, number, &outcome, allowed);
+            }
+        }
+    }
+
+    fn delete_queue(&mut self, at: usize, number: u16) {
+        let name = self.some_queue(at);
+        self.delete_queue_named(at, number, &name);
+    }
+
+    pub(super) fn delete_queue_named(&mut self, at: usize, number: u16, name: &str) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let found = self.w.model.queue(name).map(|(number, _)| number);
+        let command = Command::QueueDelete { queue: name, if_unused: false, if_empty: false };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        let batch = self.batch();
+        let Outcome::MessageCount(count) = outcome else {
+            return self.refused(at, number, &outcome, &[]);
+        };
+        if let Some(found) = found {
+            self.w.model.check_count(found, count.into(), "queue.delete");
+            self.w.model.delete_queue(found, batch);
+        }
+        self.defined(at, Key::Queue(name.into()));
+    }
+
+    fn delete_exchange(&mut self, at: usize, number: u16) {
+        let name = self.w.random.one_of(&EXCHANGES);
+        self.delete_exchange_named(at, number, name);
+    }
+
+    pub(super) fn delete_exchange_named(&mut self, at: usize, number: u16, name: &str) {
+        let id = self.clients[at].id;
+        let Some(channel_id) = self.channel_id(at, number) else { return };
+        let command = Command::ExchangeDelete { exchange: name, if_unused: false };
+        let (outcome, _) = self.apply(id, Some(channel_id), command);
+        let batch = self.batch();
+        if outcome != Outcome::Done {
+            return self.refused(at, number, &outcome, &[]);
+        }
+        if let Some(found) = self.w.model.exchange_names.get(name).copied() {
+            self.w.model.delete_exchange(found, batch);
+        }
+        self.defined(at, Key::Exchange(name.into()));
+    }
+}

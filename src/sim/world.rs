@@ -1,0 +1,295 @@
+//! A run: one disk and one life after the other on it, each ended by something worse.
+//!
+//! Always true: everything in a run follows from its seed.
+
+use std::collections::BTreeMap;
+
+use crate::broker::Gauges;
+use crate::journal::Batch;
+use crate::limits::Limits;
+use crate::store::Settings;
+
+use super::client::Content;
+use super::disk::{Mutant, SimDisk, Trouble};
+use super::life::{Ended, Life};
+use super::model::Model;
+use super::random::Random;
+use super::start::identity;
+
+/// Power cuts in a run, at least.
+const CUTS: u64 = 6;
+/// Lives in a run, at most.
+const LIVES: u64 = 24;
+/// Turns in which everything must come to rest.
+const CALM_TURNS: u64 = 4_000;
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Power cuts.
+    pub cuts: u64,
+    /// Those of them that came while the store was being opened.
+    pub cuts_at_start: u64,
+    /// Lives that began.
+    pub lives: u64,
+    /// Commits.
+    pub commits: u64,
+    /// Jobs that read.
+    pub reads: u64,
+    /// Messages on their way to clients.
+    pub delivered: u64,
+    /// Confirms.
+    pub confirmed: u64,
+    /// Publishers that waited for room.
+    pub waits: u64,
+    /// Refusals.
+    pub refused: u64,
+}
+
+impl Counts {
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.cuts += other.cuts;
+        self.cuts_at_start += other.cuts_at_start;
+        self.lives += other.lives;
+        self.commits += other.commits;
+        self.reads += other.reads;
+        self.delivered += other.delivered;
+        self.confirmed += other.confirmed;
+        self.waits += other.waits;
+        self.refused += other.refused;
+    }
+}
+
+/// Everything that outlives a life.
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) random: Random,
+    pub(super) disk: SimDisk,
+    pub(super) model: Model,
+    pub(super) contents: BTreeMap<u64, Content>,
+    pub(super) next_content: u64,
+    pub(super) limits: Limits,
+    pub(super) settings: Settings,
+    pub(super) persist_all: bool,
+    /// Helpers take at most so long.
+    pub(super) slowness_ms: u64,
+    /// Bodies may be so much larger than what goes into one piece; 0 for none.
+    pub(super) large_bytes: u32,
+    /// What came back is delivered in its old order.
+    pub(super) is_strict: bool,
+    pub(super) is_damaged: bool,
+    pub(super) life: u32,
+    /// What the answer to the last command waits for.
+    pub(super) awaited: Batch,
+    pub(super) counts: Counts,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, mutant: Mutant) -> Self {
+        let mut random = Random::new(seed);
+        // Large bodies need large commits, and those large segments.
+        let is_large = random.one_in(4);
+        let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
+        let is_tight = random.one_in(5);
+        Self {
+            seed,
+            disk: SimDisk::new(seed ^ 0xD15C, mutant, identity()),
+            model: Model::new(),
+            contents: BTreeMap::new(),
+            next_content: seed << 24,
+            limits: Limits {
+                connections_max: 16,
+                channels_max: 64,
+                consumers_max: 128,
+                queues_max: 64,
+                exchanges_max: 32,
+                bindings_max: 256,
+                messages_max: if random.one_in(3) { 96 } else { 400 },
+                queue_entries_max: 4_000,
+                unacknowledged_max: if is_tight { 64 } else { 1_024 },
+                body_bytes_max: if is_large { 1 << 20 } else { 256 << 10 },
+                assembly_bytes_max: 512 << 10,
+                message_size_max: 256 << 10,
+                frame_max: 4_096,
+                ..Limits::default()
+            },
+            settings: Settings {
+                segment_bytes: segment,
+                commit_bytes: commit,
+                segments_max: 6 + random.below(8) as u32,
+                commit_window_ms: 20,
+                confirm_window_ms: 5,
+                settle_window_ms: 50,
+                syncs_per_s: if random.one_in(4) { 200 } else { 0 },
+                sync_burst: 10,
+            },
+            persist_all: random.one_in(8),
+            slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
+            large_bytes: if is_large { 100_000 } else { 0 },
+            is_strict: !is_tight,
+            is_damaged: false,
+            life: 0,
+            awaited: Batch::NONE,
+            counts: Counts::default(),
+            random,
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        for life in 0..LIVES {
+            if self.counts.cuts >= CUTS || !self.model.complaints.is_empty() {
+                break;
+            }
+            self.plan_trouble(life);
+            self.live();
+        }
+        if self.model.complaints.is_empty() {
+            self.model.complaints.extend(self.disk.violations());
+        }
+        if self.model.complaints.is_empty() {
+            self.last_life();
+        }
+    }
+
+    fn plan_trouble(&mut self, life: u64) {
+        let calls = match self.random.below(6) {
+            // In the midst of the start.
+            0 if life > 0 => self.random.below(8),
+            0 | 1 => self.random.below(60),
+            _ => self.random.below(400),
+        };
+        self.disk.start(Trouble::Never);
+        match self.random.below(10) {
+            0 => {}
+            1 => self.disk.expect(Trouble::FailedSync(calls / 3)),
+            2 => self.disk.expect(Trouble::FailedWrite(calls / 3)),
+            3 => {
+                self.disk.expect(Trouble::Full(self.random.below(5)));
+                self.disk.expect(Trouble::Cut(calls));
+            }
+            _ => self.disk.expect(Trouble::Cut(calls)),
+        }
+    }
+
+    /// One life, and what ends it.
+    fn live(&mut self) {
+        let turns = 20 + self.random.below(400);
+        let ends_well = self.random.one_in(5);
+        let is_started = self.start().is_some_and(|mut life| {
+            life.w.counts.lives += 1;
+            if life.w.random.one_in(4) {
+                let reads = life.w.random.below(30);
+                life.w.disk.expect(Trouble::FailedRead(reads));
+            }
+            life.settle_in();
+            let ended = (0..turns).try_for_each(|_| life.turn());
+            if ended.is_ok() && ends_well {
+                life.stop();
+            }
+            true
+        });
+        // A kill keeps the page cache; most ends do not.
+        if self.disk.is_off() || self.random.below(4) > 0 {
+            self.disk.power_cut();
+            self.counts.cuts += 1;
+            self.counts.cuts_at_start += u64::from(!is_started);
+        }
+    }
+
+    /// A life without trouble, in which everything is brought to an end; or damage, which must be survived.
+    fn last_life(&mut self) {
+        if self.random.one_in(4) {
+            self.disk.power_cut();
+            self.disk.damage();
+            self.is_damaged = true;
+        }
+        self.disk.start(Trouble::Never);
+        let Some(mut life) = self.start() else {
+            return self.model.complain("the last start failed".into());
+        };
+        life.w.counts.lives += 1;
+        if life.w.is_damaged {
+            return;
+        }
+        let ended = (0..100).try_for_each(|_| life.turn()).and_then(|()| life.wind_up());
+        if ended == Err(Ended::Disk) {
+            life.w.model.complain("the disk failed by itself".into());
+        }
+    }
+}
+
+impl Life<'_> {
+    /// Turns without anything new until everything is at rest.
+    fn calm_down(&mut self, what: &str) -> Result<(), Ended> {
+        self.is_calm = true;
+        for at in 0..self.clients.len() {
+            self.broker.set_writable(self.clients[at].id, true);
+        }
+        for _ in 0..CALM_TURNS {
+            self.turn()?;
+            if self.is_at_rest() {
+                return Ok(());
+            }
+        }
+        let waiting: Vec<String> =
+            self.clients.iter().map(|client| format!("{:?}", client.waiting)).collect();
+        let unconfirmed: usize = self
+            .clients
+            .iter()
+            .flat_map(|client| &client.channels)
+            .map(|channel| channel.unconfirmed.len())
+            .sum();
+        self.w.model.complain(format!("{what}: not at rest: {unconfirmed} confirms missing, {waiting:?}"));
+        Err(Ended::Complaint)
+    }
+
+    /// A clean stop: everything said is durable afterwards.
+    fn stop(&mut self) {
+        while !self.clients.is_empty() {
+            self.disconnect(0);
+        }
+        let now = crate::time::Now::from_ms(self.now);
+        self.desk.flush(now);
+        if self.calm_down("a clean stop").is_ok() {
+            self.w.model.sync_all();
+        }
+    }
+
+    /// Everything is consumed and deleted; then nothing may be left anywhere.
+    fn wind_up(&mut self) -> Result<(), Ended> {
+        self.is_calm = true;
+        while !self.clients.is_empty() {
+            self.disconnect(0);
+        }
+        self.connect();
+        if self.clients.is_empty() {
+            return Ok(());
+        }
+        self.open_channel(0);
+        let names: Vec<String> = self.w.model.queue_names.keys().cloned().collect();
+        for name in &names {
+            self.consume_from(0, 1, name, true);
+        }
+        self.calm_down("consuming everything")?;
+        for (name, number) in self.w.model.queue_names.clone() {
+            self.w.model.check_count(number, 0, &format!("{name} was consumed"));
+        }
+        for name in names {
+            self.delete_queue_named(0, 1, &name);
+            self.calm_down("deleting a queue")?;
+        }
+        let exchanges: Vec<String> = self.w.model.exchange_names.keys().cloned().collect();
+        for name in exchanges.iter().filter(|name| !name.starts_with("amq.")) {
+            self.delete_exchange_named(0, 1, name);
+            self.calm_down("deleting an exchange")?;
+        }
+        self.disconnect(0);
+        self.calm_down("the end")?;
+        let (gauges, used) = (self.broker.gauges(), self.messages.messages_used());
+        if gauges != Gauges::default() || used > 0 {
+            self.w.model.complain(format!("something is left in the pools: {gauges:?}, {used} messages"));
+            return Err(Ended::Complaint);
+        }
+        Ok(())
+    }
+}

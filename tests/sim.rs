@@ -1,0 +1,40 @@
+//! The whole broker on a disk that fails: thousands of runs, and mistakes that they must see.
+//!
+//! `leveret sim --seed N --runs M` (in builds that check themselves) runs more; a seed that fails says how.
+
+#![cfg(debug_assertions)]
+
+use leveret::sim::{Mutant, run, run_all};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn nothing_promised_is_lost_and_nothing_settled_comes_back() {
+    let seeds = number("LEVERET_SEEDS").unwrap_or(2_000);
+    let counts = run_all(number("LEVERET_SEED").unwrap_or(1), seeds, |_, _| {})
+        .unwrap_or_else(|what| panic!("{what}"));
+    println!("{seeds} seeds: {counts:?}");
+    assert!(counts.cuts >= 5 * seeds && counts.lives > 4 * seeds, "the runs are cut too seldom: {counts:?}");
+    assert!(
+        counts.delivered > 100 * seeds && counts.confirmed > 50 * seeds,
+        "the runs do too little: {counts:?}"
+    );
+}
+
+#[test]
+fn the_checks_see_every_mutant() {
+    for mutant in [
+        Mutant::SyncLeftOut,
+        Mutant::SettlementAhead,
+        Mutant::SettlementDropped,
+        Mutant::NoLife,
+        Mutant::LastCommitNotRewritten,
+        Mutant::BlockRewritten,
+    ] {
+        let caught = (1..=400).find(|seed| !run(*seed, mutant).complaints.is_empty());
+        println!("{mutant:?} is caught by seed {caught:?}");
+        assert!(caught.is_some(), "{mutant:?} is not caught");
+    }
+}
