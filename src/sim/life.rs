@@ -425,18 +425,22 @@ impl<'w> Life<'w> {
         if self.w.model.complaints.is_empty() { Ok(()) } else { Err(Ended::Complaint) }
     }
 
-    /// Whether nothing is on its way anywhere.
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.desk.is_idle(&self.broker)
-            && !self.desk.has_work(&self.broker)
-            && !self.broker.has_work()
-            && self.writing.is_none()
-            && self.reading.is_none()
-            && self.clients.iter().all(|client| {
-                !client.is_waiting()
-                    && client.outbox.is_empty()
-                    && client.channels.iter().all(|channel| channel.unconfirmed.is_empty())
-            })
+    /// What is not at rest yet.
+    pub(super) fn restless(&self) -> &'static str {
+        let is_busy = |client: &Client| {
+            client.is_waiting()
+                || !client.outbox.is_empty()
+                || client.channels.iter().any(|channel| !channel.unconfirmed.is_empty())
+        };
+        match () {
+            () if self.writing.is_some() => "writing",
+            () if self.reading.is_some() => "reading",
+            () if !self.desk.is_idle(&self.broker) => "something is to be written",
+            () if self.desk.has_work(&self.broker) => "something is to be read",
+            () if self.broker.has_work() => "the broker has work",
+            () if self.clients.iter().any(is_busy) => "a client waits",
+            () => "",
+        }
     }
 }
 

@@ -227,7 +227,7 @@ impl Life<'_> {
         }
         for _ in 0..CALM_TURNS {
             self.turn()?;
-            if self.is_at_rest() {
+            if self.restless().is_empty() {
                 return Ok(());
             }
         }
@@ -239,7 +239,11 @@ impl Life<'_> {
             .flat_map(|client| &client.channels)
             .map(|channel| channel.unconfirmed.len())
             .sum();
-        self.w.model.complain(format!("{what}: not at rest: {unconfirmed} confirms missing, {waiting:?}"));
+        let (restless, journal) = (self.restless(), self.broker.journal().len());
+        self.w.model.complain(format!(
+            "{what}: not at rest: {restless}, {journal} messages unwritten, {unconfirmed} confirms missing, \
+             {waiting:?}"
+        ));
         Err(Ended::Complaint)
     }
 

@@ -9,6 +9,8 @@ pub mod bench;
 pub mod check;
 pub mod inspect;
 pub mod logging;
+#[cfg(debug_assertions)]
+pub mod sim;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -22,5 +24,3 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
         None => ExitCode::FAILURE,
     }
 }
-#[cfg(debug_assertions)]
-pub mod sim;
