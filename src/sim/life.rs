@@ -232,8 +232,7 @@ impl<'w> Life<'w> {
         taken.sort_unstable();
         for (number, arrival, redelivered) in taken {
             self.w.counts.delivered += 1;
-            let strict = self.w.is_strict;
-            self.w.model.take(number, arrival, redelivered, strict);
+            self.w.model.take(number, arrival, redelivered);
         }
     }
 

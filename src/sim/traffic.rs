@@ -8,7 +8,7 @@ use crate::error::ReplyCode;
 use crate::mem::{MessageFlags, MessageId, PoolFull, Share};
 
 use super::client::{Channel, Client, Content, Mode, Reply, Waiting, body_of, properties_of};
-use super::life::Life;
+use super::life::{Ended, Life};
 use super::model::{Binding, End, Exchange, Key, Number, Queue};
 use super::topology::{
     EXCHANGES, KEYS, LENGTH_MAX, PATTERNS, QUEUES, SOURCES, arguments, is_durable_exchange, kind_of,
@@ -61,11 +61,11 @@ impl Life<'_> {
     }
 
     /// Some of what there usually is, declared by the first client.
-    pub(super) fn settle_in(&mut self) {
+    pub(super) fn settle_in(&mut self) -> Result<(), Ended> {
         self.connect();
         for _ in 0..30 {
             if self.clients.is_empty() || self.clients[0].is_waiting() {
-                return;
+                break;
             }
             if self.clients[0].channels.is_empty() {
                 self.open_channel(0);
@@ -84,11 +84,10 @@ impl Life<'_> {
                 self.is_calm = true;
                 let turned = self.turn();
                 self.is_calm = false;
-                if turned.is_err() {
-                    return;
-                }
+                turned?;
             }
         }
+        Ok(())
     }
 
     fn channel_id(&mut self, at: usize, number: u16) -> Option<ChannelId> {

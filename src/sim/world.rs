@@ -75,8 +75,6 @@ pub(super) struct World {
     pub(super) slowness_ms: u64,
     /// Bodies may be so much larger than what goes into one piece; 0 for none.
     pub(super) large_bytes: u32,
-    /// What came back is delivered in its old order.
-    pub(super) is_strict: bool,
     pub(super) is_damaged: bool,
     pub(super) life: u32,
     /// What the answer to the last command waits for.
@@ -94,7 +92,7 @@ impl World {
         Self {
             seed,
             disk: SimDisk::new(seed ^ 0xD15C, mutant, identity()),
-            model: Model::new(),
+            model: Model::new(!is_tight),
             contents: BTreeMap::new(),
             next_content: seed << 24,
             limits: Limits {
@@ -126,7 +124,6 @@ impl World {
             persist_all: random.one_in(8),
             slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
             large_bytes: if is_large { 100_000 } else { 0 },
-            is_strict: !is_tight,
             is_damaged: false,
             life: 0,
             awaited: Batch::NONE,
@@ -181,8 +178,7 @@ impl World {
                 let reads = life.w.random.below(30);
                 life.w.disk.expect(Trouble::FailedRead(reads));
             }
-            life.settle_in();
-            let ended = (0..turns).try_for_each(|_| life.turn());
+            let ended = life.settle_in().and_then(|()| (0..turns).try_for_each(|_| life.turn()));
             if ended.is_ok() && ends_well {
                 life.stop();
             }
