@@ -254,14 +254,14 @@ impl Desk {
         self.keeper.log().counters()
     }
 
+    /// Whether the disk has no room for what is to be written, and nothing is on its way that could make any.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)
+    }
+
     /// Everything is to be written now.
     pub(crate) fn flush(&mut self, now: Now) {
         self.keeper.flush(now);
-    }
-
-    /// Whether something waits that finds no room on the disk.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.keeper.is_stuck()
     }
 
     /// Whether everything is written.

@@ -222,7 +222,7 @@ impl<'w> Life<'w> {
             match seen.unsent.place {
                 Some((number, arrival)) => taken.push((number, arrival, seen.redelivered)),
                 None if seen.unsent.tag > 0 => {
-                    self.w.model.complain(format!("message {content} is delivered and is in no queue"));
+                    self.w.model.miss(format!("message {content} is delivered and is in no queue"));
                 }
                 None => {}
             }

@@ -123,6 +123,8 @@ pub(super) struct Model {
     next: u64,
     /// What came back is delivered in its old order; when deliveries are scarce it is not.
     pub(super) is_strict: bool,
+    /// The store was damaged: anything may be missing, or be there again.
+    is_lenient: bool,
     /// Everything said in this life so far is durable up to this batch.
     pub(super) durable: Batch,
     pub(super) complaints: Vec<String>,
@@ -157,6 +159,13 @@ impl Model {
 
     pub(super) fn complain(&mut self, what: String) {
         self.complaints.push(what);
+    }
+
+    /// Something is missing, or there again.
+    pub(super) fn miss(&mut self, what: String) {
+        if !self.is_lenient {
+            self.complaints.push(what);
+        }
     }
 
     pub(super) const fn next_number(&mut self) -> Number {
@@ -403,7 +412,7 @@ impl Model {
         copy.was_out = true;
         queue.ready.remove(&arrival);
         let (content, name) = (copy.content, queue.name.clone());
-        self.complaints.extend(wrong.into_iter().map(|what| format!("message {content} of {name} {what}")));
+        wrong.into_iter().for_each(|what| self.miss(format!("message {content} of {name} {what}")));
     }
 
     pub(super) fn see(&mut self, number: Number, arrival: Arrival) {
@@ -466,7 +475,7 @@ impl Model {
             }
         }
         if count < least || count > most {
-            self.complain(format!("{what}: queue {name} says {count} messages, not {least} to {most}"));
+            self.miss(format!("{what}: queue {name} says {count} messages, not {least} to {most}"));
         }
     }
 
@@ -508,6 +517,7 @@ impl Model {
 
     /// Goes on from what was found, whatever it is: the store was damaged.
     pub(super) fn accept(&mut self, found: &Found) {
+        self.is_lenient = true;
         self.begin(found);
     }
 
@@ -580,9 +590,9 @@ impl Model {
     fn begin(&mut self, found: &Found) {
         let (old_queues, old_exchanges) =
             (core::mem::take(&mut self.queues), core::mem::take(&mut self.exchanges));
-        let (next, is_strict) = (self.next, self.is_strict);
+        let (next, is_strict, is_lenient) = (self.next, self.is_strict, self.is_lenient);
         let complaints = core::mem::take(&mut self.complaints);
-        *self = Self { next, is_strict, complaints, ..Self::default() };
+        *self = Self { next, is_strict, is_lenient, complaints, ..Self::default() };
         self.predeclare();
         for (name, number) in &found.exchanges {
             if let Some(exchange) = old_exchanges.get(number) {

@@ -23,7 +23,7 @@ const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7
 /// A body as it lies in the log: whole, or the number its chunks have.
 enum Bytes {
     Whole(Vec<u8>),
-    Chunks(u64),
+    Chunks(u64, u64),
 }
 
 /// A copy of a message: its targets, and what there is to compare.
@@ -44,7 +44,7 @@ impl Copy {
             properties: message.properties.to_vec(),
             body: match message.body {
                 Body::Inline(bytes) => Bytes::Whole(bytes.to_vec()),
-                Body::Chunked { body, .. } => Bytes::Chunks(body),
+                Body::Chunked { body, bytes, .. } => Bytes::Chunks(body, bytes),
             },
         }
     }
@@ -126,12 +126,17 @@ impl World {
         }
         let mut actual: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         for copy in copies {
-            let bytes = match copy.body {
-                Bytes::Whole(bytes) => bytes,
-                Bytes::Chunks(body) => chunks
-                    .get(&body)
-                    .map_or_else(Vec::new, |parts| parts.values().flatten().copied().collect()),
+            let (bytes, wanted) = match copy.body {
+                Bytes::Whole(bytes) => (bytes, None),
+                Bytes::Chunks(body, wanted) => {
+                    let parts = chunks.get(&body).into_iter().flat_map(|parts| parts.values().flatten());
+                    (parts.copied().collect(), Some(wanted))
+                }
             };
+            // What lost a part is never delivered.
+            if self.is_damaged && wanted.is_some_and(|wanted| bytes.len() as u64 != wanted) {
+                continue;
+            }
             if let Some(content) = self.compare(&bytes, &copy.exchange, &copy.key, &copy.properties) {
                 actual.extend(copy.targets.iter().map(|target| (*target, content)));
             }

@@ -76,6 +76,8 @@ pub(super) struct World {
     /// Bodies may be so much larger than what goes into one piece; 0 for none.
     pub(super) large_bytes: u32,
     pub(super) is_damaged: bool,
+    /// The file system has less room than the settings say.
+    pub(super) is_full: bool,
     pub(super) life: u32,
     /// What the answer to the last command waits for.
     pub(super) awaited: Batch,
@@ -125,6 +127,7 @@ impl World {
             slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
             large_bytes: if is_large { 100_000 } else { 0 },
             is_damaged: false,
+            is_full: false,
             life: 0,
             awaited: Batch::NONE,
             counts: Counts::default(),
@@ -156,11 +159,13 @@ impl World {
             _ => self.random.below(400),
         };
         self.disk.start(Trouble::Never);
+        self.is_full = false;
         match self.random.below(10) {
             0 => {}
             1 => self.disk.expect(Trouble::FailedSync(calls / 3)),
             2 => self.disk.expect(Trouble::FailedWrite(calls / 3)),
             3 => {
+                self.is_full = true;
                 self.disk.expect(Trouble::Full(self.random.below(5)));
                 self.disk.expect(Trouble::Cut(calls));
             }
@@ -200,11 +205,14 @@ impl World {
             self.is_damaged = true;
         }
         self.disk.start(Trouble::Never);
+        self.is_full = false;
         let Some(mut life) = self.start() else {
             return self.model.complain("the last start failed".into());
         };
         life.w.counts.lives += 1;
         if life.w.is_damaged {
+            // Whatever is delivered is as it was sent.
+            let _ = life.consume_all();
             return;
         }
         let ended = (0..100).try_for_each(|_| life.turn()).and_then(|()| life.wind_up());
@@ -225,6 +233,10 @@ impl Life<'_> {
             self.turn()?;
             if self.restless().is_empty() {
                 return Ok(());
+            }
+            // A disk that is smaller than was promised.
+            if self.w.is_full && self.desk.is_stuck() {
+                return Err(Ended::Disk);
             }
         }
         let waiting: Vec<String> =
@@ -255,22 +267,29 @@ impl Life<'_> {
         }
     }
 
-    /// Everything is consumed and deleted; then nothing may be left anywhere.
-    fn wind_up(&mut self) -> Result<(), Ended> {
+    /// Everything is delivered to one client.
+    fn consume_all(&mut self) -> Result<(), Ended> {
         self.is_calm = true;
-        while !self.clients.is_empty() {
-            self.disconnect(0);
-        }
         self.connect();
         if self.clients.is_empty() {
-            return Ok(());
+            self.w.model.complain("there is no room for one client".into());
+            return Err(Ended::Complaint);
         }
         self.open_channel(0);
         let names: Vec<String> = self.w.model.queue_names.keys().cloned().collect();
         for name in &names {
             self.consume_from(0, 1, name, true);
         }
-        self.calm_down("consuming everything")?;
+        self.calm_down("consuming everything")
+    }
+
+    /// Everything is consumed and deleted; then nothing may be left anywhere.
+    fn wind_up(&mut self) -> Result<(), Ended> {
+        while !self.clients.is_empty() {
+            self.disconnect(0);
+        }
+        let names: Vec<String> = self.w.model.queue_names.keys().cloned().collect();
+        self.consume_all()?;
         for (name, number) in self.w.model.queue_names.clone() {
             self.w.model.check_count(number, 0, &format!("{name} was consumed"));
         }
