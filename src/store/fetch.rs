@@ -12,7 +12,6 @@
 
 use std::io;
 
-use super::footer::Footer;
 use super::index::Place;
 use super::log::Log;
 use super::parts::Part;
@@ -82,7 +81,12 @@ impl Log {
         }
         // What is noted may be beyond what could be written before the disk failed.
         let source = if plan.segment == self.active.sequence && !self.failed {
-            scratch.note(&self.footer);
+            // What is copied forward by the commit on its way is not in its new place yet.
+            let noted = match self.in_flight {
+                Some(_) => self.footer.messages_before_last(),
+                None => self.footer.messages(),
+            };
+            scratch.note(noted);
             Source::Noted
         } else if plan.part == Part::default() {
             Source::Scan
@@ -182,9 +186,9 @@ impl Log {
 }
 
 impl Scratch {
-    fn note(&mut self, footer: &Footer) {
+    fn note(&mut self, noted: &[u8]) {
         self.noted.clear();
-        self.noted.extend_from_slice(footer.messages());
+        self.noted.extend_from_slice(noted);
     }
 
     fn bytes_of(&self, found: &Found) -> &[u8] {

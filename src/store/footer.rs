@@ -139,6 +139,11 @@ impl Footer {
         &self.messages.bytes
     }
 
+    /// The same without those of the last commit, which may still be on its way.
+    pub(super) fn messages_before_last(&self) -> &[u8] {
+        &self.messages.bytes[..self.mark.0.bytes]
+    }
+
     /// Adds the records of a commit whose first record lies at `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
         self.mark = (self.messages.mark(), self.facts.mark(), self.parts_bytes);
