@@ -17,6 +17,8 @@ use crate::store::{BLOCK_BYTES, Disk, Identity, Range, Ranges, Record};
 use super::random::Random;
 
 const SECTOR: usize = 512;
+/// Bytes before the first record of a commit.
+const COMMIT_HEADER: usize = 48;
 
 /// A mistake put between the store and the disk, to prove that the checks see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -313,8 +315,8 @@ impl Inner {
 
     /// Stretches every settlement in a commit by one offset.
     fn settle_ahead(&mut self, bytes: &mut Vec<u8>) {
-        let (padded, mut kept) = (bytes.len(), bytes[..48].to_vec());
-        let mut rest = &bytes[48..];
+        let (padded, mut kept) = (bytes.len(), bytes[..COMMIT_HEADER].to_vec());
+        let mut rest = &bytes[COMMIT_HEADER..];
         while let Ok((record, length)) = Record::parse(rest) {
             if let Record::Settled { queue, ranges } = &record {
                 let mut ranges: Vec<Range> = ranges.iter().collect();
@@ -337,32 +339,34 @@ impl Inner {
         self.seal_commit(bytes);
     }
 
-    /// Takes out of a commit all settlements that say nothing new.
-    fn drop_settlements(&mut self, bytes: &mut Vec<u8>) {
-        let (padded, mut kept) = (bytes.len(), bytes[..48].to_vec());
-        let mut rest = &bytes[48..];
-        while let Ok((record, length)) = Record::parse(rest) {
+    /// Takes out of a commit all settlements that say nothing new. What is put in their place has the same
+    /// length, for the other records must stay where the log knows them.
+    fn drop_settlements(&mut self, bytes: &mut [u8]) {
+        let mut at = COMMIT_HEADER;
+        while let Ok((record, length)) = Record::parse(&bytes[at..]) {
             let mut is_new = true;
             if let Record::Settled { queue, ranges } = &record {
                 let known = self.settled.entry(*queue).or_default();
-                is_new = ranges
-                    .iter()
-                    .flat_map(|range| range.start..range.end)
-                    .filter(|at| known.insert(*at))
-                    .count()
-                    > 0;
+                let offsets = ranges.iter().flat_map(|range| range.start..range.end);
+                is_new = offsets.filter(|offset| known.insert(*offset)).count() > 0;
             }
-            if is_new {
-                kept.extend_from_slice(&rest[..length]);
+            if !is_new && let Some(filling) = filling(length) {
+                bytes[at..at + length].copy_from_slice(&filling);
             }
-            rest = &rest[length..];
+            at += length;
         }
-        let length = kept.len() as u32;
-        kept[8..12].copy_from_slice(&length.to_le_bytes());
-        kept.resize(padded, 0);
-        *bytes = kept;
         self.seal_commit(bytes);
     }
+}
+
+/// A record of this length that means nothing: that something was deleted which never was.
+fn filling(length: usize) -> Option<Vec<u8>> {
+    (0..length).find_map(|name| {
+        let key = vec![b'~'; name];
+        let mut bytes = Vec::new();
+        Record::Defined { version: 0, key: &key, value: None }.encode(&mut bytes);
+        (bytes.len() == length).then_some(bytes)
+    })
 }
 
 fn number_at(bytes: &[u8], at: usize) -> u32 {
