@@ -19,6 +19,7 @@
 //! | [`config`] | what the operator said | the ground |
 //! | [`tool`] | what the binary does besides serving | what it needs |
 //! | [`net`] | sockets and the turn | everyone |
+//! | `sim` | the broker's worst days, by chance; only in builds that check themselves | everyone |
 //!
 //! # Rules
 //!

@@ -1,5 +1,8 @@
 //! What the log writes for what it keeps: bytes per message byte under load, one block for a lone confirm.
 
+// The simulated disk is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 

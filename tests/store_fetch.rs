@@ -2,6 +2,9 @@
 //!
 //! Footers and whatever else is read to find a message count too.
 
+// The simulated disk is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 

@@ -5,6 +5,9 @@
 //! allows, for settlements and copies find room in what they free; but when the process dies again and again
 //! within a few commits, a few.
 
+// The simulated disk is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 

@@ -5,6 +5,9 @@
 //! was settled; what was settled and durable is gone; nothing is invented or altered; definitions are exact;
 //! offsets are never used twice; a life is never lived twice; no synced block was written again.
 
+// The simulated disk is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 

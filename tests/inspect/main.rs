@@ -3,6 +3,9 @@
 //! A store is made by random traffic over several lives and then spoiled. Checked: nothing panics; what is
 //! exported is what was published; when something is missing, or is back, the verdict says so.
 
+// The simulated disk is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 #[path = "../store_support/mod.rs"]
 mod store_support;
