@@ -17,12 +17,14 @@
 //! batches become durable in order; nothing here knows a disk or a clock.
 
 pub mod definition;
+mod fact;
 
 use std::collections::VecDeque;
 
 use crate::mem::{MessageFlags, MessageId, Messages};
 
 pub use definition::{Definition, DestinationName};
+pub use fact::Fact;
 
 /// What becomes durable together; rises. [`Batch::NONE`] is durable from the start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -92,41 +94,6 @@ pub struct Settled {
     pub start: u64,
     /// The one after the last.
     pub end: u64,
-}
-
-/// What is said about things other than messages.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fact {
-    /// Something exists, has changed, or (without a value) exists no more.
-    Defined {
-        /// Of two the higher holds.
-        version: u64,
-        /// What is defined; see [`definition`].
-        key: Box<[u8]>,
-        /// Its value.
-        value: Option<Box<[u8]>>,
-    },
-    /// The queue is gone with everything in it.
-    Gone {
-        /// Its incarnation.
-        queue: u64,
-    },
-    /// Offsets below may have been delivered before.
-    Marked {
-        /// The queue's incarnation.
-        queue: u64,
-        /// The first that surely was not.
-        offset: u64,
-    },
-}
-
-impl Fact {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
-            Self::Gone { .. } | Self::Marked { .. } => 0,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]

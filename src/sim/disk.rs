@@ -165,11 +165,11 @@ impl SimDisk {
         inner.troubles = Troubles::default();
         inner.first_write = inner.files.len() > 2;
         drop(inner);
-        self.expect(trouble);
+        self.foresee(trouble);
     }
 
     /// More trouble is ahead.
-    pub fn expect(&self, trouble: Trouble) {
+    pub fn foresee(&self, trouble: Trouble) {
         let troubles = &mut self.0.borrow_mut().troubles;
         match trouble {
             Trouble::Never => {}

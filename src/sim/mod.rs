@@ -5,8 +5,8 @@
 //! |------|---------------|
 //! | `disk` | the simulated disk, and mistakes to put in front of it |
 //! | `random` | numbers from a seed |
-//! | `model` | what must be true |
-//! | `topology`, `client`, `traffic` | who does what |
+//! | `model`, `recover` | what must be true, and what of it a start must find |
+//! | `topology`, `client`, `traffic`, `define` | who does what |
 //! | `life` | the turn of a loop without sockets, helpers as values |
 //! | `start` | what a start finds |
 //! | `world` | one life after the other |
@@ -20,10 +20,12 @@
 //! shipped.
 
 mod client;
+mod define;
 mod disk;
 mod life;
 mod model;
 mod random;
+mod recover;
 mod start;
 mod topology;
 mod traffic;

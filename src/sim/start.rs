@@ -13,8 +13,9 @@ use crate::store::{Body, Identity, Log, Message, Record};
 use crate::time::Now;
 
 use super::life::Life;
-use super::model::{Binding, End, Found, Number, PREDECLARED};
+use super::model::{Binding, End, Number, PREDECLARED};
 use super::random::Random;
+use super::recover::Found;
 use super::topology::number_in;
 use super::world::World;
 

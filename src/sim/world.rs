@@ -162,14 +162,14 @@ impl World {
         self.is_full = false;
         match self.random.below(10) {
             0 => {}
-            1 => self.disk.expect(Trouble::FailedSync(calls / 3)),
-            2 => self.disk.expect(Trouble::FailedWrite(calls / 3)),
+            1 => self.disk.foresee(Trouble::FailedSync(calls / 3)),
+            2 => self.disk.foresee(Trouble::FailedWrite(calls / 3)),
             3 => {
                 self.is_full = true;
-                self.disk.expect(Trouble::Full(self.random.below(5)));
-                self.disk.expect(Trouble::Cut(calls));
+                self.disk.foresee(Trouble::Full(self.random.below(5)));
+                self.disk.foresee(Trouble::Cut(calls));
             }
-            _ => self.disk.expect(Trouble::Cut(calls)),
+            _ => self.disk.foresee(Trouble::Cut(calls)),
         }
     }
 
@@ -181,7 +181,7 @@ impl World {
             life.w.counts.lives += 1;
             if life.w.random.one_in(4) {
                 let reads = life.w.random.below(30);
-                life.w.disk.expect(Trouble::FailedRead(reads));
+                life.w.disk.foresee(Trouble::FailedRead(reads));
             }
             let ended = life.settle_in().and_then(|()| (0..turns).try_for_each(|_| life.turn()));
             if ended.is_ok() && ends_well {

@@ -1,0 +1,39 @@
+//! What is said about things other than messages.
+//!
+//! Always true: facts only add up; of two about the same thing the later one, or the higher version, holds.
+
+/// What is said about things other than messages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// Something exists, has changed, or (without a value) exists no more.
+    Defined {
+        /// Of two the higher holds.
+        version: u64,
+        /// What is defined; see [`definition`].
+        key: Box<[u8]>,
+        /// Its value.
+        value: Option<Box<[u8]>>,
+    },
+    /// The queue is gone with everything in it.
+    Gone {
+        /// Its incarnation.
+        queue: u64,
+    },
+    /// Offsets below may have been delivered before.
+    Marked {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first that surely was not.
+        offset: u64,
+    },
+}
+
+impl Fact {
+    /// What it takes here, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
+            Self::Gone { .. } | Self::Marked { .. } => 0,
+        }
+    }
+}
