@@ -250,7 +250,8 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         count_recovered(record, contents.count, contents.bytes);
         record.logged.next_offset = contents.next_offset;
-        record.logged.redelivered_below = contents.delivered_through;
+        // Marks run ahead of the deliveries, but nobody has seen what was not even published.
+        record.logged.redelivered_below = contents.delivered_through.min(contents.next_offset);
         record.logged.marked = contents.delivered_through;
         record.logged.mark_asked = contents.delivered_through;
     }

@@ -181,6 +181,10 @@ impl House {
         };
         // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
         house.disk = Disk::open(config, &mut house.broker, &house.poll, DISK)?;
+        // Said no earlier: whoever waits for this line takes it for a start that worked.
+        for door in &house.doors {
+            log::info!("listening on {}", door.address);
+        }
         Ok(house)
     }
 }

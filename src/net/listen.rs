@@ -106,7 +106,6 @@ pub(super) fn open_doors(poll: &mut Poll, addresses: &[ListenAddress]) -> Result
         poll.registry()
             .register(&mut door.listener, Token(doors.len()), Interest::READABLE)
             .map_err(|error| StartError::Listen(listen.socket, error))?;
-        log::info!("listening on {}", door.address);
         doors.push(door);
     }
     if doors.is_empty() { Err(StartError::NowhereToListen) } else { Ok(doors) }

@@ -58,16 +58,20 @@ impl FileDisk {
         }
         self.files[at].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    /// What kept a file from being opened for writing says more than that it was not.
+    fn why_only_readable(&self, slot: u32, error: io::Error) -> io::Error {
+        OpenOptions::new().write(true).open(self.path(slot)).err().unwrap_or(error)
+    }
 }
 
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.directory.join(LOCK_NAME))?;
+        let path = self.directory.join(LOCK_NAME);
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        // On a card that can only be read any more, what it holds is still to be delivered.
+        let file = opened.or_else(|error| File::open(&path).map_err(|_| error))?;
         match file.try_lock() {
             Ok(()) => {
                 self.lock = Some(file);
@@ -95,7 +99,11 @@ impl Disk for FileDisk {
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        let file = self.file(slot)?;
+        let file = match self.file(slot) {
+            // A file that somebody removed is damage like any other: the rest is still to be served.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            file => file?,
+        };
         let mut done = 0;
         while done < bytes.len() {
             match file.read_at(&mut bytes[done..], at + done as u64) {
@@ -109,7 +117,8 @@ impl Disk for FileDisk {
     }
 
     fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file(slot)?.write_all_at(bytes, at)
+        let written = self.file(slot)?.write_all_at(bytes, at);
+        written.map_err(|error| self.why_only_readable(slot, error))
     }
 
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {

@@ -147,9 +147,9 @@ impl Keeper {
         if self.is_writing || self.is_blocked { Deadline::NEVER } else { self.log.deadline() }
     }
 
-    /// Whether everything is written, for a clean stop.
+    /// Whether everything is written, or never will be, for a clean stop.
     pub fn is_idle(&self, journal: &Journal) -> bool {
-        !self.is_writing && self.log.is_idle() && journal.is_empty()
+        self.log.has_failed() || !self.is_writing && self.log.is_idle() && journal.is_empty()
     }
 
     /// Whether something waits that finds no room on the disk, so that waiting for it would never end.

@@ -428,6 +428,11 @@ impl Log {
         self.awaited = false;
     }
 
+    /// Whether nothing can be written any more.
+    pub const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// Whether a commit is on its way.
     pub const fn is_busy(&self) -> bool {
         self.in_flight.is_some()

@@ -242,7 +242,12 @@ impl<'d, D: Disk> Reader<'d, D> {
         let chain = self.chain;
         let footer = self.read_footer(segment)?;
         if footer.is_none() {
-            self.scan(segment, header_bytes, Pass::Facts)?;
+            let (tail, ..) = self.scan(segment, header_bytes, Pass::Facts)?;
+            // Its footer was durable before the next segment began. Without it, nobody knows how many commits
+            // there were.
+            let (slot, sequence) = (segment.slot, segment.sequence);
+            let aside = SetAside { slot, segment: sequence, from: tail, to: self.segment_bytes };
+            self.report.set_aside.push(aside);
         }
         Ok(Some(Old { segment, header_bytes, chain, footer }))
     }
