@@ -66,12 +66,16 @@ def raise_on_sigterm() -> None:
 class Leveret:
     """A running Leveret: its address, pid and log."""
 
-    def __init__(self, binary: Path, args: List[str], config: Optional[str] = None) -> None:
+    def __init__(
+        self, binary: Path, args: List[str], config: Optional[str] = None, data_dir: Optional[Path] = None
+    ) -> None:
+        """A `data_dir` given is left as it is at the end; otherwise there is one for this process alone."""
         if not binary.exists():
             raise BrokerError(f"there is no {binary}: cargo build --release")
         self.home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         self.log_path = self.home / "log"
-        command = [str(binary), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.home / "data")]
+        self.data_dir = data_dir or self.home / "data"
+        command = [str(binary), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir)]
         if config is not None:
             (self.home / "leveret.toml").write_text(config)
             command += ["--config", str(self.home / "leveret.toml")]
@@ -96,7 +100,7 @@ class Leveret:
                 log = self.log()
                 self.close()
                 raise BrokerError(f"leveret ended with status {self.process.returncode}:\n{log}")
-            time.sleep(0.01)
+            time.sleep(0.002)
         log = self.log()
         self.close()
         raise BrokerError(f"leveret printed no ready line in {patience:.0f} s:\n{log}")
@@ -122,6 +126,18 @@ class Leveret:
             if line.startswith(key + ":"):
                 return int(line.split()[1])
         raise BrokerError("leveret is gone")
+
+    def kill(self) -> None:
+        """End it without a warning."""
+        self.process.kill()
+        self.process.wait(10.0)
+
+    def stop(self) -> None:
+        """Ask it to end, which it must do well."""
+        self.process.terminate()
+        status = self.process.wait(15.0)
+        if status != 0:
+            raise BrokerError(f"leveret was asked to stop and ended with status {status}:\n{self.log()}")
 
     def close(self) -> None:
         """End it and forget its files."""

@@ -35,9 +35,9 @@ ROOT = brokers.ROOT
 TESTS = ROOT / "tests"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
-QUICK_SUITES = ["clients", "transcript"]
+QUICK_SUITES = ["clients", "transcript", "durable"]
 # Suites that take long come last, so that a plain mistake is seen early.
-ORDER = ["clients", "transcript", "hostile"]
+ORDER = ["clients", "transcript", "durable", "hostile"]
 LAST = ["fuzz", "arm"]
 SUITE_LIMIT_SECONDS = 25 * 60
 

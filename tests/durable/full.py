@@ -1,0 +1,189 @@
+"""Full: the file system, the limit, a queue's share. Publishers wait, everything else goes on, nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Iterator, List
+
+from harness import brokers, wire
+
+from support import (
+    MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, client, count, declare, ext4, fill, lives, numbers_of,
+    pika_program, take_all, until,
+)
+
+SIZE = 20_000
+
+
+def limited(limit: str) -> str:
+    """Small segments under this limit."""
+    return SMALL_SEGMENTS + f'[store]\ndisk_limit = "{limit}"\n'
+
+
+@contextlib.contextmanager
+def small_file_system() -> Iterator[Lives]:
+    """A store that may grow to more than its file system has."""
+    with ext4(24) as mount, lives(limited("200MB"), mount / "data") as series:
+        yield series
+
+
+@contextlib.contextmanager
+def small_limit() -> Iterator[Lives]:
+    """A store with little room on a large file system."""
+    with lives(limited("8MiB")) as series:
+        yield series
+
+
+def fill_up(series: Lives, queues: List[str]) -> List[Publisher]:
+    """Publishers to these queues until each of them waits."""
+    publishers = [Publisher(series.broker, queue, SIZE, window=5) for queue in queues]
+    for publisher in publishers:
+        publisher.wait_blocked()
+    return publishers
+
+
+def waits_and_resumes(series: Lives) -> None:
+    """Filled up until all wait; served meanwhile; drained while they go on; killed; compared."""
+    queues = ["a", "b", "c"]
+    broker = series.start()
+    with client(broker) as peer:
+        for queue in [*queues, "beside"]:
+            declare(peer, queue)
+    publishers = fill_up(series, queues)
+    assert "disk" in said(broker, "WARN") + said(broker, "ERROR"), broker.log()
+    others_go_on(broker)
+    before = {publisher.queue: publisher.confirmed for publisher in publishers}
+    taken = {queue: [] for queue in queues}
+    with client(broker) as reader:
+        deadline = time.monotonic() + 60
+        while any(publisher.confirmed < before[publisher.queue] + 500 for publisher in publishers):
+            assert time.monotonic() < deadline, [(p.queue, before[p.queue], p.confirmed, p.blocked) for p in publishers]
+            for queue in queues:
+                taken[queue] += numbers_of(take_all(reader, queue, ahead=16), queue)
+    for publisher in publishers:
+        publisher.stop()
+        publisher.peer.drop()
+    series.again("kill")
+    with client(series.broker) as peer:
+        for publisher in publishers:
+            queue = publisher.queue
+            rest = numbers_of(take_all(peer, queue), queue)
+            # What was taken a moment before the kill may be there again.
+            complete = sorted(set(taken[queue] + rest))
+            assert complete == list(range(publisher.sent)), f"{queue}: {len(complete)} of {publisher.sent}"
+            assert rest == sorted(set(rest)) and taken[queue] == sorted(set(taken[queue])), f"{queue}: order"
+
+
+def said(broker: Leveret, level: str) -> str:
+    """Lines of its log of this level."""
+    return "\n".join(line for line in broker.log().splitlines() if f" {level} " in line)
+
+
+def others_go_on(broker: Leveret) -> None:
+    """Transient messages, acknowledgements and requests of others, while publishers wait."""
+    with client(broker, timeout=5.0) as peer:
+        peer.call(1, "queue.declare", queue="passing")
+        for number in range(20):
+            peer.publish(1, "", "passing", b"%d" % number)
+        assert len(take_all(peer, "passing")) == 20
+        item = peer.call(1, "basic.get", queue="a")
+        assert numbers_of([item], "a") == [0]
+        peer.send(wire.method(1, "basic.reject", delivery_tag=item.method.args["delivery_tag"], requeue=True))
+        assert count(peer, "a") > 0
+        peer.call(1, "queue.delete", queue="passing")
+
+
+def full_file_system() -> None:
+    """The file system is full long before the limit is reached."""
+    with small_file_system() as series:
+        waits_and_resumes(series)
+
+
+def full_limit() -> None:
+    """The limit is reached long before the file system is full."""
+    with small_limit() as series:
+        waits_and_resumes(series)
+        used = sum(path.stat().st_size for path in series.data_dir.iterdir())
+        assert used <= 8 * MIB, f"{used} bytes under a limit of 8 MiB"
+
+
+def told_to_pika() -> None:
+    """connection.blocked and connection.unblocked arrive at pika's callbacks."""
+    with small_limit() as series:
+        broker = series.start()
+        with client(broker) as peer:
+            declare(peer, "q")
+            program = pika_program("blocked", broker, "q", str(SIZE))
+            try:
+                assert program.stdout and program.stdout.readline() == "blocked\n", program.stdout.read()
+                time.sleep(0.5)
+                assert program.poll() is None
+                peer.call(1, "queue.purge", queue="q")
+                assert program.stdout.readline() == "unblocked\n", program.stdout.read()
+                assert program.wait(20) == 0
+            finally:
+                brokers.end(program, patience=1.0)
+
+
+def own_share() -> None:
+    """A queue that has its share makes its own publishers wait, and nobody else's."""
+    with small_limit() as series:
+        broker = series.start()
+        with client(broker) as peer:
+            for queue in ("full", "other"):
+                declare(peer, queue)
+            full, = fill_up(series, ["full"])
+            fill(peer, "other", range(30), SIZE)
+            confirmed = full.confirmed
+            fill(peer, "other", range(30, 40), SIZE)
+            assert full.confirmed == confirmed and full.blocked, "it went on although it had no room"
+            declare(peer, "new")
+            peer.call(1, "queue.purge", queue="full")
+            full.wait_confirmed(confirmed + 50)
+            full.stop()
+            full.peer.drop()
+        series.again("kill")
+        with client(series.broker) as peer:
+            assert numbers_of(take_all(peer, "other"), "other") == list(range(40))
+
+
+def started_while_full() -> None:
+    """Killed and started again and again on a file system without a free byte, it starts, and drains."""
+    with small_file_system() as series:
+        with client(series.start()) as peer:
+            declare(peer, "a")
+        publisher, = fill_up(series, ["a"])
+        with contextlib.suppress(OSError), open(series.data_dir.parent / "ballast", "wb", buffering=0) as ballast:
+            for size in (MIB, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while ballast.write(bytes(size)):
+                        pass
+        series.broker.kill()
+        publisher.thread.join(10.0)
+        for loop in range(3 if QUICK else 12):
+            series.start()
+            with client(series.broker) as peer:
+                item = peer.call(1, "basic.get", queue="a")
+                assert numbers_of([item], "a") == [0], f"start {loop}"
+            series.broker.kill()
+        series.start()
+        with client(series.broker) as peer:
+            got = numbers_of(take_all(peer, "a"), "a")
+            assert got[: publisher.confirmed] == list(range(publisher.confirmed)), "confirmed messages are lost"
+            until(lambda: resumed(series), "it does not write any more although it is empty")
+        series.again("kill")
+        with client(series.broker) as peer:
+            assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], "confirmed and lost"
+
+
+def resumed(series: Lives) -> bool:
+    """Whether a persistent message is taken."""
+    with client(series.broker) as peer:
+        fill(peer, "a", range(100_000, 100_001), SIZE)
+    return True
+
+
+CASES = [full_file_system, full_limit, told_to_pika, own_share, started_while_full]
+QUICK_CASES = CASES

@@ -1,0 +1,224 @@
+"""`kill -9` under load, again and again: what was confirmed is there, whole and in order."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from typing import Any, Dict, List, Set
+
+from harness import brokers, wire
+
+from support import (
+    MIB, QUICK, Lives, Publisher, all_written, client, count, declare, ext4, fill, lives, numbers_of, pika_program,
+    seed, take_all,
+)
+
+LOOPS = 3 if QUICK else 20
+CONFIG = '[store]\nsettle_window = "50ms"\ncommit_window = "50ms"\n'
+
+
+class Stream:
+    """What must, and what may, be in a queue."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.next = 0
+        self.must: Set[int] = set()
+        self.may: Set[int] = set()
+        self.delivered: Set[int] = set()
+
+    def published(self, first: int, confirmed: int, sent: int) -> None:
+        """Numbers from `first` were sent, and confirmed as far as it says."""
+        self.must |= set(range(first, confirmed))
+        self.may |= set(range(confirmed, sent))
+        self.next = sent
+
+    def taken(self, numbers: List[int], acknowledged: List[int]) -> None:
+        """A worker got these; of an acknowledgement the broker may or may not have heard."""
+        self.delivered |= set(numbers)
+        self.must -= set(acknowledged)
+        self.may |= set(acknowledged)
+
+    def check(self, messages: List[Any]) -> None:
+        """What lies in the queue now is what it must be."""
+        numbers = numbers_of(messages, self.name)
+        assert numbers == sorted(set(numbers)), f"{self.name}: out of order or twice: {disorder(numbers)}"
+        lost = sorted(self.must - set(numbers))
+        assert not lost, f"{self.name}: {len(lost)} confirmed messages are lost, from {lost[0]} to {lost[-1]}"
+        strange = sorted(set(numbers) - self.must - self.may)
+        assert not strange, f"{self.name}: {len(strange)} messages came back, from {strange[0]} to {strange[-1]}"
+        for number, message in zip(numbers, messages):
+            is_told = message.method.args["redelivered"]
+            assert is_told or number not in self.delivered, f"{self.name}: {number} was delivered, and is not told so"
+
+    def emptied(self, surely: bool, numbers: List[int]) -> None:
+        """All of it was acknowledged; the broker surely wrote that down, or not."""
+        self.must, self.delivered = set(), self.delivered | set(numbers)
+        self.may = set() if surely else set(numbers) | self.may
+
+
+def disorder(numbers: List[int]) -> str:
+    """Around the first place that is wrong."""
+    at = next((at for at in range(1, len(numbers)) if numbers[at] <= numbers[at - 1]), 0)
+    return str(numbers[max(0, at - 3) : at + 3])
+
+
+def drain(series: Lives, streams: List[Stream], surely: bool) -> None:
+    """Take and check everything, acknowledged; `surely` ends the life in such a way that this holds."""
+    taken = {}
+    with client(series.broker, timeout=30.0) as peer:
+        for stream in streams:
+            got = []
+            peer.call(1, "basic.consume", queue=stream.name, consumer_tag=stream.name)
+            waiting = count(peer, stream.name)
+            deadline = time.monotonic() + 20
+            while waiting or peer.held:
+                if not peer.held and time.monotonic() > deadline:
+                    raise AssertionError(f"{stream.name}: {waiting} messages do not come")
+                waiting = count(peer, stream.name)
+                while peer.held:
+                    got.append(peer.recv())
+            peer.call(1, "basic.cancel", consumer_tag=stream.name)
+            while peer.held:
+                got.append(peer.recv())
+            stream.check(got)
+            taken[stream] = numbers_of(got, stream.name)
+        peer.send(wire.method(1, "basic.ack", delivery_tag=0, multiple=True))
+        for stream in streams:
+            assert count(peer, stream.name) == 0
+    if surely:
+        series.broker.stop()
+    else:
+        series.broker.kill()
+    for stream in streams:
+        stream.emptied(surely, taken[stream])
+
+
+def pika_under_kills() -> None:
+    """Confirms, transactions, acknowledgements from pika and windows of confirms from a raw client."""
+    chance = seed("pika-under-kills")
+    streams = {name: Stream(name) for name in ("confirm", "tx", "worked", "window", "large")}
+    with ext4(96) as mount, lives(CONFIG, mount / "data") as series:
+        with client(series.start()) as peer:
+            for name in streams:
+                declare(peer, name)
+        for loop in range(LOOPS):
+            load(series, streams, chance)
+            series.broker.kill()
+            series.start()
+            if chance.random() < 0.3:  # die again before anything was asked of it
+                series.again("kill")
+            drain(series, list(streams.values()), surely=chance.random() < 0.5)
+            series.start()
+        total = sum(stream.next for stream in streams.values())
+        print(f"# {LOOPS} kills, {total} messages")
+        with client(series.broker) as peer:
+            for stream in streams.values():
+                stream.check(take_all(peer, stream.name))
+
+
+def load(series: Lives, streams: Dict[str, Stream], chance: random.Random) -> None:
+    """Work until a moment before the kill, with the kill under way while it still works."""
+    first = {name: stream.next for name, stream in streams.items()}
+    program = pika_program("load", series.broker, f"confirm:confirm:{first['confirm']}", f"tx:tx:{first['tx']}",
+                           f"confirm:worked:{first['worked']}", f"work:worked:0")
+    try:
+        assert program.stdout and program.stdout.readline() == "started\n", program.stdout.read()
+        with Publisher(series.broker, "window", 200, first["window"], window=100) as window, \
+                Publisher(series.broker, "large", 300_000, first["large"], window=3) as large:
+            time.sleep(chance.uniform(0.15, 0.7))
+            series.broker.kill()
+            for publisher, name in ((window, "window"), (large, "large")):
+                publisher.thread.join(10.0)
+                streams[name].published(first[name], publisher.confirmed, publisher.sent)
+        told = json.loads(program.communicate(timeout=30)[0])
+    finally:
+        brokers.end(program, patience=1.0)
+    for key, what in told.items():
+        assert "accident" not in what, f"{key}: {what['accident']}"
+        kind, name = key.split(":")
+        if kind != "work" and what:
+            streams[name].published(first[name], what["confirmed"], what["sent"])
+    work = told["work:worked"]
+    streams["worked"].taken(work.get("got", []), work.get("acknowledged", []))
+
+
+def bench_under_kills() -> None:
+    """`leveret bench` finds nothing lost, altered or out of order; whole and with the broker killed under it."""
+    with ext4(96) as mount, lives(CONFIG, mount / "data") as series:
+        for options in (["--queues", "4", "--publishers", "2", "--consumers", "2"], ["--ack", "each", "--size", "3000"]):
+            bench = start_bench(series, "--messages", "3000" if QUICK else "30000", *options)
+            output = bench.communicate(timeout=60)[0]
+            assert bench.returncode == 0 and "msg_per_s" in output, output
+        for _ in range(1 if QUICK else 5):
+            bench = start_bench(series, "--consumers", "0", "--seconds", "20", "--size", "500", "--rate", "8000")
+            time.sleep(0.6)
+            series.broker.kill()
+            output = bench.communicate(timeout=30)[0]
+            assert bench.returncode == 1 and "closed" in output, output
+            series.start()
+            assert stored_messages(series) > 1000, f"{stored_messages(series)} messages of about 4000"
+
+
+def start_bench(series: Lives, *options: str) -> "subprocess.Popen[str]":
+    """A run of it against a new life."""
+    broker = series.start()
+    command = [str(brokers.leveret_binary()), "bench", "--address", f"{broker.address.host}:{broker.address.port}",
+               "--persistent", "--confirms", "100", "--json", *options]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, start_new_session=True)
+
+
+def stored_messages(series: Lives) -> int:
+    """What the broker said at its start."""
+    for line in series.broker.log().splitlines():
+        if "the store has " in line:
+            return int(line.split("the store has ")[1].split()[0])
+    raise AssertionError("it did not say how much the store has")
+
+
+def settled_stays_settled() -> None:
+    """What was acknowledged before a clean stop never comes back, not after a later kill either."""
+    chance = seed("settled-stays-settled")
+    with lives(CONFIG) as series:
+        with client(series.start()) as peer:
+            declare(peer, "s")
+        first = 0
+        for loop in range(2 if QUICK else 8):
+            with client(series.broker) as peer:
+                fill(peer, "s", range(first, first + 1000), chance.choice([50, 2000, 20_000]))
+                keep = settle_some(peer, chance, first)
+                series.broker.stop()
+            for how in ("kill", "stop"):
+                series.start()
+                with client(series.broker) as peer:
+                    assert count(peer, "s") == len(keep), f"{count(peer, 's')} messages, not {len(keep)}"
+                getattr(series.broker, how)()
+            series.start()
+            with client(series.broker) as peer:
+                got = take_all(peer, "s")
+                assert numbers_of(got, "s") == keep, "what is left is not what was left"
+                all_written(series)
+            first += 1000
+
+
+def settle_some(peer: Any, chance: random.Random, first: int) -> List[int]:
+    """Acknowledge, reject or leave alone each of 1000 messages, at random; the numbers that stay."""
+    peer.call(1, "basic.consume", queue="s", consumer_tag="c")
+    keep = []
+    for number in range(first, first + 1000):
+        item = peer.expect("basic.deliver")
+        assert numbers_of([item], "s") == [number]
+        method = chance.choice([None, "basic.ack", "basic.ack", "basic.reject"])
+        if method:
+            peer.send(wire.method(1, method, delivery_tag=item.method.args["delivery_tag"]))
+        else:
+            keep.append(number)
+    count(peer, "s")
+    return keep
+
+
+CASES = [pika_under_kills, bench_under_kills, settled_stays_settled]
+QUICK_CASES = CASES

@@ -1,0 +1,52 @@
+"""The store as a user meets it: real processes, killed and started again, on real file systems.
+
+Suite lines: `PASS durable/NAME` and so on. Chance is seeded; a failing case prints the seed to repeat it with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import damage  # noqa: E402
+import failing  # noqa: E402
+import full  # noqa: E402
+import kills  # noqa: E402
+import restarts  # noqa: E402
+from support import QUICK, brokers, environment  # noqa: E402
+from harness.suite import Skip, Suite  # noqa: E402
+
+GROUPS = [restarts, kills, full, failing, damage]
+
+
+def skipping(case):  # type: ignore[no-untyped-def]
+    """The case; that a package index did not answer is no failure of ours."""
+
+    def run() -> None:
+        try:
+            case()
+        except environment.Unreachable as why:
+            raise Skip(str(why)) from why
+
+    return run
+
+
+def main() -> int:
+    """Run the cases named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", nargs="*", help="only these")
+    args = parser.parse_args()
+    brokers.raise_on_sigterm()
+    suite = Suite("durable", args.case)
+    for group in GROUPS:
+        for case in group.QUICK_CASES if QUICK else group.CASES:
+            suite.case(case.__name__.replace("_", "-"), skipping(case))
+    return suite.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
