@@ -86,17 +86,17 @@ impl Broker {
         if offset + MARK_STEP / 2 >= logged.mark_asked {
             let (incarnation, through) = (logged.incarnation, offset + MARK_STEP);
             logged.mark_asked = through;
-            let batch = self.journal.mark(incarnation, through);
-            self.marking.push_back((batch, queue, incarnation, through));
+            let fact = self.journal.mark(incarnation, through);
+            self.marking.push_back((fact, queue, incarnation, through));
         }
         offset < self.queues[queue.index()].logged.marked
     }
 
-    /// Batches became durable: queues that waited for a mark go on.
+    /// Something may have become durable: queues that waited for a mark go on.
     pub fn note_durable(&mut self) {
-        let durable = self.journal.durable();
-        while let Some(&(batch, queue, incarnation, through)) = self.marking.front() {
-            if batch > durable {
+        let durable = self.journal.facts_stored();
+        while let Some(&(fact, queue, incarnation, through)) = self.marking.front() {
+            if fact > durable {
                 return;
             }
             self.marking.pop_front();

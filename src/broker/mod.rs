@@ -143,8 +143,10 @@ pub struct Broker {
     awaited: Batch,
     /// Every message to a durable queue is persistent, whatever it says.
     persist_all: bool,
+    /// When it was last said that there is no room on the disk.
+    full_said_ms: Option<u64>,
     /// Marks that were asked for, in the order of their batches: queue, incarnation, through.
-    marking: VecDeque<(Batch, QueueId, u64, u64)>,
+    marking: VecDeque<(u64, QueueId, u64, u64)>,
     /// Queues whose front is to be read back.
     wants: VecDeque<QueueId>,
     /// Those for which there was no memory, and what the count of frees was then.
@@ -246,6 +248,7 @@ impl Broker {
             journal: Journal::new(limits.messages_max as usize),
             awaited: Batch::NONE,
             persist_all: false,
+            full_said_ms: None,
             marking: VecDeque::with_capacity(64),
             wants: VecDeque::with_capacity(64),
             hungry: VecDeque::new(),

@@ -37,8 +37,13 @@ pub(super) struct Publish {
 enum Hindrance {
     /// Others will free what is missing.
     Wait,
+    /// The same, and it is room on the disk.
+    Disk,
     Fault(Fault),
 }
+
+/// How often it is said that publishers wait for room on the disk.
+const SAY_FULL_EVERY_MS: u64 = 60_000;
 
 impl Broker {
     /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
@@ -93,7 +98,10 @@ impl Broker {
                 messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(Hindrance::Wait) => {
+            Err(hindrance @ (Hindrance::Wait | Hindrance::Disk)) => {
+                if matches!(hindrance, Hindrance::Disk) {
+                    self.say_disk_is_full();
+                }
                 // What gathers may be what it waits for.
                 self.journal.hurry();
                 Ok(Outcome::Wait)
@@ -321,9 +329,26 @@ impl Broker {
             // In a commit, everything was asked before.
             _ if !publish.may_wait => Ok(()),
             Err(NoRoom::Commit) => Err(Hindrance::Wait),
-            Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Wait),
+            Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Disk),
             Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of("disk_limit"))),
         }
+    }
+
+    /// Somebody has to know why publishers stand still; once a minute is enough.
+    fn say_disk_is_full(&mut self) {
+        let now = self.journal.time_ms();
+        if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
+            return;
+        }
+        self.full_said_ms = Some(now);
+        let longest = self.targets.iter().max_by_key(|queue| self.queues[queue.index()].logged.bytes);
+        let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
+        log::warn!(
+            "no room on the disk under disk_limit: publishers of persistent messages to queue '{}' wait \
+             until some of its {} messages are taken",
+            queue.name.escape_debug(),
+            queue.logged.count
+        );
     }
 
     /// How many of the targets write this message down.

@@ -143,6 +143,10 @@ pub struct Journal {
     fact_bytes: usize,
     /// The batch of the last fact.
     facts_said: Batch,
+    /// How many facts were said, went into a commit, and are durable.
+    facts_numbered: u64,
+    facts_handed: u64,
+    facts_stored: u64,
     settles: Vec<Settled>,
     /// Some of them are of messages that were written.
     settles_matter: bool,
@@ -182,6 +186,9 @@ impl Journal {
             facts: VecDeque::with_capacity(64),
             fact_bytes: 0,
             facts_said: Batch::NONE,
+            facts_numbered: 0,
+            facts_handed: 0,
+            facts_stored: 0,
             settles: Vec::with_capacity(SETTLES_MAX.min(4 * pending_max)),
             settles_matter: false,
             settles_awaited: None,
@@ -458,8 +465,16 @@ impl Journal {
     }
 
     /// Asks that it be written, before any of them is, that messages below `offset` may have been delivered.
-    pub fn mark(&mut self, queue: u64, offset: u64) -> Batch {
-        self.say(Fact::Marked { queue, offset })
+    /// Returns how many facts must be durable for that. Not a batch, which would include the messages said
+    /// before: on a full disk they wait for room that only deliveries can make.
+    pub fn mark(&mut self, queue: u64, offset: u64) -> u64 {
+        self.say(Fact::Marked { queue, offset });
+        self.facts_numbered
+    }
+
+    /// How many facts are durable.
+    pub const fn facts_stored(&self) -> u64 {
+        self.facts_stored
     }
 
     /// A message is delivered before its commit: the commit says so too.
@@ -491,6 +506,7 @@ impl Journal {
             return Batch::NONE;
         }
         self.fact_bytes += fact.bytes();
+        self.facts_numbered += 1;
         self.facts.push_back((self.open, fact));
         self.facts_said = self.open;
         self.await_open()
@@ -534,6 +550,7 @@ impl Journal {
     pub fn pop_fact(&mut self) {
         if let Some((_, fact)) = self.facts.pop_front() {
             self.fact_bytes -= fact.bytes();
+            self.facts_handed += 1;
             self.room_made += 1;
         }
     }
@@ -626,13 +643,14 @@ impl Journal {
         }
     }
 
-    /// Everything up to `batch` is durable; so is every message that was handed over.
+    /// Everything up to `batch` is durable; so is every message and every fact that was handed over.
     pub fn stored(&mut self, messages: &mut Messages, batch: Batch) {
         while let Some(message) = self.handed.pop_front() {
             messages.add_flags(message, MessageFlags::STORED);
             messages.release(message);
         }
         self.durable = self.durable.max(batch);
+        self.facts_stored = self.facts_handed;
         self.room_made += 1;
     }
 

@@ -212,6 +212,13 @@ fn tell(report: &Report, directory: &Path) {
             part.slot
         );
     }
+    if report.footers_missing > 0 {
+        log::warn!(
+            "{}: {} full segment files have no good end; if it is damaged, messages may be missing",
+            directory.display(),
+            report.footers_missing
+        );
+    }
     if let Some(error) = &report.unwritable {
         log::error!(
             "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \

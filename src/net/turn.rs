@@ -236,11 +236,11 @@ impl House {
 
     /// Tells those who wait for the disk what is durable now.
     fn note_durable(&mut self) {
+        self.broker.note_durable();
         let durable = self.broker.journal().durable();
         if core::mem::replace(&mut self.durable_seen, durable) == durable {
             return;
         }
-        self.broker.note_durable();
         for _ in 0..self.for_disk.len() {
             let Some(id) = self.for_disk.pop_front() else { break };
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };

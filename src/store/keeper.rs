@@ -20,7 +20,8 @@ use super::log::{Failed, Log, Refused};
 use super::read_back::FetchDone;
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, Targets};
 
-/// A queue may fill so many fifths of the disk limit, so that one that nobody reads leaves room for others.
+/// A queue may fill so many fifths of what the disk limit leaves for messages, so that one that nobody reads
+/// leaves room for others.
 const QUEUE_FIFTHS: u64 = 4;
 
 /// Something to be written, by a helper.
@@ -232,7 +233,7 @@ impl Keeper {
     }
 
     fn tell_room(&self, journal: &mut Journal) {
-        journal.set_disk_room(self.log.room_bytes(), self.log.limit_bytes() / 5 * QUEUE_FIFTHS);
+        journal.set_disk_room(self.log.room_bytes(), self.log.most_bytes() / 5 * QUEUE_FIFTHS);
     }
 
     /// Fetches as much as one commit takes, in the order in which it was said.

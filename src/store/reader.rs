@@ -242,12 +242,13 @@ impl<'d, D: Disk> Reader<'d, D> {
         let chain = self.chain;
         let footer = self.read_footer(segment)?;
         if footer.is_none() {
-            let (tail, ..) = self.scan(segment, header_bytes, Pass::Facts)?;
-            // Its footer was durable before the next segment began. Without it, nobody knows how many commits
-            // there were.
-            let (slot, sequence) = (segment.slot, segment.sequence);
-            let aside = SetAside { slot, segment: sequence, from: tail, to: self.segment_bytes };
-            self.report.set_aside.push(aside);
+            let (_, last, _) = self.scan(segment, header_bytes, Pass::Facts)?;
+            self.report.footers_missing += 1;
+            if last.is_none() {
+                let (slot, sequence) = (segment.slot, segment.sequence);
+                let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
+                self.report.set_aside.push(aside);
+            }
         }
         Ok(Some(Old { segment, header_bytes, chain, footer }))
     }

@@ -71,6 +71,9 @@ pub struct Report {
     pub set_aside: Vec<SetAside>,
     /// Commits that are missing from the middle.
     pub commits_missing: u64,
+    /// Full segments whose footer is not good: nobody knows whether commits are missing at their ends. A
+    /// power cut right after a crash may do that without harm.
+    pub footers_missing: u32,
     /// The store can be read but not written: nothing can become durable.
     pub unwritable: Option<io::Error>,
 }

@@ -157,9 +157,11 @@ impl Log {
         free as u64 * (segment / 16 * 15) + segment.saturating_sub(used)
     }
 
-    /// The limit in bytes.
-    pub const fn limit_bytes(&self) -> u64 {
-        self.slots.max as u64 * self.settings.segment_bytes as u64
+    /// What [`Self::room_bytes`] is at most, when the log is empty.
+    pub const fn most_bytes(&self) -> u64 {
+        let segment = self.settings.segment_bytes as u64;
+        let segments = (self.slots.max as u64).saturating_sub(SEGMENTS_RESERVED as u64);
+        (segments * (segment / 16 * 15)).saturating_sub(2 * self.settings.commit_bytes as u64)
     }
 
     /// Whether a commit of so many bytes can still go into the active segment, its footer's room left free.
