@@ -30,9 +30,9 @@ def small_file_system() -> Iterator[Lives]:
 
 
 @contextlib.contextmanager
-def small_limit() -> Iterator[Lives]:
+def small_limit(limit: str = "8MiB") -> Iterator[Lives]:
     """A store with little room on a large file system."""
-    with lives(limited("8MiB")) as series:
+    with lives(limited(limit)) as series:
         yield series
 
 
@@ -129,15 +129,15 @@ def told_to_pika() -> None:
 
 def own_share() -> None:
     """A queue that has its share makes its own publishers wait, and nobody else's."""
-    with small_limit() as series:
+    with small_limit("16MiB") as series:
         broker = series.start()
         with client(broker) as peer:
             for queue in ("full", "other"):
                 declare(peer, queue)
             full, = fill_up(series, ["full"])
-            fill(peer, "other", range(30), SIZE)
+            fill(peer, "other", range(10), SIZE)
             confirmed = full.confirmed
-            fill(peer, "other", range(30, 40), SIZE)
+            fill(peer, "other", range(10, 20), SIZE)
             assert full.confirmed == confirmed and full.blocked, "it went on although it had no room"
             declare(peer, "new")
             peer.call(1, "queue.purge", queue="full")
@@ -146,7 +146,7 @@ def own_share() -> None:
             full.peer.drop()
         series.again("kill")
         with client(series.broker) as peer:
-            assert numbers_of(take_all(peer, "other"), "other") == list(range(40))
+            assert numbers_of(take_all(peer, "other"), "other") == list(range(20))
 
 
 def started_while_full() -> None:
@@ -178,6 +178,18 @@ def started_while_full() -> None:
             assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], "confirmed and lost"
 
 
+def stopped_while_full() -> None:
+    """A clean stop does not wait for room that nobody makes any more."""
+    with small_file_system() as series:
+        with client(series.start()) as peer:
+            declare(peer, "a")
+        publisher, = fill_up(series, ["a"])
+        series.again("stop")
+        with client(series.broker) as peer:
+            got = numbers_of(take_all(peer, "a"), "a")
+            assert got[: publisher.confirmed] == list(range(publisher.confirmed)), "confirmed messages are lost"
+
+
 def resumed(series: Lives) -> bool:
     """Whether a persistent message is taken."""
     with client(series.broker) as peer:
@@ -185,5 +197,5 @@ def resumed(series: Lives) -> bool:
     return True
 
 
-CASES = [full_file_system, full_limit, told_to_pika, own_share, started_while_full]
-QUICK_CASES = CASES
+CASES = [full_file_system, full_limit, told_to_pika, own_share, started_while_full, stopped_while_full]
+QUICK_CASES = [full_file_system, told_to_pika, own_share]

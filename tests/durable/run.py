@@ -13,14 +13,16 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import damage  # noqa: E402
+import deep  # noqa: E402
 import failing  # noqa: E402
 import full  # noqa: E402
 import kills  # noqa: E402
 import restarts  # noqa: E402
+import syncs  # noqa: E402
 from support import QUICK, brokers, environment  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
 
-GROUPS = [restarts, kills, full, failing, damage]
+GROUPS = [restarts, kills, syncs, full, failing, deep, damage]
 
 
 def skipping(case):  # type: ignore[no-untyped-def]

@@ -320,8 +320,14 @@ class Publisher:
             self.accident = AssertionError(f"{name_of(item)} to a publisher")
 
     def wait_blocked(self) -> None:
-        """Until it was told to wait, and nothing more is confirmed."""
-        until(lambda: self.blocked or self._broken(), "connection.blocked did not come")
+        """Until it was told to wait. What was taken already may wait unconfirmed, so more is sent by and by."""
+
+        def is_told() -> bool:
+            self.window += 1
+            time.sleep(0.02)
+            return self.blocked or self._broken()
+
+        until(is_told, "connection.blocked did not come")
         self._check()
 
     def wait_confirmed(self, through: int, patience: float = 20.0) -> None:

@@ -1,0 +1,132 @@
+"""More messages than memory holds: they lie in the log, come back in their order, and memory stays bounded."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+from harness import wire
+
+from support import (
+    MIB, QUICK, Leveret, Publisher, client, count, declare, fill, lives, number_in, numbers_of, take_all,
+)
+
+MEMORY_KIB = 64_000_000 // 1024
+BOARD = ["--board", "pi-zero-w"]
+# The board's own budget of syncs would make this a test of patience; and over loopback, where segments are
+# larger than the buffers of this board, the kernel waits for timers of 40 and 200 ms again and again.
+CONFIG = """
+[limits]
+socket_receive_buffer_bytes = "64KiB"
+socket_send_buffer_bytes = "64KiB"
+[store]
+syncs_per_second = 0
+disk_limit = "600MB"
+"""
+
+
+def within_memory(broker: Leveret) -> None:
+    """The most it ever had."""
+    peak = broker.peak_kib()
+    print(f"# {peak} KiB of {MEMORY_KIB} at most")
+    assert peak < MEMORY_KIB, f"it once took {peak} KiB"
+
+
+def deep_backlog() -> None:
+    """Twice the memory limit in one queue, through a kill, drained in order by a consumer that acknowledges."""
+    total, size = (12_000, 2_000) if QUICK else (70_000, 2_000)
+    with lives(CONFIG, args=BOARD) as series:
+        with client(series.start()) as peer:
+            declare(peer, "deep")
+        with Publisher(series.broker, "deep", size, window=1000, last=total) as publisher:
+            publisher.wait_confirmed(total, patience=60.0)
+        within_memory(series.broker)
+        broker = series.again("kill")
+        with client(broker, timeout=30.0) as peer:
+            assert count(peer, "deep") == total
+            drain_in_order(peer, {"deep": total})
+            assert count(peer, "deep") == 0
+        within_memory(broker)
+        series.again("stop")
+        with client(series.broker) as peer:
+            assert take_all(peer, "deep") == [], "what was acknowledged came back after a clean stop"
+
+
+def drain_in_order(peer, totals: Dict[str, int], at_once: int = 50) -> None:  # type: ignore[no-untyped-def]
+    """Consume these queues to their ends, all together, acknowledging so many at once, each in its order."""
+    peer.call(1, "basic.qos", prefetch_count=4 * at_once)
+    for queue in totals:
+        peer.call(1, "basic.consume", queue=queue, consumer_tag=queue)
+    following = dict.fromkeys(totals, 0)
+    for received in range(1, sum(totals.values()) + 1):
+        item = peer.expect("basic.deliver")
+        queue = item.method.args["consumer_tag"].decode()
+        number = number_in(item.body, queue)
+        assert number == following[queue], f"{queue}: {number} instead of {following[queue]}"
+        following[queue] += 1
+        if received % at_once == 0:
+            peer.send(wire.method(1, "basic.ack", delivery_tag=item.method.args["delivery_tag"], multiple=True))
+    peer.send(wire.method(1, "basic.ack", delivery_tag=0, multiple=True))
+    assert following == totals
+
+
+def deep_queues_interleaved() -> None:
+    """A hundred deep queues filled in turn and drained at the same time."""
+    each = 60 if QUICK else 400
+    names = [f"q{number}" for number in range(100)]
+    with lives(CONFIG, args=BOARD) as series:
+        with client(series.start()) as peer:
+            for name in names:
+                declare(peer, name)
+            for start in range(0, each, 20):
+                for name in names:
+                    fill(peer, name, range(start, start + 20), 1_500, window=500)
+        within_memory(series.broker)
+        for how in ("kill", None):
+            if how:
+                series.again(how)
+            with client(series.broker, timeout=30.0) as peer:
+                half = names[:50] if how else names[50:]
+                drain_in_order(peer, dict.fromkeys(half, each))
+        within_memory(series.broker)
+
+
+def deep_and_large() -> None:
+    """Bodies that together are many times the memory, each a good part of it."""
+    total = 12 if QUICK else 60
+    with lives(CONFIG, args=BOARD) as series:
+        with client(series.start()) as peer:
+            declare(peer, "large")
+            fill(peer, "large", range(total), 2 * MIB, window=2)
+        within_memory(series.broker)
+        series.again("kill")
+        with client(series.broker, timeout=30.0) as peer:
+            drain_in_order(peer, {"large": total}, at_once=1)
+        within_memory(series.broker)
+
+
+def requeued_from_the_deep() -> None:
+    """Messages that came from the log and are returned go back to their places."""
+    total = 3_000 if QUICK else 20_000
+    with lives(CONFIG, args=BOARD) as series:
+        with client(series.start()) as peer:
+            declare(peer, "r")
+            fill(peer, "r", range(total), 3_000, window=500)
+        series.again("kill")
+        for _ in range(3):
+            with client(series.broker, timeout=30.0) as peer:
+                peer.call(1, "basic.consume", queue="r", consumer_tag="c")
+                got = [peer.expect("basic.deliver") for _ in range(total // 3)]
+                assert numbers_of(got, "r") == list(range(total // 3))
+                last = got[-1].method.args["delivery_tag"]
+                peer.call(1, "basic.cancel", consumer_tag="c")
+                peer.send(wire.method(1, "basic.nack", delivery_tag=last, multiple=True, requeue=True))
+                peer.call(1, "basic.recover", requeue=True)
+                assert count(peer, "r") == total
+        within_memory(series.broker)
+        with client(series.broker, timeout=30.0) as peer:
+            drain_in_order(peer, {"r": total})
+        within_memory(series.broker)
+
+
+CASES = [deep_backlog, deep_queues_interleaved, deep_and_large, requeued_from_the_deep]
+QUICK_CASES = CASES
