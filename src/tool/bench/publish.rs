@@ -96,7 +96,7 @@ fn run_confirmed(
 
 /// A second thread reads the confirms, so that their times are right while the first sleeps.
 fn run_confirmed_at_a_rate(
-    mut link: Link,
+    link: Link,
     mut sender: Sender,
     window: &Window,
     run: &Run,
@@ -105,11 +105,12 @@ fn run_confirmed_at_a_rate(
     let all_sent = AtomicBool::new(false);
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let mut confirms = Confirms::default();
-            while !(all_sent.load(Ordering::Acquire) && window.is_empty()) {
-                confirms.read(&mut link, window, run)?;
+            let confirms = Confirms::read_all(link, window, run, &all_sent);
+            if confirms.is_err() {
+                // The writer waits for room that only confirms make.
+                run.give_up();
             }
-            link.close().map(|()| confirms)
+            confirms
         });
         let written = sender.send_all(window, run, &mut |octets| {
             socket.write_all(octets).map_err(Trouble::io("writing to the broker"))
@@ -235,6 +236,15 @@ struct Confirms {
 }
 
 impl Confirms {
+    /// Reads until everything is sent and confirmed.
+    fn read_all(mut link: Link, window: &Window, run: &Run, all_sent: &AtomicBool) -> Result<Self, Trouble> {
+        let mut confirms = Self::default();
+        while !(all_sent.load(Ordering::Acquire) && window.is_empty()) {
+            confirms.read(&mut link, window, run)?;
+        }
+        link.close().map(|()| confirms)
+    }
+
     /// Reads once from the socket and takes in what came.
     fn read(&mut self, link: &mut Link, window: &Window, run: &Run) -> Result<(), Trouble> {
         run.check()?;
