@@ -18,7 +18,7 @@ use super::random::Random;
 
 const SECTOR: usize = 512;
 /// Bytes before the first record of a commit.
-const COMMIT_HEADER: usize = 48;
+const COMMIT_HEADER: usize = 76;
 
 /// A mistake put between the store and the disk, to prove that the checks see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +104,8 @@ struct Inner {
     settled: BTreeMap<u64, BTreeSet<u64>>,
     identity: Identity,
     counts: Counts,
+    /// Slot and place of each write.
+    written: Vec<(u32, usize)>,
 }
 
 /// What was asked of the disk.
@@ -141,12 +143,26 @@ impl SimDisk {
             settled: BTreeMap::new(),
             identity,
             counts: Counts::default(),
+            written: Vec::new(),
         })))
     }
 
     /// What was asked of it so far.
     pub fn counts(&self) -> Counts {
         self.0.borrow().counts
+    }
+
+    /// Slot and place of each write that was made.
+    pub fn written(&self) -> Vec<(u32, usize)> {
+        self.0.borrow().written.clone()
+    }
+
+    /// Flips a bit of what is on the media.
+    pub fn flip(&self, slot: u32, at: usize) {
+        if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
+            file.media[at] ^= 1;
+            file.cache[at] = file.media[at];
+        }
     }
 
     /// Synced blocks that were written again.
@@ -421,6 +437,7 @@ impl Disk for SimDisk {
             return Ok(());
         }
         let at = at as usize;
+        inner.written.push((slot, at));
         let mut bytes = inner.mutate(at, bytes);
         if cut {
             let length = inner.random.below(bytes.len() as u64 + 1) as usize;

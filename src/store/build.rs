@@ -7,7 +7,7 @@
 use crate::time::Now;
 
 use super::clean::Drain;
-use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, padded};
+use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::footer::Trailer;
 use super::index::{Index, Place};
 use super::jobs::{CommitDone, CommitJob, Seal, Write};
@@ -140,7 +140,8 @@ impl Log {
         commit::begin(&mut self.gather);
         let commit = Write { slot: self.active.slot, at: self.tail, bytes };
         self.tail += length as u32;
-        Some(CommitJob { seal, header, commit, commit_header, seed: self.identity.seed() })
+        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        Some(CommitJob { seal, header, commit, commit_header, owner })
     }
 
     /// The footer of the active segment, unless it was sealed by another life.
@@ -151,7 +152,7 @@ impl Log {
         let trailer = Trailer {
             life: self.life,
             sequence: self.active.sequence,
-            number: self.number,
+            number: self.number_synced(),
             time_ms: self.time_ms(now),
         };
         let (empty, bytes, parts) = core::mem::take(&mut self.seal_spare);
@@ -168,6 +169,11 @@ impl Log {
         })
     }
 
+    /// The newest commit that is surely durable: what a start found last may be in the page cache only.
+    const fn number_synced(&self) -> u64 {
+        if self.is_starting { self.number.saturating_sub(1) } else { self.number }
+    }
+
     fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
         let mut live = core::mem::take(&mut self.live_spare);
         live.clear();
@@ -181,6 +187,7 @@ impl Log {
             life: self.life,
             sequence: self.active.sequence,
             time_ms: self.time_ms(now),
+            commits: self.number_synced(),
             live,
         };
         let mut bytes = core::mem::take(&mut self.header_spare);
@@ -219,31 +226,36 @@ impl Log {
 }
 
 /// Calls `each` with the records of a commit that was checked, and their places; the first lies at `at`.
+/// Returns how many there were.
 pub(super) fn for_each_record(
     mut records: &[u8],
     mut at: u32,
     mut each: impl FnMut(&Record<'_>, (u32, u32)),
-) {
+) -> u32 {
+    let mut count = 0;
     while let Ok((record, bytes)) = Record::parse_known(records) {
         each(&record, (at, bytes as u32));
         records = &records[bytes..];
         at += bytes as u32;
+        count += 1;
     }
+    count
 }
 
 /// Feeds those records of a commit that are wanted to the index; the first lies at byte `at` of its segment.
+/// Returns how many there were of all.
 pub(super) fn apply_records(
     index: &mut Index,
     records: &[u8],
     segment: u64,
     at: u32,
     is_wanted: impl Fn(&Record<'_>) -> bool,
-) {
+) -> u32 {
     for_each_record(records, at, |record, (at, bytes)| {
         if is_wanted(record) {
             index.apply(record, Place { segment, at, bytes });
         }
-    });
+    })
 }
 
 const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES);

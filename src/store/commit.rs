@@ -3,24 +3,28 @@
 //! ```text
 //! commit | magic "LVC1" | CRC32C u32 | length u32 | life u32 | number u64 | segment u64 | time u64 |
 //!          0              4            8            12         16           24            32
-//!        | records u32 | covers u32 | records ... | zeros to the next 4 KiB |
-//!          40            44           48            length
+//!        | records u32 | covers u32 | store id 16 | secret u64 | segment bytes u32 |
+//!          40            44           48            64           72
+//!        | records ... | zeros to the next 4 KiB |
+//!          76            length
 //! ```
 //!
 //! All little endian. The CRC covers everything from `length` to the end of the records, and starts from
 //! the store's own seed, which is secret: nobody can send a message whose body reads as a commit of this
 //! store. Length is without the zeros. The first commit of a life is a copy of the last one that was found:
-//! `covers` is how many commits right before it lose nothing when they are not readable.
+//! `covers` is how many commits right before it lose nothing when they are not readable. Who the store is
+//! stands in every commit, so that losing the headers of segments is not losing the messages.
 //!
 //! Always true: a commit is accepted whole or not at all; it starts in a block of its own; its number is
 //! above that of every commit before it, its life not below theirs.
 
+use super::segment::Identity;
 use super::varint::Input;
 
 /// What commits are padded to, in bytes: the block that is never written twice.
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a commit's header.
-pub(super) const COMMIT_HEADER_BYTES: usize = 48;
+pub(super) const COMMIT_HEADER_BYTES: usize = 76;
 const MAGIC: [u8; 4] = *b"LVC1";
 
 /// What a commit's header says, but for length and checksum.
@@ -38,6 +42,15 @@ pub(super) struct CommitHeader {
     pub records: u32,
     /// Commits right before it whose records it repeats.
     pub covers: u32,
+}
+
+/// Whose a commit is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    /// The store.
+    pub identity: Identity,
+    /// Bytes of each of its segments.
+    pub segment_bytes: u32,
 }
 
 /// A commit as it lies in a segment.
@@ -61,7 +74,7 @@ pub(super) fn begin(buffer: &mut Vec<u8>) {
 }
 
 /// Completes the commit in `buffer` with header, zeros and checksum.
-pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, seed: u32) {
+pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
     let length = buffer.len();
     buffer[..4].copy_from_slice(&MAGIC);
     buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
@@ -71,7 +84,10 @@ pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, seed: u32) {
     buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
     buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
     buffer[44..48].copy_from_slice(&header.covers.to_le_bytes());
-    let sum = crc32c::crc32c_append(seed, &buffer[8..length]);
+    buffer[48..64].copy_from_slice(&owner.identity.id);
+    buffer[64..72].copy_from_slice(&owner.identity.secret.to_le_bytes());
+    buffer[72..76].copy_from_slice(&owner.segment_bytes.to_le_bytes());
+    let sum = crc32c::crc32c_append(owner.identity.seed(), &buffer[8..length]);
     buffer[4..8].copy_from_slice(&sum.to_le_bytes());
     buffer.resize(padded(length), 0);
 }
@@ -132,7 +148,15 @@ impl<'a> Commit<'a> {
         }
         input.u32()?;
         let header = CommitHeader::read(&mut input)?;
-        Some(Self { header, records: input.rest() })
+        Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
+    }
+
+    /// Whose the commit at the start of `bytes` says that it is, when its checksum agrees.
+    pub(super) fn owner(bytes: &'a [u8]) -> Option<Owner> {
+        let mut input = Input::new(bytes.get(48..)?);
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        let owner = Owner { identity, segment_bytes: input.u32()? };
+        Self::parse(bytes, identity.seed()).map(|_| owner)
     }
 
     /// Bytes it takes in the segment, padding included.
@@ -148,20 +172,24 @@ mod tests {
     const HEADER: CommitHeader =
         CommitHeader { life: 3, number: 77, segment: 9, time_ms: 123_456, records: 1, covers: 2 };
 
+    const OWNER: Owner =
+        Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };
+
     fn commit(payload: usize) -> Vec<u8> {
         let mut buffer = Vec::new();
         begin(&mut buffer);
         buffer.extend((0..payload).map(|byte| byte as u8));
-        finish(&mut buffer, &HEADER, 5);
+        finish(&mut buffer, &HEADER, &OWNER);
         buffer
     }
 
     #[test]
     fn a_commit_reads_back_and_fills_whole_blocks() {
-        for (payload, blocks) in [(0, 1), (4048, 1), (4049, 2), (100_000, 25)] {
+        for (payload, blocks) in [(0, 1), (4020, 1), (4021, 2), (100_000, 25)] {
             let bytes = commit(payload);
             assert_eq!(bytes.len(), blocks * BLOCK_BYTES);
-            let parsed = Commit::parse(&bytes, 5).unwrap();
+            assert_eq!(Commit::owner(&bytes), Some(OWNER));
+            let parsed = Commit::parse(&bytes, OWNER.identity.seed()).unwrap();
             assert_eq!((parsed.header, parsed.records.len(), parsed.bytes()), (HEADER, payload, bytes.len()));
         }
     }
@@ -169,13 +197,16 @@ mod tests {
     #[test]
     fn another_seed_a_flipped_bit_or_a_missing_end_is_no_commit() {
         let bytes = commit(5000);
-        assert!(Commit::parse(&bytes, 6).is_none());
-        assert!(Commit::parse(&bytes[..5000], 5).is_none());
-        for at in 0..5048 {
+        let seed = OWNER.identity.seed();
+        assert!(Commit::parse(&bytes, seed + 1).is_none());
+        assert!(Commit::parse(&bytes[..5000], seed).is_none());
+        for at in 0..5076 {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            assert!(Commit::parse(&damaged, 5).is_none(), "byte {at}");
+            assert!(Commit::parse(&damaged, seed).is_none(), "byte {at}");
+            assert!(Commit::owner(&damaged).is_none(), "byte {at}");
         }
-        assert!(Commit::parse(&[], 5).is_none() && Commit::parse(&[0; 4096], 5).is_none());
+        assert!(Commit::parse(&[], seed).is_none() && Commit::parse(&[0; 4096], seed).is_none());
+        assert!(Commit::owner(&[]).is_none() && Commit::owner(&[0; 4096]).is_none());
     }
 }

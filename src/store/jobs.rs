@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::commit::{self, CommitHeader};
+use super::commit::{self, CommitHeader, Owner};
 use super::disk::Disk;
 use super::footer::{Footer, Trailer};
 use super::parts::Part;
@@ -19,7 +19,7 @@ pub struct CommitJob {
     /// The gathered records; the helper completes them, so that the loop need not checksum them again.
     pub(super) commit: Write,
     pub(super) commit_header: CommitHeader,
-    pub(super) seed: u32,
+    pub(super) owner: Owner,
 }
 
 /// Bytes for a place.
@@ -93,7 +93,7 @@ impl CommitJob {
         if let Some(header) = &self.header {
             header.run(disk)?;
         }
-        commit::finish(&mut self.commit.bytes, &self.commit_header, self.seed);
+        commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
         self.commit.run(disk)
     }
 }

@@ -6,7 +6,7 @@
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
-//! | `recover`, `reader` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
@@ -47,6 +47,7 @@ mod clean;
 mod commit;
 mod counters;
 mod disk;
+mod evidence;
 mod fetch;
 mod file_disk;
 mod footer;

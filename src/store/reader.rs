@@ -8,6 +8,7 @@ use std::io;
 use super::build::{apply_records, for_each_record};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
+use super::evidence::{synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::index::Index;
 use super::parts::{Part, PartBlock, part_seed};
@@ -26,7 +27,7 @@ pub(super) struct Found {
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Chain {
-    segment: u64,
+    pub(super) segment: u64,
     pub(super) life: u32,
     pub(super) number: u64,
     pub(super) time_ms: u64,
@@ -60,6 +61,10 @@ pub(super) struct Newest {
     pub(super) again: Vec<u8>,
     pub(super) again_records: u32,
     pub(super) footer: Footer,
+    /// The number of the newest commit that something in the segment proves to have been synced.
+    synced: u64,
+    /// Commits behind the last one were durable and cannot be read.
+    pub(super) is_damaged: bool,
 }
 
 pub(super) struct Reader<'d, D> {
@@ -71,6 +76,8 @@ pub(super) struct Reader<'d, D> {
     pub(super) report: Report,
     /// Segments that the last commit leaves out.
     leaving: Vec<u64>,
+    /// Files that are damaged and not to be used.
+    set_aside: Vec<u32>,
     identity: Identity,
     segment_bytes: u32,
 }
@@ -104,6 +111,7 @@ impl<'d, D: Disk> Reader<'d, D> {
             chain: Chain::default(),
             report: Report::default(),
             leaving: Vec::new(),
+            set_aside: Vec::new(),
             identity,
             segment_bytes,
         }
@@ -140,6 +148,8 @@ impl<'d, D: Disk> Reader<'d, D> {
                 again: Vec::new(),
                 again_records: 0,
                 footer: Footer::default(),
+                synced: 0,
+                is_damaged: false,
             });
         };
         let mut olds = Vec::new();
@@ -154,16 +164,47 @@ impl<'d, D: Disk> Reader<'d, D> {
             self.read_messages(old)?;
         }
         self.chain = chain;
-        let newest = self.read_newest(newest, header_bytes)?;
+        let mut newest = self.read_newest(newest, header_bytes)?;
         self.index.end_recovery();
+        self.find_lost_end(&mut newest, headers)?;
+        if !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
+            // Its header is damaged; the next one will be good.
+            newest.tail = self.segment_bytes;
+        }
         Ok(newest)
+    }
+
+    /// Whether the end of the log is damage and no unfinished commit. Then nothing is written over it, and
+    /// its numbers are not used again, so that every start sees it until its segment leaves the log.
+    fn find_lost_end(
+        &mut self,
+        newest: &mut Newest,
+        headers: &[(u32, u32, &SegmentHeader)],
+    ) -> io::Result<()> {
+        let (chain, end) = (self.chain, self.segment_bytes);
+        let mut synced = synced_by_headers(headers).max(newest.synced);
+        for &(slot, first, header) in headers.iter().filter(|h| h.2.sequence > newest.segment.sequence) {
+            let length = self.disk.read(slot, 0, &mut self.bytes)?;
+            let heads = synced_by_heads(&self.bytes[..length], first as usize, header.sequence, &chain);
+            if heads > chain.number {
+                self.set_aside.push(slot);
+                self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
+            }
+            synced = synced.max(heads);
+        }
+        if synced > chain.number {
+            let SegmentRef { sequence, slot } = newest.segment;
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
+            self.report.commits_missing += synced - chain.number;
+            self.chain.number = synced;
+            newest.is_damaged = true;
+            newest.tail = end;
+        }
+        Ok(())
     }
 
     /// Segments whose header is damaged but whose commits are newer than every header that is not.
     fn add_headless(&mut self, found: &[Found], newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
-        if newest == 0 {
-            return Ok(());
-        }
         let mut headless = Vec::new();
         for file in found.iter().filter(|file| matches!(file.header, HeaderRead::Bad | HeaderRead::Longer(_)))
         {
@@ -345,19 +386,21 @@ impl<'d, D: Disk> Reader<'d, D> {
         });
         self.index.set_bytes(segment.sequence, tail);
         let end = self.segment_bytes as usize;
-        let sealed = Lengths::claimed(&self.bytes, end).filter(|lengths| {
+        let sealed = Lengths::claimed(&self.bytes, end).and_then(|lengths| {
             let facts = end - lengths.footer() + lengths.parts;
             let facts = &self.bytes[facts..facts + lengths.facts];
-            footer::parse(facts, &self.bytes, self.identity.seed())
-                .is_some_and(|trailer| trailer.sequence == segment.sequence)
+            let trailer = footer::parse(facts, &self.bytes, self.identity.seed())?;
+            (trailer.sequence == segment.sequence).then_some((lengths, trailer))
         });
-        if let Some(lengths) = sealed {
+        let mut synced = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain);
+        if let Some((lengths, trailer)) = sealed {
+            synced = synced.max(trailer.number);
             let base = end - lengths.footer();
             // The messages are known already, from the commits themselves.
             let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
             tail = self.segment_bytes;
         }
-        Ok(Newest { segment, tail, again, again_records, footer })
+        Ok(Newest { segment, tail, again, again_records, footer, synced, is_damaged: false })
     }
 
     /// Reads a segment commit by commit; returns its end, the place of its last commit, and its footer.
@@ -387,11 +430,15 @@ impl<'d, D: Disk> Reader<'d, D> {
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to: at });
             }
             let first = at + COMMIT_HEADER_BYTES as u32;
-            apply_records(&mut self.index, commit.records, segment.sequence, first, |record| {
+            let count = apply_records(&mut self.index, commit.records, segment.sequence, first, |record| {
                 matches!(record, Record::Message(_)) == (pass == Pass::Messages)
             });
             if pass == Pass::Messages {
                 footer.note_records(commit.records, first);
+            } else if count != header.records {
+                // Some are of a kind that this version does not know, or were written wrongly.
+                let (slot, sequence, to) = (segment.slot, segment.sequence, at + commit.bytes() as u32);
+                self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to });
             }
             let Chain { time_ms, .. } = self.chain;
             self.chain = Chain {
@@ -429,6 +476,9 @@ impl<'d, D: Disk> Reader<'d, D> {
         }
         for segment in self.index.segments().values() {
             slots[segment.slot as usize] = Slot::Live;
+        }
+        for slot in &self.set_aside {
+            slots[*slot as usize] = Slot::Unusable;
         }
         slots
     }

@@ -5,7 +5,8 @@
 //! 2. The segments of the list are read in order, by their footers or commit by commit, into the index:
 //!    first what is settled and all other facts, then the messages, so that those nobody needs any more
 //!    leave no trace. The newest is always read commit by commit. A bad commit with a good one behind it is
-//!    damage, set aside and reported; one without is the tail, and cut.
+//!    damage, set aside and reported, and so is one that was surely synced (`evidence`); any other at the end
+//!    is the tail, and cut.
 //! 3. A new life begins: the last accepted commit is written again, and synced before anybody builds on it.
 //!    It may have been in the page cache only.
 //!
@@ -16,8 +17,9 @@ use std::io;
 
 use crate::time::Now;
 
-use super::commit::{BLOCK_BYTES, Commit};
+use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::Disk;
+use super::evidence::owner_of;
 use super::index::Place;
 use super::log::{Log, Settings, Start};
 use super::reader::{Reader, read_headers};
@@ -227,9 +229,14 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
         }
     }
     headers.sort_by_key(|(_, _, header)| core::cmp::Reverse(header.sequence));
-    let (identity, segment_bytes) = headers
-        .first()
-        .map_or((fresh, settings.segment_bytes), |(_, _, header)| (header.identity, header.segment_bytes));
+    let owner = match headers.first() {
+        Some((_, _, header)) => {
+            Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
+        }
+        None => owner_of(disk, &found).map_err(OpenError::Unreadable)?,
+    };
+    let Owner { identity, segment_bytes } =
+        owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
     let mut reader = Reader::new(disk, identity, segment_bytes);
     headers.retain(|(_, _, header)| header.identity == identity);
     let newest = reader.read_log(&headers, &found).map_err(OpenError::Unreadable)?;
@@ -256,7 +263,7 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
         footer: newest.footer,
         again: newest.again,
         again_records: newest.again_records,
-        covers: if has_commit { reader.chain.covers + 1 } else { 0 },
+        covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
     };
     Ok((start, reader.report))
 }

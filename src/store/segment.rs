@@ -5,10 +5,10 @@
 //!
 //! header  | magic "LEVERET1" | CRC32C u32 | length u32 | segment bytes u32 | life u32 |
 //!           0                  8            12           16                  20
-//!         | store id 16 | secret u64 | sequence u64 | time u64 | live n u32 |
-//!           24            40           48             56         64
+//!         | store id 16 | secret u64 | sequence u64 | time u64 | commits u64 | live n u32 |
+//!           24            40           48             56         64            72
 //!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
-//!           68
+//!           76
 //! ```
 //!
 //! All little endian. The CRC covers everything from `length` to the end of the list. A *slot* is the number
@@ -23,7 +23,7 @@ use super::varint::{self, Input};
 
 const MAGIC: [u8; 8] = *b"LEVERET1";
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
-const FIXED_BYTES: usize = 68;
+const FIXED_BYTES: usize = 76;
 /// The smallest segment in bytes.
 pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
 
@@ -65,6 +65,8 @@ pub(super) struct SegmentHeader {
     pub sequence: u64,
     /// Broker time when it was opened, in milliseconds.
     pub time_ms: u64,
+    /// The number of the newest commit that was synced before: whoever finds fewer has lost some.
+    pub commits: u64,
     /// All older segments that are part of the log, rising.
     pub live: Vec<SegmentRef>,
 }
@@ -104,7 +106,8 @@ impl SegmentHeader {
         out[40..48].copy_from_slice(&self.identity.secret.to_le_bytes());
         out[48..56].copy_from_slice(&self.sequence.to_le_bytes());
         out[56..64].copy_from_slice(&self.time_ms.to_le_bytes());
-        out[64..68].copy_from_slice(&(self.live.len() as u32).to_le_bytes());
+        out[64..72].copy_from_slice(&self.commits.to_le_bytes());
+        out[72..76].copy_from_slice(&(self.live.len() as u32).to_le_bytes());
         let sum = crc32c::crc32c(&out[12..]);
         out[8..12].copy_from_slice(&sum.to_le_bytes());
         out.resize(padded(length), 0);
@@ -148,7 +151,7 @@ impl SegmentHeader {
         let mut input = Input::new(bytes);
         let (segment_bytes, life) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
-        let (sequence, time_ms, count) = (input.u64()?, input.u64()?, input.u32()?);
+        let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
         let mut live = Vec::new();
         let mut previous = 0;
         for _ in 0..count {
@@ -157,7 +160,7 @@ impl SegmentHeader {
         }
         let sizes =
             segment_bytes >= SEGMENT_BYTES_MIN && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES);
-        let header = Self { identity, segment_bytes, life, sequence, time_ms, live };
+        let header = Self { identity, segment_bytes, life, sequence, time_ms, commits, live };
         (sizes && input.is_empty()).then_some(header)
     }
 }
@@ -173,6 +176,7 @@ mod tests {
             life: 2,
             sequence: 4 * live + 9,
             time_ms: 77,
+            commits: 99,
             live: (0..live).map(|n| SegmentRef { sequence: 1 + 4 * n, slot: n as u32 }).collect(),
         }
     }

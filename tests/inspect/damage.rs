@@ -58,7 +58,7 @@ pub(crate) fn last_commit(traffic: &Traffic) -> (u32, usize) {
     let mut starts = BTreeMap::new();
     let _ = look.for_each(&mut traffic.disk.clone(), |found| {
         if found.place.segment == newest.sequence {
-            starts.entry(found.commit).or_insert(found.place.at as usize - 48);
+            starts.entry(found.commit).or_insert(found.place.at as usize - 76);
         }
         Ok::<(), ()>(())
     });

@@ -1,0 +1,75 @@
+//! What remains prove about what cannot be read: a start must not take for an unfinished end what is damage,
+//! nor for somebody else's files what is its own.
+//!
+//! A commit is written only after the sync of the one before it. So whatever tells of a later one proves that
+//! an earlier one was durable, whether or not that later one is whole itself: a header or a footer says how
+//! many there were, the head of a torn commit says its number. And each commit says whose it is.
+//!
+//! Always true: nothing is written; a torn or a hostile head cannot claim more commits than there are blocks
+//! for them.
+
+use std::io;
+
+use super::commit::{BLOCK_BYTES, Claim, Commit, Owner, claimed_length};
+use super::disk::Disk;
+use super::reader::{Chain, Found};
+use super::segment::{HeaderRead, SEGMENT_BYTES_MIN, SegmentHeader};
+
+/// No commit is longer, in bytes.
+const COMMIT_BYTES_MAX: usize = 64 << 20;
+
+/// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
+pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[Found]) -> io::Result<Option<Owner>> {
+    let mut said: Vec<(Owner, usize)> = Vec::new();
+    for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
+        let Some(owner) = first_owner(disk, file.slot)? else { continue };
+        match said.iter_mut().find(|(other, _)| *other == owner) {
+            Some((_, count)) => *count += 1,
+            None => said.push((owner, 1)),
+        }
+    }
+    Ok(said.into_iter().max_by_key(|(_, count)| *count).map(|(owner, _)| owner))
+}
+
+fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
+    let (mut at, mut bytes) = (BLOCK_BYTES, Vec::new());
+    loop {
+        bytes.resize(BLOCK_BYTES, 0);
+        if disk.read(slot, at as u64, &mut bytes)? < BLOCK_BYTES {
+            return Ok(None);
+        }
+        if let Some(length) = claimed_length(&bytes).filter(|length| *length <= COMMIT_BYTES_MAX) {
+            bytes.resize(length.max(BLOCK_BYTES), 0);
+            let known = disk.read(slot, at as u64, &mut bytes)?;
+            let owner = Commit::owner(&bytes[..known]);
+            if owner.is_some_and(|owner| is_possible(owner.segment_bytes)) {
+                return Ok(owner);
+            }
+        }
+        at += BLOCK_BYTES;
+    }
+}
+
+const fn is_possible(segment_bytes: u32) -> bool {
+    segment_bytes >= SEGMENT_BYTES_MIN && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES)
+}
+
+/// The newest commit that good headers know to have been synced.
+pub(super) fn synced_by_headers(headers: &[(u32, u32, &SegmentHeader)]) -> u64 {
+    headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)
+}
+
+/// The newest commit that heads of commits prove to have been synced: they lie in `bytes` from byte `from`
+/// on and claim to be of segment `sequence` and to come after `chain`.
+pub(super) fn synced_by_heads(bytes: &[u8], from: usize, sequence: u64, chain: &Chain) -> u64 {
+    let blocks = (from..bytes.len()).step_by(BLOCK_BYTES);
+    let heads = blocks.filter_map(|at| {
+        let claim = Claim::read(&bytes[at..]).filter(|claim| claim.has_magic)?;
+        let header = claim.header;
+        let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
+        let is_of_this = header.segment == sequence && header.life >= chain.life && header.number <= most;
+        // What it repeats may never have been synced.
+        is_of_this.then(|| header.number.saturating_sub(1 + u64::from(header.covers)))
+    });
+    heads.max().unwrap_or(0)
+}
