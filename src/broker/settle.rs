@@ -145,6 +145,8 @@ impl Broker {
                 } else {
                     record.returned.insert(&mut self.deliveries, index);
                 }
+                // It goes before what the queue waits for, which may be the very memory that it takes.
+                record.stalled = false;
                 if record.settings.limits_length() {
                     self.drop_head(messages, queue);
                 }
