@@ -106,6 +106,10 @@ impl Broker {
             debug_assert!(outcome != Outcome::Wait, "a commit never waits");
         }
         let mut settlements = transaction.settlements;
+        if !settlements.is_empty() {
+            // For a queue that is being deleted the deletion is what settles.
+            self.await_others();
+        }
         while let Some(index) =
             settlements.pop_front(&mut self.deliveries.slab, |delivery| &mut delivery.links)
         {
