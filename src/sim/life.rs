@@ -10,7 +10,7 @@
 
 use crate::broker::Broker;
 use crate::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, ReplyOrder};
-use crate::journal::Batch;
+use crate::journal::{Batch, NoRoom};
 use crate::mem::{Cursor, MessageId, Messages};
 use crate::net::desk::Desk;
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
@@ -55,6 +55,8 @@ pub(super) struct Life<'w> {
     reading: Option<Job<Read, ReadOutcome>>,
     room_seen: u64,
     durable_seen: Batch,
+    /// The disk limit was reached.
+    pub(super) was_full: bool,
     /// Clients ask for nothing new.
     pub(super) is_calm: bool,
 }
@@ -80,6 +82,7 @@ impl<'w> Life<'w> {
             reading: None,
             room_seen: 0,
             durable_seen: Batch::NONE,
+            was_full: false,
             is_calm: false,
         }
     }
@@ -150,7 +153,9 @@ impl<'w> Life<'w> {
     }
 
     fn hand_out(&mut self) {
+        let before = self.messages.messages_used();
         while self.broker.spill(&mut self.messages) && self.w.random.one_in(2) {}
+        self.w.counts.spilled += (before - self.messages.messages_used()) as u64;
         if self.writing.is_none() {
             let now = self.now();
             if let Some(job) = self.desk.next_write(&mut self.broker, &mut self.messages, now) {
@@ -412,6 +417,7 @@ impl<'w> Life<'w> {
         if self.w.disk.is_off() {
             return Err(Ended::Disk);
         }
+        self.was_full |= self.broker.journal().admit(8_000, 1) == Err(NoRoom::Disk);
         if self.desk.is_idle(&self.broker) {
             self.w.model.sync_all();
         }

@@ -10,7 +10,30 @@ use crate::mem::{MessageFlags, MessageId, PoolFull, Share};
 use super::client::{Channel, Client, Content, Mode, Reply, Waiting, body_of, properties_of};
 use super::life::{Ended, Life};
 use super::model::Number;
+use super::random::Random;
 use super::topology::{KEYS, QUEUES, SOURCES};
+
+/// What most clients do in a life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mood {
+    /// Anything.
+    Mixed,
+    /// They publish, until memory and disk are full.
+    Flood,
+    /// They consume.
+    Ebb,
+}
+
+impl Mood {
+    /// The number of an action, below 100.
+    fn pick(self, random: &mut Random) -> u64 {
+        match self {
+            Self::Flood if !random.one_in(8) => 0,
+            Self::Ebb if !random.one_in(3) => 45 + random.below(37),
+            _ => random.below(100),
+        }
+    }
+}
 
 /// Most clients at once.
 const CLIENTS_MAX: usize = 6;
@@ -35,7 +58,7 @@ impl Life<'_> {
         }
         let index = self.w.random.below(self.clients[at].channels.len() as u64) as usize;
         let number = self.clients[at].channels[index].number;
-        match self.w.random.below(100) {
+        match self.w.mood.pick(&mut self.w.random) {
             0..45 => self.begin_publish(at, number),
             45..66 => self.settle(at, number),
             66..74 => self.consume(at, number),
@@ -215,7 +238,15 @@ impl Life<'_> {
             false if random.one_in(4) => random.one_of(&QUEUES).to_string(),
             false => random.one_of(&KEYS).to_string(),
         };
-        let len = match random.below(40) {
+        // What is not there is asked for seldom.
+        let exists = match to_queue {
+            true => self.w.model.queue_names.contains_key(&key),
+            false => self.w.model.exchange_names.contains_key(exchange),
+        };
+        if !exists && !random.one_in(20) {
+            return self.define(at, channel);
+        }
+        let len = match random.below(if self.w.mood == Mood::Flood { 12 } else { 40 }) {
             0 if self.w.large_bytes > 0 => 65_000 + random.below(self.w.large_bytes.into()) as u32,
             0..4 => 1_000 + random.below(6_000) as u32,
             4..12 => 200 + random.below(800) as u32,
@@ -427,14 +458,26 @@ impl Life<'_> {
     }
 
     pub(super) fn some_queue(&mut self, at: usize) -> String {
+        let own = format!("x{}", self.clients[at].id.index());
         if self.w.random.one_in(10) {
-            return format!("x{}", self.clients[at].id.index());
+            return own;
         }
         self.w.random.one_of(&QUEUES).to_string()
     }
 
+    /// A queue that is there, as a rule.
+    fn some_real_queue(&mut self, at: usize) -> String {
+        let own = format!("x{}", self.clients[at].id.index());
+        let there: Vec<&String> =
+            self.w.model.queue_names.keys().filter(|name| !name.starts_with('x') || **name == own).collect();
+        if there.is_empty() || self.w.random.one_in(20) {
+            return self.some_queue(at);
+        }
+        self.w.random.one_of(&there).clone()
+    }
+
     fn consume(&mut self, at: usize, number: u16) {
-        let queue = self.some_queue(at);
+        let queue = self.some_real_queue(at);
         let no_ack = self.w.random.one_in(4);
         self.consume_from(at, number, &queue, no_ack);
     }
@@ -479,7 +522,7 @@ impl Life<'_> {
     }
 
     fn get(&mut self, at: usize, number: u16) {
-        let queue = self.some_queue(at);
+        let queue = self.some_real_queue(at);
         let no_ack = self.w.random.one_in(3);
         let id = self.clients[at].id;
         let Some(channel_id) = self.channel_id(at, number) else { return };

@@ -15,6 +15,7 @@ use super::life::{Ended, Life};
 use super::model::Model;
 use super::random::Random;
 use super::start::identity;
+use super::traffic::Mood;
 
 /// Power cuts in a run, at least.
 const CUTS: u64 = 6;
@@ -42,6 +43,10 @@ pub struct Counts {
     pub confirmed: u64,
     /// Publishers that waited for room.
     pub waits: u64,
+    /// Lives in which the disk limit was reached.
+    pub full: u64,
+    /// Messages whose memory was given up.
+    pub spilled: u64,
     /// Refusals.
     pub refused: u64,
 }
@@ -56,6 +61,8 @@ impl Counts {
         self.delivered += other.delivered;
         self.confirmed += other.confirmed;
         self.waits += other.waits;
+        self.full += other.full;
+        self.spilled += other.spilled;
         self.refused += other.refused;
     }
 }
@@ -71,6 +78,8 @@ pub(super) struct World {
     pub(super) limits: Limits,
     pub(super) settings: Settings,
     pub(super) persist_all: bool,
+    /// What clients are at in this life.
+    pub(super) mood: Mood,
     /// Helpers take at most so long.
     pub(super) slowness_ms: u64,
     /// Bodies may be so much larger than what goes into one piece; 0 for none.
@@ -124,6 +133,7 @@ impl World {
                 sync_burst: 10,
             },
             persist_all: random.one_in(8),
+            mood: Mood::Mixed,
             slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
             large_bytes: if is_large { 100_000 } else { 0 },
             is_damaged: false,
@@ -175,6 +185,7 @@ impl World {
 
     /// One life, and what ends it.
     fn live(&mut self) {
+        self.mood = self.random.one_of(&[Mood::Mixed, Mood::Mixed, Mood::Flood, Mood::Ebb]);
         let turns = 20 + self.random.below(400);
         let ends_well = self.random.one_in(5);
         let is_started = self.start().is_some_and(|mut life| {
@@ -187,6 +198,7 @@ impl World {
             if ended.is_ok() && ends_well {
                 life.stop();
             }
+            life.w.counts.full += u64::from(life.was_full);
             true
         });
         // A kill keeps the page cache; most ends do not.
