@@ -87,11 +87,14 @@ impl Life<'_> {
 
     /// A binding between what there is, as far as it is there.
     fn some_binding(&mut self, at: usize) -> (String, Result<String, String>, String, Option<Binding>) {
-        let source = self.w.random.one_of(&SOURCES);
+        let mut source = self.w.random.one_of(&SOURCES);
+        if !self.w.model.exchange_names.contains_key(source) && !self.w.random.one_in(10) {
+            source = "amq.topic";
+        }
         let key = self.w.random.one_of(&PATTERNS);
         let to = match self.w.random.one_in(4) {
             true => Ok(self.w.random.one_of(&EXCHANGES).to_string()),
-            false => Err(self.some_queue(at)),
+            false => Err(self.some_real_queue(at)),
         };
         let end = match &to {
             Ok(exchange) => self.w.model.exchange_names.get(exchange).map(|number| End::Exchange(*number)),
@@ -148,7 +151,7 @@ impl Life<'_> {
     fn purge(&mut self, at: usize, number: u16) {
         let id = self.clients[at].id;
         let Some(channel_id) = self.channel_id(at, number) else { return };
-        let name = self.some_queue(at);
+        let name = self.some_real_queue(at);
         let found = self.w.model.queue(&name).map(|(number, _)| number);
         let (outcome, _) = self.apply(id, Some(channel_id), Command::QueuePurge { queue: &name });
         match (outcome, found) {

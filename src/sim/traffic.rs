@@ -466,7 +466,7 @@ impl Life<'_> {
     }
 
     /// A queue that is there, as a rule.
-    fn some_real_queue(&mut self, at: usize) -> String {
+    pub(super) fn some_real_queue(&mut self, at: usize) -> String {
         let own = format!("x{}", self.clients[at].id.index());
         let there: Vec<&String> =
             self.w.model.queue_names.keys().filter(|name| !name.starts_with('x') || **name == own).collect();

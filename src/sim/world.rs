@@ -125,7 +125,7 @@ impl World {
             settings: Settings {
                 segment_bytes: segment,
                 commit_bytes: commit,
-                segments_max: 6 + random.below(8) as u32,
+                segments_max: 8 + random.below(6) as u32,
                 commit_window_ms: 20,
                 confirm_window_ms: 5,
                 settle_window_ms: 50,
