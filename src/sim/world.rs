@@ -246,8 +246,9 @@ impl Life<'_> {
             if self.restless().is_empty() {
                 return Ok(());
             }
-            // A disk that is smaller than was promised.
-            if self.w.is_full && self.desk.is_stuck() {
+            // At the disk limit nothing moves while nobody consumes, and no room ever comes on a disk that is
+            // smaller than was promised.
+            if self.desk.is_stuck() && (self.w.is_full || self.clients.is_empty()) {
                 return Err(Ended::Disk);
             }
         }
