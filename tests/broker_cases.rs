@@ -296,3 +296,65 @@ fn nobody_else_unbinds_an_exclusive_queue() {
     house.done(owner, unbind);
     assert_eq!(house.broker.gauges().bindings, 0);
 }
+
+#[test]
+fn a_new_binding_survives_the_clearing_of_the_old_queue() {
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(1, true, 1 << 20);
+    let a = house.connect();
+    let b = house.connect();
+    let declare = Command::QueueDeclare {
+        queue: "q",
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        arguments: &[],
+    };
+    let bind = Command::QueueBind { queue: "q", exchange: "amq.direct", routing_key: "k", arguments: &[] };
+    house.done(a, declare);
+    house.done(a, bind);
+    house.publish(a, "q", 3000);
+    house.ask(a, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    house.done(b, declare);
+    house.done(b, bind);
+    while house.broker.run_jobs(&mut house.messages) {}
+    let mut said = std::collections::BTreeMap::new();
+    while let Some(fact) = house.broker.journal().fact() {
+        if let leveret::journal::Fact::Defined { key, value, .. } = fact {
+            said.insert(key.clone(), value.is_some());
+        }
+        house.broker.journal_mut().pop_fact();
+    }
+    let bindings: Vec<bool> = said.iter().filter(|(key, _)| key[0] == 3).map(|(_, exists)| *exists).collect();
+    assert_eq!(bindings, [true], "the binding that exists is written down as existing");
+}
+
+#[test]
+fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
+    use leveret::broker::{Contents, Page, PageIn, Restored};
+    use leveret::journal::Definition;
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(2, true, 1 << 20);
+    let definition =
+        Definition::Queue { vhost: "/", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
+    house.broker.restore_contents(
+        queue,
+        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10 },
+    );
+    assert!(house.broker.restore_messages(queue, 0, 10));
+    let at = house.connect();
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), 0);
+    let fetch = house.broker.next_fetch(&house.messages).unwrap();
+    let page = Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3 };
+    let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, &fetch, &page) else {
+        panic!("it is taken")
+    };
+    house.messages.append_body(id, b"abc");
+    house.broker.paged_in(&mut house.messages, &fetch, 0, id);
+    // For the next one there is no memory.
+    house.broker.page_later(&house.messages, &fetch);
+    assert_eq!(house.turns(at), 1, "the first message is there and can go");
+}

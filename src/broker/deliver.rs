@@ -29,6 +29,8 @@ pub(super) struct Getting {
     connection: ConnectionId,
     channel: ChannelId,
     queue: QueueId,
+    /// When the queue was declared: another may get its id.
+    born: u64,
     no_ack: bool,
     /// It is over: whether there was a message, or why not.
     outcome: Option<Result<bool, Fault>>,
@@ -352,7 +354,9 @@ impl Broker {
             None => {
                 let connection = self.channels[channel.index()].connection;
                 self.connections[connection.index()].jobs += 1;
-                self.getting.push_back(Getting { connection, channel, queue, no_ack, outcome: None });
+                let born = self.queues[queue.index()].born;
+                let outcome = None;
+                self.getting.push_back(Getting { connection, channel, queue, born, no_ack, outcome });
                 Ok(Outcome::Later)
             }
         }
@@ -407,13 +411,14 @@ impl Broker {
 
     /// Lets the gets try again whose queue has something for them now.
     fn serve_gets(&mut self, messages: &Messages) {
+        self.gets_due = false;
         for at in 0..self.getting.len() {
-            let Getting { connection, channel, queue, no_ack, ref outcome } = self.getting[at];
+            let Getting { connection, channel, queue, born, no_ack, ref outcome } = self.getting[at];
             if outcome.is_some() {
                 continue;
             }
             let is_over = self.channels.get(channel.index()).is_none_or(|record| record.closing);
-            let is_gone = self.queues.get(queue.index()).is_none();
+            let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.born != born);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
                 () if self.queues[queue.index()].stalled => Ok(None),

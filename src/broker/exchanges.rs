@@ -311,7 +311,9 @@ impl Broker {
 
     /// Takes a binding off everything it hangs on. An auto-delete source goes with its last binding.
     pub(super) fn remove_binding(&mut self, index: usize) {
-        self.say_binding(index, false);
+        if !self.is_bound_anew(index) {
+            self.say_binding(index, false);
+        }
         let Binding { source, destination, node, .. } = self.bindings[index];
         let outgoing = &mut self.exchanges[source.index()].bindings;
         outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
@@ -331,6 +333,31 @@ impl Broker {
             self.retire_exchange(source);
             self.queue_job(Job::Exchange(source));
         }
+    }
+
+    /// Whether an end of it was deleted, and things of the same names are bound the same way by now: to the
+    /// log that is one binding, and it exists.
+    fn is_bound_anew(&self, index: usize) -> bool {
+        let binding = &self.bindings[index];
+        let source = &self.exchanges[binding.source.index()];
+        let (is_dying, destination) = match binding.destination {
+            Destination::Queue(queue) => {
+                let record = &self.queues[queue.index()];
+                (record.dying, self.find_queue(record.vhost, &record.name).map(Destination::Queue))
+            }
+            Destination::Exchange(exchange) => {
+                let record = &self.exchanges[exchange.index()];
+                (record.dying, self.find_exchange(record.vhost, &record.name).map(Destination::Exchange))
+            }
+        };
+        if !binding.stored || !source.dying && !is_dying {
+            return false;
+        }
+        let spec =
+            BindingSpec { source: &source.name, routing_key: &binding.key, arguments: &binding.arguments };
+        let ends = self.find_exchange(source.vhost, &source.name).zip(destination);
+        let anew = ends.and_then(|(source, destination)| self.find_binding(source, destination, &spec));
+        anew.is_some_and(|anew| self.bindings[anew.index()].stored)
     }
 
     /// The node where a binding with this key hangs, made if need be; `None` when there is no room.

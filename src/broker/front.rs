@@ -16,6 +16,8 @@ use super::queue::Place;
 const MARK_STEP: u64 = 256;
 /// Messages in the head below which more are read back.
 const HEAD_LOW: u32 = 32;
+/// Memory that must be there for reading ahead, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
 
 /// A message taken out of its queue.
 pub(super) struct Taken {
@@ -132,8 +134,12 @@ impl Broker {
                 let offset = record.taken;
                 record.taken += 1;
                 let redelivered = logged.is_some_and(|offset| offset < record.logged.redelivered_below);
-                let wants_more =
-                    part == Part::Head && record.deep.head.len() < HEAD_LOW && !record.deep.middle.is_empty();
+                let deep = &record.deep;
+                // Ahead of need only when there is memory to spare.
+                let wants_more = part == Part::Head
+                    && deep.head.len() < HEAD_LOW
+                    && !deep.middle.is_empty()
+                    && (deep.head.is_empty() || messages.has_ordinary_room(HEAD_BYTES));
                 if wants_more {
                     self.want_pages(queue);
                 }

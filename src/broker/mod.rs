@@ -156,6 +156,8 @@ pub struct Broker {
     spill_hand: usize,
     /// Gets that wait for their message.
     getting: VecDeque<Getting>,
+    /// One of them may find its message now.
+    gets_due: bool,
     fifo_pool: FifoPool,
     chunks_reserve: usize,
     /// Queues with something to deliver now.
@@ -255,6 +257,7 @@ impl Broker {
             hungry_since: 0,
             spill_hand: 0,
             getting: VecDeque::new(),
+            gets_due: false,
             fifo_pool,
             ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + 16),
@@ -325,7 +328,11 @@ impl Broker {
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
     /// that became possible, connections with something new to send.
     pub fn has_work(&self) -> bool {
-        !self.jobs.is_empty() || !self.ready.is_empty() || !self.noted.is_empty() || self.recheck_starved
+        self.gets_due
+            || !self.jobs.is_empty()
+            || !self.ready.is_empty()
+            || !self.noted.is_empty()
+            || self.recheck_starved
     }
 
     /// Rises whenever messages left memory or an outbox.
@@ -442,6 +449,7 @@ impl Broker {
                     && let Some(destination) = self.find_exchange(vhost, destination)
                     && let Some(found) = self.find_binding(source, Destination::Exchange(destination), &spec)
                 {
+                    self.check_deletable(self.bindings[found.index()].stored)?;
                     self.remove_binding(found.index());
                     self.run_jobs(messages);
                 } else {

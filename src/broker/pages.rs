@@ -56,6 +56,12 @@ pub struct Page<'a> {
     pub body_len: u32,
 }
 
+impl Page<'_> {
+    fn bytes(&self) -> usize {
+        self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
+    }
+}
+
 /// What becomes of a message that was read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageIn {
@@ -73,7 +79,9 @@ impl Broker {
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
     pub fn spill(&mut self, messages: &mut Messages) -> bool {
-        if self.journal.mode() != Mode::On || !messages.is_above_spill_mark() {
+        let is_short =
+            messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2;
+        if self.journal.mode() != Mode::On || !is_short {
             return false;
         }
         // Only what is durable can leave memory.
@@ -180,14 +188,19 @@ impl Broker {
         }
     }
 
-    /// Whether some queue waits to be read from.
-    pub fn wants_pages(&self) -> bool {
-        !self.wants.is_empty()
+    /// Whether some queue waits to be read from, and there may be memory for it.
+    pub fn wants_pages(&self, messages: &Messages) -> bool {
+        !self.wants.is_empty() || self.may_feed(messages)
+    }
+
+    /// Whether memory was freed since a queue found none.
+    fn may_feed(&self, messages: &Messages) -> bool {
+        !self.hungry.is_empty() && messages.room_made() != self.hungry_since
     }
 
     /// The next thing to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
-        if !self.hungry.is_empty() && messages.frees() != self.hungry_since {
+        if self.may_feed(messages) {
             self.wants.append(&mut self.hungry);
         }
         while let Some(queue) = self.wants.pop_front() {
@@ -218,15 +231,30 @@ impl Broker {
         if self.fifo_pool.chunks_free() < 2 {
             return PageIn::NoRoom;
         }
+        // The first of a queue may have the last memory there is; what is read ahead may not.
+        let is_first = self.queues[fetch.queue.index()].deep.head.is_empty();
+        if !is_first && !messages.has_ordinary_room(page.bytes()) {
+            return PageIn::NoRoom;
+        }
         begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// There was no memory for what was read: again when some has been freed.
+    /// There was no memory for what was read: again when some has been freed, or when what is in the head
+    /// already has gone.
     pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
-        if self.is_same_queue(fetch) {
-            self.hungry_since = messages.frees();
-            self.hungry.push_back(fetch.queue);
+        if !self.is_same_queue(fetch) {
+            return;
         }
+        let deep = &mut self.queues[fetch.queue.index()].deep;
+        if deep.head.is_empty() {
+            if self.hungry.is_empty() {
+                self.hungry_since = messages.room_made();
+            }
+            self.hungry.push_back(fetch.queue);
+        } else {
+            deep.is_fetching = false;
+        }
+        self.unstall(fetch.queue);
     }
 
     /// It could not be read now: again in the next turn.
@@ -241,13 +269,20 @@ impl Broker {
         record.is_some_and(|record| record.logged.incarnation == fetch.incarnation)
     }
 
-    /// The body is whole: the message stands in its queue again.
-    pub fn paged_in(&mut self, messages: &mut Messages, fetch: &Fetch, offset: u64, message: MessageId) {
+    /// The body is whole: the message stands in its queue again, if it is wanted still. `false`: it is, but
+    /// there is no place for it now.
+    pub fn paged_in(
+        &mut self,
+        messages: &mut Messages,
+        fetch: &Fetch,
+        offset: u64,
+        message: MessageId,
+    ) -> bool {
         messages.finish(message);
         let is_next = self.front_run(fetch).is_some_and(|(start, _)| start == offset);
         if !is_next || self.fifo_pool.chunks_free() < 2 {
             messages.release(message);
-            return;
+            return !is_next;
         }
         self.leave_stored(fetch.queue, 1);
         let record = &mut self.queues[fetch.queue.index()];
@@ -256,6 +291,7 @@ impl Broker {
         record.ready_body_bytes += body_len;
         let pushed = record.deep.head.push(&mut self.fifo_pool, Place::Logged(message, offset).entry());
         debug_assert!(pushed, "there are chunks");
+        true
     }
 
     /// A read is over: offsets below `through` that did not come are lost.
@@ -270,8 +306,9 @@ impl Broker {
         self.unstall(fetch.queue);
     }
 
-    fn unstall(&mut self, queue: QueueId) {
+    pub(super) fn unstall(&mut self, queue: QueueId) {
         self.queues[queue.index()].stalled = false;
+        self.gets_due |= !self.getting.is_empty();
         self.wake(queue);
     }
 
@@ -326,9 +363,10 @@ fn body_share(queue: &Queue, count: u32) -> u64 {
 }
 
 fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<MessageId, PoolFull> {
-    let message = messages.begin(page.exchange, page.routing_key, Share::Reserve)?;
+    let share = Share::ReadBack;
+    let message = messages.begin(page.exchange, page.routing_key, share)?;
     let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
-    match messages.reserve_content(message, page.properties, flags, page.body_len, Share::Reserve) {
+    match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
         Ok(()) => Ok(message),
         Err(full) => {
             messages.release(message);

@@ -18,6 +18,7 @@ use super::deliveries::{Carrier, NewDelivery};
 use super::front::log_bytes;
 use super::queue::Place;
 use super::records::Mode;
+use super::stored::unwritable;
 use super::words::Lossy;
 use super::{Broker, REPLY_TO};
 
@@ -293,7 +294,7 @@ impl Broker {
         let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.chunks_reserve,
-            Share::Reserve => 0,
+            Share::Reserve | Share::ReadBack => 0,
         };
         if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
@@ -304,7 +305,9 @@ impl Broker {
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(messages, message, publish),
             (false, Share::Ordinary) => Err(Hindrance::Wait),
-            (false, Share::Reserve) => Err(Hindrance::Fault(self.out_of("queue_entries_max"))),
+            (false, Share::Reserve | Share::ReadBack) => {
+                Err(Hindrance::Fault(self.out_of("queue_entries_max")))
+            }
         }
     }
 
@@ -321,6 +324,14 @@ impl Broker {
             return Ok(());
         }
         let bytes = messages.stream_len(message) as u64;
+        if !self.journal.fits_commit(bytes - u64::from(messages.body_len(message)), logged) {
+            return Err(Hindrance::Fault(self.out_of("commit_bytes_max")));
+        }
+        let holds_up = publish.share == Share::Reserve && publish.may_wait;
+        if holds_up && self.journal.mode() == JournalMode::Unwritable {
+            // Others wait for what it holds, and the disk will not get well by itself.
+            return Err(Hindrance::Fault(unwritable()));
+        }
         let room = self.journal.admit(bytes, logged);
         let most = self.journal.queue_bytes_max();
         let within = self.targets.iter().all(|queue| self.queues[queue.index()].logged.bytes + bytes <= most);

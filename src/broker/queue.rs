@@ -75,6 +75,8 @@ pub(super) struct Deep {
 /// One queue.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// When it was declared, as a number that no other queue has.
+    pub(super) born: u64,
     pub(super) vhost: VhostId,
     pub(super) name: Box<str>,
     pub(super) durable: bool,
@@ -127,6 +129,7 @@ impl Queue {
     /// A queue with nothing in it and nobody at it.
     pub(super) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
         Self {
+            born: 0,
             vhost,
             name: name.into(),
             durable: false,

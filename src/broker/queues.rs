@@ -200,7 +200,9 @@ impl Broker {
     }
 
     /// Puts a queue where it is found.
-    pub(super) fn add_queue(&mut self, record: Queue) -> Result<QueueId, Fault> {
+    pub(super) fn add_queue(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+        // Rises with every change of what there is, so no other queue has this number.
+        record.born = self.topology;
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         self.take_name_bytes(bytes)?;
@@ -244,6 +246,7 @@ impl Broker {
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
         {
             self.check_exclusive(connection, queue)?;
+            self.check_deletable(self.bindings[binding.index()].stored)?;
             self.remove_binding(binding.index());
         } else {
             self.await_others();

@@ -146,7 +146,8 @@ impl Broker {
                     record.returned.insert(&mut self.deliveries, index);
                 }
                 // It goes before what the queue waits for, which may be the very memory that it takes.
-                record.stalled = false;
+                self.unstall(queue);
+                let record = &self.queues[queue.index()];
                 if record.settings.limits_length() {
                     self.drop_head(messages, queue);
                 }
@@ -236,6 +237,7 @@ impl Broker {
         if core::mem::take(&mut self.consumers[index].returning) {
             let queue = self.consumers[index].queue;
             self.queues[queue.index()].returning -= 1;
+            self.gets_due |= !self.getting.is_empty();
             self.wake(queue);
             self.free_queue_if_done(queue);
         }

@@ -282,7 +282,7 @@ impl Broker {
     }
 }
 
-fn unwritable() -> Fault {
+pub(super) fn unwritable() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),

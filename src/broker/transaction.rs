@@ -193,6 +193,10 @@ impl Broker {
             returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
             if self.logged_targets(messages, message) > 0 {
                 log_bytes += messages.stream_len(message) as u64;
+                let head_bytes = messages.stream_len(message) - messages.body_len(message) as usize;
+                if !self.journal.fits_commit(head_bytes as u64, self.targets.len()) {
+                    return Err(self.out_of("commit_bytes_max"));
+                }
                 self.check_log(log_bytes)?;
             }
             // Asked each time, so that what is far too much is not routed to its end first.

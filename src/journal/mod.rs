@@ -18,10 +18,11 @@
 
 pub mod definition;
 mod fact;
+mod fetch;
 
 use std::collections::VecDeque;
 
-use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::mem::{MessageId, Messages};
 
 pub use definition::{Definition, DestinationName};
 pub use fact::Fact;
@@ -120,6 +121,8 @@ const SETTLES_MAX: usize = 8192;
 /// What a record takes beyond names, properties and body, per message and per target, in bytes at most.
 const RECORD_BYTES: u64 = 48;
 const TARGET_BYTES: u64 = 21;
+/// The most of a body that is in one record.
+const CHUNK_BYTES: u64 = 64 << 10;
 /// Below so much room on the disk nothing new is defined.
 const DEFINITION_ROOM_BYTES: u64 = 256 << 10;
 
@@ -308,6 +311,13 @@ impl Journal {
         }
         let bytes = bytes + RECORD_BYTES + TARGET_BYTES * targets as u64;
         if self.pending_bytes + bytes > self.disk_room_bytes { Err(NoRoom::Disk) } else { Ok(()) }
+    }
+
+    /// Whether a message with names and properties of so many bytes, for so many queues, fits into a commit,
+    /// its body or a chunk of it included.
+    pub const fn fits_commit(&self, head_bytes: u64, targets: usize) -> bool {
+        let bytes = head_bytes + CHUNK_BYTES + 3 * RECORD_BYTES + TARGET_BYTES * targets as u64;
+        matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 
     /// Whether the disk has room for what would exist from now on; what is to exist no longer needs none.
@@ -527,157 +537,6 @@ impl Journal {
         // Marks skip 0 once in four billion; the message itself decides.
         let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
         found.map(|_| at)
-    }
-
-    // ---- what the store fetches
-
-    /// How urgent what was said since the last question is.
-    pub fn take_urgency(&mut self) -> Option<Urgency> {
-        self.urgency.take()
-    }
-
-    /// Whether something was said since the last question.
-    pub const fn has_news(&self) -> bool {
-        self.urgency.is_some()
-    }
-
-    /// The next fact.
-    pub fn fact(&self) -> Option<&Fact> {
-        self.facts.front().map(|(_, fact)| fact)
-    }
-
-    /// The fact went into a commit.
-    pub fn pop_fact(&mut self) {
-        if let Some((_, fact)) = self.facts.pop_front() {
-            self.fact_bytes -= fact.bytes();
-            self.facts_handed += 1;
-            self.room_made += 1;
-        }
-    }
-
-    /// Gives all settlements, merged and in order.
-    pub fn drain_settles(&mut self, each: impl FnMut(Settled)) {
-        self.merge_settles();
-        self.settles_matter = false;
-        self.settles.drain(..).for_each(each);
-    }
-
-    /// Gives the marks that ride along.
-    pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64)) {
-        self.merge_riding();
-        for (queue, offset) in self.riding.drain(..) {
-            each(queue, offset);
-        }
-    }
-
-    /// The next message to write, with its places in `targets`.
-    pub fn front(&mut self, messages: &mut Messages, targets: &mut Vec<Target>) -> Option<Front> {
-        loop {
-            let pending = *self.pending.front()?;
-            if pending.live == 0 {
-                self.pop();
-                continue;
-            }
-            targets.clear();
-            let places = self.targets.iter().take(pending.targets as usize).copied();
-            let number = self.first;
-            let gone = &self.gone;
-            targets.extend(places.filter(|target| {
-                !gone.iter().any(|(queue, before)| *queue == target.queue && number < *before)
-            }));
-            if targets.is_empty() {
-                self.pending_bytes -= u64::from(pending.bytes);
-                self.live -= 1;
-                messages.set_mark(pending.message, 0);
-                messages.release(pending.message);
-                self.pop();
-                continue;
-            }
-            return Some(Front { message: pending.message, number });
-        }
-    }
-
-    /// The front message went into a commit.
-    pub fn hand_over(&mut self, messages: &mut Messages) {
-        if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
-            messages.set_mark(pending.message, 0);
-            self.pending_bytes -= u64::from(pending.bytes);
-            self.live -= 1;
-            self.handed.push_back(pending.message);
-            self.pop();
-        }
-    }
-
-    fn pop(&mut self) {
-        if let Some(pending) = self.pending.pop_front() {
-            self.targets.drain(..pending.targets as usize);
-            self.first += 1;
-            self.room_made += 1;
-            let first = self.first;
-            while self.gone.front().is_some_and(|(_, before)| *before <= first) {
-                self.gone.pop_front();
-            }
-        }
-    }
-
-    /// A commit is made of everything fetched: the batch up to which it covers everything.
-    /// `settles_left` says that some settlements had no room in it.
-    pub fn cover(&mut self, settles_left: bool) -> Batch {
-        if !settles_left {
-            self.settles_awaited = None;
-        }
-        while self.pending.front().is_some_and(|pending| pending.live == 0) {
-            self.pop();
-        }
-        let message = self.pending.front().map(|pending| pending.batch);
-        let fact = self.facts.front().map(|(batch, _)| *batch);
-        let first = [message, fact, self.settles_awaited].into_iter().flatten().min();
-        match first {
-            Some(batch) => Batch(batch.0 - 1),
-            None => {
-                if self.is_open_used {
-                    self.close_batch();
-                }
-                Batch(self.open.0 - 1)
-            }
-        }
-    }
-
-    /// Everything up to `batch` is durable; so is every message and every fact that was handed over.
-    pub fn stored(&mut self, messages: &mut Messages, batch: Batch) {
-        while let Some(message) = self.handed.pop_front() {
-            messages.add_flags(message, MessageFlags::STORED);
-            messages.release(message);
-        }
-        self.durable = self.durable.max(batch);
-        self.facts_stored = self.facts_handed;
-        self.room_made += 1;
-    }
-
-    /// Nothing is on its way to the disk: what left the journal again is waited for no longer.
-    pub fn advance(&mut self) -> bool {
-        if self.mode != Mode::On || !self.handed.is_empty() {
-            return false;
-        }
-        let before = self.durable;
-        let settles_left = self.settles_awaited.is_some();
-        self.durable = self.durable.max(self.cover(settles_left));
-        self.durable > before
-    }
-
-    /// So many bytes may still be written before the disk limit, and so many for one queue in all.
-    pub fn set_disk_room(&mut self, bytes: u64, queue_bytes_max: u64) {
-        self.queue_bytes_max = queue_bytes_max;
-        if bytes > self.disk_room_bytes {
-            self.room_made += 1;
-        }
-        self.disk_room_bytes = bytes;
-    }
-
-    const fn close_batch(&mut self) {
-        self.open = Batch(self.open.0 + 1);
-        self.open_bytes = 0;
-        self.is_open_used = false;
     }
 }
 

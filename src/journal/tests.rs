@@ -1,7 +1,7 @@
 //! What leaves the journal when, and who waits for what.
 
 use super::*;
-use crate::mem::{MessageLimits, Share};
+use crate::mem::{MessageFlags, MessageLimits, Share};
 
 struct World {
     messages: Messages,

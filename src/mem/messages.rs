@@ -27,6 +27,8 @@ mod stream;
 const INLINE_BYTES: usize = 92;
 /// Idle pages that stay with us: 1 MiB.
 const IDLE_PAGES_KEPT: usize = 256;
+/// One in so many slots and pages is for what is read back alone.
+const LAST_PART: usize = 64;
 /// Pages looked at in one step of giving memory back: 16 MiB, a few calls to the system.
 const TRIM_PAGES: usize = 4096;
 /// Bytes of one message slot.
@@ -96,6 +98,8 @@ pub enum Share {
     /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries or
     /// an open transaction), and for the broker itself.
     Reserve,
+    /// The last of it too: for what is read back, for until that is delivered nothing behind it is.
+    ReadBack,
 }
 
 /// Which pool had no room; each names the configuration key that sizes it.
@@ -259,15 +263,21 @@ impl Messages {
             self.admit_pages(share, pages)?;
             // A content that no assembly share could ever hold alone is let through when nobody else
             // assembles.
-            if self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max {
+            let is_crowded = self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max;
+            if is_crowded && share != Share::ReadBack {
                 return Err(PoolFull::Assembly);
             }
             let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
             self.attach(id, chain);
         }
-        self.assembly_pages += pages;
+        let mut flags = flags;
+        // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
+        if share != Share::ReadBack {
+            self.assembly_pages += pages;
+            flags = flags.with(MessageFlags::ASSEMBLING);
+        }
         let slot = &mut self.slots[id.index()];
-        slot.flags = flags.with(MessageFlags::ASSEMBLING);
+        slot.flags = flags;
         slot.properties_len = properties.len() as u32;
         slot.body_len = body_len;
         self.append(id, properties);
@@ -438,6 +448,15 @@ impl Messages {
         self.slots[id.index()].stream_len()
     }
 
+    /// Whether an ordinary publisher would be let in with a message of so many bytes; nobody is refused by
+    /// asking.
+    pub fn has_ordinary_room(&self, bytes: usize) -> bool {
+        let pages = Blocks::pages_for(bytes);
+        !self.held
+            && self.slots_used < self.slots_max - self.slots_reserve
+            && self.blocks.pages_used() + pages <= self.pages_max - self.pages_reserve
+    }
+
     /// Whether so much is in use that messages the store has should leave memory: half of what ordinary
     /// publishers may use.
     pub const fn is_above_spill_mark(&self) -> bool {
@@ -509,7 +528,8 @@ impl Messages {
     fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
         let slots_limit = match share {
             Share::Ordinary => self.slots_max - self.slots_reserve,
-            Share::Reserve => self.slots_max,
+            Share::Reserve => self.slots_max - self.slots_max.div_ceil(LAST_PART),
+            Share::ReadBack => self.slots_max,
         };
         if self.slots_used >= slots_limit {
             return Err(self.refuse(share, PoolFull::Messages));
@@ -523,7 +543,8 @@ impl Messages {
     fn admit_pages(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
         let pages_limit = match share {
             Share::Ordinary => self.pages_max - self.pages_reserve,
-            Share::Reserve => self.pages_max,
+            Share::Reserve => self.pages_max - self.pages_max.div_ceil(LAST_PART),
+            Share::ReadBack => self.pages_max,
         };
         // Split pages with room may hold the tail of a chain; counting whole pages errs on the safe side,
         // but never refuses what is smaller than a page while a split page might still have room.

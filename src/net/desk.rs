@@ -73,9 +73,9 @@ impl Desk {
     }
 
     /// Whether there is something to hand out now.
-    pub(crate) fn has_work(&self, broker: &Broker) -> bool {
+    pub(crate) fn has_work(&self, broker: &Broker, messages: &Messages) -> bool {
         broker.journal().has_news()
-            || self.may_fetch && broker.wants_pages() && matches!(self.reading, Reading::Nothing)
+            || self.may_fetch && broker.wants_pages(messages) && matches!(self.reading, Reading::Nothing)
     }
 
     /// When there is something to do here if nothing else happens.
@@ -203,10 +203,11 @@ impl Desk {
     ) -> Option<Read> {
         if large.next == large.chunks {
             let is_whole = messages.body_missing(large.message) == 0;
-            if is_whole {
-                broker.paged_in(messages, &fetch, large.offset, large.message);
-            } else {
+            if !is_whole {
                 messages.release(large.message);
+            } else if !broker.paged_in(messages, &fetch, large.offset, large.message) {
+                broker.page_later(messages, &fetch);
+                return None;
             }
             broker.fetched(&fetch, large.offset + 1);
             return None;
@@ -298,8 +299,7 @@ fn take_page(
         return Some(Stopped::Large(Large { offset, message: id, body, chunks, next: 0 }));
     }
     messages.append_body(id, body);
-    broker.paged_in(messages, fetch, offset, id);
-    None
+    if broker.paged_in(messages, fetch, offset, id) { None } else { Some(Stopped::NoRoom) }
 }
 
 /// Declares everything again, and says where its messages lie.

@@ -64,11 +64,8 @@ impl Disk {
         };
         tell(&report, directory);
         let is_writable = report.unwritable.is_none();
-        broker.journal_mut().start(
-            log.life(),
-            is_writable,
-            u64::from(config.limits.commit_bytes_max) / 8 * 7,
-        );
+        let record_bytes_max = log.record_bytes_max() as u64;
+        broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
         restore(broker, &log, &mut files).map_err(|error| refused(OpenError::Unreadable(error)))?;
         let failed = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), waker).map_err(failed)?);
@@ -88,8 +85,8 @@ impl Disk {
     }
 
     /// Whether there is something to hand out now.
-    pub(super) fn has_work(&self, broker: &Broker) -> bool {
-        self.desk.has_work(broker)
+    pub(super) fn has_work(&self, broker: &Broker, messages: &Messages) -> bool {
+        self.desk.has_work(broker, messages)
     }
 
     /// When there is something to do here if nothing else happens.
@@ -123,11 +120,12 @@ impl Disk {
 
     /// Hands out what is due.
     pub(super) fn hand_out(&mut self, broker: &mut Broker, messages: &mut Messages, now: Now) {
-        if let Some(job) = self.desk.next_write(broker, messages, now) {
-            self.writer.give(job);
-        }
         if let Some(job) = self.desk.next_read(broker, messages) {
             self.reader.give(job);
+        }
+        // After the reads, which may find that a segment can leave: that takes a commit.
+        if let Some(job) = self.desk.next_write(broker, messages, now) {
+            self.writer.give(job);
         }
     }
 

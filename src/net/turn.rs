@@ -102,7 +102,7 @@ impl House {
         self.broker.has_work()
             || !self.to_read.is_empty() && !self.broker.journal().is_crowded()
             || self.spills
-            || self.disk.as_ref().is_some_and(|disk| disk.has_work(&self.broker))
+            || self.disk.as_ref().is_some_and(|disk| disk.has_work(&self.broker, &self.supplies.messages))
             || !self.to_write.is_empty()
             || self.has_room_to_offer()
             || self.may_let_in() && self.doors.iter().any(|door| door.ready)
@@ -268,6 +268,10 @@ impl House {
             self.for_jobs.push_back(id);
         } else {
             self.resume(id);
+        }
+        // What had to stand behind the answer: the end of a consumer, say.
+        if self.broker.has_output(id) {
+            self.list_to_write(id);
         }
     }
 

@@ -76,7 +76,10 @@ impl Connection {
             Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(now),
             Phase::Open => match self.handle_heartbeats(now) {
                 Timeout::GoOn => {
-                    self.check_contents(context);
+                    // One whose input we let stand has all the time that we take.
+                    if !self.is_suspended {
+                        self.check_contents(context);
+                    }
                     Timeout::GoOn
                 }
                 Timeout::Close => Timeout::Close,

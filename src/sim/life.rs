@@ -441,7 +441,7 @@ impl<'w> Life<'w> {
             () if self.writing.is_some() => "writing",
             () if self.reading.is_some() => "reading",
             () if !self.desk.is_idle(&self.broker) => "something is to be written",
-            () if self.desk.has_work(&self.broker) => "something is to be read",
+            () if self.desk.has_work(&self.broker, &self.messages) => "something is to be read",
             () if self.broker.has_work() => "the broker has work",
             () if self.clients.iter().any(is_busy) => "a client waits",
             () => "",

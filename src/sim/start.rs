@@ -86,7 +86,7 @@ impl World {
             return None;
         };
         broker.set_persist_all(self.persist_all);
-        broker.journal_mut().start(log.life(), true, u64::from(self.settings.commit_bytes) / 8 * 7);
+        broker.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,

@@ -23,6 +23,8 @@ use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, Targ
 /// A queue may fill so many fifths of what the disk limit leaves for messages, so that one that nobody reads
 /// leaves room for others.
 const QUEUE_FIFTHS: u64 = 4;
+/// What a mark takes at most when room is asked for it, in bytes.
+const MARK_BYTES: usize = 160;
 
 /// Something to be written, by a helper.
 #[derive(Debug)]
@@ -253,9 +255,12 @@ impl Keeper {
             self.ranges.push(Range { start: settled.start, end: settled.end });
         });
         self.write_settled(settling, now);
+        if !self.log.has_room(MARK_BYTES * journal.riding_len()) {
+            return;
+        }
         journal.drain_riding(|queue, offset| {
-            // Without room for it the message itself has none either.
-            let _ = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
+            let marked = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
+            debug_assert!(marked.is_ok(), "there was room for all of them");
         });
         while let Some(front) = journal.front(messages, &mut self.places) {
             if !self.write_message(messages, journal.time_ms(), front, now) {

@@ -390,9 +390,13 @@ impl Log {
         if self.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
     }
 
+    /// The most bytes that one record may have: an old store's segments may be smaller than those of today.
+    pub const fn record_bytes_max(&self) -> usize {
+        self.settings.commit_bytes as usize - self.settle_share() - commit::COMMIT_HEADER_BYTES
+    }
+
     fn admit_to_commit(&mut self, bytes: usize) -> Result<(), Refused> {
-        let most = self.settings.commit_bytes as usize - self.settle_share() - commit::COMMIT_HEADER_BYTES;
-        if bytes > most {
+        if bytes > self.record_bytes_max() {
             return Err(Refused::TooLarge);
         }
         if !self.has_room(bytes) {

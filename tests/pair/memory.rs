@@ -530,3 +530,29 @@ fn deliveries_never_take_all_records_and_a_newcomer_gets_some() {
     }
     world.end(&["q"]);
 }
+
+#[test]
+fn a_publisher_that_is_made_to_wait_is_not_closed_for_that() {
+    let mut world = World::new(room_for(320));
+    let manners = Manners { heartbeat_s: 60, sends_heartbeats: true, ..Manners::default() };
+    let filler = world.open_with(manners, Shape::WIDE, &[1]);
+    world.declare(filler, 1, "q");
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    let mut one = method_frame(1, &publish);
+    one.extend(content_frames(1, &[0, 0], b"filling", 4088));
+    let mut all: Vec<u8> = Vec::new();
+    for _ in 0..400 {
+        all.extend_from_slice(&one);
+    }
+    // Reads that end within a frame, as they do when a publisher is fast.
+    for piece in all.chunks(100) {
+        world.clients[filler].say(piece);
+        world.run();
+    }
+    assert!(world.clients[filler].checker.is_blocked, "it waits, and is told");
+    for _ in 0..4 {
+        world.pass_ms(30_000);
+        assert_eq!(world.clients[filler].closed_with, None);
+    }
+}
