@@ -22,8 +22,8 @@ const CLEAN_BELOW_FREE: usize = 1;
 const LIVE_EIGHTHS_MAX: u64 = 6;
 /// About what a settled range takes when it is written again, in bytes.
 const RANGE_BYTES: usize = 5;
-/// The cleaner stops at so many runs of all queues: its copies may cut runs in two, and each takes memory.
-const RUNS_MAX: usize = 32 << 10;
+/// The cleaner stops when so many runs are pieces of others: its copies may cut them, and each takes memory.
+const PIECES_MAX: usize = 32 << 10;
 /// Room in a commit that makes carrying worth while, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 
@@ -154,7 +154,7 @@ impl Log {
         if self.cleaning.is_none() {
             self.cleaning = self.choose_victim();
         }
-        let is_crowded = self.index.runs() >= RUNS_MAX;
+        let is_crowded = self.index.pieces() >= PIECES_MAX;
         let cleaning = self.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
             if position <= self.durable {

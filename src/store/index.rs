@@ -84,8 +84,9 @@ pub struct Index {
     definitions: BTreeMap<Box<[u8]>, DefinitionIndex>,
     bodies: BTreeMap<u64, LargeBody>,
     next_body: u64,
-    /// Runs of all queues.
+    /// Runs of all queues, and in how many segments the queues have messages, summed up.
     runs: usize,
+    held: usize,
 }
 
 impl Index {
@@ -107,6 +108,11 @@ impl Index {
     /// Runs of all queues: what the queues' messages cost in memory.
     pub const fn runs(&self) -> usize {
         self.runs
+    }
+
+    /// Runs beyond two for each queue and segment: what copies have cut into pieces.
+    pub(super) const fn pieces(&self) -> usize {
+        self.runs.saturating_sub(2 * self.held)
     }
 
     /// An id for a large body that no other ever had.
@@ -191,7 +197,7 @@ impl Index {
 
     fn apply_message(&mut self, message: &Message<'_>, place: Place) {
         let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
-        let share = u64::from(place.bytes) / message.targets.len() as u64;
+        let share = place.bytes / message.targets.len() as u32;
         for target in message.targets.iter() {
             self.apply_target(target.queue, target.offset, body, share, place.segment);
         }
@@ -203,25 +209,26 @@ impl Index {
 
     /// Takes note of a message in one of its queues, as a footer tells it.
     pub(super) fn apply_entry(&mut self, entry: &Entry, segment: u64) {
-        let share = u64::from(entry.bytes) / u64::from(entry.targets);
+        let share = entry.bytes / entry.targets;
         let body = entry.is_chunked.then_some(entry.body);
         self.apply_target(entry.queue, entry.offset, body, share, segment);
     }
 
-    fn apply_target(&mut self, queue: u64, offset: u64, body: Option<u64>, bytes: u64, segment: u64) {
+    fn apply_target(&mut self, queue: u64, offset: u64, body: Option<u64>, bytes: u32, segment: u64) {
         if let Some(body) = body {
             self.next_body = self.next_body.max(body);
             self.bodies.entry(body).or_default();
         }
         let entry = self.queues.entry(queue).or_default();
-        let runs = entry.runs.len();
+        let (runs, held) = (entry.runs.len(), entry.held());
         let seen = entry.add(offset, segment, bytes);
         self.runs = self.runs + entry.runs.len() - runs;
+        self.held = self.held + entry.held() - held;
         match seen {
             Seen::Again | Seen::Dead => {}
             Seen::Moved(old, lost) => {
-                self.lose(old, lost);
-                self.gain(segment, bytes);
+                self.lose(old, lost.into());
+                self.gain(segment, bytes.into());
             }
             Seen::New => {
                 if let Some(body) = body {
@@ -230,7 +237,7 @@ impl Index {
                     entry.large.insert(offset, body);
                     entry.large_bytes += large.bytes();
                 }
-                self.gain(segment, bytes);
+                self.gain(segment, bytes.into());
             }
         }
     }
@@ -303,7 +310,7 @@ impl Index {
         entry.settle(range, |entry, lost| match lost {
             Lost::Live(segment, count, bytes) => {
                 if let Some(segment) = segments.get_mut(&segment) {
-                    segment.lose(count, bytes);
+                    segment.lose(count.into(), bytes.into());
                 }
             }
             Lost::Offsets(fresh) => buried(entry, fresh, segments),
@@ -375,6 +382,7 @@ impl Index {
     fn forget_gone(&mut self) {
         self.queues.retain(|_, queue| !queue.gone || queue.is_held_by(|_| true));
         self.runs = self.queues.values().map(|queue| queue.runs.len()).sum();
+        self.held = self.queues.values().map(QueueIndex::held).sum();
     }
 
     /// Whether a message still waits in this queue and `segment` is its place.

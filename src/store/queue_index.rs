@@ -23,10 +23,10 @@ pub struct Run {
     /// The segment.
     pub segment: u64,
     /// Live messages.
-    pub live: u64,
+    pub live: u32,
     /// Bytes of their records; a record for several queues is shared. After some were settled that is what
     /// their number makes likely.
-    pub bytes: u64,
+    pub bytes: u32,
 }
 
 /// What is known of one queue.
@@ -78,7 +78,7 @@ pub(super) enum Seen {
     /// Another copy in the same segment is known.
     Again,
     /// Another copy, in the segment named, was its place until now, for so many bytes.
-    Moved(u64, u64),
+    Moved(u64, u32),
     /// It was not known.
     New,
 }
@@ -87,7 +87,7 @@ pub(super) enum Seen {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lost {
     /// A segment loses so many live messages of so many bytes.
-    Live(u64, u64, u64),
+    Live(u64, u32, u32),
     /// These offsets were not settled before.
     Offsets(Range),
 }
@@ -112,7 +112,12 @@ impl QueueIndex {
     /// Bytes of the log that its live messages take, chunks included: exact after a start, later as exact as
     /// [`Run::bytes`].
     pub fn live_bytes(&self) -> u64 {
-        self.runs.iter().map(|run| run.bytes).sum::<u64>() + self.large_bytes
+        self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
+    }
+
+    /// How many segments have messages of this queue, dead ones too.
+    pub(super) const fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Whether any record of this queue, dead or alive, lies in a segment that `counts`.
@@ -135,7 +140,7 @@ impl QueueIndex {
     }
 
     /// Takes note of a message in `segment`.
-    pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u64) -> Seen {
+    pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> Seen {
         self.hold(segment);
         self.next_offset = self.next_offset.max(offset + 1);
         if self.gone || self.settled.contains(offset) {
@@ -158,7 +163,7 @@ impl QueueIndex {
     }
 
     /// Puts a live message that is in no run into one.
-    fn put_in(&mut self, offset: u64, segment: u64, bytes: u64) {
+    fn put_in(&mut self, offset: u64, segment: u64, bytes: u32) {
         let at = self.at(offset);
         let end = offset + 1;
         if let Some(run) = at.checked_sub(1).and_then(|before| self.runs.get_mut(before))
@@ -174,7 +179,7 @@ impl QueueIndex {
     }
 
     /// Takes a live message out of the run that has it; the bytes that the run loses.
-    fn take_out(&mut self, at: usize, offset: u64, bytes: u64) -> u64 {
+    fn take_out(&mut self, at: usize, offset: u64, bytes: u32) -> u32 {
         let run = &mut self.runs[at];
         let before = Range { start: run.offsets.start, end: offset };
         let after = Range { start: offset + 1, end: run.offsets.end };
@@ -188,7 +193,7 @@ impl QueueIndex {
         } else if self.settled.contains_all(after) {
             run.offsets = before;
         } else {
-            let live = before.end - before.start - self.settled.count_in(before);
+            let live = (before.end - before.start - self.settled.count_in(before)) as u32;
             let bytes = share_of(run.bytes, live, run.live);
             let rest = Run { offsets: after, live: run.live - live, bytes: run.bytes - bytes, ..*run };
             *run = Run { offsets: before, live, bytes, ..*run };
@@ -232,12 +237,12 @@ impl QueueIndex {
         let first = self.at(fresh.start);
         let (mut at, mut kept) = (first, first);
         while let Some(run) = self.runs.get_mut(at).filter(|run| run.offsets.start < fresh.end) {
-            let count = run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start);
             // All of it that was settled before is not fresh, so what is fresh is live.
+            let count = (run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start)) as u32;
             let bytes = share_of(run.bytes, count, run.live);
             run.bytes -= bytes;
             run.live -= count;
-            self.live -= count;
+            self.live -= u64::from(count);
             let (segment, is_dead) = (run.segment, run.live == 0);
             tell(self, Lost::Live(segment, count, bytes));
             if !is_dead {
@@ -254,7 +259,8 @@ impl QueueIndex {
         let runs = &self.runs[self.at(range.start)..];
         for run in runs.iter().take_while(|run| run.offsets.start < range.end) {
             let count = run.offsets.end.min(range.end) - run.offsets.start.max(range.start);
-            each(run.segment, share_of(run.bytes, count.min(run.live), run.live));
+            let count = count.min(run.live.into()) as u32;
+            each(run.segment, share_of(run.bytes, count, run.live).into());
         }
     }
 
@@ -317,8 +323,8 @@ impl QueueIndex {
 }
 
 /// What `count` of `all` messages take when all take `bytes`.
-fn share_of(bytes: u64, count: u64, all: u64) -> u64 {
-    (u128::from(bytes) * u128::from(count) / u128::from(all.max(1))) as u64
+fn share_of(bytes: u32, count: u32, all: u32) -> u32 {
+    (u64::from(bytes) * u64::from(count) / u64::from(all.max(1))) as u32
 }
 
 #[cfg(test)]
@@ -353,7 +359,7 @@ mod tests {
         assert_eq!(listed, model.live());
         assert_eq!(queue.live, listed.len() as u64);
         assert_eq!(
-            (queue.live_bytes(), queue.runs.iter().map(|run| run.live).sum()),
+            (queue.live_bytes(), queue.runs.iter().map(|run| u64::from(run.live)).sum()),
             (queue.live * 10, queue.live)
         );
         assert!(queue.runs.windows(2).all(|pair| pair[0].offsets.end <= pair[1].offsets.start));
