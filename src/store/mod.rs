@@ -21,7 +21,7 @@
 //! ```text
 //! directory | lock | 00000000.seg | 00000001.seg | ...        one size, zero-filled, recycled, never renamed
 //! segment   | header: who, which, the list of live segments | commit | commit | ... | footer |
-//! commit    | header: life, number, length, CRC32C | record | record | ... | zeros to 4 KiB |
+//! commit    | header: life, number, length, whose, CRC32C | record | record | ... | zeros to 4 KiB |
 //! record    | type | length | CRC32C | payload |
 //! ```
 //!
