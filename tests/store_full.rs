@@ -100,6 +100,8 @@ impl World {
         }
         let most = if self.random.one_in(5) { 4000 } else { 400 };
         let length = self.random.below(most) as usize;
+        let bytes = vec![5; length];
+        let body = if self.random.one_in(20) { self.chunks()? } else { Body::Inline(&bytes) };
         let message = Message {
             targets: Targets::List(&targets),
             enqueued_ms: 0,
@@ -107,11 +109,29 @@ impl World {
             exchange: b"",
             key: b"key",
             properties: b"",
-            body: Body::Inline(&vec![5; length]),
+            body,
         };
-        self.log.append(&Record::Message(message), Urgency::Awaited, self.now())?;
+        let appended = self.log.append(&Record::Message(message), Urgency::Awaited, self.now());
+        if let (Err(refused), Body::Chunked { body, .. }) = (appended, body) {
+            self.log.drop_body(body);
+            return Err(refused);
+        }
+        appended?;
         targets.iter().for_each(|target| self.next[target.queue as usize - 1] += 1);
         Ok(())
+    }
+
+    /// A large body; its message is still to come.
+    fn chunks(&mut self) -> Result<Body<'static>, Refused> {
+        let body = self.log.take_body_id();
+        for index in 0..3 {
+            let record = Record::Chunk { body, index, bytes: &[6; 2000] };
+            if let Err(refused) = self.log.append(&record, Urgency::Awaited, self.now()) {
+                self.log.drop_body(body);
+                return Err(refused);
+            }
+        }
+        Ok(Body::Chunked { body, chunks: 3, bytes: 6000 })
     }
 
     /// Publishes until the limit is met; how many messages that were.

@@ -93,6 +93,7 @@ impl Log {
         }
         self.durable = self.durable.max(in_flight.position);
         self.may_clean = true;
+        self.end_dropped();
         self.spare = commit.bytes;
         self.header_spare =
             header.map_or_else(|| core::mem::take(&mut self.header_spare), |write| write.bytes);

@@ -136,6 +136,8 @@ pub struct Log {
     pub(super) pinned: Option<u32>,
     /// What gathers deletes a queue, which makes room.
     pub(super) frees: bool,
+    /// Bodies that no message will name, and what was appended when that was said.
+    dropped: Vec<(u64, Position)>,
     pub(super) counters: Counters,
     pub(super) failed: bool,
     /// The first commit of this life is still to come; it is made even if it is empty.
@@ -206,6 +208,7 @@ impl Log {
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
             pinned: None,
             frees: false,
+            dropped: Vec::new(),
             counters: Counters::default(),
             failed: false,
             is_starting: true,
@@ -335,6 +338,19 @@ impl Log {
     /// Forgets chunks whose message will never be appended.
     pub fn drop_body(&mut self, body: u64) {
         self.index.drop_body(body);
+        self.dropped.push((body, self.appended));
+    }
+
+    /// Chunks that were on their way when their body was dropped have arrived: they are dead too.
+    pub(super) fn end_dropped(&mut self) {
+        let (durable, index) = (self.durable, &mut self.index);
+        self.dropped.retain(|(body, position)| {
+            let has_arrived = *position <= durable;
+            if has_arrived {
+                index.drop_body(*body);
+            }
+            !has_arrived
+        });
     }
 
     /// Nothing may gather for long: the cleaner waits for room.
