@@ -285,6 +285,8 @@ impl<'a> Walk<'a> {
             Some(footer) => salvage::by_footer(self, from as u32..to as u32, footer, each),
             None => salvage::by_chain(self, from..to, chain, next, Trust::Salvaged, each),
         };
+        // Where there is no room for them here, they were at the end of the segment before.
+        let lost = lost.filter(|_| from < to);
         let (from, to, trailing) = (from as u32, to as u32, next.is_none());
         Some(Gap { from, to, commits: missing, after: chain.number, covered, trailing, read, lost })
     }
