@@ -191,7 +191,9 @@ impl Log {
         let most = self.settings.commit_bytes as usize;
         let spare = self.slots.spare();
         let is_lazy = self.has_only_lazy_settlements();
-        if spare == 0 && is_lazy && (self.cleaning.is_some() || !self.would_leave_half()) {
+        // What the cleaner has copied leaves the log when everything said before it is durable.
+        let may_wait = !self.is_cleaning_done_copying() && (self.is_cleaning() || !self.would_leave_half());
+        if spare == 0 && is_lazy && may_wait {
             return None;
         }
         if self.fits_active(most) || (self.slots.free() > 0 && self.may_open()) {
