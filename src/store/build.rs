@@ -170,9 +170,10 @@ impl Log {
         })
     }
 
-    /// The newest commit that is surely durable: what a start found last may be in the page cache only.
+    /// The newest commit that is surely durable: what a start found last may be in the page cache only, and so
+    /// may be what that repeats, when lives before this one were killed at once.
     const fn number_synced(&self) -> u64 {
-        if self.is_starting { self.number.saturating_sub(1) } else { self.number }
+        if self.is_starting { self.number.saturating_sub(self.covers as u64) } else { self.number }
     }
 
     fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
