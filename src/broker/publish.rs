@@ -324,7 +324,7 @@ impl Broker {
             return Ok(());
         }
         let bytes = messages.stream_len(message) as u64;
-        if !self.journal.fits_commit(bytes - u64::from(messages.body_len(message)), logged) {
+        if !self.journal.fits_commit(bytes, messages.body_len(message).into(), logged) {
             return Err(Hindrance::Fault(self.out_of("commit_bytes_max")));
         }
         let holds_up = publish.share == Share::Reserve && publish.may_wait;

@@ -193,8 +193,8 @@ impl Broker {
             returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
             if self.logged_targets(messages, message) > 0 {
                 log_bytes += messages.stream_len(message) as u64;
-                let head_bytes = messages.stream_len(message) - messages.body_len(message) as usize;
-                if !self.journal.fits_commit(head_bytes as u64, self.targets.len()) {
+                let (bytes, body_bytes) = (messages.stream_len(message), messages.body_len(message));
+                if !self.journal.fits_commit(bytes as u64, body_bytes.into(), self.targets.len()) {
                     return Err(self.out_of("commit_bytes_max"));
                 }
                 self.check_log(log_bytes)?;

@@ -313,10 +313,11 @@ impl Journal {
         if self.pending_bytes + bytes > self.disk_room_bytes { Err(NoRoom::Disk) } else { Ok(()) }
     }
 
-    /// Whether a message with names and properties of so many bytes, for so many queues, fits into a commit,
-    /// its body or a chunk of it included.
-    pub const fn fits_commit(&self, head_bytes: u64, targets: usize) -> bool {
-        let bytes = head_bytes + CHUNK_BYTES + 3 * RECORD_BYTES + TARGET_BYTES * targets as u64;
+    /// Whether a message of so many bytes, `body_bytes` of them its body, fits into a commit for so many
+    /// queues, a large body chunk by chunk.
+    pub const fn fits_commit(&self, bytes: u64, body_bytes: u64, targets: usize) -> bool {
+        let part = if body_bytes < CHUNK_BYTES { body_bytes } else { CHUNK_BYTES };
+        let bytes = bytes - body_bytes + part + 3 * RECORD_BYTES + TARGET_BYTES * targets as u64;
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 

@@ -214,7 +214,8 @@ impl Life<'_> {
     /// What the client did was refused: so its channel is closed.
     pub(super) fn refused(&mut self, at: usize, number: u16, outcome: &Outcome, allowed: &[ReplyCode]) {
         if let Outcome::Fault(fault) = outcome {
-            if !allowed.contains(&fault.code) && fault.code != ReplyCode::ResourceError {
+            let is_full = fault.code == ReplyCode::ResourceError && !fault.text.contains("commit_bytes_max");
+            if !allowed.contains(&fault.code) && !is_full {
                 self.w.model.complain(format!("refused: {fault}"));
             }
             self.w.counts.refused += 1;
