@@ -16,11 +16,11 @@ fn nothing_promised_is_lost_and_nothing_settled_comes_back() {
     let counts = run_all(number("LEVERET_SEED").unwrap_or(1), seeds, |_, _| {})
         .unwrap_or_else(|what| panic!("{what}"));
     println!("{seeds} seeds: {counts:?}");
-    assert!(counts.cuts >= 5 * seeds && counts.lives > 4 * seeds, "the runs are cut too seldom: {counts:?}");
-    assert!(
-        counts.delivered > 100 * seeds && counts.confirmed > 50 * seeds,
-        "the runs do too little: {counts:?}"
-    );
+    // Or a change of the broker has quietly put the runs out of work.
+    assert!(counts.cuts >= 5 * seeds && counts.lives > 4 * seeds, "cut too seldom: {counts:?}");
+    assert!(counts.confirmed > 200 * seeds && counts.delivered > 250 * seeds, "too little: {counts:?}");
+    assert!(counts.commits > 120 * seeds && counts.reads > 40 * seeds, "the disk rests: {counts:?}");
+    assert!(counts.spilled > 20 * seeds && counts.full > seeds / 5, "too much room: {counts:?}");
 }
 
 #[test]

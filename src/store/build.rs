@@ -170,8 +170,8 @@ impl Log {
         })
     }
 
-    /// The newest commit that is surely durable: what a start found last may be in the page cache only, and so
-    /// may be what that repeats, when lives before this one were killed at once.
+    /// The newest commit that is surely durable: what a start found last may be in the page cache only, and
+    /// so may be what that repeats, when lives before this one were killed at once.
     const fn number_synced(&self) -> u64 {
         if self.is_starting { self.number.saturating_sub(self.covers as u64) } else { self.number }
     }
