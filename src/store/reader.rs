@@ -283,9 +283,9 @@ impl<'d, D: Disk> Reader<'d, D> {
         let chain = self.chain;
         let footer = self.read_footer(segment)?;
         if footer.is_none() {
-            let (_, last, _) = self.scan(segment, header_bytes, Pass::Facts)?;
+            let (_, commits) = self.scan(segment, header_bytes, Pass::Facts)?;
             self.report.footers_missing += 1;
-            if last.is_none() {
+            if commits.is_empty() {
                 let (slot, sequence) = (segment.slot, segment.sequence);
                 let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
                 self.report.set_aside.push(aside);
@@ -376,14 +376,19 @@ impl<'d, D: Disk> Reader<'d, D> {
     }
 
     fn read_newest(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<Newest> {
-        let (mut tail, last, mut footer) = self.scan(segment, header_bytes, Pass::Messages)?;
-        // The last commit may be in the page cache only. It is written again, and noted then: a footer must
-        // not promise what a power cut can still take away.
-        footer.undo();
-        let (again, again_records) = last.map_or((Vec::new(), 0), |at| {
-            let commit = Commit::parse(&self.bytes[at as usize..], self.identity.seed());
-            commit.map_or((Vec::new(), 0), |commit| (commit.records.to_vec(), commit.header.records))
-        });
+        let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
+        let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
+        let last = commits.last().and_then(|(_, at)| commit_at(*at));
+        let (again, again_records) =
+            last.map_or((Vec::new(), 0), |commit| (commit.records.to_vec(), commit.header.records));
+        // The last commit, and what it repeats, may be in the page cache only. It is written again, and noted
+        // then: a footer must not promise what a power cut can still take away.
+        let mut footer = Footer::default();
+        let synced = self.chain.number.saturating_sub(u64::from(self.chain.covers));
+        for (_, at) in commits.iter().filter(|(number, _)| *number < synced) {
+            let records = commit_at(*at).map(|commit| commit.records).unwrap_or_default();
+            footer.note_records(records, at + COMMIT_HEADER_BYTES as u32);
+        }
         self.index.set_bytes(segment.sequence, tail);
         let end = self.segment_bytes as usize;
         let sealed = Lengths::claimed(&self.bytes, end).and_then(|lengths| {
@@ -403,17 +408,16 @@ impl<'d, D: Disk> Reader<'d, D> {
         Ok(Newest { segment, tail, again, again_records, footer, synced, is_damaged: false })
     }
 
-    /// Reads a segment commit by commit; returns its end, the place of its last commit, and its footer.
+    /// Reads a segment commit by commit; returns its end, and number and place of each commit.
     fn scan(
         &mut self,
         segment: SegmentRef,
         header_bytes: u32,
         pass: Pass,
-    ) -> io::Result<(u32, Option<u32>, Footer)> {
+    ) -> io::Result<(u32, Vec<(u64, u32)>)> {
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
         self.bytes[length..].fill(0);
-        let (mut tail, mut at, mut last) = (header_bytes, header_bytes, None);
-        let mut footer = Footer::default();
+        let (mut tail, mut at, mut commits) = (header_bytes, header_bytes, Vec::new());
         while (at as usize) < length {
             let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed());
             let Some(commit) = commit.filter(|commit| follows(&commit.header, segment, &self.chain)) else {
@@ -433,9 +437,7 @@ impl<'d, D: Disk> Reader<'d, D> {
             let count = apply_records(&mut self.index, commit.records, segment.sequence, first, |record| {
                 matches!(record, Record::Message(_)) == (pass == Pass::Messages)
             });
-            if pass == Pass::Messages {
-                footer.note_records(commit.records, first);
-            } else if count != header.records {
+            if pass == Pass::Facts && count != header.records {
                 // Some are of a kind that this version does not know, or were written wrongly.
                 let (slot, sequence, to) = (segment.slot, segment.sequence, at + commit.bytes() as u32);
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to });
@@ -448,11 +450,11 @@ impl<'d, D: Disk> Reader<'d, D> {
                 time_ms: header.time_ms.max(time_ms),
                 covers: header.covers,
             };
-            last = Some(at);
+            commits.push((header.number, at));
             at += commit.bytes() as u32;
             tail = at;
         }
-        Ok((tail, last, footer))
+        Ok((tail, commits))
     }
 
     /// What each file may be used for from now on.
