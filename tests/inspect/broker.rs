@@ -86,6 +86,7 @@ fn look(home: &Home) -> (String, Vec<serde_json::Value>) {
         directory: home.path().to_path_buf(),
         records: false,
         export: Some(Target::StandardOutput),
+        drop_set_aside: false,
     };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
     let verdict = inspect(&options, &mut report, &mut lines).expect("it is a store");

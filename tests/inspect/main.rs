@@ -37,8 +37,13 @@ struct Inspected {
 }
 
 fn inspected(directory: &Path) -> Result<Inspected, Trouble> {
-    let options =
-        Options { directory: directory.to_path_buf(), records: true, export: Some(Target::StandardOutput) };
+    inspected_and(directory, false)
+}
+
+fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, Trouble> {
+    let directory = directory.to_path_buf();
+    let export = Some(Target::StandardOutput);
+    let options = Options { directory, records: true, export, drop_set_aside };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
     let verdict = inspect(&options, &mut report, &mut lines)?;
     let report = String::from_utf8(report).expect("a report is text");

@@ -11,11 +11,13 @@
 //! | `take` | all of it read, counted and judged |
 //! | `walk` | one segment taken apart |
 //! | `salvage` | what can be read where a commit is damaged |
+//! | `repair` | what is damaged written over, when that is asked for |
 //!
 //! Always true: what is told as whole is whole; what is damaged is told, as far as a checksum can show it.
 //! Beside a broker that writes, a look is what the files were one after the other, not at one instant; what
 //! is wrong in one look and not in the next was being written.
 
+mod repair;
 mod salvage;
 mod survey;
 mod take;
@@ -90,6 +92,11 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// Whether `other` is of the same segment and kind.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        (self.kind, self.slot, self.segment) == (other.kind, other.slot, other.segment)
+    }
+
     /// Whether `other` is the same thing at the same place.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let place = |damage: &Self| (damage.kind, damage.slot, damage.segment, damage.from, damage.to);
@@ -272,6 +279,16 @@ impl Look {
     /// It is none, or is not to be read by this version or this user.
     pub fn take<D: Disk>(disk: &mut D) -> Result<Self, LookError> {
         take::take(disk)
+    }
+
+    /// Writes over what is damaged, keeping what of it can be read; the one thing here that writes. The look
+    /// must be of this store, and the disk must have its lock. Gives a look at what is left; what is in its
+    /// damage could not be dropped.
+    ///
+    /// # Errors
+    /// The disk refused something; another try may go on where this one ended.
+    pub fn drop_set_aside<D: Disk>(&self, disk: &mut D) -> Result<Self, LookError> {
+        repair::drop_set_aside(self, disk)
     }
 
     /// Nothing is wrong with it.

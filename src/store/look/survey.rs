@@ -159,14 +159,21 @@ impl Survey {
         }
         let headless = self.find_headless(disk, bytes, newest.sequence)?;
         list.extend(headless);
-        let mut left = Vec::new();
+        let (mut left, mut last) = (Vec::new(), None);
         for segment in list.iter().filter(|segment| segment.sequence >= newest.sequence) {
             if let Ok((length, _)) = read_around(disk, segment.slot, bytes) {
-                left.extend(self.walk(&bytes[..length], *segment, BLOCK_BYTES as u32).left());
+                let found = self.walk(&bytes[..length], *segment, BLOCK_BYTES as u32).left();
+                left.extend(found.0);
+                last = last.max(found.1);
             }
         }
-        list.retain(|segment| !left.contains(&segment.sequence));
         self.log = list.into_iter().map(|segment| self.listed(segment)).collect();
+        self.log.retain(|listed| {
+            let by = left.iter().find(|(segment, _)| *segment == listed.segment.sequence);
+            // What the last commit says a start does not rely on, while the segment is still there.
+            let is_there = matches!(listed.header, ListedHeader::Good { .. } | ListedHeader::Damaged);
+            by.is_none_or(|(_, number)| Some(*number) == last && is_there)
+        });
         Ok(())
     }
 

@@ -30,7 +30,7 @@ struct Taking {
     lost: Vec<(usize, Target)>,
     /// A gap at the end of a segment, which the next one may fill, and its messages.
     pending: Option<(Gap, SegmentRef, Vec<Target>)>,
-    /// Messages with chunks: a target, the body and the number of chunks.
+    /// Messages with chunks: each target, the body and the number of chunks.
     large: Vec<(Target, u64, u32)>,
 }
 
@@ -201,7 +201,7 @@ impl Taking {
 
     fn note_event(&mut self, event: Event<'_>, segment: &mut SegmentLook) {
         match event {
-            Event::Commit(commit) => self.note_commit(commit, segment),
+            Event::Commit(_, commit) => self.note_commit(commit, segment),
             Event::Record { place, record, trust, .. } => {
                 if trust == Trust::Whole {
                     segment.records += 1;
@@ -241,10 +241,8 @@ impl Taking {
                 volume.messages = 1;
                 volume.payload_bytes = payload_bytes(message);
                 volume.message_bytes = bytes;
-                if let (Body::Chunked { body, chunks, .. }, Some(target)) =
-                    (message.body, message.targets.iter().next())
-                {
-                    self.large.push((target, body, chunks));
+                if let Body::Chunked { body, chunks, .. } = message.body {
+                    self.large.extend(message.targets.iter().map(|target| (target, body, chunks)));
                 }
             }
             Record::Chunk { body, index, bytes: part } => {
@@ -306,7 +304,7 @@ impl Taking {
             if missing <= u64::from(header.covers) {
                 return;
             }
-            gap.commits = Some(missing);
+            gap.commits = (gap.after > 0).then_some(missing);
         }
         let slot = self.slot;
         self.note_missing(&gap, at, missed);
@@ -315,6 +313,17 @@ impl Taking {
 
     fn note_end(&mut self, segment: &mut SegmentLook, end: &End) {
         let whole = self.look.segment_bytes;
+        let is_known = self.pending.as_ref().is_some_and(|(_, at, _)| at.sequence == segment.sequence)
+            || self
+                .look
+                .damage
+                .last()
+                .is_some_and(|d| d.segment == segment.sequence && d.kind == DamageKind::Commits);
+        if segment.commits == 0 && !is_known {
+            // It would not be part of the log if it had none.
+            let damage = self.note(DamageKind::Commits, segment.sequence, segment.first, whole);
+            (damage.commits, damage.records_lost) = (None, None);
+        }
         if end.is_footer_damaged {
             let bytes = end.footer_bytes.unwrap_or(BLOCK_BYTES as u32);
             self.note(DamageKind::Footer, segment.sequence, whole - bytes, whole);
@@ -425,7 +434,7 @@ impl Taking {
         for (target, body, chunks) in &self.large {
             let is_whole = (0..*chunks).all(|index| self.look.chunks.contains_key(&(*body, index)));
             if !is_whole && is_live(target) {
-                broken.insert((target.queue, target.offset));
+                broken.insert(*body);
             }
         }
         self.look.bodies_broken = broken.len() as u64;
@@ -456,7 +465,7 @@ fn read_footer<D: Disk>(disk: &mut D, slot: u32, bytes: &mut [u8]) -> bool {
 }
 
 impl SegmentLook {
-    fn begin(listed: &Listed, before: Chain) -> Self {
+    pub(super) fn begin(listed: &Listed, before: Chain) -> Self {
         let SegmentRef { sequence, slot } = listed.segment;
         let opened_by = if let ListedHeader::Good { life } = listed.header { Some(life) } else { None };
         let (commits, records, used_bytes) = (0, 0, 0);

@@ -38,8 +38,8 @@ pub enum Trust {
 
 /// What is found, in the order of the segment.
 pub(super) enum Event<'e> {
-    /// A whole commit; its records follow.
-    Commit(&'e Commit<'e>),
+    /// A whole commit and its first byte; its records follow.
+    Commit(u32, &'e Commit<'e>),
     /// A record; its commit's header if that could be read.
     Record { place: Place, record: &'e Record<'e>, commit: Option<&'e CommitHeader>, trust: Trust },
     /// A record of a whole commit that this version does not understand.
@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
                 has_gap = true;
                 each(Event::Gap(gap));
             }
-            each(Event::Commit(&commit));
+            each(Event::Commit(at as u32, &commit));
             let first = at + COMMIT_HEADER_BYTES;
             self.records(&commit, first as u32, each);
             again.note_records(commit.records, first as u32);
@@ -176,9 +176,10 @@ impl<'a> Walk<'a> {
         blocks.into_iter().any(|at| self.is_commit_at(at))
     }
 
-    /// The segments that its whole commits say have left the log.
-    pub(super) fn left(&self) -> Vec<u64> {
-        let (mut at, mut left) = (self.first as usize, Vec::new());
+    /// The segments that its whole commits say have left the log, each with the number of the commit, and the
+    /// number of the last commit.
+    pub(super) fn left(&self) -> (Vec<(u64, u64)>, Option<u64>) {
+        let (mut at, mut left, mut last) = (self.first as usize, Vec::new(), None);
         while at < self.bytes.len() {
             let commit = self.commit_at(at, self.bytes.len());
             let Some(commit) = commit.filter(|commit| commit.header.segment == self.sequence) else {
@@ -187,12 +188,13 @@ impl<'a> Walk<'a> {
             };
             for_each_record(commit.records, 0, |record, _| {
                 if let Record::Left { segment } = record {
-                    left.push(*segment);
+                    left.push((*segment, commit.header.number));
                 }
             });
+            last = Some(commit.header.number);
             at += commit.bytes();
         }
-        left
+        (left, last)
     }
 
     /// Whether a whole commit of this segment begins at byte `at`.

@@ -31,8 +31,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use crate::store::FileDisk;
 use crate::store::look::{Look, LookError};
+use crate::store::{Disk, FileDisk};
 use broker::Broker;
 use export::Exported;
 use names::Names;
@@ -60,6 +60,15 @@ pub enum Trouble {
         /// What the system says.
         why: io::Error,
     },
+    /// A broker has the directory, and something was to be written to it.
+    InUse(PathBuf),
+    /// What is damaged could not be written over.
+    NotDropped {
+        /// Of which directory.
+        path: PathBuf,
+        /// Why.
+        why: LookError,
+    },
     /// Nobody takes what is printed.
     Output(io::Error),
 }
@@ -72,6 +81,13 @@ impl fmt::Display for Trouble {
                 write!(f, "{} is there already: name a file that is not", path.display())
             }
             Self::Export { path, why } => write!(f, "{} cannot be written: {why}", path.display()),
+            Self::InUse(path) => {
+                write!(f, "{}: a broker has it, so nothing is dropped: stop the broker first", path.display())
+            }
+            Self::NotDropped { path, why: LookError::Unreadable(why) } => {
+                write!(f, "{}: cannot be written: {why}; what is set aside stays", path.display())
+            }
+            Self::NotDropped { path, why } => write!(f, "{}: {why}", path.display()),
             Self::Output(why) => write!(f, "the report cannot be written: {why}"),
         }
     }
@@ -155,10 +171,26 @@ pub fn inspect(options: &Options, out: &mut dyn Write, messages: &mut dyn Write)
         let exported = export::run(&look, directory, target, messages)?;
         write_exported(out, target, &exported)?;
     }
+    let look = if options.drop_set_aside { drop_set_aside(directory, out)? } else { look };
     let verdict = Verdict::of(&look);
     report::write_verdict(out, verdict, &look)?;
     out.flush()?;
     Ok(verdict)
+}
+
+/// Writes over what is damaged; a look at what is left.
+fn drop_set_aside(directory: &Path, out: &mut dyn Write) -> Result<Look, Trouble> {
+    let mut disk = FileDisk::new(directory);
+    let path = || directory.to_path_buf();
+    disk.lock().map_err(|why| match why.kind() {
+        io::ErrorKind::WouldBlock => Trouble::InUse(path()),
+        _ => Trouble::NotDropped { path: path(), why: LookError::Unreadable(why) },
+    })?;
+    // What was looked at before may be old by now.
+    let before = Look::take(&mut disk).map_err(|why| Trouble::Directory { path: path(), why })?;
+    let after = before.drop_set_aside(&mut disk).map_err(|why| Trouble::NotDropped { path: path(), why })?;
+    report::write_dropped(out, &before, &after)?;
+    Ok(after)
 }
 
 /// A look at the store. Beside a broker, what looks wrong twice is wrong; what does not was being written.

@@ -14,7 +14,7 @@ What a data directory holds, and whether all of it is as it was written.
 
 Usage: leveret inspect DIR [OPTIONS]
 
-It only reads: a broker may be using the directory, and a card or a user that can only read will do.
+Without --drop-set-aside it only reads: a broker may be using the directory, and a card or a user that can only read will do.
 Beside a broker that writes it reads again what looks wrong, and says so.
 
 Options:
@@ -22,6 +22,9 @@ Options:
   --export FILE         write every live message that can be read to FILE, which must not be there yet,
                         one JSON object a line; - is standard output, and the report goes to standard
                         error. From a damaged directory it saves what can be parsed
+  --drop-set-aside      afterwards write over what is damaged, keeping every record of it that can be read,
+                        so that the broker finds a whole store; the one thing here that writes. Not while
+                        a broker has the directory; asks nothing, says what it did
   -h, --help            print this
 
 An exported line has exchange, routing_key, properties and payload named as rabbitmqadmin names them;
@@ -33,7 +36,7 @@ Exit code: 0 everything is as it was written; 1 the last commit is not whole: th
 2 something is damaged: the next start sets it aside; 3 DIR could not be inspected.
 ";
 
-const OPTIONS: [&str; 3] = ["--records", "--export", "--help"];
+const OPTIONS: [&str; 4] = ["--records", "--export", "--drop-set-aside", "--help"];
 
 /// Everything a run depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Options {
     pub records: bool,
     /// Where live messages go.
     pub export: Option<Target>,
+    /// Write over what is damaged.
+    pub drop_set_aside: bool,
 }
 
 /// Where messages are written to.
@@ -69,11 +74,12 @@ impl fmt::Display for Target {
 /// # Errors
 /// The first argument that makes no sense, or that the directory is not named.
 pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArguments> {
-    let (mut directory, mut records, mut export) = (None, false, None);
+    let (mut directory, mut records, mut export, mut drop_set_aside) = (None, false, None, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
             Arg::Long("records") => records = true,
+            Arg::Long("drop-set-aside") => drop_set_aside = true,
             Arg::Long("export") => {
                 let file = parser.value()?;
                 export = Some(if file == "-" { Target::StandardOutput } else { Target::File(file.into()) });
@@ -87,7 +93,7 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
     let directory = directory.ok_or_else(|| {
         BadArguments::new("inspect: name the data directory, as in leveret inspect /var/lib/leveret".into())
     })?;
-    Ok(Some(Options { directory, records, export }))
+    Ok(Some(Options { directory, records, export, drop_set_aside }))
 }
 
 fn unknown_option(name: &str) -> BadArguments {
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn options_are_understood() {
-        let plain = Options { directory: "d".into(), records: false, export: None };
+        let plain = Options { directory: "d".into(), records: false, export: None, drop_set_aside: false };
         assert_eq!(parsed("d"), Ok(Some(plain.clone())));
         let file = Some(Target::File("f".into()));
         assert_eq!(
@@ -112,7 +118,8 @@ mod tests {
             Ok(Some(Options { records: true, export: file, ..plain.clone() }))
         );
         let stdout = Some(Target::StandardOutput);
-        assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain })));
+        assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain.clone() })));
+        assert_eq!(parsed("d --drop-set-aside"), Ok(Some(Options { drop_set_aside: true, ..plain })));
         assert_eq!(parsed("d --help"), Ok(None));
     }
 

@@ -205,6 +205,25 @@ pub(super) fn write_recycled(out: &mut dyn Write, recycled: &[u64], so: &str) ->
     writeln!(out, "recycled   the broker used segments {} again meanwhile: {so}", numbers.join(", "))
 }
 
+/// Says what of the damage is gone.
+pub(super) fn write_dropped(out: &mut dyn Write, before: &Look, after: &Look) -> io::Result<()> {
+    if before.damage.is_empty() {
+        return writeln!(out, "dropped    nothing: nothing is set aside");
+    }
+    for damage in &before.damage {
+        let stays = after.damage.iter().any(|left| left.is_alike(damage));
+        let (word, what) = (if stays { "kept" } else { "dropped" }, what(damage.kind));
+        let Damage { slot, segment, from, to, records_read, messages_lost, .. } = damage;
+        writeln!(
+            out,
+            "{word:<11}{what}: segment {segment}, file {slot:08}.seg, bytes {from} to {to}; {records_read} \
+             records kept, {} given up, {messages_lost} live messages among them",
+            Known(damage.records_lost)
+        )?;
+    }
+    Ok(())
+}
+
 /// Writes the last line.
 pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) -> io::Result<()> {
     let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();

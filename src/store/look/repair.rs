@@ -1,0 +1,377 @@
+//! Dropping what is set aside: damaged parts are written over by what of them can still be read.
+//!
+//! The one place where a synced block is written again: nobody else has the store meanwhile, and what is
+//! written over is what nobody can read. Where commits are missing, one takes their place: it has the records
+//! of theirs that are whole, settles the messages that are lost, so that their offsets are never used again,
+//! and says how many commits it stands for. Then the footer, if there was one, and the header are made again.
+//!
+//! Always true: whole commits are not touched; after each write a start finds no less than before; done twice
+//! it does nothing more. What is in a commit of a newer version stays, and so does the commit at the end,
+//! which the next start cuts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::survey::{Listed, ListedHeader, Survey, read_around};
+use super::walk::{Chain, Event, Gap, Trust, Walk};
+use super::{Damage, DamageKind, Look, LookError, SegmentLook, take};
+use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
+use crate::store::disk::Disk;
+use crate::store::footer::{Footer, Trailer};
+use crate::store::ranges::RangeSet;
+use crate::store::record::{Range, Ranges, Record, Target};
+use crate::store::segment::{Identity, SegmentHeader, SegmentRef};
+
+/// A commit that takes the place of those that are missing.
+struct Patch {
+    from: u32,
+    /// Where the whole commits go on.
+    to: u32,
+    /// The last one before.
+    after: CommitHeader,
+    /// The number of the last one it stands for.
+    number: Option<u64>,
+    records: Vec<u8>,
+    count: u32,
+    missed: Vec<Target>,
+}
+
+/// What is left of a segment.
+struct Remains {
+    /// The records of whole commits, and where they lie.
+    whole: Vec<(u32, Vec<u8>)>,
+    patches: Vec<Patch>,
+    /// The last whole commit; of an older segment if there is none, without a number if nothing is known.
+    last: CommitHeader,
+    trailer: Option<(Trailer, u32)>,
+    refused: Vec<u32>,
+    tail: u32,
+}
+
+struct Repair<'l> {
+    look: &'l Look,
+    identity: Identity,
+    /// The segments that stay, rising.
+    log: Vec<SegmentRef>,
+}
+
+/// Writes over what is damaged. The store must be locked. Tells what the store is like afterwards.
+pub(super) fn drop_set_aside<D: Disk>(look: &Look, disk: &mut D) -> Result<Look, LookError> {
+    let survey = Survey::of(disk)?;
+    if let Some(identity) = survey.identity {
+        let stays = survey.log.iter().filter(|listed| is_there(listed) && !look.misses(listed.segment));
+        let log = stays.map(|listed| listed.segment).collect();
+        let repair = Repair { look, identity, log };
+        repair.run(disk, &survey).map_err(LookError::Unreadable)?;
+    }
+    take::take(disk)
+}
+
+const fn is_there(listed: &Listed) -> bool {
+    matches!(listed.header, ListedHeader::Good { .. } | ListedHeader::Damaged)
+}
+
+impl Look {
+    /// Whether the file of a segment is gone or another one's.
+    fn misses(&self, segment: SegmentRef) -> bool {
+        let is_missing = |kind| matches!(kind, DamageKind::NoFile | DamageKind::Replaced);
+        self.damage.iter().any(|damage| damage.segment == segment.sequence && is_missing(damage.kind))
+    }
+
+    fn damage_of(&self, segment: u64) -> impl Iterator<Item = &Damage> {
+        self.damage.iter().filter(move |damage| damage.segment == segment)
+    }
+}
+
+impl Repair<'_> {
+    fn run<D: Disk>(&self, disk: &mut D, survey: &Survey) -> io::Result<()> {
+        let mut bytes = vec![0; self.look.segment_bytes as usize];
+        for (at, listed) in survey.log.iter().enumerate() {
+            if !self.log.contains(&listed.segment) {
+                continue;
+            }
+            let next =
+                survey.log.get(at + 1).filter(|next| next.segment.sequence == listed.segment.sequence + 1);
+            if self.is_to_mend(listed) {
+                let next = next.and_then(|next| self.first_commit(disk, next, &mut bytes));
+                self.mend(disk, listed, next.as_ref(), &mut bytes)?;
+            }
+        }
+        for damage in self.look.damage.iter().filter(|damage| !survey.is_in_log(damage.slot)) {
+            if matches!(damage.kind, DamageKind::NoFile | DamageKind::Replaced) {
+                continue;
+            }
+            // The commit at the end may lie in it, and is not ours to drop.
+            let has_tail = self.look.tail.is_some_and(|tail| tail.slot == damage.slot);
+            let (from, to) = if has_tail { (damage.from, damage.to) } else { (0, self.look.segment_bytes) };
+            disk.zero(damage.slot, from.into(), to - from)?;
+            disk.sync(damage.slot)?;
+        }
+        disk.sync_directory()
+    }
+
+    /// A segment whose own parts are damaged, or behind whose end commits are missing, or whose header lists
+    /// what is not there.
+    fn is_to_mend(&self, listed: &Listed) -> bool {
+        let sequence = listed.segment.sequence;
+        let is_cut = |damage: &Damage| damage.kind == DamageKind::Commits && damage.from == damage.to;
+        self.look.damage_of(sequence).next().is_some()
+            || self.look.damage_of(sequence + 1).any(is_cut)
+            || self.lists_too_much(listed)
+    }
+
+    fn lists_too_much(&self, listed: &Listed) -> bool {
+        let is_newest = self.log.last() == Some(&listed.segment);
+        let is_missing = |kind| matches!(kind, DamageKind::NoFile | DamageKind::Replaced);
+        is_newest && self.look.damage.iter().any(|damage| is_missing(damage.kind))
+    }
+
+    /// The header of the first commit of a segment, if that is whole. If not, what is missing before the
+    /// first that is counts as missing there.
+    fn first_commit<D: Disk>(&self, disk: &mut D, listed: &Listed, bytes: &mut [u8]) -> Option<CommitHeader> {
+        let (length, _) = read_around(disk, listed.segment.slot, bytes).ok()?;
+        let walk = SegmentLook::begin(listed, Chain::default()).walk(
+            &bytes[..length],
+            self.look.segment_bytes,
+            Some(self.identity.seed()),
+            false,
+        );
+        let mut first = None;
+        walk.run(&mut Chain::default(), &mut |event| {
+            if let Event::Commit(at, commit) = event {
+                first.get_or_insert((at, commit.header));
+            }
+        });
+        first.filter(|(at, _)| *at == listed.first).map(|(_, header)| header)
+    }
+
+    fn mend<D: Disk>(
+        &self,
+        disk: &mut D,
+        listed: &Listed,
+        next: Option<&CommitHeader>,
+        bytes: &mut [u8],
+    ) -> io::Result<()> {
+        let SegmentRef { sequence, slot } = listed.segment;
+        let Some(segment) = self.look.segments.iter().find(|known| known.sequence == sequence) else {
+            return Ok(());
+        };
+        let is_newest = self.log.last() == Some(&listed.segment);
+        let (length, refused) = read_around(disk, slot, bytes)?;
+        let walk =
+            segment.walk(&bytes[..length], self.look.segment_bytes, Some(self.identity.seed()), is_newest);
+        let mut remains = self.remains(&walk, segment.before);
+        remains.refused = refused;
+        if !is_newest || remains.trailer.is_some() {
+            self.find_missing_end(&mut remains, next);
+        }
+        if length < bytes.len() {
+            disk.zero(slot, length as u64, (bytes.len() - length) as u32)?;
+        }
+        let is_footer_damaged = self.look.damage_of(sequence).any(|damage| damage.kind == DamageKind::Footer);
+        let is_patched = self.write_patches(disk, slot, sequence, &mut remains)?;
+        let is_new = is_patched || is_footer_damaged || length < bytes.len();
+        if is_new && (!is_newest || remains.trailer.is_some()) {
+            self.write_footer(disk, slot, sequence, &remains)?;
+        }
+        self.write_rest(disk, slot, segment.first, &remains)?;
+        if listed.header == ListedHeader::Damaged || self.lists_too_much(listed) {
+            self.write_header(disk, listed, &remains)?;
+        }
+        disk.sync(slot)
+    }
+
+    /// What of a segment can be read.
+    fn remains(&self, walk: &Walk<'_>, before: Chain) -> Remains {
+        let Chain { life, number, time_ms, segment } = before;
+        let start = CommitHeader { life, number, segment, time_ms, records: 0, covers: 0 };
+        let (whole, patches, refused) = (Vec::new(), Vec::new(), Vec::new());
+        let mut remains = Remains { whole, patches, last: start, trailer: None, refused, tail: 0 };
+        let (mut records, mut count, mut missed) = (Vec::new(), 0, Vec::new());
+        let mut chain = before;
+        let end = walk.run(&mut chain, &mut |event| match event {
+            Event::Commit(at, Commit { header, records }) => {
+                if let Some(patch) = remains.patches.last_mut().filter(|patch| patch.number.is_none()) {
+                    patch.number = Some(header.number - 1);
+                }
+                remains.last = *header;
+                remains.whole.push((at + COMMIT_HEADER_BYTES as u32, records.to_vec()));
+            }
+            Event::Record { record, trust: Trust::Salvaged, .. } => {
+                record.encode(&mut records);
+                count += 1;
+            }
+            Event::Lost(targets) => missed.extend_from_slice(targets),
+            Event::Gap(Gap { from, to, covered, .. }) => {
+                let after = remains.last;
+                let records = core::mem::take(&mut records);
+                let (count, missed) = (core::mem::take(&mut count), core::mem::take(&mut missed));
+                if !covered {
+                    remains.patches.push(Patch { from, to, after, number: None, records, count, missed });
+                }
+            }
+            Event::Record { .. } | Event::Strange(_) | Event::Tail(_) => {}
+        });
+        remains.tail = end.tail;
+        remains.trailer = walk.footer().map(|footer| (footer.trailer, footer.from));
+        remains
+    }
+
+    /// Commits may be missing at the end, where nothing is left of them but that others know.
+    fn find_missing_end(&self, remains: &mut Remains, next: Option<&CommitHeader>) {
+        let after = remains.last;
+        let of_trailer = remains.trailer.map(|(trailer, _)| trailer.number);
+        let number = of_trailer.or(next.map(|next| next.number - 1)).unwrap_or(0);
+        let is_covered =
+            next.is_some_and(|next| u64::from(next.covers) >= next.number.saturating_sub(after.number + 1));
+        let to = remains.trailer.map_or(self.look.segment_bytes, |(_, from)| from);
+        let last = remains.patches.last_mut().filter(|patch| patch.number.is_none());
+        match last {
+            _ if is_covered => remains.patches.retain(|patch| patch.number.is_some()),
+            Some(patch) => (patch.number, patch.to) = (Some(number.max(after.number + 1)), to),
+            // A segment of the log has a commit, or its header proves nothing.
+            None if number > after.number || remains.whole.is_empty() => {
+                let (from, number, records) = (remains.tail, Some(number.max(after.number + 1)), Vec::new());
+                remains.patches.push(Patch {
+                    from,
+                    to,
+                    after,
+                    number,
+                    records,
+                    count: 0,
+                    missed: Vec::new(),
+                });
+            }
+            None => {}
+        }
+    }
+
+    /// Puts commits where some are missing, as far as there is room; tells whether there are any.
+    fn write_patches<D: Disk>(
+        &self,
+        disk: &mut D,
+        slot: u32,
+        sequence: u64,
+        remains: &mut Remains,
+    ) -> io::Result<bool> {
+        let mut is_patched = false;
+        for patch in core::mem::take(&mut remains.patches) {
+            let Some((header, bytes)) = self.commit(&patch, sequence) else { continue };
+            is_patched = true;
+            let end = patch.from + bytes.len() as u32;
+            disk.write(slot, patch.from.into(), &bytes)?;
+            disk.zero(slot, end.into(), patch.to - end)?;
+            disk.sync(slot)?;
+            if patch.from >= remains.tail {
+                (remains.tail, remains.last) = (end, header);
+            }
+            let length = commit::Claim::read(&bytes).map_or(COMMIT_HEADER_BYTES, |claim| claim.length);
+            let first = patch.from + COMMIT_HEADER_BYTES as u32;
+            remains.whole.push((first, bytes[COMMIT_HEADER_BYTES..length].to_vec()));
+        }
+        remains.whole.sort_by_key(|(at, _)| *at);
+        Ok(is_patched)
+    }
+
+    /// The commit for a patch, if it fits.
+    fn commit(&self, patch: &Patch, sequence: u64) -> Option<(CommitHeader, Vec<u8>)> {
+        let number = patch.number?;
+        let settled = self.settled(&patch.missed);
+        let room = patch.to.saturating_sub(patch.from) as usize;
+        let covers = u32::try_from(number.checked_sub(patch.after.number + 1)?).unwrap_or(u32::MAX);
+        let make = |settled: &[Vec<u8>]| {
+            let mut bytes = Vec::new();
+            commit::begin(&mut bytes);
+            bytes.extend_from_slice(&patch.records);
+            settled.iter().for_each(|record| bytes.extend_from_slice(record));
+            let CommitHeader { life, time_ms, .. } = patch.after;
+            let records = patch.count + settled.len() as u32;
+            let header =
+                CommitHeader { life: life.max(1), number, segment: sequence, time_ms, records, covers };
+            commit::finish(&mut bytes, &header, self.identity.seed());
+            (bytes.len() <= room).then_some((header, bytes))
+        };
+        make(&settled).or_else(|| make(&[]))
+    }
+
+    /// Settlements of the messages that are lost.
+    fn settled(&self, missed: &[Target]) -> Vec<Vec<u8>> {
+        let mut sets: BTreeMap<u64, RangeSet> = BTreeMap::new();
+        let fresh: BTreeSet<(u64, u64)> = missed.iter().map(|target| (target.queue, target.offset)).collect();
+        for (queue, offset) in fresh {
+            let known = self.look.index.queues().get(&queue);
+            let is_known = known.is_some_and(|known| {
+                known.gone || known.settled.contains(offset) || known.segment_of(offset).is_some()
+            });
+            if !is_known {
+                sets.entry(queue).or_default().insert(Range { start: offset, end: offset + 1 }, |_| {});
+            }
+        }
+        let encode = |(queue, set): (&u64, &RangeSet)| {
+            let mut bytes = Vec::new();
+            Record::Settled { queue: *queue, ranges: Ranges::List(set.ranges()) }.encode(&mut bytes);
+            bytes
+        };
+        sets.iter().map(encode).collect()
+    }
+
+    fn write_footer<D: Disk>(
+        &self,
+        disk: &mut D,
+        slot: u32,
+        sequence: u64,
+        remains: &Remains,
+    ) -> io::Result<()> {
+        let last = remains.last;
+        let mut footer = Footer::default();
+        for (at, records) in &remains.whole {
+            footer.note_records(records, *at);
+        }
+        let trailer = Trailer { life: last.life, sequence, number: last.number, time_ms: last.time_ms };
+        let trailer = match remains.trailer {
+            Some((old, _)) => Trailer { life: old.life, time_ms: old.time_ms, ..trailer },
+            None => trailer,
+        };
+        let (mut bytes, mut parts) = (Vec::new(), Vec::new());
+        footer.finish(&trailer, self.identity.seed(), &mut bytes, &mut parts);
+        let end = self.look.segment_bytes;
+        if remains.tail as usize + bytes.len() > end as usize {
+            // Without one the segment is read commit by commit.
+            disk.zero(slot, (end - BLOCK_BYTES as u32).into(), BLOCK_BYTES as u32)?;
+        } else {
+            disk.write(slot, u64::from(end) - bytes.len() as u64, &bytes)?;
+        }
+        disk.sync(slot)
+    }
+
+    /// Blocks that the disk refused to read and that nothing was written to.
+    fn write_rest<D: Disk>(&self, disk: &mut D, slot: u32, first: u32, remains: &Remains) -> io::Result<()> {
+        let end = remains.trailer.map_or(self.look.segment_bytes, |(_, from)| from);
+        let is_unused = |at: &&u32| **at >= remains.tail.max(first) && **at < end;
+        remains
+            .refused
+            .iter()
+            .filter(is_unused)
+            .try_for_each(|at| disk.zero(slot, (*at).into(), BLOCK_BYTES as u32))
+    }
+
+    fn write_header<D: Disk>(&self, disk: &mut D, listed: &Listed, remains: &Remains) -> io::Result<()> {
+        let SegmentRef { sequence, slot } = listed.segment;
+        let last = remains.last;
+        let life = if let ListedHeader::Good { life } = listed.header { life } else { last.life };
+        let header = SegmentHeader {
+            identity: self.identity,
+            segment_bytes: self.look.segment_bytes,
+            life,
+            sequence,
+            time_ms: last.time_ms,
+            live: self.log.iter().filter(|other| other.sequence < sequence).copied().collect(),
+        };
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        if bytes.len() <= listed.first as usize {
+            disk.write(slot, 0, &bytes)?;
+        }
+        disk.sync(slot)
+    }
+}
