@@ -44,11 +44,11 @@ fn spoil(files: &mut Files, slot: u32, random: &mut Random) -> (Range<usize>, &'
         }
         6 => {
             bytes.fill(0);
-            (0..length, "zeroed")
+            (0..SEGMENT_BYTES as usize, "zeroed")
         }
         _ => {
             files.remove(&slot);
-            (0..length, "deleted")
+            (0..SEGMENT_BYTES as usize, "deleted")
         }
     }
 }
@@ -83,7 +83,8 @@ fn check_dropped(directory: &Directory, found: &Inspected, what: &str) {
     }
     let mut disk = FileDisk::new(directory.path());
     let opened = Log::open(&mut disk, Traffic::settings(), IDENTITY, Now::from_ms(0));
-    let (log, report) = opened.unwrap_or_else(|why| panic!("{what}: {why}\n{}\n{}", after.report, again.report));
+    let (log, report) =
+        opened.unwrap_or_else(|why| panic!("{what}: {why}\n{}\n{}", after.report, again.report));
     assert!(report.set_aside.is_empty() && report.commits_missing == 0, "{what}: {report:?}");
     let queues = log.index().queues().iter().filter(|(_, queue)| !queue.gone);
     let live = queues.flat_map(|(id, queue)| {

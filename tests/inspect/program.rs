@@ -1,12 +1,15 @@
 //! The program as a person at a prompt meets it: what it prints, its exit code, and that it touches nothing.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::SystemTime;
 
 use leveret::store::look::Look;
+use leveret::store::{Disk, FileDisk};
 
 use crate::damage::last_commit;
 use crate::read_line;
@@ -127,6 +130,66 @@ fn an_export_goes_to_a_file_that_was_not_there() {
     let output = run(&["inspect", path, "--export", name]);
     assert_eq!(code(&output), 3, "{output:?}");
     assert!(said(&output.stderr).contains("is there already: name a file that is not"), "{output:?}");
+}
+
+#[test]
+fn who_may_only_read_can_inspect_and_can_drop_nothing() {
+    let traffic = Traffic::aged(7, 2, 500);
+    let mut files = traffic.files();
+    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+    files.get_mut(&look.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
+    let directory = Directory::with("reading", &files);
+    let path = directory.path();
+    let allow =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+    for entry in fs::read_dir(path).expect("it is there") {
+        allow(&entry.expect("it is there").path(), 0o444);
+    }
+    allow(path, 0o555);
+    let run = |option: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+        command.env_remove("JOURNAL_STREAM").arg("inspect").arg(path).arg(option);
+        if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+            // Nobody; to root all of this is open.
+            command.uid(65534).gid(65534);
+        }
+        command.output()
+    };
+    let before = state(path);
+    let outputs = (run("--records"), run("--drop-set-aside"));
+    let after = state(path);
+    allow(path, 0o755);
+    // Where only root finds the binary, nobody can run it.
+    let (Ok(looked), Ok(dropped)) = outputs else { return };
+    assert_eq!((code(&looked), code(&dropped)), (2, 3), "{looked:?}\n{dropped:?}");
+    let line = said(&dropped.stderr);
+    assert!(line.ends_with("Permission denied (os error 13); what is set aside stays\n"), "{line}");
+    assert_eq!(after, before, "nothing was written");
+}
+
+#[test]
+fn what_is_set_aside_is_dropped_unless_a_broker_has_the_directory() {
+    let traffic = Traffic::aged(8, 2, 500);
+    let mut files = traffic.files();
+    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+    files.get_mut(&look.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
+    let directory = Directory::with("dropping", &files);
+    let path = directory.path().to_str().expect("UTF-8");
+    let mut broker = FileDisk::new(directory.path());
+    broker.lock().expect("nobody has it");
+    let before = state(directory.path());
+    let output = run(&["inspect", path, "--drop-set-aside"]);
+    let line = format!("leveret: {path}: a broker has it, so nothing is dropped: stop the broker first\n");
+    assert_eq!((code(&output), said(&output.stderr)), (3, line), "{output:?}");
+    assert_eq!(state(directory.path()), before, "nothing was written");
+    drop(broker);
+    let output = run(&["inspect", path, "--drop-set-aside"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let report = said(&output.stdout);
+    assert!(report.contains("\ndropped    commits: segment "), "{report}");
+    assert!(report.ends_with("\nverdict    good: everything is as it was written\n"), "{report}");
+    let output = run(&["inspect", path, "--drop-set-aside"]);
+    assert!(said(&output.stdout).contains("\ndropped    nothing: nothing is set aside\n"), "{output:?}");
 }
 
 #[test]

@@ -13,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::survey::{Listed, ListedHeader, Survey, read_around};
-use super::walk::{Chain, Event, Gap, Trust, Walk};
+use super::walk::{Chain, Event, FoundFooter, Gap, Trust, Walk};
 use super::{Damage, DamageKind, Look, LookError, SegmentLook, take};
+use crate::store::build::for_each_record;
 use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use crate::store::disk::Disk;
-use crate::store::footer::{Footer, Trailer};
+use crate::store::footer::{self, Footer, Trailer};
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
 use crate::store::segment::{Identity, SegmentHeader, SegmentRef};
@@ -34,6 +35,18 @@ struct Patch {
     records: Vec<u8>,
     count: u32,
     missed: Vec<Target>,
+}
+
+/// What tells messages in their queues, chunks and definitions from others of their kind.
+fn names_of(record: &Record<'_>) -> Vec<(u64, u64, Vec<u8>)> {
+    match record {
+        Record::Message(message) => {
+            message.targets.iter().map(|target| (target.queue, target.offset, Vec::new())).collect()
+        }
+        Record::Chunk { body, index, .. } => vec![(*body, (*index).into(), b"chunk".to_vec())],
+        Record::Defined { version, key, .. } => vec![(*version, 0, [b"key ", *key].concat())],
+        _ => Vec::new(),
+    }
 }
 
 /// What is left of a segment.
@@ -85,6 +98,9 @@ impl Look {
 
 impl Repair<'_> {
     fn run<D: Disk>(&self, disk: &mut D, survey: &Survey) -> io::Result<()> {
+        if self.look.damage.is_empty() {
+            return Ok(());
+        }
         let mut bytes = vec![0; self.look.segment_bytes as usize];
         for (at, listed) in survey.log.iter().enumerate() {
             if !self.log.contains(&listed.segment) {
@@ -92,10 +108,8 @@ impl Repair<'_> {
             }
             let next =
                 survey.log.get(at + 1).filter(|next| next.segment.sequence == listed.segment.sequence + 1);
-            if self.is_to_mend(listed) {
-                let next = next.and_then(|next| self.first_commit(disk, next, &mut bytes));
-                self.mend(disk, listed, next.as_ref(), &mut bytes)?;
-            }
+            let next = next.and_then(|next| self.first_commit(disk, next, &mut bytes));
+            self.mend(disk, listed, next.as_ref(), &mut bytes)?;
         }
         for damage in self.look.damage.iter().filter(|damage| !survey.is_in_log(damage.slot)) {
             if matches!(damage.kind, DamageKind::NoFile | DamageKind::Replaced) {
@@ -162,6 +176,10 @@ impl Repair<'_> {
             segment.walk(&bytes[..length], self.look.segment_bytes, Some(self.identity.seed()), is_newest);
         let mut remains = self.remains(&walk, segment.before);
         remains.refused = refused;
+        let is_incomplete = walk.footer().is_some_and(|footer| self.leaves_out(&footer, sequence, &remains));
+        if !is_incomplete && !self.is_to_mend(listed) {
+            return Ok(());
+        }
         if !is_newest || remains.trailer.is_some() {
             self.find_missing_end(&mut remains, next);
         }
@@ -170,7 +188,7 @@ impl Repair<'_> {
         }
         let is_footer_damaged = self.look.damage_of(sequence).any(|damage| damage.kind == DamageKind::Footer);
         let is_patched = self.write_patches(disk, slot, sequence, &mut remains)?;
-        let is_new = is_patched || is_footer_damaged || length < bytes.len();
+        let is_new = is_patched || is_footer_damaged || is_incomplete || length < bytes.len();
         if is_new && (!is_newest || remains.trailer.is_some()) {
             self.write_footer(disk, slot, sequence, &remains)?;
         }
@@ -197,6 +215,9 @@ impl Repair<'_> {
                 remains.last = *header;
                 remains.whole.push((at + COMMIT_HEADER_BYTES as u32, records.to_vec()));
             }
+            // A segment that is still there is worth more than word that it may go.
+            Event::Record { record: Record::Left { segment }, trust: Trust::Salvaged, .. }
+                if self.log.iter().any(|known| known.sequence == *segment) => {}
             Event::Record { record, trust: Trust::Salvaged, .. } => {
                 record.encode(&mut records);
                 count += 1;
@@ -215,6 +236,25 @@ impl Repair<'_> {
         remains.tail = end.tail;
         remains.trailer = walk.footer().map(|footer| (footer.trailer, footer.from));
         remains
+    }
+
+    /// Whether a footer leaves out something that is live. The last commit that a start finds is not in its
+    /// segment's footer, for it is written again; but what was written again may be what is lost.
+    fn leaves_out(&self, footer: &FoundFooter<'_>, sequence: u64, remains: &Remains) -> bool {
+        let mut told = BTreeSet::new();
+        // Parts that are damaged tell nothing, and are written again anyway.
+        let _ = footer.messages(|entry| {
+            told.insert((entry.queue, entry.offset, Vec::new()));
+        });
+        let _ = footer::for_each_fact(footer.facts, sequence, |fact, _| told.extend(names_of(fact)));
+        let mut leaves_out = false;
+        for (at, records) in &remains.whole {
+            for_each_record(records, *at, |record, _| {
+                let is_told = names_of(record).iter().all(|name| told.contains(name));
+                leaves_out |= !is_told && self.look.index.is_live_in(record, sequence);
+            });
+        }
+        leaves_out
     }
 
     /// Commits may be missing at the end, where nothing is left of them but that others know.

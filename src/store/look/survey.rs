@@ -158,6 +158,8 @@ impl Survey {
             list.push(newest);
         }
         let headless = self.find_headless(disk, bytes, newest.sequence)?;
+        // A file that is one of those was another segment before; that has left the log.
+        list.retain(|segment| headless.iter().all(|newer| newer.slot != segment.slot));
         list.extend(headless);
         let (mut left, mut last) = (Vec::new(), None);
         for segment in list.iter().filter(|segment| segment.sequence >= newest.sequence) {
@@ -170,9 +172,9 @@ impl Survey {
         self.log = list.into_iter().map(|segment| self.listed(segment)).collect();
         self.log.retain(|listed| {
             let by = left.iter().find(|(segment, _)| *segment == listed.segment.sequence);
-            // What the last commit says a start does not rely on, while the segment is still there.
-            let is_there = matches!(listed.header, ListedHeader::Good { .. } | ListedHeader::Damaged);
-            by.is_none_or(|(_, number)| Some(*number) == last && is_there)
+            // What the last commit says a start does not rely on, unless the file is used again already.
+            let is_replaced = matches!(listed.header, ListedHeader::Other { .. });
+            by.is_none_or(|(_, number)| Some(*number) == last && !is_replaced)
         });
         Ok(())
     }
