@@ -141,12 +141,6 @@ impl SegmentHeader {
         }
     }
 
-    /// The identity that a header would have whose checksum does not hold.
-    pub(super) fn claimed_identity(bytes: &[u8]) -> Option<Identity> {
-        let mut input = Input::new(bytes.get(24..)?);
-        Some(Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? })
-    }
-
     fn parse_checked(bytes: &[u8]) -> Option<Self> {
         let mut input = Input::new(bytes);
         let (segment_bytes, life) = (input.u32()?, input.u32()?);

@@ -16,7 +16,7 @@ use super::survey::{Listed, ListedHeader, Survey, read_around};
 use super::walk::{Chain, Event, FoundFooter, Gap, Trust, Walk};
 use super::{Damage, DamageKind, Look, LookError, SegmentLook, take};
 use crate::store::build::for_each_record;
-use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
+use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::store::disk::Disk;
 use crate::store::footer::{self, Footer, Trailer};
 use crate::store::ranges::RangeSet;
@@ -56,9 +56,21 @@ struct Remains {
     patches: Vec<Patch>,
     /// The last whole commit; of an older segment if there is none, without a number if nothing is known.
     last: CommitHeader,
+    /// The number of the last commit before the segment, as far as that is known.
+    before: u64,
     trailer: Option<(Trailer, u32)>,
     refused: Vec<u32>,
     tail: u32,
+    /// Records of a commit at the end that is not whole.
+    end: (Vec<u8>, u32),
+}
+
+impl Remains {
+    /// Where the chain of commits stands behind it.
+    const fn chain(&self, segment: u64) -> Chain {
+        let CommitHeader { life, number, time_ms, .. } = self.last;
+        Chain { segment, life, number, time_ms }
+    }
 }
 
 struct Repair<'l> {
@@ -73,8 +85,9 @@ pub(super) fn drop_set_aside<D: Disk>(look: &Look, disk: &mut D) -> Result<Look,
     let survey = Survey::of(disk)?;
     if let Some(identity) = survey.identity {
         let stays = survey.log.iter().filter(|listed| is_there(listed) && !look.misses(listed.segment));
-        let log = stays.map(|listed| listed.segment).collect();
-        let repair = Repair { look, identity, log };
+        let mut repair = Repair { look, identity, log: stays.map(|listed| listed.segment).collect() };
+        let newer = repair.newer(&survey).map(|listed| listed.segment);
+        repair.log.extend(newer);
         repair.run(disk, &survey).map_err(LookError::Unreadable)?;
     }
     take::take(disk)
@@ -101,17 +114,19 @@ impl Repair<'_> {
         if self.look.damage.is_empty() {
             return Ok(());
         }
-        let mut bytes = vec![0; self.look.segment_bytes as usize];
-        for (at, listed) in survey.log.iter().enumerate() {
-            if !self.log.contains(&listed.segment) {
+        let (mut bytes, mut chain) = (vec![0; self.look.segment_bytes as usize], Chain::default());
+        let listed: Vec<Listed> = survey.log.iter().chain(&self.newer(survey)).copied().collect();
+        for (at, this) in listed.iter().enumerate() {
+            if !self.log.contains(&this.segment) {
                 continue;
             }
-            let next =
-                survey.log.get(at + 1).filter(|next| next.segment.sequence == listed.segment.sequence + 1);
+            let next = listed.get(at + 1).filter(|next| next.segment.sequence == this.segment.sequence + 1);
             let next = next.and_then(|next| self.first_commit(disk, next, &mut bytes));
-            self.mend(disk, listed, next.as_ref(), &mut bytes)?;
+            self.mend(disk, this, next.as_ref(), &mut chain, &mut bytes)?;
         }
-        for damage in self.look.damage.iter().filter(|damage| !survey.is_in_log(damage.slot)) {
+        for damage in
+            self.look.damage.iter().filter(|damage| !listed.iter().any(|l| l.segment.slot == damage.slot))
+        {
             if matches!(damage.kind, DamageKind::NoFile | DamageKind::Replaced) {
                 continue;
             }
@@ -122,6 +137,15 @@ impl Repair<'_> {
             disk.sync(damage.slot)?;
         }
         disk.sync_directory()
+    }
+
+    /// The file of a segment whose first commits are all damaged, though they were durable.
+    fn newer(&self, survey: &Survey) -> Option<Listed> {
+        let SegmentLook { sequence, slot, first, opened_by, .. } = self.look.tail_only?;
+        let is_damaged = |damage: &Damage| damage.kind == DamageKind::Commits;
+        let life = opened_by.filter(|_| self.look.damage_of(sequence).any(is_damaged))?;
+        let segment = SegmentRef { sequence, slot };
+        (!survey.is_in_log(slot)).then_some(Listed { segment, first, header: ListedHeader::Good { life } })
     }
 
     /// A segment whose own parts are damaged, or behind whose end commits are missing, or whose header lists
@@ -164,25 +188,26 @@ impl Repair<'_> {
         disk: &mut D,
         listed: &Listed,
         next: Option<&CommitHeader>,
+        chain: &mut Chain,
         bytes: &mut [u8],
     ) -> io::Result<()> {
         let SegmentRef { sequence, slot } = listed.segment;
-        let Some(segment) = self.look.segments.iter().find(|known| known.sequence == sequence) else {
+        let mut known = self.look.segments.iter().chain(&self.look.tail_only);
+        let Some(segment) = known.find(|known| known.sequence == sequence) else {
             return Ok(());
         };
         let is_newest = self.log.last() == Some(&listed.segment);
         let (length, refused) = read_around(disk, slot, bytes)?;
         let walk =
             segment.walk(&bytes[..length], self.look.segment_bytes, Some(self.identity.seed()), is_newest);
-        let mut remains = self.remains(&walk, segment.before);
+        let mut remains = self.remains(&walk, *chain);
         remains.refused = refused;
         let is_incomplete = walk.footer().is_some_and(|footer| self.leaves_out(&footer, sequence, &remains));
         if !is_incomplete && !self.is_to_mend(listed) {
+            *chain = remains.chain(sequence);
             return Ok(());
         }
-        if !is_newest || remains.trailer.is_some() {
-            self.find_missing_end(&mut remains, next);
-        }
+        self.find_lost_end(&mut remains, sequence, next, is_newest);
         if length < bytes.len() {
             disk.zero(slot, length as u64, (bytes.len() - length) as u32)?;
         }
@@ -196,6 +221,7 @@ impl Repair<'_> {
         if listed.header == ListedHeader::Damaged || self.lists_too_much(listed) {
             self.write_header(disk, listed, &remains)?;
         }
+        *chain = remains.chain(sequence);
         disk.sync(slot)
     }
 
@@ -204,7 +230,16 @@ impl Repair<'_> {
         let Chain { life, number, time_ms, segment } = before;
         let start = CommitHeader { life, number, segment, time_ms, records: 0, covers: 0 };
         let (whole, patches, refused) = (Vec::new(), Vec::new(), Vec::new());
-        let mut remains = Remains { whole, patches, last: start, trailer: None, refused, tail: 0 };
+        let mut remains = Remains {
+            whole,
+            patches,
+            last: start,
+            before: number,
+            trailer: None,
+            refused,
+            tail: 0,
+            end: (Vec::new(), 0),
+        };
         let (mut records, mut count, mut missed) = (Vec::new(), 0, Vec::new());
         let mut chain = before;
         let end = walk.run(&mut chain, &mut |event| match event {
@@ -216,9 +251,10 @@ impl Repair<'_> {
                 remains.whole.push((at + COMMIT_HEADER_BYTES as u32, records.to_vec()));
             }
             // A segment that is still there is worth more than word that it may go.
-            Event::Record { record: Record::Left { segment }, trust: Trust::Salvaged, .. }
-                if self.log.iter().any(|known| known.sequence == *segment) => {}
-            Event::Record { record, trust: Trust::Salvaged, .. } => {
+            Event::Record {
+                record: Record::Left { segment }, trust: Trust::Salvaged | Trust::Tail, ..
+            } if self.log.iter().any(|known| known.sequence == *segment) => {}
+            Event::Record { record, trust: Trust::Salvaged | Trust::Tail, .. } => {
                 record.encode(&mut records);
                 count += 1;
             }
@@ -233,7 +269,7 @@ impl Repair<'_> {
             }
             Event::Record { .. } | Event::Strange(_) | Event::Tail(_) => {}
         });
-        remains.tail = end.tail;
+        (remains.tail, remains.end) = (end.tail, (records, count));
         remains.trailer = walk.footer().map(|footer| (footer.trailer, footer.from));
         remains
     }
@@ -258,10 +294,19 @@ impl Repair<'_> {
     }
 
     /// Commits may be missing at the end, where nothing is left of them but that others know.
-    fn find_missing_end(&self, remains: &mut Remains, next: Option<&CommitHeader>) {
+    fn find_lost_end(
+        &self,
+        remains: &mut Remains,
+        sequence: u64,
+        next: Option<&CommitHeader>,
+        is_newest: bool,
+    ) {
         let after = remains.last;
+        let is_end = |damage: &&Damage| damage.kind == DamageKind::Commits && damage.from == remains.tail;
+        let lost = self.look.damage_of(sequence).find(is_end).and_then(|damage| damage.commits);
         let of_trailer = remains.trailer.map(|(trailer, _)| trailer.number);
         let number = of_trailer.or(next.map(|next| next.number - 1)).unwrap_or(0);
+        let number = number.max(after.number + lost.unwrap_or(0));
         let is_covered =
             next.is_some_and(|next| u64::from(next.covers) >= next.number.saturating_sub(after.number + 1));
         let to = remains.trailer.map_or(self.look.segment_bytes, |(_, from)| from);
@@ -270,17 +315,10 @@ impl Repair<'_> {
             _ if is_covered => remains.patches.retain(|patch| patch.number.is_some()),
             Some(patch) => (patch.number, patch.to) = (Some(number.max(after.number + 1)), to),
             // A segment of the log has a commit, or its header proves nothing.
-            None if number > after.number || remains.whole.is_empty() => {
-                let (from, number, records) = (remains.tail, Some(number.max(after.number + 1)), Vec::new());
-                remains.patches.push(Patch {
-                    from,
-                    to,
-                    after,
-                    number,
-                    records,
-                    count: 0,
-                    missed: Vec::new(),
-                });
+            None if number > after.number || (remains.whole.is_empty() && !is_newest) => {
+                let (from, number) = (remains.tail, Some(number.max(after.number + 1)));
+                let (records, count) = core::mem::take(&mut remains.end);
+                remains.patches.push(Patch { from, to, after, number, records, count, missed: Vec::new() });
             }
             None => {}
         }
@@ -318,6 +356,7 @@ impl Repair<'_> {
         let number = patch.number?;
         let settled = self.settled(&patch.missed);
         let room = patch.to.saturating_sub(patch.from) as usize;
+        let owner = Owner { identity: self.identity, segment_bytes: self.look.segment_bytes };
         let covers = u32::try_from(number.checked_sub(patch.after.number + 1)?).unwrap_or(u32::MAX);
         let make = |settled: &[Vec<u8>]| {
             let mut bytes = Vec::new();
@@ -328,7 +367,7 @@ impl Repair<'_> {
             let records = patch.count + settled.len() as u32;
             let header =
                 CommitHeader { life: life.max(1), number, segment: sequence, time_ms, records, covers };
-            commit::finish(&mut bytes, &header, self.identity.seed());
+            commit::finish(&mut bytes, &header, &owner);
             (bytes.len() <= room).then_some((header, bytes))
         };
         make(&settled).or_else(|| make(&[]))
@@ -405,6 +444,7 @@ impl Repair<'_> {
             life,
             sequence,
             time_ms: last.time_ms,
+            commits: remains.before,
             live: self.log.iter().filter(|other| other.sequence < sequence).copied().collect(),
         };
         let mut bytes = Vec::new();

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::walk::{Chain, Event, FoundFooter, Trust, Walk, claimed_extent};
-use crate::store::commit::{COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader, padded};
+use crate::store::commit::{COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
 use crate::store::footer;
 use crate::store::index::Place;
 use crate::store::parts::Entry;
@@ -21,15 +21,6 @@ use crate::store::record::{Record, RecordError, Target};
 
 /// Of the four things that a commit's header says about its place, so many must be right.
 const SIGNS_MIN: usize = 3;
-
-/// A commit that nothing but its own records speaks for: all of them are whole, and they are as many and as
-/// long as it says. For a store that has lost the secret its checksums start from.
-pub(super) fn unproven(bytes: &[u8]) -> Option<Commit<'_>> {
-    let claim = Claim::read(bytes).filter(|claim| claim.has_magic)?;
-    let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
-    let found = walk_records(records, claim.header.records);
-    (found.is_all() && claim.header.number > 0).then_some(Commit { header: claim.header, records })
-}
 
 /// Whether a header that is not proven may be that of the next commit: one damaged field is forgiven.
 pub(super) fn is_likely(claim: &Claim, segment: u64, chain: &Chain, next: Option<&CommitHeader>) -> bool {
@@ -52,14 +43,6 @@ struct Records {
     /// Where each whole one lies, and its length.
     whole: Vec<(usize, usize)>,
     damaged: u64,
-    /// Everything fits: nothing is damaged, or what is damaged is known.
-    fits: bool,
-}
-
-impl Records {
-    const fn is_all(&self) -> bool {
-        self.fits && self.damaged == 0
-    }
 }
 
 /// The whole records of a commit that had `count` of them.
@@ -82,15 +65,25 @@ fn walk_records(bytes: &[u8], count: u32) -> Records {
             }
         }
     }
-    found.fits = at == bytes.len() && found.whole.len() as u64 + found.damaged == u64::from(count);
-    if !found.fits {
+    let fits = at == bytes.len() && found.whole.len() as u64 + found.damaged == u64::from(count);
+    if !fits {
         found.whole.truncate(sure.unwrap_or(found.whole.len()));
     }
     found
 }
 
-/// Records of the commits in `range`, beginning with the one right at its start. Tells how many were read
-/// and, if that is known, how many were not.
+/// What was found of commits that are not whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Salvaged {
+    /// Records that could be read.
+    pub(super) read: u64,
+    /// Records that could not, if that is known.
+    pub(super) lost: Option<u64>,
+    /// Commits that there surely were.
+    pub(super) commits: u64,
+}
+
+/// Records of the commits in `range`, beginning with the one right at its start.
 pub(super) fn by_chain<'a>(
     walk: &Walk<'a>,
     range: Range<usize>,
@@ -98,9 +91,9 @@ pub(super) fn by_chain<'a>(
     next: Option<&CommitHeader>,
     trust: Trust,
     each: &mut dyn FnMut(Event<'_>),
-) -> (u64, Option<u64>) {
+) -> Salvaged {
     let (mut at, mut chain) = (range.start, *chain);
-    let (mut read, mut lost) = (0, Some(0));
+    let (mut read, mut lost, mut commits) = (0, Some(0), 0);
     while at < range.end {
         let Some(bytes) = walk.bytes.get(at..range.end) else { break };
         let claim = Claim::read(bytes).filter(|claim| is_likely(claim, walk.sequence, &chain, next));
@@ -119,6 +112,7 @@ pub(super) fn by_chain<'a>(
             }
         }
         read += found.whole.len() as u64;
+        commits += 1;
         lost =
             lost.map(|lost| lost + u64::from(claim.header.records).saturating_sub(found.whole.len() as u64));
         if !is_length_likely || trust == Trust::Tail {
@@ -127,17 +121,16 @@ pub(super) fn by_chain<'a>(
         at += padded(end);
         chain = Chain { segment: walk.sequence, number: chain.number + 1, ..chain };
     }
-    (read, lost)
+    Salvaged { read, lost, commits }
 }
 
-/// Records of the commits in `range`, which a footer has the places of. Tells how many were read and, if that
-/// is known, how many were not.
+/// Records of the commits in `range`, which a footer has the places of.
 pub(super) fn by_footer(
     walk: &Walk<'_>,
     range: Range<u32>,
     found: &FoundFooter<'_>,
     each: &mut dyn FnMut(Event<'_>),
-) -> (u64, Option<u64>) {
+) -> Salvaged {
     let (mut read, mut lost) = (0, 0);
     // Its own checksum holds, so its facts make sense, or this version would not have written them.
     let _ = footer::for_each_fact(found.facts, walk.sequence, |fact, place| {
@@ -171,7 +164,7 @@ pub(super) fn by_footer(
             each(Event::Lost(&targets));
         }
     }
-    (read, all.map(|()| lost))
+    Salvaged { read, lost: all.map(|()| lost), commits: 0 }
 }
 
 /// Whether all that a footer tells lies before byte `tail` and is there.

@@ -10,7 +10,7 @@ use std::io;
 
 use super::LookError;
 use super::walk::Walk;
-use crate::store::commit::{BLOCK_BYTES, Claim};
+use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
 use crate::store::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
 
@@ -26,6 +26,7 @@ pub(super) struct Found {
 }
 
 /// A segment of the log, and what its file's header was like.
+#[derive(Clone, Copy)]
 pub(super) struct Listed {
     pub(super) segment: SegmentRef,
     /// Where the first commit begins.
@@ -101,6 +102,10 @@ impl Survey {
         let mut survey = Self { found, identity: None, segment_bytes: 0, log: Vec::new() };
         let newest = survey.headers().next();
         let known = newest.map(|(_, _, header)| (header.identity, header.segment_bytes));
+        let known = match known {
+            Some(known) => Some(known),
+            None => survey.owner(disk).map_err(LookError::Unreadable)?,
+        };
         survey.identity = known.map(|(identity, _)| identity);
         survey.segment_bytes = match known {
             Some((_, segment_bytes)) => segment_bytes,
@@ -124,6 +129,22 @@ impl Survey {
         headers.sort_by_key(|(_, _, header)| core::cmp::Reverse(header.sequence));
         let identity = headers.first().map(|(_, _, header)| header.identity);
         headers.into_iter().filter(move |(_, _, header)| Some(header.identity) == identity)
+    }
+
+    /// Whose store it is when no header says so: what the commits in most files say.
+    fn owner<D: Disk>(&self, disk: &mut D) -> io::Result<Option<(Identity, u32)>> {
+        let mut bytes = vec![0; self.longest(disk)? as usize];
+        let mut said: Vec<(Owner, usize)> = Vec::new();
+        for found in &self.found {
+            let (length, _) = read_around(disk, found.slot, &mut bytes)?;
+            let Some(owner) = owner_in(&bytes[..length]) else { continue };
+            match said.iter_mut().find(|(other, _)| *other == owner) {
+                Some((_, count)) => *count += 1,
+                None => said.push((owner, 1)),
+            }
+        }
+        let owner = said.into_iter().max_by_key(|(_, count)| *count).map(|(owner, _)| owner);
+        Ok(owner.map(|owner| (owner.identity, owner.segment_bytes)))
     }
 
     fn longest<D: Disk>(&self, disk: &mut D) -> io::Result<u32> {
@@ -188,13 +209,6 @@ impl Survey {
     ) -> io::Result<Vec<SegmentRef>> {
         let others = self.found.iter().filter(|found| !matches!(found.header, HeaderRead::Good(..)));
         let slots: Vec<u32> = others.map(|found| found.slot).collect();
-        for &slot in &slots {
-            if self.identity.is_some() {
-                break;
-            }
-            let (length, _) = read_around(disk, slot, bytes)?;
-            self.identity = prove_identity(&bytes[..length]);
-        }
         let mut found = Vec::new();
         for &slot in &slots {
             let (length, _) = read_around(disk, slot, bytes)?;
@@ -285,14 +299,7 @@ fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<Found>, LookError> {
     Ok(found)
 }
 
-/// The identity in a damaged header, if a commit behind it was made with it.
-fn prove_identity(bytes: &[u8]) -> Option<Identity> {
-    let identity = SegmentHeader::claimed_identity(bytes)?;
-    let survey = Survey {
-        found: Vec::new(),
-        identity: Some(identity),
-        segment_bytes: bytes.len() as u32,
-        log: Vec::new(),
-    };
-    survey.sequence_of(bytes).map(|_| identity)
+/// Whose the first whole commit in a file says that it is.
+fn owner_in(bytes: &[u8]) -> Option<Owner> {
+    (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| Commit::owner(&bytes[at..]))
 }

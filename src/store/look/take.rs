@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::salvage::Salvaged;
 use super::survey::{Found, Listed, ListedHeader, Survey, read_around};
 use super::walk::{Chain, End, Event, Gap, Trust};
 use super::{Damage, DamageKind, Look, LookError, SegmentLook, Spare, Volume, salvage};
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::store::disk::Disk;
+use crate::store::evidence::{synced_by_headers, synced_by_heads};
 use crate::store::footer::{self, Lengths};
 use crate::store::index::{Index, Place};
 use crate::store::ranges::RangeSet;
@@ -30,6 +32,10 @@ struct Taking {
     lost: Vec<(usize, Target)>,
     /// A gap at the end of a segment, which the next one may fill, and its messages.
     pending: Option<(Gap, SegmentRef, Vec<Target>)>,
+    /// The newest segment, its end, and the newest commit that was surely synced, by what lies behind that.
+    newest: Option<(SegmentRef, u32, u64)>,
+    /// The same for a file that is newer, and the bytes of its header.
+    newer: Option<(SegmentRef, u32, u64)>,
     /// Messages with chunks: each target, the body and the number of chunks.
     large: Vec<(Target, u64, u32)>,
 }
@@ -51,6 +57,7 @@ pub(super) fn take<D: Disk>(disk: &mut D) -> Result<Look, LookError> {
             taking.take_other(disk, &survey, found, &mut bytes).map_err(LookError::Unreadable)?;
         }
     }
+    taking.note_lost_end(synced_by_headers(&survey.headers().collect::<Vec<_>>()));
     Ok(taking.finish())
 }
 
@@ -79,6 +86,8 @@ impl Taking {
             missed: Vec::new(),
             lost: Vec::new(),
             pending: None,
+            newest: None,
+            newer: None,
             large: Vec::new(),
         }
     }
@@ -121,6 +130,10 @@ impl Taking {
         let mut chain = self.chain;
         let found = walk.run(&mut chain, &mut |event| self.note_event(event, &mut segment));
         self.chain = chain;
+        if is_newest {
+            let heads = synced_by_heads(&bytes[..length], found.tail as usize, sequence, &chain.of_reader());
+            self.newest = Some((listed.segment, found.tail, heads));
+        }
         self.note_end(&mut segment, &found);
         Ok(())
     }
@@ -201,7 +214,7 @@ impl Taking {
 
     fn note_event(&mut self, event: Event<'_>, segment: &mut SegmentLook) {
         match event {
-            Event::Commit(_, commit) => self.note_commit(commit, segment),
+            Event::Commit(at, commit) => self.note_commit(at, commit, segment),
             Event::Record { place, record, trust, .. } => {
                 if trust == Trust::Whole {
                     segment.records += 1;
@@ -220,9 +233,9 @@ impl Taking {
         }
     }
 
-    fn note_commit(&mut self, commit: &Commit<'_>, segment: &mut SegmentLook) {
+    fn note_commit(&mut self, at: u32, commit: &Commit<'_>, segment: &mut SegmentLook) {
         if segment.commits == 0 {
-            self.end_pending(Some(commit));
+            self.end_pending(Some((commit, at == segment.first)));
         }
         segment.commits += 1;
         let volume = &mut self.look.volume;
@@ -275,7 +288,7 @@ impl Taking {
         is_first
     }
 
-    fn note_gap(&mut self, gap: Gap, segment: &SegmentLook) {
+    fn note_gap(&mut self, mut gap: Gap, segment: &SegmentLook) {
         let missed = core::mem::take(&mut self.missed);
         if gap.covered {
             return;
@@ -284,6 +297,10 @@ impl Taking {
         if gap.trailing {
             self.pending = Some((gap, at, missed));
         } else if self.pending.is_none() || gap.from < gap.to {
+            if let Some((before, ..)) = &self.pending {
+                // Some of what is missing was at the end of the segment before.
+                gap.commits = gap.commits.map(|commits| commits.saturating_sub(before.salvaged.commits));
+            }
             self.note_missing(&gap, at, missed);
         }
     }
@@ -291,20 +308,24 @@ impl Taking {
     fn note_missing(&mut self, gap: &Gap, at: SegmentRef, missed: Vec<Target>) {
         self.slot = at.slot;
         let damage = self.note(DamageKind::Commits, at.sequence, gap.from, gap.to);
-        (damage.commits, damage.records_read, damage.records_lost) = (gap.commits, gap.read, gap.lost);
+        let Salvaged { read, lost, .. } = gap.salvaged;
+        (damage.commits, damage.records_read, damage.records_lost) = (gap.commits, read, lost);
         let number = self.look.damage.len() - 1;
         self.lost.extend(missed.into_iter().map(|target| (number, target)));
     }
 
-    /// The segment after the one with a gap at its end begins with `next`, or the log is at its end.
-    fn end_pending(&mut self, next: Option<&Commit<'_>>) {
+    /// The segment after the one with a gap at its end has `next` as its first whole commit, perhaps right at
+    /// its start, or the log is at its end.
+    fn end_pending(&mut self, next: Option<(&Commit<'_>, bool)>) {
         let Some((mut gap, at, missed)) = self.pending.take() else { return };
-        if let Some(header) = next.map(|next| &next.header).filter(|next| next.segment == at.sequence + 1) {
+        let header = next.map(|(next, is_first)| (&next.header, is_first));
+        if let Some((header, is_first)) = header.filter(|(next, _)| next.segment == at.sequence + 1) {
             let missing = header.number.saturating_sub(gap.after + 1);
             if missing <= u64::from(header.covers) {
                 return;
             }
-            gap.commits = (gap.after > 0).then_some(missing);
+            let commits = if is_first { missing } else { missing.min(gap.salvaged.commits.max(1)) };
+            gap.commits = (gap.after > 0).then_some(commits);
         }
         let slot = self.slot;
         self.note_missing(&gap, at, missed);
@@ -411,6 +432,29 @@ impl Taking {
         });
         self.look.tail_only = tail.map(|_| segment);
         self.look.tail = tail;
+        if opened_by.is_some() {
+            let heads = synced_by_heads(bytes, first as usize, sequence, &self.chain.of_reader());
+            self.newer = Some((SegmentRef { sequence, slot: found.slot }, first, heads));
+        }
+    }
+
+    /// Whether commits at the end of the log are missing that were durable: then it is damaged, not cut.
+    fn note_lost_end(&mut self, synced: u64) {
+        let read = self.look.tail.map(|tail| (tail.segment, tail.records_read));
+        let mut number = self.chain.number;
+        let ends = [(self.newest, synced), (self.newer, 0)];
+        for ((segment, from, heads), synced) in ends.into_iter().filter_map(|(end, n)| Some((end?, n))) {
+            let missing = heads.max(synced).saturating_sub(number);
+            if missing > 0 {
+                number += missing;
+                self.slot = segment.slot;
+                let end = self.look.segment_bytes;
+                let damage = self.note(DamageKind::Commits, segment.sequence, from, end);
+                (damage.commits, damage.records_lost) = (Some(missing), None);
+                damage.records_read =
+                    read.map_or(0, |(of, read)| if of == segment.sequence { read } else { 0 });
+            }
+        }
     }
 
     fn finish(mut self) -> Look {

@@ -7,12 +7,13 @@
 //! Always true: the same bytes and the same chain give the same events; a record is handed out only when its
 //! own checksum holds, at a place where a record of the log must begin; whatever the bytes, nothing panics.
 
-use super::salvage;
+use super::salvage::{self, Salvaged};
 use crate::store::build::for_each_record;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
 use crate::store::footer::{self, Footer, Lengths, Trailer};
 use crate::store::index::Place;
 use crate::store::parts::{Entry, PartBlock, part_seed};
+use crate::store::reader;
 use crate::store::record::{Record, RecordError, Target};
 use crate::store::varint::Input;
 
@@ -23,6 +24,14 @@ pub(super) struct Chain {
     pub(super) life: u32,
     pub(super) number: u64,
     pub(super) time_ms: u64,
+}
+
+impl Chain {
+    /// As a start has it.
+    pub(super) fn of_reader(&self) -> reader::Chain {
+        let Self { segment, life, number, time_ms } = *self;
+        reader::Chain { segment, life, number, time_ms, covers: 0 }
+    }
 }
 
 /// How far a record can be trusted.
@@ -65,10 +74,8 @@ pub(super) struct Gap {
     pub(super) covered: bool,
     /// It ends with the segment: the next one may repeat what was there.
     pub(super) trailing: bool,
-    /// Records that could be read nevertheless.
-    pub(super) read: u64,
-    /// Records that could not, as far as that is known.
-    pub(super) lost: Option<u64>,
+    /// What could be read nevertheless.
+    pub(super) salvaged: Salvaged,
 }
 
 /// A commit at the end that is not whole.
@@ -114,7 +121,7 @@ pub(super) struct Walk<'a> {
     /// Where its first commit must begin.
     pub(super) first: u32,
     pub(super) segment_bytes: u32,
-    /// What checksums of commits start from; without it a commit counts when all its records are whole.
+    /// What checksums of commits start from; without it there are none.
     pub(super) seed: Option<u32>,
     /// No later segment follows: what is not whole at its end is a commit that was cut.
     pub(super) is_newest: bool,
@@ -205,10 +212,7 @@ impl<'a> Walk<'a> {
 
     fn commit_at(&self, at: usize, end: usize) -> Option<Commit<'a>> {
         let bytes = self.bytes.get(at..end)?;
-        match self.seed {
-            Some(seed) => Commit::parse(bytes, seed),
-            None => salvage::unproven(bytes),
-        }
+        Commit::parse(bytes, self.seed?)
     }
 
     fn follows(&self, header: &CommitHeader, chain: &Chain) -> bool {
@@ -283,14 +287,14 @@ impl<'a> Walk<'a> {
             return None;
         }
         let covered = next.is_some_and(|next| u64::from(next.covers) >= missing.unwrap_or(1));
-        let (read, lost) = match footer {
+        let mut salvaged = match footer {
             Some(footer) => salvage::by_footer(self, from as u32..to as u32, footer, each),
             None => salvage::by_chain(self, from..to, chain, next, Trust::Salvaged, each),
         };
         // Where there is no room for them here, they were at the end of the segment before.
-        let lost = lost.filter(|_| from < to);
+        salvaged.lost = salvaged.lost.filter(|_| from < to);
         let (from, to, trailing) = (from as u32, to as u32, next.is_none());
-        Some(Gap { from, to, commits: missing, after: chain.number, covered, trailing, read, lost })
+        Some(Gap { from, to, commits: missing, after: chain.number, covered, trailing, salvaged })
     }
 
     /// What lies behind the last commit.
@@ -321,10 +325,10 @@ impl<'a> Walk<'a> {
             return;
         }
         let trust = if self.is_newest { Trust::Tail } else { Trust::Salvaged };
-        let (read, lost) = salvage::by_chain(self, tail..self.bytes.len(), chain, None, trust, each);
+        let salvaged = salvage::by_chain(self, tail..self.bytes.len(), chain, None, trust, each);
         let (from, to) = (tail as u32, self.bytes.len() as u32);
         each(if self.is_newest {
-            Event::Tail(Tail { slot: self.slot, segment: self.sequence, from, records_read: read })
+            Event::Tail(Tail { slot: self.slot, segment: self.sequence, from, records_read: salvaged.read })
         } else {
             Event::Gap(Gap {
                 from,
@@ -333,8 +337,7 @@ impl<'a> Walk<'a> {
                 after: chain.number,
                 covered: false,
                 trailing: true,
-                read,
-                lost,
+                salvaged,
             })
         });
     }

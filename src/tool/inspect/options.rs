@@ -14,8 +14,8 @@ What a data directory holds, and whether all of it is as it was written.
 
 Usage: leveret inspect DIR [OPTIONS]
 
-Without --drop-set-aside it only reads: a broker may be using the directory, and a card or a user that can only read will do.
-Beside a broker that writes it reads again what looks wrong, and says so.
+Without --drop-set-aside it only reads: a broker may be using the directory, and a card or a user that
+can only read will do. Beside a broker that writes it reads again what looks wrong, and says so.
 
 Options:
   --records             print every record too, one a line; bodies escaped and cut
