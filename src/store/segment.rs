@@ -11,8 +11,10 @@
 //!           76
 //! ```
 //!
-//! All little endian. The CRC covers everything from `length` to the end of the list. A *slot* is the number
-//! in a file's name, a *sequence* is a segment's place in the log: it rises, slots are used again.
+//! All little endian. The CRC covers the magic and everything from `length` to the end of the list. A *slot*
+//! is the number in a file's name, a *sequence* is a segment's place in the log: it rises, slots are used
+//! again. The last byte of the magic is the version of the format. Magic, CRC and length stand alike in every
+//! version, so that a damaged byte is not taken for a newer one, which the broker does not touch.
 //!
 //! Always true: a header is synced before the first commit of its segment is written, so a commit proves its
 //! header durable, and a header without a commit promises nothing. What the newest proven header leaves out
@@ -24,8 +26,15 @@ use super::varint::{self, Input};
 const MAGIC: [u8; 8] = *b"LEVERET1";
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
 const FIXED_BYTES: usize = 76;
+/// What stands alike in every version of the format: magic, CRC, length.
+const PREFIX_BYTES: usize = 16;
 /// The smallest segment in bytes.
 pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+
+/// The CRC of a header, from its magic to the end of its list.
+fn checksum(header: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&header[..8]), &header[12..])
+}
 
 /// Who a store is: made once, when it is formatted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,7 +117,7 @@ impl SegmentHeader {
         out[56..64].copy_from_slice(&self.time_ms.to_le_bytes());
         out[64..72].copy_from_slice(&self.commits.to_le_bytes());
         out[72..76].copy_from_slice(&(self.live.len() as u32).to_le_bytes());
-        let sum = crc32c::crc32c(&out[12..]);
+        let sum = checksum(out);
         out[8..12].copy_from_slice(&sum.to_le_bytes());
         out.resize(padded(length), 0);
     }
@@ -118,10 +127,8 @@ impl SegmentHeader {
         if bytes.iter().all(|byte| *byte == 0) {
             return HeaderRead::Empty;
         }
-        if !bytes.starts_with(&MAGIC) {
-            let other =
-                bytes.starts_with(&MAGIC_OF_ANY_VERSION) && bytes.get(7).is_some_and(|v| *v > MAGIC[7]);
-            return if other { HeaderRead::OtherVersion } else { HeaderRead::Bad };
+        if !bytes.starts_with(&MAGIC_OF_ANY_VERSION) {
+            return HeaderRead::Bad;
         }
         let Some(length) =
             Input::new(bytes.get(12..).unwrap_or_default()).u32().map(|length| length as usize)
@@ -132,8 +139,11 @@ impl SegmentHeader {
             return HeaderRead::Longer(padded(length));
         }
         let sum = Input::new(&bytes[8..]).u32();
-        if length < FIXED_BYTES || sum != Some(crc32c::crc32c(&bytes[12..length])) {
+        if length < PREFIX_BYTES || sum != Some(checksum(&bytes[..length])) {
             return HeaderRead::Bad;
+        }
+        if bytes[7] != MAGIC[7] {
+            return HeaderRead::OtherVersion;
         }
         match Self::parse_checked(&bytes[16..length]) {
             Some(header) => HeaderRead::Good(header, padded(length) as u32),
@@ -189,13 +199,20 @@ mod tests {
     fn damage_emptiness_and_newer_versions_are_told_apart() {
         let mut bytes = Vec::new();
         header(5).encode(&mut bytes);
-        for at in 8..78 {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 4;
-            assert!(!matches!(SegmentHeader::parse(&damaged), HeaderRead::Good(..)), "byte {at}");
+        for at in 0..78 {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                let read = SegmentHeader::parse(&damaged);
+                assert!(matches!(read, HeaderRead::Bad | HeaderRead::Longer(_)), "byte {at}");
+            }
         }
         assert_eq!(SegmentHeader::parse(&[0; 4096]), HeaderRead::Empty);
         bytes[7] = b'2';
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Bad);
+        let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        let sum = checksum(&bytes[..length]);
+        bytes[8..12].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import Any, Dict, List
 
@@ -348,6 +349,16 @@ def two_brokers() -> None:
             assert numbers_of(take_all(peer, "q"), "q") == list(range(20))
 
 
+def crc32c(data: bytes) -> int:
+    """The checksum of segment headers."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
 def newer_format() -> None:
     """A directory of a newer version is refused with a sentence and left as it is."""
     with lives() as series:
@@ -359,6 +370,8 @@ def newer_format() -> None:
         data = bytearray(segment.read_bytes())
         assert data[:8] == b"LEVERET1", data[:8]
         data[7:8] = b"2"
+        (length,) = struct.unpack_from("<I", data, 12)
+        struct.pack_into("<I", data, 8, crc32c(data[:8] + data[12:length]))
         segment.write_bytes(data)
         print("#", refused(series, str(series.data_dir), "version"))
         assert segment.read_bytes() == data, "it was written to"

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use leveret::store::look::Look;
-use leveret::store::{FileDisk, Log};
+use leveret::store::{FileDisk, Log, OpenError};
 use leveret::time::Now;
 use leveret::tool::inspect::{Trouble, Verdict};
 
 use crate::store_support::Random;
 use crate::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Traffic};
-use crate::{Inspected, inspected, inspected_and};
+use crate::{Inspected, inspected, inspected_and, soon};
 
 type Files = BTreeMap<u32, Vec<u8>>;
 
@@ -82,7 +82,8 @@ fn check_dropped(directory: &Directory, found: &Inspected, what: &str) {
         return;
     }
     let mut disk = FileDisk::new(directory.path());
-    let opened = Log::open(&mut disk, Traffic::settings(), IDENTITY, Now::from_ms(0));
+    let open = || Log::open(&mut disk, Traffic::settings(), IDENTITY, Now::from_ms(0));
+    let opened = soon(open, |opened| !matches!(opened, Err(OpenError::InUse)));
     let (log, report) =
         opened.unwrap_or_else(|why| panic!("{what}: {why}\n{}\n{}", after.report, again.report));
     assert!(report.set_aside.is_empty() && report.commits_missing == 0, "{what}: {report:?}");

@@ -305,8 +305,12 @@ impl Repair<'_> {
         let is_end = |damage: &&Damage| damage.kind == DamageKind::Commits && damage.from == remains.tail;
         let lost = self.look.damage_of(sequence).find(is_end).and_then(|damage| damage.commits);
         let of_trailer = remains.trailer.map(|(trailer, _)| trailer.number);
-        let number = of_trailer.or(next.map(|next| next.number - 1)).unwrap_or(0);
-        let number = number.max(after.number + lost.unwrap_or(0));
+        let known = of_trailer.or(next.map(|next| next.number - 1));
+        // How many there were matters at the end only. Elsewhere one is enough; the rest is left to others.
+        let is_end =
+            is_newest || self.log.iter().all(|other| other.sequence <= sequence + 1) && next.is_none();
+        let most = if is_end { u64::MAX } else { u64::from(known.is_none()) };
+        let number = known.unwrap_or(0).max(after.number + lost.unwrap_or(0).min(most));
         let is_covered =
             next.is_some_and(|next| u64::from(next.covers) >= next.number.saturating_sub(after.number + 1));
         let to = remains.trailer.map_or(self.look.segment_bytes, |(_, from)| from);

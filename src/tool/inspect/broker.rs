@@ -5,8 +5,14 @@
 
 use std::fmt;
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// How often the list is read before a lock is believed not to be there.
+const READS: u32 = 3;
+/// Room for more locks than any board holds.
+const LIST_BYTES: usize = 64 << 10;
 
 /// Who has the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,11 +31,24 @@ impl Broker {
         let Ok(lock) = fs::metadata(directory.join("lock")) else {
             return Self::No;
         };
-        let Ok(locks) = fs::read_to_string("/proc/locks") else {
-            return Self::Unknown;
-        };
-        holder(&locks, lock.ino()).map_or(Self::No, Self::Process)
+        for _ in 0..READS {
+            let Ok(locks) = read_at_once("/proc/locks") else {
+                return Self::Unknown;
+            };
+            if let Some(process) = holder(&locks, lock.ino()) {
+                return Self::Process(process);
+            }
+        }
+        Self::No
     }
+}
+
+/// The kernel counts lines between two reads of its list: a lock given up meanwhile makes it leave one out.
+/// So as few reads as it takes, and again before "nobody" is believed.
+fn read_at_once(file: &str) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(LIST_BYTES);
+    fs::File::open(file)?.take(LIST_BYTES as u64).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl fmt::Display for Broker {
