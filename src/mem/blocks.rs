@@ -18,8 +18,8 @@ pub const BLOCK_UNIT_BYTES: usize = 256;
 pub const PAGE_BYTES: usize = 4096;
 const UNITS_PER_PAGE: usize = PAGE_BYTES / BLOCK_UNIT_BYTES;
 const ALL_UNITS_FREE: u16 = u16::MAX;
-/// Runs of idle pages shorter than this are not worth a call to the system: 256 KiB, several pages of any.
-const TRIM_RUN_PAGES_MIN: usize = 64;
+/// Runs of free pages shorter than this are not worth a call to the system: 32 KiB.
+const TRIM_RUN_PAGES_MIN: usize = 8;
 /// From this many bytes on, a whole page is the better block.
 const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 
@@ -93,12 +93,11 @@ impl Blocks {
     /// Looks at the next `count` pages and gives idle ones back to the system, neighbours together; says
     /// whether it came to the end.
     pub(super) fn trim(&mut self, count: usize) -> bool {
-        let start = if self.trim_at < self.pages.len() { self.trim_at } else { 0 };
+        let start = self.trim_at;
         let end = (start + count).min(self.pages.len());
-        self.trim_at = end;
         let mut run = start..start;
         for index in start..end {
-            if self.pages[index].kind == Use::Free && self.pages[index].resident {
+            if self.pages[index].kind == Use::Free {
                 run.end = index + 1;
             } else {
                 self.give_back(run);
@@ -106,18 +105,23 @@ impl Blocks {
             }
         }
         self.give_back(run);
-        end == self.pages.len()
+        let is_end = end == self.pages.len();
+        // The next search begins in front again, however many pages there are by then.
+        self.trim_at = if is_end { 0 } else { end };
+        is_end
     }
 
+    /// Gives back what of a run of free pages is whole pages of the system; those at its ends may not be.
     fn give_back(&mut self, run: core::ops::Range<usize>) {
-        // Shorter runs may hold no whole system page.
-        if run.len() < TRIM_RUN_PAGES_MIN {
+        let is_idle = self.pages[run.clone()].iter().any(|page| page.resident);
+        if !is_idle || run.len() < TRIM_RUN_PAGES_MIN {
             return;
         }
-        super::give_back::give_back(&mut self.bytes[run.start * PAGE_BYTES..run.end * PAGE_BYTES]);
-        self.pages_idle -= run.len();
-        for page in &mut self.pages[run] {
-            page.resident = false;
+        let given =
+            super::give_back::give_back(&mut self.bytes[run.start * PAGE_BYTES..run.end * PAGE_BYTES]);
+        let (first, end) = (given.start.div_ceil(PAGE_BYTES), given.end / PAGE_BYTES);
+        for page in &mut self.pages[run.start + first.min(end)..run.start + end] {
+            self.pages_idle -= usize::from(core::mem::replace(&mut page.resident, false));
         }
     }
 
@@ -297,6 +301,9 @@ impl Blocks {
 mod tests {
     use super::*;
 
+    /// Pages of ours in the largest page of a system: 64 KiB.
+    const SYSTEM_PAGES_MAX: usize = 16;
+
     fn chain_len(blocks: &Blocks, first: BlockId) -> usize {
         let (mut block, mut len) = (first, 0);
         while block != 0 {
@@ -342,10 +349,39 @@ mod tests {
         blocks.free_chain(chain);
         assert_eq!(blocks.pages_idle(), 300);
         assert!(!blocks.trim(200) && blocks.trim(200));
-        assert_eq!(blocks.pages_idle(), 0);
+        let at_the_ends = blocks.pages_idle();
+        assert!(at_the_ends <= 4 * SYSTEM_PAGES_MAX, "{at_the_ends} pages stayed");
         assert!(blocks.bytes(kept).iter().all(|&byte| byte == 9), "a neighbour in use keeps its bytes");
         assert!(blocks.allocate_chain(300 * PAGE_BYTES).is_some());
         assert_eq!((blocks.pages_idle(), blocks.pages_used()), (0, 301));
+    }
+
+    #[test]
+    fn a_larger_burst_after_a_smaller_one_goes_back_from_its_first_page_on() {
+        let mut blocks = Blocks::with_pages(512);
+        for pages in [200, 500] {
+            let chain = blocks.allocate_chain(pages * PAGE_BYTES).unwrap();
+            blocks.free_chain(chain);
+            while !blocks.trim(150) {}
+            let kept = blocks.pages_idle();
+            assert!(kept <= 8 * SYSTEM_PAGES_MAX, "{kept} of {pages} pages stayed");
+        }
+    }
+
+    #[test]
+    fn what_was_given_back_in_pieces_does_not_keep_its_neighbours() {
+        let mut blocks = Blocks::with_pages(512);
+        let chains: Vec<_> = (0..512).map(|_| blocks.allocate_chain(PAGE_BYTES).unwrap()).collect();
+        let mut idle_at_last = 0;
+        for part in 0..8 {
+            // Each round frees runs of eight pages with seven such runs between them; the last joins all.
+            for (_, &chain) in chains.iter().enumerate().filter(|(at, _)| at / 8 % 8 == part) {
+                blocks.free_chain(chain);
+            }
+            while !blocks.trim(200) {}
+            idle_at_last = blocks.pages_idle();
+        }
+        assert!(idle_at_last <= 4 * SYSTEM_PAGES_MAX, "{idle_at_last} pages stayed");
     }
 
     /// Random lives of chains: no unit is ever in two chains, and everything comes back.

@@ -7,16 +7,15 @@
 //! Always true: only whole system pages inside the range are given back, and nobody else can see them
 //! meanwhile, for the caller lends the range exclusively; they read as zeros afterwards.
 
-/// Gives back the whole system pages within `range`. A system that will not take them keeps them: nothing
-/// is lost but the saving.
+/// Gives back the whole system pages within `range`, and says which of its bytes they are. A system that will
+/// not take them keeps them: nothing is lost but the saving.
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
-pub(super) fn give_back(range: &mut [u8]) {
-    // 64 KiB is the largest page size of the boards we know, and a multiple of the others.
-    const SYSTEM_PAGE_BYTES: usize = 64 << 10;
-    let start = range.as_mut_ptr().align_offset(SYSTEM_PAGE_BYTES);
-    let len = range.len().saturating_sub(start) / SYSTEM_PAGE_BYTES * SYSTEM_PAGE_BYTES;
+pub(super) fn give_back(range: &mut [u8]) -> core::ops::Range<usize> {
+    let page_bytes = rustix::param::page_size();
+    let start = range.as_mut_ptr().align_offset(page_bytes);
+    let len = range.len().saturating_sub(start) / page_bytes * page_bytes;
     if len == 0 {
-        return;
+        return 0..0;
     }
     let pages = &mut range[start..start + len];
     // SAFETY: the range is ours alone, private and anonymous (it was allocated zeroed on the heap), begins
@@ -25,4 +24,5 @@ pub(super) fn give_back(range: &mut [u8]) {
     if result != 0 {
         log::debug!("the system does not take {len} bytes back: {}", std::io::Error::last_os_error());
     }
+    start..start + len
 }

@@ -67,15 +67,17 @@ class Leveret:
     """A running Leveret: its address, pid and log."""
 
     def __init__(
-        self, binary: Path, args: List[str], config: Optional[str] = None, data_dir: Optional[Path] = None
+        self, binary: Path, args: List[str], config: Optional[str] = None, data_dir: Optional[Path] = None,
+        prefix: Optional[List[str]] = None,
     ) -> None:
-        """A `data_dir` given is left as it is at the end; otherwise there is one for this process alone."""
+        """A `data_dir` given is left as it is at the end; otherwise there is one for this process alone. A
+        `prefix` is a command that runs the broker in its own place, by exec."""
         if not binary.exists():
             raise BrokerError(f"there is no {binary}: cargo build --release")
         self.home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         self.log_path = self.home / "log"
         self.data_dir = data_dir or self.home / "data"
-        command = [str(binary), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir)]
+        command = [*(prefix or []), str(binary), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir)]
         if config is not None:
             (self.home / "leveret.toml").write_text(config)
             command += ["--config", str(self.home / "leveret.toml")]

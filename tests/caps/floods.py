@@ -1,0 +1,450 @@
+"""The floods. Each is a function that gets a `Site`, does its worst until the time is up, and returns.
+
+A new port, or a new way to be rude, joins by one entry in `FLOODS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import time
+from typing import Callable, List, NamedTuple
+
+from harness import wire
+from harness.raw import Client
+
+from site_of_flood import EXCHANGES, QUEUES, Site
+
+KIB = 1 << 10
+PERSISTENT = {"delivery_mode": 2}
+
+
+class Flood(NamedTuple):
+    """One kind of flood."""
+
+    name: str
+    run: Callable[[Site], None]
+    # Ordinary publishers may have to wait while it lasts: it fills what all of them share.
+    fills: bool = False
+
+
+def declare(client: Client, queue: str, **options: bool) -> None:
+    """A queue of the flood."""
+    client.call(1, "queue.declare", queue=queue, **options)
+
+
+def batch(queue: str, size: int, count: int, **options: object) -> bytes:
+    """So many publishes."""
+    return wire.publish(1, "", queue, bytes(size), frame_max=4096, **options) * count
+
+
+# ---- publishers without a consumer ------------------------------------------------------------------------
+
+
+def transient_to_one(site: Site) -> None:
+    """All to one queue: it may take its share and no more."""
+    declare(site.client(), QUEUES[0])
+    for size in (16, 300, 1000, 5000):
+        site.go(site.pour, site.client(), batch(QUEUES[0], size, 50))
+    site.wait()
+
+
+def transient_to_many(site: Site) -> None:
+    """To so many queues that all their shares together are the whole pool."""
+    first = site.client()
+    for queue in QUEUES[:16]:
+        declare(first, queue)
+    for size in (16, 300, 5000, 60_000):
+        data = b"".join(batch(queue, size, 5) for queue in QUEUES[:16])
+        site.go(site.pour, site.client(), data)
+    site.wait()
+
+
+def transient_confirmed(site: Site) -> None:
+    """The same with confirms that are read."""
+    first = site.client()
+    for queue in QUEUES[:8]:
+        declare(first, queue)
+    for size in (16, 300, 5000, 60_000):
+        client = site.client()
+        client.call(1, "confirm.select")
+        site.go(site.pour, client, b"".join(batch(queue, size, 5) for queue in QUEUES[:8]))
+        site.go(site.listen, client)
+    site.wait()
+
+
+def persistent(site: Site) -> None:
+    """To durable queues, with and without confirms: what memory does not hold the disk does."""
+    first = site.client()
+    for queue in QUEUES[:8]:
+        declare(first, queue, durable=True)
+    for number, size in enumerate((16, 300, 5000, 60_000)):
+        client = site.client()
+        if number % 2:
+            client.call(1, "confirm.select")
+        site.go(site.pour, client, b"".join(batch(queue, size, 5, props=PERSISTENT) for queue in QUEUES[:8]))
+        site.go(site.listen, client)
+    site.wait()
+
+
+def mixed(site: Site) -> None:
+    """Persistent and transient ones in turn, in the same queues, beside a consumer that is too slow."""
+    first = site.client()
+    for queue in QUEUES[:4]:
+        declare(first, queue, durable=True)
+    slow = site.client()
+    slow.call(1, "basic.qos", prefetch_count=1)
+    slow.call(1, "basic.consume", queue=QUEUES[0], consumer_tag="slow")
+
+    def take() -> None:
+        while not site.over():
+            item = slow.expect("basic.deliver")
+            site.count("taken")
+            time.sleep(0.02)
+            slow.send(wire.method(1, "basic.ack", delivery_tag=item.method.args["delivery_tag"]))
+
+    site.go(take)
+    for size in (100, 3000):
+        data = b"".join(batch(queue, size, 3, props=PERSISTENT) + batch(queue, size, 3) for queue in QUEUES[:4])
+        site.go(site.pour, site.client(), data)
+    site.wait()
+
+
+def large_bodies(site: Site) -> None:
+    """The largest messages there may be, beside small ones."""
+    declare(site.client(), QUEUES[0])
+    declare(site.client(), QUEUES[1])
+    size = site.limits["message_size_max"]
+    for _ in range(3):
+        client = site.client()
+        site.go(site.pour, client, wire.publish(1, "", QUEUES[0], bytes(size), frame_max=client.frame_max))
+    site.go(site.pour, site.client(), batch(QUEUES[1], 100, 100))
+    site.wait()
+
+
+def giant_headers(site: Site) -> None:
+    """Headers as long as a frame, to an exchange that looks into them and to one that does not."""
+    first = site.client()
+    declare(first, QUEUES[0])
+    first.call(1, "queue.bind", queue=QUEUES[0], exchange="amq.headers", arguments={"x-match": "any", "k0": 1})
+    room = first.frame_max - 2000
+    many = {f"k{number}": number for number in range(room // 14)}
+    for headers in ({"k0": "x" * room}, many, {"deep": nested(room // 10)}):
+        for exchange in ("", "amq.headers"):
+            data = wire.publish(1, exchange, QUEUES[0], b"x", props={"headers": headers})
+            client = site.client()
+            site.go(site.pour, client, data)
+            site.go(site.listen, client)
+    site.wait()
+
+
+def nested(octets: int) -> wire.Field:
+    """Tables within tables, twenty deep and then flat."""
+    value: object = "y" * max(1, octets - 400)
+    for _ in range(20):
+        value = {"a": value}
+    return wire.as_field(value)
+
+
+def half_bodies(site: Site) -> None:
+    """Messages that are begun and not ended, of all sizes up to the largest."""
+    largest = site.limits["message_size_max"]
+    for number in range(20):
+        client = site.client()
+        size = (100, 5000, largest // 4, largest)[number % 4]
+        client.send(wire.method(1, "basic.publish", routing_key="nowhere")
+                    + wire.frame(2, 1, wire.encode_header(size, {})) + wire.frame(3, 1, bytes(size // 3)[:4000]))
+        site.go(site.listen, client)
+    site.wait()
+
+
+def transactions(site: Site) -> None:
+    """Transactions that are filled and never committed."""
+    declare(site.client(), QUEUES[0], durable=True)
+    for size in (16, 3000):
+        client = site.client()
+        client.call(1, "tx.select")
+        site.go(site.pour, client, batch(QUEUES[0], size, 20, props=PERSISTENT))
+        site.go(site.listen, client)
+    site.wait()
+
+
+# ---- consumers --------------------------------------------------------------------------------------------
+
+
+def fill(site: Site, queues: List[str], size: int, **options: object) -> None:
+    """Keep queues full from a connection of its own."""
+    site.go(site.pour, site.client(), b"".join(batch(queue, size, 20, **options) for queue in queues))
+
+
+def never_acknowledge(site: Site) -> None:
+    """Consumers without a limit that take everything and acknowledge nothing."""
+    first = site.client()
+    for queue in QUEUES[:3]:
+        declare(first, queue)
+    for queue in QUEUES[:3]:
+        client = site.client()
+        client.call(1, "basic.consume", queue=queue, consumer_tag="greedy")
+        site.go(site.listen, client)
+    fill(site, QUEUES[:3], 200)
+    fill(site, QUEUES[:3], 3000, props=PERSISTENT)
+    site.wait()
+
+
+def never_read(site: Site) -> None:
+    """Consumers that read nothing, of small messages and of the largest."""
+    first = site.client()
+    for queue in QUEUES[:4]:
+        declare(first, queue)
+    for number in range(16):
+        deaf = site.client(receive_buffer=4096)
+        deaf.send(wire.method(1, "basic.consume", queue=QUEUES[number % 4], consumer_tag="deaf", no_ack=number % 2 == 0))
+    fill(site, QUEUES[:2], 200)
+    fill(site, QUEUES[2:4], site.limits["message_size_max"] // 4)
+    site.wait()
+
+
+def requeue_storm(site: Site) -> None:
+    """Everything taken goes back at once, one by one and all together."""
+    first = site.client()
+    for queue in QUEUES[:2]:
+        declare(first, queue)
+    fill(site, QUEUES[:2], 100)
+    time.sleep(0.3)
+
+    def storm(queue: str, multiple: bool) -> None:
+        client = site.client()
+        client.call(1, "basic.consume", queue=queue, consumer_tag="storm")
+        while not site.over():
+            item = client.expect("basic.deliver")
+            tag = item.method.args["delivery_tag"]
+            if not multiple or tag % 100 == 0:
+                client.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=multiple, requeue=True))
+            site.count("given back")
+
+    for number in range(4):
+        site.go(storm, QUEUES[number % 2], number < 2)
+    site.wait()
+
+
+def pipelined_gets(site: Site) -> None:
+    """Gets by the ten thousand, the messages read and the messages not read."""
+    declare(site.client(), QUEUES[0])
+    fill(site, QUEUES[:1], 1000)
+    time.sleep(0.3)
+    for no_ack in (True, False):
+        for reads in (True, False):
+            client = site.client(receive_buffer=None if reads else 4096)
+            site.go(site.pour, client, wire.method(1, "basic.get", queue=QUEUES[0], no_ack=no_ack) * 1000)
+            if reads:
+                site.go(site.listen, client)
+    site.wait()
+
+
+def unread_answers(site: Site) -> None:
+    """Returns and answers that nobody reads."""
+    for number in range(6):
+        deaf = site.client(receive_buffer=4096)
+        if number % 2:
+            site.go(site.pour, deaf, wire.publish(1, "", "nowhere", bytes(2000), mandatory=True) * 20)
+        else:
+            site.go(site.pour, deaf, wire.method(1, "queue.declare", queue=QUEUES[0]) * 100)
+    site.wait()
+
+
+# ---- who is there -----------------------------------------------------------------------------------------
+
+
+def ten_thousand(site: Site) -> None:
+    """10,000 connections, most of which nobody ever serves; more as soon as some are hung up on."""
+    goal, made = 10_000, 0
+    while not site.over() and made < goal:
+        with contextlib.suppress(OSError):
+            site.raw(f"127.0.{made % 4}.{1 + made % 200}")
+            site.count("connections")
+        made += 1
+        if made % 200 == 0:
+            time.sleep(0.02)
+    for peer in site.sockets:
+        with contextlib.suppress(OSError):
+            peer.send(wire.PROTOCOL_HEADER)
+    site.wait()
+
+
+def half_handshakes(site: Site) -> None:
+    """Handshakes that stop on the way, one after the other."""
+    start_ok = wire.method(0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0guest", locale="en_US",
+                           client_properties={"x": "y" * 2000})
+    hellos = [b"", b"AMQ", wire.PROTOCOL_HEADER, wire.PROTOCOL_HEADER + start_ok[:500],
+              wire.PROTOCOL_HEADER + start_ok, wire.PROTOCOL_HEADER + b"\xff" * 200]
+    while not site.over():
+        peers = [site.raw() for _ in range(50)]
+        time.sleep(0.05)
+        for number, peer in enumerate(peers):
+            with contextlib.suppress(OSError):
+                peer.send(hellos[number % len(hellos)])
+            site.count("half handshakes")
+        # The older half makes room.
+        for peer in site.sockets[: len(site.sockets) // 2]:
+            peer.close()
+        site.sockets = site.sockets[len(site.sockets) // 2 :]
+    site.wait()
+
+
+def wrong_passwords(site: Site) -> None:
+    """Guesses, as fast as they are refused."""
+    guess = wire.PROTOCOL_HEADER + wire.method(
+        0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0wrong", locale="en_US")
+    while not site.over():
+        peers = [site.raw() for _ in range(20)]
+        time.sleep(0.05)
+        for peer in peers:
+            with contextlib.suppress(OSError):
+                peer.send(guess)
+            site.count("guesses")
+        time.sleep(0.2)
+        for peer in peers:
+            peer.close()
+
+
+def come_and_go(site: Site) -> None:
+    """Connections with channels, consumers and exclusive queues that vanish without a word."""
+
+    def visit() -> None:
+        while not site.over():
+            client = Client(site.address, timeout=60.0)
+            site.sockets.append(client.socket)
+            client.open()
+            name = client.call(1, "queue.declare", exclusive=True).args["queue"].decode()
+            client.call(1, "basic.consume", queue=name, consumer_tag="c")
+            client.send(batch(name, 500, 20))
+            site.count("visits")
+            client.drop()
+
+    for _ in range(4):
+        site.go(visit)
+    site.wait()
+
+
+def all_channels(site: Site) -> None:
+    """Every channel that can be had, by several."""
+
+    def take() -> None:
+        client = site.client(channels=0)
+        client.send(b"".join(wire.method(number, "channel.open") for number in range(1, 1000)))
+        while not site.over():
+            client.expect("channel.open-ok")
+            site.count("channels")
+
+    for _ in range(6):
+        site.go(take)
+    site.wait()
+
+
+def all_consumers(site: Site) -> None:
+    """Every consumer that can be had, on one queue that gets messages all the while."""
+    declare(site.client(), QUEUES[0])
+
+    def take(client: Client) -> None:
+        client.send(b"".join(wire.method(1, "basic.consume", queue=QUEUES[0], no_ack=True) for _ in range(3000)))
+        site.listen(client)
+
+    for _ in range(4):
+        site.go(take, site.client())
+    fill(site, QUEUES[:1], 100)
+    site.wait()
+
+
+def all_queues(site: Site) -> None:
+    """Queues with the longest names until there are no more, by several."""
+
+    def take(number: int) -> None:
+        client = site.client()
+        for count in range(10_000):
+            name = f"flood.{number}.{count}.".ljust(250, "q")
+            client.call(1, "queue.declare", queue=name, exclusive=True, arguments={"x-note": "n" * 50})
+            site.count("queues")
+            if site.over():
+                return
+
+    for number in range(4):
+        site.go(take, number)
+    site.wait()
+
+
+def all_bindings(site: Site) -> None:
+    """Bindings of long patterns and of large arguments, and messages that have to be held against them."""
+    first = site.client()
+    for number, kind in enumerate(("topic", "headers", "topic", "direct")):
+        first.call(1, "exchange.declare", exchange=EXCHANGES[number], type=kind)
+        declare(first, QUEUES[number])
+
+    def bind(number: int) -> None:
+        client = site.client()
+        for count in range(20_000):
+            key = ".".join(["#" if number else "*", f"w{count}", "#"] * (10 if number else 1))[:250]
+            arguments = {f"h{count}": count, "x-match": "any"} if number == 1 else {}
+            client.call(1, "queue.bind", queue=QUEUES[number], exchange=EXCHANGES[number], routing_key=key,
+                        arguments=arguments)
+            site.count("bindings")
+            if site.over():
+                return
+
+    for number in range(4):
+        site.go(bind, number)
+    key = ".".join(f"w{number}" for number in range(40))
+    headers = {f"h{number}": number for number in range(300)}
+    for exchange, props in ((EXCHANGES[0], None), (EXCHANGES[1], {"headers": headers}), (EXCHANGES[2], None)):
+        site.go(site.pour, site.client(), wire.publish(1, exchange, key, b"b", props=props) * 20, "messages held")
+    site.wait()
+
+
+def garbage(site: Site) -> None:
+    """Noise, and frames with noise in them."""
+    noise = random.Random(7)
+
+    def shout() -> None:
+        while not site.over():
+            client = Client(site.address, timeout=60.0)
+            site.sockets.append(client.socket)
+            client.open()
+            with contextlib.suppress(OSError):
+                if noise.random() < 0.5:
+                    client.send(noise.randbytes(3000))
+                else:
+                    client.send(wire.frame(1, 1, noise.randbytes(noise.randrange(4, 300))) * 3)
+                select.select([client.socket], [], [], 0.5)
+            site.count("shouts")
+            client.drop()
+
+    for _ in range(3):
+        site.go(shout)
+    site.wait()
+
+
+FLOODS: List[Flood] = [
+    Flood("transient-to-one-queue", transient_to_one, fills=True),
+    Flood("transient-to-many-queues", transient_to_many, fills=True),
+    Flood("transient-confirmed", transient_confirmed, fills=True),
+    Flood("persistent", persistent, fills=True),
+    Flood("mixed-with-a-slow-consumer", mixed, fills=True),
+    Flood("largest-bodies", large_bodies, fills=True),
+    Flood("giant-headers", giant_headers, fills=True),
+    Flood("half-sent-bodies", half_bodies, fills=True),
+    Flood("open-transactions", transactions, fills=True),
+    Flood("never-acknowledge", never_acknowledge, fills=True),
+    Flood("never-read", never_read, fills=True),
+    Flood("requeue-storm", requeue_storm, fills=True),
+    Flood("pipelined-gets", pipelined_gets, fills=True),
+    Flood("unread-answers", unread_answers),
+    Flood("ten-thousand-connections", ten_thousand),
+    Flood("half-handshakes", half_handshakes),
+    Flood("wrong-passwords", wrong_passwords),
+    Flood("come-and-go", come_and_go),
+    Flood("all-channels", all_channels),
+    Flood("all-consumers", all_consumers, fills=True),
+    Flood("all-queues", all_queues),
+    Flood("all-bindings", all_bindings, fills=True),
+    Flood("garbage", garbage),
+]

@@ -1,0 +1,156 @@
+"""Where a flood takes place: its address, its end, its peers and threads, and how all of them go away again."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from harness import wire
+from harness.brokers import Address
+from harness.raw import Client, Closed, name_of
+
+# Every queue and exchange of a flood is called so, with a number: what is not gone by itself is deleted by name.
+QUEUES = [f"flood.{number}" for number in range(64)]
+EXCHANGES = [f"flood.x{number}" for number in range(16)]
+
+
+class Over(Exception):
+    """The flood's time is up."""
+
+
+class Site:
+    """One flood. Peers made here are cut off at the end; what their threads run into then is nobody's fault."""
+
+    def __init__(self, address: Address, limits: Dict[str, int], seconds: float) -> None:
+        self.address = address
+        self.limits = limits
+        self.ends = time.monotonic() + seconds
+        self.stopping = threading.Event()
+        self.sockets: List[socket.socket] = []
+        self.threads: List[threading.Thread] = []
+        self.codes: Dict[int, int] = {}
+        self.counts: Dict[str, int] = {}
+        self.accidents: List[str] = []
+        self.lock = threading.Lock()
+
+    # -- for floods
+
+    def over(self) -> bool:
+        """Whether it is time to stop."""
+        return self.stopping.is_set() or time.monotonic() >= self.ends
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Something happened, to be told at the end."""
+        with self.lock:
+            self.counts[what] = self.counts.get(what, 0) + number
+
+    def client(self, receive_buffer: Optional[int] = None, channels: int = 1, **options: Any) -> Client:
+        """A connection with open channels."""
+        if self.over():
+            raise Over
+        client = Client(self.address, timeout=60.0, receive_buffer=receive_buffer, **options)
+        self.sockets.append(client.socket)
+        for channel in range(1, channels + 1):
+            client.open(channel)
+        return client
+
+    def raw(self, host: str = "127.0.0.1") -> socket.socket:
+        """A socket on its way to the broker, from a loopback address of the caller's choice."""
+        if self.over():
+            raise Over
+        peer = socket.socket()
+        peer.setblocking(False)
+        with contextlib.suppress(OSError):
+            peer.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        peer.bind((host, 0))
+        with contextlib.suppress(BlockingIOError):
+            peer.connect(self.address)
+        self.sockets.append(peer)
+        return peer
+
+    def go(self, work: Callable[..., None], *args: Any) -> None:
+        """Run something beside; a refusal or a cut connection is its end."""
+
+        def run() -> None:
+            try:
+                work(*args)
+            except Closed as closed:
+                self.refused(closed.method.args["reply_code"] if closed.method else 0)
+            except (Over, OSError):
+                pass
+            except Exception as accident:
+                self.accidents.append(f"{type(accident).__name__}: {accident}")
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def refused(self, code: int) -> None:
+        """The broker said no, in this way."""
+        if not self.stopping.is_set():
+            with self.lock:
+                self.codes[code] = self.codes.get(code, 0) + 1
+
+    def pour(self, client: Client, data: bytes, what: str = "sent") -> None:
+        """Send the same again and again, for as long as the flood lasts."""
+        while not self.over():
+            client.send(data)
+            self.count(what)
+
+    def listen(self, client: Client) -> None:
+        """Read what comes, and count it."""
+        while not self.over():
+            item = client.recv()
+            self.count(name_of(item))
+            if name_of(item) == "channel.close":
+                self.refused(item.args["reply_code"])
+                client.send(wire.method(item_channel(item), "channel.close-ok"))
+
+    def wait(self) -> None:
+        """Until the flood's time is up."""
+        while not self.over():
+            time.sleep(0.05)
+
+    # -- for who lets it loose
+
+    def end(self) -> None:
+        """Cut everybody off and see their threads go."""
+        self.stopping.set()
+        for peer in self.sockets:
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(20.0)
+        for peer in self.sockets:
+            peer.close()
+        hanging = sum(thread.is_alive() for thread in self.threads)
+        assert not hanging, f"{hanging} threads of the flood hang"
+        assert not self.accidents, f"in the flood itself: {self.accidents[:3]}"
+
+    def story(self) -> str:
+        """What happened, in a line."""
+        parts = [f"{count} {what}" for what, count in sorted(self.counts.items())]
+        parts += [f"{count} x {code or 'cut off'}" for code, count in sorted(self.codes.items())]
+        return ", ".join(parts) or "nothing to tell"
+
+
+def item_channel(_item: Any) -> int:
+    """The codec's methods do not say their channel; floods that may be refused use the first."""
+    return 1
+
+
+def limits_of(binary: str, config: str) -> Dict[str, int]:
+    """The numbers that result from a configuration, and what the kernel may hold for its sockets."""
+    said = subprocess.run([binary, "check", "--config", config], capture_output=True, text=True, check=True).stdout
+    found = {}
+    for key, number, unit in re.findall(r'^(\w+) = "?(\d+)(KiB|MiB|KB|MB|B|)"?$', said, re.MULTILINE):
+        found[key] = int(number) * {"KiB": 1 << 10, "MiB": 1 << 20, "KB": 1000, "MB": 1_000_000}.get(unit, 1)
+    kernel = re.search(r"socket buffers: at most ([\d.]+) MB", said)
+    assert kernel, f"no line for the kernel's part:\n{said}"
+    found["kernel_bytes"] = int(float(kernel.group(1)) * 1_000_000)
+    return found
