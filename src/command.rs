@@ -10,6 +10,7 @@
 
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
+use crate::password::PasswordCheck;
 
 /// Declares an index newtype; 0 is never a valid id, so "none" costs nothing.
 macro_rules! ids {
@@ -66,6 +67,11 @@ pub enum Command<'a> {
     Login {
         user: &'a str,
         password: &'a [u8],
+        from_loopback: bool,
+    },
+    /// SASL EXTERNAL: the transport vouches for the user.
+    LoginExternal {
+        user: &'a str,
         from_loopback: bool,
     },
     /// connection.open.
@@ -181,7 +187,7 @@ pub enum Settlement {
 }
 
 /// The broker's answer to one command.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(PartialEq, Debug)]
 pub enum Outcome {
     /// It is done; the method's plain "ok" is the reply, if it has one.
     Done,
@@ -211,6 +217,9 @@ pub enum Outcome {
     GetEmpty,
     /// [`Command::Get`]: a delivery is in the outbox.
     GetQueued,
+    /// [`Command::Login`]: somebody has to take the time to check this, and bring the result to the broker,
+    /// which then knows the answer.
+    Check(Box<PasswordCheck>),
     /// [`Command::Get`]: the message is being read back; the broker says what became of it when the
     /// connection is no longer busy.
     Later,

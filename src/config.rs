@@ -57,6 +57,8 @@ pub struct Config {
     pub memory_limit_bytes: u64,
     /// How much is logged.
     pub log_level: log::LevelFilter,
+    /// Users that can connect from this machine itself only.
+    pub loopback_users: Vec<String>,
     /// Product and version announced to clients.
     pub product: Product,
     /// Every cap.
@@ -134,6 +136,7 @@ impl Config {
             format!("data_dir = \"{}\"", self.data_dir.display()),
             format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
             format!("log_level = \"{}\"", self.log_level.as_str().to_lowercase()),
+            format!("loopback_users = {:?}", self.loopback_users),
             format!("product = \"{}\"", self.product.name),
             format!("version = \"{}\"", self.product.version),
             format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
@@ -161,6 +164,7 @@ impl Default for Config {
             store: Store::default(),
             memory_limit_bytes: 128_000_000,
             log_level: log::LevelFilter::Info,
+            loopback_users: vec!["guest".to_string()],
             product: Announced::default().product(),
             limits: Limits::default(),
         }
@@ -186,6 +190,7 @@ pub struct Layer {
     pub memory_limit: Option<Bytes<u64>>,
     /// See [`Config::log_level`].
     pub log_level: Option<LogLevel>,
+    loopback_users: Option<Vec<String>>,
     compat: Option<Compat>,
     product: Option<Label>,
     version: Option<Label>,
@@ -197,12 +202,13 @@ pub struct Layer {
 }
 
 /// The keys outside sections, the fields of [`Layer`].
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "board",
     "listen",
     "data_dir",
     "memory_limit",
     "log_level",
+    "loopback_users",
     "compat",
     "product",
     "version",
@@ -251,6 +257,10 @@ section_keys! {
     exchanges_max: Count<u32> => exchanges_max;
     bindings_max: Count<u32> => bindings_max;
     names_bytes_max: Bytes<u32> => names_bytes_max;
+    vhosts_max: Count<u32> => vhosts_max;
+    users_max: Count<u32> => users_max;
+    permissions_max: Count<u32> => permissions_max;
+    patterns_bytes_max: Bytes<u32> => patterns_bytes_max;
     messages_max: Count<u32> => messages_max;
     body_bytes_max: Bytes<u64> => body_bytes_max;
     assembly_bytes_max: Bytes<u64> => assembly_bytes_max;
@@ -344,6 +354,7 @@ impl Layer {
         put(&mut config.data_dir, self.data_dir);
         put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
         put(&mut config.log_level, self.log_level.map(|level| level.0));
+        put(&mut config.loopback_users, self.loopback_users);
         announced.compat = self.compat.or(announced.compat);
         announced.product = self.product.or(announced.product.take());
         announced.version = self.version.or(announced.version.take());

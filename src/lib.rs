@@ -11,6 +11,7 @@
 //! |------|------|------|
 //! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time, words, bytes | nothing above |
 //! | [`journal`] | the ground floor as well: what is to be written down | `mem` |
+//! | [`password`] | the ground floor as well: what a password is kept as | `command` |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
 //! | [`session`] | one peer, without its socket | the ground, `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
@@ -90,6 +91,7 @@ pub mod journal;
 pub mod limits;
 pub mod mem;
 pub mod net;
+pub mod password;
 pub mod session;
 #[cfg(debug_assertions)]
 pub mod sim;

@@ -39,6 +39,14 @@ pub struct Limits {
     pub bindings_max: u32,
     /// Bytes of names, binding keys and argument tables, over all exchanges, queues and bindings.
     pub names_bytes_max: u32,
+    /// Virtual hosts, those included that are being deleted.
+    pub vhosts_max: u32,
+    /// Users.
+    pub users_max: u32,
+    /// Permissions, those for topics included.
+    pub permissions_max: u32,
+    /// Bytes of the patterns in permissions, compiled; `.*` and the empty one take next to nothing.
+    pub patterns_bytes_max: u32,
     /// Messages held in memory, however many queues hold each.
     pub messages_max: u32,
     /// Bytes of message data beyond what fits into the messages' own slots.
@@ -88,6 +96,10 @@ impl Default for Limits {
             exchanges_max: 1024,
             bindings_max: 16_384,
             names_bytes_max: 2 << 20,
+            vhosts_max: 64,
+            users_max: 64,
+            permissions_max: 256,
+            patterns_bytes_max: 512 << 10,
             messages_max: 250_000,
             body_bytes_max: 48 << 20,
             assembly_bytes_max: 18 << 20,
@@ -159,6 +171,14 @@ pub struct RecordSizes {
     pub exchange_bytes: usize,
     /// A binding with its places in the routing tables.
     pub binding_bytes: usize,
+    /// A virtual host with the exchanges it begins with.
+    pub vhost_bytes: usize,
+    /// A user.
+    pub user_bytes: usize,
+    /// A permission without its patterns.
+    pub permission_bytes: usize,
+    /// A login that waits for its password to be checked.
+    pub login_bytes: usize,
     /// A delivery that is not settled, with its place in the tag table.
     pub unacknowledged_bytes: usize,
 }
@@ -215,24 +235,22 @@ impl fmt::Display for Megabytes {
 const PROGRAM_BYTES: u64 = 3_000_000;
 /// Buffers of a commit's size: one gathers, one is written, one cleans, one reads back.
 const COMMIT_BUFFERS: u64 = 4;
-/// Threads that wait for the disk.
-const HELPERS: u64 = 2;
+/// Threads that wait for the disk, and the one that runs errands.
+const HELPERS: u64 = 3;
 /// The stack of each, in bytes.
 pub const HELPER_STACK_BYTES: usize = 128 << 10;
 /// The main thread's stack as far as it is ever touched.
 const STACK_BYTES: u64 = 256 << 10;
 
+const fn line(key: &'static str, count: u64, bytes_each: usize, reason: &'static str) -> MemoryLine {
+    MemoryLine { key, count, bytes_each: bytes_each as u64, reason }
+}
+
 impl Limits {
     /// The memory table: what every pool costs when it is full.
     pub fn memory_table(&self, sizes: &RecordSizes) -> MemoryTable {
-        let line = |key, count: u64, bytes_each: usize, reason| MemoryLine {
-            key,
-            count,
-            bytes_each: bytes_each as u64,
-            reason,
-        };
         let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
-        let lines = vec![
+        let mut lines = vec![
             line(
                 "connections_max",
                 self.connections_max.into(),
@@ -297,10 +315,28 @@ impl Limits {
                 "what waits for its commit",
             ),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
-            line("helpers", HELPERS, HELPER_STACK_BYTES, "the threads that write and read the disk"),
+            line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk and for passwords"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ];
+        lines.extend(self.access_lines(sizes));
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
+    }
+
+    /// Who may do what.
+    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 5] {
+        let logins = "logins whose password is being checked";
+        [
+            line(
+                "vhosts_max",
+                self.vhosts_max.into(),
+                sizes.vhost_bytes,
+                "virtual host, its first exchanges",
+            ),
+            line("users_max", self.users_max.into(), sizes.user_bytes, "user with its tags"),
+            line("permissions_max", self.permissions_max.into(), sizes.permission_bytes, "permission"),
+            line("patterns_bytes_max", self.patterns_bytes_max.into(), 1, "patterns of permissions"),
+            line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
+        ]
     }
 
     /// What the kernel may hold for all sockets: it takes twice the size asked for, each way.
@@ -330,12 +366,15 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 18] = [
+        let rules: [(bool, &'static str, &'static str); 21] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (self.channels_max >= 1, "channels_max", "at least 1"),
             (self.channel_max >= 1, "channel_max", "at least 1"),
             (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
+            (self.vhosts_max >= 1, "vhosts_max", "at least 1"),
+            (self.users_max >= 1, "users_max", "at least 1"),
+            (self.permissions_max >= 1, "permissions_max", "at least 1"),
             (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),
             (
                 self.frame_max <= self.input_buffer_bytes / 2,
@@ -397,6 +436,10 @@ mod tests {
         queue_bytes: 500,
         exchange_bytes: 300,
         binding_bytes: 300,
+        vhost_bytes: 4000,
+        user_bytes: 800,
+        permission_bytes: 800,
+        login_bytes: 1000,
         unacknowledged_bytes: 72,
     };
 

@@ -45,7 +45,7 @@ impl House {
 
     fn connect(&mut self) -> At {
         let connection = self.broker.connect().unwrap();
-        let login = Command::Login { user: "guest", password: b"guest", from_loopback: true };
+        let login = Command::LoginExternal { user: "guest", from_loopback: true };
         let open = Command::OpenChannel { number: 1 };
         for command in [login, Command::OpenVhost { vhost: "/" }] {
             assert_eq!(self.broker.apply(&mut self.messages, connection, None, command).0, Outcome::Done);

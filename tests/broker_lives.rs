@@ -97,7 +97,7 @@ impl World {
 
     fn connect(&mut self) {
         let Some(connection) = self.broker.connect() else { return };
-        let login = Command::Login { user: "guest", password: b"guest", from_loopback: true };
+        let login = Command::LoginExternal { user: "guest", from_loopback: true };
         assert_eq!(self.apply(connection, None, login), Outcome::Done);
         assert_eq!(self.apply(connection, None, Command::OpenVhost { vhost: "/" }), Outcome::Done);
         self.clients.push(Client {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The ground floor: every room may look at these, and they see nothing above them.
-const GROUND: &[&str] = &["limits", "error", "time", "command", "mem", "journal"];
+const GROUND: &[&str] = &["limits", "error", "time", "command", "mem", "journal", "password"];
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
 const SEES: &[(&str, &[&str])] = &[
@@ -20,6 +20,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("command", &[]),
     ("mem", &[]),
     ("journal", &[]),
+    ("password", &[]),
     ("config", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
@@ -38,8 +39,10 @@ const SEES: &[(&str, &[&str])] = &[
 const EVERYONE: &[&str] = &["*"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
-const CORE: &[&str] =
-    &["limits", "error", "time", "command", "mem", "journal", "wire", "session", "broker", "store", "bridge"];
+const CORE: &[&str] = &[
+    "limits", "error", "time", "command", "mem", "journal", "password", "wire", "session", "broker", "store",
+    "bridge",
+];
 
 /// What a core room must not name.
 const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];

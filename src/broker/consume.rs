@@ -11,6 +11,7 @@ use crate::wire::field::Table;
 
 use super::Broker;
 use super::REPLY_TO;
+use super::access::{Right, Thing};
 use super::deliveries::Carrier;
 use super::jobs::Job;
 use super::queues::QueueDeclaration;
@@ -44,6 +45,7 @@ impl Broker {
                 format_args!("attempt to reuse consumer tag '{}'", request.tag),
             ));
         }
+        self.check(connection, vhost, Right::Read, Thing::Queue(request.queue))?;
         let queue = self.require_queue(connection, vhost, request.queue)?;
         let words = self.queue_in_words(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;
@@ -261,6 +263,8 @@ impl Broker {
             consumer_unsettled: 0,
             mode: Mode::Plain,
             route_cache: RouteCache::default(),
+            may_write: None,
+            may_write_until: 0,
             outbox_len: 0,
             outbox_last: 0,
             closing: false,
@@ -356,7 +360,10 @@ impl Broker {
     pub(super) fn free_connection_if_done(&mut self, connection: ConnectionId) {
         let record = &self.connections[connection.index()];
         if record.cleared && record.released {
-            self.connections.remove(connection.index());
+            let record = self.connections.remove(connection.index());
+            if let Some(vhost) = record.vhost {
+                self.let_go_of_vhost(vhost);
+            }
         }
     }
 
@@ -367,6 +374,9 @@ impl Broker {
             return;
         }
         self.forget_gets(connection);
+        if let Some(vhost) = self.connections[connection.index()].vhost {
+            self.leave_vhost(vhost);
+        }
         let mut at = self.connections[connection.index()].channels.front();
         while let Some(index) = at {
             at = List::after(&self.channels, index, |channel| &channel.links);

@@ -2,12 +2,13 @@
 //!
 //! The order of the checks is RabbitMQ's, because clients see which one fails first.
 
-use crate::command::{BindingId, ExchangeId, Outcome, VhostId};
+use crate::command::{BindingId, ConnectionId, ExchangeId, Outcome, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{Links, List};
 use crate::wire::field::{Table, Value};
 
 use super::Broker;
+use super::access::{Right, Thing};
 use super::arguments::{self, inequivalent_flag};
 use super::exchange::{Binding, Destination, Exchange, Kind, Node};
 use super::headers;
@@ -57,6 +58,7 @@ impl Broker {
 
     pub(super) fn declare_exchange(
         &mut self,
+        connection: ConnectionId,
         vhost: VhostId,
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
@@ -69,6 +71,7 @@ impl Broker {
             ));
         };
         refuse_default(name)?;
+        self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
         if let Some(exchange) = self.find_exchange(vhost, name) {
             return self.compare_exchange(vhost, exchange, kind, declaration);
         }
@@ -78,7 +81,10 @@ impl Broker {
                 format_args!("exchange name '{name}' contains reserved prefix 'amq.*'"),
             ));
         }
-        self.check_alternate_argument(vhost, declaration)?;
+        if let Some(alternate) = self.alternate_argument(vhost, declaration)? {
+            self.check(connection, vhost, Right::Read, Thing::Exchange(name))?;
+            self.check(connection, vhost, Right::Write, Thing::Exchange(alternate))?;
+        }
         let version = self.version_for(declaration.durable)?;
         let exchange = self.add_exchange(vhost, kind, declaration, version)?;
         self.say_exchange(exchange.index(), true);
@@ -116,13 +122,14 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    fn check_alternate_argument(
+    fn alternate_argument<'a>(
         &self,
         vhost: VhostId,
-        declaration: &ExchangeDeclaration<'_>,
-    ) -> Result<(), Fault> {
+        declaration: &ExchangeDeclaration<'a>,
+    ) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(declaration.arguments).get("alternate-exchange") {
-            None | Some(Value::LongStr(_)) => Ok(()),
+            None => Ok(None),
+            Some(value @ Value::LongStr(_)) => Ok(Some(value.as_str().unwrap_or_default())),
             Some(other) => Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!(
@@ -142,12 +149,23 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
         version: u64,
     ) -> Result<ExchangeId, Fault> {
-        let bytes = declaration.exchange.len() + declaration.arguments.len();
-        self.take_name_bytes(bytes)?;
-        if self.exchanges.is_full() || self.nodes.is_full() {
-            self.names_bytes -= bytes;
+        self.check_vhost_alive(vhost)?;
+        if self.declared_exchanges >= self.exchanges_max || self.nodes.is_full() {
             return Err(self.out_of("exchanges_max"));
         }
+        self.take_name_bytes(declaration.exchange.len() + declaration.arguments.len())?;
+        self.declared_exchanges += 1;
+        Ok(self.insert_exchange(vhost, kind, declaration, version))
+    }
+
+    /// The caller made sure of room.
+    pub(super) fn insert_exchange(
+        &mut self,
+        vhost: VhostId,
+        kind: Kind,
+        declaration: &ExchangeDeclaration<'_>,
+        version: u64,
+    ) -> ExchangeId {
         let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
         let root = self.insert_node(None, b"");
         let record = Exchange {
@@ -168,12 +186,14 @@ impl Broker {
         };
         let index = self.exchanges.insert(record).expect("there was room");
         self.exchange_table.insert((vhost, declaration.exchange), index);
+        self.hold_vhost(vhost);
         self.topology += 1;
-        Ok(ExchangeId::from_index(index))
+        ExchangeId::from_index(index)
     }
 
     pub(super) fn delete_exchange_by_name(
         &mut self,
+        connection: ConnectionId,
         vhost: VhostId,
         name: &str,
         if_unused: bool,
@@ -185,6 +205,7 @@ impl Broker {
                 format_args!("deletion of system {} not allowed", self.exchange_in_words(vhost, name)),
             ));
         }
+        self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
         let Some(exchange) = self.find_exchange(vhost, name) else {
             self.await_others();
             return Ok(None);
@@ -201,7 +222,7 @@ impl Broker {
     }
 
     /// Takes the name away; the record goes when its bindings are cleared.
-    fn retire_exchange(&mut self, exchange: ExchangeId) {
+    pub(super) fn retire_exchange(&mut self, exchange: ExchangeId) {
         self.say_exchange(exchange.index(), false);
         let record = &mut self.exchanges[exchange.index()];
         record.dying = true;
@@ -212,7 +233,32 @@ impl Broker {
     pub(super) fn free_exchange(&mut self, exchange: ExchangeId) {
         let record = self.exchanges.remove(exchange.index());
         self.nodes.remove(record.root);
-        self.names_bytes -= record.name.len() + record.arguments.len();
+        // Those that every virtual host begins with are counted with it.
+        if !is_system_name(&record.name) {
+            self.names_bytes -= record.name.len() + record.arguments.len();
+            self.declared_exchanges -= 1;
+        }
+        self.let_go_of_vhost(record.vhost);
+    }
+
+    /// Whether a connection may bind, or unbind, a destination to a source.
+    pub(super) fn check_bind(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        destination: Thing<'_>,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        self.check(connection, vhost, Right::Write, destination)?;
+        if let Thing::Exchange(name) = destination {
+            refuse_default(name)?;
+        }
+        refuse_default(spec.source)?;
+        self.check(connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
+        match self.find_exchange(vhost, spec.source) {
+            Some(source) => self.check_topic(connection, source, Right::Read, spec.routing_key.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// exchange.bind and queue.bind, once the destination is known.
@@ -238,6 +284,25 @@ impl Broker {
         let binding = self.add_binding(source, destination, spec)?;
         self.say_binding(binding, true);
         Ok(Outcome::Done)
+    }
+
+    /// Unbinding what is not there is fine, whatever of it is missing.
+    pub(super) fn unbind_exchange(
+        &mut self,
+        vhost: VhostId,
+        destination: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        if let Some(source) = self.find_exchange(vhost, spec.source)
+            && let Some(destination) = self.find_exchange(vhost, destination)
+            && let Some(found) = self.find_binding(source, Destination::Exchange(destination), spec)
+        {
+            self.check_deletable(self.bindings[found.index()].stored)?;
+            self.remove_binding(found.index());
+        } else {
+            self.await_others();
+        }
+        Ok(())
     }
 
     /// Puts a binding on everything it hangs on.
@@ -433,6 +498,11 @@ impl Broker {
             at = parent;
         }
     }
+}
+
+/// Whether only the broker itself gives exchanges such a name.
+fn is_system_name(name: &str) -> bool {
+    name.is_empty() || name.starts_with("amq.")
 }
 
 /// The nameless exchange cannot be declared, bound or deleted.

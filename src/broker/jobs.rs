@@ -9,6 +9,7 @@ use crate::journal::Settled;
 use crate::mem::{Entry, Fifo, Messages};
 
 use super::Broker;
+use super::access::Sweep;
 use super::deliveries::{Carrier, ReturnedHeap};
 use super::queue::Place;
 use super::records::Mode;
@@ -31,6 +32,8 @@ pub(super) enum Job {
     Channel(ChannelId),
     /// Give back what a lost connection held.
     Connection(ConnectionId),
+    /// Clear a deleted virtual host: queues, exchanges.
+    Vhost(Sweep),
 }
 
 /// What was taken out of a queue to be dropped.
@@ -92,6 +95,7 @@ impl Broker {
             Job::Exchange(exchange) => self.run_exchange(*exchange, left),
             Job::Channel(channel) => self.run_channel(messages, *channel, left),
             Job::Connection(connection) => self.run_connection(messages, *connection, left),
+            Job::Vhost(sweep) => self.run_vhost(sweep, left),
         }
     }
 
@@ -253,7 +257,7 @@ impl Broker {
 }
 
 /// Takes one from the allowance; `false` when it is used up.
-fn spend(left: &mut u32) -> bool {
+pub(super) fn spend(left: &mut u32) -> bool {
     if *left == 0 {
         return false;
     }

@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `access` | credentials and virtual hosts |
+//! | `access` | users, virtual hosts, permissions, and what an operator changes about them |
 //! | `exchange`, `exchanges` | records of exchanges and bindings; declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
 //! | `route`, `topic`, `headers` | from a message to its queues |
@@ -56,18 +56,21 @@ use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Messages, Share, Slab};
 
-use access::Vhost;
+use access::{Access, Right, Thing};
 use consume::ConsumeRequest;
 use deliver::Getting;
 use deliveries::Deliveries;
 use exchange::{Binding, Destination, Exchange, Node};
-use exchanges::{BindingSpec, ExchangeDeclaration, refuse_default};
+use exchanges::{BindingSpec, ExchangeDeclaration};
 use jobs::{Begun, Job};
 use names::IndexTable;
 use queue::Queue;
 use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
 
+pub use access::{
+    OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView,
+};
 pub use deliver::OutboxView;
 pub use pages::{Fetch, Page, PageIn};
 pub use stored::{Contents, Restored};
@@ -124,7 +127,7 @@ pub struct Gauges {
 pub struct Broker {
     settings: Settings,
     entropy: Entropy,
-    vhosts: Slab<Vhost>,
+    access: Access,
     exchanges: Slab<Exchange>,
     exchange_table: IndexTable,
     bindings: Slab<Binding>,
@@ -175,7 +178,9 @@ pub struct Broker {
     /// Deliveries of a transaction that is being rolled back.
     taken_back: Vec<u32>,
     names_bytes: usize,
-    names_bytes_at_start: usize,
+    exchanges_max: usize,
+    /// Exchanges that somebody declared.
+    declared_exchanges: usize,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     releases: u64,
     /// A consumer was refused because deliveries were scarce.
@@ -207,6 +212,13 @@ pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
 /// A binding with its nodes.
 pub const BINDING_BYTES: usize =
     Slab::<Binding>::record_bytes() + IndexTable::ENTRY_BYTES + NODES_PER_BINDING as usize * NODE_BYTES;
+/// A virtual host with the exchanges it begins with, and its place among the jobs.
+pub const VHOST_BYTES: usize =
+    access::VHOST_BYTES + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES + size_of::<Begun>();
+/// A user.
+pub const USER_BYTES: usize = access::USER_BYTES;
+/// A permission without its patterns.
+pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A delivery.
 pub const DELIVERY_BYTES: usize = deliver::DELIVERY_BYTES;
 /// A node in its table and in both sets of a topic walk.
@@ -221,18 +233,20 @@ impl Broker {
         let mut seed = [0; 8];
         entropy(&mut seed);
         let seed = u64::from_ne_bytes(seed);
-        let exchanges = limits.exchanges_max as usize + access::PREDECLARED_EXCHANGES;
+        let vhosts = limits.vhosts_max as usize;
+        let exchanges = limits.exchanges_max as usize + vhosts * access::PREDECLARED_EXCHANGES;
         let nodes = exchanges + (limits.bindings_max * NODES_PER_BINDING) as usize;
         let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize);
         let (queues, connections) = (limits.queues_max as usize, limits.connections_max as usize);
         let frame = limits.frame_max as usize;
+        let access = Access::new(limits, &mut entropy, seed);
         let mut broker = Self {
             settings: Settings {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
                 names_bytes_max: limits.names_bytes_max as usize,
             },
             entropy,
-            vhosts: Slab::with_capacity(1),
+            access,
             exchanges: Slab::with_capacity(exchanges),
             exchange_table: IndexTable::with_capacity(exchanges, seed),
             bindings: Slab::with_capacity(limits.bindings_max as usize),
@@ -260,7 +274,7 @@ impl Broker {
             gets_due: false,
             fifo_pool,
             ready: List::default(),
-            jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + 16),
+            jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             noted: VecDeque::with_capacity(connections),
             topology: 1,
             route_number: 0,
@@ -273,13 +287,13 @@ impl Broker {
             },
             taken_back: Vec::with_capacity(transaction::TRANSACTION_MAX as usize),
             names_bytes: 0,
-            names_bytes_at_start: 0,
+            exchanges_max: limits.exchanges_max as usize,
+            declared_exchanges: 0,
             releases: 0,
             starved: false,
             recheck_starved: false,
         };
-        broker.create_vhost("/")?;
-        broker.names_bytes_at_start = broker.names_bytes;
+        broker.begin_access()?;
         Ok(broker)
     }
 
@@ -347,11 +361,11 @@ impl Broker {
             channels: self.channels.len(),
             consumers: self.consumers.len(),
             queues: self.queues.len(),
-            exchanges: self.exchanges.len() - access::PREDECLARED_EXCHANGES,
+            exchanges: self.declared_exchanges,
             bindings: self.bindings.len(),
             deliveries: self.deliveries.slab.len(),
             chunks: self.fifo_pool.chunks_used(),
-            names_bytes: self.names_bytes - self.names_bytes_at_start,
+            names_bytes: self.names_bytes,
             jobs: self.jobs.len(),
         }
     }
@@ -364,6 +378,9 @@ impl Broker {
         match command {
             Command::Login { user, password, from_loopback } => {
                 self.login(connection, user, password, from_loopback)
+            }
+            Command::LoginExternal { user, from_loopback } => {
+                self.login_external(connection, user, from_loopback)
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
@@ -426,35 +443,28 @@ impl Broker {
             } => {
                 let declaration =
                     ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
-                self.declare_exchange(vhost, &declaration)
+                self.declare_exchange(connection, vhost, &declaration)
             }
             Command::ExchangeDelete { exchange, if_unused } => {
-                if let Some(exchange) = self.delete_exchange_by_name(vhost, exchange, if_unused)? {
+                if let Some(exchange) =
+                    self.delete_exchange_by_name(connection, vhost, exchange, if_unused)?
+                {
                     self.start_job(messages, connection, Job::Exchange(exchange));
                 }
                 Ok(Outcome::Done)
             }
             Command::ExchangeBind { destination, source, routing_key, arguments } => {
-                refuse_default(source)?;
-                refuse_default(destination)?;
+                let spec = BindingSpec { source, routing_key, arguments };
+                self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
                 let source_id = self.require_exchange(vhost, source)?;
                 let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
-                self.bind(source_id, destination, &BindingSpec { source, routing_key, arguments })
+                self.bind(source_id, destination, &spec)
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
-                refuse_default(source)?;
-                refuse_default(destination)?;
                 let spec = BindingSpec { source, routing_key, arguments };
-                if let Some(source) = self.find_exchange(vhost, source)
-                    && let Some(destination) = self.find_exchange(vhost, destination)
-                    && let Some(found) = self.find_binding(source, Destination::Exchange(destination), &spec)
-                {
-                    self.check_deletable(self.bindings[found.index()].stored)?;
-                    self.remove_binding(found.index());
-                    self.run_jobs(messages);
-                } else {
-                    self.await_others();
-                }
+                self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.unbind_exchange(vhost, destination, &spec)?;
+                self.run_jobs(messages);
                 Ok(Outcome::Done)
             }
             Command::QueueDeclare { queue, passive: true, .. } => {
@@ -483,6 +493,7 @@ impl Broker {
                 self.consume(connection, channel, &request)
             }
             Command::Get { queue, no_ack } => {
+                self.check(connection, vhost, Right::Read, Thing::Queue(queue))?;
                 let queue = self.require_queue(connection, vhost, queue)?;
                 self.get(messages, channel, queue, no_ack)
             }

@@ -13,11 +13,13 @@ use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 
+use super::access::Right;
 use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::front::log_bytes;
 use super::queue::Place;
 use super::records::Mode;
+use super::route::Keys;
 use super::stored::unwritable;
 use super::words::Lossy;
 use super::{Broker, REPLY_TO};
@@ -126,7 +128,9 @@ impl Broker {
             return Ok(message);
         }
         let vhost = self.channels[channel.index()].vhost;
+        self.check_publish(channel, messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, messages.exchange(message))?;
+        self.check_key(channel, exchange, messages.routing_key(message))?;
         if !looks {
             self.route(messages, channel, exchange, message, Table::EMPTY);
             return Ok(message);
@@ -135,6 +139,14 @@ impl Broker {
         let result = self.look_inside(messages, channel, exchange, message, &mut scratch);
         self.scratch = scratch;
         result
+    }
+
+    fn check_key(&self, channel: ChannelId, exchange: ExchangeId, key: &[u8]) -> Result<(), Fault> {
+        let connection = self.channels[channel.index()].connection;
+        if !self.minds_topics(connection, exchange) {
+            return Ok(());
+        }
+        self.check_topic(connection, exchange, Right::Write, key)
     }
 
     fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
@@ -167,6 +179,9 @@ impl Broker {
         let due_at_once = expiration_ms(&properties)? == Some(0);
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
+        for key in Keys::listed(headers) {
+            self.check_key(channel, exchange, key)?;
+        }
         let reply_to = self.reply_queue_for(channel, &properties)?;
         let carries_bcc = headers.get("BCC").is_some();
         self.route(messages, channel, exchange, message, headers);
@@ -193,13 +208,15 @@ impl Broker {
         let connection = self.channels[channel.index()].connection;
         let user = &self.connection(connection).user;
         match properties.user_id() {
-            Some(claimed) if claimed != user.as_bytes() => Err(Fault::new(
-                ReplyCode::PreconditionFailed,
-                format_args!(
-                    "user_id property set to '{}' but authenticated user was '{user}'",
-                    Lossy(claimed)
-                ),
-            )),
+            Some(claimed) if claimed != user.as_bytes() && !self.may_impersonate(connection) => {
+                Err(Fault::new(
+                    ReplyCode::PreconditionFailed,
+                    format_args!(
+                        "user_id property set to '{}' but authenticated user was '{user}'",
+                        Lossy(claimed)
+                    ),
+                ))
+            }
             _ => Ok(()),
         }
     }

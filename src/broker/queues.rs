@@ -6,11 +6,12 @@
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
-use crate::wire::field::Table;
+use crate::wire::field::{Table, Value};
 
+use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
 use super::exchange::Destination;
-use super::exchanges::{BindingSpec, refuse_default};
+use super::exchanges::BindingSpec;
 use super::jobs::{Job, Purged};
 use super::queue::Queue;
 use super::records::ConsumerState;
@@ -119,8 +120,10 @@ impl Broker {
         if declaration.queue.is_empty() {
             let name = self.unique_name("amq.gen-");
             let named = QueueDeclaration { queue: &name, ..*declaration };
+            self.check(connection, vhost, Right::Configure, Thing::Queue(&name))?;
             return self.create_declared(connection, vhost, &named);
         }
+        self.check(connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
         match self.find_queue(vhost, declaration.queue) {
             Some(queue) => self.compare_queue(connection, vhost, queue, declaration),
             None => self.create_declared(connection, vhost, declaration),
@@ -139,7 +142,14 @@ impl Broker {
             auto_delete: declaration.auto_delete,
         };
         let words = self.queue_in_words(vhost, declaration.queue);
-        arguments::check(words, Table::trusted(declaration.arguments), flags)?;
+        let arguments = Table::trusted(declaration.arguments);
+        if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
+            let exchange = core::str::from_utf8(exchange).unwrap_or_default();
+            self.check(connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
+            self.check(connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        }
+        arguments::check(words, arguments, flags)?;
+        self.check_queue_limit(vhost, declaration.queue)?;
         let queue = self.create_queue(connection, vhost, declaration, false)?;
         Ok(self.declared(queue))
     }
@@ -205,12 +215,15 @@ impl Broker {
         record.born = self.topology;
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
+        self.check_vhost_alive(vhost)?;
         self.take_name_bytes(bytes)?;
         let Ok(index) = self.queues.insert(record) else {
             self.names_bytes -= bytes;
             return Err(self.out_of("queues_max"));
         };
         self.queue_table.insert((vhost, &*name), index);
+        self.hold_vhost(vhost);
+        self.count_queue(vhost, true);
         if let Some(owner) = owner {
             let owned = &mut self.connections[owner.index()].exclusive_queues;
             owned.push_back(&mut self.queues, index, |queue| &mut queue.owner_links);
@@ -226,7 +239,7 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        refuse_default(spec.source)?;
+        self.check_bind(connection, vhost, Thing::Queue(queue), spec)?;
         let source = self.require_exchange(vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
         self.bind(source, Destination::Queue(queue), spec)
@@ -240,7 +253,7 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        refuse_default(spec.source)?;
+        self.check_bind(connection, vhost, Thing::Queue(queue), spec)?;
         if let Some(queue) = self.find_queue(vhost, queue)
             && let Some(source) = self.find_exchange(vhost, spec.source)
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
@@ -261,6 +274,7 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<Outcome, Fault> {
+        self.check(connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
         let record = &mut self.queues[queue.index()];
         let count = record.ready();
@@ -285,6 +299,7 @@ impl Broker {
         name: &str,
         (if_unused, if_empty): (bool, bool),
     ) -> Result<Outcome, Fault> {
+        self.check(connection, vhost, Right::Configure, Thing::Queue(name))?;
         if self.find_queue(vhost, name).is_none() {
             self.await_others();
             return Ok(Outcome::MessageCount(0));
@@ -312,7 +327,10 @@ impl Broker {
         self.say_queue(index, false);
         let record = &mut self.queues[index];
         record.dying = true;
-        self.queue_table.remove((record.vhost, &*record.name), index);
+        let vhost = record.vhost;
+        self.queue_table.remove((vhost, &*record.name), index);
+        self.count_queue(vhost, false);
+        let record = &mut self.queues[index];
         if core::mem::take(&mut record.on_ready_list) {
             self.ready.remove(&mut self.queues, index, |queue| &mut queue.ready_links);
         }
@@ -329,6 +347,7 @@ impl Broker {
         if record.cleared && record.unsettled == 0 && record.returning == 0 {
             let record = self.queues.remove(queue.index());
             self.names_bytes -= record.name.len() + record.arguments.len();
+            self.let_go_of_vhost(record.vhost);
         }
     }
 

@@ -4,7 +4,7 @@
 //! stays until its last unacknowledged message is settled, for it remembers which queue the message came
 //! from; a channel that was closed stays until everything it held has gone back.
 
-use crate::command::{ChannelId, ConnectionId, ConsumerId, Name, QueueId, VhostId};
+use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, QueueId, VhostId};
 use crate::mem::{Links, List, MessageId};
 
 use super::route::RouteCache;
@@ -12,8 +12,13 @@ use super::route::RouteCache;
 /// What the broker knows of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// As whom it logged in, also when that user is deleted.
     pub(super) user: Name,
+    /// The user's record, while it exists.
+    pub(super) user_index: Option<usize>,
     pub(super) vhost: Option<VhostId>,
+    /// Why it is to be closed by force.
+    pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
     pub(super) exclusive_queues: List,
     /// Deliveries assigned and not completely written, in the order they will be written.
@@ -47,7 +52,9 @@ impl Connection {
     pub(super) fn new() -> Self {
         Self {
             user: Name::new(),
+            user_index: None,
             vhost: None,
+            forced: None,
             channels: List::default(),
             exclusive_queues: List::default(),
             outbox: List::default(),
@@ -88,6 +95,9 @@ pub(super) struct Channel {
     pub(super) consumer_unsettled: u32,
     pub(super) mode: Mode,
     pub(super) route_cache: RouteCache,
+    /// The exchange that this channel may publish to, until the topology changes.
+    pub(super) may_write: Option<ExchangeId>,
+    pub(super) may_write_until: u64,
     /// Deliveries of this channel still in the outbox, and the sequence of the last one.
     pub(super) outbox_len: u32,
     pub(super) outbox_last: u64,

@@ -47,20 +47,23 @@ impl RouteCache {
 
 /// All keys a message is routed by: its own, and those in its CC and BCC headers.
 #[derive(Clone, Copy)]
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     own: &'a [u8],
     headers: Table<'a>,
 }
 
 impl<'a> Keys<'a> {
     fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        let listed = |name| match self.headers.get(name) {
+        core::iter::once(self.own).chain(Self::listed(self.headers))
+    }
+
+    /// Those in the headers.
+    pub(super) fn listed(headers: Table<'a>) -> impl Iterator<Item = &'a [u8]> {
+        let listed = move |name| match headers.get(name) {
             Some(Value::Array(array)) => Some(array.iter().filter_map(|value| value.as_bytes())),
             _ => None,
         };
-        core::iter::once(self.own)
-            .chain(listed("CC").into_iter().flatten())
-            .chain(listed("BCC").into_iter().flatten())
+        listed("CC").into_iter().flatten().chain(listed("BCC").into_iter().flatten())
     }
 }
 

@@ -4,7 +4,7 @@
 //! what is declared is answered when it is durable; a start declares again exactly what was durable, and
 //! what there is no room for under today's limits stays untouched in the log.
 
-use crate::command::{QueueId, VhostId};
+use crate::command::QueueId;
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Definition, DestinationName, Journal, Mode};
 use crate::wire::field::Table;
@@ -182,7 +182,7 @@ impl Broker {
     pub fn restore(&mut self, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
-                let Some(vhost) = self.find_vhost_id(vhost) else { return Restored::Orphaned };
+                let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
                 let Some(kind_found) = Kind::from_name(kind) else { return Restored::Orphaned };
                 let declaration = ExchangeDeclaration {
                     exchange: name,
@@ -198,7 +198,7 @@ impl Broker {
                 }
             }
             Definition::Queue { vhost, name, incarnation, auto_delete, arguments } => {
-                let Some(vhost) = self.find_vhost_id(vhost) else { return Restored::Orphaned };
+                let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
                 let settings = QueueSettings::of(Table::trusted(arguments));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.durable, record.auto_delete) = (true, auto_delete);
@@ -209,6 +209,11 @@ impl Broker {
                 }
             }
             Definition::Binding { .. } => self.restore_binding(definition),
+            Definition::AccessWritten
+            | Definition::Vhost { .. }
+            | Definition::User { .. }
+            | Definition::Permission { .. }
+            | Definition::TopicPermission { .. } => self.restore_access(definition),
         }
     }
 
@@ -225,7 +230,7 @@ impl Broker {
         else {
             return Restored::Orphaned;
         };
-        let Some(vhost) = self.find_vhost_id(vhost) else { return Restored::Orphaned };
+        let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
         let Some(found) = self.find_exchange(vhost, source) else { return Restored::Orphaned };
         let to = match destination {
             DestinationName::Queue(name) => self
@@ -269,16 +274,13 @@ impl Broker {
         true
     }
 
-    /// A definition that a deletion left behind when it was interrupted is deleted for good.
-    pub fn forget(&mut self, key: &[u8]) {
+    /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its
+    /// messages.
+    pub fn forget(&mut self, key: &[u8], incarnation: Option<u64>) {
+        if let Some(incarnation) = incarnation {
+            self.journal.queue_gone(incarnation);
+        }
         self.journal.define(key.into(), None);
-    }
-
-    fn find_vhost_id(&self, name: &str) -> Option<VhostId> {
-        self.vhosts
-            .iter()
-            .find(|(index, _)| self.vhost_name(VhostId::from_index(*index)) == name)
-            .map(|(index, _)| VhostId::from_index(index))
     }
 }
 

@@ -1,11 +1,20 @@
-//! How exchanges, queues and bindings are written down.
+//! How users, virtual hosts, exchanges, queues and bindings are written down.
 //!
 //! ```text
-//! key     | 1 exchange | vhost | name |
+//! key     | 0 access | 0 written down |
+//!         | 0 access | 1 vhost      | name |
+//!         | 0 access | 2 user       | name |
+//!         | 0 access | 3 permission | vhost | user |
+//!         | 0 access | 4 topic      | vhost | user | exchange |
+//!         | 1 exchange | vhost | name |
 //!         | 2 queue    | vhost | name |
 //!         | 3 binding  | vhost | source | 1 exchange, 2 queue | destination | routing key | arguments |
 //!
-//! value of an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
+//! value of a vhost     | max-queues u32 | max-connections u32 |                 0xffffffff: no limit
+//!          a user      | tags, with commas between | hash, see the room password |
+//!          a permission| configure u16 + text | write u16 + text | read u16 + text |
+//!          a topic     | write u16 + text | read u16 + text |
+//!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
 //!          a queue     | flags: 1 auto-delete             | incarnation u64     | arguments |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
 //! ```
@@ -13,12 +22,54 @@
 //! Names have their length before them in one byte; arguments are the rest. Little endian.
 //!
 //! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
-//! read before it. A binding names versions, so one that was left behind by a deletion that a power cut
+//! read before it. Without the key `0 0` the log is silent about access, and what a new store begins with
+//! holds besides what else is written; with it, nobody and nothing exists but what is written.
+//! A binding names versions, so one that was left behind by a deletion that a power cut
 //! interrupted never binds another thing of the same name.
 
 /// Something that is defined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Definition<'a> {
+    /// From here on nobody and nothing exists but what is written.
+    AccessWritten,
+    /// A virtual host.
+    Vhost {
+        /// Its name.
+        name: &'a str,
+        /// The most queues it may have.
+        queues_max: Option<u32>,
+        /// The most connections it may have.
+        connections_max: Option<u32>,
+    },
+    /// A user.
+    User {
+        /// Its name.
+        name: &'a str,
+        /// Its tags, with commas between them.
+        tags: &'a str,
+        /// What its password is kept as.
+        hash: &'a [u8],
+    },
+    /// What a user may do in a virtual host, as patterns of names.
+    Permission {
+        /// The virtual host.
+        vhost: &'a str,
+        /// The user.
+        user: &'a str,
+        /// What it may declare and delete, write to, and read from.
+        patterns: [&'a str; 3],
+    },
+    /// With which routing keys a user may write to and read from a topic exchange.
+    TopicPermission {
+        /// The virtual host.
+        vhost: &'a str,
+        /// The user.
+        user: &'a str,
+        /// The exchange.
+        exchange: &'a str,
+        /// Patterns to write and to read.
+        patterns: [&'a str; 2],
+    },
     /// A durable exchange.
     Exchange {
         /// Its virtual host.
@@ -77,6 +128,12 @@ pub enum DestinationName<'a> {
     Queue(&'a str),
 }
 
+const ACCESS: u8 = 0;
+const ACCESS_WRITTEN: u8 = 0;
+const VHOST: u8 = 1;
+const USER: u8 = 2;
+const PERMISSION: u8 = 3;
+const TOPIC_PERMISSION: u8 = 4;
 const EXCHANGE: u8 = 1;
 const QUEUE: u8 = 2;
 const BINDING: u8 = 3;
@@ -88,6 +145,13 @@ impl<'a> Definition<'a> {
     pub fn key(&self) -> Box<[u8]> {
         let mut key = Vec::new();
         match *self {
+            Self::AccessWritten => key.extend([ACCESS, ACCESS_WRITTEN]),
+            Self::Vhost { name, .. } => put_access(&mut key, VHOST, &[name]),
+            Self::User { name, .. } => put_access(&mut key, USER, &[name]),
+            Self::Permission { vhost, user, .. } => put_access(&mut key, PERMISSION, &[vhost, user]),
+            Self::TopicPermission { vhost, user, exchange, .. } => {
+                put_access(&mut key, TOPIC_PERMISSION, &[vhost, user, exchange]);
+            }
             Self::Exchange { vhost, name, .. } => {
                 key.push(EXCHANGE);
                 [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
@@ -115,6 +179,22 @@ impl<'a> Definition<'a> {
     pub fn value(&self) -> Box<[u8]> {
         let mut value = Vec::new();
         match *self {
+            Self::AccessWritten => {}
+            Self::Vhost { queues_max, connections_max, .. } => {
+                for limit in [queues_max, connections_max] {
+                    value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
+                }
+            }
+            Self::User { tags, hash, .. } => {
+                put_name(&mut value, tags);
+                value.extend_from_slice(hash);
+            }
+            Self::Permission { patterns, .. } => {
+                patterns.into_iter().for_each(|text| put_text(&mut value, text));
+            }
+            Self::TopicPermission { patterns, .. } => {
+                patterns.into_iter().for_each(|text| put_text(&mut value, text));
+            }
             Self::Exchange { version, kind, auto_delete, internal, arguments, .. } => {
                 value.push(u8::from(auto_delete) * AUTO_DELETE + u8::from(internal) * INTERNAL);
                 value.extend_from_slice(&version.to_le_bytes());
@@ -138,6 +218,9 @@ impl<'a> Definition<'a> {
     pub fn parse(key: &'a [u8], value: &'a [u8]) -> Option<Self> {
         let (mut key, mut value) = (Input(key), Input(value));
         let kind = key.byte()?;
+        if kind == ACCESS {
+            return Self::parse_access(key, value);
+        }
         let vhost = key.name()?;
         match kind {
             EXCHANGE => {
@@ -176,6 +259,44 @@ impl<'a> Definition<'a> {
             _ => None,
         }
     }
+
+    /// The rest of what says who may do what.
+    fn parse_access(mut key: Input<'a>, mut value: Input<'a>) -> Option<Self> {
+        let definition = match key.byte()? {
+            ACCESS_WRITTEN => Self::AccessWritten,
+            VHOST => {
+                let name = key.name()?;
+                let (queues_max, connections_max) = (value.limit()?, value.limit()?);
+                Self::Vhost { name, queues_max, connections_max }
+            }
+            USER => Self::User { name: key.name()?, tags: value.name()?, hash: value.0 },
+            PERMISSION => {
+                let (vhost, user) = (key.name()?, key.name()?);
+                let patterns = [value.text()?, value.text()?, value.text()?];
+                Self::Permission { vhost, user, patterns }
+            }
+            TOPIC_PERMISSION => {
+                let (vhost, user, exchange) = (key.name()?, key.name()?, key.name()?);
+                Self::TopicPermission { vhost, user, exchange, patterns: [value.text()?, value.text()?] }
+            }
+            _ => return None,
+        };
+        key.0.is_empty().then_some(definition)
+    }
+}
+
+const NO_LIMIT: u32 = u32::MAX;
+
+fn put_access(key: &mut Vec<u8>, kind: u8, names: &[&str]) {
+    key.extend([ACCESS, kind]);
+    names.iter().for_each(|name| put_name(key, name));
+}
+
+/// Patterns are longer than names, but not much.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    debug_assert!(text.len() <= u16::MAX.into(), "whoever takes it looks at its length");
+    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// Names on the wire have at most 255 bytes.
@@ -201,6 +322,16 @@ impl<'a> Input<'a> {
     fn number(&mut self) -> Option<u64> {
         let bytes: [u8; 8] = self.take(8)?.try_into().ok()?;
         Some(u64::from_le_bytes(bytes))
+    }
+
+    fn limit(&mut self) -> Option<Option<u32>> {
+        let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
+        Some(Some(u32::from_le_bytes(bytes)).filter(|limit| *limit != NO_LIMIT))
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let len: [u8; 2] = self.take(2)?.try_into().ok()?;
+        core::str::from_utf8(self.take(u16::from_le_bytes(len).into())?).ok()
     }
 
     fn name(&mut self) -> Option<&'a str> {
@@ -235,11 +366,21 @@ mod tests {
             routing_key: "a.#",
             arguments: b"\x01xt\x01",
         };
+        let vhost = Definition::Vhost { name: "/", queues_max: None, connections_max: Some(0) };
+        let user = Definition::User { name: "me", tags: "administrator,x", hash: &[0] };
+        let permission = Definition::Permission { vhost: "/", user: "me", patterns: ["", ".*", "^a"] };
+        let topic = Definition::TopicPermission {
+            vhost: "/",
+            user: "me",
+            exchange: "amq.topic",
+            patterns: ["^{username}", ""],
+        };
         let mut keys = Vec::new();
-        for definition in [exchange, queue, binding] {
+        let access = [Definition::AccessWritten, vhost, user, permission, topic];
+        for definition in access.into_iter().chain([exchange, queue, binding]) {
             let (key, value) = (definition.key(), definition.value());
             assert_eq!(Definition::parse(&key, &value), Some(definition));
-            for end in 0..key.len().min(6) {
+            for end in 0..key.len().min(if key[0] == ACCESS { 2 } else { 6 }) {
                 assert_eq!(Definition::parse(&key[..end], &value), None);
             }
             keys.push(key);

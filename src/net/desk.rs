@@ -304,7 +304,7 @@ fn take_page(
 
 /// Declares everything again, and says where its messages lie.
 pub(crate) fn restore(broker: &mut Broker, log: &Log, disk: &mut impl store::Disk) -> io::Result<()> {
-    let mut orphans: Vec<Box<[u8]>> = Vec::new();
+    let mut orphans: Vec<(Box<[u8]>, Option<u64>)> = Vec::new();
     let mut queues: Vec<(u64, QueueId)> = Vec::new();
     let damaged = log.read_definitions(disk, |key, value| {
         let Some(definition) = Definition::parse(key, value) else { return };
@@ -315,15 +315,23 @@ pub(crate) fn restore(broker: &mut Broker, log: &Log, disk: &mut impl store::Dis
                 }
             }
             Restored::Exists(None) => {}
-            Restored::Orphaned => orphans.push(key.into()),
+            Restored::Orphaned => {
+                let incarnation = match definition {
+                    Definition::Queue { incarnation, .. } => Some(incarnation),
+                    _ => None,
+                };
+                orphans.push((key.into(), incarnation));
+            }
             Restored::NoRoom => log::error!("{definition:?} is stored, but the limits have no room for it"),
         }
     })?;
     if damaged > 0 {
+        // What seems to belong to nothing may belong to one of these.
         log::error!("{damaged} definitions are damaged and left out");
+        orphans.clear();
     }
-    for key in orphans {
-        broker.forget(&key);
+    for (key, incarnation) in orphans {
+        broker.forget(&key, incarnation);
     }
     let mut messages = 0;
     for (incarnation, queue) in queues {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mio::{Poll, Token, Waker};
+use mio::Waker;
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -46,8 +46,7 @@ impl Disk {
     pub(super) fn open(
         config: &Config,
         broker: &mut Broker,
-        poll: &Poll,
-        waker: Token,
+        waker: Arc<Waker>,
     ) -> Result<Option<Self>, StartError> {
         let directory = &config.data_dir;
         let refused = |error| StartError::Store(directory.clone(), error);
@@ -68,7 +67,6 @@ impl Disk {
         broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
         restore(broker, &log, &mut files).map_err(|error| refused(OpenError::Unreadable(error)))?;
         let failed = |error| StartError::System("start a thread", error);
-        let waker = Arc::new(Waker::new(poll.registry(), waker).map_err(failed)?);
         let timed = move |job: Write| {
             let start = Instant::now();
             let done = job.run(&mut files);

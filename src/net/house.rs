@@ -1,17 +1,18 @@
 //! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::net::UnixStream;
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, Waker};
 
 use crate::admin::systemd;
 use crate::broker::Broker;
 use crate::command::ConnectionId;
 use crate::config::Config;
 use crate::journal::Batch;
-use crate::limits::{Limits, Megabytes};
+use crate::limits::{Limits, Megabytes, MemoryTable};
 use crate::mem::{BytePool, MessageLimits, Messages};
 use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
 use crate::time::{Deadline, Now};
@@ -20,6 +21,7 @@ use crate::tool::check::show_table;
 use super::StartError;
 use super::deadlines::Deadlines;
 use super::disk::Disk;
+use super::errands::Errands;
 use super::listen::{self, Door, SpareDescriptor};
 use super::peer::Peer;
 use super::signals;
@@ -27,8 +29,8 @@ use super::signals;
 const EVENTS_PER_POLL: usize = 256;
 /// The token of the signals' pipe.
 pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
-/// The token of the disk's helpers.
-pub(super) const DISK: Token = Token(usize::MAX - 2);
+/// The token of the helpers.
+pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 /// Tokens below are doors, from here on peers.
 pub(super) const FIRST_PEER: usize = 1 << 16;
 
@@ -72,6 +74,7 @@ pub struct House {
     pub(super) broker: Broker,
     /// The store, unless it cannot be used at all.
     pub(super) disk: Option<Disk>,
+    pub(super) errands: Errands,
     /// Messages may leave memory in the next turn.
     pub(super) spills: bool,
     /// Connections with confirms or answers that wait for the disk.
@@ -123,16 +126,13 @@ impl House {
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL)?;
         let doors = listen::open_doors(&mut poll, &config.listen)?;
-        for line in show_table(&table, config.memory_limit_bytes).lines() {
-            log::debug!("{line}");
-        }
-        log::info!(
-            "the pools add up to {} of memory_limit {}; `leveret check` shows every line",
-            Megabytes(table.bytes()),
-            Megabytes(config.memory_limit_bytes)
-        );
+        tell_table(&table, config.memory_limit_bytes);
         let connections = limits.connections_max as usize;
-        let broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        broker.set_loopback_users(&config.loopback_users);
+        let no_thread = |error| StartError::System("start a thread", error);
+        let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
+        let errands = Errands::start(waker.clone(), limits.handshakes_max as usize).map_err(no_thread)?;
         let mut house = Self {
             started: Instant::now(),
             now: Now::from_ms(0),
@@ -156,6 +156,7 @@ impl House {
             },
             broker,
             disk: None,
+            errands,
             spills: false,
             for_disk: VecDeque::with_capacity(connections),
             durable_seen: Batch::NONE,
@@ -180,13 +181,25 @@ impl House {
             limits,
         };
         // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
-        house.disk = Disk::open(config, &mut house.broker, &house.poll, DISK)?;
+        house.disk = Disk::open(config, &mut house.broker, waker)?;
+        house.broker.warn_of_guest();
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for door in &house.doors {
             log::info!("listening on {}", door.address);
         }
         Ok(house)
     }
+}
+
+fn tell_table(table: &MemoryTable, memory_limit_bytes: u64) {
+    for line in show_table(table, memory_limit_bytes).lines() {
+        log::debug!("{line}");
+    }
+    log::info!(
+        "the pools add up to {} of memory_limit {}; `leveret check` shows every line",
+        Megabytes(table.bytes()),
+        Megabytes(memory_limit_bytes)
+    );
 }
 
 fn identity(config: &Config) -> Identity {

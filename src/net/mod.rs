@@ -9,7 +9,9 @@
 //! | `stream` | a socket and its readiness; input that has to wait |
 //! | `listen` | listening and accepting |
 //! | `desk` | what passes between broker and store |
-//! | `disk`, `helper` | the store in the turn, and the threads that wait for the disk |
+//! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
+//! | `errands` | what would hold the loop up, done by a thread of its own |
+//! | `gate` | logins that wait for their password to be checked |
 //! | `signals` | being asked to stop |
 //! | `deadlines` | who wants to be called when |
 //!
@@ -18,6 +20,8 @@
 mod deadlines;
 pub(crate) mod desk;
 mod disk;
+mod errands;
+mod gate;
 mod helper;
 mod house;
 mod listen;
@@ -96,6 +100,10 @@ pub fn record_sizes() -> RecordSizes {
         queue_bytes: broker::QUEUE_BYTES,
         exchange_bytes: broker::EXCHANGE_BYTES,
         binding_bytes: broker::BINDING_BYTES,
+        vhost_bytes: broker::VHOST_BYTES,
+        user_bytes: broker::USER_BYTES,
+        permission_bytes: broker::PERMISSION_BYTES,
+        login_bytes: gate::LOGIN_BYTES,
         unacknowledged_bytes: broker::DELIVERY_BYTES,
     }
 }

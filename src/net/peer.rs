@@ -23,6 +23,8 @@ pub(super) enum Waiting {
     Job,
     /// The answer to its last command leaves when this is durable.
     Disk(Batch),
+    /// The answer to its last command comes when the errand with this ticket is done.
+    Errand(u64),
 }
 
 /// How far the end of a connection has come.

@@ -160,6 +160,20 @@ impl House {
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
                     let batch = self.broker.awaited();
+                    let outcome = match outcome {
+                        Outcome::Check(check) => {
+                            peer.session.defer_login(self.now);
+                            let (ticket, from) = (self.errands.ticket(), peer.address.ip());
+                            if self.errands.gate.enter(self.now, id, ticket, from, check) {
+                                peer.waiting = Waiting::Errand(ticket);
+                            } else {
+                                peer.ending = Ending::Now;
+                                self.to_close.push(id);
+                            }
+                            break;
+                        }
+                        outcome => outcome,
+                    };
                     if let Some(waiting) = peer.defer(&outcome, batch, context.durable) {
                         peer.held = Some((outcome, order));
                         peer.waiting = waiting;
@@ -184,7 +198,7 @@ impl House {
                 self.for_room.push_back(id);
             }
             Waiting::Job => self.for_jobs.push_back(id),
-            Waiting::No | Waiting::Replies | Waiting::Disk(_) => {}
+            Waiting::No | Waiting::Replies | Waiting::Disk(_) | Waiting::Errand(_) => {}
         }
         at
     }

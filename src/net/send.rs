@@ -109,6 +109,7 @@ impl House {
             peer.stream.release(&mut self.stashes);
             self.deadlines.remove(id);
             self.broker.release(id);
+            self.errands.gate.leave(id);
             self.peers_count -= 1;
             self.handshakes -= u32::from(peer.shaking_hands);
             let waiting = [&mut self.for_room, &mut self.for_jobs, &mut self.for_disk];

@@ -3,8 +3,8 @@
 //! A turn does the same things in the same order, and everything it does is bounded:
 //!
 //! ```text
-//! poll ─ what the disk did ─ who may come in ─ read and apply ─ timers ─ jobs ─ deliver ─ to the disk
-//!      ─ write ─ who waited for room ─ close
+//! poll ─ what the disk did ─ who may come in ─ read and apply ─ errands ─ who is put out ─ timers ─ jobs
+//!      ─ deliver ─ to the disk ─ write ─ who waited for room ─ close
 //! ```
 //!
 //! Time is read once, after the poll. Whoever still has work is on a list for the next turn, which then polls
@@ -28,7 +28,7 @@ use crate::time::{Deadline, Now};
 
 use super::StartError;
 use super::disk::Disk;
-use super::house::{DISK, FIRST_PEER, House, SIGNAL};
+use super::house::{FIRST_PEER, HELPERS, House, SIGNAL};
 use super::peer::{Ending, Waiting};
 
 /// Deliveries made per turn.
@@ -63,6 +63,8 @@ impl House {
         self.take_from_disk()?;
         self.let_in();
         self.read();
+        self.run_errands();
+        self.put_out();
         self.keep_time();
         self.broker.run_jobs(&mut self.supplies.messages);
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
@@ -105,6 +107,8 @@ impl House {
             || self.disk.as_ref().is_some_and(|disk| disk.has_work(&self.broker, &self.supplies.messages))
             || !self.to_write.is_empty()
             || self.has_room_to_offer()
+            || self.has_errand()
+            || self.broker.has_forced()
             || self.may_let_in() && self.doors.iter().any(|door| door.ready)
     }
 
@@ -112,14 +116,15 @@ impl House {
         let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
         let disk = self.disk.as_ref().map_or(Deadline::NEVER, Disk::deadline);
-        self.deadlines.next().earlier(watchdog).earlier(stop).earlier(self.trim_due).earlier(disk)
+        let house = watchdog.earlier(stop).earlier(self.trim_due).earlier(disk);
+        self.deadlines.next().earlier(house).earlier(self.errand_deadline())
     }
 
     fn take_event(&mut self, event: &mio::event::Event) {
         match event.token() {
             SIGNAL => self.take_signal(),
             // What it woke us for is taken in every turn.
-            DISK => {}
+            HELPERS => {}
             Token(door) if door < FIRST_PEER => {
                 if let Some(door) = self.doors.get_mut(door) {
                     door.ready = true;
@@ -156,6 +161,10 @@ impl House {
     /// an exclusive queue, the messages in that) for as long as nobody makes room.
     fn note_loss(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if let Waiting::Errand(_) = peer.waiting {
+            // Nobody is left to be told, and somebody else may want its place.
+            return self.end_now(id);
+        }
         if peer.lost == Deadline::NEVER {
             let ms = if self.broker.owns_queues(id) { LOST_OWNER_MS } else { LOST_MS };
             peer.lost = self.now.after_ms(ms);
@@ -325,6 +334,31 @@ impl House {
             self.list_to_read(id);
         }
     }
+    /// Closes the connections that the broker wants closed: of users or virtual hosts that are gone.
+    fn put_out(&mut self) {
+        while let Some((id, fault)) = self.broker.next_forced() {
+            let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { continue };
+            let mut context = self.supplies.context(self.now, &self.broker, id);
+            peer.session.close(&mut context, &fault);
+            self.resume_closed(id);
+        }
+    }
+
+    /// What we closed is read again, for its answer.
+    fn resume_closed(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.held = None;
+        let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
+        match waited {
+            Waiting::Room => self.for_room.retain(|other| *other != id),
+            Waiting::Job => self.for_jobs.retain(|other| *other != id),
+            Waiting::Errand(_) => self.errands.gate.leave(id),
+            Waiting::No | Waiting::Replies | Waiting::Disk(_) => {}
+        }
+        self.resume(id);
+        self.after_session(id);
+    }
+
     fn take_signal(&mut self) {
         let mut bytes = [0; 16];
         while matches!(io::Read::read(&mut self.signals, &mut bytes), Ok(count) if count > 0) {}

@@ -19,8 +19,8 @@
 use core::fmt;
 
 use super::replies::{Kind, Pending};
-use super::{Capabilities, Connection, Context, Phase, Settings, Step, hard_fault, timers};
-use crate::command::Command;
+use super::{Capabilities, Connection, Context, Names, Phase, Settings, Step, hard_fault, timers};
+use crate::command::{Command, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::FRAME_BYTES_MIN;
 use crate::wire::{
@@ -32,6 +32,8 @@ use crate::wire::{
 pub(super) enum Mechanism {
     Plain,
     AmqPlain,
+    /// The transport vouches for the user.
+    External,
 }
 
 impl Mechanism {
@@ -39,6 +41,7 @@ impl Mechanism {
         match self {
             Self::Plain => "PLAIN",
             Self::AmqPlain => "AMQPLAIN",
+            Self::External => "EXTERNAL",
         }
     }
 
@@ -47,6 +50,7 @@ impl Mechanism {
         let (user, password) = match self {
             Self::Plain => plain_credentials(response).ok_or(Unusable::Unreadable)?,
             Self::AmqPlain => amqplain_credentials(response)?,
+            Self::External => return Err(Unusable::Unreadable),
         };
         Ok((core::str::from_utf8(user).map_err(|_| Unusable::Wrong)?, password))
     }
@@ -77,7 +81,7 @@ impl Connection {
             Opening::NeedMore => return Some(Step::NeedMore),
             Opening::Amqp091 => {
                 *at += PROTOCOL_HEADER.len();
-                self.rest.start_left = context.settings.start_frame.len() as u16;
+                self.rest.start_left = self.start_frame(context.settings).len() as u16;
                 self.phase = Phase::Start { due };
                 return None;
             }
@@ -93,9 +97,15 @@ impl Connection {
         Some(Step::Finished)
     }
 
+    /// connection.start for this peer.
+    pub(super) fn start_frame<'s>(&self, settings: &'s Settings) -> &'s [u8] {
+        if self.certificate_name.is_some() { &settings.start_frame_external } else { &settings.start_frame }
+    }
+
     pub(super) fn step_handshake<'a>(
         &mut self,
         context: &mut Context<'_>,
+        names: &'a mut Names,
         input: &'a [u8],
         at: &mut usize,
     ) -> Step<'a> {
@@ -116,6 +126,13 @@ impl Connection {
             *at += frame.input_len();
             if let Some(step) = self.handle_handshake_frame(context, frame) {
                 return step;
+            }
+            if self.pending.is_login(Mechanism::External) {
+                names.queue =
+                    Name::try_from(self.certificate_name.as_deref().unwrap_or_default()).unwrap_or_default();
+                let from_loopback = self.peer.from_loopback;
+                let command = Command::LoginExternal { user: &names.queue, from_loopback };
+                return Step::Command { channel: None, command };
             }
         }
         self.step_over(context, input, at)
@@ -184,6 +201,10 @@ impl Connection {
         let known = match mechanism {
             "PLAIN" => Mechanism::Plain,
             "AMQPLAIN" => Mechanism::AmqPlain,
+            "EXTERNAL" if self.certificate_name.is_some() => {
+                self.pending = Pending::on_connection(Kind::Login(Mechanism::External), (10, 11));
+                return None;
+            }
             _ => {
                 self.refuse(context, format_args!("unknown authentication mechanism '{mechanism}'"));
                 return None;
@@ -207,10 +228,10 @@ impl Connection {
 
     /// The broker let it in.
     pub(super) fn tune(&mut self, context: &mut Context<'_>) {
-        if let Phase::Start { due } = self.phase {
-            self.phase = Phase::Tune { due };
-        }
         let settings = context.settings;
+        if let Phase::Start { .. } = self.phase {
+            self.phase = Phase::Tune { due: context.now.after_ms(settings.handshake_timeout_ms) };
+        }
         let tune = Method::ConnectionTune {
             channel_max: settings.channel_max,
             frame_max: settings.frame_max,

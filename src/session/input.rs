@@ -99,7 +99,7 @@ impl Connection {
         }
         match self.phase {
             Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. } => {
-                self.step_handshake(context, input, at)
+                self.step_handshake(context, names, input, at)
             }
             Phase::Open => self.step_open(context, names, input, at),
             _ => self.step_over(context, input, at),

@@ -223,6 +223,8 @@ impl Blocked {
 pub struct Connection {
     id: ConnectionId,
     peer: Peer,
+    /// Who the peer is by its verified certificate.
+    certificate_name: Option<Box<str>>,
     phase: Phase,
     capabilities: Capabilities,
     blocked: Blocked,
@@ -269,6 +271,7 @@ impl Connection {
         Self {
             id,
             peer,
+            certificate_name: None,
             phase: Phase::Header { due: now.after_ms(settings.handshake_timeout_ms) },
             capabilities: Capabilities::default(),
             blocked: Blocked::default(),
@@ -297,6 +300,11 @@ impl Connection {
             unread: 0,
             unread_since: now,
         }
+    }
+
+    /// The transport verified who the peer is, before it spoke: it may log in as that by SASL EXTERNAL.
+    pub fn set_certificate_name(&mut self, name: &str) {
+        self.certificate_name = Some(name.into());
     }
 
     /// Whether the handshake is over, well or not.

@@ -91,7 +91,7 @@ impl Connection {
         marks: &mut Marks,
         outbox: &O,
     ) -> Room {
-        let start = &context.settings.start_frame;
+        let start = self.start_frame(context.settings);
         if self.rest.start_left > 0 {
             let from = start.len() - self.rest.start_left as usize;
             let took = page.copy(&start[from..]);

@@ -11,11 +11,12 @@
 
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
 use super::handshake::Mechanism;
-use super::{Connection, Context, Phase};
+use super::{Connection, Context, Phase, timers};
 use crate::command::{Name, Outcome, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 use crate::mem::BLOCK_UNIT_BYTES;
+use crate::time::Now;
 use crate::wire::{Method, Writer};
 
 /// Octets before each frame.
@@ -67,6 +68,10 @@ impl Pending {
 
     fn is_something(self) -> bool {
         self.kind != Kind::Nothing
+    }
+
+    pub(super) fn is_login(self, mechanism: Mechanism) -> bool {
+        self.kind == Kind::Login(mechanism)
     }
 
     pub(super) const fn on_channel(kind: Kind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
@@ -155,7 +160,7 @@ impl Connection {
         order: ReplyOrder,
     ) {
         match (pending.kind, outcome) {
-            (Kind::Login(_), _) => self.tune(context),
+            (Kind::Login(_), Outcome::Done) => self.tune(context),
             (Kind::OpenVhost, _) => {
                 self.phase = Phase::Open;
                 self.push_reply(context, 0, &Method::ConnectionOpenOk {}, order);
@@ -327,9 +332,15 @@ impl Connection {
         self.is_suspended = true;
     }
 
+    /// The same for a login. Time that it waits for us does not count against the handshake.
+    pub fn defer_login(&mut self, now: Now) {
+        self.is_suspended = true;
+        self.phase = Phase::Start { due: now.after_ms(timers::LOGIN_PATIENCE_MS) };
+    }
+
     /// Whether an answer is still expected: the connection may have closed while it was on its way.
     pub fn expects_answer(&self) -> bool {
-        self.pending.is_something() && self.phase == Phase::Open
+        self.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
     }
 }
 

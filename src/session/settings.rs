@@ -36,6 +36,8 @@ pub struct Settings {
     pub(super) content_timeout_ms: u64,
     /// The frame of connection.start, ready to be sent.
     pub(super) start_frame: Box<[u8]>,
+    /// The same for a peer with a client certificate.
+    pub(super) start_frame_external: Box<[u8]>,
 }
 
 /// What a client may rely on; every one of them is true.
@@ -66,12 +68,13 @@ impl Settings {
             replies_bytes_max: limits.replies_bytes_max as usize,
             handshake_timeout_ms: limits.handshake_timeout_ms.into(),
             content_timeout_ms: limits.content_timeout_ms.into(),
-            start_frame: start_frame(identity),
+            start_frame: start_frame(identity, b"PLAIN AMQPLAIN"),
+            start_frame_external: start_frame(identity, b"PLAIN AMQPLAIN EXTERNAL"),
         }
     }
 }
 
-fn start_frame(identity: &Identity) -> Box<[u8]> {
+fn start_frame(identity: &Identity, mechanisms: &[u8]) -> Box<[u8]> {
     let mut properties = vec![0; START_BYTES_MAX];
     let mut writer = Writer::new(&mut properties);
     let mut frame = vec![0; START_BYTES_MAX];
@@ -82,7 +85,7 @@ fn start_frame(identity: &Identity) -> Box<[u8]> {
             version_major: 0,
             version_minor: 9,
             server_properties: Table::trusted(writer.written().get(4..).unwrap_or_default()),
-            mechanisms: b"PLAIN AMQPLAIN",
+            mechanisms,
             locales: b"en_US",
         };
         start.emit_frame(0, &mut out)
@@ -131,8 +134,8 @@ mod tests {
             cluster_name: long,
         };
         let settings = Settings::new(&Limits::default(), &identity);
-        let frame = next_frame(&settings.start_frame, 4088).unwrap().unwrap();
-        assert_eq!(frame.input_len(), settings.start_frame.len());
+        let frame = next_frame(&settings.start_frame_external, 4088).unwrap().unwrap();
+        assert_eq!(frame.input_len(), settings.start_frame_external.len());
         let Method::ConnectionStart { server_properties, .. } = Method::parse(frame.payload).unwrap() else {
             panic!("connection.start");
         };

@@ -11,6 +11,8 @@ use crate::time::{Deadline, Now};
 
 /// How long a refused peer is left waiting: what guessing passwords costs.
 pub(super) const REFUSAL_DELAY_MS: u64 = 1_000;
+/// How long a login may wait for its password to be checked.
+pub(super) const LOGIN_PATIENCE_MS: u64 = 60_000;
 /// How long a peer may take to close its socket when all has been said.
 pub(super) const PARTING_MS: u64 = 3_000;
 /// How long a peer may take to answer connection.close, unless its heartbeat says less.

@@ -198,7 +198,7 @@ impl World {
                         found.bindings.insert(Binding { source, to, key: routing_key.into() });
                     }
                 }
-                None => {}
+                Some(_) | None => {}
             }
         });
         if !matches!(read, Ok(0)) && !self.is_damaged {

@@ -117,7 +117,7 @@ impl Life<'_> {
 
     pub(super) fn connect(&mut self) {
         let Some(id) = self.broker.connect() else { return };
-        let login = Command::Login { user: "guest", password: b"guest", from_loopback: true };
+        let login = Command::LoginExternal { user: "guest", from_loopback: true };
         self.apply(id, None, login);
         self.apply(id, None, Command::OpenVhost { vhost: "/" });
         let is_slow = self.w.random.one_in(5);

@@ -372,6 +372,11 @@ impl House {
                 }
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
+                    // A helper takes its time for this; here it takes none.
+                    let outcome = match outcome {
+                        Outcome::Check(check) => self.broker.checked(id, &check, check.is_right()),
+                        outcome => outcome,
+                    };
                     if outcome == Outcome::Later {
                         peer.session.defer();
                         peer.waiting = Waiting::Job;

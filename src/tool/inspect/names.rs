@@ -38,6 +38,13 @@ impl Names {
                 }
                 Some(Definition::Exchange { .. }) => names.exchanges += 1,
                 Some(Definition::Binding { .. }) => names.bindings += 1,
+                Some(
+                    Definition::AccessWritten
+                    | Definition::Vhost { .. }
+                    | Definition::User { .. }
+                    | Definition::Permission { .. }
+                    | Definition::TopicPermission { .. },
+                ) => {}
                 None => names.unread += 1,
             }
         }
@@ -77,6 +84,25 @@ impl fmt::Display for Defined<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |name: &'_ str| Quoted(name.as_bytes()).to_string();
         match self.0 {
+            Definition::AccessWritten => f.write_str("access=written"),
+            Definition::Vhost { name, queues_max, connections_max } => {
+                let limit = |limit: Option<u32>| limit.map_or_else(|| "none".into(), |most| most.to_string());
+                let (queues, connections) = (limit(queues_max), limit(connections_max));
+                write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))
+            }
+            Definition::User { name, tags, .. } => {
+                write!(f, "user={} tags={} hash=hidden", quoted(name), quoted(tags))
+            }
+            Definition::Permission { vhost, user, patterns } => {
+                let [configure, write, read] = patterns.map(quoted);
+                write!(f, "permission={} vhost={}", quoted(user), quoted(vhost))?;
+                write!(f, " configure={configure} write={write} read={read}")
+            }
+            Definition::TopicPermission { vhost, user, exchange, patterns } => {
+                let [write, read] = patterns.map(quoted);
+                write!(f, "topic_permission={} vhost={}", quoted(user), quoted(vhost))?;
+                write!(f, " exchange={} write={write} read={read}", quoted(exchange))
+            }
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
                 let (vhost, name) = (quoted(vhost), quoted(name));
                 write!(f, "exchange={name} vhost={vhost} type={kind} id={version}")?;

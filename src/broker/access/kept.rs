@@ -1,0 +1,194 @@
+//! How access outlives the broker.
+//!
+//! Why it exists: a store that nobody administered holds nothing of access, which costs no write and lets a
+//! store from before there were users begin like a new one. With the first change everything there is goes
+//! into the log, and from then on the log alone says who there is: a guest that was deleted stays deleted.
+//!
+//! Always true: what is written is true at every point of the log, so a power cut in the middle of a change
+//! leaves the old or the new; what lost its user or virtual host is forgotten at the next start, but nothing
+//! is when something may only be missing for lack of room.
+
+use crate::command::VhostId;
+use crate::journal::{Batch, Definition, Mode};
+use crate::password::PasswordHash;
+
+use super::login::User;
+use super::operator::{OperatorFault, VhostLimits};
+use crate::broker::Broker;
+use crate::broker::stored::Restored;
+
+impl Broker {
+    /// Writes down that a virtual host exists, or exists no more.
+    pub(super) fn say_vhost(&mut self, vhost: VhostId, exists: bool) -> Batch {
+        if !self.begin_to_write() {
+            return Batch::NONE;
+        }
+        let record = &self.access.vhosts[vhost.index()];
+        let VhostLimits { queues_max, connections_max } = record.limits;
+        let definition = Definition::Vhost { name: &record.name, queues_max, connections_max };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        self.journal.define(key, value)
+    }
+
+    /// Writes down that a user exists, or exists no more.
+    pub(super) fn say_user(&mut self, user: usize, exists: bool) -> Batch {
+        if !self.begin_to_write() {
+            return Batch::NONE;
+        }
+        let record = &self.access.users[user];
+        let hash = record.hash().to_bytes();
+        let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        self.journal.define(key, value)
+    }
+
+    /// Writes down what a user may do in a virtual host, or that it may do nothing there.
+    pub(super) fn say_permission(&mut self, user: usize, vhost: VhostId, exists: bool) -> Batch {
+        if !self.begin_to_write() {
+            return Batch::NONE;
+        }
+        let Some(index) = self.find_permission(user, vhost) else { return Batch::NONE };
+        let patterns = self.access.permissions[index].patterns.each_ref().map(|pattern| pattern.text());
+        let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
+        let definition = Definition::Permission { vhost, user, patterns };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        self.journal.define(key, value)
+    }
+
+    /// Writes down which keys of an exchange a user may use, or that it may use all.
+    pub(super) fn say_topic(&mut self, user: usize, vhost: VhostId, exchange: &str, exists: bool) -> Batch {
+        if !self.begin_to_write() {
+            return Batch::NONE;
+        }
+        let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
+        let patterns = self.access.topics[index].patterns.each_ref().map(|pattern| pattern.text());
+        let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
+        let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        self.journal.define(key, value)
+    }
+
+    /// Before the first change: everything there is goes into the log, and last that this is all. `false`:
+    /// nothing is written at all.
+    fn begin_to_write(&mut self) -> bool {
+        if self.journal.mode() != Mode::On {
+            return false;
+        }
+        if !core::mem::replace(&mut self.access.is_written, true) {
+            for index in 0..self.access.vhosts.places() {
+                if self.access.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
+                    self.say_vhost(super::vhost_at(index), true);
+                }
+            }
+            for index in 0..self.access.users.places() {
+                if self.access.users.get(index).is_some() {
+                    self.say_user(index, true);
+                }
+            }
+            for index in 0..self.access.permissions.places() {
+                if let Some(permission) = self.access.permissions.get(index) {
+                    let (user, vhost) = (permission.user, permission.vhost);
+                    self.say_permission(user, vhost, true);
+                }
+            }
+            let all = Definition::AccessWritten;
+            self.journal.define(all.key(), Some(all.value()));
+        }
+        true
+    }
+
+    // ---- at a start
+
+    /// Puts back what the log says of access; in the order of the keys.
+    pub(in super::super) fn restore_access(&mut self, definition: &Definition<'_>) -> Restored {
+        match *definition {
+            Definition::AccessWritten => {
+                self.forget_defaults();
+                Restored::Exists(None)
+            }
+            Definition::Vhost { name, queues_max, connections_max } => {
+                let limits = VhostLimits { queues_max, connections_max };
+                let found = match self.find_vhost(name) {
+                    Some(vhost) => Some(vhost),
+                    None => self.add_vhost(name).ok(),
+                };
+                match found {
+                    Some(vhost) => {
+                        self.access.vhosts[vhost.index()].limits = limits;
+                        Restored::Exists(None)
+                    }
+                    None => self.no_room_at_start(),
+                }
+            }
+            Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
+            Definition::Permission { vhost, user, patterns } => {
+                let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
+                    return self.orphaned();
+                };
+                let put = self.put_permission(user, vhost, patterns);
+                self.restored(put)
+            }
+            Definition::TopicPermission { vhost, user, exchange, patterns } => {
+                let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
+                    return self.orphaned();
+                };
+                let put = self.put_topic(user, vhost, exchange, patterns);
+                self.restored(put)
+            }
+            Definition::Exchange { .. } | Definition::Queue { .. } | Definition::Binding { .. } => {
+                Restored::Orphaned
+            }
+        }
+    }
+
+    fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Restored {
+        // A hash of a kind that only a later version knows fits nobody here, and stays in the log.
+        let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::Nobodys);
+        if let Some(user) = self.find_user(name) {
+            self.access.users[user].set_tags(tags);
+            self.access.users[user].set_hash(hash);
+            return Restored::Exists(None);
+        }
+        match self.access.users.insert(User::new(name, tags, hash)) {
+            Ok(_) => Restored::Exists(None),
+            Err(_) => self.no_room_at_start(),
+        }
+    }
+
+    fn restored(&mut self, put: Result<(), OperatorFault>) -> Restored {
+        match put {
+            Ok(()) => Restored::Exists(None),
+            Err(_) => self.no_room_at_start(),
+        }
+    }
+
+    fn no_room_at_start(&mut self) -> Restored {
+        self.access.lacks_room = true;
+        Restored::NoRoom
+    }
+
+    /// What a definition is whose virtual host or user is not there.
+    pub(in super::super) const fn orphaned(&self) -> Restored {
+        if self.access.lacks_room { Restored::NoRoom } else { Restored::Orphaned }
+    }
+
+    /// The log says who there is: what a new store begins with is not assumed.
+    fn forget_defaults(&mut self) {
+        self.access.is_written = true;
+        for index in 0..self.access.permissions.places() {
+            if self.access.permissions.get(index).is_some() {
+                self.remove_permission(index);
+            }
+        }
+        for index in 0..self.access.users.places() {
+            if self.access.users.get(index).is_some() {
+                self.access.users.remove(index);
+            }
+        }
+        for index in 0..self.access.vhosts.places() {
+            if self.access.vhosts.get(index).is_some() {
+                self.drop_empty_vhost(super::vhost_at(index));
+            }
+        }
+    }
+}

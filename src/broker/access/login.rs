@@ -1,0 +1,147 @@
+//! From credentials to a user.
+//!
+//! Why it exists: comparing a password takes long on purpose, so the broker never does it. It answers a login
+//! with [`Outcome::Check`], somebody takes the time elsewhere and comes back with the result. What always
+//! holds: a peer is told the same whatever was wrong; a password that was right is recognised at once until
+//! its user changes, by a digest under a key that this process alone has.
+
+use ring::hmac;
+
+use crate::command::{ConnectionId, NAME_BYTES_MAX, Name, Outcome};
+use crate::error::{Fault, ReplyCode};
+use crate::password::{PasswordCheck, PasswordHash};
+
+use crate::broker::Broker;
+/// One user.
+pub(super) struct User {
+    name: Box<str>,
+    /// With commas between them.
+    tags: Box<str>,
+    hash: PasswordHash,
+    /// The digest of the password, once it was found right.
+    remembered: Option<hmac::Tag>,
+    /// Topic permissions it has, in all virtual hosts.
+    pub(super) topics: u32,
+}
+
+impl User {
+    pub(super) fn new(name: &str, tags: &str, hash: PasswordHash) -> Self {
+        Self { name: name.into(), tags: tags.into(), hash, remembered: None, topics: 0 }
+    }
+
+    pub(super) const fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn tags(&self) -> &str {
+        &self.tags
+    }
+
+    pub(super) const fn hash(&self) -> &PasswordHash {
+        &self.hash
+    }
+
+    pub(super) fn set_tags(&mut self, tags: &str) {
+        self.tags = tags.into();
+    }
+
+    pub(super) fn set_hash(&mut self, hash: PasswordHash) {
+        (self.hash, self.remembered) = (hash, None);
+    }
+
+    pub(super) fn has_tag(&self, tag: &str) -> bool {
+        self.tags.split(',').any(|other| other == tag)
+    }
+}
+
+impl Broker {
+    /// SASL credentials of a user and its password.
+    pub(in super::super) fn login(
+        &mut self,
+        connection: ConnectionId,
+        user: &str,
+        password: &[u8],
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        let known = self.find_user(user);
+        // A name that is too long is nobody's.
+        let name = Name::try_from(user).unwrap_or_default();
+        let hash = known.map_or(PasswordHash::Nobodys, |user| self.access.users[user].hash);
+        let check = PasswordCheck::new(name, password, hash, from_loopback);
+        if self.is_remembered(&check) {
+            return self.admit(connection, user, from_loopback);
+        }
+        Ok(Outcome::Check(Box::new(check)))
+    }
+
+    /// Whether this password was found right before: then nobody need take the time again.
+    pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
+        let Some(user) = self.find_user(check.user()) else { return false };
+        let user = &self.access.users[user];
+        let Some(tag) = user.remembered.filter(|_| !check.password().is_empty()) else { return false };
+        let digest = self.digest(&user.name, check.password());
+        *check.hash() == user.hash && crate::password::equal(digest.as_ref(), tag.as_ref())
+    }
+
+    fn digest(&self, user: &str, password: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.access.memory);
+        debug_assert!(user.len() <= NAME_BYTES_MAX, "its length fits into a byte");
+        context.update(&[user.len() as u8]);
+        context.update(user.as_bytes());
+        context.update(password);
+        context.sign()
+    }
+
+    /// What came of the check that a login was answered with.
+    pub fn checked(&mut self, connection: ConnectionId, check: &PasswordCheck, is_right: bool) -> Outcome {
+        let user = self.find_user(check.user()).filter(|_| is_right);
+        // Another password since the check began: what was found out means nothing.
+        let user = user.filter(|user| self.access.users[*user].hash == *check.hash());
+        let result = match user {
+            Some(user) => {
+                let digest = self.digest(check.user(), check.password());
+                self.access.users[user].remembered = Some(digest);
+                self.admit(connection, check.user(), check.from_loopback())
+            }
+            None => Err(refused(check.user(), "unknown user or wrong password")),
+        };
+        result.unwrap_or_else(Outcome::Fault)
+    }
+
+    /// A user whom something else than a password vouches for: a client certificate.
+    pub(in super::super) fn login_external(
+        &mut self,
+        connection: ConnectionId,
+        user: &str,
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        if self.find_user(user).is_none() {
+            return Err(refused(user, "its certificate names no user"));
+        }
+        self.admit(connection, user, from_loopback)
+    }
+
+    fn admit(&mut self, connection: ConnectionId, name: &str, from_loopback: bool) -> Result<Outcome, Fault> {
+        if self.is_loopback_user(name) && !from_loopback {
+            return Err(refused(
+                name,
+                "it can only connect from this machine itself; make a user of your own for other machines, \
+                 or let it in from anywhere with loopback_users = []",
+            ));
+        }
+        let record = &mut self.connections[connection.index()];
+        record.user = Name::try_from(name).unwrap_or_default();
+        record.user_index =
+            self.access.users.iter().find(|(_, user)| user.name() == name).map(|found| found.0);
+        Ok(Outcome::Done)
+    }
+}
+
+/// The peer hears nothing of the reason; the log does.
+fn refused(user: &str, why: &str) -> Fault {
+    let mut end = user.len().min(64);
+    while !user.is_char_boundary(end) {
+        end -= 1;
+    }
+    Fault::connection(ReplyCode::AccessRefused, format_args!("user {:?}: {why}", &user[..end]))
+}

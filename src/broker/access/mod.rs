@@ -1,0 +1,197 @@
+//! Who may come in, and who may do what.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `login` | from credentials to a user |
+//! | `vhosts` | virtual hosts: made, opened, limited, deleted |
+//! | `rights` | what a user may do in a virtual host, and the checks |
+//! | `pattern` | patterns of names |
+//! | `operator` | everything an operator can change, and the views |
+//! | `kept` | how it outlives the broker |
+//!
+//! Always true: who has no permission for a virtual host never gets into it, and may do nothing there when
+//! it is taken away; whatever is changed here raises the topology, so nothing that a channel remembers
+//! outlives the permission it was given by; a user or virtual host that is deleted takes its permissions and
+//! connections along.
+
+mod kept;
+mod login;
+mod operator;
+mod pattern;
+mod rights;
+mod vhosts;
+
+use std::collections::VecDeque;
+
+use ring::hmac;
+
+use crate::command::{ConnectionId, VhostId};
+use crate::error::Fault;
+use crate::limits::Limits;
+use crate::mem::Slab;
+use crate::password;
+
+use crate::broker::exchange::Kind;
+use crate::broker::names::IndexTable;
+use crate::broker::records::Connection;
+use crate::broker::{Broker, Entropy};
+use login::User;
+use rights::{Permission, TopicPermission};
+pub(super) use rights::{Right, Thing};
+pub(super) use vhosts::Sweep;
+use vhosts::Vhost;
+
+pub use operator::{OperatorFault, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView};
+pub use pattern::PATTERN_BYTES_MAX;
+
+/// The user and the virtual host of a new store.
+const GUEST: &str = "guest";
+const FIRST_VHOST: &str = "/";
+/// The tag of a new store's user.
+const ADMINISTRATOR: &str = "administrator";
+
+/// What exists in every virtual host before anybody declares anything: name, type, internal.
+const PREDECLARED: [(&str, Kind, bool); 8] = [
+    ("", Kind::Default, false),
+    ("amq.direct", Kind::Direct, false),
+    ("amq.fanout", Kind::Fanout, false),
+    ("amq.headers", Kind::Headers, false),
+    ("amq.match", Kind::Headers, false),
+    ("amq.topic", Kind::Topic, false),
+    ("amq.rabbitmq.trace", Kind::Topic, true),
+    ("amq.rabbitmq.log", Kind::Topic, true),
+];
+
+/// Exchanges that a virtual host starts with.
+pub(super) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
+
+/// A virtual host without its exchanges, a user, and a permission, each with the longest names.
+pub(super) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
+pub(super) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
+pub(super) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
+    Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+} else {
+    Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+};
+
+/// Users, virtual hosts, and who may do what where.
+pub(super) struct Access {
+    vhosts: Slab<Vhost>,
+    users: Slab<User>,
+    permissions: Slab<Permission>,
+    permission_table: IndexTable,
+    topics: Slab<TopicPermission>,
+    topic_table: IndexTable,
+    /// Both kinds of permissions together.
+    permissions_max: usize,
+    patterns_bytes: usize,
+    patterns_bytes_max: usize,
+    /// Users that come in from this machine only.
+    loopback_users: Vec<Box<str>>,
+    /// What passwords are remembered by.
+    memory: hmac::Key,
+    /// The log says who there is, so what a new store begins with is not to be assumed.
+    is_written: bool,
+    /// At a start: something did not fit, so what seems to be missing may be that.
+    lacks_room: bool,
+    /// Connections to be closed by force.
+    forced: VecDeque<ConnectionId>,
+}
+
+impl Access {
+    pub(super) fn new(limits: &Limits, entropy: &mut Entropy, seed: u64) -> Self {
+        let mut key = [0; 32];
+        entropy(&mut key);
+        let permissions = limits.permissions_max as usize;
+        Self {
+            vhosts: Slab::with_capacity(limits.vhosts_max as usize),
+            users: Slab::with_capacity(limits.users_max as usize),
+            permissions: Slab::with_capacity(permissions),
+            permission_table: IndexTable::with_capacity(permissions, seed),
+            topics: Slab::with_capacity(permissions),
+            topic_table: IndexTable::with_capacity(permissions, seed),
+            permissions_max: permissions,
+            patterns_bytes: 0,
+            patterns_bytes_max: limits.patterns_bytes_max as usize,
+            loopback_users: vec![GUEST.into()],
+            memory: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            is_written: false,
+            lacks_room: false,
+            forced: VecDeque::with_capacity(limits.connections_max as usize),
+        }
+    }
+}
+
+impl Broker {
+    /// What a new store begins with: `/`, and guest, who may do everything there.
+    pub(super) fn begin_access(&mut self) -> Result<(), Fault> {
+        let vhost = self.add_vhost(FIRST_VHOST)?;
+        let user = User::new(GUEST, ADMINISTRATOR, password::GUEST);
+        let Ok(user) = self.access.users.insert(user) else { return Err(self.out_of("users_max")) };
+        let everything = [".*"; 3];
+        self.put_permission(user, vhost, everything).map_err(|_| self.out_of("permissions_max"))
+    }
+
+    /// Users that may come in from this machine only.
+    pub fn set_loopback_users(&mut self, users: &[String]) {
+        self.access.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
+    }
+
+    /// Says so if guest still has the password that everybody knows, and may come in from anywhere.
+    pub fn warn_of_guest(&self) {
+        let is_known = |user: &User| user.name() == GUEST && *user.hash() == password::GUEST;
+        if !self.is_loopback_user(GUEST) && self.access.users.iter().any(|(_, user)| is_known(user)) {
+            log::warn!("guest may come in from anywhere, and everybody knows its password: give it another");
+        }
+    }
+
+    fn is_loopback_user(&self, user: &str) -> bool {
+        self.access.loopback_users.iter().any(|other| **other == *user)
+    }
+
+    fn find_user(&self, name: &str) -> Option<usize> {
+        self.access.users.iter().find(|(_, user)| user.name() == name).map(|(index, _)| index)
+    }
+
+    fn user_name(&self, user: usize) -> &str {
+        self.access.users[user].name()
+    }
+
+    /// Asks the loop to close a connection with connection.close 320 and this reason.
+    pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+        let Some(record) = self.connections.get_mut(connection.index()) else { return };
+        if record.forced.is_none() && !record.dying {
+            record.forced = Some(reason.into());
+            self.access.forced.push_back(connection);
+        }
+    }
+
+    /// The next connection that is to be closed by force, and what to tell it.
+    pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
+        loop {
+            let connection = self.access.forced.pop_front()?;
+            let record = self.connections.get_mut(connection.index());
+            if let Some(reason) = record.and_then(|record| record.forced.take()) {
+                let code = crate::error::ReplyCode::ConnectionForced;
+                return Some((connection, Fault::connection(code, format_args!("{reason}"))));
+            }
+        }
+    }
+
+    /// Whether a connection is to be closed by force.
+    pub fn has_forced(&self) -> bool {
+        !self.access.forced.is_empty()
+    }
+
+    fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
+        for index in 0..self.connections.places() {
+            if self.connections.get(index).is_some_and(&is_meant) {
+                self.force_close(ConnectionId::from_index(index), reason);
+            }
+        }
+    }
+}
+
+fn vhost_at(index: usize) -> VhostId {
+    VhostId::from_index(index)
+}

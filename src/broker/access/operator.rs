@@ -1,0 +1,397 @@
+//! Everything an operator can change about access, and the views.
+//!
+//! Why it exists: the command line, definitions from files and the management API all change the same things;
+//! here is what can be, once. What always holds: a change is made wholly or not at all, and gives the
+//! [`Batch`] that must be durable before anybody is told that it is done.
+
+use core::fmt;
+
+use crate::command::{NAME_BYTES_MAX, VhostId};
+use crate::error::Fault;
+use crate::journal::{Batch, Mode};
+use crate::password::PasswordHash;
+
+use super::login::User;
+use crate::broker::Broker;
+
+/// The most bytes of a user's tags, with the commas between them.
+const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
+
+/// What one virtual host may have at most; `None` is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VhostLimits {
+    /// Queues (`max-queues`).
+    pub queues_max: Option<u32>,
+    /// Connections (`max-connections`).
+    pub connections_max: Option<u32>,
+}
+
+/// A virtual host as an operator sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct VhostView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its limits.
+    pub limits: VhostLimits,
+}
+
+/// A user as an operator sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct UserView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its tags, with commas between them.
+    pub tags: &'a str,
+    /// What its password is kept as.
+    pub hash: &'a PasswordHash,
+}
+
+/// A permission as an operator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PermissionView<'a> {
+    /// Whose.
+    pub user: &'a str,
+    /// Where.
+    pub vhost: &'a str,
+    /// What may be declared and deleted.
+    pub configure: &'a str,
+    /// What may be written to.
+    pub write: &'a str,
+    /// What may be read from.
+    pub read: &'a str,
+}
+
+/// A topic permission as an operator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TopicPermissionView<'a> {
+    /// Whose.
+    pub user: &'a str,
+    /// Where.
+    pub vhost: &'a str,
+    /// The topic exchange.
+    pub exchange: &'a str,
+    /// Keys that may be published with.
+    pub write: &'a str,
+    /// Keys that may be bound.
+    pub read: &'a str,
+}
+
+/// Why a change is not made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OperatorFault {
+    /// There is no such virtual host.
+    NoSuchVhost(String),
+    /// There is no such user.
+    NoSuchUser(String),
+    /// A virtual host of this name is still being deleted.
+    BeingDeleted(String),
+    /// A name that cannot be: what it names, and why.
+    BadName(&'static str, &'static str),
+    /// A pattern that cannot be.
+    BadPattern {
+        /// To do what it was for.
+        right: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A cap was reached: the configuration key to raise.
+    NoRoom(&'static str),
+    /// The store has no room, or cannot be written.
+    Store(String),
+}
+
+impl fmt::Display for OperatorFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchVhost(name) => write!(f, "Virtual host '{name}' does not exist"),
+            Self::NoSuchUser(name) => write!(f, "User '{name}' does not exist"),
+            Self::BeingDeleted(name) => {
+                write!(f, "Virtual host '{name}' is still being deleted; try again in a moment")
+            }
+            Self::BadName(what, why) => write!(f, "the name of a {what} must {why}"),
+            Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
+            Self::NoRoom(key) => {
+                write!(f, "there is no more room for that: raise {key} in the configuration")
+            }
+            Self::Store(why) => f.write_str(why),
+        }
+    }
+}
+
+impl core::error::Error for OperatorFault {}
+
+type Changed = Result<Batch, OperatorFault>;
+
+impl Broker {
+    /// The virtual hosts.
+    pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
+        let vhosts = self.access.vhosts.iter().filter(|(_, vhost)| !vhost.dying);
+        vhosts.map(|(_, vhost)| VhostView { name: &vhost.name, limits: vhost.limits })
+    }
+
+    /// The users.
+    pub fn users(&self) -> impl Iterator<Item = UserView<'_>> {
+        let users = self.access.users.iter();
+        users.map(|(_, user)| UserView { name: user.name(), tags: user.tags(), hash: user.hash() })
+    }
+
+    /// What users may do.
+    pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
+        self.access.permissions.iter().map(|(_, permission)| {
+            let [configure, write, read] = permission.patterns.each_ref().map(super::pattern::Pattern::text);
+            let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
+            PermissionView { user, vhost, configure, write, read }
+        })
+    }
+
+    /// What users may do with the keys of topic exchanges.
+    pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermissionView<'_>> {
+        self.access.topics.iter().map(|(_, topic)| {
+            let [write, read] = topic.patterns.each_ref().map(super::pattern::Pattern::text);
+            let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
+            TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read }
+        })
+    }
+
+    /// Makes a virtual host, unless it is there. It begins with the predeclared exchanges and without limits.
+    ///
+    /// # Errors
+    /// The name cannot be, or there is no room.
+    pub fn put_vhost(&mut self, name: &str) -> Changed {
+        check_name("virtual host", name)?;
+        if self.find_vhost(name).is_some() {
+            return Ok(self.journal.await_facts());
+        }
+        if self.is_being_deleted(name) {
+            return Err(OperatorFault::BeingDeleted(name.into()));
+        }
+        self.check_changeable()?;
+        let vhost = self.add_vhost(name).map_err(store)?;
+        Ok(self.say_vhost(vhost, true))
+    }
+
+    /// Deletes a virtual host with everything in it. Its name is gone at once; the rest goes step by step.
+    ///
+    /// # Errors
+    /// There is none, or the store cannot be written.
+    pub fn delete_vhost(&mut self, name: &str) -> Changed {
+        let vhost = self.require_vhost(name)?;
+        self.check_deletable(true).map_err(store)?;
+        self.say_vhost(vhost, false);
+        self.remove_permissions(|user_and_vhost| user_and_vhost.1 == vhost);
+        self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
+        self.retire_vhost(vhost);
+        Ok(self.journal.await_facts())
+    }
+
+    /// Limits what a virtual host may have from now on; what is there stays.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or the store has no room.
+    pub fn set_vhost_limits(&mut self, name: &str, limits: VhostLimits) -> Changed {
+        let vhost = self.require_vhost(name)?;
+        self.check_changeable()?;
+        self.access.vhosts[vhost.index()].limits = limits;
+        Ok(self.say_vhost(vhost, true))
+    }
+
+    /// Makes a user, or gives one another password and other tags (words with commas between them).
+    ///
+    /// # Errors
+    /// The name or the tags cannot be, or there is no room.
+    pub fn put_user(&mut self, name: &str, hash: PasswordHash, tags: &str) -> Changed {
+        check_name("user", name)?;
+        let tags = checked_tags(tags)?;
+        self.check_changeable()?;
+        let index = match self.find_user(name) {
+            Some(index) => {
+                self.access.users[index].set_tags(&tags);
+                self.access.users[index].set_hash(hash);
+                index
+            }
+            None => {
+                let user = User::new(name, &tags, hash);
+                self.access.users.insert(user).map_err(|_| OperatorFault::NoRoom("users_max"))?
+            }
+        };
+        Ok(self.say_user(index, true))
+    }
+
+    /// Deletes a user with its permissions, and closes its connections.
+    ///
+    /// # Errors
+    /// There is none, or the store cannot be written.
+    pub fn delete_user(&mut self, name: &str) -> Changed {
+        let user = self.require_user(name)?;
+        self.check_deletable(true).map_err(store)?;
+        self.say_user(user, false);
+        self.remove_permissions(|user_and_vhost| user_and_vhost.0 == user);
+        let reason = format!("user '{name}' was deleted");
+        self.force_close_all(&reason, |record| record.user_index == Some(user));
+        for index in 0..self.connections.places() {
+            if let Some(record) = self.connections.get_mut(index) {
+                record.user_index = record.user_index.filter(|other| *other != user);
+            }
+        }
+        self.access.users.remove(user);
+        Ok(self.journal.await_facts())
+    }
+
+    /// Gives a user other tags: words with commas between them.
+    ///
+    /// # Errors
+    /// There is no such user, the tags cannot be, or the store has no room.
+    pub fn set_tags(&mut self, name: &str, tags: &str) -> Changed {
+        let user = self.require_user(name)?;
+        let tags = checked_tags(tags)?;
+        self.check_changeable()?;
+        self.access.users[user].set_tags(&tags);
+        Ok(self.say_user(user, true))
+    }
+
+    /// Gives a user another password, known by its hash. Its connections stay.
+    ///
+    /// # Errors
+    /// There is no such user, or the store has no room.
+    pub fn change_password_hash(&mut self, name: &str, hash: PasswordHash) -> Changed {
+        let user = self.require_user(name)?;
+        self.check_changeable()?;
+        self.access.users[user].set_hash(hash);
+        Ok(self.say_user(user, true))
+    }
+
+    /// Says what a user may configure, write to and read from in a virtual host, as patterns of names.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, a pattern cannot be, or there is no room.
+    pub fn set_permissions(
+        &mut self,
+        user: &str,
+        vhost: &str,
+        configure: &str,
+        write: &str,
+        read: &str,
+    ) -> Changed {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        self.check_changeable()?;
+        self.put_permission(user, vhost, [configure, write, read])?;
+        Ok(self.say_permission(user, vhost, true))
+    }
+
+    /// Takes a user's permission for a virtual host away; fine when there is none.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, or the store cannot be written.
+    pub fn clear_permissions(&mut self, user: &str, vhost: &str) -> Changed {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        self.check_deletable(true).map_err(store)?;
+        if let Some(permission) = self.find_permission(user, vhost) {
+            self.say_permission(user, vhost, false);
+            self.remove_permission(permission);
+        }
+        Ok(self.journal.await_facts())
+    }
+
+    /// Says with which keys a user may publish to, and bind to, a topic exchange, which need not exist.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, a pattern cannot be, or there is no room.
+    pub fn set_topic_permissions(
+        &mut self,
+        user: &str,
+        vhost: &str,
+        exchange: &str,
+        write: &str,
+        read: &str,
+    ) -> Changed {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        if exchange.len() > NAME_BYTES_MAX {
+            return Err(OperatorFault::BadName("exchange", "have at most 255 bytes"));
+        }
+        self.check_changeable()?;
+        self.put_topic(user, vhost, exchange, [write, read])?;
+        Ok(self.say_topic(user, vhost, exchange, true))
+    }
+
+    /// Takes a user's topic permissions in a virtual host away: that for one exchange, or all.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, or the store cannot be written.
+    pub fn clear_topic_permissions(&mut self, user: &str, vhost: &str, exchange: Option<&str>) -> Changed {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        self.check_deletable(true).map_err(store)?;
+        for index in 0..self.access.topics.places() {
+            let Some(topic) = self.access.topics.get(index) else { continue };
+            let is_meant = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
+            if (topic.user, topic.vhost) == (user, vhost) && is_meant {
+                self.drop_topic(index);
+            }
+        }
+        Ok(self.journal.await_facts())
+    }
+
+    /// Takes away all permissions of a user, or all for a virtual host.
+    fn remove_permissions(&mut self, is_meant: impl Fn((usize, VhostId)) -> bool) {
+        for index in 0..self.access.topics.places() {
+            let topic = self.access.topics.get(index);
+            if topic.is_some_and(|topic| is_meant((topic.user, topic.vhost))) {
+                self.drop_topic(index);
+            }
+        }
+        for index in 0..self.access.permissions.places() {
+            let Some(permission) = self.access.permissions.get(index) else { continue };
+            let (user, vhost) = (permission.user, permission.vhost);
+            if is_meant((user, vhost)) {
+                self.say_permission(user, vhost, false);
+                self.remove_permission(index);
+            }
+        }
+    }
+
+    fn drop_topic(&mut self, index: usize) {
+        let topic = &self.access.topics[index];
+        let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
+        self.say_topic(user, vhost, &exchange, false);
+        self.remove_topic(index);
+    }
+
+    fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
+        self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
+    }
+
+    fn require_user(&self, name: &str) -> Result<usize, OperatorFault> {
+        self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
+    }
+
+    /// Whether the store takes what is to be written.
+    fn check_changeable(&self) -> Result<(), OperatorFault> {
+        match self.journal.mode() {
+            Mode::On if !self.journal.has_room_to_define() => Err(OperatorFault::NoRoom("disk_limit")),
+            Mode::Unwritable => Err(store(crate::broker::stored::unwritable())),
+            Mode::On | Mode::Off => Ok(()),
+        }
+    }
+}
+
+fn check_name(what: &'static str, name: &str) -> Result<(), OperatorFault> {
+    match name {
+        "" => Err(OperatorFault::BadName(what, "not be empty")),
+        _ if name.len() > NAME_BYTES_MAX => Err(OperatorFault::BadName(what, "have at most 255 bytes")),
+        _ => Ok(()),
+    }
+}
+
+/// Tags without blanks around them, and none that is empty.
+fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
+    let words: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
+    let tags = words.join(",");
+    if tags.len() > TAGS_BYTES_MAX {
+        return Err(OperatorFault::BadName("user's tags", "have at most 255 bytes together"));
+    }
+    Ok(tags)
+}
+
+/// The text names the key, or says what the store lacks.
+fn store(fault: Fault) -> OperatorFault {
+    OperatorFault::Store(fault.text.into())
+}

@@ -1,0 +1,215 @@
+//! Virtual hosts: made, opened, limited, deleted.
+//!
+//! Always true: what has a name lives in one virtual host, and its id stays with it until the last queue,
+//! exchange and connection of it is gone; a deleted one is found by nobody from the first moment on, and its
+//! name can be given again only when all of that is cleared away, so the log never takes the new for the old.
+
+use crate::command::{ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+
+use super::operator::VhostLimits;
+use super::{PREDECLARED, vhost_at};
+use crate::broker::Broker;
+use crate::broker::exchanges::ExchangeDeclaration;
+use crate::broker::jobs::{Job, spend};
+
+/// One virtual host.
+pub(super) struct Vhost {
+    pub(super) name: Box<str>,
+    pub(super) limits: VhostLimits,
+    /// Queues that can be found.
+    queues: u32,
+    connections: u32,
+    /// Records of queues, exchanges and connections that still name it.
+    held: u32,
+    /// It is deleted, and being cleared away.
+    pub(super) dying: bool,
+    /// Nothing of it can be found any more.
+    swept: bool,
+}
+
+/// How far the clearing of a virtual host has come.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Sweep {
+    vhost: VhostId,
+    queue: usize,
+    exchange: usize,
+}
+
+impl Broker {
+    pub(in super::super) fn vhost_name(&self, vhost: VhostId) -> &str {
+        &self.access.vhosts[vhost.index()].name
+    }
+
+    /// The virtual host of this name that is not being deleted.
+    pub(in super::super) fn find_vhost(&self, name: &str) -> Option<VhostId> {
+        let mut vhosts = self.access.vhosts.iter();
+        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
+    }
+
+    pub(super) fn is_being_deleted(&self, name: &str) -> bool {
+        self.access.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
+    }
+
+    /// Makes one with what each begins with.
+    pub(super) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+        if self.access.vhosts.is_full() {
+            return Err(self.out_of("vhosts_max"));
+        }
+        if self.nodes.room() < PREDECLARED.len() {
+            return Err(self.out_of("bindings_max"));
+        }
+        let record = Vhost {
+            name: name.into(),
+            limits: VhostLimits::default(),
+            queues: 0,
+            connections: 0,
+            held: 0,
+            dying: false,
+            swept: false,
+        };
+        let index = self.access.vhosts.insert(record).map_err(|_| self.out_of("vhosts_max"))?;
+        let vhost = vhost_at(index);
+        for (exchange, kind, internal) in PREDECLARED {
+            let declaration = ExchangeDeclaration {
+                exchange,
+                kind: kind.name(),
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: &[],
+            };
+            self.insert_exchange(vhost, kind, &declaration, 0);
+        }
+        Ok(vhost)
+    }
+
+    /// At a start: one that has nothing but the predeclared exchanges goes at once.
+    pub(super) fn drop_empty_vhost(&mut self, vhost: VhostId) {
+        for (name, ..) in PREDECLARED {
+            if let Some(exchange) = self.find_exchange(vhost, name) {
+                self.retire_exchange(exchange);
+                self.free_exchange(exchange);
+            }
+        }
+        self.access.vhosts.remove(vhost.index());
+    }
+
+    /// connection.open.
+    pub(in super::super) fn open_vhost(
+        &mut self,
+        connection: ConnectionId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        let not_allowed = |text: core::fmt::Arguments<'_>| Fault::connection(ReplyCode::NotAllowed, text);
+        let Some(vhost) = self.find_vhost(name) else {
+            return Err(not_allowed(format_args!("vhost {name} not found")));
+        };
+        let record = &self.connections[connection.index()];
+        let refused = format!("access to vhost '{name}' refused for user '{}'", record.user);
+        let host = &self.access.vhosts[vhost.index()];
+        if let Some(limit) = host.limits.connections_max.filter(|limit| host.connections >= *limit) {
+            return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
+        }
+        if record.user_index.and_then(|user| self.find_permission(user, vhost)).is_none() {
+            return Err(not_allowed(format_args!("{refused}")));
+        }
+        let host = &mut self.access.vhosts[vhost.index()];
+        host.connections += 1;
+        host.held += 1;
+        self.connections[connection.index()].vhost = Some(vhost);
+        Ok(Outcome::Done)
+    }
+
+    /// The connection does not count any more.
+    pub(in super::super) fn leave_vhost(&mut self, vhost: VhostId) {
+        self.access.vhosts[vhost.index()].connections -= 1;
+    }
+
+    /// Whether one more queue may be declared.
+    pub(in super::super) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
+        let host = &self.access.vhosts[vhost.index()];
+        match host.limits.queues_max.filter(|limit| host.queues >= *limit) {
+            None => Ok(()),
+            Some(limit) => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!(
+                    "cannot declare queue '{queue}': queue limit in vhost '{}' ({limit}) is reached",
+                    host.name
+                ),
+            )),
+        }
+    }
+
+    /// Nothing new begins to exist in a virtual host that is being deleted.
+    pub(in super::super) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
+        let host = &self.access.vhosts[vhost.index()];
+        if host.dying {
+            let text = format_args!("vhost {} not found", host.name);
+            return Err(Fault::connection(ReplyCode::NotAllowed, text));
+        }
+        Ok(())
+    }
+
+    /// A queue can be found from now on, or no more.
+    pub(in super::super) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
+        let host = &mut self.access.vhosts[vhost.index()];
+        host.queues = if exists { host.queues + 1 } else { host.queues - 1 };
+    }
+
+    /// A record names this virtual host.
+    pub(in super::super) fn hold_vhost(&mut self, vhost: VhostId) {
+        self.access.vhosts[vhost.index()].held += 1;
+    }
+
+    /// A record that named it is gone.
+    pub(in super::super) fn let_go_of_vhost(&mut self, vhost: VhostId) {
+        self.access.vhosts[vhost.index()].held -= 1;
+        self.free_vhost_if_done(vhost);
+    }
+
+    fn free_vhost_if_done(&mut self, vhost: VhostId) {
+        let host = &self.access.vhosts[vhost.index()];
+        if host.swept && host.held == 0 {
+            self.access.vhosts.remove(vhost.index());
+        }
+    }
+
+    /// Takes the name away; a job clears the rest.
+    pub(super) fn retire_vhost(&mut self, vhost: VhostId) {
+        self.access.vhosts[vhost.index()].dying = true;
+        self.topology += 1;
+        self.queue_job(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
+    }
+
+    /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
+    pub(in super::super) fn run_vhost(&mut self, sweep: &mut Sweep, left: &mut u32) -> bool {
+        while sweep.queue < self.queues.places() {
+            if !spend(left) {
+                return false;
+            }
+            let queue = self.queues.get(sweep.queue);
+            if queue.is_some_and(|queue| queue.vhost == sweep.vhost && !queue.dying) {
+                let queue = QueueId::from_index(sweep.queue);
+                self.retire_queue(queue);
+                self.queue_job(Job::Queue(queue));
+            }
+            sweep.queue += 1;
+        }
+        while sweep.exchange < self.exchanges.places() {
+            if !spend(left) {
+                return false;
+            }
+            let exchange = self.exchanges.get(sweep.exchange);
+            if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost && !exchange.dying) {
+                let exchange = ExchangeId::from_index(sweep.exchange);
+                self.retire_exchange(exchange);
+                self.queue_job(Job::Exchange(exchange));
+            }
+            sweep.exchange += 1;
+        }
+        self.access.vhosts[sweep.vhost.index()].swept = true;
+        self.free_vhost_if_done(sweep.vhost);
+        true
+    }
+}

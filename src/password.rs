@@ -1,0 +1,390 @@
+//! What a password is kept as, and whether one fits.
+//!
+//! Why it exists: the broker keeps hashes, a helper thread compares with them, tools make and export them;
+//! all of them share this. What always holds: a check takes at least as long as one of our own hashes, also
+//! for a user that nobody has and for the quick hashes of RabbitMQ, so its time tells nothing; passwords and
+//! hashes are shown to nobody, `Debug` included, and a password's bytes are wiped after use.
+//!
+//! ```text
+//! bytes of a hash | 0                                               no password fits
+//!                 | 1 | iterations u32 LE | salt 16 | digest 32     PBKDF2-HMAC-SHA256
+//!                 | 2 | salt 4 | digest 32                          RabbitMQ: SHA-256(salt password)
+//!                 | 3 | salt 4 | digest 64                          RabbitMQ: SHA-512(salt password)
+//! exported        | base64 of what follows the first byte; iterations there big endian, as RabbitMQ's are
+//! ```
+
+use core::fmt;
+use core::num::NonZeroU32;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::{digest, pbkdf2};
+use zeroize::Zeroizing;
+
+use crate::command::Name;
+
+/// The longest password that is looked at, in bytes; longer ones fit nobody.
+pub const PASSWORD_BYTES_MAX: usize = 512;
+
+/// Rounds of a hash made here: 80 ms of a Raspberry Pi Zero's only core, on which anything slower would
+/// keep a shelf of clients waiting that come back at once.
+pub const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(20_000 - 1);
+
+/// More rounds than this nobody imports: they would hold up every other login.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
+const SALT_BYTES: usize = 16;
+const DIGEST_BYTES: usize = 32;
+const RABBIT_SALT_BYTES: usize = 4;
+
+/// The longest hash as bytes.
+pub const HASH_BYTES_MAX: usize = 1 + RABBIT_SALT_BYTES + 64;
+
+const NOBODYS: u8 = 0;
+const PBKDF2: u8 = 1;
+const RABBIT_SHA256: u8 = 2;
+const RABBIT_SHA512: u8 = 3;
+
+/// Names of the ways to hash in RabbitMQ's definitions, with the byte of each; the first is our own.
+const ALGORITHMS: [(&str, u8); 3] = [
+    ("leveret_password_hashing_pbkdf2_sha256", PBKDF2),
+    ("rabbit_password_hashing_sha256", RABBIT_SHA256),
+    ("rabbit_password_hashing_sha512", RABBIT_SHA512),
+];
+
+/// What a password is kept as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PasswordHash {
+    /// No password fits: such a user comes in by other means or not at all.
+    Nobodys,
+    /// Our own.
+    Pbkdf2 {
+        /// Rounds.
+        iterations: NonZeroU32,
+        /// Random bytes of this hash alone.
+        salt: [u8; SALT_BYTES],
+        /// The derived key.
+        digest: [u8; DIGEST_BYTES],
+    },
+    /// Imported from RabbitMQ, its default.
+    RabbitSha256 {
+        /// Random bytes of this hash alone.
+        salt: [u8; RABBIT_SALT_BYTES],
+        /// Over salt and password.
+        digest: [u8; 32],
+    },
+    /// Imported from RabbitMQ.
+    RabbitSha512 {
+        /// Random bytes of this hash alone.
+        salt: [u8; RABBIT_SALT_BYTES],
+        /// Over salt and password.
+        digest: [u8; 64],
+    },
+}
+
+/// Of the password `guest`, which is no secret, so its salt is none either.
+pub const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
+    iterations: ITERATIONS,
+    salt: *b"guest of leveret",
+    digest: [
+        0x53, 0x5a, 0xcc, 0xba, 0x63, 0xf2, 0xb2, 0xcc, 0x65, 0x7e, 0x6f, 0x52, 0x26, 0x13, 0xe8, 0xf3, 0x66,
+        0x1b, 0x6a, 0x95, 0x36, 0xc4, 0xab, 0xd7, 0x23, 0xf0, 0x3e, 0x0f, 0xc6, 0xce, 0x08, 0x86,
+    ],
+};
+
+/// What everybody is compared with who does not exist; no password fits.
+const DUMMY: PasswordHash = PasswordHash::Pbkdf2 { iterations: ITERATIONS, salt: [0; 16], digest: [0; 32] };
+
+impl PasswordHash {
+    /// A new hash of a password. Takes the time of a check.
+    pub fn of(password: &[u8], entropy: &mut dyn FnMut(&mut [u8])) -> Self {
+        let (mut salt, mut digest) = ([0; SALT_BYTES], [0; DIGEST_BYTES]);
+        entropy(&mut salt);
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, &salt, password, &mut digest);
+        Self::Pbkdf2 { iterations: ITERATIONS, salt, digest }
+    }
+
+    /// A hash as definitions of RabbitMQ or an export of ours have it: `hashing_algorithm` and
+    /// `password_hash`. An empty one is [`Self::Nobodys`].
+    ///
+    /// # Errors
+    /// The algorithm is not known, or the text is no such hash.
+    pub fn import(algorithm: &str, text: &str) -> Result<Self, BadHash> {
+        if text.is_empty() {
+            return Ok(Self::Nobodys);
+        }
+        let Some((_, kind)) = ALGORITHMS.iter().find(|(name, _)| *name == algorithm) else {
+            return Err(BadHash::Unknown);
+        };
+        let mut bytes = BASE64.decode(text).map_err(|_| BadHash::Malformed)?;
+        if *kind == PBKDF2 {
+            bytes.get_mut(..4).ok_or(BadHash::Malformed)?.reverse();
+        }
+        bytes.insert(0, *kind);
+        Self::from_bytes(&bytes).ok_or(BadHash::Malformed)
+    }
+
+    /// `hashing_algorithm` and `password_hash` of an export.
+    pub fn export(&self) -> (&'static str, String) {
+        let mut bytes = self.to_bytes();
+        let name = |kind| ALGORITHMS.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name);
+        match bytes[0] {
+            NOBODYS => return (name(PBKDF2), String::new()),
+            PBKDF2 => bytes[1..5].reverse(),
+            _ => {}
+        }
+        (name(bytes[0]), BASE64.encode(&bytes[1..]))
+    }
+
+    /// The bytes by which it is kept.
+    pub fn to_bytes(&self) -> heapless::Vec<u8, HASH_BYTES_MAX> {
+        let mut bytes = heapless::Vec::new();
+        // Every kind fits; see HASH_BYTES_MAX.
+        let mut put = |part: &[u8]| {
+            let fits = bytes.extend_from_slice(part).is_ok();
+            debug_assert!(fits, "the longest kind sets the size");
+        };
+        match self {
+            Self::Nobodys => put(&[NOBODYS]),
+            Self::Pbkdf2 { iterations, salt, digest } => {
+                put(&[PBKDF2]);
+                put(&iterations.get().to_le_bytes());
+                [&salt[..], &digest[..]].into_iter().for_each(put);
+            }
+            Self::RabbitSha256 { salt, digest } => {
+                [&[RABBIT_SHA256][..], salt, digest].into_iter().for_each(put);
+            }
+            Self::RabbitSha512 { salt, digest } => {
+                [&[RABBIT_SHA512][..], salt, digest].into_iter().for_each(put);
+            }
+        }
+        bytes
+    }
+
+    /// Reads what [`Self::to_bytes`] gave; `None` when it is no hash.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        match *kind {
+            NOBODYS if rest.is_empty() => Some(Self::Nobodys),
+            PBKDF2 => {
+                let (iterations, rest) = rest.split_first_chunk()?;
+                let iterations = NonZeroU32::new(u32::from_le_bytes(*iterations))?;
+                let (salt, rest) = rest.split_first_chunk()?;
+                let is_bearable = iterations.get() <= ITERATIONS_MAX;
+                let digest = rest.try_into().ok().filter(|_| is_bearable)?;
+                Some(Self::Pbkdf2 { iterations, salt: *salt, digest })
+            }
+            RABBIT_SHA256 => {
+                let (salt, rest) = rest.split_first_chunk()?;
+                Some(Self::RabbitSha256 { salt: *salt, digest: rest.try_into().ok()? })
+            }
+            RABBIT_SHA512 => {
+                let (salt, rest) = rest.split_first_chunk()?;
+                Some(Self::RabbitSha512 { salt: *salt, digest: rest.try_into().ok()? })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the password is the one that was hashed. Takes at least the time of [`ITERATIONS`] rounds.
+    pub fn fits(&self, password: &[u8]) -> bool {
+        match self {
+            Self::Pbkdf2 { iterations, salt, digest } => {
+                pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, *iterations, salt, password, digest).is_ok()
+            }
+            Self::Nobodys => {
+                DUMMY.fits(password);
+                false
+            }
+            Self::RabbitSha256 { salt, digest } => fits_salted(&digest::SHA256, salt, password, digest),
+            Self::RabbitSha512 { salt, digest } => fits_salted(&digest::SHA512, salt, password, digest),
+        }
+    }
+}
+
+fn fits_salted(algorithm: &'static digest::Algorithm, salt: &[u8], password: &[u8], wanted: &[u8]) -> bool {
+    DUMMY.fits(password);
+    let mut context = digest::Context::new(algorithm);
+    context.update(salt);
+    context.update(password);
+    equal(context.finish().as_ref(), wanted)
+}
+
+/// Compares in a time that depends on the lengths alone.
+pub fn equal(one: &[u8], two: &[u8]) -> bool {
+    let differing = one.iter().zip(two).fold(0, |differing, (a, b)| differing | (a ^ b));
+    one.len() == two.len() && core::hint::black_box(differing) == 0
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash")
+    }
+}
+
+/// Why a hash cannot be imported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadHash {
+    /// Nobody here can compute it.
+    Unknown,
+    /// The text is not what the algorithm says.
+    Malformed,
+}
+
+impl fmt::Display for BadHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => {
+                f.write_str("the hashing algorithm is unknown; there are ")?;
+                let mut names = ALGORITHMS.iter().map(|(name, _)| *name);
+                names.try_for_each(|name| write!(f, "{name} "))?;
+                f.write_str("(set the password anew)")
+            }
+            Self::Malformed => f.write_str("the password hash is not of the kind that its algorithm names"),
+        }
+    }
+}
+
+impl core::error::Error for BadHash {}
+
+/// A login that somebody has to take the time to check.
+pub struct PasswordCheck {
+    user: Name,
+    password: Zeroizing<Box<[u8]>>,
+    hash: PasswordHash,
+    from_loopback: bool,
+}
+
+impl PasswordCheck {
+    /// For a user as the peer named it; a user who does not exist has [`PasswordHash::Nobodys`].
+    pub fn new(user: Name, password: &[u8], hash: PasswordHash, from_loopback: bool) -> Self {
+        let is_readable = password.len() <= PASSWORD_BYTES_MAX;
+        let (password, hash) = if is_readable { (password, hash) } else { (&[][..], PasswordHash::Nobodys) };
+        Self { user, password: Zeroizing::new(password.into()), hash, from_loopback }
+    }
+
+    /// The user, as the peer named it.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// What the peer says the password is.
+    pub fn password(&self) -> &[u8] {
+        &self.password
+    }
+
+    /// What it is compared with.
+    pub const fn hash(&self) -> &PasswordHash {
+        &self.hash
+    }
+
+    /// The peer connected from this very machine.
+    pub const fn from_loopback(&self) -> bool {
+        self.from_loopback
+    }
+
+    /// Takes the time. Nobody logs in with an empty password, as with RabbitMQ.
+    pub fn is_right(&self) -> bool {
+        self.hash.fits(&self.password) && !self.password.is_empty()
+    }
+}
+
+impl PartialEq for PasswordCheck {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && equal(&self.password, &other.password) && self.hash == other.hash
+    }
+}
+
+impl fmt::Debug for PasswordCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PasswordCheck").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counting() -> impl FnMut(&mut [u8]) {
+        let mut next = 0;
+        move |bytes| {
+            for byte in bytes {
+                next += 1;
+                *byte = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_fits_its_own_hash_only() {
+        let mut entropy = counting();
+        let [one, two] = [b"secret", b"secret"].map(|password| PasswordHash::of(password, &mut entropy));
+        assert!(one != two, "each has its salt");
+        for hash in [one, two] {
+            assert!(hash.fits(b"secret") && !hash.fits(b"Secret") && !hash.fits(b""));
+        }
+        assert!(!PasswordHash::Nobodys.fits(b""));
+        assert!(GUEST.fits(b"guest") && !GUEST.fits(b"Guest"));
+    }
+
+    /// "test12" from RabbitMQ's own documentation of its hashes, and one by `rabbit_password:hash/2`.
+    #[test]
+    fn hashes_of_rabbitmq_are_understood() {
+        let hash = PasswordHash::import(
+            "rabbit_password_hashing_sha256",
+            "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
+        );
+        assert!(hash.is_ok_and(|hash| hash.fits(b"test12") && !hash.fits(b"test13")));
+        let salted = [&[1, 2, 3, 4][..], b"pw"].concat();
+        let digest = digest::digest(&digest::SHA512, &salted);
+        let text = BASE64.encode([&[1, 2, 3, 4][..], digest.as_ref()].concat());
+        let hash = PasswordHash::import("rabbit_password_hashing_sha512", &text).unwrap();
+        assert!(hash.fits(b"pw") && !hash.fits(b"pW"));
+        assert_eq!(hash.export(), ("rabbit_password_hashing_sha512", text));
+    }
+
+    #[test]
+    fn what_is_kept_and_exported_reads_back() {
+        let own = PasswordHash::of(b"x", &mut counting());
+        let rabbit = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
+        let rabbit_long = PasswordHash::RabbitSha512 { salt: [1; 4], digest: [2; 64] };
+        for hash in [own, rabbit, rabbit_long, PasswordHash::Nobodys] {
+            let bytes = hash.to_bytes();
+            assert!(PasswordHash::from_bytes(&bytes) == Some(hash));
+            assert!((0..bytes.len()).all(|len| PasswordHash::from_bytes(&bytes[..len]).is_none()));
+            let (algorithm, text) = hash.export();
+            assert!(PasswordHash::import(algorithm, &text) == Ok(hash));
+        }
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused() {
+        assert!(PasswordHash::import("rabbit_password_hashing_md5", "AAAA") == Err(BadHash::Unknown));
+        for text in ["!", "AAAA", "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2PO"] {
+            for (algorithm, _) in ALGORITHMS {
+                assert!(PasswordHash::import(algorithm, text) == Err(BadHash::Malformed), "{text}");
+            }
+        }
+        let hours = [&[0xff; 4][..], &[0; 48]].concat();
+        let endless = PasswordHash::import(ALGORITHMS[0].0, &BASE64.encode(hours));
+        assert!(endless == Err(BadHash::Malformed));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let hash = PasswordHash::RabbitSha256 { salt: [65; 4], digest: [65; 32] };
+        let check = PasswordCheck::new(Name::try_from("u").unwrap(), b"hunter2", hash, true);
+        let shown = format!("{hash:?} {check:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("65"), "{shown}");
+    }
+
+    #[test]
+    fn an_empty_or_endless_password_is_nobodys() {
+        let empty = PasswordHash::of(b"", &mut counting());
+        let user = Name::try_from("u").unwrap();
+        assert!(!PasswordCheck::new(user.clone(), b"", empty, true).is_right());
+        let long = [b'x'; PASSWORD_BYTES_MAX + 1];
+        let hash = PasswordHash::of(&long, &mut counting());
+        assert!(!PasswordCheck::new(user, &long, hash, true).is_right());
+    }
+}
