@@ -146,7 +146,7 @@ impl Broker {
         Err(Fault::new(
             ReplyCode::AccessRefused,
             format_args!(
-                "access to topic '{}' in exchange {} refused for user '{}'",
+                "access to topic '{}' in {} refused for user '{}'",
                 key.unwrap_or_default(),
                 self.exchange_in_words(topic.vhost, &topic.name),
                 record.user
