@@ -7,6 +7,7 @@
 //! Always true: a key that is not known, or a value that does not fit its key, is refused with the file, the
 //! line and what to write instead. Nothing is guessed, nothing is cut to fit.
 
+pub mod board;
 pub mod nearest;
 pub mod units;
 
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::limits::Limits;
+use board::{AUTO, BOARDS, Machine};
 use nearest::nearest;
 use units::{Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds};
 
@@ -27,14 +29,7 @@ use units::{Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Mil
 pub const AMQP_PORT: u16 = 5672;
 
 /// The board profile that is taken when none is named.
-const BOARD_DEFAULT: &str = "generic";
-
-/// The profiles that come with the program.
-const BOARDS: [(&str, &str); 3] = [
-    (BOARD_DEFAULT, include_str!("../boards/generic.toml")),
-    ("pi-zero-w", include_str!("../boards/pi-zero-w.toml")),
-    ("pi-4", include_str!("../boards/pi-4.toml")),
-];
+const BOARD_DEFAULT: &str = BOARDS[0].name;
 
 /// The version of RabbitMQ that `compat = "rabbitmq"` announces: the last whose semantics Leveret follows.
 const RABBITMQ_VERSION: &str = "3.13.7";
@@ -47,6 +42,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Config {
     /// The board profile it started from: a name, or the path of a file.
     pub board: String,
+    /// What the profile was chosen by, when that was left to us.
+    pub board_why: Option<String>,
     /// Addresses to listen on, in the order given.
     pub listen: Vec<ListenAddress>,
     /// Where everything that outlives the process is kept.
@@ -55,6 +52,8 @@ pub struct Config {
     pub store: Store,
     /// Resident memory of the process, in bytes, that the limits must add up to at most.
     pub memory_limit_bytes: u64,
+    /// All memory is touched and locked at the start.
+    pub memory_lock: bool,
     /// How much is logged.
     pub log_level: log::LevelFilter,
     /// Users that can connect from this machine itself only.
@@ -115,10 +114,24 @@ impl Config {
     /// # Errors
     /// What is wrong, where, and what to change, as one sentence.
     pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
+        Self::gather_on(Machine::look, file, flags)
+    }
+
+    /// The same on a machine that `look` tells of, when it is asked.
+    fn gather_on(
+        look: impl FnOnce() -> Machine,
+        file: Option<&Path>,
+        flags: Layer,
+    ) -> Result<Self, ConfigError> {
         let file = file.map(Layer::read).transpose()?.unwrap_or_default();
-        let board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
+        let mut board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
+        let choice = (board == AUTO).then(|| look().choose());
+        if let Some(choice) = &choice {
+            board = choice.board;
+        }
         let profile = Layer::of_board(board)?;
         let mut config = Self { board: board.to_string(), ..Self::default() };
+        config.board_why = choice.map(|choice| choice.why);
         let mut announced = Announced::default();
         for layer in [profile, file, flags] {
             layer.lay_over(&mut config, &mut announced);
@@ -130,11 +143,13 @@ impl Config {
     /// Key and value of everything, the way a file would say it.
     pub fn shown(&self) -> String {
         let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{}\"", listen.socket)).collect();
+        let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let mut lines = vec![
-            format!("board = \"{}\"", self.board),
+            format!("board = \"{}\"{why}", self.board),
             format!("listen = [{}]", listen.join(", ")),
             format!("data_dir = \"{}\"", self.data_dir.display()),
             format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
+            format!("memory_lock = {}", self.memory_lock),
             format!("log_level = \"{}\"", self.log_level.as_str().to_lowercase()),
             format!("loopback_users = {:?}", self.loopback_users),
             format!("product = \"{}\"", self.product.name),
@@ -159,10 +174,12 @@ impl Default for Config {
         let socket = SocketAddr::from((Ipv6Addr::LOCALHOST, AMQP_PORT));
         Self {
             board: BOARD_DEFAULT.to_string(),
+            board_why: None,
             listen: vec![ipv4, ListenAddress { socket, if_available: true }],
             data_dir: data_dir_default(),
             store: Store::default(),
             memory_limit_bytes: 128_000_000,
+            memory_lock: false,
             log_level: log::LevelFilter::Info,
             loopback_users: vec!["guest".to_string()],
             product: Announced::default().product(),
@@ -188,6 +205,8 @@ pub struct Layer {
     pub data_dir: Option<PathBuf>,
     /// See [`Config::memory_limit_bytes`].
     pub memory_limit: Option<Bytes<u64>>,
+    /// See [`Config::memory_lock`].
+    pub memory_lock: Option<bool>,
     /// See [`Config::log_level`].
     pub log_level: Option<LogLevel>,
     loopback_users: Option<Vec<String>>,
@@ -202,11 +221,12 @@ pub struct Layer {
 }
 
 /// The keys outside sections, the fields of [`Layer`].
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "board",
     "listen",
     "data_dir",
     "memory_limit",
+    "memory_lock",
     "log_level",
     "loopback_users",
     "compat",
@@ -277,6 +297,7 @@ section_keys! {
     content_timeout: Millis<u32> => content_timeout_ms;
     segment_bytes: Bytes<u32> => segment_bytes;
     commit_bytes_max: Bytes<u32> => commit_bytes_max;
+    index_bytes_max: Bytes<u32> => index_bytes_max;
 }
 
 section_keys! {
@@ -326,8 +347,8 @@ impl Layer {
 
     /// The profile of a board: one of those built in, or a file when the name is a path.
     fn of_board(name: &str) -> Result<Self, ConfigError> {
-        let profile = match BOARDS.iter().find(|(known, _)| *known == name) {
-            Some((_, text)) => Self::parse(&format!("boards/{name}.toml"), text)?,
+        let profile = match BOARDS.iter().find(|board| board.name == name) {
+            Some(board) => Self::parse(&format!("boards/{name}.toml"), board.text)?,
             None if name.contains('/') || name.ends_with(".toml") => Self::read(Path::new(name))?,
             None => return Err(ConfigError::UnknownBoard(name.to_string())),
         };
@@ -353,6 +374,7 @@ impl Layer {
         put(&mut config.listen, self.listen);
         put(&mut config.data_dir, self.data_dir);
         put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
+        put(&mut config.memory_lock, self.memory_lock);
         put(&mut config.log_level, self.log_level.map(|level| level.0));
         put(&mut config.loopback_users, self.loopback_users);
         announced.compat = self.compat.or(announced.compat);
@@ -450,7 +472,9 @@ impl fmt::Display for ConfigError {
             }
             Self::Refused { file, line, why } => write!(f, "{file}, line {line}: {why}"),
             Self::UnknownBoard(name) => {
-                let why = describe_unknown("board", name, &BOARDS.map(|(known, _)| known));
+                let mut known = BOARDS.map(|board| board.name).to_vec();
+                known.push(AUTO);
+                let why = describe_unknown("board", name, &known);
                 write!(f, "{why} (or name a file by a path with a slash)")
             }
             Self::BoardInBoard(name) => {

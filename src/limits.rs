@@ -8,7 +8,8 @@
 
 use core::fmt;
 
-use crate::mem::{CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
+use crate::journal::Journal;
+use crate::mem::{BytePool, CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
 
 /// The smallest frame size AMQP allows a peer to negotiate, in bytes.
 pub const FRAME_BYTES_MIN: u32 = 4096;
@@ -80,6 +81,8 @@ pub struct Limits {
     pub segment_bytes: u32,
     /// The largest commit in bytes.
     pub commit_bytes_max: u32,
+    /// Bytes of what memory knows of the log: which segment holds which part of each queue.
+    pub index_bytes_max: u32,
 }
 
 impl Default for Limits {
@@ -100,8 +103,8 @@ impl Default for Limits {
             users_max: 64,
             permissions_max: 256,
             patterns_bytes_max: 512 << 10,
-            messages_max: 250_000,
-            body_bytes_max: 48 << 20,
+            messages_max: 220_000,
+            body_bytes_max: 40 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 500_000,
             unacknowledged_max: 65_536,
@@ -116,6 +119,7 @@ impl Default for Limits {
             content_timeout_ms: 30_000,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
+            index_bytes_max: 2 << 20,
         }
     }
 }
@@ -181,6 +185,10 @@ pub struct RecordSizes {
     pub login_bytes: usize,
     /// A delivery that is not settled, with its place in the tag table.
     pub unacknowledged_bytes: usize,
+    /// Buffers that sessions and broker have once.
+    pub scratch_bytes: usize,
+    /// Buffers that the store has once.
+    pub store_bytes: usize,
 }
 
 /// Why a set of limits cannot be.
@@ -232,9 +240,7 @@ impl fmt::Display for Megabytes {
 }
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
-const PROGRAM_BYTES: u64 = 3_000_000;
-/// Buffers of a commit's size: one gathers, one is written, one cleans, one reads back.
-const COMMIT_BUFFERS: u64 = 4;
+const PROGRAM_BYTES: u64 = 4_500_000;
 /// Threads that wait for the disk, and the one that runs errands.
 const HELPERS: u64 = 3;
 /// The stack of each, in bytes.
@@ -249,8 +255,17 @@ const fn line(key: &'static str, count: u64, bytes_each: usize, reason: &'static
 impl Limits {
     /// The memory table: what every pool costs when it is full.
     pub fn memory_table(&self, sizes: &RecordSizes) -> MemoryTable {
-        let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
-        let mut lines = vec![
+        let mut lines = self.lines_of_peers(sizes);
+        lines.extend(self.lines_of_messages(sizes));
+        lines.extend(self.lines_of_the_process(sizes));
+        lines.extend(self.access_lines(sizes));
+        MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
+    }
+
+    /// Who is there, and what they have declared.
+    fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
+        let replies = self.connections_max as usize * self.replies_bytes_max as usize;
+        vec![
             line(
                 "connections_max",
                 self.connections_max.into(),
@@ -260,7 +275,7 @@ impl Limits {
             line(
                 "replies_bytes_max",
                 self.connections_max.into(),
-                self.replies_bytes_max as usize,
+                BytePool::bytes(replies).div_ceil(self.connections_max.max(1) as usize),
                 "replies on their way",
             ),
             line("channels_max", self.channels_max.into(), sizes.channel_bytes, "session and broker record"),
@@ -274,7 +289,14 @@ impl Limits {
             line("exchanges_max", self.exchanges_max.into(), sizes.exchange_bytes, "exchange and name table"),
             line("bindings_max", self.bindings_max.into(), sizes.binding_bytes, "binding and routing tables"),
             line("names_bytes_max", self.names_bytes_max.into(), 1, "names, keys and arguments"),
-            line("messages_max", self.messages_max.into(), MESSAGE_SLOT_BYTES, "message slots"),
+        ]
+    }
+
+    /// Messages and their places.
+    fn lines_of_messages(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
+        let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
+        vec![
+            line("messages_max", self.messages_max.into(), MESSAGE_SLOT_BYTES + 1, "message slots"),
             line(
                 "body_bytes_max",
                 self.body_bytes_max / PAGE_BYTES as u64,
@@ -284,7 +306,7 @@ impl Limits {
             line(
                 "queue_entries_max",
                 u64::from(self.queue_entries_max).div_ceil(32),
-                CHUNK_BYTES,
+                CHUNK_BYTES + 1,
                 "places in queues",
             ),
             line(
@@ -293,33 +315,45 @@ impl Limits {
                 sizes.unacknowledged_bytes,
                 "deliveries not yet acknowledged",
             ),
+        ]
+    }
+
+    /// What is there once.
+    fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
+        vec![
             line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
             line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
-            line("stash_bytes_max", 1, self.stash_bytes_max as usize, "input of connections that wait"),
             line(
-                "commit_bytes_max",
-                COMMIT_BUFFERS,
-                self.commit_bytes_max as usize,
-                "commits that gather, are written, are read back",
-            ),
-            line(
-                "segment_bytes",
+                "stash_bytes_max",
                 1,
-                self.segment_bytes as usize / 4,
-                "what the footer of the open segment will say",
+                BytePool::bytes(self.stash_bytes_max as usize),
+                "input of connections that wait",
             ),
+            line("frame_max", 1, sizes.scratch_bytes, "looking into properties, sorting output"),
             line(
                 "messages_max",
                 1,
-                crate::journal::Journal::bytes(self.messages_max as usize),
+                Journal::bytes(self.messages_max as usize, self.input_buffer_bytes as usize),
                 "what waits for its commit",
             ),
+            line(
+                "commit_bytes_max",
+                1,
+                sizes.store_bytes,
+                "commits, reading back, footers: by segment_bytes too",
+            ),
+            line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
+            line("allocator", 1, self.spread_bytes() as usize, "holes between names, and in the index"),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
             line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk and for passwords"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
-        ];
-        lines.extend(self.access_lines(sizes));
-        MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
+        ]
+    }
+
+    /// What the allocator may lose between pieces of many sizes that come and go: a quarter of them. The
+    /// pools are in one piece each and lose nothing.
+    fn spread_bytes(&self) -> u64 {
+        (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
     }
 
     /// Who may do what.
@@ -359,8 +393,10 @@ impl Limits {
         if sum <= memory_limit {
             return Ok(table);
         }
-        let adjustable =
-            table.lines.iter().filter(|line| !matches!(line.key, "stack" | "helpers" | "program"));
+        let adjustable = table
+            .lines
+            .iter()
+            .filter(|line| !matches!(line.key, "stack" | "helpers" | "program" | "allocator"));
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
         Err(LimitsError::TooMuch { sum, memory_limit, key })
     }
@@ -441,6 +477,8 @@ mod tests {
         permission_bytes: 800,
         login_bytes: 1000,
         unacknowledged_bytes: 72,
+        scratch_bytes: 300_000,
+        store_bytes: 4_000_000,
     };
 
     #[test]

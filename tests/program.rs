@@ -162,12 +162,12 @@ fn a_file_that_cannot_be_read_is_named() {
 #[test]
 fn an_unknown_board_lists_those_there_are() {
     let said = refusal(&["--board", "toaster"]);
-    assert!(said.contains("unknown board toaster; there are generic, pi-zero-w, pi-4"), "{said}");
+    assert!(said.contains("unknown board toaster; there are generic, router-64, router-128, "), "{said}");
 }
 
 #[test]
 fn check_prints_what_results_and_says_yes_for_every_board() {
-    for board in ["generic", "pi-zero-w", "pi-4"] {
+    for board in ["generic", "router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5"] {
         let output = leveret(&["check", "--board", board]);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{board}: {output:?}");

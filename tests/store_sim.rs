@@ -174,6 +174,7 @@ impl World {
             confirm_window_ms: 5,
             settle_window_ms: 50,
             syncs_per_s: 0,
+            index_bytes: 2 << 20,
             sync_burst: 10,
         }
     }

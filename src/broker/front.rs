@@ -56,7 +56,7 @@ impl Broker {
             (Part::Middle, &record.deep.middle),
             (Part::Fifo, &record.fifo),
         ];
-        let found = parts.into_iter().find_map(|(part, fifo)| Some((part, *fifo.front(&self.fifo_pool)?)));
+        let found = parts.into_iter().find_map(|(part, fifo)| Some((part, fifo.front(&self.fifo_pool)?)));
         found.map(|(part, entry)| First::At(part, record.place(entry)))
     }
 

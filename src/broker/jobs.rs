@@ -1,8 +1,9 @@
 //! Work that one command or one death can cause without bound, done in bounded steps.
 //!
 //! Names vanish at once; what hung on them is cleared away a few hundred records at a time, in the order in
-//! which the jobs were begun. A connection whose own command began a job is not read until the job is done,
-//! so it sees the effects in order; everybody else carries on in between.
+//! which the jobs were begun; what the log must be told of waits while much is to be told. A connection whose
+//! own command began a job is not read until the job is done, so it sees the effects in order; everybody else
+//! carries on in between.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
 use crate::journal::Settled;
@@ -181,6 +182,9 @@ impl Broker {
             }
         }
         while let Some(binding) = self.queues[queue.index()].bindings.front() {
+            if self.journal.is_crowded() {
+                return false;
+            }
             self.remove_binding(binding);
             if !spend(left) {
                 return false;
@@ -195,6 +199,9 @@ impl Broker {
         loop {
             let record = &self.exchanges[exchange.index()];
             let Some(binding) = record.bindings.front().or(record.incoming.front()) else { break };
+            if self.journal.is_crowded() {
+                return false;
+            }
             self.remove_binding(binding);
             if !spend(left) {
                 return false;

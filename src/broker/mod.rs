@@ -15,6 +15,7 @@
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `jobs` | what would take too long in one go |
+//! | `tidy` | memory that a burst left idle |
 //! | `names` | name tables |
 //! | `words` | things as reply texts show them |
 //!
@@ -44,6 +45,7 @@ mod records;
 mod route;
 mod settle;
 mod stored;
+mod tidy;
 mod topic;
 mod transaction;
 mod words;
@@ -194,24 +196,33 @@ impl core::fmt::Debug for Broker {
     }
 }
 
-/// Sizes of the broker's records with their places in tables, for the memory table.
-pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes() + size_of::<ConnectionId>();
+/// Sizes of the broker's records with their places in tables and on lists, for the memory table.
+pub const CONNECTION_BYTES: usize =
+    Slab::<Connection>::record_bytes() + size_of::<ConnectionId>() + 2 * size_of::<Begun>();
 /// A channel.
-pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes();
+pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// A consumer.
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
-/// A queue, with its place among the targets of a message and on the list of jobs.
-pub const QUEUE_BYTES: usize =
-    Slab::<Queue>::record_bytes() + IndexTable::ENTRY_BYTES + size_of::<QueueId>() + size_of::<Begun>();
+/// A queue, with its place among the targets of a message, on the lists of jobs, marks and reads (which grow
+/// by doubling), and what the allocator adds to its two names.
+pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
+    + IndexTable::ENTRY_BYTES
+    + size_of::<QueueId>()
+    + size_of::<Begun>()
+    + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
+    + 2 * ALLOCATION_BYTES;
 /// An exchange with its root node.
 pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
     + IndexTable::ENTRY_BYTES
     + size_of::<ExchangeId>()
     + size_of::<Begun>()
-    + NODE_BYTES;
+    + NODE_BYTES
+    + 3 * ALLOCATION_BYTES;
 /// A binding with its nodes.
-pub const BINDING_BYTES: usize =
-    Slab::<Binding>::record_bytes() + IndexTable::ENTRY_BYTES + NODES_PER_BINDING as usize * NODE_BYTES;
+pub const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
+    + IndexTable::ENTRY_BYTES
+    + NODES_PER_BINDING as usize * NODE_BYTES
+    + 2 * ALLOCATION_BYTES;
 /// A virtual host with the exchanges it begins with, and its place among the jobs.
 pub const VHOST_BYTES: usize =
     access::VHOST_BYTES + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES + size_of::<Begun>();
@@ -222,7 +233,15 @@ pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A delivery.
 pub const DELIVERY_BYTES: usize = deliver::DELIVERY_BYTES;
 /// A node in its table and in both sets of a topic walk.
-const NODE_BYTES: usize = Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>();
+const NODE_BYTES: usize =
+    Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>() + ALLOCATION_BYTES;
+/// What the allocator adds to each piece it hands out, about.
+const ALLOCATION_BYTES: usize = 16;
+
+/// Buffers that are there once, for frames of so many bytes.
+pub const fn buffer_bytes(frame_max: usize) -> usize {
+    2 * frame_max + 256 + transaction::TRANSACTION_MAX as usize * size_of::<u32>()
+}
 
 impl Broker {
     /// Reserves everything and declares what exists from the start.
@@ -343,7 +362,7 @@ impl Broker {
     /// that became possible, connections with something new to send.
     pub fn has_work(&self) -> bool {
         self.gets_due
-            || !self.jobs.is_empty()
+            || !self.jobs.is_empty() && !self.journal.is_crowded()
             || !self.ready.is_empty()
             || !self.noted.is_empty()
             || self.recheck_starved

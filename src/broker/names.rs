@@ -17,7 +17,7 @@ pub(super) struct IndexTable {
 
 impl IndexTable {
     /// Bytes per record: an entry and its control byte at the table's usual filling.
-    pub(super) const ENTRY_BYTES: usize = 2 * (size_of::<(u64, u32)>() + 1);
+    pub(super) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
 
     pub(super) fn with_capacity(capacity: usize, seed: u64) -> Self {
         Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(seed) }

@@ -113,7 +113,7 @@ impl Broker {
                 return false;
             }
             let record = &mut self.queues[queue.index()];
-            let Some(entry) = record.fifo.front(&self.fifo_pool).copied() else { return false };
+            let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
             let place = record.place(entry);
             let keeps = record.deep.middle.is_empty() && record.deep.head.len() < window;
             if keeps {
@@ -157,19 +157,19 @@ impl Broker {
     /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them.
     pub(super) fn push_stored(&mut self, queue: QueueId, start: u64, count: u32) -> bool {
         let record = &mut self.queues[queue.index()];
-        let last = record.deep.middle.back_mut(&mut self.fifo_pool).copied();
+        let last = record.deep.middle.back(&self.fifo_pool);
         let joined = last.and_then(|entry| match record.place(entry) {
             Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
                 Some(Place::Stored(first, so_far.checked_add(count)?))
             }
             _ => None,
         });
-        let pushed = match (joined, record.deep.middle.back_mut(&mut self.fifo_pool)) {
-            (Some(place), Some(entry)) => {
-                *entry = place.entry();
+        let pushed = match joined {
+            Some(place) => {
+                record.deep.middle.set_back(&mut self.fifo_pool, place.entry());
                 true
             }
-            _ => record.deep.middle.push(&mut self.fifo_pool, Place::Stored(start, count).entry()),
+            None => record.deep.middle.push(&mut self.fifo_pool, Place::Stored(start, count).entry()),
         };
         if pushed {
             record.deep.messages += count;
@@ -205,7 +205,7 @@ impl Broker {
         }
         while let Some(queue) = self.wants.pop_front() {
             let Some(record) = self.queues.get(queue.index()) else { continue };
-            let place = record.deep.middle.front(&self.fifo_pool).map(|entry| record.place(*entry));
+            let place = record.deep.middle.front(&self.fifo_pool).map(|entry| record.place(entry));
             if let Some(Place::Stored(start, count)) = place.filter(|_| !record.dying) {
                 let incarnation = record.logged.incarnation;
                 let end = start + u64::from(count);
@@ -317,7 +317,7 @@ impl Broker {
         if record.logged.incarnation != fetch.incarnation || record.dying {
             return None;
         }
-        match record.place(*record.deep.middle.front(&self.fifo_pool)?) {
+        match record.place(record.deep.middle.front(&self.fifo_pool)?) {
             Place::Stored(start, count) => Some((start, count)),
             Place::Plain(_) | Place::Logged(..) => None,
         }
@@ -340,7 +340,7 @@ impl Broker {
     /// The first `count` messages leave the run at the front of the middle.
     pub(super) fn leave_stored(&mut self, queue: QueueId, count: u32) {
         let record = &mut self.queues[queue.index()];
-        let Some(entry) = record.deep.middle.front(&self.fifo_pool).copied() else { return };
+        let Some(entry) = record.deep.middle.front(&self.fifo_pool) else { return };
         let Place::Stored(start, all) = record.place(entry) else { return };
         let share = body_share(record, count);
         record.deep.body_bytes -= share;
@@ -348,8 +348,9 @@ impl Broker {
         record.deep.stored -= count;
         if count == all {
             record.deep.middle.pop(&mut self.fifo_pool);
-        } else if let Some(entry) = record.deep.middle.front_mut(&mut self.fifo_pool) {
-            *entry = Place::Stored(start + u64::from(count), all - count).entry();
+        } else {
+            let rest = Place::Stored(start + u64::from(count), all - count);
+            record.deep.middle.set_front(&mut self.fifo_pool, rest.entry());
         }
     }
 }

@@ -117,18 +117,38 @@ fn an_unknown_board_lists_the_known_ones() {
         let flags = Layer { board: Some(board.to_string()), ..Layer::default() };
         Config::gather(None, flags).map(|config| config.board)
     };
-    for (board, _) in BOARDS {
-        assert_eq!(gather(board).unwrap(), board);
+    for board in BOARDS {
+        assert_eq!(gather(board.name).unwrap(), board.name);
     }
     let error = gather("beaglebone").unwrap_err().to_string();
     assert_eq!(
         error,
-        "unknown board beaglebone; there are generic, pi-zero-w, pi-4 (or name a file by a path with a slash)"
+        "unknown board beaglebone; there are generic, router-64, router-128, pi-zero-w, pi-3, pi-4, pi-5, \
+         auto (or name a file by a path with a slash)"
     );
     assert!(gather("pi4").unwrap_err().to_string().contains("did you mean pi-4?"));
     assert!(
         gather("./no-such-board.toml").unwrap_err().to_string().starts_with("cannot read ./no-such-board")
     );
+}
+
+#[test]
+fn auto_takes_what_fits_the_machine_and_says_why() {
+    let gather = |machine: Machine, board: &str| {
+        let flags = Layer { board: Some(board.to_string()), ..Layer::default() };
+        Config::gather_on(|| machine, None, flags).unwrap()
+    };
+    let zero = Machine {
+        model: Some("Raspberry Pi Zero W Rev 1.1".to_string()),
+        memory_bytes: Some(448_000_000),
+        group_bytes: None,
+    };
+    let config = gather(zero.clone(), "auto");
+    assert_eq!((config.board.as_str(), config.memory_limit_bytes), ("pi-zero-w", 64_000_000));
+    let first = "board = \"pi-zero-w\"  # auto: the model is \"Raspberry Pi Zero W Rev 1.1\", its memory \
+                 448.0 MB\n";
+    assert!(config.shown().starts_with(first), "{}", config.shown());
+    assert_eq!(gather(zero, "pi-4").board_why, None, "only when asked");
 }
 
 #[test]
@@ -152,7 +172,7 @@ fn later_layers_go_before_earlier_ones() {
 
 #[test]
 fn the_generic_profile_names_every_key_and_is_the_default() {
-    let (_, text) = BOARDS[0];
+    let text = BOARDS[0].text;
     let is_named = |key: &String| {
         text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")))
     };
@@ -189,7 +209,7 @@ fn the_readme_shows_a_configuration_that_is_one() {
 #[test]
 fn what_is_shown_can_be_read_back() {
     let gather = |board: &str| Config::gather(None, Layer { board: Some(board.into()), ..Layer::default() });
-    for (board, _) in BOARDS {
+    for board in BOARDS.map(|board| board.name) {
         let config = gather(board).unwrap();
         let again = gathered(&config.shown()).unwrap();
         assert_eq!(again.limits, config.limits);
@@ -210,7 +230,7 @@ fn compat_says_rabbitmq_and_single_texts_go_before_it() {
 
 #[test]
 fn a_damaged_file_is_refused_and_never_a_panic() {
-    let (_, sound) = BOARDS[0];
+    let sound = BOARDS[0].text;
     let scraps =
         ["\"", "[", "]", "=", "\n", "é", "\u{0}", "[[", "'''", "1e9", "-", "9999999999999999999", "{", ".a"];
     let mut seed = 1_u64;

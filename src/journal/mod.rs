@@ -118,6 +118,9 @@ pub struct Front {
 
 /// Settlements kept before they are put in order and merged.
 const SETTLES_MAX: usize = 8192;
+/// Facts that wait, and bytes of them, beyond which no more should be asked of the broker.
+const FACTS_MAX: usize = 1024;
+const FACT_BYTES_MAX: usize = 64 << 10;
 /// What a record takes beyond names, properties and body, per message and per target, in bytes at most.
 const RECORD_BYTES: u64 = 48;
 const TARGET_BYTES: u64 = 21;
@@ -221,12 +224,15 @@ impl Journal {
         }
     }
 
-    /// Bytes that a journal for so many messages takes, for the memory table.
-    pub const fn bytes(messages_max: usize) -> usize {
+    /// Bytes that a journal for so many messages takes, for the memory table. What is asked of the broker at
+    /// once, and adds facts before anybody looks, is at most `input_bytes` of commands; a fact takes up to
+    /// four times its command.
+    pub const fn bytes(messages_max: usize, input_bytes: usize) -> usize {
         let pending = Self::pending_max(messages_max);
         let each = size_of::<Pending>() + size_of::<Target>() + size_of::<MessageId>();
         let settles = if SETTLES_MAX < 4 * pending { SETTLES_MAX } else { 4 * pending };
-        pending * each + settles * size_of::<Settled>()
+        let facts = 2 * FACTS_MAX * size_of::<(Batch, Fact)>() + FACT_BYTES_MAX + 4 * input_bytes;
+        pending * each + settles * size_of::<Settled>() + facts
     }
 
     /// From now on everything is written, in life number `life` of the store; or, when the store cannot be
@@ -286,7 +292,7 @@ impl Journal {
 
     /// Whether so much waits that no more should be asked of the broker for now.
     pub fn is_crowded(&self) -> bool {
-        self.fact_bytes > 256 << 10 || self.facts.len() > 16_384
+        self.fact_bytes > FACT_BYTES_MAX || self.facts.len() > FACTS_MAX
     }
 
     /// Messages that wait for their commit.

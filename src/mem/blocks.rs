@@ -10,7 +10,10 @@
 //! at least half a page is still needed, and units for the rest, so no message wastes more than 255 bytes.
 //!
 //! Always true: every unit is in exactly one chain or free; a page is whole, split or free; a page whose
-//! last unit is freed is free at once, so what a burst took can be given back page by page.
+//! last unit is freed is free at once, and the lowest free page is taken first, so what a burst took can be
+//! given back page by page.
+
+use super::places::Places;
 
 /// The smaller block.
 pub const BLOCK_UNIT_BYTES: usize = 256;
@@ -20,6 +23,8 @@ const UNITS_PER_PAGE: usize = PAGE_BYTES / BLOCK_UNIT_BYTES;
 const ALL_UNITS_FREE: u16 = u16::MAX;
 /// Runs of free pages shorter than this are not worth a call to the system: 32 KiB.
 const TRIM_RUN_PAGES_MIN: usize = 8;
+/// Pages looked at in one step of giving memory back: 16 MiB, a few calls to the system.
+pub(super) const TRIM_PAGES: usize = 4096;
 /// From this many bytes on, a whole page is the better block.
 const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 
@@ -40,7 +45,7 @@ struct Page {
     resident: bool,
     /// A set bit is a free unit; meaningful in split pages.
     free_units: u16,
-    /// Neighbours on the list of split pages that have room, or `next` on the list of free pages; from 1.
+    /// Neighbours on the list of split pages that have room; from 1.
     next: u32,
     previous: u32,
 }
@@ -52,10 +57,8 @@ pub(super) struct Blocks {
     /// The next block of the chain, per unit.
     next: Box<[BlockId]>,
     pages: Vec<Page>,
-    pages_max: usize,
-    free_pages_head: u32,
+    places: Places,
     split_with_room_head: u32,
-    pages_used: usize,
     /// Free pages that the system holds memory for.
     pages_idle: usize,
     /// Where the search for idle pages goes on.
@@ -72,17 +75,15 @@ impl Blocks {
             bytes: vec![0; pages_max * PAGE_BYTES].into_boxed_slice(),
             next: vec![0; pages_max * UNITS_PER_PAGE].into_boxed_slice(),
             pages: Vec::with_capacity(pages_max),
-            pages_max,
-            free_pages_head: 0,
+            places: Places::new(pages_max),
             split_with_room_head: 0,
-            pages_used: 0,
             pages_idle: 0,
             trim_at: 0,
         }
     }
 
     pub(super) const fn pages_used(&self) -> usize {
-        self.pages_used
+        self.places.used()
     }
 
     /// Free pages that still cost memory.
@@ -225,19 +226,12 @@ impl Blocks {
     }
 
     fn take_page(&mut self, kind: Use) -> Option<usize> {
-        let index = if self.free_pages_head != 0 {
-            let index = self.free_pages_head as usize - 1;
-            self.free_pages_head = self.pages[index].next;
-            index
-        } else if self.pages.len() < self.pages_max {
+        let index = self.places.take()?;
+        if index == self.pages.len() {
             self.pages.push(Page { kind: Use::Free, resident: false, free_units: 0, next: 0, previous: 0 });
-            self.pages.len() - 1
-        } else {
-            return None;
-        };
+        }
         self.pages_idle -= usize::from(self.pages[index].resident);
         self.pages[index] = Page { kind, resident: true, free_units: 0, next: 0, previous: 0 };
-        self.pages_used += 1;
         Some(index)
     }
 
@@ -268,10 +262,8 @@ impl Blocks {
     }
 
     fn give_page(&mut self, index: usize) {
-        let next = self.free_pages_head;
-        self.pages[index] = Page { kind: Use::Free, resident: true, free_units: 0, next, previous: 0 };
-        self.free_pages_head = index as u32 + 1;
-        self.pages_used -= 1;
+        self.pages[index] = Page { kind: Use::Free, resident: true, free_units: 0, next: 0, previous: 0 };
+        self.places.give(index);
         self.pages_idle += 1;
     }
 

@@ -3,7 +3,7 @@
 //! Always true: a chain without bytes owns no block; appending is all or nothing; the pool is apart from
 //! the messages' blocks, so a pool full of messages never keeps a reply or a frame from being held.
 
-use super::blocks::{BlockId, Blocks, PAGE_BYTES};
+use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 
 /// Blocks for all byte queues of one kind.
 #[derive(Debug)]
@@ -13,6 +13,11 @@ pub struct BytePool {
 }
 
 impl BytePool {
+    /// Bytes that a pool for `bytes` of data takes, for the memory table.
+    pub const fn bytes(bytes: usize) -> usize {
+        bytes.div_ceil(PAGE_BYTES) * (PAGE_BYTES + Blocks::PAGE_OVERHEAD_BYTES)
+    }
+
     /// Room for `bytes_max` bytes, rounded up to pages.
     pub fn with_bytes(bytes_max: usize) -> Self {
         let pages_max = bytes_max.div_ceil(PAGE_BYTES);
@@ -22,6 +27,16 @@ impl BytePool {
     /// Bytes in pages of which nothing is used.
     pub const fn bytes_free(&self) -> usize {
         (self.pages_max - self.blocks.pages_used()) * PAGE_BYTES
+    }
+
+    /// Bytes in free pages that the system holds memory for.
+    pub const fn idle_bytes(&self) -> usize {
+        self.blocks.pages_idle() * PAGE_BYTES
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.blocks.trim(TRIM_PAGES)
     }
 
     /// Bytes in pages of which something is used; 0 when every chain is empty.

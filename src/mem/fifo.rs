@@ -8,7 +8,10 @@
 //! Always true: a fifo without entries owns no chunk; an entry's offset in its queue is implied by its
 //! place (the fifo's head offset plus its distance), so it is not stored.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::MessageId;
+use super::plain::Plain;
 
 /// Entries in one chunk.
 pub const ENTRIES_PER_CHUNK: usize = 32;
@@ -24,14 +27,22 @@ pub struct Entry {
     pub flags: u32,
 }
 
+/// An entry as a chunk has it: the message as its place, for zeros are no message.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Kept {
+    message: u32,
+    flags: u32,
+}
+
+type Chunk = [Kept; ENTRIES_PER_CHUNK];
+
 /// The chunks of all queues.
 #[derive(Debug)]
 pub struct FifoPool {
-    entries: Vec<Entry>,
-    next: Vec<u32>,
-    chunks_max: usize,
-    free_head: u32,
-    chunks_used: usize,
+    chunks: Plain<Chunk>,
+    /// The chunk behind, by chunk.
+    next: Box<[u32]>,
 }
 
 /// The entries of one queue, first in, first out.
@@ -49,56 +60,52 @@ impl FifoPool {
     /// Room for `entries_max` entries, rounded up to chunks.
     pub fn with_entries(entries_max: usize) -> Self {
         let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK);
-        Self {
-            entries: Vec::with_capacity(chunks_max * ENTRIES_PER_CHUNK),
-            next: Vec::with_capacity(chunks_max),
-            chunks_max,
-            free_head: 0,
-            chunks_used: 0,
-        }
+        Self { chunks: Plain::new(chunks_max), next: vec![0; chunks_max].into_boxed_slice() }
     }
 
     /// Chunks that could still be handed out.
     pub const fn chunks_free(&self) -> usize {
-        self.chunks_max - self.chunks_used
+        self.chunks.max() - self.chunks.used()
     }
 
     /// All chunks there are.
     pub const fn chunks_max(&self) -> usize {
-        self.chunks_max
+        self.chunks.max()
     }
 
     /// Chunks in use; 0 when every queue is empty.
     pub const fn chunks_used(&self) -> usize {
-        self.chunks_used
+        self.chunks.used()
     }
 
-    fn take(&mut self, first: Entry) -> Option<u32> {
-        let chunk = if self.free_head != 0 {
-            let chunk = self.free_head;
-            self.free_head = self.next[chunk as usize - 1];
-            chunk
-        } else if self.next.len() < self.chunks_max {
-            self.next.push(0);
-            let len = self.entries.len() + ENTRIES_PER_CHUNK;
-            self.entries.resize(len, first);
-            self.next.len() as u32
-        } else {
-            return None;
-        };
-        self.next[chunk as usize - 1] = 0;
-        self.chunks_used += 1;
-        Some(chunk)
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.chunks.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.chunks.trim()
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        let chunk = self.chunks.take()?;
+        self.next[chunk] = 0;
+        Some(chunk as u32 + 1)
     }
 
     fn give(&mut self, chunk: u32) {
-        self.next[chunk as usize - 1] = self.free_head;
-        self.free_head = chunk;
-        self.chunks_used -= 1;
+        self.chunks.give(chunk as usize - 1);
     }
 
-    const fn place(chunk: u32, at: u8) -> usize {
-        (chunk as usize - 1) * ENTRIES_PER_CHUNK + at as usize
+    fn get(&self, chunk: u32, at: u8) -> Entry {
+        let Kept { message, flags } = self.chunks[chunk as usize - 1][at as usize];
+        Entry { message: MessageId::from_index(message as usize), flags }
+    }
+
+    fn set(&mut self, chunk: u32, at: u8, entry: Entry) {
+        let kept = Kept { message: entry.message.index() as u32, flags: entry.flags };
+        self.chunks[chunk as usize - 1][at as usize] = kept;
     }
 }
 
@@ -132,7 +139,7 @@ impl Fifo {
     #[must_use]
     pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
         if self.needs_chunk() {
-            let Some(chunk) = pool.take(entry) else {
+            let Some(chunk) = pool.take() else {
                 return false;
             };
             if self.len == 0 {
@@ -144,30 +151,39 @@ impl Fifo {
             self.tail_chunk = chunk;
             self.tail_at = 0;
         }
-        pool.entries[FifoPool::place(self.tail_chunk, self.tail_at)] = entry;
+        pool.set(self.tail_chunk, self.tail_at, entry);
         self.tail_at += 1;
         self.len += 1;
         true
     }
 
     /// The first entry.
-    pub fn front<'a>(&self, pool: &'a FifoPool) -> Option<&'a Entry> {
-        (self.len > 0).then(|| &pool.entries[FifoPool::place(self.head_chunk, self.head_at)])
+    pub fn front(&self, pool: &FifoPool) -> Option<Entry> {
+        (self.len > 0).then(|| pool.get(self.head_chunk, self.head_at))
     }
 
-    /// The first entry, to change it.
-    pub fn front_mut<'a>(&self, pool: &'a mut FifoPool) -> Option<&'a mut Entry> {
-        (self.len > 0).then(|| &mut pool.entries[FifoPool::place(self.head_chunk, self.head_at)])
+    /// The last entry.
+    pub fn back(&self, pool: &FifoPool) -> Option<Entry> {
+        (self.len > 0).then(|| pool.get(self.tail_chunk, self.tail_at - 1))
     }
 
-    /// The last entry, to change it.
-    pub fn back_mut<'a>(&self, pool: &'a mut FifoPool) -> Option<&'a mut Entry> {
-        (self.len > 0).then(|| &mut pool.entries[FifoPool::place(self.tail_chunk, self.tail_at - 1)])
+    /// Replaces the first entry, if there is one.
+    pub fn set_front(&self, pool: &mut FifoPool, entry: Entry) {
+        if self.len > 0 {
+            pool.set(self.head_chunk, self.head_at, entry);
+        }
+    }
+
+    /// Replaces the last entry, if there is one.
+    pub fn set_back(&self, pool: &mut FifoPool, entry: Entry) {
+        if self.len > 0 {
+            pool.set(self.tail_chunk, self.tail_at - 1, entry);
+        }
     }
 
     /// Takes the first entry, with its offset.
     pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, Entry)> {
-        let entry = *self.front(pool)?;
+        let entry = self.front(pool)?;
         let offset = self.head_offset;
         self.head_offset += 1;
         self.head_at += 1;

@@ -20,17 +20,16 @@
 
 use core::num::NonZeroU32;
 
-use super::blocks::{BlockId, Blocks, PAGE_BYTES};
+use bytemuck::{Pod, Zeroable};
+
+use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
+use super::plain::Plain;
 
 mod stream;
 
 const INLINE_BYTES: usize = 92;
-/// Idle pages that stay with us: 1 MiB.
-const IDLE_PAGES_KEPT: usize = 256;
 /// One in so many slots and pages is for what is read back alone.
 const LAST_PART: usize = 64;
-/// Pages looked at in one step of giving memory back: 16 MiB, a few calls to the system.
-const TRIM_PAGES: usize = 4096;
 /// Bytes of one message slot.
 pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
 const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
@@ -56,7 +55,8 @@ impl MessageId {
 }
 
 /// What is known of a message without reading its properties.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
 pub struct MessageFlags(u8);
 
 impl MessageFlags {
@@ -135,7 +135,7 @@ pub struct MessageLimits {
     pub assembly_bytes_max: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct Slot {
     references: u32,
@@ -146,7 +146,7 @@ struct Slot {
     filled: u32,
     write_block: BlockId,
     write_at: u32,
-    /// The next slot on a list of the owner's (free list, open transaction); from 1.
+    /// The next slot on a list of the owner's (an open transaction); from 1.
     link: u32,
     exchange_len: u8,
     key_len: u8,
@@ -166,11 +166,8 @@ pub struct Cursor {
 /// The pools of slots and blocks.
 #[derive(Debug)]
 pub struct Messages {
-    slots: Vec<Slot>,
-    slots_max: usize,
+    slots: Plain<Slot>,
     slots_reserve: usize,
-    slots_used: usize,
-    free_head: u32,
     blocks: Blocks,
     pages_max: usize,
     pages_reserve: usize,
@@ -191,11 +188,8 @@ impl Messages {
     pub fn new(limits: MessageLimits) -> Self {
         let pages_max = limits.body_bytes_max / PAGE_BYTES;
         Self {
-            slots: Vec::with_capacity(limits.messages_max),
-            slots_max: limits.messages_max,
+            slots: Plain::new(limits.messages_max),
             slots_reserve: limits.messages_max / 16,
-            slots_used: 0,
-            free_head: 0,
             blocks: Blocks::with_pages(pages_max),
             pages_max,
             pages_reserve: pages_max / 16,
@@ -221,8 +215,10 @@ impl Messages {
         } else {
             self.admit(share, 0)?;
         }
+        // What was admitted has a place.
+        let place = self.slots.take().ok_or(PoolFull::Messages)?;
         let inline_len = if first_block == 0 { INLINE_BYTES } else { 0 };
-        let id = self.take_slot(Slot {
+        self.slots[place] = Slot {
             references: 1,
             body_len: 0,
             properties_len: 0,
@@ -236,7 +232,8 @@ impl Messages {
             inline_len: inline_len as u8,
             flags: MessageFlags::NONE,
             inline: [0; INLINE_BYTES],
-        });
+        };
+        let id = MessageId::from_index(place);
         self.append(id, exchange.as_bytes());
         self.append(id, routing_key);
         Ok(id)
@@ -453,25 +450,26 @@ impl Messages {
     pub fn has_ordinary_room(&self, bytes: usize) -> bool {
         let pages = Blocks::pages_for(bytes);
         !self.held
-            && self.slots_used < self.slots_max - self.slots_reserve
+            && self.slots.used() < self.slots.max() - self.slots_reserve
             && self.blocks.pages_used() + pages <= self.pages_max - self.pages_reserve
     }
 
     /// Whether so much is in use that messages the store has should leave memory: half of what ordinary
     /// publishers may use.
     pub const fn is_above_spill_mark(&self) -> bool {
-        self.slots_used > (self.slots_max - self.slots_reserve) / 2
+        self.slots.used() > (self.slots.max() - self.slots_reserve) / 2
             || self.blocks.pages_used() > (self.pages_max - self.pages_reserve) / 2
     }
 
-    /// Whether more memory lies idle than the next burst is worth: a megabyte stays.
-    pub const fn has_idle_memory(&self) -> bool {
-        self.blocks.pages_idle() > IDLE_PAGES_KEPT
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.slots.idle_bytes() + self.blocks.pages_idle() * PAGE_BYTES
     }
 
     /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        self.blocks.trim(TRIM_PAGES)
+        let (slots, blocks) = (self.slots.trim(), self.blocks.trim(TRIM_PAGES));
+        slots && blocks
     }
 
     /// Counts messages that left the pool.
@@ -486,12 +484,12 @@ impl Messages {
 
     /// Messages in the pool.
     pub const fn messages_used(&self) -> usize {
-        self.slots_used
+        self.slots.used()
     }
 
     /// All message slots there are.
     pub const fn messages_max(&self) -> usize {
-        self.slots_max
+        self.slots.max()
     }
 
     /// Bytes of blocks in use, whole pages.
@@ -517,9 +515,9 @@ impl Messages {
     /// Lets ordinary publishers in again if use has fallen below the low mark (7/8 of what they may use,
     /// so that on and off are apart); says whether they are let in.
     pub fn lift_hold(&mut self) -> bool {
-        let slots_low = (self.slots_max - self.slots_reserve) / 8 * 7;
+        let slots_low = (self.slots.max() - self.slots_reserve) / 8 * 7;
         let pages_low = (self.pages_max - self.pages_reserve) / 8 * 7;
-        if self.slots_used <= slots_low && self.blocks.pages_used() <= pages_low {
+        if self.slots.used() <= slots_low && self.blocks.pages_used() <= pages_low {
             self.held = false;
         }
         !self.held
@@ -527,11 +525,11 @@ impl Messages {
 
     fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
         let slots_limit = match share {
-            Share::Ordinary => self.slots_max - self.slots_reserve,
-            Share::Reserve => self.slots_max - self.slots_max.div_ceil(LAST_PART),
-            Share::ReadBack => self.slots_max,
+            Share::Ordinary => self.slots.max() - self.slots_reserve,
+            Share::Reserve => self.slots.max() - self.slots.max().div_ceil(LAST_PART),
+            Share::ReadBack => self.slots.max(),
         };
-        if self.slots_used >= slots_limit {
+        if self.slots.used() >= slots_limit {
             return Err(self.refuse(share, PoolFull::Messages));
         }
         if share == Share::Ordinary && self.held {
@@ -563,24 +561,11 @@ impl Messages {
         full
     }
 
-    fn take_slot(&mut self, slot: Slot) -> MessageId {
-        self.slots_used += 1;
-        if let Some(id) = NonZeroU32::new(self.free_head).map(MessageId) {
-            self.free_head = self.slots[id.index()].link;
-            self.slots[id.index()] = slot;
-            return id;
-        }
-        self.slots.push(slot);
-        MessageId::from_index(self.slots.len() - 1)
-    }
-
     fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
         let slot = &mut self.slots[id.index()];
         let chain = core::mem::take(&mut slot.first_block);
-        slot.link = self.free_head;
-        self.free_head = id.0.get();
-        self.slots_used -= 1;
+        self.slots.give(id.index());
         self.frees += 1;
         if chain != 0 {
             self.blocks.free_chain(chain);

@@ -2,7 +2,9 @@
 //!
 //! | file       | what it holds |
 //! |------------|---------------|
+//! | `places`   | which places of a pool are free, the lowest first |
 //! | `slab`     | records of one type, addressed by index |
+//! | `plain`    | the same for plain data, of which idle parts anywhere go back to the system |
 //! | `blocks`   | message bytes: 256 B units and whole 4 KiB pages out of one region |
 //! | `list`     | doubly linked lists through records of a slab |
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
@@ -20,6 +22,8 @@ mod fifo;
 mod give_back;
 mod list;
 mod messages;
+mod places;
+mod plain;
 mod slab;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};

@@ -1,75 +1,60 @@
 //! Records of one type in a pool that is sized once.
 //!
-//! Always true: an index stays with its record until the record is removed; the lowest part of the pool is
-//! used first, and freed places before fresh ones, so the touched memory stays as small as the highest
-//! tide was; inserting never allocates.
+//! Always true: an index stays with its record until the record is removed; the lowest free place is used
+//! first, so that what is above the highest record can go back to the system after a burst; inserting never
+//! allocates.
+
+use super::give_back::give_back_room;
+use super::places::Places;
 
 /// A pool of at most `capacity` records.
 #[derive(Debug)]
 pub struct Slab<T> {
-    places: Vec<Place<T>>,
-    capacity: usize,
-    free_head: usize,
-    len: usize,
+    records: Vec<Option<T>>,
+    places: Places,
+    /// So many records from the first on were touched since they were given back last.
+    touched: usize,
 }
-
-#[derive(Debug)]
-enum Place<T> {
-    Taken(T),
-    /// The next free place, [`NO_PLACE`] at the end.
-    Free(usize),
-}
-
-const NO_PLACE: usize = usize::MAX;
 
 impl<T> Slab<T> {
     /// Reserves room for `capacity` records without touching it.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { places: Vec::with_capacity(capacity), capacity, free_head: NO_PLACE, len: 0 }
+        Self { records: Vec::with_capacity(capacity), places: Places::new(capacity), touched: 0 }
     }
 
-    /// Bytes that one record takes.
+    /// Bytes that one record takes, with its bit among the free places.
     pub const fn record_bytes() -> usize {
-        size_of::<Place<T>>()
+        size_of::<Option<T>>() + 1
     }
 
     /// How many records there are.
     pub const fn len(&self) -> usize {
-        self.len
+        self.places.used()
     }
 
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Whether no further record fits.
     pub const fn is_full(&self) -> bool {
-        self.len == self.capacity
+        self.room() == 0
     }
 
     /// How many more records fit.
     pub const fn room(&self) -> usize {
-        self.capacity - self.len
+        self.places.max() - self.places.used()
     }
 
     /// Puts a record into a free place; gives it back when the pool is full.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
-        if self.free_head != NO_PLACE {
-            let index = self.free_head;
-            if let Place::Free(next) = self.places[index] {
-                self.free_head = next;
-            }
-            self.places[index] = Place::Taken(record);
-            self.len += 1;
-            return Ok(index);
+        let Some(index) = self.places.take() else { return Err(record) };
+        match self.records.get_mut(index) {
+            Some(place) => *place = Some(record),
+            None => self.records.push(Some(record)),
         }
-        if self.places.len() == self.capacity {
-            return Err(record);
-        }
-        self.places.push(Place::Taken(record));
-        self.len += 1;
-        Ok(self.places.len() - 1)
+        Ok(index)
     }
 
     /// Takes the record out of its place.
@@ -77,43 +62,53 @@ impl<T> Slab<T> {
     /// # Panics
     /// When the place is free: its owner has lost count.
     pub fn remove(&mut self, index: usize) -> T {
-        match core::mem::replace(&mut self.places[index], Place::Free(self.free_head)) {
-            Place::Taken(record) => {
-                self.free_head = index;
-                self.len -= 1;
-                record
-            }
-            Place::Free(_) => panic!("slab place {index} was freed twice"),
+        self.places.give(index);
+        match self.records[index].take() {
+            Some(record) => record,
+            None => panic!("slab place {index} was freed twice"),
         }
+    }
+
+    /// Bytes above the highest record that the system may still hold memory for.
+    pub const fn idle_bytes(&self) -> usize {
+        let touched = if self.touched > self.records.len() { self.touched } else { self.records.len() };
+        (touched - self.places.used()) * size_of::<Option<T>>()
+    }
+
+    /// Gives the room above the highest record back to the system.
+    pub fn trim(&mut self) {
+        self.touched = self.touched.max(self.records.len());
+        self.places.shrink();
+        self.records.truncate(self.places.end());
+        let touched = self.touched - self.records.len();
+        give_back_room(&mut self.records.spare_capacity_mut()[..touched]);
+        self.touched = self.records.len();
     }
 
     /// The record, if the place holds one.
     pub fn get(&self, index: usize) -> Option<&T> {
-        match self.places.get(index) {
-            Some(Place::Taken(record)) => Some(record),
+        match self.records.get(index) {
+            Some(Some(record)) => Some(record),
             _ => None,
         }
     }
 
     /// The record to change, if the place holds one.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        match self.places.get_mut(index) {
-            Some(Place::Taken(record)) => Some(record),
+        match self.records.get_mut(index) {
+            Some(Some(record)) => Some(record),
             _ => None,
         }
     }
 
     /// Places that were ever used: every index in use is below.
     pub const fn places(&self) -> usize {
-        self.places.len()
+        self.places.end()
     }
 
     /// All records with their indices, in index order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.places.iter().enumerate().filter_map(|(index, place)| match place {
-            Place::Taken(record) => Some((index, record)),
-            Place::Free(_) => None,
-        })
+        self.records.iter().enumerate().filter_map(|(index, record)| Some((index, record.as_ref()?)))
     }
 }
 
@@ -121,18 +116,18 @@ impl<T> core::ops::Index<usize> for Slab<T> {
     type Output = T;
 
     fn index(&self, index: usize) -> &T {
-        match &self.places[index] {
-            Place::Taken(record) => record,
-            Place::Free(_) => panic!("slab place {index} is free"),
+        match &self.records[index] {
+            Some(record) => record,
+            None => panic!("slab place {index} is free"),
         }
     }
 }
 
 impl<T> core::ops::IndexMut<usize> for Slab<T> {
     fn index_mut(&mut self, index: usize) -> &mut T {
-        match &mut self.places[index] {
-            Place::Taken(record) => record,
-            Place::Free(_) => panic!("slab place {index} is free"),
+        match &mut self.records[index] {
+            Some(record) => record,
+            None => panic!("slab place {index} is free"),
         }
     }
 }

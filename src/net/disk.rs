@@ -167,6 +167,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
     Settings {
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
+        index_bytes: limits.index_bytes_max as usize,
         segments_max: u32::try_from((limit / segment).max(SEGMENTS_MIN)).unwrap_or(u32::MAX),
         commit_window_ms: store.commit_window_ms.into(),
         confirm_window_ms: store.confirm_window_ms.into(),

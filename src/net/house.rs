@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use mio::net::UnixStream;
 use mio::{Events, Poll, Token, Waker};
+use rustix::mm::{MlockAllFlags, mlockall};
 
 use crate::admin::systemd;
 use crate::broker::Broker;
@@ -101,10 +102,12 @@ pub struct House {
     /// Nothing is read in this turn, because the last one left something to write.
     pub(super) holds_back: bool,
     pub(super) watchdog: Option<(u64, Deadline)>,
+    /// All memory is locked: nothing is given back.
+    pub(super) is_locked: bool,
     /// When to give back what a burst left idle.
     pub(super) trim_due: Deadline,
-    /// What the messages' count of frees was when that was done last.
-    pub(super) trimmed_at: u64,
+    /// Idle bytes that were left when that was done last.
+    pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
 }
 
@@ -121,12 +124,16 @@ impl House {
     /// What keeps it from starting.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let limits = config.limits.clone();
-        let table =
-            limits.check(&super::record_sizes(), config.memory_limit_bytes).map_err(StartError::Limits)?;
+        let table = limits
+            .check(&super::record_sizes(&limits), config.memory_limit_bytes)
+            .map_err(StartError::Limits)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL)?;
         let doors = listen::open_doors(&mut poll, &config.listen)?;
         tell_table(&table, config.memory_limit_bytes);
+        if let Some(why) = &config.board_why {
+            log::info!("board {}: {why}", config.board);
+        }
         let connections = limits.connections_max as usize;
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         broker.set_loopback_users(&config.loopback_users);
@@ -175,14 +182,18 @@ impl House {
             bytes_read: 0,
             holds_back: false,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
+            is_locked: config.memory_lock,
             trim_due: Deadline::NEVER,
-            trimmed_at: 0,
+            idle_left: 0,
             stopping: None,
             limits,
         };
         // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
         house.disk = Disk::open(config, &mut house.broker, waker)?;
         house.broker.warn_of_guest();
+        if config.memory_lock {
+            lock_memory()?;
+        }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for door in &house.doors {
             log::info!("listening on {}", door.address);
@@ -200,6 +211,14 @@ fn tell_table(table: &MemoryTable, memory_limit_bytes: u64) {
         Megabytes(table.bytes()),
         Megabytes(memory_limit_bytes)
     );
+}
+
+/// Touches and locks all that is reserved, and what comes later, so that nothing here ever waits for a page.
+fn lock_memory() -> Result<(), StartError> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    mlockall(all).map_err(|error| StartError::MemoryLock(error.into()))?;
+    log::info!("all memory is locked");
+    Ok(())
 }
 
 fn identity(config: &Config) -> Identity {

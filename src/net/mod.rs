@@ -37,9 +37,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::limits::{LimitsError, RecordSizes};
+use crate::limits::{Limits, LimitsError, RecordSizes};
 use crate::store::OpenError;
-use crate::{broker, session};
+use crate::{broker, session, store};
 
 pub use house::House;
 
@@ -56,6 +56,8 @@ pub enum StartError {
     Limits(LimitsError),
     /// The system refused something every program gets.
     System(&'static str, io::Error),
+    /// The system does not let the memory be locked.
+    MemoryLock(io::Error),
     /// The limits leave no room for what a broker needs at least.
     TooSmall(crate::error::Fault),
 }
@@ -84,6 +86,12 @@ impl fmt::Display for StartError {
             Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),
             Self::Limits(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+            Self::MemoryLock(error) => write!(
+                f,
+                "memory_lock = true, but the system does not let the memory be locked ({error}); allow \
+                 it with LimitMEMLOCK=infinity in the systemd unit (or `ulimit -l unlimited`, or \
+                 CAP_IPC_LOCK), or leave memory_lock out"
+            ),
             Self::TooSmall(fault) => write!(f, "the limits are too small: {}", fault.text),
         }
     }
@@ -91,9 +99,13 @@ impl fmt::Display for StartError {
 
 impl core::error::Error for StartError {}
 
-/// What each thing that peers can make costs, for the memory table.
-pub fn record_sizes() -> RecordSizes {
+/// What each thing that peers can make costs, and what the rooms need once, for the memory table.
+pub fn record_sizes(limits: &Limits) -> RecordSizes {
+    let [frame, output] = [limits.frame_max, limits.output_buffer_bytes].map(|bytes| bytes as usize);
+    let [segment, commit] = [limits.segment_bytes, limits.commit_bytes_max].map(|bytes| bytes as usize);
     RecordSizes {
+        scratch_bytes: broker::buffer_bytes(frame) + session::Marks::bytes(output),
+        store_bytes: store::buffer_bytes(segment, commit, frame),
         connection_bytes: peer::PEER_BYTES + broker::CONNECTION_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,

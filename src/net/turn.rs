@@ -35,6 +35,8 @@ use super::peer::{Ending, Waiting};
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// How long memory lies idle before it is given back: the next burst may be near.
 const TRIM_AFTER_MS: u64 = 1_000;
+/// So much idle memory stays for the next burst.
+const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
 /// wait for nothing but the room that those queues take.
 const LOST_OWNER_MS: u64 = 5_000;
@@ -186,18 +188,38 @@ impl House {
         }
     }
 
-    /// What a burst left idle goes back to the system a little later, in bounded steps; one that found
-    /// nothing to give is not repeated before something changed.
+    /// What a burst left idle goes back to the system a little later, in bounded steps; what could not be
+    /// given back (because something in use lies between) is not tried again before something changed.
     fn tidy_memory(&mut self) {
+        if self.is_locked {
+            return;
+        }
         if self.trim_due == Deadline::NEVER {
-            let changed = self.supplies.messages.frees() != self.trimmed_at;
-            if changed && self.supplies.messages.has_idle_memory() {
+            let idle = self.idle_bytes();
+            if idle > IDLE_BYTES_KEPT && idle != self.idle_left {
                 self.trim_due = self.now.after_ms(TRIM_AFTER_MS);
             }
-        } else if self.trim_due.is_due(self.now) && self.supplies.messages.trim() {
+        } else if self.trim_due.is_due(self.now) && self.trim() {
             self.trim_due = Deadline::NEVER;
-            self.trimmed_at = self.supplies.messages.frees();
+            self.idle_left = self.idle_bytes();
         }
+    }
+
+    fn idle_bytes(&self) -> usize {
+        self.supplies.messages.idle_bytes()
+            + self.supplies.pools.idle_bytes()
+            + self.broker.idle_bytes()
+            + self.stashes.idle_bytes()
+    }
+
+    fn trim(&mut self) -> bool {
+        let parts = [
+            self.supplies.messages.trim(),
+            self.supplies.pools.trim(),
+            self.broker.trim(),
+            self.stashes.trim(),
+        ];
+        parts.into_iter().all(|is_done| is_done)
     }
 
     fn call_at_deadline(&mut self, id: ConnectionId) {

@@ -117,6 +117,13 @@ impl Marks {
         }
     }
 
+    /// Bytes that takes, for the memory table.
+    pub const fn bytes(output_bytes: usize) -> usize {
+        (output_bytes / DELIVERY_BYTES_MIN + TOLD_MAX + 16) * size_of::<Mark>()
+            + TOLD_MAX * size_of::<Told>()
+            + REPLIES_AT_ONCE
+    }
+
     pub(super) fn clear(&mut self, begun: Option<Begun>) {
         self.marks.clear();
         self.told.clear();

@@ -102,6 +102,17 @@ impl Pools {
         Channels::RECORD_BYTES
     }
 
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.channels.idle_bytes() + self.replies.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.channels.trim();
+        self.replies.trim()
+    }
+
     /// Channels open or closing.
     pub const fn channels_used(&self) -> usize {
         self.channels.len()

@@ -130,6 +130,7 @@ impl World {
                 confirm_window_ms: 5,
                 settle_window_ms: 50,
                 syncs_per_s: if random.one_in(4) { 200 } else { 0 },
+                index_bytes: 2 << 20,
                 sync_burst: 10,
             },
             persist_all: random.one_in(8),

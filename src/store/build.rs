@@ -67,6 +67,7 @@ impl Log {
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
         let CommitJob { seal, header, commit, .. } = done.job;
+        let changes_segments = in_flight.opens.is_some() || in_flight.drained.is_some();
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
         }
@@ -100,6 +101,9 @@ impl Log {
         if let Some(seal) = seal {
             self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
             self.seal_spare = (seal.noted, seal.bytes, seal.parts);
+        }
+        if changes_segments || self.is_index_full {
+            self.weigh_index();
         }
         self.find_drain();
         Ok(self.durable)

@@ -238,7 +238,8 @@ impl Log {
     /// The sealed segment with the smallest live part, when segments are short and it is small enough.
     fn choose_victim(&mut self) -> Option<Cleaning> {
         let spare = self.slots.spare();
-        if self.drain.is_some() || spare > SEGMENTS_RESERVED + CLEAN_BELOW_FREE {
+        let has_room = spare > SEGMENTS_RESERVED + CLEAN_BELOW_FREE && !self.is_index_full;
+        if self.drain.is_some() || has_room {
             return None;
         }
         if !core::mem::take(&mut self.may_clean) {

@@ -39,7 +39,9 @@ const MAGIC: [u8; 4] = *b"LVF2";
 /// Bytes at the very end of a sealed segment.
 pub(super) const TRAILER_BYTES: usize = 44;
 /// Messages that are grouped at once; a segment with more is gone through more than once.
-const GROUP_ENTRIES: usize = 8192;
+const GROUP_ENTRIES: usize = 4096;
+/// What is noted of a segment takes one in so many of its bytes at most: three for a record of 24 or more.
+pub(super) const NOTED_PART: usize = 8;
 /// Queues whose newest entry is known while a segment fills: 2 to the power of this.
 const SEEN_QUEUES_LOG2: u32 = 11;
 /// What blocks of parts take for themselves: one of so many bytes, and this once.
@@ -124,6 +126,14 @@ impl Footer {
     /// more, the worst is a segment without a footer.
     pub(super) const fn bytes_max_of(commit_bytes: usize) -> usize {
         commit_bytes
+    }
+
+    /// Bytes that footers take in memory at most: two with their notes, the written form of one, the entries
+    /// that are put in order.
+    pub(super) const fn bytes(segment_bytes: usize) -> usize {
+        let seen = size_of::<Option<(u64, Before)>>() << SEEN_QUEUES_LOG2;
+        let each = segment_bytes / NOTED_PART + segment_bytes / 64 + seen;
+        2 * each + segment_bytes / NOTED_PART + 2 * GROUP_ENTRIES * size_of::<Entry>()
     }
 
     /// With room for what a segment of so many bytes usually has, so that it does not grow while messages
@@ -266,7 +276,8 @@ impl Footer {
     fn group(&self, mut writer: PartWriter<'_>) {
         let (mut done, mut held): (Option<Entry>, Option<Entry>) = (None, None);
         let mut is_cut = true;
-        let mut items = Vec::new();
+        // No entry takes less than three bytes.
+        let mut items = Vec::with_capacity((self.messages.bytes.len() / 3 + 1).min(2 * GROUP_ENTRIES));
         while is_cut {
             let mut batch = Smallest::new(items, GROUP_ENTRIES);
             // What was noted here is well formed.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::parts::{Entry, Part};
-use super::queue_index::{Lost, QueueIndex, Seen};
+use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, tree_bytes};
 use super::record::{Body, Message, Range, Record, Target};
 
 /// Where a record lies.
@@ -105,7 +105,26 @@ impl Index {
         &self.definitions
     }
 
-    /// Runs of all queues: what the queues' messages cost in memory.
+    /// Bytes that all of it takes in memory, about and rather too many.
+    pub(super) fn bytes(&self) -> usize {
+        let queues = self.queues.values().map(QueueIndex::heap_bytes).sum::<usize>();
+        let keys = self.definitions.keys().map(|key| key.len() + ALLOCATION_BYTES).sum::<usize>();
+        let places = self
+            .definitions
+            .values()
+            .map(|definition| definition.segments.capacity() * size_of::<u64>() + ALLOCATION_BYTES);
+        let chunks = |body: &LargeBody| tree_bytes::<u32, Place>(body.chunks.len());
+        tree_bytes::<u64, Segment>(self.segments.len())
+            + tree_bytes::<u64, QueueIndex>(self.queues.len())
+            + tree_bytes::<Box<[u8]>, DefinitionIndex>(self.definitions.len())
+            + tree_bytes::<u64, LargeBody>(self.bodies.len())
+            + self.bodies.values().map(chunks).sum::<usize>()
+            + queues
+            + keys
+            + places.sum::<usize>()
+    }
+
+    /// Runs of all queues.
     pub const fn runs(&self) -> usize {
         self.runs
     }

@@ -15,9 +15,10 @@ use crate::time::{Deadline, Now};
 
 use super::disk::Disk;
 use super::fetch::FetchJob;
+use super::footer::Footer;
 use super::jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{Failed, Log, Refused};
-use super::read_back::FetchDone;
+use super::read_back::{FetchDone, Scratch};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, Targets};
 
 /// A queue may fill so many fifths of what the disk limit leaves for messages, so that one that nobody reads
@@ -115,6 +116,13 @@ pub struct Keeper {
     targets: Vec<Target>,
     properties: Vec<u8>,
     chunk: Vec<u8>,
+}
+
+/// Bytes that the store's buffers take at most, for the memory table: what gathers, is written and is copied;
+/// what is read back; what the footers say of the segment that fills and of the one that is sealed.
+pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: usize) -> usize {
+    let commits = 3 * commit_bytes + frame_max + CHUNK_BODY_BYTES;
+    commits + Scratch::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
 }
 
 impl Keeper {

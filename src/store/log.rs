@@ -33,6 +33,8 @@ pub struct Settings {
     pub commit_bytes: u32,
     /// `disk_limit` in segments, at least 4.
     pub segments_max: u32,
+    /// The most memory that the index may take, in bytes: what is above it is not written any more.
+    pub index_bytes: usize,
     /// How long persistent messages that nobody awaits may gather, in milliseconds.
     pub commit_window_ms: u64,
     /// How long awaited ones gather once the sync budget is used up, in milliseconds.
@@ -51,6 +53,7 @@ impl Default for Settings {
             segment_bytes: 4 << 20,
             commit_bytes: 512 << 10,
             segments_max: 64,
+            index_bytes: 2 << 20,
             commit_window_ms: 1_000,
             confirm_window_ms: 50,
             settle_window_ms: 5_000,
@@ -104,6 +107,8 @@ pub struct Log {
     pub(super) number: u64,
     pub(super) time_base_ms: u64,
     pub(super) index: Index,
+    /// The index takes as much memory as it may.
+    pub(super) is_index_full: bool,
     pub(super) slots: Slots,
     pub(super) active: SegmentRef,
     /// The next commit goes here; the segment's size when it is sealed.
@@ -179,6 +184,7 @@ impl Log {
             life: start.life,
             number: start.number,
             time_base_ms: start.time_base_ms,
+            is_index_full: start.index.bytes() > start.settings.index_bytes,
             index: start.index,
             slots: Slots::new(&start.slots, start.settings.segments_max),
             active: start.active,

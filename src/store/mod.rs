@@ -76,7 +76,7 @@ pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
 pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
-pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone};
+pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};
 pub use parts::Part;
 pub use queue_index::{QueueIndex, Run};

@@ -115,6 +115,15 @@ impl QueueIndex {
         self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
     }
 
+    /// Bytes it takes on the heap beside itself, about.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.runs.capacity() * size_of::<Run>()
+            + self.held.capacity() * size_of::<(u64, Part)>()
+            + self.settled.heap_bytes()
+            + tree_bytes::<u64, u64>(self.large.len())
+            + 3 * ALLOCATION_BYTES
+    }
+
     /// How many segments have messages of this queue, dead ones too.
     pub(super) const fn held(&self) -> usize {
         self.held.len()
@@ -268,6 +277,10 @@ impl QueueIndex {
     pub(super) fn forget_segment(&mut self, sequence: u64) {
         self.held.retain(|(segment, _)| *segment != sequence);
         self.runs.retain(|run| run.segment != sequence);
+        // What a backlog took is given back when it is gone.
+        self.held.shrink_to(2 * self.held.len());
+        self.runs.shrink_to(2 * self.runs.len());
+        self.settled.shrink_to(2 * self.settled.ranges().len());
     }
 
     /// Live offsets as ranges, rising: as many offsets as [`QueueIndex::live`] says.
@@ -320,6 +333,14 @@ impl QueueIndex {
         let part = self.part_of(run.segment);
         Some(Plan { segment: run.segment, part, through, hint: run.offsets })
     }
+}
+
+/// What the allocator adds to each piece it hands out, about.
+pub(super) const ALLOCATION_BYTES: usize = 16;
+
+/// Bytes of a tree's nodes, which are half full at least.
+pub(super) const fn tree_bytes<K, V>(entries: usize) -> usize {
+    entries * (2 * (size_of::<K>() + size_of::<V>()) + ALLOCATION_BYTES)
 }
 
 /// What `count` of `all` messages take when all take `bytes`.

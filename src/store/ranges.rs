@@ -80,6 +80,11 @@ impl RangeSet {
         }
     }
 
+    /// Bytes it takes on the heap.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range>()
+    }
+
     /// Gives back room beyond that for `count` ranges.
     pub(super) fn shrink_to(&mut self, count: usize) {
         self.ranges.shrink_to(count);

@@ -13,7 +13,7 @@ use std::io;
 use super::commit::{BLOCK_BYTES, Commit, claimed_length};
 use super::disk::Disk;
 use super::fetch::{FETCH_BYTES, FetchJob, Source};
-use super::footer::for_each_message;
+use super::footer::{NOTED_PART, for_each_message};
 use super::parts::{PART_BLOCK_BYTES, Part, PartBlock, Smallest, part_seed};
 use super::record::{Message, Range, Record};
 
@@ -55,6 +55,14 @@ impl Scratch {
             found: Vec::with_capacity(2 * RECORDS_MAX),
             bytes: Vec::with_capacity(FETCH_BYTES + SPAN_BYTES_MAX),
         }
+    }
+
+    /// Bytes it takes at most: one record may be as long as a commit.
+    pub(super) const fn bytes(segment_bytes: usize, commit_bytes: usize) -> usize {
+        let fetch = FETCH_BYTES + SPAN_BYTES_MAX;
+        let longest = if fetch > commit_bytes { fetch } else { commit_bytes };
+        let lists = WANTED_MAX * size_of::<Range>() + 2 * RECORDS_MAX * size_of::<Found>();
+        longest + lists + segment_bytes / NOTED_PART
     }
 
     /// Ready for the next fetch; what a single long record took is given back.

@@ -9,8 +9,9 @@ use hashbrown::HashMap;
 use super::ranges::RangeSet;
 use super::record::Range;
 
-/// Ranges that an emptied set keeps room for.
+/// Ranges that an emptied set keeps room for, and all of them together.
 const RANGES_KEPT: usize = 256;
+const SPARE_RANGES_MAX: usize = 2048;
 
 /// What waits.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(super) struct Settling {
     order: Vec<u64>,
     sets: HashMap<u64, RangeSet, FixedState>,
     spare: Vec<RangeSet>,
+    /// Bytes that those in `spare` keep.
+    spare_bytes: usize,
 }
 
 impl Settling {
@@ -27,10 +30,12 @@ impl Settling {
 
     /// Adds offsets of a queue; calls `fresh` with those that were not waiting already.
     pub(super) fn insert(&mut self, queue: u64, range: Range, fresh: impl FnMut(Range)) {
-        let (order, spare) = (&mut self.order, &mut self.spare);
+        let (order, spare, spare_bytes) = (&mut self.order, &mut self.spare, &mut self.spare_bytes);
         let set = self.sets.entry(queue).or_insert_with(|| {
             order.push(queue);
-            spare.pop().unwrap_or_default()
+            let set = spare.pop().unwrap_or_default();
+            *spare_bytes -= set.heap_bytes();
+            set
         });
         set.insert(range, fresh);
     }
@@ -52,7 +57,9 @@ impl Settling {
             }
             done += 1;
             if let Some(mut set) = self.sets.remove(&queue) {
-                set.shrink_to(RANGES_KEPT);
+                let room = (SPARE_RANGES_MAX * size_of::<Range>()).saturating_sub(self.spare_bytes);
+                set.shrink_to(RANGES_KEPT.min(room / size_of::<Range>()));
+                self.spare_bytes += set.heap_bytes();
                 self.spare.push(set);
             }
         }

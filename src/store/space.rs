@@ -144,12 +144,17 @@ impl Log {
     /// Whether a publisher's commit of so many bytes leaves the reserve alone.
     pub(super) fn has_disk_room(&self, commit_bytes: usize) -> bool {
         let spare = self.slots.spare();
-        spare >= SEGMENTS_RESERVED
+        !self.is_index_full
+            && spare >= SEGMENTS_RESERVED
             && (self.fits_active(commit_bytes) || self.slots.free() > SEGMENTS_RESERVED)
     }
 
-    /// Bytes that may still be appended before the disk limit, roughly and rather too few.
+    /// Bytes that may still be appended before the disk limit, roughly and rather too few; none while what
+    /// memory knows of the log is as large as it may be.
     pub fn room_bytes(&self) -> u64 {
+        if self.is_index_full {
+            return 0;
+        }
         let Some(free) = self.slots.spare().checked_sub(SEGMENTS_RESERVED) else { return 0 };
         let segment = u64::from(self.settings.segment_bytes);
         let commit = u64::from(self.settings.commit_bytes);
@@ -223,6 +228,18 @@ impl Log {
     pub(super) fn copies_bytes(&self, live_bytes: u64) -> u64 {
         let commit = (self.settings.commit_bytes as usize - self.settle_share() - BLOCK_BYTES / 2) as u64;
         if live_bytes == 0 { 0 } else { live_bytes + (live_bytes / commit + 2) * BLOCK_BYTES as u64 }
+    }
+
+    /// Looks how much memory the index takes.
+    pub(super) fn weigh_index(&mut self) {
+        let (bytes, most) = (self.index.bytes(), self.settings.index_bytes);
+        let was_full = core::mem::replace(&mut self.is_index_full, bytes > most);
+        if self.is_index_full && !was_full {
+            log::warn!(
+                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
+                 consumed; raise index_bytes_max, or segment_bytes for a new store"
+            );
+        }
     }
 
     /// Bytes that the cleaner may need to write before it frees a segment.

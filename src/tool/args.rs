@@ -57,7 +57,8 @@ Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: o
 
 Options:
   --config FILE         read this TOML file; flags go before what it says
-  --board NAME          start from a board's profile: generic, pi-zero-w, pi-4, or a file's path
+  --board NAME          start from a board's profile: generic, router-64, router-128, pi-zero-w, pi-3,
+                        pi-4, pi-5, a file's path, or auto: the one that fits this machine
   --listen ADDR:PORT    listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;
                         port 0 takes a free one
   --data-dir DIR        keep here what outlives the process

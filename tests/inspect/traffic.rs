@@ -65,6 +65,7 @@ impl Traffic {
             confirm_window_ms: 5,
             settle_window_ms: 40,
             syncs_per_s: 0,
+            index_bytes: 2 << 20,
             sync_burst: 10,
         }
     }

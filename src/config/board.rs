@@ -1,0 +1,266 @@
+//! `board = "auto"`: which profile fits the machine.
+//!
+//! Two facts decide: the model, as the device tree names it, and the memory: what is built in, and what a
+//! control group leaves of it to this process. The model can only lower what the memory would allow, for it
+//! knows the processor and the kind of card; a model that is not known gets no more than the default.
+//!
+//! Always true: the same facts give the same profile, and the reason is a sentence that names them; a machine
+//! that says nothing gets the default; one smaller than every profile gets the smallest.
+
+use std::fs;
+use std::path::Path;
+
+use crate::limits::Megabytes;
+
+/// The name that asks for a choice.
+pub const AUTO: &str = "auto";
+
+/// A profile that comes with the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Board {
+    /// Its name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// Bytes of memory a machine must show to be given it: somewhat less than what is built in, for the
+    /// kernel and the graphics keep a part.
+    memory_bytes_min: u64,
+}
+
+/// The profiles, the default first, the others by size.
+pub const BOARDS: [Board; 7] = [
+    Board { name: "generic", text: include_str!("../../boards/generic.toml"), memory_bytes_min: 850_000_000 },
+    Board { name: "router-64", text: include_str!("../../boards/router-64.toml"), memory_bytes_min: 0 },
+    Board {
+        name: "router-128",
+        text: include_str!("../../boards/router-128.toml"),
+        memory_bytes_min: 100_000_000,
+    },
+    Board {
+        name: "pi-zero-w",
+        text: include_str!("../../boards/pi-zero-w.toml"),
+        memory_bytes_min: 360_000_000,
+    },
+    Board { name: "pi-3", text: include_str!("../../boards/pi-3.toml"), memory_bytes_min: 850_000_000 },
+    Board { name: "pi-4", text: include_str!("../../boards/pi-4.toml"), memory_bytes_min: 1_700_000_000 },
+    Board { name: "pi-5", text: include_str!("../../boards/pi-5.toml"), memory_bytes_min: 3_600_000_000 },
+];
+
+/// The best profile for models that begin like this, the first match.
+const MODELS: [(&str, &str); 12] = [
+    ("Raspberry Pi Zero 2", "pi-3"),
+    ("Raspberry Pi Zero", "pi-zero-w"),
+    ("Raspberry Pi Model", "pi-zero-w"),
+    ("Raspberry Pi Compute Module Rev", "pi-zero-w"),
+    ("Raspberry Pi 2", "pi-3"),
+    ("Raspberry Pi 3", "pi-3"),
+    ("Raspberry Pi Compute Module 3", "pi-3"),
+    ("Raspberry Pi 4", "pi-4"),
+    ("Raspberry Pi Compute Module 4", "pi-4"),
+    ("Raspberry Pi 5", "pi-5"),
+    ("Raspberry Pi Compute Module 5", "pi-5"),
+    ("Raspberry Pi", "pi-4"),
+];
+
+/// What is known of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The model, as the device tree names it.
+    pub model: Option<String>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Bytes that a control group leaves to this process, kernel buffers and page cache included.
+    pub group_bytes: Option<u64>,
+}
+
+/// The profile that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its name.
+    pub board: &'static str,
+    /// What it was chosen by, as a clause.
+    pub why: String,
+}
+
+impl Machine {
+    /// Looks at the machine this runs on. What cannot be found out is not known.
+    pub fn look() -> Self {
+        // Not from /proc/meminfo, which a service that is shut in well cannot see.
+        let memory = rustix::system::sysinfo();
+        Self {
+            model: ["/proc/device-tree/model", "/sys/firmware/devicetree/base/model"]
+                .into_iter()
+                .find_map(|file| fs::read_to_string(file).ok())
+                .map(|model| model.trim_end_matches(['\0', '\n']).to_string()),
+            memory_bytes: Some(memory.totalram as u64 * u64::from(memory.mem_unit))
+                .filter(|bytes| *bytes > 0),
+            group_bytes: fs::read_to_string("/proc/self/cgroup")
+                .ok()
+                .and_then(|groups| group_limit(&groups, Path::new("/sys/fs/cgroup"))),
+        }
+    }
+
+    /// The profile for it.
+    pub fn choose(&self) -> Choice {
+        let facts = self.facts();
+        let Some(memory) = self.memory_bytes else {
+            return Choice { board: BOARDS[0].name, why: format!("{facts}, so it is the default") };
+        };
+        let fits = |board: &Board| {
+            board.memory_bytes_min <= memory
+                && self.group_bytes.is_none_or(|group| needed_bytes(board) <= group)
+        };
+        let by_model = self.model.as_deref().and_then(|model| {
+            let (_, name) = MODELS.iter().find(|(start, _)| model.starts_with(start))?;
+            BOARDS.iter().position(|board| board.name == *name)
+        });
+        let Some(most) = by_model.or_else(|| (!fits(&BOARDS[0])).then_some(BOARDS.len() - 1)) else {
+            return Choice { board: BOARDS[0].name, why: facts };
+        };
+        let best = BOARDS[1..=most].iter().rev().find(|board| fits(board)).unwrap_or(&BOARDS[1]);
+        Choice { board: best.name, why: facts }
+    }
+
+    fn facts(&self) -> String {
+        let mut facts = match &self.model {
+            Some(model) => format!("the model is \"{}\"", model.escape_debug()),
+            None => "there is no device tree that names a model".to_string(),
+        };
+        facts += &match self.memory_bytes {
+            Some(bytes) => format!(", its memory {}", Megabytes(bytes)),
+            None => ", its memory is not known".to_string(),
+        };
+        if let Some(bytes) = self.group_bytes {
+            facts += &format!(", of which a control group allows {}", Megabytes(bytes));
+        }
+        facts
+    }
+}
+
+/// What a control group must allow for a profile: its limit, and half as much for the kernel's buffers and
+/// the page cache, which count there too.
+fn needed_bytes(board: &Board) -> u64 {
+    super::Layer::parse(board.name, board.text)
+        .ok()
+        .and_then(|layer| layer.memory_limit)
+        .map_or(u64::MAX, |limit| limit.0 / 2 * 3)
+}
+
+/// The lowest limit on memory of the control group in `groups` (as in `/proc/self/cgroup`) and those it is
+/// in; `root` is where their files are.
+fn group_limit(groups: &str, root: &Path) -> Option<u64> {
+    let limits = groups.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let (root, file) = match controllers {
+            "" => (root.to_path_buf(), "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let group = root.join(path.trim_start_matches('/'));
+        let above = group.ancestors().take_while(|folder| folder.starts_with(&root));
+        above.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
+    });
+    // The first kind of groups says "no limit" as the largest number of pages.
+    limits.min().filter(|bytes| *bytes < 1 << 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(model: &str, megabytes: u64) -> Machine {
+        Machine {
+            model: (!model.is_empty()).then(|| model.to_string()),
+            memory_bytes: Some(megabytes * 1_000_000),
+            group_bytes: None,
+        }
+    }
+
+    #[track_caller]
+    fn chosen(model: &str, megabytes: u64, board: &str) {
+        assert_eq!(machine(model, megabytes).choose().board, board, "{model}, {megabytes} MB");
+    }
+
+    /// Models and memory as such boards show them.
+    #[test]
+    fn every_board_gets_its_profile() {
+        chosen("Raspberry Pi Zero W Rev 1.1", 448, "pi-zero-w");
+        chosen("Raspberry Pi Model B Rev 2", 448, "pi-zero-w");
+        chosen("Raspberry Pi Model A Plus Rev 1.1", 194, "router-128");
+        chosen("Raspberry Pi Zero 2 W Rev 1.0", 437, "pi-zero-w");
+        chosen("Raspberry Pi 2 Model B Rev 1.1", 970, "pi-3");
+        chosen("Raspberry Pi 3 Model B Plus Rev 1.3", 948, "pi-3");
+        chosen("Raspberry Pi 4 Model B Rev 1.1", 1_944, "pi-4");
+        chosen("Raspberry Pi 4 Model B Rev 1.4", 8_000, "pi-4");
+        chosen("Raspberry Pi 4 Model B Rev 1.1", 948, "pi-3");
+        chosen("Raspberry Pi 400 Rev 1.0", 3_978, "pi-4");
+        chosen("Raspberry Pi Compute Module 4 Rev 1.0", 948, "pi-3");
+        chosen("Raspberry Pi 5 Model B Rev 1.0", 8_460, "pi-5");
+        chosen("Raspberry Pi 5 Model B Rev 1.1", 2_070, "pi-4");
+    }
+
+    #[test]
+    fn an_unknown_model_is_judged_by_its_memory() {
+        chosen("GL.iNet GL-MT300N-V2", 60, "router-64");
+        chosen("GL.iNet GL-AR300M", 122, "router-128");
+        chosen("TI AM335x BeagleBone Black", 510, "pi-zero-w");
+        chosen("", 24_000, "generic");
+        chosen("Some Industrial Computer", 1_000, "generic");
+        chosen("", 20, "router-64");
+    }
+
+    #[test]
+    fn a_control_group_lowers_it() {
+        let group = |megabytes: u64| {
+            let board = machine("Raspberry Pi 4 Model B Rev 1.4", 4_000);
+            Machine { group_bytes: Some(megabytes * 1_000_000), ..board }.choose()
+        };
+        assert_eq!(group(2_000).board, "pi-4");
+        assert_eq!(group(201).board, "pi-3");
+        assert_eq!(group(30).board, "router-64");
+        assert_eq!(
+            group(201).why,
+            "the model is \"Raspberry Pi 4 Model B Rev 1.4\", its memory 4000.0 MB, of which a control group \
+             allows 201.0 MB"
+        );
+    }
+
+    #[test]
+    fn a_machine_that_says_nothing_gets_the_default() {
+        let choice = Machine::default().choose();
+        assert_eq!(choice.board, "generic");
+        assert_eq!(
+            choice.why,
+            "there is no device tree that names a model, its memory is not known, so it is the default"
+        );
+        assert_eq!(
+            machine("", 64).choose().why,
+            "there is no device tree that names a model, its memory 64.0 MB"
+        );
+    }
+
+    #[test]
+    fn the_lowest_limit_on_the_way_up_holds() {
+        let root = std::env::temp_dir().join(format!("leveret-groups-{}", std::process::id()));
+        let service = root.join("system.slice/leveret.service");
+        fs::create_dir_all(&service).unwrap();
+        fs::write(service.join("memory.max"), "201326592\n").unwrap();
+        fs::write(root.join("system.slice/memory.max"), "max\n").unwrap();
+        let found = group_limit("0::/system.slice/leveret.service\n", &root);
+        fs::write(root.join("system.slice/memory.max"), "100000000\n").unwrap();
+        let lower = group_limit("0::/system.slice/leveret.service\n", &root);
+        fs::create_dir_all(root.join("memory/box")).unwrap();
+        fs::write(root.join("memory/box/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        let none = group_limit("4:cpu,cpuacct:/box\n9:memory:/box\n", &root);
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!((found, lower, none), (Some(201_326_592), Some(100_000_000), None));
+    }
+
+    #[test]
+    fn this_machine_says_how_much_memory_it_has() {
+        let machine = Machine::look();
+        assert!(machine.memory_bytes.is_some_and(|bytes| bytes > 16_000_000), "{machine:?}");
+    }
+}
