@@ -59,6 +59,8 @@ pub(super) struct Life<'w> {
     pub(super) was_full: bool,
     /// Clients ask for nothing new.
     pub(super) is_calm: bool,
+    /// Messages may leave memory in the next turn.
+    spills: bool,
 }
 
 /// A delivery as it was found in an outbox.
@@ -84,6 +86,7 @@ impl<'w> Life<'w> {
             durable_seen: Batch::NONE,
             was_full: false,
             is_calm: false,
+            spills: false,
         }
     }
 
@@ -154,8 +157,18 @@ impl<'w> Life<'w> {
 
     fn hand_out(&mut self) {
         let before = self.messages.messages_used();
-        while self.broker.spill(&mut self.messages) && self.w.random.one_in(2) {}
+        loop {
+            self.spills = self.broker.spill(&mut self.messages);
+            if !self.spills || self.w.random.one_in(2) {
+                break;
+            }
+        }
         self.w.counts.spilled += (before - self.messages.messages_used()) as u64;
+        if self.reading.is_none() {
+            let job = self.desk.next_read(&mut self.broker, &self.messages);
+            self.read(job);
+        }
+        // After the reads, which may find that a segment can leave: that takes a commit.
         if self.writing.is_none() {
             let now = self.now();
             if let Some(job) = self.desk.next_write(&mut self.broker, &mut self.messages, now) {
@@ -165,10 +178,6 @@ impl<'w> Life<'w> {
                     false => Job::ToDo(job, at),
                 });
             }
-        }
-        if self.reading.is_none() {
-            let job = self.desk.next_read(&mut self.broker, &self.messages);
-            self.read(job);
         }
     }
 
@@ -391,7 +400,7 @@ impl<'w> Life<'w> {
 
     /// Those who wait for room try again, if something made room.
     fn retry(&mut self) {
-        let made = self.broker.releases() + self.broker.journal().room_made() + self.messages.room_made();
+        let made = self.room_made();
         if made == self.room_seen || self.messages.is_held() && !self.messages.lift_hold() {
             return;
         }
@@ -411,7 +420,25 @@ impl<'w> Life<'w> {
         }
     }
 
+    fn room_made(&self) -> u64 {
+        self.broker.releases() + self.broker.journal().room_made() + self.messages.room_made()
+    }
+
     // ---- checks of every turn
+
+    /// Whether the loop, with no word from any client, would take another turn: it polls until there is work,
+    /// a deadline, or a result. What is not at rest then waits for ever.
+    pub(super) fn would_turn(&self) -> bool {
+        let waits_for_room = |client: &Client| matches!(client.waiting, Waiting::Room(..));
+        self.broker.has_work()
+            || self.spills
+            || self.desk.has_work(&self.broker, &self.messages)
+            || self.desk.deadline() != Deadline::NEVER
+            || self.writing.is_some()
+            || self.reading.is_some()
+            || self.clients.iter().any(|client| !client.outbox.is_empty())
+            || self.room_made() != self.room_seen && self.clients.iter().any(waits_for_room)
+    }
 
     fn check(&mut self) -> Result<(), Ended> {
         if self.w.disk.is_off() {

@@ -252,6 +252,9 @@ impl Life<'_> {
             if self.desk.is_stuck() && (self.w.is_full || self.clients.is_empty()) {
                 return Err(Ended::Disk);
             }
+            if !self.would_turn() {
+                break;
+            }
         }
         let waiting: Vec<String> =
             self.clients.iter().map(|client| format!("{:?}", client.waiting)).collect();

@@ -195,6 +195,8 @@ impl Log {
     fn copy_commit(&mut self, cleaning: &mut Cleaning, bytes: &[u8]) {
         let commit = Commit::parse(bytes, self.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == cleaning.segment) else {
+            // Half of it may be copied already, when it could be read a moment ago.
+            cleaning.skip = 0;
             cleaning.at += BLOCK_BYTES as u32;
             return;
         };

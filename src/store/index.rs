@@ -158,6 +158,11 @@ impl Index {
         }
     }
 
+    /// Segments that the cleaner has given up.
+    pub(super) fn stuck(&self) -> usize {
+        self.segments.values().filter(|segment| segment.stuck).count()
+    }
+
     /// Takes note of one record.
     pub(super) fn apply(&mut self, record: &Record<'_>, place: Place) {
         match record {

@@ -20,7 +20,8 @@ use super::log::{Failed, Log};
 /// Segments that only the cleaner and settlements may open.
 pub const SEGMENTS_RESERVED: usize = 2;
 /// Segments beyond `disk_limit` that the cleaner may have made rather than never be able to write again: when
-/// crash after crash has used up the reserve before it could free any.
+/// crash after crash has used up the reserve before it could free any. It has one more for each segment that
+/// it cannot read.
 const SEGMENTS_EMERGENCY: usize = 2;
 /// Zeros written in one step, in bytes.
 const PREPARE_STEP_BYTES: u32 = 256 << 10;
@@ -257,10 +258,12 @@ impl Log {
         if self.slots.unready == 0 && !is_stuck && self.slots.free() >= SEGMENTS_RESERVED + SEGMENTS_READY {
             return None;
         }
-        // Without one a start would fail, and so would the next.
+        // Without one a start would fail, and so would the next; and settlements that leave a segment with
+        // nothing in it give a file for a file, without reading anything.
+        let gives_one = || self.index.would_leave(self.active.sequence, |live, _| live == 0);
         let most = match is_stuck {
-            true if self.is_starting => self.slots.used + 1,
-            true => self.slots.max + SEGMENTS_EMERGENCY,
+            true if self.is_starting || gives_one() => self.slots.used + 1,
+            true => self.slots.max + SEGMENTS_EMERGENCY + self.index.stuck(),
             false => self.slots.max,
         };
         let slot = self.slots.begin(most)?;
@@ -271,14 +274,15 @@ impl Log {
         Some(PrepareJob { slot, create: prepared == 0, from: prepared, bytes, last })
     }
 
-    /// Neither a start nor the cleaner can write what must be written.
+    /// Neither a start nor the cleaner can write what must be written, nor can settlements that make room:
+    /// what the cleaner cannot read keeps the room that its copies should have made.
     fn is_stuck(&self) -> bool {
         let is_blocked = padded(self.gather.len() + 1) > self.active_room();
         let must = self.is_starting || self.drain.is_some();
         let copying = match (self.gathered, &self.cleaning) {
             (0, Some(cleaning)) => cleaning.waits_for == self.number + 1,
             (_, Some(_)) => is_blocked,
-            (_, None) => false,
+            (_, None) => is_blocked && self.has_settlements() && self.would_leave_half(),
         };
         self.slots.spare() == 0 && !self.slots.is_full && (copying || (must && is_blocked))
     }
