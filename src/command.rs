@@ -10,7 +10,7 @@
 
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
-use crate::password::PasswordCheck;
+use crate::password::{PasswordCheck, Secret};
 
 /// Declares an index newtype; 0 is never a valid id, so "none" costs nothing.
 macro_rules! ids {
@@ -66,7 +66,7 @@ pub enum Command<'a> {
     /// SASL PLAIN or AMQPLAIN credentials.
     Login {
         user: &'a str,
-        password: &'a [u8],
+        password: Secret<'a>,
         from_loopback: bool,
     },
     /// SASL EXTERNAL: the transport vouches for the user.

@@ -20,6 +20,7 @@ fn nothing_promised_is_lost_and_nothing_settled_comes_back() {
     assert!(counts.cuts >= 5 * seeds && counts.lives > 4 * seeds, "cut too seldom: {counts:?}");
     assert!(counts.confirmed > 200 * seeds && counts.delivered > 250 * seeds, "too little: {counts:?}");
     assert!(counts.commits > 120 * seeds && counts.reads > 40 * seeds, "the disk rests: {counts:?}");
+    assert!(counts.administered > 4 * seeds, "operators rest: {counts:?}");
     assert!(counts.spilled > 20 * seeds && counts.full > seeds / 5, "too much room: {counts:?}");
 }
 

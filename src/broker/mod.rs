@@ -396,7 +396,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         match command {
             Command::Login { user, password, from_loopback } => {
-                self.login(connection, user, password, from_loopback)
+                self.login(connection, user, password.0, from_loopback)
             }
             Command::LoginExternal { user, from_loopback } => {
                 self.login_external(connection, user, from_loopback)

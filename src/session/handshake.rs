@@ -23,6 +23,7 @@ use super::{Capabilities, Connection, Context, Names, Phase, Settings, Step, har
 use crate::command::{Command, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::FRAME_BYTES_MIN;
+use crate::password::Secret;
 use crate::wire::{
     Frame, FrameKind, Method, MethodError, Opening, PROTOCOL_HEADER, Table, classify_opening, next_frame,
 };
@@ -222,7 +223,8 @@ impl Connection {
             }
         };
         self.pending = Pending::on_connection(Kind::Login(known), (10, 11));
-        let command = Command::Login { user, password, from_loopback: self.peer.from_loopback };
+        let (password, from_loopback) = (Secret(password), self.peer.from_loopback);
+        let command = Command::Login { user, password, from_loopback };
         Some(Step::Command { channel: None, command })
     }
 

@@ -7,6 +7,7 @@
 //! | `random` | numbers from a seed |
 //! | `model`, `recover` | what must be true, and what of it a start must find |
 //! | `topology`, `client`, `traffic`, `define` | who does what |
+//! | `access` | who changes who may do what |
 //! | `life` | the turn of a loop without sockets, helpers as values |
 //! | `start` | what a start finds |
 //! | `world` | one life after the other |
@@ -19,6 +20,7 @@
 //! It is there only in builds that check themselves (`debug_assertions`), never in the broker that is
 //! shipped.
 
+mod access;
 mod client;
 mod define;
 mod disk;

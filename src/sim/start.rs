@@ -73,6 +73,7 @@ impl World {
         }
         self.life = log.life();
         let found = self.find(&log);
+        let durable = self.model.durable;
         if self.is_damaged {
             self.model.accept(&found);
         } else {
@@ -96,6 +97,8 @@ impl World {
             return None;
         }
         self.check_counts(&broker, &found);
+        let complaint = self.accesses.recover(durable, &broker).filter(|_| !self.is_damaged);
+        complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
         let desk = Desk::new(log, limits.frame_max as usize);
         Some(Life::new(self, broker, messages, desk))
     }

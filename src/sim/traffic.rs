@@ -44,6 +44,9 @@ impl Life<'_> {
         if self.clients.is_empty() || self.clients.len() < CLIENTS_MAX && self.w.random.one_in(60) {
             return self.connect();
         }
+        if self.w.random.one_in(100) {
+            return self.administer();
+        }
         let at = self.w.random.below(self.clients.len() as u64) as usize;
         if self.w.random.one_in(150) {
             return self.disconnect(at);

@@ -9,6 +9,7 @@ use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::store::Settings;
 
+use super::access::Accesses;
 use super::client::Content;
 use super::disk::{Mutant, SimDisk, Trouble};
 use super::life::{Ended, Life};
@@ -49,6 +50,8 @@ pub struct Counts {
     pub spilled: u64,
     /// Refusals.
     pub refused: u64,
+    /// Changes of who may do what.
+    pub administered: u64,
 }
 
 impl Counts {
@@ -64,6 +67,7 @@ impl Counts {
         self.full += other.full;
         self.spilled += other.spilled;
         self.refused += other.refused;
+        self.administered += other.administered;
     }
 }
 
@@ -73,6 +77,7 @@ pub(super) struct World {
     pub(super) random: Random,
     pub(super) disk: SimDisk,
     pub(super) model: Model,
+    pub(super) accesses: Accesses,
     pub(super) contents: BTreeMap<u64, Content>,
     pub(super) next_content: u64,
     pub(super) limits: Limits,
@@ -104,6 +109,7 @@ impl World {
             seed,
             disk: SimDisk::new(seed ^ 0xD15C, mutant, identity()),
             model: Model::new(!is_tight),
+            accesses: Accesses::default(),
             contents: BTreeMap::new(),
             next_content: seed << 24,
             limits: Limits {

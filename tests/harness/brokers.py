@@ -226,8 +226,10 @@ class RabbitMq:
         if epmd is None:
             raise BrokerError("erlang's epmd is not installed")
         epmd_port = free_port()
+        self.sbin = sbin
         self._spawn([str(epmd), "-port", str(epmd_port), "-address", "127.0.0.1"], dict(os.environ))
-        self._spawn([str(sbin / "rabbitmq-server")], self._environment(epmd_port))
+        self.environment = self._environment(epmd_port)
+        self._spawn([str(sbin / "rabbitmq-server")], self.environment)
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             for child in self.children:
@@ -267,6 +269,15 @@ class RabbitMq:
         for path in sorted((self.home / "log").glob("*.log")):
             texts.append(path.read_text(errors="replace"))
         return "\n".join(texts)[-20000:]
+
+    def ctl(self, *args: str) -> str:
+        """rabbitmqctl's answer; an error when it does not like to."""
+        command = [str(self.sbin / "rabbitmqctl"), "-q", "-n", "oracle@localhost", *args]
+        done = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=120, check=False)
+        if done.returncode != 0:
+            raise BrokerError(f"rabbitmqctl {args[0]}: status {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def alive(self) -> bool:
         """Whether node and port mapper still run."""

@@ -33,7 +33,8 @@ class Client:
     """One connection. Methods of any channel come out of `recv` in the order they arrived."""
 
     def __init__(self, address: Address, timeout: float = 20.0, heartbeat: int = 0, frame_max: int = 131072,
-                 receive_buffer: Optional[int] = None) -> None:
+                 receive_buffer: Optional[int] = None, user: str = "guest", password: str = "guest",
+                 vhost: str = "/", mechanism: str = "PLAIN") -> None:
         self.timeout = timeout
         self.frame_max = frame_max
         self.buffer = bytearray()
@@ -45,20 +46,20 @@ class Client:
         self.socket.settimeout(timeout)
         self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._handshake(heartbeat)
+        self._handshake(heartbeat, mechanism, credentials(mechanism, user, password), vhost)
 
-    def _handshake(self, heartbeat: int) -> None:
+    def _handshake(self, heartbeat: int, mechanism: str, response: bytes, vhost: str) -> None:
         capabilities = {name: True for name in ("basic.nack", "consumer_cancel_notify", "publisher_confirms",
                                                 "authentication_failure_close", "connection.blocked")}
         self.send(wire.PROTOCOL_HEADER)
         self.expect("connection.start")
         self.send(wire.method(0, "connection.start-ok", client_properties={"capabilities": capabilities},
-                              mechanism="PLAIN", response="\0guest\0guest", locale="en_US"))
+                              mechanism=mechanism, response=response, locale="en_US"))
         tune = self.expect("connection.tune")
         self.frame_max = min(self.frame_max, tune.args["frame_max"])
         self.send(wire.method(0, "connection.tune-ok", channel_max=2047, frame_max=self.frame_max,
                               heartbeat=heartbeat)
-                  + wire.method(0, "connection.open", virtual_host="/"))
+                  + wire.method(0, "connection.open", virtual_host=vhost))
         self.expect("connection.open-ok")
 
     def send(self, data: bytes) -> None:
@@ -153,6 +154,13 @@ class Client:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+
+def credentials(mechanism: str, user: str, password: str) -> bytes:
+    """What SASL wants of a client."""
+    if mechanism == "AMQPLAIN":
+        return wire.table({"LOGIN": user, "PASSWORD": password})[4:]
+    return f"\0{user}\0{password}".encode()
 
 
 def name_of(item: Any) -> str:

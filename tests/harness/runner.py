@@ -232,7 +232,7 @@ class Runner:
         try:
             environment.have_rabbitmq()
         except (environment.Unreachable, environment.NoRoot) as why:
-            for name in ("oracle/transcript", "oracle/clients"):
+            for name in ("oracle/transcript", "oracle/clients", "oracle/permissions"):
                 self.verdict("SKIP", name, began, f"RabbitMQ: {why}; not compared with a live RabbitMQ")
             return
         except environment.CannotInstall as why:
@@ -240,6 +240,8 @@ class Runner:
             return
         self.suite("oracle", [sys.executable, str(TESTS / "transcript" / "run.py"), "--rabbitmq"], "oracle: transcript")
         self.suite("oracle", [sys.executable, str(TESTS / "clients" / "run.py"), "--rabbitmq"], "oracle: clients")
+        self.suite("oracle", [sys.executable, str(TESTS / "permissions" / "run.py"), "--rabbitmq"],
+                   "oracle: permissions")
 
     def run(self) -> int:
         """Everything in its order."""

@@ -653,10 +653,41 @@ def shutdown_with_a_deaf_client() -> None:
         silent.close()
 
 
+def wrong_logins() -> None:
+    """Thousands of wrong passwords from one address, as fast as they go, while others work and come in."""
+    login = wire.PROTOCOL_HEADER + wire.method(
+        0, "connection.start-ok", client_properties={}, mechanism="PLAIN", response="\0guest\0wrong", locale="en_US")
+    with broker_with() as broker:
+        witness = Witness(broker)
+        began = time.monotonic()
+        crowd: List[socket.socket] = []
+        try:
+            for number in range(4000):
+                peer = socket.create_connection(broker.address, 20)
+                crowd.append(peer)
+                with contextlib.suppress(OSError):
+                    peer.sendall(login)
+                if len(crowd) > 100:
+                    crowd.pop(0).close()
+                if number % 400 == 399:
+                    # Whose password was right once is let in without waiting for the others.
+                    Client(broker.address).close()
+        finally:
+            for peer in crowd:
+                peer.close()
+        seconds = time.monotonic() - began
+        checked = broker.log().count("unknown user or wrong password")
+        print(f"# {4000 / seconds:.0f} wrong logins a second, {checked} of 4000 looked at")
+        assert 1 <= checked <= 8 + seconds, f"{checked} passwords were checked in {seconds:.1f} s"
+        assert "wrong" not in broker.log().replace("wrong password", ""), "a password is in the log"
+        witness.verdict()
+
+
 CASES: List[Callable[[], None]] = [
     silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, blocked_in_send, half_bodies, half_frame,
     pipelined_declares, large_fan_out, memory_of_a_burst, fan_out_that_does_not_fit, worker_with_full_pool,
     blocked_is_not_everyone, hang_up_after_publish, shutdown_with_a_deaf_client,
+    wrong_logins,
 ]
 
 

@@ -15,6 +15,7 @@ use leveret::error::{Fault, ReplyCode};
 use leveret::journal::Batch;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::password::Secret;
 use leveret::session::{
     Connection, Context, Identity, Marks, Names, Peer, Pools, Settings, Step, Suspension, Timeout,
 };
@@ -183,7 +184,7 @@ impl Rules {
         command: Command<'_>,
     ) -> Outcome {
         match command {
-            Command::Login { user: "guest", password: b"guest", .. } => Outcome::Done,
+            Command::Login { user: "guest", password: Secret(b"guest"), .. } => Outcome::Done,
             Command::Login { .. } => fault(ReplyCode::AccessRefused, "wrong"),
             Command::OpenVhost { vhost: "/" } => Outcome::Done,
             Command::OpenVhost { vhost } => Outcome::Fault(Fault::connection(

@@ -1,0 +1,427 @@
+//! Who may come in and who may do what, on the broker alone: logins, permissions, virtual hosts, restarts.
+
+use std::collections::BTreeMap;
+
+use leveret::broker::{Broker, Gauges, OperatorFault, Restored, VhostLimits};
+use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret::journal::{Definition, Fact};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
+use leveret::password::PasswordHash;
+
+/// A broker with its messages.
+struct House {
+    broker: Broker,
+    messages: Messages,
+}
+
+/// One channel of one connection.
+#[derive(Clone, Copy)]
+struct At {
+    connection: ConnectionId,
+    channel: ChannelId,
+}
+
+fn limits() -> Limits {
+    Limits { connections_max: 16, vhosts_max: 4, users_max: 8, permissions_max: 16, ..Limits::default() }
+}
+
+fn refused(outcome: &Outcome) -> &str {
+    let Outcome::Fault(fault) = outcome else { panic!("{outcome:?} is no refusal") };
+    &fault.text
+}
+
+impl House {
+    fn new() -> Self {
+        let limits = limits();
+        let mut last = 0_u8;
+        let count = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                last = last.wrapping_mul(37).wrapping_add(11);
+                *byte = last;
+            }
+        };
+        let messages = Messages::new(MessageLimits {
+            messages_max: limits.messages_max as usize,
+            body_bytes_max: limits.body_bytes_max as usize,
+            assembly_bytes_max: limits.assembly_bytes_max as usize,
+        });
+        let mut broker = Broker::new(&limits, Box::new(count)).unwrap();
+        broker.journal_mut().start(1, true, 1 << 20);
+        Self { broker, messages }
+    }
+
+    /// With a user who may do this in `/`.
+    fn with_user(user: &str, configure: &str, write: &str, read: &str) -> Self {
+        let mut house = Self::new();
+        house.broker.put_user(user, PasswordHash::Nobodys, "").unwrap();
+        house.broker.set_permissions(user, "/", configure, write, read).unwrap();
+        house
+    }
+
+    fn ask_connection(&mut self, connection: ConnectionId, command: Command<'_>) -> Outcome {
+        self.broker.apply(&mut self.messages, connection, None, command).0
+    }
+
+    fn connect(&mut self, user: &str, vhost: &str) -> Result<At, Outcome> {
+        let connection = self.broker.connect().unwrap();
+        for command in
+            [Command::LoginExternal { user, from_loopback: true }, Command::OpenVhost { vhost }]
+        {
+            let outcome = self.ask_connection(connection, command);
+            if outcome != Outcome::Done {
+                self.hang_up(connection);
+                return Err(outcome);
+            }
+        }
+        match self.ask_connection(connection, Command::OpenChannel { number: 1 }) {
+            Outcome::ChannelOpened(channel) => Ok(At { connection, channel }),
+            other => Err(other),
+        }
+    }
+
+    fn hang_up(&mut self, connection: ConnectionId) {
+        self.broker.release(connection);
+        self.work();
+    }
+
+    fn work(&mut self) {
+        while self.broker.run_jobs(&mut self.messages) {}
+    }
+
+    fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
+        self.broker.apply(&mut self.messages, at.connection, Some(at.channel), command).0
+    }
+
+    fn declare(&mut self, at: At, queue: &str) -> Outcome {
+        let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
+        let arguments = &[];
+        self.ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments })
+    }
+
+    fn publish(&mut self, at: At, exchange: &str, key: &str) -> Outcome {
+        let id = self.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
+        let reserved = self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1, Share::Ordinary);
+        reserved.unwrap();
+        self.messages.append_body(id, b"x");
+        self.messages.finish(id);
+        self.ask(at, Command::Publish { message: id, mandatory: false })
+    }
+
+    /// A login as far as the broker decides it alone.
+    fn login(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (ConnectionId, Outcome) {
+        let connection = self.broker.connect().unwrap();
+        let password = leveret::password::Secret(password);
+        (connection, self.ask_connection(connection, Command::Login { user, password, from_loopback }))
+    }
+
+    /// A login to its end; says whether it was let in and whether somebody had to take the time.
+    fn log_in(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (bool, bool) {
+        let (connection, outcome) = self.login(user, password, from_loopback);
+        let (outcome, took_time) = match outcome {
+            Outcome::Check(check) => (self.broker.checked(connection, &check, check.is_right()), true),
+            outcome => (outcome, false),
+        };
+        self.hang_up(connection);
+        (outcome == Outcome::Done, took_time)
+    }
+
+    fn sight(&self) -> Vec<String> {
+        let broker = &self.broker;
+        let mut lines: Vec<String> = broker.vhosts().map(|vhost| format!("{vhost:?}")).collect();
+        let shown = |hash: &PasswordHash| hash.export().1;
+        lines.extend(broker.users().map(|user| format!("{} {} {}", user.name, user.tags, shown(user.hash))));
+        lines.extend(broker.permissions().map(|permission| format!("{permission:?}")));
+        lines.extend(broker.topic_permissions().map(|topic| format!("{topic:?}")));
+        lines.sort();
+        lines
+    }
+
+    /// What was said, in order.
+    fn take_facts(&mut self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        while let Some(fact) = self.broker.journal().fact() {
+            facts.push(fact.clone());
+            self.broker.journal_mut().pop_fact();
+        }
+        facts
+    }
+
+    /// A start with what these facts left in the log; orphans are forgotten.
+    fn restart(facts: &[Fact]) -> Self {
+        let mut log: BTreeMap<&[u8], &Option<Box<[u8]>>> = BTreeMap::new();
+        for fact in facts {
+            if let Fact::Defined { key, value, .. } = fact {
+                log.insert(key, value);
+            }
+        }
+        let mut house = Self::new();
+        for (key, value) in log {
+            let Some(value) = value else { continue };
+            let definition = Definition::parse(key, value).unwrap();
+            if house.broker.restore(&definition) == Restored::Orphaned {
+                house.broker.forget(key, None);
+            }
+        }
+        house
+    }
+}
+
+#[test]
+fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
+    let mut house = House::new();
+    let hash = |password: &[u8]| PasswordHash::of(password, &mut |salt| salt.fill(1));
+    house.broker.put_user("u", hash(b"one"), "").unwrap();
+    assert_eq!(house.log_in("u", b"two", true), (false, true));
+    assert_eq!(house.log_in("u", b"one", true), (true, true));
+    assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
+    assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
+    assert_eq!(house.log_in("nobody", b"one", true), (false, true), "who is not there takes as long");
+    house.broker.change_password_hash("u", hash(b"two")).unwrap();
+    assert_eq!(house.log_in("u", b"one", true), (false, true));
+    assert_eq!(house.log_in("u", b"two", true), (true, true));
+    house.broker.delete_user("u").unwrap();
+    assert_eq!(house.log_in("u", b"two", true), (false, true));
+}
+
+#[test]
+fn a_check_means_nothing_when_the_password_changed_meanwhile() {
+    let mut house = House::new();
+    let (connection, outcome) = house.login("guest", b"guest", true);
+    let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
+    house.broker.change_password_hash("guest", PasswordHash::Nobodys).unwrap();
+    assert!(matches!(house.broker.checked(connection, &check, true), Outcome::Fault(_)));
+}
+
+#[test]
+fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
+    let mut house = House::new();
+    assert_eq!(house.log_in("guest", b"guest", false), (false, true));
+    assert_eq!(house.log_in("guest", b"guest", true), (true, false));
+    let (_, outcome) = house.login("guest", b"guest", false);
+    let said = refused(&outcome);
+    assert!(said.contains("make a user of your own") && said.contains("loopback_users = []"), "{said}");
+    house.broker.set_loopback_users(&[]);
+    assert_eq!(house.log_in("guest", b"guest", false), (true, false));
+}
+
+#[test]
+fn what_a_channel_remembers_ends_with_the_permission() {
+    let mut house = House::with_user("u", "", "^x$|amq.default", "");
+    let guest = house.connect("guest", "/").unwrap();
+    let (passive, durable, auto_delete, internal) = (false, false, false, false);
+    let (kind, arguments) = ("fanout", &[][..]);
+    for exchange in ["x", "y"] {
+        let declare =
+            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments };
+        assert_eq!(house.ask(guest, declare), Outcome::Done);
+    }
+    let at = house.connect("u", "/").unwrap();
+    for _ in 0..2 {
+        assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
+    }
+    let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
+    assert_eq!(refused(&house.publish(at, "y", "k")), text);
+    assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
+    house.broker.set_permissions("u", "/", "", "^y$", "").unwrap();
+    assert!(refused(&house.publish(at, "x", "k")).contains("access to exchange 'x'"));
+    assert_eq!(house.publish(at, "y", "k"), Outcome::Published);
+    house.broker.clear_permissions("u", "/").unwrap();
+    assert!(refused(&house.publish(at, "y", "k")).contains("access to exchange 'y'"));
+}
+
+#[test]
+fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
+    let mut house = House::with_user("u", ".*", ".*", ".*");
+    house.broker.set_topic_permissions("u", "/", "amq.topic", "^{username}\\.", ".*").unwrap();
+    let at = house.connect("u", "/").unwrap();
+    for _ in 0..2 {
+        assert_eq!(house.publish(at, "amq.topic", "u.1"), Outcome::Published);
+        assert!(refused(&house.publish(at, "amq.topic", "v.1")).contains("access to topic 'v.1'"));
+        assert_eq!(house.publish(at, "amq.direct", "v.1"), Outcome::Published);
+    }
+    house.broker.clear_topic_permissions("u", "/", Some("amq.topic")).unwrap();
+    assert_eq!(house.publish(at, "amq.topic", "v.1"), Outcome::Published);
+}
+
+#[test]
+fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
+    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let at = house.connect("u", "/").unwrap();
+    house.broker.delete_user("u").unwrap();
+    let (connection, fault) = house.broker.next_forced().unwrap();
+    assert_eq!(connection, at.connection);
+    assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' was deleted");
+    assert!(house.broker.next_forced().is_none());
+    assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
+    // Another of the same name has nothing of it.
+    house.broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
+    assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
+    let refusal = house.connect("u", "/").map(|_| ()).unwrap_err();
+    assert_eq!(refused(&refusal), "NOT_ALLOWED - access to vhost '/' refused for user 'u'");
+}
+
+#[test]
+fn a_virtual_host_goes_with_everything_in_it() {
+    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let other = house.connect("u", "/").unwrap();
+    house.declare(other, "q");
+    let before = house.broker.gauges();
+    house.broker.put_vhost("v").unwrap();
+    house.broker.set_permissions("u", "v", ".*", ".*", ".*").unwrap();
+    let at = house.connect("u", "v").unwrap();
+    for queue in 0..700 {
+        let queue = format!("q{queue}");
+        assert!(matches!(house.declare(at, &queue), Outcome::QueueDeclared { .. }));
+        let (queue, exchange, routing_key, arguments) = (&*queue, "amq.topic", "a.#", &[][..]);
+        assert_eq!(house.ask(at, Command::QueueBind { queue, exchange, routing_key, arguments }), Outcome::Done);
+        assert_eq!(house.publish(at, "amq.topic", "a.b"), Outcome::Published);
+    }
+    let facts = house.take_facts();
+    house.broker.delete_vhost("v").unwrap();
+    assert_eq!(house.broker.put_vhost("v"), Err(OperatorFault::BeingDeleted("v".into())));
+    let (connection, fault) = house.broker.next_forced().unwrap();
+    assert_eq!((connection, &*fault.text), (at.connection, "CONNECTION_FORCED - vhost 'v' is deleted"));
+    assert!(refused(&house.declare(at, "late")).contains("refused"));
+    house.hang_up(at.connection);
+    assert_eq!(house.broker.gauges(), before, "nothing is left of it");
+    house.broker.put_vhost("v").unwrap();
+    assert_eq!(house.broker.vhosts().count(), 2);
+    // A start after a power cut in the middle finds the other one whole, and nothing of this one.
+    let deletion = house.take_facts();
+    for cut in [1, 2, 100, deletion.len() - 2] {
+        let said = [&facts[..], &deletion[..cut]].concat();
+        let restarted = House::restart(&said);
+        let gauges = restarted.broker.gauges();
+        assert_eq!((gauges.queues, gauges.bindings), (1, 0), "after {cut} of the deletion");
+        assert_eq!(restarted.broker.vhosts().count(), 1);
+    }
+}
+
+#[test]
+fn limits_of_a_virtual_host_hold_and_others_have_none() {
+    let mut house = House::new();
+    house.broker.put_vhost("v").unwrap();
+    house.broker.set_permissions("guest", "v", ".*", ".*", ".*").unwrap();
+    let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
+    house.broker.set_vhost_limits("v", limits).unwrap();
+    let at = house.connect("guest", "v").unwrap();
+    let second = house.connect("guest", "v").unwrap();
+    let full = house.connect("guest", "v").map(|_| ()).unwrap_err();
+    let text = "NOT_ALLOWED - access to vhost 'v' refused for user 'guest': connection limit (2) is reached";
+    assert_eq!(refused(&full), text);
+    house.hang_up(second.connection);
+    house.connect("guest", "v").unwrap();
+    assert!(matches!(house.declare(at, "one"), Outcome::QueueDeclared { .. }));
+    let text = "PRECONDITION_FAILED - cannot declare queue 'two': queue limit in vhost 'v' (1) is reached";
+    assert_eq!(refused(&house.declare(at, "two")), text);
+    house.ask(at, Command::QueueDelete { queue: "one", if_unused: false, if_empty: false });
+    assert!(matches!(house.declare(at, "two"), Outcome::QueueDeclared { .. }));
+    let elsewhere = house.connect("guest", "/").unwrap();
+    for queue in ["one", "two"] {
+        assert!(matches!(house.declare(elsewhere, queue), Outcome::QueueDeclared { .. }));
+    }
+}
+
+#[test]
+fn a_power_cut_leaves_the_old_or_the_new() {
+    let mut house = House::new();
+    let mut sights = vec![house.sight()];
+    let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
+    type Change<'a> = Box<dyn Fn(&mut Broker) -> Result<leveret::journal::Batch, OperatorFault> + 'a>;
+    let changes: Vec<Change<'_>> = vec![
+        Box::new(|broker| broker.put_user("u", hash, "monitoring, x")),
+        Box::new(|broker| broker.put_vhost("v")),
+        Box::new(|broker| broker.set_permissions("u", "v", "^a", "b", "")),
+        Box::new(|broker| broker.set_topic_permissions("u", "v", "t", "{username}", "")),
+        Box::new(|broker| broker.set_vhost_limits("v", VhostLimits { queues_max: Some(3), ..Default::default() })),
+        Box::new(|broker| broker.delete_user("guest")),
+        Box::new(|broker| broker.delete_vhost("v")),
+        Box::new(|broker| broker.delete_user("u")),
+        Box::new(|broker| broker.delete_vhost("/")),
+    ];
+    for change in changes {
+        change(&mut house.broker).unwrap();
+        house.work();
+        sights.push(house.sight());
+    }
+    assert!(house.sight().is_empty(), "even the first user and virtual host can go");
+    let facts = house.take_facts();
+    let mut reached = 0;
+    for cut in 0..=facts.len() {
+        let restarted = House::restart(&facts[..cut]);
+        let at = sights.iter().position(|sight| *sight == restarted.sight());
+        let at = at.unwrap_or_else(|| panic!("after {cut} facts: {:?}", restarted.sight()));
+        assert!(at >= reached, "it goes forward");
+        reached = at;
+    }
+    assert_eq!(reached, sights.len() - 1);
+}
+
+#[test]
+fn what_there_is_no_room_for_is_not_forgotten() {
+    let mut house = House::new();
+    for name in ["a", "b", "c"] {
+        house.broker.put_vhost(name).unwrap();
+    }
+    assert_eq!(house.broker.vhosts().count(), 4);
+    let full = house.broker.put_vhost("d").unwrap_err();
+    assert!(full.to_string().contains("vhosts_max"), "{full}");
+    let mut small = House::new();
+    small.broker = {
+        let limits = Limits { vhosts_max: 2, ..limits() };
+        Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap()
+    };
+    let vhost = |name| Definition::Vhost { name, queues_max: None, connections_max: None };
+    let queue = Definition::Queue { vhost: "b", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    assert_eq!(small.broker.restore(&vhost("a")), Restored::Exists(None));
+    assert_eq!(small.broker.restore(&vhost("b")), Restored::NoRoom);
+    assert_eq!(small.broker.restore(&queue), Restored::NoRoom, "its virtual host may come back");
+}
+
+#[test]
+fn an_operator_is_told_what_cannot_be() {
+    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let broker = &mut house.broker;
+    let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
+    assert_eq!(text(broker.set_tags("x", "")), "User 'x' does not exist");
+    assert_eq!(text(broker.set_permissions("u", "x", "", "", "")), "Virtual host 'x' does not exist");
+    assert!(text(broker.set_permissions("u", "/", "", "(", "")).starts_with("the pattern to write is invalid"));
+    let endless = "(((((a{100}){100}){100})";
+    assert!(text(broker.set_permissions("u", "/", endless, "", "")).contains("configure"));
+    let long = "x".repeat(leveret::broker::PATTERN_BYTES_MAX + 1);
+    assert!(text(broker.set_permissions("u", "/", "", "", &long)).contains("longer than"));
+    assert_eq!(broker.permissions().filter(|permission| permission.configure == ".*").count(), 2);
+    assert!(text(broker.put_user("", PasswordHash::Nobodys, "")).contains("not be empty"));
+    assert!(text(broker.put_vhost(&long)).contains("at most 255 bytes"));
+    for number in 0..14 {
+        broker.set_topic_permissions("u", "/", &number.to_string(), ".*", "").unwrap();
+    }
+    assert!(text(broker.set_topic_permissions("u", "/", "more", "", "")).contains("permissions_max"));
+    broker.delete_user("u").unwrap();
+    assert_eq!((broker.permissions().count(), broker.topic_permissions().count()), (1, 0));
+}
+
+#[test]
+fn patterns_have_a_pool_of_their_own() {
+    let limits = Limits { patterns_bytes_max: 20_000, ..limits() };
+    let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
+    let pattern = "^(sensors|actors)-[a-z]+-[0-9]{1,4}$";
+    let mut set = 0;
+    while broker.set_topic_permissions("guest", "/", &format!("{set}"), pattern, ".*").is_ok() {
+        set += 1;
+        assert!(set < 16, "the pool never ends");
+    }
+    assert!(set > 0);
+    broker.clear_topic_permissions("guest", "/", None).unwrap();
+    assert_eq!(broker.topic_permissions().count(), 0);
+    broker.set_topic_permissions("guest", "/", "again", pattern, ".*").unwrap();
+}
+
+#[test]
+fn nothing_is_left_when_everybody_is_gone() {
+    let mut house = House::new();
+    let at = house.connect("guest", "/").unwrap();
+    house.hang_up(at.connection);
+    assert_eq!(house.broker.gauges(), Gauges::default());
+}

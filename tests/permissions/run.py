@@ -1,0 +1,106 @@
+"""Record what a broker answers to everybody who may not do everything, or compare one with what was recorded.
+
+Suite lines: `PASS permissions/NAME`, `FAIL permissions/NAME: why`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Union
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from harness import brokers  # noqa: E402
+from harness.suite import Suite  # noqa: E402
+from permissions import table  # noqa: E402
+
+Broker = Union[brokers.Leveret, brokers.RabbitMq]
+RECORDED = HERE / "recorded.txt"
+
+
+def definitions() -> Dict[str, Any]:
+    """The table's users, virtual hosts and permissions as RabbitMQ exports them; guest is one of them."""
+    everybody = [{"name": "guest", "password": "guest", "tags": ["administrator"]}]
+    everybody += [{"name": user, "password": table.PASSWORD, "tags": table.TAGS.get(user, [])}
+                  for user in table.USERS]
+    permissions = [("guest", "/", ".*", ".*", ".*"), *table.PERMISSIONS]
+    return {
+        "users": everybody,
+        "vhosts": [{"name": vhost} for vhost in table.VHOSTS],
+        "permissions": [{"user": user, "vhost": vhost, "configure": configure, "write": write, "read": read}
+                        for user, vhost, configure, write, read in permissions],
+        "topic_permissions": [{"user": user, "vhost": vhost, "exchange": exchange, "write": write, "read": read}
+                              for user, vhost, exchange, write, read in table.TOPICS],
+        "parameters": [{"vhost": vhost, "component": "vhost-limits", "name": "limits", "value": limits}
+                       for vhost, limits in table.LIMITS.items()],
+    }
+
+
+def answers(broker: Broker) -> List[str]:
+    """The lines of one broker."""
+    return table.run(broker.address)
+
+
+def start_rabbitmq() -> brokers.RabbitMq:
+    """One with everybody in it."""
+    broker = brokers.RabbitMq()
+    try:
+        path = broker.home / "definitions.json"
+        path.write_text(json.dumps(definitions()))
+        broker.ctl("import_definitions", str(path))
+    except BaseException:
+        broker.close()
+        raise
+    return broker
+
+
+def start_leveret() -> brokers.Leveret:
+    """One with everybody in it."""
+    home = Path(brokers.tempfile.mkdtemp(prefix="leveret-permissions-"))
+    try:
+        path = home / "definitions.json"
+        path.write_text(json.dumps(definitions()))
+        return brokers.Leveret(brokers.leveret_binary(), [], f'load_definitions = "{path}"\n')
+    finally:
+        brokers.shutil.rmtree(home, ignore_errors=True)
+
+
+def compare(got: List[str], wanted: List[str]) -> None:
+    """Both, line by line."""
+    differing = [(mine, theirs) for mine, theirs in zip(got, wanted) if mine != theirs]
+    for mine, theirs in differing:
+        print(f"  recorded: {theirs}\n  answered: {mine}")
+    assert len(got) == len(wanted), f"{len(got)} answers, {len(wanted)} recorded"
+    assert not differing, f"{len(differing)} of {len(wanted)} answers differ"
+
+
+def main() -> int:
+    """Read the arguments and do as they say."""
+    parser = argparse.ArgumentParser(prog="tests/permissions/run")
+    parser.add_argument("--rabbitmq", action="store_true", help="ask a live RabbitMQ, not Leveret")
+    parser.add_argument("--record", action="store_true", help="write down what it answers (RabbitMQ only)")
+    args = parser.parse_args()
+    brokers.raise_on_sigterm()
+    timer = brokers.watchdog(600)
+    suite = Suite("permissions/rabbitmq" if args.rabbitmq else "permissions")
+    broker: Broker = start_rabbitmq() if args.rabbitmq else start_leveret()
+    began = time.monotonic()
+    try:
+        got = answers(broker)
+        if args.record and args.rabbitmq:
+            RECORDED.write_text("\n".join(got) + "\n")
+        suite.case("table", lambda: compare(got, RECORDED.read_text().splitlines()), broker.log)
+        print(f"# {len(got)} answers in {time.monotonic() - began:.1f} s")
+    finally:
+        timer.cancel()
+        broker.close()
+    return suite.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
