@@ -215,6 +215,7 @@ impl Broker {
         record.born = self.topology;
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
+        let hidden = record.hidden;
         self.check_vhost_alive(vhost)?;
         self.take_name_bytes(bytes)?;
         let Ok(index) = self.queues.insert(record) else {
@@ -223,7 +224,9 @@ impl Broker {
         };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
-        self.count_queue(vhost, true);
+        if !hidden {
+            self.count_queue(vhost, true);
+        }
         if let Some(owner) = owner {
             let owned = &mut self.connections[owner.index()].exclusive_queues;
             owned.push_back(&mut self.queues, index, |queue| &mut queue.owner_links);
@@ -327,9 +330,11 @@ impl Broker {
         self.say_queue(index, false);
         let record = &mut self.queues[index];
         record.dying = true;
-        let vhost = record.vhost;
+        let (vhost, hidden) = (record.vhost, record.hidden);
         self.queue_table.remove((vhost, &*record.name), index);
-        self.count_queue(vhost, false);
+        if !hidden {
+            self.count_queue(vhost, false);
+        }
         let record = &mut self.queues[index];
         if core::mem::take(&mut record.on_ready_list) {
             self.ready.remove(&mut self.queues, index, |queue| &mut queue.ready_links);
