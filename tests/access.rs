@@ -13,6 +13,8 @@ use leveret::password::PasswordHash;
 struct House {
     broker: Broker,
     messages: Messages,
+    /// What was said to the journal, taken out of it.
+    facts: Vec<Fact>,
 }
 
 /// One channel of one connection.
@@ -48,7 +50,7 @@ impl House {
         });
         let mut broker = Broker::new(&limits, Box::new(count)).unwrap();
         broker.journal_mut().start(1, true, 1 << 20);
-        Self { broker, messages }
+        Self { broker, messages, facts: Vec::new() }
     }
 
     /// With a user who may do this in `/`.
@@ -85,8 +87,18 @@ impl House {
         self.work();
     }
 
+    /// Jobs to their end; they wait for the journal when it is crowded.
     fn work(&mut self) {
-        while self.broker.run_jobs(&mut self.messages) {}
+        while self.broker.run_jobs(&mut self.messages) {
+            self.drain_facts();
+        }
+    }
+
+    fn drain_facts(&mut self) {
+        while let Some(fact) = self.broker.journal().fact() {
+            self.facts.push(fact.clone());
+            self.broker.journal_mut().pop_fact();
+        }
     }
 
     fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
@@ -137,14 +149,10 @@ impl House {
         lines
     }
 
-    /// What was said, in order.
+    /// What was said since this was last asked, in order.
     fn take_facts(&mut self) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        while let Some(fact) = self.broker.journal().fact() {
-            facts.push(fact.clone());
-            self.broker.journal_mut().pop_fact();
-        }
-        facts
+        self.drain_facts();
+        core::mem::take(&mut self.facts)
     }
 
     /// A start with what these facts left in the log; orphans are forgotten.

@@ -117,7 +117,10 @@ impl House {
 
     /// Answers a login.
     fn finish_login(&mut self, login: &Login, is_right: bool) {
-        self.errands.gate.checked(self.now, login, is_right);
+        if let Some((failures, delay_ms)) = self.errands.gate.checked(self.now, login, is_right) {
+            let from = login.from;
+            log::warn!("{from}: {failures} wrong logins so far; its next waits for {delay_ms} ms");
+        }
         while let Some(other) = self.errands.gate.turn_away(login) {
             self.end_now(other);
         }

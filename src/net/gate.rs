@@ -36,6 +36,7 @@ pub(super) const LOGIN_BYTES: usize =
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) connection: ConnectionId,
+    pub(super) from: IpAddr,
     /// The connection's id may be another's by the time of the result; this is not.
     pub(super) ticket: u64,
     pub(super) check: Box<PasswordCheck>,
@@ -91,7 +92,7 @@ impl Gate {
             return false;
         }
         record.waiting += 1;
-        self.line.push_back(Login { connection, ticket, check, address });
+        self.line.push_back(Login { connection, from, ticket, check, address });
         true
     }
 
@@ -116,18 +117,20 @@ impl Gate {
         times.min().unwrap_or(Deadline::NEVER)
     }
 
-    /// Takes the result of a check.
-    pub(super) fn checked(&mut self, now: Now, login: &Login, is_right: bool) {
+    /// Takes the result of a check. `Some` after a failure: how many there were, and for how many milliseconds
+    /// the address waits now.
+    pub(super) fn checked(&mut self, now: Now, login: &Login, is_right: bool) -> Option<(u32, u64)> {
         let record = &mut self.addresses[login.address];
         record.waiting -= 1;
         if is_right {
-            return;
+            return None;
         }
         record.forget(now);
         let delay_ms = DELAY_MS.checked_shl(record.failures).map_or(DELAY_MS_MAX, |ms| ms.min(DELAY_MS_MAX));
         record.failures = (record.failures + 1).min(u32::BITS);
         record.failed = now;
         record.not_before = now.after_ms(delay_ms);
+        Some((record.failures, delay_ms))
     }
 
     /// The last login in the line of an address that failed too often to have so many there.

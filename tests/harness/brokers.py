@@ -74,6 +74,7 @@ class Leveret:
         `prefix` is a command that runs the broker in its own place, by exec."""
         if not binary.exists():
             raise BrokerError(f"there is no {binary}: cargo build --release")
+        self.binary = binary
         self.home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         self.log_path = self.home / "log"
         self.data_dir = data_dir or self.home / "data"
@@ -110,6 +111,15 @@ class Leveret:
     def log(self) -> str:
         """What it has printed so far."""
         return self.log_path.read_text(errors="replace")
+
+    def ctl(self, *args: str) -> str:
+        """What `leveret ctl` says about it; an error when that does not like to."""
+        command = [str(self.binary), "ctl", "-q", "--socket", str(self.data_dir / "ctl.sock"), *args]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                              check=False)
+        if done.returncode != 0:
+            raise BrokerError(f"leveret ctl {args[0]}: status {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def alive(self) -> bool:
         """Whether the process still runs."""

@@ -6,6 +6,8 @@ Suite lines: `PASS permissions/NAME`, `FAIL permissions/NAME: why`.
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
 import json
 import sys
 import time
@@ -23,10 +25,18 @@ Broker = Union[brokers.Leveret, brokers.RabbitMq]
 RECORDED = HERE / "recorded.txt"
 
 
+def kept(password: str) -> Dict[str, str]:
+    """A password as RabbitMQ keeps it."""
+    salt = b"salt"
+    digest = hashlib.sha256(salt + password.encode()).digest()
+    return {"password_hash": base64.b64encode(salt + digest).decode(),
+            "hashing_algorithm": "rabbit_password_hashing_sha256"}
+
+
 def definitions() -> Dict[str, Any]:
     """The table's users, virtual hosts and permissions as RabbitMQ exports them; guest is one of them."""
-    everybody = [{"name": "guest", "password": "guest", "tags": ["administrator"]}]
-    everybody += [{"name": user, "password": table.PASSWORD, "tags": table.TAGS.get(user, [])}
+    everybody = [{"name": "guest", **kept("guest"), "tags": ["administrator"]}]
+    everybody += [{"name": user, **kept(table.PASSWORD), "tags": table.TAGS.get(user, [])}
                   for user in table.USERS]
     permissions = [("guest", "/", ".*", ".*", ".*"), *table.PERMISSIONS]
     return {
@@ -61,13 +71,16 @@ def start_rabbitmq() -> brokers.RabbitMq:
 
 def start_leveret() -> brokers.Leveret:
     """One with everybody in it."""
-    home = Path(brokers.tempfile.mkdtemp(prefix="leveret-permissions-"))
+    broker = brokers.Leveret(brokers.leveret_binary(), [])
     try:
-        path = home / "definitions.json"
+        path = broker.home / "definitions.json"
         path.write_text(json.dumps(definitions()))
-        return brokers.Leveret(brokers.leveret_binary(), [], f'load_definitions = "{path}"\n')
-    finally:
-        brokers.shutil.rmtree(home, ignore_errors=True)
+        broker.ctl("import_definitions", str(path))
+        return broker
+    except BaseException:
+        print(broker.log())
+        broker.close()
+        raise
 
 
 def compare(got: List[str], wanted: List[str]) -> None:

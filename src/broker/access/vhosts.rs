@@ -185,7 +185,7 @@ impl Broker {
     /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
     pub(in super::super) fn run_vhost(&mut self, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.places() {
-            if !spend(left) {
+            if self.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let queue = self.queues.get(sweep.queue);
@@ -197,7 +197,7 @@ impl Broker {
             sweep.queue += 1;
         }
         while sweep.exchange < self.exchanges.places() {
-            if !spend(left) {
+            if self.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let exchange = self.exchanges.get(sweep.exchange);
