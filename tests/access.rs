@@ -67,9 +67,7 @@ impl House {
 
     fn connect(&mut self, user: &str, vhost: &str) -> Result<At, Outcome> {
         let connection = self.broker.connect().unwrap();
-        for command in
-            [Command::LoginExternal { user, from_loopback: true }, Command::OpenVhost { vhost }]
-        {
+        for command in [Command::LoginExternal { user, from_loopback: true }, Command::OpenVhost { vhost }] {
             let outcome = self.ask_connection(connection, command);
             if outcome != Outcome::Done {
                 self.hang_up(connection);
@@ -282,7 +280,10 @@ fn a_virtual_host_goes_with_everything_in_it() {
         let queue = format!("q{queue}");
         assert!(matches!(house.declare(at, &queue), Outcome::QueueDeclared { .. }));
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.topic", "a.#", &[][..]);
-        assert_eq!(house.ask(at, Command::QueueBind { queue, exchange, routing_key, arguments }), Outcome::Done);
+        assert_eq!(
+            house.ask(at, Command::QueueBind { queue, exchange, routing_key, arguments }),
+            Outcome::Done
+        );
         assert_eq!(house.publish(at, "amq.topic", "a.b"), Outcome::Published);
     }
     let facts = house.take_facts();
@@ -342,7 +343,9 @@ fn a_power_cut_leaves_the_old_or_the_new() {
         Box::new(|broker| broker.put_vhost("v")),
         Box::new(|broker| broker.set_permissions("u", "v", "^a", "b", "")),
         Box::new(|broker| broker.set_topic_permissions("u", "v", "t", "{username}", "")),
-        Box::new(|broker| broker.set_vhost_limits("v", VhostLimits { queues_max: Some(3), ..Default::default() })),
+        Box::new(|broker| {
+            broker.set_vhost_limits("v", VhostLimits { queues_max: Some(3), ..Default::default() })
+        }),
         Box::new(|broker| broker.delete_user("guest")),
         Box::new(|broker| broker.delete_vhost("v")),
         Box::new(|broker| broker.delete_user("u")),
@@ -381,7 +384,8 @@ fn what_there_is_no_room_for_is_not_forgotten() {
         Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap()
     };
     let vhost = |name| Definition::Vhost { name, queues_max: None, connections_max: None };
-    let queue = Definition::Queue { vhost: "b", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    let queue =
+        Definition::Queue { vhost: "b", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
     assert_eq!(small.broker.restore(&vhost("a")), Restored::Exists(None));
     assert_eq!(small.broker.restore(&vhost("b")), Restored::NoRoom);
     assert_eq!(small.broker.restore(&queue), Restored::NoRoom, "its virtual host may come back");
@@ -394,7 +398,9 @@ fn an_operator_is_told_what_cannot_be() {
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
     assert_eq!(text(broker.set_tags("x", "")), "User 'x' does not exist");
     assert_eq!(text(broker.set_permissions("u", "x", "", "", "")), "Virtual host 'x' does not exist");
-    assert!(text(broker.set_permissions("u", "/", "", "(", "")).starts_with("the pattern to write is invalid"));
+    assert!(
+        text(broker.set_permissions("u", "/", "", "(", "")).starts_with("the pattern to write is invalid")
+    );
     let endless = "(((((a{100}){100}){100})";
     assert!(text(broker.set_permissions("u", "/", endless, "", "")).contains("configure"));
     let long = "x".repeat(leveret::broker::PATTERN_BYTES_MAX + 1);

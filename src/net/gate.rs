@@ -117,8 +117,8 @@ impl Gate {
         times.min().unwrap_or(Deadline::NEVER)
     }
 
-    /// Takes the result of a check. `Some` after a failure: how many there were, and for how many milliseconds
-    /// the address waits now.
+    /// Takes the result of a check. `Some` after a failure: how many there were, and for how many
+    /// milliseconds the address waits now.
     pub(super) fn checked(&mut self, now: Now, login: &Login, is_right: bool) -> Option<(u32, u64)> {
         let record = &mut self.addresses[login.address];
         record.waiting -= 1;

@@ -58,7 +58,8 @@ impl Life<'_> {
     /// An operator changes something; clients are not touched, for they are guest's and in `/`.
     pub(super) fn administer(&mut self) {
         let [user, tags] = [USERS.as_slice(), TAGS.as_slice()].map(|words| self.w.random.one_of(words));
-        let [vhost, pattern] = [VHOSTS.as_slice(), PATTERNS.as_slice()].map(|words| self.w.random.one_of(words));
+        let [vhost, pattern] =
+            [VHOSTS.as_slice(), PATTERNS.as_slice()].map(|words| self.w.random.one_of(words));
         let (is_ours, number) = (user == "guest", self.w.random.below(256) as u8);
         let hash = PasswordHash::RabbitSha256 { salt: [number; 4], digest: [number; 32] };
         let limit = Some(u32::from(number)).filter(|number| number % 2 == 0);

@@ -82,9 +82,9 @@ impl Pattern {
 }
 
 fn compile(text: &str) -> Result<(Regex, usize), BadPattern> {
-    let mut last = String::new();
+    let (text, mut last) = (with_plain_braces(text), String::new());
     for bytes in PROGRAM_BYTES {
-        match RegexBuilder::new(text).size_limit(bytes).nest_limit(32).build() {
+        match RegexBuilder::new(&text).size_limit(bytes).nest_limit(32).build() {
             Ok(regex) => return Ok((regex, bytes)),
             Err(error) => last = error.to_string(),
         }
@@ -92,7 +92,86 @@ fn compile(text: &str) -> Result<(Regex, usize), BadPattern> {
     Err(BadPattern(last))
 }
 
+/// A brace that begins no repetition stands for itself, as for RabbitMQ.
+fn with_plain_braces(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len() + 8);
+    let mut rest = text.char_indices();
+    while let Some((at, letter)) = rest.next() {
+        match letter {
+            '\\' => {
+                plain.push(letter);
+                let Some((at, escaped)) = rest.next() else { break };
+                plain.push(escaped);
+                // \\x{...} and the like.
+                if "xuU".contains(escaped) && text[at + 1..].starts_with('{') {
+                    plain.extend(rest.next().map(|(_, brace)| brace));
+                }
+            }
+            '{' if !is_repetition(&text[at + 1..]) => plain.push_str(r"\{"),
+            _ => plain.push(letter),
+        }
+    }
+    plain
+}
+
+/// Whether this goes on as `3}`, `3,}` or `3,5}`.
+fn is_repetition(text: &str) -> bool {
+    let Some((inside, _)) = text.split_once('}') else { return false };
+    let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
+    let is_number = |text: &str| text.bytes().all(|letter| letter.is_ascii_digit());
+    !least.is_empty() && is_number(least) && is_number(most)
+}
+
 /// Text as a pattern that matches it alone.
 pub(super) fn escaped(text: &str) -> String {
     regex_lite::escape(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, matching: &[&str], others: &[&str]) {
+        let pattern = Pattern::new(pattern).unwrap();
+        assert!(matching.iter().all(|name| pattern.matches(name)), "{}", pattern.text());
+        assert!(!others.iter().any(|name| pattern.matches(name)), "{}", pattern.text());
+    }
+
+    #[test]
+    fn patterns_mean_what_they_mean_to_rabbitmq() {
+        check("", &[""], &["q", "amq.default"]);
+        check("^$", &[""], &["q"]);
+        check(".*", &["", "q", "é"], &[]);
+        check("q", &["q", "the queue"], &["", "Q"]);
+        check("^q", &["queue"], &["a q"]);
+        check("^(a|b)-[0-9]+$", &["a-1", "b-22"], &["a-", "c-1", "a-1x"]);
+        check("^a{2,3}$", &["aa", "aaa"], &["a", "aaaa"]);
+        check("^a{2,}$", &["aaaa"], &["a"]);
+        check("^{username}-{}$", &["{username}-{}"], &["username-"]);
+        check(r"^\d\.\x{41}\{$", &["1.A{"], &["1xA{"]);
+    }
+
+    #[test]
+    fn what_is_no_pattern_or_too_much_of_one_is_refused() {
+        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "((a{100}){100}){100}"] {
+            assert!(Pattern::new(bad).is_err(), "{bad}");
+        }
+        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn the_usual_ones_take_nothing_and_others_are_counted() {
+        assert_eq!(Pattern::new(".*").unwrap().bytes(), 2);
+        assert_eq!(Pattern::new("").unwrap().bytes(), 0);
+        let (short, long) = (Pattern::new("^a").unwrap(), Pattern::new("^[a-z]{60}$").unwrap());
+        assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
+    }
+
+    #[test]
+    fn text_stands_for_itself_when_escaped() {
+        let name = "a.b*c{2}[d]";
+        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name))).unwrap();
+        assert!(pattern.matches(name) && !pattern.matches("axb*c{2}[d]"));
+    }
 }

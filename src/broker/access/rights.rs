@@ -216,9 +216,9 @@ impl Broker {
         let fill = |text: &str| {
             let user = escaped(self.user_name(user));
             let vhost = escaped(self.vhost_name(vhost));
+            // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} as it stands.
             let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
-            // AMQP 0-9-1 has no client ids, so RabbitMQ leaves this as it stands.
-            Pattern::expanded(text, &meant.replace("{client_id}", r"\{client_id\}"))
+            Pattern::expanded(text, &meant)
         };
         let [write, read] = texts.map(fill);
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
