@@ -8,6 +8,7 @@
 //! line and what to write instead. Nothing is guessed, nothing is cut to fit.
 
 pub mod board;
+pub mod doors;
 pub mod nearest;
 pub mod units;
 
@@ -22,6 +23,7 @@ use serde::Deserialize;
 
 use crate::limits::Limits;
 use board::{AUTO, BOARDS, Machine};
+use doors::{FileMode, Tls, TlsAddress, TlsLayer, UnixDoor, non_empty, quoted};
 use nearest::nearest;
 use units::{Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds};
 
@@ -46,6 +48,12 @@ pub struct Config {
     pub board_why: Option<String>,
     /// Addresses to listen on, in the order given.
     pub listen: Vec<ListenAddress>,
+    /// Addresses to listen on with TLS.
+    pub listen_tls: Vec<TlsAddress>,
+    /// Where programs of this machine come in besides.
+    pub unix: UnixDoor,
+    /// How TLS is spoken.
+    pub tls: Tls,
     /// Where everything that outlives the process is kept.
     pub data_dir: PathBuf,
     /// How it is kept there.
@@ -62,6 +70,17 @@ pub struct Config {
     pub product: Product,
     /// Every cap.
     pub limits: Limits,
+    /// Where all of this was said, to look there again.
+    pub origin: Origin,
+}
+
+/// What a configuration was made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file named on the command line.
+    pub file: Option<PathBuf>,
+    /// The flags.
+    pub flags: Layer,
 }
 
 /// How what outlives the process is kept.
@@ -120,17 +139,18 @@ impl Config {
     /// The same on a machine that `look` tells of, when it is asked.
     fn gather_on(
         look: impl FnOnce() -> Machine,
-        file: Option<&Path>,
+        path: Option<&Path>,
         flags: Layer,
     ) -> Result<Self, ConfigError> {
-        let file = file.map(Layer::read).transpose()?.unwrap_or_default();
+        let file = path.map(Layer::read).transpose()?.unwrap_or_default();
         let mut board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
         let choice = (board == AUTO).then(|| look().choose());
         if let Some(choice) = &choice {
             board = choice.board;
         }
         let profile = Layer::of_board(board)?;
-        let mut config = Self { board: board.to_string(), ..Self::default() };
+        let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
+        let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
         let mut announced = Announced::default();
         for layer in [profile, file, flags] {
@@ -140,13 +160,26 @@ impl Config {
         Ok(config)
     }
 
+    /// The configuration that the same file and flags give now.
+    ///
+    /// # Errors
+    /// As for [`Self::gather`].
+    pub fn again(&self) -> Result<Self, ConfigError> {
+        Self::gather(self.origin.file.as_deref(), self.origin.flags.clone())
+    }
+
     /// Key and value of everything, the way a file would say it.
     pub fn shown(&self) -> String {
         let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{}\"", listen.socket)).collect();
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
+        let with_tls: Vec<String> =
+            self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
         let mut lines = vec![
             format!("board = \"{}\"{why}", self.board),
             format!("listen = [{}]", listen.join(", ")),
+            format!("listen_tls = [{}]", with_tls.join(", ")),
+            format!("listen_unix = {}", quoted(self.unix.path.as_deref().unwrap_or(Path::new("")))),
+            format!("listen_unix_mode = {}", self.unix.mode),
             format!("data_dir = \"{}\"", self.data_dir.display()),
             format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
             format!("memory_lock = {}", self.memory_lock),
@@ -160,6 +193,8 @@ impl Config {
             "\n[store]".to_string(),
         ];
         lines.extend(StoreLayer::shown(&self.store));
+        lines.push("\n[tls]".to_string());
+        lines.extend(TlsLayer::shown(&self.tls));
         lines.push("\n[limits]".to_string());
         lines.extend(LimitsLayer::shown(&self.limits));
         lines.join("\n")
@@ -176,6 +211,9 @@ impl Default for Config {
             board: BOARD_DEFAULT.to_string(),
             board_why: None,
             listen: vec![ipv4, ListenAddress { socket, if_available: true }],
+            listen_tls: Vec::new(),
+            unix: UnixDoor::default(),
+            tls: Tls::default(),
             data_dir: data_dir_default(),
             store: Store::default(),
             memory_limit_bytes: 128_000_000,
@@ -184,6 +222,7 @@ impl Default for Config {
             loopback_users: vec!["guest".to_string()],
             product: Announced::default().product(),
             limits: Limits::default(),
+            origin: Origin::default(),
         }
     }
 }
@@ -194,13 +233,18 @@ fn data_dir_default() -> PathBuf {
 }
 
 /// What one source says: a profile, a file, or the flags; whatever is `None` stays as it was below.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Layer {
     /// See [`Config::board`].
     pub board: Option<String>,
     /// See [`Config::listen`]; replaces the addresses of the layers below.
     pub listen: Option<Vec<ListenAddress>>,
+    /// See [`Config::listen_tls`]; replaces the addresses of the layers below.
+    pub listen_tls: Option<Vec<TlsAddress>>,
+    /// See [`UnixDoor::path`].
+    pub listen_unix: Option<PathBuf>,
+    listen_unix_mode: Option<FileMode>,
     /// See [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
     /// See [`Config::memory_limit_bytes`].
@@ -217,13 +261,17 @@ pub struct Layer {
     frame_max: Option<Bytes<u32>>,
     channel_max: Option<Count<u16>>,
     store: StoreLayer,
+    tls: TlsLayer,
     limits: LimitsLayer,
 }
 
 /// The keys outside sections, the fields of [`Layer`].
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 16] = [
     "board",
     "listen",
+    "listen_tls",
+    "listen_unix",
+    "listen_unix_mode",
     "data_dir",
     "memory_limit",
     "memory_lock",
@@ -241,7 +289,7 @@ const KEYS: [&str; 13] = [
 /// means.
 macro_rules! section_keys {
     ($layer:ident sets $target:ident; $($key:ident: $unit:ident<$kind:ty> => $field:ident;)*) => {
-        #[derive(Clone, Debug, Default, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct $layer {
             $($key: Option<section_keys!(@type $unit $kind)>,)*
@@ -271,6 +319,8 @@ section_keys! {
     LimitsLayer sets Limits;
     connections_max: Count<u32> => connections_max;
     handshakes_max: Count<u32> => handshakes_max;
+    tls_connections_max: Count<u32> => tls_connections_max;
+    tls_handshakes_max: Count<u32> => tls_handshakes_max;
     channels_max: Count<u32> => channels_max;
     consumers_max: Count<u32> => consumers_max;
     queues_max: Count<u32> => queues_max;
@@ -372,6 +422,9 @@ impl Layer {
 
     fn lay_over(self, config: &mut Config, announced: &mut Announced) {
         put(&mut config.listen, self.listen);
+        put(&mut config.listen_tls, self.listen_tls);
+        put(&mut config.unix.path, self.listen_unix.map(non_empty));
+        put(&mut config.unix.mode, self.listen_unix_mode);
         put(&mut config.data_dir, self.data_dir);
         put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
         put(&mut config.memory_lock, self.memory_lock);
@@ -384,6 +437,7 @@ impl Layer {
         put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
         put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
         self.store.lay_over(&mut config.store);
+        self.tls.lay_over(&mut config.tls);
         self.limits.lay_over(&mut config.limits);
     }
 }
@@ -403,7 +457,8 @@ fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
 /// Why a key is refused: it belongs elsewhere, or does not exist.
 fn describe_unknown_key(key: &str, known: &[&str]) -> String {
     let is_top = known.contains(&"limits");
-    let sections = [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS)];
+    let sections =
+        [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS), ("[tls]", TlsLayer::KEYS)];
     let home = sections.into_iter().find(|(_, keys)| keys.contains(&key));
     match home {
         Some((section, _)) => format!("{key} belongs under {section}"),

@@ -21,6 +21,11 @@ pub struct Limits {
     pub connections_max: u32,
     /// Connections that have not finished their handshake; further ones wait in the listen queue.
     pub handshakes_max: u32,
+    /// Connections over TLS at once, those in their handshake included; further ones wait in the listen
+    /// queue.
+    pub tls_connections_max: u32,
+    /// Connections that have not finished the handshake of TLS; further ones wait in the listen queue.
+    pub tls_handshakes_max: u32,
     /// Channels open at once, over all connections.
     pub channels_max: u32,
     /// Channels per connection, announced in connection.tune (`channel_max`), 1 to 65535.
@@ -90,6 +95,8 @@ impl Default for Limits {
         Self {
             connections_max: 1024,
             handshakes_max: 256,
+            tls_connections_max: 64,
+            tls_handshakes_max: 16,
             channels_max: 4096,
             channel_max: 2047,
             frame_max: 131_072,
@@ -163,6 +170,12 @@ impl MemoryTable {
 /// Sizes of records in rooms above this one, handed in so that the ground floor need not see them.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordSizes {
+    /// A session of TLS and what of its output waits; 0 when TLS is not spoken.
+    pub tls_session_bytes: usize,
+    /// A handshake of TLS that is under way; 0 when TLS is not spoken.
+    pub tls_handshake_bytes: usize,
+    /// Where records of TLS are opened and sealed; 0 when TLS is not spoken.
+    pub tls_record_bytes: usize,
     /// Socket, session and broker record of a connection together.
     pub connection_bytes: usize,
     /// Session and broker record of a channel together.
@@ -259,6 +272,7 @@ impl Limits {
         lines.extend(self.lines_of_messages(sizes));
         lines.extend(self.lines_of_the_process(sizes));
         lines.extend(self.access_lines(sizes));
+        lines.extend(self.tls_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
     }
 
@@ -345,7 +359,7 @@ impl Limits {
             line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
             line("allocator", 1, self.spread_bytes() as usize, "holes between names, and in the index"),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
-            line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk and for passwords"),
+            line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk and for errands"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ]
     }
@@ -354,6 +368,16 @@ impl Limits {
     /// pools are in one piece each and lose nothing.
     fn spread_bytes(&self) -> u64 {
         (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
+    }
+
+    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 3] {
+        let (connections, handshakes) = (self.tls_connections_max.into(), self.tls_handshakes_max.into());
+        let reason = "TLS: keys, a record, certificate";
+        [
+            line("tls_connections_max", connections, sizes.tls_session_bytes, reason),
+            line("tls_handshakes_max", handshakes, sizes.tls_handshake_bytes, "TLS handshakes under way"),
+            line("input_buffer_bytes", 1, sizes.tls_record_bytes, "where TLS is opened and sealed"),
+        ]
     }
 
     /// Who may do what.
@@ -386,6 +410,9 @@ impl Limits {
     /// The key to change.
     pub fn check(&self, sizes: &RecordSizes, memory_limit: u64) -> Result<MemoryTable, LimitsError> {
         self.check_contradictions()?;
+        if sizes.tls_session_bytes > 0 {
+            self.check_tls()?;
+        }
         let table = self.memory_table(sizes);
         let sum = table.bytes();
         // What is below is below for every pool, so on a 32-bit board no size wraps where it becomes a usize.
@@ -399,6 +426,20 @@ impl Limits {
             .filter(|line| !matches!(line.key, "stack" | "helpers" | "program" | "allocator"));
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
         Err(LimitsError::TooMuch { sum, memory_limit, key })
+    }
+
+    /// What TLS needs besides, whose records are large.
+    fn check_tls(&self) -> Result<(), LimitsError> {
+        let rules = [
+            (self.tls_connections_max >= 1, "tls_connections_max", "at least 1 for TLS"),
+            (self.tls_handshakes_max >= 1, "tls_handshakes_max", "at least 1 for TLS"),
+            (self.input_buffer_bytes >= 40 << 10, "input_buffer_bytes", "at least 40 KiB for TLS"),
+            (self.stash_bytes_max >= 128 << 10, "stash_bytes_max", "at least 128 KiB for TLS"),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, key, must)) => Err(LimitsError::Contradiction { key, must }),
+            None => Ok(()),
+        }
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
@@ -466,6 +507,9 @@ mod tests {
     use super::*;
 
     const SIZES: RecordSizes = RecordSizes {
+        tls_session_bytes: 0,
+        tls_handshake_bytes: 0,
+        tls_record_bytes: 0,
         connection_bytes: 1000,
         channel_bytes: 1000,
         consumer_bytes: 500,

@@ -43,6 +43,12 @@ impl Deadline {
         now.0 >= self.0
     }
 
+    /// So many milliseconds later.
+    #[must_use]
+    pub const fn later_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
     /// The earlier of the two.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {

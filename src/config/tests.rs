@@ -47,7 +47,7 @@ fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
         "[limits]\nframe_max = 8192",
         "leveret.toml, line 2: frame_max belongs at the top of the file, above the sections",
     );
-    assert_eq!([&KEYS[..], &["store", "limits"]].concat(), known_keys(""));
+    assert_eq!([&KEYS[..], &["store", "tls", "limits"]].concat(), known_keys(""));
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
         text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")))
     };
     let top = known_keys("");
-    let top = top.iter().filter(|key| !["limits", "store"].contains(&key.as_str()));
-    for key in top.chain(&known_keys("[limits]")).chain(&known_keys("[store]")) {
+    let top = top.iter().filter(|key| !["limits", "store", "tls"].contains(&key.as_str()));
+    for key in top.chain(&known_keys("[limits]")).chain(&known_keys("[store]")).chain(&known_keys("[tls]")) {
         assert!(is_named(key), "boards/generic.toml does not show {key}");
     }
     assert_eq!(gathered(text).unwrap(), Config::default());
@@ -249,4 +249,33 @@ fn a_damaged_file_is_refused_and_never_a_panic() {
             assert!(error.to_string().starts_with("leveret.toml, line "), "{error}");
         }
     }
+}
+
+#[test]
+fn the_keys_of_tls_and_their_words() {
+    let config = gathered(
+        "listen_tls = [\"0.0.0.0\", \"[::1]:7\"]\nlisten_unix = \"/run/l/amqp.sock\"\n\
+         listen_unix_mode = \"0600\"\n\
+         [tls]\ncertificate = [\"a.pem\", \"b.pem\"]\nkey = \"k.pem\"\nclient_ca = \"\"\n\
+         client_certificates = \"require\"\nminimum_version = \"1.3\"\n\
+         login_from = \"subject_alternative_name_dns\"",
+    )
+    .unwrap();
+    let ports: Vec<u16> = config.listen_tls.iter().map(|listen| listen.0.port()).collect();
+    assert_eq!(ports, [doors::AMQPS_PORT, 7]);
+    assert_eq!(config.unix.mode, FileMode(0o600));
+    assert_eq!((config.tls.certificates.len(), config.tls.keys.len()), (2, 1));
+    assert_eq!(config.tls.client_ca, None);
+    assert_eq!(config.tls.minimum_version, doors::TlsVersion::Tls13);
+    let again = gathered(&config.shown()).unwrap();
+    assert_eq!((&again.tls, &again.unix, &again.listen_tls), (&config.tls, &config.unix, &config.listen_tls));
+    refused(
+        "[tls]\nminimum_version = \"1.1\"",
+        "leveret.toml, line 2: minimum_version: \"1.1\" is not a value of minimum_version: 1.2, 1.3",
+    );
+    refused(
+        "listen_unix_mode = \"0o8\"",
+        "leveret.toml, line 1: listen_unix_mode: \"0o8\" is not the permissions of a file, such as \"0660\"",
+    );
+    refused("client_ca = \"x\"", "leveret.toml, line 1: client_ca belongs under [tls]");
 }

@@ -18,7 +18,7 @@ pub struct BadValue {
 }
 
 impl BadValue {
-    fn new(said: &str, must: impl Into<String>) -> Self {
+    pub(super) fn new(said: &str, must: impl Into<String>) -> Self {
         Self { said: said.to_string(), must: must.into() }
     }
 }
@@ -32,7 +32,7 @@ impl fmt::Display for BadValue {
 impl std::error::Error for BadValue {}
 
 /// A value of a configuration file before it is understood: a text, or a number without quotes.
-pub(super) struct Written(String);
+pub(super) struct Written(pub(super) String);
 
 impl<'de> Deserialize<'de> for Written {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,45 +1,76 @@
 //! What would hold the loop up, done by a thread of its own, one thing at a time.
 //!
 //! ```text
-//! Errand::Password ─┐                                      ┌─ Done::Password → the answer to a login
-//!    (one variant   ├→ the helper, when it is free, does → ┤
-//!     per kind)     ┘                                      └─ ...
+//! Errand::Password ──┐                                      ┌─ Done::Password → the answer to a login
+//! Errand::Handshake ─┼→ the helper, when it is free, does → ┼─ Done::Handshake → the next step of TLS
+//! Errand::Reload ────┘                                      └─ Done::Reload → what is live at once
 //! ```
 //!
 //! Always true: the loop never waits for an errand; whoever waits for one is not read and has a ticket, so a
 //! result never reaches another connection that has the same id by now; each kind has a bounded line of its
-//! own.
+//! own, and the lines take turns.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use mio::Waker;
 
 use crate::command::{ConnectionId, Outcome};
+use crate::config::{Config, ConfigError};
 use crate::journal::Batch;
-use crate::time::Deadline;
+use crate::limits::Limits;
+use crate::time::{Deadline, Now};
 
 use super::gate::{Gate, Login};
 use super::helper::Helper;
 use super::house::House;
 use super::peer::{Ending, Waiting};
+use super::tls::{Handshake, Keeper, Shaken};
 
 /// Something to be done elsewhere.
 pub(super) enum Errand {
     /// Check a password.
     Password(Login),
+    /// Make a step of a handshake of TLS.
+    Handshake(Shake),
+    /// Read configuration and certificates again.
+    Reload(Box<Config>),
+}
+
+/// A step of a handshake that waits to be made.
+pub(super) struct Shake {
+    pub(super) connection: ConnectionId,
+    pub(super) ticket: u64,
+    /// So long its peer has been waiting for us.
+    pub(super) since: Now,
+    pub(super) handshake: Box<Handshake>,
 }
 
 /// What came of it.
 pub(super) enum Done {
     /// Whether it was right.
     Password(Login, bool),
+    /// Of which connection and ticket, since when it waited, and how it goes on.
+    Handshake(ConnectionId, u64, Now, Shaken),
+    /// What the configuration says now.
+    Reload(Box<Result<Config, ConfigError>>),
 }
 
 impl Errand {
-    /// In the helper.
-    fn run(self) -> Done {
+    /// In the helper, which has the certificates.
+    fn run(self, keeper: Option<&mut Keeper>) -> Done {
         match self {
+            Self::Handshake(Shake { connection, ticket, since, handshake }) => {
+                Done::Handshake(connection, ticket, since, handshake.step(keeper))
+            }
+            Self::Reload(config) => {
+                let again = config.again();
+                if let (Ok(config), Some(keeper)) = (&again, keeper) {
+                    keeper.reload(&config.tls);
+                }
+                Done::Reload(Box::new(again))
+            }
             Self::Password(login) => {
                 let is_right = login.check.is_right();
                 Done::Password(login, is_right)
@@ -54,6 +85,12 @@ pub(super) struct Errands {
     is_busy: bool,
     tickets: u64,
     pub(super) gate: Gate,
+    /// Handshakes of TLS, first come first served.
+    pub(super) shakes: VecDeque<Shake>,
+    /// What is to be read again.
+    pub(super) reload: Option<Box<Config>>,
+    /// The next errand is a handshake, if there is one.
+    shakes_next: bool,
 }
 
 impl Errands {
@@ -61,13 +98,28 @@ impl Errands {
     ///
     /// # Errors
     /// The system starts no more threads.
-    pub(super) fn start(waker: Arc<Waker>, handshakes_max: usize) -> io::Result<Self> {
+    pub(super) fn start(waker: Arc<Waker>, limits: &Limits, mut keeper: Option<Keeper>) -> io::Result<Self> {
+        let shakes_max = if keeper.is_some() { limits.tls_handshakes_max as usize } else { 0 };
+        let work = move |errand: Errand| errand.run(keeper.as_mut());
         Ok(Self {
-            helper: Helper::start("errands", waker, Errand::run)?,
+            helper: Helper::start("errands", waker, work)?,
             is_busy: false,
             tickets: 0,
-            gate: Gate::new(handshakes_max),
+            gate: Gate::new(limits.handshakes_max as usize),
+            shakes: VecDeque::with_capacity(shakes_max),
+            reload: None,
+            shakes_next: false,
         })
+    }
+
+    /// A connection is gone, and waits in no line any more.
+    pub(super) fn leave(&mut self, id: ConnectionId) {
+        self.gate.leave(id);
+        self.shakes.retain(|shake| shake.connection != id);
+    }
+
+    fn has_next(&self, now: Now) -> bool {
+        self.reload.is_some() || !self.shakes.is_empty() || self.gate.has_next(now)
     }
 
     /// A number that no errand had before.
@@ -80,7 +132,7 @@ impl Errands {
 impl House {
     /// Whether an errand can be given out now.
     pub(super) fn has_errand(&self) -> bool {
-        !self.errands.is_busy && self.errands.gate.has_next(self.now)
+        !self.errands.is_busy && self.errands.has_next(self.now)
     }
 
     /// When one can be that has to wait until then.
@@ -94,6 +146,12 @@ impl House {
             self.errands.is_busy = false;
             match done {
                 Done::Password(login, is_right) => self.finish_login(&login, is_right),
+                Done::Handshake(connection, ticket, since, shaken) => {
+                    if self.awaits(connection, Waiting::Handshake(ticket)) {
+                        self.take_shaken(connection, since, shaken);
+                    }
+                }
+                Done::Reload(again) => self.take_reloaded(*again),
             }
         }
         if !self.errands.is_busy
@@ -105,6 +163,28 @@ impl House {
     }
 
     fn next_errand(&mut self) -> Option<Errand> {
+        if let Some(config) = self.errands.reload.take() {
+            return Some(Errand::Reload(config));
+        }
+        self.errands.shakes_next = !self.errands.shakes_next;
+        if self.errands.shakes_next {
+            self.next_shake().or_else(|| self.next_login())
+        } else {
+            self.next_login().or_else(|| self.next_shake())
+        }
+    }
+
+    /// The handshake that waits longest; of those whose peers have gone there is nothing to be had.
+    fn next_shake(&mut self) -> Option<Errand> {
+        while let Some(shake) = self.errands.shakes.pop_front() {
+            if self.awaits(shake.connection, Waiting::Handshake(shake.ticket)) {
+                return Some(Errand::Handshake(shake));
+            }
+        }
+        None
+    }
+
+    fn next_login(&mut self) -> Option<Errand> {
         while let Some(login) = self.errands.gate.next(self.now) {
             // Another of the same user may have been checked while this one waited.
             if !self.broker.is_remembered(&login.check) {
@@ -124,17 +204,17 @@ impl House {
         while let Some(other) = self.errands.gate.turn_away(login) {
             self.end_now(other);
         }
-        if !self.awaits(login.connection, login.ticket) {
+        if !self.awaits(login.connection, Waiting::Errand(login.ticket)) {
             return;
         }
         let outcome = self.broker.checked(login.connection, &login.check, is_right);
         self.give_errand_answer(login.connection, outcome);
     }
 
-    /// Whether a connection still waits for the errand with this ticket.
-    fn awaits(&self, id: ConnectionId, ticket: u64) -> bool {
+    /// Whether a connection still waits for this errand.
+    fn awaits(&self, id: ConnectionId, errand: Waiting) -> bool {
         let peer = self.peers.get(id.index()).and_then(Option::as_ref);
-        peer.is_some_and(|peer| peer.waiting == Waiting::Errand(ticket) && peer.ending == Ending::No)
+        peer.is_some_and(|peer| peer.waiting == errand && peer.ending == Ending::No)
     }
 
     /// Gives the answer that had to wait for an errand, and lets the connection go on.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use mio::net::UnixStream;
 use mio::{Events, Poll, Token, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::systemd;
 use crate::broker::Broker;
@@ -14,7 +15,7 @@ use crate::command::ConnectionId;
 use crate::config::Config;
 use crate::journal::Batch;
 use crate::limits::{Limits, Megabytes, MemoryTable};
-use crate::mem::{BytePool, MessageLimits, Messages};
+use crate::mem::{MessageLimits, Messages};
 use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
 use crate::time::{Deadline, Now};
 use crate::tool::check::show_table;
@@ -26,12 +27,17 @@ use super::errands::Errands;
 use super::listen::{self, Door, SpareDescriptor};
 use super::peer::Peer;
 use super::signals;
+use super::stream::Buffers;
+use super::tls::Keeper;
+use super::told::Told;
 
 const EVENTS_PER_POLL: usize = 256;
 /// The token of the signals' pipe.
 pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
 /// The token of the helpers.
 pub(super) const HELPERS: Token = Token(usize::MAX - 2);
+/// The token of the pipe of SIGHUP.
+pub(super) const HANGUP: Token = Token(usize::MAX - 3);
 /// Tokens below are doors, from here on peers.
 pub(super) const FIRST_PEER: usize = 1 << 16;
 
@@ -59,6 +65,8 @@ impl Supplies {
 /// Everything that runs: doors, peers, sessions' pools, messages, broker.
 pub struct House {
     pub(super) limits: Limits,
+    /// As it was read last.
+    pub(super) config: Config,
     pub(super) started: Instant,
     pub(super) now: Now,
     pub(super) poll: Poll,
@@ -66,10 +74,16 @@ pub struct House {
     pub(super) doors: Vec<Door>,
     pub(super) spare: SpareDescriptor,
     pub(super) signals: UnixStream,
+    pub(super) hangups: UnixStream,
+    pub(super) told: Told,
     /// By connection id.
     pub(super) peers: Vec<Option<Peer>>,
     pub(super) peers_count: u32,
     pub(super) handshakes: u32,
+    /// Peers over TLS.
+    pub(super) tls_peers: u32,
+    /// Those of them whose handshake of TLS is not over.
+    pub(super) tls_handshakes: u32,
     pub(super) deadlines: Deadlines,
     pub(super) supplies: Supplies,
     pub(super) broker: Broker,
@@ -82,7 +96,7 @@ pub struct House {
     pub(super) for_disk: VecDeque<ConnectionId>,
     /// What they have been told of.
     pub(super) durable_seen: Batch,
-    pub(super) stashes: BytePool,
+    pub(super) buffers: Buffers,
     pub(super) input: Box<[u8]>,
     pub(super) output: Box<[u8]>,
     pub(super) marks: Marks,
@@ -125,11 +139,14 @@ impl House {
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let limits = config.limits.clone();
         let table = limits
-            .check(&super::record_sizes(&limits), config.memory_limit_bytes)
+            .check(&super::record_sizes(config), config.memory_limit_bytes)
             .map_err(StartError::Limits)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
-        let signals = signals::open(&mut poll, SIGNAL)?;
-        let doors = listen::open_doors(&mut poll, &config.listen)?;
+        let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
+        let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
+        let with_tls = !config.listen_tls.is_empty();
+        let keeper = with_tls.then(|| Keeper::open(&config.tls)).transpose().map_err(StartError::Tls)?;
+        let doors = listen::open_doors(&mut poll, config)?;
         tell_table(&table, config.memory_limit_bytes);
         if let Some(why) = &config.board_why {
             log::info!("board {}: {why}", config.board);
@@ -139,7 +156,7 @@ impl House {
         broker.set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
-        let errands = Errands::start(waker.clone(), limits.handshakes_max as usize).map_err(no_thread)?;
+        let errands = Errands::start(waker.clone(), &limits, keeper).map_err(no_thread)?;
         let mut house = Self {
             started: Instant::now(),
             now: Now::from_ms(0),
@@ -148,18 +165,18 @@ impl House {
             doors,
             spare: SpareDescriptor::new(),
             signals,
+            hangups,
+            told: Told::default(),
             peers: Vec::with_capacity(connections),
             peers_count: 0,
             handshakes: 0,
+            tls_peers: 0,
+            tls_handshakes: 0,
             deadlines: Deadlines::with_capacity(connections),
             supplies: Supplies {
                 settings: Settings::new(&limits, &identity(config)),
                 pools: Pools::new(&limits),
-                messages: Messages::new(MessageLimits {
-                    messages_max: limits.messages_max as usize,
-                    body_bytes_max: limits.body_bytes_max as usize,
-                    assembly_bytes_max: limits.assembly_bytes_max as usize,
-                }),
+                messages: Messages::new(message_limits(&limits)),
             },
             broker,
             disk: None,
@@ -167,7 +184,7 @@ impl House {
             spills: false,
             for_disk: VecDeque::with_capacity(connections),
             durable_seen: Batch::NONE,
-            stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
+            buffers: Buffers::new(&limits, with_tls),
             input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
             output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
             marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
@@ -186,6 +203,7 @@ impl House {
             trim_due: Deadline::NEVER,
             idle_left: 0,
             stopping: None,
+            config: config.clone(),
             limits,
         };
         // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
@@ -196,9 +214,17 @@ impl House {
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for door in &house.doors {
-            log::info!("listening on {}", door.address);
+            log::info!("listening {}on {}", if door.with_tls { "with TLS " } else { "" }, door.address);
         }
         Ok(house)
+    }
+}
+
+const fn message_limits(limits: &Limits) -> MessageLimits {
+    MessageLimits {
+        messages_max: limits.messages_max as usize,
+        body_bytes_max: limits.body_bytes_max as usize,
+        assembly_bytes_max: limits.assembly_bytes_max as usize,
     }
 }
 

@@ -4,19 +4,24 @@
 //! kernel's queue while connections are at their cap are taken in as soon as there is room; running out of
 //! descriptors closes the newcomer, not the loop.
 
+use core::fmt;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
+use crate::config::Config;
 use crate::config::units::ListenAddress;
 use crate::limits::Limits;
 
 use super::StartError;
+use super::local::LocalDoor;
+use super::socket::{PeerAddress, Socket};
 
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
@@ -31,23 +36,63 @@ const USER_TIMEOUT: Duration = Duration::from_secs(600);
 /// One listening socket.
 #[derive(Debug)]
 pub(super) struct Door {
-    pub(super) listener: TcpListener,
-    pub(super) address: SocketAddr,
+    listener: Listener,
+    /// What it is called in the log.
+    pub(super) address: DoorAddress,
+    /// Whoever comes in here speaks TLS.
+    pub(super) with_tls: bool,
     /// Somebody may be waiting.
     pub(super) ready: bool,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Local(LocalDoor),
+}
+
+/// Where a door is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum DoorAddress {
+    /// On the network.
+    Network(SocketAddr),
+    /// A Unix socket.
+    Local(PathBuf),
+}
+
+impl fmt::Display for DoorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::Local(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// Who came in.
 #[derive(Debug)]
 pub(super) struct Visitor {
-    pub(super) stream: TcpStream,
-    pub(super) address: SocketAddr,
+    pub(super) socket: Socket,
+    pub(super) address: PeerAddress,
+    pub(super) with_tls: bool,
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                Ok((Socket::Tcp(stream), PeerAddress::Network(address)))
+            }
+            Self::Local(door) => door.accept(),
+        }
+    }
 }
 
 impl Door {
     /// Listens on an address; port 0 takes a free one.
-    pub(super) fn open(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    fn open(address: SocketAddr, with_tls: bool) -> io::Result<Self> {
+        let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             // 0.0.0.0 and :: are two doors that do not get in each other's way.
@@ -57,15 +102,22 @@ impl Door {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address, ready: true })
+        let address = DoorAddress::Network(listener.local_addr()?);
+        Ok(Self { listener: Listener::Tcp(listener), address, with_tls, ready: true })
+    }
+
+    fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
+        match &mut self.listener {
+            Listener::Tcp(listener) => poll.registry().register(listener, token, Interest::READABLE),
+            Listener::Local(door) => door.register(poll, token),
+        }
     }
 
     /// The next visitor, if one waits.
     pub(super) fn accept(&mut self, spare: &mut SpareDescriptor) -> Option<Visitor> {
         loop {
             match self.listener.accept() {
-                Ok((stream, address)) => return Some(Visitor { stream, address }),
+                Ok((socket, address)) => return Some(Visitor { socket, address, with_tls: self.with_tls }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.ready = false;
                     return None;
@@ -91,22 +143,33 @@ impl Door {
     }
 }
 
-/// Opens the doors, each under the token of its place; an address that may be missing is left out when it is.
-pub(super) fn open_doors(poll: &mut Poll, addresses: &[ListenAddress]) -> Result<Vec<Door>, StartError> {
+/// Opens all doors, each under the token of its place; an address that may be missing is left out when it is.
+/// Those without TLS come first.
+pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, StartError> {
     let mut doors: Vec<Door> = Vec::new();
-    for listen in addresses {
-        let mut door = match Door::open(listen.socket) {
-            Ok(door) => door,
+    let with_tls = config.listen_tls.iter().map(|listen| (ListenAddress::required(listen.0), true));
+    for (listen, with_tls) in config.listen.iter().map(|listen| (*listen, false)).chain(with_tls) {
+        match Door::open(listen.socket, with_tls) {
+            Ok(door) => doors.push(door),
             Err(error) if listen.if_available => {
                 log::info!("not listening on {}: {error}", listen.socket);
-                continue;
             }
             Err(error) => return Err(StartError::Listen(listen.socket, error)),
-        };
-        poll.registry()
-            .register(&mut door.listener, Token(doors.len()), Interest::READABLE)
-            .map_err(|error| StartError::Listen(listen.socket, error))?;
-        doors.push(door);
+        }
+    }
+    if let Some(path) = &config.unix.path {
+        let door = LocalDoor::open(path, config.unix.mode.0, BACKLOG);
+        let listener = door.map(Listener::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
+        doors.push(Door {
+            listener,
+            address: DoorAddress::Local(path.clone()),
+            with_tls: false,
+            ready: true,
+        });
+    }
+    for (place, door) in doors.iter_mut().enumerate() {
+        let failed = |error| StartError::System("wait for connections", error);
+        door.register(poll, Token(place)).map_err(failed)?;
     }
     if doors.is_empty() { Err(StartError::NowhereToListen) } else { Ok(doors) }
 }
@@ -122,7 +185,7 @@ impl SpareDescriptor {
     }
 
     /// Says whether there was a descriptor to do it with.
-    fn turn_away(&mut self, listener: &TcpListener) -> bool {
+    fn turn_away(&mut self, listener: &Listener) -> bool {
         let had_one = self.0.take().is_some();
         // Accepting is only for closing: the result is dropped at once, and an error changes nothing.
         drop(listener.accept());
@@ -132,12 +195,25 @@ impl SpareDescriptor {
 }
 
 /// Sets a new connection's socket up for a loop that gathers its writes and must notice lost peers.
-pub(super) fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
+pub(super) fn prepare(socket: &Socket, limits: &Limits) -> io::Result<()> {
+    match socket {
+        Socket::Tcp(stream) => {
+            prepare_tcp(stream)?;
+            prepare_buffers(&SockRef::from(stream), limits)
+        }
+        Socket::Unix(stream) => prepare_buffers(&SockRef::from(stream), limits),
+    }
+}
+
+fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+fn prepare_buffers(socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
     if limits.socket_receive_buffer_bytes > 0 {
         socket.set_recv_buffer_size(limits.socket_receive_buffer_bytes as usize)?;
     }

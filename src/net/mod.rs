@@ -6,13 +6,18 @@
 //! | `house` | everything that runs, reserved at once |
 //! | `receive`, `send` | the way in and the way out of a turn |
 //! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
-//! | `stream` | a socket and its readiness; input that has to wait |
-//! | `listen` | listening and accepting |
+//! | `socket` | a socket of the network or of this machine, and who is at its other end |
+//! | `stream` | the octets of a connection: readiness, TLS, input that has to wait |
+//! | `tls` | handshakes, records, certificates |
+//! | `strangers` | handshakes of TLS, and peers that speak something else |
+//! | `listen`, `local` | listening and accepting |
+//! | `told` | who was told of in the log lately |
 //! | `desk` | what passes between broker and store |
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
 //! | `errands` | what would hold the loop up, done by a thread of its own |
 //! | `gate` | logins that wait for their password to be checked |
-//! | `signals` | being asked to stop |
+//! | `signals` | being asked to stop, or to read the configuration again |
+//! | `reload` | what of a changed configuration can be had without a restart |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
@@ -25,11 +30,17 @@ mod gate;
 mod helper;
 mod house;
 mod listen;
+mod local;
 mod peer;
 mod receive;
+mod reload;
 mod send;
 mod signals;
+mod socket;
+mod strangers;
 mod stream;
+mod tls;
+mod told;
 mod turn;
 
 use core::fmt;
@@ -37,17 +48,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::limits::{Limits, LimitsError, RecordSizes};
+use crate::config::doors::ClientCertificates;
+use crate::limits::{LimitsError, RecordSizes};
+use crate::mem::BytePool;
 use crate::store::OpenError;
 use crate::{broker, session, store};
 
 pub use house::House;
+pub use tls::TlsError;
 
 /// Why the broker cannot start, as one sentence that says what to change.
 #[derive(Debug)]
 pub enum StartError {
     /// An address cannot be listened on.
     Listen(SocketAddr, io::Error),
+    /// A Unix socket cannot be listened on.
+    ListenLocal(PathBuf, io::Error),
+    /// The certificates cannot be used.
+    Tls(TlsError),
     /// No address at all could be listened on.
     NowhereToListen,
     /// The store must not be touched.
@@ -80,6 +98,13 @@ impl fmt::Display for StartError {
                 "cannot listen on {address} ({error}); choose an address of this machine with --listen or \
                  `listen`"
             ),
+            Self::ListenLocal(path, error) => write!(
+                f,
+                "cannot listen on {} ({error}); choose another path with `listen_unix`, in a folder that the \
+                 broker may write to",
+                path.display()
+            ),
+            Self::Tls(error) => error.fmt(f),
             Self::NowhereToListen => {
                 f.write_str("there is no address to listen on; name one with --listen or `listen`")
             }
@@ -99,13 +124,23 @@ impl fmt::Display for StartError {
 
 impl core::error::Error for StartError {}
 
-/// What each thing that peers can make costs, and what the rooms need once, for the memory table.
-pub fn record_sizes(limits: &Limits) -> RecordSizes {
+/// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
+/// memory table.
+pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
+    let limits = &config.limits;
     let [frame, output] = [limits.frame_max, limits.output_buffer_bytes].map(|bytes| bytes as usize);
     let [segment, commit] = [limits.segment_bytes, limits.commit_bytes_max].map(|bytes| bytes as usize);
+    let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
+    let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
+    let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
+    let connections = limits.tls_connections_max.max(1) as usize;
+    let unsent = BytePool::bytes(connections * stream::Buffers::UNSENT_BYTES).div_ceil(connections);
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame) + session::Marks::bytes(output),
         store_bytes: store::buffer_bytes(segment, commit, frame),
+        tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + unsent),
+        tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
+        tls_record_bytes: if_tls(stream::Buffers::scratch_bytes(limits)),
         connection_bytes: peer::PEER_BYTES + broker::CONNECTION_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,

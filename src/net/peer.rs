@@ -1,13 +1,12 @@
 //! A connection as the loop sees it: its socket, its session, and what it waits for.
 
-use std::net::SocketAddr;
-
 use crate::command::{ConnectionId, Outcome, ReplyOrder};
 use crate::journal::Batch;
 use crate::session;
 use crate::time::Deadline;
 
 use super::deadlines::Deadlines;
+use super::socket::PeerAddress;
 use super::stream::Stream;
 
 /// Why a connection is not read.
@@ -21,6 +20,8 @@ pub(super) enum Waiting {
     Room,
     /// Its last command is still being carried out.
     Job,
+    /// A step of its handshake of TLS comes back when the errand with this ticket is done.
+    Handshake(u64),
     /// The answer to its last command leaves when this is durable.
     Disk(Batch),
     /// The answer to its last command comes when the errand with this ticket is done.
@@ -44,7 +45,7 @@ pub(super) enum Ending {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) address: SocketAddr,
+    pub(super) address: PeerAddress,
     pub(super) stream: Stream,
     pub(super) session: session::Connection,
     pub(super) waiting: Waiting,

@@ -22,8 +22,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 const RETRIES_PER_TURN: usize = 64;
 
 impl House {
-    pub(super) fn may_let_in(&self) -> bool {
-        self.stopping.is_none()
+    pub(super) fn may_let_in(&self, with_tls: bool) -> bool {
+        let has_place = !with_tls
+            || self.tls_peers < self.limits.tls_connections_max
+                && self.tls_handshakes < self.limits.tls_handshakes_max;
+        has_place
+            && self.stopping.is_none()
             && self.peers_count < self.limits.connections_max
             && self.handshakes < self.limits.handshakes_max
     }
@@ -31,7 +35,7 @@ impl House {
     pub(super) fn let_in(&mut self) {
         for door in 0..self.doors.len() {
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.doors[door].ready || !self.may_let_in() {
+                if !self.doors[door].ready || !self.may_let_in(self.doors[door].with_tls) {
                     break;
                 }
                 let Some(visitor) = self.doors[door].accept(&mut self.spare) else { break };
@@ -43,23 +47,24 @@ impl House {
     }
 
     pub(super) fn welcome(&mut self, mut visitor: listen::Visitor) -> io::Result<()> {
-        listen::prepare(&visitor.stream, &self.limits)?;
+        listen::prepare(&visitor.socket, &self.limits)?;
         // Without a free record the newcomer is closed again: the last of the lost ones is still being
         // cleared away.
         let Some(id) = self.broker.connect() else { return Ok(()) };
         let token = Token(FIRST_PEER + id.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut visitor.stream, token, interest) {
+        if let Err(error) = self.poll.registry().register(&mut visitor.socket, token, interest) {
             self.broker.release(id);
             return Err(error);
         }
-        let from_loopback = visitor.address.ip().to_canonical().is_loopback();
+        let from_loopback = visitor.address.is_loopback();
         let session =
             session::Connection::new(self.now, id, session::Peer { from_loopback }, &self.supplies.settings);
         self.deadlines.lower(id, session.deadline());
+        log::debug!("connection {}: from {}", id.index(), visitor.address);
         let peer = Peer {
             address: visitor.address,
-            stream: Stream::new(visitor.stream),
+            stream: Stream::new(visitor.socket, visitor.with_tls),
             session,
             waiting: Waiting::No,
             ending: Ending::No,
@@ -76,6 +81,8 @@ impl House {
         self.peers[id.index()] = Some(peer);
         self.peers_count += 1;
         self.handshakes += 1;
+        self.tls_peers += u32::from(visitor.with_tls);
+        self.tls_handshakes += u32::from(visitor.with_tls);
         self.list_to_read(id);
         Ok(())
     }
@@ -118,19 +125,26 @@ impl House {
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;
         }
-        let scarce = self.supplies.messages.is_held() || self.stashes.bytes_free() < self.input.len();
+        let scarce = self.supplies.messages.is_held() || self.buffers.stashes.bytes_free() < self.input.len();
         let reading = if scarce { Reading::Look } else { Reading::Take };
-        let got = peer.stream.read(&self.stashes, &mut self.input, reading);
+        let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
         self.bytes_read += got.len;
-        let handled = self.handle(id, got.len);
+        if peer.stream.is_shaking_hands() {
+            return self.shake_hands(id, got.end);
+        }
+        let is_known = !peer.session.awaits_header() || self.look_at_opening(id, got.len);
+        let handled = if is_known { self.handle(id, got.len) } else { got.len };
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         let waits = peer.waiting != Waiting::No;
-        let kept = peer.stream.keep(&mut self.stashes, &mut self.input, got.len, handled, waits);
+        let kept = peer.stream.keep(&mut self.buffers.stashes, &mut self.input, got.len, handled, waits);
         if !kept {
             log::warn!("{}: no room to keep its unfinished frame; raise stash_bytes_max", peer.address);
             self.end_now(id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
             self.end_now(id);
+        } else if peer.stream.is_starved() && peer.waiting == Waiting::No {
+            peer.waiting = Waiting::Room;
+            self.for_room.push_back(id);
         } else if peer.stream.readable {
             self.list_to_read(id);
         }
@@ -163,7 +177,7 @@ impl House {
                     let outcome = match outcome {
                         Outcome::Check(check) => {
                             peer.session.defer_login(self.now);
-                            let (ticket, from) = (self.errands.ticket(), peer.address.ip());
+                            let (ticket, from) = (self.errands.ticket(), peer.address.place());
                             if self.errands.gate.enter(self.now, id, ticket, from, check) {
                                 peer.waiting = Waiting::Errand(ticket);
                             } else {
@@ -198,7 +212,11 @@ impl House {
                 self.for_room.push_back(id);
             }
             Waiting::Job => self.for_jobs.push_back(id),
-            Waiting::No | Waiting::Replies | Waiting::Disk(_) | Waiting::Errand(_) => {}
+            Waiting::No
+            | Waiting::Replies
+            | Waiting::Handshake(_)
+            | Waiting::Disk(_)
+            | Waiting::Errand(_) => {}
         }
         at
     }
@@ -218,7 +236,7 @@ impl House {
         if awaits_disk && !core::mem::replace(&mut peer.for_disk, true) {
             self.for_disk.push_back(id);
         }
-        if peer.session.has_output() || peer.ending == Ending::Flushing {
+        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
             self.list_to_write(id);
         }
     }

@@ -47,11 +47,11 @@ impl House {
         }
         let mut outbox = self.broker.outbox(id);
         let filled = peer.session.fill(&mut context, &mut self.output, &mut self.marks, &mut outbox);
-        let taken = if filled == 0 { Ok(0) } else { peer.stream.write(&self.output[..filled]) };
+        let taken = peer.stream.write(&mut self.buffers, &self.output[..filled]);
         let count = *taken.as_ref().unwrap_or(&0);
         let sent = peer.session.written(&mut context, count, &self.marks);
         self.broker.sent(&mut self.supplies.messages, id, sent);
-        self.broker.set_writable(id, !peer.session.has_remainder());
+        self.broker.set_writable(id, !peer.session.has_remainder() && !peer.stream.has_unsent());
         match taken {
             Ok(_) => self.after_write(id, count),
             Err(error) => self.lose_writing(id, &error),
@@ -64,9 +64,9 @@ impl House {
             self.resume(id);
         }
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        let more = peer.session.has_output() || peer.session.has_remainder();
+        let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
         if peer.ending == Ending::Flushing && !more {
-            peer.stream.shut_down_writing();
+            peer.stream.shut_down_writing(&mut self.buffers);
             let until = self.now.after_ms(DRAIN_MS);
             peer.ending = Ending::Draining(until);
             peer.stream.look_again();
@@ -106,12 +106,14 @@ impl House {
             let Some(mut peer) = self.peers[id.index()].take() else { continue };
             let mut context = self.supplies.context(self.now, &self.broker, id);
             peer.session.teardown(&mut context);
-            peer.stream.release(&mut self.stashes);
+            peer.stream.release(&mut self.buffers);
             self.deadlines.remove(id);
             self.broker.release(id);
-            self.errands.gate.leave(id);
+            self.errands.leave(id);
             self.peers_count -= 1;
             self.handshakes -= u32::from(peer.shaking_hands);
+            self.tls_peers -= u32::from(peer.stream.is_tls());
+            self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
             let waiting = [&mut self.for_room, &mut self.for_jobs, &mut self.for_disk];
             for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
                 list.retain(|other| *other != id);

@@ -28,8 +28,9 @@ use crate::time::{Deadline, Now};
 
 use super::StartError;
 use super::disk::Disk;
-use super::house::{FIRST_PEER, HELPERS, House, SIGNAL};
+use super::house::{FIRST_PEER, HANGUP, HELPERS, House, SIGNAL};
 use super::peer::{Ending, Waiting};
+use super::signals;
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
@@ -111,7 +112,7 @@ impl House {
             || self.has_room_to_offer()
             || self.has_errand()
             || self.broker.has_forced()
-            || self.may_let_in() && self.doors.iter().any(|door| door.ready)
+            || self.doors.iter().any(|door| door.ready && self.may_let_in(door.with_tls))
     }
 
     fn next_deadline(&self) -> Deadline {
@@ -125,7 +126,8 @@ impl House {
     fn take_event(&mut self, event: &mio::event::Event) {
         match event.token() {
             SIGNAL => self.take_signal(),
-            // What it woke us for is taken in every turn.
+            HANGUP => self.take_hangup(),
+            // What they woke us for is taken in every turn.
             HELPERS => {}
             Token(door) if door < FIRST_PEER => {
                 if let Some(door) = self.doors.get_mut(door) {
@@ -209,7 +211,7 @@ impl House {
         self.supplies.messages.idle_bytes()
             + self.supplies.pools.idle_bytes()
             + self.broker.idle_bytes()
-            + self.stashes.idle_bytes()
+            + self.buffers.idle_bytes()
     }
 
     fn trim(&mut self) -> bool {
@@ -217,7 +219,7 @@ impl House {
             self.supplies.messages.trim(),
             self.supplies.pools.trim(),
             self.broker.trim(),
-            self.stashes.trim(),
+            self.buffers.trim(),
         ];
         parts.into_iter().all(|is_done| is_done)
     }
@@ -230,6 +232,10 @@ impl House {
             } else {
                 self.deadlines.lower(id, until);
             }
+            return;
+        }
+        if let Waiting::Handshake(_) = peer.waiting {
+            // It is told when it comes back, and then has all the time that it waited for us.
             return;
         }
         if peer.lost.is_due(self.now) {
@@ -375,15 +381,14 @@ impl House {
             Waiting::Room => self.for_room.retain(|other| *other != id),
             Waiting::Job => self.for_jobs.retain(|other| *other != id),
             Waiting::Errand(_) => self.errands.gate.leave(id),
-            Waiting::No | Waiting::Replies | Waiting::Disk(_) => {}
+            Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
         self.resume(id);
         self.after_session(id);
     }
 
     fn take_signal(&mut self) {
-        let mut bytes = [0; 16];
-        while matches!(io::Read::read(&mut self.signals, &mut bytes), Ok(count) if count > 0) {}
+        signals::drain(&mut self.signals);
         if self.stopping.is_some() {
             // Asked twice: at once.
             self.stopping = Some(self.now.after_ms(0));
@@ -400,6 +405,10 @@ impl House {
         for index in 0..self.peers.len() {
             let Some(peer) = self.peers[index].as_mut() else { continue };
             let id = ConnectionId::from_index(index);
+            if peer.stream.is_shaking_hands() {
+                self.end_now(id);
+                continue;
+            }
             let mut context = self.supplies.context(self.now, &self.broker, id);
             peer.session.close(&mut context, &fault);
             peer.waiting = Waiting::No;

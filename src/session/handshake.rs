@@ -67,6 +67,18 @@ enum Unusable {
 }
 
 impl Connection {
+    /// Whether it has not spoken yet.
+    pub const fn awaits_header(&self) -> bool {
+        matches!(self.phase, Phase::Header { .. })
+    }
+
+    /// Gives the peer more time for its handshake: so long it has waited for us.
+    pub const fn postpone(&mut self, ms: u64) {
+        if let Phase::Header { due } = &mut self.phase {
+            *due = due.later_ms(ms);
+        }
+    }
+
     /// Waits for the protocol header. `None` when it is there and the handshake goes on.
     pub(super) fn step_header(
         &mut self,
@@ -77,8 +89,7 @@ impl Connection {
         let Phase::Header { due } = self.phase else {
             return None;
         };
-        let opening = classify_opening(&input[*at..]);
-        let hint = match opening {
+        match classify_opening(&input[*at..]) {
             Opening::NeedMore => return Some(Step::NeedMore),
             Opening::Amqp091 => {
                 *at += PROTOCOL_HEADER.len();
@@ -86,12 +97,9 @@ impl Connection {
                 self.phase = Phase::Start { due };
                 return None;
             }
-            Opening::Http => "this is HTTP; the AMQP port does not speak it",
-            Opening::Tls => "this is TLS; use the port that speaks it, or amqp:// instead of amqps://",
-            Opening::OtherAmqp => "another version of AMQP; only 0-9-1 is spoken here",
-            Opening::Unknown => "this is not AMQP",
-        };
-        log::warn!("connection {}: refused: {hint}", self.id.index());
+            // Whoever owns the socket says what it was, with its address.
+            Opening::Http | Opening::Tls | Opening::OtherAmqp | Opening::Unknown => {}
+        }
         *at = input.len();
         self.rest.set_small(&PROTOCOL_HEADER);
         self.finish(context.now);

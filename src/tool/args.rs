@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use lexopt::Arg;
 
+use crate::config::doors::TlsAddress;
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
 use crate::tool::{bench, inspect};
@@ -61,19 +62,32 @@ Options:
                         pi-4, pi-5, a file's path, or auto: the one that fits this machine
   --listen ADDR:PORT    listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;
                         port 0 takes a free one
+  --listen-tls ADDR[:PORT]  listen here with TLS, on port 5671 if none is named; [tls] in the
+                        configuration file names certificate and key
+  --listen-unix PATH    listen on a Unix socket, for programs of this machine
   --data-dir DIR        keep here what outlives the process
   --memory-limit SIZE   the memory of the whole process, such as 64MB or 128MiB
   --log-level LEVEL     error, warn, info (as it is by default), debug, trace or off
   -h, --help            print this
   -V, --version         print the version
 
-SIGTERM and SIGINT end the broker cleanly.
+SIGTERM and SIGINT end the broker cleanly; SIGHUP reads configuration and certificates again.
 ";
 
 const COMMANDS: [&str; 4] = ["serve", "check", "bench", "inspect"];
 
-const OPTIONS: [&str; 8] =
-    ["--config", "--board", "--listen", "--data-dir", "--memory-limit", "--log-level", "--help", "--version"];
+const OPTIONS: [&str; 10] = [
+    "--config",
+    "--board",
+    "--listen",
+    "--listen-tls",
+    "--listen-unix",
+    "--data-dir",
+    "--memory-limit",
+    "--log-level",
+    "--help",
+    "--version",
+];
 
 /// Reads the arguments, the program's own name left out.
 ///
@@ -121,6 +135,11 @@ impl Said {
             "--board" => self.flags.board = Some(value(name, parser)?),
             "--memory-limit" => self.flags.memory_limit = Some(value(name, parser)?),
             "--log-level" => self.flags.log_level = Some(value(name, parser)?),
+            "--listen-unix" => self.flags.listen_unix = Some(parser.value()?.into()),
+            "--listen-tls" => {
+                let address: TlsAddress = value(name, parser)?;
+                self.flags.listen_tls.get_or_insert_default().push(address);
+            }
             "--listen" => {
                 let address: ListenAddress = value(name, parser)?;
                 self.flags.listen.get_or_insert_default().push(address);
@@ -230,8 +249,8 @@ mod tests {
         refused("--memory_limit 1", "unknown option --memory_limit; did you mean --memory-limit?");
         refused(
             "-x",
-            "unknown option -x; there are --config, --board, --listen, --data-dir, --memory-limit, \
-                 --log-level, --help, --version",
+            "unknown option -x; there are --config, --board, --listen, --listen-tls, --listen-unix, \
+                 --data-dir, --memory-limit, --log-level, --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);

@@ -18,7 +18,8 @@ use log::{Level, LevelFilter, Record};
 /// Starts logging; later calls change nothing.
 pub fn start(level: LevelFilter) {
     let mut builder = Builder::new();
-    builder.filter_level(level).parse_default_env();
+    // What is let through is set beside it, so that it can be changed; RUST_LOG goes before it.
+    builder.filter_level(if is_fixed() { level } else { LevelFilter::Trace }).parse_default_env();
     if is_journal() {
         builder.format(write_for_journal);
     } else if io::stderr().is_terminal() {
@@ -28,6 +29,18 @@ pub fn start(level: LevelFilter) {
     }
     // It fails only when there is a logger already, and then there is nothing to do.
     drop(builder.try_init());
+    set_level(level);
+}
+
+/// Changes how much is logged, unless RUST_LOG says it.
+pub fn set_level(level: LevelFilter) {
+    if !is_fixed() {
+        log::set_max_level(level);
+    }
+}
+
+fn is_fixed() -> bool {
+    std::env::var_os("RUST_LOG").is_some()
 }
 
 /// Says why the program ends, whether logging was started or not.

@@ -34,18 +34,20 @@ class Client:
 
     def __init__(self, address: Address, timeout: float = 20.0, heartbeat: int = 0, frame_max: int = 131072,
                  receive_buffer: Optional[int] = None, user: str = "guest", password: str = "guest",
-                 vhost: str = "/", mechanism: str = "PLAIN") -> None:
+                 vhost: str = "/", mechanism: str = "PLAIN", connected: Optional[socket.socket] = None) -> None:
+        """`connected` is a socket that is there already, over TLS say."""
         self.timeout = timeout
         self.frame_max = frame_max
         self.buffer = bytearray()
         self.frames: Deque[wire.Frame] = deque()
         self.held: Deque[Any] = deque()
-        self.socket = socket.socket()
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket = connected or socket.socket()
         self.socket.settimeout(timeout)
-        self.socket.connect(address)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if connected is None:
+            if receive_buffer:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            self.socket.connect(address)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handshake(heartbeat, mechanism, credentials(mechanism, user, password), vhost)
 
     def _handshake(self, heartbeat: int, mechanism: str, response: bytes, vhost: str) -> None:

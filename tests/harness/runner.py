@@ -37,7 +37,7 @@ CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable"]
 # Suites that take long come last, so that a plain mistake is seen early.
-ORDER = ["clients", "transcript", "durable", "hostile"]
+ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
 LAST = ["fuzz", "arm"]
 SUITE_LIMIT_SECONDS = 25 * 60
 

@@ -1,0 +1,250 @@
+//! The keys of TLS and of the Unix socket: which files, who may come, and the words for it.
+//!
+//! Always true: a file is only named here, never opened; an empty name is none.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+
+use super::units::{BadValue, ListenAddress, Written};
+
+/// The port registered for AMQP over TLS.
+pub const AMQPS_PORT: u16 = 5671;
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM files with a certificate each, and those that lead to its authority; the first is for clients that
+    /// name no server, or one that none is made out to.
+    pub certificates: Vec<PathBuf>,
+    /// PEM files with the private keys, in the same order.
+    pub keys: Vec<PathBuf>,
+    /// A PEM file with the authorities that sign clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients show certificates.
+    pub client_certificates: ClientCertificates,
+    /// The oldest version of TLS that is spoken.
+    pub minimum_version: TlsVersion,
+    /// What of a client's certificate is its user name.
+    pub login_from: LoginFrom,
+}
+
+/// Where programs of the same machine come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixDoor {
+    /// The path of the socket; `None`: there is none.
+    pub path: Option<PathBuf>,
+    /// Who may connect, as the permissions of a file.
+    pub mode: FileMode,
+}
+
+impl Default for UnixDoor {
+    fn default() -> Self {
+        Self { path: None, mode: FileMode(0o660) }
+    }
+}
+
+/// Declares the values of a key that takes one of some words.
+macro_rules! words {
+    ($(#[$doc:meta])* $kind:ident of $key:literal: $($(#[$why:meta])* $variant:ident = $word:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[serde(try_from = "Written")]
+        pub enum $kind {
+            $($(#[$why])* $variant,)*
+        }
+
+        impl FromStr for $kind {
+            type Err = BadValue;
+
+            fn from_str(text: &str) -> Result<Self, BadValue> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => {
+                        let words = [$($word),*].join(", ");
+                        Err(BadValue::new(text, format!("a value of {}: {words}", $key)))
+                    }
+                }
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => concat!("\"", $word, "\""),)* })
+            }
+        }
+    };
+}
+
+words! {
+    /// Whether clients show certificates.
+    ClientCertificates of "client_certificates":
+    /// They are not asked for any.
+    #[default]
+    None = "none",
+    /// They may, and then it must be a good one.
+    Allow = "allow",
+    /// Without a good one nobody comes in.
+    Require = "require",
+}
+
+words! {
+    /// The oldest version of TLS that is spoken.
+    TlsVersion of "minimum_version":
+    /// 1.2 and 1.3.
+    #[default]
+    Tls12 = "1.2",
+    /// 1.3 alone.
+    Tls13 = "1.3",
+}
+
+words! {
+    /// What of a client's certificate is its user name; RabbitMQ's words for it.
+    LoginFrom of "login_from":
+    /// The common name of its subject.
+    #[default]
+    CommonName = "common_name",
+    /// The first alternative name that is one of a machine.
+    Dns = "subject_alternative_name_dns",
+    /// The first alternative name that is an address of mail.
+    Email = "subject_alternative_name_email",
+    /// The first alternative name that is a URI.
+    Uri = "subject_alternative_name_uri",
+}
+
+/// Reads the types whose values are written as text or number.
+macro_rules! read_from_written {
+    ($($kind:ident)*) => {$(
+        impl TryFrom<Written> for $kind {
+            type Error = BadValue;
+
+            fn try_from(written: Written) -> Result<Self, BadValue> {
+                written.0.parse()
+            }
+        }
+    )*};
+}
+
+read_from_written! { ClientCertificates TlsVersion LoginFrom FileMode TlsAddress }
+
+/// The permissions of a file, in octal: `0660`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct FileMode(pub u32);
+
+impl FromStr for FileMode {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| BadValue::new(text, "the permissions of a file, such as \"0660\""))
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{:04o}\"", self.0)
+    }
+}
+
+/// An address to listen on with TLS; without a port, on the one registered for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct TlsAddress(pub SocketAddr);
+
+impl FromStr for TlsAddress {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self(SocketAddr::new(ip, AMQPS_PORT)));
+        }
+        text.parse::<ListenAddress>().map(|listen| Self(listen.socket))
+    }
+}
+
+/// One path or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Paths(Vec<PathBuf>);
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+        impl<'de> Visitor<'de> for OneOrMore {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path in quotes or a list of paths")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Paths, E> {
+                Ok(Paths(non_empty(text.into()).into_iter().collect()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Paths, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = list.next_element()? {
+                    paths.push(path);
+                }
+                Ok(Paths(paths))
+            }
+        }
+        deserializer.deserialize_any(OneOrMore)
+    }
+}
+
+/// A path, unless it is empty.
+pub(super) fn non_empty(path: PathBuf) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+/// The section `[tls]` of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TlsLayer {
+    certificate: Option<Paths>,
+    key: Option<Paths>,
+    client_ca: Option<PathBuf>,
+    client_certificates: Option<ClientCertificates>,
+    minimum_version: Option<TlsVersion>,
+    login_from: Option<LoginFrom>,
+}
+
+impl TlsLayer {
+    pub(super) const KEYS: &'static [&'static str] =
+        &["certificate", "key", "client_ca", "client_certificates", "minimum_version", "login_from"];
+
+    pub(super) fn lay_over(self, tls: &mut Tls) {
+        super::put(&mut tls.certificates, self.certificate.map(|paths| paths.0));
+        super::put(&mut tls.keys, self.key.map(|paths| paths.0));
+        super::put(&mut tls.client_ca, self.client_ca.map(non_empty));
+        super::put(&mut tls.client_certificates, self.client_certificates);
+        super::put(&mut tls.minimum_version, self.minimum_version);
+        super::put(&mut tls.login_from, self.login_from);
+    }
+
+    pub(super) fn shown(tls: &Tls) -> Vec<String> {
+        vec![
+            format!("certificate = {}", list(&tls.certificates)),
+            format!("key = {}", list(&tls.keys)),
+            format!("client_ca = {}", quoted(tls.client_ca.as_deref().unwrap_or(Path::new("")))),
+            format!("client_certificates = {}", tls.client_certificates),
+            format!("minimum_version = {}", tls.minimum_version),
+            format!("login_from = {}", tls.login_from),
+        ]
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
+    format!("[{}]", paths.join(", "))
+}
+
+/// A path as TOML takes it.
+pub(super) fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}

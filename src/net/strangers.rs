@@ -1,0 +1,124 @@
+//! The first words of a connection: handshakes of TLS, and peers that speak something else.
+//!
+//! Always true: who is at the wrong door is told in the log with its address and what to change, once in a
+//! while and not every time; a handshake that waits for us takes nothing of the time that its peer has.
+
+use crate::command::ConnectionId;
+use crate::time::Now;
+use crate::wire::{Opening, classify_opening};
+
+use super::errands::Shake;
+use super::house::House;
+use super::peer::{Ending, Waiting};
+use super::tls::Shaken;
+
+/// For whoever looks at the port with a browser.
+const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
+    This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
+
+impl House {
+    /// Makes of what came of a handshake what can be made of it.
+    pub(super) fn shake_hands(&mut self, id: ConnectionId, end: bool) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        match peer.stream.opening().map(classify_opening) {
+            None | Some(Opening::NeedMore | Opening::Tls) => {}
+            Some(Opening::Amqp091 | Opening::OtherAmqp) => {
+                return self.turn_away(
+                    id,
+                    "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port",
+                );
+            }
+            Some(Opening::Http) => {
+                return self
+                    .turn_away(id, "HTTP on the port for AMQP over TLS: is this address meant for it?");
+            }
+            Some(Opening::Unknown) => return self.turn_away(id, "no TLS on the port for TLS"),
+        }
+        if let Some(handshake) = peer.stream.take_handshake() {
+            let ticket = self.errands.ticket();
+            peer.waiting = Waiting::Handshake(ticket);
+            self.errands.shakes.push_back(Shake { connection: id, ticket, since: self.now, handshake });
+        } else if end {
+            // Its last words, an alert maybe, have been heard by now.
+            self.end_now(id);
+        } else if peer.stream.readable && !peer.stream.is_away() {
+            self.list_to_read(id);
+        }
+    }
+
+    /// A step of a handshake has been made.
+    pub(super) fn take_shaken(&mut self, id: ConnectionId, since: Now, shaken: Shaken) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.waiting = Waiting::No;
+        peer.session.postpone(self.now.ms_since(since));
+        match peer.stream.shaken(&mut self.buffers, shaken) {
+            Ok(None) => {}
+            Ok(Some((login, spoken))) => {
+                self.tls_handshakes -= 1;
+                log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
+                if let Some(login) = login {
+                    peer.session.set_certificate_name(&login);
+                }
+            }
+            Err(why) => {
+                self.tls_handshakes -= 1;
+                peer.ending = Ending::Flushing;
+                if let Some(left_out) = self.told.may_tell(peer.address, self.now) {
+                    log::warn!("{}: the handshake of TLS failed: {why}{left_out}", peer.address);
+                }
+            }
+        }
+        self.list_to_write(id);
+        self.list_to_read(id);
+        self.after_session(id);
+    }
+
+    /// Looks at the first octets of a peer that should speak AMQP; `false` when it does not, and is to be
+    /// told so in its own language. Others are answered by their session, as AMQP has it.
+    pub(super) fn look_at_opening(&mut self, id: ConnectionId, len: usize) -> bool {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return false };
+        let is_tls = peer.stream.is_tls();
+        let hint = match classify_opening(&self.input[..len]) {
+            Opening::NeedMore | Opening::Amqp091 => return true,
+            Opening::Http if !is_tls => {
+                self.turn_away(id, "HTTP on the port for AMQP: is this address meant for it?");
+                return false;
+            }
+            Opening::Tls if !is_tls => {
+                "TLS on the port for plain AMQP: use the port in listen_tls, or amqp://"
+            }
+            Opening::OtherAmqp => "another version of AMQP: only 0-9-1 is spoken here",
+            Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
+        };
+        if let Some(left_out) = self.told.may_tell(peer.address, self.now) {
+            log::warn!("{}: refused: {hint}{left_out}", peer.address);
+        }
+        true
+    }
+
+    /// Hangs up on a peer that speaks something else, with an answer if that is HTTP.
+    fn turn_away(&mut self, id: ConnectionId, hint: &str) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if let Some(left_out) = self.told.may_tell(peer.address, self.now) {
+            log::warn!("{}: refused: {hint}{left_out}", peer.address);
+        }
+        if hint.starts_with("HTTP") {
+            peer.stream.answer_plainly(HTTP_ANSWER);
+        }
+        self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
+        peer.stream.give_up_tls();
+        peer.ending = Ending::Flushing;
+        self.list_to_write(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_answer_is_as_long_as_it_says() {
+        let text = core::str::from_utf8(super::HTTP_ANSWER).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());
+    }
+}

@@ -1,0 +1,408 @@
+//! Certificates and keys: from the files the operator named to what rustls works with.
+//!
+//! Always true: whatever is wrong with a file is said with the key it was named by, its path, and what to do;
+//! nothing out of a file is ever shown, for it may be a key that was named in the wrong place; what is in use
+//! stays in use until all of the new is good.
+
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig, version};
+
+use crate::config::doors::{ClientCertificates, LoginFrom, Tls, TlsVersion};
+
+use super::clock::{Clock, Utc, system_s};
+use super::der::{AlternativeName, Certificate};
+use super::suites;
+
+/// More than any chain of certificates or list of authorities has.
+const FILE_BYTES_MAX: u64 = 512 << 10;
+/// A chain is sent in every full handshake, and waits in a buffer of this connection's share.
+const CHAIN_BYTES_MAX: usize = 12 << 10;
+/// How often the files are looked at, when somebody connects.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why there is no TLS, as one sentence that says what to change.
+#[derive(Debug)]
+pub struct TlsError(String);
+
+impl TlsError {
+    fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
+        Self(format!("[tls] {key}: {} {why}", path.display()))
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is read out of the files.
+#[derive(Clone, Debug)]
+struct Loaded {
+    server: Arc<ServerConfig>,
+    clock: Clock,
+}
+
+/// By what a file is known to be another than before.
+type Stamp = Option<(u64, u64, i64, i64, u64)>;
+
+/// Holds what is in use, and reads it again when the files change. It lives with whoever shakes hands.
+#[derive(Debug)]
+pub(in crate::net) struct Keeper {
+    tls: Tls,
+    loaded: Loaded,
+    stamps: Vec<Stamp>,
+    looked: Instant,
+}
+
+impl Keeper {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    pub(in crate::net) fn open(tls: &Tls) -> Result<Self, TlsError> {
+        let stamps = stamps(tls);
+        Ok(Self { tls: tls.clone(), loaded: load(tls)?, stamps, looked: Instant::now() })
+    }
+
+    /// What a new connection works with; looks whether the files have changed, if that is some time ago.
+    pub(super) fn current(&mut self) -> Arc<ServerConfig> {
+        if self.looked.elapsed() >= LOOK_AGAIN {
+            self.looked = Instant::now();
+            let stamps = stamps(&self.tls);
+            if stamps != self.stamps {
+                log::info!("the files of [tls] have changed");
+                self.read_again(&self.tls.clone(), stamps);
+            }
+        }
+        self.loaded.server.clone()
+    }
+
+    /// Reads everything again, after what the configuration says now. Connections that are there stay.
+    pub(in crate::net) fn reload(&mut self, tls: &Tls) {
+        let stamps = stamps(tls);
+        self.read_again(tls, stamps);
+    }
+
+    fn read_again(&mut self, tls: &Tls, stamps: Vec<Stamp>) {
+        self.stamps = stamps;
+        match load(tls) {
+            Ok(loaded) => {
+                self.tls = tls.clone();
+                self.loaded = loaded;
+                log::info!("certificates were read again; new connections get them");
+            }
+            Err(error) => log::error!("{error}; what was read before stays in use"),
+        }
+    }
+
+    pub(super) const fn clock(&self) -> Clock {
+        self.loaded.clock
+    }
+
+    /// The user name in a certificate that was found good; `None`: it has none of that kind.
+    pub(super) fn login(&self, certificate: &Certificate<'_>) -> Option<String> {
+        let kind = match self.tls.login_from {
+            LoginFrom::CommonName => {
+                // Several are one name to RabbitMQ.
+                let names: Vec<&str> = certificate.common_names().collect();
+                return (!names.is_empty()).then(|| names.join(","));
+            }
+            LoginFrom::Dns => AlternativeName::Dns,
+            LoginFrom::Email => AlternativeName::Email,
+            LoginFrom::Uri => AlternativeName::Uri,
+        };
+        certificate.alternative_names(kind).next().map(str::to_string)
+    }
+}
+
+/// A bare name is one of the unit's credentials, when there is one of that name.
+fn resolve(path: &Path) -> PathBuf {
+    let is_bare = path.file_name() == Some(path.as_os_str());
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| is_bare);
+    folder.map(|folder| Path::new(&folder).join(path)).filter(|path| path.exists()).unwrap_or(path.into())
+}
+
+fn stamps(tls: &Tls) -> Vec<Stamp> {
+    let stamp = |path: &PathBuf| {
+        let found = fs::metadata(resolve(path)).ok()?;
+        Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+    };
+    tls.certificates.iter().chain(&tls.keys).chain(&tls.client_ca).map(stamp).collect()
+}
+
+/// The text of a file of the operator's.
+fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
+    let resolved = resolve(path);
+    let failed = |error: io::Error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "does not exist; name the PEM file".to_string(),
+            io::ErrorKind::PermissionDenied => {
+                "may not be read by the user that the broker runs as; give it that right, or use a systemd \
+                 credential (LoadCredential=)"
+                    .to_string()
+            }
+            _ => format!("cannot be read ({error})"),
+        };
+        TlsError::new(key, &resolved, why)
+    };
+    // Opening a pipe must not wait for its writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(&resolved).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(TlsError::new(key, &resolved, "is no file; name the PEM file itself"));
+    }
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(TlsError::new(key, &resolved, "is larger than any such file; name the PEM file"));
+    }
+    Ok((text, found))
+}
+
+fn holds(text: &[u8], mark: &str) -> bool {
+    text.windows(mark.len()).any(|window| window == mark.as_bytes())
+}
+
+fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let (text, _) = read(key, path)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let why = match chain {
+        Err(_) => "is damaged: its lines are not those of a PEM file",
+        Ok(chain) if chain.is_empty() && holds(&text, "PRIVATE KEY-----") => {
+            "holds a private key and no certificate; certificate and key may be the wrong way round"
+        }
+        Ok(chain) if chain.is_empty() => {
+            "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----); `openssl x509 -inform der` \
+             makes it of a DER file"
+        }
+        Ok(chain) if chain.iter().any(|der| Certificate::parse(der).is_none()) => {
+            "holds something that is no certificate of X.509"
+        }
+        Ok(chain) => return Ok(chain),
+    };
+    Err(TlsError::new(key, path, why))
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let (text, found) = read("key", path)?;
+    if found.mode() & 0o004 != 0 {
+        log::warn!(
+            "[tls] key: {} may be read by everybody on this machine; chmod o-r it, and think of making a new \
+             key",
+            path.display()
+        );
+    }
+    let why = match PrivateKeyDer::from_pem_slice(&text) {
+        _ if holds(&text, "ENCRYPTED") => {
+            "is encrypted, and there is nobody to type its password when the broker starts; \
+             `openssl pkey` writes it out without"
+        }
+        Ok(key) => return Ok(key),
+        Err(_) if holds(&text, "BEGIN CERTIFICATE") => {
+            "holds a certificate and no private key; certificate and key may be the wrong way round"
+        }
+        Err(_) => "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)",
+    };
+    Err(TlsError::new("key", path, why))
+}
+
+fn read_pair(
+    provider: &CryptoProvider,
+    certificate: &Path,
+    key: &Path,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = read_certificates("certificate", certificate)?;
+    if chain.iter().map(|der| der.len()).sum::<usize>() > CHAIN_BYTES_MAX {
+        let why = format!(
+            "holds more than {CHAIN_BYTES_MAX} bytes of certificates, which go to every client; leave out \
+             those that clients have anyway"
+        );
+        return Err(TlsError::new("certificate", certificate, why));
+    }
+    let private = provider.key_provider.load_private_key(read_key(key)?).map_err(|_| {
+        let why = "is a key of a kind that is not supported; P-256 is best, P-384, Ed25519 and RSA from 2048 \
+                   bits on will do";
+        TlsError::new("key", key, why)
+    })?;
+    let pair = CertifiedKey::new(chain, private);
+    match pair.keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            let why = format!("is not the key of the certificate in {}", certificate.display());
+            Err(TlsError::new("key", key, why))
+        }
+        // A kind of key that cannot be asked for its other half is taken at its word.
+        _ => Ok(Arc::new(pair)),
+    }
+}
+
+/// The certificate that is made out to the name a client asks for, else the first.
+#[derive(Debug)]
+struct ByName {
+    first: Arc<CertifiedKey>,
+    others: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().unwrap_or_default();
+        let is_for = |pair: &Arc<CertifiedKey>| is_made_out_to(pair, name);
+        let others = self.others.iter();
+        Some(
+            if is_for(&self.first) {
+                &self.first
+            } else {
+                others.into_iter().find(|pair| is_for(pair)).unwrap_or(&self.first)
+            }
+            .clone(),
+        )
+    }
+}
+
+fn is_made_out_to(pair: &CertifiedKey, name: &str) -> bool {
+    let certificate = pair.cert.first().and_then(|der| Certificate::parse(der));
+    certificate.is_some_and(|certificate| {
+        certificate.alternative_names(AlternativeName::Dns).any(|pattern| matches_name(pattern, name))
+    })
+}
+
+/// Whether a name is that of a certificate, whose leftmost label may be a star.
+fn matches_name(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        Some(domain) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
+        None => pattern.eq_ignore_ascii_case(name),
+    }
+}
+
+fn load(tls: &Tls) -> Result<Loaded, TlsError> {
+    let provider = Arc::new(suites::provider());
+    if tls.certificates.is_empty() {
+        return Err(TlsError(
+            "[tls] certificate: name the PEM file of a certificate, which TLS needs".into(),
+        ));
+    }
+    if tls.certificates.len() != tls.keys.len() {
+        let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
+        let why = format!("[tls] key: name one file per certificate; there are {certificates} and {keys}");
+        return Err(TlsError(why));
+    }
+    let pairs = tls.certificates.iter().zip(&tls.keys);
+    let pairs: Result<Vec<_>, _> = pairs.map(|(chain, key)| read_pair(&provider, chain, key)).collect();
+    let mut pairs = pairs?;
+    let authorities = match &tls.client_ca {
+        Some(path) => read_certificates("client_ca", path)?,
+        None => Vec::new(),
+    };
+    let ours = pairs.iter().flat_map(|pair| pair.cert.first()).chain(&authorities);
+    let made = ours.filter_map(|der| Certificate::parse(der)).map(|certificate| certificate.not_before);
+    let clock = Clock { not_before_s: made.max().unwrap_or(0) };
+    for (pair, path) in pairs.iter().zip(&tls.certificates) {
+        tell_times(pair, path, clock);
+    }
+    let versions: &[&rustls::SupportedProtocolVersion] = match tls.minimum_version {
+        TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
+        TlsVersion::Tls13 => &[&version::TLS13],
+    };
+    let failed = |error: &dyn fmt::Display| TlsError(format!("[tls] cannot be set up: {error}"));
+    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(clock))
+        .with_protocol_versions(versions)
+        .map_err(|error| failed(&error))?;
+    let builder = match tls.client_certificates {
+        ClientCertificates::None => builder.with_no_client_auth(),
+        how => builder.with_client_cert_verifier(verifier(tls, how, authorities, provider)?),
+    };
+    let first = pairs.remove(0);
+    let mut server = builder.with_cert_resolver(Arc::new(ByName { first, others: pairs }));
+    // Clients keep their sessions themselves, sealed with a key that is made anew with every reading: nothing
+    // is stored here, and no session outlives the certificates it was begun with.
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| failed(&error))?;
+    server.send_tls13_tickets = 1;
+    server.ignore_client_order = !suites::has_aes();
+    Ok(Loaded { server: Arc::new(server), clock })
+}
+
+fn verifier(
+    tls: &Tls,
+    how: ClientCertificates,
+    authorities: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    let Some(path) = &tls.client_ca else {
+        let why = format!("[tls] client_ca: name the authorities, which client_certificates = {how} needs");
+        return Err(TlsError(why));
+    };
+    let mut roots = RootCertStore::empty();
+    for der in authorities {
+        roots
+            .add(der)
+            .map_err(|_| TlsError::new("client_ca", path, "holds a certificate that is damaged"))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if how == ClientCertificates::Allow { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|error| TlsError::new("client_ca", path, error))
+}
+
+/// Says when clients will not take our certificate, or the clock is surely wrong.
+fn tell_times(pair: &CertifiedKey, path: &Path, clock: Clock) {
+    let Some(certificate) = pair.cert.first().and_then(|der| Certificate::parse(der)) else { return };
+    let (path, until) = (path.display(), Utc(certificate.not_after));
+    if clock.now_s() > certificate.not_after {
+        log::error!(
+            "[tls] certificate: {path} was good until {until} only: clients will refuse it; renew it"
+        );
+    } else if clock.is_behind() {
+        log::warn!(
+            "the clock of this machine says {}, but {path} is good from {} on: until the clock is set, \
+             clients' certificates are judged by the later of the two",
+            Utc(system_s()),
+            Utc(certificate.not_before)
+        );
+    } else {
+        log::info!("[tls] certificate: {path} is good until {until}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_one_label() {
+        assert!(matches_name("a.example", "A.example"));
+        assert!(matches_name("*.example", "a.example"));
+        for (pattern, name) in [("*.example", "a.b.example"), ("*.example", "example"), ("a.example", "")] {
+            assert!(!matches_name(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let refused = |tls: &Tls| load(tls).map(|_| ()).unwrap_err().to_string();
+        let mut tls = Tls::default();
+        assert!(refused(&tls).starts_with("[tls] certificate: name the PEM file"), "{}", refused(&tls));
+        tls.certificates.push("/no/such.pem".into());
+        assert!(refused(&tls).starts_with("[tls] key: name one file per certificate"));
+        tls.keys.push("/dev/null".into());
+        assert_eq!(refused(&tls), "[tls] certificate: /no/such.pem does not exist; name the PEM file");
+        for (path, why) in
+            [("/", "is no file"), ("/dev/zero", "is no file"), ("/proc/self/status", "holds no")]
+        {
+            tls.certificates = vec![path.into()];
+            assert!(refused(&tls).contains(why), "{}", refused(&tls));
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The handshake of TLS, one step at a time, by whoever may take long.
+//!
+//! ```text
+//! loop: gather until a record is whole ──Handshake──→ helper: step() ──Shaken──→ loop: write what it says
+//!            ↑                                                                        │
+//!            └──────────────────── More ──────────────────────────────────────────────┘→ Open, or Failed
+//! ```
+//!
+//! Why it exists: a step may sign with a private key, which takes 50 ms and more on an old ARM, or check a
+//! chain of certificates; so the whole handshake moves to a helper for each step and comes back, and holds
+//! nothing of the broker's. Always true: what a peer may send before its handshake is over has a fixed size;
+//! nothing is begun before a whole record is there; who does not speak TLS is found out by the first octets.
+
+use core::time::Duration;
+use std::borrow::Cow;
+
+use rustls::pki_types::UnixTime;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::{AlertDescription, CertificateError, Error};
+
+use super::certificates::Keeper;
+use super::clock::{Clock, Utc, system_s};
+use super::der::Certificate;
+use super::records::{RECORD_BYTES_MAX, first_record_len, is_aligned};
+
+/// What a peer may have sent that has not been used up: its certificates have to fit.
+const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
+/// A session keeps the certificates of its client for as long as it lives.
+pub(in crate::net) const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
+/// Bytes of a handshake in progress: what came, and rustls' own. Measured (5.3 KiB when little came), rounded
+/// up.
+pub(in crate::net) const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
+
+/// A handshake that is under way.
+pub(in crate::net) struct Handshake {
+    /// From the first step on.
+    connection: Option<UnbufferedServerConnection>,
+    incoming: Vec<u8>,
+    /// So much of it the last step has seen.
+    seen: usize,
+}
+
+/// What a step led to.
+pub(in crate::net) struct Shaken {
+    /// To be sent, whatever is next.
+    pub(in crate::net) outgoing: Vec<u8>,
+    pub(in crate::net) next: Next,
+}
+
+/// How it goes on.
+pub(in crate::net) enum Next {
+    /// The peer has to say more.
+    More(Box<Handshake>),
+    /// The handshake is over.
+    Open(Box<Opened>),
+    /// It has failed: why, and what to change.
+    Failed(String),
+}
+
+/// A connection whose handshake is over.
+pub(in crate::net) struct Opened {
+    pub(super) connection: UnbufferedServerConnection,
+    /// What the peer sent behind its handshake: readable, and not yet.
+    pub(super) plain: Vec<u8>,
+    pub(super) incoming: Vec<u8>,
+    /// The user name in the client's certificate, if it showed one.
+    pub(in crate::net) login: Option<String>,
+    /// Version and cipher, for the log.
+    pub(in crate::net) spoken: String,
+}
+
+/// Why a handshake cannot go on.
+enum Trouble {
+    /// rustls says so.
+    Tls(Error),
+    /// We do.
+    Other(Cow<'static, str>),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl Handshake {
+    /// Begins with nothing.
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self { connection: None, incoming: Vec::new(), seen: 0 })
+    }
+
+    /// How much may still come before a step has to use some of it up.
+    pub(in crate::net) fn room(&self) -> usize {
+        INCOMING_BYTES_MAX - self.incoming.len()
+    }
+
+    /// Takes what came, no more than there is room for.
+    pub(in crate::net) fn take_in(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+    }
+
+    /// The first octets, as long as nothing else is known of the peer.
+    pub(in crate::net) fn opening(&self) -> Option<&[u8]> {
+        self.connection.is_none().then_some(&self.incoming)
+    }
+
+    /// Whether there is a whole record that no step has seen.
+    pub(in crate::net) fn is_ready(&self) -> bool {
+        let mut at = 0;
+        while let Some(len) = first_record_len(&self.incoming[at..]) {
+            at += len;
+            if at > self.incoming.len() {
+                break;
+            }
+            if at > self.seen {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Goes on as far as it can with what is there. This may take long.
+    pub(in crate::net) fn step(mut self: Box<Self>, keeper: Option<&mut Keeper>) -> Shaken {
+        let mut outgoing = Vec::new();
+        let Some(keeper) = keeper else {
+            return Shaken { outgoing, next: Next::Failed("there are no certificates".into()) };
+        };
+        let next = match self.advance(keeper, &mut outgoing) {
+            Ok(Some(opened)) => Next::Open(Box::new(opened)),
+            Ok(None) => {
+                self.seen = self.incoming.len();
+                Next::More(self)
+            }
+            Err(Trouble::Tls(error)) => {
+                self.tell_peer(&mut outgoing);
+                Next::Failed(explain(&error, keeper.clock()))
+            }
+            Err(Trouble::Other(why)) => Next::Failed(why.into_owned()),
+        };
+        Shaken { outgoing, next }
+    }
+
+    fn advance(&mut self, keeper: &mut Keeper, outgoing: &mut Vec<u8>) -> Result<Option<Opened>, Trouble> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(UnbufferedServerConnection::new(keeper.current())?),
+        };
+        if self.seen == 0 {
+            take_time_as_told();
+        }
+        let mut plain = Vec::new();
+        loop {
+            let UnbufferedStatus { mut discard, state } = connection.process_tls_records(&mut self.incoming);
+            let goes_on = match state? {
+                ConnectionState::EncodeTlsData(mut data) => {
+                    encode(|room| data.encode(room), outgoing);
+                    true
+                }
+                ConnectionState::TransmitTlsData(data) => {
+                    data.done();
+                    true
+                }
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        plain.extend_from_slice(record.payload);
+                        discard += record.discard;
+                    }
+                    true
+                }
+                ConnectionState::PeerClosed | ConnectionState::Closed => {
+                    return Err(Trouble::Other("it hung up in the middle".into()));
+                }
+                _ => false,
+            };
+            self.incoming.drain(..discard);
+            if !goes_on {
+                break;
+            }
+        }
+        if connection.is_handshaking() {
+            if self.room() == 0 {
+                return Err(Trouble::Other("its handshake is longer than any should be".into()));
+            }
+            return Ok(None);
+        }
+        self.finish(keeper, plain).map(Some)
+    }
+
+    /// What the handshake has brought to light.
+    fn finish(&mut self, keeper: &Keeper, plain: Vec<u8>) -> Result<Opened, Trouble> {
+        let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
+        else {
+            return Err(Trouble::Other("it was over before it began".into()));
+        };
+        if !is_aligned(&incoming) {
+            return Err(Trouble::Other("it sends pieces of a handshake after the handshake".into()));
+        }
+        let chain = connection.peer_certificates().unwrap_or_default();
+        if chain.iter().map(|der| der.len()).sum::<usize>() > CLIENT_CHAIN_BYTES_MAX {
+            let why = format!("its certificates take more than {CLIENT_CHAIN_BYTES_MAX} bytes");
+            return Err(Trouble::Other(why.into()));
+        }
+        let certificate = chain.first().and_then(|der| Certificate::parse(der));
+        // A session that is taken up again comes without a look at the certificate it was begun with.
+        if let Some(certificate) = certificate
+            && certificate.not_after < keeper.clock().now_s()
+        {
+            let until = Utc(certificate.not_after);
+            return Err(Trouble::Other(format!("its certificate was good until {until} only").into()));
+        }
+        let login = certificate.and_then(|certificate| keeper.login(&certificate));
+        let version = connection.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let spoken = format!("{version}, {}", suite.unwrap_or("a cipher without a name"));
+        Ok(Opened { connection, plain, incoming, login, spoken })
+    }
+
+    /// What rustls wants the peer to know of the failure.
+    fn tell_peer(&mut self, outgoing: &mut Vec<u8>) {
+        let Some(connection) = &mut self.connection else { return };
+        // What waits is handed out before anything is looked at; looked at again, the same octets would fail
+        // again.
+        while connection.wants_write() {
+            match connection.process_tls_records(&mut self.incoming).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), outgoing),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Appends what an encoder gives, which is asked first how much that is.
+fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outgoing: &mut Vec<u8>) {
+    if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = encoder(&mut []) {
+        let at = outgoing.len();
+        outgoing.resize(at + required_size, 0);
+        let written = encoder(&mut outgoing[at..]).unwrap_or(0);
+        outgoing.truncate(at + written);
+    }
+}
+
+/// Stands for a slower processor in tests: the first step of each handshake, which is the one that signs,
+/// takes as many milliseconds longer as the environment says.
+fn take_time_as_told() {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("LEVERET_SLOW_HANDSHAKE_MS").ok().and_then(|text| text.parse().ok()) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+}
+
+/// Why a handshake failed, in words that say what to change.
+fn explain(error: &Error, clock: Clock) -> String {
+    let at = |time: &UnixTime| Utc(time.as_secs());
+    match error {
+        Error::NoCertificatesPresented => {
+            "it shows no certificate, and [tls] client_certificates is \"require\"".into()
+        }
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "its certificate is not signed by an authority in [tls] client_ca".into()
+        }
+        Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+            format!(
+                "its certificate was good until {} only; the clock here says {}",
+                at(not_after),
+                Utc(system_s())
+            )
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            let wrong = if clock.is_behind() { ", which is surely wrong" } else { "; is that right?" };
+            let here = Utc(system_s());
+            format!(
+                "its certificate is good from {} on, but the clock here says {here}{wrong}",
+                at(not_before)
+            )
+        }
+        Error::InvalidCertificate(CertificateError::Other(why))
+            if why.to_string().contains("UnsupportedCertVersion") =>
+        {
+            "its certificate is one of version 1, as `openssl x509 -req` makes it without -extfile; give it \
+             an extension, such as extendedKeyUsage=clientAuth"
+                .into()
+        }
+        Error::AlertReceived(alert) => explain_alert(*alert),
+        Error::PeerIncompatible(_) => {
+            format!(
+                "nothing that both sides can do ({error}); [tls] minimum_version, or its program is too old"
+            )
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn explain_alert(alert: AlertDescription) -> String {
+    let hint = match alert {
+        AlertDescription::UnknownCA => "it does not know who signed our certificate: give it the authority's",
+        AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
+            "it does not like our certificate: is it made out to the name or address it connects to, and \
+             signed by an authority it knows?"
+        }
+        AlertDescription::CertificateExpired => "to it our certificate has expired, or its clock is wrong",
+        AlertDescription::ProtocolVersion => "it speaks no version of TLS that [tls] minimum_version allows",
+        _ => return format!("it says {alert:?}"),
+    };
+    format!("{hint} (it says {alert:?})")
+}

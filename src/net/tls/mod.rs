@@ -1,0 +1,138 @@
+//! TLS by rustls, with ring on every machine.
+//!
+//! | file           | what it does |
+//! |----------------|--------------|
+//! | `certificates` | the operator's files, and reading them again |
+//! | `clock`        | what time it is at least |
+//! | `der`          | names and times in a certificate |
+//! | `handshake`    | the handshake, step by step, on the errand helper |
+//! | `records`      | opening and sealing, on the loop |
+//! | `suites`       | which ciphers, in which order |
+//!
+//! Why rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here encrypted
+//! input is opened in the loop's scratch, what is no whole record yet waits in the loop's stashes as all
+//! input does, and of sealed output at most one record per connection waits, in a pool that has room for one
+//! each.
+
+mod certificates;
+mod clock;
+mod der;
+mod handshake;
+mod records;
+mod suites;
+#[cfg(test)]
+mod tests;
+
+use rustls::server::UnbufferedServerConnection;
+
+use crate::mem::{ByteChain, BytePool};
+
+pub(super) use certificates::Keeper;
+pub use certificates::TlsError;
+pub(super) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
+use records::{Opening, farewell, open, seal};
+pub(super) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
+
+/// Replies of rustls' own, such as an alert: a few dozen octets each.
+const REPLY_BYTES_MAX: usize = 512;
+
+/// TLS on one connection.
+pub(super) enum Tls {
+    /// In its handshake, waiting for the peer.
+    Shaking(Box<Handshake>),
+    /// A step of the handshake is being made elsewhere.
+    Away,
+    /// In use.
+    Open(Box<Session>),
+    /// It has failed: there is only something left to be written, maybe.
+    Over,
+}
+
+impl core::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Shaking(_) => "Shaking",
+            Self::Away => "Away",
+            Self::Open(_) => "Open",
+            Self::Over => "Over",
+        })
+    }
+}
+
+impl Tls {
+    /// At the very beginning.
+    pub(super) fn new() -> Self {
+        Self::Shaking(Handshake::new())
+    }
+}
+
+/// The keys of a connection whose handshake is over, and the beginning of a record that is not all there.
+pub(super) struct Session {
+    connection: UnbufferedServerConnection,
+    /// Lies in the stashes.
+    pub(super) held: ByteChain,
+    /// It has broken the rules: rustls must not be asked for anything more.
+    is_broken: bool,
+}
+
+/// What came out of encrypted input.
+#[derive(Debug, Default)]
+pub(super) struct Unsealed {
+    /// Octets of plaintext.
+    pub(super) plain: usize,
+    /// Octets of input that are done with.
+    pub(super) taken: usize,
+    /// Nothing more will come.
+    pub(super) end: bool,
+}
+
+impl Session {
+    /// Goes on where the handshake has ended. What came behind it is the stash's; `false`: there is no room.
+    pub(super) fn begin(opened: Opened, stashes: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
+        let mut held = ByteChain::default();
+        if held.append(stashes, &opened.incoming) && stash.append(stashes, &opened.plain) {
+            return Some(Self { connection: opened.connection, held, is_broken: false });
+        }
+        held.clear(stashes);
+        None
+    }
+
+    /// Opens every whole record of `input` into `plain`, which is as long. What rustls has to say to the peer
+    /// is added to `unsent`.
+    pub(super) fn unseal(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut [u8],
+        (unsent, pool): (&mut ByteChain, &mut BytePool),
+    ) -> Unsealed {
+        if self.is_broken {
+            return Unsealed { taken: input.len(), plain: 0, end: true };
+        }
+        let mut reply = [0; REPLY_BYTES_MAX];
+        match open(&mut self.connection, input, plain, &mut reply) {
+            Ok(Opening { taken, plain, reply: len, end }) => {
+                let fits = unsent.append(pool, &reply[..len]);
+                Unsealed { taken, plain, end: end || !fits }
+            }
+            Err(error) => {
+                log::debug!("TLS: {error}");
+                self.is_broken = true;
+                Unsealed { taken: input.len(), plain: 0, end: true }
+            }
+        }
+    }
+
+    /// Seals at most [`PLAIN_BYTES_MAX`] octets into `out`, which has [`SEALED_BYTES_MAX`]; says how long it
+    /// is.
+    pub(super) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
+        if self.is_broken {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        seal(&mut self.connection, plain, out).map_err(std::io::Error::other)
+    }
+
+    /// Seals the farewell into `out`; 0 when there is none to be said.
+    pub(super) fn farewell(&mut self, out: &mut [u8]) -> usize {
+        if self.is_broken { 0 } else { farewell(&mut self.connection, out).unwrap_or(0) }
+    }
+}

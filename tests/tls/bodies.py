@@ -1,0 +1,108 @@
+"""Large bodies both ways at once, and readers that do not read."""
+
+from __future__ import annotations
+
+import os
+import select
+import ssl
+import time
+import zlib
+from pathlib import Path
+from typing import Callable, Dict, List
+
+from harness import wire
+from harness.raw import Client
+
+from office import Office
+from support import PATIENCE, Broker, context, raw_client
+
+MIB = 1 << 20
+BODY = 16 * MIB
+
+
+def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool]) -> List[wire.Frame]:
+    """Writes and reads at the same time until all is written and enough has come."""
+    secure = client.socket
+    secure.setblocking(False)
+    frames: List[wire.Frame] = []
+    view, at = memoryview(out), 0
+    deadline = time.monotonic() + 6 * PATIENCE
+    while at < len(view) or not enough(frames):
+        assert time.monotonic() < deadline, f"{at} of {len(view)} bytes written, {len(frames)} frames came"
+        moved = False
+        if at < len(view):
+            try:
+                at += secure.send(view[at:at + 65_536])
+                moved = True
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                pass
+        try:
+            data = secure.recv(262_144)
+            assert data, "the broker hung up"
+            client.buffer += data
+            frames.extend(wire.split_frames(client.buffer))
+            others = [wire.decode_method(f.payload) for f in frames[-1:] if f.kind == wire.FRAME_METHOD]
+            assert all(method.name == "basic.deliver" for method in others), others
+            moved = True
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        if not moved:
+            select.select([secure], [secure] if at < len(view) else [], [], 1.0)
+    secure.settimeout(PATIENCE)
+    return frames
+
+
+def both_ways(folder: Path) -> None:
+    """One connection sends 16 MiB bodies and is sent them at the same time, over both versions."""
+    office = Office(folder)
+    with Broker(office.server()) as broker:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            client = raw_client(broker, context(office, version=version))
+            client.open()
+            client.call(1, "queue.declare", queue="big", exclusive=True)
+            client.call(1, "basic.consume", queue="big", consumer_tag="t", no_ack=True)
+            bodies = [os.urandom(MIB) * (BODY // MIB) for _ in range(2)]
+            out = b"".join(wire.publish(1, "", "big", body, frame_max=client.frame_max) for body in bodies)
+            total = sum(map(len, bodies))
+            count = lambda frames: sum(len(f.payload) for f in frames if f.kind == wire.FRAME_BODY)  # noqa: E731
+            frames = pump(client, out, lambda frames: count(frames) >= total)
+            came = b"".join(f.payload for f in frames if f.kind == wire.FRAME_BODY)
+            assert zlib.crc32(came) == zlib.crc32(b"".join(bodies)), "they came back otherwise"
+            client.close()
+        assert broker.peak_kib() <= 128_000_000 // 1024, f"{broker.peak_kib()} KiB resident"
+
+
+def slow_readers(folder: Path) -> None:
+    """Forty consumers of large messages that stop reading: each costs a record and no more."""
+    office = Office(folder)
+    with Broker(office.server(), limits='socket_send_buffer_bytes = "64KiB"') as broker:
+        how = context(office)
+        publisher = Client(broker.address)
+        publisher.open()
+        publisher.call(1, "exchange.declare", exchange="all", type="fanout")
+        readers = [raw_client(broker, how, receive_buffer=8192) for _ in range(40)]
+        for number, reader in enumerate(readers):
+            reader.open()
+            reader.call(1, "queue.declare", queue=f"slow-{number}", exclusive=True)
+            reader.call(1, "queue.bind", queue=f"slow-{number}", exchange="all", routing_key="")
+        publisher.call(1, "confirm.select")
+        publisher.publish(1, "all", "", os.urandom(8 * MIB))
+        publisher.expect("basic.ack")
+        before = broker.rss_kib()
+        for reader in readers:
+            reader.call(1, "basic.consume", queue=f"slow-{readers.index(reader)}", consumer_tag="t", no_ack=False)
+        time.sleep(0.5)
+        # Others are served while all of them stand still.
+        for _ in range(20):
+            publisher.publish(1, "", "slow-0", b"x")
+            publisher.expect("basic.ack")
+        grown = broker.rss_kib() - before
+        assert grown <= len(readers) * 24 + 1024, f"{grown} KiB for {len(readers)} readers that do not read"
+        got = readers[7].expect("basic.deliver")
+        assert len(got.body) == 8 * MIB, "it goes on when it reads again"
+
+
+CASES: Dict[str, Callable[[Path], None]] = {
+    "full-duplex": both_ways,
+    "slow-readers": slow_readers,
+}

@@ -1,0 +1,133 @@
+"""Versions of TLS, and whose certificate lets whom in."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import Callable, Dict
+
+import pika
+import pika.exceptions
+
+from harness.raw import Client
+
+from office import Office
+from support import Broker, context, dial, pika_client, raw_client
+
+TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+
+
+def there_and_back(broker: Broker, how: ssl.SSLContext) -> None:
+    """Publishes and fetches bodies of all sizes with confirms."""
+    connection = pika_client(broker, how)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("there", exclusive=True)
+    for size in (0, 1, 1000, 16_384, 100_000, 2_000_000):
+        body = os.urandom(size)
+        channel.basic_publish("", "there", body, mandatory=True)
+        _, _, got = channel.basic_get("there", auto_ack=True)
+        assert (got or b"") == body, f"{size} bytes came back otherwise"
+    connection.close()
+
+
+def refuses(broker: Broker, how: ssl.SSLContext, logged: str) -> None:
+    """A client gets no AMQP out of it, and the log says why."""
+    try:
+        raw_client(broker, how)
+    except (ssl.SSLError, OSError, Exception) as error:
+        assert not isinstance(error, AssertionError), error
+    else:
+        raise AssertionError("it was let in")
+    broker.logged(logged)
+
+
+def versions(folder: Path) -> None:
+    office = Office(folder)
+    with Broker(office.server()) as broker:
+        for version in (TLS12, TLS13):
+            there_and_back(broker, context(office, version=version))
+    with Broker(office.server(), tls='minimum_version = "1.3"') as broker:
+        there_and_back(broker, context(office, version=TLS13))
+        refuses(broker, context(office, version=TLS12), "handshake of TLS failed: .*minimum_version")
+
+
+def rsa_key(folder: Path) -> None:
+    office = Office(folder)
+    with Broker(office.server(kind="rsa:2048")) as broker:
+        for version in (TLS12, TLS13):
+            there_and_back(broker, context(office, version=version))
+
+
+def mutual(folder: Path) -> None:
+    """A client's certificate: required, allowed, and all the ways it can be wrong."""
+    office, others = Office(folder / "office"), Office(folder / "others", "another authority")
+    meter = office.issue("meter-7", "meter-7", ["DNS:meter-7.example"])
+    wrong = others.issue("stranger")
+    late = office.issue("late", days=30, starts_in=-60)
+    early = office.issue("early", starts_in=400)
+    old = office.issue("old", is_version_3=False)
+    how = f'client_ca = "{office.authority}"\nclient_certificates = "require"'
+    with Broker(office.server(), how, extra=["--log-level", "debug"]) as broker:
+        for version in (TLS12, TLS13):
+            there_and_back(broker, context(office, meter, version))
+        broker.logged('certificate of Some\\("meter-7"\\)')
+    for paper, why in [
+        (None, "it shows no certificate"),
+        (wrong, "its certificate is not signed by an authority in \\[tls\\] client_ca"),
+        (late, "its certificate was good until .* only; the clock here says"),
+        (old, "its certificate is one of version 1"),
+        (early, "its certificate is good from .* on, but the clock here says .*; is that right\\?"),
+    ]:
+        for version in (TLS12, TLS13):
+            with Broker(office.server(), how) as broker:
+                refuses(broker, context(office, paper, version), f"the handshake of TLS failed: {why}")
+                raw_client(broker, context(office, meter)).close()
+    with Broker(office.server(), how.replace("require", "allow")) as broker:
+        there_and_back(broker, context(office))
+        there_and_back(broker, context(office, meter))
+        refuses(broker, context(office, wrong), "the handshake of TLS failed: its certificate is not signed")
+
+
+def distrustful_client(folder: Path) -> None:
+    """A client that does not know our authority says so, and the log says what to give it."""
+    office, others = Office(folder / "office"), Office(folder / "others", "another authority")
+    with Broker(office.server()) as broker:
+        try:
+            dial(broker, context(others))
+        except ssl.SSLCertVerificationError:
+            pass
+        else:
+            raise AssertionError("the client should not have trusted it")
+        broker.logged("the handshake of TLS failed: it does not know who signed our certificate")
+        Client(broker.address).close()
+
+
+def by_name(folder: Path) -> None:
+    """Several certificates: the one made out to the name that is asked for."""
+    office = Office(folder)
+    first, second = office.server(), office.issue("second", names=["DNS:second.example"])
+    with Broker(first) as broker:
+        text = broker.config_path.read_text()
+        text = text.replace(f'"{first.certificate}"', f'["{first.certificate}", "{second.certificate}"]')
+        broker.config_path.write_text(text.replace(f'"{first.key}"', f'["{first.key}", "{second.key}"]'))
+        os.kill(broker.process.pid, 1)
+        broker.logged("certificates were read again")
+        for name, shown in [("localhost", "localhost"), ("second.example", "second.example")]:
+            how = context(office)
+            how.check_hostname = False
+            import socket
+            with socket.create_connection(("127.0.0.1", broker.tls_port)) as plain:
+                with how.wrap_socket(plain, server_hostname=name) as secure:
+                    names = [value for _, value in secure.getpeercert()["subjectAltName"]]
+            assert shown in names, f"{name} was shown the certificate of {names}"
+
+
+CASES: Dict[str, Callable[[Path], None]] = {
+    "versions": versions,
+    "rsa-key": rsa_key,
+    "mutual": mutual,
+    "distrustful-client": distrustful_client,
+    "by-name": by_name,
+}

@@ -1,0 +1,137 @@
+"""Handshakes by the hundred, and handshakes that never end."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Callable, Dict, List
+
+from harness.raw import Client
+
+from office import Office
+from reloading import Traffic
+from support import Broker, context, raw_client
+
+
+def slow_handshakes(folder: Path) -> None:
+    """One octet a second from more peers than there are places: when their time is up, others get in."""
+    office = Office(folder)
+    limits = 'tls_handshakes_max = 8\nhandshake_timeout = "2s"'
+    with Broker(office.server(), limits=limits) as broker:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        half = context(office).wrap_bio(incoming, outgoing, server_hostname="localhost")
+        try:
+            half.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        hello = outgoing.read()
+        slow: List[socket.socket] = []
+        stopping = threading.Event()
+
+        def dribble() -> None:
+            sent = 0
+            while not stopping.wait(1.0):
+                for peer in slow:
+                    try:
+                        peer.send(hello[sent:sent + 1])
+                    except OSError:
+                        pass
+                sent += 1
+
+        thread = threading.Thread(target=dribble, daemon=True)
+        for _ in range(24):
+            slow.append(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20))
+        thread.start()
+        try:
+            # Those without TLS are not held up at all, and over TLS everybody gets in after the slow ones.
+            Client(broker.address).close()
+            for _ in range(3):
+                raw_client(broker, context(office)).close()
+        finally:
+            stopping.set()
+            thread.join()
+            for peer in slow:
+                peer.close()
+
+
+def broken_off(folder: Path) -> None:
+    """Handshakes broken off in the middle by the hundred leave nothing behind."""
+    office = Office(folder)
+    with Broker(office.server(), limits="tls_handshakes_max = 4\ntls_connections_max = 4") as broker:
+        how = context(office)
+        for round_ in range(300):
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            half = how.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            try:
+                half.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            hello = outgoing.read()
+            with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20) as peer:
+                peer.sendall(hello[:1 + (round_ * 7) % len(hello)])
+                if round_ % 3 == 0:
+                    peer.sendall(hello[1 + (round_ * 7) % len(hello):])
+        clients = [raw_client(broker, how) for _ in range(4)]
+        for client in clients:
+            client.close()
+
+
+def everybody_at_once(folder: Path) -> None:
+    """Two hundred clients come at once, each costing a signature with a large key: all get in, and meanwhile the
+    messages of one that is there go on."""
+    office = Office(folder)
+    limits = "tls_connections_max = 220\ntls_handshakes_max = 16"
+    with Broker(office.server(kind="rsa:4096"), limits=limits, top='memory_limit = "160MB"') as broker:
+        how = context(office)
+        traffic = Traffic(broker, how)
+        traffic.more()
+        accidents: List[BaseException] = []
+        counts: List[int] = []
+        crowd: List[Client] = []
+
+        def come() -> None:
+            try:
+                client = raw_client(broker, how)
+                counts.append(traffic.count)
+                crowd.append(client)
+            except BaseException as accident:
+                accidents.append(accident)
+
+        threads = [threading.Thread(target=come, daemon=True) for _ in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert not accidents and len(crowd) == 200, f"{len(crowd)} of 200 got in: {accidents[:3]}"
+        assert counts[-1] - counts[0] >= 50, f"{counts[-1] - counts[0]} messages of the other while they came in"
+        traffic.more()
+        traffic.stop()
+        for client in crowd:
+            client.close()
+
+
+def at_the_cap(folder: Path) -> None:
+    """Connections over TLS have a cap of their own: who comes beyond waits, and gets in when there is room."""
+    office = Office(folder)
+    with Broker(office.server(), limits="tls_connections_max = 3") as broker:
+        how = context(office)
+        clients = [raw_client(broker, how) for _ in range(3)]
+        Client(broker.address).close()
+        came: List[Client] = []
+        thread = threading.Thread(target=lambda: came.append(raw_client(broker, how)), daemon=True)
+        thread.start()
+        thread.join(0.5)
+        assert not came, "the fourth had to wait"
+        clients.pop().close()
+        thread.join(20)
+        assert came, "the fourth got in"
+
+
+CASES: Dict[str, Callable[[Path], None]] = {
+    "slow-handshakes": slow_handshakes,
+    "broken-off": broken_off,
+    "everybody-at-once": everybody_at_once,
+    "at-the-cap": at_the_cap,
+}

@@ -1,0 +1,89 @@
+"""An authority of our own: certificates made by the `openssl` program, in a folder of their own."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+CONFIG = """
+[ca]
+default_ca = ours
+[ours]
+dir = {folder}
+database = {folder}/index.txt
+new_certs_dir = {folder}
+serial = {folder}/serial
+default_md = sha256
+policy = any
+unique_subject = no
+copy_extensions = copy
+[any]
+commonName = optional
+[req]
+distinguished_name = name
+[name]
+"""
+
+
+class Paper(NamedTuple):
+    """A certificate and its key, as files."""
+
+    certificate: Path
+    key: Path
+
+
+class Office:
+    """Signs certificates."""
+
+    def __init__(self, folder: Path, name: str = "authority") -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "index.txt").write_text("")
+        (folder / "serial").write_text("1000\n")
+        (folder / "ca.cnf").write_text(CONFIG.format(folder=folder))
+        self.authority = folder / "ca.pem"
+        key = self.make_key("ca")
+        self.openssl("req", "-x509", "-new", "-key", str(key), "-subj", f"/CN={name}", "-days", "3650",
+                     "-config", str(folder / "ca.cnf"), "-addext", "basicConstraints=critical,CA:TRUE",
+                     "-out", str(self.authority))
+
+    def openssl(self, *arguments: str) -> str:
+        done = subprocess.run(["openssl", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=120, cwd=self.folder)
+        if done.returncode:
+            raise RuntimeError(f"openssl {' '.join(arguments)}: {done.stdout}")
+        return done.stdout
+
+    def make_key(self, name: str, kind: str = "P-256") -> Path:
+        """A private key: P-256, or RSA of so many bits."""
+        key = self.folder / f"{name}.key"
+        how = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        if kind.startswith("rsa:"):
+            how = ["-algorithm", "RSA", "-pkeyopt", f"rsa_keygen_bits:{kind[4:]}"]
+        self.openssl("genpkey", *how, "-out", str(key))
+        os.chmod(key, 0o600)
+        return key
+
+    def issue(self, name: str, common_name: str = "", names: Optional[List[str]] = None, kind: str = "P-256",
+              days: int = 365, starts_in: int = -1, is_version_3: bool = True) -> Paper:
+        """A certificate for `names` (such as `DNS:localhost`), good from `starts_in` days from now on. One without
+        any extension is of version 1."""
+        key = self.make_key(name, kind)
+        request, certificate = self.folder / f"{name}.csr", self.folder / f"{name}.pem"
+        extensions = ["-addext", "basicConstraints=CA:FALSE"] if is_version_3 else []
+        extensions += ["-addext", "subjectAltName=" + ",".join(names)] if names else []
+        self.openssl("req", "-new", "-key", str(key), "-subj", f"/CN={common_name or name}", *extensions,
+                     "-config", str(self.folder / "ca.cnf"), "-out", str(request))
+        start = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=starts_in)
+        end = start + datetime.timedelta(days=days)
+        self.openssl("ca", "-batch", "-notext", "-config", str(self.folder / "ca.cnf"), "-cert", str(self.authority),
+                     "-keyfile", str(self.folder / "ca.key"), "-in", str(request), "-out", str(certificate),
+                     "-startdate", start.strftime("%Y%m%d%H%M%SZ"), "-enddate", end.strftime("%Y%m%d%H%M%SZ"))
+        return Paper(certificate, key)
+
+    def server(self, name: str = "server", kind: str = "P-256") -> Paper:
+        """A certificate for this machine."""
+        return self.issue(name, "localhost", ["DNS:localhost", "IP:127.0.0.1"], kind)
