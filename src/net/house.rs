@@ -147,10 +147,7 @@ impl House {
         let with_tls = !config.listen_tls.is_empty();
         let keeper = with_tls.then(|| Keeper::open(&config.tls)).transpose().map_err(StartError::Tls)?;
         let doors = listen::open_doors(&mut poll, config)?;
-        tell_table(&table, config.memory_limit_bytes);
-        if let Some(why) = &config.board_why {
-            log::info!("board {}: {why}", config.board);
-        }
+        tell_limits(config, &table);
         let connections = limits.connections_max as usize;
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         broker.set_loopback_users(&config.loopback_users);
@@ -228,15 +225,18 @@ const fn message_limits(limits: &Limits) -> MessageLimits {
     }
 }
 
-fn tell_table(table: &MemoryTable, memory_limit_bytes: u64) {
-    for line in show_table(table, memory_limit_bytes).lines() {
+fn tell_limits(config: &Config, table: &MemoryTable) {
+    for line in show_table(table, config.memory_limit_bytes).lines() {
         log::debug!("{line}");
     }
     log::info!(
         "the pools add up to {} of memory_limit {}; `leveret check` shows every line",
         Megabytes(table.bytes()),
-        Megabytes(memory_limit_bytes)
+        Megabytes(config.memory_limit_bytes)
     );
+    if let Some(why) = &config.board_why {
+        log::info!("board {}: {why}", config.board);
+    }
 }
 
 /// Touches and locks all that is reserved, and what comes later, so that nothing here ever waits for a page.

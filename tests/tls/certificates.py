@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 
 import pika
 import pika.exceptions
 
+from harness import environment
 from harness.raw import Client
+from harness.suite import Skip
 
-from office import Office
+from office import Office, Paper
 from support import Broker, context, dial, pika_client, raw_client
 
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
@@ -90,6 +93,77 @@ def mutual(folder: Path) -> None:
         refuses(broker, context(office, wrong), "the handshake of TLS failed: its certificate is not signed")
 
 
+def external(folder: Path) -> None:
+    """SASL EXTERNAL: whoever shows a good certificate is the user it names, without a password."""
+    office = Office(folder)
+    guest, nobody = office.issue("guest"), office.issue("nobody")
+    by_name = office.issue("by-name", "somebody else", ["DNS:guest", "email:guest@example"])
+    credentials = pika.credentials.ExternalCredentials
+    how = f'client_ca = "{office.authority}"\nclient_certificates = "allow"'
+
+    def log_in(broker: Broker, paper: Optional[Paper]) -> None:
+        connection = pika_client(broker, context(office, paper), credentials=credentials())
+        connection.channel().queue_declare("external", exclusive=True)
+        connection.close()
+
+    def refused(broker: Broker, paper: Optional[Paper]) -> None:
+        try:
+            log_in(broker, paper)
+        except (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AuthenticationError):
+            return
+        raise AssertionError("it was let in")
+
+    with Broker(office.server(), how) as broker:
+        log_in(broker, guest)
+        refused(broker, nobody)
+        refused(broker, by_name)
+        refused(broker, None)
+        # With a certificate, a password is still one way.
+        there_and_back(broker, context(office, nobody))
+    with Broker(office.server(), how + '\nlogin_from = "subject_alternative_name_dns"') as broker:
+        log_in(broker, by_name)
+        refused(broker, guest)
+
+
+def clock_at_1970(folder: Path) -> None:
+    """A board that does not know the time: clients whose certificates are no younger than its own get in, for it
+    cannot be earlier; an expired one stays out; and the log names the clock."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        try:
+            environment.apt_install("libfaketime")
+        except (environment.Unreachable, environment.NoRoot) as why:
+            raise Skip(str(why)) from why
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    office = Office(folder)
+    meter = office.issue("meter", starts_in=-30)
+    young = office.issue("young", starts_in=-1)
+    late = office.issue("late", days=30, starts_in=-60)
+    server = office.server(starts_in=-10)
+    how = f'client_ca = "{office.authority}"\nclient_certificates = "require"'
+    fake = {"LD_PRELOAD": str(library), "FAKETIME": "@1970-01-02 00:00:00", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    os.environ.update(fake)
+    try:
+        broker = Broker(server, how)
+    finally:
+        for name in fake:
+            del os.environ[name]
+    with broker:
+        broker.logged("the clock of this machine says 1970-01-02 .*: until the clock is set")
+        there_and_back(broker, context(office, meter))
+        there_and_back(broker, context(office, young))
+        refuses(broker, context(office, late), "its certificate was good until .* only; the clock here says 1970-01-02")
+    early = office.issue("early", starts_in=2)
+    os.environ.update(fake)
+    try:
+        broker = Broker(server, how)
+    finally:
+        for name in fake:
+            del os.environ[name]
+    with broker:
+        refuses(broker, context(office, early), "the clock here says 1970-01-02 .*, which is surely wrong")
+
+
 def distrustful_client(folder: Path) -> None:
     """A client that does not know our authority says so, and the log says what to give it."""
     office, others = Office(folder / "office"), Office(folder / "others", "another authority")
@@ -117,7 +191,6 @@ def by_name(folder: Path) -> None:
         for name, shown in [("localhost", "localhost"), ("second.example", "second.example")]:
             how = context(office)
             how.check_hostname = False
-            import socket
             with socket.create_connection(("127.0.0.1", broker.tls_port)) as plain:
                 with how.wrap_socket(plain, server_hostname=name) as secure:
                     names = [value for _, value in secure.getpeercert()["subjectAltName"]]
@@ -128,6 +201,8 @@ CASES: Dict[str, Callable[[Path], None]] = {
     "versions": versions,
     "rsa-key": rsa_key,
     "mutual": mutual,
+    "external": external,
+    "clock-at-1970": clock_at_1970,
     "distrustful-client": distrustful_client,
     "by-name": by_name,
 }

@@ -84,6 +84,6 @@ class Office:
                      "-startdate", start.strftime("%Y%m%d%H%M%SZ"), "-enddate", end.strftime("%Y%m%d%H%M%SZ"))
         return Paper(certificate, key)
 
-    def server(self, name: str = "server", kind: str = "P-256") -> Paper:
+    def server(self, name: str = "server", kind: str = "P-256", starts_in: int = -1) -> Paper:
         """A certificate for this machine."""
-        return self.issue(name, "localhost", ["DNS:localhost", "IP:127.0.0.1"], kind)
+        return self.issue(name, "localhost", ["DNS:localhost", "IP:127.0.0.1"], kind, starts_in=starts_in)
