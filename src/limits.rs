@@ -202,6 +202,8 @@ pub struct RecordSizes {
     pub scratch_bytes: usize,
     /// Buffers that the store has once.
     pub store_bytes: usize,
+    /// A client of the operator's socket.
+    pub control_bytes: usize,
 }
 
 /// Why a set of limits cannot be.
@@ -254,6 +256,8 @@ impl fmt::Display for Megabytes {
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 4_500_000;
+/// Clients of the operator's socket at once; further ones wait.
+pub const CONTROL_CLIENTS_MAX: usize = 4;
 /// Threads that wait for the disk, and the one that runs errands.
 const HELPERS: u64 = 3;
 /// The stack of each, in bytes.
@@ -358,6 +362,12 @@ impl Limits {
             ),
             line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
             line("allocator", 1, self.spread_bytes() as usize, "holes between names, and in the index"),
+            line(
+                "control",
+                CONTROL_CLIENTS_MAX as u64,
+                sizes.control_bytes,
+                "clients of leveret ctl: a request and an answer each",
+            ),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
             line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk and for errands"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
@@ -423,7 +433,7 @@ impl Limits {
         let adjustable = table
             .lines
             .iter()
-            .filter(|line| !matches!(line.key, "stack" | "helpers" | "program" | "allocator"));
+            .filter(|line| !matches!(line.key, "control" | "stack" | "helpers" | "program" | "allocator"));
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
         Err(LimitsError::TooMuch { sum, memory_limit, key })
     }
@@ -523,6 +533,7 @@ mod tests {
         unacknowledged_bytes: 72,
         scratch_bytes: 300_000,
         store_bytes: 4_000_000,
+        control_bytes: 1000,
     };
 
     #[test]

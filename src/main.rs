@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use leveret::config::Config;
 use leveret::net;
 use leveret::tool::args::{self, Ask, HELP};
-use leveret::tool::{self, bench, check, inspect, logging};
+use leveret::tool::{self, bench, check, ctl, inspect, logging, restore};
 
 fn main() -> ExitCode {
     match run() {
@@ -20,12 +20,17 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
-    match args::parse(std::env::args_os().skip(1))? {
+    match args::parse_all(std::env::args_os())? {
         Ask::Help => print(HELP)?,
         Ask::Bench(None) => print(bench::options::HELP)?,
         Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
         Ask::Inspect(None) => print(inspect::options::HELP)?,
         Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
+        Ask::Restore(archive, said) => {
+            let config = Config::gather(said.file.as_deref(), said.flags)?;
+            print(&restore::run(&archive, &config.data_dir)?)?;
+        }
+        Ask::Ctl(arguments) => return Ok(ctl::run(arguments)),
         #[cfg(debug_assertions)]
         Ask::Sim(seed, runs) => {
             // Whoever replays a run wants to hear what the broker says of it.

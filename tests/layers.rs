@@ -27,7 +27,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("broker", &["wire::field", "wire::props", "wire::Writer"]),
     ("store", &[]),
     ("bridge", &["session", "wire"]),
-    ("admin", &["broker"]),
+    ("admin", &["broker", "wire::field", "wire::Writer", "wire::Full"]),
     ("tool", EVERYONE),
     ("net", EVERYONE),
     ("sim", EVERYONE),

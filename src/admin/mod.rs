@@ -1,3 +1,29 @@
-//! OWNS THE OPERATOR'S VIEW: what the broker tells those who run it.
+//! OWNS THE OPERATOR'S VIEW. What is told to whoever runs the broker, and what he may change.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `http` | requests out of bytes, answers into bytes |
+//! | `talk` | one client of the operator's interface, without its socket |
+//! | `api` | what each request means |
+//! | `listing`, `columns` | rows of what there is, written while the client takes them |
+//! | `access` | users, virtual hosts, permissions |
+//! | `definitions` | everything that is defined, out of files and into them |
+//! | `json` | JSON into a buffer that is full at some point |
+//! | `scene` | what a request is answered from |
+//! | `systemd` | telling systemd how it goes |
+//!
+//! Paths and field names are those of RabbitMQ's management API where it has them.
+//!
+//! Always true: no socket and no clock; what one client can make the broker hold is bounded, and so is what
+//! it can make it do in one turn.
 
+mod access;
+pub mod api;
+pub mod columns;
+pub mod definitions;
+pub mod http;
+pub mod json;
+pub mod listing;
+pub mod scene;
 pub mod systemd;
+pub mod talk;

@@ -81,7 +81,7 @@ impl Broker {
             auto_delete: true,
             arguments: &[],
         };
-        let queue = self.create_queue(connection, vhost, &declaration, true)?;
+        let queue = self.create_queue(Some(connection), vhost, &declaration, true)?;
         let tag = self.consumer_tag(request.tag);
         self.start_consumer(channel, queue, tag, 0, request)
     }

@@ -26,6 +26,16 @@ pub(super) struct ExchangeDeclaration<'a> {
     pub(super) arguments: &'a [u8],
 }
 
+impl ExchangeDeclaration<'_> {
+    /// The type that its name stands for.
+    pub(super) fn kind(&self) -> Result<Kind, Fault> {
+        Kind::from_name(self.kind).ok_or_else(|| {
+            let what = if self.kind.is_empty() { "invalid" } else { "unknown" };
+            Fault::connection(ReplyCode::CommandInvalid, format_args!("{what} exchange type '{}'", self.kind))
+        })
+    }
+}
+
 /// A binding's fields, whichever method they came with.
 pub(super) struct BindingSpec<'a> {
     pub(super) source: &'a str,
@@ -63,35 +73,36 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         let name = declaration.exchange;
-        let Some(kind) = Kind::from_name(declaration.kind) else {
-            let what = if declaration.kind.is_empty() { "invalid" } else { "unknown" };
-            return Err(Fault::connection(
-                ReplyCode::CommandInvalid,
-                format_args!("{what} exchange type '{}'", declaration.kind),
-            ));
-        };
+        let kind = declaration.kind()?;
         refuse_default(name)?;
         self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
         if let Some(exchange) = self.find_exchange(vhost, name) {
             return self.compare_exchange(vhost, exchange, kind, declaration);
         }
-        if name.starts_with("amq.") {
-            return Err(Fault::new(
-                ReplyCode::AccessRefused,
-                format_args!("exchange name '{name}' contains reserved prefix 'amq.*'"),
-            ));
-        }
+        check_exchange_name(name)?;
         if let Some(alternate) = self.alternate_argument(vhost, declaration)? {
             self.check(connection, vhost, Right::Read, Thing::Exchange(name))?;
             self.check(connection, vhost, Right::Write, Thing::Exchange(alternate))?;
         }
+        self.create_exchange(vhost, kind, declaration)
+    }
+
+    /// Makes an exchange whose name is free.
+    pub(super) fn create_exchange(
+        &mut self,
+        vhost: VhostId,
+        kind: Kind,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        check_exchange_name(declaration.exchange)?;
+        self.alternate_argument(vhost, declaration)?;
         let version = self.version_for(declaration.durable)?;
         let exchange = self.add_exchange(vhost, kind, declaration, version)?;
         self.say_exchange(exchange.index(), true);
         Ok(Outcome::Done)
     }
 
-    fn compare_exchange(
+    pub(super) fn compare_exchange(
         &mut self,
         vhost: VhostId,
         exchange: ExchangeId,
@@ -503,6 +514,17 @@ impl Broker {
 /// Whether only the broker itself gives exchanges such a name.
 fn is_system_name(name: &str) -> bool {
     name.is_empty() || name.starts_with("amq.")
+}
+
+/// Names with this prefix are the broker's own.
+fn check_exchange_name(name: &str) -> Result<(), Fault> {
+    if name.starts_with("amq.") {
+        return Err(Fault::new(
+            ReplyCode::AccessRefused,
+            format_args!("exchange name '{name}' contains reserved prefix 'amq.*'"),
+        ));
+    }
+    Ok(())
 }
 
 /// The nameless exchange cannot be declared, bound or deleted.

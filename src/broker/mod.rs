@@ -16,6 +16,7 @@
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `jobs` | what would take too long in one go |
 //! | `tidy` | memory that a burst left idle |
+//! | `views`, `changes` | what there is, for those who run the broker; what they change |
 //! | `names` | name tables |
 //! | `words` | things as reply texts show them |
 //!
@@ -28,6 +29,7 @@
 
 mod access;
 mod arguments;
+mod changes;
 mod consume;
 mod deliver;
 mod deliveries;
@@ -48,6 +50,7 @@ mod stored;
 mod tidy;
 mod topic;
 mod transaction;
+mod views;
 mod words;
 
 use std::collections::VecDeque;
@@ -73,9 +76,11 @@ use records::{Channel, Connection, Consumer};
 pub use access::{
     OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView,
 };
+pub use changes::Declared;
 pub use deliver::OutboxView;
 pub use pages::{Fetch, Page, PageIn};
 pub use stored::{Contents, Restored};
+pub use views::{BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, QueueView};
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";

@@ -136,22 +136,32 @@ impl Broker {
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
-        let flags = QueueFlags {
-            durable: declaration.durable,
-            exclusive: declaration.exclusive,
-            auto_delete: declaration.auto_delete,
-        };
-        let words = self.queue_in_words(vhost, declaration.queue);
         let arguments = Table::trusted(declaration.arguments);
         if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
             let exchange = core::str::from_utf8(exchange).unwrap_or_default();
             self.check(connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
             self.check(connection, vhost, Right::Write, Thing::Exchange(exchange))?;
         }
-        arguments::check(words, arguments, flags)?;
-        self.check_queue_limit(vhost, declaration.queue)?;
-        let queue = self.create_queue(connection, vhost, declaration, false)?;
+        let queue = self.create_checked(Some(connection), vhost, declaration)?;
         Ok(self.declared(queue))
+    }
+
+    /// Makes a queue whose name is free, if its arguments and the limits allow it.
+    pub(super) fn create_checked(
+        &mut self,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<QueueId, Fault> {
+        let flags = QueueFlags {
+            durable: declaration.durable,
+            exclusive: declaration.exclusive,
+            auto_delete: declaration.auto_delete,
+        };
+        let words = self.queue_in_words(vhost, declaration.queue);
+        arguments::check(words, Table::trusted(declaration.arguments), flags)?;
+        self.check_queue_limit(vhost, declaration.queue)?;
+        self.create_queue(owner, vhost, declaration, false)
     }
 
     fn compare_queue(
@@ -161,12 +171,23 @@ impl Broker {
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
-        let words = self.queue_in_words(vhost, declaration.queue);
         let record = &self.queues[queue.index()];
         let is_mine = record.exclusive_owner == Some(connection);
         if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
             return Err(self.locked(queue));
         }
+        self.compare_properties(vhost, queue, declaration)?;
+        Ok(self.declared(queue))
+    }
+
+    pub(super) fn compare_properties(
+        &mut self,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        let words = self.queue_in_words(vhost, declaration.queue);
+        let record = &self.queues[queue.index()];
         let flags = [
             ("durable", declaration.outlives_broker(), record.durable),
             ("auto_delete", declaration.auto_delete, record.auto_delete),
@@ -178,7 +199,7 @@ impl Broker {
         if record.logged.incarnation != 0 {
             self.await_others();
         }
-        Ok(self.declared(queue))
+        Ok(())
     }
 
     fn declared(&self, queue: QueueId) -> Outcome {
@@ -192,7 +213,7 @@ impl Broker {
 
     pub(super) fn create_queue(
         &mut self,
-        connection: ConnectionId,
+        owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
         hidden: bool,
@@ -201,7 +222,7 @@ impl Broker {
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
         record.durable = declaration.outlives_broker();
         record.auto_delete = declaration.auto_delete;
-        record.exclusive_owner = declaration.exclusive.then_some(connection);
+        record.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
         record.logged.incarnation = self.version_for(record.durable)?;
         let queue = self.add_queue(record)?;
@@ -279,6 +300,13 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
+        let (count, parts) = self.detach_messages(queue);
+        self.start_job(messages, connection, Job::Purge { queue, parts });
+        Ok(Outcome::MessageCount(count))
+    }
+
+    /// Takes all ready messages out of a queue, for a job to drop.
+    pub(super) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.queues[queue.index()];
         let count = record.ready();
         record.ready_bytes = 0;
@@ -289,9 +317,7 @@ impl Broker {
         let returned = core::mem::take(&mut record.returned);
         // The queue stays until all of it is dropped.
         record.returning += 1;
-        let parts = Box::new(Purged { fifos, returned });
-        self.start_job(messages, connection, Job::Purge { queue, parts });
-        Ok(Outcome::MessageCount(count))
+        (count, Box::new(Purged { fifos, returned }))
     }
 
     pub(super) fn delete_queue_by_name(

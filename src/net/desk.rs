@@ -250,6 +250,11 @@ impl Desk {
         self.read_chunk(broker, messages, fetch, large)
     }
 
+    /// The log, for who copies it.
+    pub(crate) const fn log_mut(&mut self) -> &mut Log {
+        self.keeper.log_mut()
+    }
+
     /// What the store has done since the start.
     pub(crate) const fn counters(&self) -> Counters {
         self.keeper.log().counters()

@@ -127,6 +127,11 @@ impl Disk {
         }
     }
 
+    /// The log, for who copies it.
+    pub(super) const fn log_mut(&mut self) -> &mut Log {
+        self.desk.log_mut()
+    }
+
     /// Says what was done since the start.
     pub(super) fn tell_counters(&self) {
         let counters = self.desk.counters();

@@ -21,6 +21,7 @@ use crate::time::{Deadline, Now};
 use crate::tool::check::show_table;
 
 use super::StartError;
+use super::control::Control;
 use super::deadlines::Deadlines;
 use super::disk::Disk;
 use super::errands::Errands;
@@ -79,6 +80,8 @@ pub struct House {
     /// By connection id.
     pub(super) peers: Vec<Option<Peer>>,
     pub(super) peers_count: u32,
+    /// Connections that ever came in.
+    pub(super) connections_made: u64,
     pub(super) handshakes: u32,
     /// Peers over TLS.
     pub(super) tls_peers: u32,
@@ -123,6 +126,7 @@ pub struct House {
     /// Idle bytes that were left when that was done last.
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
+    pub(super) control: Control,
 }
 
 impl core::fmt::Debug for House {
@@ -166,6 +170,7 @@ impl House {
             told: Told::default(),
             peers: Vec::with_capacity(connections),
             peers_count: 0,
+            connections_made: 0,
             handshakes: 0,
             tls_peers: 0,
             tls_handshakes: 0,
@@ -201,11 +206,13 @@ impl House {
             idle_left: 0,
             stopping: None,
             config: config.clone(),
+            control: Control::closed(config),
             limits,
         };
         // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
         house.disk = Disk::open(config, &mut house.broker, waker)?;
         house.broker.warn_of_guest();
+        house.control.open(&house.poll, &house.doors);
         if config.memory_lock {
             lock_memory()?;
         }

@@ -16,12 +16,14 @@
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
 //! | `errands` | what would hold the loop up, done by a thread of its own |
 //! | `gate` | logins that wait for their password to be checked |
+//! | `control` | the operator's socket |
 //! | `signals` | being asked to stop, or to read the configuration again |
 //! | `reload` | what of a changed configuration can be had without a restart |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
+mod control;
 mod deadlines;
 pub(crate) mod desk;
 mod disk;
@@ -54,6 +56,7 @@ use crate::mem::BytePool;
 use crate::store::OpenError;
 use crate::{broker, session, store};
 
+pub use control::SOCKET_NAME;
 pub use house::House;
 pub use tls::TlsError;
 
@@ -152,6 +155,7 @@ pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
         permission_bytes: broker::PERMISSION_BYTES,
         login_bytes: gate::LOGIN_BYTES,
         unacknowledged_bytes: broker::DELIVERY_BYTES,
+        control_bytes: crate::admin::talk::TALK_BYTES,
     }
 }
 

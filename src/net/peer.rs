@@ -3,7 +3,7 @@
 use crate::command::{ConnectionId, Outcome, ReplyOrder};
 use crate::journal::Batch;
 use crate::session;
-use crate::time::Deadline;
+use crate::time::{Deadline, Now};
 
 use super::deadlines::Deadlines;
 use super::socket::PeerAddress;
@@ -45,6 +45,9 @@ pub(super) enum Ending {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// Connections are numbered in the order of their coming.
+    pub(super) number: u64,
+    pub(super) since: Now,
     pub(super) address: PeerAddress,
     pub(super) stream: Stream,
     pub(super) session: session::Connection,

@@ -62,7 +62,10 @@ impl House {
             session::Connection::new(self.now, id, session::Peer { from_loopback }, &self.supplies.settings);
         self.deadlines.lower(id, session.deadline());
         log::debug!("connection {}: from {}", id.index(), visitor.address);
+        self.connections_made += 1;
         let peer = Peer {
+            number: self.connections_made,
+            since: self.now,
             address: visitor.address,
             stream: Stream::new(visitor.socket, visitor.with_tls),
             session,

@@ -3,8 +3,8 @@
 //! A turn does the same things in the same order, and everything it does is bounded:
 //!
 //! ```text
-//! poll ─ what the disk did ─ who may come in ─ read and apply ─ errands ─ who is put out ─ timers ─ jobs
-//!      ─ deliver ─ to the disk ─ write ─ who waited for room ─ close
+//! poll ─ what the disk did ─ who may come in ─ read and apply ─ errands ─ who is put out ─ timers
+//!      ─ the operator ─ jobs ─ deliver ─ to the disk ─ write ─ who waited for room ─ close
 //! ```
 //!
 //! Time is read once, after the poll. Whoever still has work is on a list for the next turn, which then polls
@@ -69,6 +69,7 @@ impl House {
         self.run_errands();
         self.put_out();
         self.keep_time();
+        self.serve_control();
         self.broker.run_jobs(&mut self.supplies.messages);
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
         self.hand_to_disk();
@@ -109,6 +110,7 @@ impl House {
             || self.spills
             || self.disk.as_ref().is_some_and(|disk| disk.has_work(&self.broker, &self.supplies.messages))
             || !self.to_write.is_empty()
+            || self.control.has_work(self.broker.journal().is_crowded())
             || self.has_room_to_offer()
             || self.has_errand()
             || self.broker.has_forced()
@@ -120,10 +122,13 @@ impl House {
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
         let disk = self.disk.as_ref().map_or(Deadline::NEVER, Disk::deadline);
         let house = watchdog.earlier(stop).earlier(self.trim_due).earlier(disk);
-        self.deadlines.next().earlier(house).earlier(self.errand_deadline())
+        self.deadlines.next().earlier(house).earlier(self.errand_deadline()).earlier(self.control.deadline())
     }
 
     fn take_event(&mut self, event: &mio::event::Event) {
+        if self.control.takes(event) {
+            return;
+        }
         match event.token() {
             SIGNAL => self.take_signal(),
             HANGUP => self.take_hangup(),
@@ -365,11 +370,19 @@ impl House {
     /// Closes the connections that the broker wants closed: of users or virtual hosts that are gone.
     fn put_out(&mut self) {
         while let Some((id, fault)) = self.broker.next_forced() {
-            let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { continue };
-            let mut context = self.supplies.context(self.now, &self.broker, id);
-            peer.session.close(&mut context, &fault);
-            self.resume_closed(id);
+            self.put_one_out(id, &fault);
         }
+    }
+
+    /// Closes a connection from our side, whatever it waits for.
+    fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
+        let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        if peer.stream.is_shaking_hands() {
+            return self.end_now(id);
+        }
+        let mut context = self.supplies.context(self.now, &self.broker, id);
+        peer.session.close(&mut context, fault);
+        self.resume_closed(id);
     }
 
     /// What we closed is read again, for its answer.
@@ -389,12 +402,17 @@ impl House {
 
     fn take_signal(&mut self) {
         signals::drain(&mut self.signals);
+        self.begin_stop("by a signal");
+    }
+
+    /// Tells everybody to go, and stops when they have gone or after a while.
+    pub(super) fn begin_stop(&mut self, how: &str) {
         if self.stopping.is_some() {
             // Asked twice: at once.
             self.stopping = Some(self.now.after_ms(0));
             return;
         }
-        log::info!("asked to stop");
+        log::info!("asked to stop {how}");
         systemd::stopping();
         self.stopping = Some(self.now.after_ms(STOP_MS));
         self.doors.clear();
@@ -403,19 +421,7 @@ impl House {
             format_args!("broker forced connection closure with reason 'shutdown'"),
         );
         for index in 0..self.peers.len() {
-            let Some(peer) = self.peers[index].as_mut() else { continue };
-            let id = ConnectionId::from_index(index);
-            if peer.stream.is_shaking_hands() {
-                self.end_now(id);
-                continue;
-            }
-            let mut context = self.supplies.context(self.now, &self.broker, id);
-            peer.session.close(&mut context, &fault);
-            peer.waiting = Waiting::No;
-            peer.held = None;
-            peer.stream.look_again();
-            self.list_to_read(id);
-            self.after_session(id);
+            self.put_one_out(ConnectionId::from_index(index), &fault);
         }
         self.for_room.clear();
         self.for_jobs.clear();

@@ -165,6 +165,17 @@ pub enum Suspension {
     ContentRoom,
 }
 
+/// What a handshake agrees on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Negotiated {
+    /// Bytes of a frame at most.
+    pub frame_max: u32,
+    /// Channels at most.
+    pub channel_max: u16,
+    /// Heartbeat interval in milliseconds; 0 is none.
+    pub heartbeat_ms: u32,
+}
+
 /// What input led to.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Step<'a> {
@@ -324,6 +335,15 @@ impl Connection {
             self.phase,
             Phase::Header { .. } | Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }
         )
+    }
+
+    /// What was agreed on in the handshake, as far as it has come.
+    pub const fn negotiated(&self) -> Negotiated {
+        Negotiated {
+            frame_max: self.frame_max,
+            channel_max: self.channel_max,
+            heartbeat_ms: self.heartbeat_ms,
+        }
     }
 
     /// Whether nothing more will be asked of the broker and nothing of the outbox is needed any more: it

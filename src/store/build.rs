@@ -23,6 +23,7 @@ impl Log {
         if !self.is_due(now) {
             return None;
         }
+        self.yield_hold();
         let end = self.commit_bytes_max()?;
         let settled_from = self.gather.len();
         let mut in_flight = InFlight {
@@ -207,11 +208,12 @@ impl Log {
     /// That a segment has left the log is durable: its file may be used again.
     fn free(&mut self, sequence: u64) {
         if let Some(segment) = self.index.segments().get(&sequence) {
-            let is_pinned = self.pinned == Some(segment.slot);
+            let is_pinned = self.pinned == Some(segment.slot) || self.held.contains(&segment.slot);
             self.slots.set(segment.slot, if is_pinned { Slot::Pinned } else { Slot::Free });
             self.counters.segments_recycled += 1;
         }
         self.index.remove_segment(sequence);
+        self.yield_hold();
     }
 
     /// The oldest segment with nothing live in it starts to leave.

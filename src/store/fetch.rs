@@ -178,7 +178,7 @@ impl Log {
 
     fn unpin(&mut self, job: FetchJob) {
         self.pinned = None;
-        if self.slots.get(job.slot) == Slot::Pinned {
+        if self.slots.get(job.slot) == Slot::Pinned && !self.held.contains(&job.slot) {
             self.slots.set(job.slot, Slot::Free);
         }
         self.fetch_spare = Some(job.scratch.reset());

@@ -139,6 +139,8 @@ pub struct Log {
     /// The buffers for the next fetch, and the file that the present one reads.
     pub(super) fetch_spare: Option<Scratch>,
     pub(super) pinned: Option<u32>,
+    /// Files that somebody copies.
+    pub(super) held: Vec<u32>,
     /// What gathers deletes a queue, which makes room.
     pub(super) frees: bool,
     /// Bodies that no message will name, and what was appended when that was said.
@@ -213,6 +215,7 @@ impl Log {
             read_spare: vec![0; start.settings.commit_bytes as usize],
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
             pinned: None,
+            held: Vec::new(),
             frees: false,
             dropped: Vec::new(),
             counters: Counters::default(),

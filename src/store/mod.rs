@@ -10,6 +10,7 @@
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
+//! | `hold` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
 //! | `jobs` | what the helper threads do |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
@@ -51,6 +52,7 @@ mod evidence;
 mod fetch;
 mod file_disk;
 mod footer;
+mod hold;
 mod index;
 mod jobs;
 mod keeper;
@@ -74,6 +76,7 @@ pub use counters::{Counters, SyncTimes};
 pub use disk::Disk;
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
+pub use hold::Held;
 pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};

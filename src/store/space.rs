@@ -38,7 +38,7 @@ pub(super) enum Slot {
     Free,
     /// Part of the log.
     Live,
-    /// It has left the log, but a fetch still reads it.
+    /// It has left the log, but a fetch or a backup still reads it.
     Pinned,
 }
 

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lexopt::Arg;
@@ -26,6 +26,10 @@ pub enum Ask {
     Bench(Option<bench::options::Options>),
     /// Look at a data directory; `None`: say how.
     Inspect(Option<inspect::options::Options>),
+    /// Make a store of a backup.
+    Restore(PathBuf, Said),
+    /// Speak to a running broker; the arguments are its own.
+    Ctl(Vec<OsString>),
     /// Run the simulator, in builds that have it: the first seed, and how many.
     #[cfg(debug_assertions)]
     Sim(u64, u64),
@@ -55,6 +59,9 @@ Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: o
        leveret bench [OPTIONS]      measure a broker; leveret bench --help says more
        leveret inspect DIR          what a data directory holds and whether it is whole; save messages
                                     from a damaged one; leveret inspect --help says more
+       leveret ctl COMMAND          ask or tell a running broker, as rabbitmqctl does; also by the name
+                                    leveretctl; leveret ctl help lists the commands
+       leveret restore FILE         make a store of what leveret ctl backup wrote, in --data-dir
 
 Options:
   --config FILE         read this TOML file; flags go before what it says
@@ -74,7 +81,7 @@ Options:
 SIGTERM and SIGINT end the broker cleanly; SIGHUP reads configuration and certificates again.
 ";
 
-const COMMANDS: [&str; 4] = ["serve", "check", "bench", "inspect"];
+const COMMANDS: [&str; 6] = ["serve", "check", "bench", "inspect", "ctl", "restore"];
 
 const OPTIONS: [&str; 10] = [
     "--config",
@@ -89,6 +96,22 @@ const OPTIONS: [&str; 10] = [
     "--version",
 ];
 
+/// The name by which the program is `leveret ctl`.
+const CTL_NAME: &str = "leveretctl";
+
+/// Reads the arguments, the program's own name first.
+///
+/// # Errors
+/// The first argument that makes no sense, and what was probably meant.
+pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
+    let mut arguments = arguments.into_iter();
+    let name = arguments.next();
+    if name.is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == CTL_NAME)) {
+        return Ok(Ask::Ctl(arguments.collect()));
+    }
+    parse(arguments)
+}
+
 /// Reads the arguments, the program's own name left out.
 ///
 /// # Errors
@@ -96,7 +119,8 @@ const OPTIONS: [&str; 10] = [
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut said = Said::default();
-    let mut command = None;
+    let mut command: Option<String> = None;
+    let mut file = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(Ask::Help),
@@ -109,8 +133,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
                 let asked = inspect::options::parse(&mut parser).map(Ask::Inspect);
                 return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
             }
+            Arg::Value(word) if word == "ctl" && command.is_none() => {
+                return Ok(Ask::Ctl(parser.raw_args()?.collect()));
+            }
             #[cfg(debug_assertions)]
             Arg::Value(word) if word == "sim" && command.is_none() => return sim(&mut parser),
+            Arg::Value(word) if command.as_deref() == Some("restore") && file.is_none() => {
+                file = Some(PathBuf::from(word));
+            }
             Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
             Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
             Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
@@ -123,6 +153,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     match command.as_deref() {
         None | Some("serve") => Ok(Ask::Serve(said)),
         Some("check") => Ok(Ask::Check(said)),
+        Some("restore") => match file {
+            Some(file) => Ok(Ask::Restore(file, said)),
+            None => Err(BadArguments::new("leveret restore FILE: name the backup".to_string())),
+        },
         Some(other) => Err(BadArguments::new(describe_unknown("command", other, &COMMANDS))),
     }
 }
@@ -230,6 +264,13 @@ mod tests {
         assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
         assert!(matches!(parsed("check --help"), Ok(Ask::Help)));
         assert!(matches!(parsed("-V"), Ok(Ask::Version)));
+        assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
+        let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
+        assert!(
+            matches!(parsed("restore f --data-dir d"), Ok(Ask::Restore(file, _)) if file == Path::new("f"))
+        );
+        refused("restore", "leveret restore FILE: name the backup");
+        assert!(matches!(by_name, Ok(Ask::Ctl(rest)) if rest == ["ping"]));
     }
 
     #[test]

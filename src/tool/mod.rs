@@ -1,5 +1,5 @@
 //! WHAT THE BINARY DOES BESIDES SERVING: reading its arguments, logging, checking a configuration,
-//! measuring, inspecting a data directory.
+//! measuring, inspecting a data directory, speaking to a running broker.
 //!
 //! Everything here runs on behalf of a person at a prompt or of systemd, never for a peer. Always true: what
 //! that person did wrong is answered with one sentence that says what to change.
@@ -7,10 +7,13 @@
 pub mod args;
 pub mod bench;
 pub mod check;
+pub mod ctl;
 pub mod inspect;
 pub mod logging;
+pub mod restore;
 #[cfg(debug_assertions)]
 pub mod sim;
+mod tar;
 
 use std::error::Error;
 use std::process::ExitCode;

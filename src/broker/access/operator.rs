@@ -125,32 +125,70 @@ type Changed = Result<Batch, OperatorFault>;
 impl Broker {
     /// The virtual hosts.
     pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
-        let vhosts = self.access.vhosts.iter().filter(|(_, vhost)| !vhost.dying);
-        vhosts.map(|(_, vhost)| VhostView { name: &vhost.name, limits: vhost.limits })
+        (0..self.vhost_places()).filter_map(|place| self.vhost_at(place))
+    }
+
+    /// Places of virtual hosts that were ever used, for who lists them one by one.
+    pub const fn vhost_places(&self) -> usize {
+        self.access.vhosts.places()
+    }
+
+    /// The virtual host in a place.
+    pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
+        let vhost = self.access.vhosts.get(place).filter(|vhost| !vhost.dying)?;
+        Some(VhostView { name: &vhost.name, limits: vhost.limits })
+    }
+
+    /// Places of users that were ever used.
+    pub const fn user_places(&self) -> usize {
+        self.access.users.places()
+    }
+
+    /// The user in a place.
+    pub fn user_at(&self, place: usize) -> Option<UserView<'_>> {
+        let user = self.access.users.get(place)?;
+        Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash() })
+    }
+
+    /// Places of permissions that were ever used.
+    pub const fn permission_places(&self) -> usize {
+        self.access.permissions.places()
+    }
+
+    /// The permission in a place.
+    pub fn permission_at(&self, place: usize) -> Option<PermissionView<'_>> {
+        let permission = self.access.permissions.get(place)?;
+        let [configure, write, read] = permission.patterns.each_ref().map(super::pattern::Pattern::text);
+        let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
+        Some(PermissionView { user, vhost, configure, write, read })
+    }
+
+    /// Places of topic permissions that were ever used.
+    pub const fn topic_permission_places(&self) -> usize {
+        self.access.topics.places()
+    }
+
+    /// The topic permission in a place.
+    pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermissionView<'_>> {
+        let topic = self.access.topics.get(place)?;
+        let [write, read] = topic.patterns.each_ref().map(super::pattern::Pattern::text);
+        let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
+        Some(TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read })
     }
 
     /// The users.
     pub fn users(&self) -> impl Iterator<Item = UserView<'_>> {
-        let users = self.access.users.iter();
-        users.map(|(_, user)| UserView { name: user.name(), tags: user.tags(), hash: user.hash() })
+        (0..self.user_places()).filter_map(|place| self.user_at(place))
     }
 
     /// What users may do.
     pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
-        self.access.permissions.iter().map(|(_, permission)| {
-            let [configure, write, read] = permission.patterns.each_ref().map(super::pattern::Pattern::text);
-            let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
-            PermissionView { user, vhost, configure, write, read }
-        })
+        (0..self.permission_places()).filter_map(|place| self.permission_at(place))
     }
 
     /// What users may do with the keys of topic exchanges.
     pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermissionView<'_>> {
-        self.access.topics.iter().map(|(_, topic)| {
-            let [write, read] = topic.patterns.each_ref().map(super::pattern::Pattern::text);
-            let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
-            TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read }
-        })
+        (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
     }
 
     /// Makes a virtual host, unless it is there. It begins with the predeclared exchanges and without limits.

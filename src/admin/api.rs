@@ -1,0 +1,380 @@
+//! What each request means. Paths are those of RabbitMQ's management API where it has them; what only the
+//! command line needs lies under `/api/ctl`.
+//!
+//! Always true: a change is answered when it is durable; a mistake is answered with what is wrong; nothing
+//! here does more than a bounded piece of work.
+
+use crate::broker::Broker;
+use crate::command::ConnectionId;
+use crate::error::{Fault, ReplyCode};
+use crate::journal::Batch;
+
+use super::columns::{
+    Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Permissions, Queues,
+    TopicPermissions, Users, Vhosts, parse_connection_pid,
+};
+use super::http::{Request, Status, Verb, decode};
+use super::json::Json;
+use super::listing::{Filter, Listing, Part, choose, row};
+use super::scene::Scene;
+use super::talk::body;
+use super::{access, definitions};
+
+/// More than the list of a store's files takes, in bytes.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// The longest reason for closing connections.
+const REASON_LETTERS_MAX: usize = 100;
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// At once.
+    Now(Status, Vec<u8>),
+    /// When this is durable.
+    Durable(Batch, Status, Vec<u8>),
+    /// With what the store consists of, once this is durable.
+    Hold(Batch),
+    /// With rows.
+    List(Box<Listing>),
+}
+
+/// Answers one request.
+pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
+    let [api, path @ ..] = request.segments.as_slice() else { return not_found("Not Found") };
+    if api != "api" {
+        return not_found("Not Found");
+    }
+    let path: heapless::Vec<&str, 8> = path.iter().map(|segment| &**segment).collect();
+    match (request.verb, path.as_slice()) {
+        (Verb::Get, ["overview"]) => overview(scene),
+        (Verb::Get, ["ctl", "environment"]) => environment(scene),
+        (Verb::Post, ["ctl", "stop"]) => {
+            scene.orders.stop = true;
+            done(Status::NoContent)
+        }
+        (Verb::Get, ["ctl", "alarms"]) => alarms(scene),
+        (Verb::Post, ["ctl", "backup"]) => match &scene.files {
+            Some(_) => Answer::Hold(scene.broker.journal_mut().await_all()),
+            None => Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy")),
+        },
+        (Verb::Get, ["ctl", "backup"]) => match &scene.files {
+            Some(files) if files.is_held() => done(Status::NoContent),
+            _ => not_found("nothing is held still"),
+        },
+        (Verb::Delete, ["ctl", "backup"]) => {
+            if let Some(files) = &mut scene.files {
+                files.release();
+            }
+            done(Status::NoContent)
+        }
+        (Verb::Get, ["definitions"]) => Answer::List(Box::new(Listing::whole(definitions::EXPORT))),
+        (Verb::Post, ["ctl", "import"]) => import(request, scene),
+        (Verb::Get, ["users"]) => list::<Users>(request, USERS, &[]),
+        (Verb::Get, ["users", user, "permissions"]) => {
+            of_user::<Permissions>(request, scene, PERMISSIONS, user)
+        }
+        (Verb::Get, ["users", user, "topic-permissions"]) => {
+            of_user::<TopicPermissions>(request, scene, TOPIC_PERMISSIONS, user)
+        }
+        (Verb::Get, ["vhosts", vhost, "permissions"]) => {
+            of_vhost::<Permissions>(request, scene, PERMISSIONS, vhost)
+        }
+        (Verb::Get, ["vhosts", vhost, "topic-permissions"]) => {
+            of_vhost::<TopicPermissions>(request, scene, TOPIC_PERMISSIONS, vhost)
+        }
+        (Verb::Get, ["queues", vhost @ ..]) => list::<Queues>(request, QUEUES, vhost),
+        (Verb::Get, ["exchanges", vhost @ ..]) => list::<Exchanges>(request, EXCHANGES, vhost),
+        (Verb::Get, ["bindings", vhost @ ..]) => list::<Bindings>(request, BINDINGS, vhost),
+        (Verb::Get, ["connections"]) => list::<Connections>(request, CONNECTIONS, &[]),
+        (Verb::Get, ["channels"]) => list::<Channels>(request, CHANNELS, &[]),
+        (Verb::Get, ["consumers", vhost @ ..]) => list::<Consumers>(request, CONSUMERS, vhost),
+        (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS, &[]),
+        (Verb::Delete, ["queues", vhost, queue]) => delete_queue(request, scene, vhost, queue),
+        (Verb::Delete, ["queues", vhost, queue, "contents"]) => {
+            let purged = scene.broker.operator_purge(scene.messages, vhost, queue);
+            counted(scene.broker, purged)
+        }
+        (_, ["users" | "vhosts" | "permissions" | "topic-permissions" | "vhost-limits", ..]) => {
+            access::handle(request, &path, scene)
+        }
+        (Verb::Delete, ["connections"]) => close_all(request, scene, None),
+        (Verb::Delete, ["connections", "vhost", vhost]) => close_all(request, scene, Some(vhost)),
+        (Verb::Delete, ["connections", pid]) => close_one(request, scene, pid),
+        _ => not_found("Not Found"),
+    }
+}
+
+const fn part<K: Kind>(around: (&'static str, &'static str)) -> Part {
+    Part { around, places: K::places, row: row::<K> }
+}
+
+const WHOLE: (&str, &str) = ("[", "\n]\n");
+const QUEUES: &[Part] = &[part::<Queues>(WHOLE)];
+const EXCHANGES: &[Part] = &[part::<Exchanges>(WHOLE)];
+const BINDINGS: &[Part] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>(("", "\n]\n"))];
+const CONNECTIONS: &[Part] = &[part::<Connections>(WHOLE)];
+const CHANNELS: &[Part] = &[part::<Channels>(WHOLE)];
+const CONSUMERS: &[Part] = &[part::<Consumers>(WHOLE)];
+const VHOSTS: &[Part] = &[part::<Vhosts>(WHOLE)];
+const USERS: &[Part] = &[part::<Users>(WHOLE)];
+const PERMISSIONS: &[Part] = &[part::<Permissions>(WHOLE)];
+const TOPIC_PERMISSIONS: &[Part] = &[part::<TopicPermissions>(WHOLE)];
+
+fn list<K: Kind>(request: &Request<'_>, parts: &'static [Part], vhost: &[&str]) -> Answer {
+    let filter = match vhost {
+        [] => Filter::default(),
+        [vhost] => Filter { vhost: Some((*vhost).into()), user: None },
+        _ => return not_found("Not Found"),
+    };
+    filtered::<K>(request, parts, filter)
+}
+
+/// Rows of a user who must exist.
+fn of_user<K: Kind>(request: &Request<'_>, scene: &Scene<'_>, parts: &'static [Part], user: &str) -> Answer {
+    if !scene.broker.users().any(|view| view.name == user) {
+        let why = format!("User \"{user}\" does not exist");
+        return Answer::Now(Status::NotFound, problem("no_such_user", &why));
+    }
+    filtered::<K>(request, parts, Filter { vhost: None, user: Some(user.into()) })
+}
+
+/// Rows of a virtual host that must exist.
+fn of_vhost<K: Kind>(
+    request: &Request<'_>,
+    scene: &Scene<'_>,
+    parts: &'static [Part],
+    vhost: &str,
+) -> Answer {
+    if !scene.broker.vhosts().any(|view| view.name == vhost) {
+        let why = format!("Virtual host '{vhost}' does not exist");
+        return Answer::Now(Status::NotFound, problem("no_such_vhost", &why));
+    }
+    filtered::<K>(request, parts, Filter { vhost: Some(vhost.into()), user: None })
+}
+
+fn filtered<K: Kind>(request: &Request<'_>, parts: &'static [Part], filter: Filter) -> Answer {
+    match choose::<K>(request.asked("columns")) {
+        Ok(columns) => Answer::List(Box::new(Listing::new(parts, filter, columns))),
+        Err(name) => bad_request(&format!("Info key(s) {name} are not supported")),
+    }
+}
+
+fn overview(scene: &Scene<'_>) -> Answer {
+    let process = scene.process;
+    let gauges = scene.broker.gauges();
+    let vhosts = scene.broker.vhosts().count();
+    Answer::Now(
+        Status::Ok,
+        body(|json| {
+            let mut is_first = true;
+            json.raw(b"{");
+            for (name, text) in [
+                ("product_name", process.product.0.as_str()),
+                ("product_version", process.product.1.as_str()),
+                ("leveret_version", env!("CARGO_PKG_VERSION")),
+                ("data_dir", &process.data_dir),
+            ] {
+                json.name(name, &mut is_first);
+                json.text(text);
+            }
+            let totals = [
+                ("connections", gauges.connections),
+                ("channels", gauges.channels),
+                ("consumers", gauges.consumers),
+                ("queues", gauges.queues),
+                ("exchanges", gauges.exchanges),
+                ("bindings", gauges.bindings),
+                ("vhosts", vhosts),
+            ];
+            for (name, number) in totals {
+                json.name(name, &mut is_first);
+                json.number(number as u64);
+            }
+            let process_numbers = [
+                ("uptime_ms", process.uptime_ms),
+                ("memory_limit", process.memory_limit_bytes),
+                ("pid", u64::from(std::process::id())),
+            ];
+            for (name, number) in process_numbers {
+                json.name(name, &mut is_first);
+                json.number(number);
+            }
+            json.name("listeners", &mut is_first);
+            json.texts(process.listeners.iter().map(String::as_str));
+            json.name("alarms", &mut is_first);
+            json.texts(which_alarms(scene));
+            json.raw(b"}");
+        }),
+    )
+}
+
+fn environment(scene: &Scene<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| json.text(&scene.process.environment)))
+}
+
+fn alarms(scene: &Scene<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| json.texts(which_alarms(scene))))
+}
+
+/// What an operator should see to, in words that begin with a name for it.
+fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, 4> {
+    let journal = scene.broker.journal();
+    let states = [
+        (
+            journal.mode() != crate::journal::Mode::On,
+            "store: it cannot be written, so nothing new is durable",
+        ),
+        (
+            !journal.has_room_to_define(),
+            "disk: disk_limit is reached, so publishers of persistent messages wait",
+        ),
+        (
+            scene.process.waiting_publishers > 0,
+            "room: publishers wait until messages have left memory or the disk",
+        ),
+    ];
+    states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| words).collect()
+}
+
+/// What the store consists of now; `None`: not now.
+pub(super) fn held(scene: &mut Scene<'_>) -> Option<Answer> {
+    let files = scene.files.as_mut()?.hold()?;
+    let mut out = Vec::new();
+    let mut json = Json::new(&mut out, HELD_BYTES_MAX);
+    json.raw(b"{\"data_dir\":");
+    json.text(&scene.process.data_dir);
+    json.raw(b",\"files\":[");
+    let mut is_first = true;
+    for (slot, bytes) in files {
+        json.comma(&mut is_first);
+        json.shown_raw(format_args!("[{slot},{bytes}]"));
+    }
+    json.raw(b"]}");
+    let is_full = json.is_full();
+    debug_assert!(!is_full, "a store has not that many files");
+    Some(Answer::Now(Status::Ok, out))
+}
+
+/// Makes what the lines say: each the name of a list in a file of definitions, a space, one of its things.
+fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
+    let mut problems = Vec::new();
+    for (number, line) in request.body.split(|byte| *byte == b'\n').enumerate() {
+        let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
+        let section = String::from_utf8_lossy(&line[..at]);
+        let parsed = serde_json::from_slice(&line[at..]).map_err(|error| error.to_string());
+        let item =
+            parsed.and_then(|value| definitions::parse(&section, value).map_err(|why| why.to_string()));
+        match item.and_then(|item| definitions::apply(scene.broker, &item)) {
+            Ok(definitions::Applied::Done) => {}
+            Ok(definitions::Applied::Differs) => problems.push((number, "", String::new())),
+            Err(why) => problems.push((number, "error", why)),
+        }
+    }
+    let body = body(|json| {
+        json.raw(b"[");
+        let mut is_first = true;
+        for (number, kind, why) in &problems {
+            json.comma(&mut is_first);
+            json.raw(b"[");
+            json.number(*number as u64);
+            json.raw(b",");
+            json.text(kind);
+            json.raw(b",");
+            json.text(why);
+            json.raw(b"]");
+        }
+        json.raw(b"]");
+    });
+    Answer::Durable(scene.broker.journal().await_facts(), Status::Ok, body)
+}
+
+fn delete_queue(request: &Request<'_>, scene: &mut Scene<'_>, vhost: &str, queue: &str) -> Answer {
+    let only = (request.says("if-unused"), request.says("if-empty"));
+    let deleted = scene.broker.operator_delete_queue(scene.messages, vhost, queue, only);
+    counted(scene.broker, deleted)
+}
+
+fn counted(broker: &Broker, outcome: Result<u32, Fault>) -> Answer {
+    match outcome {
+        Ok(count) => {
+            let body = body(|json| {
+                json.raw(b"{\"messages\":");
+                json.number(count);
+                json.raw(b"}");
+            });
+            Answer::Durable(broker.awaited(), Status::Ok, body)
+        }
+        Err(fault) => refused(&fault),
+    }
+}
+
+fn close_one(request: &Request<'_>, scene: &mut Scene<'_>, pid: &str) -> Answer {
+    let Some((number, connection)) = parse_connection_pid(pid) else {
+        return bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
+    };
+    if scene.sockets.at(connection).is_some_and(|socket| socket.number == number) {
+        scene.broker.force_close(connection, &reason(request));
+    }
+    done(Status::NoContent)
+}
+
+fn close_all(request: &Request<'_>, scene: &mut Scene<'_>, vhost: Option<&str>) -> Answer {
+    let reason = reason(request);
+    let mut closed = 0_u32;
+    for connection in (0..scene.sockets.places()).map(ConnectionId::from_index) {
+        let view = scene.broker.connection_view(connection);
+        if view.is_some_and(|view| vhost.is_none_or(|vhost| view.vhost == vhost)) {
+            scene.broker.force_close(connection, &reason);
+            closed += 1;
+        }
+    }
+    Answer::Now(
+        Status::Ok,
+        body(|json| {
+            json.raw(b"{\"closed\":");
+            json.number(closed);
+            json.raw(b"}");
+        }),
+    )
+}
+
+fn reason(request: &Request<'_>) -> String {
+    let said = request.asked("reason").and_then(decode).unwrap_or("Closed via leveretctl".into());
+    said.chars().filter(|letter| !letter.is_control()).take(REASON_LETTERS_MAX).collect()
+}
+
+// ---- answers
+
+/// A body that says what is wrong.
+pub fn problem(error: &str, reason: &str) -> Vec<u8> {
+    body(|json| {
+        json.raw(b"{\"error\":");
+        json.text(error);
+        json.raw(b",\"reason\":");
+        json.text(reason);
+        json.raw(b"}");
+    })
+}
+
+pub(super) const fn done(status: Status) -> Answer {
+    Answer::Now(status, Vec::new())
+}
+
+pub(super) fn bad_request(reason: &str) -> Answer {
+    Answer::Now(Status::BadRequest, problem("bad_request", reason))
+}
+
+pub(super) fn not_found(reason: &str) -> Answer {
+    Answer::Now(Status::NotFound, problem("Object Not Found", reason))
+}
+
+pub(super) fn refused(fault: &Fault) -> Answer {
+    let (status, error) = match fault.code {
+        ReplyCode::NotFound => (Status::NotFound, "Object Not Found"),
+        ReplyCode::PreconditionFailed => (Status::PreconditionFailed, "precondition_failed"),
+        ReplyCode::ResourceError => (Status::Unavailable, "resource_error"),
+        _ => (Status::BadRequest, "bad_request"),
+    };
+    Answer::Now(status, problem(error, &fault.text))
+}

@@ -1,0 +1,544 @@
+//! Which columns there are, and what stands in them.
+//!
+//! Names are those of rabbitmqctl and of the management API together; where the two have different names for
+//! one thing, both are here. What we do not know is not here, and asking for it is an error.
+
+use crate::broker::{
+    BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, PermissionView, QueueView,
+    TopicPermissionView, UserView, VhostView,
+};
+use crate::command::{ChannelId, ConnectionId};
+use crate::wire::field::Table;
+
+use super::json::{Json, Tables};
+use super::scene::{Sight, SocketView};
+
+/// What a cell is written with.
+pub struct Pen<'p, 'o> {
+    /// Where it goes.
+    pub json: Json<'o>,
+    /// How tables are written.
+    pub tables: Tables,
+    /// For what is not in the record itself.
+    pub sight: Sight<'p>,
+}
+
+impl Pen<'_, '_> {
+    fn connection(&mut self, connection: Option<ConnectionId>) {
+        match connection.and_then(|id| Some((id, self.sight.sockets.at(id)?))) {
+            Some((id, socket)) => self.json.shown(connection_pid(socket.number, id)),
+            None => self.json.text(""),
+        }
+    }
+
+    fn channel(&mut self, channel: Option<ChannelId>) {
+        let found = channel.and_then(|id| self.sight.broker.channel_at(id.index()));
+        match found.and_then(|found| Some((found, self.sight.sockets.at(found.connection)?))) {
+            Some((found, socket)) => self.json.shown(format_args!(
+                "<leveret.{}.{}.{}>",
+                socket.number,
+                found.connection.index() + 1,
+                found.number
+            )),
+            None => self.json.text(""),
+        }
+    }
+
+    fn connection_name(&mut self, connection: ConnectionId, channel: Option<u16>) {
+        let Some(socket) = self.sight.sockets.at(connection) else { return self.json.text("") };
+        match channel {
+            Some(number) => self.json.shown(format_args!("{} ({number})", name_of(&socket))),
+            None => self.json.shown(name_of(&socket)),
+        }
+    }
+}
+
+/// What an operator names a connection by: never used again for another one.
+pub fn connection_pid(number: u64, connection: ConnectionId) -> String {
+    format!("<leveret.{number}.{}.0>", connection.index() + 1)
+}
+
+/// The other way round: the connection's number and id.
+pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
+    let inside = pid.strip_prefix("<leveret.")?.strip_suffix(".0>")?;
+    let (number, place) = inside.split_once('.')?;
+    let place: u32 = place.parse().ok().filter(|place| *place > 0)?;
+    Some((number.parse().ok()?, ConnectionId::from_index(place as usize - 1)))
+}
+
+/// `peer -> host`, as RabbitMQ names connections.
+pub fn name_of(socket: &SocketView) -> String {
+    format!("{} -> {}", socket.peer, socket.host)
+}
+
+/// Things that can be listed.
+pub trait Kind: 'static {
+    /// One of them.
+    type View<'a>;
+    /// What is known of each.
+    const COLUMNS: &'static [Column<Self>];
+    /// Places that were ever used.
+    fn places(sight: Sight<'_>) -> usize;
+    /// The one in a place.
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>>;
+    /// The virtual host it is in.
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
+    /// The user it belongs to, for who asks for the things of one.
+    fn user<'a>(_: &Self::View<'a>) -> Option<&'a str> {
+        None
+    }
+}
+
+/// A column: its name, and what writes a cell of it.
+pub type Column<K> = (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View<'a>, &mut Pen<'p, 'o>));
+
+/// The name of the columns with typed arguments, which only our own command line asks for.
+pub const TYPED: &str = "arguments_typed";
+
+/// Queues.
+#[derive(Debug)]
+pub struct Queues;
+
+impl Kind for Queues {
+    type View<'a> = QueueView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |queue, pen| pen.json.text(queue.name)),
+        ("vhost", |queue, pen| pen.json.text(queue.vhost)),
+        ("durable", |queue, pen| pen.json.truth(queue.durable)),
+        ("auto_delete", |queue, pen| pen.json.truth(queue.auto_delete)),
+        ("exclusive", |queue, pen| pen.json.truth(queue.owner.is_some())),
+        ("arguments", |queue, pen| pen.json.table(queue.arguments, pen.tables)),
+        (TYPED, |queue, pen| typed(queue.arguments, pen)),
+        ("type", |queue, pen| {
+            let kind = queue.arguments.get("x-queue-type").and_then(|value| value.as_str());
+            pen.json.text(kind.unwrap_or("classic"));
+        }),
+        ("policy", |_, pen| pen.json.text("")),
+        ("state", |_, pen| pen.json.text("running")),
+        ("pid", |queue, pen| pen.json.shown(format_args!("<leveret.queue.{}.0>", queue.born))),
+        ("owner_pid", |queue, pen| pen.connection(queue.owner)),
+        ("exclusive_consumer_pid", |queue, pen| {
+            pen.channel(queue.exclusive_consumer.map(|(_, channel)| channel));
+        }),
+        ("exclusive_consumer_tag", |queue, pen| {
+            pen.json.text(queue.exclusive_consumer.map_or("", |(tag, _)| tag));
+        }),
+        ("messages_ready", |queue, pen| pen.json.number(queue.messages_ready)),
+        ("messages_unacknowledged", |queue, pen| pen.json.number(queue.messages_unacknowledged)),
+        ("messages", |queue, pen| {
+            pen.json.number(u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged));
+        }),
+        ("messages_ready_ram", |queue, pen| pen.json.number(queue.messages_ready_ram)),
+        ("messages_persistent", |queue, pen| pen.json.number(queue.messages_persistent)),
+        ("message_bytes_ready", |queue, pen| pen.json.number(queue.message_bytes_ready)),
+        ("consumers", |queue, pen| pen.json.number(queue.consumers)),
+        ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.queue_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.queue_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Exchanges.
+#[derive(Debug)]
+pub struct Exchanges;
+
+impl Kind for Exchanges {
+    type View<'a> = ExchangeView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |exchange, pen| pen.json.text(exchange.name)),
+        ("vhost", |exchange, pen| pen.json.text(exchange.vhost)),
+        ("type", |exchange, pen| pen.json.text(exchange.kind)),
+        ("durable", |exchange, pen| pen.json.truth(exchange.durable)),
+        ("auto_delete", |exchange, pen| pen.json.truth(exchange.auto_delete)),
+        ("internal", |exchange, pen| pen.json.truth(exchange.internal)),
+        ("arguments", |exchange, pen| pen.json.table(exchange.arguments, pen.tables)),
+        (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
+        ("policy", |_, pen| pen.json.text("")),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.exchange_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.exchange_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Bindings that somebody made.
+#[derive(Debug)]
+pub struct Bindings;
+
+impl Kind for Bindings {
+    type View<'a> = BindingView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("source_name", |binding, pen| pen.json.text(binding.source)),
+        ("source", |binding, pen| pen.json.text(binding.source)),
+        ("source_kind", |_, pen| pen.json.text("exchange")),
+        ("vhost", |binding, pen| pen.json.text(binding.vhost)),
+        ("destination_name", |binding, pen| pen.json.text(binding.destination)),
+        ("destination", |binding, pen| pen.json.text(binding.destination)),
+        ("destination_kind", |binding, pen| pen.json.text(destination_kind(binding))),
+        ("destination_type", |binding, pen| pen.json.text(destination_kind(binding))),
+        ("routing_key", |binding, pen| pen.json.text(binding.routing_key)),
+        ("arguments", |binding, pen| pen.json.table(binding.arguments, pen.tables)),
+        (TYPED, |binding, pen| typed(binding.arguments, pen)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.binding_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.binding_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// A connection: what the broker knows and what its socket says.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionRow<'a> {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The broker's side.
+    pub view: ConnectionView<'a>,
+    /// The socket's side.
+    pub socket: SocketView,
+}
+
+/// Connections.
+#[derive(Debug)]
+pub struct Connections;
+
+impl Kind for Connections {
+    type View<'a> = ConnectionRow<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("pid", |row, pen| pen.json.shown(connection_pid(row.socket.number, row.id))),
+        ("name", |row, pen| pen.json.shown(name_of(&row.socket))),
+        ("host", |row, pen| pen.json.shown(row.socket.host.ip())),
+        ("port", |row, pen| pen.json.number(row.socket.host.port())),
+        ("peer_host", |row, pen| pen.json.shown(row.socket.peer.ip())),
+        ("peer_port", |row, pen| pen.json.number(row.socket.peer.port())),
+        ("protocol", |_, pen| pen.json.text("{0,9,1}")),
+        ("state", |row, pen| pen.json.text(row.socket.state)),
+        ("channels", |row, pen| pen.json.number(row.view.channels)),
+        ("user", |row, pen| pen.json.text(row.view.user)),
+        ("vhost", |row, pen| pen.json.text(row.view.vhost)),
+        ("timeout", |row, pen| pen.json.number(row.socket.heartbeat_s)),
+        ("frame_max", |row, pen| pen.json.number(row.socket.frame_max)),
+        ("channel_max", |row, pen| pen.json.number(row.socket.channel_max)),
+        ("connected_at", |row, pen| pen.json.number(row.socket.connected_at_ms)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.sockets.places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        let id = ConnectionId::from_index(place);
+        let (view, socket) = (sight.broker.connection_view(id)?, sight.sockets.at(id)?);
+        Some(ConnectionRow { id, view, socket })
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.vhost)
+    }
+}
+
+/// A channel and its id.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelRow<'a> {
+    /// Its id.
+    pub id: ChannelId,
+    /// What is known of it.
+    pub view: ChannelView<'a>,
+}
+
+/// Channels.
+#[derive(Debug)]
+pub struct Channels;
+
+impl Kind for Channels {
+    type View<'a> = ChannelRow<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("pid", |row, pen| pen.channel(Some(row.id))),
+        ("name", |row, pen| pen.connection_name(row.view.connection, Some(row.view.number))),
+        ("connection", |row, pen| pen.connection(Some(row.view.connection))),
+        ("number", |row, pen| pen.json.number(row.view.number)),
+        ("user", |row, pen| pen.json.text(row.view.user)),
+        ("vhost", |row, pen| pen.json.text(row.view.vhost)),
+        ("transactional", |row, pen| pen.json.truth(row.view.transactional)),
+        ("confirm", |row, pen| pen.json.truth(row.view.confirm)),
+        ("consumer_count", |row, pen| pen.json.number(row.view.consumers)),
+        ("messages_unacknowledged", |row, pen| pen.json.number(row.view.messages_unacknowledged)),
+        ("messages_uncommitted", |row, pen| pen.json.number(row.view.messages_uncommitted)),
+        ("acks_uncommitted", |row, pen| pen.json.number(row.view.acks_uncommitted)),
+        ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
+        ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.channel_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        let view = sight.broker.channel_at(place)?;
+        Some(ChannelRow { id: ChannelId::from_index(place), view })
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.vhost)
+    }
+}
+
+/// Consumers.
+#[derive(Debug)]
+pub struct Consumers;
+
+impl Kind for Consumers {
+    type View<'a> = ConsumerView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("queue_name", |consumer, pen| pen.json.text(consumer.queue)),
+        ("vhost", |consumer, pen| pen.json.text(consumer.vhost)),
+        ("channel_pid", |consumer, pen| pen.channel(Some(consumer.channel))),
+        ("consumer_tag", |consumer, pen| pen.json.text(consumer.tag)),
+        ("ack_required", |consumer, pen| pen.json.truth(consumer.ack_required)),
+        ("exclusive", |consumer, pen| pen.json.truth(consumer.exclusive)),
+        ("prefetch_count", |consumer, pen| pen.json.number(consumer.prefetch_count)),
+        ("active", |_, pen| pen.json.truth(true)),
+        ("activity_status", |_, pen| pen.json.text("up")),
+        ("priority", |consumer, pen| pen.json.number(consumer.priority)),
+        (TYPED, |consumer, pen| match consumer.priority {
+            0 => pen.json.raw(b"[]"),
+            priority => {
+                pen.json.raw(b"[[\"x-priority\",\"signedint\",");
+                pen.json.number(priority);
+                pen.json.raw(b"]]");
+            }
+        }),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.consumer_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.consumer_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Virtual hosts.
+#[derive(Debug)]
+pub struct Vhosts;
+
+impl Kind for Vhosts {
+    type View<'a> = VhostView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |vhost, pen| pen.json.text(vhost.name)),
+        ("limits", limits),
+        ("tracing", |_, pen| pen.json.truth(false)),
+        ("cluster_state", |_, pen| pen.json.text("running")),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.vhost_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.vhost_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.name)
+    }
+}
+
+/// The binding that every queue has to the default exchange, by its name.
+#[derive(Debug)]
+pub struct DefaultBindings;
+
+impl Kind for DefaultBindings {
+    type View<'a> = BindingView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = Bindings::COLUMNS;
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.queue_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        let queue = sight.broker.queue_at(place)?;
+        Some(BindingView {
+            vhost: queue.vhost,
+            source: "",
+            destination: queue.name,
+            to_exchange: false,
+            exclusive: queue.owner.is_some(),
+            routing_key: queue.name,
+            arguments: Table::EMPTY,
+        })
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Users.
+#[derive(Debug)]
+pub struct Users;
+
+impl Kind for Users {
+    type View<'a> = UserView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("user", |user, pen| pen.json.text(user.name)),
+        ("name", |user, pen| pen.json.text(user.name)),
+        ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
+        ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
+        ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.user_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.user_at(place)
+    }
+
+    fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
+        None
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.name)
+    }
+}
+
+/// Permissions.
+#[derive(Debug)]
+pub struct Permissions;
+
+impl Kind for Permissions {
+    type View<'a> = PermissionView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("user", |it, pen| pen.json.text(it.user)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("configure", |it, pen| pen.json.text(it.configure)),
+        ("write", |it, pen| pen.json.text(it.write)),
+        ("read", |it, pen| pen.json.text(it.read)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.permission_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.permission_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.user)
+    }
+}
+
+/// Topic permissions.
+#[derive(Debug)]
+pub struct TopicPermissions;
+
+impl Kind for TopicPermissions {
+    type View<'a> = TopicPermissionView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("user", |it, pen| pen.json.text(it.user)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("exchange", |it, pen| pen.json.text(it.exchange)),
+        ("write", |it, pen| pen.json.text(it.write)),
+        ("read", |it, pen| pen.json.text(it.read)),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.topic_permission_places()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.topic_permission_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.user)
+    }
+}
+
+/// Those limits of a virtual host that it has, as RabbitMQ names them.
+pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    let limits = [("max-queues", vhost.limits.queues_max), ("max-connections", vhost.limits.connections_max)];
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
+        pen.json.name(name, &mut is_first);
+        pen.json.number(limit);
+    }
+    pen.json.raw(b"}");
+}
+
+fn typed(arguments: Table<'_>, pen: &mut Pen<'_, '_>) {
+    let how = if pen.tables == Tables::LeftOut { Tables::LeftOut } else { Tables::Typed };
+    pen.json.table(arguments, how);
+}
+
+const fn destination_kind(binding: &BindingView<'_>) -> &'static str {
+    if binding.to_exchange { "exchange" } else { "queue" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_found_by_its_pid_and_by_nothing_else() {
+        let id = ConnectionId::from_index(6);
+        assert_eq!(parse_connection_pid(&connection_pid(41, id)), Some((41, id)));
+        for bad in ["", "<0.1.0>", "<leveret.1.0.0>", "<leveret.1.2.3>", "<leveret.x.1.0>", "<leveret.1.0>"] {
+            assert_eq!(parse_connection_pid(bad), None, "{bad}");
+        }
+    }
+}

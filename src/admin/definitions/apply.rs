@@ -1,0 +1,76 @@
+//! One thing into the broker. Doing it twice is doing it once.
+
+use crate::broker::{Broker, Declared, VhostLimits};
+use crate::password::PasswordHash;
+
+use super::item::{Item, Limits};
+
+/// What became of a thing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// It is there as it should be.
+    Done,
+    /// One of that name is there with other properties, and stays.
+    Differs,
+}
+
+/// Makes a thing, or changes it to what is said. The broker's journal knows when it is durable.
+///
+/// # Errors
+/// Why it cannot be.
+pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
+    let changed = match item {
+        Item::Vhost(name, limits) => broker.put_vhost(name).and_then(|batch| match limits {
+            Some(limits) => broker.set_vhost_limits(name, limits_of(*limits)),
+            None => Ok(batch),
+        }),
+        Item::User(user) => {
+            let hash =
+                PasswordHash::import(&user.algorithm, &user.hash).map_err(|error| error.to_string())?;
+            broker.put_user(&user.name, hash, &user.tags)
+        }
+        Item::Permission(it) => {
+            broker.set_permissions(&it.user, &it.vhost, &it.configure, &it.write, &it.read)
+        }
+        Item::TopicPermission(it) => {
+            broker.set_topic_permissions(&it.user, &it.vhost, &it.exchange, &it.write, &it.read)
+        }
+        Item::Limits(vhost, limits) => broker.set_vhost_limits(vhost, limits_of(*limits)),
+        Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, item),
+    };
+    changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
+}
+
+/// Below 0 is without limit, as with RabbitMQ.
+pub fn limits_of(limits: Limits) -> VhostLimits {
+    let limit = |said: Option<i64>| {
+        said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
+    };
+    VhostLimits { queues_max: limit(limits.queues_max), connections_max: limit(limits.connections_max) }
+}
+
+fn declare(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
+    let declared = match item {
+        Item::Exchange(it) => broker.operator_declare_exchange(
+            &it.vhost,
+            (&it.name, &it.kind),
+            (it.durable, it.auto_delete, it.internal),
+            &it.arguments,
+        ),
+        Item::Queue(it) => {
+            broker.operator_declare_queue(&it.vhost, &it.name, (it.durable, it.auto_delete), &it.arguments)
+        }
+        Item::Binding(it) => broker.operator_bind(
+            &it.vhost,
+            (&it.source, &it.routing_key),
+            (&it.destination, it.destination_type == "exchange"),
+            &it.arguments,
+        ),
+        _ => return Ok(Applied::Done),
+    };
+    match declared {
+        Ok(Declared::Done) => Ok(Applied::Done),
+        Ok(Declared::Differs) => Ok(Applied::Differs),
+        Err(fault) => Err(fault.text.into()),
+    }
+}

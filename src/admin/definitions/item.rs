@@ -1,0 +1,406 @@
+//! One thing out of JSON: a queue, a user, a permission.
+//!
+//! Always true: names fit into AMQP's short strings; arguments are a field table that the wire would take.
+
+use core::fmt;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::command::NAME_BYTES_MAX;
+use crate::wire::field::{ArrayWriter, Table, TableWriter};
+use crate::wire::{Full, Writer};
+
+/// The longest arguments of a thing, in bytes of a field table.
+const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
+
+/// One thing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A virtual host, and its limits if it comes with any.
+    Vhost(String, Option<Limits>),
+    /// A user.
+    User(User),
+    /// What a user may do in a virtual host.
+    Permission(Permission),
+    /// What a user may do with the keys of a topic exchange.
+    TopicPermission(TopicPermission),
+    /// Limits of a virtual host.
+    Limits(String, Limits),
+    /// An exchange.
+    Exchange(Exchange),
+    /// A queue.
+    Queue(Queue),
+    /// A binding.
+    Binding(Binding),
+}
+
+/// Why something is no thing of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ItemError {
+    /// It is not what it should be.
+    Bad(String),
+    /// We have nothing of the kind: what it is.
+    NotOurs(String),
+}
+
+impl fmt::Display for ItemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bad(why) => f.write_str(why),
+            Self::NotOurs(what) => write!(f, "{what}: this broker has no such thing"),
+        }
+    }
+}
+
+/// Limits of a virtual host; below 0 is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Queues.
+    #[serde(rename = "max-queues")]
+    pub queues_max: Option<i64>,
+    /// Connections.
+    #[serde(rename = "max-connections")]
+    pub connections_max: Option<i64>,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// What its password is kept as.
+    pub hash: String,
+    /// How that was made.
+    pub algorithm: String,
+    /// Words with commas between them.
+    pub tags: String,
+}
+
+/// What a user may do in a virtual host.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Permission {
+    /// Whose.
+    pub user: String,
+    /// Where.
+    pub vhost: String,
+    /// A pattern of names.
+    pub configure: String,
+    /// The same for writing.
+    pub write: String,
+    /// The same for reading.
+    pub read: String,
+}
+
+/// What a user may do with the keys of a topic exchange.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct TopicPermission {
+    /// Whose.
+    pub user: String,
+    /// Where.
+    pub vhost: String,
+    /// Which exchange.
+    pub exchange: String,
+    /// A pattern of keys.
+    pub write: String,
+    /// The same for reading.
+    pub read: String,
+}
+
+/// An exchange.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// Where.
+    pub vhost: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last binding.
+    pub auto_delete: bool,
+    /// Nobody publishes to it.
+    #[serde(default)]
+    pub internal: bool,
+    /// The bytes of a field table.
+    #[serde(default, deserialize_with = "arguments")]
+    pub arguments: Vec<u8>,
+}
+
+/// A queue.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Where.
+    pub vhost: String,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// The bytes of a field table.
+    #[serde(default, deserialize_with = "arguments")]
+    pub arguments: Vec<u8>,
+}
+
+/// A binding.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Binding {
+    /// Where.
+    pub vhost: String,
+    /// The exchange it starts from.
+    pub source: String,
+    /// Where it leads.
+    pub destination: String,
+    /// `queue` or `exchange`.
+    pub destination_type: String,
+    /// The binding key.
+    pub routing_key: String,
+    /// The bytes of a field table.
+    #[serde(default, deserialize_with = "arguments")]
+    pub arguments: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct RawVhost {
+    name: String,
+    #[serde(default)]
+    limits: Value,
+}
+
+#[derive(Deserialize)]
+struct RawUser {
+    name: String,
+    #[serde(default)]
+    password_hash: String,
+    #[serde(default)]
+    hashing_algorithm: Option<String>,
+    #[serde(default)]
+    tags: Value,
+}
+
+#[derive(Deserialize)]
+struct RawParameter {
+    component: String,
+    vhost: String,
+    value: Value,
+}
+
+/// The way of hashing of definitions that do not name any, as RabbitMQ takes it.
+const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
+
+/// Reads one thing of a list.
+///
+/// # Errors
+/// It is not what the list's things are, or nothing that we have.
+pub fn parse(section: &str, value: Value) -> Result<Item, ItemError> {
+    let item = match section {
+        "vhosts" => {
+            let raw: RawVhost = typed(value)?;
+            Item::Vhost(raw.name, if holds_something(&raw.limits) { Some(typed(raw.limits)?) } else { None })
+        }
+        "users" => Item::User(user(typed(value)?)?),
+        "permissions" => Item::Permission(typed(value)?),
+        "topic_permissions" => Item::TopicPermission(typed(value)?),
+        "parameters" => {
+            let raw: RawParameter = typed(value)?;
+            if raw.component != "vhost-limits" {
+                return Err(ItemError::NotOurs(format!("a parameter of {}", raw.component)));
+            }
+            Item::Limits(raw.vhost, typed(raw.value)?)
+        }
+        "exchanges" => Item::Exchange(typed(value)?),
+        "queues" => Item::Queue(typed(value)?),
+        "bindings" => Item::Binding(typed(value)?),
+        _ => return Err(ItemError::NotOurs(named(section, &value))),
+    };
+    item.check()
+}
+
+fn typed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ItemError> {
+    serde_json::from_value(value).map_err(|error| ItemError::Bad(error.to_string()))
+}
+
+/// RabbitMQ writes "nothing" as an empty list or an empty object.
+fn holds_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
+}
+
+fn user(raw: RawUser) -> Result<User, ItemError> {
+    let tags = match raw.tags {
+        Value::Null => String::new(),
+        Value::String(tags) => tags,
+        tags => typed::<Vec<String>>(tags)?.join(","),
+    };
+    let algorithm = raw.hashing_algorithm.unwrap_or_else(|| ALGORITHM_DEFAULT.to_string());
+    Ok(User { name: raw.name, hash: raw.password_hash, algorithm, tags })
+}
+
+fn named(section: &str, value: &Value) -> String {
+    match value.get("name").and_then(Value::as_str) {
+        Some(name) => format!("{section} '{name}'"),
+        None => section.to_string(),
+    }
+}
+
+impl Item {
+    fn check(self) -> Result<Self, ItemError> {
+        let names: [&str; 4] = match &self {
+            Self::Vhost(name, _) | Self::Limits(name, _) => [name, "", "", ""],
+            Self::User(user) => [&user.name, "", "", ""],
+            Self::Permission(it) => [&it.user, &it.vhost, "", ""],
+            Self::TopicPermission(it) => [&it.user, &it.vhost, &it.exchange, ""],
+            Self::Exchange(it) => [&it.vhost, &it.name, "", ""],
+            Self::Queue(it) => [&it.vhost, &it.name, "", ""],
+            Self::Binding(it) => [&it.vhost, &it.source, &it.destination, &it.routing_key],
+        };
+        if names.iter().any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(ItemError::Bad("a name is longer than 255 bytes".to_string()));
+        }
+        match &self {
+            Self::Binding(it) if !["queue", "exchange"].contains(&it.destination_type.as_str()) => {
+                Err(ItemError::Bad(format!("destination_type '{}': queue or exchange", it.destination_type)))
+            }
+            Self::Queue(it) if it.name.is_empty() => {
+                Err(ItemError::Bad("a queue without a name".to_string()))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// An object as a field table.
+fn arguments<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    use serde::de::Error;
+    let value = Value::deserialize(deserializer)?;
+    if !holds_something(&value) {
+        return Ok(Vec::new());
+    }
+    let Value::Object(fields) = value else { return Err(D::Error::custom("arguments must be an object")) };
+    let mut bytes = vec![0; ARGUMENTS_BYTES_MAX];
+    let mut writer = Writer::new(&mut bytes);
+    let put = |table: &mut TableWriter<'_, '_>| put_all(table, &fields);
+    writer.table(put).map_err(|_| D::Error::custom("arguments too large, or a name in them too long"))?;
+    let end = writer.at();
+    // Behind the length.
+    let table = Table::parse(&bytes[4..end]).map_err(|_| D::Error::custom("arguments nested too deep"))?;
+    Ok(table.as_bytes().to_vec())
+}
+
+fn put_all(table: &mut TableWriter<'_, '_>, fields: &serde_json::Map<String, Value>) -> Result<(), Full> {
+    fields.iter().try_for_each(|(name, value)| match value {
+        Value::Null => table.void(name),
+        Value::Bool(truth) => table.bool(name, *truth),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => table.long(name, number),
+            None => table.double(name, number.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => table.text(name, text),
+        Value::Array(items) => table.array(name, |array| put_items(array, items)),
+        Value::Object(fields) => table.table(name, |inner| put_all(inner, fields)),
+    })
+}
+
+fn put_items(array: &mut ArrayWriter<'_, '_>, items: &[Value]) -> Result<(), Full> {
+    items.iter().try_for_each(|value| match value {
+        Value::Null => array.void(),
+        Value::Bool(truth) => array.bool(*truth),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => array.long(number),
+            None => array.double(number.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => array.text(text),
+        Value::Array(items) => array.array(|inner| put_items(inner, items)),
+        Value::Object(fields) => array.table(|inner| put_all(inner, fields)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_rabbitmq_exports_is_understood() {
+        let user = json!({"hashing_algorithm": "rabbit_password_hashing_sha256", "limits": {},
+                          "name": "guest",
+                          "password_hash": "icFf", "tags": ["administrator", "x"]});
+        let Ok(Item::User(user)) = parse("users", user) else { panic!() };
+        assert_eq!((user.name.as_str(), user.tags.as_str()), ("guest", "administrator,x"));
+        let vhost = json!({"limits": [], "metadata": {"description": "d", "tags": []}, "name": "/"});
+        assert_eq!(parse("vhosts", vhost), Ok(Item::Vhost("/".into(), None)));
+        let limits = json!({"component": "vhost-limits", "name": "limits", "vhost": "/",
+                            "value": {"max-queues": 5}});
+        let limited = Limits { queues_max: Some(5), connections_max: None };
+        assert_eq!(parse("parameters", limits), Ok(Item::Limits("/".into(), limited)));
+        let queue = json!({"arguments": {"x-b": true, "x-l": [1, "two"], "x-t": {"a": 1}},
+                           "auto_delete": false, "durable": true, "name": "q", "type": "classic",
+                           "vhost": "/"});
+        let Ok(Item::Queue(queue)) = parse("queues", queue) else { panic!() };
+        let table = Table::parse(&queue.arguments).unwrap();
+        assert_eq!(table.get("x-b").and_then(|value| value.as_bool()), Some(true));
+        assert_eq!(
+            table.get("x-l").and_then(|value| value.as_array()).map(|list| list.iter().count()),
+            Some(2)
+        );
+        let inner = table.get("x-t").and_then(|value| value.as_table()).and_then(|inner| inner.get("a"));
+        assert_eq!(inner.and_then(|value| value.as_integer()), Some(1));
+    }
+
+    #[test]
+    fn what_we_do_not_have_is_named() {
+        let policy = parse("policies", json!({"name": "ha", "vhost": "/"})).unwrap_err();
+        assert_eq!(policy.to_string(), "policies 'ha': this broker has no such thing");
+        let shovel = json!({"component": "shovel", "name": "s", "vhost": "/", "value": {}});
+        assert!(matches!(parse("parameters", shovel), Err(ItemError::NotOurs(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (section, value, why) in [
+            ("users", json!({"tags": []}), "missing field `name`"),
+            ("users", json!({"name": "x", "tags": 3}), "invalid type"),
+            (
+                "queues",
+                json!({"name": "x".repeat(256), "vhost": "/", "durable": true, "auto_delete": false}),
+                "longer than 255",
+            ),
+            (
+                "queues",
+                json!({"name": "", "vhost": "/", "durable": true, "auto_delete": false}),
+                "without a name",
+            ),
+            (
+                "exchanges",
+                json!({"name": "e", "vhost": "/", "type": "topic", "durable": true,
+                                 "auto_delete": false, "arguments": [1]}),
+                "must be an object",
+            ),
+            (
+                "bindings",
+                json!({"vhost": "/", "source": "e", "destination": "q", "destination_type": "x",
+                                "routing_key": ""}),
+                "queue or exchange",
+            ),
+            ("vhosts", json!({"name": "v", "limits": {"max-queus": 1}}), "max-queus"),
+        ] {
+            let error = parse(section, value).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let mut deep = json!(1);
+        for _ in 0..40 {
+            deep = json!({ "a": deep });
+        }
+        let queue =
+            json!({"name": "q", "vhost": "/", "durable": true, "auto_delete": false, "arguments": deep});
+        assert!(parse("queues", queue).unwrap_err().to_string().contains("too deep"));
+    }
+}

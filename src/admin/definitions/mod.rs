@@ -1,0 +1,36 @@
+//! Definitions as RabbitMQ exports them: one JSON object with a list per kind of thing.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `read` | a file, gone through once per kind, so that things come after what they need |
+//! | `item` | one thing out of JSON |
+//! | `apply` | one thing into the broker |
+//! | `export` | the other way round |
+//!
+//! Always true: size and depth are bounded; a thing that is there already stays as it is; what we do not have
+//! (policies, most parameters) is told, never dropped silently; a mistake is told with where it stands.
+
+mod apply;
+mod export;
+mod item;
+mod read;
+
+pub use apply::{Applied, apply, limits_of};
+pub use export::PARTS as EXPORT;
+pub use item::{Item, ItemError, Limits, parse};
+pub use read::{FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
+
+/// Where a thing stands in a file: its kind, and its place among those from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct At<'a> {
+    /// The name of the list.
+    pub section: &'a str,
+    /// The place in it.
+    pub index: usize,
+}
+
+impl core::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}[{}]", self.section, self.index)
+    }
+}

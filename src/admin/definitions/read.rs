@@ -1,0 +1,217 @@
+//! Going through a file of definitions: once per kind, in the order in which things need each other.
+//!
+//! Why it exists: the lists of a file come in any order (RabbitMQ's come sorted by name, bindings first), and
+//! a file may be larger than what a board has memory for. So it is read several times, and one thing of it
+//! is in memory at a time.
+
+use core::fmt;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::At;
+
+/// The longest file that is read, in bytes.
+pub const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// A list in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// We have such things.
+    pub is_ours: bool,
+}
+
+const fn ours(name: &'static str) -> Section {
+    Section { name, is_ours: true }
+}
+
+const fn others(name: &'static str) -> Section {
+    Section { name, is_ours: false }
+}
+
+/// The lists, each after those it needs.
+pub const SECTIONS: [Section; 10] = [
+    ours("vhosts"),
+    ours("users"),
+    ours("permissions"),
+    ours("topic_permissions"),
+    ours("parameters"),
+    ours("exchanges"),
+    ours("queues"),
+    ours("bindings"),
+    others("policies"),
+    others("global_parameters"),
+];
+
+/// What keeps a file from being read.
+#[derive(Debug)]
+pub enum ReadError<E> {
+    /// The system does not give it.
+    System(io::Error),
+    /// It is too long.
+    TooLong,
+    /// It is not what it should be: where, and why.
+    Malformed(String),
+    /// Whoever takes the things does not want any more.
+    Stopped(E),
+}
+
+impl<E: fmt::Display> fmt::Display for ReadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(error) => error.fmt(f),
+            Self::TooLong => write!(f, "it is longer than {} MiB", FILE_BYTES_MAX >> 20),
+            Self::Malformed(why) => f.write_str(why),
+            Self::Stopped(why) => why.fmt(f),
+        }
+    }
+}
+
+/// Hands on everything in a file, in an order in which it can be made.
+///
+/// # Errors
+/// The file cannot be read to its end, or `take` has an error.
+pub fn read<E>(
+    file: &mut (impl Read + Seek),
+    mut take: impl FnMut(At<'_>, &Section, Value) -> Result<(), E>,
+) -> Result<(), ReadError<E>> {
+    let length = file.seek(SeekFrom::End(0)).map_err(ReadError::System)?;
+    if length > FILE_BYTES_MAX {
+        return Err(ReadError::TooLong);
+    }
+    for section in &SECTIONS {
+        file.seek(SeekFrom::Start(0)).map_err(ReadError::System)?;
+        let mut stopped = None;
+        let mut index = 0;
+        let one = |value| {
+            let at = At { section: section.name, index };
+            index += 1;
+            take(at, section, value).map_err(|error| stopped = Some(error)).is_ok()
+        };
+        let reader = BufReader::new((&mut *file).take(FILE_BYTES_MAX));
+        let mut json = serde_json::Deserializer::from_reader(reader);
+        let done = Whole { wanted: section.name, take: one }.deserialize(&mut json).and_then(|()| json.end());
+        if let Some(error) = stopped {
+            return Err(ReadError::Stopped(error));
+        }
+        done.map_err(|error| malformed(&error, section.name, index))?;
+    }
+    Ok(())
+}
+
+fn malformed<E>(error: &serde_json::Error, section: &str, index: usize) -> ReadError<E> {
+    if let Some(kind) = error.io_error_kind() {
+        return ReadError::System(kind.into());
+    }
+    if error.classify() == serde_json::error::Category::Data {
+        return ReadError::Malformed(format!("after {section}[{index}]: {error}"));
+    }
+    ReadError::Malformed(error.to_string())
+}
+
+/// The whole file, of which one list is wanted.
+struct Whole<'w, T> {
+    wanted: &'w str,
+    take: T,
+}
+
+impl<'de, T: FnMut(Value) -> bool> DeserializeSeed<'de> for Whole<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, T: FnMut(Value) -> bool> Visitor<'de> for Whole<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with lists of definitions, as RabbitMQ exports it")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
+            if key == self.wanted {
+                map.next_value_seed(List(&mut self.take))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The list that is wanted.
+struct List<'l, T>(&'l mut T);
+
+impl<'de, T: FnMut(Value) -> bool> DeserializeSeed<'de> for List<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: FnMut(Value) -> bool> Visitor<'de> for List<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(value) = list.next_element()? {
+            if !(self.0)(value) {
+                return Err(serde::de::Error::custom("stopped"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn order(text: &str) -> Result<Vec<String>, String> {
+        let mut found = Vec::new();
+        let read = read::<String>(&mut Cursor::new(text), |at, section, value| {
+            found.push(format!("{at}{} {value}", if section.is_ours { "" } else { "?" }));
+            if value == "stop" { Err("enough".to_string()) } else { Ok(()) }
+        });
+        read.map(|()| found).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn things_come_after_what_they_need() {
+        let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
+        assert_eq!(
+            order(text).unwrap(),
+            ["users[0] 5", "queues[0] 2", "queues[1] 3", "bindings[0] 1", "policies[0]? 4"]
+        );
+    }
+
+    #[test]
+    fn mistakes_say_where() {
+        for (text, why) in [
+            (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
+            (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
+            ("[]", "an object with lists of definitions"),
+            (r#"{"users":[]} x"#, "trailing characters"),
+            (r#"{"queues":["stop"]}"#, "enough"),
+            ("", "EOF"),
+        ] {
+            let error = order(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        let deep = format!("{{\"users\":[{}{}]}}", "[".repeat(1000), "]".repeat(1000));
+        assert!(order(&deep).unwrap_err().contains("recursion limit"));
+        let long = format!("{{\"users\":[\"{}\"]}}", "x".repeat(FILE_BYTES_MAX as usize));
+        assert!(order(&long).unwrap_err().contains("longer than 16 MiB"));
+    }
+}

@@ -1,0 +1,122 @@
+//! What a request is answered from: the broker, and what only the loop knows of sockets and of the process.
+//!
+//! Always true: it is lent for one step and changes nothing but through the broker; what the loop itself must
+//! do (stop) is noted in [`Orders`] and done by the loop.
+
+use std::net::SocketAddr;
+
+use crate::broker::Broker;
+use crate::command::ConnectionId;
+use crate::journal::Batch;
+use crate::mem::Messages;
+
+/// Lent to a client's machine for one step.
+pub struct Scene<'s> {
+    /// What there is.
+    pub broker: &'s mut Broker,
+    /// Its messages.
+    pub messages: &'s mut Messages,
+    /// The connections' sockets.
+    pub sockets: &'s dyn Sockets,
+    /// The process.
+    pub process: &'s Process,
+    /// The files of the store, if there is one, for the one client that asks.
+    pub files: Option<&'s mut dyn Files>,
+    /// What the loop is to do.
+    pub orders: &'s mut Orders,
+}
+
+/// The files of the store while somebody copies them.
+pub trait Files {
+    /// Holds what is durable at this moment still, for this client alone: file numbers and lengths. `None`:
+    /// not now, ask again.
+    fn hold(&mut self) -> Option<Vec<(u32, u32)>>;
+    /// Whether that still holds.
+    fn is_held(&self) -> bool;
+    /// It need not any more.
+    fn release(&mut self);
+}
+
+impl core::fmt::Debug for Scene<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Scene").field("broker", &self.broker).finish_non_exhaustive()
+    }
+}
+
+impl Scene<'_> {
+    /// Everything up to this batch is durable.
+    pub const fn durable(&self) -> Batch {
+        self.broker.journal().durable()
+    }
+
+    /// For whoever only looks.
+    pub const fn sight(&self) -> Sight<'_> {
+        Sight { broker: self.broker, sockets: self.sockets }
+    }
+}
+
+/// What rows are written from.
+#[derive(Clone, Copy)]
+pub struct Sight<'s> {
+    /// What there is.
+    pub broker: &'s Broker,
+    /// The connections' sockets.
+    pub sockets: &'s dyn Sockets,
+}
+
+/// The sockets of AMQP connections, as far as an operator is told of them.
+pub trait Sockets {
+    /// Places of connections that were ever used.
+    fn places(&self) -> usize;
+    /// The connection in a place.
+    fn at(&self, connection: ConnectionId) -> Option<SocketView>;
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketView {
+    /// Connections are numbered in the order of their coming.
+    pub number: u64,
+    /// Our end.
+    pub host: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Since when, in milliseconds since 1970 as far as the board knows the time.
+    pub connected_at_ms: u64,
+    /// `running`, `blocked` or `closing`.
+    pub state: &'static str,
+    /// Frames have at most so many bytes.
+    pub frame_max: u32,
+    /// Channels it may have.
+    pub channel_max: u16,
+    /// Heartbeat interval in seconds; 0 is none.
+    pub heartbeat_s: u32,
+}
+
+/// What is known of the process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its configuration as a file would say it, without secrets.
+    pub environment: String,
+    /// Where its data is.
+    pub data_dir: String,
+    /// The addresses it listens on.
+    pub listeners: Vec<String>,
+    /// Product and version it announces.
+    pub product: (String, String),
+    /// Memory that it may use, in bytes.
+    pub memory_limit_bytes: u64,
+    /// Milliseconds since its start.
+    pub uptime_ms: u64,
+    /// AMQP connections.
+    pub connections: u32,
+    /// Clients that wait for room to publish.
+    pub waiting_publishers: u32,
+}
+
+/// What the loop is to do.
+#[derive(Debug, Default)]
+pub struct Orders {
+    /// The broker is to stop.
+    pub stop: bool,
+}

@@ -1,0 +1,224 @@
+//! One client of the operator's interface, without its socket: bytes in, requests handled, bytes out.
+//!
+//! ```text
+//! reading ─ request ─→ answered at once
+//!    ↑                 waiting for the disk ─→ answered
+//!    └──── answered ── listing, a part whenever there is room
+//! ```
+//!
+//! Always true: one request at a time, in their order, and nothing is read while one is being answered; input
+//! and output have a cap each; a client that does not read costs those and nothing else.
+
+use super::api::{self, Answer};
+use super::http::{self, Parsed, Status};
+use super::json::Json;
+use super::listing::{Listing, Room};
+use super::scene::Scene;
+use crate::journal::Batch;
+
+/// The longest request, head and body, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Bytes that may wait to be taken by one client.
+pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// So many are enough for now.
+const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
+/// Bytes of both, for the memory table.
+pub const TALK_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
+
+/// What is being done.
+#[derive(Debug)]
+enum State {
+    /// A request is expected, or only part of one is here.
+    Reading,
+    /// The answer leaves when this is durable.
+    Waiting(Batch, Status, Vec<u8>),
+    /// When this is durable, the store's files are held still.
+    Holding(Batch),
+    /// Rows are being written.
+    Listing(Box<Listing>),
+    /// Nothing more is read; what is there is written, then it is over.
+    Ending,
+}
+
+/// The talk with one client.
+#[derive(Debug)]
+pub struct Talk {
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Bytes of the output that are gone.
+    written: usize,
+    state: State,
+    is_last: bool,
+    /// What is in the input is no whole request.
+    is_partial: bool,
+}
+
+impl Default for Talk {
+    fn default() -> Self {
+        Self {
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            state: State::Reading,
+            is_last: false,
+            is_partial: false,
+        }
+    }
+}
+
+impl Talk {
+    /// How many more bytes of input are taken now.
+    pub fn room(&self) -> usize {
+        match self.state {
+            State::Reading => REQUEST_BYTES_MAX - self.input.len(),
+            _ => 0,
+        }
+    }
+
+    /// Takes input, at most [`Self::room`] of it.
+    pub fn take(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.room(), "no more than there is room for");
+        if self.input.capacity() < self.input.len() + bytes.len() {
+            // Growing by doubling would take more than the cap.
+            let most = REQUEST_BYTES_MAX - self.input.len();
+            self.input.reserve_exact((bytes.len() * 2).min(most));
+        }
+        self.input.extend_from_slice(bytes);
+        self.is_partial = false;
+    }
+
+    /// Goes on with what can be done now: at most one request, or one part of a listing.
+    pub fn step(&mut self, scene: &mut Scene<'_>) {
+        if self.can_handle() {
+            return self.handle(scene);
+        }
+        match &mut self.state {
+            State::Waiting(batch, status, body) if *batch <= scene.durable() => {
+                let (status, body) = (*status, core::mem::take(body));
+                self.answer(status, &body);
+            }
+            State::Holding(batch) if *batch <= scene.durable() => {
+                if let Some(answer) = api::held(scene) {
+                    self.begin(answer);
+                }
+            }
+            State::Listing(_) => self.list(scene),
+            State::Reading | State::Holding(_) | State::Waiting(..) | State::Ending => {}
+        }
+    }
+
+    /// Whether a step would get on without anything new from outside.
+    pub fn has_work(&self) -> bool {
+        match self.state {
+            State::Reading => self.can_handle(),
+            State::Listing(_) => self.output().len() < OUTPUT_BYTES_ENOUGH,
+            State::Waiting(..) | State::Holding(_) | State::Ending => false,
+        }
+    }
+
+    /// What the last request left to be written goes first.
+    fn can_handle(&self) -> bool {
+        matches!(self.state, State::Reading)
+            && self.output().is_empty()
+            && !self.input.is_empty()
+            && !self.is_partial
+    }
+
+    /// Bytes to be written.
+    pub fn output(&self) -> &[u8] {
+        &self.output[self.written..]
+    }
+
+    /// So many of them are written.
+    pub fn wrote(&mut self, count: usize) {
+        self.written += count;
+        if self.written == self.output.len() {
+            self.written = 0;
+            self.output.clear();
+            if matches!(self.state, State::Reading) {
+                // Between requests nothing is kept.
+                self.output = Vec::new();
+            }
+        }
+    }
+
+    /// Whether everything is said, and nothing more will be.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Ending) && self.output().is_empty()
+    }
+
+    /// Whether it waits for the disk.
+    pub const fn awaits_disk(&self) -> bool {
+        matches!(self.state, State::Waiting(..) | State::Holding(_))
+    }
+
+    fn handle(&mut self, scene: &mut Scene<'_>) {
+        let input = core::mem::take(&mut self.input);
+        let parsed = http::parse(&input, REQUEST_BYTES_MAX);
+        if matches!(parsed, Parsed::NeedMore) {
+            drop(parsed);
+            self.input = input;
+            self.is_partial = true;
+            return;
+        }
+        match parsed {
+            Parsed::NeedMore => {}
+            Parsed::Refused(status) => {
+                self.is_last = true;
+                self.answer(status, &api::problem("bad_request", "the request cannot be understood"));
+            }
+            Parsed::Request(request, end) => {
+                self.is_last = request.is_last;
+                let answer = api::handle(&request, scene);
+                self.input.extend_from_slice(&input[end..]);
+                self.begin(answer);
+            }
+        }
+    }
+
+    fn begin(&mut self, answer: Answer) {
+        match answer {
+            Answer::Now(status, body) => self.answer(status, &body),
+            Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
+            Answer::Hold(batch) => self.state = State::Holding(batch),
+            Answer::List(listing) => {
+                http::begin_chunked(&mut self.output);
+                self.state = State::Listing(listing);
+            }
+        }
+    }
+
+    fn answer(&mut self, status: Status, body: &[u8]) {
+        http::answer(&mut self.output, status, body);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        self.state = if self.is_last { State::Ending } else { State::Reading };
+    }
+
+    fn list(&mut self, scene: &Scene<'_>) {
+        let State::Listing(listing) = &mut self.state else { return };
+        if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
+            return;
+        }
+        self.output.drain(..core::mem::take(&mut self.written));
+        let is_alone = self.output.is_empty();
+        let at = http::open_chunk(&mut self.output);
+        let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
+        let room = Room { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone };
+        let is_done = listing.write(scene.sight(), &mut self.output, room);
+        http::close_chunk(&mut self.output, at);
+        if is_done {
+            http::end_chunks(&mut self.output);
+            self.finish();
+        }
+    }
+}
+
+/// A small JSON body.
+pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut Json::new(&mut out, OUTPUT_BYTES_MAX / 2));
+    out
+}

@@ -1,0 +1,297 @@
+//! What there is, as an operator sees it: one record at a time, by its place in its pool.
+//!
+//! Whoever lists goes through the places in rising order and may stop between any two for as long as he
+//! likes: what stays is shown exactly once, what comes or goes meanwhile may be shown or not.
+//!
+//! Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
+
+use crate::command::{ChannelId, ConnectionId};
+use crate::mem::List;
+use crate::wire::field::Table;
+
+use super::exchange::Destination;
+use super::records::{ConsumerState, Mode};
+use super::{Broker, QUEUE_BYTES};
+
+/// A queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueView<'a> {
+    /// When it was declared, as a number that no other queue has.
+    pub born: u64,
+    /// Its virtual host.
+    pub vhost: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// The connection it belongs to, and with which it goes.
+    pub owner: Option<ConnectionId>,
+    /// Its arguments.
+    pub arguments: Table<'a>,
+    /// Messages ready for delivery.
+    pub messages_ready: u32,
+    /// Those of them that are in memory.
+    pub messages_ready_ram: u32,
+    /// Deliveries not settled.
+    pub messages_unacknowledged: u32,
+    /// Messages that the log has.
+    pub messages_persistent: u64,
+    /// Bytes of the bodies of the ready messages.
+    pub message_bytes_ready: u64,
+    /// Consumers.
+    pub consumers: u32,
+    /// The tag of the consumer that has it for itself, and that consumer's channel.
+    pub exclusive_consumer: Option<(&'a str, ChannelId)>,
+    /// Bytes of memory that it and its ready messages take.
+    pub memory_bytes: u64,
+}
+
+/// An exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeView<'a> {
+    /// Its virtual host.
+    pub vhost: &'a str,
+    /// Its name; empty for the default exchange.
+    pub name: &'a str,
+    /// Its type.
+    pub kind: &'static str,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last binding.
+    pub auto_delete: bool,
+    /// Nobody publishes to it.
+    pub internal: bool,
+    /// Its arguments.
+    pub arguments: Table<'a>,
+}
+
+/// A binding.
+#[derive(Clone, Copy, Debug)]
+pub struct BindingView<'a> {
+    /// The virtual host of both ends.
+    pub vhost: &'a str,
+    /// The exchange it starts from.
+    pub source: &'a str,
+    /// Where it leads.
+    pub destination: &'a str,
+    /// It leads to an exchange, not to a queue.
+    pub to_exchange: bool,
+    /// An end of it belongs to one connection.
+    pub exclusive: bool,
+    /// The binding key.
+    pub routing_key: &'a str,
+    /// Its arguments.
+    pub arguments: Table<'a>,
+}
+
+/// A connection that has opened its virtual host.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionView<'a> {
+    /// Who it is.
+    pub user: &'a str,
+    /// Where it is.
+    pub vhost: &'a str,
+    /// Its channels.
+    pub channels: u32,
+}
+
+/// A channel.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelView<'a> {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its number on the wire.
+    pub number: u16,
+    /// Whose it is.
+    pub user: &'a str,
+    /// Where it is.
+    pub vhost: &'a str,
+    /// Publishes are confirmed.
+    pub confirm: bool,
+    /// Publishes and acknowledgements are in transactions.
+    pub transactional: bool,
+    /// Its consumers.
+    pub consumers: u32,
+    /// Deliveries not settled.
+    pub messages_unacknowledged: u32,
+    /// Publishes of the open transaction.
+    pub messages_uncommitted: u32,
+    /// Acknowledgements of the open transaction.
+    pub acks_uncommitted: u32,
+    /// Prefetch of consumers started from now on; 0 is unlimited.
+    pub prefetch_count: u16,
+    /// Prefetch of all of them together; 0 is unlimited.
+    pub global_prefetch_count: u16,
+}
+
+/// A consumer.
+#[derive(Clone, Copy, Debug)]
+pub struct ConsumerView<'a> {
+    /// The virtual host of its queue.
+    pub vhost: &'a str,
+    /// Its queue.
+    pub queue: &'a str,
+    /// Its channel.
+    pub channel: ChannelId,
+    /// Its tag.
+    pub tag: &'a str,
+    /// It acknowledges.
+    pub ack_required: bool,
+    /// Nobody else may take from the queue.
+    pub exclusive: bool,
+    /// 0 is unlimited.
+    pub prefetch_count: u16,
+    /// Those with a higher one go first.
+    pub priority: i32,
+}
+
+impl Broker {
+    /// Places of queues that were ever used.
+    pub const fn queue_places(&self) -> usize {
+        self.queues.places()
+    }
+
+    /// The queue in a place, if there is one that anybody may see.
+    pub fn queue_at(&self, place: usize) -> Option<QueueView<'_>> {
+        let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
+        let exclusive = record.consumers.front().filter(|_| record.exclusively_consumed);
+        let consumer = exclusive.map(|index| &self.consumers[index]);
+        let names = record.name.len() + record.arguments.len() + QUEUE_BYTES;
+        Some(QueueView {
+            born: record.born,
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            durable: record.durable,
+            auto_delete: record.auto_delete,
+            owner: record.exclusive_owner,
+            arguments: Table::trusted(&record.arguments),
+            messages_ready: record.ready(),
+            messages_ready_ram: record.resident(),
+            messages_unacknowledged: record.unsettled,
+            messages_persistent: record.logged.count,
+            message_bytes_ready: record.body_bytes(),
+            consumers: record.consumers.len(),
+            exclusive_consumer: consumer.map(|consumer| (consumer.tag.as_str(), consumer.channel)),
+            memory_bytes: names as u64 + record.ready_bytes,
+        })
+    }
+
+    /// Places of exchanges that were ever used.
+    pub const fn exchange_places(&self) -> usize {
+        self.exchanges.places()
+    }
+
+    /// The exchange in a place.
+    pub fn exchange_at(&self, place: usize) -> Option<ExchangeView<'_>> {
+        let record = self.exchanges.get(place).filter(|record| !record.dying)?;
+        Some(ExchangeView {
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            kind: record.kind.name(),
+            durable: record.durable,
+            auto_delete: record.auto_delete,
+            internal: record.internal,
+            arguments: Table::trusted(&record.arguments),
+        })
+    }
+
+    /// Places of bindings that were ever used.
+    pub const fn binding_places(&self) -> usize {
+        self.bindings.places()
+    }
+
+    /// The binding in a place.
+    pub fn binding_at(&self, place: usize) -> Option<BindingView<'_>> {
+        let record = self.bindings.get(place)?;
+        let source = self.exchanges.get(record.source.index()).filter(|source| !source.dying)?;
+        let (destination, exclusive) = match record.destination {
+            Destination::Queue(queue) => {
+                let queue = self.queues.get(queue.index()).filter(|queue| !queue.dying)?;
+                (&queue.name, queue.exclusive_owner.is_some())
+            }
+            Destination::Exchange(exchange) => {
+                (&self.exchanges.get(exchange.index()).filter(|exchange| !exchange.dying)?.name, false)
+            }
+        };
+        Some(BindingView {
+            vhost: self.vhost_name(source.vhost),
+            source: &source.name,
+            destination,
+            to_exchange: matches!(record.destination, Destination::Exchange(_)),
+            exclusive,
+            routing_key: &record.key,
+            arguments: Table::trusted(&record.arguments),
+        })
+    }
+
+    /// What the broker knows of a connection that is in use.
+    pub fn connection_view(&self, connection: ConnectionId) -> Option<ConnectionView<'_>> {
+        let record = self.connections.get(connection.index()).filter(|record| !record.dying)?;
+        Some(ConnectionView {
+            user: &record.user,
+            vhost: self.vhost_name(record.vhost?),
+            channels: record.channels.len(),
+        })
+    }
+
+    /// Places of channels that were ever used.
+    pub const fn channel_places(&self) -> usize {
+        self.channels.places()
+    }
+
+    /// The channel in a place.
+    pub fn channel_at(&self, place: usize) -> Option<ChannelView<'_>> {
+        let record = self.channels.get(place).filter(|record| !record.closing)?;
+        let connection = self.connections.get(record.connection.index()).filter(|found| !found.dying)?;
+        let (messages_uncommitted, acks_uncommitted) = match &record.mode {
+            Mode::Transaction(open) => (open.messages, open.settlements.len()),
+            Mode::Plain | Mode::Confirm => (0, 0),
+        };
+        Some(ChannelView {
+            connection: record.connection,
+            number: record.number,
+            user: &connection.user,
+            vhost: self.vhost_name(record.vhost),
+            confirm: matches!(record.mode, Mode::Confirm),
+            transactional: matches!(record.mode, Mode::Transaction(_)),
+            consumers: self.active_consumers(place),
+            messages_unacknowledged: record.unacknowledged.len(),
+            messages_uncommitted,
+            acks_uncommitted,
+            prefetch_count: record.prefetch_count,
+            global_prefetch_count: record.global_prefetch_count,
+        })
+    }
+
+    fn active_consumers(&self, channel: usize) -> u32 {
+        let (mut count, mut at) = (0, self.channels[channel].consumers.front());
+        while let Some(index) = at {
+            count += u32::from(self.consumers[index].state == ConsumerState::Active);
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+        }
+        count
+    }
+
+    /// Places of consumers that were ever used.
+    pub const fn consumer_places(&self) -> usize {
+        self.consumers.places()
+    }
+
+    /// The consumer in a place.
+    pub fn consumer_at(&self, place: usize) -> Option<ConsumerView<'_>> {
+        let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
+        let queue = self.queues.get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
+        Some(ConsumerView {
+            vhost: self.vhost_name(queue.vhost),
+            queue: &queue.name,
+            channel: record.channel,
+            tag: &record.tag,
+            ack_required: !record.no_ack,
+            exclusive: record.exclusive,
+            prefetch_count: record.prefetch_count,
+            priority: record.priority,
+        })
+    }
+}

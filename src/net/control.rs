@@ -1,0 +1,373 @@
+//! The operator's socket: `data_dir/ctl.sock`, and the few clients there may be at once.
+//!
+//! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
+//! says of the peer; there are never more clients than [`CLIENTS_MAX`]; each has one reading, one step and
+//! one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Poll, Token};
+
+use crate::admin::scene::{Files, Orders, Process, Scene, SocketView, Sockets};
+use crate::admin::talk::Talk;
+use crate::command::ConnectionId;
+use crate::config::Config;
+use crate::limits::CONTROL_CLIENTS_MAX as CLIENTS_MAX;
+use crate::store::Log;
+use crate::time::{Deadline, Now};
+
+use super::house::House;
+use super::listen::Door;
+use super::peer::{Ending, Peer, Waiting};
+
+/// The socket's name in the data directory.
+pub const SOCKET_NAME: &str = "ctl.sock";
+/// Token of the door; those of the clients follow downwards.
+const DOOR: usize = usize::MAX - 16;
+/// A client that neither says nor takes anything for so long is gone.
+const IDLE_MS: u64 = 60_000;
+/// Bytes taken from a client in one turn.
+const READ_BYTES: usize = 16 << 10;
+
+/// The socket and who is there.
+pub(super) struct Control {
+    door: Option<UnixListener>,
+    path: PathBuf,
+    /// Somebody may be waiting outside.
+    is_ready: bool,
+    clients: [Option<Client>; CLIENTS_MAX],
+    process: Process,
+    orders: Orders,
+    /// The client for whom the store's files are held still.
+    holder: Option<usize>,
+}
+
+/// One client.
+struct Client {
+    stream: UnixStream,
+    talk: Talk,
+    readable: bool,
+    writable: bool,
+    /// It has hung up.
+    is_gone: bool,
+    idle_at: Deadline,
+}
+
+impl Control {
+    /// Nobody gets in yet.
+    pub(super) fn closed(config: &Config) -> Self {
+        Self {
+            door: None,
+            path: config.data_dir.join(SOCKET_NAME),
+            is_ready: false,
+            clients: [const { None }; CLIENTS_MAX],
+            process: process(config),
+            orders: Orders::default(),
+            holder: None,
+        }
+    }
+
+    /// Listens in the data directory, which is ours by now. A broker that cannot is a broker without this
+    /// socket, and says so.
+    pub(super) fn open(&mut self, poll: &Poll, doors: &[Door]) {
+        self.process.listeners = doors.iter().map(|door| door.address.to_string()).collect();
+        match listen(poll, &self.path) {
+            Ok(door) => (self.door, self.is_ready) = (Some(door), true),
+            Err(error) => {
+                let path = self.path.display();
+                log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
+            }
+        }
+    }
+
+    /// Whether the event is for a socket here.
+    pub(super) fn takes(&mut self, event: &mio::event::Event) -> bool {
+        let Some(place) = DOOR.checked_sub(event.token().0).filter(|place| *place <= CLIENTS_MAX) else {
+            return false;
+        };
+        match place.checked_sub(1) {
+            None => self.is_ready = true,
+            Some(place) => {
+                if let Some(client) = &mut self.clients[place] {
+                    client.readable |= event.is_readable() || event.is_read_closed();
+                    client.writable |= event.is_writable();
+                    client.is_gone |= event.is_error() || event.is_read_closed() && event.is_write_closed();
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether a turn would get on here.
+    pub(super) fn has_work(&self, is_crowded: bool) -> bool {
+        self.may_let_in() && self.is_ready
+            || self.clients.iter().flatten().any(|client| client.has_work(is_crowded))
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        let idle = self.clients.iter().flatten().map(|client| client.idle_at);
+        idle.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    fn may_let_in(&self) -> bool {
+        self.door.is_some() && self.clients.iter().any(Option::is_none)
+    }
+
+    fn let_in(&mut self, poll: &Poll, now: Now) {
+        while self.is_ready
+            && let Some(place) = self.clients.iter().position(Option::is_none)
+            && let Some(door) = &self.door
+        {
+            match door.accept() {
+                Ok((stream, _)) => {
+                    self.clients[place] = welcome(poll, stream, place, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.is_ready = false;
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        log::warn!("accepting on {} failed: {error}", self.path.display());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if self.door.is_some() {
+            // One that cannot be removed is replaced at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Client {
+    fn has_work(&self, is_crowded: bool) -> bool {
+        self.is_gone
+            || self.talk.is_over()
+            || !is_crowded && self.talk.has_work()
+            || self.readable && self.talk.room() > 0
+            || self.writable && !self.talk.output().is_empty()
+    }
+
+    /// Reads once; `false` when there is nobody any more.
+    fn read(&mut self, buffer: &mut [u8], now: Now) -> bool {
+        let most = self.talk.room().min(READ_BYTES).min(buffer.len());
+        if !self.readable || most == 0 {
+            return true;
+        }
+        match self.stream.read(&mut buffer[..most]) {
+            Ok(0) => return false,
+            Ok(count) => {
+                self.talk.take(&buffer[..count]);
+                self.idle_at = now.after_ms(IDLE_MS);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// Writes once; `false` when there is nobody any more.
+    fn write(&mut self, now: Now) -> bool {
+        if !self.writable || self.talk.output().is_empty() {
+            return true;
+        }
+        match self.stream.write(self.talk.output()) {
+            Ok(count) => {
+                self.talk.wrote(count);
+                self.idle_at = now.after_ms(IDLE_MS);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+        true
+    }
+}
+
+impl House {
+    /// Serves the operator's clients: one reading, one step, one writing each.
+    pub(super) fn serve_control(&mut self) {
+        self.control.let_in(&self.poll, self.now);
+        for place in 0..CLIENTS_MAX {
+            let Some(mut client) = self.control.clients[place].take() else { continue };
+            if self.serve_client(place, &mut client) {
+                self.control.clients[place] = Some(client);
+                continue;
+            }
+            if self.control.holder == Some(place) {
+                self.control.holder = None;
+                if let Some(disk) = &mut self.disk {
+                    disk.log_mut().release_hold();
+                }
+            }
+            if let Err(error) = self.poll.registry().deregister(&mut client.stream) {
+                log::debug!("a ctl client: deregistering failed: {error}");
+            }
+        }
+        self.follow_orders();
+    }
+
+    /// `false`: it is over.
+    fn serve_client(&mut self, place: usize, client: &mut Client) -> bool {
+        if client.is_gone || !client.read(&mut self.input, self.now) {
+            return false;
+        }
+        if client.talk.awaits_disk() {
+            client.idle_at = self.now.after_ms(IDLE_MS);
+        }
+        let process = &mut self.control.process;
+        process.uptime_ms = self.now.as_ms();
+        process.connections = self.peers_count;
+        process.waiting_publishers = self.for_room.len() as u32;
+        let peers = Peers { peers: &self.peers, now: self.now };
+        let holder = &mut self.control.holder;
+        let mut files = self.disk.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, place });
+        let mut scene = Scene {
+            broker: &mut self.broker,
+            messages: &mut self.supplies.messages,
+            sockets: &peers,
+            process,
+            files: files.as_mut().map(|files| files as &mut dyn Files),
+            orders: &mut self.control.orders,
+        };
+        // What is defined waits for the disk; no more of it until that has caught up.
+        if !scene.broker.journal().is_crowded() {
+            client.talk.step(&mut scene);
+        }
+        client.write(self.now) && !client.talk.is_over() && !client.idle_at.is_due(self.now)
+    }
+
+    fn follow_orders(&mut self) {
+        if core::mem::take(&mut self.control.orders).stop {
+            self.begin_stop("by leveret ctl");
+        }
+    }
+}
+
+/// Listens; what an earlier process left there is removed, if it is a socket.
+fn listen(poll: &Poll, path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path)?;
+    }
+    let mut door = UnixListener::bind(path)?;
+    // Whoever comes before this is still asked who he is.
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    poll.registry().register(&mut door, Token(DOOR), Interest::READABLE)?;
+    Ok(door)
+}
+
+/// Lets somebody in who may come in.
+fn welcome(poll: &Poll, mut stream: UnixStream, place: usize, now: Now) -> Option<Client> {
+    let ours = rustix::process::geteuid();
+    match rustix::net::sockopt::socket_peercred(&stream) {
+        Ok(peer) if peer.uid.is_root() || peer.uid == ours => {}
+        Ok(peer) => {
+            log::warn!(
+                "user {} may not use leveret ctl: only root and {} may",
+                peer.uid.as_raw(),
+                ours.as_raw()
+            );
+            return None;
+        }
+        Err(error) => {
+            log::warn!("a ctl client was turned away: the system does not say who it is ({error})");
+            return None;
+        }
+    }
+    let token = Token(DOOR - 1 - place);
+    if let Err(error) = poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+    {
+        log::warn!("a ctl client could not be set up: {error}");
+        return None;
+    }
+    let idle_at = now.after_ms(IDLE_MS);
+    Some(Client { stream, talk: Talk::default(), readable: true, writable: true, is_gone: false, idle_at })
+}
+
+fn process(config: &Config) -> Process {
+    Process {
+        environment: config.shown(),
+        data_dir: fs::canonicalize(&config.data_dir)
+            .unwrap_or_else(|_| config.data_dir.clone())
+            .display()
+            .to_string(),
+        listeners: Vec::new(),
+        product: (config.product.name.clone(), config.product.version.clone()),
+        memory_limit_bytes: config.memory_limit_bytes,
+        uptime_ms: 0,
+        connections: 0,
+        waiting_publishers: 0,
+    }
+}
+
+/// The store's files for the client in a place.
+struct Copied<'c> {
+    log: &'c mut Log,
+    holder: &'c mut Option<usize>,
+    place: usize,
+}
+
+impl Files for Copied<'_> {
+    fn hold(&mut self) -> Option<Vec<(u32, u32)>> {
+        if self.holder.is_some_and(|holder| holder != self.place) {
+            return None;
+        }
+        let held = self.log.hold()?;
+        *self.holder = Some(self.place);
+        Some(held.iter().map(|file| (file.slot, file.bytes)).collect())
+    }
+
+    fn is_held(&self) -> bool {
+        *self.holder == Some(self.place) && self.log.is_held()
+    }
+
+    fn release(&mut self) {
+        if *self.holder == Some(self.place) {
+            *self.holder = None;
+            self.log.release_hold();
+        }
+    }
+}
+
+/// The peers as an operator is told of them.
+struct Peers<'p> {
+    peers: &'p [Option<Peer>],
+    now: Now,
+}
+
+impl Sockets for Peers<'_> {
+    fn places(&self) -> usize {
+        self.peers.len()
+    }
+
+    fn at(&self, connection: ConnectionId) -> Option<SocketView> {
+        let peer = self.peers.get(connection.index())?.as_ref()?;
+        let negotiated = peer.session.negotiated();
+        let since_1970 =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        Some(SocketView {
+            number: peer.number,
+            host: peer.stream.socket.local_addr().unwrap_or(peer.address),
+            peer: peer.address,
+            connected_at_ms: since_1970.saturating_sub(self.now.as_ms().saturating_sub(peer.since.as_ms())),
+            state: match (peer.ending, peer.waiting) {
+                (Ending::No, Waiting::Room) => "blocked",
+                (Ending::No, _) => "running",
+                _ => "closing",
+            },
+            frame_max: negotiated.frame_max,
+            channel_max: negotiated.channel_max,
+            heartbeat_s: negotiated.heartbeat_ms / 1000,
+        })
+    }
+}

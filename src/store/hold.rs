@@ -1,0 +1,61 @@
+//! Holding still what a copy is made of, while the log goes on.
+//!
+//! Why it exists: a copy of the files is a store only if none of them is used again before it is copied. What
+//! is durable at one moment lies in the live segments, in the active one up to its tail; those files are not
+//! given to new segments until the copy is done, though they may leave the log meanwhile.
+//!
+//! Always true: a hold never costs anybody a confirm: when room gets short it is given up, and whoever copies
+//! is told so.
+
+use super::index::Segment;
+use super::log::Log;
+use super::space::Slot;
+
+/// A file to be copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Its number.
+    pub slot: u32,
+    /// So many bytes of it, from its start.
+    pub bytes: u32,
+}
+
+impl Log {
+    /// What a copy is made of: everything durable at this moment. `None` while a commit is on its way; ask
+    /// again when it is done. Ends a hold before it.
+    pub fn hold(&mut self) -> Option<Vec<Held>> {
+        if self.in_flight.is_some() || self.failed || self.is_starting {
+            return None;
+        }
+        self.release_hold();
+        let of = |(sequence, segment): (&u64, &Segment)| Held {
+            slot: segment.slot,
+            bytes: if *sequence == self.active.sequence { self.tail } else { self.settings.segment_bytes },
+        };
+        let held: Vec<Held> = self.index.segments().iter().map(of).collect();
+        self.held.extend(held.iter().map(|held| held.slot));
+        Some(held)
+    }
+
+    /// Whether what was held is still as it was.
+    pub const fn is_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The files may be used again.
+    pub fn release_hold(&mut self) {
+        for slot in core::mem::take(&mut self.held) {
+            if self.slots.get(slot) == Slot::Pinned && self.pinned != Some(slot) {
+                self.slots.set(slot, Slot::Free);
+            }
+        }
+    }
+
+    /// Gives a hold up when it takes room that somebody needs.
+    pub(super) fn yield_hold(&mut self) {
+        if self.is_held() && self.is_short() {
+            log::warn!("the disk is nearly full: a backup under way is given up to make room");
+            self.release_hold();
+        }
+    }
+}

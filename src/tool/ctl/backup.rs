@@ -1,0 +1,153 @@
+//! `backup FILE`: a consistent copy of the store of a running broker.
+//!
+//! ```text
+//! us                               broker
+//! hold ────────────────────────→   waits until all that was said is durable, and between two commits
+//!      ←──── files and lengths ──  these files are not used again
+//! copy them, each time asking ──→  still held?
+//! done ────────────────────────→   they may be
+//! ```
+//!
+//! Always true: what has the name that was asked for is whole and synced; a copy that was cut short, or that
+//! the broker could not hold still for because its disk got full, leaves nothing behind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::tool::tar;
+
+use super::args::Call;
+use super::client::Client;
+use super::{BAD_DATA, Failure, UNAVAILABLE, connect, tell};
+
+/// What the archive begins with, for whoever finds it on a stick in some years.
+const NOTE_NAME: &str = "README.leveret-backup";
+const NOTE: &str = "\
+The store of a Leveret broker as it was at one moment. To bring it back, on the machine that is to have it:
+
+    systemctl stop leveret
+    mv /var/lib/leveret /var/lib/leveret.old
+    leveret restore THIS-FILE --data-dir /var/lib/leveret
+    systemctl start leveret
+
+or unpack it with tar into an empty folder that belongs to the broker's user. It holds messages and password
+hashes: keep it as you would keep those. Run one broker from it, not two: both would take themselves for the
+same store.
+";
+
+pub(super) fn backup(call: &Call) -> Result<(), Failure> {
+    let target = Path::new(&call.args[0]);
+    let mut client = connect(call)?;
+    if target == Path::new("-") {
+        let stdout = io::stdout().lock();
+        return copy(&mut client, &mut BufWriter::new(stdout)).map(drop);
+    }
+    tell(call, &format!("Copying the store to {} ...", target.display()))?;
+    if fs::symlink_metadata(target).is_ok() {
+        let why = format!("Error: {} is there already: name a file that is not", target.display());
+        return Err(Failure::new(BAD_DATA, why));
+    }
+    let part = Part::create(target)?;
+    let mut out = BufWriter::new(&part.file);
+    let bytes = copy(&mut client, &mut out)?;
+    out.flush().map_err(|error| part.failed(&error))?;
+    drop(out);
+    part.finish(target)?;
+    tell(call, &format!("Done: {bytes} bytes"))
+}
+
+/// The file while it is written; gone unless it is finished.
+struct Part {
+    file: File,
+    path: PathBuf,
+}
+
+impl Part {
+    fn create(target: &Path) -> Result<Self, Failure> {
+        let mut path = target.as_os_str().to_owned();
+        path.push(".part");
+        let path = PathBuf::from(path);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        match opened {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) => Err(unwritable(&path, &error)),
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        unwritable(&self.path, error)
+    }
+
+    fn finish(&self, target: &Path) -> Result<(), Failure> {
+        let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let finished = self
+            .file
+            .sync_all()
+            .and_then(|()| fs::rename(&self.path, target))
+            .and_then(|()| File::open(folder)?.sync_all());
+        finished.map_err(|error| unwritable(target, &error))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // When it was finished it has another name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(BAD_DATA, format!("Error: {} cannot be written: {error}", path.display()))
+}
+
+/// Copies what the broker holds still; returns how many bytes.
+fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
+    let reply = client.ask("POST", "/api/ctl/backup", "", "")?;
+    if reply.status != 200 {
+        return Err(Failure::refused(&reply));
+    }
+    let nonsense = || Failure::new(UNAVAILABLE, "Error: the broker does not say what to copy");
+    let folder = reply.body.get("data_dir").and_then(Value::as_str).map(Path::new).ok_or_else(nonsense)?;
+    let files = reply.body.get("files").and_then(Value::as_array).ok_or_else(nonsense)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let wrote =
+        |error: io::Error| Failure::new(BAD_DATA, format!("Error: the copy cannot be written: {error}"));
+    add(out, NOTE_NAME, NOTE.len() as u64, &mut NOTE.as_bytes(), now).map_err(wrote)?;
+    let mut copied = 0;
+    for file in files {
+        let number = |at: usize| file.get(at).and_then(Value::as_u64).ok_or_else(nonsense);
+        let (slot, bytes) = (number(0)?, number(1)?);
+        let name = format!("{slot:08}.seg");
+        let path = folder.join(&name);
+        let mut source = File::open(&path).map_err(|error| {
+            Failure::new(UNAVAILABLE, format!("Error: {} cannot be read: {error}", path.display()))
+        })?;
+        add(out, &name, bytes, &mut source, now).map_err(wrote)?;
+        copied += bytes;
+        // Asked after each file: so the broker knows that we are there, and we that it holds still.
+        if client.ask("GET", "/api/ctl/backup", "", "")?.status != 200 {
+            let why = "Error: the broker's disk got full, so it could not hold its files still any longer; \
+                       make room and try again";
+            return Err(Failure::new(UNAVAILABLE, why));
+        }
+    }
+    tar::end(out).and_then(|()| out.flush()).map_err(wrote)?;
+    client.ask("DELETE", "/api/ctl/backup", "", "")?;
+    Ok(copied)
+}
+
+fn add(out: &mut impl Write, name: &str, bytes: u64, content: &mut impl Read, unix_s: u64) -> io::Result<()> {
+    tar::begin(out, name, bytes, unix_s)?;
+    if io::copy(&mut content.take(bytes), out)? < bytes {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{name} is shorter than it should be"),
+        ));
+    }
+    tar::pad(out, bytes)
+}

@@ -1,0 +1,217 @@
+//! The command line's end of the operator's socket: one request after the other, answers as they come.
+//!
+//! Always true: what the broker says is bounded before it is believed; a broker that says nothing for as long
+//! as the caller is willing to wait is given up; rows are handed on one by one, however many there are.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Failure;
+
+/// The longest line or small answer that is believed, in bytes.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// A connection to the broker.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+/// An answer but for listings.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// The HTTP status.
+    pub(super) status: u16,
+    /// The body, `Null` when there is none.
+    pub(super) body: Value,
+}
+
+impl Reply {
+    /// The name of what is wrong.
+    pub(super) fn error(&self) -> &str {
+        self.body.get("error").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What the broker says is wrong.
+    pub(super) fn reason(&self) -> &str {
+        self.body.get("reason").and_then(Value::as_str).unwrap_or("the broker does not say why")
+    }
+}
+
+impl Client {
+    /// Connects to the socket; answers may take `timeout`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn connect(socket: &Path, timeout: Option<Duration>) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(timeout)?;
+        stream.set_write_timeout(timeout)?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Asks for something and takes a small answer.
+    ///
+    /// # Errors
+    /// The broker cannot be heard.
+    pub(super) fn ask(
+        &mut self,
+        verb: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Result<Reply, Failure> {
+        self.send(verb, path, headers, body)?;
+        let mut text = Vec::new();
+        let status = self.receive(|line| {
+            text.extend_from_slice(line);
+            Ok(())
+        })?;
+        Ok(Reply { status, body: if text.is_empty() { Value::Null } else { parse(&text)? } })
+    }
+
+    /// Asks for rows and hands them on one by one. A refusal is the reply.
+    ///
+    /// # Errors
+    /// The broker cannot be heard, or `row` does not want any more.
+    pub(super) fn rows(
+        &mut self,
+        path: &str,
+        mut row: impl FnMut(Value) -> Result<(), Failure>,
+    ) -> Result<Option<Reply>, Failure> {
+        self.send("GET", path, "", "")?;
+        let mut refusal = Vec::new();
+        let status = self.receive(|line| {
+            let line = line.trim_ascii_end();
+            let line = line.strip_suffix(b",").unwrap_or(line);
+            match line {
+                b"" | b"[" | b"]" => Ok(()),
+                line if line.starts_with(b"{\"error\"") => {
+                    refusal = line.to_vec();
+                    Ok(())
+                }
+                line => row(parse(line)?),
+            }
+        })?;
+        if status == 200 { Ok(None) } else { Ok(Some(Reply { status, body: parse(&refusal)? })) }
+    }
+
+    /// Copies a long answer.
+    ///
+    /// # Errors
+    /// The broker cannot be heard or refuses, or nobody takes the answer.
+    pub(super) fn copy(&mut self, path: &str, out: &mut impl Write) -> Result<(), Failure> {
+        self.send("GET", path, "", "")?;
+        let status = self.receive(|line| {
+            out.write_all(line)?;
+            if line.is_empty() { Ok(()) } else { out.write_all(b"\n").map_err(Failure::from) }
+        })?;
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(Failure::new(super::UNAVAILABLE, format!("Error: status {status}")))
+        }
+    }
+
+    /// Waits until the broker hangs up.
+    pub(super) fn wait_for_end(&mut self) {
+        let mut rest = [0; 256];
+        while matches!(self.stream.read(&mut rest), Ok(count) if count > 0) {}
+    }
+
+    fn send(&mut self, verb: &str, path: &str, headers: &str, body: &str) -> Result<(), Failure> {
+        let head = format!(
+            "{verb} {path} HTTP/1.1\r\nhost: leveret\r\n{headers}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        let stream = self.stream.get_mut();
+        // A broker that turns us away has hung up before we wrote; what it says is read all the same.
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+        sent.map_err(|error| broken(&error))
+    }
+
+    /// Reads an answer line by line; returns its status.
+    fn receive(&mut self, mut line: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<u16, Failure> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.read_line(&mut head)? == 0 {
+                return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut response = httparse::Response::new(&mut headers);
+        let is_whole = response.parse(&head).is_ok_and(|parsed| parsed.is_complete());
+        let status = response.code.filter(|_| is_whole).ok_or_else(nonsense)?;
+        let header = |name: &str| {
+            let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            found.and_then(|header| core::str::from_utf8(header.value).ok())
+        };
+        if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+            self.receive_chunks(&mut line)?;
+        } else if let Some(length) = header("content-length") {
+            let length: u64 = length.parse().map_err(|_| nonsense())?;
+            let mut body = vec![0; length.min(LINE_BYTES_MAX) as usize];
+            self.stream.read_exact(&mut body).map_err(|error| broken(&error))?;
+            line(&body)?;
+        }
+        Ok(status)
+    }
+
+    fn receive_chunks(&mut self, line: &mut impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut pending = Vec::new();
+        loop {
+            let mut head = Vec::new();
+            self.read_line(&mut head)?;
+            let digits = core::str::from_utf8(head.trim_ascii()).map_err(|_| nonsense())?;
+            let length =
+                usize::from_str_radix(digits, 16).ok().filter(|length| *length as u64 <= LINE_BYTES_MAX);
+            let length = length.ok_or_else(nonsense)?;
+            let start = pending.len();
+            pending.resize(start + length + 2, 0);
+            self.stream.read_exact(&mut pending[start..]).map_err(|error| broken(&error))?;
+            pending.truncate(start + length);
+            if length == 0 {
+                return line(&pending);
+            }
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                line(&pending[..end])?;
+                pending.drain(..=end);
+            }
+            if pending.len() as u64 > LINE_BYTES_MAX {
+                return Err(nonsense());
+            }
+        }
+    }
+
+    fn read_line(&mut self, into: &mut Vec<u8>) -> Result<usize, Failure> {
+        let mut limited = (&mut self.stream).take(LINE_BYTES_MAX);
+        limited.read_until(b'\n', into).map_err(|error| broken(&error))
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(text).map_err(|_| nonsense())
+}
+
+fn broken(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Failure::new(super::TIMED_OUT, "Error: the broker did not answer in time (-t gives it more)")
+        }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            Failure::new(
+                super::UNAVAILABLE,
+                "Error: the broker hung up: it is stopping, or you are neither root nor its user",
+            )
+        }
+        _ => Failure::new(super::UNAVAILABLE, format!("Error: the broker cannot be heard: {error}")),
+    }
+}
+
+fn nonsense() -> Failure {
+    Failure::new(super::SOFTWARE, "Error: what answers is no Leveret of this version")
+}

@@ -1,0 +1,247 @@
+//! All commands, with their usage, and the help made of that.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::args::Call;
+use super::{Failure, USAGE, access, backup, definitions, listings, operations};
+
+/// One command.
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    /// What it does, in a sentence without its stop.
+    pub(super) about: &'static str,
+    pub(super) usage: &'static str,
+    /// How many arguments it takes, at least and at most.
+    pub(super) args: (usize, usize),
+    pub(super) run: fn(&Call) -> Result<(), Failure>,
+}
+
+/// As many as are given.
+const ANY: usize = usize::MAX;
+
+/// The sections of the help and what stands in them.
+const SECTIONS: [(&str, &[&str]); 8] = [
+    ("Help", &["help", "version"]),
+    ("Broker", &["environment", "ping", "status", "stop"]),
+    (
+        "Monitoring",
+        &[
+            "list_alarms",
+            "list_bindings",
+            "list_channels",
+            "list_connections",
+            "list_consumers",
+            "list_exchanges",
+            "list_queues",
+        ],
+    ),
+    (
+        "Users",
+        &[
+            "add_user",
+            "authenticate_user",
+            "change_password",
+            "clear_password",
+            "delete_user",
+            "list_users",
+            "set_user_tags",
+        ],
+    ),
+    (
+        "Access Control",
+        &[
+            "clear_permissions",
+            "clear_topic_permissions",
+            "list_permissions",
+            "list_topic_permissions",
+            "list_user_permissions",
+            "list_user_topic_permissions",
+            "set_permissions",
+            "set_topic_permissions",
+        ],
+    ),
+    (
+        "Virtual hosts",
+        &[
+            "add_vhost",
+            "clear_vhost_limits",
+            "delete_vhost",
+            "list_vhosts",
+            "list_vhost_limits",
+            "set_vhost_limits",
+        ],
+    ),
+    ("Definitions", &["backup", "export_definitions", "import_definitions"]),
+    ("Operations", &["close_all_connections", "close_connection", "delete_queue", "purge_queue"]),
+];
+
+macro_rules! commands {
+    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $run:path, $about:literal;)*) => {
+        /// All commands.
+        pub(super) const COMMANDS: &[Command] = &[$(Command {
+            name: $name,
+            about: $about,
+            usage: concat!($name, $usage),
+            args: ($least, $most),
+            run: $run,
+        }),*];
+    };
+}
+
+commands! {
+    "help", " [<command>]", 0..=1, help, "Displays usage information for a command";
+    "version", "", 0..=0, operations::version, "Displays the version of this program";
+    "ping", "", 0..=0, operations::ping, "Checks that the broker turns and answers";
+    "status", " [--formatter json]", 0..=0, operations::status, "Displays how the broker goes";
+    "environment", "", 0..=0, operations::environment,
+        "Displays the broker's configuration, secrets left out";
+    "list_alarms", "", 0..=0, operations::alarms, "Lists what an operator should see to";
+    "stop", "", 0..=0, operations::stop, "Stops the broker and waits for its end";
+    "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
+        listings::queues, "Lists queues and their properties";
+    "list_exchanges", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        listings::exchanges, "Lists exchanges";
+    "list_bindings", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        listings::bindings, "Lists all bindings on a vhost";
+    "list_connections", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        listings::connections, "Lists AMQP 0.9.1 connections";
+    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::channels,
+        "Lists all channels";
+    "list_consumers", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        listings::consumers, "Lists all consumers for a vhost";
+    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::vhosts, "Lists virtual hosts";
+    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, access::list_users,
+        "List user names and tags";
+    "add_user", " <username> [<password>]", 1..=2, access::add_user,
+        "Creates a new user. Leave the password out to be asked for it, or to give it as a line of standard \
+         input: what stands in a command line can be seen by every user of the machine";
+    "delete_user", " <username>", 1..=1, access::delete_user, "Removes a user";
+    "change_password", " <username> [<password>]", 1..=2, access::change_password,
+        "Changes the user password. Leave it out to be asked for it, or to give it on standard input";
+    "clear_password", " <username>", 1..=1, access::clear_password,
+        "Clears (resets) password and disables password login for a user";
+    "authenticate_user", " <username> [<password>]", 1..=2, access::authenticate_user,
+        "Attempts to authenticate a user. Exits with a non-zero code if authentication fails";
+    "set_user_tags", " <username> <tag> [...]", 1..=ANY, access::set_user_tags, "Sets user tags";
+    "list_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        access::list_permissions, "Lists user permissions in a virtual host";
+    "list_user_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
+        access::list_user_permissions, "Lists permissions of a user across all virtual hosts";
+    "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4, access::set_permissions,
+        "Sets user permissions for a vhost";
+    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, access::clear_permissions,
+        "Revokes user permissions for a vhost";
+    "list_topic_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        access::list_topic_permissions, "Lists topic permissions in a virtual host";
+    "list_user_topic_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
+        access::list_user_topic_permissions, "Lists user topic permissions";
+    "set_topic_permissions", " [--vhost <vhost>] <username> <exchange> <write> <read>", 4..=4,
+        access::set_topic_permissions, "Sets user topic permissions for an exchange";
+    "clear_topic_permissions", " [--vhost <vhost>] <username> [<exchange>]", 1..=2,
+        access::clear_topic_permissions, "Clears user topic permissions for a vhost or exchange";
+    "add_vhost", " <vhost>", 1..=1, access::add_vhost, "Creates a virtual host";
+    "delete_vhost", " <vhost>", 1..=1, access::delete_vhost, "Deletes a virtual host";
+    "list_vhost_limits", " [--vhost <vhost>]", 0..=0, access::list_vhost_limits,
+        "Displays configured virtual host limits";
+    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, access::set_vhost_limits,
+        "Sets virtual host limits: max-queues and max-connections, as JSON";
+    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, access::clear_vhost_limits,
+        "Clears virtual host limits";
+    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, definitions::export,
+        "Exports definitions in JSON, as RabbitMQ does";
+    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, definitions::import,
+        "Imports definitions in JSON, as RabbitMQ exports them";
+    "backup", " <file_path | \"-\">", 1..=1, backup::backup,
+        "Copies the store as it is at one moment, while the broker runs, to a tar archive; leveret restore \
+         makes a store of it again";
+    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, operations::purge_queue,
+        "Purges a queue (removes all messages in it)";
+    "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
+        operations::delete_queue, "Deletes a queue";
+    "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
+        "Closes a connection, named by its pid (see list_connections pid name)";
+    "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,
+        operations::close_all_connections, "Closes all connections for a vhost, or all there are";
+}
+
+/// `help [<command>]`.
+pub(super) fn help(call: &Call) -> Result<(), Failure> {
+    let Some(name) = call.args.first() else {
+        writeln!(io::stdout(), "{}", overview())?;
+        return Ok(());
+    };
+    match COMMANDS.iter().find(|command| command.name == name) {
+        Some(command) => help_for(command),
+        None => Err(Failure::error(USAGE, format_args!("\nCommand '{name}' not found."))),
+    }
+}
+
+/// The usage of a command, for who complains of its arguments.
+pub(super) fn usage_of(name: &str) -> &'static str {
+    COMMANDS.iter().find(|command| command.name == name).map_or("", |command| command.usage)
+}
+
+/// How a command is used.
+pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
+    let text = format!(
+        "\n{}\n\nleveretctl {}\n\n{}.\n\n{}",
+        heading("Usage"),
+        command.usage,
+        command.about,
+        general_options()
+    );
+    writeln!(io::stdout(), "{text}")?;
+    Ok(())
+}
+
+/// What `help` prints.
+pub(super) fn overview() -> String {
+    let mut text = format!(
+        "\n{}\n\nleveretctl [--timeout <timeout>] [--quiet] <command> [<command options>]\n\n\
+         Available commands:\n",
+        heading("Usage")
+    );
+    for (section, names) in SECTIONS {
+        text += &format!("\n{}:\n\n", heading(section));
+        for name in names {
+            let about = COMMANDS.iter().find(|command| command.name == *name).map_or("", |found| found.about);
+            text += &format!("   {name:<29} {about}\n");
+        }
+    }
+    text + "\nUse 'leveretctl help <command>' to learn more about a specific command"
+}
+
+fn general_options() -> String {
+    format!(
+        "{}\n\n\
+         -p, --vhost <vhost>   virtual host to use, for commands that are scoped to one; otherwise /\n\
+         -t, --timeout <n>     seconds that an answer may take\n\
+         -q, --quiet           suppress informational messages\n\
+         -s, --silent          suppress informational messages and the table header row\n\
+         --formatter <name>    table, json, csv or pretty_table, for commands that list\n\
+         --data-dir <folder>   where the broker keeps its data, and its socket; or --config <file>\n\
+         --socket <file>       the socket itself, as LEVERET_SOCKET does\n\
+         -n, --node <node>     accepted for scripts, and ignored",
+        heading("General Options")
+    )
+}
+
+/// A heading: bold for a person.
+pub(super) fn heading(title: &str) -> String {
+    if io::stdout().is_terminal() { format!("\x1b[1m{title}\x1b[0m") } else { title.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_in_the_help_once() {
+        let shown: Vec<&str> = SECTIONS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for command in COMMANDS {
+            assert_eq!(shown.iter().filter(|name| **name == command.name).count(), 1, "{}", command.name);
+            assert!(command.usage.starts_with(command.name));
+        }
+        assert_eq!(shown.len(), COMMANDS.len());
+    }
+}

@@ -1,0 +1,167 @@
+//! `export_definitions` and `import_definitions`: files in RabbitMQ's own format.
+//!
+//! Always true: an export has its name only when it is whole; an import says of everything that was not taken
+//! what it was and why, and goes on with the rest; a file is read, never written, and only if it is one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::admin::definitions::{FILE_BYTES_MAX, ReadError, read};
+
+use super::args::Call;
+use super::client::Client;
+use super::commands::usage_of;
+use super::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, connect, misused_as, tell};
+
+/// Bytes of things sent at once.
+const BATCH_BYTES: usize = 32 << 10;
+/// A thing larger than this does not fit into a request.
+const THING_BYTES_MAX: usize = 60 << 10;
+/// So many complaints are printed.
+const COMPLAINTS_MAX: usize = 100;
+
+pub(super) fn export(call: &Call) -> Result<(), Failure> {
+    let name = &call.args[0];
+    if name == "-" {
+        let stdout = io::stdout().lock();
+        let mut out = BufWriter::new(stdout);
+        connect(call)?.copy("/api/definitions", &mut out)?;
+        return out.flush().map_err(Failure::from);
+    }
+    let target = Path::new(name);
+    let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let why = format!("Bad argument: Directory {} does not exist", folder.display());
+        return Err(misused_as(BAD_DATA, call, usage_of(&call.command), &why));
+    }
+    tell(call, &format!("Exporting definitions in JSON to a file at \"{name}\" ..."))?;
+    let part = format!("{name}.part");
+    let written = write_export(call, Path::new(&part))
+        .and_then(|()| fs::rename(&part, target).map_err(|error| unwritable(target, &error)));
+    if written.is_err() {
+        // What is not whole is not left lying about.
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+fn write_export(call: &Call, part: &Path) -> Result<(), Failure> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
+    let file = opened.map_err(|error| unwritable(part, &error))?;
+    let mut out = BufWriter::new(&file);
+    connect(call)?.copy("/api/definitions", &mut out)?;
+    out.flush().and_then(|()| file.sync_all()).map_err(|error| unwritable(part, &error))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(BAD_DATA, format!("Error: {} cannot be written: {error}", path.display()))
+}
+
+pub(super) fn import(call: &Call) -> Result<(), Failure> {
+    let name = call.args.first().map_or("-", String::as_str);
+    let mut importer =
+        Importer { client: connect(call)?, batch: String::new(), places: Vec::new(), complaints: 0 };
+    let done = if name == "-" {
+        tell(call, "Importing definitions in JSON from standard input ...")?;
+        let mut text = Vec::new();
+        let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
+        taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
+        read(&mut Cursor::new(text), |at, section, value| {
+            importer.take(&at.to_string(), section.name, &value)
+        })
+    } else {
+        let bad = |why: String| misused_as(BAD_DATA, call, usage_of(&call.command), &why);
+        let found =
+            fs::metadata(name).map_err(|_| bad(format!("Bad argument: File {name} does not exist")))?;
+        if !found.is_file() {
+            return Err(bad(format!("Bad argument: {name} is not a file")));
+        }
+        tell(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
+        let mut file = File::open(name)
+            .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
+        read(&mut file, |at, section, value| importer.take(&at.to_string(), section.name, &value))
+    };
+    done.map_err(|error| match error {
+        ReadError::Stopped(failure) => failure,
+        error => Failure::error(BAD_DATA, format_args!("Failed to read the definitions: {error}")),
+    })?;
+    importer.send()?;
+    match importer.complaints {
+        0 => tell(call, "Successfully imported the definitions."),
+        count => {
+            Err(Failure::new(UNAVAILABLE, format!("Error: {count} things were not imported; the rest was")))
+        }
+    }
+}
+
+/// Sends things in batches and says what was not taken.
+struct Importer {
+    client: Client,
+    batch: String,
+    /// Where each thing of the batch stands in the file.
+    places: Vec<String>,
+    complaints: usize,
+}
+
+impl Importer {
+    fn take(&mut self, place: &str, section: &str, value: &Value) -> Result<(), Failure> {
+        let thing = value.to_string();
+        if section == "global_parameters" && is_of_no_matter(value) {
+            return Ok(());
+        }
+        if thing.len() > THING_BYTES_MAX {
+            self.complain(place, "it is larger than 60 KiB");
+            return Ok(());
+        }
+        if self.batch.len() + thing.len() > BATCH_BYTES {
+            self.send()?;
+        }
+        // JSON without line ends: there are none outside of texts, and in them they are escaped.
+        self.batch += &format!("{section} {thing}\n");
+        self.places.push(place.to_string());
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), Failure> {
+        let batch = core::mem::take(&mut self.batch);
+        let places = core::mem::take(&mut self.places);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let reply = self.client.ask("POST", "/api/ctl/import", "", &batch)?;
+        let problems = reply.body.as_array().filter(|_| reply.status == 200);
+        for problem in problems.ok_or_else(|| Failure::refused(&reply))? {
+            let number = problem.get(0).and_then(Value::as_u64).unwrap_or(u64::MAX);
+            let place = usize::try_from(number).ok().and_then(|number| places.get(number));
+            let place =
+                place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker complains of nothing"))?;
+            match problem.get(1).and_then(Value::as_str) {
+                Some("error") => self.complain(place, problem.get(2).and_then(Value::as_str).unwrap_or("")),
+                _ => remark(&format!("{place}: it is there already with other properties, and stays so")),
+            }
+        }
+        Ok(())
+    }
+
+    fn complain(&mut self, place: &str, why: &str) {
+        self.complaints += 1;
+        if self.complaints <= COMPLAINTS_MAX {
+            remark(&format!("{place}: {why}"));
+        }
+    }
+}
+
+/// What every RabbitMQ exports, and what means nothing for one broker.
+fn is_of_no_matter(parameter: &Value) -> bool {
+    let name = parameter.get("name").and_then(Value::as_str);
+    matches!(name, Some("cluster_name" | "internal_cluster_id"))
+}
+
+fn remark(text: &str) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,148 @@
+//! The commands that list something.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::admin::columns::{
+    Bindings, Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts,
+};
+use crate::admin::http::encode;
+
+use super::args::Call;
+use super::commands::COMMANDS;
+use super::format::{Formatter, Printer};
+use super::{Failure, connect, find, misused, tell};
+
+/// Where rows come from.
+pub(super) struct Source<'a> {
+    /// The path of the listing.
+    pub(super) path: String,
+    /// What is said before.
+    pub(super) banner: String,
+    /// The columns that are shown.
+    pub(super) columns: Vec<&'a str>,
+    /// Rows that arrive together: without any, a table is an empty line.
+    pub(super) is_whole: bool,
+    /// rabbitmqctl gives this one no header.
+    pub(super) is_headless: bool,
+}
+
+pub(super) fn queues(call: &Call) -> Result<(), Failure> {
+    let seconds = call.timeout.unwrap_or(find::TIMEOUT).as_secs();
+    let banner = format!("Timeout: {seconds}.0 seconds ...\nListing queues for vhost {} ...", call.vhost());
+    in_vhost::<Queues>(call, "queues", banner, &["name", "messages"])
+}
+
+pub(super) fn exchanges(call: &Call) -> Result<(), Failure> {
+    let banner = format!("Listing exchanges for vhost {} ...", call.vhost());
+    in_vhost::<Exchanges>(call, "exchanges", banner, &["name", "type"])
+}
+
+pub(super) fn bindings(call: &Call) -> Result<(), Failure> {
+    let banner = format!("Listing bindings for vhost {}...", call.vhost());
+    let columns =
+        ["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"];
+    in_vhost::<Bindings>(call, "bindings", banner, &columns)
+}
+
+pub(super) fn consumers(call: &Call) -> Result<(), Failure> {
+    let banner = format!("Listing consumers in vhost {} ...", call.vhost());
+    let columns = [
+        "queue_name",
+        "channel_pid",
+        "consumer_tag",
+        "ack_required",
+        "prefetch_count",
+        "active",
+        "arguments",
+    ];
+    in_vhost::<Consumers>(call, "consumers", banner, &columns)
+}
+
+pub(super) fn connections(call: &Call) -> Result<(), Failure> {
+    let columns = ["user", "peer_host", "peer_port", "state"];
+    everywhere::<Connections>(call, "/api/connections".into(), "Listing connections ...", &columns)
+}
+
+pub(super) fn channels(call: &Call) -> Result<(), Failure> {
+    let columns = ["pid", "user", "consumer_count", "messages_unacknowledged"];
+    everywhere::<Channels>(call, "/api/channels".into(), "Listing channels ...", &columns)
+}
+
+pub(super) fn vhosts(call: &Call) -> Result<(), Failure> {
+    everywhere::<Vhosts>(call, "/api/vhosts".into(), "Listing vhosts ...", &["name"])
+}
+
+fn in_vhost<K: Kind>(call: &Call, what: &str, banner: String, default: &[&str]) -> Result<(), Failure> {
+    let path = format!("/api/{what}/{}", encode(call.vhost()));
+    everywhere::<K>(call, path, &banner, default)
+}
+
+fn everywhere<K: Kind>(call: &Call, path: String, banner: &str, default: &[&str]) -> Result<(), Failure> {
+    let columns = columns::<K>(call, default)?;
+    print(call, Source { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
+}
+
+/// The columns asked for, or those that are shown when none is.
+fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
+    if call.args.is_empty() {
+        return Ok(default.to_vec());
+    }
+    // "name messages", "name,messages": both are said.
+    let asked: Vec<&str> = call.args.iter().flat_map(|word| word.split([' ', ',', '\t'])).collect();
+    let asked: Vec<&str> = asked.into_iter().filter(|word| !word.is_empty()).collect();
+    let has_typed = K::COLUMNS.iter().any(|(name, _)| *name == TYPED);
+    let is_known = |name: &&&str| {
+        **name == "arguments" && has_typed
+            || **name != TYPED && K::COLUMNS.iter().any(|(known, _)| known == *name)
+    };
+    let unknown: Vec<&str> = asked.iter().filter(|name| !is_known(name)).copied().collect();
+    if unknown.is_empty() {
+        return Ok(asked);
+    }
+    let why = format!("Info key(s) {} are not supported", unknown.join(", "));
+    match COMMANDS.iter().find(|command| command.name == call.command) {
+        Some(command) => Err(misused(call, command, &why)),
+        None => Err(Failure::new(super::USAGE, why)),
+    }
+}
+
+/// Asks for rows and prints them.
+pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
+    let mut client = connect(call)?;
+    tell(call, &source.banner)?;
+    let stdout = io::stdout();
+    let is_terminal = stdout.is_terminal();
+    let mut out = io::BufWriter::new(stdout.lock());
+    let has_header = !call.silent && !call.no_headers && !source.is_headless;
+    let mut printer =
+        Printer::new(&mut out, call.formatter(), &source.columns, has_header).for_terminal(is_terminal);
+    let sent = |name: &&str| if *name == "arguments" { TYPED } else { *name }.to_string();
+    let asked: Vec<String> = source.columns.iter().map(sent).collect();
+    let path = format!("{}?columns={}", source.path, asked.join(","));
+    let mut rows = 0_u64;
+    let refused = client.rows(&path, |row| {
+        rows += 1;
+        let cells: Vec<Value> =
+            asked.iter().map(|name| row.get(name).cloned().unwrap_or(Value::Null)).collect();
+        printer.row(&cells).map_err(Failure::from)
+    })?;
+    match refused {
+        Some(reply) if reply.error() == "no_such_vhost" => {
+            return Err(Failure::new(super::BAD_DATA, reply.reason()));
+        }
+        Some(reply) if reply.error() == "no_such_user" => {
+            let user = call.args.first().map_or("", String::as_str);
+            return Err(Failure::error(super::UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}")));
+        }
+        Some(reply) => return Err(Failure::refused(&reply)),
+        None => {}
+    }
+    match (rows, source.is_whole, call.formatter()) {
+        (0, true, Formatter::Table) => writeln!(out)?,
+        (0, true, Formatter::Json) => writeln!(out, "[]")?,
+        _ => printer.end()?,
+    }
+    out.flush().map_err(Failure::from)
+}
