@@ -90,8 +90,13 @@ impl Talk {
     /// Goes on with what can be done now: at most one request, or one part of a listing.
     pub fn step(&mut self, scene: &mut Scene<'_>) {
         if self.can_handle() {
-            return self.handle(scene);
+            self.handle(scene);
         }
+        self.go_on(scene);
+    }
+
+    /// What waited for the disk may be answered, also when it need not wait at all.
+    fn go_on(&mut self, scene: &mut Scene<'_>) {
         match &mut self.state {
             State::Waiting(batch, status, body) if *batch <= scene.durable() => {
                 let (status, body) = (*status, core::mem::take(body));

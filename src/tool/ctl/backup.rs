@@ -130,7 +130,7 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         add(out, &name, bytes, &mut source, now).map_err(wrote)?;
         copied += bytes;
         // Asked after each file: so the broker knows that we are there, and we that it holds still.
-        if client.ask("GET", "/api/ctl/backup", "", "")?.status != 200 {
+        if client.ask("GET", "/api/ctl/backup", "", "")?.status != 204 {
             let why = "Error: the broker's disk got full, so it could not hold its files still any longer; \
                        make room and try again";
             return Err(Failure::new(UNAVAILABLE, why));
