@@ -246,9 +246,9 @@ pub(super) fn held(scene: &mut Scene<'_>) -> Option<Answer> {
     json.text(&scene.process.data_dir);
     json.raw(b",\"files\":[");
     let mut is_first = true;
-    for (slot, bytes) in files {
+    for (slot, bytes, length) in files {
         json.comma(&mut is_first);
-        json.shown_raw(format_args!("[{slot},{bytes}]"));
+        json.shown_raw(format_args!("[{slot},{bytes},{length}]"));
     }
     json.raw(b"]}");
     let is_full = json.is_full();

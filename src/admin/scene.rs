@@ -28,9 +28,9 @@ pub struct Scene<'s> {
 
 /// The files of the store while somebody copies them.
 pub trait Files {
-    /// Holds what is durable at this moment still, for this client alone: file numbers and lengths. `None`:
-    /// not now, ask again.
-    fn hold(&mut self) -> Option<Vec<(u32, u32)>>;
+    /// Holds what is durable at this moment still, for this client alone: each file's number, how many bytes
+    /// of it to copy, and how long it is, the rest being zeros. `None`: not now, ask again.
+    fn hold(&mut self) -> Option<Vec<(u32, u32, u32)>>;
     /// Whether that still holds.
     fn is_held(&self) -> bool;
     /// It need not any more.

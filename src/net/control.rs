@@ -318,13 +318,13 @@ struct Copied<'c> {
 }
 
 impl Files for Copied<'_> {
-    fn hold(&mut self) -> Option<Vec<(u32, u32)>> {
+    fn hold(&mut self) -> Option<Vec<(u32, u32, u32)>> {
         if self.holder.is_some_and(|holder| holder != self.place) {
             return None;
         }
         let held = self.log.hold()?;
         *self.holder = Some(self.place);
-        Some(held.iter().map(|file| (file.slot, file.bytes)).collect())
+        Some(held.iter().map(|file| (file.slot, file.bytes, file.length)).collect())
     }
 
     fn is_held(&self) -> bool {

@@ -16,8 +16,10 @@ use super::space::Slot;
 pub struct Held {
     /// Its number.
     pub slot: u32,
-    /// So many bytes of it, from its start.
+    /// So many bytes of it, from its start; what lies behind them is zeros in the copy.
     pub bytes: u32,
+    /// How long it is.
+    pub length: u32,
 }
 
 impl Log {
@@ -30,6 +32,7 @@ impl Log {
         self.release_hold();
         let of = |(sequence, segment): (&u64, &Segment)| Held {
             slot: segment.slot,
+            length: self.settings.segment_bytes,
             bytes: if *sequence == self.active.sequence { self.tail } else { self.settings.segment_bytes },
         };
         let held: Vec<Held> = self.index.segments().iter().map(of).collect();

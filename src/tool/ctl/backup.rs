@@ -121,13 +121,15 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
     let mut copied = 0;
     for file in files {
         let number = |at: usize| file.get(at).and_then(Value::as_u64).ok_or_else(nonsense);
-        let (slot, bytes) = (number(0)?, number(1)?);
+        let (slot, bytes, length) = (number(0)?, number(1)?, number(2)?);
         let name = format!("{slot:08}.seg");
         let path = folder.join(&name);
-        let mut source = File::open(&path).map_err(|error| {
+        let source = File::open(&path).map_err(|error| {
             Failure::new(UNAVAILABLE, format!("Error: {} cannot be read: {error}", path.display()))
         })?;
-        add(out, &name, bytes, &mut source, now).map_err(wrote)?;
+        // What is written there from now on belongs to another moment.
+        let mut content = source.take(bytes).chain(io::repeat(0));
+        add(out, &name, length, &mut content, now).map_err(wrote)?;
         copied += bytes;
         // Asked after each file: so the broker knows that we are there, and we that it holds still.
         if client.ask("GET", "/api/ctl/backup", "", "")?.status != 204 {

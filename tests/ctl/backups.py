@@ -1,0 +1,150 @@
+"""Backups of a running broker: what was confirmed before is in them, and they can be brought back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import threading
+from pathlib import Path
+
+from harness import brokers
+from harness.brokers import Leveret, leveret
+from support import counts, ctl, good, program, rows
+
+SMALL = """
+frame_max = "16KiB"
+[limits]
+segment_bytes = "512KiB"
+commit_bytes_max = "160KiB"
+"""
+
+
+def a_backup_under_traffic_comes_back() -> None:
+    """Messages, definitions, users; everything confirmed before, and an unbroken beginning of what came later."""
+    with leveret(config=SMALL) as broker:
+        good(broker, "add_user", "bob", "secret")
+        program("publish.py", broker, "before", "2000")
+        stop = threading.Event()
+        traffic = threading.Thread(target=keep_publishing, args=(broker, stop))
+        traffic.start()
+        try:
+            for number in range(3):
+                good(broker, "backup", str(broker.home / f"{number}.tar"))
+        finally:
+            stop.set()
+            traffic.join()
+        for number in range(3):
+            restored = broker.home / f"restored-{number}"
+            restore(broker.home / f"{number}.tar", restored)
+            with living(restored) as copy:
+                assert counts(copy)["before"] == 2000
+                assert ["bob", "[]"] in rows(copy, "list_users")
+                assert good(copy, "authenticate_user", "bob", "secret").endswith("Success\n")
+                assert program("numbers.py", copy, "during").strip() == "unbroken"
+
+
+def keep_publishing(broker: Leveret, stop: threading.Event) -> None:
+    """Publish, take and acknowledge, until told to stop: segments fill, empty and are used again."""
+    while not stop.is_set():
+        program("publish.py", broker, "during", "300")
+        program("churn.py", broker, "600")
+
+
+class living:  # noqa: N801
+    """A broker on a data directory for the length of a `with` block."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.broker = Leveret(brokers.leveret_binary(), [], SMALL, data_dir)
+
+    def __enter__(self) -> Leveret:
+        return self.broker
+
+    def __exit__(self, *_: object) -> None:
+        self.broker.close()
+
+
+def restore(archive: Path, folder: Path, status: int = 0) -> str:
+    """Run `leveret restore`."""
+    command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
+
+
+def a_restore_touches_no_store() -> None:
+    """It refuses a folder with a store, a running broker's, a damaged archive and a crooked one."""
+    with leveret() as broker:
+        program("publish.py", broker, "q", "10")
+        archive = broker.home / "a.tar"
+        good(broker, "backup", str(archive))
+        assert archive.stat().st_mode & 0o777 == 0o600
+        assert ctl(broker, "backup", str(archive)).status == 65
+        assert "a broker has it" in restore(archive, broker.data_dir, 1)
+        folder = broker.home / "restored"
+        restore(archive, folder)
+        assert "holds a store already" in restore(archive, folder, 1)
+        damaged = broker.home / "damaged.tar"
+        bytes_ = bytearray(archive.read_bytes())
+        # Of the log's first segment, behind its header and the first commit.
+        at = bytes_.index(b"LVC1") + 100
+        bytes_[at] ^= 1
+        damaged.write_bytes(bytes_)
+        empty = broker.home / "empty"
+        assert "damaged" in restore(damaged, empty, 1)
+        assert not list(empty.glob("*.seg")), "what cannot be restored whole leaves nothing"
+        cut = broker.home / "cut.tar"
+        cut.write_bytes(archive.read_bytes()[:100_000])
+        restore(cut, empty, 1)
+        assert not list(empty.glob("*.seg"))
+        crooked = broker.home / "crooked.tar"
+        with tarfile.open(crooked, "w") as tar:
+            for name in ("../escaped.seg", "/tmp/escaped.seg", "lock", "00000000.seg.x"):
+                tar.addfile(tarfile.TarInfo(name))
+        assert "no store" in restore(crooked, empty, 1)
+        assert not (broker.home / "escaped.seg").exists()
+        assert sorted(path.name for path in empty.iterdir()) == ["lock"]
+
+
+def tar_alone_restores() -> None:
+    """An archive is a plain one: unpacked by tar it is a store."""
+    with leveret() as broker:
+        program("publish.py", broker, "q", "10")
+        archive = broker.home / "a.tar"
+        good(broker, "backup", str(archive))
+        home = Path(tempfile.mkdtemp(prefix="leveret-untar-"))
+        try:
+            subprocess.run(["tar", "-xf", str(archive), "-C", str(home)], check=True, timeout=60)
+            with living(home) as copy:
+                assert counts(copy) == {"q": 10}
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def a_backup_that_is_left_alone_costs_nothing() -> None:
+    """A client that asks for a backup and goes frees what was held for it."""
+    with leveret(config=SMALL) as broker:
+        program("publish.py", broker, "q", "500")
+        import socket as sockets
+
+        for _ in range(6):
+            with sockets.socket(sockets.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(str(broker.data_dir / "ctl.sock"))
+                client.sendall(b"POST /api/ctl/backup HTTP/1.1\r\n\r\n")
+                answer = client.recv(65536)
+                assert b"200 OK" in answer, answer
+                files = json.loads(answer.split(b"\r\n\r\n", 1)[1])["files"]
+                assert files, answer
+        program("churn.py", broker, "2000")
+        good(broker, "backup", str(broker.home / "b.tar"))
+
+
+CASES = [
+    a_backup_under_traffic_comes_back,
+    a_restore_touches_no_store,
+    tar_alone_restores,
+    a_backup_that_is_left_alone_costs_nothing,
+]

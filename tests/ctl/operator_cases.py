@@ -1,0 +1,123 @@
+"""An operator's day: users, virtual hosts, permissions, queues, stopping; and who may not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from harness import brokers
+from harness.brokers import leveret
+from harness.suite import Skip
+from support import counts, ctl, good, program, rows
+
+
+def virtual_hosts_keep_apart() -> None:
+    """Tutorial row 10: same-named queues in two virtual hosts, and who may not get in."""
+    with leveret() as broker:
+        for vhost in ("one", "two"):
+            good(broker, "add_vhost", vhost)
+        for user in ("ann", "ben", "cyd"):
+            good(broker, "add_user", user, stdin=f"{user}-secret\n")
+        good(broker, "set_permissions", "-p", "one", "ann", ".*", ".*", ".*")
+        good(broker, "set_permissions", "-p", "two", "ann", ".*", ".*", ".*")
+        good(broker, "set_permissions", "-p", "one", "ben", "^ben-", "^ben-", "^ben-")
+        program("vhosts.py", broker)
+        assert counts(broker, "one")["tasks"] == 1 and counts(broker, "two")["tasks"] == 2
+        log = broker.log()
+        assert not any(f"{user}-secret" in log for user in ("ann", "ben", "cyd")), log
+
+
+def an_operators_day() -> None:
+    """Tutorial row 11: users, permissions, virtual hosts, lists, stopping and starting."""
+    home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
+    try:
+        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
+        try:
+            good(broker, "add_user", "bob", "secret")
+            good(broker, "set_permissions", "-p", "/", "bob", ".*", ".*", ".*")
+            good(broker, "add_vhost", "plant")
+            program("hello.py", broker, "bob", "secret")
+            assert counts(broker) == {"hello": 1}
+            assert good(broker, "authenticate_user", "bob", stdin="secret\n").endswith("Success\n")
+            assert ctl(broker, "authenticate_user", "bob", "Secret").status == 65
+            stopped = ctl(broker, "stop")
+            assert stopped.status == 0, stopped
+            assert broker.process.wait(10) == 0
+            gone = ctl(broker, "list_queues")
+            assert gone.status == 69 and "no broker answers" in gone.err, gone
+        finally:
+            broker.close()
+        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
+        try:
+            assert sorted(rows(broker, "list_users")) == [["bob", "[]"], ["guest", "[administrator]"]]
+            assert sorted(rows(broker, "list_vhosts")) == [["/"], ["plant"]]
+            assert ["bob", ".*", ".*", ".*"] in rows(broker, "list_permissions")
+            assert good(broker, "authenticate_user", "bob", "secret").endswith("Success\n")
+        finally:
+            broker.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def mistakes_are_understood() -> None:
+    """An unknown command, an unknown column, a missing argument: what was meant, and 64."""
+    with leveret() as broker:
+        typo = ctl(broker, "listqueue")
+        assert typo.status == 64
+        assert "Command 'listqueue' not found. \nDid you mean 'list_queues'?" in typo.err, typo.err
+        column = ctl(broker, "list_queues", "nosuch")
+        assert column.status == 64 and "Info key(s) nosuch are not supported" in column.err
+        assert "not enough arguments" in ctl(broker, "set_permissions", "x").err
+
+
+def by_its_other_name() -> None:
+    """A link named leveretctl is `leveret ctl`, and finds the broker by LEVERET_SOCKET."""
+    with leveret() as broker:
+        link = broker.home / "leveretctl"
+        link.symlink_to(brokers.leveret_binary())
+        environment = dict(os.environ, LEVERET_SOCKET=str(broker.data_dir / "ctl.sock"))
+        done = subprocess.run([str(link), "ping"], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "Ping succeeded" in done.stdout, done
+
+
+def only_root_and_its_own_user() -> None:
+    """The socket's mode keeps others out; and when that is weakened, the kernel's word does."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        raise Skip("needs root and setpriv, to be somebody else")
+    somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with leveret() as broker:
+        socket = broker.data_dir / "ctl.sock"
+        assert socket.stat().st_mode & 0o777 == 0o600, oct(socket.stat().st_mode)
+        for folder in (broker.home, broker.data_dir):
+            folder.chmod(0o755)
+        binary = broker.home / "leveret"
+        shutil.copy(brokers.leveret_binary(), binary)
+        binary.chmod(0o755)
+        ask = somebody + [str(binary), "ctl", "--data-dir", str(broker.data_dir), "list_users"]
+        refused = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 77, refused
+        socket.chmod(0o777)
+        refused = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 69 and "guest" not in refused.stdout, refused
+        assert "user 65534 may not use leveret ctl" in broker.log()
+        good(broker, "ping")
+
+
+def connections_are_closed() -> None:
+    """One by its pid, then all; their programs are told why."""
+    with leveret() as broker:
+        told = program("closed.py", broker, str(brokers.leveret_binary()), str(broker.data_dir))
+        assert "320 go away" in told and "320 all of you" in told, told
+
+
+CASES = [
+    virtual_hosts_keep_apart,
+    an_operators_day,
+    mistakes_are_understood,
+    by_its_other_name,
+    only_root_and_its_own_user,
+    connections_are_closed,
+]

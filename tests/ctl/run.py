@@ -1,0 +1,52 @@
+"""`leveret ctl` as an operator meets it, beside `rabbitmqctl` 3.10.8 on a node of its own.
+
+Suite lines: `PASS ctl/NAME` and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import alike  # noqa: E402
+import backups  # noqa: E402
+import defined  # noqa: E402
+import hostile  # noqa: E402
+import operator_cases  # noqa: E402
+from harness import brokers, environment  # noqa: E402
+from harness.suite import Skip, Suite  # noqa: E402
+
+GROUPS = [operator_cases, hostile, backups, defined, alike]
+
+
+def skipping(case):  # type: ignore[no-untyped-def]
+    """The case; that a package index did not answer is no failure of ours."""
+
+    def run() -> None:
+        try:
+            case()
+        except (environment.Unreachable, environment.NoRoot) as why:
+            raise Skip(str(why)) from why
+
+    return run
+
+
+def main() -> int:
+    """Run the cases named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", nargs="*", help="only these")
+    args = parser.parse_args()
+    brokers.raise_on_sigterm()
+    suite = Suite("ctl", args.case)
+    for group in GROUPS:
+        for case in group.CASES:
+            suite.case(case.__name__.replace("_", "-"), skipping(case))
+    return suite.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

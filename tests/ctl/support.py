@@ -1,0 +1,53 @@
+"""What the checks share: running the command line, and programs that use pika."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+from harness import brokers, environment
+from harness.brokers import Leveret
+
+HERE = Path(__file__).resolve().parent
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def ctl(broker: Leveret, *words: str, stdin: str = "", prefix: Optional[List[str]] = None) -> Done:
+    """Run `leveret ctl` for a broker."""
+    command = (prefix or []) + [str(brokers.leveret_binary()), "ctl", "--data-dir", str(broker.data_dir), *words]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def good(broker: Leveret, *words: str, stdin: str = "") -> str:
+    """Run a command that must work; its output."""
+    done = ctl(broker, *words, stdin=stdin)
+    assert done.status == 0, f"{words} ended with {done.status}: {done.out}{done.err}"
+    return done.out
+
+
+def rows(broker: Leveret, *words: str) -> List[List[str]]:
+    """The rows of a listing, without banner and header."""
+    return [line.split("\t") for line in good(broker, "-s", *words).splitlines()]
+
+
+def program(name: str, broker: Leveret, *words: str) -> str:
+    """Run one of the programs here with pika; it must end well."""
+    python = environment.pika_python(environment.PIKA_NEW)
+    command = [str(python), str(HERE / "programs" / name), str(broker.address.port), *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def counts(broker: Leveret, vhost: str = "/") -> Dict[str, int]:
+    """Messages by queue."""
+    return {name: int(count) for name, count in rows(broker, "list_queues", "-p", vhost, "name", "messages")}
