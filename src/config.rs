@@ -56,6 +56,8 @@ pub struct Config {
     pub tls: Tls,
     /// Where everything that outlives the process is kept.
     pub data_dir: PathBuf,
+    /// A file of definitions, as RabbitMQ exports them, that are made at every start.
+    pub load_definitions: Option<PathBuf>,
     /// How it is kept there.
     pub store: Store,
     /// Resident memory of the process, in bytes, that the limits must add up to at most.
@@ -190,8 +192,10 @@ impl Config {
             format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
             format!("frame_max = {}", Bytes(self.limits.frame_max)),
             format!("channel_max = {}", self.limits.channel_max),
-            "\n[store]".to_string(),
         ];
+        let file = self.load_definitions.as_ref();
+        lines.extend(file.map(|file| format!("load_definitions = \"{}\"", file.display())));
+        lines.push("\n[store]".to_string());
         lines.extend(StoreLayer::shown(&self.store));
         lines.push("\n[tls]".to_string());
         lines.extend(TlsLayer::shown(&self.tls));
@@ -215,6 +219,7 @@ impl Default for Config {
             unix: UnixDoor::default(),
             tls: Tls::default(),
             data_dir: data_dir_default(),
+            load_definitions: None,
             store: Store::default(),
             memory_limit_bytes: 128_000_000,
             memory_lock: false,
@@ -247,6 +252,7 @@ pub struct Layer {
     listen_unix_mode: Option<FileMode>,
     /// See [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
+    load_definitions: Option<PathBuf>,
     /// See [`Config::memory_limit_bytes`].
     pub memory_limit: Option<Bytes<u64>>,
     /// See [`Config::memory_lock`].
@@ -266,13 +272,14 @@ pub struct Layer {
 }
 
 /// The keys outside sections, the fields of [`Layer`].
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "board",
     "listen",
     "listen_tls",
     "listen_unix",
     "listen_unix_mode",
     "data_dir",
+    "load_definitions",
     "memory_limit",
     "memory_lock",
     "log_level",
@@ -426,6 +433,7 @@ impl Layer {
         put(&mut config.unix.path, self.listen_unix.map(non_empty));
         put(&mut config.unix.mode, self.listen_unix_mode);
         put(&mut config.data_dir, self.data_dir);
+        config.load_definitions = self.load_definitions.or(config.load_definitions.take());
         put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
         put(&mut config.memory_lock, self.memory_lock);
         put(&mut config.log_level, self.log_level.map(|level| level.0));

@@ -23,6 +23,7 @@ use crate::tool::check::show_table;
 use super::StartError;
 use super::control::Control;
 use super::deadlines::Deadlines;
+use super::defined;
 use super::disk::Disk;
 use super::errands::Errands;
 use super::listen::{self, Door, SpareDescriptor};
@@ -209,18 +210,26 @@ impl House {
             control: Control::closed(config),
             limits,
         };
+        house.begin(config, waker)?;
+        Ok(house)
+    }
+
+    fn begin(&mut self, config: &Config, waker: Arc<Waker>) -> Result<(), StartError> {
         // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
-        house.disk = Disk::open(config, &mut house.broker, waker)?;
-        house.broker.warn_of_guest();
-        house.control.open(&house.poll, &house.doors);
+        self.disk = Disk::open(config, &mut self.broker, waker)?;
+        if let Some(file) = &config.load_definitions {
+            defined::load(file, &mut self.broker)?;
+        }
+        self.broker.warn_of_guest();
+        self.control.open(&self.poll, &self.doors);
         if config.memory_lock {
             lock_memory()?;
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        for door in &house.doors {
+        for door in &self.doors {
             log::info!("listening {}on {}", if door.with_tls { "with TLS " } else { "" }, door.address);
         }
-        Ok(house)
+        Ok(())
     }
 }
 

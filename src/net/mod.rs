@@ -17,6 +17,7 @@
 //! | `errands` | what would hold the loop up, done by a thread of its own |
 //! | `gate` | logins that wait for their password to be checked |
 //! | `control` | the operator's socket |
+//! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
 //! | `reload` | what of a changed configuration can be had without a restart |
 //! | `deadlines` | who wants to be called when |
@@ -25,6 +26,7 @@
 
 mod control;
 mod deadlines;
+mod defined;
 pub(crate) mod desk;
 mod disk;
 mod errands;
@@ -73,6 +75,8 @@ pub enum StartError {
     NowhereToListen,
     /// The store must not be touched.
     Store(PathBuf, OpenError),
+    /// The file of definitions cannot be used, and why.
+    Definitions(PathBuf, String),
     /// The limits do not fit the memory or each other.
     Limits(LimitsError),
     /// The system refused something every program gets.
@@ -110,6 +114,9 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::NowhereToListen => {
                 f.write_str("there is no address to listen on; name one with --listen or `listen`")
+            }
+            Self::Definitions(file, why) => {
+                write!(f, "load_definitions: {}: {why}; mend the file, or name another", file.display())
             }
             Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),
             Self::Limits(error) => error.fmt(f),

@@ -250,6 +250,16 @@ class RabbitMq:
             time.sleep(0.2)
         raise BrokerError(f"the oracle did not start in time:\n{self.log()}")
 
+    def ctl(self, words: List[str]) -> "subprocess.CompletedProcess[str]":
+        """Run RabbitMQ's own rabbitmqctl on this node."""
+        sbin = rabbitmq_sbin()
+        if sbin is None:
+            raise BrokerError("rabbitmq-server is not installed")
+        command = [str(sbin / "rabbitmqctl"), "-n", "oracle@localhost", *words]
+        return subprocess.run(
+            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
+
     def _spawn(self, command: List[str], environment: Dict[str, str]) -> None:
         with open(self.log_path, "ab") as log:
             self.children.append(

@@ -19,6 +19,9 @@ pub enum Applied {
 /// # Errors
 /// Why it cannot be.
 pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
+    if is_so(broker, item) {
+        return Ok(Applied::Done);
+    }
     let changed = match item {
         Item::Vhost(name, limits) => broker.put_vhost(name).and_then(|batch| match limits {
             Some(limits) => broker.set_vhost_limits(name, limits_of(*limits)),
@@ -39,6 +42,31 @@ pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, item),
     };
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
+}
+
+/// Whether that is so already, so that nothing need be written.
+fn is_so(broker: &Broker, item: &Item) -> bool {
+    match item {
+        Item::User(user) => {
+            let hash = PasswordHash::import(&user.algorithm, &user.hash).ok();
+            broker.users().any(|it| it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash)
+        }
+        Item::Permission(it) => broker.permissions().any(|view| {
+            let (user, vhost) = (view.user == it.user, view.vhost == it.vhost);
+            let patterns = (view.configure, view.write, view.read);
+            user && vhost && patterns == (it.configure.as_str(), it.write.as_str(), it.read.as_str())
+        }),
+        Item::TopicPermission(it) => broker.topic_permissions().any(|view| {
+            let thing = (view.user, view.vhost, view.exchange);
+            let patterns = (view.write, view.read);
+            thing == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
+                && patterns == (it.write.as_str(), it.read.as_str())
+        }),
+        Item::Limits(vhost, limits) | Item::Vhost(vhost, Some(limits)) => {
+            broker.vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
+        }
+        Item::Vhost(_, None) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
+    }
 }
 
 /// Below 0 is without limit, as with RabbitMQ.

@@ -166,7 +166,8 @@ pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     match reply.status {
         200 => {
             let ready = reply.body.get("messages").and_then(Value::as_u64).unwrap_or_default();
-            tell(call, &format!("Queue was successfully deleted with {ready} ready messages"))
+            writeln!(io::stdout(), "Queue was successfully deleted with {ready} ready messages")?;
+            Ok(())
         }
         404 => Err(Failure::error(USAGE, "Queue not found")),
         412 => Err(Failure::error(USAGE, why_kept(&reply))),

@@ -3,7 +3,7 @@
 import sys
 
 import pika
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import AMQPError
 
 port = int(sys.argv[1])
 
@@ -18,9 +18,9 @@ def refused(code: int, attempt) -> str:  # type: ignore[no-untyped-def]
     """What the broker says to something that it must refuse."""
     try:
         attempt()
-    except (ChannelClosedByBroker, ConnectionClosedByBroker) as closed:
-        assert closed.reply_code == code, closed
-        return closed.reply_text
+    except AMQPError as closed:
+        assert str(code) in repr(closed), closed
+        return repr(closed)
     raise AssertionError(f"{code} was expected, and it worked")
 
 

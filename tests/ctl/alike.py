@@ -1,0 +1,200 @@
+"""The same script by `rabbitmqctl` 3.10.8, on a node of its own, and by `leveret ctl`: what both print.
+
+Rows may come in another order; process ids, ports, memory and node names are what they are. Everything else is
+the same, banners, headers, error texts and exit codes included, but for what `DIFFERS` names.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Callable, Dict, List, Tuple
+
+from harness import environment
+from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from support import HERE, Done, ctl
+
+# Words of each command, in order; `{home}` is a folder of the side's own.
+SCRIPT: List[List[str]] = [
+    line.split(" ")
+    for line in """
+list_queues
+list_queues name messages durable auto_delete arguments exclusive state
+-q list_queues name messages consumers
+-s list_queues name messages
+-t 5 list_queues
+list_queues --vhost=/ name
+list_queues --no-table-headers name
+list_queues --formatter json name messages durable
+list_queues --formatter csv name messages arguments
+list_queues name messages_ready messages_unacknowledged messages_persistent policy type owner_pid pid
+list_queues name nosuch
+list_queues -p nosuch
+list_queues --bogus
+list_queues -p
+list_queue
+lst_quees
+list_exchanges name type durable auto_delete internal arguments policy
+list_bindings
+list_bindings -p nosuch
+list_connections
+list_connections name user vhost state protocol channels frame_max channel_max timeout host peer_host
+list_channels
+list_channels name connection number user vhost transactional confirm consumer_count prefetch_count
+list_consumers
+list_consumers --formatter json queue_name consumer_tag ack_required prefetch_count active
+list_users
+-q list_users
+-s list_users
+list_users --formatter json
+list_users --formatter csv
+list_users nosuchcolumn
+add_user bob secret
+add_user bob secret
+-q add_user ann secret
+add_user
+add_user a b c
+set_user_tags bob management monitoring
+set_user_tags ann
+set_user_tags nosuch administrator
+list_users
+change_password bob new
+change_password nosuch new
+authenticate_user bob new
+-q authenticate_user bob new
+authenticate_user bob wrong
+authenticate_user nosuch wrong
+clear_password ann
+authenticate_user ann secret
+list_vhosts
+list_vhosts name tracing
+add_vhost v1
+add_vhost v1
+set_permissions -p v1 bob .* ^a ^$
+set_permissions bob .* .* .*
+set_permissions -p nosuch bob .* .* .*
+set_permissions -p v1 nosuch .* .* .*
+set_permissions bob .*
+list_permissions
+list_permissions -p v1
+list_permissions -p nosuch
+list_permissions --formatter json
+list_user_permissions bob
+list_user_permissions nosuch
+set_topic_permissions -p v1 bob amq.topic ^a ^b
+list_topic_permissions -p v1
+list_topic_permissions
+list_user_topic_permissions bob
+clear_topic_permissions -p v1 bob amq.topic
+clear_topic_permissions -p v1 bob
+clear_permissions -p v1 bob
+clear_permissions -p v1 nosuch
+list_permissions -p v1
+list_permissions -p v1 --formatter json
+set_vhost_limits -p v1 {"max-queues":5,"max-connections":7}
+list_vhost_limits -p v1
+list_vhost_limits
+set_vhost_limits -p v1 x
+set_vhost_limits -p nosuch {"max-queues":1}
+clear_vhost_limits -p v1
+list_vhost_limits -p v1
+list_queues -p v1
+list_queues -p v1 --formatter json
+list_queues -p v1 --formatter csv
+list_queues -p v1 --formatter pretty_table
+purge_queue dur
+purge_queue nosuch
+-q purge_queue dur
+delete_queue nosuch
+delete_queue --if-unused dur
+delete_queue -e plain
+-q delete_queue args
+delete_queue -p nosuch q
+close_connection nosuch why
+delete_user bob
+delete_user bob
+delete_vhost v1
+delete_vhost v1
+export_definitions
+export_definitions /nosuchdir/x
+close_all_connections
+close_all_connections -p nosuch why
+close_all_connections why
+""".strip().splitlines()
+]
+
+# Said on purpose in another way, by the command as it was given.
+DIFFERS = {
+    # More may be left out: the password is then asked for.
+    "add_user", "add_user a b c",
+    # rabbitmqctl deletes a queue with consumers all the same.
+    "delete_queue --if-unused dur",
+}
+
+
+def same_script_same_words() -> None:
+    """Everything both can say."""
+    environment.have_rabbitmq()
+    with rabbitmq() as oracle, leveret() as broker:
+        theirs = play(oracle.address.port, lambda words: by_rabbitmqctl(oracle, words))
+        ours = play(broker.address.port, lambda words: ctl(broker, *words))
+    different: Dict[str, Tuple[List[str], List[str]]] = {}
+    for words in SCRIPT:
+        name = " ".join(words)
+        if name not in DIFFERS and theirs[name] != ours[name]:
+            different[name] = (theirs[name], ours[name])
+    for name, (one, other) in different.items():
+        print(f"--- {name}\nrabbitmqctl: {one}\nleveretctl:  {other}")
+    assert not different, f"{len(different)} of {len(SCRIPT)} commands differ: {list(different)}"
+
+
+def play(port: int, run: Callable[[List[str]], Done]) -> Dict[str, List[List[str]]]:
+    """The script on one side, beside a program that declares and holds things; what was said, by command."""
+    python = environment.pika_python(environment.PIKA_NEW)
+    command = [str(python), str(HERE / "programs" / "topology.py"), str(port)]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    said: Dict[str, List[List[str]]] = {}
+    try:
+        assert program.stdout and program.stdout.readline() == "ready\n"
+        for words in SCRIPT:
+            said.setdefault(" ".join(words), []).append(normal(run(words)))
+    finally:
+        program.kill()
+        program.wait(10)
+    return said
+
+
+def by_rabbitmqctl(oracle: RabbitMq, words: List[str]) -> Done:
+    """Run the real one on its node."""
+    done = oracle.ctl(words)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def normal(done: Done) -> List[str]:
+    """What was said without what must differ; rows in order."""
+    out, err = (plain(text) for text in (done.out, done.err))
+    # What a command is used like is ours to say.
+    err = err.split("\nUsage")[0]
+    lines = [line for line in err.splitlines() if " [warning] " not in line]
+    return [str(done.status), "\n".join(sorted(out.splitlines())), "\n".join(lines).strip()]
+
+
+def plain(text: str) -> str:
+    """The text with one name for everything that is different each time."""
+    text = re.sub(r"\x1b\[\d+m", "", text)
+    text = re.sub(r"<(oracle@localhost|leveret)[.\w]*>", "PID", text)
+    text = re.sub(r"(-n|--data-dir) \S+ ", "", text)
+    text = re.sub(r"127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+", "NAME", text)
+    text = re.sub(r"(?<=127\.0\.0\.1\t)\d+", "PORT", text)
+    text = text.replace("rabbitmqctl", "leveretctl")
+    # An exchange that RabbitMQ makes when somebody first wants its log.
+    text = re.sub(r"amq\.rabbitmq\.log\t.*\n", "", text)
+    # "[{" begins a row in JSON as ",{" does.
+    return re.sub(r"(?m)^,(?=\{)", "", text)
+
+
+CASES = [same_script_same_words]
+
+if __name__ == "__main__":
+    sys.exit("run ./run same-script-same-words")

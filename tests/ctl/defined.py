@@ -1,0 +1,148 @@
+"""Definitions in RabbitMQ's format: RabbitMQ's own export here, ours there, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List
+
+from harness import brokers, environment
+from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from support import ctl, good, rows
+
+WORDS = [
+    ["add_vhost", "plant"],
+    ["add_user", "bob", "secret"],
+    ["set_user_tags", "bob", "management", "monitoring"],
+    ["set_permissions", "-p", "plant", "bob", "^a", "^b", ".*"],
+    ["set_topic_permissions", "-p", "plant", "bob", "amq.topic", "^x", "^y"],
+    ["set_vhost_limits", "-p", "plant", '{"max-queues":100}'],
+]
+THINGS: Dict[str, List[Dict[str, Any]]] = {
+    "exchanges": [
+        {"name": "ex", "vhost": "plant", "type": "topic", "durable": True, "auto_delete": False, "arguments": {}},
+        {"name": "alt", "vhost": "plant", "type": "fanout", "durable": True, "auto_delete": False,
+         "internal": False, "arguments": {"alternate-exchange": "ex"}},
+    ],
+    "queues": [
+        {"name": "é\t\"q\"", "vhost": "plant", "durable": True, "auto_delete": False,
+         "arguments": {"x-max-length": 10, "x-overflow": "reject-publish"}},
+        {"name": "transient", "vhost": "/", "durable": False, "auto_delete": False, "arguments": {}},
+    ],
+    "bindings": [
+        {"source": "ex", "vhost": "plant", "destination": "é\t\"q\"", "destination_type": "queue",
+         "routing_key": "a.#", "arguments": {"k": "v", "n": 1}},
+        {"source": "alt", "vhost": "plant", "destination": "ex", "destination_type": "exchange",
+         "routing_key": "", "arguments": {}},
+    ],
+}
+KEPT = ["vhosts", "users", "permissions", "topic_permissions", "exchanges", "queues", "bindings"]
+
+
+def there_and_back() -> None:
+    """What a RabbitMQ 3.10.8 exports is imported here, exported, and imported by another RabbitMQ."""
+    environment.have_rabbitmq()
+    home = Path(tempfile.mkdtemp(prefix="leveret-defined-"))
+    things, exported, ours, back = (home / name for name in ("things", "rabbit.json", "ours.json", "back.json"))
+    things.write_text(json.dumps(THINGS))
+    with rabbitmq() as oracle:
+        for words in [*WORDS, ["import_definitions", str(things)], ["export_definitions", str(exported)]]:
+            done = oracle.ctl(words)
+            assert done.returncode == 0, done
+    with leveret() as broker:
+        for _ in range(2):
+            good(broker, "import_definitions", str(exported))
+        good(broker, "export_definitions", str(ours))
+        # The password is known by RabbitMQ's hash.
+        assert good(broker, "authenticate_user", "bob", "secret").endswith("Success\n")
+        assert rows(broker, "list_vhost_limits", "-p", "plant") == [['{"max-queues":100}']]
+    with rabbitmq() as oracle:
+        for words in (["import_definitions", str(ours)], ["authenticate_user", "bob", "secret"],
+                      ["export_definitions", str(back)]):
+            done = oracle.ctl(words)
+            assert done.returncode == 0, done
+    first, second, third = (shape(json.loads(path.read_text())) for path in (exported, ours, back))
+    for section in KEPT:
+        assert first[section] == second[section], (section, first[section], second[section])
+        assert first[section] == third[section], (section, first[section], third[section])
+
+
+def shape(definitions: Dict[str, Any]) -> Dict[str, List[str]]:
+    """The lists with what both know of each thing, in an order."""
+    left_out = {"metadata", "limits", "type", "internal", "password_hash", "hashing_algorithm"}
+    found = {}
+    for section in KEPT:
+        things = [
+            {key: value for key, value in thing.items() if key not in left_out or (section, key) == ("exchanges", "type")}
+            for thing in definitions[section]
+        ]
+        found[section] = sorted(json.dumps(thing, sort_keys=True) for thing in things)
+    return found
+
+
+def at_a_start() -> None:
+    """`load_definitions` makes what the file says, and starting again changes nothing, the disk included."""
+    with tempfile.TemporaryDirectory(prefix="leveret-load-") as home:
+        file = Path(home) / "definitions.json"
+        things = dict(THINGS, vhosts=[{"name": "plant"}], users=[
+            {"name": "bob", "tags": ["management"], "hashing_algorithm": "rabbit_password_hashing_sha256",
+             "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"}], permissions=[
+            {"user": "bob", "vhost": "plant", "configure": ".*", "write": ".*", "read": ".*"}])
+        file.write_text(json.dumps(things))
+        config = f'load_definitions = "{file}"\n'
+        data_dir = Path(home) / "data"
+        for life in range(3):
+            broker = Leveret(brokers.leveret_binary(), [], config, data_dir)
+            try:
+                assert ["bob", "[management]"] in rows(broker, "list_users")
+                assert good(broker, "authenticate_user", "bob", "test12").endswith("Success\n")
+                assert len(rows(broker, "list_bindings", "-p", "plant", "source_name")) == 3
+                if life == 1:
+                    good(broker, "delete_queue", "-p", "plant", 'é\t"q"')
+            finally:
+                broker.close()
+
+
+def what_is_wrong_is_told() -> None:
+    """What we do not have, what cannot be, and where it stands; files that are no files."""
+    wrong = {
+        "vhosts": [{"name": "v"}],
+        "policies": [{"name": "ha", "vhost": "v", "pattern": ".*", "definition": {}}],
+        "parameters": [{"component": "shovel", "name": "s", "vhost": "v", "value": {}}],
+        "queues": [
+            {"name": "good", "vhost": "v", "durable": True, "auto_delete": False, "arguments": {}},
+            {"name": "lost", "vhost": "nowhere", "durable": True, "auto_delete": False, "arguments": {}},
+            {"name": "bad", "vhost": "v", "durable": True, "auto_delete": False, "arguments": {"x-max-length": "x"}},
+        ],
+        "permissions": [{"user": "nobody", "vhost": "v", "configure": "", "write": "", "read": ""}],
+    }
+    with leveret() as broker:
+        file = broker.home / "wrong.json"
+        file.write_text(json.dumps(wrong))
+        done = ctl(broker, "import_definitions", str(file))
+        assert done.status == 69, done
+        for place in ("policies[0]", "parameters[0]", "queues[1]", "queues[2]", "permissions[0]"):
+            assert place + ":" in done.err, (place, done.err)
+        assert rows(broker, "list_queues", "-p", "v", "name") == [["good"]]
+        good(broker, "delete_queue", "-p", "v", "good")
+        for text, why in (('{"users":[{"name":"q"}', "EOF"), ("[]", "an object"), ("[" * 100_000, "an object")):
+            file.write_text(text)
+            done = ctl(broker, "import_definitions", str(file))
+            assert done.status == 65 and why in done.err, (text[:20], done)
+        assert ctl(broker, "import_definitions", str(broker.home)).status == 65
+        assert ctl(broker, "import_definitions", "/dev/zero").status == 65
+        fifo = broker.home / "fifo"
+        os.mkfifo(fifo)
+        assert ctl(broker, "import_definitions", str(fifo)).status == 65
+        for path in ("/dev/zero", str(fifo), str(broker.home), str(broker.home / "nosuch")):
+            try:
+                Leveret(brokers.leveret_binary(), [], f'load_definitions = "{path}"\n').close()
+            except brokers.BrokerError as error:
+                assert "load_definitions" in str(error), error
+            else:
+                raise AssertionError(f"it started with {path}")
+
+
+CASES = [at_a_start, what_is_wrong_is_told, there_and_back]

@@ -1,0 +1,104 @@
+"""The operator's socket under those who mean no good, or cannot help it: nobody else notices."""
+
+from __future__ import annotations
+
+import random
+import socket as sockets
+import time
+from typing import List
+
+from harness.brokers import Leveret, leveret
+from harness.raw import Client
+from support import good, program, rows
+
+QUEUES = 3000
+
+
+def connect(broker: Leveret) -> sockets.socket:
+    """A client of the operator's socket."""
+    client = sockets.socket(sockets.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(broker.data_dir / "ctl.sock"))
+    return client
+
+
+def talk(broker: Leveret, bytes_: bytes) -> bytes:
+    """Send and take what comes until the broker hangs up or says no more."""
+    with connect(broker) as client:
+        client.sendall(bytes_)
+        client.shutdown(sockets.SHUT_WR)
+        answer = b""
+        try:
+            while part := client.recv(65536):
+                answer += part
+        except ConnectionError:
+            pass
+        return answer
+
+
+def a_huge_listing_beside_traffic() -> None:
+    """Thousands of queues are listed whole while messages flow; a client that never reads holds nobody up."""
+    with leveret() as broker:
+        program("many.py", broker, str(QUEUES))
+        before = broker.rss_kib()
+        deaf = [connect(broker) for _ in range(3)]
+        for client in deaf:
+            client.sendall(b"GET /api/queues HTTP/1.1\r\n\r\n" * 100)
+        for _ in range(3):
+            names = {row[0] for row in rows(broker, "list_queues", "name")}
+            assert len(names) == QUEUES, len(names)
+            program("hello.py", broker, "guest", "guest")
+            good(broker, "delete_queue", "hello")
+        assert broker.rss_kib() < before + 4096, f"{before} KiB, then {broker.rss_kib()} KiB"
+        for client in deaf:
+            client.close()
+        good(broker, "ping")
+
+
+def no_request_is_too_strange() -> None:
+    """Bytes of any kind: an answer that says no, or a hang-up, and the broker lives."""
+    generator = random.Random(7)
+    with leveret() as broker:
+        strange: List[bytes] = [
+            b"\0" * 100_000,
+            b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 10_000 + b"\r\n",
+            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+            b"PUT /api/users/x HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n",
+            b"PUT /api/users/x HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n{}",
+            b"PUT /api/users/x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /api/ctl/import HTTP/1.1\r\ncontent-length: 60000\r\n\r\n" + b"queues " + b"[" * 59_993,
+            b"POST /api/ctl/import HTTP/1.1\r\ncontent-length: 9\r\n\r\nqueues {}",
+            b"AMQP\0\0\x09\x01",
+            b"GET /api/%ff HTTP/1.1\r\n\r\n",
+            b"GET /api/queues?columns=" + b"name," * 2000 + b"name HTTP/1.1\r\n\r\n",
+        ]
+        strange += [generator.randbytes(generator.randrange(3000)) for _ in range(200)]
+        for number, bytes_ in enumerate(strange):
+            answer = talk(broker, bytes_)
+            assert b" 204 " not in answer and b" 201 " not in answer, (number, answer)
+        assert rows(broker, "list_users") == [["guest", "[administrator]"]]
+        # Requests in one piece and in single bytes mean the same.
+        ask = b"GET /api/vhosts?columns=name HTTP/1.1\r\n\r\n"
+        whole = talk(broker, ask * 3)
+        assert whole.count(b'{"name":"/"}') == 3, whole
+        with connect(broker) as client:
+            for byte in ask:
+                client.sendall(bytes([byte]))
+                time.sleep(0.001)
+            assert b"200 OK" in client.recv(65536)
+
+
+def more_clients_than_places() -> None:
+    """Who comes when all places are taken waits, and is served when one is free."""
+    with leveret() as broker:
+        idle = [connect(broker) for _ in range(20)]
+        for client in idle[:10]:
+            client.close()
+        amqp = Client(broker.address)
+        amqp.close()
+        for client in idle[10:]:
+            client.close()
+        good(broker, "ping")
+
+
+CASES = [a_huge_listing_beside_traffic, no_request_is_too_strange, more_clients_than_places]

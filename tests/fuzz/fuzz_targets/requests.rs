@@ -1,0 +1,32 @@
+//! Requests to the operator's interface, and files of definitions: whatever the bytes, a request is whole, not
+//! there yet or refused; one that is whole takes no more bytes than there are, and is the same however many
+//! follow it; definitions are read or refused.
+
+#![no_main]
+
+use std::io::Cursor;
+
+use leveret::admin::definitions;
+use leveret::admin::http::{Parsed, decode, encode, parse};
+use libfuzzer_sys::fuzz_target;
+
+const BYTES_MAX: usize = 4096;
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = &bytes[..bytes.len().min(BYTES_MAX)];
+    if let Parsed::Request(request, end) = parse(bytes, BYTES_MAX) {
+        assert!(end <= bytes.len() && request.body.len() <= end);
+        for segment in &request.segments {
+            assert_eq!(decode(&encode(segment)).as_deref(), Some(&**segment));
+        }
+        for shorter in 0..end {
+            assert!(matches!(parse(&bytes[..shorter], BYTES_MAX), Parsed::NeedMore | Parsed::Refused(_)));
+        }
+        let Parsed::Request(_, again) = parse(&bytes[..end], BYTES_MAX) else { panic!("it was whole") };
+        assert_eq!(again, end);
+    }
+    let _ = definitions::read::<()>(&mut Cursor::new(bytes), |at, _, value| {
+        let _ = definitions::parse(at.section, value);
+        Ok(())
+    });
+});
