@@ -433,9 +433,7 @@ impl Layer {
         put(&mut config.unix.path, self.listen_unix.map(non_empty));
         put(&mut config.unix.mode, self.listen_unix_mode);
         put(&mut config.data_dir, self.data_dir);
-        if let Some(file) = self.load_definitions {
-            config.load_definitions = Some(file).filter(|file| !file.as_os_str().is_empty());
-        }
+        put(&mut config.load_definitions, self.load_definitions.map(non_empty));
         put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
         put(&mut config.memory_lock, self.memory_lock);
         put(&mut config.log_level, self.log_level.map(|level| level.0));

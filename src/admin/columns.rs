@@ -11,7 +11,7 @@ use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
 
 use super::json::{Json, Tables};
-use super::scene::{Sight, SocketView};
+use super::scene::{Ends, Sight, SocketView};
 
 /// What a cell is written with.
 pub struct Pen<'p, 'o> {
@@ -68,7 +68,10 @@ pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
 
 /// `peer -> host`, as RabbitMQ names connections.
 pub fn name_of(socket: &SocketView) -> String {
-    format!("{} -> {}", socket.peer, socket.host)
+    match socket.ends {
+        Ends::Network { host, peer } => format!("{peer} -> {host}"),
+        Ends::Local { pid, uid } => format!("process {pid} of user {uid} -> unix socket"),
+    }
 }
 
 /// Things that can be listed.
@@ -86,6 +89,28 @@ pub trait Kind: 'static {
     /// The user it belongs to, for who asks for the things of one.
     fn user<'a>(_: &Self::View<'a>) -> Option<&'a str> {
         None
+    }
+}
+
+/// The address of an end, ours or the other.
+fn end(ends: Ends, ours: bool, pen: &mut Pen<'_, '_>) {
+    match ends {
+        Ends::Network { host, peer } => pen.json.shown(if ours { host.ip() } else { peer.ip() }),
+        Ends::Local { .. } => pen.json.text("unix"),
+    }
+}
+
+/// Its port; programs of this machine have none.
+const fn port(ends: Ends, ours: bool) -> u16 {
+    match ends {
+        Ends::Network { host, peer } => {
+            if ours {
+                host.port()
+            } else {
+                peer.port()
+            }
+        }
+        Ends::Local { .. } => 0,
     }
 }
 
@@ -236,10 +261,11 @@ impl Kind for Connections {
     const COLUMNS: &'static [Column<Self>] = &[
         ("pid", |row, pen| pen.json.shown(connection_pid(row.socket.number, row.id))),
         ("name", |row, pen| pen.json.shown(name_of(&row.socket))),
-        ("host", |row, pen| pen.json.shown(row.socket.host.ip())),
-        ("port", |row, pen| pen.json.number(row.socket.host.port())),
-        ("peer_host", |row, pen| pen.json.shown(row.socket.peer.ip())),
-        ("peer_port", |row, pen| pen.json.number(row.socket.peer.port())),
+        ("host", |row, pen| end(row.socket.ends, true, pen)),
+        ("port", |row, pen| pen.json.number(port(row.socket.ends, true))),
+        ("peer_host", |row, pen| end(row.socket.ends, false, pen)),
+        ("peer_port", |row, pen| pen.json.number(port(row.socket.ends, false))),
+        ("ssl", |row, pen| pen.json.truth(row.socket.is_tls)),
         ("protocol", |_, pen| pen.json.text("{0,9,1}")),
         ("state", |row, pen| pen.json.text(row.socket.state)),
         ("channels", |row, pen| pen.json.number(row.view.channels)),

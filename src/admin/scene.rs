@@ -77,10 +77,10 @@ pub trait Sockets {
 pub struct SocketView {
     /// Connections are numbered in the order of their coming.
     pub number: u64,
-    /// Our end.
-    pub host: SocketAddr,
-    /// The other end.
-    pub peer: SocketAddr,
+    /// Where it leads.
+    pub ends: Ends,
+    /// It is encrypted.
+    pub is_tls: bool,
     /// Since when, in milliseconds since 1970 as far as the board knows the time.
     pub connected_at_ms: u64,
     /// `running`, `blocked` or `closing`.
@@ -93,6 +93,25 @@ pub struct SocketView {
     pub heartbeat_s: u32,
 }
 
+/// The two ends of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ends {
+    /// Of the network: ours and the other.
+    Network {
+        /// Our end.
+        host: SocketAddr,
+        /// The other end.
+        peer: SocketAddr,
+    },
+    /// A program of this machine.
+    Local {
+        /// Its process.
+        pid: i32,
+        /// Its user.
+        uid: u32,
+    },
+}
+
 /// What is known of the process.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -100,7 +119,7 @@ pub struct Process {
     pub environment: String,
     /// Where its data is.
     pub data_dir: String,
-    /// The addresses it listens on.
+    /// What is spoken where it listens: `amqp`, `amqp/ssl` or `amqp/local`, a space, and where.
     pub listeners: Vec<String>,
     /// Product and version it announces.
     pub product: (String, String),

@@ -4,16 +4,14 @@
 //! says of the peer; there are never more clients than [`CLIENTS_MAX`]; each has one reading, one step and
 //! one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Poll, Token};
 
-use crate::admin::scene::{Files, Orders, Process, Scene, SocketView, Sockets};
+use crate::admin::scene::{Ends, Files, Orders, Process, Scene, SocketView, Sockets};
 use crate::admin::talk::Talk;
 use crate::command::ConnectionId;
 use crate::config::Config;
@@ -22,8 +20,10 @@ use crate::store::Log;
 use crate::time::{Deadline, Now};
 
 use super::house::House;
-use super::listen::Door;
+use super::listen::{Door, DoorAddress};
+use super::local::LocalDoor;
 use super::peer::{Ending, Peer, Waiting};
+use super::socket::{PeerAddress, Socket};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "ctl.sock";
@@ -31,12 +31,14 @@ pub const SOCKET_NAME: &str = "ctl.sock";
 const DOOR: usize = usize::MAX - 16;
 /// A client that neither says nor takes anything for so long is gone.
 const IDLE_MS: u64 = 60_000;
+/// Clients that may wait outside.
+const BACKLOG: i32 = 16;
 /// Bytes taken from a client in one turn.
 const READ_BYTES: usize = 16 << 10;
 
 /// The socket and who is there.
 pub(super) struct Control {
-    door: Option<UnixListener>,
+    door: Option<LocalDoor>,
     path: PathBuf,
     /// Somebody may be waiting outside.
     is_ready: bool,
@@ -49,7 +51,7 @@ pub(super) struct Control {
 
 /// One client.
 struct Client {
-    stream: UnixStream,
+    stream: Socket,
     talk: Talk,
     readable: bool,
     writable: bool,
@@ -75,8 +77,10 @@ impl Control {
     /// Listens in the data directory, which is ours by now. A broker that cannot is a broker without this
     /// socket, and says so.
     pub(super) fn open(&mut self, poll: &Poll, doors: &[Door]) {
-        self.process.listeners = doors.iter().map(|door| door.address.to_string()).collect();
-        match listen(poll, &self.path) {
+        self.process.listeners = doors.iter().map(shown).collect();
+        // Whoever comes in is asked who he is besides.
+        let opened = LocalDoor::open(&self.path, 0o600, BACKLOG);
+        match opened.and_then(|mut door| door.register(poll, Token(DOOR)).map(|()| door)) {
             Ok(door) => (self.door, self.is_ready) = (Some(door), true),
             Err(error) => {
                 let path = self.path.display();
@@ -124,8 +128,8 @@ impl Control {
             && let Some(door) = &self.door
         {
             match door.accept() {
-                Ok((stream, _)) => {
-                    self.clients[place] = welcome(poll, stream, place, now);
+                Ok((stream, who)) => {
+                    self.clients[place] = welcome(poll, stream, who, place, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -135,15 +139,6 @@ impl Control {
                     }
                 }
             }
-        }
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        if self.door.is_some() {
-            // One that cannot be removed is replaced at the next start.
-            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -254,33 +249,13 @@ impl House {
     }
 }
 
-/// Listens; what an earlier process left there is removed, if it is a socket.
-fn listen(poll: &Poll, path: &Path) -> io::Result<UnixListener> {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        fs::remove_file(path)?;
-    }
-    let mut door = UnixListener::bind(path)?;
-    // Whoever comes before this is still asked who he is.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    poll.registry().register(&mut door, Token(DOOR), Interest::READABLE)?;
-    Ok(door)
-}
-
 /// Lets somebody in who may come in.
-fn welcome(poll: &Poll, mut stream: UnixStream, place: usize, now: Now) -> Option<Client> {
-    let ours = rustix::process::geteuid();
-    match rustix::net::sockopt::socket_peercred(&stream) {
-        Ok(peer) if peer.uid.is_root() || peer.uid == ours => {}
-        Ok(peer) => {
-            log::warn!(
-                "user {} may not use leveret ctl: only root and {} may",
-                peer.uid.as_raw(),
-                ours.as_raw()
-            );
-            return None;
-        }
-        Err(error) => {
-            log::warn!("a ctl client was turned away: the system does not say who it is ({error})");
+fn welcome(poll: &Poll, mut stream: Socket, who: PeerAddress, place: usize, now: Now) -> Option<Client> {
+    let ours = rustix::process::geteuid().as_raw();
+    match who {
+        PeerAddress::Local { uid, .. } if uid == 0 || uid == ours => {}
+        who => {
+            log::warn!("leveret ctl is for root and user {ours} only, and not for {who}");
             return None;
         }
     }
@@ -292,6 +267,16 @@ fn welcome(poll: &Poll, mut stream: UnixStream, place: usize, now: Now) -> Optio
     }
     let idle_at = now.after_ms(IDLE_MS);
     Some(Client { stream, talk: Talk::default(), readable: true, writable: true, is_gone: false, idle_at })
+}
+
+/// What is spoken at a door, and where it is.
+fn shown(door: &Door) -> String {
+    let protocol = match (&door.address, door.with_tls) {
+        (DoorAddress::Local(_), _) => "amqp/local",
+        (DoorAddress::Network(_), true) => "amqp/ssl",
+        (DoorAddress::Network(_), false) => "amqp",
+    };
+    format!("{protocol} {}", door.address)
 }
 
 fn process(config: &Config) -> Process {
@@ -355,11 +340,18 @@ impl Sockets for Peers<'_> {
         let negotiated = peer.session.negotiated();
         let since_1970 =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        let ends = match (&peer.stream.socket, peer.address) {
+            (_, PeerAddress::Local { pid, uid }) => Ends::Local { pid, uid },
+            (Socket::Tcp(socket), PeerAddress::Network(peer)) => {
+                Ends::Network { host: socket.local_addr().unwrap_or(peer), peer }
+            }
+            (Socket::Unix(_), PeerAddress::Network(peer)) => Ends::Network { host: peer, peer },
+        };
         Some(SocketView {
             number: peer.number,
-            host: peer.stream.socket.local_addr().unwrap_or(peer.address),
-            peer: peer.address,
-            connected_at_ms: since_1970.saturating_sub(self.now.as_ms().saturating_sub(peer.since.as_ms())),
+            ends,
+            is_tls: peer.stream.is_tls(),
+            connected_at_ms: since_1970.saturating_sub(self.now.ms_since(peer.since)),
             state: match (peer.ending, peer.waiting) {
                 (Ending::No, Waiting::Room) => "blocked",
                 (Ending::No, _) => "running",

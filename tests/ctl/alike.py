@@ -39,7 +39,7 @@ list_exchanges name type durable auto_delete internal arguments policy
 list_bindings
 list_bindings -p nosuch
 list_connections
-list_connections name user vhost state protocol channels frame_max channel_max timeout host peer_host
+list_connections name user vhost state protocol channels frame_max channel_max timeout host peer_host ssl
 list_channels
 list_channels name connection number user vhost transactional confirm consumer_count prefetch_count
 list_consumers

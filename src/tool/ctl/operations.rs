@@ -42,8 +42,8 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
         resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| format!("{bytes} bytes"));
     let listeners: Vec<String> = list("listeners")
         .iter()
-        .filter_map(|address| address.rsplit_once(':'))
-        .map(|(host, port)| format!("Interface: {host}, port: {port}, protocol: amqp, purpose: AMQP 0-9-1"))
+        .filter_map(|listener| listener.split_once(' '))
+        .map(|(protocol, place)| listener(protocol, place))
         .collect();
     let sections = [
         (
@@ -79,6 +79,17 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
         sections.iter().map(|(title, body)| format!("{}\n\n{body}", heading(title))).collect();
     writeln!(io::stdout(), "{}", shown.join("\n\n"))?;
     Ok(())
+}
+
+/// Where the broker listens, in rabbitmqctl's words.
+fn listener(protocol: &str, place: &str) -> String {
+    let purpose = if protocol == "amqp/ssl" { "AMQP 0-9-1 over TLS" } else { "AMQP 0-9-1" };
+    match place.rsplit_once(':') {
+        Some((host, port)) if !place.starts_with('/') => {
+            format!("Interface: {host}, port: {port}, protocol: {protocol}, purpose: {purpose}")
+        }
+        _ => format!("Interface: {place}, protocol: {protocol}, purpose: {purpose}"),
+    }
 }
 
 /// What the kernel says of the process.
