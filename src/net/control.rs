@@ -32,7 +32,7 @@ const DOOR: usize = usize::MAX - 16;
 /// A client that neither says nor takes anything for so long is gone.
 const IDLE_MS: u64 = 60_000;
 /// Clients that may wait outside.
-const BACKLOG: i32 = 16;
+const BACKLOG: i32 = 64;
 /// Bytes taken from a client in one turn.
 const READ_BYTES: usize = 16 << 10;
 

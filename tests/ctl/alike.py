@@ -167,7 +167,7 @@ def play(port: int, run: Callable[[List[str]], Done]) -> Dict[str, List[List[str
 
 def by_rabbitmqctl(oracle: RabbitMq, words: List[str]) -> Done:
     """Run the real one on its node."""
-    done = oracle.ctl(words)
+    done = oracle.rabbitmqctl(words)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -49,7 +49,7 @@ def there_and_back() -> None:
     things.write_text(json.dumps(THINGS))
     with rabbitmq() as oracle:
         for words in [*WORDS, ["import_definitions", str(things)], ["export_definitions", str(exported)]]:
-            done = oracle.ctl(words)
+            done = oracle.rabbitmqctl(words)
             assert done.returncode == 0, done
     with leveret() as broker:
         for _ in range(2):
@@ -61,7 +61,7 @@ def there_and_back() -> None:
     with rabbitmq() as oracle:
         for words in (["import_definitions", str(ours)], ["authenticate_user", "bob", "secret"],
                       ["export_definitions", str(back)]):
-            done = oracle.ctl(words)
+            done = oracle.rabbitmqctl(words)
             assert done.returncode == 0, done
     first, second, third = (shape(json.loads(path.read_text())) for path in (exported, ours, back))
     for section in KEPT:

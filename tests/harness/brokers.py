@@ -250,12 +250,9 @@ class RabbitMq:
             time.sleep(0.2)
         raise BrokerError(f"the oracle did not start in time:\n{self.log()}")
 
-    def ctl(self, words: List[str]) -> "subprocess.CompletedProcess[str]":
-        """Run RabbitMQ's own rabbitmqctl on this node."""
-        sbin = rabbitmq_sbin()
-        if sbin is None:
-            raise BrokerError("rabbitmq-server is not installed")
-        command = [str(sbin / "rabbitmqctl"), "-n", "oracle@localhost", *words]
+    def rabbitmqctl(self, words: List[str]) -> "subprocess.CompletedProcess[str]":
+        """Run RabbitMQ's own rabbitmqctl on this node, however that ends."""
+        command = [str(self.sbin / "rabbitmqctl"), "-n", "oracle@localhost", *words]
         return subprocess.run(
             command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
         )

@@ -200,7 +200,8 @@ pub fn parse(section: &str, value: Value) -> Result<Item, ItemError> {
     let item = match section {
         "vhosts" => {
             let raw: RawVhost = typed(value)?;
-            Item::Vhost(raw.name, if holds_something(&raw.limits) { Some(typed(raw.limits)?) } else { None })
+            let has_limits = holds_something(&raw.limits);
+            Item::Vhost(raw.name, if has_limits { Some(typed(by_name(raw.limits))?) } else { None })
         }
         "users" => Item::User(user(typed(value)?)?),
         "permissions" => Item::Permission(typed(value)?),
@@ -231,6 +232,17 @@ fn holds_something(value: &Value) -> bool {
         Value::Array(list) => !list.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
         _ => true,
+    }
+}
+
+/// An object; RabbitMQ writes some as lists of names and values.
+fn by_name(value: Value) -> Value {
+    match value {
+        Value::Array(pairs) => {
+            let pair = |pair: &Value| Some((pair.get(0)?.as_str()?.to_string(), pair.get(1)?.clone()));
+            Value::Object(pairs.iter().filter_map(pair).collect())
+        }
+        other => other,
     }
 }
 
@@ -337,9 +349,13 @@ mod tests {
         assert_eq!((user.name.as_str(), user.tags.as_str()), ("guest", "administrator,x"));
         let vhost = json!({"limits": [], "metadata": {"description": "d", "tags": []}, "name": "/"});
         assert_eq!(parse("vhosts", vhost), Ok(Item::Vhost("/".into(), None)));
+        let limited = Limits { queues_max: Some(5), connections_max: None };
+        for limits in [json!([["max-queues", 5]]), json!({"max-queues": 5})] {
+            let vhost = json!({"name": "v", "limits": limits});
+            assert_eq!(parse("vhosts", vhost), Ok(Item::Vhost("v".into(), Some(limited))));
+        }
         let limits = json!({"component": "vhost-limits", "name": "limits", "vhost": "/",
                             "value": {"max-queues": 5}});
-        let limited = Limits { queues_max: Some(5), connections_max: None };
         assert_eq!(parse("parameters", limits), Ok(Item::Limits("/".into(), limited)));
         let queue = json!({"arguments": {"x-b": true, "x-l": [1, "two"], "x-t": {"a": 1}},
                            "auto_delete": false, "durable": true, "name": "q", "type": "classic",
