@@ -358,3 +358,138 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     house.broker.page_later(&house.messages, &fetch);
     assert_eq!(house.turns(at), 1, "the first message is there and can go");
 }
+
+/// One peer declares until it is refused: then another still finds some of everything, the refusal names the key,
+/// and what the first had counts for it no more when it is gone.
+#[test]
+fn what_one_connection_may_take_leaves_some_for_others() {
+    fn declare(house: &mut House, at: At, queue: &str) -> Outcome {
+        let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
+        house.ask(
+            at,
+            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments: &[] },
+        )
+    }
+    fn bind(house: &mut House, at: At, key: &str) -> Outcome {
+        let (queue, exchange) = ("bound", "amq.topic");
+        house.ask(at, Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] })
+    }
+    fn open(house: &mut House, at: At, number: u16) -> Outcome {
+        let House { broker, messages } = house;
+        broker.apply(messages, at.connection, None, Command::OpenChannel { number }).0
+    }
+    fn consume(house: &mut House, at: At, tag: &str) -> Outcome {
+        house
+            .ask(at, Command::Consume { queue: "bound", tag, no_ack: true, exclusive: false, arguments: &[] })
+    }
+    /// Takes until it is refused; says how many it got.
+    fn all(key: &str, mut take: impl FnMut(u16) -> Outcome) -> u16 {
+        for number in 2.. {
+            if let Outcome::Fault(fault) = take(number) {
+                assert!(fault.text.contains("its share of"), "{}", fault.text);
+                assert!(fault.text.contains(key), "{}", fault.text);
+                return number - 2;
+            }
+        }
+        unreachable!("there is no end to it")
+    }
+    let mut house = House::with(&Limits {
+        connections_max: 16,
+        channels_max: 64,
+        consumers_max: 64,
+        queues_max: 64,
+        bindings_max: 640,
+        ..Limits::default()
+    });
+    let (greedy, other) = (house.connect(), house.connect());
+    house.declare(greedy, "bound", false);
+    let channels = all("channels_max", |number| open(&mut house, greedy, number));
+    assert_eq!(channels, 31, "with the first it has as many as it leaves");
+    let consumers = all("consumers_max", |number| consume(&mut house, greedy, &format!("c{number}")));
+    assert_eq!(consumers, 32);
+    let queues = all("queues_max", |number| declare(&mut house, greedy, &format!("q{number}")));
+    assert!((58..=60).contains(&queues), "{queues}");
+    let bindings = all("bindings_max", |number| bind(&mut house, greedy, &format!("a{number}")));
+    assert!((595..=600).contains(&bindings), "{bindings}");
+    // Whoever has next to nothing gets something of everything.
+    assert!(matches!(open(&mut house, other, 9), Outcome::ChannelOpened(_)));
+    assert!(matches!(consume(&mut house, other, "c"), Outcome::Consuming { .. }));
+    assert!(matches!(declare(&mut house, other, "another"), Outcome::QueueDeclared { .. }));
+    assert_eq!(bind(&mut house, other, "another"), Outcome::Done);
+    // Another life with the same id holds nothing of that.
+    house.broker.release(greedy.connection);
+    house.turns(other);
+    let reborn = house.connect();
+    assert_eq!(reborn.connection, greedy.connection, "the test means to get the same id");
+    assert!(matches!(declare(&mut house, reborn, "anew"), Outcome::QueueDeclared { .. }));
+    assert_eq!(bind(&mut house, reborn, "anew"), Outcome::Done);
+}
+
+/// The same for bytes of names; and the words of patterns are such bytes, so that no key is kept for nothing.
+#[test]
+fn names_have_shares_and_words_of_patterns_count() {
+    let limits = Limits { connections_max: 16, names_bytes_max: 64 << 10, ..Limits::default() };
+    let mut house = House::with(&limits);
+    let (greedy, other) = (house.connect(), house.connect());
+    house.declare(greedy, "bound", false);
+    let before = house.broker.gauges().names_bytes;
+    let key = "k".repeat(200);
+    let bind = |house: &mut House, at: At, number: u32| {
+        let key = format!("{number}.{key}");
+        let (queue, exchange) = ("bound", "amq.topic");
+        house.ask(at, Command::QueueBind { queue, exchange, routing_key: &key, arguments: &[] })
+    };
+    assert_eq!(bind(&mut house, greedy, 1), Outcome::Done);
+    assert_eq!(house.broker.gauges().names_bytes - before, 2 * 202);
+    let refused = (2..1000).find_map(|number| match bind(&mut house, greedy, number) {
+        Outcome::Fault(fault) => Some(fault),
+        _ => None,
+    });
+    let fault = refused.expect("names come to an end");
+    assert!(fault.text.contains("its share of names_bytes_max"), "{}", fault.text);
+    assert_eq!(bind(&mut house, other, 5000), Outcome::Done);
+    // Everything goes, and with it every byte.
+    house.done(greedy, Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false });
+    house.turns(greedy);
+    assert_eq!(house.broker.gauges().names_bytes, 0);
+}
+
+/// Ten thousand gets in one go, settled by being written: they wait for the output and for nothing else.
+#[test]
+fn gets_wait_for_the_output_instead_of_being_refused() {
+    let mut house =
+        House::with(&Limits { unacknowledged_max: 256, connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 10_000);
+    let mut got = 0;
+    for _ in 0..10_000 {
+        match house.ask(at, Command::Get { queue: "q", no_ack: true }) {
+            Outcome::GetQueued => got += 1,
+            Outcome::Later => {
+                assert!(house.broker.is_busy(at.connection), "its input stands");
+                house.turns(at);
+                assert!(!house.broker.is_busy(at.connection), "what was written made room");
+                assert_eq!(house.broker.take_later(at.connection).unwrap().0, Outcome::GetQueued);
+                got += 1;
+            }
+            other => panic!("after {got}: {other:?}"),
+        }
+    }
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 0);
+    // Unacknowledged ones are the client's own to settle: nobody could end that wait.
+    house.publish(at, "q", 300);
+    let fault = (0..300).find_map(|_| match house.ask(at, Command::Get { queue: "q", no_ack: false }) {
+        Outcome::Later => {
+            house.turns(at);
+            match house.broker.take_later(at.connection).unwrap().0 {
+                Outcome::Fault(fault) => Some(fault),
+                _ => None,
+            }
+        }
+        Outcome::Fault(fault) => Some(fault),
+        _ => None,
+    });
+    assert!(fault.expect("it is refused").text.contains("raise unacknowledged_max"));
+}

@@ -17,6 +17,7 @@ use super::jobs::Job;
 use super::queues::QueueDeclaration;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
 use super::route::RouteCache;
+use super::shares::has_its_share;
 use super::words::QueueInWords;
 
 /// basic.consume's fields.
@@ -145,7 +146,12 @@ impl Broker {
             eligible_links: Links::default(),
             connection_links: Links::default(),
         };
+        let connection = self.channels[channel.index()].connection;
+        if !self.consumers.is_full() && !self.within_consumer_share(connection) {
+            return Err(has_its_share("consumers_max"));
+        }
         let Ok(index) = self.consumers.insert(record) else { return Err(self.out_of("consumers_max")) };
+        self.connections[connection.index()].consumers += 1;
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
         Ok(ConsumerId::from_index(index))
@@ -234,6 +240,8 @@ impl Broker {
         let list = &mut self.channels[channel.index()].consumers;
         list.remove(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
         self.consumers.remove(index);
+        let connection = self.channels[channel.index()].connection;
+        self.connections[connection.index()].consumers -= 1;
     }
 
     pub(super) fn set_prefetch(&mut self, channel: ChannelId, prefetch_count: u16, global: bool) {
@@ -250,6 +258,15 @@ impl Broker {
         let vhost = self.connections[connection.index()].vhost.ok_or_else(|| {
             Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
         })?;
+        if !self.channels.is_full() && !self.within_channel_share(connection) {
+            return Err(Fault::connection(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "this connection has its share of the channels, the rest is for others: raise \
+                     channels_max or close some"
+                ),
+            ));
+        }
         let record = Channel {
             number,
             connection,
@@ -347,7 +364,9 @@ impl Broker {
     /// # Errors
     /// No record is free: some lost connection is still being cleared away.
     pub fn connect(&mut self) -> Option<ConnectionId> {
-        self.connections.insert(super::records::Connection::new()).ok().map(ConnectionId::from_index)
+        self.lives = self.lives.wrapping_add(1);
+        let record = super::records::Connection::new(self.lives);
+        self.connections.insert(record).ok().map(ConnectionId::from_index)
     }
 
     /// The socket is closed: the id may be used again as soon as everything went back.

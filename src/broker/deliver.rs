@@ -103,12 +103,6 @@ impl Broker {
             && self.within_delivery_share(channel.connection)
     }
 
-    /// A connection may hold as many unsettled deliveries as it leaves to others, so that a newcomer
-    /// always finds some.
-    pub(super) fn within_delivery_share(&self, connection: ConnectionId) -> bool {
-        (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
-    }
-
     fn assign(&mut self, messages: &Messages, index: usize, taken: &Taken) {
         let consumer = &mut self.consumers[index];
         consumer.unsettled += 1;
@@ -208,6 +202,7 @@ impl Broker {
         }
         if count > 0 {
             self.releases += 1;
+            self.gets_due |= !self.getting.is_empty();
             self.unpark(connection);
         }
     }
@@ -379,8 +374,11 @@ impl Broker {
         if ready == 0 || record.dying {
             return Ok(Some(false));
         }
-        if !self.within_delivery_share(connection) {
-            return Err(self.out_of("unacknowledged_max"));
+        let owner = self.connection(connection);
+        let is_crowded = owner.outbox_bytes >= self.settings.output_budget_bytes;
+        if is_crowded || !self.within_delivery_share(connection) {
+            // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
+            return if owner.outbox.is_empty() { Err(self.out_of("unacknowledged_max")) } else { Ok(None) };
         }
         if !self.first_may_go(messages, queue) {
             return Ok(None);

@@ -12,6 +12,8 @@
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::mem::{Links, List};
 
+use super::shares::Declarer;
+
 /// How an exchange chooses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -55,6 +57,8 @@ pub(super) struct Exchange {
     pub(super) auto_delete: bool,
     pub(super) internal: bool,
     pub(super) arguments: Box<[u8]>,
+    /// In whose share it is.
+    pub(super) declarer: Option<Declarer>,
     /// Where messages go that match nothing.
     pub(super) alternate: Option<Box<str>>,
     pub(super) root: usize,
@@ -83,6 +87,8 @@ pub(super) struct Binding {
     pub(super) arguments: Box<[u8]>,
     /// It is in the log.
     pub(super) stored: bool,
+    /// In whose share it is.
+    pub(super) declarer: Option<Declarer>,
     pub(super) node: usize,
     pub(super) source_links: Links,
     pub(super) destination_links: Links,

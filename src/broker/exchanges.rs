@@ -13,6 +13,7 @@ use super::arguments::{self, inequivalent_flag};
 use super::exchange::{Binding, Destination, Exchange, Kind, Node};
 use super::headers;
 use super::jobs::Job;
+use super::shares::{Declared, Declarer};
 use super::topic;
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
 
@@ -161,12 +162,12 @@ impl Broker {
         version: u64,
     ) -> Result<ExchangeId, Fault> {
         self.check_vhost_alive(vhost)?;
-        if self.declared_exchanges >= self.exchanges_max || self.nodes.is_full() {
-            return Err(self.out_of("exchanges_max"));
-        }
-        self.take_name_bytes(declaration.exchange.len() + declaration.arguments.len())?;
+        let bytes = declaration.exchange.len() + declaration.arguments.len();
+        let declarer = self.take_share(Declared::Exchange, bytes)?;
         self.declared_exchanges += 1;
-        Ok(self.insert_exchange(vhost, kind, declaration, version))
+        let exchange = self.insert_exchange(vhost, kind, declaration, version);
+        self.exchanges[exchange.index()].declarer = declarer;
+        Ok(exchange)
     }
 
     /// The caller made sure of room.
@@ -188,6 +189,7 @@ impl Broker {
             auto_delete: declaration.auto_delete,
             internal: declaration.internal,
             arguments: declaration.arguments.into(),
+            declarer: None,
             alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
             root,
             bindings: List::default(),
@@ -246,7 +248,8 @@ impl Broker {
         self.nodes.remove(record.root);
         // Those that every virtual host begins with are counted with it.
         if !is_system_name(&record.name) {
-            self.names_bytes -= record.name.len() + record.arguments.len();
+            let bytes = record.name.len() + record.arguments.len();
+            self.give_share_back(Declared::Exchange, record.declarer, bytes);
             self.declared_exchanges -= 1;
         }
         self.let_go_of_vhost(record.vhost);
@@ -324,19 +327,13 @@ impl Broker {
         spec: &BindingSpec<'_>,
     ) -> Result<usize, Fault> {
         let kind = self.exchanges[source.index()].kind;
-        let bytes = spec.routing_key.len() + spec.arguments.len();
-        self.take_name_bytes(bytes)?;
-        let node = match self.node_for(source, kind, spec.routing_key) {
-            Some(node) if !self.bindings.is_full() => node,
-            node => {
-                self.names_bytes -= bytes;
-                if let Some(node) = node {
-                    self.prune(node);
-                }
-                return Err(self.out_of("bindings_max"));
-            }
+        let bytes = binding_bytes(kind, spec.routing_key, spec.arguments);
+        let declarer = self.take_share(Declared::Binding, bytes)?;
+        let Some(node) = self.node_for(source, kind, spec.routing_key) else {
+            self.give_share_back(Declared::Binding, declarer, bytes);
+            return Err(self.out_of("bindings_max"));
         };
-        Ok(self.insert_binding(source, destination, spec, node))
+        Ok(self.insert_binding(source, destination, spec, (node, declarer)))
     }
 
     fn insert_binding(
@@ -344,7 +341,7 @@ impl Broker {
         source: ExchangeId,
         destination: Destination,
         spec: &BindingSpec<'_>,
-        node: usize,
+        (node, declarer): (usize, Option<Declarer>),
     ) -> usize {
         let record = Binding {
             source,
@@ -352,6 +349,7 @@ impl Broker {
             key: spec.routing_key.into(),
             arguments: spec.arguments.into(),
             stored: self.is_stored_binding(source.index(), destination),
+            declarer,
             node,
             source_links: Links::default(),
             destination_links: Links::default(),
@@ -401,7 +399,9 @@ impl Broker {
         self.nodes[node].bindings.remove(&mut self.bindings, index, |binding| &mut binding.node_links);
         let binding = self.bindings.remove(index);
         self.binding_table.remove((source, destination, &*binding.key, &*binding.arguments), index);
-        self.names_bytes -= binding.key.len() + binding.arguments.len();
+        let kind = self.exchanges[source.index()].kind;
+        let bytes = binding_bytes(kind, &binding.key, &binding.arguments);
+        self.give_share_back(Declared::Binding, binding.declarer, bytes);
         self.prune(node);
         self.topology += 1;
         let record = &self.exchanges[source.index()];
@@ -525,6 +525,12 @@ fn check_exchange_name(name: &str) -> Result<(), Fault> {
         ));
     }
     Ok(())
+}
+
+/// Bytes of a binding's names: where keys make nodes, the words of this one may lie there once more.
+const fn binding_bytes(kind: Kind, key: &str, arguments: &[u8]) -> usize {
+    let words = matches!(kind, Kind::Direct | Kind::Topic);
+    key.len() * (1 + words as usize) + arguments.len()
 }
 
 /// The nameless exchange cannot be declared, bound or deleted.

@@ -17,6 +17,7 @@
 //! | `jobs` | what would take too long in one go |
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
+//! | `shares` | what one connection may take of what all share |
 //! | `names` | name tables |
 //! | `words` | things as reply texts show them |
 //!
@@ -46,6 +47,7 @@ mod queues;
 mod records;
 mod route;
 mod settle;
+mod shares;
 mod stored;
 mod tidy;
 mod topic;
@@ -72,6 +74,7 @@ use names::IndexTable;
 use queue::Queue;
 use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
+use shares::Declarer;
 
 pub use access::{
     OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView,
@@ -188,6 +191,10 @@ pub struct Broker {
     exchanges_max: usize,
     /// Exchanges that somebody declared.
     declared_exchanges: usize,
+    /// For whom the command under way declares things; nobody at a start.
+    declarer: Option<Declarer>,
+    /// Connections there have been.
+    lives: u32,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     releases: u64,
     /// A consumer was refused because deliveries were scarce.
@@ -313,6 +320,8 @@ impl Broker {
             names_bytes: 0,
             exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
+            declarer: None,
+            lives: 0,
             releases: 0,
             starved: false,
             recheck_starved: false,
@@ -445,7 +454,12 @@ impl Broker {
                 self.run_jobs(messages);
                 Ok(Outcome::Done)
             }
-            _ => self.apply_definition(messages, connection, channel, command),
+            _ => {
+                self.declare_for(connection);
+                let result = self.apply_definition(messages, connection, channel, command);
+                self.declarer = None;
+                result
+            }
         }
     }
 
@@ -544,14 +558,6 @@ impl Broker {
         if !core::mem::replace(&mut record.noted, true) {
             self.noted.push_back(connection);
         }
-    }
-
-    fn take_name_bytes(&mut self, bytes: usize) -> Result<(), Fault> {
-        if self.names_bytes + bytes > self.settings.names_bytes_max {
-            return Err(self.out_of("names_bytes_max"));
-        }
-        self.names_bytes += bytes;
-        Ok(())
     }
 
     /// 506: this board's configuration has no room for that; the key says what to raise.

@@ -19,6 +19,7 @@ use crate::mem::{Entry, Fifo, Links, List, MessageId};
 
 use super::arguments::QueueSettings;
 use super::deliveries::ReturnedHeap;
+use super::shares::Declarer;
 
 /// Entry flags: two bits of kind, thirty of the log offset.
 const LOGGED: u32 = 1;
@@ -82,6 +83,8 @@ pub(super) struct Queue {
     pub(super) durable: bool,
     pub(super) auto_delete: bool,
     pub(super) exclusive_owner: Option<ConnectionId>,
+    /// In whose share it is.
+    pub(super) declarer: Option<Declarer>,
     pub(super) arguments: Box<[u8]>,
     pub(super) settings: QueueSettings,
     /// The reply queue behind amq.rabbitmq.reply-to: reached by its name, seen by nobody.
@@ -135,6 +138,7 @@ impl Queue {
             durable: false,
             auto_delete: false,
             exclusive_owner: None,
+            declarer: None,
             arguments: arguments.into(),
             settings,
             hidden: false,

@@ -15,6 +15,7 @@ use super::exchanges::BindingSpec;
 use super::jobs::{Job, Purged};
 use super::queue::Queue;
 use super::records::ConsumerState;
+use super::shares::Declared;
 use super::words::QueueInWords;
 use super::{Broker, REPLY_TO};
 
@@ -238,11 +239,8 @@ impl Broker {
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let hidden = record.hidden;
         self.check_vhost_alive(vhost)?;
-        self.take_name_bytes(bytes)?;
-        let Ok(index) = self.queues.insert(record) else {
-            self.names_bytes -= bytes;
-            return Err(self.out_of("queues_max"));
-        };
+        record.declarer = self.take_share(Declared::Queue, bytes)?;
+        let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
         if !hidden {
@@ -377,7 +375,11 @@ impl Broker {
         let Some(record) = self.queues.get(queue.index()) else { return };
         if record.cleared && record.unsettled == 0 && record.returning == 0 {
             let record = self.queues.remove(queue.index());
-            self.names_bytes -= record.name.len() + record.arguments.len();
+            self.give_share_back(
+                Declared::Queue,
+                record.declarer,
+                record.name.len() + record.arguments.len(),
+            );
             self.let_go_of_vhost(record.vhost);
         }
     }

@@ -8,6 +8,7 @@ use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, Queu
 use crate::mem::{Links, List, MessageId};
 
 use super::route::RouteCache;
+use super::shares::Holdings;
 
 /// What the broker knows of a connection.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ pub(super) struct Connection {
     pub(super) cancelled: List,
     /// Unsettled deliveries of all its channels.
     pub(super) unsettled: u32,
+    /// Records of consumers of all its channels.
+    pub(super) consumers: u32,
+    /// What tells it from those that had its id before.
+    pub(super) life: u32,
+    pub(super) holdings: Holdings,
     /// Transactions open with something in them.
     pub(super) open_transactions: u32,
     /// Jobs begun by its last command; its input stands until they are done.
@@ -49,7 +55,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(life: u32) -> Self {
         Self {
             user: Name::new(),
             user_index: None,
@@ -64,6 +70,9 @@ impl Connection {
             parked: List::default(),
             cancelled: List::default(),
             unsettled: 0,
+            consumers: 0,
+            life,
+            holdings: Holdings::default(),
             open_transactions: 0,
             jobs: 0,
             noted: false,

@@ -102,6 +102,9 @@ impl House {
     }
 
     pub(super) fn close(&mut self) {
+        if self.to_close.is_empty() {
+            return;
+        }
         while let Some(id) = self.to_close.pop() {
             let Some(mut peer) = self.peers[id.index()].take() else { continue };
             let mut context = self.supplies.context(self.now, &self.broker, id);
@@ -114,13 +117,14 @@ impl House {
             self.handshakes -= u32::from(peer.shaking_hands);
             self.tls_peers -= u32::from(peer.stream.is_tls());
             self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
-            let waiting = [&mut self.for_room, &mut self.for_jobs, &mut self.for_disk];
-            for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
-                list.retain(|other| *other != id);
-            }
             if let Err(error) = self.poll.registry().deregister(&mut peer.stream.socket) {
                 log::debug!("{}: deregistering failed: {error}", peer.address);
             }
+        }
+        // Once for all that were closed, and before anybody else gets one of their ids.
+        let waiting = [&mut self.for_room, &mut self.for_jobs, &mut self.for_disk];
+        for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
+            list.retain(|id| self.peers[id.index()].is_some());
         }
     }
 }

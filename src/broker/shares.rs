@@ -1,0 +1,151 @@
+//! What one connection may take of what all of them share.
+//!
+//! Why it exists: a cap alone protects the board, not the neighbours: one peer that declares until it is
+//! refused would leave nothing for anybody else.
+//!
+//! Always true: what comes and goes with a connection (channels, consumers, deliveries) it may hold as much
+//! of as it leaves to others; of what it declares (queues, exchanges, bindings, their names) it may hold
+//! fifteen times what it leaves, for usually one program sets everything up. What a lost connection declared,
+//! or what was there at the start, is nobody's: it counts against the cap alone.
+
+use crate::command::ConnectionId;
+use crate::error::{Fault, ReplyCode};
+
+use super::Broker;
+
+/// Of what is declared, a connection may hold so many times what it leaves to others.
+const DECLARED_TIMES: usize = 15;
+
+/// Who declared something: a connection, by the number that no other has had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Declarer {
+    connection: ConnectionId,
+    life: u32,
+}
+
+/// What a connection declared and what still exists of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Holdings {
+    queues: u32,
+    exchanges: u32,
+    bindings: u32,
+    names_bytes: u32,
+}
+
+/// What can be declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Declared {
+    Queue,
+    Exchange,
+    Binding,
+}
+
+impl Declared {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Queue => "queues_max",
+            Self::Exchange => "exchanges_max",
+            Self::Binding => "bindings_max",
+        }
+    }
+}
+
+impl Holdings {
+    const fn of(&mut self, declared: Declared) -> &mut u32 {
+        match declared {
+            Declared::Queue => &mut self.queues,
+            Declared::Exchange => &mut self.exchanges,
+            Declared::Binding => &mut self.bindings,
+        }
+    }
+}
+
+impl Broker {
+    /// Counts something that is about to be declared, with its names; says who answers for it.
+    ///
+    /// # Errors
+    /// There is no more room, or the connection has its share.
+    pub(super) fn take_share(
+        &mut self,
+        declared: Declared,
+        names_bytes: usize,
+    ) -> Result<Option<Declarer>, Fault> {
+        let room = match declared {
+            Declared::Queue => self.queues.room(),
+            Declared::Exchange => (self.exchanges_max - self.declared_exchanges).min(self.nodes.room()),
+            Declared::Binding => self.bindings.room(),
+        };
+        let names_room = self.settings.names_bytes_max.saturating_sub(self.names_bytes);
+        if room == 0 {
+            return Err(self.out_of(declared.key()));
+        }
+        if names_bytes > names_room {
+            return Err(self.out_of("names_bytes_max"));
+        }
+        let declarer = self.declarer;
+        if let Some(holdings) = declarer.and_then(|declarer| self.holdings(declarer)) {
+            let held = *holdings.of(declared) as usize;
+            let names_held = holdings.names_bytes as usize;
+            if held > DECLARED_TIMES * (room - 1) {
+                return Err(has_its_share(declared.key()));
+            }
+            if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
+                return Err(has_its_share("names_bytes_max"));
+            }
+            *holdings.of(declared) += 1;
+            holdings.names_bytes += names_bytes as u32;
+        }
+        self.names_bytes += names_bytes;
+        Ok(declarer)
+    }
+
+    /// It exists no more.
+    pub(super) fn give_share_back(
+        &mut self,
+        declared: Declared,
+        declarer: Option<Declarer>,
+        names_bytes: usize,
+    ) {
+        self.names_bytes -= names_bytes;
+        if let Some(holdings) = declarer.and_then(|declarer| self.holdings(declarer)) {
+            *holdings.of(declared) -= 1;
+            holdings.names_bytes -= names_bytes as u32;
+        }
+    }
+
+    /// Whoever declares something until further notice does it for this connection.
+    pub(super) fn declare_for(&mut self, connection: ConnectionId) {
+        let life = self.connections[connection.index()].life;
+        self.declarer = Some(Declarer { connection, life });
+    }
+
+    fn holdings(&mut self, declarer: Declarer) -> Option<&mut Holdings> {
+        let record = self.connections.get_mut(declarer.connection.index())?;
+        (record.life == declarer.life).then_some(&mut record.holdings)
+    }
+
+    /// Whether the connection leaves as many channels to others as it has itself.
+    pub(super) fn within_channel_share(&self, connection: ConnectionId) -> bool {
+        (self.connection(connection).channels.len() as usize) < self.channels.room()
+    }
+
+    /// The same for consumers; the stand-ins of gets count.
+    pub(super) fn within_consumer_share(&self, connection: ConnectionId) -> bool {
+        (self.connection(connection).consumers as usize) < self.consumers.room()
+    }
+
+    /// The same for unsettled deliveries, so that a newcomer always finds some.
+    pub(super) fn within_delivery_share(&self, connection: ConnectionId) -> bool {
+        (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
+    }
+}
+
+/// 506: what is left is for others.
+pub(super) fn has_its_share(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "this connection has its share of {key}, the rest is for others: raise it in the configuration"
+        ),
+    )
+}
