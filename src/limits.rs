@@ -82,6 +82,8 @@ pub struct Limits {
     pub handshake_timeout_ms: u32,
     /// Time a half-sent frame or message may go without progress, in milliseconds.
     pub content_timeout_ms: u32,
+    /// Time a consumer's socket may take nothing while deliveries wait for it, in milliseconds; 0: for ever.
+    pub consumer_stall_timeout_ms: u32,
     /// Bytes of a segment of the log: best a multiple of the card's erase block; an old store keeps its own.
     pub segment_bytes: u32,
     /// The largest commit in bytes.
@@ -124,6 +126,7 @@ impl Default for Limits {
             socket_send_buffer_bytes: 0,
             handshake_timeout_ms: 10_000,
             content_timeout_ms: 30_000,
+            consumer_stall_timeout_ms: 600_000,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
             index_bytes_max: 2 << 20,

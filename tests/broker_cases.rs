@@ -359,8 +359,8 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     assert_eq!(house.turns(at), 1, "the first message is there and can go");
 }
 
-/// One peer declares until it is refused: then another still finds some of everything, the refusal names the key,
-/// and what the first had counts for it no more when it is gone.
+/// One peer declares until it is refused: then another still finds some of everything, the refusal names the
+/// key, and what the first had counts for it no more when it is gone.
 #[test]
 fn what_one_connection_may_take_leaves_some_for_others() {
     fn declare(house: &mut House, at: At, queue: &str) -> Outcome {
@@ -492,4 +492,36 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
         _ => None,
     });
     assert!(fault.expect("it is refused").text.contains("raise unacknowledged_max"));
+}
+
+/// What a turn may be cut short by: a message that has to be held against thousands of bindings says so, one
+/// that goes straight to its queue does not.
+#[test]
+fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
+    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    house.declare(at, "q", false);
+    for number in 0..2_000_u32 {
+        let arguments = [&[2, b'h', b'0' + (number % 10) as u8, b'I'][..], &number.to_be_bytes()].concat();
+        let (queue, exchange, routing_key) = ("q", "amq.headers", "");
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &arguments });
+    }
+    house.broker.take_effort();
+    house.publish(at, "q", 10);
+    assert_eq!(house.broker.take_effort(), 0, "one queue by its name is no effort");
+    let id = house.messages.begin("amq.headers", b"", Share::Ordinary).unwrap();
+    house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
+    house.messages.finish(id);
+    house.done(at, Command::Publish { message: id, mandatory: false });
+    assert_eq!(house.broker.take_effort(), 2_000);
+    // A thousand consumers that share one credit: each acknowledgement passes by all of them.
+    house.done(at, Command::Qos { prefetch_count: 1, global: true });
+    for number in 0..1_000 {
+        let (queue, tag) = ("q", &*format!("c{number}"));
+        house.done(at, Command::Consume { queue, tag, no_ack: false, exclusive: false, arguments: &[] });
+    }
+    assert_eq!(house.turn(at), 1);
+    house.broker.take_effort();
+    house.settle(at, 1, false, Settlement::Ack);
+    assert!(house.broker.take_effort() >= 1_000);
 }

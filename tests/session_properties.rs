@@ -243,7 +243,8 @@ fn any_appetite_gets_the_same_bytes() {
             let mut world = World::new(small_limits());
             let mut host = open(&mut world);
             let suspended = host.feed(&mut world, &script);
-            host.connection.blocked(true);
+            host.connection.blocked(world.now, true);
+            host.later(&mut world, 100);
             host.out_bytes = out_bytes;
             world.marks = leveret::session::Marks::for_output_bytes(8 << 20);
             while host.flush_once(&mut world, |filled| (random.below(appetite + 1) as usize).min(filled)) > 0

@@ -20,6 +20,8 @@ use super::records::{Consumer, ConsumerState};
 
 /// Deliveries a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
+/// So many steps beside a delivery are as much work as one.
+const STEPS_PER_DELIVERY: u32 = 8;
 /// What the frames around a small body cost on the wire, roughly.
 const FRAMES_BYTES: u32 = 48;
 
@@ -49,6 +51,7 @@ impl Broker {
             self.queues[queue].on_ready_list = false;
             let id = QueueId::from_index(queue);
             left -= self.deliver_from(messages, id, left.min(QUEUE_BURST));
+            left = left.saturating_sub(self.take_effort() / STEPS_PER_DELIVERY);
             if self.queues[queue].settings.limits_length() {
                 self.drop_head(messages, id);
             }
@@ -75,6 +78,7 @@ impl Broker {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
             if !self.has_credit(consumer) {
                 // Others of its channel used up the credit they share.
+                self.toil(1);
                 self.leave_eligible(consumer);
                 continue;
             }
@@ -267,15 +271,17 @@ impl Broker {
     fn enter_eligible(&mut self, index: usize) {
         let (queue, priority) = (self.consumers[index].queue, self.consumers[index].priority);
         let eligible = &mut self.queues[queue.index()].eligible;
-        let mut after = eligible.back();
+        let (mut after, mut steps) = (eligible.back(), 0);
         while let Some(other) = after {
             if self.consumers[other].priority >= priority {
                 break;
             }
+            steps += 1;
             after = List::before(&self.consumers, other, |consumer| &consumer.eligible_links);
         }
         eligible.insert_after(&mut self.consumers, after, index, |consumer| &mut consumer.eligible_links);
         self.consumers[index].eligible = true;
+        self.toil(steps);
     }
 
     pub(super) fn leave_eligible(&mut self, index: usize) {

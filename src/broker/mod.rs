@@ -91,6 +91,9 @@ const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
 /// Nodes of the routing tries per binding: a topic pattern of that many words on average.
 const NODES_PER_BINDING: u32 = 2;
 
+/// Steps beyond this are as good as any number.
+const MOST_STEPS: usize = 1 << 24;
+
 /// Fills a buffer with random bytes, for names that nobody may guess.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
@@ -191,6 +194,8 @@ pub struct Broker {
     exchanges_max: usize,
     /// Exchanges that somebody declared.
     declared_exchanges: usize,
+    /// Steps taken that the size of what was asked does not tell: bindings looked at, consumers passed over.
+    effort: u32,
     /// For whom the command under way declares things; nobody at a start.
     declarer: Option<Declarer>,
     /// Connections there have been.
@@ -321,6 +326,7 @@ impl Broker {
             exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
             declarer: None,
+            effort: 0,
             lives: 0,
             releases: 0,
             starved: false,
@@ -385,6 +391,17 @@ impl Broker {
     /// Rises whenever messages left memory or an outbox.
     pub const fn releases(&self) -> u64 {
         self.releases
+    }
+
+    /// The steps since this was last asked that the size of what was asked does not tell: bindings looked at,
+    /// consumers passed over, targets. Most messages take one or none.
+    pub const fn take_effort(&mut self) -> u32 {
+        core::mem::replace(&mut self.effort, 0)
+    }
+
+    /// So many more of them.
+    const fn toil(&mut self, steps: usize) {
+        self.effort = self.effort.saturating_add(if steps > MOST_STEPS { MOST_STEPS } else { steps } as u32);
     }
 
     /// What the pools hold.

@@ -422,6 +422,7 @@ impl Broker {
         let body_len = u64::from(messages.body_len(message));
         let logged = self.logged_targets(messages, message) as u32;
         let targets = core::mem::take(&mut self.targets);
+        self.toil(targets.len().saturating_sub(1));
         if logged > 0 {
             self.say_message(messages, message, &targets, (logged, urgency));
         }

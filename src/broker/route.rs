@@ -156,21 +156,25 @@ impl Broker {
 
     fn take_topic(&mut self, root: usize, key: &[u8]) -> bool {
         let mut walk = core::mem::take(&mut self.walk);
-        let mut any = false;
+        let (mut any, mut visits) = (false, 0);
         if let Some(walk) = walk.as_mut() {
             for &node in walk.nodes(&mut self.nodes, &self.node_table, root, key) {
                 any |= self.take_node(node);
             }
+            visits = walk.visits();
         }
         self.walk = walk;
+        self.toil(visits);
         any
     }
 
     fn take_matching_headers(&mut self, root: usize, headers: Table<'_>) -> bool {
-        let mut any = false;
+        let (mut any, mut steps) = (false, 0);
         let mut at = self.nodes[root].bindings.front();
         while let Some(binding) = at {
             let record = &self.bindings[binding];
+            // Each argument is looked for among all headers.
+            steps += 1 + record.arguments.len() / 16 * (headers.bytes_len() / 64);
             if headers::matches(Table::trusted(&record.arguments), headers) {
                 any = true;
                 let destination = record.destination;
@@ -178,6 +182,7 @@ impl Broker {
             }
             at = List::after(&self.bindings, binding, |binding| &binding.node_links);
         }
+        self.toil(steps);
         any
     }
 
@@ -186,6 +191,7 @@ impl Broker {
         let any = at.is_some();
         while let Some(binding) = at {
             let destination = self.bindings[binding].destination;
+            self.toil(1);
             self.take(destination);
             at = List::after(&self.bindings, binding, |binding| &binding.node_links);
         }

@@ -15,11 +15,23 @@ pub(super) struct Walk {
     reached: Vec<usize>,
     next: Vec<usize>,
     step: u64,
+    /// Nodes reached for the last key, over all its words.
+    visits: usize,
 }
 
 impl Walk {
     pub(super) fn with_capacity(nodes_max: usize) -> Self {
-        Self { reached: Vec::with_capacity(nodes_max), next: Vec::with_capacity(nodes_max), step: 0 }
+        Self {
+            reached: Vec::with_capacity(nodes_max),
+            next: Vec::with_capacity(nodes_max),
+            step: 0,
+            visits: 0,
+        }
+    }
+
+    /// How many nodes the last key reached on its way.
+    pub(super) const fn visits(&self) -> usize {
+        self.visits
     }
 
     /// The nodes whose pattern matches `key`.
@@ -33,8 +45,10 @@ impl Walk {
         self.step += 1;
         self.reached.clear();
         enter(nodes, root, self.step, &mut self.reached);
+        self.visits = 0;
         for word in words(key) {
             self.step += 1;
+            self.visits += self.reached.len();
             self.next.clear();
             for &at in &self.reached {
                 if *nodes[at].word == *b"#" && nodes[at].parent.is_some() {

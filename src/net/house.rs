@@ -117,6 +117,8 @@ pub struct House {
     pub(super) for_jobs: VecDeque<ConnectionId>,
     /// Bytes read from all peers in this turn.
     pub(super) bytes_read: usize,
+    /// The broker's steps for them.
+    pub(super) effort: u32,
     /// Nothing is read in this turn, because the last one left something to write.
     pub(super) holds_back: bool,
     pub(super) watchdog: Option<(u64, Deadline)>,
@@ -200,6 +202,7 @@ impl House {
             retries_left: 0,
             for_jobs: VecDeque::with_capacity(connections),
             bytes_read: 0,
+            effort: 0,
             holds_back: false,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
             is_locked: config.memory_lock,

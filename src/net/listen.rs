@@ -28,9 +28,9 @@ const BACKLOG: i32 = 1024;
 /// A silent peer is probed after this time, and so often.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// A peer that answers no probe, or takes no byte, for so long is given up. Long, because the kernel counts a
-/// program that works for minutes without reading just like one that is gone; heartbeats find the gone ones
-/// sooner, in connections that have them.
+/// A peer that answers no probe, or takes no byte, for so long is given up, or for consumer_stall_timeout
+/// where that is longer. Long, because the kernel counts a program that works for minutes without reading
+/// just like one that is gone; heartbeats find the gone ones sooner, in connections that have them.
 const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One listening socket.
@@ -198,19 +198,24 @@ impl SpareDescriptor {
 pub(super) fn prepare(socket: &Socket, limits: &Limits) -> io::Result<()> {
     match socket {
         Socket::Tcp(stream) => {
-            prepare_tcp(stream)?;
+            prepare_tcp(stream, limits)?;
             prepare_buffers(&SockRef::from(stream), limits)
         }
         Socket::Unix(stream) => prepare_buffers(&SockRef::from(stream), limits),
     }
 }
 
-fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
+fn prepare_tcp(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    if limits.consumer_stall_timeout_ms == 0 {
+        return Ok(());
+    }
+    // A little later than we would.
+    let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
 }
 
 fn prepare_buffers(socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {

@@ -63,6 +63,8 @@ pub(super) struct Peer {
     pub(super) to_write: bool,
     /// Still in its handshake, and counted as such.
     pub(super) shaking_hands: bool,
+    /// Deliveries wait and its socket has taken nothing: so long that may last.
+    pub(super) stalled: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.
     pub(super) lost: Deadline,
 }

@@ -18,6 +18,8 @@ use super::stream::{Reading, Stream};
 
 /// Newcomers taken in per turn, so that a crowd at the door does not hold up those inside.
 const ACCEPTS_PER_TURN: usize = 64;
+/// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
+const EFFORT_PER_TURN: u32 = 50_000;
 /// Connections that may try again to publish, per turn.
 const RETRIES_PER_TURN: usize = 64;
 
@@ -76,6 +78,7 @@ impl House {
             for_disk: false,
             to_write: false,
             shaking_hands: true,
+            stalled: Deadline::NEVER,
             lost: Deadline::NEVER,
         };
         while self.peers.len() <= id.index() {
@@ -103,12 +106,12 @@ impl House {
     /// buffer's worth over all peers, and with something left to write only every other turn.
     pub(super) fn read(&mut self) {
         self.holds_back = !self.holds_back && !self.to_write.is_empty();
-        self.bytes_read = 0;
+        (self.bytes_read, self.effort) = (0, 0);
         if self.holds_back || self.broker.journal().is_crowded() {
             return;
         }
         for _ in 0..self.to_read.len() {
-            if self.bytes_read >= self.input.len() {
+            if self.bytes_read >= self.input.len() || self.is_tired() {
                 break;
             }
             let Some(id) = self.to_read.pop_front() else { break };
@@ -136,13 +139,17 @@ impl House {
             return self.shake_hands(id, got.end);
         }
         let is_known = !peer.session.awaits_header() || self.look_at_opening(id, got.len);
-        let handled = if is_known { self.handle(id, got.len) } else { got.len };
+        let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         let waits = peer.waiting != Waiting::No;
         let kept = peer.stream.keep(&mut self.buffers.stashes, &mut self.input, got.len, handled, waits);
         if !kept {
             log::warn!("{}: no room to keep its unfinished frame; raise stash_bytes_max", peer.address);
             self.end_now(id);
+        } else if !is_done {
+            // Its turn comes again; what it sent is looked at again if it was left in the socket.
+            peer.stream.look_again();
+            self.list_to_read(id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
             self.end_now(id);
         } else if peer.stream.is_starved() && peer.waiting == Waiting::No {
@@ -154,10 +161,17 @@ impl House {
         self.after_session(id);
     }
 
-    /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with.
-    pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> usize {
+    /// Whether the turn has had as much work as it may have, whatever is left to read.
+    const fn is_tired(&self) -> bool {
+        self.effort >= EFFORT_PER_TURN
+    }
+
+    /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
+    /// whether that is all that can be handled now.
+    pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
         let mut at = 0;
-        let Some(peer) = self.peers[id.index()].as_mut() else { return 0 };
+        let mut is_done = true;
+        let Some(peer) = self.peers[id.index()].as_mut() else { return (0, true) };
         loop {
             let mut context = self.supplies.context(self.now, &self.broker, id);
             match peer.session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
@@ -206,12 +220,17 @@ impl House {
                         peer.waiting = Waiting::Job;
                         break;
                     }
+                    self.effort += self.broker.take_effort();
+                    if self.effort >= EFFORT_PER_TURN {
+                        is_done = false;
+                        break;
+                    }
                 }
             }
         }
         match peer.waiting {
             Waiting::Room => {
-                peer.session.blocked(true);
+                peer.session.blocked(self.now, true);
                 self.for_room.push_back(id);
             }
             Waiting::Job => self.for_jobs.push_back(id),
@@ -221,7 +240,7 @@ impl House {
             | Waiting::Disk(_)
             | Waiting::Errand(_) => {}
         }
-        at
+        (at, is_done)
     }
 
     /// What may have changed whenever a session was asked to do something.
@@ -234,7 +253,7 @@ impl House {
         if peer.session.is_over() {
             self.broker.disconnect(id);
         }
-        self.deadlines.lower(id, peer.session.deadline().earlier(peer.lost));
+        self.deadlines.lower(id, peer.session.deadline().earlier(peer.lost).earlier(peer.stalled));
         let awaits_disk = peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_));
         if awaits_disk && !core::mem::replace(&mut peer.for_disk, true) {
             self.for_disk.push_back(id);
@@ -273,7 +292,7 @@ impl House {
             let Some(id) = self.for_room.pop_front() else { break };
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };
             peer.waiting = Waiting::No;
-            peer.session.blocked(false);
+            peer.session.blocked(self.now, false);
             peer.stream.look_again();
             self.read_from(id);
             if self.supplies.messages.is_held() {

@@ -6,6 +6,8 @@
 use std::io;
 
 use crate::command::ConnectionId;
+use crate::error::{Fault, ReplyCode};
+use crate::time::Deadline;
 
 use super::house::House;
 use super::peer::{Ending, Waiting};
@@ -35,6 +37,10 @@ impl House {
     pub(super) fn write_to(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         peer.to_write = false;
+        if !peer.stream.writable {
+            self.note_stall(id, 0);
+        }
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
         if !peer.stream.writable || matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
             return;
         }
@@ -52,9 +58,52 @@ impl House {
         let sent = peer.session.written(&mut context, count, &self.marks);
         self.broker.sent(&mut self.supplies.messages, id, sent);
         self.broker.set_writable(id, !peer.session.has_remainder() && !peer.stream.has_unsent());
+        self.note_stall(id, count);
         match taken {
             Ok(_) => self.after_write(id, count),
             Err(error) => self.lose_writing(id, &error),
+        }
+    }
+
+    /// A consumer whose socket takes nothing while deliveries wait has so much time and no more: what waits
+    /// for it waits in memory.
+    fn note_stall(&mut self, id: ConnectionId, count: usize) {
+        let patience = self.limits.consumer_stall_timeout_ms;
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let is_cut = peer.session.has_begun_delivery() || peer.stream.has_unsent();
+        let waits = is_cut || self.broker.has_output(id);
+        if peer.stream.writable || !waits || patience == 0 {
+            peer.stalled = Deadline::NEVER;
+        } else if count > 0 || peer.stalled == Deadline::NEVER {
+            peer.stalled = self.now.after_ms(patience.into());
+            self.deadlines.lower(id, peer.stalled);
+        }
+    }
+
+    /// It had its time. But the kernel reports room only when a third of its buffer is free, so one that reads
+    /// slowly is asked once more.
+    pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
+        let patience = self.limits.consumer_stall_timeout_ms;
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.stream.writable = true;
+        self.write_to(id);
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        if !peer.stalled.is_due(self.now) {
+            return;
+        }
+        peer.stalled = Deadline::NEVER;
+        let fault = Fault::connection(
+            ReplyCode::ConnectionForced,
+            format_args!(
+                "nothing was read from this connection for {patience} ms while deliveries waited: read \
+                 faster, or raise consumer_stall_timeout"
+            ),
+        );
+        let mut context = self.supplies.context(self.now, &self.broker, id);
+        peer.session.close(&mut context, &fault);
+        if peer.session.has_begun_delivery() {
+            // Nothing can be said behind half a frame; the log has the sentence.
+            self.end_now(id);
         }
     }
 

@@ -246,6 +246,10 @@ impl House {
         if peer.lost.is_due(self.now) {
             return self.end_now(id);
         }
+        if peer.stalled.is_due(self.now) {
+            self.end_if_stalled(id);
+        }
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
         let mut context = self.supplies.context(self.now, &self.broker, id);
         if peer.session.handle_timeout(&mut context) == Timeout::Close {
             return self.end_now(id);

@@ -232,10 +232,18 @@ struct Blocked {
     now: bool,
     told: bool,
     concerned: bool,
+    /// Since when it is as it is now.
+    since: Now,
+    /// It is so for long enough to be told: waiting counts at once.
+    lasts: bool,
 }
 
 impl Blocked {
     const fn is_due(self) -> bool {
+        self.lasts && self.differs()
+    }
+
+    const fn differs(self) -> bool {
         (self.now && self.concerned) != self.told
     }
 }
@@ -389,9 +397,12 @@ impl Connection {
         true
     }
 
-    /// Whether publishers wait for memory now; told to peers that asked to be told, once per change.
-    pub const fn blocked(&mut self, blocked: bool) {
-        self.blocked.now = blocked;
+    /// Whether this publisher waits for room now; told to peers that asked to be told, once per change. That
+    /// it is over is told only when it has been over for a moment: room that is filled again at once is none.
+    pub const fn blocked(&mut self, now: Now, blocked: bool) {
+        if self.blocked.now != blocked {
+            (self.blocked.now, self.blocked.since, self.blocked.lasts) = (blocked, now, blocked);
+        }
     }
 
     /// The socket is gone: gives back everything held in pools. The broker forgets the connection apart

@@ -18,6 +18,9 @@ pub(super) const PARTING_MS: u64 = 3_000;
 /// How long a peer may take to answer connection.close, unless its heartbeat says less.
 const CLOSE_OK_MS: u64 = 30_000;
 
+/// How long a publisher must not have been waiting before it is told so.
+const UNBLOCKED_AFTER_MS: u64 = 100;
+
 /// What a deadline that passed led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Timeout {
@@ -37,7 +40,9 @@ impl Connection {
             | Phase::Closing { until, .. }
             | Phase::Ending { until }
             | Phase::Finished { until } => until,
-            Phase::Open => self.heartbeat_deadline().earlier(self.content_deadline()),
+            Phase::Open => {
+                self.heartbeat_deadline().earlier(self.content_deadline()).earlier(self.blocked_deadline())
+            }
         }
     }
 
@@ -54,6 +59,13 @@ impl Connection {
 
     const fn content_deadline(&self) -> Deadline {
         if self.is_suspended { Deadline::NEVER } else { self.content_due }
+    }
+
+    const fn blocked_deadline(&self) -> Deadline {
+        match self.blocked {
+            blocked if blocked.lasts || !blocked.differs() => Deadline::NEVER,
+            blocked => blocked.since.after_ms(UNBLOCKED_AFTER_MS),
+        }
     }
 
     const fn send_after_ms(&self) -> u64 {
@@ -78,6 +90,7 @@ impl Connection {
             Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(now),
             Phase::Open => match self.handle_heartbeats(now) {
                 Timeout::GoOn => {
+                    self.blocked.lasts |= self.blocked_deadline().is_due(now);
                     // One whose input we let stand has all the time that we take.
                     if !self.is_suspended {
                         self.check_contents(context);

@@ -134,6 +134,11 @@ impl<'a> Table<'a> {
         self.bytes.is_empty()
     }
 
+    /// Bytes of all entries.
+    pub const fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The entries in the order received. A name may occur twice.
     #[inline]
     pub fn iter(&self) -> TableIter<'a> {

@@ -180,9 +180,9 @@ def witness(ward: Ward, flood: Flood) -> Iterator[Dict[str, Dict]]:
     for name, work in seen.items():
         assert not work["accident"], f"the witness's {name} was not served: {work['accident']}"
         assert work["rounds"] > 0, f"the witness's {name} did not finish a single round"
-    if not flood.fills:
-        slowest = seen["echo"]["slowest_s"]
-        assert slowest < 10.0, f"the witness once waited {slowest:.1f} s for its own message"
+    for name in ["backlog"] if flood.fills else ["backlog", "echo"]:
+        slowest = seen[name]["slowest_s"]
+        assert slowest < 3.0, f"the witness's {name} once waited {slowest:.1f} s for a message"
 
 
 def let_loose(ward: Ward, flood: Flood) -> None:

@@ -331,6 +331,39 @@ def never_reads() -> None:
         publisher.close()
 
 
+def takes_nothing_any_more() -> None:
+    """A consumer whose socket takes nothing while deliveries wait is closed after its time, and its messages go
+    back; one that is slow but takes something now and then is not."""
+    with broker_with('[limits]\nconsumer_stall_timeout = "1500ms"\n') as broker:
+        witness = Witness(broker)
+        deaf = Client(broker.address, receive_buffer=4096)
+        slow = Client(broker.address, receive_buffer=4096)
+        for client, queue in ((deaf, "deaf"), (slow, "slow")):
+            client.open()
+            client.call(1, "queue.declare", queue=queue)
+            client.send(wire.method(1, "basic.consume", queue=queue, consumer_tag="c"))
+        with Client(broker.address, timeout=60.0) as publisher:
+            publisher.open()
+            for queue in ("deaf", "slow"):
+                publisher.send(wire.publish(1, "", queue, b"s" * 10_240) * 1000)
+            publisher.call(1, "queue.declare", queue="slow", passive=True)
+        deadline = time.monotonic() + 30
+        with Client(broker.address) as client:
+            client.open()
+            while True:
+                assert slow.socket.recv(30_000), "the slow one was hung up on"
+                state = client.call(1, "queue.declare", queue="deaf", passive=True).args
+                if (state["message_count"], state["consumer_count"]) == (1000, 0):
+                    break
+                assert time.monotonic() < deadline, f"the deaf one still has its messages: {state}"
+                time.sleep(0.3)
+            assert client.call(1, "queue.declare", queue="slow", passive=True).args["consumer_count"] == 1
+        assert "raise consumer_stall_timeout" in broker.log(), "nobody was told why"
+        witness.verdict()
+        deaf.drop()
+        slow.drop()
+
+
 def blocked_in_send() -> None:
     """One socket, one thread: it publishes 20 MiB without reading what comes back as deliveries."""
     with broker_with() as broker:
@@ -562,6 +595,8 @@ def worker_with_full_pool() -> None:
         for thread in threads:
             thread.join(max(0.1, deadline - time.monotonic()))
         assert not accidents, accidents
+        while publisher_told.count("connection.unblocked") < publisher_told.count("connection.blocked"):
+            publisher_told.append(name_of(publisher.recv()))  # that it is over is told a moment later
         hanging = [thread.name for thread in threads if thread.is_alive()]
         assert not hanging, f"hanging: {hanging}"
         assert "connection.blocked" in publisher_told and "connection.unblocked" in publisher_told, set(publisher_told)
@@ -687,7 +722,8 @@ def wrong_logins() -> None:
 
 
 CASES: List[Callable[[], None]] = [
-    silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, blocked_in_send, half_bodies, half_frame,
+    silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, takes_nothing_any_more, blocked_in_send,
+    half_bodies, half_frame,
     pipelined_declares, large_fan_out, memory_of_a_burst, fan_out_that_does_not_fit, worker_with_full_pool,
     blocked_is_not_everyone, hang_up_after_publish, shutdown_with_a_deaf_client,
     wrong_logins,

@@ -65,6 +65,7 @@ fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
     assert!(world.clients[waiting].checker.heartbeats > DAY_MS / 10_000, "it hears that we are there");
     let operator = world.open(&[1]);
     world.ask(operator, 1, &purge("q"));
+    world.pass_ms(100);
     assert!(!world.clients[waiting].checker.is_blocked);
     world.pass_ms(15_000);
     assert_eq!(world.counts(waiting, 1, "q"), (12, 0));

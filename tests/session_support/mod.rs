@@ -403,6 +403,12 @@ impl Host {
         self.connection.handle_timeout(&mut context!(world))
     }
 
+    /// Moves the clock and handles what is due by then.
+    pub fn later(&mut self, world: &mut World, ms: u64) -> Timeout {
+        world.now = Now::from_ms(world.now.as_ms() + ms);
+        self.timeout(world)
+    }
+
     /// Moves the clock to the connection's next deadline and handles it.
     pub fn pass_time(&mut self, world: &mut World) -> Timeout {
         let left = self.connection.deadline().ms_left(world.now).expect("there is a deadline");

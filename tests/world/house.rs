@@ -397,7 +397,7 @@ impl House {
         }
         match peer.waiting {
             Waiting::Room => {
-                peer.session.blocked(true);
+                peer.session.blocked(self.now, true);
                 self.for_room.push_back(id);
             }
             Waiting::Job => self.for_jobs.push_back(id),
@@ -582,7 +582,7 @@ impl House {
             let Some(id) = self.for_room.pop_front() else { break };
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };
             peer.waiting = Waiting::No;
-            peer.session.blocked(false);
+            peer.session.blocked(self.now, false);
             peer.stream.readable = true;
             self.read_from(lines, id);
             if self.messages.is_held() {
