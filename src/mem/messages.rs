@@ -25,7 +25,10 @@ use bytemuck::{Pod, Zeroable};
 use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 use super::plain::Plain;
 
+mod claim;
 mod stream;
+
+use claim::Claim;
 
 const INLINE_BYTES: usize = 92;
 /// One in so many slots and pages is for what is read back alone.
@@ -175,7 +178,10 @@ pub struct Messages {
     assembly_pages_max: usize,
     /// Set when an ordinary publisher was refused; all ordinary publishers wait until it is lifted.
     held: bool,
+    /// Of a large message that waits.
+    claim: Option<Claim>,
     frees: u64,
+    pages_freed: u64,
     /// Contents that became whole and held a part of the assembly share.
     completions: u64,
 }
@@ -196,7 +202,9 @@ impl Messages {
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             held: false,
+            claim: None,
             frees: 0,
+            pages_freed: 0,
             completions: 0,
         }
     }
@@ -257,7 +265,7 @@ impl Messages {
         let mut pages = 0;
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
-            self.admit_pages(share, pages)?;
+            self.admit_pages(share, pages, Some(id))?;
             // A content that no assembly share could ever hold alone is let through when nobody else
             // assembles.
             let is_crowded = self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max;
@@ -266,6 +274,7 @@ impl Messages {
             }
             let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
             self.attach(id, chain);
+            self.drop_claim(id);
         }
         let mut flags = flags;
         // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
@@ -516,7 +525,7 @@ impl Messages {
     /// so that on and off are apart); says whether they are let in.
     pub fn lift_hold(&mut self) -> bool {
         let slots_low = (self.slots.max() - self.slots_reserve) / 8 * 7;
-        let pages_low = (self.pages_max - self.pages_reserve) / 8 * 7;
+        let pages_low = (self.pages_max - self.pages_reserve - self.set_aside(None)) / 8 * 7;
         if self.slots.used() <= slots_low && self.blocks.pages_used() <= pages_low {
             self.held = false;
         }
@@ -535,12 +544,12 @@ impl Messages {
         if share == Share::Ordinary && self.held {
             return Err(PoolFull::Messages);
         }
-        self.admit_pages(share, pages)
+        self.admit_pages(share, pages, None)
     }
 
-    fn admit_pages(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
+    fn admit_pages(&mut self, share: Share, pages: usize, asks: Option<MessageId>) -> Result<(), PoolFull> {
         let pages_limit = match share {
-            Share::Ordinary => self.pages_max - self.pages_reserve,
+            Share::Ordinary => self.pages_max - self.pages_reserve - self.set_aside(asks),
             Share::Reserve => self.pages_max - self.pages_max.div_ceil(LAST_PART),
             Share::ReadBack => self.pages_max,
         };
@@ -549,6 +558,10 @@ impl Messages {
         if pages > 1 && self.blocks.pages_used() + pages > pages_limit
             || self.blocks.pages_used() > pages_limit
         {
+            // Only small ones make everybody wait: for a large one, what is freed is set aside.
+            if share == Share::Ordinary && asks.is_some_and(|id| self.claim(id, pages)) {
+                return Err(PoolFull::Bodies);
+            }
             return Err(self.refuse(share, PoolFull::Bodies));
         }
         Ok(())
@@ -567,8 +580,11 @@ impl Messages {
         let chain = core::mem::take(&mut slot.first_block);
         self.slots.give(id.index());
         self.frees += 1;
+        self.drop_claim(id);
         if chain != 0 {
+            let before = self.blocks.pages_used();
             self.blocks.free_chain(chain);
+            self.pages_freed += (before - self.blocks.pages_used()) as u64;
         }
     }
 

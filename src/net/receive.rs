@@ -284,7 +284,9 @@ impl House {
         if made != self.room_seen {
             (self.room_seen, self.retries_left) = (made, self.for_room.len());
         }
-        if self.supplies.messages.is_held() && !self.supplies.messages.lift_hold() {
+        // A large one may fit where small ones must wait, because room was set aside for it.
+        let is_large_next = self.supplies.messages.claim_fits();
+        if self.supplies.messages.is_held() && !self.supplies.messages.lift_hold() && !is_large_next {
             self.retries_left = 0;
         }
         for _ in 0..self.retries_left.min(RETRIES_PER_TURN) {
@@ -295,7 +297,7 @@ impl House {
             peer.session.blocked(self.now, false);
             peer.stream.look_again();
             self.read_from(id);
-            if self.supplies.messages.is_held() {
+            if self.supplies.messages.is_held() && !is_large_next {
                 // The first in line did not fit: everybody waits until it does. It may have been refused
                 // instead, when it wanted more than a connection may wait for.
                 if self.for_room.back() == Some(&id) {

@@ -80,8 +80,8 @@ impl House {
         }
     }
 
-    /// It had its time. But the kernel reports room only when a third of its buffer is free, so one that reads
-    /// slowly is asked once more.
+    /// It had its time. But the kernel reports room only when a third of its buffer is free, so one that
+    /// reads slowly is asked once more.
     pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers[id.index()].as_mut() else { return };

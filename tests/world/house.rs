@@ -574,7 +574,8 @@ impl House {
         if made != self.room_seen {
             (self.room_seen, self.retries_left) = (made, self.for_room.len());
         }
-        if self.messages.is_held() && !self.messages.lift_hold() {
+        let is_large_next = self.messages.claim_fits();
+        if self.messages.is_held() && !self.messages.lift_hold() && !is_large_next {
             self.retries_left = 0;
         }
         for _ in 0..self.retries_left.min(RETRIES_PER_TURN) {
@@ -585,7 +586,7 @@ impl House {
             peer.session.blocked(self.now, false);
             peer.stream.readable = true;
             self.read_from(lines, id);
-            if self.messages.is_held() {
+            if self.messages.is_held() && !is_large_next {
                 self.for_room.rotate_right(1);
                 self.retries_left = 0;
                 break;

@@ -112,3 +112,61 @@ fn a_content_that_does_not_fit_changes_nothing() {
     assert_eq!((pool.body_bytes_used(), pool.assembly_bytes_used()), (0, 0));
     pool.reserve_content(id, b"", MessageFlags::NONE, 10, Share::Reserve).unwrap();
 }
+
+/// A message without its content.
+fn begun(pool: &mut Messages) -> MessageId {
+    pool.begin("", b"q", Share::Ordinary).unwrap()
+}
+
+fn reserve(pool: &mut Messages, id: MessageId, pages: usize) -> Result<(), PoolFull> {
+    let body_len = (pages * PAGE_BYTES) as u32;
+    pool.reserve_content(id, &[], MessageFlags::NONE, body_len, Share::Ordinary)
+}
+
+#[test]
+fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_was_turned_over() {
+    // 960 pages for ordinary publishers.
+    let mut pool = pool(4_000, 1024 * PAGE_BYTES, 1024 * PAGE_BYTES);
+    let mut small: std::collections::VecDeque<_> = (0..500).map(|_| begun(&mut pool)).collect();
+    for id in small.clone() {
+        reserve(&mut pool, id, 1).unwrap();
+    }
+    let large = begun(&mut pool);
+    assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
+    assert!(!pool.is_held(), "nobody else has to wait for it");
+    // Nothing is freed: the others may use what there is, to the last page.
+    while let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
+        match reserve(&mut pool, id, 1) {
+            Ok(()) => small.push_back(id),
+            Err(_) => pool.release(id),
+        }
+    }
+    assert!(small.len() >= 959, "{}", small.len());
+    assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
+    // One goes, one comes: the large one is in after so many as it needs have gone.
+    let mut gone = 0;
+    while reserve(&mut pool, large, 600).is_err() {
+        pool.release(small.pop_front().expect("it came in before all others had gone"));
+        gone += 1;
+        pool.lift_hold();
+        if let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
+            match reserve(&mut pool, id, 1) {
+                Ok(()) => small.push_back(id),
+                Err(_) => pool.release(id),
+            }
+        }
+    }
+    assert!((600..=700).contains(&gone), "{gone} had to go first");
+    // What is set aside for one that goes away is for others again.
+    pool.release(large);
+    assert!(pool.lift_hold());
+    let another = begun(&mut pool);
+    assert_eq!(reserve(&mut pool, another, 900), Err(PoolFull::Bodies));
+    for id in small.drain(..) {
+        pool.release(id);
+    }
+    pool.release(another);
+    assert!(pool.lift_hold() && !pool.claim_fits());
+    let all = begun(&mut pool);
+    assert_eq!(reserve(&mut pool, all, 960), Ok(()));
+}
