@@ -257,7 +257,7 @@ fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
     house.broker.delete_user("u").unwrap();
     let (connection, fault) = house.broker.next_forced().unwrap();
     assert_eq!(connection, at.connection);
-    assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' was deleted");
+    assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' is deleted");
     assert!(house.broker.next_forced().is_none());
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
     // Another of the same name has nothing of it.

@@ -264,7 +264,7 @@ impl Broker {
         self.check_deletable(true).map_err(store)?;
         self.say_user(user, false);
         self.remove_permissions(|user_and_vhost| user_and_vhost.0 == user);
-        let reason = format!("user '{name}' was deleted");
+        let reason = format!("user '{name}' is deleted");
         self.force_close_all(&reason, |record| record.user_index == Some(user));
         for index in 0..self.connections.places() {
             if let Some(record) = self.connections.get_mut(index) {
