@@ -9,7 +9,9 @@ import argparse
 import base64
 import hashlib
 import json
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Union
@@ -18,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers  # noqa: E402
+from harness.raw import Client, Closed  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 from permissions import table  # noqa: E402
 
@@ -92,6 +95,48 @@ def compare(got: List[str], wanted: List[str]) -> None:
     assert not differing, f"{len(differing)} of {len(wanted)} answers differ"
 
 
+def deleted_user(broker: Broker) -> None:
+    """Who is deleted is put out, and told why."""
+    broker.ctl("add_user", "gone", "pw")
+    broker.ctl("set_permissions", "-p", "/", "gone", ".*", ".*", ".*")
+    client = Client(broker.address, user="gone", password="pw")
+    broker.ctl("delete_user", "gone")
+    try:
+        client.recv(20)
+    except Closed as closed:
+        told = table.shown(closed)
+    assert told == "connection.close 320 CONNECTION_FORCED - user 'gone' is deleted (0.0)", told
+    assert table.enter(broker.address, "gone", "pw") != "ok"
+
+
+def survives() -> None:
+    """Users, virtual hosts and permissions are there after a kill; a guest that was deleted is not."""
+    home = Path(tempfile.mkdtemp(prefix="leveret-permissions-"))
+    try:
+        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
+        try:
+            for command in (["add_user", "keeper", "pw"], ["add_vhost", "kept"], ["delete_user", "guest"],
+                            ["set_permissions", "-p", "kept", "keeper", "^mine", "", ".*"]):
+                broker.ctl(*command)
+            broker.kill()
+        finally:
+            broker.close()
+        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
+        try:
+            address = broker.address
+            assert table.enter(address, "keeper", "pw", "kept") == "ok"
+            assert "refused" in table.enter(address, "keeper", "pw", "/")
+            assert "refused" in table.enter(address, "guest", "guest", "/")
+            for queue, answer in (("mine", "ok queue.declare-ok"), ("other", "channel.close 403")):
+                operation = table.op("", "queue.declare", queue=queue)
+                got = table.attempt(address, "keeper", "kept", operation, password="pw")
+                assert got.startswith(answer), got
+        finally:
+            broker.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def main() -> int:
     """Read the arguments and do as they say."""
     parser = argparse.ArgumentParser(prog="tests/permissions/run")
@@ -109,6 +154,9 @@ def main() -> int:
             RECORDED.write_text("\n".join(got) + "\n")
         suite.case("table", lambda: compare(got, RECORDED.read_text().splitlines()), broker.log)
         print(f"# {len(got)} answers in {time.monotonic() - began:.1f} s")
+        suite.case("deleted-user", lambda: deleted_user(broker), broker.log)
+        if not args.rabbitmq:
+            suite.case("survives-a-kill", survives)
     finally:
         timer.cancel()
         broker.close()

@@ -7,11 +7,10 @@ or nothing of each. The other scenarios have users of their own. One line per an
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
-from harness import wire
 from harness.brokers import Address
-from harness.raw import Client, Closed, Content, name_of
+from harness.raw import Client, Closed, name_of
 
 PASSWORD = "secret"
 RIGHTS = ["cwr", "cw-", "c-r", "-wr", "c--", "-w-", "--r", "---"]
@@ -183,10 +182,11 @@ def prepare(guest: Client) -> None:
     guest.call(1, "channel.close", reply_code=200)
 
 
-def attempt(address: Address, user: str, vhost: str, operation: Operation, **properties: Any) -> str:
+def attempt(address: Address, user: str, vhost: str, operation: Operation, password: str = PASSWORD,
+            **properties: Any) -> str:
     """What came of it."""
     try:
-        client = Client(address, user=user, password=PASSWORD, vhost=vhost)
+        client = Client(address, user=user, password=password, vhost=vhost)
     except Closed as refused:
         return shown(refused)
     try:
