@@ -91,8 +91,12 @@ impl Link {
         link.write(&PROTOCOL_HEADER);
         assert!(matches!(link.next().method(), Method::ConnectionStart { .. }));
         link.write(&start_ok());
-        assert!(matches!(link.next().method(), Method::ConnectionTune { .. }));
-        link.send(0, &Method::ConnectionTuneOk { channel_max: 2047, frame_max: FRAME_MAX, heartbeat: 0 });
+        let tune = link.next();
+        let Method::ConnectionTune { channel_max, frame_max, .. } = tune.method() else {
+            panic!("{:?}", tune.method())
+        };
+        let frame_max = frame_max.min(FRAME_MAX);
+        link.send(0, &Method::ConnectionTuneOk { channel_max, frame_max, heartbeat: 0 });
         link.ask(0, &Method::ConnectionOpen { virtual_host: "/" });
         for channel in channels {
             link.ask(*channel, &Method::ChannelOpen {});
