@@ -33,10 +33,13 @@ thread_local! {
 }
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Bytes of the largest.
+static LARGEST: AtomicU64 = AtomicU64::new(0);
 
 fn count(layout: Layout) {
     if IS_BROKER.with(Cell::get) {
         ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        LARGEST.fetch_max(layout.size() as u64, Ordering::SeqCst);
         // Looking whether to tell allocates too.
         IS_BROKER.with(|is_broker| is_broker.set(false));
         if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
@@ -254,6 +257,12 @@ fn nothing_is_allocated_on_the_way_of_a_message() {
         assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0, "allocations on the way: {name}");
     }
     assert!(ALLOCATIONS.load(Ordering::SeqCst) > 0, "the counter does not count");
+    // A large body in the log is known chunk by chunk, which takes a little; nothing of the body's size.
+    assert!(LARGEST.swap(0, Ordering::SeqCst) > LARGE_KEPT_BYTES_MAX, "the pools were larger");
+    large_and_kept(&mut cast);
+    settle(&mut cast);
+    let largest = LARGEST.load(Ordering::SeqCst);
+    assert!(largest <= LARGE_KEPT_BYTES_MAX, "an allocation of {largest} bytes for a large message");
 }
 
 /// Everybody asks something: by the answer, everything before it is done.
@@ -461,11 +470,24 @@ fn transacted(cast: &mut Cast) {
     take(&mut cast.consumer, 60);
 }
 
+/// As large as the profile takes.
+const LARGE_BYTES: usize = 16 << 20;
+/// The most that is allocated in one piece for a large message that is kept.
+const LARGE_KEPT_BYTES_MAX: u64 = 64 << 10;
+
+/// The largest message, written down, confirmed, delivered and acknowledged.
+fn large_and_kept(cast: &mut Cast) {
+    cast.confirming.write(&publish("", "kept", false, &PERSISTENT, &vec![9; LARGE_BYTES]));
+    assert!(matches!(cast.confirming.next().method(), Method::BasicAck { .. }));
+    let delivery_tag = take(&mut cast.consumer, 1);
+    cast.consumer.send(2, &Method::BasicAck { delivery_tag, multiple: false });
+}
+
 fn large(cast: &mut Cast) {
-    let script = publish("", "auto", false, &[0, 0], &vec![9; 3 << 20]);
+    let script = publish("", "auto", false, &[0, 0], &vec![9; LARGE_BYTES]);
     for _ in 0..3 {
         cast.publisher.write(&script);
-        assert_eq!(cast.consumer.content().1.len(), 3 << 20);
+        assert_eq!(cast.consumer.content().1.len(), LARGE_BYTES);
     }
 }
 
