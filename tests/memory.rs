@@ -207,8 +207,8 @@ const PERSISTENT: [u8; 3] = [0x10, 0x00, 2];
 fn stays_within_its_limit(board: &str) {
     let config = profile(board);
     let limits = config.limits.clone();
-    // As many syncs as it likes, or it would take minutes to declare everything; and a disk that is full soon,
-    // or messages would go there for ever.
+    // As many syncs as it likes, or it would take minutes to declare everything; and a disk that is full
+    // soon, or messages would go there for ever.
     let (_home, path) = file("[store]\nsyncs_per_second = 0\ndisk_limit = \"48MB\"\n");
     let broker = Broker::start(&["--board", board, "--config", path.to_str().expect("UTF-8")]);
     let mut filler = Filler::open(&broker, &limits);
