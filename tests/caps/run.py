@@ -49,40 +49,14 @@ class Size(NamedTuple):
 
     name: str
     config: str
-    # What may stay resident after a flood: a megabyte of pages for the next, and the places in all pools but
-    # that for bodies, which were touched.
-    kept_share: float
+    # What may stay of a flood: some pages of each pool for the next, the log's index and its buffers.
+    kept_kib: int
 
 
-SMALL = """
-memory_limit = "16MB"
-frame_max = "16KiB"
-[store]
-disk_limit = "200MB"
-[limits]
-connections_max = 64
-handshakes_max = 16
-channels_max = 256
-consumers_max = 256
-queues_max = 256
-exchanges_max = 64
-bindings_max = 1024
-names_bytes_max = "128KiB"
-messages_max = 16000
-queue_entries_max = 40000
-unacknowledged_max = 4096
-body_bytes_max = "5MiB"
-message_size_max = "1MiB"
-assembly_bytes_max = "1280KiB"
-input_buffer_bytes = "32KiB"
-output_buffer_bytes = "32KiB"
-stash_bytes_max = "128KiB"
-socket_receive_buffer_bytes = "32KiB"
-socket_send_buffer_bytes = "32KiB"
-segment_bytes = "1MiB"
-commit_bytes_max = "160KiB"
-"""
-SIZES = [Size("16MB", SMALL, 0.62), Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 0.5)]
+SIZES = [
+    Size("16MB", 'board = "router-64"\n[store]\ndisk_limit = "200MB"\n', 4 * 1024),
+    Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 6 * 1024),
+]
 
 
 class Ward:
@@ -154,7 +128,7 @@ class Ward:
 
     def check_memory_returns(self) -> int:
         """What is resident afterwards, in KiB."""
-        most = int(self.limits["memory_limit"] * self.size.kept_share) // 1024
+        most = self.idle_kib + self.size.kept_kib
         deadline = time.monotonic() + TRIM_S
         while (kept := self.broker.rss_kib()) > most:
             assert time.monotonic() < deadline, f"{kept} KiB are still resident, of {self.idle_kib} KiB when idle"

@@ -59,8 +59,8 @@ class Client:
                               mechanism=mechanism, response=response, locale="en_US"))
         tune = self.expect("connection.tune")
         self.frame_max = min(self.frame_max, tune.args["frame_max"])
-        self.send(wire.method(0, "connection.tune-ok", channel_max=2047, frame_max=self.frame_max,
-                              heartbeat=heartbeat)
+        self.send(wire.method(0, "connection.tune-ok", channel_max=min(2047, tune.args["channel_max"]),
+                              frame_max=self.frame_max, heartbeat=heartbeat)
                   + wire.method(0, "connection.open", virtual_host=vhost))
         self.expect("connection.open-ok")
 
