@@ -6,8 +6,8 @@
 //!    └──── answered ── listing, a part whenever there is room
 //! ```
 //!
-//! Always true: one request at a time, in their order, and nothing is read while one is being answered; input
-//! and output have a cap each; a client that does not read costs those and nothing else.
+//! Always true: one request at a time, in their order, each after the answer before has left; input and
+//! output have a cap each; a client that does not read costs those and nothing else.
 
 use super::api::{self, Answer};
 use super::http::{self, Parsed, Status};
@@ -227,3 +227,6 @@ pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
     write(&mut Json::new(&mut out, OUTPUT_BYTES_MAX / 2));
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Talks with a broker that has queues, without sockets.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::*;
+use crate::admin::scene::{Orders, Process, SocketView, Sockets};
+use crate::broker::Broker;
+use crate::command::ConnectionId;
+use crate::limits::Limits;
+use crate::mem::{MessageLimits, Messages};
+
+struct NoSockets;
+
+impl Sockets for NoSockets {
+    fn places(&self) -> usize {
+        0
+    }
+
+    fn at(&self, _: ConnectionId) -> Option<SocketView> {
+        None
+    }
+}
+
+struct Stage {
+    broker: Broker,
+    messages: Messages,
+    process: Process,
+    orders: Orders,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let limits = Limits { queues_max: 2000, ..Limits::default() };
+        Self {
+            broker: Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap(),
+            messages: Messages::new(MessageLimits {
+                messages_max: 64,
+                body_bytes_max: 1 << 20,
+                assembly_bytes_max: 1 << 19,
+            }),
+            process: Process {
+                environment: String::new(),
+                data_dir: String::new(),
+                listeners: Vec::new(),
+                product: (String::new(), String::new()),
+                memory_limit_bytes: 0,
+                uptime_ms: 0,
+                connections: 0,
+                waiting_publishers: 0,
+            },
+            orders: Orders::default(),
+        }
+    }
+
+    fn declare(&mut self, queue: &str, arguments: &[u8]) {
+        self.broker.operator_declare_queue("/", queue, (false, false), arguments).unwrap();
+    }
+
+    fn step(&mut self, talk: &mut Talk) {
+        let mut scene = Scene {
+            broker: &mut self.broker,
+            messages: &mut self.messages,
+            sockets: &NoSockets,
+            process: &self.process,
+            files: None,
+            orders: &mut self.orders,
+        };
+        talk.step(&mut scene);
+    }
+}
+
+/// The body of an answer in chunks.
+fn unchunked(answer: &[u8]) -> Vec<u8> {
+    let start = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut body) = (&answer[start..], Vec::new());
+    loop {
+        let end = rest.windows(2).position(|bytes| bytes == b"\r\n").unwrap();
+        let length = usize::from_str_radix(core::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
+        body.extend_from_slice(&rest[end + 2..end + 2 + length]);
+        rest = &rest[end + 4 + length..];
+        if length == 0 {
+            assert!(rest.is_empty());
+            return body;
+        }
+    }
+}
+
+const LIST: &[u8] = b"GET /api/queues/%2F?columns=name,arguments HTTP/1.1\r\n\r\n";
+
+#[test]
+fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
+    let mut stage = Stage::new();
+    for number in 0..1500 {
+        stage.declare(&format!("stays-{number}-{}", "x".repeat(100)), &[]);
+    }
+    let mut talk = Talk::default();
+    talk.take(LIST);
+    let (mut answer, mut round) = (Vec::new(), 0);
+    loop {
+        stage.step(&mut talk);
+        assert!(talk.output().len() <= OUTPUT_BYTES_MAX, "{}", talk.output().len());
+        // A client that takes a little now and then, while queues come and go.
+        let taken = talk.output().len().min(if round % 3 == 0 { 0 } else { 5000 });
+        answer.extend_from_slice(&talk.output()[..taken]);
+        talk.wrote(taken);
+        round += 1;
+        if round % 5 == 0 {
+            stage.declare(&format!("comes-{round}"), &[]);
+        } else if round % 5 == 3 && round > 5 {
+            let name = format!("comes-{}", round - 3);
+            stage.broker.operator_delete_queue(&mut stage.messages, "/", &name, (false, false)).unwrap();
+        }
+        if !talk.has_work() && talk.output().is_empty() {
+            break;
+        }
+    }
+    let rows: Vec<Value> = serde_json::from_slice(&unchunked(&answer)).unwrap();
+    let mut seen = BTreeMap::new();
+    for row in &rows {
+        *seen.entry(row["name"].as_str().unwrap().to_string()).or_insert(0) += 1;
+    }
+    assert!(seen.values().all(|times| *times == 1));
+    assert_eq!(seen.keys().filter(|name| name.starts_with("stays-")).count(), 1500);
+    assert!(talk.room() == REQUEST_BYTES_MAX, "and it listens again");
+}
+
+#[test]
+fn arguments_that_fit_nowhere_are_told_to_be_so() {
+    let mut stage = Stage::new();
+    let mut arguments = b"\x01aS".to_vec();
+    arguments.extend_from_slice(&(70_000_u32).to_be_bytes());
+    arguments.resize(arguments.len() + 70_000, b'x');
+    stage.declare("before", &[]);
+    stage.declare("large", &arguments);
+    stage.declare("after", &[]);
+    let mut talk = Talk::default();
+    talk.take(LIST);
+    let mut answer = Vec::new();
+    while talk.has_work() || !talk.output().is_empty() {
+        stage.step(&mut talk);
+        answer.extend_from_slice(talk.output());
+        talk.wrote(talk.output().len());
+    }
+    let rows: Vec<Value> = serde_json::from_slice(&unchunked(&answer)).unwrap();
+    let shown: Vec<&Value> = rows.iter().map(|row| &row["arguments"]).collect();
+    assert_eq!(shown, [&serde_json::json!({}), &"too large to show".into(), &serde_json::json!({})]);
+}
+
+#[test]
+fn requests_are_answered_in_their_order_one_at_a_time() {
+    let mut stage = Stage::new();
+    let mut talk = Talk::default();
+    talk.take(
+        b"GET /api/vhosts?columns=name HTTP/1.1\r\n\r\nDELETE /api/queues/%2F/none HTTP/1.1\r\n\r\nGET",
+    );
+    stage.step(&mut talk);
+    let first = String::from_utf8_lossy(talk.output()).into_owned();
+    assert!(first.contains("200 OK") && !first.contains("404"), "one after the other: {first}");
+    let mut answer = Vec::new();
+    while talk.has_work() || !talk.output().is_empty() {
+        answer.extend_from_slice(talk.output());
+        talk.wrote(talk.output().len());
+        stage.step(&mut talk);
+    }
+    let text = String::from_utf8(answer).unwrap();
+    let (first, second) = (text.find("HTTP/1.1 200").unwrap(), text.find("HTTP/1.1 404").unwrap());
+    assert!(first < second && text.contains("{\"name\":\"/\"}"), "{text}");
+    assert_eq!(talk.room(), REQUEST_BYTES_MAX - 3, "the beginning of the third waits");
+    talk.take(b" nonsense\r\n\r\n");
+    stage.step(&mut talk);
+    assert!(talk.output().starts_with(b"HTTP/1.1 400"));
+    talk.wrote(talk.output().len());
+    assert!(talk.is_over());
+}
