@@ -55,6 +55,8 @@ struct Client {
     talk: Talk,
     readable: bool,
     writable: bool,
+    /// It will say nothing more; what it said is still answered.
+    has_ended: bool,
     /// It has hung up.
     is_gone: bool,
     idle_at: Deadline,
@@ -146,10 +148,16 @@ impl Control {
 impl Client {
     fn has_work(&self, is_crowded: bool) -> bool {
         self.is_gone
-            || self.talk.is_over()
+            || self.is_done()
             || !is_crowded && self.talk.has_work()
             || self.readable && self.talk.room() > 0
             || self.writable && !self.talk.output().is_empty()
+    }
+
+    /// Whether everything is said, by us and by it.
+    fn is_done(&self) -> bool {
+        let is_answered = self.talk.output().is_empty() && !self.talk.has_work() && !self.talk.awaits_disk();
+        self.talk.is_over() || self.has_ended && is_answered
     }
 
     /// Reads once; `false` when there is nobody any more.
@@ -159,7 +167,7 @@ impl Client {
             return true;
         }
         match self.stream.read(&mut buffer[..most]) {
-            Ok(0) => return false,
+            Ok(0) => (self.readable, self.has_ended) = (false, true),
             Ok(count) => {
                 self.talk.take(&buffer[..count]);
                 self.idle_at = now.after_ms(IDLE_MS);
@@ -239,7 +247,7 @@ impl House {
         if !scene.broker.journal().is_crowded() {
             client.talk.step(&mut scene);
         }
-        client.write(self.now) && !client.talk.is_over() && !client.idle_at.is_due(self.now)
+        client.write(self.now) && !client.is_done() && !client.idle_at.is_due(self.now)
     }
 
     fn follow_orders(&mut self) {
@@ -266,7 +274,15 @@ fn welcome(poll: &Poll, mut stream: Socket, who: PeerAddress, place: usize, now:
         return None;
     }
     let idle_at = now.after_ms(IDLE_MS);
-    Some(Client { stream, talk: Talk::default(), readable: true, writable: true, is_gone: false, idle_at })
+    Some(Client {
+        stream,
+        talk: Talk::default(),
+        readable: true,
+        writable: true,
+        has_ended: false,
+        is_gone: false,
+        idle_at,
+    })
 }
 
 /// What is spoken at a door, and where it is.
