@@ -11,7 +11,6 @@
 //! nothing of the broker's. Always true: what a peer may send before its handshake is over has a fixed size;
 //! nothing is begun before a whole record is there; who does not speak TLS is found out by the first octets.
 
-use core::time::Duration;
 use std::borrow::Cow;
 
 use rustls::pki_types::UnixTime;
@@ -246,7 +245,7 @@ fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outg
 fn take_time_as_told() {
     #[cfg(debug_assertions)]
     if let Some(ms) = std::env::var("LEVERET_SLOW_HANDSHAKE_MS").ok().and_then(|text| text.parse().ok()) {
-        std::thread::sleep(Duration::from_millis(ms));
+        std::thread::sleep(core::time::Duration::from_millis(ms));
     }
 }
 
