@@ -48,13 +48,22 @@ struct Filler {
 }
 
 impl Filler {
-    /// All connections with all channels, but for those that are kept for publishers.
+    /// All connections with all channels.
     fn open(broker: &Broker, limits: &Limits) -> Self {
         let channels = limits.channels_max / limits.connections_max;
         let channels_each = (channels as u16).min(limits.channel_max);
-        let numbers: Vec<u16> = (1..=channels_each).collect();
-        let links = (0..limits.connections_max).map(|_| Link::open(broker.address, &numbers)).collect();
-        Self { limits: limits.clone(), links, channels_each }
+        let mut filler = Self { limits: limits.clone(), links: Vec::new(), channels_each };
+        for link in 0..limits.connections_max as usize {
+            let numbers: Vec<u16> = (1..=filler.channels_of(link)).collect();
+            filler.links.push(Link::open(broker.address, &numbers));
+        }
+        filler
+    }
+
+    /// Channels of a connection. The last has to leave to others as many as it has itself.
+    fn channels_of(&self, link: usize) -> u16 {
+        let is_last = link + 1 == self.limits.connections_max as usize;
+        if is_last { (self.channels_each / 2).max(1) } else { self.channels_each }
     }
 
     /// A name that is as long as all of them together may be, and no other's.
@@ -64,12 +73,15 @@ impl Filler {
         format!("{kind}{number:0width$}", width = each.clamp(8, 200) as usize)
     }
 
-    /// Sends without waiting for anything but the broker's reading, then asks for a word on it.
-    fn send_all(&mut self, link: usize, methods: impl Iterator<Item = Vec<u8>>) {
-        for bytes in methods {
-            self.links[link].write(&bytes);
+    /// Sends without waiting for anything but the broker's reading, then asks for a word on it. No connection
+    /// may declare more than fifteen times what it leaves to others, so from `link` on each does as much.
+    fn send_all(&mut self, mut link: usize, mut methods: &[Vec<u8>]) {
+        while !methods.is_empty() {
+            let (now, later) = methods.split_at((methods.len() * 15 / 16).max(1));
+            now.iter().for_each(|bytes| self.links[link].write(bytes));
+            self.links[link].ask(1, &Method::BasicQos { prefetch_size: 0, prefetch_count: 0, global: false });
+            (methods, link) = (later, link + 1);
         }
-        self.links[link].ask(1, &Method::BasicQos { prefetch_size: 0, prefetch_count: 0, global: false });
     }
 
     /// Queues (every other durable), exchanges, and bindings of three words.
@@ -78,9 +90,9 @@ impl Filler {
         let exchanges: Vec<String> =
             (8..self.limits.exchanges_max).map(|number| self.name('e', number)).collect();
         let declares = queues.iter().enumerate().map(|(at, queue)| declare_queue(queue, at % 2 == 0));
-        self.send_all(0, declares.collect::<Vec<_>>().into_iter());
+        self.send_all(0, &declares.collect::<Vec<_>>());
         let declares = exchanges.iter().map(|exchange| declare_exchange(exchange));
-        self.send_all(1, declares.collect::<Vec<_>>().into_iter());
+        self.send_all(6, &declares.collect::<Vec<_>>());
         let each = self.limits.bindings_max as usize / exchanges.len();
         let mut binds = Vec::new();
         for (at, exchange) in exchanges.iter().enumerate() {
@@ -90,14 +102,14 @@ impl Filler {
                 binds.push(bind_queue(queue, exchange, &key));
             }
         }
-        self.send_all(2, binds.into_iter());
+        self.send_all(12, &binds);
     }
 
     /// Consumers on every channel that acknowledge nothing, none of them on the first queue.
     fn consume_all(&mut self) {
         let each = self.limits.consumers_max / self.limits.connections_max / u32::from(self.channels_each);
         for link in 0..self.links.len() {
-            for channel in 1..=self.channels_each {
+            for channel in 1..=self.channels_of(link) {
                 for number in 0..each {
                     let queue = 1 + (link as u32 * 31 + number) % (self.limits.queues_max - 1);
                     let tag = format!("consumer {link} {channel} {number}");
