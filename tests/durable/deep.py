@@ -116,8 +116,8 @@ def requeued_from_the_deep() -> None:
         for _ in range(3 if QUICK else 30):
             with client(series.broker, timeout=30.0) as peer:
                 peer.call(1, "basic.consume", queue="r", consumer_tag="c")
-                got = [peer.expect("basic.deliver") for _ in range(total // 3)]
-                assert numbers_of(got, "r") == list(range(total // 3))
+                got = [peer.expect("basic.deliver") for _ in range(total // 4)]
+                assert numbers_of(got, "r") == list(range(total // 4))
                 last = got[-1].method.args["delivery_tag"]
                 peer.call(1, "basic.cancel", consumer_tag="c")
                 peer.send(wire.method(1, "basic.nack", delivery_tag=last, multiple=True, requeue=True))
