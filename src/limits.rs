@@ -258,7 +258,7 @@ impl fmt::Display for Megabytes {
 }
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
-const PROGRAM_BYTES: u64 = 4_500_000;
+const PROGRAM_BYTES: u64 = 5_500_000;
 /// Clients of the operator's socket at once; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
 /// Threads that wait for the disk, and the one that runs errands.

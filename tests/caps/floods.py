@@ -27,6 +27,8 @@ class Flood(NamedTuple):
     run: Callable[[Site], None]
     # Ordinary publishers may have to wait while it lasts: it fills what all of them share.
     fills: bool = False
+    # It comes through the door for TLS, which small boards do not have.
+    tls: bool = False
 
 
 def declare(client: Client, queue: str, **options: bool) -> None:
@@ -292,6 +294,58 @@ def half_handshakes(site: Site) -> None:
     site.wait()
 
 
+def tls_half_handshakes(site: Site) -> None:
+    """Beginnings of a handshake, of something else, or of nothing, at the door for TLS."""
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)
+    openings = [b"", hello[:3], hello, b"\x16\x03\x01\x48\x00" + bytes(9000), b"\x17\x03\x03\xff\xff" + bytes(500),
+                wire.PROTOCOL_HEADER, b"GET / HTTP/1.1\r\n\r\n"]
+    while not site.over():
+        peers = [site.raw(address=site.tls_address) for _ in range(50)]
+        time.sleep(0.05)
+        for number, peer in enumerate(peers):
+            with contextlib.suppress(OSError):
+                peer.send(openings[number % len(openings)])
+            site.count("half handshakes")
+        # The older half makes room.
+        for peer in site.sockets[: len(site.sockets) // 2]:
+            peer.close()
+        site.sockets = site.sockets[len(site.sockets) // 2 :]
+    site.wait()
+
+
+def tls_handshakes(site: Site) -> None:
+    """Whole handshakes as fast as they are made, none of which is a repetition, that end in nothing."""
+
+    def shake() -> None:
+        while not site.over():
+            with contextlib.suppress(OSError):
+                peer = site.secure()
+                if peer.getpeername():
+                    site.count("handshakes")
+                peer.close()
+
+    for _ in range(12):
+        site.go(shake)
+    site.wait()
+
+
+def tls_publishers(site: Site) -> None:
+    """As many sessions as there may be, each with what nobody reads, in both directions."""
+
+    def publish() -> None:
+        while not site.over():
+            client = Client(site.address, connected=site.secure(), timeout=60.0)
+            client.open(1)
+            declare(client, QUEUES[0])
+            client.send(wire.method(1, "basic.consume", queue=QUEUES[0], no_ack=True, consumer_tag=""))
+            site.count("sessions")
+            site.pour(client, batch(QUEUES[0], 20_000, 5))
+
+    for _ in range(48):
+        site.go(publish)
+    site.wait()
+
+
 def wrong_passwords(site: Site) -> None:
     """Guesses, as fast as they are refused."""
     guess = wire.PROTOCOL_HEADER + wire.method(
@@ -441,6 +495,9 @@ FLOODS: List[Flood] = [
     Flood("unread-answers", unread_answers),
     Flood("ten-thousand-connections", ten_thousand),
     Flood("half-handshakes", half_handshakes),
+    Flood("tls-half-handshakes", tls_half_handshakes, tls=True),
+    Flood("tls-handshakes", tls_handshakes, tls=True),
+    Flood("tls-publishers", tls_publishers, fills=True, tls=True),
     Flood("wrong-passwords", wrong_passwords),
     Flood("come-and-go", come_and_go),
     Flood("all-channels", all_channels),

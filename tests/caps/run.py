@@ -17,7 +17,9 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from harness import brokers  # noqa: E402
+from harness import brokers, environment  # noqa: E402
 from harness.raw import Client, Closed  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
@@ -51,11 +53,13 @@ class Size(NamedTuple):
     config: str
     # What may stay of a flood: some pages of each pool for the next, the log's index and its buffers.
     kept_kib: int
+    # Whether it has room for TLS.
+    tls: bool = False
 
 
 SIZES = [
     Size("16MB", 'board = "router-64"\n[store]\ndisk_limit = "200MB"\n', 4 * 1024),
-    Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 6 * 1024),
+    Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 6 * 1024, tls=True),
 ]
 
 
@@ -65,19 +69,33 @@ class Ward:
     def __init__(self, size: Size, caged: bool) -> None:
         self.size = size
         self.cage: Optional[Cage] = None
+        self.papers = tempfile.TemporaryDirectory(prefix="leveret-caps-")
+        config = self.with_tls() if size.tls else size.config
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write(size.config)
+            file.write(config)
             file.flush()
             self.limits = limits_of(str(brokers.leveret_binary()), file.name)
         if caged:
             self.cage = Cage(self.limits["memory_limit"] + self.limits["kernel_bytes"])
         try:
-            self.broker = brokers.Leveret(brokers.leveret_binary(), ["--log-level", "info"], size.config,
+            self.broker = brokers.Leveret(brokers.leveret_binary(), ["--log-level", "info"], config,
                                           prefix=self.cage.prefix() if self.cage else [])
         except BaseException:
             self.close()
             raise
+        found = re.search(r"listening with TLS on ([\d.]+):(\d+)", self.broker.log())
+        assert bool(found) == size.tls, self.broker.log()
+        self.tls_address = brokers.Address(found.group(1), int(found.group(2))) if found else None
         self.idle_kib = self.broker.rss_kib()
+
+    def with_tls(self) -> str:
+        """A door for TLS, with a certificate that nobody checks."""
+        key, certificate = (Path(self.papers.name) / name for name in ("key.pem", "certificate.pem"))
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-subj", "/CN=localhost", "-days", "2", "-keyout", str(key), "-out", str(certificate)],
+                       check=True, capture_output=True)
+        door = 'listen_tls = ["127.0.0.1:0"]\n'
+        return f'{door}{self.size.config}[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
 
     def close(self) -> None:
         """End the broker, then take its cage away."""
@@ -85,6 +103,7 @@ class Ward:
             self.broker.close()
         if self.cage:
             self.cage.close()
+        self.papers.cleanup()
 
     def log_end(self) -> str:
         """What the broker said last."""
@@ -163,7 +182,7 @@ def let_loose(ward: Ward, flood: Flood) -> None:
     """One flood, and everything that is held against the broker."""
     began = time.monotonic()
     with witness(ward, flood) as seen:
-        site = Site(ward.broker.address, ward.limits, SECONDS)
+        site = Site(ward.broker.address, ward.limits, SECONDS, ward.tls_address)
         try:
             with contextlib.suppress(Over):
                 flood.run(site)
@@ -201,6 +220,12 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     failed = 0
+    if not shutil.which("openssl"):
+        try:
+            environment.apt_install("openssl")
+        except (environment.Unreachable, environment.NoRoot) as why:
+            Suite("caps").skip("all", f"openssl, for the floods through TLS: {why}")
+            return 0
     caged = try_cage(Suite("caps"))
     for size in SIZES:
         if names and {each.name for each in SIZES} & set(names) and size.name not in names:
@@ -215,7 +240,7 @@ def flood_all(suite: Suite, size: Size, floods: List[Flood], caged: bool) -> int
     """All floods against one broker; a broker that did not live through one is replaced for the next."""
     ward: Optional[Ward] = None
     try:
-        for flood in floods:
+        for flood in [flood for flood in floods if size.tls or not flood.tls]:
             if ward is None or not ward.broker.alive():
                 if ward:
                     ward.close()

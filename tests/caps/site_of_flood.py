@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -26,8 +27,10 @@ class Over(Exception):
 class Site:
     """One flood. Peers made here are cut off at the end; what their threads run into then is nobody's fault."""
 
-    def __init__(self, address: Address, limits: Dict[str, int], seconds: float) -> None:
+    def __init__(self, address: Address, limits: Dict[str, int], seconds: float,
+                 tls_address: Optional[Address] = None) -> None:
         self.address = address
+        self.tls_address = tls_address
         self.limits = limits
         self.ends = time.monotonic() + seconds
         self.stopping = threading.Event()
@@ -59,7 +62,7 @@ class Site:
             client.open(channel)
         return client
 
-    def raw(self, host: str = "127.0.0.1") -> socket.socket:
+    def raw(self, host: str = "127.0.0.1", address: Optional[Address] = None) -> socket.socket:
         """A socket on its way to the broker, from a loopback address of the caller's choice."""
         if self.over():
             raise Over
@@ -69,9 +72,21 @@ class Site:
             peer.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
         peer.bind((host, 0))
         with contextlib.suppress(BlockingIOError):
-            peer.connect(self.address)
+            peer.connect(address or self.address)
         self.sockets.append(peer)
         return peer
+
+    def secure(self) -> ssl.SSLSocket:
+        """A socket whose handshake of TLS is over. Who the broker is does not matter here."""
+        if self.over():
+            raise Over
+        how = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        how.check_hostname, how.verify_mode = False, ssl.CERT_NONE
+        peer = socket.create_connection(self.tls_address, timeout=10.0)
+        self.sockets.append(peer)
+        secured = how.wrap_socket(peer)
+        self.sockets[self.sockets.index(peer)] = secured
+        return secured
 
     def go(self, work: Callable[..., None], *args: Any) -> None:
         """Run something beside; a refusal or a cut connection is its end."""
