@@ -12,8 +12,8 @@ use world::{consume, declare};
 
 /// How long it is watched. What it must not do takes no time, so longer would show no more.
 const WATCHED: Duration = Duration::from_millis(2_500);
-/// What an idle broker may hold of its own, 200 KiB of constants with addresses in them included, which are more
-/// here than as it is released; the rest is the program itself.
+/// What an idle broker may hold of its own, 200 KiB of constants with addresses in them included, which are
+/// more here than as it is released; the rest is the program itself.
 const IDLE_KIB_MAX: u64 = 1280;
 
 /// A number out of a process's status, as the kernel keeps it.
