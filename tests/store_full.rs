@@ -12,6 +12,7 @@
 mod store_support;
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 
 use leveret::store::{
     Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
@@ -360,6 +361,10 @@ fn a_limit_that_was_lowered_gives_its_files_back_at_the_next_start() {
     drop((disk, log));
     let before = files();
     assert!(before > 10, "{before} files");
+    for entry in std::fs::read_dir(&home).expect("it is there") {
+        let file = entry.and_then(|entry| entry.metadata()).expect("it is there");
+        assert_eq!(file.permissions().mode() & 0o077, 0, "messages and hashes are nobody else's");
+    }
     drop(start(20));
     assert_eq!(files(), before, "the limit is as it was");
     drop(start(6));

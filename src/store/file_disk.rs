@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
@@ -65,11 +65,17 @@ impl FileDisk {
     }
 }
 
+/// Opens a file, which is made when it is not there; for its owner only, for it holds messages and the hashes
+/// of passwords.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;
         let path = self.directory.join(LOCK_NAME);
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let opened = create(&path);
         // On a card that can only be read any more, what it holds is still to be delivered.
         let file = opened.or_else(|error| File::open(&path).map_err(|_| error))?;
         match file.try_lock() {
@@ -95,7 +101,7 @@ impl Disk for FileDisk {
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
         self.may_write()?;
-        OpenOptions::new().create(true).truncate(false).write(true).open(self.path(slot)).map(drop)
+        create(&self.path(slot)).map(drop)
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
