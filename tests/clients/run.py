@@ -303,6 +303,8 @@ CASES: List[Callable[[Bench], None]] = [
     hello, hello_and_vanish, work_queue_speeds, work_queue_kill, get, confirms, publish_subscribe, routing, topics,
     rpc, direct_reply_to,
 ]
+# A promise of ours alone: on a busy machine RabbitMQ may lose some of what a program sent that is gone by then.
+OURS_ALONE = [hello_and_vanish]
 VERSIONS = {"pika-1.4": (environment.PIKA_NEW, "pika_1_4"), "pika-0.13": (environment.PIKA_OLD, "pika_0_13")}
 
 
@@ -325,15 +327,16 @@ def target(args: argparse.Namespace) -> Iterator[brokers.Address]:
 def run_version(label: str, args: argparse.Namespace) -> int:
     """All programs with one version of pika."""
     version, folder = VERSIONS[label]
+    cases = [case for case in CASES if not (args.rabbitmq and case in OURS_ALONE)]
     suite = Suite(f"clients/{'rabbitmq-' if args.rabbitmq else ''}{label}", args.case)
     try:
         python = environment.pika_python(version)
     except (environment.Unreachable, environment.NoRoot) as why:
-        for case in CASES:
+        for case in cases:
             suite.skip(case.__name__.replace("_", "-"), str(why))
         return 0
     with target(args) as address:
-        for case in CASES:
+        for case in cases:
             bench = Bench(address, python, HERE / folder)
             try:
                 suite.case(case.__name__.replace("_", "-"), lambda: case(bench), bench.log)
