@@ -9,9 +9,10 @@ import contextlib
 import random
 import select
 import time
-from typing import Callable, List, NamedTuple
+from typing import Callable, List, NamedTuple, Optional
 
 from harness import wire
+from harness.brokers import Address
 from harness.raw import Client
 
 from site_of_flood import EXCHANGES, QUEUES, Site
@@ -274,33 +275,10 @@ def ten_thousand(site: Site) -> None:
     site.wait()
 
 
-def half_handshakes(site: Site) -> None:
-    """Handshakes that stop on the way, one after the other."""
-    start_ok = wire.method(0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0guest", locale="en_US",
-                           client_properties={"x": "y" * 2000})
-    hellos = [b"", b"AMQ", wire.PROTOCOL_HEADER, wire.PROTOCOL_HEADER + start_ok[:500],
-              wire.PROTOCOL_HEADER + start_ok, wire.PROTOCOL_HEADER + b"\xff" * 200]
+def stop_on_the_way(site: Site, address: Optional[Address], openings: List[bytes]) -> None:
+    """Connections that say this much and no more."""
     while not site.over():
-        peers = [site.raw() for _ in range(50)]
-        time.sleep(0.05)
-        for number, peer in enumerate(peers):
-            with contextlib.suppress(OSError):
-                peer.send(hellos[number % len(hellos)])
-            site.count("half handshakes")
-        # The older half makes room.
-        for peer in site.sockets[: len(site.sockets) // 2]:
-            peer.close()
-        site.sockets = site.sockets[len(site.sockets) // 2 :]
-    site.wait()
-
-
-def tls_half_handshakes(site: Site) -> None:
-    """Beginnings of a handshake, of something else, or of nothing, at the door for TLS."""
-    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)
-    openings = [b"", hello[:3], hello, b"\x16\x03\x01\x48\x00" + bytes(9000), b"\x17\x03\x03\xff\xff" + bytes(500),
-                wire.PROTOCOL_HEADER, b"GET / HTTP/1.1\r\n\r\n"]
-    while not site.over():
-        peers = [site.raw(address=site.tls_address) for _ in range(50)]
+        peers = [site.raw(address=address) for _ in range(50)]
         time.sleep(0.05)
         for number, peer in enumerate(peers):
             with contextlib.suppress(OSError):
@@ -311,6 +289,23 @@ def tls_half_handshakes(site: Site) -> None:
             peer.close()
         site.sockets = site.sockets[len(site.sockets) // 2 :]
     site.wait()
+
+
+def half_handshakes(site: Site) -> None:
+    """Handshakes that stop on the way, one after the other."""
+    start_ok = wire.method(0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0guest", locale="en_US",
+                           client_properties={"x": "y" * 2000})
+    hellos = [b"", b"AMQ", wire.PROTOCOL_HEADER, wire.PROTOCOL_HEADER + start_ok[:500],
+              wire.PROTOCOL_HEADER + start_ok, wire.PROTOCOL_HEADER + b"\xff" * 200]
+    stop_on_the_way(site, site.address, hellos)
+
+
+def tls_half_handshakes(site: Site) -> None:
+    """Beginnings of a handshake, of something else, or of nothing, at the door for TLS."""
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)
+    openings = [b"", hello[:3], hello, b"\x16\x03\x01\x48\x00" + bytes(9000), b"\x17\x03\x03\xff\xff" + bytes(500),
+                wire.PROTOCOL_HEADER, b"GET / HTTP/1.1\r\n\r\n"]
+    stop_on_the_way(site, site.tls_address, openings)
 
 
 def tls_handshakes(site: Site) -> None:
