@@ -1,39 +1,14 @@
 //! Checking who may publish where allocates nothing and asks a pattern only when something changed: not for
 //! messages that go one way, nor for those that go two by turns, nor where each key is looked at.
 
-#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[allow(dead_code, reason = "each test that counts uses a part of it")]
+mod counting;
 
 use leveret::broker::Broker;
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
 use leveret::password::PasswordHash;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A broker with a user who has patterns for everything.
 struct House {
@@ -98,7 +73,8 @@ fn a_check_allocates_nothing() {
     let mut house = House::new();
     house.enter();
     house.publish_all();
-    let before = ALLOCATIONS.with(Cell::get);
+    counting::count_this_thread(true);
+    let before = counting::allocations();
     house.publish_all();
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "checking allocates");
+    assert_eq!(counting::allocations() - before, 0, "checking allocates");
 }

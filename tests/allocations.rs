@@ -4,17 +4,15 @@
 //! theirs are not. Each way a message can go is gone twice: the first time may set something up, the second
 //! must not allocate once.
 
-#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
-
+#[allow(dead_code, reason = "each test that counts uses a part of it")]
+mod counting;
 mod home;
 mod sockets;
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use home::Home;
@@ -25,58 +23,6 @@ use leveret::net::House;
 use leveret::wire::{Method, Table, Writer};
 use sockets::{Link, publish};
 use world::{bind, consume, declare, qos};
-
-struct Counting;
-
-thread_local! {
-    static IS_BROKER: Cell<bool> = const { Cell::new(false) };
-}
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-/// Bytes of the largest.
-static LARGEST: AtomicU64 = AtomicU64::new(0);
-
-fn count(layout: Layout) {
-    if IS_BROKER.with(Cell::get) {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        LARGEST.fetch_max(layout.size() as u64, Ordering::SeqCst);
-        // Looking whether to tell allocates too.
-        IS_BROKER.with(|is_broker| is_broker.set(false));
-        if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
-            eprintln!("{} bytes: {}", layout.size(), std::backtrace::Backtrace::force_capture());
-        }
-        IS_BROKER.with(|is_broker| is_broker.set(true));
-    }
-}
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Hears on which port the broker listens; at the level it runs with, nothing else is said.
 struct Ear(Mutex<Option<mpsc::Sender<SocketAddr>>>);
@@ -118,7 +64,7 @@ fn start_broker() -> SocketAddr {
             ..Config::default()
         };
         let mut house = House::open(&config).expect("it starts");
-        IS_BROKER.with(|is_broker| is_broker.set(true));
+        counting::count_this_thread(true);
         house.run().expect("it runs");
     });
     receiver.recv().expect("it listens")
@@ -251,17 +197,17 @@ fn nothing_is_allocated_on_the_way_of_a_message() {
         way(&mut cast);
         way(&mut cast);
         settle(&mut cast);
-        let before = ALLOCATIONS.load(Ordering::SeqCst);
+        let before = counting::allocations();
         way(&mut cast);
         settle(&mut cast);
-        assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0, "allocations on the way: {name}");
+        assert_eq!(counting::allocations() - before, 0, "allocations on the way: {name}");
     }
-    assert!(ALLOCATIONS.load(Ordering::SeqCst) > 0, "the counter does not count");
+    assert!(counting::allocations() > 0, "the counter does not count");
     // A large body in the log is known chunk by chunk, which takes a little; nothing of the body's size.
-    assert!(LARGEST.swap(0, Ordering::SeqCst) > LARGE_KEPT_BYTES_MAX, "the pools were larger");
+    assert!(counting::take_largest() > LARGE_KEPT_BYTES_MAX, "the pools were larger");
     large_and_kept(&mut cast);
     settle(&mut cast);
-    let largest = LARGEST.load(Ordering::SeqCst);
+    let largest = counting::take_largest();
     assert!(largest <= LARGE_KEPT_BYTES_MAX, "an allocation of {largest} bytes for a large message");
 }
 

@@ -1,41 +1,15 @@
 //! Nothing is allocated once a connection exists: publishes whole and in pieces, confirms, deliveries,
 //! acknowledgements, replies and heartbeats.
 
-#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
-
+#[allow(dead_code, reason = "each test that counts uses a part of it")]
+mod counting;
 mod session_support;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use leveret::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
 use leveret::mem::MessageId;
 use leveret::session::{Context, Step};
 use leveret::wire::Method;
 use session_support::*;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Deliveries of one message, as many as asked for.
 struct Copies {
@@ -78,7 +52,8 @@ fn nothing_is_allocated_while_messages_flow() {
     let mut out = vec![0; 256 << 10];
     let mut handled = 0;
 
-    let before = ALLOCATIONS.with(Cell::get);
+    counting::count_this_thread(true);
+    let before = counting::allocations();
     for round in 0..50 {
         let portion = if round % 2 == 0 { script.len() } else { 1 + round * 97 };
         let (mut end, mut at) = (0, 0);
@@ -108,7 +83,7 @@ fn nothing_is_allocated_while_messages_flow() {
             host.connection.written(&mut context, took, &world.marks);
         }
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    assert_eq!(counting::allocations() - before, 0);
     assert_eq!(handled, 50 * 20);
 }
 

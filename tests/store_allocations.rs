@@ -3,64 +3,14 @@
 //!
 //! Only the loop's thread counts; what the helpers do is theirs. `LEVERET_TRACE_ALLOCATIONS=1` says where.
 
-#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
-
+#[allow(dead_code, reason = "each test that counts uses a part of it")]
+mod counting;
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use leveret::store::{Body, Identity, Log, Message, Range, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
 use store_support::{Mutant, SimDisk, Trouble};
-
-struct Counting;
-
-thread_local! {
-    static IS_LOOP: Cell<bool> = const { Cell::new(false) };
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count(layout: Layout) {
-    if IS_LOOP.with(Cell::get) {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        IS_LOOP.with(|is_loop| is_loop.set(false));
-        if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
-            eprintln!("{} bytes: {}", layout.size(), std::backtrace::Backtrace::force_capture());
-        }
-        IS_LOOP.with(|is_loop| is_loop.set(true));
-    }
-}
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 7 };
 const NOW: Now = Now::from_ms(1);
@@ -70,9 +20,9 @@ const DEPTH: u64 = 300;
 
 /// What the loop does.
 fn looped<T>(act: impl FnOnce() -> T) -> T {
-    IS_LOOP.with(|is_loop| is_loop.set(true));
+    counting::count_this_thread(true);
     let done = act();
-    IS_LOOP.with(|is_loop| is_loop.set(false));
+    counting::count_this_thread(false);
     done
 }
 
@@ -140,7 +90,7 @@ fn steady_traffic_allocates_nothing() {
     let mut log = Log::open(&mut disk.clone(), settings, IDENTITY, NOW).expect("it opens").0;
     let mut found = Vec::new();
     for round in 0..2 {
-        ALLOCATIONS.with(|count| count.set(0));
+        let before = counting::allocations();
         let recycled = log.counters().segments_recycled;
         for step in 0..2_400_u64 {
             let offset = round * 2_400 + step;
@@ -155,7 +105,7 @@ fn steady_traffic_allocates_nothing() {
         }
         let recycled = log.counters().segments_recycled - recycled;
         assert!(recycled > 40, "only {recycled} segments were used again");
-        found.push(ALLOCATIONS.with(Cell::get));
+        found.push(counting::allocations() - before);
         if std::env::var_os("LEVERET_TRACE_ALLOCATIONS").is_some() {
             eprintln!("round {round} is over");
         }

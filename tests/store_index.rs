@@ -2,40 +2,15 @@
 //!
 //! The heap is counted by the allocator, so that an estimate that forgets something is found out.
 
-#![allow(unsafe_code, reason = "an allocator that counts has to be one")]
-
+#[allow(dead_code, reason = "each test that counts uses a part of it")]
+mod counting;
 mod home;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use home::Home;
 use leveret::store::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 use leveret::time::Now;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::SeqCst);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
 const QUEUES: u64 = 150;
@@ -138,9 +113,9 @@ fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consume
         }
     }
     world.rest();
-    let before = LIVE.load(Ordering::SeqCst);
+    let before = counting::held_bytes();
     world.fill();
-    let (taken, segments) = (LIVE.load(Ordering::SeqCst) - before, world.log.index().segments().len());
+    let (taken, segments) = (counting::held_bytes() - before, world.log.index().segments().len());
     assert!(segments < SEGMENTS_MAX as usize / 2, "the disk was full before the index: {segments} segments");
     assert_eq!(world.log.room_bytes(), 0, "what waits elsewhere is told so");
     // It is weighed when a segment is opened, so that much may come on top.
@@ -153,7 +128,7 @@ fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consume
     world.rest();
     assert_eq!(world.publish(), Ok(()), "there is room again");
     world.rest();
-    let left = LIVE.load(Ordering::SeqCst) - before;
+    let left = counting::held_bytes() - before;
     assert!(left < taken / 2, "{left} of {taken} bytes stayed");
     drop(world);
     // A start takes what there is, however much that is.

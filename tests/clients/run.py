@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers, environment  # noqa: E402
 from harness.raw import queue_state  # noqa: E402
-from harness.suite import Suite  # noqa: E402
+from harness.suite import Skip, Suite  # noqa: E402
 
 PATIENCE = 20.0
 
@@ -331,7 +331,7 @@ def run_version(label: str, args: argparse.Namespace) -> int:
     suite = Suite(f"clients/{'rabbitmq-' if args.rabbitmq else ''}{label}", args.case)
     try:
         python = environment.pika_python(version)
-    except (environment.Unreachable, environment.NoRoot) as why:
+    except Skip as why:
         for case in cases:
             suite.skip(case.__name__.replace("_", "-"), str(why))
         return 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import List
 
 from .brokers import ROOT, rabbitmq_sbin
+from .suite import Skip
 
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
 TRIES = 3
@@ -25,11 +26,11 @@ UNREACHABLE_SIGNS = (
 )
 
 
-class Unreachable(Exception):
+class Unreachable(Skip):
     """A package index did not answer."""
 
 
-class NoRoot(Exception):
+class NoRoot(Skip):
     """It would have to be installed, and we may not."""
 
 

@@ -13,7 +13,6 @@ import pika.exceptions
 
 from harness import environment
 from harness.raw import Client
-from harness.suite import Skip
 
 from office import Office, Paper
 from support import Broker, context, dial, pika_client, raw_client
@@ -130,10 +129,7 @@ def clock_at_1970(folder: Path) -> None:
     cannot be earlier; an expired one stays out; and the log names the clock."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     if library is None:
-        try:
-            environment.apt_install("libfaketime")
-        except (environment.Unreachable, environment.NoRoot) as why:
-            raise Skip(str(why)) from why
+        environment.apt_install("libfaketime")
         library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     office = Office(folder)
     meter = office.issue("meter", starts_in=-30)

@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 sys.dont_write_bytecode = True
 
 from harness import brokers, environment  # noqa: E402
-from harness.suite import Suite  # noqa: E402
+from harness.suite import Skip, Suite  # noqa: E402
 
 
 def prepare() -> str:
@@ -29,13 +29,13 @@ def prepare() -> str:
     except ImportError:
         try:
             python = environment.pika_python(environment.PIKA_NEW)
-        except (environment.Unreachable, environment.NoRoot) as why:
+        except Skip as why:
             return str(why)
         os.execv(python, [str(python), *sys.argv])
     if not shutil.which("openssl"):
         try:
             environment.apt_install("openssl")
-        except (environment.Unreachable, environment.NoRoot) as why:
+        except Skip as why:
             return str(why)
     return ""
 
