@@ -166,7 +166,7 @@ impl World {
         let exchange =
             self.random.one_of(&["", "amq.direct", "amq.topic", "amq.fanout", "e1", "e2", "missing"]);
         let key = self.random.one_of(&["q1", "q2", "q3", "a.b", "a.c.d", "none"]);
-        let share = self.broker.publish_share(connection);
+        let share = self.broker.content_share(connection);
         let Some(message) = self.message(exchange, key, share) else { return };
         let mandatory = self.random.below(3) == 0;
         match self.apply(connection, Some(channel), Command::Publish { message, mandatory }) {
@@ -438,7 +438,7 @@ fn a_commit_is_whole_though_its_queue_is_over_its_share() {
     };
     world.apply(connection, Some(channel), declare);
     let publish = |world: &mut World| {
-        let message = world.messages.begin("", b"q", world.broker.publish_share(connection)).unwrap();
+        let message = world.messages.begin("", b"q", world.broker.content_share(connection)).unwrap();
         world.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Reserve).unwrap();
         world.messages.finish(message);
         let outcome = world.apply(connection, Some(channel), Command::Publish { message, mandatory: true });

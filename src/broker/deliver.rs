@@ -67,7 +67,9 @@ impl Broker {
         self.starved = false;
         for index in 0..self.connections.places() {
             if self.connections.get(index).is_some_and(|record| !record.parked.is_empty()) {
-                self.unpark(ConnectionId::from_index(index));
+                let connection = ConnectionId::from_index(index);
+                self.unpark(connection);
+                self.starved |= !self.within_delivery_share(connection);
             }
         }
     }
@@ -153,17 +155,17 @@ impl Broker {
         let wire_bytes = messages.body_len(new.message) + messages.properties_len(new.message) + FRAMES_BYTES;
         let connection = &mut self.connections[connection_id.index()];
         connection.sequence += 1;
+        let sequence = connection.sequence;
         connection.outbox_bytes += u64::from(wire_bytes);
         connection.unsettled += 1;
+        self.pin(messages, connection_id, new.queue, new.message);
         let acknowledged = !new.no_ack;
-        let index = self
-            .deliveries
-            .insert(new, connection.sequence, wire_bytes)
-            .expect("the caller made sure of room");
+        let index = self.deliveries.insert(new, sequence, wire_bytes).expect("the caller made sure of room");
+        let connection = &mut self.connections[connection_id.index()];
         connection.outbox.push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.outbox_links);
         let channel = &mut self.channels[channel_id.index()];
         channel.outbox_len += 1;
-        channel.outbox_last = connection.sequence;
+        channel.outbox_last = sequence;
         if acknowledged {
             channel
                 .unacknowledged
@@ -384,7 +386,7 @@ impl Broker {
         let is_crowded = owner.outbox_bytes >= self.settings.output_budget_bytes;
         if is_crowded || !self.within_delivery_share(connection) {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
-            return if owner.outbox.is_empty() { Err(self.out_of("unacknowledged_max")) } else { Ok(None) };
+            return if owner.outbox.is_empty() { Err(self.has_its_deliveries(connection)) } else { Ok(None) };
         }
         if !self.first_may_go(messages, queue) {
             return Ok(None);

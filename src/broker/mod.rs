@@ -74,7 +74,7 @@ use names::IndexTable;
 use queue::Queue;
 use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
-use shares::Declarer;
+use shares::{Declarer, Pinned};
 
 pub use access::{
     OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView,
@@ -109,6 +109,9 @@ struct Scratch {
 struct Settings {
     output_budget_bytes: u64,
     names_bytes_max: usize,
+    /// Slots and bytes of blocks that ordinary publishers may use.
+    messages: u32,
+    body_bytes: u64,
 }
 
 /// What is in the pools at the moment: everything is 0 when everything was drained and closed.
@@ -134,6 +137,12 @@ pub struct Gauges {
     pub names_bytes: usize,
     /// Jobs not done.
     pub jobs: usize,
+    /// Bytes of blocks of messages that are delivered and not settled.
+    pub unsettled_bytes: u64,
+    /// Messages in open transactions, and their bytes of blocks.
+    pub open_messages: u32,
+    /// See above.
+    pub open_bytes: u64,
 }
 
 /// The broker.
@@ -191,6 +200,8 @@ pub struct Broker {
     /// Deliveries of a transaction that is being rolled back.
     taken_back: Vec<u32>,
     names_bytes: usize,
+    /// What all connections keep of the memory for messages.
+    pinned: Pinned,
     exchanges_max: usize,
     /// Exchanges that somebody declared.
     declared_exchanges: usize,
@@ -280,6 +291,8 @@ impl Broker {
             settings: Settings {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
                 names_bytes_max: limits.names_bytes_max as usize,
+                messages: limits.messages_max - limits.messages_max / 16,
+                body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
             },
             entropy,
             access,
@@ -323,6 +336,7 @@ impl Broker {
             },
             taken_back: Vec::with_capacity(transaction::TRANSACTION_MAX as usize),
             names_bytes: 0,
+            pinned: Pinned::default(),
             exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
             declarer: None,
@@ -359,9 +373,16 @@ impl Broker {
 
     /// The part of the pools a connection's publishes may come from: who holds what others wait for must
     /// not be made to wait.
-    pub fn publish_share(&self, connection: ConnectionId) -> Share {
+    fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = &self.connections[connection.index()];
         if record.unsettled > 0 || record.open_transactions > 0 { Share::Reserve } else { Share::Ordinary }
+    }
+
+    /// The part of the pools that the content of its next publish may come from: transactions can be
+    /// forgotten, so they leave some of the reserve to others.
+    pub fn content_share(&self, connection: ConnectionId) -> Share {
+        let record = &self.connections[connection.index()];
+        if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
     }
 
     /// Whether exclusive queues live as long as this connection.
@@ -417,6 +438,9 @@ impl Broker {
             chunks: self.fifo_pool.chunks_used(),
             names_bytes: self.names_bytes,
             jobs: self.jobs.len(),
+            unsettled_bytes: self.pinned.unsettled_bytes,
+            open_messages: self.pinned.open_messages,
+            open_bytes: self.pinned.open_bytes,
         }
     }
 

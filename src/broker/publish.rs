@@ -311,7 +311,7 @@ impl Broker {
         let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.chunks_reserve,
-            Share::Reserve | Share::ReadBack => 0,
+            Share::Transaction | Share::Reserve | Share::ReadBack => 0,
         };
         if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
@@ -322,7 +322,7 @@ impl Broker {
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(messages, message, publish),
             (false, Share::Ordinary) => Err(Hindrance::Wait),
-            (false, Share::Reserve | Share::ReadBack) => {
+            (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
                 Err(Hindrance::Fault(self.out_of("queue_entries_max")))
             }
         }
@@ -397,13 +397,14 @@ impl Broker {
         self.queues[queue.index()].fifo.needs_chunk()
     }
 
-    /// No single queue may take the whole pool: four fifths at most.
+    /// No single queue may take the whole pool: four fifths at most, what is delivered from it included.
     fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
         let queue = &self.queues[queue.index()];
         let messages_share = messages.messages_max() / 5 * 4;
         let bytes_share = messages.body_bytes_max() as u64 / 5 * 4;
-        (queue.resident() as usize) < messages_share
-            && queue.ready_bytes < bytes_share + u64::from(queue.resident()) * super::SLOT_BYTES
+        let slots_bytes = u64::from(queue.resident()) * super::SLOT_BYTES;
+        ((queue.resident() + queue.unsettled) as usize) < messages_share
+            && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
     }
 
     fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {

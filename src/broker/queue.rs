@@ -106,6 +106,8 @@ pub(super) struct Queue {
     pub(super) ready_body_bytes: u64,
     /// Deliveries not settled, gets included.
     pub(super) unsettled: u32,
+    /// Bytes of blocks that their messages occupy.
+    pub(super) unsettled_bytes: u64,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
     pub(super) returning: u32,
     /// The first message must be read back, or marked, before it can go.
@@ -151,6 +153,7 @@ impl Queue {
             ready_bytes: 0,
             ready_body_bytes: 0,
             unsettled: 0,
+            unsettled_bytes: 0,
             returning: 0,
             stalled: false,
             consumers: List::default(),

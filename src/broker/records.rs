@@ -8,7 +8,7 @@ use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, Queu
 use crate::mem::{Links, List, MessageId};
 
 use super::route::RouteCache;
-use super::shares::Holdings;
+use super::shares::{Holdings, Pinned};
 
 /// What the broker knows of a connection.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(super) struct Connection {
     pub(super) cancelled: List,
     /// Unsettled deliveries of all its channels.
     pub(super) unsettled: u32,
+    /// What it keeps of the memory for messages.
+    pub(super) pinned: Pinned,
     /// Records of consumers of all its channels.
     pub(super) consumers: u32,
     /// What tells it from those that had its id before.
@@ -70,6 +72,7 @@ impl Connection {
             parked: List::default(),
             cancelled: List::default(),
             unsettled: 0,
+            pinned: Pinned::default(),
             consumers: 0,
             life,
             holdings: Holdings::default(),
@@ -132,6 +135,8 @@ pub(super) struct Transaction {
     pub(super) first: Option<MessageId>,
     pub(super) last: Option<MessageId>,
     pub(super) messages: u32,
+    /// Bytes of blocks that they occupy.
+    pub(super) bytes: u64,
     /// Deliveries whose settlement is decided.
     pub(super) settlements: List,
 }

@@ -113,7 +113,7 @@ impl Broker {
 
     /// The delivery is over and its message is not wanted any more.
     pub(super) fn settle_sent(&mut self, messages: &mut Messages, index: usize) {
-        self.uncount(index);
+        self.uncount(messages, index);
         let delivery = self.deliveries.remove(index);
         if let Some(queue) = delivery.queue {
             self.settle_logged(messages, queue, delivery.logged, delivery.message);
@@ -125,7 +125,7 @@ impl Broker {
 
     /// The message goes back to its old place in its queue.
     pub(super) fn give_back(&mut self, messages: &mut Messages, index: usize) {
-        self.uncount(index);
+        self.uncount(messages, index);
         let delivery = &mut self.deliveries.slab[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
         let (message, logged) = (delivery.message, delivery.logged);
@@ -166,10 +166,13 @@ impl Broker {
     }
 
     /// One unsettled delivery less for everybody who counts them.
-    fn uncount(&mut self, index: usize) {
+    fn uncount(&mut self, messages: &Messages, index: usize) {
+        let delivery = &self.deliveries.slab[index];
+        let connection = self.channels[delivery.channel.index()].connection;
+        self.connections[connection.index()].unsettled -= 1;
+        self.unpin(messages, connection, delivery.queue, delivery.message);
         let delivery = &self.deliveries.slab[index];
         let channel = &mut self.channels[delivery.channel.index()];
-        self.connections[channel.connection.index()].unsettled -= 1;
         if let Some(queue) = delivery.queue {
             self.queues[queue.index()].unsettled -= 1;
         }

@@ -3,15 +3,18 @@
 //! Why it exists: a cap alone protects the board, not the neighbours: one peer that declares until it is
 //! refused would leave nothing for anybody else.
 //!
-//! Always true: what comes and goes with a connection (channels, consumers, deliveries) it may hold as much
-//! of as it leaves to others; of what it declares (queues, exchanges, bindings, their names) it may hold
-//! fifteen times what it leaves, for usually one program sets everything up. What a lost connection declared,
-//! or what was there at the start, is nobody's: it counts against the cap alone.
+//! Always true: what comes and goes with a connection (channels, consumers, deliveries and the memory of
+//! their messages) it may hold as much of as it leaves to others, and one delivery always; of half of the
+//! memory for messages its open transactions may hold as much as they leave to those of others; of what it
+//! declares (queues, exchanges, bindings, their names) it may hold fifteen times what it leaves, for usually
+//! one program sets everything up. What a lost connection declared, or what was there at the start, is
+//! nobody's: it counts against the cap alone.
 
-use crate::command::ConnectionId;
+use crate::command::{ConnectionId, QueueId};
 use crate::error::{Fault, ReplyCode};
+use crate::mem::{MessageId, Messages};
 
-use super::Broker;
+use super::{Broker, SLOT_BYTES};
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
 const DECLARED_TIMES: usize = 15;
@@ -30,6 +33,17 @@ pub(super) struct Holdings {
     exchanges: u32,
     bindings: u32,
     names_bytes: u32,
+}
+
+/// What is kept of the memory for messages by those who may settle or commit at any time, or never.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Pinned {
+    /// Bytes of blocks of messages that are delivered and not settled.
+    pub(super) unsettled_bytes: u64,
+    /// Messages in open transactions.
+    pub(super) open_messages: u32,
+    /// Their bytes of blocks.
+    pub(super) open_bytes: u64,
 }
 
 /// What can be declared.
@@ -134,10 +148,97 @@ impl Broker {
         (self.connection(connection).consumers as usize) < self.consumers.room()
     }
 
-    /// The same for unsettled deliveries, so that a newcomer always finds some.
+    /// The same for unsettled deliveries, so that a newcomer always finds some, and for the memory of their
+    /// messages, so that what nobody settles does not keep everybody from publishing.
     pub(super) fn within_delivery_share(&self, connection: ConnectionId) -> bool {
         (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
+            && self.within_bytes_share(connection)
     }
+
+    fn within_bytes_share(&self, connection: ConnectionId) -> bool {
+        let held = self.connection(connection).pinned.unsettled_bytes;
+        held == 0 || held < self.settings.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
+    }
+
+    /// 506 for a get beyond [`Self::within_delivery_share`].
+    pub(super) fn has_its_deliveries(&self, connection: ConnectionId) -> Fault {
+        let key = if self.within_bytes_share(connection) { "unacknowledged_max" } else { "body_bytes_max" };
+        self.out_of(key)
+    }
+
+    /// A message is delivered: until it is settled its memory counts for the connection, and for the queue.
+    pub(super) fn pin(
+        &mut self,
+        messages: &Messages,
+        connection: ConnectionId,
+        queue: Option<QueueId>,
+        message: MessageId,
+    ) {
+        let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
+        self.connections[connection.index()].pinned.unsettled_bytes += bytes;
+        self.pinned.unsettled_bytes += bytes;
+        if let Some(queue) = queue {
+            self.queues[queue.index()].unsettled_bytes += bytes;
+        }
+    }
+
+    /// It is settled, or back in its queue.
+    pub(super) fn unpin(
+        &mut self,
+        messages: &Messages,
+        connection: ConnectionId,
+        queue: Option<QueueId>,
+        message: MessageId,
+    ) {
+        let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
+        self.connections[connection.index()].pinned.unsettled_bytes -= bytes;
+        self.pinned.unsettled_bytes -= bytes;
+        if let Some(queue) = queue {
+            self.queues[queue.index()].unsettled_bytes -= bytes;
+        }
+    }
+
+    /// Counts a message for an open transaction of the connection.
+    ///
+    /// # Errors
+    /// Its transactions would hold more than they leave to those of others, and not only this; or all of
+    /// them more than half of what there is.
+    pub(super) fn take_open_share(&mut self, connection: ConnectionId, bytes: u64) -> Result<(), Fault> {
+        let all = self.pinned;
+        let own = &mut self.connections[connection.index()].pinned;
+        let left = u64::from(self.settings.messages / 2).checked_sub(u64::from(all.open_messages) + 1);
+        if left.is_none_or(|left| u64::from(own.open_messages) >= left.max(1)) {
+            return Err(open_share_is_used_up("messages_max"));
+        }
+        let left = (self.settings.body_bytes / 2).checked_sub(all.open_bytes + bytes);
+        if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
+            return Err(open_share_is_used_up("body_bytes_max"));
+        }
+        own.open_messages += 1;
+        own.open_bytes += bytes;
+        self.pinned.open_messages += 1;
+        self.pinned.open_bytes += bytes;
+        Ok(())
+    }
+
+    /// A transaction is over.
+    pub(super) fn give_open_share_back(&mut self, connection: ConnectionId, messages: u32, bytes: u64) {
+        for pinned in [&mut self.pinned, &mut self.connections[connection.index()].pinned] {
+            pinned.open_messages -= messages;
+            pinned.open_bytes -= bytes;
+        }
+    }
+}
+
+/// 506: transactions may be forgotten, and what they hold nobody else can have.
+fn open_share_is_used_up(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "open transactions hold their share of {key}, the rest is for others: commit more often, or \
+             raise it in the configuration"
+        ),
+    )
 }
 
 /// 506: what is left is for others.

@@ -9,9 +9,9 @@ use crate::journal::{Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
-use super::Broker;
 use super::publish::Publish;
 use super::records::{Mode, Transaction};
+use super::{Broker, SLOT_BYTES};
 
 /// The most messages and settlements one transaction may hold: what a turn can do without making others wait.
 pub(super) const TRANSACTION_MAX: u32 = 8192;
@@ -44,7 +44,10 @@ impl Broker {
         message: MessageId,
         mandatory: bool,
     ) -> Result<Outcome, Fault> {
-        if let Err(fault) = self.check_transaction_room(channel) {
+        let connection = self.channels[channel.index()].connection;
+        let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
+        let room = self.check_transaction_room(channel);
+        if let Err(fault) = room.and_then(|()| self.take_open_share(connection, bytes)) {
             messages.release(message);
             return Err(fault);
         }
@@ -58,6 +61,7 @@ impl Broker {
             }
             transaction.last = Some(message);
             transaction.messages += 1;
+            transaction.bytes += bytes;
         }
         Ok(Outcome::Published)
     }
@@ -251,9 +255,11 @@ impl Broker {
         let record = &mut self.channels[channel.index()];
         let Mode::Transaction(transaction) = &mut record.mode else { return Transaction::default() };
         let taken = core::mem::take(transaction);
+        let connection = record.connection;
         if !taken.is_empty() {
-            self.connections[record.connection.index()].open_transactions -= 1;
+            self.connections[connection.index()].open_transactions -= 1;
         }
+        self.give_open_share_back(connection, taken.messages, taken.bytes);
         taken
     }
 }

@@ -131,6 +131,14 @@ impl Blocks {
         bytes.div_ceil(PAGE_BYTES)
     }
 
+    /// Bytes of the blocks that a chain for so many bytes is made of.
+    pub(super) const fn bytes_for(bytes: usize) -> usize {
+        let rest = bytes % PAGE_BYTES;
+        let last =
+            if rest < WHOLE_PAGE_FROM_BYTES { rest.next_multiple_of(BLOCK_UNIT_BYTES) } else { PAGE_BYTES };
+        bytes - rest + last
+    }
+
     /// A chain of blocks for `bytes` bytes (not 0), or nothing at all.
     pub(super) fn allocate_chain(&mut self, bytes: usize) -> Option<BlockId> {
         let mut left = bytes;

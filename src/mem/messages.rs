@@ -98,8 +98,10 @@ impl MessageFlags {
 pub enum Share {
     /// What every publisher may use.
     Ordinary,
-    /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries or
-    /// an open transaction), and for the broker itself.
+    /// Half of the reserve as well: for a connection with an open transaction, which may be forgotten.
+    Transaction,
+    /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries), and
+    /// for the broker itself.
     Reserve,
     /// The last of it too: for what is read back, for until that is delivered nothing behind it is.
     ReadBack,
@@ -380,7 +382,7 @@ impl Messages {
     pub fn footprint_bytes(&self, id: MessageId) -> u32 {
         let slot = &self.slots[id.index()];
         let beyond = slot.stream_len().saturating_sub(slot.inline_len as usize);
-        (MESSAGE_SLOT_BYTES + beyond) as u32
+        (MESSAGE_SLOT_BYTES + Blocks::bytes_for(beyond)) as u32
     }
 
     /// A copy with other properties, held by the caller; the old message is untouched.
@@ -535,6 +537,7 @@ impl Messages {
     fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
         let slots_limit = match share {
             Share::Ordinary => self.slots.max() - self.slots_reserve,
+            Share::Transaction => self.slots.max() - half_reserve(self.slots_reserve, self.slots.max()),
             Share::Reserve => self.slots.max() - self.slots.max().div_ceil(LAST_PART),
             Share::ReadBack => self.slots.max(),
         };
@@ -550,6 +553,7 @@ impl Messages {
     fn admit_pages(&mut self, share: Share, pages: usize, asks: Option<MessageId>) -> Result<(), PoolFull> {
         let pages_limit = match share {
             Share::Ordinary => self.pages_max - self.pages_reserve - self.set_aside(asks),
+            Share::Transaction => self.pages_max - half_reserve(self.pages_reserve, self.pages_max),
             Share::Reserve => self.pages_max - self.pages_max.div_ceil(LAST_PART),
             Share::ReadBack => self.pages_max,
         };
@@ -620,6 +624,11 @@ impl Slot {
             + self.properties_len as usize
             + self.body_len as usize
     }
+}
+
+/// What transactions leave of a pool: half of the reserve, and what is for reading back alone.
+const fn half_reserve(reserve: usize, all: usize) -> usize {
+    (reserve + all.div_ceil(LAST_PART)).div_ceil(2)
 }
 
 /// Names were checked when they came off the wire.

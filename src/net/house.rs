@@ -58,7 +58,7 @@ impl Supplies {
             pools: &mut self.pools,
             messages: &mut self.messages,
             settings: &self.settings,
-            share: broker.publish_share(id),
+            share: broker.content_share(id),
             durable: broker.journal().durable(),
         }
     }

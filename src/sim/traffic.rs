@@ -271,7 +271,7 @@ impl Life<'_> {
     /// Publishes, or waits with it.
     pub(super) fn publish(&mut self, at: usize, number: u16, content: Content, message: Option<MessageId>) {
         let id = self.clients[at].id;
-        let share = self.broker.publish_share(id);
+        let share = self.broker.content_share(id);
         let Some(channel) = self.channel_id(at, number) else {
             if let Some(message) = message {
                 self.messages.release(message);

@@ -190,12 +190,14 @@ class RabbitMq:
     behind, so one is started first, in the foreground, on a port of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: str = "") -> None:
+        """`settings` are terms for its application `rabbit`, as in an advanced.config."""
         sbin = rabbitmq_sbin()
         if sbin is None:
             raise BrokerError("rabbitmq-server is not installed")
         self.home = Path(tempfile.mkdtemp(prefix="leveret-oracle-"))
         self.address = Address("127.0.0.1", free_port())
+        self.settings = settings
         self.children: List[subprocess.Popen] = []
         self.log_path = self.home / "console"
         try:
@@ -212,6 +214,7 @@ class RabbitMq:
             "log.file.level = warning\n"
             "log.console = false\n"
         )
+        (home / "advanced.config").write_text(f"[{{rabbit, [{self.settings}]}}].\n")
         (home / "enabled_plugins").write_text("[].\n")
         (home / "env.conf").write_text("")
         keep = {key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")}
@@ -222,6 +225,7 @@ class RabbitMq:
             RABBITMQ_NODENAME="oracle@localhost",
             RABBITMQ_DIST_PORT=str(free_port()),
             RABBITMQ_CONFIG_FILE=str(config),
+            RABBITMQ_ADVANCED_CONFIG_FILE=str(home / "advanced.config"),
             RABBITMQ_CONF_ENV_FILE=str(home / "env.conf"),
             RABBITMQ_ENABLED_PLUGINS_FILE=str(home / "enabled_plugins"),
             RABBITMQ_MNESIA_BASE=str(home / "mnesia"),
@@ -308,9 +312,9 @@ class RabbitMq:
 
 
 @contextlib.contextmanager
-def rabbitmq() -> Iterator[RabbitMq]:
+def rabbitmq(settings: str = "") -> Iterator[RabbitMq]:
     """A RabbitMQ on a free port for the length of a `with` block."""
-    broker = RabbitMq()
+    broker = RabbitMq(settings)
     try:
         yield broker
     finally:

@@ -169,7 +169,7 @@ macro_rules! context {
             pools: &mut $house.pools,
             messages: &mut $house.messages,
             settings: &$house.settings,
-            share: $house.broker.publish_share($id),
+            share: $house.broker.content_share($id),
             durable: $house.broker.journal().durable(),
         }
     };

@@ -1,0 +1,155 @@
+//! The broker alone with its messages, driven a turn at a time: for the tests that tell it stories.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+
+use leveret::broker::Broker;
+use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+
+/// A broker with its messages.
+pub struct House {
+    pub broker: Broker,
+    pub messages: Messages,
+}
+
+/// One channel of one connection.
+#[derive(Clone, Copy)]
+pub struct At {
+    pub connection: ConnectionId,
+    pub channel: ChannelId,
+}
+
+impl House {
+    pub fn new(unacknowledged_max: u32) -> Self {
+        Self::with(&Limits { unacknowledged_max, connections_max: 16, ..Limits::default() })
+    }
+
+    pub fn with(limits: &Limits) -> Self {
+        let mut last = 0_u8;
+        let count = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                last = last.wrapping_mul(37).wrapping_add(11);
+                *byte = last;
+            }
+        };
+        Self {
+            broker: Broker::new(limits, Box::new(count)).unwrap(),
+            messages: Messages::new(MessageLimits {
+                messages_max: limits.messages_max as usize,
+                body_bytes_max: limits.body_bytes_max as usize,
+                assembly_bytes_max: limits.assembly_bytes_max as usize,
+            }),
+        }
+    }
+
+    pub fn connect(&mut self) -> At {
+        let connection = self.broker.connect().unwrap();
+        let login = Command::LoginExternal { user: "guest", from_loopback: true };
+        let open = Command::OpenChannel { number: 1 };
+        for command in [login, Command::OpenVhost { vhost: "/" }] {
+            assert_eq!(self.broker.apply(&mut self.messages, connection, None, command).0, Outcome::Done);
+        }
+        match self.broker.apply(&mut self.messages, connection, None, open).0 {
+            Outcome::ChannelOpened(channel) => At { connection, channel },
+            other => panic!("channel.open answered {other:?}"),
+        }
+    }
+
+    pub fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
+        self.broker.apply(&mut self.messages, at.connection, Some(at.channel), command).0
+    }
+
+    #[track_caller]
+    pub fn done(&mut self, at: At, command: Command<'_>) {
+        let outcome = self.ask(at, command);
+        assert!(!matches!(outcome, Outcome::Fault(_) | Outcome::Wait), "{command:?}: {outcome:?}");
+    }
+
+    pub fn declare(&mut self, at: At, queue: &str, exclusive: bool) {
+        let (passive, durable, auto_delete) = (false, false, false);
+        let arguments = &[];
+        self.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    }
+
+    pub fn consume(&mut self, at: At, queue: &str) {
+        self.done(
+            at,
+            Command::Consume { queue, tag: queue, no_ack: false, exclusive: false, arguments: &[] },
+        );
+    }
+
+    pub fn message(&mut self, key: &str, body_len: u32) -> MessageId {
+        let id = self.messages.begin("", key.as_bytes(), Share::Ordinary).unwrap();
+        let reserved =
+            self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, body_len, Share::Ordinary);
+        reserved.unwrap();
+        self.messages.append_body(id, &vec![7; body_len as usize]);
+        self.messages.finish(id);
+        id
+    }
+
+    pub fn publish(&mut self, at: At, key: &str, count: u32) {
+        for _ in 0..count {
+            let message = self.message(key, 10);
+            let outcome = self.ask(at, Command::Publish { message, mandatory: false });
+            assert_eq!(outcome, Outcome::Published);
+        }
+    }
+
+    /// Publishes a body of so many bytes as the connection's session would; what must wait is given up.
+    pub fn offer(&mut self, at: At, key: &str, body_len: u32) -> Outcome {
+        let share = self.broker.content_share(at.connection);
+        let Ok(id) = self.messages.begin("", key.as_bytes(), share) else { return Outcome::Wait };
+        if self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, body_len, share).is_err() {
+            self.messages.release(id);
+            return Outcome::Wait;
+        }
+        self.messages.append_body(id, &vec![7; body_len as usize]);
+        self.messages.finish(id);
+        let outcome = self.ask(at, Command::Publish { message: id, mandatory: false });
+        if outcome == Outcome::Wait {
+            self.messages.release(id);
+        }
+        outcome
+    }
+
+    pub fn settle(&mut self, at: At, delivery_tag: u64, multiple: bool, settlement: Settlement) {
+        self.done(at, Command::Settle { delivery_tag, multiple, settlement });
+    }
+
+    /// What a turn does after reading, the whole outbox written; says how many deliveries that were.
+    pub fn turn(&mut self, at: At) -> u32 {
+        self.broker.run_jobs(&mut self.messages);
+        self.broker.deliver(&mut self.messages, 8192);
+        let mut count = 0;
+        let mut outbox = self.broker.outbox(at.connection);
+        while outbox.peek().is_some() {
+            count += 1;
+            outbox.advance();
+        }
+        self.broker.sent(&mut self.messages, at.connection, count);
+        count
+    }
+
+    /// Turns while there is work; says how many deliveries were written.
+    pub fn turns(&mut self, at: At) -> u32 {
+        let mut count = 0;
+        while self.broker.has_work() {
+            count += self.turn(at);
+            while self.broker.next_noted().is_some() {}
+        }
+        count
+    }
+
+    pub fn ready(&mut self, at: At, queue: &str) -> u32 {
+        let (passive, durable, exclusive, auto_delete) = (true, false, false, false);
+        let arguments = &[];
+        match self
+            .ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments })
+        {
+            Outcome::QueueDeclared { message_count, .. } => message_count,
+            other => panic!("a passive declare answered {other:?}"),
+        }
+    }
+}
