@@ -25,7 +25,9 @@ use crate::limits::Limits;
 use board::{AUTO, BOARDS, Machine};
 use doors::{FileMode, Tls, TlsAddress, TlsLayer, UnixDoor, non_empty, quoted};
 use nearest::nearest;
-use units::{Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds};
+use units::{
+    Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
+};
 
 /// The port registered for AMQP.
 pub const AMQP_PORT: u16 = 5672;
@@ -92,6 +94,8 @@ pub struct Store {
     pub disk_limit_bytes: Option<u64>,
     /// Every message to a durable queue is persistent, whatever its delivery_mode.
     pub persist_all: bool,
+    /// Transient messages may be written to the log when memory is short; a restart loses them all the same.
+    pub spill_transient: bool,
     /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
     /// so much a power cut may take.
     pub commit_window_ms: u32,
@@ -111,6 +115,7 @@ impl Default for Store {
         Self {
             disk_limit_bytes: None,
             persist_all: false,
+            spill_transient: false,
             commit_window_ms: 1_000,
             confirm_window_ms: 50,
             settle_window_ms: 5_000,
@@ -317,6 +322,7 @@ macro_rules! section_keys {
         }
     };
     (@type Persist $kind:ty) => { Persist };
+    (@type Switch $kind:ty) => { Switch };
     (@type DiskLimit $kind:ty) => { DiskLimit };
     (@type Millis $kind:ty) => { Millis };
     (@type $unit:ident $kind:ty) => { $unit<$kind> };
@@ -362,6 +368,7 @@ section_keys! {
     StoreLayer sets Store;
     disk_limit: DiskLimit<u64> => disk_limit_bytes;
     persist: Persist<bool> => persist_all;
+    spill_transient: Switch<bool> => spill_transient;
     commit_window: Millis<u32> => commit_window_ms;
     confirm_window: Millis<u32> => confirm_window_ms;
     settle_window: Millis<u32> => settle_window_ms;

@@ -74,7 +74,7 @@ impl Broker {
         }
     }
 
-    fn deliver_from(&mut self, messages: &Messages, queue: QueueId, most: u32) -> u32 {
+    fn deliver_from(&mut self, messages: &mut Messages, queue: QueueId, most: u32) -> u32 {
         let mut delivered = 0;
         while delivered < most && self.queues[queue.index()].wants_delivery() {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
@@ -346,7 +346,7 @@ impl Broker {
     /// basic.get.
     pub(super) fn get(
         &mut self,
-        messages: &Messages,
+        messages: &mut Messages,
         channel: ChannelId,
         queue: QueueId,
         no_ack: bool,
@@ -368,7 +368,7 @@ impl Broker {
     /// Gets the first message if there is one; `None` while it is on its way into memory or back.
     fn get_now(
         &mut self,
-        messages: &Messages,
+        messages: &mut Messages,
         channel: ChannelId,
         queue: QueueId,
         no_ack: bool,
@@ -416,7 +416,7 @@ impl Broker {
     }
 
     /// Lets the gets try again whose queue has something for them now.
-    fn serve_gets(&mut self, messages: &Messages) {
+    fn serve_gets(&mut self, messages: &mut Messages) {
         self.gets_due = false;
         for at in 0..self.getting.len() {
             let Getting { connection, channel, queue, born, no_ack, ref outcome } = self.getting[at];

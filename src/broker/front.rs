@@ -9,7 +9,7 @@ use crate::journal::{Mode, Settled, Target};
 use crate::mem::{MessageId, Messages};
 
 use super::Broker;
-use super::queue::Place;
+use super::queue::{Lane, Place};
 
 /// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
 /// cut that never were.
@@ -42,6 +42,7 @@ enum First {
 enum Part {
     Head,
     Middle,
+    Leaving,
     Fifo,
 }
 
@@ -54,6 +55,7 @@ impl Broker {
         let parts = [
             (Part::Head, &record.deep.head),
             (Part::Middle, &record.deep.middle),
+            (Part::Leaving, &record.deep.leaving),
             (Part::Fifo, &record.fifo),
         ];
         let found = parts.into_iter().find_map(|(part, fifo)| Some((part, fifo.front(&self.fifo_pool)?)));
@@ -64,7 +66,7 @@ impl Broker {
     pub(super) fn first_may_go(&mut self, messages: &Messages, queue: QueueId) -> bool {
         let may_go = match self.first(queue) {
             None => return false,
-            Some(First::CameBack | First::At(_, Place::Plain(_))) => true,
+            Some(First::CameBack | First::At(_, Place::Plain(_) | Place::Shed(..))) => true,
             Some(First::At(_, Place::Stored(..))) => {
                 self.want_pages(queue);
                 false
@@ -113,7 +115,7 @@ impl Broker {
 
     /// Takes the first message of a queue: what came back before what is new. `None` also when the first is
     /// not in memory.
-    pub(super) fn take_ready(&mut self, messages: &Messages, queue: QueueId) -> Option<Taken> {
+    pub(super) fn take_ready(&mut self, messages: &mut Messages, queue: QueueId) -> Option<Taken> {
         let first = self.first(queue)?;
         let record = &mut self.queues[queue.index()];
         let taken = match first {
@@ -122,10 +124,11 @@ impl Broker {
                 let fifo = match part {
                     Part::Head => &mut record.deep.head,
                     Part::Middle => &mut record.deep.middle,
+                    Part::Leaving => &mut record.deep.leaving,
                     Part::Fifo => &mut record.fifo,
                 };
                 let (message, logged) = match place {
-                    Place::Plain(message) => (message, None),
+                    Place::Plain(message) | Place::Shed(message, _) => (message, None),
                     Place::Logged(message, offset) => (message, Some(offset)),
                     Place::Stored(..) => return None,
                 };
@@ -142,6 +145,9 @@ impl Broker {
                     && (deep.head.is_empty() || messages.has_ordinary_room(HEAD_BYTES));
                 if wants_more {
                     self.want_pages(queue);
+                }
+                if let Place::Shed(_, offset) = place {
+                    self.unshed(messages, queue, message, offset);
                 }
                 Taken { message, offset, logged, redelivered }
             }
@@ -163,7 +169,7 @@ impl Broker {
         let (offset, entry) = record.spilled.pop(&mut self.fifo_pool)?;
         let logged = match record.place(entry) {
             Place::Logged(_, offset) => Some(offset),
-            Place::Plain(_) | Place::Stored(..) => None,
+            Place::Plain(_) | Place::Shed(..) | Place::Stored(..) => None,
         };
         let message = entry.message;
         Some(Taken { message, offset, logged, redelivered: true })
@@ -198,7 +204,7 @@ impl Broker {
         record.logged.count -= 1;
         record.logged.bytes = record.logged.bytes.saturating_sub(log_bytes(messages, message));
         if record.dying {
-            self.journal.forsake(messages, message);
+            self.journal.forsake(messages, record.logged.incarnation, message);
         } else {
             let target = Target { queue: record.logged.incarnation, offset };
             self.journal.settle(messages, target, message);
@@ -209,10 +215,11 @@ impl Broker {
     pub(super) fn drop_first(&mut self, messages: &mut Messages, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
-            Some(First::At(part, Place::Stored(start, count))) => {
+            Some(First::At(part, Place::Stored(lane, start, count))) => {
                 debug_assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
                 let count = if self.queues[queue.index()].dying { count } else { 1 };
-                self.drop_stored(queue, start, count);
+                self.settle_run(queue, lane, start, count);
+                self.leave_stored(queue, count);
                 true
             }
             Some(_) => {
@@ -223,15 +230,14 @@ impl Broker {
         }
     }
 
-    /// The first `count` messages of the run at the front of the middle are done with, unread.
-    pub(super) fn drop_stored(&mut self, queue: QueueId, start: u64, count: u32) {
-        let incarnation = self.queues[queue.index()].logged.incarnation;
-        if !self.queues[queue.index()].dying {
+    /// The first `count` messages of a run that only the log has are done with, unread.
+    pub(super) fn settle_run(&mut self, queue: QueueId, lane: Lane, start: u64, count: u32) {
+        let record = &mut self.queues[queue.index()];
+        record.uncount_stored(lane, count.into());
+        if !record.dying {
             let end = start + u64::from(count);
-            self.journal.settle_stored(Settled { queue: incarnation, start, end });
+            self.journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
         }
-        self.queues[queue.index()].uncount_logged(count.into());
-        self.leave_stored(queue, count);
     }
 }
 

@@ -6,7 +6,6 @@
 //! carries on in between.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
-use crate::journal::Settled;
 use crate::mem::{Entry, Fifo, Messages};
 
 use super::Broker;
@@ -40,7 +39,7 @@ pub(super) enum Job {
 /// What was taken out of a queue to be dropped.
 #[derive(Debug)]
 pub(super) struct Purged {
-    pub(super) fifos: [Fifo; 4],
+    pub(super) fifos: [Fifo; 5],
     pub(super) returned: ReturnedHeap,
 }
 
@@ -151,21 +150,18 @@ impl Broker {
     }
 
     fn purge_entry(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) {
-        let record = &mut self.queues[queue.index()];
+        let record = &self.queues[queue.index()];
         match record.place(entry) {
             Place::Plain(message) => messages.release(message),
             Place::Logged(message, offset) => {
                 self.settle_logged(messages, queue, Some(offset), message);
                 messages.release(message);
             }
-            Place::Stored(start, count) => {
-                let (dying, incarnation) = (record.dying, record.logged.incarnation);
-                record.uncount_logged(count.into());
-                if !dying {
-                    let end = start + u64::from(count);
-                    self.journal.settle_stored(Settled { queue: incarnation, start, end });
-                }
+            Place::Shed(message, offset) => {
+                self.unshed(messages, queue, message, offset);
+                messages.release(message);
             }
+            Place::Stored(lane, start, count) => self.settle_run(queue, lane, start, count),
         }
     }
 

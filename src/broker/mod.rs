@@ -48,6 +48,7 @@ mod records;
 mod route;
 mod settle;
 mod shares;
+mod spill;
 mod stored;
 mod tidy;
 mod topic;
@@ -143,6 +144,8 @@ pub struct Gauges {
     pub open_messages: u32,
     /// See above.
     pub open_bytes: u64,
+    /// Transient messages that the log has, or will have, because memory was short.
+    pub shed: u64,
 }
 
 /// The broker.
@@ -168,6 +171,7 @@ pub struct Broker {
     awaited: Batch,
     /// Every message to a durable queue is persistent, whatever it says.
     persist_all: bool,
+    spill_transient: bool,
     /// When it was last said that there is no room on the disk.
     full_said_ms: Option<u64>,
     /// Marks that were asked for, in the order of their batches: queue, incarnation, through.
@@ -313,6 +317,7 @@ impl Broker {
             journal: Journal::new(limits.messages_max as usize),
             awaited: Batch::NONE,
             persist_all: false,
+            spill_transient: false,
             full_said_ms: None,
             marking: VecDeque::with_capacity(64),
             wants: VecDeque::with_capacity(64),
@@ -441,6 +446,7 @@ impl Broker {
             unsettled_bytes: self.pinned.unsettled_bytes,
             open_messages: self.pinned.open_messages,
             open_bytes: self.pinned.open_bytes,
+            shed: self.queues.iter().map(|(_, queue)| queue.shed.count).sum(),
         }
     }
 

@@ -1,28 +1,19 @@
-//! Queues deeper than memory: what the log has leaves memory when that is short, and is read back ahead of
-//! delivery.
+//! Into memory: what only the log has is read back ahead of delivery (`spill` is the way out).
 //!
 //! ```text
-//! spill:   fifo ──→ middle (neighbours become one entry)
 //! page in: middle ──→ head
 //! ```
 //!
-//! Always true: order is kept, transient messages among the others included; a message is given up only when
-//! its commit is durable; what could not be read back is dropped with a word to the log, and stays on the
-//! disk for whoever wants to try.
+//! Always true: order is kept; what could not be read back is dropped with a word to the log, and stays on
+//! the disk for whoever wants to try; a transient message that is in memory again is gone from the log.
 
 use crate::command::QueueId;
-use crate::journal::Mode;
 use crate::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use crate::wire::props::Properties;
 
 use super::Broker;
-use super::queue::{Place, Queue};
+use super::queue::{Lane, Place, Queue};
 
-/// Messages that one step takes out of memory.
-const SPILL_STEP: u32 = 512;
-/// Queues that one step looks at.
-const SPILL_QUEUES: usize = 64;
-/// Messages of a queue with consumers that stay in memory in front of those that do not.
-const WINDOW: u32 = 64;
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;
 
@@ -74,112 +65,6 @@ pub enum PageIn {
 }
 
 impl Broker {
-    // ---- out of memory
-
-    /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
-    /// it is worth while to go on.
-    pub fn spill(&mut self, messages: &mut Messages) -> bool {
-        let is_short =
-            messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2;
-        if self.journal.mode() != Mode::On || !is_short {
-            return false;
-        }
-        // Only what is durable can leave memory.
-        self.journal.hurry();
-        let mut left = SPILL_STEP;
-        for _ in 0..SPILL_QUEUES.min(self.queues.places()) {
-            if self.spill_hand >= self.queues.places() {
-                self.spill_hand = 0;
-            }
-            let index = self.spill_hand;
-            let is_logged = self.queues.get(index).is_some_and(|queue| queue.logged.count > 0);
-            if is_logged && self.spill_from(messages, QueueId::from_index(index), &mut left) {
-                // There is more in this one.
-                return true;
-            }
-            self.spill_hand += 1;
-        }
-        left < SPILL_STEP
-    }
-
-    fn spill_from(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
-        let record = &self.queues[queue.index()];
-        if record.dying {
-            return false;
-        }
-        let window = if record.consumers.is_empty() { 0 } else { WINDOW };
-        while *left > 0 {
-            if self.fifo_pool.chunks_free() < 4 {
-                return false;
-            }
-            let record = &mut self.queues[queue.index()];
-            let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
-            let place = record.place(entry);
-            let keeps = record.deep.middle.is_empty() && record.deep.head.len() < window;
-            if keeps {
-                record.fifo.pop(&mut self.fifo_pool);
-                let kept = record.deep.head.push(&mut self.fifo_pool, entry);
-                debug_assert!(kept, "there are chunks");
-                continue;
-            }
-            match place {
-                Place::Logged(message, offset) => {
-                    if !messages.flags(message).has(MessageFlags::STORED) || !record.is_near(offset) {
-                        return false;
-                    }
-                    record.fifo.pop(&mut self.fifo_pool);
-                    self.give_up(messages, queue, message, offset);
-                }
-                Place::Plain(_) | Place::Stored(..) => {
-                    record.fifo.pop(&mut self.fifo_pool);
-                    record.deep.messages += 1;
-                    let kept = record.deep.middle.push(&mut self.fifo_pool, entry);
-                    debug_assert!(kept, "there are chunks");
-                }
-            }
-            *left -= 1;
-        }
-        true
-    }
-
-    /// From now on only the log has this message.
-    fn give_up(&mut self, messages: &mut Messages, queue: QueueId, message: MessageId, offset: u64) {
-        let record = &mut self.queues[queue.index()];
-        let body_len = u64::from(messages.body_len(message));
-        record.ready_bytes -= u64::from(messages.footprint_bytes(message));
-        record.ready_body_bytes -= body_len;
-        record.deep.body_bytes += body_len;
-        self.push_stored(queue, offset, 1);
-        messages.release(message);
-        self.releases += 1;
-    }
-
-    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them.
-    pub(super) fn push_stored(&mut self, queue: QueueId, start: u64, count: u32) -> bool {
-        let record = &mut self.queues[queue.index()];
-        let last = record.deep.middle.back(&self.fifo_pool);
-        let joined = last.and_then(|entry| match record.place(entry) {
-            Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
-                Some(Place::Stored(first, so_far.checked_add(count)?))
-            }
-            _ => None,
-        });
-        let pushed = match joined {
-            Some(place) => {
-                record.deep.middle.set_back(&mut self.fifo_pool, place.entry());
-                true
-            }
-            None => record.deep.middle.push(&mut self.fifo_pool, Place::Stored(start, count).entry()),
-        };
-        if pushed {
-            record.deep.messages += count;
-            record.deep.stored += count;
-        }
-        pushed
-    }
-
-    // ---- into memory
-
     /// Asks that the front of the middle be read back.
     pub(super) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
@@ -206,8 +91,8 @@ impl Broker {
         while let Some(queue) = self.wants.pop_front() {
             let Some(record) = self.queues.get(queue.index()) else { continue };
             let place = record.deep.middle.front(&self.fifo_pool).map(|entry| record.place(entry));
-            if let Some(Place::Stored(start, count)) = place.filter(|_| !record.dying) {
-                let incarnation = record.logged.incarnation;
+            if let Some(Place::Stored(lane, start, count)) = place.filter(|_| !record.dying) {
+                let incarnation = record.incarnation(lane);
                 let end = start + u64::from(count);
                 return Some(Fetch { queue, incarnation, start, end, bytes_max: FETCH_BYTES });
             }
@@ -220,9 +105,9 @@ impl Broker {
     /// Takes a message that was read back, its body still to come.
     pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         self.skip_lost(fetch, page.offset);
-        if self.front_run(fetch).is_none_or(|(start, _)| start != page.offset) {
+        let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
             return PageIn::NotWanted;
-        }
+        };
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
             log::error!("a message of {} bytes does not fit into body_bytes_max any more", page.body_len);
             self.skip_lost(fetch, page.offset + 1);
@@ -236,7 +121,7 @@ impl Broker {
         if !is_first && !messages.has_ordinary_room(page.bytes()) {
             return PageIn::NoRoom;
         }
-        begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
     /// There was no memory for what was read: again when some has been freed, or when what is in the head
@@ -266,7 +151,7 @@ impl Broker {
 
     fn is_same_queue(&self, fetch: &Fetch) -> bool {
         let record = self.queues.get(fetch.queue.index());
-        record.is_some_and(|record| record.logged.incarnation == fetch.incarnation)
+        record.is_some_and(|record| record.is_known_as(fetch.incarnation))
     }
 
     /// The body is whole: the message stands in its queue again, if it is wanted still. `false`: it is, but
@@ -279,17 +164,24 @@ impl Broker {
         message: MessageId,
     ) -> bool {
         messages.finish(message);
-        let is_next = self.front_run(fetch).is_some_and(|(start, _)| start == offset);
-        if !is_next || self.fifo_pool.chunks_free() < 2 {
+        let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
+        let Some((lane, ..)) = next.filter(|_| self.fifo_pool.chunks_free() >= 2) else {
             messages.release(message);
-            return !is_next;
-        }
+            return next.is_none();
+        };
         self.leave_stored(fetch.queue, 1);
+        if lane == Lane::Transient {
+            self.settle_run(fetch.queue, lane, offset, 1);
+        }
         let record = &mut self.queues[fetch.queue.index()];
         let body_len = u64::from(messages.body_len(message));
         record.ready_bytes += u64::from(messages.footprint_bytes(message));
         record.ready_body_bytes += body_len;
-        let pushed = record.deep.head.push(&mut self.fifo_pool, Place::Logged(message, offset).entry());
+        let place = match lane {
+            Lane::Durable => Place::Logged(message, offset),
+            Lane::Transient => Place::Plain(message),
+        };
+        let pushed = record.deep.head.push(&mut self.fifo_pool, place.entry());
         debug_assert!(pushed, "there are chunks");
         true
     }
@@ -312,19 +204,19 @@ impl Broker {
         self.wake(queue);
     }
 
-    fn front_run(&self, fetch: &Fetch) -> Option<(u64, u32)> {
-        let record = self.queues.get(fetch.queue.index())?;
-        if record.logged.incarnation != fetch.incarnation || record.dying {
-            return None;
-        }
+    /// The run at the front of the middle, if it is what is being fetched.
+    fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
+        let record = self.queues.get(fetch.queue.index()).filter(|record| !record.dying)?;
         match record.place(record.deep.middle.front(&self.fifo_pool)?) {
-            Place::Stored(start, count) => Some((start, count)),
-            Place::Plain(_) | Place::Logged(..) => None,
+            Place::Stored(lane, start, count) if record.incarnation(lane) == fetch.incarnation => {
+                Some((lane, start, count))
+            }
+            _ => None,
         }
     }
 
     fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
-        let Some((start, count)) = self.front_run(fetch) else { return };
+        let Some((lane, start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
             let name = &self.queues[fetch.queue.index()].name;
@@ -333,7 +225,7 @@ impl Broker {
                 name.escape_debug()
             );
             self.leave_stored(fetch.queue, lost);
-            self.queues[fetch.queue.index()].uncount_logged(lost.into());
+            self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
         }
     }
 
@@ -341,7 +233,7 @@ impl Broker {
     pub(super) fn leave_stored(&mut self, queue: QueueId, count: u32) {
         let record = &mut self.queues[queue.index()];
         let Some(entry) = record.deep.middle.front(&self.fifo_pool) else { return };
-        let Place::Stored(start, all) = record.place(entry) else { return };
+        let Place::Stored(lane, start, all) = record.place(entry) else { return };
         let share = body_share(record, count);
         record.deep.body_bytes -= share;
         record.deep.messages -= count;
@@ -349,7 +241,7 @@ impl Broker {
         if count == all {
             record.deep.middle.pop(&mut self.fifo_pool);
         } else {
-            let rest = Place::Stored(start + u64::from(count), all - count);
+            let rest = Place::Stored(lane, start + u64::from(count), all - count);
             record.deep.middle.set_front(&mut self.fifo_pool, rest.entry());
         }
     }
@@ -363,10 +255,15 @@ fn body_share(queue: &Queue, count: u32) -> u64 {
     (u128::from(queue.deep.body_bytes) * u128::from(count) / u128::from(queue.deep.stored.max(1))) as u64
 }
 
-fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<MessageId, PoolFull> {
+fn begin_page(messages: &mut Messages, lane: Lane, page: &Page<'_>) -> Result<MessageId, PoolFull> {
     let share = Share::ReadBack;
     let message = messages.begin(page.exchange, page.routing_key, share)?;
-    let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
+    let flags = match lane {
+        Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
+        // Somebody may have meant it to be kept, in a queue that is not.
+        Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
+        Lane::Transient => MessageFlags::NONE,
+    };
     match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
         Ok(()) => Ok(message),
         Err(full) => {
@@ -374,6 +271,10 @@ fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<MessageId, Poo
             Err(full)
         }
     }
+}
+
+fn is_persistent(page: &Page<'_>) -> bool {
+    Properties::parse(page.properties).is_ok_and(|properties| properties.is_persistent())
 }
 
 /// Bytes of a queue's messages in the log after a start, when only their sum is known.

@@ -351,7 +351,7 @@ impl Broker {
         }
         let room = self.journal.admit(bytes, logged);
         let most = self.journal.queue_bytes_max();
-        let within = self.targets.iter().all(|queue| self.queues[queue.index()].logged.bytes + bytes <= most);
+        let within = self.targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
         match room {
             Ok(()) if within => Ok(()),
             // In a commit, everything was asked before.
@@ -369,7 +369,7 @@ impl Broker {
             return;
         }
         self.full_said_ms = Some(now);
-        let longest = self.targets.iter().max_by_key(|queue| self.queues[queue.index()].logged.bytes);
+        let longest = self.targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
         let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
         log::warn!(
             "no room on the disk under disk_limit: publishers of persistent messages to queue '{}' wait \

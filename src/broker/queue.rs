@@ -1,32 +1,47 @@
 //! A queue: what waits in it, who takes from it, and when it goes.
 //!
 //! ```text
-//! returned, spilled │ head │ middle                     │ fifo
-//!   came back       │ read │ what the log alone has,    │ what came in last
-//!                   │ back │ and transient ones between │
+//! returned, spilled │ head │ middle                     │ leaving      │ fifo
+//!   came back       │ read │ what the log alone has,    │ waits for    │ what came in last
+//!                   │ back │ and transient ones between │ its commit   │
 //! ```
 //!
 //! A queue that fits into memory has nothing but its `fifo`. When memory is short, what the log has leaves
 //! it from the front of the fifo for the `middle`, where any number of neighbours are one entry; ahead of
-//! delivery they are read back into the `head`.
+//! delivery they are read back into the `head`. Transient messages stay in memory, or, with
+//! `spill_transient`, are written to the log first and stand in `leaving` until they are there. They have a
+//! lane of their own in the log, with offsets of its own, which the next life of the broker throws away.
 //!
 //! Always true: offsets rise with arrival and stay with a message for life, so what comes back goes before
 //! everything that has not been delivered yet, in its old order; a queue is on the ready list exactly when
 //! it has a message, a consumer that can take it, and nothing that has to come first.
 
 use crate::command::{ConnectionId, VhostId};
+use crate::journal::Batch;
 use crate::mem::{Entry, Fifo, Links, List, MessageId};
 
 use super::arguments::QueueSettings;
 use super::deliveries::ReturnedHeap;
 use super::shares::Declarer;
 
-/// Entry flags: two bits of kind, thirty of the log offset.
+/// Entry flags: three bits of kind, twenty-nine of the log offset.
 const LOGGED: u32 = 1;
-const STORED: u32 = 3;
-const KIND: u32 = 3;
-/// How far the offsets in one queue may be apart.
-const SPAN: u64 = 1 << 30;
+const STORED: u32 = 2;
+const SHED: u32 = 3;
+const SHED_STORED: u32 = 4;
+const KIND: u32 = 7;
+const KIND_BITS: u32 = 3;
+/// How far the offsets in one lane may be apart.
+const SPAN: u64 = 1 << 29;
+
+/// Which of a queue's two sequences in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    /// What outlives the broker.
+    Durable,
+    /// Transient messages that had to leave memory.
+    Transient,
+}
 
 /// What stands at one place of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,8 +50,10 @@ pub(super) enum Place {
     Plain(MessageId),
     /// A message in memory that the log has too, or will have.
     Logged(MessageId, u64),
+    /// A transient message in memory that is being written, to leave it.
+    Shed(MessageId, u64),
     /// So many messages from this offset on, which the log alone has.
-    Stored(u64, u32),
+    Stored(Lane, u64, u32),
 }
 
 /// What the log knows the queue by; all 0 for one that does not outlive the broker.
@@ -57,6 +74,20 @@ pub(super) struct Logged {
     pub(super) mark_asked: u64,
 }
 
+/// What the log has of the queue's transient messages; all 0 until the first of them had to leave memory.
+#[derive(Debug, Default)]
+pub(super) struct Shed {
+    /// Never used again for another queue, and of this life only.
+    pub(super) incarnation: u64,
+    /// The offset of the next message that leaves.
+    pub(super) next_offset: u64,
+    /// Messages in the log or on their way there, and their bytes there.
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+    /// With this batch the last of them is there.
+    pub(super) awaits: Batch,
+}
+
 /// What is not in memory.
 #[derive(Debug, Default)]
 pub(super) struct Deep {
@@ -64,6 +95,8 @@ pub(super) struct Deep {
     pub(super) head: Fifo,
     /// Still to be read back.
     pub(super) middle: Fifo,
+    /// On their way out of memory, some of them still being written.
+    pub(super) leaving: Fifo,
     /// Messages in the middle, those in memory included.
     pub(super) messages: u32,
     /// Messages in the middle that only the log has, and bytes of their bodies.
@@ -90,6 +123,7 @@ pub(super) struct Queue {
     /// The reply queue behind amq.rabbitmq.reply-to: reached by its name, seen by nobody.
     pub(super) hidden: bool,
     pub(super) logged: Logged,
+    pub(super) shed: Shed,
     /// Messages that have not been delivered.
     pub(super) fifo: Fifo,
     /// Messages before those, as far as some of them are not in memory.
@@ -145,6 +179,7 @@ impl Queue {
             settings,
             hidden: false,
             logged: Logged::default(),
+            shed: Shed::default(),
             fifo: Fifo::default(),
             deep: Deep::default(),
             taken: 0,
@@ -177,7 +212,7 @@ impl Queue {
 
     /// Those of them that are in memory.
     pub(super) fn resident(&self) -> u32 {
-        let deep = self.deep.head.len() + self.deep.messages - self.deep.stored;
+        let deep = self.deep.head.len() + self.deep.messages - self.deep.stored + self.deep.leaving.len();
         self.fifo.len() + self.returned.len() + self.spilled.len() + deep
     }
 
@@ -187,11 +222,32 @@ impl Queue {
     }
 
     /// Messages leave the log that are not in memory: each counts for as much as the others on average.
-    pub(super) fn uncount_logged(&mut self, count: u64) {
-        let logged = &mut self.logged;
-        let share = u128::from(logged.bytes) * u128::from(count) / u128::from(logged.count.max(1));
-        logged.bytes = logged.bytes.saturating_sub(share as u64);
-        logged.count = logged.count.saturating_sub(count);
+    pub(super) fn uncount_stored(&mut self, lane: Lane, count: u64) {
+        let (messages, bytes) = match lane {
+            Lane::Durable => (&mut self.logged.count, &mut self.logged.bytes),
+            Lane::Transient => (&mut self.shed.count, &mut self.shed.bytes),
+        };
+        let share = u128::from(*bytes) * u128::from(count) / u128::from((*messages).max(1));
+        *bytes = bytes.saturating_sub(share as u64);
+        *messages = messages.saturating_sub(count);
+    }
+
+    /// What the log knows a lane by.
+    pub(super) const fn incarnation(&self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Durable => self.logged.incarnation,
+            Lane::Transient => self.shed.incarnation,
+        }
+    }
+
+    /// Whether the log knows one of its lanes by this.
+    pub(super) const fn is_known_as(&self, incarnation: u64) -> bool {
+        incarnation != 0 && (self.logged.incarnation == incarnation || self.shed.incarnation == incarnation)
+    }
+
+    /// Bytes that its messages take in the log.
+    pub(super) const fn log_bytes(&self) -> u64 {
+        self.logged.bytes + self.shed.bytes
     }
 
     /// Whether a deliver pass has anything to do here.
@@ -201,35 +257,51 @@ impl Queue {
 
     /// What an entry of this queue stands for.
     pub(super) const fn place(&self, entry: Entry) -> Place {
+        let message = entry.message;
         match entry.flags & KIND {
-            LOGGED => Place::Logged(entry.message, self.offset(entry.flags)),
-            STORED => Place::Stored(self.offset(entry.flags), entry.message.index() as u32 + 1),
-            _ => Place::Plain(entry.message),
+            LOGGED => Place::Logged(message, self.offset(Lane::Durable, entry.flags)),
+            SHED => Place::Shed(message, self.offset(Lane::Transient, entry.flags)),
+            STORED => self.run(Lane::Durable, entry),
+            SHED_STORED => self.run(Lane::Transient, entry),
+            _ => Place::Plain(message),
         }
     }
 
+    const fn run(&self, lane: Lane, entry: Entry) -> Place {
+        Place::Stored(lane, self.offset(lane, entry.flags), entry.message.index() as u32 + 1)
+    }
+
     /// The whole offset: the highest below the next one that ends in these bits.
-    const fn offset(&self, flags: u32) -> u64 {
-        let low = (flags >> 2) as u64;
-        let last = self.logged.next_offset - 1;
+    const fn offset(&self, lane: Lane, flags: u32) -> u64 {
+        let low = (flags >> KIND_BITS) as u64;
+        let last = self.next_offset(lane) - 1;
         last - (last.wrapping_sub(low) & (SPAN - 1))
     }
 
+    const fn next_offset(&self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Durable => self.logged.next_offset,
+            Lane::Transient => self.shed.next_offset,
+        }
+    }
+
     /// Whether an offset is near enough to be kept in an entry.
-    pub(super) const fn is_near(&self, offset: u64) -> bool {
-        offset + SPAN >= self.logged.next_offset
+    pub(super) const fn is_near(&self, lane: Lane, offset: u64) -> bool {
+        offset + SPAN >= self.next_offset(lane)
     }
 }
 
 impl Place {
     /// As an entry; the offset must be near.
     pub(super) fn entry(self) -> Entry {
-        let low = |offset: u64| ((offset & (SPAN - 1)) as u32) << 2;
+        let flags = |offset: u64, kind: u32| ((offset & (SPAN - 1)) as u32) << KIND_BITS | kind;
         match self {
             Self::Plain(message) => Entry { message, flags: 0 },
-            Self::Logged(message, offset) => Entry { message, flags: low(offset) | LOGGED },
-            Self::Stored(start, count) => {
-                Entry { message: MessageId::from_index(count as usize - 1), flags: low(start) | STORED }
+            Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
+            Self::Shed(message, offset) => Entry { message, flags: flags(offset, SHED) },
+            Self::Stored(lane, start, count) => {
+                let kind = if lane == Lane::Durable { STORED } else { SHED_STORED };
+                Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, kind) }
             }
         }
     }
@@ -246,10 +318,17 @@ mod tests {
         let message = MessageId::from_index(5);
         for next in [1, 2, SPAN, SPAN + 1, 5 * SPAN + 17, u64::MAX / 4] {
             queue.logged.next_offset = next;
+            queue.shed.next_offset = next / 3;
             for back in [1, 2, 1000, SPAN - 1, SPAN] {
                 let Some(offset) = next.checked_sub(back) else { continue };
-                assert!(queue.is_near(offset));
-                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
+                assert!(queue.is_near(Lane::Durable, offset));
+                let stored = Place::Stored(Lane::Durable, offset, u32::MAX - 1);
+                for place in [Place::Logged(message, offset), stored] {
+                    assert_eq!(queue.place(place.entry()), place);
+                }
+                let Some(offset) = (next / 3).checked_sub(back) else { continue };
+                let stored = Place::Stored(Lane::Transient, offset, 7);
+                for place in [Place::Shed(message, offset), stored] {
                     assert_eq!(queue.place(place.entry()), place);
                 }
             }

@@ -5,7 +5,7 @@
 
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{List, Messages};
+use crate::mem::{Fifo, List, Messages};
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
@@ -311,7 +311,9 @@ impl Broker {
         record.ready_body_bytes = 0;
         let deep = &mut record.deep;
         (deep.messages, deep.stored, deep.body_bytes) = (0, 0, 0);
-        let fifos = [record.fifo.detach(), record.spilled.detach(), deep.head.detach(), deep.middle.detach()];
+        let rest = [&mut deep.head, &mut deep.middle, &mut deep.leaving].map(Fifo::detach);
+        let [head, middle, leaving] = rest;
+        let fifos = [record.fifo.detach(), record.spilled.detach(), head, middle, leaving];
         let returned = core::mem::take(&mut record.returned);
         // The queue stays until all of it is dropped.
         record.returning += 1;
@@ -352,6 +354,7 @@ impl Broker {
     pub(super) fn retire_queue(&mut self, queue: QueueId) {
         let index = queue.index();
         self.say_queue(index, false);
+        self.say_shed_gone(index);
         let record = &mut self.queues[index];
         record.dying = true;
         let (vhost, hidden) = (record.vhost, record.hidden);

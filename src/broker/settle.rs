@@ -10,7 +10,7 @@ use crate::mem::{List, Messages};
 
 use super::Broker;
 use super::jobs::Job;
-use super::queue::Place;
+use super::queue::{Lane, Place};
 use super::records::{Channel, ConsumerState, Mode};
 
 impl Broker {
@@ -136,7 +136,7 @@ impl Broker {
                 record.ready_bytes += u64::from(messages.footprint_bytes(message));
                 record.ready_body_bytes += u64::from(messages.body_len(message));
                 let place = logged.map_or(Place::Plain(message), |offset| Place::Logged(message, offset));
-                let is_near = logged.is_none_or(|offset| record.is_near(offset));
+                let is_near = logged.is_none_or(|offset| record.is_near(Lane::Durable, offset));
                 if self.deliveries.are_half_returned()
                     && is_near
                     && record.spilled.push(&mut self.fifo_pool, place.entry())

@@ -14,7 +14,7 @@ use super::arguments::QueueSettings;
 use super::exchange::{Destination, Kind};
 use super::exchanges::{BindingSpec, ExchangeDeclaration};
 use super::pages::count_recovered;
-use super::queue::Queue;
+use super::queue::{Lane, Queue};
 
 /// What the log knows of a queue's messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -266,7 +266,7 @@ impl Broker {
         let mut start = start;
         while start < end {
             let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
-            if !self.push_stored(queue, start, count) {
+            if !self.push_stored(queue, Lane::Durable, start, count) {
                 return false;
             }
             start += u64::from(count);

@@ -86,6 +86,14 @@ pub struct Target {
     pub offset: u64,
 }
 
+/// Incarnations with this bit are of messages that are in the log only to be out of memory.
+const TRANSIENT: u64 = 1 << 63;
+
+/// Whether this is the incarnation of messages that the next life throws away.
+pub const fn is_transient(incarnation: u64) -> bool {
+    incarnation & TRANSIENT != 0
+}
+
 /// Offsets that are done with, the end not included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
@@ -105,6 +113,8 @@ struct Pending {
     live: u32,
     bytes: u32,
     batch: Batch,
+    /// It is written for this incarnation alone, to leave memory; 0 for one that is written to be kept.
+    shed: u64,
 }
 
 /// The message to be written next.
@@ -265,6 +275,11 @@ impl Journal {
         self.version
     }
 
+    /// A name for transient messages of a queue, which no other ever had.
+    pub const fn next_transient(&mut self) -> u64 {
+        self.next_version() | TRANSIENT
+    }
+
     /// Everything up to this batch is durable.
     pub const fn durable(&self) -> Batch {
         self.durable
@@ -345,6 +360,23 @@ impl Journal {
         targets: u32,
         urgency: Urgency,
     ) -> Batch {
+        self.append(messages, message, (targets, 0), urgency)
+    }
+
+    /// Takes a message that must leave memory, for one queue; it must not be waiting for a commit already.
+    pub fn shed(&mut self, messages: &mut Messages, message: MessageId, target: Target) -> Batch {
+        debug_assert!(is_transient(target.queue) && !self.is_waiting(messages, message));
+        self.push_target(target);
+        self.append(messages, message, (1, target.queue), Urgency::Awaited)
+    }
+
+    fn append(
+        &mut self,
+        messages: &mut Messages,
+        message: MessageId,
+        (targets, shed): (u32, u64),
+        urgency: Urgency,
+    ) -> Batch {
         let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
         if self.open_bytes > 0 && self.open_bytes + bytes > self.batch_bytes_max {
             self.close_batch();
@@ -354,15 +386,20 @@ impl Journal {
         messages.retain(message);
         messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
-        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch: self.open });
+        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch: self.open, shed });
         self.live += 1;
         self.note(urgency);
         self.open
     }
 
-    /// Whether the message has not gone into a commit yet.
+    /// Whether the message, to be kept, has not gone into a commit yet.
     pub fn is_gathering(&self, messages: &Messages, message: MessageId) -> bool {
-        self.find(messages, message).is_some()
+        self.find(messages, message, 0).is_some()
+    }
+
+    /// Whether the message waits for a commit, for whatever reason.
+    pub fn is_waiting(&self, messages: &Messages, message: MessageId) -> bool {
+        self.find_waiting(messages, message).is_some()
     }
 
     /// A place of a message is done with. If that was its last one and it was not written, it never will be.
@@ -370,16 +407,24 @@ impl Journal {
         if self.mode != Mode::On {
             return;
         }
-        if !self.forsake(messages, message) {
+        if !self.forsake(messages, target.queue, message) {
             self.settles_matter = true;
             self.note(Urgency::Lazy);
         }
         self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
     }
 
+    /// A message that was to leave memory is taken: it need not be written, or what was written is done with.
+    pub fn unshed(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
+        if !self.forsake(messages, target.queue, message) {
+            self.settle_stored(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
+        }
+    }
+
     /// A place of a message is gone with its queue; says whether the message will not be written at all.
-    pub fn forsake(&mut self, messages: &mut Messages, message: MessageId) -> bool {
-        let Some(at) = self.find(messages, message) else { return false };
+    pub fn forsake(&mut self, messages: &mut Messages, queue: u64, message: MessageId) -> bool {
+        let shed = if is_transient(queue) { queue } else { 0 };
+        let Some(at) = self.find(messages, message, shed) else { return false };
         let pending = &mut self.pending[at];
         pending.live -= 1;
         if pending.live > 0 {
@@ -535,7 +580,12 @@ impl Journal {
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
     }
 
-    fn find(&self, messages: &Messages, message: MessageId) -> Option<usize> {
+    fn find(&self, messages: &Messages, message: MessageId, shed: u64) -> Option<usize> {
+        let at = self.find_waiting(messages, message)?;
+        (self.pending[at].shed == shed).then_some(at)
+    }
+
+    fn find_waiting(&self, messages: &Messages, message: MessageId) -> Option<usize> {
         let mark = messages.mark(message);
         if mark == 0 {
             return None;

@@ -10,7 +10,7 @@ use std::io;
 
 use crate::broker::{Broker, Contents, Fetch, Page, PageIn, Restored};
 use crate::command::QueueId;
-use crate::journal::Definition;
+use crate::journal::{Definition, is_transient};
 use crate::mem::{MessageId, Messages};
 use crate::store::{self, Counters, Keeper, Log, Read, ReadOutcome, Write, WriteDone};
 use crate::time::{Deadline, Now};
@@ -337,6 +337,10 @@ pub(crate) fn restore(broker: &mut Broker, log: &Log, disk: &mut impl store::Dis
     }
     for (key, incarnation) in orphans {
         broker.forget(&key, incarnation);
+    }
+    let is_void = |incarnation: &&u64| is_transient(**incarnation);
+    for &incarnation in log.index().queues().keys().filter(is_void) {
+        broker.forget_transient(incarnation);
     }
     let mut messages = 0;
     for (incarnation, queue) in queues {

@@ -51,6 +51,7 @@ impl Disk {
         let directory = &config.data_dir;
         let refused = |error| StartError::Store(directory.clone(), error);
         broker.set_persist_all(config.store.persist_all);
+        broker.set_spill_transient(config.store.spill_transient);
         if let Err(error) = fs::create_dir_all(directory) {
             return Ok(degraded(broker, directory, &error));
         }

@@ -156,7 +156,7 @@ impl<'w> Life<'w> {
     }
 
     fn hand_out(&mut self) {
-        let before = self.messages.messages_used();
+        let (before, shed_before) = (self.messages.messages_used(), self.broker.gauges().shed);
         loop {
             self.spills = self.broker.spill(&mut self.messages);
             if !self.spills || self.w.random.one_in(2) {
@@ -164,6 +164,7 @@ impl<'w> Life<'w> {
             }
         }
         self.w.counts.spilled += (before - self.messages.messages_used()) as u64;
+        self.w.counts.shed += self.broker.gauges().shed - shed_before;
         if self.reading.is_none() {
             let job = self.desk.next_read(&mut self.broker, &self.messages);
             self.read(job);

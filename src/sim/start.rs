@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::broker::Broker;
-use crate::journal::{Definition, DestinationName};
+use crate::journal::{Definition, DestinationName, is_transient};
 use crate::mem::{MessageLimits, Messages};
 use crate::net::desk::{Desk, restore};
 use crate::store::{Body, Identity, Log, Message, Record};
@@ -87,6 +87,7 @@ impl World {
             return None;
         };
         broker.set_persist_all(self.persist_all);
+        broker.set_spill_transient(self.spill_transient);
         broker.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
@@ -156,6 +157,8 @@ impl World {
                 self.model.complain(format!("queue {number} counts {} and has {have}", queue.live));
             }
         }
+        // Of another life: void.
+        found.contents.retain(|number, _| !is_transient(*number));
         found
     }
 

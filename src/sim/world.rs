@@ -48,6 +48,8 @@ pub struct Counts {
     pub full: u64,
     /// Messages whose memory was given up.
     pub spilled: u64,
+    /// Transient ones that were to be written for that.
+    pub shed: u64,
     /// Refusals.
     pub refused: u64,
     /// Changes of who may do what.
@@ -66,6 +68,7 @@ impl Counts {
         self.waits += other.waits;
         self.full += other.full;
         self.spilled += other.spilled;
+        self.shed += other.shed;
         self.refused += other.refused;
         self.administered += other.administered;
     }
@@ -83,6 +86,7 @@ pub(super) struct World {
     pub(super) limits: Limits,
     pub(super) settings: Settings,
     pub(super) persist_all: bool,
+    pub(super) spill_transient: bool,
     /// What clients are at in this life.
     pub(super) mood: Mood,
     /// Helpers take at most so long.
@@ -140,6 +144,7 @@ impl World {
                 sync_burst: 10,
             },
             persist_all: random.one_in(8),
+            spill_transient: Random::new(seed ^ 0x5E_D5).one_in(2),
             mood: Mood::Mixed,
             slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
             large_bytes: if is_large { 100_000 } else { 0 },

@@ -178,7 +178,7 @@ def persistent_and_transient() -> None:
                 declare(peer, "passing", durable=False)
                 for start in range(0, 1000, 100):
                     fill(peer, "keep", range(start, start + 50))
-                    fill(peer, "keep", range(start + 50, start + 100), props={})
+                    fill(peer, "keep", range(start + 50, start + 100), props=lambda _: {})
                     fill(peer, "passing", range(start, start + 10))
             want = [number for number in range(1000) if number % 100 < 50]
             for _ in range(2):
@@ -296,8 +296,8 @@ def persist_all() -> None:
             with client(series.broker) as peer:
                 declare(peer, "all")
                 declare(peer, "passing", durable=False)
-                fill(peer, "all", range(100), props={})
-                fill(peer, "all", range(100, 200), props={"delivery_mode": 1})
+                fill(peer, "all", range(100), props=lambda _: {})
+                fill(peer, "all", range(100, 200), props=lambda _: {"delivery_mode": 1})
                 fill(peer, "passing", range(10))
             series.again(how)
             with client(series.broker) as peer:

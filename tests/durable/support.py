@@ -226,14 +226,19 @@ def confirmed_through(peer: Client, last: int) -> None:
     peer.confirmed, peer.ahead = done, ahead  # type: ignore[attr-defined]
 
 
-def fill(peer: Client, queue: str, numbers: range, size: int = 100, props: Optional[Dict[str, Any]] = None,
-         window: int = 200) -> None:
-    """Publish persistent messages, confirmed; the channel is put into confirm mode when it is not yet."""
+def persistent(_number: int) -> Dict[str, Any]:
+    """The properties of any message that is to survive."""
+    return PERSISTENT
+
+
+def fill(peer: Client, queue: str, numbers: range, size: int = 100,
+         props: Callable[[int], Dict[str, Any]] = persistent, window: int = 200) -> None:
+    """Publish messages, confirmed; the channel is put into confirm mode when it is not yet."""
     if not hasattr(peer, "sent"):
         peer.call(1, "confirm.select")
         peer.sent = 0  # type: ignore[attr-defined]
     for number in numbers:
-        peer.publish(1, "", queue, body_of(queue, number, size), props=PERSISTENT if props is None else props)
+        peer.publish(1, "", queue, body_of(queue, number, size), props=props(number))
         peer.sent += 1  # type: ignore[attr-defined]
         if peer.sent % window == 0:  # type: ignore[attr-defined]
             confirmed_through(peer, peer.sent)  # type: ignore[attr-defined]

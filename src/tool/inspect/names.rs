@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 
 use super::json::Object;
-use crate::journal::{Definition, DestinationName};
+use crate::journal::{Definition, DestinationName, is_transient};
 use crate::store::look::Look;
 use crate::store::{Disk, Record};
 
@@ -53,18 +53,19 @@ impl Names {
 
     /// What to call a queue in a table: its name and its virtual host.
     pub(super) fn shown(&self, queue: u64) -> impl fmt::Display {
-        struct Shown<'n>(Option<&'n (String, String)>);
+        struct Shown<'n>(u64, Option<&'n (String, String)>);
         impl fmt::Display for Shown<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self.0 {
+                match self.1 {
                     Some((vhost, name)) => {
                         write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))
                     }
+                    None if is_transient(self.0) => f.write_str("transient ones that memory had no room for"),
                     None => f.write_str("?"),
                 }
             }
         }
-        Shown(self.queues.get(&queue))
+        Shown(queue, self.queues.get(&queue))
     }
 
     /// The fields that name a queue.

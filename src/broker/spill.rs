@@ -1,0 +1,302 @@
+//! Out of memory: when it is short, what the log has leaves it (`pages` is the way back).
+//!
+//! ```text
+//! spill: fifo ──→ middle (neighbours become one entry)
+//! shed:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
+//! ```
+//!
+//! A transient message has to be written before it can leave. It is written for this queue alone: one that
+//! waits in several queues is written for each, and its memory is free when the last has given it up.
+//!
+//! Always true: order is kept; a message is given up only when its commit is durable; what cannot leave
+//! stays where it is in the order, and does not keep back what is behind it; what a consumer takes while it
+//! is leaving stays.
+
+use crate::command::QueueId;
+use crate::journal::{Mode, NoRoom, Target};
+use crate::mem::{Entry, MessageFlags, MessageId, Messages};
+
+use super::Broker;
+use super::front::log_bytes;
+use super::queue::{Lane, Place, Queue};
+
+/// Messages that one step takes out of memory.
+const SPILL_STEP: u32 = 512;
+/// Queues that one step looks at.
+const SPILL_QUEUES: usize = 64;
+/// Messages of a queue with consumers that stay in memory in front of those that do not.
+const WINDOW: u32 = 64;
+/// Chunks for entries that others need more than spilling does.
+const CHUNKS_LEFT: usize = 4;
+
+/// Whether a transient message can be written to leave memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shedding {
+    Now,
+    /// After the commit that is being gathered.
+    Later,
+    No,
+}
+
+impl Broker {
+    /// Whether transient messages may go to the log when memory is short.
+    pub const fn set_spill_transient(&mut self, spill_transient: bool) {
+        self.spill_transient = spill_transient;
+    }
+
+    /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
+    /// it is worth while to go on.
+    pub fn spill(&mut self, messages: &mut Messages) -> bool {
+        let is_short =
+            messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2;
+        if self.journal.mode() != Mode::On || !is_short {
+            return false;
+        }
+        // Only what is durable can leave memory.
+        self.journal.hurry();
+        let mut left = SPILL_STEP;
+        for _ in 0..SPILL_QUEUES.min(self.queues.places()) {
+            if self.spill_hand >= self.queues.places() {
+                self.spill_hand = 0;
+            }
+            let index = self.spill_hand;
+            let may_spill = self.queues.get(index).is_some_and(|queue| self.may_spill(queue));
+            if may_spill && self.spill_from(messages, QueueId::from_index(index), &mut left) {
+                // There is more in this one.
+                return true;
+            }
+            self.spill_hand += 1;
+        }
+        left < SPILL_STEP
+    }
+
+    const fn may_spill(&self, queue: &Queue) -> bool {
+        !queue.dying && (queue.logged.count > 0 || self.may_shed(queue) || !queue.deep.leaving.is_empty())
+    }
+
+    const fn may_shed(&self, queue: &Queue) -> bool {
+        self.spill_transient && !queue.hidden
+    }
+
+    /// Says whether it ended because there is nothing `left` to be done in this step.
+    fn spill_from(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+        while *left > 0 {
+            if self.fifo_pool.chunks_free() < CHUNKS_LEFT {
+                return false;
+            }
+            let record = &self.queues[queue.index()];
+            let goes_on = match record.deep.leaving.front(&self.fifo_pool) {
+                Some(entry) => self.leave(messages, queue, entry),
+                None if record.fifo.is_empty() => false,
+                None => self.keep_window(queue) || self.spill_first(messages, queue, left),
+            };
+            if !goes_on {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
+    }
+
+    /// With consumers, the first messages stay in memory whatever they are.
+    fn keep_window(&mut self, queue: QueueId) -> bool {
+        let record = &mut self.queues[queue.index()];
+        let window = if record.consumers.is_empty() { 0 } else { WINDOW };
+        if !record.deep.middle.is_empty() || record.deep.head.len() >= window {
+            return false;
+        }
+        let Some((_, entry)) = record.fifo.pop(&mut self.fifo_pool) else { return false };
+        let kept = record.deep.head.push(&mut self.fifo_pool, entry);
+        debug_assert!(kept, "there are chunks");
+        true
+    }
+
+    /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
+    fn spill_first(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+        let record = &self.queues[queue.index()];
+        let may_shed = self.may_shed(record);
+        let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
+        match record.place(entry) {
+            Place::Logged(message, offset) => {
+                if !is_stored(messages, record, message, offset) {
+                    return false;
+                }
+                self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
+                self.give_up(messages, queue, message, (Lane::Durable, offset));
+                true
+            }
+            Place::Plain(_) if may_shed => self.shed(messages, queue, left),
+            Place::Plain(_) | Place::Shed(..) | Place::Stored(..) => {
+                self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
+                self.stay(queue, entry);
+                true
+            }
+        }
+    }
+
+    /// What is in memory stands among what is not.
+    fn stay(&mut self, queue: QueueId, entry: Entry) {
+        let deep = &mut self.queues[queue.index()].deep;
+        deep.messages += 1;
+        let kept = deep.middle.push(&mut self.fifo_pool, entry);
+        debug_assert!(kept, "there are chunks");
+    }
+
+    /// From now on only the log has this message.
+    fn give_up(
+        &mut self,
+        messages: &mut Messages,
+        queue: QueueId,
+        message: MessageId,
+        (lane, offset): (Lane, u64),
+    ) {
+        let record = &mut self.queues[queue.index()];
+        let body_len = u64::from(messages.body_len(message));
+        record.ready_bytes -= u64::from(messages.footprint_bytes(message));
+        record.ready_body_bytes -= body_len;
+        record.deep.body_bytes += body_len;
+        self.push_stored(queue, lane, offset, 1);
+        messages.release(message);
+        self.releases += 1;
+    }
+
+    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them.
+    pub(super) fn push_stored(&mut self, queue: QueueId, lane: Lane, start: u64, count: u32) -> bool {
+        let record = &mut self.queues[queue.index()];
+        let last = record.deep.middle.back(&self.fifo_pool);
+        let joined = last.and_then(|entry| match record.place(entry) {
+            Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
+                Some(Place::Stored(lane, first, so_far.checked_add(count)?))
+            }
+            _ => None,
+        });
+        let pushed = match joined {
+            Some(place) => {
+                record.deep.middle.set_back(&mut self.fifo_pool, place.entry());
+                true
+            }
+            None => record.deep.middle.push(&mut self.fifo_pool, Place::Stored(lane, start, count).entry()),
+        };
+        if pushed {
+            record.deep.messages += count;
+            record.deep.stored += count;
+        }
+        pushed
+    }
+
+    // ---- transient messages
+
+    /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
+    /// what stands between them along with them; `false` when none can be taken now.
+    fn shed(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+        let mut taken = false;
+        while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
+            let record = &mut self.queues[queue.index()];
+            let Some(entry) = record.fifo.front(&self.fifo_pool) else { break };
+            let place = record.place(entry);
+            let shedding = match place {
+                Place::Plain(message) => self.shedding(messages, queue, message),
+                _ => Shedding::No,
+            };
+            let place = match (shedding, place) {
+                (Shedding::Later, _) => break,
+                (Shedding::Now, Place::Plain(message)) => self.begin_shedding(messages, queue, message),
+                _ => place,
+            };
+            let record = &mut self.queues[queue.index()];
+            record.fifo.pop(&mut self.fifo_pool);
+            let kept = record.deep.leaving.push(&mut self.fifo_pool, place.entry());
+            debug_assert!(kept, "there are chunks");
+            taken = true;
+            *left -= 1;
+        }
+        *left += u32::from(taken);
+        taken
+    }
+
+    fn shedding(&self, messages: &Messages, queue: QueueId, message: MessageId) -> Shedding {
+        let bytes = messages.stream_len(message) as u64;
+        let has_share = self.queues[queue.index()].log_bytes() + bytes <= self.journal.queue_bytes_max();
+        let fits = self.journal.fits_commit(bytes, messages.body_len(message).into(), 1);
+        match self.journal.admit(bytes, 1) {
+            // For another of its queues it is being written already.
+            _ if self.journal.is_waiting(messages, message) => Shedding::Later,
+            Ok(()) if has_share && fits => Shedding::Now,
+            Err(NoRoom::Commit) => Shedding::Later,
+            Ok(()) | Err(NoRoom::Disk) => Shedding::No,
+        }
+    }
+
+    fn begin_shedding(&mut self, messages: &mut Messages, queue: QueueId, message: MessageId) -> Place {
+        if self.queues[queue.index()].shed.incarnation == 0 {
+            self.queues[queue.index()].shed.incarnation = self.journal.next_transient();
+        }
+        let shed = &mut self.queues[queue.index()].shed;
+        let offset = shed.next_offset;
+        shed.next_offset += 1;
+        shed.count += 1;
+        shed.bytes += log_bytes(messages, message);
+        let target = Target { queue: shed.incarnation, offset };
+        shed.awaits = self.journal.shed(messages, message, target);
+        Place::Shed(message, offset)
+    }
+
+    /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
+    fn leave(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) -> bool {
+        let durable = self.journal.durable();
+        let record = &mut self.queues[queue.index()];
+        let place = record.place(entry);
+        let is_there = match place {
+            Place::Shed(..) => record.shed.awaits <= durable,
+            Place::Logged(message, offset) => is_stored(messages, record, message, offset),
+            Place::Plain(_) | Place::Stored(..) => true,
+        };
+        if !is_there {
+            return false;
+        }
+        record.deep.leaving.pop(&mut self.fifo_pool);
+        match place {
+            Place::Shed(message, offset) => self.give_up(messages, queue, message, (Lane::Transient, offset)),
+            Place::Logged(message, offset) => self.give_up(messages, queue, message, (Lane::Durable, offset)),
+            Place::Plain(_) | Place::Stored(..) => self.stay(queue, entry),
+        }
+        true
+    }
+
+    /// A message that was leaving stays in memory: the log need not have it.
+    pub(super) fn unshed(
+        &mut self,
+        messages: &mut Messages,
+        queue: QueueId,
+        message: MessageId,
+        offset: u64,
+    ) {
+        let record = &mut self.queues[queue.index()];
+        record.shed.count -= 1;
+        record.shed.bytes = record.shed.bytes.saturating_sub(log_bytes(messages, message));
+        let target = Target { queue: record.shed.incarnation, offset };
+        if record.dying {
+            self.journal.forsake(messages, target.queue, message);
+        } else {
+            self.journal.unshed(messages, target, message);
+        }
+    }
+
+    /// A queue is gone: so is what the log has of its transient messages.
+    pub(super) fn say_shed_gone(&mut self, index: usize) {
+        let incarnation = self.queues[index].shed.incarnation;
+        if incarnation != 0 {
+            self.journal.queue_gone(incarnation);
+        }
+    }
+
+    /// At a start: what another life had taken out of memory is void.
+    pub fn forget_transient(&mut self, incarnation: u64) {
+        self.journal.queue_gone(incarnation);
+    }
+}
+
+/// Whether the log has the message for good, and its offset can be kept in an entry.
+fn is_stored(messages: &Messages, queue: &Queue, message: MessageId, offset: u64) -> bool {
+    messages.flags(message).has(MessageFlags::STORED) && queue.is_near(Lane::Durable, offset)
+}
