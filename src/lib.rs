@@ -62,7 +62,8 @@
 //!
 //! So the one asynchronous boundary is the disk, and whoever need not wait for it does not. A message that is
 //! consumed and acknowledged before its commit is made leaves the journal again. When memory is short, queues
-//! give up the messages that the log has, and read them back ahead of delivery (`broker/pages.rs`).
+//! give up the messages that the log has (`broker/spill.rs`), and read them back ahead of delivery
+//! (`broker/pages.rs`).
 //!
 //! A body is copied once in (input buffer to slot and blocks) and once out (to the output buffer), whatever
 //! the fan-out. What a slow socket does not take is not stored: the delivery stays in the outbox, and the

@@ -16,8 +16,8 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 
 use home::Home;
-use leveret::config::Config;
 use leveret::config::units::ListenAddress;
+use leveret::config::{Config, Store};
 use leveret::limits::Limits;
 use leveret::net::House;
 use leveret::wire::{Method, Table, Writer};
@@ -50,17 +50,16 @@ impl log::Log for Ear {
 }
 
 /// Starts a broker in a thread that ends with the process.
-fn start_broker() -> SocketAddr {
+fn start_broker(spill_transient: bool) -> SocketAddr {
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
-    log::set_logger(&EAR).expect("the test has no other");
-    log::set_max_level(log::LevelFilter::Info);
-    std::thread::spawn(|| {
+    std::thread::spawn(move || {
         let home = Home::new("allocations");
         let config = Config {
             listen: vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))],
             data_dir: home.path().to_path_buf(),
             limits: Limits { messages_max: 4_000, ..Limits::default() },
+            store: Store { spill_transient, ..Store::default() },
             ..Config::default()
         };
         let mut house = House::open(&config).expect("it starts");
@@ -170,6 +169,7 @@ fn with_headers(entries: &[u8]) -> Vec<u8> {
 /// A way that messages go, and its name.
 type Way = (&'static str, fn(&mut Cast));
 
+/// The ways of a broker that lets transient messages wait in memory.
 const WAYS: [Way; 15] = [
     ("automatic acknowledgement, all sizes", by_default_exchange),
     ("every kind of exchange, with and without the cache", by_every_exchange),
@@ -187,21 +187,16 @@ const WAYS: [Way; 15] = [
     ("written down, confirmed, acknowledged", kept),
     ("read back", read_back),
 ];
+/// The ways of one that lets them leave it.
+const SPILLING_WAYS: [Way; 2] = [("read back", read_back), ("transient, read back", passed)];
 
 #[test]
 fn nothing_is_allocated_on_the_way_of_a_message() {
-    let address = start_broker();
-    let mut cast = set_up(address);
-    for (name, way) in WAYS {
-        // The second time it is the same but for what was set up; the third is counted.
-        way(&mut cast);
-        way(&mut cast);
-        settle(&mut cast);
-        let before = counting::allocations();
-        way(&mut cast);
-        settle(&mut cast);
-        assert_eq!(counting::allocations() - before, 0, "allocations on the way: {name}");
-    }
+    log::set_logger(&EAR).expect("the test has no other");
+    log::set_max_level(log::LevelFilter::Info);
+    go_all(&mut set_up(start_broker(true)), &SPILLING_WAYS);
+    let mut cast = set_up(start_broker(false));
+    go_all(&mut cast, &WAYS);
     assert!(counting::allocations() > 0, "the counter does not count");
     // A large body in the log is known chunk by chunk, which takes a little; nothing of the body's size.
     assert!(counting::take_largest() > LARGE_KEPT_BYTES_MAX, "the pools were larger");
@@ -209,6 +204,19 @@ fn nothing_is_allocated_on_the_way_of_a_message() {
     settle(&mut cast);
     let largest = counting::take_largest();
     assert!(largest <= LARGE_KEPT_BYTES_MAX, "an allocation of {largest} bytes for a large message");
+}
+
+fn go_all(cast: &mut Cast, ways: &[Way]) {
+    for (name, way) in ways {
+        // The second time it is the same but for what was set up; the third is counted.
+        way(cast);
+        way(cast);
+        settle(cast);
+        let before = counting::allocations();
+        way(cast);
+        settle(cast);
+        assert_eq!(counting::allocations() - before, 0, "allocations on the way: {name}");
+    }
 }
 
 /// Everybody asks something: by the answer, everything before it is done.
@@ -280,8 +288,17 @@ fn kept(cast: &mut Cast) {
 
 /// More than memory is meant to hold: most of it leaves memory and is read back.
 fn read_back(cast: &mut Cast) {
+    fill_and_empty(cast, "deep", &PERSISTENT);
+}
+
+/// The same with messages that are in the log for that alone.
+fn passed(cast: &mut Cast) {
+    fill_and_empty(cast, "got", &[0, 0]);
+}
+
+fn fill_and_empty(cast: &mut Cast, queue: &str, properties: &[u8]) {
     const DEEP: usize = 6_000;
-    let one = publish("", "deep", false, &PERSISTENT, &[4; 50]);
+    let one = publish("", queue, false, properties, &[4; 50]);
     cast.publisher.write(&one.repeat(DEEP));
     cast.publisher.send(1, &Method::ChannelFlow { active: true });
     loop {
@@ -294,7 +311,7 @@ fn read_back(cast: &mut Cast) {
         }
     }
     for _ in 0..DEEP {
-        cast.getter.send(1, &Method::BasicGet { queue: "deep", no_ack: true });
+        cast.getter.send(1, &Method::BasicGet { queue, no_ack: true });
         cast.getter.content();
     }
 }

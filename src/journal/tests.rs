@@ -156,3 +156,37 @@ fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
     assert_eq!(journal.admit(100, 1), Ok(()));
     assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
 }
+
+#[test]
+fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
+    let mut world = World::new();
+    let published = world.publish(&[5], Urgency::Window);
+    assert_eq!(world.commit().0, 1);
+    let message = published.0;
+    world.journal.stored(&mut world.messages, published.1);
+    let lane = world.journal.next_transient();
+    assert!(is_transient(lane) && !is_transient(5));
+    let target = Target { queue: lane, offset: 0 };
+    world.journal.shed(&mut world.messages, message, target);
+    assert!(world.journal.is_waiting(&world.messages, message));
+    assert!(!world.journal.is_gathering(&world.messages, message), "its own commit was made long ago");
+    // The queue that keeps it is done with it: the lane is not.
+    world.settle(5, published);
+    let mut settled = Vec::new();
+    world.journal.drain_settles(|range| settled.push(range));
+    assert_eq!(settled, [Settled { queue: 5, start: 1, end: 2 }]);
+    assert!(world.journal.is_waiting(&world.messages, message));
+    // It is taken before it was written: nothing is.
+    world.journal.unshed(&mut world.messages, target, message);
+    assert_eq!(world.commit().0, 0);
+    // And after: what was written is done with.
+    let batch = world.journal.shed(&mut world.messages, message, target);
+    assert_eq!(world.commit().0, 1);
+    world.journal.stored(&mut world.messages, batch);
+    assert!(batch <= world.journal.durable());
+    world.journal.unshed(&mut world.messages, target, message);
+    world.journal.drain_settles(|range| settled.push(range));
+    assert_eq!(settled[1..], [Settled { queue: lane, start: 0, end: 1 }]);
+    world.messages.release(message);
+    assert_eq!(world.messages.messages_used(), 0);
+}
