@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::limits::Limits;
+use crate::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use board::{AUTO, BOARDS, Machine};
 use doors::{FileMode, Tls, TlsAddress, TlsLayer, UnixDoor, non_empty, quoted};
 use nearest::nearest;
@@ -165,6 +165,17 @@ impl Config {
         }
         config.product = announced.product();
         Ok(config)
+    }
+
+    /// Whether the broker would start with it; what it adds up to in memory.
+    ///
+    /// # Errors
+    /// The key to change.
+    pub fn check(&self, sizes: &RecordSizes) -> Result<MemoryTable, LimitsError> {
+        if let Some(disk_limit) = self.store.disk_limit_bytes {
+            self.limits.check_disk(disk_limit)?;
+        }
+        self.limits.check(sizes, self.memory_limit_bytes)
     }
 
     /// The configuration that the same file and flags give now.

@@ -7,12 +7,20 @@
 //! The one table from code to name and scope is [`ReplyCode::row`].
 
 use core::fmt::{self, Write as _};
+use std::io;
 
 /// The longest reply text in bytes: an AMQP short string.
 pub const REPLY_TEXT_BYTES_MAX: usize = 255;
 
 /// A reply text as it goes on the wire, `NOT_FOUND - no queue 'q' in vhost '/'`.
 type ReplyText = heapless::String<REPLY_TEXT_BYTES_MAX>;
+
+/// Whether the process or the system has no file descriptor left: that passes, and says nothing of what was
+/// to be opened.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
 
 /// Reply codes of AMQP 0-9-1 (specification 1.2 "constants") that Leveret sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -228,6 +228,13 @@ pub enum LimitsError {
         /// What it must be.
         must: &'static str,
     },
+    /// `disk_limit` leaves room for too few segments.
+    Disk {
+        /// `disk_limit` in bytes.
+        disk_limit: u64,
+        /// Bytes of a segment.
+        segment_bytes: u32,
+    },
 }
 
 impl fmt::Display for LimitsError {
@@ -241,6 +248,13 @@ impl fmt::Display for LimitsError {
                 Megabytes(*memory_limit)
             ),
             Self::Contradiction { key, must } => write!(f, "{key} must be {must}"),
+            Self::Disk { disk_limit, segment_bytes } => write!(
+                f,
+                "disk_limit is {disk_limit} bytes, less than {SEGMENTS_MIN} segments of segment_bytes = \
+                 {segment_bytes}, which the log needs to be cleaned: write disk_limit = {} or more, or lower \
+                 segment_bytes",
+                SEGMENTS_MIN * u64::from(*segment_bytes)
+            ),
         }
     }
 }
@@ -256,6 +270,9 @@ impl fmt::Display for Megabytes {
         write!(f, "{}.{} MB", tenths / 10, tenths % 10)
     }
 }
+
+/// With fewer segments the log cannot be cleaned.
+pub const SEGMENTS_MIN: u64 = 8;
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
@@ -441,6 +458,16 @@ impl Limits {
         Err(LimitsError::TooMuch { sum, memory_limit, key })
     }
 
+    /// Whether a log of at most `disk_limit` bytes has room for the segments that it needs.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check_disk(&self, disk_limit: u64) -> Result<(), LimitsError> {
+        let segment_bytes = self.segment_bytes;
+        let is_enough = disk_limit >= SEGMENTS_MIN * u64::from(segment_bytes);
+        is_enough.then_some(()).ok_or(LimitsError::Disk { disk_limit, segment_bytes })
+    }
+
     /// What TLS needs besides, whose records are large.
     fn check_tls(&self) -> Result<(), LimitsError> {
         let rules = [
@@ -550,6 +577,18 @@ mod tests {
         let limits = Limits { messages_max: 10_000_000, ..Limits::default() };
         let error = limits.check(&SIZES, 128_000_000).unwrap_err();
         assert!(error.to_string().contains("lower messages_max"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_limit_below_eight_segments_says_what_to_write() {
+        let limits = Limits::default();
+        assert_eq!(limits.check_disk(32 << 20), Ok(()));
+        let error = limits.check_disk(32_000_000).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "disk_limit is 32000000 bytes, less than 8 segments of segment_bytes = 4194304, which the log \
+             needs to be cleaned: write disk_limit = 33554432 or more, or lower segment_bytes"
+        );
     }
 
     #[test]

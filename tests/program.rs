@@ -20,7 +20,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The built program, with nothing of the surroundings that it listens to.
 fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+    undisturbed(Command::new(env!("CARGO_BIN_EXE_leveret")))
+}
+
+/// The same under limits of the shell's `ulimit`.
+fn limited(options: &str) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {options} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_leveret")]);
+    undisturbed(command)
+}
+
+fn undisturbed(mut command: Command) -> Command {
     for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY"] {
         command.env_remove(name);
     }
@@ -67,6 +78,8 @@ impl Drop for ConfigFile {
 struct Broker {
     process: Child,
     lines: Lines<BufReader<ChildStderr>>,
+    /// What it said before its ready line.
+    first_lines: Vec<String>,
     ready_line: String,
     port: u16,
     _home: Home,
@@ -75,19 +88,27 @@ struct Broker {
 impl Broker {
     /// Starts one with these arguments and environment, and waits for its ready line.
     fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_by(program(), arguments, environment)
+    }
+
+    fn start_by(mut command: Command, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let home = Home::new("program");
-        let mut command = program();
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path()).args(arguments);
         command.envs(environment.iter().copied()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("the built binary runs");
         let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let mut first_lines = Vec::new();
         let is_ready = |line: &String| line.contains("listening on 127.0.0.1:");
-        let ready_line =
-            lines.by_ref().map(|line| line.expect("UTF-8")).find(is_ready).expect("a ready line");
+        let ready_line = loop {
+            match lines.next().expect("a ready line").expect("UTF-8") {
+                line if is_ready(&line) => break line,
+                line => first_lines.push(line),
+            }
+        };
         let (_, rest) = ready_line.split_once("127.0.0.1:").expect("just found");
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let port = digits.parse().expect("a port");
-        Self { process, lines, ready_line, port, _home: home }
+        Self { process, lines, first_lines, ready_line, port, _home: home }
     }
 
     /// The first eleven bytes that a peer is sent after its protocol header: method 10.10 on channel 0.
@@ -194,6 +215,34 @@ fn too_little_memory_is_refused_with_the_line_to_change() {
     assert!(said.contains("memory_limit is 20.0 MB: lower body_bytes_max or raise memory_limit"), "{said}");
     let said = refusal(&["serve", "--memory-limit", "20MB", "--listen", "127.0.0.1:0"]);
     assert!(said.contains("lower body_bytes_max or raise memory_limit"), "{said}");
+}
+
+#[test]
+fn a_disk_limit_that_leaves_no_room_to_clean_is_refused() {
+    let file = ConfigFile::new("disk", "[store]\ndisk_limit = \"16MB\"\n");
+    let said = refusal(&["serve", "--config", file.path(), "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("write disk_limit = 33554432 or more, or lower segment_bytes"), "{said}");
+    assert_eq!(leveret(&["check", "--config", file.path()]).status.code(), Some(1));
+    let file = ConfigFile::new("disk-least", "[store]\ndisk_limit = 33554432\n");
+    assert_eq!(leveret(&["check", "--config", file.path()]).status.code(), Some(0));
+}
+
+#[test]
+fn file_descriptors_are_counted_before_anybody_comes() {
+    // The soft limit is for programs that know nothing better.
+    let broker = Broker::start_by(limited("-S -n 200"), &[], &[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", broker.process.id())).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the kernel says so");
+    let soft: u64 = line.split_whitespace().nth(3).expect("a number").parse().expect("a number");
+    assert!(soft > 1024, "{line}");
+    let broker = Broker::start_by(limited("-n 70"), &[], &[]);
+    let is_told = |line: &String| line.contains("the system allows 70 file descriptors: 9 connections");
+    assert!(broker.first_lines.iter().any(is_told), "{:?}", broker.first_lines);
+    broker.greeting();
+    let output = limited("-n 40").args(["serve", "--listen", "127.0.0.1:0"]).output().expect("sh runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("allows 40 file descriptors, too few for a single connection"), "{said}");
 }
 
 #[test]

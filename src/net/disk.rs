@@ -14,6 +14,7 @@ use mio::Waker;
 
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::limits::SEGMENTS_MIN;
 use crate::mem::Messages;
 use crate::store::{self, FileDisk, Log, OpenError, Report, Settings, SyncTimes, Write, WriteDone};
 use crate::time::{Deadline, Now};
@@ -25,8 +26,6 @@ use super::house::entropy;
 
 /// The most that `disk_limit = "auto"` takes.
 const AUTO_LIMIT_BYTES_MAX: u64 = 8 << 30;
-/// Below this a store is too small to be cleaned.
-const SEGMENTS_MIN: u64 = 8;
 
 /// The store as the loop has it.
 pub(super) struct Disk {

@@ -24,6 +24,7 @@ use super::StartError;
 use super::control::Control;
 use super::deadlines::Deadlines;
 use super::defined;
+use super::descriptors;
 use super::disk::Disk;
 use super::errands::Errands;
 use super::listen::{self, Door, SpareDescriptor};
@@ -144,10 +145,9 @@ impl House {
     /// # Errors
     /// What keeps it from starting.
     pub fn open(config: &Config) -> Result<Self, StartError> {
-        let limits = config.limits.clone();
-        let table = limits
-            .check(&super::record_sizes(config), config.memory_limit_bytes)
-            .map_err(StartError::Limits)?;
+        let mut limits = config.limits.clone();
+        let table = config.check(&super::record_sizes(config)).map_err(StartError::Limits)?;
+        limits.connections_max = descriptors::connections(config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 
 use crate::config::Config;
 use crate::config::units::ListenAddress;
+use crate::error::is_out_of_descriptors;
 use crate::limits::Limits;
 
 use super::StartError;
@@ -226,10 +227,4 @@ fn prepare_buffers(socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
         socket.set_send_buffer_size(limits.socket_send_buffer_bytes as usize)?;
     }
     Ok(())
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }

@@ -11,6 +11,7 @@
 //! | `tls` | handshakes, records, certificates |
 //! | `strangers` | handshakes of TLS, and peers that speak something else |
 //! | `listen`, `local` | listening and accepting |
+//! | `descriptors` | how many there may be |
 //! | `told` | who was told of in the log lately |
 //! | `desk` | what passes between broker and store |
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
@@ -27,6 +28,7 @@
 mod control;
 mod deadlines;
 mod defined;
+mod descriptors;
 pub(crate) mod desk;
 mod disk;
 mod errands;
@@ -83,6 +85,13 @@ pub enum StartError {
     System(&'static str, io::Error),
     /// The system does not let the memory be locked.
     MemoryLock(io::Error),
+    /// The system allows so few file descriptors, and that many are wanted.
+    Descriptors {
+        /// So few.
+        allowed: u64,
+        /// So many.
+        wanted: u64,
+    },
     /// The limits leave no room for what a broker needs at least.
     TooSmall(crate::error::Fault),
 }
@@ -126,6 +135,11 @@ impl fmt::Display for StartError {
                 "memory_lock = true, but the system does not let the memory be locked ({error}); allow \
                  it with LimitMEMLOCK=infinity in the systemd unit (or `ulimit -l unlimited`, or \
                  CAP_IPC_LOCK), or leave memory_lock out"
+            ),
+            Self::Descriptors { allowed, wanted } => write!(
+                f,
+                "the system allows {allowed} file descriptors, too few for a single connection; raise the \
+                 limit to {wanted} with LimitNOFILE in the systemd unit, or `ulimit -n`"
             ),
             Self::TooSmall(fault) => write!(f, "the limits are too small: {}", fault.text),
         }

@@ -10,6 +10,7 @@
 use std::io;
 
 use crate::journal::Urgency;
+use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
 use super::clean::{Cleaning, Drain};
@@ -31,7 +32,7 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// The largest commit in bytes, a multiple of 4 KiB: at least 4 KiB, at most a third of a segment.
     pub commit_bytes: u32,
-    /// `disk_limit` in segments, at least 4.
+    /// `disk_limit` in segments of `segment_bytes`, at least 4.
     pub segments_max: u32,
     /// The most memory that the index may take, in bytes: what is above it is not written any more.
     pub index_bytes: usize,
@@ -59,6 +60,23 @@ impl Default for Settings {
             settle_window_ms: 5_000,
             syncs_per_s: 0,
             sync_burst: 200,
+        }
+    }
+}
+
+impl Settings {
+    /// The same for a store whose segments are of another size: its limit is one of bytes.
+    pub(super) fn with_segments_of(self, segment_bytes: u32) -> Self {
+        if segment_bytes == self.segment_bytes {
+            return self;
+        }
+        let limit = u64::from(self.segments_max) * u64::from(self.segment_bytes);
+        let segments = (limit / u64::from(segment_bytes)).max(SEGMENTS_MIN);
+        Self {
+            segment_bytes,
+            segments_max: u32::try_from(segments).unwrap_or(u32::MAX),
+            commit_bytes: self.commit_bytes.min(segment_bytes / 3 / BLOCK_BYTES as u32 * BLOCK_BYTES as u32),
+            ..self
         }
     }
 }

@@ -240,11 +240,7 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
     let mut reader = Reader::new(disk, identity, segment_bytes);
     headers.retain(|(_, _, header)| header.identity == identity);
     let newest = reader.read_log(&headers, &found).map_err(OpenError::Unreadable)?;
-    let settings = Settings {
-        segment_bytes,
-        commit_bytes: settings.commit_bytes.min(segment_bytes / 3 / BLOCK_BYTES as u32 * BLOCK_BYTES as u32),
-        ..settings
-    };
+    let settings = settings.with_segments_of(segment_bytes);
     let slots = reader.slots(&found, &headers);
     let life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0).max(reader.chain.life) + 1;
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);

@@ -14,7 +14,7 @@ use crate::limits::{LimitsError, Megabytes, MemoryTable, RecordSizes};
 pub fn check(config: &Config, sizes: &RecordSizes) -> (String, Result<(), LimitsError>) {
     let table = config.limits.memory_table(sizes);
     let report = format!("{}\n\n{}", config.shown(), show_table(&table, config.memory_limit_bytes));
-    (report, config.limits.check(sizes, config.memory_limit_bytes).map(drop))
+    (report, config.check(sizes).map(drop))
 }
 
 /// The memory table as text, its sum set against the limit.
