@@ -370,6 +370,7 @@ section_keys! {
     handshake_timeout: Millis<u32> => handshake_timeout_ms;
     content_timeout: Millis<u32> => content_timeout_ms;
     consumer_stall_timeout: Millis<u32> => consumer_stall_timeout_ms;
+    consumer_timeout: Millis<u32> => consumer_timeout_ms;
     segment_bytes: Bytes<u32> => segment_bytes;
     commit_bytes_max: Bytes<u32> => commit_bytes_max;
     index_bytes_max: Bytes<u32> => index_bytes_max;

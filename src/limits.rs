@@ -84,6 +84,9 @@ pub struct Limits {
     pub content_timeout_ms: u32,
     /// Time a consumer's socket may take nothing while deliveries wait for it, in milliseconds; 0: for ever.
     pub consumer_stall_timeout_ms: u32,
+    /// Time a delivery may wait to be settled, and an open transaction for something to be added to it, in
+    /// milliseconds; 0: for ever. Then the channel is closed.
+    pub consumer_timeout_ms: u32,
     /// Bytes of a segment of the log: best a multiple of the card's erase block; an old store keeps its own.
     pub segment_bytes: u32,
     /// The largest commit in bytes.
@@ -127,6 +130,7 @@ impl Default for Limits {
             handshake_timeout_ms: 10_000,
             content_timeout_ms: 30_000,
             consumer_stall_timeout_ms: 600_000,
+            consumer_timeout_ms: 1_800_000,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
             index_bytes_max: 2 << 20,

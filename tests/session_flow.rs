@@ -487,3 +487,39 @@ fn a_channel_that_closes_confirms_nothing_that_is_not_durable() {
     assert_eq!(host.said(), ["1 ChannelCloseOk"]);
     assert!(!host.connection.awaits_disk());
 }
+
+/// A channel ends for what its client left undone, whatever it is in the middle of; the others go on.
+#[test]
+fn a_channel_that_we_close_takes_its_half_of_a_content_along_and_nothing_else() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let content = publish(1, "k", &[7; 3000]);
+    host.run(&mut world, &content[..1000]);
+    assert_eq!(world.messages.messages_used(), 1);
+    assert!(host.close_channel(&mut world, 1, "too late"));
+    assert_eq!(world.messages.messages_used(), 0);
+    assert!(host.close_channel(&mut world, 1, "again"), "it is closed already");
+    host.run(&mut world, &content[1000..]);
+    host.run(&mut world, &method(2, &declare("q")));
+    host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    let ok = Method::QueueDeclareOk { queue: "q", message_count: 7, consumer_count: 3 };
+    let late = channel_close(1, 406, "PRECONDITION_FAILED - too late", (0, 0));
+    assert_eq!(host.said(), [late, format!("2 {ok:?}")]);
+    assert_eq!(host.rules.log[0], "Some(1) CloseChannel");
+    host.end(&mut world);
+}
+
+#[test]
+fn a_channel_that_we_close_takes_along_the_publish_that_waits_for_room() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.rules.is_full = true;
+    assert_eq!(host.feed(&mut world, &publish(1, "wait", b"x")), Some(Suspension::ContentRoom));
+    assert!(host.close_channel(&mut world, 1, "too late"));
+    host.rules.is_full = false;
+    host.run(&mut world, &method(2, &Method::BasicRecover { requeue: true }));
+    let late = channel_close(1, 406, "PRECONDITION_FAILED - too late", (0, 0));
+    assert_eq!(host.said(), [late, format!("2 {:?}", Method::BasicRecoverOk {})]);
+    assert_eq!(host.rules.log, ["Some(1) CloseChannel", "Some(2) Recover"]);
+    host.end(&mut world);
+}

@@ -167,6 +167,7 @@ impl Broker {
         channel.outbox_len += 1;
         channel.outbox_last = sequence;
         if acknowledged {
+            self.deliveries.slab[index].delivered_s = self.watch.begin();
             channel
                 .unacknowledged
                 .push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);

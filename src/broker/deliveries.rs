@@ -45,6 +45,8 @@ pub(super) struct Delivered {
     pub(super) queue: Option<QueueId>,
     /// Bytes it counts for in the outbox.
     pub(super) wire_bytes: u32,
+    /// When it was delivered, in seconds since the start of the process.
+    pub(super) delivered_s: u32,
     pub(super) carrier: Carrier,
     pub(super) redelivered: bool,
     /// It is settled by being written.
@@ -120,6 +122,7 @@ impl Deliveries {
             consumer: new.consumer,
             queue: new.queue,
             wire_bytes,
+            delivered_s: 0,
             carrier: new.carrier,
             redelivered: new.redelivered,
             no_ack: new.no_ack,

@@ -14,6 +14,7 @@
 //! | `stored` | what outlives the broker, and a start |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
+//! | `overdue` | who settles nothing for too long |
 //! | `jobs` | what would take too long in one go |
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
@@ -40,6 +41,7 @@ mod front;
 mod headers;
 mod jobs;
 mod names;
+mod overdue;
 mod pages;
 mod publish;
 mod queue;
@@ -72,6 +74,7 @@ use exchange::{Binding, Destination, Exchange, Node};
 use exchanges::{BindingSpec, ExchangeDeclaration};
 use jobs::{Begun, Job};
 use names::IndexTable;
+use overdue::Watch;
 use queue::Queue;
 use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
@@ -82,6 +85,7 @@ pub use access::{
 };
 pub use changes::Declared;
 pub use deliver::OutboxView;
+pub use overdue::Overdue;
 pub use pages::{Fetch, Page, PageIn};
 pub use stored::{Contents, Restored};
 pub use views::{BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, QueueView};
@@ -206,6 +210,7 @@ pub struct Broker {
     names_bytes: usize,
     /// What all connections keep of the memory for messages.
     pinned: Pinned,
+    watch: Watch,
     exchanges_max: usize,
     /// Exchanges that somebody declared.
     declared_exchanges: usize,
@@ -342,6 +347,7 @@ impl Broker {
             taken_back: Vec::with_capacity(transaction::TRANSACTION_MAX as usize),
             names_bytes: 0,
             pinned: Pinned::default(),
+            watch: Watch::new(limits.consumer_timeout_ms),
             exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
             declarer: None,

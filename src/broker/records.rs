@@ -137,6 +137,8 @@ pub(super) struct Transaction {
     pub(super) messages: u32,
     /// Bytes of blocks that they occupy.
     pub(super) bytes: u64,
+    /// When something was added last, in seconds since the start of the process.
+    pub(super) touched_s: u32,
     /// Deliveries whose settlement is decided.
     pub(super) settlements: List,
 }

@@ -53,7 +53,7 @@ impl Broker {
         }
         messages.set_mandatory(message, mandatory);
         messages.set_link(message, None);
-        self.opened(channel);
+        self.touch(channel);
         if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
             match transaction.last {
                 Some(last) => messages.set_link(last, Some(message)),
@@ -74,7 +74,7 @@ impl Broker {
         settlement: Settlement,
     ) -> Result<(), Fault> {
         self.check_transaction_room(channel)?;
-        self.opened(channel);
+        self.touch(channel);
         self.leave_unacknowledged(channel, index);
         self.deliveries.slab[index].decided = Some(settlement);
         if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
@@ -242,12 +242,13 @@ impl Broker {
     }
 
     /// The transaction is about to hold something: its connection must not wait for itself.
-    fn opened(&mut self, channel: ChannelId) {
-        let record = &self.channels[channel.index()];
-        if let Mode::Transaction(transaction) = &record.mode
-            && transaction.is_empty()
-        {
-            self.connections[record.connection.index()].open_transactions += 1;
+    fn touch(&mut self, channel: ChannelId) {
+        let record = &mut self.channels[channel.index()];
+        if let Mode::Transaction(transaction) = &mut record.mode {
+            transaction.touched_s = self.watch.begin();
+            if transaction.is_empty() {
+                self.connections[record.connection.index()].open_transactions += 1;
+            }
         }
     }
 

@@ -91,6 +91,7 @@ impl House {
             _ => {}
         }
         self.now = self.clock();
+        self.broker.set_time(self.now);
         let mut events = core::mem::replace(&mut self.events, mio::Events::with_capacity(0));
         for event in &events {
             self.take_event(event);
@@ -121,7 +122,8 @@ impl House {
         let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
         let disk = self.disk.as_ref().map_or(Deadline::NEVER, Disk::deadline);
-        let house = watchdog.earlier(stop).earlier(self.trim_due).earlier(disk);
+        let overdue = self.broker.overdue_deadline();
+        let house = watchdog.earlier(stop).earlier(self.trim_due).earlier(disk).earlier(overdue);
         self.deadlines.next().earlier(house).earlier(self.errand_deadline()).earlier(self.control.deadline())
     }
 
@@ -192,6 +194,29 @@ impl House {
         for _ in 0..self.peers_count {
             let Some(id) = self.deadlines.pop_due(self.now) else { break };
             self.call_at_deadline(id);
+        }
+        self.close_overdue();
+    }
+
+    /// Closes the channels of those who settle nothing for too long. Who waits for room is let go on, for its
+    /// own may be what it waits for; who cannot be told now is told with the next look.
+    fn close_overdue(&mut self) {
+        while let Some(overdue) = self.broker.next_overdue() {
+            let id = overdue.connection;
+            let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { continue };
+            let mut context = self.supplies.context(self.now, &self.broker, id);
+            if !peer.session.close_channel(&mut context, overdue.channel, &overdue.fault) {
+                continue;
+            }
+            if peer.waiting == Waiting::Room {
+                self.for_room.retain(|other| *other != id);
+                self.resume(id);
+            }
+            if let Some(peer) = self.peers[id.index()].as_mut() {
+                peer.stream.look_again();
+            }
+            self.list_to_read(id);
+            self.after_session(id);
         }
     }
 

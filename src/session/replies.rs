@@ -311,6 +311,27 @@ impl Connection {
         }
     }
 
+    /// Closes a channel for a fault that no method of the peer caused. `false`: not now, for there is no room
+    /// for the close, or an answer is still expected; `true` also when it is closed already. Then the broker
+    /// has to be asked to take back what it held, so [`Self::next`] must be called.
+    pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
+        let found = context.pools.channels.find(&mut self.channels, self.id, number);
+        let Some(slot) = found.filter(|slot| matches!(context.pools.channels[*slot].state, State::Open(_)))
+        else {
+            return true;
+        };
+        let is_busy = self.expects_answer() || self.release.is_some();
+        if is_busy || self.phase != Phase::Open || !self.has_reply_room(context) {
+            return false;
+        }
+        if self.held_publish == slot {
+            self.held_publish = NONE;
+        }
+        self.drop_content(context, slot);
+        self.fail(context, slot, fault, (0, 0), 0);
+        true
+    }
+
     /// More is durable: confirms that waited for that may be told now.
     pub fn note_durable(&mut self, context: &mut Context<'_>) {
         let mut slot = self.to_be_stored.first;

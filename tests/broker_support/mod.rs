@@ -56,6 +56,15 @@ impl House {
         }
     }
 
+    /// Another channel of the same connection.
+    pub fn open(&mut self, at: At, number: u16) -> At {
+        let open = Command::OpenChannel { number };
+        match self.broker.apply(&mut self.messages, at.connection, None, open).0 {
+            Outcome::ChannelOpened(channel) => At { connection: at.connection, channel },
+            other => panic!("channel.open answered {other:?}"),
+        }
+    }
+
     pub fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
         self.broker.apply(&mut self.messages, at.connection, Some(at.channel), command).0
     }

@@ -24,6 +24,8 @@ from harness import brokers, environment  # noqa: E402
 from harness.raw import queue_state  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
 
+import stuck  # noqa: E402
+
 PATIENCE = 20.0
 
 
@@ -358,6 +360,8 @@ def main() -> int:
     quick = os.environ.get("LEVERET_TEST_MODE") == "quick"
     for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
         failed |= run_version(label, args)
+    if not args.at and not args.pika:
+        failed |= stuck.run(args.rabbitmq, args.case)
     return failed
 
 

@@ -416,6 +416,12 @@ impl Host {
         self.timeout(world)
     }
 
+    /// Closes a channel for what nobody said.
+    pub fn close_channel(&mut self, world: &mut World, number: u16, text: &str) -> bool {
+        let fault = Fault::new(ReplyCode::PreconditionFailed, format_args!("{text}"));
+        self.connection.close_channel(&mut context!(world), number, &fault)
+    }
+
     /// Gives everything back and checks that the pools are whole again.
     pub fn end(mut self, world: &mut World) {
         self.connection.teardown(&mut context!(world));
