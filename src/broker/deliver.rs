@@ -204,6 +204,8 @@ impl Broker {
                 self.give_back(messages, index);
             } else if delivery.no_ack {
                 self.settle_sent(messages, index);
+            } else {
+                self.deliveries.let_leave(index);
             }
             self.free_channel_if_done(channel);
         }
@@ -498,7 +500,7 @@ impl Outbox for OutboxView<'_> {
             kind,
             delivery_tag: delivery.tag,
             redelivered: delivery.redelivered,
-            message: delivery.message,
+            message: delivery.message?,
         })
     }
 

@@ -15,7 +15,7 @@
 //! fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
 
 use crate::command::{ChannelId, ConsumerId, QueueId};
-use crate::mem::{Links, MessageId, Slab};
+use crate::mem::{Links, List, MessageId, Slab};
 
 /// Which method carries the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +38,10 @@ pub(super) struct Delivered {
     pub(super) logged: Option<u64>,
     /// Its place in the outbox of the connection.
     pub(super) sequence: u64,
-    pub(super) message: MessageId,
+    /// None when it is written and only the log has the message.
+    pub(super) message: Option<MessageId>,
+    /// Bytes of the body of one that only the log has.
+    pub(super) body_len: u32,
     pub(super) channel: ChannelId,
     /// The consumer, or the stand-in of a get; none for returns.
     pub(super) consumer: Option<ConsumerId>,
@@ -53,12 +56,16 @@ pub(super) struct Delivered {
     pub(super) no_ack: bool,
     /// It has been written to the socket.
     pub(super) sent: bool,
+    /// It is back in its queue.
+    pub(super) returned: bool,
+    /// It is on the list of those that may leave memory.
+    may_leave: bool,
     /// Its channel went while it was being written: it goes back to its queue afterwards.
     pub(super) orphaned: bool,
     /// In an open transaction: what commit will do with it.
     pub(super) decided: Option<crate::command::Settlement>,
-    /// The channel's list, or left and right in the returned heap.
     pub(super) links: Links,
+    /// The outbox, and afterwards the list of those that may leave memory.
     pub(super) outbox_links: Links,
     bucket_next: u32,
     heap: HeapLinks,
@@ -92,6 +99,8 @@ pub(super) struct Deliveries {
     buckets: Box<[u32]>,
     /// Records in the returned heaps of all queues.
     returned: usize,
+    /// Written, or back in their queues, of messages that the log has too; the oldest first.
+    leavable: List,
 }
 
 impl Deliveries {
@@ -104,6 +113,7 @@ impl Deliveries {
             slab: Slab::with_capacity(capacity),
             buckets: vec![0; buckets].into_boxed_slice(),
             returned: 0,
+            leavable: List::default(),
         }
     }
 
@@ -117,7 +127,8 @@ impl Deliveries {
             offset: new.offset,
             logged: new.logged,
             sequence,
-            message: new.message,
+            message: Some(new.message),
+            body_len: 0,
             channel,
             consumer: new.consumer,
             queue: new.queue,
@@ -127,6 +138,8 @@ impl Deliveries {
             redelivered: new.redelivered,
             no_ack: new.no_ack,
             sent: false,
+            returned: false,
+            may_leave: false,
             orphaned: false,
             decided: None,
             links: Links::default(),
@@ -186,7 +199,29 @@ impl Deliveries {
 
     /// Frees the record; its tag must have been forgotten.
     pub(super) fn remove(&mut self, index: usize) -> Delivered {
+        self.keep(index);
         self.slab.remove(index)
+    }
+
+    /// From now on its message may leave memory, if the log has it; the record must be in no outbox.
+    pub(super) fn let_leave(&mut self, index: usize) {
+        let record = &mut self.slab[index];
+        if record.logged.is_some() && record.message.is_some() && !record.may_leave {
+            record.may_leave = true;
+            self.leavable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        }
+    }
+
+    /// Its message stays in memory, or has left it.
+    pub(super) fn keep(&mut self, index: usize) {
+        if core::mem::take(&mut self.slab[index].may_leave) {
+            self.leavable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        }
+    }
+
+    /// The first whose message may leave memory.
+    pub(super) const fn first_to_leave(&self) -> Option<usize> {
+        self.leavable.front()
     }
 
     /// Whether half of all records serve messages that came back to their queues and that nobody may ever

@@ -31,15 +31,17 @@ pub(super) struct Taken {
 
 /// What stands first in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum First {
+pub(super) enum First {
     /// It was delivered before.
     CameBack,
+    /// It was, and only the log has it.
+    Absent(u64),
     /// It waits in this part of the queue.
     At(Part, Place),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Part {
+pub(super) enum Part {
     Head,
     Middle,
     Leaving,
@@ -47,10 +49,18 @@ enum Part {
 }
 
 impl Broker {
-    fn first(&self, queue: QueueId) -> Option<First> {
+    pub(super) fn first(&self, queue: QueueId) -> Option<First> {
         let record = &self.queues[queue.index()];
-        if !record.returned.is_empty() || !record.spilled.is_empty() {
-            return Some(First::CameBack);
+        if let Some(index) = record.returned.first() {
+            let delivery = &self.deliveries.slab[index];
+            let absent = delivery.logged.filter(|_| delivery.message.is_none());
+            return Some(absent.map_or(First::CameBack, First::Absent));
+        }
+        if let Some(entry) = record.spilled.front(&self.fifo_pool) {
+            return Some(match record.place(entry) {
+                Place::Stored(_, offset, _) => First::Absent(offset),
+                _ => First::CameBack,
+            });
         }
         let parts = [
             (Part::Head, &record.deep.head),
@@ -67,7 +77,7 @@ impl Broker {
         let may_go = match self.first(queue) {
             None => return false,
             Some(First::CameBack | First::At(_, Place::Plain(_) | Place::Shed(..))) => true,
-            Some(First::At(_, Place::Stored(..))) => {
+            Some(First::Absent(_) | First::At(_, Place::Stored(..))) => {
                 self.want_pages(queue);
                 false
             }
@@ -120,6 +130,7 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         let taken = match first {
             First::CameBack => self.take_returned(queue)?,
+            First::Absent(_) => return None,
             First::At(part, place) => {
                 let fifo = match part {
                     Part::Head => &mut record.deep.head,
@@ -163,7 +174,7 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         if let Some(index) = record.returned.pop(&mut self.deliveries) {
             let old = self.deliveries.remove(index);
-            let (message, offset, logged) = (old.message, old.offset, old.logged);
+            let (message, offset, logged) = (old.message?, old.offset, old.logged);
             return Some(Taken { message, offset, logged, redelivered: old.redelivered });
         }
         let (offset, entry) = record.spilled.pop(&mut self.fifo_pool)?;
@@ -215,6 +226,11 @@ impl Broker {
     pub(super) fn drop_first(&mut self, messages: &mut Messages, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
+            Some(First::Absent(offset)) => {
+                self.leave_absent(queue);
+                self.settle_run(queue, Lane::Durable, offset, 1);
+                true
+            }
             Some(First::At(part, Place::Stored(lane, start, count))) => {
                 debug_assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
                 let count = if self.queues[queue.index()].dying { count } else { 1 };
@@ -227,6 +243,17 @@ impl Broker {
                 self.forget_taken(messages, queue, &taken);
                 true
             }
+        }
+    }
+
+    /// The first of those that came back leaves the queue, unread.
+    pub(super) fn leave_absent(&mut self, queue: QueueId) {
+        let record = &mut self.queues[queue.index()];
+        record.uncount_absent();
+        if let Some(index) = record.returned.pop(&mut self.deliveries) {
+            self.deliveries.remove(index);
+        } else {
+            record.spilled.pop(&mut self.fifo_pool);
         }
     }
 

@@ -134,8 +134,7 @@ impl Broker {
             self.releases += 1;
             if let Some(index) = parts.returned.pop(&mut self.deliveries) {
                 let delivery = self.deliveries.remove(index);
-                self.settle_logged(messages, queue, delivery.logged, delivery.message);
-                messages.release(delivery.message);
+                self.settle_delivered(messages, queue, &delivery);
             } else if let Some((_, entry)) =
                 parts.fifos.iter_mut().find_map(|fifo| fifo.pop(&mut self.fifo_pool))
             {

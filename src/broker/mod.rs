@@ -150,6 +150,8 @@ pub struct Gauges {
     pub open_bytes: u64,
     /// Transient messages that the log has, or will have, because memory was short.
     pub shed: u64,
+    /// Messages delivered, or back in their queues, that only the log has.
+    pub absent: u32,
 }
 
 /// The broker.
@@ -452,6 +454,7 @@ impl Broker {
             unsettled_bytes: self.pinned.unsettled_bytes,
             open_messages: self.pinned.open_messages,
             open_bytes: self.pinned.open_bytes,
+            absent: self.queues.iter().map(|(_, queue)| queue.unsettled_absent + queue.returned_absent).sum(),
             shed: self.queues.iter().map(|(_, queue)| queue.shed.count).sum(),
         }
     }

@@ -1,7 +1,7 @@
 //! Into memory: what only the log has is read back ahead of delivery (`spill` is the way out).
 //!
 //! ```text
-//! page in: middle ──→ head
+//! page in: middle ──→ head; what came back and stands first, where it stands
 //! ```
 //!
 //! Always true: order is kept; what could not be read back is dropped with a word to the log, and stays on
@@ -12,6 +12,7 @@ use crate::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use crate::wire::props::Properties;
 
 use super::Broker;
+use super::front::First;
 use super::queue::{Lane, Place, Queue};
 
 /// Bytes of records read back at once.
@@ -30,6 +31,8 @@ pub struct Fetch {
     pub end: u64,
     /// About so many bytes at once.
     pub bytes_max: u32,
+    /// It was delivered before and came back: one message, which stands first.
+    pub came_back: bool,
 }
 
 /// A message that was read back, but for its body.
@@ -89,17 +92,36 @@ impl Broker {
             self.wants.append(&mut self.hungry);
         }
         while let Some(queue) = self.wants.pop_front() {
-            let Some(record) = self.queues.get(queue.index()) else { continue };
-            let place = record.deep.middle.front(&self.fifo_pool).map(|entry| record.place(entry));
-            if let Some(Place::Stored(lane, start, count)) = place.filter(|_| !record.dying) {
-                let incarnation = record.incarnation(lane);
-                let end = start + u64::from(count);
-                return Some(Fetch { queue, incarnation, start, end, bytes_max: FETCH_BYTES });
+            if self.queues.get(queue.index()).is_none() {
+                continue;
+            }
+            if let Some(fetch) = self.fetch_for(queue) {
+                return Some(fetch);
             }
             self.queues[queue.index()].deep.is_fetching = false;
             self.unstall(queue);
         }
         None
+    }
+
+    fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
+        let record = &self.queues[queue.index()];
+        let came_back = match self.first(queue) {
+            Some(First::Absent(offset)) => Some(Place::Stored(Lane::Durable, offset, 1)),
+            _ => None,
+        };
+        let middle = || record.deep.middle.front(&self.fifo_pool).map(|entry| record.place(entry));
+        match came_back.or_else(middle).filter(|_| !record.dying)? {
+            Place::Stored(lane, start, count) => Some(Fetch {
+                queue,
+                incarnation: record.incarnation(lane),
+                start,
+                end: start + u64::from(count),
+                bytes_max: FETCH_BYTES,
+                came_back: came_back.is_some(),
+            }),
+            _ => None,
+        }
     }
 
     /// Takes a message that was read back, its body still to come.
@@ -117,7 +139,7 @@ impl Broker {
             return PageIn::NoRoom;
         }
         // The first of a queue may have the last memory there is; what is read ahead may not.
-        let is_first = self.queues[fetch.queue.index()].deep.head.is_empty();
+        let is_first = fetch.came_back || self.queues[fetch.queue.index()].deep.head.is_empty();
         if !is_first && !messages.has_ordinary_room(page.bytes()) {
             return PageIn::NoRoom;
         }
@@ -131,7 +153,7 @@ impl Broker {
             return;
         }
         let deep = &mut self.queues[fetch.queue.index()].deep;
-        if deep.head.is_empty() {
+        if deep.head.is_empty() || fetch.came_back {
             if self.hungry.is_empty() {
                 self.hungry_since = messages.room_made();
             }
@@ -169,6 +191,10 @@ impl Broker {
             messages.release(message);
             return next.is_none();
         };
+        if fetch.came_back {
+            self.come_back(messages, fetch.queue, (message, offset));
+            return true;
+        }
         self.leave_stored(fetch.queue, 1);
         if lane == Lane::Transient {
             self.settle_run(fetch.queue, lane, offset, 1);
@@ -184,6 +210,18 @@ impl Broker {
         let pushed = record.deep.head.push(&mut self.fifo_pool, place.entry());
         debug_assert!(pushed, "there are chunks");
         true
+    }
+
+    /// The first of those that came back is in memory again.
+    fn come_back(&mut self, messages: &Messages, queue: QueueId, (message, offset): (MessageId, u64)) {
+        let record = &mut self.queues[queue.index()];
+        record.uncount_absent();
+        record.ready_bytes += u64::from(messages.footprint_bytes(message));
+        record.ready_body_bytes += u64::from(messages.body_len(message));
+        match record.returned.first() {
+            Some(index) => self.deliveries.slab[index].message = Some(message),
+            None => record.spilled.set_front(&mut self.fifo_pool, Place::Logged(message, offset).entry()),
+        }
     }
 
     /// A read is over: offsets below `through` that did not come are lost.
@@ -204,9 +242,14 @@ impl Broker {
         self.wake(queue);
     }
 
-    /// The run at the front of the middle, if it is what is being fetched.
+    /// What is being fetched, if it is still wanted: a run at the front of the middle, or what came back.
     fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
         let record = self.queues.get(fetch.queue.index()).filter(|record| !record.dying)?;
+        if fetch.came_back {
+            let is_first =
+                self.is_same_queue(fetch) && self.first(fetch.queue) == Some(First::Absent(fetch.start));
+            return is_first.then_some((Lane::Durable, fetch.start, 1));
+        }
         match record.place(record.deep.middle.front(&self.fifo_pool)?) {
             Place::Stored(lane, start, count) if record.incarnation(lane) == fetch.incarnation => {
                 Some((lane, start, count))
@@ -224,7 +267,11 @@ impl Broker {
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()
             );
-            self.leave_stored(fetch.queue, lost);
+            if fetch.came_back {
+                self.leave_absent(fetch.queue);
+            } else {
+                self.leave_stored(fetch.queue, lost);
+            }
             self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
         }
     }

@@ -403,7 +403,7 @@ impl Broker {
         let messages_share = messages.messages_max() / 5 * 4;
         let bytes_share = messages.body_bytes_max() as u64 / 5 * 4;
         let slots_bytes = u64::from(queue.resident()) * super::SLOT_BYTES;
-        ((queue.resident() + queue.unsettled) as usize) < messages_share
+        ((queue.resident() + queue.unsettled - queue.unsettled_absent) as usize) < messages_share
             && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
     }
 

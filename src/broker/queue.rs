@@ -142,6 +142,11 @@ pub(super) struct Queue {
     pub(super) unsettled: u32,
     /// Bytes of blocks that their messages occupy.
     pub(super) unsettled_bytes: u64,
+    /// Those of them that only the log has.
+    pub(super) unsettled_absent: u32,
+    /// Messages that came back and that only the log has, and bytes of their bodies.
+    pub(super) returned_absent: u32,
+    pub(super) returned_absent_bytes: u64,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
     pub(super) returning: u32,
     /// The first message must be read back, or marked, before it can go.
@@ -189,6 +194,9 @@ impl Queue {
             ready_body_bytes: 0,
             unsettled: 0,
             unsettled_bytes: 0,
+            unsettled_absent: 0,
+            returned_absent: 0,
+            returned_absent_bytes: 0,
             returning: 0,
             stalled: false,
             consumers: List::default(),
@@ -207,18 +215,18 @@ impl Queue {
 
     /// Messages ready for delivery.
     pub(super) fn ready(&self) -> u32 {
-        self.resident() + self.deep.stored
+        self.resident() + self.deep.stored + self.returned_absent
     }
 
     /// Those of them that are in memory.
     pub(super) fn resident(&self) -> u32 {
         let deep = self.deep.head.len() + self.deep.messages - self.deep.stored + self.deep.leaving.len();
-        self.fifo.len() + self.returned.len() + self.spilled.len() + deep
+        self.fifo.len() + self.returned.len() + self.spilled.len() - self.returned_absent + deep
     }
 
     /// Bytes of the bodies of all of them.
     pub(super) const fn body_bytes(&self) -> u64 {
-        self.ready_body_bytes + self.deep.body_bytes
+        self.ready_body_bytes + self.deep.body_bytes + self.returned_absent_bytes
     }
 
     /// Messages leave the log that are not in memory: each counts for as much as the others on average.
@@ -230,6 +238,13 @@ impl Queue {
         let share = u128::from(*bytes) * u128::from(count) / u128::from((*messages).max(1));
         *bytes = bytes.saturating_sub(share as u64);
         *messages = messages.saturating_sub(count);
+    }
+
+    /// One less of those that came back and are not in memory.
+    pub(super) const fn uncount_absent(&mut self) {
+        let share = self.returned_absent_bytes / self.returned_absent as u64;
+        self.returned_absent_bytes -= share;
+        self.returned_absent -= 1;
     }
 
     /// What the log knows a lane by.

@@ -309,6 +309,7 @@ impl Broker {
         let count = record.ready();
         record.ready_bytes = 0;
         record.ready_body_bytes = 0;
+        (record.returned_absent, record.returned_absent_bytes) = (0, 0);
         let deep = &mut record.deep;
         (deep.messages, deep.stored, deep.body_bytes) = (0, 0, 0);
         let rest = [&mut deep.head, &mut deep.middle, &mut deep.leaving].map(Fifo::detach);

@@ -9,6 +9,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
 use super::Broker;
+use super::deliveries::Delivered;
 use super::jobs::Job;
 use super::queue::{Lane, Place};
 use super::records::{Channel, ConsumerState, Mode};
@@ -115,10 +116,11 @@ impl Broker {
     pub(super) fn settle_sent(&mut self, messages: &mut Messages, index: usize) {
         self.uncount(messages, index);
         let delivery = self.deliveries.remove(index);
-        if let Some(queue) = delivery.queue {
-            self.settle_logged(messages, queue, delivery.logged, delivery.message);
+        match (delivery.queue, delivery.message) {
+            (Some(queue), _) => self.settle_delivered(messages, queue, &delivery),
+            (None, Some(message)) => messages.release(message),
+            (None, None) => {}
         }
-        messages.release(delivery.message);
         self.releases += 1;
         self.after_uncount(delivery.queue, delivery.consumer, delivery.channel);
     }
@@ -128,23 +130,10 @@ impl Broker {
         self.uncount(messages, index);
         let delivery = &mut self.deliveries.slab[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
-        let (message, logged) = (delivery.message, delivery.logged);
         delivery.redelivered = true;
         match queue {
             Some(queue) if !self.queues[queue.index()].dying => {
-                let record = &mut self.queues[queue.index()];
-                record.ready_bytes += u64::from(messages.footprint_bytes(message));
-                record.ready_body_bytes += u64::from(messages.body_len(message));
-                let place = logged.map_or(Place::Plain(message), |offset| Place::Logged(message, offset));
-                let is_near = logged.is_none_or(|offset| record.is_near(Lane::Durable, offset));
-                if self.deliveries.are_half_returned()
-                    && is_near
-                    && record.spilled.push(&mut self.fifo_pool, place.entry())
-                {
-                    self.deliveries.remove(index);
-                } else {
-                    record.returned.insert(&mut self.deliveries, index);
-                }
+                self.put_back(messages, queue, index);
                 // It goes before what the queue waits for, which may be the very memory that it takes.
                 self.unstall(queue);
                 let record = &self.queues[queue.index()];
@@ -154,15 +143,59 @@ impl Broker {
                 self.wake(queue);
             }
             _ => {
-                self.deliveries.remove(index);
+                let delivery = self.deliveries.remove(index);
                 if let Some(queue) = queue {
-                    self.settle_logged(messages, queue, logged, message);
+                    self.settle_delivered(messages, queue, &delivery);
+                } else if let Some(message) = delivery.message {
+                    messages.release(message);
                 }
-                messages.release(message);
                 self.releases += 1;
             }
         }
         self.after_uncount(queue, consumer, channel);
+    }
+
+    /// Among those that came back, as its record or, when there are too many of those, as an entry.
+    fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
+        let record = &mut self.queues[queue.index()];
+        let delivery = &self.deliveries.slab[index];
+        let place = match (delivery.message, delivery.logged) {
+            (Some(message), None) => Place::Plain(message),
+            (Some(message), Some(offset)) => Place::Logged(message, offset),
+            (None, offset) => Place::Stored(Lane::Durable, offset.unwrap_or_default(), 1),
+        };
+        match delivery.message {
+            Some(message) => {
+                record.ready_bytes += u64::from(messages.footprint_bytes(message));
+                record.ready_body_bytes += u64::from(messages.body_len(message));
+            }
+            None => {
+                record.returned_absent += 1;
+                record.returned_absent_bytes += u64::from(delivery.body_len);
+            }
+        }
+        let is_near = delivery.logged.is_none_or(|offset| record.is_near(Lane::Durable, offset));
+        let is_entry = self.deliveries.are_half_returned()
+            && is_near
+            && record.spilled.push(&mut self.fifo_pool, place.entry());
+        if is_entry {
+            self.deliveries.remove(index);
+        } else {
+            self.deliveries.slab[index].returned = true;
+            record.returned.insert(&mut self.deliveries, index);
+        }
+    }
+
+    /// What was delivered is done with.
+    pub(super) fn settle_delivered(&mut self, messages: &mut Messages, queue: QueueId, delivery: &Delivered) {
+        match (delivery.message, delivery.logged) {
+            (Some(message), logged) => {
+                self.settle_logged(messages, queue, logged, message);
+                messages.release(message);
+            }
+            (None, Some(offset)) => self.settle_run(queue, Lane::Durable, offset, 1),
+            (None, None) => {}
+        }
     }
 
     /// One unsettled delivery less for everybody who counts them.
@@ -170,7 +203,13 @@ impl Broker {
         let delivery = &self.deliveries.slab[index];
         let connection = self.channels[delivery.channel.index()].connection;
         self.connections[connection.index()].unsettled -= 1;
-        self.unpin(messages, connection, delivery.queue, delivery.message);
+        match delivery.message {
+            Some(message) => self.unpin(messages, connection, delivery.queue, message),
+            None => {
+                let queue = delivery.queue.map(|queue| &mut self.queues[queue.index()]);
+                queue.into_iter().for_each(|queue| queue.unsettled_absent -= 1);
+            }
+        }
         let delivery = &self.deliveries.slab[index];
         let channel = &mut self.channels[delivery.channel.index()];
         if let Some(queue) = delivery.queue {

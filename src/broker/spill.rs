@@ -1,7 +1,7 @@
 //! Out of memory: when it is short, what the log has leaves it (`pages` is the way back).
 //!
 //! ```text
-//! spill: fifo ──→ middle (neighbours become one entry)
+//! spill: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
 //! shed:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
 //! ```
 //!
@@ -22,6 +22,8 @@ use super::queue::{Lane, Place, Queue};
 
 /// Messages that one step takes out of memory.
 const SPILL_STEP: u32 = 512;
+/// Deliveries that one step looks at.
+const DELIVERED_STEP: u32 = 128;
 /// Queues that one step looks at.
 const SPILL_QUEUES: usize = 64;
 /// Messages of a queue with consumers that stay in memory in front of those that do not.
@@ -55,6 +57,9 @@ impl Broker {
         // Only what is durable can leave memory.
         self.journal.hurry();
         let mut left = SPILL_STEP;
+        if self.spill_delivered(messages) {
+            return true;
+        }
         for _ in 0..SPILL_QUEUES.min(self.queues.places()) {
             if self.spill_hand >= self.queues.places() {
                 self.spill_hand = 0;
@@ -68,6 +73,52 @@ impl Broker {
             self.spill_hand += 1;
         }
         left < SPILL_STEP
+    }
+
+    /// What was delivered needs its memory again only if it comes back, so it leaves first; says whether some
+    /// did.
+    fn spill_delivered(&mut self, messages: &mut Messages) -> bool {
+        let mut has_left = false;
+        for _ in 0..DELIVERED_STEP {
+            let Some(index) = self.deliveries.first_to_leave() else { break };
+            let delivery = &self.deliveries.slab[index];
+            let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else { break };
+            let is_wanted = delivery.returned && !self.queues[queue.index()].consumers.is_empty();
+            if is_wanted || messages.is_shared(message) {
+                // It would not be free, or not for long: later.
+                self.deliveries.keep(index);
+                self.deliveries.let_leave(index);
+                continue;
+            }
+            if !messages.flags(message).has(MessageFlags::STORED) {
+                break;
+            }
+            self.spill_delivery(messages, index, queue, message);
+            has_left = true;
+        }
+        has_left
+    }
+
+    /// From now on only the log has what was delivered.
+    fn spill_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
+        self.deliveries.keep(index);
+        let delivery = &mut self.deliveries.slab[index];
+        delivery.message = None;
+        delivery.body_len = messages.body_len(message);
+        let (returned, body_len, channel) = (delivery.returned, delivery.body_len, delivery.channel);
+        let record = &mut self.queues[queue.index()];
+        if returned {
+            record.ready_bytes -= u64::from(messages.footprint_bytes(message));
+            record.ready_body_bytes -= u64::from(body_len);
+            record.returned_absent += 1;
+            record.returned_absent_bytes += u64::from(body_len);
+        } else {
+            record.unsettled_absent += 1;
+            let connection = self.channels[channel.index()].connection;
+            self.unpin(messages, connection, Some(queue), message);
+        }
+        messages.release(message);
+        self.releases += 1;
     }
 
     const fn may_spill(&self, queue: &Queue) -> bool {

@@ -329,6 +329,11 @@ impl Messages {
         }
     }
 
+    /// Whether more than one holds it.
+    pub fn is_shared(&self, id: MessageId) -> bool {
+        self.slots[id.index()].references > 1
+    }
+
     /// The exchange it was published to.
     pub fn exchange(&self, id: MessageId) -> &str {
         let slot = &self.slots[id.index()];

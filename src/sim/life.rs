@@ -156,7 +156,7 @@ impl<'w> Life<'w> {
     }
 
     fn hand_out(&mut self) {
-        let (before, shed_before) = (self.messages.messages_used(), self.broker.gauges().shed);
+        let (before, gauges) = (self.messages.messages_used(), self.broker.gauges());
         loop {
             self.spills = self.broker.spill(&mut self.messages);
             if !self.spills || self.w.random.one_in(2) {
@@ -164,7 +164,8 @@ impl<'w> Life<'w> {
             }
         }
         self.w.counts.spilled += (before - self.messages.messages_used()) as u64;
-        self.w.counts.shed += self.broker.gauges().shed - shed_before;
+        self.w.counts.shed += self.broker.gauges().shed - gauges.shed;
+        self.w.counts.absent += u64::from(self.broker.gauges().absent - gauges.absent);
         if self.reading.is_none() {
             let job = self.desk.next_read(&mut self.broker, &self.messages);
             self.read(job);

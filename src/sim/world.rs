@@ -50,6 +50,8 @@ pub struct Counts {
     pub spilled: u64,
     /// Transient ones that were to be written for that.
     pub shed: u64,
+    /// Those of them that had been delivered.
+    pub absent: u64,
     /// Refusals.
     pub refused: u64,
     /// Changes of who may do what.
@@ -69,6 +71,7 @@ impl Counts {
         self.full += other.full;
         self.spilled += other.spilled;
         self.shed += other.shed;
+        self.absent += other.absent;
         self.refused += other.refused;
         self.administered += other.administered;
     }

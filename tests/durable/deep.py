@@ -131,6 +131,33 @@ def requeued_from_the_deep() -> None:
         within_memory(series.broker)
 
 
+def taken_and_not_settled() -> None:
+    """A consumer without prefetch takes more than memory holds and settles nothing; others are served, and what
+    comes back keeps its order."""
+    total, size = 8_000, 4_000
+    with lives(CONFIG, args=BOARD) as series:
+        with client(series.start()) as peer:
+            declare(peer, "slow")
+            declare(peer, "beside", durable=False)
+            fill(peer, "slow", range(total), size, window=500)
+            with client(series.broker, timeout=30.0) as taker:
+                taker.call(1, "basic.consume", queue="slow", consumer_tag="t")
+                first = [taker.expect("basic.deliver") for _ in range(total)]
+                assert numbers_of(first, "slow") == list(range(total))
+                fill(peer, "beside", range(500), 10_000, props=lambda _: {})
+                assert len(take_all(peer, "beside")) == 500
+                # One half goes back by a nack, the other with its channel.
+                middle = first[total // 2 - 1].method.args["delivery_tag"]
+                taker.call(1, "basic.cancel", consumer_tag="t")
+                taker.send(wire.method(1, "basic.nack", delivery_tag=middle, multiple=True, requeue=True))
+            until(lambda: count(peer, "slow") == total, "not everything came back")
+            within_memory(series.broker)
+            again = take_all(peer, "slow", ahead=1, patience=30.0)
+            assert numbers_of(again, "slow") == list(range(total))
+            assert all(message.method.args["redelivered"] for message in again)
+        within_memory(series.broker)
+
+
 def transient_and_deep() -> None:
     """Transient messages leave memory too when they may, keep their order among persistent ones, and are void
     in the next life, where the log forgets them."""
@@ -167,5 +194,6 @@ def inspected(data_dir: Path) -> str:
     return system(str(brokers.leveret_binary()), "inspect", str(data_dir))
 
 
-CASES = [deep_backlog, deep_queues_interleaved, deep_and_large, requeued_from_the_deep, transient_and_deep]
+CASES = [deep_backlog, deep_queues_interleaved, deep_and_large, requeued_from_the_deep, taken_and_not_settled,
+         transient_and_deep]
 QUICK_CASES = CASES
