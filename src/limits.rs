@@ -41,7 +41,7 @@ pub struct Limits {
     pub queues_max: u32,
     /// Exchanges, predeclared ones included.
     pub exchanges_max: u32,
-    /// Bindings, exchange-to-exchange ones included.
+    /// Bindings, exchange-to-exchange ones included; one by any of several headers counts for each.
     pub bindings_max: u32,
     /// Bytes of names, binding keys and argument tables, over all exchanges, queues and bindings.
     pub names_bytes_max: u32,

@@ -170,9 +170,10 @@ fn with_headers(entries: &[u8]) -> Vec<u8> {
 type Way = (&'static str, fn(&mut Cast));
 
 /// The ways of a broker that lets transient messages wait in memory.
-const WAYS: [Way; 15] = [
+const WAYS: [Way; 16] = [
     ("automatic acknowledgement, all sizes", by_default_exchange),
     ("every kind of exchange, with and without the cache", by_every_exchange),
+    ("headers against bindings, from either side", by_headers),
     ("acknowledged one by one and together", acknowledged),
     ("rejected, requeued, recovered", requeued),
     ("basic.get", got),
@@ -251,6 +252,17 @@ fn by_every_exchange(cast: &mut Cast) {
     // Direct to one queue; fanout, topic and exchange to exchange to three; headers to three or none.
     for _ in 0..50 * (4 + 12 + 12 + 6 + 12) {
         cast.consumer.content();
+    }
+}
+
+/// One header, which is fewer than the bindings ask for, and nearly as many as a frame has room for.
+fn by_headers(cast: &mut Cast) {
+    let many: Vec<u8> = (1..20_000_u32).flat_map(|at| [2, 0x80 | (at >> 8) as u8, at as u8, b'V']).collect();
+    let few = headers_table();
+    for entries in [few.clone(), [few, many].concat()] {
+        let script = publish("amq.headers", "", false, &with_headers(&entries), b"a body").repeat(10);
+        cast.publisher.write(&script);
+        take(&mut cast.consumer, 30);
     }
 }
 

@@ -3,11 +3,14 @@
 //! ```text
 //! exchange ─ root node ─ "kern" ─ "*"        direct: one node per routing key, below the root
 //!                      └ "#"                 topic: one node per word of a pattern
-//! node ─ bindings that end here              fanout and headers: all bindings on the root
+//! node ─ bindings that end here              fanout: all bindings on the root
 //! ```
 //!
-//! Always true: a binding is on its source's list, on its destination's list and on its node's list; a node
-//! with neither bindings nor children does not exist, but for roots.
+//! Of a headers exchange the bindings that take everything hang on the root; the others are found by their
+//! pairs (`pairs`).
+//!
+//! Always true: a binding is on its source's list, on its destination's list and, unless it is found by its
+//! pairs, on its node's list; a node with neither bindings nor children does not exist, but for roots.
 
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::mem::{Links, List};
@@ -66,6 +69,8 @@ pub(super) struct Exchange {
     pub(super) bindings: List,
     /// Bindings that lead here.
     pub(super) incoming: List,
+    /// Pairs that bindings from here are found by.
+    pub(super) pairs: u32,
     pub(super) routed_at: u64,
     /// Its name is gone; the record goes with its last binding.
     pub(super) dying: bool,
@@ -90,6 +95,8 @@ pub(super) struct Binding {
     /// In whose share it is.
     pub(super) declarer: Option<Declarer>,
     pub(super) node: usize,
+    /// The first of the pairs that it is found by.
+    pub(super) hook: Option<u32>,
     pub(super) source_links: Links,
     pub(super) destination_links: Links,
     pub(super) node_links: Links,

@@ -194,6 +194,7 @@ impl Broker {
             root,
             bindings: List::default(),
             incoming: List::default(),
+            pairs: 0,
             routed_at: 0,
             dying: false,
         };
@@ -328,9 +329,10 @@ impl Broker {
     ) -> Result<usize, Fault> {
         let kind = self.exchanges[source.index()].kind;
         let bytes = binding_bytes(kind, spec.routing_key, spec.arguments);
-        let declarer = self.take_share(Declared::Binding, bytes)?;
+        let declared = declared_binding(kind, spec.arguments);
+        let declarer = self.take_share(declared, bytes)?;
         let Some(node) = self.node_for(source, kind, spec.routing_key) else {
-            self.give_share_back(Declared::Binding, declarer, bytes);
+            self.give_share_back(declared, declarer, bytes);
             return Err(self.out_of("bindings_max"));
         };
         Ok(self.insert_binding(source, destination, spec, (node, declarer)))
@@ -351,6 +353,7 @@ impl Broker {
             stored: self.is_stored_binding(source.index(), destination),
             declarer,
             node,
+            hook: None,
             source_links: Links::default(),
             destination_links: Links::default(),
             node_links: Links::default(),
@@ -364,7 +367,15 @@ impl Broker {
             Destination::Exchange(exchange) => &mut self.exchanges[exchange.index()].incoming,
         };
         incoming.push_back(&mut self.bindings, index, |binding| &mut binding.destination_links);
-        self.nodes[node].bindings.push_back(&mut self.bindings, index, |binding| &mut binding.node_links);
+        let arguments = Table::trusted(spec.arguments);
+        if hangs_on_node(self.exchanges[source.index()].kind, arguments) {
+            let list = &mut self.nodes[node].bindings;
+            list.push_back(&mut self.bindings, index, |binding| &mut binding.node_links);
+        } else {
+            let (hook, count) = self.pairs.hang(source, index, arguments);
+            self.bindings[index].hook = hook;
+            self.exchanges[source.index()].pairs += count;
+        }
         self.topology += 1;
         index
     }
@@ -388,7 +399,7 @@ impl Broker {
         if !self.is_bound_anew(index) {
             self.say_binding(index, false);
         }
-        let Binding { source, destination, node, .. } = self.bindings[index];
+        let Binding { source, destination, node, hook, .. } = self.bindings[index];
         let outgoing = &mut self.exchanges[source.index()].bindings;
         outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
         let incoming = match destination {
@@ -396,12 +407,16 @@ impl Broker {
             Destination::Exchange(exchange) => &mut self.exchanges[exchange.index()].incoming,
         };
         incoming.remove(&mut self.bindings, index, |binding| &mut binding.destination_links);
-        self.nodes[node].bindings.remove(&mut self.bindings, index, |binding| &mut binding.node_links);
+        let kind = self.exchanges[source.index()].kind;
+        if hangs_on_node(kind, Table::trusted(&self.bindings[index].arguments)) {
+            let list = &mut self.nodes[node].bindings;
+            list.remove(&mut self.bindings, index, |binding| &mut binding.node_links);
+        }
+        self.exchanges[source.index()].pairs -= self.pairs.take_off(hook);
         let binding = self.bindings.remove(index);
         self.binding_table.remove((source, destination, &*binding.key, &*binding.arguments), index);
-        let kind = self.exchanges[source.index()].kind;
         let bytes = binding_bytes(kind, &binding.key, &binding.arguments);
-        self.give_share_back(Declared::Binding, binding.declarer, bytes);
+        self.give_share_back(declared_binding(kind, &binding.arguments), binding.declarer, bytes);
         self.prune(node);
         self.topology += 1;
         let record = &self.exchanges[source.index()];
@@ -531,6 +546,16 @@ fn check_exchange_name(name: &str) -> Result<(), Fault> {
 const fn binding_bytes(kind: Kind, key: &str, arguments: &[u8]) -> usize {
     let words = matches!(kind, Kind::Direct | Kind::Topic);
     key.len() * (1 + words as usize) + arguments.len()
+}
+
+/// A binding that is found by any of several pairs takes a place for each.
+fn declared_binding(kind: Kind, arguments: &[u8]) -> Declared {
+    Declared::Binding(if kind == Kind::Headers { headers::places(Table::trusted(arguments)) } else { 1 })
+}
+
+/// Whether a binding hangs on its node, or is found by its pairs.
+fn hangs_on_node(kind: Kind, arguments: Table<'_>) -> bool {
+    kind != Kind::Headers || headers::takes_everything(arguments)
 }
 
 /// The nameless exchange cannot be declared, bound or deleted.

@@ -1,20 +1,20 @@
 //! The headers exchange's rule: binding arguments against message headers.
 //!
 //! `x-match` is `all` (the default), `any`, and with `-with-x` arguments that begin with `x-` count too. A
-//! void argument asks only for the header's presence. RabbitMQ's rules, in one pass over the arguments.
+//! void argument asks only for the header's presence; of headers with one name the first counts.
+//!
+//! Always true: what a header's name costs to find does not depend on how many headers there are
+//! ([`Names`]); values that are the same by the rule feed a hash the same way, so that `pairs` may look for
+//! them by it.
+
+use core::hash::{BuildHasher, Hash, Hasher};
+
+use foldhash::quality::FixedState;
 
 use crate::wire::field::{Table, Value};
 
-/// Whether `headers` satisfy the binding `arguments`.
-pub(super) fn matches(arguments: Table<'_>, headers: Table<'_>) -> bool {
-    let rule = Rule::of(arguments);
-    let mut relevant = arguments.iter().filter(|(name, _)| rule.counts(name));
-    if rule.any {
-        relevant.any(|(name, wanted)| agrees(name, wanted, headers))
-    } else {
-        relevant.all(|(name, wanted)| agrees(name, wanted, headers))
-    }
-}
+/// So many bytes of headers are as much work as looking at one of them.
+const BYTES_PER_STEP: usize = 64;
 
 /// What is wrong with an `x-match`, if anything: its value as RabbitMQ prints it.
 pub(super) fn invalid_match(arguments: Table<'_>) -> Option<Value<'_>> {
@@ -26,27 +26,147 @@ pub(super) fn invalid_match(arguments: Table<'_>) -> Option<Value<'_>> {
     }
 }
 
-struct Rule {
-    any: bool,
+/// How a binding's arguments are to be read.
+#[derive(Clone, Copy)]
+pub(super) struct Rule {
+    /// One pair is enough.
+    pub(super) any: bool,
     with_x: bool,
 }
 
 impl Rule {
-    fn of(arguments: Table<'_>) -> Self {
+    pub(super) fn of(arguments: Table<'_>) -> Self {
         let rule = arguments.get("x-match").and_then(|value| value.as_bytes()).unwrap_or(b"all");
         Self { any: rule.starts_with(b"any"), with_x: rule.ends_with(b"-with-x") }
     }
 
-    fn counts(&self, name: &[u8]) -> bool {
+    fn counts(self, name: &[u8]) -> bool {
         name != b"x-match" && (self.with_x || !name.starts_with(b"x-"))
+    }
+
+    /// The arguments that count, and where each begins in the table.
+    pub(super) fn pairs<'a>(
+        self,
+        arguments: Table<'a>,
+    ) -> impl Iterator<Item = (usize, &'a [u8], Value<'a>)> {
+        entries(arguments).filter(move |(_, name, _)| self.counts(name))
     }
 }
 
-fn agrees(name: &[u8], wanted: Value<'_>, headers: Table<'_>) -> bool {
-    let Some(found) = headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value) else {
-        return false;
-    };
-    wanted == Value::Void || same(wanted, found)
+/// Whether a binding takes every message, whatever its headers.
+pub(super) fn takes_everything(arguments: Table<'_>) -> bool {
+    let rule = Rule::of(arguments);
+    !rule.any && rule.pairs(arguments).next().is_none()
+}
+
+/// How many of `bindings_max` a binding with these arguments takes: one for each pair that may be enough.
+pub(super) fn places(arguments: Table<'_>) -> u32 {
+    let rule = Rule::of(arguments);
+    if rule.any { rule.pairs(arguments).count().max(1) as u32 } else { 1 }
+}
+
+/// The entry that begins at `at`.
+pub(super) fn entry(table: Table<'_>, at: usize) -> Option<(&[u8], Value<'_>)> {
+    Table::trusted(table.as_bytes().get(at..)?).iter().next()
+}
+
+fn entries<'a>(table: Table<'a>) -> impl Iterator<Item = (usize, &'a [u8], Value<'a>)> {
+    let mut rest = table.iter();
+    core::iter::from_fn(move || {
+        let at = table.bytes_len() - rest.rest().len();
+        rest.next().map(|(name, value)| (at, name, value))
+    })
+}
+
+/// Where each name stands among the headers of the message that is being routed.
+///
+/// ```text
+/// slot = hash(name) ─→ place of the first entry with that name + 1, or 0; taken ones are passed over
+/// ```
+#[derive(Debug)]
+pub(super) struct Names {
+    slots: Box<[u32]>,
+    /// So many of them serve this message: twice its entries, as far as there are so many.
+    in_use: usize,
+    /// What looking at every header takes, in steps.
+    steps: usize,
+    /// Number of the route they were taken in for.
+    route: u64,
+    hasher: FixedState,
+}
+
+impl Names {
+    /// More slots than a frame has room for names: 256 have one octet and take three, the others take four.
+    const fn slots_for(frame_max: usize) -> usize {
+        frame_max / 4 + frame_max / 16 + 128
+    }
+
+    /// What they take in memory.
+    pub(super) const fn bytes(frame_max: usize) -> usize {
+        Self::slots_for(frame_max) * size_of::<u32>()
+    }
+
+    pub(super) fn for_frames(frame_max: usize, seed: u64) -> Self {
+        Self {
+            slots: vec![0; Self::slots_for(frame_max)].into_boxed_slice(),
+            in_use: 0,
+            steps: 0,
+            route: 0,
+            hasher: FixedState::with_seed(seed),
+        }
+    }
+
+    /// Takes the headers in if it has not for this route; says how many steps that took.
+    pub(super) fn take_in(&mut self, headers: Table<'_>, route: u64) -> usize {
+        if self.route == route {
+            return 0;
+        }
+        let count = headers.iter().count();
+        self.route = route;
+        self.in_use = (2 * count + 1).min(self.slots.len());
+        self.slots[..self.in_use].fill(0);
+        for (at, name, _) in entries(headers) {
+            let slot = self.slot(headers, name);
+            if self.slots[slot] == 0 {
+                self.slots[slot] = at as u32 + 1;
+            }
+        }
+        self.steps = count + headers.bytes_len() / BYTES_PER_STEP;
+        self.steps
+    }
+
+    /// What looking at every header takes, in steps.
+    pub(super) const fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Where the headers begin that count: the first of each name, in no order.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        self.slots[..self.in_use].iter().filter(|place| **place > 0).map(|place| *place as usize - 1)
+    }
+
+    /// Whether these headers, which were taken in, are as a pair of a binding asks.
+    pub(super) fn agree(&self, headers: Table<'_>, name: &[u8], wanted: Value<'_>) -> bool {
+        let place = self.slots[self.slot(headers, name)];
+        let found = (place as usize).checked_sub(1).and_then(|at| entry(headers, at));
+        found.is_some_and(|(_, found)| wanted == Value::Void || same(wanted, found))
+    }
+
+    /// The slot that has the name, or would have it. One is always free.
+    fn slot(&self, headers: Table<'_>, name: &[u8]) -> usize {
+        let hash = self.hasher.hash_one(name);
+        let mut slot = (((hash >> 32) * self.in_use as u64) >> 32) as usize;
+        loop {
+            let at = match self.slots[slot] {
+                0 => return slot,
+                place => place as usize - 1,
+            };
+            if entry(headers, at).is_some_and(|(other, _)| other == name) {
+                return slot;
+            }
+            slot = (slot + 1) % self.in_use;
+        }
+    }
 }
 
 /// RabbitMQ compares values, not types: 1, 1.0 and the timestamp 1 are the same, text is text.
@@ -58,6 +178,23 @@ fn same(one: Value<'_>, two: Value<'_>) -> bool {
             (Some(one), Some(two)) => one == two,
             _ => one == two,
         },
+    }
+}
+
+/// Feeds a hash with a value. A whole number is like a real one to [`same`], so it is fed as one.
+pub(super) fn feed(value: Value<'_>, state: &mut impl Hasher) {
+    if let Some(number) = real(value) {
+        // The two zeros are the same.
+        return (number + 0.0).to_bits().hash(state);
+    }
+    core::mem::discriminant(&value).hash(state);
+    match value {
+        Value::LongStr(bytes) | Value::Binary(bytes) => bytes.hash(state),
+        Value::Table(table) => table.as_bytes().hash(state),
+        Value::Array(array) => array.as_bytes().hash(state),
+        Value::Bool(truth) => truth.hash(state),
+        Value::Decimal { scale, value } => (scale, value).hash(state),
+        _ => {}
     }
 }
 

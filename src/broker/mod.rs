@@ -5,7 +5,7 @@
 //! | `access` | users, virtual hosts, permissions, and what an operator changes about them |
 //! | `exchange`, `exchanges` | records of exchanges and bindings; declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
-//! | `route`, `topic`, `headers` | from a message to its queues |
+//! | `route`, `topic`, `headers`, `pairs` | from a message to its queues |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliveries` | messages between queue and acknowledgement |
 //! | `front` | what stands first in a queue, and whether it may go |
@@ -43,6 +43,7 @@ mod jobs;
 mod names;
 mod overdue;
 mod pages;
+mod pairs;
 mod publish;
 mod queue;
 mod queues;
@@ -163,6 +164,10 @@ pub struct Broker {
     exchange_table: IndexTable,
     bindings: Slab<Binding>,
     binding_table: IndexTable,
+    /// Places that bindings take, of `binding_places_max`; most take one.
+    binding_places: usize,
+    binding_places_max: usize,
+    pairs: pairs::Pairs,
     nodes: Slab<Node>,
     node_table: IndexTable,
     queues: Slab<Queue>,
@@ -204,6 +209,7 @@ pub struct Broker {
     topology: u64,
     route_number: u64,
     walk: Option<topic::Walk>,
+    header_names: Option<headers::Names>,
     targets: Vec<QueueId>,
     to_visit: Vec<ExchangeId>,
     scratch: Scratch,
@@ -218,6 +224,8 @@ pub struct Broker {
     declared_exchanges: usize,
     /// Steps taken that the size of what was asked does not tell: bindings looked at, consumers passed over.
     effort: u32,
+    /// Beyond this much effort the routing under way is refused.
+    effort_max: u32,
     /// For whom the command under way declares things; nobody at a start.
     declarer: Option<Declarer>,
     /// Connections there have been.
@@ -257,8 +265,9 @@ pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
     + size_of::<Begun>()
     + NODE_BYTES
     + 3 * ALLOCATION_BYTES;
-/// A binding with its nodes.
+/// A binding with its nodes, or its pairs.
 pub const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
+    + pairs::Pairs::BYTES_EACH
     + IndexTable::ENTRY_BYTES
     + NODES_PER_BINDING as usize * NODE_BYTES
     + 2 * ALLOCATION_BYTES;
@@ -279,7 +288,10 @@ const ALLOCATION_BYTES: usize = 16;
 
 /// Buffers that are there once, for frames of so many bytes.
 pub const fn buffer_bytes(frame_max: usize) -> usize {
-    2 * frame_max + 256 + transaction::TRANSACTION_MAX as usize * size_of::<u32>()
+    2 * frame_max
+        + 256
+        + headers::Names::bytes(frame_max)
+        + transaction::TRANSACTION_MAX as usize * size_of::<u32>()
 }
 
 impl Broker {
@@ -311,6 +323,9 @@ impl Broker {
             exchange_table: IndexTable::with_capacity(exchanges, seed),
             bindings: Slab::with_capacity(limits.bindings_max as usize),
             binding_table: IndexTable::with_capacity(limits.bindings_max as usize, seed),
+            binding_places: 0,
+            binding_places_max: limits.bindings_max as usize,
+            pairs: pairs::Pairs::with_capacity(limits.bindings_max as usize, seed),
             nodes: Slab::with_capacity(nodes),
             node_table: IndexTable::with_capacity(nodes, seed),
             queues: Slab::with_capacity(queues),
@@ -340,6 +355,7 @@ impl Broker {
             topology: 1,
             route_number: 0,
             walk: Some(topic::Walk::with_capacity(nodes)),
+            header_names: Some(headers::Names::for_frames(frame, seed)),
             targets: Vec::with_capacity(queues),
             to_visit: Vec::with_capacity(exchanges),
             scratch: Scratch {
@@ -354,6 +370,7 @@ impl Broker {
             declared_exchanges: 0,
             declarer: None,
             effort: 0,
+            effort_max: u32::MAX,
             lives: 0,
             releases: 0,
             starved: false,

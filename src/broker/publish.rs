@@ -19,7 +19,7 @@ use super::deliveries::{Carrier, NewDelivery};
 use super::front::log_bytes;
 use super::queue::Place;
 use super::records::Mode;
-use super::route::Keys;
+use super::route::copies;
 use super::stored::unwritable;
 use super::words::Lossy;
 use super::{Broker, REPLY_TO};
@@ -127,12 +127,13 @@ impl Broker {
         if !looks && self.route_from_cache(messages, channel, message) {
             return Ok(message);
         }
+        self.limit_effort(1);
         let vhost = self.channels[channel.index()].vhost;
         self.check_publish(channel, messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, messages.exchange(message))?;
         self.check_key(channel, exchange, messages.routing_key(message))?;
         if !looks {
-            self.route(messages, channel, exchange, message, Table::EMPTY);
+            self.route(messages, channel, exchange, message, Table::EMPTY)?;
             return Ok(message);
         }
         let mut scratch = core::mem::take(&mut self.scratch);
@@ -141,11 +142,13 @@ impl Broker {
         result
     }
 
-    fn check_key(&self, channel: ChannelId, exchange: ExchangeId, key: &[u8]) -> Result<(), Fault> {
+    fn check_key(&mut self, channel: ChannelId, exchange: ExchangeId, key: &[u8]) -> Result<(), Fault> {
         let connection = self.channels[channel.index()].connection;
         if !self.minds_topics(connection, exchange) {
             return Ok(());
         }
+        // A pattern looks at each byte with all of its places.
+        self.toil(key.len());
         self.check_topic(connection, exchange, Right::Write, key)
     }
 
@@ -179,12 +182,12 @@ impl Broker {
         let due_at_once = expiration_ms(&properties)? == Some(0);
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
-        for key in Keys::listed(headers) {
+        for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
             self.check_key(channel, exchange, key)?;
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
         let carries_bcc = headers.get("BCC").is_some();
-        self.route(messages, channel, exchange, message, headers);
+        self.route(messages, channel, exchange, message, headers)?;
         let due = if due_at_once { MessageFlags::DUE_AT_ONCE } else { MessageFlags::NONE };
         if reply_to.is_none() && !carries_bcc {
             messages.add_flags(message, due);

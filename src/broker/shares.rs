@@ -51,15 +51,23 @@ pub(super) struct Pinned {
 pub(super) enum Declared {
     Queue,
     Exchange,
-    Binding,
+    /// One that takes so many places among the bindings.
+    Binding(u32),
 }
 
 impl Declared {
+    const fn places(self) -> usize {
+        match self {
+            Self::Queue | Self::Exchange => 1,
+            Self::Binding(places) => places as usize,
+        }
+    }
+
     const fn key(self) -> &'static str {
         match self {
             Self::Queue => "queues_max",
             Self::Exchange => "exchanges_max",
-            Self::Binding => "bindings_max",
+            Self::Binding(_) => "bindings_max",
         }
     }
 }
@@ -69,7 +77,7 @@ impl Holdings {
         match declared {
             Declared::Queue => &mut self.queues,
             Declared::Exchange => &mut self.exchanges,
-            Declared::Binding => &mut self.bindings,
+            Declared::Binding(_) => &mut self.bindings,
         }
     }
 }
@@ -87,10 +95,11 @@ impl Broker {
         let room = match declared {
             Declared::Queue => self.queues.room(),
             Declared::Exchange => (self.exchanges_max - self.declared_exchanges).min(self.nodes.room()),
-            Declared::Binding => self.bindings.room(),
+            Declared::Binding(_) => self.binding_places_max - self.binding_places,
         };
+        let places = declared.places();
         let names_room = self.settings.names_bytes_max.saturating_sub(self.names_bytes);
-        if room == 0 {
+        if places > room {
             return Err(self.out_of(declared.key()));
         }
         if names_bytes > names_room {
@@ -100,16 +109,19 @@ impl Broker {
         if let Some(holdings) = declarer.and_then(|declarer| self.holdings(declarer)) {
             let held = *holdings.of(declared) as usize;
             let names_held = holdings.names_bytes as usize;
-            if held > DECLARED_TIMES * (room - 1) {
+            if held + places - 1 > DECLARED_TIMES * (room - places) {
                 return Err(has_its_share(declared.key()));
             }
             if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
                 return Err(has_its_share("names_bytes_max"));
             }
-            *holdings.of(declared) += 1;
+            *holdings.of(declared) += places as u32;
             holdings.names_bytes += names_bytes as u32;
         }
         self.names_bytes += names_bytes;
+        if let Declared::Binding(places) = declared {
+            self.binding_places += places as usize;
+        }
         Ok(declarer)
     }
 
@@ -121,8 +133,11 @@ impl Broker {
         names_bytes: usize,
     ) {
         self.names_bytes -= names_bytes;
+        if let Declared::Binding(places) = declared {
+            self.binding_places -= places as usize;
+        }
         if let Some(holdings) = declarer.and_then(|declarer| self.holdings(declarer)) {
-            *holdings.of(declared) -= 1;
+            *holdings.of(declared) -= declared.places() as u32;
             holdings.names_bytes -= names_bytes as u32;
         }
     }

@@ -12,6 +12,7 @@ impl Broker {
             + self.deliveries.slab.idle_bytes()
             + self.queues.idle_bytes()
             + self.bindings.idle_bytes()
+            + self.pairs.idle_bytes()
             + self.nodes.idle_bytes()
             + self.consumers.idle_bytes()
             + self.channels.idle_bytes()
@@ -23,6 +24,7 @@ impl Broker {
         self.deliveries.slab.trim();
         self.queues.trim();
         self.bindings.trim();
+        self.pairs.trim();
         self.nodes.trim();
         self.consumers.trim();
         self.channels.trim();

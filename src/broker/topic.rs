@@ -2,7 +2,8 @@
 //!
 //! All words of the key are walked once with the set of nodes reached so far, each node at most once per
 //! word. So a hostile pattern like `#.a.#.a.#` costs words times nodes and never explodes, and nothing
-//! recurses deeper than a chain of `#.#.#`, which collapses into one step per node.
+//! recurses deeper than a chain of `#.#.#`, which collapses into one step per node. Words times nodes can
+//! still be much, for a copy's key may be as long as a frame: so the walk ends where the caller says.
 
 use crate::mem::Slab;
 
@@ -34,13 +35,15 @@ impl Walk {
         self.visits
     }
 
-    /// The nodes whose pattern matches `key`.
+    /// The nodes whose pattern matches `key`; none if finding them out takes more visits than `visits_max`,
+    /// and then [`Self::visits`] says more than that.
     pub(super) fn nodes(
         &mut self,
         nodes: &mut Slab<Node>,
         table: &IndexTable,
         root: usize,
         key: &[u8],
+        visits_max: usize,
     ) -> &[usize] {
         self.step += 1;
         self.reached.clear();
@@ -49,6 +52,9 @@ impl Walk {
         for word in words(key) {
             self.step += 1;
             self.visits += self.reached.len();
+            if self.visits > visits_max {
+                return &[];
+            }
             self.next.clear();
             for &at in &self.reached {
                 if *nodes[at].word == *b"#" && nodes[at].parent.is_some() {

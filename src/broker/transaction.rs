@@ -15,6 +15,8 @@ use super::{Broker, SLOT_BYTES};
 
 /// The most messages and settlements one transaction may hold: what a turn can do without making others wait.
 pub(super) const TRANSACTION_MAX: u32 = 8192;
+/// Routing all of its messages may take as long as routing so many of the worst.
+const COMMIT_TIMES: u32 = 8;
 
 impl Broker {
     pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
@@ -90,13 +92,15 @@ impl Broker {
             return Err(not_transactional());
         }
         self.check_commit_fits(messages, channel)?;
+        // It took no longer than it may when it was checked, and must not end half-way.
+        self.effort_max = u32::MAX;
         let said = self.journal.said();
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
         while let Some(message) = next {
             next = messages.link(message);
             let mandatory = messages.is_mandatory(message);
-            self.route_again(messages, channel, message);
+            self.route_again(messages, channel, message)?;
             // That everything fits was made sure of; what a queue's own policy refuses is dropped, for
             // nobody can be told inside a transaction.
             let publish = Publish {
@@ -172,27 +176,39 @@ impl Broker {
         }
     }
 
-    fn route_again(&mut self, messages: &Messages, channel: ChannelId, message: MessageId) {
+    fn route_again(
+        &mut self,
+        messages: &Messages,
+        channel: ChannelId,
+        message: MessageId,
+    ) -> Result<(), Fault> {
         let vhost = self.channels[channel.index()].vhost;
         match self.find_exchange(vhost, messages.exchange(message)) {
             Some(exchange) => {
                 let mut scratch = core::mem::take(&mut self.scratch);
                 let bytes = messages.properties(message, &mut scratch.properties);
                 let headers = crate::wire::props::Properties::trusted(bytes).headers();
-                self.route(messages, channel, exchange, message, headers.unwrap_or(Table::EMPTY));
+                let routed =
+                    self.route(messages, channel, exchange, message, headers.unwrap_or(Table::EMPTY));
                 self.scratch = scratch;
+                routed
             }
-            None => self.targets.clear(),
+            None => {
+                self.targets.clear();
+                Ok(())
+            }
         }
     }
 
     fn check_commit_fits(&mut self, messages: &Messages, channel: ChannelId) -> Result<(), Fault> {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
+        self.limit_effort(COMMIT_TIMES);
         let (mut entries, mut returns, mut log_bytes) = (0, 0, 0);
         while let Some(message) = next {
             next = messages.link(message);
-            self.route_again(messages, channel, message);
+            self.route_again(messages, channel, message)?;
+            self.check_effort()?;
             entries += self.targets.len();
             returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
             if self.logged_targets(messages, message) > 0 {

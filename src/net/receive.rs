@@ -191,6 +191,7 @@ impl House {
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
                     let batch = self.broker.awaited();
+                    self.effort = self.effort.saturating_add(self.broker.take_effort());
                     let outcome = match outcome {
                         Outcome::Check(check) => {
                             peer.session.defer_login(self.now);
@@ -220,7 +221,6 @@ impl House {
                         peer.waiting = Waiting::Job;
                         break;
                     }
-                    self.effort += self.broker.take_effort();
                     if self.effort >= EFFORT_PER_TURN {
                         is_done = false;
                         break;
@@ -289,7 +289,12 @@ impl House {
         if self.supplies.messages.is_held() && !self.supplies.messages.lift_hold() && !is_large_next {
             self.retries_left = 0;
         }
+        // One may always try, whatever work there was in reading.
+        self.effort = 0;
         for _ in 0..self.retries_left.min(RETRIES_PER_TURN) {
+            if self.is_tired() {
+                break;
+            }
             self.retries_left -= 1;
             let Some(id) = self.for_room.pop_front() else { break };
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };
