@@ -9,37 +9,30 @@
 
 pub mod board;
 pub mod doors;
+mod layer;
 pub mod nearest;
+mod read;
 pub mod units;
 
 use std::error::Error;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use board::{AUTO, BOARDS, Machine};
-use doors::{FileMode, Tls, TlsAddress, TlsLayer, UnixDoor, non_empty, quoted};
+use doors::{Tls, TlsAddress, TlsLayer, UnixDoor, quoted};
+pub use layer::Layer;
+use layer::{Announced, LimitsLayer, StoreLayer};
 use nearest::nearest;
-use units::{
-    Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
-};
+use units::{Bytes, ListenAddress, Seconds};
 
 /// The port registered for AMQP.
 pub const AMQP_PORT: u16 = 5672;
 
 /// The board profile that is taken when none is named.
 const BOARD_DEFAULT: &str = BOARDS[0].name;
-
-/// The version of RabbitMQ that `compat = "rabbitmq"` announces: the last whose semantics Leveret follows.
-const RABBITMQ_VERSION: &str = "3.13.7";
-
-/// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Everything the operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,265 +246,11 @@ fn data_dir_default() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
 }
 
-/// What one source says: a profile, a file, or the flags; whatever is `None` stays as it was below.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Layer {
-    /// See [`Config::board`].
-    pub board: Option<String>,
-    /// See [`Config::listen`]; replaces the addresses of the layers below.
-    pub listen: Option<Vec<ListenAddress>>,
-    /// See [`Config::listen_tls`]; replaces the addresses of the layers below.
-    pub listen_tls: Option<Vec<TlsAddress>>,
-    /// See [`UnixDoor::path`].
-    pub listen_unix: Option<PathBuf>,
-    listen_unix_mode: Option<FileMode>,
-    /// See [`Config::data_dir`].
-    pub data_dir: Option<PathBuf>,
-    load_definitions: Option<PathBuf>,
-    /// See [`Config::memory_limit_bytes`].
-    pub memory_limit: Option<Bytes<u64>>,
-    /// See [`Config::memory_lock`].
-    pub memory_lock: Option<bool>,
-    /// See [`Config::log_level`].
-    pub log_level: Option<LogLevel>,
-    loopback_users: Option<Vec<String>>,
-    compat: Option<Compat>,
-    product: Option<Label>,
-    version: Option<Label>,
-    heartbeat: Option<Seconds>,
-    frame_max: Option<Bytes<u32>>,
-    channel_max: Option<Count<u16>>,
-    store: StoreLayer,
-    tls: TlsLayer,
-    limits: LimitsLayer,
-}
-
-/// The keys outside sections, the fields of [`Layer`].
-const KEYS: [&str; 17] = [
-    "board",
-    "listen",
-    "listen_tls",
-    "listen_unix",
-    "listen_unix_mode",
-    "data_dir",
-    "load_definitions",
-    "memory_limit",
-    "memory_lock",
-    "log_level",
-    "loopback_users",
-    "compat",
-    "product",
-    "version",
-    "heartbeat",
-    "frame_max",
-    "channel_max",
-];
-
-/// Declares the keys of a section: the key, how it is written, and the field it sets, which says what it
-/// means.
-macro_rules! section_keys {
-    ($layer:ident sets $target:ident; $($key:ident: $unit:ident<$kind:ty> => $field:ident;)*) => {
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        struct $layer {
-            $($key: Option<section_keys!(@type $unit $kind)>,)*
-        }
-
-        impl $layer {
-            const KEYS: &[&str] = &[$(stringify!($key)),*];
-
-            fn lay_over(&self, target: &mut $target) {
-                $(if let Some(value) = self.$key {
-                    target.$field = value.0;
-                })*
-            }
-
-            fn shown(target: &$target) -> Vec<String> {
-                vec![$(format!("{} = {}", stringify!($key), $unit(target.$field))),*]
-            }
-        }
-    };
-    (@type Persist $kind:ty) => { Persist };
-    (@type Switch $kind:ty) => { Switch };
-    (@type DiskLimit $kind:ty) => { DiskLimit };
-    (@type Millis $kind:ty) => { Millis };
-    (@type $unit:ident $kind:ty) => { $unit<$kind> };
-}
-
-section_keys! {
-    LimitsLayer sets Limits;
-    connections_max: Count<u32> => connections_max;
-    handshakes_max: Count<u32> => handshakes_max;
-    tls_connections_max: Count<u32> => tls_connections_max;
-    tls_handshakes_max: Count<u32> => tls_handshakes_max;
-    channels_max: Count<u32> => channels_max;
-    consumers_max: Count<u32> => consumers_max;
-    queues_max: Count<u32> => queues_max;
-    exchanges_max: Count<u32> => exchanges_max;
-    bindings_max: Count<u32> => bindings_max;
-    names_bytes_max: Bytes<u32> => names_bytes_max;
-    vhosts_max: Count<u32> => vhosts_max;
-    users_max: Count<u32> => users_max;
-    permissions_max: Count<u32> => permissions_max;
-    patterns_bytes_max: Bytes<u32> => patterns_bytes_max;
-    messages_max: Count<u32> => messages_max;
-    body_bytes_max: Bytes<u64> => body_bytes_max;
-    assembly_bytes_max: Bytes<u64> => assembly_bytes_max;
-    queue_entries_max: Count<u32> => queue_entries_max;
-    unacknowledged_max: Count<u32> => unacknowledged_max;
-    message_size_max: Bytes<u32> => message_size_max;
-    input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
-    output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
-    stash_bytes_max: Bytes<u32> => stash_bytes_max;
-    replies_bytes_max: Bytes<u32> => replies_bytes_max;
-    socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
-    socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
-    handshake_timeout: Millis<u32> => handshake_timeout_ms;
-    content_timeout: Millis<u32> => content_timeout_ms;
-    consumer_stall_timeout: Millis<u32> => consumer_stall_timeout_ms;
-    consumer_timeout: Millis<u32> => consumer_timeout_ms;
-    segment_bytes: Bytes<u32> => segment_bytes;
-    commit_bytes_max: Bytes<u32> => commit_bytes_max;
-    index_bytes_max: Bytes<u32> => index_bytes_max;
-}
-
-section_keys! {
-    StoreLayer sets Store;
-    disk_limit: DiskLimit<u64> => disk_limit_bytes;
-    persist: Persist<bool> => persist_all;
-    spill_transient: Switch<bool> => spill_transient;
-    commit_window: Millis<u32> => commit_window_ms;
-    confirm_window: Millis<u32> => confirm_window_ms;
-    settle_window: Millis<u32> => settle_window_ms;
-    syncs_per_second: Count<u32> => syncs_per_s;
-    sync_burst: Count<u32> => sync_burst;
-}
-
-/// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
-#[derive(Default)]
-struct Announced {
-    compat: Option<Compat>,
-    product: Option<Label>,
-    version: Option<Label>,
-}
-
-impl Announced {
-    fn product(self) -> Product {
-        let (name, version) = match self.compat {
-            Some(Compat::RabbitMq) => ("RabbitMQ", RABBITMQ_VERSION),
-            Some(Compat::None) | None => ("Leveret", env!("CARGO_PKG_VERSION")),
-        };
-        Product {
-            name: self.product.map_or_else(|| name.to_string(), |label| label.0),
-            version: self.version.map_or_else(|| version.to_string(), |label| label.0),
-        }
-    }
-}
-
-impl Layer {
-    /// Reads a configuration file.
-    fn read(file: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
-        let mut text = String::new();
-        let opened = File::open(file).map_err(unreadable)?;
-        opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(unreadable(io::Error::other("it is larger than any configuration")));
-        }
-        Self::parse(&file.display().to_string(), &text)
-    }
-
-    /// The profile of a board: one of those built in, or a file when the name is a path.
-    fn of_board(name: &str) -> Result<Self, ConfigError> {
-        let profile = match BOARDS.iter().find(|board| board.name == name) {
-            Some(board) => Self::parse(&format!("boards/{name}.toml"), board.text)?,
-            None if name.contains('/') || name.ends_with(".toml") => Self::read(Path::new(name))?,
-            None => return Err(ConfigError::UnknownBoard(name.to_string())),
-        };
-        match profile.board {
-            Some(_) => Err(ConfigError::BoardInBoard(name.to_string())),
-            None => Ok(profile),
-        }
-    }
-
-    fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-            let why = match unknown_key(error.message()) {
-                Some((key, known)) => describe_unknown_key(key, &known),
-                None => format!("{}{}", key_before(text, at), plain_words(error.message())),
-            };
-            ConfigError::Refused { file: file.to_string(), line, why }
-        })
-    }
-
-    fn lay_over(self, config: &mut Config, announced: &mut Announced) {
-        put(&mut config.listen, self.listen);
-        put(&mut config.listen_tls, self.listen_tls);
-        put(&mut config.unix.path, self.listen_unix.map(non_empty));
-        put(&mut config.unix.mode, self.listen_unix_mode);
-        put(&mut config.data_dir, self.data_dir);
-        put(&mut config.load_definitions, self.load_definitions.map(non_empty));
-        put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
-        put(&mut config.memory_lock, self.memory_lock);
-        put(&mut config.log_level, self.log_level.map(|level| level.0));
-        put(&mut config.loopback_users, self.loopback_users);
-        announced.compat = self.compat.or(announced.compat);
-        announced.product = self.product.or(announced.product.take());
-        announced.version = self.version.or(announced.version.take());
-        put(&mut config.limits.heartbeat_s, self.heartbeat.map(|time| time.0));
-        put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
-        put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
-        self.store.lay_over(&mut config.store);
-        self.tls.lay_over(&mut config.tls);
-        self.limits.lay_over(&mut config.limits);
-    }
-}
-
+/// Sets what was said.
 fn put<T>(place: &mut T, said: Option<T>) {
     if let Some(value) = said {
         *place = value;
     }
-}
-
-/// The key and the known ones in serde's "unknown field `a`, expected one of `b`, `c`".
-fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
-    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
-    Some((quoted.next()?, quoted.collect()))
-}
-
-/// Why a key is refused: it belongs elsewhere, or does not exist.
-fn describe_unknown_key(key: &str, known: &[&str]) -> String {
-    let is_top = known.contains(&"limits");
-    let sections =
-        [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS), ("[tls]", TlsLayer::KEYS)];
-    let home = sections.into_iter().find(|(_, keys)| keys.contains(&key));
-    match home {
-        Some((section, _)) => format!("{key} belongs under {section}"),
-        None if !is_top && KEYS.contains(&key) => {
-            format!("{key} belongs at the top of the file, above the sections")
-        }
-        None => describe_unknown("key", key, known),
-    }
-}
-
-/// serde's "invalid type: …, expected …" as an operator would say it; other messages as they are.
-fn plain_words(message: &str) -> String {
-    match message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
-        Some((found, wanted)) => {
-            let wanted = wanted.replace("a sequence", "a list in square brackets");
-            format!("there must be {wanted}, not {}", found.replace("sequence", "a list"))
-        }
-        None => message.to_string(),
-    }
-}
-
-/// The key whose value starts at `at`, with a colon: `memory_limit: `.
-fn key_before(text: &str, at: usize) -> String {
-    let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..at];
-    line.split_once('=').map_or_else(String::new, |(key, _)| format!("{}: ", key.trim()))
 }
 
 /// Why a word is refused: the one it was probably meant to be, or all there are.

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use toml::de::DeValue;
 
-use super::units::{BadValue, ListenAddress, Written};
+use super::read::{Readable, Value, Wrong, read_from_text, section};
+use super::units::{BadValue, ListenAddress};
 
 /// The port registered for AMQP over TLS.
 pub const AMQPS_PORT: u16 = 5671;
@@ -52,8 +52,7 @@ impl Default for UnixDoor {
 macro_rules! words {
     ($(#[$doc:meta])* $kind:ident of $key:literal: $($(#[$why:meta])* $variant:ident = $word:literal,)*) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-        #[serde(try_from = "Written")]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub enum $kind {
             $($(#[$why])* $variant,)*
         }
@@ -116,24 +115,16 @@ words! {
     Uri = "subject_alternative_name_uri",
 }
 
-/// Reads the types whose values are written as text or number.
-macro_rules! read_from_written {
-    ($($kind:ident)*) => {$(
-        impl TryFrom<Written> for $kind {
-            type Error = BadValue;
-
-            fn try_from(written: Written) -> Result<Self, BadValue> {
-                written.0.parse()
-            }
-        }
-    )*};
+read_from_text! {
+    ClientCertificates;
+    TlsVersion;
+    LoginFrom;
+    FileMode;
+    TlsAddress;
 }
 
-read_from_written! { ClientCertificates TlsVersion LoginFrom FileMode TlsAddress }
-
 /// The permissions of a file, in octal: `0660`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileMode(pub u32);
 
 impl FromStr for FileMode {
@@ -152,8 +143,7 @@ impl fmt::Display for FileMode {
 }
 
 /// An address to listen on with TLS; without a port, on the one registered for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsAddress(pub SocketAddr);
 
 impl FromStr for TlsAddress {
@@ -171,29 +161,13 @@ impl FromStr for TlsAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Paths(Vec<PathBuf>);
 
-impl<'de> Deserialize<'de> for Paths {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMore;
-        impl<'de> Visitor<'de> for OneOrMore {
-            type Value = Paths;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path in quotes or a list of paths")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Paths, E> {
-                Ok(Paths(non_empty(text.into()).into_iter().collect()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Paths, A::Error> {
-                let mut paths = Vec::new();
-                while let Some(path) = list.next_element()? {
-                    paths.push(path);
-                }
-                Ok(Paths(paths))
-            }
+impl Readable for Paths {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        match value.get_ref() {
+            DeValue::String(path) => Ok(Self(non_empty(path.as_ref().into()).into_iter().collect())),
+            DeValue::Array(_) => Vec::read(value).map(Self),
+            _ => Err(Wrong::kind(value, "a path in quotes or a list of paths")),
         }
-        deserializer.deserialize_any(OneOrMore)
     }
 }
 
@@ -202,22 +176,19 @@ pub(super) fn non_empty(path: PathBuf) -> Option<PathBuf> {
     (!path.as_os_str().is_empty()).then_some(path)
 }
 
-/// The section `[tls]` of a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct TlsLayer {
-    certificate: Option<Paths>,
-    key: Option<Paths>,
-    client_ca: Option<PathBuf>,
-    client_certificates: Option<ClientCertificates>,
-    minimum_version: Option<TlsVersion>,
-    login_from: Option<LoginFrom>,
+section! {
+    /// The section `[tls]` of a file.
+    pub(super) struct TlsLayer {
+        certificate: Paths,
+        key: Paths,
+        client_ca: PathBuf,
+        client_certificates: ClientCertificates,
+        minimum_version: TlsVersion,
+        login_from: LoginFrom,
+    }
 }
 
 impl TlsLayer {
-    pub(super) const KEYS: &'static [&'static str] =
-        &["certificate", "key", "client_ca", "client_certificates", "minimum_version", "login_from"];
-
     pub(super) fn lay_over(self, tls: &mut Tls) {
         super::put(&mut tls.certificates, self.certificate.map(|paths| paths.0));
         super::put(&mut tls.keys, self.key.map(|paths| paths.0));

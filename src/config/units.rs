@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Visitor};
+use super::read::{Readable, Value, Wrong, read_from_text};
 
 /// A value that cannot be used, and what would do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,44 +31,6 @@ impl fmt::Display for BadValue {
 
 impl std::error::Error for BadValue {}
 
-/// A value of a configuration file before it is understood: a text, or a number without quotes.
-pub(super) struct Written(pub(super) String);
-
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrNumber;
-        impl Visitor<'_> for TextOrNumber {
-            type Value = Written;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number or a text in quotes")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Written, E> {
-                Ok(Written(text.to_string()))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Written, E> {
-                Ok(Written(number.to_string()))
-            }
-        }
-        deserializer.deserialize_any(TextOrNumber)
-    }
-}
-
-/// Lets serde read these types from what is written in a file.
-macro_rules! read_from_text {
-    ($($kind:ident $(<$param:ident>)?;)*) => {$(
-        impl$(<$param: TryFrom<u64> + Copy>)? TryFrom<Written> for $kind$(<$param>)? {
-            type Error = BadValue;
-
-            fn try_from(written: Written) -> Result<Self, BadValue> {
-                written.0.parse()
-            }
-        }
-    )*};
-}
-
 read_from_text! {
     Count<T>;
     Bytes<T>;
@@ -83,8 +45,7 @@ read_from_text! {
 }
 
 /// A plain number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written", bound = "T: TryFrom<u64> + Copy")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Count<T> {
@@ -107,8 +68,7 @@ impl<T: TryFrom<u64>> FromStr for Count<T> {
 }
 
 /// A number of bytes: `64MB` (millions), `64MiB` (times 1024 twice), or a bare number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written", bound = "T: TryFrom<u64> + Copy")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes<T>(pub T);
 
 impl<T: Copy + Into<u64>> fmt::Display for Bytes<T> {
@@ -119,8 +79,7 @@ impl<T: Copy + Into<u64>> fmt::Display for Bytes<T> {
 }
 
 /// Which messages are kept: those that say so, or all that go to durable queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persist(pub bool);
 
 impl fmt::Display for Persist {
@@ -142,9 +101,14 @@ impl FromStr for Persist {
 }
 
 /// Whether something is done: `true` or `false`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch(pub bool);
+
+impl Readable for Switch {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        bool::read(value).map(Self)
+    }
+}
 
 impl fmt::Display for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,8 +117,7 @@ impl fmt::Display for Switch {
 }
 
 /// A size, or `auto`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskLimit(pub Option<u64>);
 
 impl fmt::Display for DiskLimit {
@@ -209,8 +172,7 @@ impl<T: TryFrom<u64>> FromStr for Bytes<T> {
 }
 
 /// A time in milliseconds: `500ms`, `10s`, `2min`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Millis(pub u32);
 
 impl fmt::Display for Millis {
@@ -240,8 +202,7 @@ impl FromStr for Millis {
 }
 
 /// A time in whole seconds, written like [`Millis`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds(pub u16);
 
 impl fmt::Display for Seconds {
@@ -261,8 +222,7 @@ impl FromStr for Seconds {
 }
 
 /// An address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     /// Address and port; port 0 takes any that is free.
     pub socket: SocketAddr,
@@ -288,8 +248,7 @@ impl FromStr for ListenAddress {
 }
 
 /// How much is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLevel(pub log::LevelFilter);
 
 impl FromStr for LogLevel {
@@ -304,8 +263,7 @@ impl FromStr for LogLevel {
 }
 
 /// Whom the broker says it is, for clients that behave by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
     /// Itself.
     None,
@@ -326,8 +284,7 @@ impl FromStr for Compat {
 }
 
 /// A short text told to every client, such as a product's name.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(pub String);
 
 impl FromStr for Label {

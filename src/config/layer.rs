@@ -1,0 +1,229 @@
+//! What one source says: a profile, a file, or the flags.
+//!
+//! Always true: what is not said stays as it is in the layer below; a key in the wrong section is told where it
+//! belongs.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::board::BOARDS;
+use super::doors::{FileMode, TlsAddress, TlsLayer, non_empty};
+use super::read::{Wrong, read, section};
+use super::units::{
+    Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
+};
+use super::{Config, ConfigError, Product, Store, describe_unknown};
+use crate::limits::Limits;
+
+/// The version of RabbitMQ that `compat = "rabbitmq"` announces: the last whose semantics Leveret follows.
+const RABBITMQ_VERSION: &str = "3.13.7";
+
+/// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+section! {
+    /// What one source says: a profile, a file, or the flags; whatever is `None` stays as it was below.
+    pub struct Layer {
+        /// See [`Config::board`].
+        pub board: String,
+        /// See [`Config::listen`]; replaces the addresses of the layers below.
+        pub listen: Vec<ListenAddress>,
+        /// See [`Config::listen_tls`]; replaces the addresses of the layers below.
+        pub listen_tls: Vec<TlsAddress>,
+        /// See [`UnixDoor::path`](super::doors::UnixDoor::path).
+        pub listen_unix: PathBuf,
+        pub(super) listen_unix_mode: FileMode,
+        /// See [`Config::data_dir`].
+        pub data_dir: PathBuf,
+        pub(super) load_definitions: PathBuf,
+        /// See [`Config::memory_limit_bytes`].
+        pub memory_limit: Bytes<u64>,
+        /// See [`Config::memory_lock`].
+        pub memory_lock: bool,
+        /// See [`Config::log_level`].
+        pub log_level: LogLevel,
+        pub(super) loopback_users: Vec<String>,
+        pub(super) compat: Compat,
+        pub(super) product: Label,
+        pub(super) version: Label,
+        pub(super) heartbeat: Seconds,
+        pub(super) frame_max: Bytes<u32>,
+        pub(super) channel_max: Count<u16>,
+    }
+    above {
+        pub(super) store: StoreLayer,
+        pub(super) tls: TlsLayer,
+        pub(super) limits: LimitsLayer,
+    }
+}
+
+/// Declares the keys of a section: the key, how it is written, and the field it sets, which says what it
+/// means.
+macro_rules! section_keys {
+    ($layer:ident sets $target:ident; $($key:ident: $unit:ident $(<$kind:ty>)? => $field:ident;)*) => {
+        section! {
+            /// What is said of these.
+            pub(super) struct $layer {
+                $($key: $unit $(<$kind>)?,)*
+            }
+        }
+
+        impl $layer {
+            fn lay_over(&self, target: &mut $target) {
+                $(if let Some(value) = self.$key {
+                    target.$field = value.0;
+                })*
+            }
+
+            pub(super) fn shown(target: &$target) -> Vec<String> {
+                vec![$(format!("{} = {}", stringify!($key), $unit(target.$field))),*]
+            }
+        }
+    };
+}
+
+section_keys! {
+    LimitsLayer sets Limits;
+    connections_max: Count<u32> => connections_max;
+    handshakes_max: Count<u32> => handshakes_max;
+    tls_connections_max: Count<u32> => tls_connections_max;
+    tls_handshakes_max: Count<u32> => tls_handshakes_max;
+    channels_max: Count<u32> => channels_max;
+    consumers_max: Count<u32> => consumers_max;
+    queues_max: Count<u32> => queues_max;
+    exchanges_max: Count<u32> => exchanges_max;
+    bindings_max: Count<u32> => bindings_max;
+    names_bytes_max: Bytes<u32> => names_bytes_max;
+    vhosts_max: Count<u32> => vhosts_max;
+    users_max: Count<u32> => users_max;
+    permissions_max: Count<u32> => permissions_max;
+    patterns_bytes_max: Bytes<u32> => patterns_bytes_max;
+    messages_max: Count<u32> => messages_max;
+    body_bytes_max: Bytes<u64> => body_bytes_max;
+    assembly_bytes_max: Bytes<u64> => assembly_bytes_max;
+    queue_entries_max: Count<u32> => queue_entries_max;
+    unacknowledged_max: Count<u32> => unacknowledged_max;
+    message_size_max: Bytes<u32> => message_size_max;
+    input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
+    output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
+    stash_bytes_max: Bytes<u32> => stash_bytes_max;
+    replies_bytes_max: Bytes<u32> => replies_bytes_max;
+    socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
+    socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
+    handshake_timeout: Millis => handshake_timeout_ms;
+    content_timeout: Millis => content_timeout_ms;
+    consumer_stall_timeout: Millis => consumer_stall_timeout_ms;
+    consumer_timeout: Millis => consumer_timeout_ms;
+    segment_bytes: Bytes<u32> => segment_bytes;
+    commit_bytes_max: Bytes<u32> => commit_bytes_max;
+    index_bytes_max: Bytes<u32> => index_bytes_max;
+}
+
+section_keys! {
+    StoreLayer sets Store;
+    disk_limit: DiskLimit => disk_limit_bytes;
+    persist: Persist => persist_all;
+    spill_transient: Switch => spill_transient;
+    commit_window: Millis => commit_window_ms;
+    confirm_window: Millis => confirm_window_ms;
+    settle_window: Millis => settle_window_ms;
+    syncs_per_second: Count<u32> => syncs_per_s;
+    sync_burst: Count<u32> => sync_burst;
+}
+
+/// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
+#[derive(Default)]
+pub(super) struct Announced {
+    compat: Option<Compat>,
+    product: Option<Label>,
+    version: Option<Label>,
+}
+
+impl Announced {
+    pub(super) fn product(self) -> Product {
+        let (name, version) = match self.compat {
+            Some(Compat::RabbitMq) => ("RabbitMQ", RABBITMQ_VERSION),
+            Some(Compat::None) | None => ("Leveret", env!("CARGO_PKG_VERSION")),
+        };
+        Product {
+            name: self.product.map_or_else(|| name.to_string(), |label| label.0),
+            version: self.version.map_or_else(|| version.to_string(), |label| label.0),
+        }
+    }
+}
+
+impl Layer {
+    /// Reads a configuration file.
+    pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
+        let mut text = String::new();
+        let opened = File::open(file).map_err(unreadable)?;
+        opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(unreadable(io::Error::other("it is larger than any configuration")));
+        }
+        Self::parse(&file.display().to_string(), &text)
+    }
+
+    /// The profile of a board: one of those built in, or a file when the name is a path.
+    pub(super) fn of_board(name: &str) -> Result<Self, ConfigError> {
+        let profile = match BOARDS.iter().find(|board| board.name == name) {
+            Some(board) => Self::parse(&format!("boards/{name}.toml"), board.text)?,
+            None if name.contains('/') || name.ends_with(".toml") => Self::read(Path::new(name))?,
+            None => return Err(ConfigError::UnknownBoard(name.to_string())),
+        };
+        match profile.board {
+            Some(_) => Err(ConfigError::BoardInBoard(name.to_string())),
+            None => Ok(profile),
+        }
+    }
+
+    pub(super) fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let mut layer = Self::default();
+        match read(text, &mut layer, describe_unknown_key) {
+            Ok(()) => Ok(layer),
+            Err(Wrong { at, why }) => {
+                let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+                Err(ConfigError::Refused { file: file.to_string(), line, why })
+            }
+        }
+    }
+
+    pub(super) fn lay_over(self, config: &mut Config, announced: &mut Announced) {
+        super::put(&mut config.listen, self.listen);
+        super::put(&mut config.listen_tls, self.listen_tls);
+        super::put(&mut config.unix.path, self.listen_unix.map(non_empty));
+        super::put(&mut config.unix.mode, self.listen_unix_mode);
+        super::put(&mut config.data_dir, self.data_dir);
+        super::put(&mut config.load_definitions, self.load_definitions.map(non_empty));
+        super::put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
+        super::put(&mut config.memory_lock, self.memory_lock);
+        super::put(&mut config.log_level, self.log_level.map(|level| level.0));
+        super::put(&mut config.loopback_users, self.loopback_users);
+        announced.compat = self.compat.or(announced.compat);
+        announced.product = self.product.or(announced.product.take());
+        announced.version = self.version.or(announced.version.take());
+        super::put(&mut config.limits.heartbeat_s, self.heartbeat.map(|time| time.0));
+        super::put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
+        super::put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
+        self.store.lay_over(&mut config.store);
+        self.tls.lay_over(&mut config.tls);
+        self.limits.lay_over(&mut config.limits);
+    }
+}
+
+/// Why a key is refused: it belongs elsewhere, or does not exist.
+fn describe_unknown_key(key: &str, known: &[&str]) -> String {
+    let is_top = known.contains(&"limits");
+    let sections =
+        [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS), ("[tls]", TlsLayer::KEYS)];
+    let home = sections.into_iter().find(|(_, keys)| keys.contains(&key));
+    match home {
+        Some((section, _)) => format!("{key} belongs under {section}"),
+        None if !is_top && Layer::KEYS.contains(&key) => {
+            format!("{key} belongs at the top of the file, above the sections")
+        }
+        None => describe_unknown("key", key, known),
+    }
+}
