@@ -3,9 +3,7 @@
 //! Passwords come as hashes: the command line makes them, so the broker's loop need not, and no password
 //! crosses a socket.
 
-use serde::Deserialize;
-
-use crate::admin::definitions;
+use crate::admin::definitions::{Fields, Limits, limits_of};
 use crate::broker::OperatorFault;
 use crate::journal::Batch;
 use crate::password::PasswordHash;
@@ -24,24 +22,30 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], scene: &mut Scene<'_>
         (Verb::Delete, ["users", user]) => changed(broker.delete_user(user)),
         (Verb::Put, ["vhosts", vhost]) => changed(broker.put_vhost(vhost)),
         (Verb::Delete, ["vhosts", vhost]) => changed(broker.delete_vhost(vhost)),
-        (Verb::Put, ["permissions", vhost, user]) => match body::<Patterns>(request) {
-            Ok(it) => changed(broker.set_permissions(user, vhost, &it.configure, &it.write, &it.read)),
-            Err(answer) => answer,
+        (Verb::Put, ["permissions", vhost, user]) => match texts(request, ["configure", "write", "read"]) {
+            Ok([configure, write, read]) => {
+                changed(broker.set_permissions(user, vhost, &configure, &write, &read))
+            }
+            Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["permissions", vhost, user]) => changed(broker.clear_permissions(user, vhost)),
-        (Verb::Put, ["topic-permissions", vhost, user]) => match body::<TopicPatterns>(request) {
-            Ok(it) => changed(broker.set_topic_permissions(user, vhost, &it.exchange, &it.write, &it.read)),
-            Err(answer) => answer,
-        },
+        (Verb::Put, ["topic-permissions", vhost, user]) => {
+            match texts(request, ["exchange", "write", "read"]) {
+                Ok([exchange, write, read]) => {
+                    changed(broker.set_topic_permissions(user, vhost, &exchange, &write, &read))
+                }
+                Err(why) => bad_request(&why),
+            }
+        }
         (Verb::Delete, ["topic-permissions", vhost, user]) => {
             changed(broker.clear_topic_permissions(user, vhost, None))
         }
         (Verb::Delete, ["topic-permissions", vhost, user, exchange]) => {
             changed(broker.clear_topic_permissions(user, vhost, Some(exchange)))
         }
-        (Verb::Put, ["vhost-limits", vhost]) => match body::<definitions::Limits>(request) {
-            Ok(limits) => changed(broker.set_vhost_limits(vhost, definitions::limits_of(limits))),
-            Err(answer) => answer,
+        (Verb::Put, ["vhost-limits", vhost]) => match Fields::parse(request.body).and_then(Limits::read) {
+            Ok(limits) => changed(broker.set_vhost_limits(vhost, limits_of(limits))),
+            Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["vhost-limits", vhost]) => {
             changed(broker.set_vhost_limits(vhost, crate::broker::VhostLimits::default()))
@@ -50,36 +54,37 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], scene: &mut Scene<'_>
     }
 }
 
+/// Texts that all must be said.
+fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[String; N], String> {
+    let mut fields = Fields::parse(request.body)?;
+    let mut texts = [const { String::new() }; N];
+    for (text, name) in texts.iter_mut().zip(names) {
+        *text = fields.text(name)?;
+    }
+    Ok(texts)
+}
+
 /// What is said of a user; what is not said stays.
-#[derive(Deserialize)]
 struct UserBody {
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
     tags: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Patterns {
-    configure: String,
-    write: String,
-    read: String,
-}
-
-#[derive(Deserialize)]
-struct TopicPatterns {
-    exchange: String,
-    write: String,
-    read: String,
-}
-
-fn body<'b, T: Deserialize<'b>>(request: &Request<'b>) -> Result<T, Answer> {
-    serde_json::from_slice(request.body).map_err(|error| bad_request(&error.to_string()))
+impl UserBody {
+    fn read(mut fields: Fields) -> Result<Self, String> {
+        Ok(Self {
+            password_hash: fields.text_if_said("password_hash")?,
+            hashing_algorithm: fields.text_if_said("hashing_algorithm")?,
+            tags: fields.text_if_said("tags")?,
+        })
+    }
 }
 
 fn put_user(request: &Request<'_>, scene: &mut Scene<'_>, user: &str) -> Answer {
-    let said: UserBody = match body(request) {
+    let said = match Fields::parse(request.body).and_then(UserBody::read) {
         Ok(said) => said,
-        Err(answer) => return answer,
+        Err(why) => return bad_request(&why),
     };
     let exists = (0..scene.broker.user_places())
         .filter_map(|place| scene.broker.user_at(place))

@@ -4,12 +4,14 @@
 
 use core::fmt;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::command::NAME_BYTES_MAX;
 use crate::wire::field::{ArrayWriter, Table, TableWriter};
 use crate::wire::{Full, Writer};
+
+use super::fields::{Fields, unfit};
+use super::read::SECTIONS;
 
 /// The longest arguments of a thing, in bytes of a field table.
 const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
@@ -44,6 +46,12 @@ pub enum ItemError {
     NotOurs(String),
 }
 
+impl From<String> for ItemError {
+    fn from(why: String) -> Self {
+        Self::Bad(why)
+    }
+}
+
 impl fmt::Display for ItemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -54,14 +62,11 @@ impl fmt::Display for ItemError {
 }
 
 /// Limits of a virtual host; below 0 is without limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Limits {
     /// Queues.
-    #[serde(rename = "max-queues")]
     pub queues_max: Option<i64>,
     /// Connections.
-    #[serde(rename = "max-connections")]
     pub connections_max: Option<i64>,
 }
 
@@ -79,7 +84,7 @@ pub struct User {
 }
 
 /// What a user may do in a virtual host.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Permission {
     /// Whose.
     pub user: String,
@@ -94,7 +99,7 @@ pub struct Permission {
 }
 
 /// What a user may do with the keys of a topic exchange.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicPermission {
     /// Whose.
     pub user: String,
@@ -109,29 +114,26 @@ pub struct TopicPermission {
 }
 
 /// An exchange.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exchange {
     /// Its name.
     pub name: String,
     /// Where.
     pub vhost: String,
     /// Its type.
-    #[serde(rename = "type")]
     pub kind: String,
     /// It outlives the broker.
     pub durable: bool,
     /// It goes with its last binding.
     pub auto_delete: bool,
     /// Nobody publishes to it.
-    #[serde(default)]
     pub internal: bool,
     /// The bytes of a field table.
-    #[serde(default, deserialize_with = "arguments")]
     pub arguments: Vec<u8>,
 }
 
 /// A queue.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Queue {
     /// Its name.
     pub name: String,
@@ -142,12 +144,11 @@ pub struct Queue {
     /// It goes with its last consumer.
     pub auto_delete: bool,
     /// The bytes of a field table.
-    #[serde(default, deserialize_with = "arguments")]
     pub arguments: Vec<u8>,
 }
 
 /// A binding.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binding {
     /// Where.
     pub vhost: String,
@@ -160,33 +161,7 @@ pub struct Binding {
     /// The binding key.
     pub routing_key: String,
     /// The bytes of a field table.
-    #[serde(default, deserialize_with = "arguments")]
     pub arguments: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-struct RawVhost {
-    name: String,
-    #[serde(default)]
-    limits: Value,
-}
-
-#[derive(Deserialize)]
-struct RawUser {
-    name: String,
-    #[serde(default)]
-    password_hash: String,
-    #[serde(default)]
-    hashing_algorithm: Option<String>,
-    #[serde(default)]
-    tags: Value,
-}
-
-#[derive(Deserialize)]
-struct RawParameter {
-    component: String,
-    vhost: String,
-    value: Value,
 }
 
 /// The way of hashing of definitions that do not name any, as RabbitMQ takes it.
@@ -197,32 +172,102 @@ const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
 /// # Errors
 /// It is not what the list's things are, or nothing that we have.
 pub fn parse(section: &str, value: Value) -> Result<Item, ItemError> {
+    if !SECTIONS.iter().any(|known| known.is_ours && known.name == section) {
+        return Err(ItemError::NotOurs(named(section, &value)));
+    }
+    let mut fields = Fields::of(value)?;
     let item = match section {
-        "vhosts" => {
-            let raw: RawVhost = typed(value)?;
-            let has_limits = holds_something(&raw.limits);
-            Item::Vhost(raw.name, if has_limits { Some(typed(by_name(raw.limits))?) } else { None })
-        }
-        "users" => Item::User(user(typed(value)?)?),
-        "permissions" => Item::Permission(typed(value)?),
-        "topic_permissions" => Item::TopicPermission(typed(value)?),
-        "parameters" => {
-            let raw: RawParameter = typed(value)?;
-            if raw.component != "vhost-limits" {
-                return Err(ItemError::NotOurs(format!("a parameter of {}", raw.component)));
-            }
-            Item::Limits(raw.vhost, typed(raw.value)?)
-        }
-        "exchanges" => Item::Exchange(typed(value)?),
-        "queues" => Item::Queue(typed(value)?),
-        "bindings" => Item::Binding(typed(value)?),
-        _ => return Err(ItemError::NotOurs(named(section, &value))),
+        "vhosts" => vhost(&mut fields)?,
+        "users" => user(&mut fields)?,
+        "permissions" => permission(&mut fields)?,
+        "topic_permissions" => topic_permission(&mut fields)?,
+        "parameters" => parameter(&mut fields)?,
+        "exchanges" => exchange(&mut fields)?,
+        "queues" => queue(&mut fields)?,
+        _ => binding(&mut fields)?,
     };
     item.check()
 }
 
-fn typed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ItemError> {
-    serde_json::from_value(value).map_err(|error| ItemError::Bad(error.to_string()))
+fn vhost(fields: &mut Fields) -> Result<Item, String> {
+    let name = fields.text("name")?;
+    let limits = fields.value("limits");
+    let limits = holds_something(&limits).then(|| Limits::read(Fields::of(by_name(limits))?)).transpose()?;
+    Ok(Item::Vhost(name, limits))
+}
+
+fn permission(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Permission(Permission {
+        user: fields.text("user")?,
+        vhost: fields.text("vhost")?,
+        configure: fields.text("configure")?,
+        write: fields.text("write")?,
+        read: fields.text("read")?,
+    }))
+}
+
+fn topic_permission(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::TopicPermission(TopicPermission {
+        user: fields.text("user")?,
+        vhost: fields.text("vhost")?,
+        exchange: fields.text("exchange")?,
+        write: fields.text("write")?,
+        read: fields.text("read")?,
+    }))
+}
+
+fn parameter(fields: &mut Fields) -> Result<Item, ItemError> {
+    let component = fields.text("component")?;
+    if component != "vhost-limits" {
+        return Err(ItemError::NotOurs(format!("a parameter of {component}")));
+    }
+    Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(fields.value("value"))?)?))
+}
+
+fn exchange(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Exchange(Exchange {
+        name: fields.text("name")?,
+        vhost: fields.text("vhost")?,
+        kind: fields.text("type")?,
+        durable: fields.truth("durable")?,
+        auto_delete: fields.truth("auto_delete")?,
+        internal: fields.truth_if_said("internal")?.unwrap_or(false),
+        arguments: arguments(fields)?,
+    }))
+}
+
+fn queue(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Queue(Queue {
+        name: fields.text("name")?,
+        vhost: fields.text("vhost")?,
+        durable: fields.truth("durable")?,
+        auto_delete: fields.truth("auto_delete")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+fn binding(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Binding(Binding {
+        vhost: fields.text("vhost")?,
+        source: fields.text("source")?,
+        destination: fields.text("destination")?,
+        destination_type: fields.text("destination_type")?,
+        routing_key: fields.text("routing_key")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+impl Limits {
+    /// Out of an object in which nothing else may stand.
+    ///
+    /// # Errors
+    /// It holds anything else.
+    pub fn read(mut fields: Fields) -> Result<Self, String> {
+        let queues_max = fields.number_if_said("max-queues")?;
+        let connections_max = fields.number_if_said("max-connections")?;
+        fields.nothing_else()?;
+        Ok(Self { queues_max, connections_max })
+    }
 }
 
 /// RabbitMQ writes "nothing" as an empty list or an empty object.
@@ -239,21 +284,33 @@ fn holds_something(value: &Value) -> bool {
 fn by_name(value: Value) -> Value {
     match value {
         Value::Array(pairs) => {
-            let pair = |pair: &Value| Some((pair.get(0)?.as_str()?.to_string(), pair.get(1)?.clone()));
-            Value::Object(pairs.iter().filter_map(pair).collect())
+            let mut fields = serde_json::Map::new();
+            for pair in &pairs {
+                if let (Some(Value::String(name)), Some(value)) = (pair.get(0), pair.get(1)) {
+                    fields.insert(name.clone(), value.clone());
+                }
+            }
+            Value::Object(fields)
         }
         other => other,
     }
 }
 
-fn user(raw: RawUser) -> Result<User, ItemError> {
-    let tags = match raw.tags {
+fn user(fields: &mut Fields) -> Result<Item, String> {
+    let name = fields.text("name")?;
+    let hash = fields.text_if_said("password_hash")?.unwrap_or_default();
+    let algorithm = fields.text_if_said("hashing_algorithm")?;
+    let tags = match fields.value("tags") {
         Value::Null => String::new(),
         Value::String(tags) => tags,
-        tags => typed::<Vec<String>>(tags)?.join(","),
+        tags => {
+            let words: Option<Vec<&str>> =
+                tags.as_array().and_then(|words| words.iter().map(Value::as_str).collect());
+            words.ok_or_else(|| unfit("tags", "a text or a list of texts", &tags))?.join(",")
+        }
     };
-    let algorithm = raw.hashing_algorithm.unwrap_or_else(|| ALGORITHM_DEFAULT.to_string());
-    Ok(User { name: raw.name, hash: raw.password_hash, algorithm, tags })
+    let algorithm = algorithm.unwrap_or_else(|| ALGORITHM_DEFAULT.to_string());
+    Ok(Item::User(User { name, hash, algorithm, tags }))
 }
 
 fn named(section: &str, value: &Value) -> String {
@@ -289,21 +346,20 @@ impl Item {
     }
 }
 
-/// An object as a field table.
-fn arguments<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    use serde::de::Error;
-    let value = Value::deserialize(deserializer)?;
+/// The arguments of a thing, as a field table.
+fn arguments(fields: &mut Fields) -> Result<Vec<u8>, String> {
+    let value = fields.value("arguments");
     if !holds_something(&value) {
         return Ok(Vec::new());
     }
-    let Value::Object(fields) = value else { return Err(D::Error::custom("arguments must be an object")) };
+    let Value::Object(fields) = value else { return Err("arguments must be an object".to_string()) };
     let mut bytes = vec![0; ARGUMENTS_BYTES_MAX];
     let mut writer = Writer::new(&mut bytes);
     let put = |table: &mut TableWriter<'_, '_>| put_all(table, &fields);
-    writer.table(put).map_err(|_| D::Error::custom("arguments too large, or a name in them too long"))?;
+    writer.table(put).map_err(|_| "arguments too large, or a name in them too long")?;
     let end = writer.at();
     // Behind the length.
-    let table = Table::parse(&bytes[4..end]).map_err(|_| D::Error::custom("arguments nested too deep"))?;
+    let table = Table::parse(&bytes[4..end]).map_err(|_| "arguments nested too deep")?;
     Ok(table.as_bytes().to_vec())
 }
 
@@ -383,7 +439,7 @@ mod tests {
     fn what_cannot_be_is_refused() {
         for (section, value, why) in [
             ("users", json!({"tags": []}), "missing field `name`"),
-            ("users", json!({"name": "x", "tags": 3}), "invalid type"),
+            ("users", json!({"name": "x", "tags": 3}), "`tags` must be a text or a list of texts, not 3"),
             (
                 "queues",
                 json!({"name": "x".repeat(256), "vhost": "/", "durable": true, "auto_delete": false}),

@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `read` | a file, gone through once per kind, so that things come after what they need |
+//! | `fields` | the fields of a JSON object, by name |
 //! | `item` | one thing out of JSON |
 //! | `apply` | one thing into the broker |
 //! | `export` | the other way round |
@@ -12,11 +13,13 @@
 
 mod apply;
 mod export;
+mod fields;
 mod item;
 mod read;
 
 pub use apply::{Applied, apply, limits_of};
 pub use export::PARTS as EXPORT;
+pub use fields::Fields;
 pub use item::{Item, ItemError, Limits, parse};
 pub use read::{FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
 

@@ -70,12 +70,17 @@ impl<E: fmt::Display> fmt::Display for ReadError<E> {
     }
 }
 
+/// A file, or what else can be gone through more than once.
+pub trait Source: Read + Seek {}
+
+impl<T: Read + Seek> Source for T {}
+
 /// Hands on everything in a file, in an order in which it can be made.
 ///
 /// # Errors
 /// The file cannot be read to its end, or `take` has an error.
 pub fn read<E>(
-    file: &mut (impl Read + Seek),
+    file: &mut dyn Source,
     mut take: impl FnMut(At<'_>, &Section, Value) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
     let length = file.seek(SeekFrom::End(0)).map_err(ReadError::System)?;
@@ -86,20 +91,27 @@ pub fn read<E>(
         file.seek(SeekFrom::Start(0)).map_err(ReadError::System)?;
         let mut stopped = None;
         let mut index = 0;
-        let one = |value| {
+        let done = go_through(file, section.name, &mut |value| {
             let at = At { section: section.name, index };
             index += 1;
             take(at, section, value).map_err(|error| stopped = Some(error)).is_ok()
-        };
-        let reader = BufReader::new((&mut *file).take(FILE_BYTES_MAX));
-        let mut json = serde_json::Deserializer::from_reader(reader);
-        let done = Whole { wanted: section.name, take: one }.deserialize(&mut json).and_then(|()| json.end());
+        });
         if let Some(error) = stopped {
             return Err(ReadError::Stopped(error));
         }
         done.map_err(|error| malformed(&error, section.name, index))?;
     }
     Ok(())
+}
+
+/// Who is handed the things of a list, and says whether to go on.
+type Take<'t> = &'t mut dyn FnMut(Value) -> bool;
+
+/// Once through the file for one of its lists.
+fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file.take(FILE_BYTES_MAX)));
+    Whole { wanted, take }.deserialize(&mut json)?;
+    json.end()
 }
 
 fn malformed<E>(error: &serde_json::Error, section: &str, index: usize) -> ReadError<E> {
@@ -113,12 +125,12 @@ fn malformed<E>(error: &serde_json::Error, section: &str, index: usize) -> ReadE
 }
 
 /// The whole file, of which one list is wanted.
-struct Whole<'w, T> {
+struct Whole<'w> {
     wanted: &'w str,
-    take: T,
+    take: Take<'w>,
 }
 
-impl<'de, T: FnMut(Value) -> bool> DeserializeSeed<'de> for Whole<'_, T> {
+impl<'de> DeserializeSeed<'de> for Whole<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -126,17 +138,17 @@ impl<'de, T: FnMut(Value) -> bool> DeserializeSeed<'de> for Whole<'_, T> {
     }
 }
 
-impl<'de, T: FnMut(Value) -> bool> Visitor<'de> for Whole<'_, T> {
+impl<'de> Visitor<'de> for Whole<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with lists of definitions, as RabbitMQ exports it")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
             if key == self.wanted {
-                map.next_value_seed(List(&mut self.take))?;
+                map.next_value_seed(List(self.take))?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -146,9 +158,9 @@ impl<'de, T: FnMut(Value) -> bool> Visitor<'de> for Whole<'_, T> {
 }
 
 /// The list that is wanted.
-struct List<'l, T>(&'l mut T);
+struct List<'l>(Take<'l>);
 
-impl<'de, T: FnMut(Value) -> bool> DeserializeSeed<'de> for List<'_, T> {
+impl<'de> DeserializeSeed<'de> for List<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -156,7 +168,7 @@ impl<'de, T: FnMut(Value) -> bool> DeserializeSeed<'de> for List<'_, T> {
     }
 }
 
-impl<'de, T: FnMut(Value) -> bool> Visitor<'de> for List<'_, T> {
+impl<'de> Visitor<'de> for List<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
