@@ -220,7 +220,7 @@ impl<'d, D: Disk> Reader<'d, D> {
                 self.report.set_aside.push(aside);
             }
         }
-        headless.sort_by_key(|segment| segment.sequence);
+        headless.sort_unstable_by_key(|segment| (segment.sequence, segment.slot));
         list.extend(headless);
         Ok(())
     }

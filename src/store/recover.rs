@@ -228,7 +228,7 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
             headers.push((file.slot, *bytes, header));
         }
     }
-    headers.sort_by_key(|(_, _, header)| core::cmp::Reverse(header.sequence));
+    headers.sort_unstable_by_key(|(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })

@@ -10,7 +10,10 @@ use rustls::crypto::{CryptoProvider, ring};
 pub(super) fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !has_aes() {
-        provider.cipher_suites.sort_by_key(|suite| !is_chacha20(suite.suite()));
+        let suites = provider.cipher_suites.into_iter();
+        let (mut first, others): (Vec<_>, Vec<_>) = suites.partition(|suite| is_chacha20(suite.suite()));
+        first.extend(others);
+        provider.cipher_suites = first;
     }
     provider
 }

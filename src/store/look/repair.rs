@@ -351,7 +351,7 @@ impl Repair<'_> {
             let first = patch.from + COMMIT_HEADER_BYTES as u32;
             remains.whole.push((first, bytes[COMMIT_HEADER_BYTES..length].to_vec()));
         }
-        remains.whole.sort_by_key(|(at, _)| *at);
+        remains.whole.sort_unstable_by_key(|(at, _)| *at);
         Ok(is_patched)
     }
 
@@ -380,8 +380,10 @@ impl Repair<'_> {
     /// Settlements of the messages that are lost.
     fn settled(&self, missed: &[Target]) -> Vec<Vec<u8>> {
         let mut sets: BTreeMap<u64, RangeSet> = BTreeMap::new();
-        let fresh: BTreeSet<(u64, u64)> = missed.iter().map(|target| (target.queue, target.offset)).collect();
-        for (queue, offset) in fresh {
+        let mut missed: Vec<(u64, u64)> = missed.iter().map(|target| (target.queue, target.offset)).collect();
+        missed.sort_unstable();
+        missed.dedup();
+        for (queue, offset) in missed {
             let known = self.look.index.queues().get(&queue);
             let is_known = known.is_some_and(|known| {
                 known.gone || known.settled.contains(offset) || known.segment_of(offset).is_some()

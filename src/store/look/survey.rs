@@ -126,7 +126,7 @@ impl Survey {
                 _ => None,
             })
             .collect();
-        headers.sort_by_key(|(_, _, header)| core::cmp::Reverse(header.sequence));
+        headers.sort_unstable_by_key(|(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
         let identity = headers.first().map(|(_, _, header)| header.identity);
         headers.into_iter().filter(move |(_, _, header)| Some(header.identity) == identity)
     }
@@ -216,7 +216,7 @@ impl Survey {
                 found.push(SegmentRef { sequence, slot });
             }
         }
-        found.sort_by_key(|segment| segment.sequence);
+        found.sort_unstable_by_key(|segment| (segment.sequence, segment.slot));
         found.dedup_by_key(|segment| segment.sequence);
         Ok(found)
     }

@@ -3,7 +3,6 @@
 //! Always true: the first word of a line says what it is about, a number stands alone between blanks, and
 //! its unit is in its name or above it; what is not known is a question mark.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,7 +10,6 @@ use std::path::Path;
 use super::Verdict;
 use super::broker::Broker;
 use super::names::Names;
-use crate::store::QueueIndex;
 use crate::store::look::{Damage, DamageKind, Look, SegmentLook, Volume};
 
 /// What a report is about.
@@ -74,12 +72,14 @@ fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<(
         "{:<10}{:>20}{:>10}{:>14}{:>14}{:>14}  name",
         "queue", "incarnation", "messages", "stored_bytes", "first_offset", "next_offset"
     )?;
-    let known: BTreeMap<u64, &QueueIndex> =
-        look.index.queues().iter().filter(|(_, queue)| !queue.gone).map(|(id, queue)| (*id, queue)).collect();
-    let all: BTreeSet<u64> = known.keys().chain(names.queues.keys()).copied().collect();
+    let known = |incarnation| look.index.queues().get(incarnation).filter(|queue| !queue.gone);
+    let with_messages = look.index.queues().keys().filter(|incarnation| known(incarnation).is_some());
+    let mut all: Vec<u64> = with_messages.chain(names.queues.keys()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
     let mut messages = 0;
-    for &incarnation in &all {
-        let queue = known.get(&incarnation);
+    for incarnation in &all {
+        let queue = known(incarnation);
         let count = queue.map_or(0, |queue| queue.live);
         let first = queue.and_then(|queue| queue.live_ranges().next()).map(|range| range.start);
         messages += count;
@@ -90,7 +90,7 @@ fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<(
             queue.map_or(0, |queue| queue.live_bytes()),
             Known(first),
             queue.map_or(0, |queue| queue.next_offset()),
-            names.shown(incarnation)
+            names.shown(*incarnation)
         )?;
     }
     let Names { exchanges, bindings, unread, .. } = names;
