@@ -29,6 +29,7 @@ mod slab;
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool};
+pub use give_back::let_go_of_start;
 pub use list::{Links, LinksOf, List};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,

@@ -33,6 +33,7 @@ use super::signals;
 use super::stream::Buffers;
 use super::tls::Keeper;
 use super::told::Told;
+use super::turn::TRIM_AFTER_MS;
 
 const EVENTS_PER_POLL: usize = 256;
 /// The token of the signals' pipe.
@@ -125,8 +126,10 @@ pub struct House {
     pub(super) watchdog: Option<(u64, Deadline)>,
     /// All memory is locked: nothing is given back.
     pub(super) is_locked: bool,
-    /// When to give back what a burst left idle.
+    /// When to give back what a burst left idle, or the start.
     pub(super) trim_due: Deadline,
+    /// The start's code is still mapped.
+    pub(super) is_fresh: bool,
     /// Idle bytes that were left when that was done last.
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
@@ -206,7 +209,8 @@ impl House {
             holds_back: false,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
             is_locked: config.memory_lock,
-            trim_due: Deadline::NEVER,
+            trim_due: Now::from_ms(0).after_ms(TRIM_AFTER_MS),
+            is_fresh: true,
             idle_left: 0,
             stopping: None,
             config: config.clone(),

@@ -23,6 +23,7 @@ use crate::admin::systemd;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
+use crate::mem;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
@@ -35,7 +36,7 @@ use super::signals;
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// How long memory lies idle before it is given back: the next burst may be near.
-const TRIM_AFTER_MS: u64 = 1_000;
+pub(super) const TRIM_AFTER_MS: u64 = 1_000;
 /// So much idle memory stays for the next burst.
 const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
@@ -220,7 +221,7 @@ impl House {
         }
     }
 
-    /// What a burst left idle goes back to the system a little later, in bounded steps; what could not be
+    /// What a burst left idle, or the start, goes back to the system a little later, in bounded steps; what could not be
     /// given back (because something in use lies between) is not tried again before something changed.
     fn tidy_memory(&mut self) {
         if self.is_locked {
@@ -232,6 +233,9 @@ impl House {
                 self.trim_due = self.now.after_ms(TRIM_AFTER_MS);
             }
         } else if self.trim_due.is_due(self.now) && self.trim() {
+            if core::mem::replace(&mut self.is_fresh, false) {
+                mem::let_go_of_start();
+            }
             self.trim_due = Deadline::NEVER;
             self.idle_left = self.idle_bytes();
         }
