@@ -1,7 +1,7 @@
 //! What one source says: a profile, a file, or the flags.
 //!
-//! Always true: what is not said stays as it is in the layer below; a key in the wrong section is told where it
-//! belongs.
+//! Always true: what is not said stays as it is in the layer below; a key in the wrong section is told where
+//! it belongs.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -4,13 +4,13 @@
 //! larger for good, and on a board that shares 64 MB with everything else a burst must not be paid for ever.
 //! Freeing and allocating anew would do too, but would allocate in the way of messages.
 //!
-//! The program itself goes the same way once, when the start is over: a third of what is mapped by then was for
-//! the start alone (configuration, certificates, reading the log), and a process that idles for months should
-//! not be counted by it. What is needed again comes back from the page cache, or from the file.
+//! The program itself goes the same way once, when the start is over: a third of what is mapped by then was
+//! for the start alone (configuration, certificates, reading the log), and a process that idles for months
+//! should not be counted by it. What is needed again comes back from the page cache, or from the file.
 //!
 //! Always true: only whole system pages inside the range are given back, and nobody else can see them
-//! meanwhile, for the caller lends the range exclusively; they read as zeros afterwards. Of the program, only what
-//! nobody can have written to.
+//! meanwhile, for the caller lends the range exclusively; they read as zeros afterwards. Of the program, only
+//! what nobody can have written to.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -35,8 +35,8 @@ pub(super) fn give_back_room<T>(room: &mut [MaybeUninit<T>]) {
     unsafe { advise(room.as_mut_ptr().cast(), size_of_val(room)) };
 }
 
-/// Lets go of the code and constants that were mapped so far, the C library's too; whatever runs next comes back
-/// by itself.
+/// Lets go of the code and constants that were mapped so far, the C library's too; whatever runs next comes
+/// back by itself.
 pub fn let_go_of_start() {
     let mut text = [0; MAPS_BYTES];
     // Without /proc it stays: nothing is lost but the saving.
@@ -57,9 +57,8 @@ fn read_into(from: &mut File, text: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// The addresses of a mapping of a file that nobody can have written to: code, or what stands before it (the
-/// first part of the file: constants, symbols). Data that the loader relocated and then protected stands behind
-/// the code.
+/// The addresses of a mapping of a file that nobody can have written to: code, or the first part of the file
+/// (constants, symbols). What the loader relocated and then protected stands behind the code.
 fn never_written(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_ascii_whitespace();
     let (addresses, rights, offset) = (fields.next()?, fields.next()?, fields.next()?);
@@ -73,9 +72,9 @@ fn never_written(line: &str) -> Option<Range<usize>> {
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
 fn drop_clean(mapping: &Range<usize>) {
     let first = core::ptr::with_exposed_provenance_mut(mapping.start);
-    // SAFETY: the kernel says that this is a private mapping of a file that is not writable. It never was: the
-    // program is position-independent, so the loader writes to its data only. Whoever runs or reads it finds
-    // the same bytes of the file again.
+    // SAFETY: the kernel says that this is a private mapping of a file that is not writable. It never was:
+    // loaders relocate data only, for neither we nor a C library have relocations in code. Whoever runs or
+    // reads it finds the same bytes of the file again.
     let result = unsafe { libc::madvise(first, mapping.len(), libc::MADV_DONTNEED) };
     if result != 0 {
         log::debug!("the system keeps what the start needed: {}", io::Error::last_os_error());

@@ -221,8 +221,9 @@ impl House {
         }
     }
 
-    /// What a burst left idle, or the start, goes back to the system a little later, in bounded steps; what could not be
-    /// given back (because something in use lies between) is not tried again before something changed.
+    /// What a burst left idle, or the start, goes back to the system a little later, in bounded steps; what
+    /// could not be given back (because something in use lies between) is not tried again before something
+    /// changed.
     fn tidy_memory(&mut self) {
         if self.is_locked {
             return;

@@ -1,7 +1,7 @@
 //! The fields of a JSON object, taken out by name.
 //!
-//! No derived deserialisers: one for each kind of thing would make the program larger by all of them, for what
-//! happens once.
+//! No derived deserialisers: one for each kind of thing would make the program larger by all of them, for
+//! what happens once.
 //!
 //! Always true: a field that is missing or of another kind is named in the error.
 
