@@ -13,7 +13,7 @@ from typing import Callable, List, NamedTuple, Optional
 
 from harness import wire
 from harness.brokers import Address
-from harness.raw import Client
+from harness.raw import Client, Closed
 
 from site_of_flood import EXCHANGES, QUEUES, Site
 
@@ -163,13 +163,44 @@ def half_bodies(site: Site) -> None:
 
 
 def transactions(site: Site) -> None:
-    """Transactions that are filled and never committed."""
-    declare(site.client(), QUEUES[0], durable=True)
+    """Transactions that are filled and never committed, beside queues that fill the rest."""
+    first = site.client()
+    declare(first, QUEUES[0], durable=True)
+    for queue in QUEUES[1:4]:
+        declare(first, queue)
     for size in (16, 3000):
         client = site.client()
         client.call(1, "tx.select")
         site.go(site.pour, client, batch(QUEUES[0], size, 20, props=PERSISTENT))
         site.go(site.listen, client)
+    fill(site, QUEUES[1:4], 3000)
+    site.wait()
+
+
+def forgotten_transactions(site: Site) -> None:
+    """Transactions that hold something and then nothing more is heard of, and some that want all there is."""
+    declare(site.client(), QUEUES[0])
+    each = site.limits["body_bytes_max"] // 40
+    for _ in range(6):
+        client = site.client()
+        client.call(1, "tx.select")
+        client.send(batch(QUEUES[0], 2000, each // 2000))
+        site.count("forgotten")
+        site.go(site.listen, client)
+
+    def want_all() -> None:
+        while not site.over():
+            client = site.client()
+            client.call(1, "tx.select")
+            with contextlib.suppress(Closed):
+                while not site.over():
+                    client.send(batch(QUEUES[0], 2000, 10))
+                    client.call(1, "basic.qos", prefetch_count=1)
+            site.count("refused")
+            client.close()
+
+    for _ in range(3):
+        site.go(want_all)
     site.wait()
 
 
@@ -192,6 +223,17 @@ def never_acknowledge(site: Site) -> None:
         site.go(site.listen, client)
     fill(site, QUEUES[:3], 200)
     fill(site, QUEUES[:3], 3000, props=PERSISTENT)
+    site.wait()
+
+
+def stuck_consumer(site: Site) -> None:
+    """One without a limit that reads everything and settles nothing; of its queue comes more than there is room."""
+    declare(site.client(), QUEUES[0])
+    stuck = site.client()
+    stuck.call(1, "basic.consume", queue=QUEUES[0], consumer_tag="stuck")
+    site.go(site.listen, stuck)
+    fill(site, QUEUES[:1], 4000)
+    fill(site, QUEUES[:1], 100)
     site.wait()
 
 
@@ -483,7 +525,9 @@ FLOODS: List[Flood] = [
     Flood("giant-headers", giant_headers, fills=True),
     Flood("half-sent-bodies", half_bodies, fills=True),
     Flood("open-transactions", transactions, fills=True),
+    Flood("forgotten-transactions", forgotten_transactions),
     Flood("never-acknowledge", never_acknowledge, fills=True),
+    Flood("stuck-consumer", stuck_consumer),
     Flood("never-read", never_read, fills=True),
     Flood("requeue-storm", requeue_storm, fills=True),
     Flood("pipelined-gets", pipelined_gets, fills=True),
