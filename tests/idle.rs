@@ -40,6 +40,11 @@ fn an_idle_broker_is_asleep_and_small() {
         links[0].write(&message);
         links[1].content();
     }
+    // Somebody holds something unsettled, which is looked at in half an hour.
+    links[2].ask(1, &declare("held"));
+    links[2].ask(1, &consume("held", "holder", false));
+    links[0].write(&publish("", "held", false, &[0, 0], b"for a while"));
+    links[2].content();
     // What it still has to do (memory given back a little later) is over after a moment.
     std::thread::sleep(WATCHED);
     let before = wakes(&broker);

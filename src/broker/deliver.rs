@@ -41,7 +41,7 @@ pub(super) struct Getting {
 impl Broker {
     /// Hands out at most `most` messages.
     pub fn deliver(&mut self, messages: &mut Messages, most: u32) {
-        self.recheck_starved();
+        self.recheck_starving();
         self.serve_gets(messages);
         let mut left = most;
         while left > 0 {
@@ -59,18 +59,30 @@ impl Broker {
         }
     }
 
-    /// Deliveries were scarce and some were settled since: whoever was refused may try again.
-    fn recheck_starved(&mut self) {
-        if !core::mem::take(&mut self.recheck_starved) {
+    /// Whoever was refused for its share may try again, for something was settled since.
+    fn recheck_starving(&mut self) {
+        if !core::mem::take(&mut self.recheck_starving) {
             return;
         }
-        self.starved = false;
-        for index in 0..self.connections.places() {
-            if self.connections.get(index).is_some_and(|record| !record.parked.is_empty()) {
-                let connection = ConnectionId::from_index(index);
-                self.unpark(connection);
-                self.starved |= !self.within_delivery_share(connection);
+        for _ in 0..self.starving.len() {
+            let Some(connection) = self.starving.pop_front() else { break };
+            let Some(record) = self.connections.get_mut(connection.index()) else { continue };
+            if !core::mem::take(&mut record.starves) {
+                continue;
             }
+            self.unpark(connection);
+            if !self.connection(connection).parked.is_empty() {
+                self.note_share(connection);
+            }
+        }
+    }
+
+    /// A consumer of the connection is parked: if that is for its share, others' settlements concern it.
+    fn note_share(&mut self, connection: ConnectionId) {
+        let is_beyond = !self.within_delivery_share(connection);
+        let record = &mut self.connections[connection.index()];
+        if is_beyond && !core::mem::replace(&mut record.starves, true) {
+            self.starving.push_back(connection);
         }
     }
 
@@ -86,7 +98,7 @@ impl Broker {
             }
             if !self.connection_can_take(consumer) {
                 let channel = self.consumers[consumer].channel;
-                self.starved |= !self.within_delivery_share(self.channels[channel.index()].connection);
+                self.note_share(self.channels[channel.index()].connection);
                 self.park(consumer);
                 continue;
             }

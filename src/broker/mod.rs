@@ -232,9 +232,9 @@ pub struct Broker {
     lives: u32,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     releases: u64,
-    /// A consumer was refused because deliveries were scarce.
-    starved: bool,
-    recheck_starved: bool,
+    /// Connections with a consumer that was refused because they have their share of deliveries.
+    starving: VecDeque<ConnectionId>,
+    recheck_starving: bool,
 }
 
 impl core::fmt::Debug for Broker {
@@ -245,7 +245,7 @@ impl core::fmt::Debug for Broker {
 
 /// Sizes of the broker's records with their places in tables and on lists, for the memory table.
 pub const CONNECTION_BYTES: usize =
-    Slab::<Connection>::record_bytes() + size_of::<ConnectionId>() + 2 * size_of::<Begun>();
+    Slab::<Connection>::record_bytes() + 3 * size_of::<ConnectionId>() + 2 * size_of::<Begun>();
 /// A channel.
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// A consumer.
@@ -373,8 +373,8 @@ impl Broker {
             effort_max: u32::MAX,
             lives: 0,
             releases: 0,
-            starved: false,
-            recheck_starved: false,
+            starving: VecDeque::with_capacity(connections),
+            recheck_starving: false,
         };
         broker.begin_access()?;
         Ok(broker)
@@ -436,7 +436,7 @@ impl Broker {
             || !self.jobs.is_empty() && !self.journal.is_crowded()
             || !self.ready.is_empty()
             || !self.noted.is_empty()
-            || self.recheck_starved
+            || self.recheck_starving
     }
 
     /// Rises whenever messages left memory or an outbox.

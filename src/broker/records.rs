@@ -48,6 +48,8 @@ pub(super) struct Connection {
     pub(super) jobs: u32,
     /// On the list of connections whose output the turn should look at.
     pub(super) noted: bool,
+    /// On the list of connections with a consumer that waits for their share of deliveries.
+    pub(super) starves: bool,
     /// The peer is gone; what it held is being given back.
     pub(super) dying: bool,
     /// Everything was given back.
@@ -79,6 +81,7 @@ impl Connection {
             open_transactions: 0,
             jobs: 0,
             noted: false,
+            starves: false,
             dying: false,
             cleared: false,
             released: false,

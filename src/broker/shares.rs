@@ -197,7 +197,7 @@ impl Broker {
         }
     }
 
-    /// It is settled, or back in its queue.
+    /// It is settled, or back in its queue, or only the log has it.
     pub(super) fn unpin(
         &mut self,
         messages: &Messages,
@@ -208,6 +208,7 @@ impl Broker {
         let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
         self.connections[connection.index()].pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
+        self.recheck_starving |= !self.starving.is_empty();
         if let Some(queue) = queue {
             self.queues[queue.index()].unsettled_bytes -= bytes;
         }

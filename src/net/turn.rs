@@ -210,6 +210,7 @@ impl House {
                 continue;
             }
             if peer.waiting == Waiting::Room {
+                peer.session.blocked(self.now, false);
                 self.for_room.retain(|other| *other != id);
                 self.resume(id);
             }
