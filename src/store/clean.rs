@@ -155,9 +155,11 @@ impl Log {
             self.cleaning = self.choose_victim();
         }
         let is_crowded = self.index.pieces() >= PIECES_MAX;
+        // Settlements may wait for room that they cannot have before the cleaner goes on.
+        let is_all_written = self.gathered == 0 && self.in_flight.is_none();
         let cleaning = self.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
-            if position <= self.durable {
+            if position <= self.durable || is_all_written {
                 let segment = cleaning.segment;
                 self.cleaning = None;
                 self.index.end_copying(segment);

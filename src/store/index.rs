@@ -34,8 +34,9 @@ pub struct Segment {
     pub live: u64,
     /// Their bytes; a message for several queues is shared by them.
     pub live_bytes: u64,
-    /// Bytes of those that are settled, but not durably.
+    /// Those that are settled, but not durably, and about how many bytes they have.
     pending: u64,
+    pending_bytes: u64,
     /// Bytes in use, header included.
     pub bytes: u32,
     /// The cleaner could not read all that is live in it.
@@ -60,6 +61,8 @@ struct LargeBody {
     /// Place by index.
     chunks: BTreeMap<u32, Place>,
     holders: u64,
+    /// Those of them that are done with it, but not durably.
+    pending: u64,
     dead: bool,
 }
 
@@ -141,8 +144,10 @@ impl Index {
     }
 
     pub(super) fn add_segment(&mut self, sequence: u64, slot: u32, bytes: u32) {
+        let (live, live_bytes, pending, pending_bytes) = (0, 0, 0, 0);
+        let stuck = false;
         self.segments
-            .insert(sequence, Segment { slot, live: 0, live_bytes: 0, pending: 0, bytes, stuck: false });
+            .insert(sequence, Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck });
     }
 
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
@@ -346,27 +351,37 @@ impl Index {
     pub(super) fn note_pending(&mut self, queue: u64, range: Range) {
         let Self { queues, segments, bodies, .. } = self;
         let Some(entry) = queues.get(&queue) else { return };
-        let mut note = |segment, bytes| {
+        let mut note = |segment, count: u32, bytes: u32| {
             if let Some(segment) = segments.get_mut(&segment) {
-                segment.pending += bytes;
+                segment.pending += u64::from(count);
+                segment.pending_bytes += u64::from(bytes);
             }
         };
         entry.for_each_held(range, &mut note);
         for body in entry.large.range(range.start..range.end).map(|(_, body)| body) {
-            let large = bodies.get(body).filter(|large| large.holders == 1);
-            large.iter().flat_map(|l| l.chunks.values()).for_each(|at| note(at.segment, at.bytes.into()));
+            let Some(large) = bodies.get_mut(body) else { continue };
+            large.pending += 1;
+            if large.pending == large.holders {
+                large.chunks.values().for_each(|at| note(at.segment, 1, at.bytes));
+            }
         }
     }
 
     pub(super) fn forget_pending(&mut self) {
-        self.segments.values_mut().for_each(|segment| segment.pending = 0);
+        for segment in self.segments.values_mut() {
+            (segment.pending, segment.pending_bytes) = (0, 0);
+        }
+        self.bodies.values_mut().for_each(|large| large.pending = 0);
     }
 
     /// Whether what is pending leaves some segment, or the active one is so anyway, that it `is_worth`
     /// copying, by its live bytes and all that it takes.
     pub(super) fn would_leave(&self, active: u64, is_worth: impl Fn(u64, u32) -> bool) -> bool {
         self.segments.iter().any(|(sequence, segment)| {
-            let left = segment.live_bytes.saturating_sub(segment.pending);
+            // Bytes are shares, so only the count tells that nothing is left.
+            let is_empty = segment.pending >= segment.live;
+            let bytes = segment.live_bytes.saturating_sub(segment.pending_bytes);
+            let left = if is_empty { 0 } else { bytes.max(1) };
             (*sequence == active || segment.pending > 0) && is_worth(left, segment.bytes)
         })
     }

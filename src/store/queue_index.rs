@@ -263,13 +263,13 @@ impl QueueIndex {
         self.runs.drain(kept..at);
     }
 
-    /// Calls `each` with the segments that have live messages of `range`, and how many bytes of them.
-    pub(super) fn for_each_held(&self, range: Range, mut each: impl FnMut(u64, u64)) {
+    /// Calls `each` with the segments that have live messages of `range`, how many, and how many bytes.
+    pub(super) fn for_each_held(&self, range: Range, mut each: impl FnMut(u64, u32, u32)) {
         let runs = &self.runs[self.at(range.start)..];
         for run in runs.iter().take_while(|run| run.offsets.start < range.end) {
             let count = run.offsets.end.min(range.end) - run.offsets.start.max(range.start);
             let count = count.min(run.live.into()) as u32;
-            each(run.segment, share_of(run.bytes, count, run.live).into());
+            each(run.segment, count, share_of(run.bytes, count, run.live));
         }
     }
 
