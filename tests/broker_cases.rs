@@ -169,6 +169,43 @@ fn nobody_else_unbinds_an_exclusive_queue() {
     assert_eq!(house.broker.gauges().bindings, 0);
 }
 
+/// Whoever is told that something durable is there may rely on it, over a power cut too.
+#[test]
+fn a_passive_declaration_waits_for_what_another_declared() {
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(1, true, 1 << 20);
+    let (a, b) = (house.connect(), house.connect());
+    let queue = |queue, passive, durable| Command::QueueDeclare {
+        queue,
+        passive,
+        durable,
+        exclusive: false,
+        auto_delete: false,
+        arguments: &[],
+    };
+    let exchange = |passive| Command::ExchangeDeclare {
+        exchange: "e",
+        kind: "direct",
+        passive,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: &[],
+    };
+    house.done(a, queue("transient", false, false));
+    house.done(a, queue("q", false, true));
+    let declared = house.broker.awaited();
+    assert!(!declared.is_none());
+    house.done(b, queue("q", true, false));
+    assert_eq!(house.broker.awaited(), declared);
+    house.done(a, exchange(false));
+    let declared = house.broker.awaited();
+    house.done(b, exchange(true));
+    assert_eq!(house.broker.awaited(), declared);
+    house.done(b, queue("transient", true, false));
+    assert!(house.broker.awaited().is_none(), "nobody relies on that");
+}
+
 #[test]
 fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     let mut house = House::new(64);

@@ -1,4 +1,4 @@
-//! Publishers that wait for room, on the real loop: the built binary, real sockets, no timer that helps.
+//! Who waits for room or for the disk, on the real loop: the built binary, real sockets, no timer that helps.
 //!
 //! What the worlds of `tests/pair` show of a loop like the real one, these few show of the real one itself.
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use leveret::wire::{Method, Table};
 use sockets::{Broker, Link, publish};
-use world::{declare, purge, qos};
+use world::{declare, method_frame, purge, qos};
 
 /// Room for a thousand messages; a single queue takes 800 of them.
 const CONFIG: &str = "[limits]\nmessages_max = 1000\n";
@@ -113,4 +113,30 @@ fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
         std::thread::sleep(Duration::from_millis(200));
     }
     operator.ask(1, &qos(1));
+}
+
+#[test]
+fn declarations_that_want_no_answer_share_their_commits() {
+    const QUEUES: usize = 300;
+    let broker = Broker::start(&[]);
+    let mut link = Link::open(broker.address, &[1]);
+    let names: Vec<String> = (0..QUEUES).map(|number| format!("q{number}")).collect();
+    let declare = |queue, passive, no_wait| Method::QueueDeclare {
+        queue,
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait,
+        arguments: Table::EMPTY,
+    };
+    let all: Vec<u8> = names.iter().flat_map(|name| method_frame(1, &declare(name, false, true))).collect();
+    link.write(&all);
+    // Answered when all of them are durable.
+    link.ask(1, &declare(&names[QUEUES - 1], true, false));
+    let said = broker.stop();
+    let told = said.iter().find_map(|line| line.split_once("the log: ")).expect("it tells what it did");
+    let commits: usize = told.1.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+    println!("{QUEUES} queues in {commits} commits");
+    assert!((1..=30).contains(&commits), "{commits} commits for {QUEUES} queues");
 }

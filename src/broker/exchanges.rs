@@ -61,10 +61,14 @@ impl Broker {
         })
     }
 
-    /// exchange.declare with passive set.
-    pub(super) fn check_exchange_exists(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+    /// exchange.declare with passive set: who is told that it is there may rely on it.
+    pub(super) fn check_exchange_exists(&mut self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         refuse_default(name)?;
-        self.require_exchange(vhost, name).map(|_| Outcome::Done)
+        let exchange = self.require_exchange(vhost, name)?;
+        if self.exchanges[exchange.index()].version != 0 {
+            self.await_others();
+        }
+        Ok(Outcome::Done)
     }
 
     pub(super) fn declare_exchange(

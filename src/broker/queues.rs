@@ -80,9 +80,9 @@ impl Broker {
         )
     }
 
-    /// queue.declare with passive set.
+    /// queue.declare with passive set: who is told that it is there may rely on it.
     pub(super) fn check_queue_exists(
-        &self,
+        &mut self,
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
@@ -91,6 +91,9 @@ impl Broker {
             return self.check_reply_queue(vhost, name);
         }
         let queue = self.require_queue(connection, vhost, name)?;
+        if self.queues[queue.index()].logged.incarnation != 0 {
+            self.await_others();
+        }
         Ok(self.declared(queue))
     }
 

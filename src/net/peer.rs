@@ -80,7 +80,8 @@ impl Peer {
         let waiting = match outcome {
             Outcome::Later => Waiting::Job,
             Outcome::Published | Outcome::PublishRefused | Outcome::Wait => return None,
-            _ if batch <= durable => return None,
+            // Without an answer nothing is said that could turn out wrong.
+            _ if batch <= durable || self.session.wants_no_answer() => return None,
             _ => Waiting::Disk(batch),
         };
         self.session.defer();

@@ -347,6 +347,11 @@ impl Connection {
         !self.to_be_stored.is_empty()
     }
 
+    /// Whether the peer wants no answer to the command that [`Self::next`] returned last.
+    pub const fn wants_no_answer(&self) -> bool {
+        self.pending.no_wait
+    }
+
     /// The answer to the command that [`Self::next`] returned last comes later; input stands still until
     /// then.
     pub const fn defer(&mut self) {

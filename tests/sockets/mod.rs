@@ -8,6 +8,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use leveret::wire::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
@@ -23,6 +24,8 @@ const FRAME_MAX: u32 = 131_072;
 pub struct Broker {
     process: Child,
     pub address: SocketAddr,
+    /// What it says after its ready line.
+    said: Option<JoinHandle<Vec<String>>>,
     _home: Home,
 }
 
@@ -40,9 +43,16 @@ impl Broker {
         let ready = said.find(|line| line.contains("listening on ")).expect("a ready line");
         let (_, address) = ready.split_once("listening on ").expect("just found");
         let address = address.parse().expect("an address");
-        // What it says later goes nowhere, but must not fill the pipe.
-        std::thread::spawn(move || said.for_each(drop));
-        Self { process, address, _home: home }
+        // What it says later must not fill the pipe.
+        let said = std::thread::spawn(move || said.collect());
+        Self { process, address, said: Some(said), _home: home }
+    }
+
+    /// Asks it to stop; what it said from its ready line on.
+    pub fn stop(mut self) -> Vec<String> {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        self.said.take().expect("once").join().expect("no panic")
     }
 
     pub fn pid(&self) -> u32 {
