@@ -20,11 +20,10 @@ from typing import Callable, Dict, Iterator, List
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from clients import stuck  # noqa: E402
 from harness import brokers, environment  # noqa: E402
 from harness.raw import queue_state  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
-
-import stuck  # noqa: E402
 
 PATIENCE = 20.0
 
