@@ -26,6 +26,7 @@ from transcript.registry import SCENARIOS, Scenario  # noqa: E402
 
 Broker = Union[brokers.Leveret, brokers.RabbitMq]
 RECORDED = HERE / "recorded"
+RABBITMQ_TRIES = 3
 
 
 class Target:
@@ -133,6 +134,22 @@ def record(wanted: List[Scenario], target: Target) -> int:
     return 0
 
 
+def repeat(wanted: List[Scenario], target: Target, texts: Dict[str, str]) -> None:
+    """Let RabbitMQ play again what came out otherwise than recorded. It answers from several processes: on a busy
+    machine a count may be asked for before the message that was sent first is counted."""
+    for _ in range(RABBITMQ_TRIES - 1):
+        differing = [scenario for scenario in wanted if texts[scenario.name] != recorded(scenario)]
+        for scenario in differing:
+            print(f"# {scenario.name}: otherwise than recorded; once more", flush=True)
+        texts.update(play_all(differing, target))
+
+
+def recorded(scenario: Scenario) -> str:
+    """What was written down; empty when nothing was."""
+    path = RECORDED / f"{scenario.name}.txt"
+    return path.read_text() if path.exists() else ""
+
+
 def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optional[Differences]) -> int:
     """Hold a broker to what was recorded, but for the differences that are allowed."""
     failed = 0
@@ -141,14 +158,16 @@ def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optiona
         if scenario not in now:
             print(f"  later: {scenario.name}: {scenario.later}", flush=True)
     texts = play_all(now, target)
+    if allowed is None:
+        repeat(now, target, texts)
     for scenario in now:
         name = f"transcript/{label}/{scenario.name}"
-        path = RECORDED / f"{scenario.name}.txt"
-        if not path.exists():
+        expected = recorded(scenario)
+        if not expected:
             print(f"FAIL {name}: nothing was recorded", flush=True)
             failed += 1
             continue
-        found = hunks(path.read_text().splitlines(), texts[scenario.name].splitlines())
+        found = hunks(expected.splitlines(), texts[scenario.name].splitlines())
         surprising, missing = (found, []) if allowed is None else allowed.check(scenario.name, found)
         if not surprising and not missing:
             print(f"PASS {name}", flush=True)
