@@ -224,7 +224,20 @@ fn go_all(cast: &mut Cast, ways: &[Way]) {
 fn settle(cast: &mut Cast) {
     let Cast { publisher, confirming, consumer, getter, requester, transacting } = cast;
     for link in [publisher, confirming, consumer, getter, requester, transacting] {
-        link.ask(1, &Method::ChannelFlow { active: true });
+        be_done(link);
+    }
+}
+
+/// Waits until everything it sent before is done.
+fn be_done(link: &mut Link) {
+    link.send(1, &Method::ChannelFlow { active: true });
+    loop {
+        match link.next().method() {
+            Method::ChannelFlowOk { .. } => return,
+            // It had to wait until there was room, and that it is over is told a little later.
+            Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked {} => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -312,16 +325,7 @@ fn fill_and_empty(cast: &mut Cast, queue: &str, properties: &[u8]) {
     const DEEP: usize = 6_000;
     let one = publish("", queue, false, properties, &[4; 50]);
     cast.publisher.write(&one.repeat(DEEP));
-    cast.publisher.send(1, &Method::ChannelFlow { active: true });
-    loop {
-        let answer = cast.publisher.next();
-        match answer.method() {
-            Method::ChannelFlowOk { .. } => break,
-            // It had to wait until some of it had left memory.
-            Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked {} => {}
-            other => panic!("{other:?}"),
-        }
-    }
+    be_done(&mut cast.publisher);
     for _ in 0..DEEP {
         cast.getter.send(1, &Method::BasicGet { queue, no_ack: true });
         cast.getter.content();
@@ -371,7 +375,7 @@ fn requeued(cast: &mut Cast) {
 
 fn got(cast: &mut Cast) {
     give(cast, "got", 40);
-    cast.publisher.ask(1, &Method::ChannelFlow { active: true });
+    be_done(&mut cast.publisher);
     for number in 0..40 {
         cast.getter.send(1, &Method::BasicGet { queue: "got", no_ack: number % 2 == 0 });
         let (method, _) = cast.getter.content();
