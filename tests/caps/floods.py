@@ -30,6 +30,12 @@ class Flood(NamedTuple):
     fills: bool = False
     # It comes through the door for TLS, which small boards do not have.
     tls: bool = False
+    # It leaves messages in queues, so it matters to it whether they may leave memory.
+    deep: bool = False
+
+    def suits(self, has_tls: bool, is_spilling: bool) -> bool:
+        """Whether a broker that has TLS, or that is there for its spilling, is flooded in this way."""
+        return (has_tls or not self.tls) and (self.deep or not is_spilling)
 
 
 def declare(client: Client, queue: str, **options: bool) -> None:
@@ -516,21 +522,21 @@ def garbage(site: Site) -> None:
 
 
 FLOODS: List[Flood] = [
-    Flood("transient-to-one-queue", transient_to_one, fills=True),
-    Flood("transient-to-many-queues", transient_to_many, fills=True),
-    Flood("transient-confirmed", transient_confirmed, fills=True),
-    Flood("persistent", persistent, fills=True),
-    Flood("mixed-with-a-slow-consumer", mixed, fills=True),
-    Flood("largest-bodies", large_bodies, fills=True),
+    Flood("transient-to-one-queue", transient_to_one, fills=True, deep=True),
+    Flood("transient-to-many-queues", transient_to_many, fills=True, deep=True),
+    Flood("transient-confirmed", transient_confirmed, fills=True, deep=True),
+    Flood("persistent", persistent, fills=True, deep=True),
+    Flood("mixed-with-a-slow-consumer", mixed, fills=True, deep=True),
+    Flood("largest-bodies", large_bodies, fills=True, deep=True),
     Flood("giant-headers", giant_headers, fills=True),
     Flood("half-sent-bodies", half_bodies, fills=True),
     Flood("open-transactions", transactions, fills=True),
     Flood("forgotten-transactions", forgotten_transactions),
-    Flood("never-acknowledge", never_acknowledge, fills=True),
+    Flood("never-acknowledge", never_acknowledge, fills=True, deep=True),
     Flood("stuck-consumer", stuck_consumer),
     Flood("never-read", never_read, fills=True),
-    Flood("requeue-storm", requeue_storm, fills=True),
-    Flood("pipelined-gets", pipelined_gets, fills=True),
+    Flood("requeue-storm", requeue_storm, fills=True, deep=True),
+    Flood("pipelined-gets", pipelined_gets, fills=True, deep=True),
     Flood("unread-answers", unread_answers),
     Flood("ten-thousand-connections", ten_thousand),
     Flood("half-handshakes", half_handshakes),
