@@ -338,9 +338,10 @@ pub(crate) fn restore(broker: &mut Broker, log: &Log, disk: &mut impl store::Dis
     for (key, incarnation) in orphans {
         broker.forget(&key, incarnation);
     }
-    let is_void = |incarnation: &&u64| is_transient(**incarnation);
-    for &incarnation in log.index().queues().keys().filter(is_void) {
-        broker.forget_transient(incarnation);
+    for (&incarnation, queue) in log.index().queues() {
+        if is_transient(incarnation) && !queue.gone {
+            broker.forget_transient(incarnation);
+        }
     }
     let mut messages = 0;
     for (incarnation, queue) in queues {
