@@ -190,6 +190,9 @@ impl Broker {
         message: MessageId,
     ) {
         let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
+        if bytes == 0 {
+            return;
+        }
         self.connections[connection.index()].pinned.unsettled_bytes += bytes;
         self.pinned.unsettled_bytes += bytes;
         if let Some(queue) = queue {
@@ -206,6 +209,9 @@ impl Broker {
         message: MessageId,
     ) {
         let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
+        if bytes == 0 {
+            return;
+        }
         self.connections[connection.index()].pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
         self.recheck_starving |= !self.starving.is_empty();
