@@ -250,7 +250,7 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
     house.broker.restore_contents(
         queue,
-        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10 },
+        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, marked_through: 10 },
     );
     assert!(house.broker.restore_messages(queue, 0, 10));
     let at = house.connect();

@@ -98,7 +98,9 @@ impl Broker {
         }
         let logged = &mut self.queues[queue.index()].logged;
         if offset + MARK_STEP / 2 >= logged.mark_asked {
-            let (incarnation, through) = (logged.incarnation, offset + MARK_STEP);
+            // Above all marks before, so that what rested is void.
+            let through = (offset + MARK_STEP).max(logged.marked_before + 1);
+            let incarnation = logged.incarnation;
             logged.mark_asked = through;
             let fact = self.journal.mark(incarnation, through);
             self.marking.push_back((fact, queue, incarnation, through));
@@ -121,6 +123,24 @@ impl Broker {
                 self.wake(queue);
             }
         }
+    }
+
+    /// The last thing before a clean stop, when all else is written: marks that ran ahead of the deliveries
+    /// are set right, so that what nobody was sent is not called redelivered. Says whether there were any.
+    pub fn rest(&mut self) -> bool {
+        let Self { queues, journal, .. } = self;
+        if journal.mode() != Mode::On {
+            return false;
+        }
+        for (_, queue) in queues.iter() {
+            let logged = &queue.logged;
+            let marked = logged.mark_asked.max(logged.marked_before);
+            let is_ahead = logged.count > 0 && marked > logged.taken_below && !queue.dying;
+            if is_ahead && !journal.is_crowded() {
+                journal.rest(logged.incarnation, logged.taken_below, marked);
+            }
+        }
+        !journal.is_empty()
     }
 
     /// Takes the first message of a queue: what came back before what is new. `None` also when the first is
@@ -148,6 +168,8 @@ impl Broker {
                 let offset = record.taken;
                 record.taken += 1;
                 let redelivered = logged.is_some_and(|offset| offset < record.logged.redelivered_below);
+                let end = logged.map_or(0, |offset| offset + 1);
+                record.logged.taken_below = record.logged.taken_below.max(end);
                 let deep = &record.deep;
                 // Ahead of need only when there is memory to spare.
                 let wants_more = part == Part::Head

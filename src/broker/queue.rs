@@ -72,6 +72,10 @@ pub(super) struct Logged {
     pub(super) marked: u64,
     /// The same, once what was asked for is durable.
     pub(super) mark_asked: u64,
+    /// Marks of other lives are in the log up to here.
+    pub(super) marked_before: u64,
+    /// Offsets below are all that were really taken to be delivered, in this life or another.
+    pub(super) taken_below: u64,
 }
 
 /// What the log has of the queue's transient messages; all 0 until the first of them had to leave memory.

@@ -27,6 +27,8 @@ pub struct Contents {
     pub next_offset: u64,
     /// Offsets below may have been delivered.
     pub delivered_through: u64,
+    /// What the marks in the log say, which ran ahead.
+    pub marked_through: u64,
 }
 
 /// What became of a definition at a start.
@@ -259,6 +261,8 @@ impl Broker {
         record.logged.redelivered_below = contents.delivered_through.min(contents.next_offset);
         record.logged.marked = contents.delivered_through;
         record.logged.mark_asked = contents.delivered_through;
+        record.logged.taken_below = record.logged.redelivered_below;
+        record.logged.marked_before = contents.marked_through;
     }
 
     /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.

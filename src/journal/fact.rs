@@ -26,6 +26,15 @@ pub enum Fact {
         /// The first that surely was not.
         offset: u64,
     },
+    /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
+    Rested {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first that surely was not.
+        offset: u64,
+        /// The highest mark there is; a higher one makes this void.
+        marked: u64,
+    },
 }
 
 impl Fact {
@@ -33,7 +42,7 @@ impl Fact {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
-            Self::Gone { .. } | Self::Marked { .. } => 0,
+            Self::Gone { .. } | Self::Marked { .. } | Self::Rested { .. } => 0,
         }
     }
 }

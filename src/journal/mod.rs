@@ -534,6 +534,11 @@ impl Journal {
         self.facts_numbered
     }
 
+    /// Says before a clean stop that nothing from `offset` on was delivered, although `marked` says so.
+    pub fn rest(&mut self, queue: u64, offset: u64, marked: u64) {
+        self.say(Fact::Rested { queue, offset, marked });
+    }
+
     /// How many facts are durable.
     pub const fn facts_stored(&self) -> u64 {
         self.facts_stored

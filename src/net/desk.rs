@@ -357,7 +357,8 @@ fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueI
         count: found.live,
         bytes: found.live_bytes(),
         next_offset: found.next_offset(),
-        delivered_through: found.delivered_through,
+        delivered_through: found.delivered_below(),
+        marked_through: found.delivered_through,
     };
     broker.restore_contents(queue, &contents);
     for range in found.live_ranges() {

@@ -354,6 +354,18 @@ impl House {
 
     /// Writes what has not been written when the loop has ended.
     fn flush(&mut self) -> Result<(), StartError> {
+        self.write_all()?;
+        let is_all_written = self.disk.as_ref().is_some_and(|disk| disk.is_idle(&self.broker));
+        if is_all_written && self.broker.rest() {
+            self.write_all()?;
+        }
+        if let Some(disk) = &self.disk {
+            disk.tell_counters();
+        }
+        Ok(())
+    }
+
+    fn write_all(&mut self) -> Result<(), StartError> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         disk.flush(self.now);
         self.hand_to_disk();
@@ -366,9 +378,6 @@ impl House {
             self.take_from_disk()?;
             self.broker.run_jobs(&mut self.supplies.messages);
             self.hand_to_disk();
-        }
-        if let Some(disk) = &self.disk {
-            disk.tell_counters();
         }
         Ok(())
     }

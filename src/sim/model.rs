@@ -49,8 +49,10 @@ pub(super) struct Copy {
     pub(super) seen: bool,
     /// It was on its way to a client in this life.
     pub(super) was_out: bool,
-    /// It came in another life.
+    /// It came in another life, and may have been on its way there.
     pub(super) is_old: bool,
+    /// It never was on its way when the life that it was in was stopped.
+    pub(super) has_rested: bool,
     /// Its queue may have dropped it for its length.
     pub(super) droppable: bool,
 }
@@ -347,6 +349,7 @@ impl Model {
                 seen: false,
                 was_out: false,
                 is_old: false,
+                has_rested: false,
                 droppable: false,
             },
         );
@@ -469,6 +472,13 @@ impl Model {
         }
     }
 
+    /// A life was stopped, and where its deliveries ended is written down; or that was lost on the way.
+    pub(super) fn rest(&mut self, is_known: bool) {
+        for copy in self.queues.values_mut().flat_map(|queue| queue.copies.values_mut()) {
+            copy.has_rested = is_known && copy.state == State::Ready && !copy.was_out && !copy.is_old;
+        }
+    }
+
     /// Everything said is durable.
     pub(super) fn sync_all(&mut self) {
         self.queues.retain(|_, queue| !queue.gone);
@@ -537,7 +547,7 @@ impl Queue {
             copy.state = State::Ready;
             copy.logged = Some(Batch::NONE);
             copy.was_out = false;
-            copy.is_old = true;
+            copy.is_old = !core::mem::take(&mut copy.has_rested);
             copy.droppable = false;
         }
         self.note_length(strict);

@@ -216,6 +216,9 @@ impl World {
             life.w.counts.full += u64::from(life.was_full);
             true
         });
+        if !is_started {
+            self.model.rest(false);
+        }
         // A kill keeps the page cache; most ends do not.
         if self.disk.is_off() || self.random.below(4) > 0 {
             self.disk.power_cut();
@@ -295,6 +298,10 @@ impl Life<'_> {
         self.desk.flush(now);
         if self.calm_down("a clean stop").is_ok() {
             self.w.model.sync_all();
+            let is_said = self.broker.rest();
+            // If it cannot be written, it is as if it had not been said.
+            let is_known = !is_said || self.calm_down("what rested").is_ok();
+            self.w.model.rest(is_known);
         }
     }
 

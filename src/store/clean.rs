@@ -142,6 +142,11 @@ impl Log {
             Record::Marked { queue, offset: entry.delivered_through }.encode(&mut self.gather);
             self.gathered += 1;
         }
+        if entry.delivered_below() < entry.delivered_through {
+            let (offset, marked) = (entry.delivered_below(), entry.delivered_through);
+            Record::Rested { queue, offset, marked }.encode(&mut self.gather);
+            self.gathered += 1;
+        }
         in_flight.carried.push((queue, since));
         true
     }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::parts::{Entry, Part};
-use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, tree_bytes};
+use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
 use super::record::{Body, Message, Range, Record, Target};
 
 /// Where a record lies.
@@ -190,6 +190,12 @@ impl Index {
                 let queue = self.queue(*queue);
                 queue.delivered_through = queue.delivered_through.max(*offset);
             }
+            Record::Rested { queue, offset, marked } => {
+                self.note_settlement(*queue, place);
+                let rested = Rested { marked: *marked, offset: *offset };
+                let queue = self.queue(*queue);
+                queue.rested = queue.rested.max(rested);
+            }
             // Who writes or reads the log sees to it.
             Record::Left { .. } => {}
         }
@@ -202,6 +208,11 @@ impl Index {
     fn note_settlement(&mut self, queue: u64, place: Place) {
         let queue = self.queue(queue);
         queue.settled_since = queue.settled_since.min(place.segment);
+    }
+
+    /// Something is missing from the log, a mark perhaps: so what rested does not count.
+    pub(super) fn forget_rested(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.rested = Rested::default());
     }
 
     /// Everything settled in the queue was written again, in `segment` and later ones.
@@ -441,9 +452,11 @@ impl Index {
             Record::Defined { version, key, .. } => self.definitions.get(*key).is_some_and(|definition| {
                 !definition.deleted && definition.version == *version && definition.place.segment == segment
             }),
-            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } | Record::Left { .. } => {
-                false
-            }
+            Record::Settled { .. }
+            | Record::Gone { .. }
+            | Record::Marked { .. }
+            | Record::Rested { .. }
+            | Record::Left { .. } => false,
         }
     }
 

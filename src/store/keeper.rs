@@ -370,5 +370,8 @@ fn record_of(fact: &Fact) -> Record<'_> {
         }
         Fact::Gone { queue } => Record::Gone { queue: *queue },
         Fact::Marked { queue, offset } => Record::Marked { queue: *queue, offset: *offset },
+        Fact::Rested { queue, offset, marked } => {
+            Record::Rested { queue: *queue, offset: *offset, marked: *marked }
+        }
     }
 }

@@ -29,6 +29,15 @@ pub struct Run {
     pub bytes: u32,
 }
 
+/// Up to where a queue had been delivered when the broker was stopped, although a mark ran ahead.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) struct Rested {
+    /// The highest mark of then; a higher one makes this void.
+    pub(super) marked: u64,
+    /// The first offset that surely was not delivered.
+    pub(super) offset: u64,
+}
+
 /// What is known of one queue.
 #[derive(Clone, Debug)]
 pub struct QueueIndex {
@@ -38,8 +47,10 @@ pub struct QueueIndex {
     pub settled: RangeSet,
     /// Live messages.
     pub live: u64,
-    /// The first offset that surely was not delivered; 0 when there is no mark.
+    /// The highest mark: nothing from there on was delivered; 0 when there is none.
     pub delivered_through: u64,
+    /// What the last clean stop said of that.
+    pub(super) rested: Rested,
     /// The queue is deleted.
     pub gone: bool,
     /// Settlements and marks lie in this segment and later ones.
@@ -60,6 +71,7 @@ impl Default for QueueIndex {
             settled: RangeSet::default(),
             live: 0,
             delivered_through: 0,
+            rested: Rested::default(),
             gone: false,
             settled_since: u64::MAX,
             held: Vec::new(),
@@ -107,6 +119,12 @@ impl QueueIndex {
     /// The offset that the next message may take: no message, settlement or delivery ever had it.
     pub fn next_offset(&self) -> u64 {
         self.next_offset.max(self.settled.end()).max(self.delivered_through)
+    }
+
+    /// The first offset that surely was not delivered.
+    pub fn delivered_below(&self) -> u64 {
+        let Rested { marked, offset } = self.rested;
+        if marked == self.delivered_through { offset } else { self.delivered_through }
     }
 
     /// Bytes of the log that its live messages take, chunks included: exact after a start, later as exact as

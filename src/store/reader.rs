@@ -167,6 +167,9 @@ impl<'d, D: Disk> Reader<'d, D> {
         let mut newest = self.read_newest(newest, header_bytes)?;
         self.index.end_recovery();
         self.find_lost_end(&mut newest, headers)?;
+        if newest.is_damaged || !self.report.set_aside.is_empty() {
+            self.index.forget_rested();
+        }
         if !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
             // Its header is damaged; the next one will be good.
             newest.tail = self.segment_bytes;

@@ -12,6 +12,7 @@
 //! 5 defined  | version | flags | key | value: the rest        flag 1: deleted, there is no value
 //! 6 marked   | queue | offset                   everything below may have been delivered
 //! 7 left     | segment                          this segment is no longer part of the log
+//! 8 rested   | queue | offset | marked          stopped: below that mark, nothing from here on was delivered
 //! ```
 //!
 //! Numbers are varints; exchange, key, properties and a definition's key have their length before them.
@@ -19,6 +20,7 @@
 //! Always true: what an encoder wrote, [`Record::parse`] gives back; hostile bytes give an error, never a
 //! panic; every fact stands for itself, so the log may be read in any order and any record twice: messages
 //! and settlements are sets, of two definitions the higher version holds, of two marks the higher offset.
+//! What rested counts while there is no mark above the one that it speaks of.
 
 use super::varint::{self, Input};
 
@@ -34,6 +36,7 @@ const GONE: u8 = 4;
 const DEFINED: u8 = 5;
 const MARKED: u8 = 6;
 const LEFT: u8 = 7;
+const RESTED: u8 = 8;
 
 const HAS_EXPIRATION: u8 = 1;
 const IS_CHUNKED: u8 = 2;
@@ -256,6 +259,15 @@ pub enum Record<'a> {
         /// The first that surely was not.
         offset: u64,
     },
+    /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
+    Rested {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first that surely was not.
+        offset: u64,
+        /// The highest mark there is; a higher one makes this void.
+        marked: u64,
+    },
     /// A segment is no longer part of the log: nothing in it is live, and what it settled was written again.
     Left {
         /// Its sequence.
@@ -292,6 +304,7 @@ impl<'a> Record<'a> {
             GONE => input.varint().map(|queue| Self::Gone { queue }),
             DEFINED => parse_defined(&mut input),
             MARKED => parse_marked(&mut input),
+            RESTED => parse_rested(&mut input),
             LEFT => input.varint().map(|segment| Self::Left { segment }),
             _ => return Err(RecordError::Unknown(kind)),
         };
@@ -334,6 +347,9 @@ impl<'a> Record<'a> {
                 varint::put(out, *queue);
                 varint::put(out, *offset);
             }),
+            Self::Rested { queue, offset, marked } => encode_with(out, RESTED, |out| {
+                [*queue, *offset, *marked].into_iter().for_each(|number| varint::put(out, number));
+            }),
             Self::Left { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
         }
     }
@@ -349,7 +365,7 @@ impl<'a> Record<'a> {
             Self::Chunk { bytes, .. } => bytes.len(),
             Self::Settled { ranges, .. } => 20 * ranges.iter().count(),
             Self::Defined { key, value, .. } => key.len() + value.map_or(0, <[u8]>::len),
-            Self::Gone { .. } | Self::Marked { .. } | Self::Left { .. } => 0,
+            Self::Gone { .. } | Self::Marked { .. } | Self::Rested { .. } | Self::Left { .. } => 0,
         };
         own + RECORD_OVERHEAD_BYTES_MAX
     }
@@ -492,6 +508,11 @@ fn parse_marked<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
     Some(Record::Marked { queue: input.varint()?, offset: input.varint()? })
 }
 
+fn parse_rested<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let (queue, offset, marked) = (input.varint()?, input.varint()?, input.varint()?);
+    Some(Record::Rested { queue, offset, marked })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -563,12 +584,13 @@ mod tests {
             round_trip(&Record::Defined { version: offset, key: &bytes, value: Some(&bytes) });
             round_trip(&Record::Defined { version: offset, key: &bytes, value: None });
             round_trip(&Record::Marked { queue, offset });
+            round_trip(&Record::Rested { queue, offset, marked: index.into() });
             round_trip(&Record::Left { segment: queue });
         }
 
         #[test]
         fn hostile_bytes_never_panic(
-            kind in 0_u8..8,
+            kind in 0_u8..9,
             payload in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let _ = Record::parse(&payload);

@@ -263,9 +263,11 @@ impl Taking {
                 volume.payload_bytes = part.len() as u64;
                 volume.message_bytes = bytes;
             }
-            Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. } | Record::Left { .. } => {
-                volume.settled_bytes = bytes
-            }
+            Record::Settled { .. }
+            | Record::Gone { .. }
+            | Record::Marked { .. }
+            | Record::Rested { .. }
+            | Record::Left { .. } => volume.settled_bytes = bytes,
             Record::Defined { .. } => volume.defined_bytes = bytes,
         }
         self.look.index.apply(record, place);

@@ -63,6 +63,9 @@ impl fmt::Display for Line<'_> {
                 write!(f, " undefined version={version} key={}", Quoted(key))
             }
             Record::Marked { queue, offset } => write!(f, " marked queue={queue} delivered_below={offset}"),
+            Record::Rested { queue, offset, marked } => {
+                write!(f, " rested queue={queue} delivered_below={offset} marked={marked}")
+            }
             Record::Left { segment } => write!(f, " left segment={segment}"),
         }
     }

@@ -275,7 +275,7 @@ fn write_queues(out: &mut dyn Write, source: &Source<'_>, targets: &[(u64, u64)]
         source.names.write(&mut object, queue)?;
         object.number("offset", offset)?;
         let known = source.look.index.queues().get(&queue);
-        object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_through))?;
+        object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_below()))?;
         object.close()?;
     }
     out.write_all(b"]")
