@@ -123,11 +123,13 @@ pub struct Fault {
 impl Fault {
     /// A fault with the scope that belongs to its code. The text is cut as RabbitMQ cuts it: 252 bytes and
     /// three dots.
+    #[cold]
     pub fn new(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { code, scope: code.scope(), text: reply_text(code.name(), explanation) }
     }
 
     /// The same, but it ends the connection whatever the code (403 and 404 can, during the handshake).
+    #[cold]
     pub fn connection(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { scope: Scope::Connection, ..Self::new(code, explanation) }
     }

@@ -262,7 +262,8 @@ fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
     for (number, line) in request.body.split(|byte| *byte == b'\n').enumerate() {
         let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
         let section = String::from_utf8_lossy(&line[..at]);
-        let parsed = serde_json::from_slice(&line[at..]).map_err(|error| error.to_string());
+        let text = core::str::from_utf8(&line[at..]).map_err(|error| error.to_string());
+        let parsed = text.and_then(|text| text.parse().map_err(|error: serde_json::Error| error.to_string()));
         let item =
             parsed.and_then(|value| definitions::parse(&section, value).map_err(|why| why.to_string()));
         match item.and_then(|item| definitions::apply(scene.broker, &item)) {
@@ -347,6 +348,7 @@ fn reason(request: &Request<'_>) -> String {
 // ---- answers
 
 /// A body that says what is wrong.
+#[cold]
 pub fn problem(error: &str, reason: &str) -> Vec<u8> {
     body(|json| {
         json.raw(b"{\"error\":");
@@ -361,14 +363,17 @@ pub(super) const fn done(status: Status) -> Answer {
     Answer::Now(status, Vec::new())
 }
 
+#[cold]
 pub(super) fn bad_request(reason: &str) -> Answer {
     Answer::Now(Status::BadRequest, problem("bad_request", reason))
 }
 
+#[cold]
 pub(super) fn not_found(reason: &str) -> Answer {
     Answer::Now(Status::NotFound, problem("Object Not Found", reason))
 }
 
+#[cold]
 pub(super) fn refused(fault: &Fault) -> Answer {
     let (status, error) = match fault.code {
         ReplyCode::NotFound => (Status::NotFound, "Object Not Found"),

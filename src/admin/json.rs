@@ -41,6 +41,7 @@ impl<'o> Json<'o> {
     }
 
     /// Writes bytes that are JSON already.
+    #[inline(never)]
     pub fn raw(&mut self, bytes: &[u8]) {
         if self.is_full || self.out.len() + bytes.len() > self.bytes_max {
             self.is_full = true;
@@ -50,6 +51,7 @@ impl<'o> Json<'o> {
     }
 
     /// A text with its quotes.
+    #[inline(never)]
     pub fn text(&mut self, text: &str) {
         self.raw(b"\"");
         let (bytes, mut from) = (text.as_bytes(), 0);

@@ -27,11 +27,13 @@ pub(super) struct Wrong {
 
 impl Wrong {
     /// At the place of a value.
+    #[cold]
     pub(super) fn value(value: &Value<'_>, why: impl fmt::Display) -> Self {
         Self { at: value.span().start, why: why.to_string() }
     }
 
     /// A value of another kind than the key takes.
+    #[cold]
     pub(super) fn kind(value: &Value<'_>, wanted: &str) -> Self {
         let found = match value.get_ref() {
             DeValue::String(text) => format!("the text \"{text}\""),

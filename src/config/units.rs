@@ -18,6 +18,7 @@ pub struct BadValue {
 }
 
 impl BadValue {
+    #[cold]
     pub(super) fn new(said: &str, must: impl Into<String>) -> Self {
         Self { said: said.to_string(), must: must.into() }
     }

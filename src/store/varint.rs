@@ -73,6 +73,8 @@ impl<'a> Input<'a> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
+    // Records are read in dozens of places, and none of them is where time counts.
+    #[inline(never)]
     pub(super) fn varint(&mut self) -> Option<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {

@@ -28,7 +28,8 @@ impl Fields {
     /// # Errors
     /// It is no JSON, or no object.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        Self::of(serde_json::from_slice(text).map_err(|error| error.to_string())?)
+        let text = core::str::from_utf8(text).map_err(|error| error.to_string())?;
+        Self::of(text.parse::<Value>().map_err(|error| error.to_string())?)
     }
 
     /// Whatever it is; null when it is not there.

@@ -138,9 +138,7 @@ fn subscribe(link: &mut Link, channel: u16, queue: &str, options: &Options) -> R
     let no_ack = options.ack == Ack::Auto;
     if !no_ack {
         let qos = Method::BasicQos { prefetch_size: 0, prefetch_count: options.prefetch, global: false };
-        link.call(channel, &qos, "basic.qos-ok", |method| {
-            matches!(method, Method::BasicQosOk {}).then_some(())
-        })?;
+        link.call(channel, &qos, "basic.qos-ok", |method| matches!(method, Method::BasicQosOk {}))?;
     }
     let consume = Method::BasicConsume {
         queue,
@@ -151,9 +149,7 @@ fn subscribe(link: &mut Link, channel: u16, queue: &str, options: &Options) -> R
         no_wait: false,
         arguments: Table::EMPTY,
     };
-    link.call(channel, &consume, "basic.consume-ok", |method| {
-        matches!(method, Method::BasicConsumeOk { .. }).then_some(())
-    })
+    link.call(channel, &consume, "basic.consume-ok", |method| matches!(method, Method::BasicConsumeOk { .. }))
 }
 
 /// Frames in, checked messages counted, acknowledgements out.

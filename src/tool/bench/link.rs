@@ -60,14 +60,15 @@ impl Link {
     }
 
     fn handshake(&mut self, url: &Url) -> Result<(), Trouble> {
-        self.wait("connection.start", 0, |method| match method {
-            Method::ConnectionStart { mechanisms, .. } => {
-                Some(mechanisms.split(|b| *b == b' ').any(is_plain))
-            }
-            _ => None,
-        })?
-        .then_some(())
-        .ok_or_else(|| Trouble::Strange("it does not take PLAIN logins".to_string()))?;
+        let mut takes_plain = false;
+        self.wait("connection.start", 0, &mut |method| {
+            let Method::ConnectionStart { mechanisms, .. } = method else { return false };
+            takes_plain = mechanisms.split(|b| *b == b' ').any(is_plain);
+            true
+        })?;
+        if !takes_plain {
+            return Err(Trouble::Strange("it does not take PLAIN logins".to_string()));
+        }
         let response = format!("\0{}\0{}", url.user, url.password);
         let properties = client_properties();
         let start_ok = Method::ConnectionStartOk {
@@ -77,9 +78,13 @@ impl Link {
             locale: "en_US",
         };
         self.send(0, &start_ok)?;
-        let (channel_max, frame_max) = self.wait("connection.tune", 0, |method| match *method {
-            Method::ConnectionTune { channel_max, frame_max, .. } => Some((channel_max, frame_max)),
-            _ => None,
+        let (mut channel_max, mut frame_max) = (0, 0);
+        self.wait("connection.tune", 0, &mut |method| {
+            let &Method::ConnectionTune { channel_max: channels, frame_max: bytes, .. } = method else {
+                return false;
+            };
+            (channel_max, frame_max) = (channels, bytes);
+            true
         })?;
         // In both, 0 means no limit.
         self.channel_max = if channel_max == 0 { u16::MAX } else { channel_max };
@@ -87,7 +92,7 @@ impl Link {
         // No heartbeats: a thread that blocks in a write could not send them.
         self.send(0, &Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat: 0 })?;
         self.call(0, &Method::ConnectionOpen { virtual_host: &url.vhost }, "connection.open-ok", |method| {
-            matches!(method, Method::ConnectionOpenOk {}).then_some(())
+            matches!(method, Method::ConnectionOpenOk {})
         })
     }
 
@@ -99,45 +104,45 @@ impl Link {
             return Err(Trouble::Silent(sentence));
         }
         self.call(channel, &Method::ChannelOpen {}, "channel.open-ok", |method| {
-            matches!(method, Method::ChannelOpenOk {}).then_some(())
+            matches!(method, Method::ChannelOpenOk {})
         })
     }
 
-    /// Sends a method and waits for what `pick` takes for its answer.
-    pub(super) fn call<T>(
+    /// Sends a method and waits for its answer.
+    pub(super) fn call(
         &mut self,
         channel: u16,
         method: &Method<'_>,
         answer: &str,
-        pick: impl Fn(&Method<'_>) -> Option<T>,
-    ) -> Result<T, Trouble> {
+        is_answer: impl Fn(&Method<'_>) -> bool,
+    ) -> Result<(), Trouble> {
         self.send(channel, method)?;
-        self.wait(answer, channel, pick)
+        self.wait(answer, channel, &mut |method| is_answer(method))
     }
 
-    /// Reads over everything until `pick` takes a method.
-    fn wait<T>(
+    /// Reads over everything until a method is taken.
+    fn wait(
         &mut self,
         answer: &str,
         channel: u16,
-        pick: impl Fn(&Method<'_>) -> Option<T>,
-    ) -> Result<T, Trouble> {
+        takes: &mut dyn FnMut(&Method<'_>) -> bool,
+    ) -> Result<(), Trouble> {
         let mut deadline = Instant::now() + PATIENCE;
         loop {
             while let Some(frame) = self.frame()? {
                 let len = frame.input_len();
-                let picked = match frame.header.kind() {
+                let is_taken = match frame.header.kind() {
                     Some(FrameKind::Method) => {
                         let method = read_method(&frame)?;
-                        if frame.header.channel == channel { pick(&method) } else { None }
+                        frame.header.channel == channel && takes(&method)
                     }
-                    Some(FrameKind::Heartbeat) => None,
+                    Some(FrameKind::Heartbeat) => false,
                     // Nobody waits for a method while there is still something to be delivered.
                     _ => return Err(Trouble::Wrong("more messages came than were sent".to_string())),
                 };
                 self.consume(len);
-                if let Some(picked) = picked {
-                    return Ok(picked);
+                if is_taken {
+                    return Ok(());
                 }
             }
             if self.fill()? {
@@ -233,9 +238,7 @@ impl Link {
     /// Says goodbye, and knows then that everything sent before has been handled.
     pub(super) fn close(mut self) -> Result<(), Trouble> {
         let close = Method::ConnectionClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 };
-        self.call(0, &close, "connection.close-ok", |method| {
-            matches!(method, Method::ConnectionCloseOk {}).then_some(())
-        })
+        self.call(0, &close, "connection.close-ok", |method| matches!(method, Method::ConnectionCloseOk {}))
     }
 
     pub(super) const fn frame_max(&self) -> u32 {

@@ -43,7 +43,7 @@ impl Publisher {
         link.open_channel(CHANNEL)?;
         if options.confirms.is_some() {
             link.call(CHANNEL, &Method::ConfirmSelect { no_wait: false }, "confirm.select-ok", |method| {
-                matches!(method, Method::ConfirmSelectOk {}).then_some(())
+                matches!(method, Method::ConfirmSelectOk {})
             })?;
         }
         let sender = Sender::new(options, plan, id, link.frame_max())?;

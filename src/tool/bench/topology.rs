@@ -32,7 +32,7 @@ pub(super) fn declare(link: &mut Link, options: &Options, plan: &Plan) -> Result
         let name = plan.queue(queue);
         let key = plan.binding_key(queue);
         link.call(CHANNEL, &bind(&name, plan.exchange(), &key, false), "queue.bind-ok", |method| {
-            matches!(method, Method::QueueBindOk {}).then_some(())
+            matches!(method, Method::QueueBindOk {})
         })?;
     }
     Ok(())
@@ -51,7 +51,7 @@ fn declare_exchange(link: &mut Link, options: &Options, plan: &Plan) -> Result<(
         arguments: Table::EMPTY,
     };
     link.call(CHANNEL, &declare, "exchange.declare-ok", |method| {
-        matches!(method, Method::ExchangeDeclareOk {}).then_some(())
+        matches!(method, Method::ExchangeDeclareOk {})
     })
 }
 
@@ -65,9 +65,7 @@ fn declare_queue(link: &mut Link, options: &Options, name: &str) -> Result<(), T
         no_wait: false,
         arguments: Table::EMPTY,
     };
-    link.call(CHANNEL, &declare, "queue.declare-ok", |method| {
-        matches!(method, Method::QueueDeclareOk { .. }).then_some(())
-    })
+    link.call(CHANNEL, &declare, "queue.declare-ok", |method| matches!(method, Method::QueueDeclareOk { .. }))
 }
 
 const fn bind<'a>(queue: &'a str, exchange: &'a str, routing_key: &'a str, no_wait: bool) -> Method<'a> {
@@ -80,14 +78,12 @@ pub(super) fn delete(link: &mut Link, options: &Options, plan: &Plan) -> Result<
         let name = plan.queue(queue);
         let delete = Method::QueueDelete { queue: &name, if_unused: false, if_empty: false, no_wait: false };
         link.call(CHANNEL, &delete, "queue.delete-ok", |method| {
-            matches!(method, Method::QueueDeleteOk { .. }).then_some(())
+            matches!(method, Method::QueueDeleteOk { .. })
         })?;
     }
     if options.exchange.is_none() {
         return Ok(());
     }
     let delete = Method::ExchangeDelete { exchange: plan.exchange(), if_unused: false, no_wait: false };
-    link.call(CHANNEL, &delete, "exchange.delete-ok", |method| {
-        matches!(method, Method::ExchangeDeleteOk {}).then_some(())
-    })
+    link.call(CHANNEL, &delete, "exchange.delete-ok", |method| matches!(method, Method::ExchangeDeleteOk {}))
 }

@@ -96,7 +96,7 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     tell(call, &format!("Authenticating user \"{user}\" ..."))?;
     let mut kept = PasswordHash::Nobodys;
     let columns = "name,password_hash,hashing_algorithm";
-    let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), |row| {
+    let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), &mut |row| {
         let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
         if text("name") == user {
             let imported = PasswordHash::import(text("hashing_algorithm"), text("password_hash"));
@@ -185,7 +185,7 @@ pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     let (limits, vhost) = (&call.args[0], call.vhost());
     tell(call, &format!("Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."))?;
-    if serde_json::from_str::<Value>(limits).is_err() {
+    if limits.parse::<Value>().is_err() {
         return Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg"));
     }
     let reply = connect(call)?.ask("PUT", &format!("/api/vhost-limits/{}", encode(vhost)), "", limits)?;
@@ -205,7 +205,7 @@ pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
     tell(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
     let mut found = None;
-    let refused = connect(call)?.rows("/api/vhosts?columns=name,limits", |row| {
+    let refused = connect(call)?.rows("/api/vhosts?columns=name,limits", &mut |row| {
         if row.get("name").and_then(Value::as_str) == Some(vhost) {
             found = row
                 .get("limits")

@@ -67,7 +67,7 @@ impl Client {
     ) -> Result<Reply, Failure> {
         self.send(verb, path, headers, body)?;
         let mut text = Vec::new();
-        let status = self.receive(|line| {
+        let status = self.receive(&mut |line| {
             text.extend_from_slice(line);
             Ok(())
         })?;
@@ -81,11 +81,11 @@ impl Client {
     pub(super) fn rows(
         &mut self,
         path: &str,
-        mut row: impl FnMut(Value) -> Result<(), Failure>,
+        row: &mut dyn FnMut(Value) -> Result<(), Failure>,
     ) -> Result<Option<Reply>, Failure> {
         self.send("GET", path, "", "")?;
         let mut refusal = Vec::new();
-        let status = self.receive(|line| {
+        let status = self.receive(&mut |line| {
             let line = line.trim_ascii_end();
             let line = line.strip_suffix(b",").unwrap_or(line);
             match line {
@@ -104,9 +104,9 @@ impl Client {
     ///
     /// # Errors
     /// The broker cannot be heard or refuses, or nobody takes the answer.
-    pub(super) fn copy(&mut self, path: &str, out: &mut impl Write) -> Result<(), Failure> {
+    pub(super) fn copy(&mut self, path: &str, out: &mut dyn Write) -> Result<(), Failure> {
         self.send("GET", path, "", "")?;
-        let status = self.receive(|line| {
+        let status = self.receive(&mut |line| {
             out.write_all(line)?;
             if line.is_empty() { Ok(()) } else { out.write_all(b"\n").map_err(Failure::from) }
         })?;
@@ -135,7 +135,7 @@ impl Client {
     }
 
     /// Reads an answer line by line; returns its status.
-    fn receive(&mut self, mut line: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<u16, Failure> {
+    fn receive(&mut self, line: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<u16, Failure> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.read_line(&mut head)? == 0 {
@@ -151,7 +151,7 @@ impl Client {
             found.and_then(|header| core::str::from_utf8(header.value).ok())
         };
         if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
-            self.receive_chunks(&mut line)?;
+            self.receive_chunks(line)?;
         } else if let Some(length) = header("content-length") {
             let length: u64 = length.parse().map_err(|_| nonsense())?;
             let mut body = vec![0; length.min(LINE_BYTES_MAX) as usize];
@@ -161,7 +161,7 @@ impl Client {
         Ok(status)
     }
 
-    fn receive_chunks(&mut self, line: &mut impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn receive_chunks(&mut self, line: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
         let mut pending = Vec::new();
         loop {
             let mut head = Vec::new();
@@ -194,9 +194,11 @@ impl Client {
 }
 
 fn parse(text: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(text).map_err(|_| nonsense())
+    let text = core::str::from_utf8(text).map_err(|_| nonsense())?;
+    text.parse().map_err(|_| nonsense())
 }
 
+#[cold]
 fn broken(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
@@ -212,6 +214,7 @@ fn broken(error: &io::Error) -> Failure {
     }
 }
 
+#[cold]
 fn nonsense() -> Failure {
     Failure::new(super::SOFTWARE, "Error: what answers is no Leveret of this version")
 }

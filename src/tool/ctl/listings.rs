@@ -122,7 +122,7 @@ pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
     let asked: Vec<String> = source.columns.iter().map(sent).collect();
     let path = format!("{}?columns={}", source.path, asked.join(","));
     let mut rows = 0_u64;
-    let refused = client.rows(&path, |row| {
+    let refused = client.rows(&path, &mut |row| {
         rows += 1;
         let cells: Vec<Value> =
             asked.iter().map(|name| row.get(name).cloned().unwrap_or(Value::Null)).collect();

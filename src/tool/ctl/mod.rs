@@ -56,16 +56,19 @@ pub struct Failure {
 }
 
 impl Failure {
+    #[cold]
     fn new(code: u8, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 
     /// `Error:` and what is wrong, as rabbitmqctl puts it.
+    #[cold]
     fn error(code: u8, what: impl core::fmt::Display) -> Self {
         Self::new(code, format!("Error:\n{what}"))
     }
 
     /// What the broker refused.
+    #[cold]
     fn refused(reply: &Reply) -> Self {
         let code = if reply.status == 404 { BAD_DATA } else { UNAVAILABLE };
         Self::error(code, reply.reason())
@@ -137,6 +140,7 @@ fn misused(call: &Call, command: &Command, why: &str) -> Failure {
     misused_as(USAGE, call, command.usage, why)
 }
 
+#[cold]
 fn misused_as(code: u8, call: &Call, usage: &str, why: &str) -> Failure {
     let text = format!(
         "Error (argument validation): {why}\nArguments given:\n\t{}\n\n{}\n\nleveretctl {usage}",
