@@ -80,7 +80,8 @@ pub struct Limits {
     pub socket_send_buffer_bytes: u32,
     /// Time from accepting a connection until connection.open, in milliseconds.
     pub handshake_timeout_ms: u32,
-    /// Time a half-sent frame or message may go without progress, in milliseconds.
+    /// Time a half-sent frame or message may go without progress, in milliseconds. A tenth of what a message
+    /// may take to come in while another waits for its room.
     pub content_timeout_ms: u32,
     /// Time a consumer's socket may take nothing while deliveries wait for it, in milliseconds; 0: for ever.
     pub consumer_stall_timeout_ms: u32,

@@ -228,6 +228,46 @@ fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
     assert!(writer.join().expect("the writer ends").is_ok());
 }
 
+/// Peers that send an octet now and then hold all that half-sent messages may: whoever waits for room comes in
+/// when they have had their time, and they are told. Who only sends slowly, with room for everybody, goes on.
+#[test]
+fn octets_now_and_then_do_not_hold_up_others_for_ever() {
+    let broker = Broker::start("content_timeout = \"300ms\"\n");
+    let mut slow: Vec<Client> = (0..3).map(|_| broker.client(1)).collect();
+    let whole = publish(1, "q", &vec![7; 6 << 20]);
+    let mut good = broker.client(1);
+    good.declare("q", false);
+    confirm_select(&mut good);
+    let mut sent = 100;
+    for client in &mut slow {
+        client.send(&whole[..sent]);
+    }
+    let drip = |slow: &mut [Client], sent: &mut usize| {
+        std::thread::sleep(Duration::from_millis(100));
+        for client in slow {
+            // Those that were put out do not listen any more.
+            let _ = client.0.write_all(&whole[*sent..=*sent]);
+        }
+        *sent += 1;
+    };
+    for _ in 0..40 {
+        drip(&mut slow, &mut sent);
+    }
+    // That is longer than they may take, but nobody wanted their room.
+    let confirmed = std::thread::spawn(move || {
+        good.send(&publish(1, "q", &vec![7; 1 << 20]));
+        good.expect(60, 80)
+    });
+    while !confirmed.is_finished() {
+        drip(&mut slow, &mut sent);
+    }
+    assert!(confirmed.join().is_ok());
+    for client in &mut slow {
+        let refusal = client.expect(10, 50);
+        assert_eq!(refusal[..2], 506_u16.to_be_bytes());
+    }
+}
+
 /// A queue with more consumers than replies fit at once goes: the client hears of every one.
 #[test]
 fn every_consumer_of_a_deleted_queue_is_told() {

@@ -180,10 +180,14 @@ pub struct Messages {
     assembly_pages_max: usize,
     /// Set when an ordinary publisher was refused; all ordinary publishers wait until it is lifted.
     held: bool,
-    /// Of a large message that waits.
+    /// Of a message that waits.
     claim: Option<Claim>,
+    /// How many there have been.
+    claims: u64,
     frees: u64,
     pages_freed: u64,
+    /// Pages that left the assembly share.
+    assembly_left: u64,
     /// Contents that became whole and held a part of the assembly share.
     completions: u64,
 }
@@ -205,8 +209,10 @@ impl Messages {
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             held: false,
             claim: None,
+            claims: 0,
             frees: 0,
             pages_freed: 0,
+            assembly_left: 0,
             completions: 0,
         }
     }
@@ -268,11 +274,8 @@ impl Messages {
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
             self.admit_pages(share, pages, Some(id))?;
-            // A content that no assembly share could ever hold alone is let through when nobody else
-            // assembles.
-            let is_crowded = self.assembly_pages > 0 && self.assembly_pages + pages > self.assembly_pages_max;
-            if is_crowded && share != Share::ReadBack {
-                return Err(PoolFull::Assembly);
+            if share != Share::ReadBack {
+                self.admit_assembly(share, pages, id)?;
             }
             let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
             self.attach(id, chain);
@@ -608,6 +611,7 @@ impl Messages {
         let beyond = slot.stream_len().saturating_sub(room);
         let pages = Blocks::pages_for(beyond);
         self.assembly_pages -= pages;
+        self.assembly_left += pages as u64;
         pages
     }
 

@@ -116,6 +116,8 @@ pub struct House {
     pub(super) room_seen: u64,
     /// So many of them have not tried since then.
     pub(super) retries_left: usize,
+    /// The claim of a content that waits for others to be complete, and when they have had their time.
+    pub(super) crowded: Option<(u64, Deadline)>,
     pub(super) for_jobs: VecDeque<ConnectionId>,
     /// Bytes read from all peers in this turn.
     pub(super) bytes_read: usize,
@@ -203,6 +205,7 @@ impl House {
             for_room: VecDeque::with_capacity(connections),
             room_seen: 0,
             retries_left: 0,
+            crowded: None,
             for_jobs: VecDeque::with_capacity(connections),
             bytes_read: 0,
             effort: 0,

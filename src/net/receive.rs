@@ -8,6 +8,7 @@ use std::io;
 use mio::{Interest, Token};
 
 use crate::command::{ConnectionId, Outcome};
+use crate::error::{Fault, ReplyCode};
 use crate::session::{self, Step, Suspension};
 use crate::time::Deadline;
 
@@ -20,6 +21,8 @@ use super::stream::{Reading, Stream};
 const ACCEPTS_PER_TURN: usize = 64;
 /// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
 const EFFORT_PER_TURN: u32 = 50_000;
+/// How many times `content_timeout` a body may take while others wait for its room.
+const SLOW_BODY_TIMES: u64 = 10;
 /// Connections that may try again to publish, per turn.
 const RETRIES_PER_TURN: usize = 64;
 
@@ -310,6 +313,41 @@ impl House {
                 }
                 self.retries_left = 0;
                 break;
+            }
+        }
+    }
+
+    /// When a content has waited for the assembly share as long as a content may stand still, those end that
+    /// have been coming in for a multiple of that: one octet now and then is progress too, and would hold what
+    /// others wait for as long as it likes.
+    pub(super) fn end_slow_bodies(&mut self) {
+        let patience = self.limits.content_timeout_ms.into();
+        let due = self.now.after_ms(patience);
+        self.crowded = match (self.supplies.messages.awaits_assembly(), self.crowded) {
+            (None, _) => None,
+            (Some(claim), Some((seen, at))) if seen == claim && !at.is_due(self.now) => Some((claim, at)),
+            (Some(claim), Some((seen, _))) if seen == claim => {
+                self.put_out_slow(patience * SLOW_BODY_TIMES);
+                Some((claim, due))
+            }
+            (Some(claim), _) => Some((claim, due)),
+        };
+    }
+
+    fn put_out_slow(&mut self, ms: u64) {
+        let fault = Fault::connection(
+            ReplyCode::ResourceError,
+            format_args!(
+                "a message was under way for {ms} ms while others waited for its room: send it faster, or \
+                 raise assembly_bytes_max"
+            ),
+        );
+        for index in 0..self.peers.len() {
+            let id = ConnectionId::from_index(index);
+            let context = self.supplies.context(self.now, &self.broker, id);
+            let is_slow = |peer: &Peer| peer.session.has_body_for(&context, ms);
+            if self.peers[index].as_ref().is_some_and(is_slow) {
+                self.put_one_out(id, &fault);
             }
         }
     }

@@ -124,7 +124,9 @@ impl House {
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
         let disk = self.disk.as_ref().map_or(Deadline::NEVER, Disk::deadline);
         let overdue = self.broker.overdue_deadline();
-        let house = watchdog.earlier(stop).earlier(self.trim_due).earlier(disk).earlier(overdue);
+        let crowded = self.crowded.map_or(Deadline::NEVER, |(_, at)| at);
+        let house =
+            watchdog.earlier(stop).earlier(crowded).earlier(self.trim_due).earlier(disk).earlier(overdue);
         self.deadlines.next().earlier(house).earlier(self.errand_deadline()).earlier(self.control.deadline())
     }
 
@@ -191,6 +193,7 @@ impl House {
             systemd::watchdog_ping();
             self.watchdog = Some((interval_ms, self.now.after_ms(interval_ms)));
         }
+        self.end_slow_bodies();
         // Each connection once: one whose deadline is not moved by its being called waits for the next turn.
         for _ in 0..self.peers_count {
             let Some(id) = self.deadlines.pop_due(self.now) else { break };
@@ -419,7 +422,7 @@ impl House {
     }
 
     /// Closes a connection from our side, whatever it waits for.
-    fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
+    pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { return };
         if peer.stream.is_shaking_hands() {
             return self.end_now(id);

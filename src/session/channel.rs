@@ -30,6 +30,8 @@ pub(super) struct Channel {
     pub(super) content: Content,
     /// When the content grew last.
     pub(super) progress: Now,
+    /// When its body began.
+    pub(super) begun: Now,
     pub(super) confirms: Confirms,
     /// The next channel of the connection on the same list of those with confirms.
     next_to_confirm: Slot,
@@ -181,6 +183,7 @@ impl Channels {
             state: State::Opening,
             content: Content::None,
             progress: Now::default(),
+            begun: Now::default(),
             confirms: Confirms::default(),
             next_to_confirm: NONE,
             listed: Listed::No,
@@ -278,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_record_is_small() {
-        const { assert!(size_of::<Channel>() <= 504) };
+        const { assert!(size_of::<Channel>() <= 512) };
     }
 
     #[test]

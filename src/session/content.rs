@@ -121,6 +121,7 @@ impl Connection {
         }
         let missing = header.body_len;
         self.set_content(context, slot, Content::Body { message: kept, flags, missing });
+        context.pools.channels[slot].begun = context.now;
         if let Some(fault) = fault {
             if missing == 0 {
                 self.set_content(context, slot, Content::None);

@@ -6,6 +6,7 @@
 //! so no connection keeps the loop awake.
 
 use super::channel::NONE;
+use super::content::Content;
 use super::{Connection, Context, Phase};
 use crate::time::{Deadline, Now};
 
@@ -145,6 +146,20 @@ impl Connection {
             let fault = super::hard_fault(crate::error::ReplyCode::ResourceError, text);
             self.close_connection(context, &fault, (0, 0));
         }
+    }
+
+    /// Whether a body has been coming in for `ms` milliseconds.
+    pub fn has_body_for(&self, context: &Context<'_>, ms: u64) -> bool {
+        let mut slot = if self.contents > 0 { self.channels.first } else { NONE };
+        while slot != NONE {
+            let record = &context.pools.channels[slot];
+            let is_body = matches!(record.content, Content::Body { message: Some(_), .. });
+            if is_body && record.begun.after_ms(ms).is_due(context.now) {
+                return true;
+            }
+            slot = context.pools.channels.next(slot);
+        }
+        false
     }
 
     /// So many octets are there to be handled. Those left over from the last time are no sign of life.

@@ -170,3 +170,44 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     let all = begun(&mut pool);
     assert_eq!(reserve(&mut pool, all, 960), Ok(()));
 }
+
+#[test]
+fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
+    let mut pool = pool(100, 4 << 20, 16 * PAGE_BYTES);
+    let mut half: Vec<MessageId> = (0..6).map(|_| begun(&mut pool)).collect();
+    for &id in &half {
+        assert_eq!(reserve(&mut pool, id, 2), Ok(()));
+    }
+    let large = begun(&mut pool);
+    assert_eq!((reserve(&mut pool, large, 9), pool.awaits_assembly()), (Err(PoolFull::Assembly), Some(0)));
+    // What was free is for others, what becomes free is not; whoever others wait for does not wait itself.
+    let (second, third) = (begun(&mut pool), begun(&mut pool));
+    assert_eq!(reserve(&mut pool, second, 3), Ok(()));
+    pool.release(half.remove(0));
+    assert_eq!(reserve(&mut pool, third, 2), Err(PoolFull::Assembly));
+    let urgent = begun(&mut pool);
+    assert_eq!(pool.reserve_content(urgent, b"", MessageFlags::NONE, 4000, Share::Reserve), Ok(()));
+    pool.release(urgent);
+    for _ in 0..3 {
+        assert_eq!(reserve(&mut pool, large, 9), Err(PoolFull::Assembly));
+        pool.release(half.remove(0));
+        assert_eq!(reserve(&mut pool, third, 2), Err(PoolFull::Assembly));
+    }
+    // Nine pages were freed since it began to wait: they are its own.
+    assert_eq!(reserve(&mut pool, large, 9), Ok(()));
+    assert_eq!(pool.awaits_assembly(), None);
+    pool.release(half.remove(0));
+    assert_eq!(reserve(&mut pool, third, 2), Ok(()));
+    // The claim of one that gives up goes with it.
+    let (fourth, fifth) = (begun(&mut pool), begun(&mut pool));
+    assert_eq!(reserve(&mut pool, fourth, 12), Err(PoolFull::Assembly));
+    assert_eq!(pool.awaits_assembly(), Some(1));
+    pool.release(large);
+    assert_eq!(reserve(&mut pool, fifth, 9), Err(PoolFull::Assembly));
+    pool.release(fourth);
+    assert_eq!((pool.awaits_assembly(), reserve(&mut pool, fifth, 9)), (None, Ok(())));
+    for id in [half.remove(0), second, third, fifth] {
+        pool.release(id);
+    }
+    assert_eq!((pool.messages_used(), pool.assembly_bytes_used()), (0, 0));
+}
