@@ -228,8 +228,8 @@ fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
     assert!(writer.join().expect("the writer ends").is_ok());
 }
 
-/// Peers that send an octet now and then hold all that half-sent messages may: whoever waits for room comes in
-/// when they have had their time, and they are told. Who only sends slowly, with room for everybody, goes on.
+/// Peers that send an octet now and then hold all that half-sent messages may: whoever waits for room comes
+/// in when they have had their time, and they are told. Who only sends slowly, with room for all, goes on.
 #[test]
 fn octets_now_and_then_do_not_hold_up_others_for_ever() {
     let broker = Broker::start("content_timeout = \"300ms\"\n");

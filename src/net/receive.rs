@@ -318,8 +318,8 @@ impl House {
     }
 
     /// When a content has waited for the assembly share as long as a content may stand still, those end that
-    /// have been coming in for a multiple of that: one octet now and then is progress too, and would hold what
-    /// others wait for as long as it likes.
+    /// have been coming in for a multiple of that: one octet now and then is progress too, and would hold
+    /// what others wait for as long as it likes.
     pub(super) fn end_slow_bodies(&mut self) {
         let patience = self.limits.content_timeout_ms.into();
         let due = self.now.after_ms(patience);

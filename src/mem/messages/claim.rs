@@ -4,10 +4,10 @@
 //! Why it exists: a message of many pages may have to wait long, and whoever comes after it with a small one
 //! should not wait for its sake; but if all of them went first, it would wait for ever.
 //!
-//! Always true: what is free when a message begins to wait is for others to use; what is freed from then on is
-//! set aside for it, as much as it needs; so it comes in after the pool was turned over once at most, if it is
-//! turned over at all (for the assembly share `net` sees to that). One message has a claim at a time, and the
-//! claim goes with the message.
+//! Always true: what is free when a message begins to wait is for others to use; what is freed from then on
+//! is set aside for it, as much as it needs; so it comes in after the pool was turned over once at most, if
+//! it is turned over at all (for the assembly share `net` sees to that). One message has a claim at a time,
+//! and the claim goes with the message.
 
 use super::{LAST_PART, MessageId, Messages, PoolFull, Share};
 
@@ -40,8 +40,8 @@ impl Messages {
         claim.map_or(0, |claim| claim.set_aside(claim.pages_since, self.pages_freed))
     }
 
-    /// Whether so many pages more may be assembled. An ordinary content that may not has a claim if nobody else
-    /// has; one that no assembly share could ever hold alone is let through when nobody else assembles.
+    /// Whether so many pages more may be assembled. An ordinary content that may not has a claim if nobody
+    /// else has; one that no assembly share could ever hold alone is let through when nobody else assembles.
     pub(super) fn admit_assembly(
         &mut self,
         share: Share,
