@@ -204,6 +204,17 @@ fn a_passive_declaration_waits_for_what_another_declared() {
     assert_eq!(house.broker.awaited(), declared);
     house.done(b, queue("transient", true, false));
     assert!(house.broker.awaited().is_none(), "nobody relies on that");
+    // What else is said may wait for room for long.
+    while house.broker.journal().fact().is_some() {
+        house.broker.journal_mut().pop_fact();
+    }
+    let batch = house.broker.journal_mut().cover(false);
+    house.broker.journal_mut().stored(&mut house.messages, batch);
+    house.done(a, queue("later", false, true));
+    for asked in [queue("q", true, false), queue("q", false, true), exchange(true), exchange(false)] {
+        house.done(b, asked);
+        assert!(house.broker.awaited().is_none(), "{asked:?} waits for what is nothing to it");
+    }
 }
 
 #[test]

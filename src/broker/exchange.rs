@@ -13,6 +13,7 @@
 //! pairs, on its node's list; a node with neither bindings nor children does not exist, but for roots.
 
 use crate::command::{ExchangeId, QueueId, VhostId};
+use crate::journal::Batch;
 use crate::mem::{Links, List};
 
 use super::shares::Declarer;
@@ -56,6 +57,8 @@ pub(super) struct Exchange {
     pub(super) kind: Kind,
     /// Never used again for another exchange; 0 when it is not in the log.
     pub(super) version: u64,
+    /// What says that it exists is durable with this.
+    pub(super) defined: Batch,
     pub(super) durable: bool,
     pub(super) auto_delete: bool,
     pub(super) internal: bool,

@@ -4,6 +4,7 @@
 
 use crate::command::{BindingId, ConnectionId, ExchangeId, Outcome, VhostId};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::Batch;
 use crate::mem::{Links, List};
 use crate::wire::field::{Table, Value};
 
@@ -65,9 +66,7 @@ impl Broker {
     pub(super) fn check_exchange_exists(&mut self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         refuse_default(name)?;
         let exchange = self.require_exchange(vhost, name)?;
-        if self.exchanges[exchange.index()].version != 0 {
-            self.await_others();
-        }
+        self.await_defined(self.exchanges[exchange.index()].defined);
         Ok(Outcome::Done)
     }
 
@@ -132,9 +131,7 @@ impl Broker {
         if !arguments::equivalent(received, current) {
             return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
         }
-        if record.version != 0 {
-            self.await_others();
-        }
+        self.await_defined(record.defined);
         Ok(Outcome::Done)
     }
 
@@ -189,6 +186,7 @@ impl Broker {
             name: declaration.exchange.into(),
             kind,
             version,
+            defined: Batch::NONE,
             durable: declaration.durable,
             auto_delete: declaration.auto_delete,
             internal: declaration.internal,

@@ -61,6 +61,8 @@ pub(super) enum Place {
 pub(super) struct Logged {
     /// Never used again for another queue; 0 when nothing of this one is logged.
     pub(super) incarnation: u64,
+    /// What says that it exists is durable with this.
+    pub(super) defined: Batch,
     /// The offset of the next message that is logged.
     pub(super) next_offset: u64,
     /// Messages in the log and not settled, and their bytes there.

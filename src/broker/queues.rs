@@ -91,9 +91,7 @@ impl Broker {
             return self.check_reply_queue(vhost, name);
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        if self.queues[queue.index()].logged.incarnation != 0 {
-            self.await_others();
-        }
+        self.await_defined(self.queues[queue.index()].logged.defined);
         Ok(self.declared(queue))
     }
 
@@ -200,9 +198,7 @@ impl Broker {
             return Err(inequivalent_flag(name, &words, &received, &current));
         }
         arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
-        if record.logged.incarnation != 0 {
-            self.await_others();
-        }
+        self.await_defined(record.logged.defined);
         Ok(())
     }
 

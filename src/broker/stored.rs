@@ -75,6 +75,14 @@ impl Broker {
         self.await_batch(batch);
     }
 
+    /// Whoever is told that something durable is there may rely on it: the answer waits until what says so is
+    /// durable. Not for everything said: on a full disk that waits for room, and who only asks must not.
+    pub(super) fn await_defined(&mut self, defined: Batch) {
+        if defined > self.journal.durable() {
+            self.await_batch(defined);
+        }
+    }
+
     /// The version for something durable that is about to exist.
     ///
     /// # Errors
@@ -113,6 +121,7 @@ impl Broker {
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
         let batch = self.journal.define(key, value);
+        self.exchanges[index].defined = batch;
         self.await_batch(batch);
     }
 
@@ -135,6 +144,7 @@ impl Broker {
             self.journal.queue_gone(incarnation);
         }
         let batch = self.journal.define(key, value);
+        self.queues[index].logged.defined = batch;
         self.await_batch(batch);
     }
 
