@@ -13,6 +13,7 @@
 //! last unit is freed is free at once, and the lowest free page is taken first, so what a burst took can be
 //! given back page by page.
 
+use super::give_back::{give_back, untouched};
 use super::places::Places;
 
 /// The smaller block.
@@ -69,11 +70,11 @@ impl Blocks {
     /// Bytes of bookkeeping per page.
     pub(super) const PAGE_OVERHEAD_BYTES: usize = size_of::<Page>() + UNITS_PER_PAGE * size_of::<BlockId>();
 
-    /// Reserves `pages_max` pages without touching them (zeroed memory comes untouched from the system).
+    /// Reserves `pages_max` pages without touching them.
     pub(super) fn with_pages(pages_max: usize) -> Self {
         Self {
-            bytes: vec![0; pages_max * PAGE_BYTES].into_boxed_slice(),
-            next: vec![0; pages_max * UNITS_PER_PAGE].into_boxed_slice(),
+            bytes: untouched(pages_max * PAGE_BYTES),
+            next: untouched(pages_max * UNITS_PER_PAGE),
             pages: Vec::with_capacity(pages_max),
             places: Places::new(pages_max),
             split_with_room_head: 0,
@@ -118,8 +119,7 @@ impl Blocks {
         if !is_idle || run.len() < TRIM_RUN_PAGES_MIN {
             return;
         }
-        let given =
-            super::give_back::give_back(&mut self.bytes[run.start * PAGE_BYTES..run.end * PAGE_BYTES]);
+        let given = give_back(&mut self.bytes[run.start * PAGE_BYTES..run.end * PAGE_BYTES]);
         let (first, end) = (given.start.div_ceil(PAGE_BYTES), given.end / PAGE_BYTES);
         for page in &mut self.pages[run.start + first.min(end)..run.start + end] {
             self.pages_idle -= usize::from(core::mem::replace(&mut page.resident, false));

@@ -11,6 +11,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::MessageId;
+use super::give_back::untouched;
 use super::plain::Plain;
 
 /// Entries in one chunk.
@@ -60,7 +61,7 @@ impl FifoPool {
     /// Room for `entries_max` entries, rounded up to chunks.
     pub fn with_entries(entries_max: usize) -> Self {
         let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK);
-        Self { chunks: Plain::new(chunks_max), next: vec![0; chunks_max].into_boxed_slice() }
+        Self { chunks: Plain::new(chunks_max), next: untouched(chunks_max) }
     }
 
     /// Chunks that could still be handed out.

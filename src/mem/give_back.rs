@@ -17,8 +17,18 @@ use core::ops::Range;
 use std::fs::File;
 use std::io::{self, Read};
 
+use bytemuck::Pod;
+
 /// More than the list of mappings takes; what is beyond stays mapped.
 const MAPS_BYTES: usize = 8 << 10;
+
+/// So many zeros that take no memory before they are written to. From most C libraries large zeroed memory
+/// comes untouched; zig's writes the zeros, so what it touched goes back at once.
+pub(super) fn untouched<T: Pod>(count: usize) -> Box<[T]> {
+    let mut zeros = bytemuck::zeroed_slice_box(count);
+    give_back(bytemuck::cast_slice_mut(&mut zeros));
+    zeros
+}
 
 /// Gives back the whole system pages within `range`, and says which of its bytes they are. A system that will
 /// not take them keeps them: nothing is lost but the saving.

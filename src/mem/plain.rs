@@ -5,7 +5,7 @@
 
 use bytemuck::Pod;
 
-use super::give_back::give_back;
+use super::give_back::{give_back, untouched};
 use super::places::Places;
 
 /// Places are given back so many bytes at a time: the largest page of the boards we know.
@@ -28,12 +28,12 @@ pub(super) struct Plain<T> {
 impl<T: Pod> Plain<T> {
     const GROUP: usize = GROUP_BYTES / size_of::<T>();
 
-    /// Reserves room for `max` values without touching it (zeroed memory comes untouched from the system).
+    /// Reserves room for `max` values without touching it.
     pub(super) fn new(max: usize) -> Self {
         const { assert!(Self::GROUP.is_multiple_of(64), "groups are whole words of places") };
         Self {
             places: Places::new(max),
-            data: bytemuck::zeroed_slice_box(max),
+            data: untouched(max),
             resident: vec![false; max.div_ceil(Self::GROUP)].into_boxed_slice(),
             resident_groups: 0,
             trim_at: 0,

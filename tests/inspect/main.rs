@@ -46,7 +46,13 @@ fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, Tr
     let options = Options { directory, records: true, export, drop_set_aside };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
     let is_free = |result: &Result<Verdict, Trouble>| !matches!(result, Err(Trouble::InUse(_)));
-    let verdict = soon(|| inspect(&options, &mut report, &mut lines), is_free)?;
+    let look = || {
+        // What an attempt wrote before it found the store in use does not count.
+        report.clear();
+        lines.clear();
+        inspect(&options, &mut report, &mut lines)
+    };
+    let verdict = soon(look, is_free)?;
     let report = String::from_utf8(report).expect("a report is text");
     let records = report.lines().filter(|line| line.starts_with("record ")).count() as u64;
     let report = report.lines().filter(|line| !line.starts_with("record ")).collect::<Vec<_>>().join("\n");
