@@ -84,6 +84,36 @@ fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
 }
 
 #[test]
+fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
+    let mut house = small();
+    let (publisher, taker) = (house.connect(), house.connect());
+    house.declare(publisher, "q", false);
+    let (taken, outcome) = flood(&mut house, publisher, "q");
+    assert_eq!((taken, outcome), (410, Outcome::Wait));
+    let is_kept = |house: &mut House| house.broker.is_kept_waiting(&house.messages, publisher.connection);
+    assert!(is_kept(&mut house));
+    house.consume(taker, "q");
+    let mut settled = 0;
+    while is_kept(&mut house) {
+        house.turn(taker);
+        settled += 1;
+        house.settle(taker, settled, false, Settlement::Ack);
+    }
+    assert!((50..60).contains(&settled), "an eighth of the share has to go, not {settled}");
+    assert_eq!(house.offer(publisher, "q", BODY), Outcome::Published);
+    assert!(!is_kept(&mut house));
+    // Nobody waits for a queue that is gone, nor for what others wait for him to settle.
+    flood(&mut house, publisher, "q");
+    assert!(is_kept(&mut house));
+    house.declare(publisher, "own", false);
+    house.consume(publisher, "own");
+    assert_eq!(house.offer(taker, "own", BODY), Outcome::Published);
+    house.turns(publisher);
+    assert!(!is_kept(&mut house), "it holds a delivery now");
+    end(house, &[publisher, taker]);
+}
+
+#[test]
 fn several_stuck_consumers_share_what_one_could_have() {
     let mut house = small();
     let publisher = house.connect();

@@ -5,7 +5,7 @@
 //! publisher waits only for what others can free, so a connection that itself holds
 //! deliveries or an open transaction is served from the reserve or refused, never made to wait.
 
-use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Mode as JournalMode, NoRoom, Target, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
@@ -17,7 +17,7 @@ use super::access::Right;
 use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::front::log_bytes;
-use super::queue::Place;
+use super::queue::{Place, Queue};
 use super::records::Mode;
 use super::route::copies;
 use super::stored::unwritable;
@@ -44,6 +44,11 @@ enum Hindrance {
     Disk,
     Fault(Fault),
 }
+
+/// What one queue may take of the memory for messages, in fortieths: four fifths; and how far it must have
+/// fallen before those who wait for it go on.
+const SHARE: usize = 32;
+const LOW_SHARE: usize = 28;
 
 /// How often it is said that publishers wait for room on the disk.
 const SAY_FULL_EVERY_MS: u64 = 60_000;
@@ -105,6 +110,7 @@ impl Broker {
                 if matches!(hindrance, Hindrance::Disk) {
                     self.say_disk_is_full();
                 }
+                self.note_wait(messages, publish.channel);
                 // What gathers may be what it waits for.
                 self.journal.hurry();
                 Ok(Outcome::Wait)
@@ -402,12 +408,30 @@ impl Broker {
 
     /// No single queue may take the whole pool: four fifths at most, what is delivered from it included.
     fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
-        let queue = &self.queues[queue.index()];
-        let messages_share = messages.messages_max() / 5 * 4;
-        let bytes_share = messages.body_bytes_max() as u64 / 5 * 4;
-        let slots_bytes = u64::from(queue.resident()) * super::SLOT_BYTES;
-        ((queue.resident() + queue.unsettled - queue.unsettled_absent) as usize) < messages_share
-            && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
+        is_below(messages, &self.queues[queue.index()], SHARE)
+    }
+
+    /// Remembers for which queue the channel's connection waits, if it is one that has its share.
+    fn note_wait(&mut self, messages: &Messages, channel: ChannelId) {
+        let full = self.targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
+        let connection = self.channels[channel.index()].connection;
+        self.connections[connection.index()].waits_for =
+            full.map(|queue| (queue, self.queues[queue.index()].born));
+    }
+
+    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
+    /// again is in vain: on and off are apart here too.
+    pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
+        let Some((queue, born)) = self.connections[connection.index()].waits_for else { return false };
+        let is_full = self.queues.get(queue.index()).is_some_and(|record| {
+            record.born == born && !record.dying && !is_below(messages, record, LOW_SHARE)
+        });
+        // Who holds what others wait for meanwhile does not wait for them.
+        let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
+        if !is_kept {
+            self.connections[connection.index()].waits_for = None;
+        }
+        is_kept
     }
 
     fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
@@ -489,6 +513,15 @@ impl Broker {
         settings.max_length.is_some_and(|most| u64::from(queue.ready()) > most)
             || settings.max_length_bytes.is_some_and(|most| queue.body_bytes() > most)
     }
+}
+
+/// Whether a queue takes less than so many fortieths of the memory for messages.
+fn is_below(messages: &Messages, queue: &Queue, fortieths: usize) -> bool {
+    let messages_share = messages.messages_max() / 40 * fortieths;
+    let bytes_share = (messages.body_bytes_max() / 40 * fortieths) as u64;
+    let slots_bytes = u64::from(queue.resident()) * super::SLOT_BYTES;
+    ((queue.resident() + queue.unsettled - queue.unsettled_absent) as usize) < messages_share
+        && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
 }
 
 /// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.

@@ -37,6 +37,8 @@ pub(super) struct Connection {
     pub(super) unsettled: u32,
     /// What it keeps of the memory for messages.
     pub(super) pinned: Pinned,
+    /// The queue that had its share when it was last made to wait, and when that was declared.
+    pub(super) waits_for: Option<(QueueId, u64)>,
     /// Records of consumers of all its channels.
     pub(super) consumers: u32,
     /// What tells it from those that had its id before.
@@ -75,6 +77,7 @@ impl Connection {
             cancelled: List::default(),
             unsettled: 0,
             pinned: Pinned::default(),
+            waits_for: None,
             consumers: 0,
             life,
             holdings: Holdings::default(),

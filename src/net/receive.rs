@@ -300,6 +300,10 @@ impl House {
             }
             self.retries_left -= 1;
             let Some(id) = self.for_room.pop_front() else { break };
+            if self.broker.is_kept_waiting(&self.supplies.messages, id) {
+                self.for_room.push_back(id);
+                continue;
+            }
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };
             peer.waiting = Waiting::No;
             peer.session.blocked(self.now, false);
