@@ -52,7 +52,7 @@ impl Pairs {
     pub(super) fn with_capacity(bindings_max: usize, seed: u64) -> Self {
         Self {
             hooks: Slab::with_capacity(bindings_max),
-            buckets: vec![List::default(); bindings_max.max(1)].into_boxed_slice(),
+            buckets: List::table(bindings_max.max(1)),
             hasher: FixedState::with_seed(seed),
         }
     }

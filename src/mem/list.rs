@@ -3,7 +3,10 @@
 //! Always true: a record is on at most one list per [`Links`] field; joining, leaving and moving a whole
 //! list to another owner take constant time and no memory.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::Slab;
+use super::give_back::untouched;
 
 /// A list's place in a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +16,8 @@ pub struct Links {
 }
 
 /// A list of records; its owner knows which field links them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct List {
     head: u32,
     tail: u32,
@@ -24,6 +28,11 @@ pub struct List {
 pub type LinksOf<T> = fn(&mut T) -> &mut Links;
 
 impl List {
+    /// So many empty lists; they take no memory before they are used.
+    pub fn table(count: usize) -> Box<[Self]> {
+        untouched(count)
+    }
+
     /// How many records are on the list.
     pub const fn len(&self) -> u32 {
         self.len
