@@ -45,10 +45,10 @@ enum Hindrance {
     Fault(Fault),
 }
 
-/// What one queue may take of the memory for messages, in fortieths: four fifths; and how far it must have
-/// fallen before those who wait for it go on.
-const SHARE: usize = 32;
-const LOW_SHARE: usize = 28;
+/// Eighths of its share that a queue may take, and to which it must have fallen before those go on who wait
+/// for it.
+const SHARE: u64 = 8;
+const LOW_SHARE: u64 = 7;
 
 /// How often it is said that publishers wait for room on the disk.
 const SAY_FULL_EVERY_MS: u64 = 60_000;
@@ -406,7 +406,7 @@ impl Broker {
         self.queues[queue.index()].fifo.needs_chunk()
     }
 
-    /// No single queue may take the whole pool: four fifths at most, what is delivered from it included.
+    /// No single queue may take the whole pool; what is delivered from it counts too.
     fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
         is_below(messages, &self.queues[queue.index()], SHARE)
     }
@@ -515,12 +515,12 @@ impl Broker {
     }
 }
 
-/// Whether a queue takes less than so many fortieths of the memory for messages.
-fn is_below(messages: &Messages, queue: &Queue, fortieths: usize) -> bool {
-    let messages_share = messages.messages_max() / 40 * fortieths;
-    let bytes_share = (messages.body_bytes_max() / 40 * fortieths) as u64;
+/// Whether a queue takes less than so many eighths of its share: of four fifths of the memory for messages.
+fn is_below(messages: &Messages, queue: &Queue, eighths: u64) -> bool {
+    let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
+    let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
     let slots_bytes = u64::from(queue.resident()) * super::SLOT_BYTES;
-    ((queue.resident() + queue.unsettled - queue.unsettled_absent) as usize) < messages_share
+    u64::from(queue.resident() + queue.unsettled - queue.unsettled_absent) < messages_share
         && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
 }
 
