@@ -155,7 +155,7 @@ pub struct MemoryLine {
 impl MemoryLine {
     /// Bytes in all.
     pub const fn bytes(&self) -> u64 {
-        self.count * self.bytes_each
+        self.count.saturating_mul(self.bytes_each)
     }
 }
 
@@ -171,7 +171,7 @@ pub struct MemoryTable {
 impl MemoryTable {
     /// The sum of all lines in bytes; the kernel's part is not in it.
     pub fn bytes(&self) -> u64 {
-        self.lines.iter().map(MemoryLine::bytes).sum()
+        self.lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add)
     }
 }
 
@@ -307,7 +307,8 @@ impl Limits {
 
     /// Who is there, and what they have declared.
     fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        let replies = self.connections_max as usize * self.replies_bytes_max as usize;
+        // An operator's numbers: on a 32-bit board the product may wrap to one that would seem to fit.
+        let replies = (self.connections_max as usize).saturating_mul(self.replies_bytes_max as usize);
         vec![
             line(
                 "connections_max",
@@ -523,7 +524,7 @@ impl Limits {
                 "at least three times commit_bytes_max",
             ),
             (
-                self.commit_bytes_max >= (self.frame_max + (96 << 10)) / 3 * 4
+                u64::from(self.commit_bytes_max) >= (u64::from(self.frame_max) + (96 << 10)) / 3 * 4
                     && self.commit_bytes_max.is_multiple_of(4096),
                 "commit_bytes_max",
                 "a multiple of 4 KiB, at least four thirds of frame_max plus 96 KiB: every record must fit",
@@ -582,6 +583,18 @@ mod tests {
         let limits = Limits { messages_max: 10_000_000, ..Limits::default() };
         let error = limits.check(&SIZES, 128_000_000).unwrap_err();
         assert!(error.to_string().contains("lower messages_max"), "{error}");
+    }
+
+    #[test]
+    fn no_number_that_can_be_written_makes_the_sum_wrap() {
+        let replies = Limits { connections_max: 1 << 16, replies_bytes_max: 1 << 16, ..Limits::default() };
+        let bodies = Limits { body_bytes_max: u64::MAX, ..Limits::default() };
+        for limits in [replies, bodies] {
+            let error = limits.check(&SIZES, u64::MAX >> 32).unwrap_err();
+            assert!(matches!(error, LimitsError::TooMuch { sum, .. } if sum >= 1 << 32), "{error}");
+        }
+        let every = Limits { frame_max: u32::MAX, input_buffer_bytes: u32::MAX, ..Limits::default() };
+        assert!(matches!(every.check(&SIZES, u64::MAX), Err(LimitsError::Contradiction { .. })));
     }
 
     #[test]

@@ -250,6 +250,22 @@ fn after_our_close_only_close_ok_counts() {
     host.end(&mut world);
 }
 
+/// Payload and end octet of the largest frame are 2^32, more than a 32-bit board can count.
+#[test]
+fn after_our_close_a_frame_of_4_gib_is_read_over() {
+    let mut world = World::new(small_limits());
+    let mut host = open(&mut world);
+    host.run(&mut world, &close_ok());
+    host.said();
+    host.run(&mut world, b"\x03\0\x01\xff\xff\xff\xff");
+    for _ in 0..100 {
+        host.run(&mut world, &[0xCE; 65_536]);
+        assert!(host.stash.is_empty(), "{} octets are left of what is only read over", host.stash.len());
+    }
+    assert!(host.said().is_empty() && !host.is_finished);
+    host.end(&mut world);
+}
+
 #[test]
 fn a_peer_that_does_not_answer_our_close_is_not_waited_for_long() {
     let mut world = World::new(small_limits());

@@ -15,7 +15,7 @@ pub struct BytePool {
 impl BytePool {
     /// Bytes that a pool for `bytes` of data takes, for the memory table.
     pub const fn bytes(bytes: usize) -> usize {
-        bytes.div_ceil(PAGE_BYTES) * (PAGE_BYTES + Blocks::PAGE_OVERHEAD_BYTES)
+        bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES + Blocks::PAGE_OVERHEAD_BYTES)
     }
 
     /// Room for `bytes_max` bytes, rounded up to pages.

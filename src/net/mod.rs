@@ -152,13 +152,16 @@ impl core::error::Error for StartError {}
 /// memory table.
 pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
     let limits = &config.limits;
-    let [frame, output] = [limits.frame_max, limits.output_buffer_bytes].map(|bytes| bytes as usize);
-    let [segment, commit] = [limits.segment_bytes, limits.commit_bytes_max].map(|bytes| bytes as usize);
+    let output = limits.output_buffer_bytes as usize;
+    // What is larger than any segment is refused by the rules of `Limits`; until then no sum may wrap.
+    let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
+        .map(|bytes| bytes.min(store::SEGMENT_BYTES_MAX) as usize);
     let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
-    let unsent = BytePool::bytes(connections * stream::Buffers::UNSENT_BYTES).div_ceil(connections);
+    let unsent =
+        BytePool::bytes(connections.saturating_mul(stream::Buffers::UNSENT_BYTES)).div_ceil(connections);
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame) + session::Marks::bytes(output),
         store_bytes: store::buffer_bytes(segment, commit, frame),

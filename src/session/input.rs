@@ -328,11 +328,13 @@ impl Connection {
     fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
         let rest = &input[*at..];
         if self.body.is_begun {
-            let take = rest.len().min(self.body.left as usize + 1);
-            *at += take;
-            self.body.is_begun = take <= self.body.left as usize;
-            self.body.left = self.body.left.saturating_sub(take as u32);
-            return !self.body.is_begun;
+            // Payload and end octet apart: together they may be 2^32, which a 32-bit board cannot count.
+            let here = rest.len().min(self.body.left as usize);
+            self.body.left -= here as u32;
+            let has_end = self.body.left == 0 && rest.len() > here;
+            *at += here + usize::from(has_end);
+            self.body.is_begun = !has_end;
+            return has_end;
         }
         let Some(header) = FrameHeader::peek(rest) else {
             return false;

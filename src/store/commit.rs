@@ -64,7 +64,8 @@ pub(super) struct Commit<'a> {
 
 /// `bytes` rounded up to whole blocks.
 pub(super) const fn padded(bytes: usize) -> usize {
-    bytes.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
+    // A length may come from the disk: on a 32-bit board the largest would wrap.
+    bytes.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
 }
 
 /// Starts a commit in `buffer`: room for the header. Records are appended behind it.

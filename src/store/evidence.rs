@@ -13,7 +13,7 @@ use std::io;
 use super::commit::{BLOCK_BYTES, Claim, Commit, Owner, claimed_length};
 use super::disk::Disk;
 use super::reader::{Chain, Found};
-use super::segment::{HeaderRead, SEGMENT_BYTES_MIN, SegmentHeader};
+use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
 
 /// No commit is longer, in bytes.
 const COMMIT_BYTES_MAX: usize = 64 << 20;
@@ -32,26 +32,22 @@ pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[Found]) -> io::Result<Opt
 }
 
 fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
-    let (mut at, mut bytes) = (BLOCK_BYTES, Vec::new());
-    loop {
+    let mut bytes = Vec::new();
+    for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(BLOCK_BYTES) {
         bytes.resize(BLOCK_BYTES, 0);
-        if disk.read(slot, at as u64, &mut bytes)? < BLOCK_BYTES {
+        if disk.read(slot, at, &mut bytes)? < BLOCK_BYTES {
             return Ok(None);
         }
         if let Some(length) = claimed_length(&bytes).filter(|length| *length <= COMMIT_BYTES_MAX) {
             bytes.resize(length.max(BLOCK_BYTES), 0);
-            let known = disk.read(slot, at as u64, &mut bytes)?;
+            let known = disk.read(slot, at, &mut bytes)?;
             let owner = Commit::owner(&bytes[..known]);
-            if owner.is_some_and(|owner| is_possible(owner.segment_bytes)) {
+            if owner.is_some_and(|owner| is_segment_size(owner.segment_bytes)) {
                 return Ok(owner);
             }
         }
-        at += BLOCK_BYTES;
     }
-}
-
-const fn is_possible(segment_bytes: u32) -> bool {
-    segment_bytes >= SEGMENT_BYTES_MIN && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES)
+    Ok(None)
 }
 
 /// The newest commit that good headers know to have been synced.

@@ -90,5 +90,5 @@ pub use record::{
     Targets,
 };
 pub use recover::{OpenError, Report, SetAside};
-pub use segment::{Identity, SEGMENT_BYTES_MIN};
+pub use segment::{Identity, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use space::SEGMENTS_RESERVED;

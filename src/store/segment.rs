@@ -30,6 +30,16 @@ const FIXED_BYTES: usize = 76;
 const PREFIX_BYTES: usize = 16;
 /// The smallest segment in bytes.
 pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+/// The largest segment in bytes. One is read as a whole, so what a damaged or foreign header claims beyond
+/// this would ask a 32-bit board for memory that it cannot even address.
+pub const SEGMENT_BYTES_MAX: u32 = 256 << 20;
+
+/// Whether a store can have segments of this size. Sizes come from the disk, so they are not to be trusted.
+pub(super) const fn is_segment_size(segment_bytes: u32) -> bool {
+    SEGMENT_BYTES_MIN <= segment_bytes
+        && segment_bytes <= SEGMENT_BYTES_MAX
+        && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES)
+}
 
 /// The CRC of a header, from its magic to the end of its list.
 fn checksum(header: &[u8]) -> u32 {
@@ -162,10 +172,8 @@ impl SegmentHeader {
             previous = u64::checked_add(previous, input.varint()?)?;
             live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
         }
-        let sizes =
-            segment_bytes >= SEGMENT_BYTES_MIN && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES);
         let header = Self { identity, segment_bytes, life, sequence, time_ms, commits, live };
-        (sizes && input.is_empty()).then_some(header)
+        (is_segment_size(segment_bytes) && input.is_empty()).then_some(header)
     }
 }
 
@@ -214,5 +222,18 @@ mod tests {
         let sum = checksum(&bytes[..length]);
         bytes[8..12].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
+    }
+
+    #[test]
+    fn no_length_that_a_disk_can_hold_wraps_or_asks_for_all_memory() {
+        let mut bytes = vec![0; 4096];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[12..16].fill(0xff);
+        assert!(matches!(SegmentHeader::parse(&bytes), HeaderRead::Longer(length) if length > 1 << 31));
+        for (segment_bytes, is_one) in [(SEGMENT_BYTES_MAX, true), (1 << 31, false), (0xffff_f000, false)] {
+            SegmentHeader { segment_bytes, ..header(5) }.encode(&mut bytes);
+            let is_read = matches!(SegmentHeader::parse(&bytes), HeaderRead::Good(..));
+            assert_eq!(is_read, is_one, "{segment_bytes}");
+        }
     }
 }

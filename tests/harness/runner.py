@@ -38,7 +38,7 @@ CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable"]
 # Suites that take long come last, so that a plain mistake is seen early.
 ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
-LAST = ["fuzz", "arm"]
+LAST = ["fuzz", "word32", "arm"]
 SUITE_LIMIT_SECONDS = 25 * 60
 
 

@@ -12,7 +12,7 @@ use super::LookError;
 use super::walk::Walk;
 use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
-use crate::store::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
+use crate::store::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
 
 /// The most bytes a header is read with.
 const HEADER_BYTES_MAX: usize = 1 << 20;
@@ -151,7 +151,7 @@ impl Survey {
         let (mut longest, mut block) = (0, [0; BLOCK_BYTES]);
         for found in &self.found {
             // A length can only be felt for.
-            let (mut low, mut high) = (0_u64, 1 << 20);
+            let (mut low, mut high) = (0_u64, u64::from(SEGMENT_BYTES_MAX) / BLOCK_BYTES as u64);
             while low < high {
                 let middle = u64::midpoint(low, high);
                 match disk.read(found.slot, middle * BLOCK_BYTES as u64, &mut block) {
@@ -159,7 +159,7 @@ impl Survey {
                     _ => low = middle + 1,
                 }
             }
-            longest = longest.max(low.min(u64::from(u32::MAX) / BLOCK_BYTES as u64) as u32);
+            longest = longest.max(low as u32);
         }
         Ok(longest * BLOCK_BYTES as u32)
     }

@@ -8,11 +8,10 @@ use std::io::Cursor;
 
 use leveret::admin::definitions;
 use leveret::admin::http::{Parsed, decode, encode, parse};
-use libfuzzer_sys::fuzz_target;
 
 const BYTES_MAX: usize = 4096;
 
-fuzz_target!(|bytes: &[u8]| {
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let bytes = &bytes[..bytes.len().min(BYTES_MAX)];
     if let Parsed::Request(request, end) = parse(bytes, BYTES_MAX) {
         assert!(end <= bytes.len() && request.body.len() <= end);
