@@ -144,9 +144,13 @@ class Leveret:
         self.process.kill()
         self.process.wait(10.0)
 
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.process.terminate()
+
     def stop(self) -> None:
         """Ask it to end, which it must do well."""
-        self.process.terminate()
+        self.terminate()
         status = self.process.wait(15.0)
         if status != 0:
             raise BrokerError(f"leveret was asked to stop and ended with status {status}:\n{self.log()}")
@@ -299,6 +303,10 @@ class RabbitMq:
         if done.returncode != 0:
             raise BrokerError(f"rabbitmqctl {args[0]}: status {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
+
+    def terminate(self) -> None:
+        """SIGTERM to the node itself."""
+        os.kill(int((self.home / "pid").read_text()), signal.SIGTERM)
 
     def alive(self) -> bool:
         """Whether node and port mapper still run."""

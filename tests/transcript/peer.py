@@ -53,8 +53,10 @@ class Unit(NamedTuple):
 class Script:
     """One scenario's connections and the transcript they write together."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, broker: Any = None) -> None:
+        """`broker` is the process, for a scenario that has one of its own."""
         self.address = address
+        self.broker = broker
         self.lines: List[str] = []
         self.connections: Dict[str, Connection] = {}
         self.queues: Dict[str, Connection] = {}

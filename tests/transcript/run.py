@@ -22,9 +22,10 @@ from harness.wire import PROTOCOL_HEADER  # noqa: E402
 from transcript import scenarios  # noqa: E402,F401
 from transcript.differences import Differences, hunks, show_hunk  # noqa: E402
 from transcript.peer import Script  # noqa: E402
-from transcript.registry import SCENARIOS, Scenario  # noqa: E402
+from transcript.registry import SCENARIOS, Own, Scenario  # noqa: E402
 
 Broker = Union[brokers.Leveret, brokers.RabbitMq]
+Starter = Callable[[Optional[Own]], Broker]
 RECORDED = HERE / "recorded"
 RABBITMQ_TRIES = 3
 
@@ -32,9 +33,9 @@ RABBITMQ_TRIES = 3
 class Target:
     """The broker to talk to: one that runs already, or one of our own, made anew when it hangs."""
 
-    def __init__(self, at: Optional[str], start: Optional[Callable[[], Broker]]) -> None:
+    def __init__(self, at: Optional[str], start: Optional[Starter]) -> None:
         self.start = start
-        self.broker = start() if start else None
+        self.broker = start(None) if start else None
         if self.broker:
             self.address = self.broker.address
         else:
@@ -46,7 +47,7 @@ class Target:
         if self.broker and self.start:
             print(self.broker.log()[-5000:])
             self.close()
-            self.broker = self.start()
+            self.broker = self.start(None)
             self.address = self.broker.address
 
     def close(self) -> None:
@@ -65,7 +66,8 @@ class Target:
 def play_all(wanted: List[Scenario], target: Target) -> Dict[str, str]:
     """The transcripts of these scenarios: the patient ones beside each other, then the others in
     turn. After one that leaves the broker without an answer the broker is made anew."""
-    texts: Dict[str, str] = {}
+    texts: Dict[str, str] = {scenario.name: play_own(scenario, target) for scenario in wanted if scenario.own}
+    wanted = [scenario for scenario in wanted if not scenario.own]
     with ThreadPoolExecutor(16) as pool:
         beside = {s.name: pool.submit(play, s, target.address) for s in wanted if not s.alone}
         texts.update({name: future.result() for name, future in beside.items()})
@@ -83,6 +85,17 @@ def play_all(wanted: List[Scenario], target: Target) -> Dict[str, str]:
     return texts
 
 
+def play_own(scenario: Scenario, target: Target) -> str:
+    """The transcript of one that has a broker for itself."""
+    if not target.start:
+        return recorded(scenario)  # a broker that runs already is not ours to configure or to stop
+    broker = target.start(scenario.own)
+    try:
+        return play(scenario, broker.address, broker)
+    finally:
+        broker.close()
+
+
 def answers(address: brokers.Address) -> bool:
     """Whether a new client is greeted."""
     try:
@@ -94,9 +107,9 @@ def answers(address: brokers.Address) -> bool:
         return False
 
 
-def play(scenario: Scenario, address: brokers.Address) -> str:
+def play(scenario: Scenario, address: brokers.Address, own: Optional[Broker] = None) -> str:
     """Run one scenario; an accident in the script becomes part of the transcript."""
-    script = Script(address)
+    script = Script(address, own)
     began = time.monotonic()
     try:
         scenario.play(script)
@@ -182,9 +195,14 @@ def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optiona
     return failed
 
 
-def own_leveret() -> Broker:
+def start_leveret(own: Optional[Own]) -> Broker:
     """The release binary."""
-    return brokers.Leveret(brokers.leveret_binary(), [])
+    return brokers.Leveret(brokers.leveret_binary(), [], own.leveret if own else None)
+
+
+def start_rabbitmq(own: Optional[Own]) -> Broker:
+    """The oracle."""
+    return brokers.RabbitMq(own.rabbitmq if own else "")
 
 
 def main() -> int:
@@ -204,9 +222,9 @@ def main() -> int:
         return 0
     if args.record and not (args.rabbitmq or args.at):
         parser.error("only RabbitMQ is recorded: give --rabbitmq or --at")
-    start: Optional[Callable[[], Broker]] = None
+    start: Optional[Starter] = None
     if not args.at:
-        start = brokers.RabbitMq if args.rabbitmq else own_leveret
+        start = start_rabbitmq if args.rabbitmq else start_leveret
     with Target(args.at, start) as target:
         if args.record:
             return record(wanted, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness import wire
 
 from ..peer import Channel, Script
-from ..registry import scenario
+from ..registry import Own, scenario
 
 
 def drain(ch: Channel, queue: str) -> None:
@@ -113,3 +113,38 @@ def max_message_size(t: Script) -> None:
         ch.expect_close()
     else:
         ch.line("<", "(nothing until the body is complete)")
+
+
+SMALL_MESSAGES = Own(rabbitmq="{max_message_size, 65536}", leveret="[limits]\nmessage_size_max = \"64KiB\"\n")
+
+
+@scenario("max-message-size-set", own=SMALL_MESSAGES)
+def max_message_size_set(t: Script) -> None:
+    t.note("the largest there may be")
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="mms", exclusive=True)
+    ch.call("confirm.select")
+    ch.publish("", "mms", "x" * 65536)
+    ch.expect_confirms(1)
+    t.note("one octet more")
+    a.send(wire.publish(1, "", "mms", b"x" * 65537, frame_max=a.frame_max))
+    ch.line(">", "basic.publish of 65537 octets")
+    a.wait(lambda: bool(ch.replies) or bool(a.events))
+    ch.expect_close()
+    t.note("the connection works, and nothing of it is in the queue")
+    a.channel(2).call("queue.declare", queue="mms", passive=True)
+
+
+@scenario("shutdown", own=Own(rabbitmq="", leveret=""))
+def shutdown(t: Script) -> None:
+    t.note("SIGTERM: to one with a channel, to one that consumes, to one without a channel")
+    peers = [t.connect(name) for name in "ABC"]
+    peers[0].channel()
+    consumer = peers[1].channel()
+    consumer.call("queue.declare", queue="sd", exclusive=True)
+    consumer.call("basic.consume", queue="sd", consumer_tag="c")
+    t.broker.terminate()
+    for peer in peers:
+        peer.hear()
+    t.queues.clear()
