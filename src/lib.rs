@@ -10,6 +10,7 @@
 //! | room | owns | sees |
 //! |------|------|------|
 //! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time, words, bytes | nothing above |
+//! | [`log_limiter`] | the ground floor as well: how many lines peers may cause in the log | `time` |
 //! | [`journal`] | the ground floor as well: what is to be written down | `mem` |
 //! | [`password`] | the ground floor as well: what a password is kept as | `command` |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
@@ -90,6 +91,7 @@ pub mod config;
 pub mod error;
 pub mod journal;
 pub mod limits;
+pub mod log_limiter;
 pub mod mem;
 pub mod net;
 pub mod password;

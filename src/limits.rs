@@ -9,6 +9,7 @@
 use core::fmt;
 
 use crate::journal::Journal;
+use crate::log_limiter::LogLimiter;
 use crate::mem::{BytePool, CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
 
 /// The smallest frame size AMQP allows a peer to negotiate, in bytes.
@@ -283,10 +284,14 @@ pub const SEGMENTS_MIN: u64 = 8;
 const PROGRAM_BYTES: u64 = 5_500_000;
 /// Clients of the operator's socket at once; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
-/// Threads that wait for the disk, and the one that runs errands.
-const HELPERS: u64 = 3;
+/// Threads that wait for the disk, the one that runs errands, and the one that writes the log.
+const HELPERS: u64 = 4;
+/// Bytes of log lines that standard error has not taken yet; further ones are dropped and counted.
+pub const LOG_RING_BYTES: usize = 32 << 10;
 /// The stack of each, in bytes.
 pub const HELPER_STACK_BYTES: usize = 128 << 10;
+/// The lines, and what is known of those who cause them.
+const LOG_BYTES: usize = LOG_RING_BYTES + size_of::<LogLimiter>();
 /// The main thread's stack as far as it is ever touched.
 const STACK_BYTES: u64 = 256 << 10;
 
@@ -395,7 +400,8 @@ impl Limits {
                 "clients of leveret ctl: a request and an answer each",
             ),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
-            line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk and for errands"),
+            line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk, for errands and for the log"),
+            line("log", 1, LOG_BYTES, "lines on their way out, who may have how many"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ]
     }
@@ -456,10 +462,9 @@ impl Limits {
         if sum <= memory_limit {
             return Ok(table);
         }
-        let adjustable = table
-            .lines
-            .iter()
-            .filter(|line| !matches!(line.key, "control" | "stack" | "helpers" | "program" | "allocator"));
+        let adjustable = table.lines.iter().filter(|line| {
+            !matches!(line.key, "control" | "stack" | "helpers" | "log" | "program" | "allocator")
+        });
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
         Err(LimitsError::TooMuch { sum, memory_limit, key })
     }

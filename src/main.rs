@@ -5,18 +5,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use leveret::config::Config;
-use leveret::net;
+use leveret::net::{self, StartError};
 use leveret::tool::args::{self, Ask, HELP};
 use leveret::tool::{self, bench, check, ctl, inspect, logging, restore};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            logging::say_fatal(error.as_ref());
-            tool::exit_code(error.as_ref())
-        }
-    }
+    let code = run().unwrap_or_else(|error| {
+        logging::say_fatal(error.as_ref());
+        tool::exit_code(error.as_ref())
+    });
+    logging::finish();
+    code
 }
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
@@ -34,7 +33,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         #[cfg(debug_assertions)]
         Ask::Sim(seed, runs) => {
             // Whoever replays a run wants to hear what the broker says of it.
-            logging::start(if runs == 1 { log::LevelFilter::Info } else { log::LevelFilter::Off });
+            logging::start(if runs == 1 { log::LevelFilter::Info } else { log::LevelFilter::Off })?;
             print(&leveret::tool::sim::run(seed, runs)?)?;
         }
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
@@ -46,7 +45,8 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         }
         Ask::Serve(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
-            logging::start(config.log_level);
+            let no_thread = |error| StartError::System("start the thread that writes the log", error);
+            logging::start(config.log_level).map_err(no_thread)?;
             net::serve(&config)?;
         }
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The ground floor: every room may look at these, and they see nothing above them.
-const GROUND: &[&str] = &["limits", "error", "time", "command", "mem", "journal", "password"];
+const GROUND: &[&str] = &["limits", "error", "time", "command", "mem", "journal", "password", "log_limiter"];
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
 const SEES: &[(&str, &[&str])] = &[
@@ -21,6 +21,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("mem", &[]),
     ("journal", &[]),
     ("password", &[]),
+    ("log_limiter", &[]),
     ("config", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
@@ -40,7 +41,18 @@ const EVERYONE: &[&str] = &["*"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] = &[
-    "limits", "error", "time", "command", "mem", "journal", "password", "wire", "session", "broker", "store",
+    "limits",
+    "error",
+    "time",
+    "command",
+    "mem",
+    "journal",
+    "password",
+    "log_limiter",
+    "wire",
+    "session",
+    "broker",
+    "store",
     "bridge",
 ];
 
@@ -57,6 +69,33 @@ const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
     ("broker/exchanges.rs", 3, "each declaration looks for room before it changes anything"),
     ("broker/pairs.rs", 1, "a binding is counted with its pairs before it is added"),
+];
+
+/// Rooms where peers are handled: what they cause is logged through the limiter, and at most so much here.
+const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "net", "admin", "wire"];
+
+/// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
+const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];
+
+/// Files of those rooms with bare log calls: how many, and why no peer can cause a line, or not often.
+const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
+    ("admin/systemd.rs", 1, "the service manager refuses a message"),
+    ("broker/access/mod.rs", 1, "once at a start"),
+    ("broker/pages.rs", 2, "damage, or a limit that was lowered"),
+    ("broker/publish.rs", 1, "once a minute by its own clock"),
+    ("net/control.rs", 1, "once at a start"),
+    ("net/defined.rs", 3, "once at a start"),
+    ("net/descriptors.rs", 1, "once at a start"),
+    ("net/desk.rs", 4, "once at a start"),
+    ("net/disk.rs", 6, "once at a start or at the end"),
+    ("net/helper.rs", 1, "the system fails"),
+    ("net/house.rs", 4, "once at a start"),
+    ("net/listen.rs", 1, "once at a start"),
+    ("net/local.rs", 1, "once at the end"),
+    ("net/reload.rs", 4, "the operator asks for it"),
+    ("net/tls/certificates.rs", 7, "the operator changes files"),
+    ("net/turn.rs", 3, "once at the end"),
+    ("session/output.rs", 1, "our own mistake, which an assertion finds first"),
 ];
 
 const FILE_LINES_MAX: usize = 700;
@@ -88,6 +127,7 @@ fn check_house(sources: &BTreeMap<String, String>) -> Vec<String> {
         complaints.extend(check_layers(path, &code));
         complaints.extend(check_world(path, &code));
         complaints.extend(check_assertions(path, &code));
+        complaints.extend(check_log_calls(path, &code));
         complaints.extend(check_functions(path, &code));
         if code.words().any(|(_, word)| word == "unsafe") {
             unsafe_files.push(path.clone());
@@ -185,6 +225,27 @@ fn check_assertions(path: &str, code: &Code) -> Vec<String> {
         lines.len(),
         lines.join(", ")
     )]
+}
+
+/// Log calls past the limiter in rooms of peers: no more than the table justifies.
+fn check_log_calls(path: &str, code: &Code) -> Vec<String> {
+    if !ROOMS_OF_PEERS.contains(&room_of(path)) {
+        return Vec::new();
+    }
+    let mut complaints = Vec::new();
+    for at in code.find("use log::") {
+        let line = code.line_of(at);
+        complaints.push(format!("{path}:{line}: log calls are written out, so that they are seen"));
+    }
+    let found: usize = BARE_LOG.iter().map(|call| code.find(call).len()).sum();
+    let allowed = BARE_LOG_CALLS.iter().find(|(file, _, _)| *file == path).map_or(0, |(_, count, _)| *count);
+    if found > allowed {
+        complaints.push(format!(
+            "{path}: {found} log calls past the limiter, {allowed} justified in tests/layers.rs; what a peer \
+             causes goes through log_limiter"
+        ));
+    }
+    complaints
 }
 
 /// The length of every function.
@@ -558,6 +619,17 @@ mod the_checker_sees {
         is_content("mem/slab.rs", &format!("// {}", "é".repeat(107)));
         is_content("mem/slab.rs", &format!("//! | {} |", "x".repeat(200)));
         assert!(check_shape("mem/slab.rs", "use a;")[0].contains("opens with //!"));
+    }
+
+    #[test]
+    fn log_calls_past_the_limiter() {
+        let complaint = "1 log calls past the limiter, 0 justified";
+        complains("session/timers.rs", "fn f() { log::warn!(\"{}\", self.id) }", complaint);
+        complains("broker/route.rs", "fn f() { log::log!(level, \"again\") }", complaint);
+        complains("net/turn.rs", &"fn f() { log::info!(\"x\") }\n".repeat(4), "4 log calls past the limiter");
+        complains("net/gate.rs", "use log::warn;", "log calls are written out");
+        is_content("session/timers.rs", "fn f() { log::debug!(\"{}\", self.id) }");
+        is_content("tool/check.rs", "fn f() { log::warn!(\"x\") }");
     }
 
     #[test]

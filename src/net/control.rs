@@ -16,6 +16,7 @@ use crate::admin::talk::Talk;
 use crate::command::ConnectionId;
 use crate::config::Config;
 use crate::limits::CONTROL_CLIENTS_MAX as CLIENTS_MAX;
+use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::store::Log;
 use crate::time::{Deadline, Now};
 
@@ -124,20 +125,21 @@ impl Control {
         self.door.is_some() && self.clients.iter().any(Option::is_none)
     }
 
-    fn let_in(&mut self, poll: &Poll, now: Now) {
+    fn let_in(&mut self, poll: &Poll, limiter: &mut LogLimiter, now: Now) {
         while self.is_ready
             && let Some(place) = self.clients.iter().position(Option::is_none)
             && let Some(door) = &self.door
         {
             match door.accept() {
                 Ok((stream, who)) => {
-                    self.clients[place] = welcome(poll, stream, who, place, now);
+                    self.clients[place] = welcome(poll, stream, who, place, limiter, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.is_ready = false;
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        log::warn!("accepting on {} failed: {error}", self.path.display());
+                        let text = format_args!("accepting on {} failed: {error}", self.path.display());
+                        limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
                     }
                 }
             }
@@ -200,7 +202,7 @@ impl Client {
 impl House {
     /// Serves the operator's clients: one reading, one step, one writing each.
     pub(super) fn serve_control(&mut self) {
-        self.control.let_in(&self.poll, self.now);
+        self.control.let_in(&self.poll, &mut self.supplies.log, self.now);
         for place in 0..CLIENTS_MAX {
             let Some(mut client) = self.control.clients[place].take() else { continue };
             if self.serve_client(place, &mut client) {
@@ -258,19 +260,28 @@ impl House {
 }
 
 /// Lets somebody in who may come in.
-fn welcome(poll: &Poll, mut stream: Socket, who: PeerAddress, place: usize, now: Now) -> Option<Client> {
+fn welcome(
+    poll: &Poll,
+    mut stream: Socket,
+    who: PeerAddress,
+    place: usize,
+    limiter: &mut LogLimiter,
+    now: Now,
+) -> Option<Client> {
     let ours = rustix::process::geteuid().as_raw();
     match who {
         PeerAddress::Local { uid, .. } if uid == 0 || uid == ours => {}
         who => {
-            log::warn!("leveret ctl is for root and user {ours} only, and not for {who}");
+            let text = format_args!("leveret ctl is for root and user {ours} only, and not for {who}");
+            limiter.warn(now, who.source(), LogKind::Control, text);
             return None;
         }
     }
     let token = Token(DOOR - 1 - place);
     if let Err(error) = poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
     {
-        log::warn!("a ctl client could not be set up: {error}");
+        let text = format_args!("a ctl client could not be set up: {error}");
+        limiter.warn(now, who.source(), LogKind::Shortage, text);
         return None;
     }
     let idle_at = now.after_ms(IDLE_MS);

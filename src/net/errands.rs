@@ -20,6 +20,7 @@ use crate::command::{ConnectionId, Outcome};
 use crate::config::{Config, ConfigError};
 use crate::journal::Batch;
 use crate::limits::Limits;
+use crate::log_limiter::{LogKind, LogSource};
 use crate::time::{Deadline, Now};
 
 use super::gate::{Gate, Login};
@@ -199,7 +200,9 @@ impl House {
     fn finish_login(&mut self, login: &Login, is_right: bool) {
         if let Some((failures, delay_ms)) = self.errands.gate.checked(self.now, login, is_right) {
             let from = login.from;
-            log::warn!("{from}: {failures} wrong logins so far; its next waits for {delay_ms} ms");
+            let text =
+                format_args!("{from}: {failures} wrong logins so far; its next waits for {delay_ms} ms");
+            self.supplies.log.warn(self.now, LogSource::Address(from), LogKind::Login, text);
         }
         while let Some(other) = self.errands.gate.turn_away(login) {
             self.end_now(other);

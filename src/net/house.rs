@@ -15,6 +15,7 @@ use crate::command::ConnectionId;
 use crate::config::Config;
 use crate::journal::Batch;
 use crate::limits::{Limits, Megabytes, MemoryTable};
+use crate::log_limiter::LogLimiter;
 use crate::mem::{MessageLimits, Messages};
 use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
 use crate::time::{Deadline, Now};
@@ -32,7 +33,6 @@ use super::peer::Peer;
 use super::signals;
 use super::stream::Buffers;
 use super::tls::Keeper;
-use super::told::Told;
 use super::turn::TRIM_AFTER_MS;
 
 const EVENTS_PER_POLL: usize = 256;
@@ -51,6 +51,8 @@ pub(super) struct Supplies {
     pub(super) settings: Settings,
     pub(super) pools: Pools,
     pub(super) messages: Messages,
+    /// What is logged of peers goes through it.
+    pub(super) log: LogLimiter,
 }
 
 impl Supplies {
@@ -62,6 +64,7 @@ impl Supplies {
             settings: &self.settings,
             share: broker.content_share(id),
             durable: broker.journal().durable(),
+            log: &mut self.log,
         }
     }
 }
@@ -79,7 +82,6 @@ pub struct House {
     pub(super) spare: SpareDescriptor,
     pub(super) signals: UnixStream,
     pub(super) hangups: UnixStream,
-    pub(super) told: Told,
     /// By connection id.
     pub(super) peers: Vec<Option<Peer>>,
     pub(super) peers_count: u32,
@@ -175,7 +177,6 @@ impl House {
             spare: SpareDescriptor::new(),
             signals,
             hangups,
-            told: Told::default(),
             peers: Vec::with_capacity(connections),
             peers_count: 0,
             connections_made: 0,
@@ -187,6 +188,7 @@ impl House {
                 settings: Settings::new(&limits, &identity(config)),
                 pools: Pools::new(&limits),
                 messages: Messages::new(message_limits(&limits)),
+                log: LogLimiter::default(),
             },
             broker,
             disk: None,

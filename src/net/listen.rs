@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::config::units::ListenAddress;
 use crate::error::is_out_of_descriptors;
 use crate::limits::Limits;
+use crate::log_limiter::{LogKind, LogLimiter, LogSource};
+use crate::time::Now;
 
 use super::StartError;
 use super::local::LocalDoor;
@@ -115,7 +117,12 @@ impl Door {
     }
 
     /// The next visitor, if one waits.
-    pub(super) fn accept(&mut self, spare: &mut SpareDescriptor) -> Option<Visitor> {
+    pub(super) fn accept(
+        &mut self,
+        spare: &mut SpareDescriptor,
+        limiter: &mut LogLimiter,
+        now: Now,
+    ) -> Option<Visitor> {
         loop {
             match self.listener.accept() {
                 Ok((socket, address)) => return Some(Visitor { socket, address, with_tls: self.with_tls }),
@@ -124,9 +131,9 @@ impl Door {
                     return None;
                 }
                 Err(error) if is_out_of_descriptors(&error) => {
-                    log::warn!(
-                        "no file descriptor for a new connection ({error}): raise the limit (LimitNOFILE)"
-                    );
+                    let hint = "raise the limit (LimitNOFILE)";
+                    let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
+                    limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
                     // Without a spare one the visitor stays in the queue; looking again at once would only
                     // find the same.
                     self.ready = spare.turn_away(&self.listener);
@@ -135,7 +142,8 @@ impl Door {
                 // The peer changed its mind between connecting and being accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    log::warn!("accepting on {} failed: {error}", self.address);
+                    let text = format_args!("accepting on {} failed: {error}", self.address);
+                    limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
                     self.ready = false;
                     return None;
                 }

@@ -12,7 +12,6 @@
 //! | `strangers` | handshakes of TLS, and peers that speak something else |
 //! | `listen`, `local` | listening and accepting |
 //! | `descriptors` | how many there may be |
-//! | `told` | who was told of in the log lately |
 //! | `desk` | what passes between broker and store |
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
 //! | `errands` | what would hold the loop up, done by a thread of its own |
@@ -46,7 +45,6 @@ mod socket;
 mod strangers;
 mod stream;
 mod tls;
-mod told;
 mod turn;
 
 use core::fmt;

@@ -9,6 +9,7 @@ use mio::{Interest, Token};
 
 use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
+use crate::log_limiter::{LogKind, LogSource};
 use crate::session::{self, Step, Suspension};
 use crate::time::Deadline;
 
@@ -43,9 +44,14 @@ impl House {
                 if !self.doors[door].ready || !self.may_let_in(self.doors[door].with_tls) {
                     break;
                 }
-                let Some(visitor) = self.doors[door].accept(&mut self.spare) else { break };
+                let Some(visitor) =
+                    self.doors[door].accept(&mut self.spare, &mut self.supplies.log, self.now)
+                else {
+                    break;
+                };
                 if let Err(error) = self.welcome(visitor) {
-                    log::warn!("a connection could not be set up: {error}");
+                    let text = format_args!("a connection could not be set up: {error}");
+                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
                 }
             }
         }
@@ -63,8 +69,8 @@ impl House {
             return Err(error);
         }
         let from_loopback = visitor.address.is_loopback();
-        let session =
-            session::Connection::new(self.now, id, session::Peer { from_loopback }, &self.supplies.settings);
+        let other_end = session::Peer { from_loopback, source: visitor.address.source() };
+        let session = session::Connection::new(self.now, id, other_end, &self.supplies.settings);
         self.deadlines.lower(id, session.deadline());
         log::debug!("connection {}: from {}", id.index(), visitor.address);
         self.connections_made += 1;
@@ -138,6 +144,11 @@ impl House {
         let reading = if scarce { Reading::Look } else { Reading::Take };
         let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
         self.bytes_read += got.len;
+        if peer.stream.has_lost_record {
+            let text = "no room to keep its unfinished record of TLS; raise stash_bytes_max";
+            let text = format_args!("{}: {text}", peer.address);
+            self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+        }
         if peer.stream.is_shaking_hands() {
             return self.shake_hands(id, got.end);
         }
@@ -147,7 +158,9 @@ impl House {
         let waits = peer.waiting != Waiting::No;
         let kept = peer.stream.keep(&mut self.buffers.stashes, &mut self.input, got.len, handled, waits);
         if !kept {
-            log::warn!("{}: no room to keep its unfinished frame; raise stash_bytes_max", peer.address);
+            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
+            let text = format_args!("{}: {text}", peer.address);
+            self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
             self.end_now(id);
         } else if !is_done {
             // Its turn comes again; what it sent is looked at again if it was left in the socket.

@@ -12,6 +12,8 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::RecvFlags;
 
+use crate::log_limiter::LogSource;
+
 /// A connected socket.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -108,6 +110,14 @@ impl PeerAddress {
     /// Where it is: all processes of this machine are in one place.
     pub(super) fn place(self) -> IpAddr {
         self.ip().unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST))
+    }
+
+    /// On whose budget a line about it in the log is.
+    pub(super) fn source(self) -> LogSource {
+        match self {
+            Self::Network(address) => LogSource::Address(address.ip()),
+            Self::Local { uid, .. } => LogSource::User(uid),
+        }
     }
 
     /// Its address, the same for IPv4 whichever way it came; `None` for a process of this machine.

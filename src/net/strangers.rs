@@ -1,9 +1,10 @@
 //! The first words of a connection: handshakes of TLS, and peers that speak something else.
 //!
-//! Always true: who is at the wrong door is told in the log with its address and what to change, once in a
-//! while and not every time; a handshake that waits for us takes nothing of the time that its peer has.
+//! Always true: who is at the wrong door is told in the log with its address and what to change, by
+//! a budget; a handshake that waits for us takes nothing of the time that its peer has.
 
 use crate::command::ConnectionId;
+use crate::log_limiter::LogKind;
 use crate::time::Now;
 use crate::wire::{Opening, classify_opening};
 
@@ -64,9 +65,8 @@ impl House {
             Err(why) => {
                 self.tls_handshakes -= 1;
                 peer.ending = Ending::Flushing;
-                if let Some(left_out) = self.told.may_tell(peer.address, self.now) {
-                    log::warn!("{}: the handshake of TLS failed: {why}{left_out}", peer.address);
-                }
+                let text = format_args!("{}: the handshake of TLS failed: {why}", peer.address);
+                self.supplies.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
         }
         self.list_to_write(id);
@@ -91,18 +91,16 @@ impl House {
             Opening::OtherAmqp => "another version of AMQP: only 0-9-1 is spoken here",
             Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
         };
-        if let Some(left_out) = self.told.may_tell(peer.address, self.now) {
-            log::warn!("{}: refused: {hint}{left_out}", peer.address);
-        }
+        let text = format_args!("{}: refused: {hint}", peer.address);
+        self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         true
     }
 
     /// Hangs up on a peer that speaks something else, with an answer if that is HTTP.
     fn turn_away(&mut self, id: ConnectionId, hint: &str) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if let Some(left_out) = self.told.may_tell(peer.address, self.now) {
-            log::warn!("{}: refused: {hint}{left_out}", peer.address);
-        }
+        let text = format_args!("{}: refused: {hint}", peer.address);
+        self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         if hint.starts_with("HTTP") {
             peer.stream.answer_plainly(HTTP_ANSWER);
         }

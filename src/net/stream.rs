@@ -98,6 +98,8 @@ pub(super) struct Stream {
     pub(super) read_closed: bool,
     /// Everything the peer sent has been seen.
     ended: bool,
+    /// It ends because there was no room to keep the rest of a record of TLS.
+    pub(super) has_lost_record: bool,
     stash: ByteChain,
     /// Bytes at the start of the last input that came from the stash.
     from_stash: usize,
@@ -118,6 +120,7 @@ impl Stream {
             writable: true,
             read_closed: false,
             ended: false,
+            has_lost_record: false,
             stash: ByteChain::default(),
             from_stash: 0,
             reading: Reading::Take,
@@ -230,9 +233,7 @@ impl Stream {
             self.take_looked_at(&mut scratch[..taken.saturating_sub(held)])
         };
         if !is_kept {
-            log::warn!(
-                "a connection over TLS ends: no room to keep its unfinished record; raise stash_bytes_max"
-            );
+            self.has_lost_record = true;
             self.ended = true;
         }
         unsealed.plain

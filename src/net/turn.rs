@@ -23,6 +23,7 @@ use crate::admin::systemd;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
+use crate::log_limiter::{LogKind, LogSource};
 use crate::mem;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
@@ -54,12 +55,18 @@ impl House {
     /// The system's poll failed.
     pub fn run(&mut self) -> Result<(), StartError> {
         systemd::ready();
+        let stopped = self.run_until_stopped();
+        self.supplies.log.report();
+        stopped?;
+        log::info!("stopped");
+        Ok(())
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), StartError> {
         while !self.is_stopped() {
             self.turn()?;
         }
-        self.flush()?;
-        log::info!("stopped");
-        Ok(())
+        self.flush()
     }
 
     fn turn(&mut self) -> Result<(), StartError> {
@@ -127,6 +134,7 @@ impl House {
         let crowded = self.crowded.map_or(Deadline::NEVER, |(_, at)| at);
         let house =
             watchdog.earlier(stop).earlier(crowded).earlier(self.trim_due).earlier(disk).earlier(overdue);
+        let house = house.earlier(self.supplies.log.deadline());
         self.deadlines.next().earlier(house).earlier(self.errand_deadline()).earlier(self.control.deadline())
     }
 
@@ -200,6 +208,7 @@ impl House {
             self.call_at_deadline(id);
         }
         self.close_overdue();
+        self.supplies.log.report_due(self.now);
     }
 
     /// Closes the channels of those who settle nothing for too long. Who waits for room is let go on, for its
@@ -311,6 +320,13 @@ impl House {
         let Some(disk) = &mut self.disk else { return };
         self.spills = self.broker.spill(&mut self.supplies.messages);
         disk.hand_out(&mut self.broker, &mut self.supplies.messages, self.now);
+        if let Some(bytes) = disk.log_mut().take_index_overflow() {
+            let text = format_args!(
+                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
+                 consumed; raise index_bytes_max, or segment_bytes for a new store"
+            );
+            self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+        }
         self.note_durable();
     }
 

@@ -23,6 +23,7 @@ use super::{Capabilities, Connection, Context, Names, Phase, Settings, Step, har
 use crate::command::{Command, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::FRAME_BYTES_MIN;
+use crate::log_limiter::LogKind;
 use crate::password::Secret;
 use crate::wire::{
     Frame, FrameKind, Method, MethodError, Opening, PROTOCOL_HEADER, Table, classify_opening, next_frame,
@@ -201,7 +202,7 @@ impl Connection {
 
     fn start_ok<'a>(
         &mut self,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
         client_properties: Table<'a>,
         mechanism: &str,
         response: &'a [u8],
@@ -267,8 +268,8 @@ impl Connection {
     }
 
     /// Leaves the peer waiting for a while; then its socket is closed without a word.
-    pub(super) fn refuse(&mut self, context: &Context<'_>, why: fmt::Arguments<'_>) {
-        log::warn!("connection {}: refused during the handshake: {why}", self.id.index());
+    pub(super) fn refuse(&mut self, context: &mut Context<'_>, why: fmt::Arguments<'_>) {
+        self.warn(context, LogKind::Login, format_args!(": refused during the handshake: {why}"));
         let until = context.now.after_ms(timers::REFUSAL_DELAY_MS);
         self.phase = Phase::Refused { until, tell: None };
     }
@@ -276,7 +277,7 @@ impl Connection {
     /// The same for wrong credentials; a client that said it understands is told in the end.
     pub(super) fn refuse_login(
         &mut self,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
         mechanism: Mechanism,
         why: fmt::Arguments<'_>,
     ) {

@@ -16,6 +16,7 @@ use super::replies::{Kind, Pending};
 use super::{Blocked, Connection, Context, Names, Phase, Step, Suspension, hard_fault, timers};
 use crate::command::Command;
 use crate::error::{Fault, ReplyCode, Scope};
+use crate::log_limiter::LogKind;
 use crate::wire::{
     FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameHeader, FrameKind, Method, next_frame,
 };
@@ -407,7 +408,7 @@ impl Connection {
         }
         let record = &context.pools.channels[slot];
         let (number, state) = (record.number(), record.state);
-        log::warn!("connection {}, channel {number}: {fault}", self.id.index());
+        self.warn(context, LogKind::Channel, format_args!(", channel {number}: {fault}"));
         self.flush_confirms(context, slot);
         let close = Method::ChannelClose {
             reply_code: fault.code.code(),
@@ -425,7 +426,7 @@ impl Connection {
 
     /// Sends connection.close and waits for the answer, for a while.
     pub(super) fn close_connection(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
-        log::warn!("connection {}: closed: {fault}", self.id.index());
+        self.warn(context, LogKind::Connection, format_args!(": closed: {fault}"));
         let close = Method::ConnectionClose {
             reply_code: fault.code.code(),
             reply_text: &fault.text,

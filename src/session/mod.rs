@@ -59,10 +59,13 @@ mod settings;
 mod timers;
 mod whole;
 
+use core::fmt;
+
 use crate::command::{ChannelId, Command, ConnectionId, Name, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 use crate::limits::Limits;
+use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::mem::{ByteChain, BytePool, Messages, Share};
 use crate::time::{Deadline, Now};
 
@@ -147,6 +150,8 @@ pub struct Context<'p> {
     pub share: Share,
     /// Everything up to this batch is durable.
     pub durable: Batch,
+    /// What is logged of peers goes through it.
+    pub log: &'p mut LogLimiter,
 }
 
 /// What is known of the other end before it spoke.
@@ -154,6 +159,8 @@ pub struct Context<'p> {
 pub struct Peer {
     /// It connected from this very machine.
     pub from_loopback: bool,
+    /// Whose budget lines about it in the log are on.
+    pub source: LogSource,
 }
 
 /// Why input stands still although there is some.
@@ -296,6 +303,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Logs something that this peer caused; `text` goes on where its name ends.
+    fn warn(&self, context: &mut Context<'_>, kind: LogKind, text: fmt::Arguments<'_>) {
+        let source = self.peer.source;
+        let text = format_args!("connection {} of {source}{text}", self.id.index());
+        context.log.warn(context.now, source, kind, text);
+    }
+
     /// A connection that was just accepted.
     pub fn new(now: Now, id: ConnectionId, peer: Peer, settings: &Settings) -> Self {
         Self {

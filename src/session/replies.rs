@@ -15,6 +15,7 @@ use super::{Connection, Context, Phase, timers};
 use crate::command::{Name, Outcome, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
+use crate::log_limiter::LogKind;
 use crate::mem::BLOCK_UNIT_BYTES;
 use crate::time::Now;
 use crate::wire::{Method, Writer};
@@ -235,7 +236,11 @@ impl Connection {
         if !self.replies.append(&mut context.pools.replies, record) {
             // The pool is sized so that this cannot be; were it otherwise, a reply that is missing would
             // be worse than a connection that is.
-            log::error!("connection {}: no room for {}; closing it", self.id.index(), method.name());
+            self.warn(
+                context,
+                LogKind::Shortage,
+                format_args!(": no room for {}; closing it", method.name()),
+            );
             self.finish(context.now);
         }
     }

@@ -8,6 +8,7 @@
 use super::channel::NONE;
 use super::content::Content;
 use super::{Connection, Context, Phase};
+use crate::log_limiter::LogKind;
 use crate::time::{Deadline, Now};
 
 /// How long a refused peer is left waiting: what guessing passwords costs.
@@ -88,8 +89,8 @@ impl Connection {
                 self.tell_refusal(context, mechanism);
                 Timeout::GoOn
             }
-            Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(now),
-            Phase::Open => match self.handle_heartbeats(now) {
+            Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(context),
+            Phase::Open => match self.handle_heartbeats(context) {
                 Timeout::GoOn => {
                     self.blocked.lasts |= self.blocked_deadline().is_due(now);
                     // One whose input we let stand has all the time that we take.
@@ -102,19 +103,21 @@ impl Connection {
             },
             Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
             phase => {
-                log::warn!("connection {}: closed, time is up: {phase:?}", self.id.index());
+                self.warn(context, LogKind::Timeout, format_args!(": closed, time is up: {phase:?}"));
                 Timeout::Close
             }
         }
     }
 
-    fn handle_heartbeats(&mut self, now: Now) -> Timeout {
+    fn handle_heartbeats(&mut self, context: &mut Context<'_>) -> Timeout {
+        let now = context.now;
         if self.heartbeat_ms == 0 {
             return Timeout::GoOn;
         }
         if !self.is_suspended && self.heard.after_ms(self.lost_after_ms()).is_due(now) {
             let seconds = self.heartbeat_ms / 1000;
-            log::warn!("connection {}: missed heartbeats from client, timeout: {seconds}s", self.id.index());
+            let text = format_args!(": missed heartbeats from client, timeout: {seconds}s");
+            self.warn(context, LogKind::Timeout, text);
             return Timeout::Close;
         }
         if self.wrote.after_ms(self.send_after_ms()).is_due(now) {

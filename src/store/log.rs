@@ -127,6 +127,8 @@ pub struct Log {
     pub(super) index: Index,
     /// The index takes as much memory as it may.
     pub(super) is_index_full: bool,
+    /// It has become full, which nobody was told yet.
+    pub(super) index_overflow: Option<usize>,
     pub(super) slots: Slots,
     pub(super) active: SegmentRef,
     /// The next commit goes here; the segment's size when it is sealed.
@@ -205,6 +207,7 @@ impl Log {
             number: start.number,
             time_base_ms: start.time_base_ms,
             is_index_full: start.index.bytes() > start.settings.index_bytes,
+            index_overflow: None,
             index: start.index,
             slots: Slots::new(&start.slots, start.settings.segments_max),
             active: start.active,

@@ -231,15 +231,17 @@ impl Log {
         if live_bytes == 0 { 0 } else { live_bytes + (live_bytes / commit + 2) * BLOCK_BYTES as u64 }
     }
 
+    /// How many bytes the index took when it became full, once each time.
+    pub const fn take_index_overflow(&mut self) -> Option<usize> {
+        self.index_overflow.take()
+    }
+
     /// Looks how much memory the index takes.
     pub(super) fn weigh_index(&mut self) {
         let (bytes, most) = (self.index.bytes(), self.settings.index_bytes);
         let was_full = core::mem::replace(&mut self.is_index_full, bytes > most);
         if self.is_index_full && !was_full {
-            log::warn!(
-                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
-                 consumed; raise index_bytes_max, or segment_bytes for a new store"
-            );
+            self.index_overflow = Some(bytes);
         }
     }
 

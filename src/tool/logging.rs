@@ -3,20 +3,40 @@
 //! A person gets level and text. The journal gets the level as `<n>` in front, which it takes off, and stamps
 //! the time itself. Anything else, a file say, gets the time too. `RUST_LOG` goes before the configuration.
 //!
-//! Always true: one record is one line, and no control character gets into it, for texts contain what peers
-//! sent: nobody forges an entry or speaks to the terminal that shows it.
+//! Always true: one record is one line of at most [`LINE_BYTES_MAX`] bytes of text, and nothing unprintable
+//! gets into it, for texts contain what peers sent: nobody forges an entry or speaks to the terminal that
+//! shows it. Whoever logs does not wait ([`super::log_writer`]); who ends the program waits for the last
+//! lines, a second at most.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::fs;
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{self, PanicHookInfo};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use env_logger::Builder;
 use env_logger::fmt::Formatter as Line;
+use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Record};
 
+use super::log_writer::WRITER;
+use super::printable::Escaping;
+
+/// Bytes of a line's text; what is longer is cut, and marked so.
+const LINE_BYTES_MAX: usize = 1024;
+/// What stands behind a text that was cut.
+const CUT_MARK: &str = "... [cut]";
+/// How long the end of the program waits for standard error to take the last lines.
+const LAST_LINES: Duration = Duration::from_millis(900);
+
 /// Starts logging; later calls change nothing.
-pub fn start(level: LevelFilter) {
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn start(level: LevelFilter) -> io::Result<()> {
+    WRITER.start()?;
     let mut builder = Builder::new();
     // What is let through is set beside it, so that it can be changed; RUST_LOG goes before it.
     builder.filter_level(if is_fixed() { level } else { LevelFilter::Trace }).parse_default_env();
@@ -27,9 +47,12 @@ pub fn start(level: LevelFilter) {
     } else {
         builder.format(write_for_file);
     }
+    builder.target(Target::Pipe(Box::new(Out)));
     // It fails only when there is a logger already, and then there is nothing to do.
     drop(builder.try_init());
     set_level(level);
+    panic::set_hook(Box::new(tell_panic));
+    Ok(())
 }
 
 /// Changes how much is logged, unless RUST_LOG says it.
@@ -45,9 +68,45 @@ fn is_fixed() -> bool {
 
 /// Says why the program ends, whether logging was started or not.
 pub fn say_fatal(error: &dyn std::error::Error) {
-    let mark = if is_journal() { "<3>" } else { "leveret: " };
+    if WRITER.is_started() {
+        return say_last(Instant::now() + LAST_LINES, format_args!("{error}"));
+    }
     // Nobody is left to be told when standard error is closed.
-    let _ = writeln!(io::stderr(), "{mark}{error}");
+    let _ = writeln!(io::stderr(), "{}{error}", mark_of_last());
+}
+
+/// Waits until the last lines are out, a second at most.
+pub fn finish() {
+    WRITER.flush(Instant::now() + LAST_LINES);
+}
+
+/// Says how a thread panicked: as the standard library does, but it would wait for standard error.
+fn tell_panic(panicked: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("?");
+    let payload = panicked.payload();
+    let text =
+        payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(|text| &**text));
+    let text = text.unwrap_or("something that is no text");
+    let place = panicked.location().map(ToString::to_string).unwrap_or_default();
+    let deadline = Instant::now() + LAST_LINES;
+    say_last(deadline, format_args!("thread '{name}' panicked at {place}: {text}"));
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        for line in trace.to_string().lines() {
+            say_last(deadline, format_args!("{line}"));
+        }
+    }
+}
+
+/// Puts a line behind all others, whatever the level that is logged, and waits until it is out.
+fn say_last(deadline: Instant, text: fmt::Arguments<'_>) {
+    WRITER.append(format!("{}{}\n", mark_of_last(), Text(text)).as_bytes());
+    WRITER.flush(deadline);
+}
+
+fn mark_of_last() -> &'static str {
+    if is_journal() { "<3>" } else { "leveret: " }
 }
 
 /// Whether standard error is the very stream that systemd connected to the journal.
@@ -57,39 +116,60 @@ fn is_journal() -> bool {
 }
 
 fn write_for_journal(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
-    writeln!(out, "<{}>{}", priority(record.level()), Printable(record.args()))
+    writeln!(out, "<{}>{}", priority(record.level()), Text(*record.args()))
 }
 
 fn write_for_person(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
-    writeln!(out, "{:5} {}", record.level(), Printable(record.args()))
+    writeln!(out, "{:5} {}", record.level(), Text(*record.args()))
 }
 
 fn write_for_file(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
-    writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), Printable(record.args()))
+    writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), Text(*record.args()))
 }
 
-/// A text with its control characters escaped.
-struct Printable<'a>(&'a fmt::Arguments<'a>);
+/// Where the logger's lines go, each in one piece.
+struct Out;
 
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::write(&mut Escaping(f), *self.0)
+impl io::Write for Out {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        WRITER.append(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-struct Escaping<'a, 'f>(&'a mut fmt::Formatter<'f>);
+/// A text as it is shown in a line.
+struct Text<'a>(fmt::Arguments<'a>);
 
-impl fmt::Write for Escaping<'_, '_> {
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cutting = Cutting { out: f, left: LINE_BYTES_MAX, is_cut: false };
+        let written = fmt::write(&mut Escaping(&mut cutting), self.0);
+        if cutting.is_cut { f.write_str(CUT_MARK) } else { written }
+    }
+}
+
+/// Lets so many bytes through, whole characters; then it fails, so that nobody goes on for nothing.
+struct Cutting<'a, 'f> {
+    out: &'a mut fmt::Formatter<'f>,
+    left: usize,
+    is_cut: bool,
+}
+
+impl fmt::Write for Cutting<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.split_inclusive(char::is_control) {
-            match piece.char_indices().next_back() {
-                Some((at, last)) if last.is_control() => {
-                    write!(self.0, "{}{}", &piece[..at], last.escape_default())?;
-                }
-                _ => self.0.write_str(piece)?,
-            }
+        let mut fitting = text.len().min(self.left);
+        while !text.is_char_boundary(fitting) {
+            fitting -= 1;
         }
-        Ok(())
+        self.is_cut |= fitting < text.len();
+        // Nothing follows what was cut.
+        self.left = if self.is_cut { 0 } else { self.left - fitting };
+        self.out.write_str(&text[..fitting])?;
+        if self.is_cut { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -100,5 +180,21 @@ const fn priority(level: Level) -> u8 {
         Level::Warn => 4,
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_marked() {
+        for (text, shown) in [("a", 1024), ("ä", 1024), ("日", 1023), ("😀", 1024), ("\n", 1024)] {
+            let line = Text(format_args!("{}", text.repeat(3000))).to_string();
+            assert_eq!(line.len(), shown + CUT_MARK.len(), "{text}");
+            assert!(line.ends_with(CUT_MARK), "{text}");
+        }
+        let text = "x".repeat(LINE_BYTES_MAX);
+        assert_eq!(Text(format_args!("{text}")).to_string(), text);
     }
 }

@@ -9,7 +9,9 @@ pub mod bench;
 pub mod check;
 pub mod ctl;
 pub mod inspect;
+mod log_writer;
 pub mod logging;
+mod printable;
 pub mod restore;
 #[cfg(debug_assertions)]
 pub mod sim;

@@ -14,6 +14,7 @@ use leveret::command::{
 use leveret::error::{Fault, ReplyCode};
 use leveret::journal::Batch;
 use leveret::limits::Limits;
+use leveret::log_limiter::{LogLimiter, LogSource};
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
 use leveret::password::Secret;
 use leveret::session::{
@@ -28,6 +29,7 @@ pub struct World {
     pub settings: Settings,
     pub pools: Pools,
     pub messages: Messages,
+    pub log: LogLimiter,
     pub marks: Marks,
     pub names: Names,
     pub now: Now,
@@ -42,6 +44,7 @@ impl World {
         Self {
             settings: Settings::new(&limits, &identity),
             pools: Pools::new(&limits),
+            log: LogLimiter::default(),
             messages: Messages::new(MessageLimits {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
@@ -300,6 +303,7 @@ macro_rules! context {
             settings: &$world.settings,
             share: $world.share,
             durable: $world.durable,
+            log: &mut $world.log,
         }
     };
 }
@@ -311,7 +315,7 @@ impl Host {
     }
 
     pub fn with_id(world: &World, id: ConnectionId) -> Self {
-        let peer = Peer { from_loopback: true };
+        let peer = Peer { from_loopback: true, source: LogSource::Anybody };
         Self {
             connection: Connection::new(world.now, id, peer, &world.settings),
             rules: Rules::default(),

@@ -13,6 +13,7 @@ use leveret::broker::{Broker, Gauges};
 use leveret::command::{ConnectionId, Outcome};
 use leveret::journal::Batch;
 use leveret::limits::Limits;
+use leveret::log_limiter::{LogLimiter, LogSource};
 use leveret::mem::{ByteChain, BytePool, MessageLimits, Messages};
 use leveret::session::{
     Connection, Context, Identity, Marks, Names, Peer as OtherEnd, Pools, Settings, Step, Suspension, Timeout,
@@ -140,6 +141,7 @@ pub struct House {
     settings: Settings,
     pools: Pools,
     pub messages: Messages,
+    pub log: LogLimiter,
     pub broker: Broker,
     stashes: BytePool,
     input: Vec<u8>,
@@ -171,6 +173,7 @@ macro_rules! context {
             settings: &$house.settings,
             share: $house.broker.content_share($id),
             durable: $house.broker.journal().durable(),
+            log: &mut $house.log,
         }
     };
 }
@@ -185,6 +188,7 @@ impl House {
             peers: Vec::new(),
             settings: Settings::new(&limits, &identity),
             pools: Pools::new(&limits),
+            log: LogLimiter::default(),
             messages: Messages::new(MessageLimits {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
@@ -214,7 +218,12 @@ impl House {
     /// Lets a newcomer in; `false` when there is no record for it.
     pub fn welcome(&mut self, line: usize, now: Now) -> bool {
         let Some(id) = self.broker.connect() else { return false };
-        let session = Connection::new(now, id, OtherEnd { from_loopback: true }, &self.settings);
+        let session = Connection::new(
+            now,
+            id,
+            OtherEnd { from_loopback: true, source: LogSource::Anybody },
+            &self.settings,
+        );
         let stream = Stream {
             readable: true,
             writable: true,

@@ -1,12 +1,14 @@
 //! Rows as rabbitmqctl 3.10 prints them: tab-separated, JSON, CSV, or drawn.
 //!
-//! Always true: a terminal is shown no control characters that a peer chose; whoever reads a pipe gets the
-//! very bytes.
+//! Always true: a terminal is shown nothing unprintable that a peer chose, be it a control character or one
+//! that turns the direction of writing; whoever reads a pipe gets the very bytes.
 
 use std::io::{self, Write};
 use std::str::FromStr;
 
 use serde_json::Value;
+
+use crate::tool::printable::{Printable, is_printable};
 
 /// How rows are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,7 +45,7 @@ pub(super) struct Printer<'o, W: Write> {
     formatter: Formatter,
     columns: Vec<String>,
     has_header: bool,
-    /// Control characters are shown, not sent.
+    /// What is not printable is shown, not sent.
     is_terminal: bool,
     rows: u64,
     /// What can only be drawn when all is known.
@@ -57,7 +59,7 @@ impl<'o, W: Write> Printer<'o, W> {
         Self { out, formatter, columns, has_header, is_terminal: false, rows: 0, kept: Vec::new() }
     }
 
-    /// Shows control characters instead of sending them.
+    /// Shows what is not printable instead of sending it.
     #[must_use]
     pub(super) const fn for_terminal(mut self, is_terminal: bool) -> Self {
         self.is_terminal = is_terminal;
@@ -122,24 +124,34 @@ impl<'o, W: Write> Printer<'o, W> {
         self.out.write_all(b"{")?;
         for (at, (column, cell)) in self.columns.iter().zip(cells).enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            write!(self.out, "{comma}{}:{cell}", Value::from(column.as_str()))?;
+            write!(self.out, "{comma}{}:{}", Value::from(column.as_str()), self.shown_json(cell))?;
         }
         self.out.write_all(b"}\n")
     }
 
-    fn shown(&self, cell: &Value) -> String {
-        let text = plain(cell);
-        if self.is_terminal && text.contains(char::is_control) {
-            let escaped = |letter: char| {
-                if letter.is_control() && letter != '\t' {
-                    letter.escape_default().to_string()
-                } else {
-                    letter.to_string()
-                }
-            };
-            return text.chars().map(escaped).collect();
+    /// In JSON only texts have anything unprintable, and they have an escape of their own for it.
+    fn shown_json(&self, cell: &Value) -> String {
+        let mut text = cell.to_string();
+        if self.is_terminal {
+            while let Some(letter) = text.chars().find(|letter| !is_printable(*letter)) {
+                let units = letter
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}"))
+                    .collect::<String>();
+                text = text.replace(letter, &units);
+            }
         }
         text
+    }
+
+    fn shown(&self, cell: &Value) -> String {
+        let text = plain(cell);
+        if !self.is_terminal {
+            return text;
+        }
+        let pieces: Vec<String> = text.split('\t').map(|piece| Printable(piece).to_string()).collect();
+        pieces.join("\t")
     }
 
     /// The frame of the terminals' line-drawing letters, as rabbitmqctl draws it.
@@ -300,6 +312,14 @@ mod tests {
         let mut out = Vec::new();
         let mut printer = Printer::new(&mut out, Formatter::Table, &["name"], false).for_terminal(true);
         printer.row(&[json!("a\x1b[2Jb\tc")]).unwrap();
-        assert_eq!(out, b"a\\u{1b}[2Jb\tc\n");
+        printer.row(&[json!("orders\u{202e}stnuocca\u{200b}\u{2028}\u{e000}")]).unwrap();
+        printer.row(&[json!(["t\u{2066}", "ünïcödé"])]).unwrap();
+        let shown =
+            "a\\u{1b}[2Jb\tc\norders\\u{202e}stnuocca\\u{200b}\\u{2028}\\u{e000}\n[t\\u{2066}, ünïcödé]\n";
+        assert_eq!(String::from_utf8(out).unwrap(), shown);
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, Formatter::Json, &["name"], false).for_terminal(true);
+        printer.row(&[json!("a\u{202e}b\u{e0041}ü")]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "[\n{\"name\":\"a\\u202eb\\udb40\\udc41ü\"}\n");
     }
 }
