@@ -27,7 +27,8 @@
 //!
 //! - Data flows one way: bytes, command, broker, journal, event, bytes. Nobody calls back up the stairs.
 //! - One thread decides, no locks; helpers hold no state of the broker: two wait for the disk, one runs
-//!   errands (hashing passwords, TLS handshakes), one writes the log. No clock and no socket below [`net`]: time is handed in.
+//!   errands (hashing passwords, TLS handshakes), one writes the log. No clock and no socket below [`net`]:
+//!   time is handed in.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
 //! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
