@@ -254,3 +254,50 @@ fn transactions_give_back_what_they_held_however_they_end() {
     assert_eq!(house.ready(first, "q"), 10);
     end(house, &all);
 }
+
+/// What bounds a transaction is its share of the pools: a half of them for all, and of that a half for one.
+#[test]
+fn a_transaction_is_as_long_as_its_share_of_the_pools() {
+    let limits = Limits::default();
+    let mut house = House::with(&limits);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.done(at, Command::TxSelect);
+    let (taken, outcome) = flood(&mut house, at, "q");
+    let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
+    assert!(fault.text.contains("share of body_bytes_max"), "{fault}");
+    assert!(taken > 2000, "{taken} messages of 4000 B");
+    house.done(at, Command::TxRollback);
+    let mut taken = 0;
+    while house.offer(at, "q", 16) == Outcome::Published {
+        taken += 1;
+    }
+    let ordinary = limits.messages_max - limits.messages_max / 16;
+    assert_eq!(taken, ordinary / 4, "small ones by their number in the pool");
+    house.done(at, Command::TxCommit);
+    assert_eq!((house.ready(at, "q"), house.broker.gauges().open_messages), (taken, 0));
+    end(house, &[at]);
+}
+
+/// Acknowledgements in any order, taken back: the deliveries stand again in the order of their tags.
+#[test]
+fn a_long_transaction_of_acknowledgements_rolls_back_into_order() {
+    const COUNT: u32 = 20_000;
+    let mut house = House::new(65_536);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", COUNT);
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), COUNT);
+    house.done(at, Command::TxSelect);
+    for number in 0..COUNT {
+        let tag = u64::from(number * 7919 % COUNT) + 1;
+        house.settle(at, tag, false, Settlement::Ack);
+    }
+    assert_eq!(house.broker.gauges().deliveries, COUNT as usize);
+    house.done(at, Command::TxRollback);
+    house.settle(at, u64::from(COUNT / 4), true, Settlement::Ack);
+    house.done(at, Command::TxCommit);
+    assert_eq!(house.broker.gauges().deliveries, COUNT as usize / 4 * 3);
+    house.settle(at, u64::from(COUNT / 4) + 1, false, Settlement::Ack);
+}

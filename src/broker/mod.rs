@@ -213,8 +213,6 @@ pub struct Broker {
     targets: Vec<QueueId>,
     to_visit: Vec<ExchangeId>,
     scratch: Scratch,
-    /// Deliveries of a transaction that is being rolled back.
-    taken_back: Vec<u32>,
     names_bytes: usize,
     /// What all connections keep of the memory for messages.
     pinned: Pinned,
@@ -288,10 +286,7 @@ const ALLOCATION_BYTES: usize = 16;
 
 /// Buffers that are there once, for frames of so many bytes.
 pub const fn buffer_bytes(frame_max: usize) -> usize {
-    2 * frame_max
-        + 256
-        + headers::Names::bytes(frame_max)
-        + transaction::TRANSACTION_MAX as usize * size_of::<u32>()
+    2 * frame_max + 256 + headers::Names::bytes(frame_max)
 }
 
 impl Broker {
@@ -362,7 +357,6 @@ impl Broker {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
             },
-            taken_back: Vec::with_capacity(transaction::TRANSACTION_MAX as usize),
             names_bytes: 0,
             pinned: Pinned::default(),
             watch: Watch::new(limits.consumer_timeout_ms),

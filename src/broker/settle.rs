@@ -37,7 +37,7 @@ impl Broker {
             return self.settle_through(messages, channel, tag, settlement);
         }
         if let Mode::Transaction(_) = self.channels[channel.index()].mode {
-            self.decide(channel, index, settlement)?;
+            self.decide(channel, index, settlement);
         } else {
             self.leave_unacknowledged(channel, index);
             self.settle_one(messages, index, settlement);
@@ -54,7 +54,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         if let Mode::Transaction(_) = self.channels[channel.index()].mode {
             while let Some(index) = self.first_sent(channel, through) {
-                self.decide(channel, index, settlement)?;
+                self.decide(channel, index, settlement);
             }
             return Ok(Outcome::Done);
         }

@@ -1,7 +1,9 @@
 //! tx.select, tx.commit, tx.rollback: publishes and settlements that happen together or not at all.
 //!
 //! Always true: an open transaction holds its messages and its decided settlements on lists through their
-//! own records; commit first makes sure that everything fits and only then changes anything.
+//! own records, so it needs no memory but theirs and has no length of its own: what bounds it is its share of
+//! the memory for messages (`shares`), and for persistent messages the journal's room; commit first makes
+//! sure that everything fits and only then changes anything.
 
 use crate::command::{ChannelId, Outcome, Settlement};
 use crate::error::{Fault, ReplyCode};
@@ -13,8 +15,6 @@ use super::publish::Publish;
 use super::records::{Mode, Transaction};
 use super::{Broker, SLOT_BYTES};
 
-/// The most messages and settlements one transaction may hold: what a turn can do without making others wait.
-pub(super) const TRANSACTION_MAX: u32 = 8192;
 /// Routing all of its messages may take as long as routing so many of the worst.
 const COMMIT_TIMES: u32 = 8;
 
@@ -48,8 +48,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let connection = self.channels[channel.index()].connection;
         let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
-        let room = self.check_transaction_room(channel);
-        if let Err(fault) = room.and_then(|()| self.take_open_share(connection, bytes)) {
+        if let Err(fault) = self.take_open_share(connection, bytes) {
             messages.release(message);
             return Err(fault);
         }
@@ -69,13 +68,7 @@ impl Broker {
     }
 
     /// Remembers what commit will do with a delivery.
-    pub(super) fn decide(
-        &mut self,
-        channel: ChannelId,
-        index: usize,
-        settlement: Settlement,
-    ) -> Result<(), Fault> {
-        self.check_transaction_room(channel)?;
+    pub(super) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.touch(channel);
         self.leave_unacknowledged(channel, index);
         self.deliveries.slab[index].decided = Some(settlement);
@@ -84,7 +77,6 @@ impl Broker {
                 .settlements
                 .push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
         }
-        Ok(())
     }
 
     pub(super) fn commit(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
@@ -148,26 +140,24 @@ impl Broker {
             messages.release(message);
             self.releases += 1;
         }
-        let mut settlements = transaction.settlements;
-        while let Some(index) =
-            settlements.pop_front(&mut self.deliveries.slab, |delivery| &mut delivery.links)
-        {
+        let mut at = transaction.settlements.front();
+        while let Some(index) = at {
+            at = List::after(&self.deliveries.slab, index, |delivery| &delivery.links);
             self.deliveries.slab[index].decided = None;
             self.deliveries.remember_tag(index);
-            self.taken_back.push(index as u32);
         }
-        self.rejoin_unacknowledged(channel);
+        self.rejoin_unacknowledged(channel, transaction.settlements);
     }
 
-    /// Puts the deliveries in `taken_back` into their old places, in one pass over the list from its end:
-    /// a client decides in any order, and looking for each place anew would take time without bound.
-    fn rejoin_unacknowledged(&mut self, channel: ChannelId) {
+    /// Puts deliveries into their old places, in one pass over the list from its end: a client decides in any
+    /// order, and looking for each place anew would take time without bound.
+    fn rejoin_unacknowledged(&mut self, channel: ChannelId, mut decided: List) {
         let slab = &mut self.deliveries.slab;
-        self.taken_back.sort_unstable_by_key(|&index| slab[index as usize].tag);
+        decided.sort_by_key(slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let list = &mut self.channels[channel.index()].unacknowledged;
         let mut after = list.back();
-        while let Some(index) = self.taken_back.pop() {
-            let index = index as usize;
+        while let Some(index) = decided.back() {
+            decided.remove(slab, index, |delivery| &mut delivery.links);
             let tag = slab[index].tag;
             while let Some(other) = after.filter(|&other| slab[other].tag > tag) {
                 after = List::before(slab, other, |delivery| &delivery.links);
@@ -204,7 +194,7 @@ impl Broker {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
         self.limit_effort(COMMIT_TIMES);
-        let (mut entries, mut returns, mut log_bytes) = (0, 0, 0);
+        let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         while let Some(message) = next {
             next = messages.link(message);
             self.route_again(messages, channel, message)?;
@@ -216,6 +206,10 @@ impl Broker {
                 let (bytes, body_bytes) = (messages.stream_len(message), messages.body_len(message));
                 if !self.journal.fits_commit(bytes as u64, body_bytes.into(), self.targets.len()) {
                     return Err(self.out_of("commit_bytes_max"));
+                }
+                logged += 1;
+                if !self.journal.fits_transaction(logged) {
+                    return Err(too_much_to_write());
                 }
                 self.check_log(log_bytes)?;
             }
@@ -243,20 +237,6 @@ impl Broker {
         }
     }
 
-    fn check_transaction_room(&self, channel: ChannelId) -> Result<(), Fault> {
-        match &self.channels[channel.index()].mode {
-            Mode::Transaction(open) if open.messages + open.settlements.len() >= TRANSACTION_MAX => {
-                Err(Fault::new(
-                    ReplyCode::ResourceError,
-                    format_args!(
-                        "a transaction holds at most {TRANSACTION_MAX} messages and acknowledgements"
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The transaction is about to hold something: its connection must not wait for itself.
     fn touch(&mut self, channel: ChannelId) {
         let record = &mut self.channels[channel.index()];
@@ -279,6 +259,17 @@ impl Broker {
         self.give_open_share_back(connection, taken.messages, taken.bytes);
         taken
     }
+}
+
+/// 506: what waits to be written has places of its own.
+fn too_much_to_write() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "more persistent messages than this broker can write down at once (an eighth of messages_max): \
+             commit more often, or raise messages_max in its configuration"
+        ),
+    )
 }
 
 fn cannot_switch(from: &str, to: &str) -> Fault {

@@ -147,7 +147,10 @@ pub struct Journal {
     time_ms: u64,
     version: u64,
     pending: VecDeque<Pending>,
+    /// So many pending messages make publishers wait.
     pending_max: usize,
+    /// So many there may be with those of transactions, which are taken whole or not at all.
+    pending_room: usize,
     pending_bytes: u64,
     /// Pending messages that are still wanted.
     live: usize,
@@ -188,17 +191,19 @@ impl Journal {
     /// A journal for messages of a pool of so many; off until [`Self::start`].
     pub fn new(messages_max: usize) -> Self {
         let pending_max = Self::pending_max(messages_max);
+        let pending_room = pending_max + Self::transaction_max(messages_max);
         Self {
             mode: Mode::Off,
             time_ms: 0,
             version: 0,
-            pending: VecDeque::with_capacity(pending_max),
+            pending: VecDeque::with_capacity(pending_room),
             pending_max,
+            pending_room,
             pending_bytes: 0,
             live: 0,
             first: 0,
-            targets: VecDeque::with_capacity(pending_max),
-            handed: VecDeque::with_capacity(pending_max),
+            targets: VecDeque::with_capacity(pending_room),
+            handed: VecDeque::with_capacity(pending_room),
             facts: VecDeque::with_capacity(64),
             fact_bytes: 0,
             facts_said: Batch::NONE,
@@ -234,6 +239,11 @@ impl Journal {
         }
     }
 
+    /// Places that only transactions use.
+    const fn transaction_max(messages_max: usize) -> usize {
+        messages_max / 8
+    }
+
     /// Bytes that a journal for so many messages takes, for the memory table. What is asked of the broker at
     /// once, and adds facts before anybody looks, is at most `input_bytes` of commands; a fact takes up to
     /// four times its command.
@@ -242,7 +252,7 @@ impl Journal {
         let each = size_of::<Pending>() + size_of::<Target>() + size_of::<MessageId>();
         let settles = if SETTLES_MAX < 4 * pending { SETTLES_MAX } else { 4 * pending };
         let facts = 2 * FACTS_MAX * size_of::<(Batch, Fact)>() + FACT_BYTES_MAX + 4 * input_bytes;
-        pending * each + settles * size_of::<Settled>() + facts
+        (pending + Self::transaction_max(messages_max)) * each + settles * size_of::<Settled>() + facts
     }
 
     /// From now on everything is written, in life number `life` of the store; or, when the store cannot be
@@ -340,6 +350,11 @@ impl Journal {
         let part = if body_bytes < CHUNK_BYTES { body_bytes } else { CHUNK_BYTES };
         let bytes = bytes - body_bytes + part + 3 * RECORD_BYTES + TARGET_BYTES * targets as u64;
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
+    }
+
+    /// Whether so many messages of one transaction are taken now, over what makes publishers wait.
+    pub fn fits_transaction(&self, messages: usize) -> bool {
+        self.mode != Mode::On || self.pending.len() + messages <= self.pending_room
     }
 
     /// Whether the disk has room for what would exist from now on; what is to exist no longer needs none.

@@ -114,6 +114,45 @@ impl List {
         Some(index)
     }
 
+    /// Puts the records in the order of their keys; those with equal keys stay in the order they were in.
+    /// Merges runs of doubling length, so it needs no memory and n log n steps.
+    pub fn sort_by_key<T>(&mut self, slab: &mut Slab<T>, key: fn(&T) -> u64, links: LinksOf<T>) {
+        // The bin with number n holds a run of 2^n records in order, or none.
+        let mut bins = [Self::default(); u32::BITS as usize];
+        while let Some(index) = self.pop_front(slab, links) {
+            let mut run = Self::default();
+            run.push_back(slab, index, links);
+            for bin in &mut bins {
+                if bin.is_empty() {
+                    *bin = run;
+                    break;
+                }
+                run = Self::merged(slab, (core::mem::take(bin), run), key, links);
+            }
+        }
+        for bin in bins {
+            *self = Self::merged(slab, (bin, *self), key, links);
+        }
+    }
+
+    fn merged<T>(
+        slab: &mut Slab<T>,
+        (mut first, mut second): (Self, Self),
+        key: fn(&T) -> u64,
+        links: LinksOf<T>,
+    ) -> Self {
+        let mut all = Self::default();
+        loop {
+            let from = match (first.front(), second.front()) {
+                (Some(one), Some(other)) if key(&slab[other]) < key(&slab[one]) => &mut second,
+                (Some(_), _) => &mut first,
+                (None, _) => &mut second,
+            };
+            let Some(index) = from.pop_front(slab, links) else { return all };
+            all.push_back(slab, index, links);
+        }
+    }
+
     /// Moves the first `count` records, of which `last` is the last, to a list of their own.
     #[must_use]
     pub fn split_front<T>(&mut self, slab: &mut Slab<T>, last: usize, count: u32, links: LinksOf<T>) -> Self {
