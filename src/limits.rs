@@ -10,7 +10,7 @@ use core::fmt;
 
 use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
-use crate::mem::{BytePool, CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
+use crate::mem::{BytePool, CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, Owner, PAGE_BYTES};
 
 /// The smallest frame size AMQP allows a peer to negotiate, in bytes.
 pub const FRAME_BYTES_MIN: u32 = 4096;
@@ -117,7 +117,7 @@ impl Default for Limits {
             users_max: 64,
             permissions_max: 256,
             patterns_bytes_max: 512 << 10,
-            messages_max: 220_000,
+            messages_max: 216_000,
             body_bytes_max: 37 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 500_000,
@@ -494,13 +494,14 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 21] = [
+        let rules: [(bool, &'static str, &'static str); 22] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (self.channels_max >= 1, "channels_max", "at least 1"),
             (self.channel_max >= 1, "channel_max", "at least 1"),
             (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
             (self.vhosts_max >= 1, "vhosts_max", "at least 1"),
+            (self.vhosts_max as usize <= Owner::MAX, "vhosts_max", "at most 65535"),
             (self.users_max >= 1, "users_max", "at least 1"),
             (self.permissions_max >= 1, "permissions_max", "at least 1"),
             (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),

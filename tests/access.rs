@@ -47,6 +47,7 @@ impl House {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
+            owners_max: limits.vhosts_max as usize,
         });
         let mut broker = Broker::new(&limits, Box::new(count)).unwrap();
         broker.journal_mut().start(1, true, 1 << 20);

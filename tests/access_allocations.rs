@@ -30,6 +30,7 @@ impl House {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
+            owners_max: limits.vhosts_max as usize,
         });
         Self { broker, messages, connection, channel: None }
     }

@@ -79,6 +79,7 @@ impl World {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
                 assembly_bytes_max: limits.assembly_bytes_max as usize,
+                owners_max: limits.vhosts_max as usize,
             }),
             random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             clients: Vec::new(),

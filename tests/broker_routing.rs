@@ -37,6 +37,7 @@ impl House {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
+            owners_max: limits.vhosts_max as usize,
         });
         let connection = broker.connect().unwrap();
         let login = Command::LoginExternal { user: "guest", from_loopback: true };

@@ -13,6 +13,7 @@ use super::Broker;
 use super::REPLY_TO;
 use super::access::{Right, Thing};
 use super::deliveries::Carrier;
+use super::holders::of_connection;
 use super::jobs::Job;
 use super::queues::QueueDeclaration;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
@@ -150,7 +151,13 @@ impl Broker {
         if !self.consumers.is_full() && !self.within_consumer_share(connection) {
             return Err(has_its_share("consumers_max"));
         }
+        let holder = self.holder(connection);
+        if !self.consumers.is_full() {
+            let room = self.consumers.room();
+            self.check_holder(holder, (room, 1), |held| held.consumers, "consumers_max")?;
+        }
         let Ok(index) = self.consumers.insert(record) else { return Err(self.out_of("consumers_max")) };
+        self.count_for(holder, |held| held.consumers += 1);
         self.connections[connection.index()].consumers += 1;
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
@@ -242,6 +249,7 @@ impl Broker {
         self.consumers.remove(index);
         let connection = self.channels[channel.index()].connection;
         self.connections[connection.index()].consumers -= 1;
+        self.count_for(self.holder(connection), |held| held.consumers -= 1);
     }
 
     pub(super) fn set_prefetch(&mut self, channel: ChannelId, prefetch_count: u16, global: bool) {
@@ -266,6 +274,12 @@ impl Broker {
                      channels_max or close some"
                 ),
             ));
+        }
+        let holder = self.holder(connection);
+        if !self.channels.is_full() {
+            let room = self.channels.room();
+            let checked = self.check_holder(holder, (room, 1), |held| held.channels, "channels_max");
+            checked.map_err(of_connection)?;
         }
         let record = Channel {
             number,
@@ -294,6 +308,7 @@ impl Broker {
                 format_args!("this broker has no more channels: raise channels_max or close some"),
             ));
         };
+        self.count_for(holder, |held| held.channels += 1);
         let list = &mut self.connections[connection.index()].channels;
         list.push_back(&mut self.channels, index, |channel| &mut channel.links);
         Ok(Outcome::ChannelOpened(ChannelId::from_index(index)))
@@ -356,6 +371,7 @@ impl Broker {
             let list = &mut self.connections[connection.index()].channels;
             list.remove(&mut self.channels, channel.index(), |channel| &mut channel.links);
             self.channels.remove(channel.index());
+            self.count_for(self.holder(connection), |held| held.channels -= 1);
         }
     }
 
@@ -393,9 +409,7 @@ impl Broker {
             return;
         }
         self.forget_gets(connection);
-        if let Some(vhost) = self.connections[connection.index()].vhost {
-            self.leave_vhost(vhost);
-        }
+        self.leave_vhost(connection);
         let mut at = self.connections[connection.index()].channels.front();
         while let Some(index) = at {
             at = List::after(&self.channels, index, |channel| &channel.links);

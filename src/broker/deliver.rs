@@ -170,6 +170,7 @@ impl Broker {
         let sequence = connection.sequence;
         connection.outbox_bytes += u64::from(wire_bytes);
         connection.unsettled += 1;
+        self.hold_delivery(connection_id);
         self.pin(messages, connection_id, new.queue, new.message);
         let acknowledged = !new.no_ack;
         let index = self.deliveries.insert(new, sequence, wire_bytes).expect("the caller made sure of room");

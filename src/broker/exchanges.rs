@@ -164,7 +164,7 @@ impl Broker {
     ) -> Result<ExchangeId, Fault> {
         self.check_vhost_alive(vhost)?;
         let bytes = declaration.exchange.len() + declaration.arguments.len();
-        let declarer = self.take_share(Declared::Exchange, bytes)?;
+        let declarer = self.take_share(Declared::Exchange, vhost, bytes)?;
         self.declared_exchanges += 1;
         let exchange = self.insert_exchange(vhost, kind, declaration, version);
         self.exchanges[exchange.index()].declarer = declarer;
@@ -252,7 +252,7 @@ impl Broker {
         // Those that every virtual host begins with are counted with it.
         if !is_system_name(&record.name) {
             let bytes = record.name.len() + record.arguments.len();
-            self.give_share_back(Declared::Exchange, record.declarer, bytes);
+            self.give_share_back(Declared::Exchange, (record.vhost, record.declarer), bytes);
             self.declared_exchanges -= 1;
         }
         self.let_go_of_vhost(record.vhost);
@@ -332,9 +332,10 @@ impl Broker {
         let kind = self.exchanges[source.index()].kind;
         let bytes = binding_bytes(kind, spec.routing_key, spec.arguments);
         let declared = declared_binding(kind, spec.arguments);
-        let declarer = self.take_share(declared, bytes)?;
+        let vhost = self.exchanges[source.index()].vhost;
+        let declarer = self.take_share(declared, vhost, bytes)?;
         let Some(node) = self.node_for(source, kind, spec.routing_key) else {
-            self.give_share_back(declared, declarer, bytes);
+            self.give_share_back(declared, (vhost, declarer), bytes);
             return Err(self.out_of("bindings_max"));
         };
         Ok(self.insert_binding(source, destination, spec, (node, declarer)))
@@ -418,7 +419,9 @@ impl Broker {
         let binding = self.bindings.remove(index);
         self.binding_table.remove((source, destination, &*binding.key, &*binding.arguments), index);
         let bytes = binding_bytes(kind, &binding.key, &binding.arguments);
-        self.give_share_back(declared_binding(kind, &binding.arguments), binding.declarer, bytes);
+        let vhost = self.exchanges[source.index()].vhost;
+        let declared = declared_binding(kind, &binding.arguments);
+        self.give_share_back(declared, (vhost, binding.declarer), bytes);
         self.prune(node);
         self.topology += 1;
         let record = &self.exchanges[source.index()];

@@ -9,6 +9,7 @@ use crate::journal::{Mode, Settled, Target};
 use crate::mem::{MessageId, Messages};
 
 use super::Broker;
+use super::holders::owner_of;
 use super::queue::{Lane, Place};
 
 /// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
@@ -175,7 +176,8 @@ impl Broker {
                 let wants_more = part == Part::Head
                     && deep.head.len() < HEAD_LOW
                     && !deep.middle.is_empty()
-                    && (deep.head.is_empty() || messages.has_ordinary_room(HEAD_BYTES));
+                    && (deep.head.is_empty()
+                        || messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES));
                 if wants_more {
                     self.want_pages(queue);
                 }

@@ -58,6 +58,7 @@ impl Broker {
 
     /// Does a bounded part of the work that waits; says whether there is more.
     pub fn run_jobs(&mut self, messages: &mut Messages) -> bool {
+        self.divide_messages(messages);
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop_front() else { return false };

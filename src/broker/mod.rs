@@ -19,6 +19,7 @@
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
 //! | `shares` | what one connection may take of what all share |
+//! | `holders` | the same for a virtual host, and for a user, with all of its connections |
 //! | `names` | name tables |
 //! | `words` | things as reply texts show them |
 //!
@@ -39,6 +40,7 @@ mod exchange;
 mod exchanges;
 mod front;
 mod headers;
+mod holders;
 mod jobs;
 mod names;
 mod overdue;
@@ -224,6 +226,8 @@ pub struct Broker {
     effort: u32,
     /// Beyond this much effort the routing under way is refused.
     effort_max: u32,
+    /// How pools are divided among virtual hosts and among users.
+    divisions: holders::Divisions,
     /// For whom the command under way declares things; nobody at a start.
     declarer: Option<Declarer>,
     /// Connections there have been.
@@ -301,7 +305,7 @@ impl Broker {
         let vhosts = limits.vhosts_max as usize;
         let exchanges = limits.exchanges_max as usize + vhosts * access::PREDECLARED_EXCHANGES;
         let nodes = exchanges + (limits.bindings_max * NODES_PER_BINDING) as usize;
-        let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize);
+        let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize, vhosts);
         let (queues, connections) = (limits.queues_max as usize, limits.connections_max as usize);
         let frame = limits.frame_max as usize;
         let access = Access::new(limits, &mut entropy, seed);
@@ -362,6 +366,7 @@ impl Broker {
             watch: Watch::new(limits.consumer_timeout_ms),
             exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
+            divisions: holders::Divisions::default(),
             declarer: None,
             effort: 0,
             effort_max: u32::MAX,
@@ -431,6 +436,7 @@ impl Broker {
             || !self.ready.is_empty()
             || !self.noted.is_empty()
             || self.recheck_starving
+            || self.divisions.changed
     }
 
     /// Rises whenever messages left memory or an outbox.

@@ -8,11 +8,12 @@
 //! the disk for whoever wants to try; a transient message that is in memory again is gone from the log.
 
 use crate::command::QueueId;
-use crate::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
 use crate::wire::props::Properties;
 
 use super::Broker;
 use super::front::First;
+use super::holders::owner_of;
 use super::queue::{Lane, Place, Queue};
 
 /// Bytes of records read back at once.
@@ -138,12 +139,13 @@ impl Broker {
         if self.fifo_pool.chunks_free() < 2 {
             return PageIn::NoRoom;
         }
+        let owner = owner_of(self.queues[fetch.queue.index()].vhost);
         // The first of a queue may have the last memory there is; what is read ahead may not.
         let is_first = fetch.came_back || self.queues[fetch.queue.index()].deep.head.is_empty();
-        if !is_first && !messages.has_ordinary_room(page.bytes()) {
+        if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
             return PageIn::NoRoom;
         }
-        begin_page(messages, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, owner, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
     /// There was no memory for what was read: again when some has been freed, or when what is in the head
@@ -302,9 +304,14 @@ fn body_share(queue: &Queue, count: u32) -> u64 {
     (u128::from(queue.deep.body_bytes) * u128::from(count) / u128::from(queue.deep.stored.max(1))) as u64
 }
 
-fn begin_page(messages: &mut Messages, lane: Lane, page: &Page<'_>) -> Result<MessageId, PoolFull> {
+fn begin_page(
+    messages: &mut Messages,
+    owner: Owner,
+    lane: Lane,
+    page: &Page<'_>,
+) -> Result<MessageId, PoolFull> {
     let share = Share::ReadBack;
-    let message = messages.begin(page.exchange, page.routing_key, share)?;
+    let message = messages.begin(page.exchange, page.routing_key, Draw { share, owner })?;
     let flags = match lane {
         Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
         // Somebody may have meant it to be kept, in a queue that is not.

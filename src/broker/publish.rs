@@ -17,6 +17,7 @@ use super::access::Right;
 use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::front::log_bytes;
+use super::holders::owner_of;
 use super::queue::{Place, Queue};
 use super::records::Mode;
 use super::route::copies;
@@ -325,7 +326,9 @@ impl Broker {
         if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
         }
-        let fits = needed + reserve <= self.fifo_pool.chunks_free();
+        // All of them are in the virtual host of the channel.
+        let vhost = self.channels[publish.channel.index()].vhost;
+        let fits = self.fifo_pool.may_take(owner_of(vhost), needed, reserve);
         let within_share =
             share == Share::Reserve || self.targets.iter().all(|&queue| self.within_share(messages, queue));
         match (fits && within_share, share) {

@@ -22,6 +22,7 @@ use crate::mem::{Entry, Fifo, Links, List, MessageId};
 
 use super::arguments::QueueSettings;
 use super::deliveries::ReturnedHeap;
+use super::holders::owner_of;
 use super::shares::Declarer;
 
 /// Entry flags: three bits of kind, twenty-nine of the log offset.
@@ -178,6 +179,7 @@ pub(super) struct Queue {
 impl Queue {
     /// A queue with nothing in it and nobody at it.
     pub(super) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
+        let owner = owner_of(vhost);
         Self {
             born: 0,
             vhost,
@@ -191,11 +193,16 @@ impl Queue {
             hidden: false,
             logged: Logged::default(),
             shed: Shed::default(),
-            fifo: Fifo::default(),
-            deep: Deep::default(),
+            fifo: Fifo::owned_by(owner),
+            deep: Deep {
+                head: Fifo::owned_by(owner),
+                middle: Fifo::owned_by(owner),
+                leaving: Fifo::owned_by(owner),
+                ..Deep::default()
+            },
             taken: 0,
             returned: ReturnedHeap::default(),
-            spilled: Fifo::default(),
+            spilled: Fifo::owned_by(owner),
             ready_bytes: 0,
             ready_body_bytes: 0,
             unsettled: 0,

@@ -238,7 +238,7 @@ impl Broker {
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let hidden = record.hidden;
         self.check_vhost_alive(vhost)?;
-        record.declarer = self.take_share(Declared::Queue, bytes)?;
+        record.declarer = self.take_share(Declared::Queue, vhost, bytes)?;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
@@ -380,7 +380,7 @@ impl Broker {
             let record = self.queues.remove(queue.index());
             self.give_share_back(
                 Declared::Queue,
-                record.declarer,
+                (record.vhost, record.declarer),
                 record.name.len() + record.arguments.len(),
             );
             self.let_go_of_vhost(record.vhost);

@@ -203,6 +203,8 @@ impl Broker {
         let delivery = &self.deliveries.slab[index];
         let connection = self.channels[delivery.channel.index()].connection;
         self.connections[connection.index()].unsettled -= 1;
+        self.let_delivery_go(connection);
+        let delivery = &self.deliveries.slab[index];
         match delivery.message {
             Some(message) => self.unpin(messages, connection, delivery.queue, message),
             None => {

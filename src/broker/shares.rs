@@ -7,13 +7,14 @@
 //! their messages) it may hold as much of as it leaves to others, and one delivery always; of half of the
 //! memory for messages its open transactions may hold as much as they leave to those of others; of what it
 //! declares (queues, exchanges, bindings, their names) it may hold fifteen times what it leaves, for usually
-//! one program sets everything up. What a lost connection declared, or what was there at the start, is
-//! nobody's: it counts against the cap alone.
+//! one program sets everything up. What a lost connection declared, or what was there at the start, is no
+//! connection's; virtual hosts and users have shares of their own (`holders`).
 
-use crate::command::{ConnectionId, QueueId};
+use crate::command::{ConnectionId, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
+use super::holders::Held;
 use super::{Broker, SLOT_BYTES};
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
@@ -24,6 +25,8 @@ const DECLARED_TIMES: usize = 15;
 pub(super) struct Declarer {
     connection: ConnectionId,
     life: u32,
+    /// The number of its user; 0 for one that is gone.
+    pub(super) user: u32,
 }
 
 /// What a connection declared and what still exists of it.
@@ -80,16 +83,27 @@ impl Holdings {
             Declared::Binding(_) => &mut self.bindings,
         }
     }
+
+    const fn take(&mut self, declared: Declared, names_bytes: usize) {
+        *self.of(declared) += declared.places() as u32;
+        self.names_bytes += names_bytes as u32;
+    }
+
+    const fn give_back(&mut self, declared: Declared, names_bytes: usize) {
+        *self.of(declared) -= declared.places() as u32;
+        self.names_bytes -= names_bytes as u32;
+    }
 }
 
 impl Broker {
     /// Counts something that is about to be declared, with its names; says who answers for it.
     ///
     /// # Errors
-    /// There is no more room, or the connection has its share.
+    /// There is no more room, or the connection, its virtual host or its user has its share.
     pub(super) fn take_share(
         &mut self,
         declared: Declared,
+        vhost: VhostId,
         names_bytes: usize,
     ) -> Result<Option<Declarer>, Fault> {
         let room = match declared {
@@ -106,6 +120,18 @@ impl Broker {
             return Err(self.out_of("names_bytes_max"));
         }
         let declarer = self.declarer;
+        let holder = self.holder_of(vhost, declarer);
+        // What was there before a start comes back whatever the shares are, and an operator knows best.
+        if declarer.is_some() {
+            let held: fn(&Held) -> u32 = match declared {
+                Declared::Queue => |held| held.declared.queues,
+                Declared::Exchange => |held| held.declared.exchanges,
+                Declared::Binding(_) => |held| held.declared.bindings,
+            };
+            self.check_holder(holder, (room, places), held, declared.key())?;
+            let names = (names_room, names_bytes);
+            self.check_holder(holder, names, |held| held.declared.names_bytes, "names_bytes_max")?;
+        }
         if let Some(holdings) = declarer.and_then(|declarer| self.holdings(declarer)) {
             let held = *holdings.of(declared) as usize;
             let names_held = holdings.names_bytes as usize;
@@ -115,9 +141,9 @@ impl Broker {
             if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
                 return Err(has_its_share("names_bytes_max"));
             }
-            *holdings.of(declared) += places as u32;
-            holdings.names_bytes += names_bytes as u32;
+            holdings.take(declared, names_bytes);
         }
+        self.count_for(holder, |held| held.declared.take(declared, names_bytes));
         self.names_bytes += names_bytes;
         if let Declared::Binding(places) = declared {
             self.binding_places += places as usize;
@@ -129,7 +155,7 @@ impl Broker {
     pub(super) fn give_share_back(
         &mut self,
         declared: Declared,
-        declarer: Option<Declarer>,
+        (vhost, declarer): (VhostId, Option<Declarer>),
         names_bytes: usize,
     ) {
         self.names_bytes -= names_bytes;
@@ -137,15 +163,17 @@ impl Broker {
             self.binding_places -= places as usize;
         }
         if let Some(holdings) = declarer.and_then(|declarer| self.holdings(declarer)) {
-            *holdings.of(declared) -= declared.places() as u32;
-            holdings.names_bytes -= names_bytes as u32;
+            holdings.give_back(declared, names_bytes);
         }
+        let holder = self.holder_of(vhost, declarer);
+        self.count_for(holder, |held| held.declared.give_back(declared, names_bytes));
     }
 
     /// Whoever declares something until further notice does it for this connection.
     pub(super) fn declare_for(&mut self, connection: ConnectionId) {
-        let life = self.connections[connection.index()].life;
-        self.declarer = Some(Declarer { connection, life });
+        let record = &self.connections[connection.index()];
+        let (life, user) = (record.life, self.access.life_of(record.user_index));
+        self.declarer = Some(Declarer { connection, life, user });
     }
 
     fn holdings(&mut self, declarer: Declarer) -> Option<&mut Holdings> {
@@ -168,6 +196,7 @@ impl Broker {
     pub(super) fn within_delivery_share(&self, connection: ConnectionId) -> bool {
         (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
             && self.within_bytes_share(connection)
+            && self.may_hold_delivery(connection)
     }
 
     fn within_bytes_share(&self, connection: ConnectionId) -> bool {
@@ -227,7 +256,7 @@ impl Broker {
     /// them more than half of what there is.
     pub(super) fn take_open_share(&mut self, connection: ConnectionId, bytes: u64) -> Result<(), Fault> {
         let all = self.pinned;
-        let own = &mut self.connections[connection.index()].pinned;
+        let own = self.connections[connection.index()].pinned;
         let left = u64::from(self.settings.messages / 2).checked_sub(u64::from(all.open_messages) + 1);
         if left.is_none_or(|left| u64::from(own.open_messages) >= left.max(1)) {
             return Err(open_share_is_used_up("messages_max"));
@@ -236,8 +265,11 @@ impl Broker {
         if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
             return Err(open_share_is_used_up("body_bytes_max"));
         }
+        self.may_hold_open(connection, bytes).map_err(open_share_is_used_up)?;
+        let own = &mut self.connections[connection.index()].pinned;
         own.open_messages += 1;
         own.open_bytes += bytes;
+        self.hold_open(connection, bytes);
         self.pinned.open_messages += 1;
         self.pinned.open_bytes += bytes;
         Ok(())
@@ -245,6 +277,7 @@ impl Broker {
 
     /// A transaction is over.
     pub(super) fn give_open_share_back(&mut self, connection: ConnectionId, messages: u32, bytes: u64) {
+        self.let_open_go(connection, messages.into(), bytes);
         for pinned in [&mut self.pinned, &mut self.connections[connection.index()].pinned] {
             pinned.open_messages -= messages;
             pinned.open_bytes -= bytes;

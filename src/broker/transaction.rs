@@ -11,6 +11,7 @@ use crate::journal::{Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
+use super::holders::owner_of;
 use super::publish::Publish;
 use super::records::{Mode, Transaction};
 use super::{Broker, SLOT_BYTES};
@@ -193,6 +194,7 @@ impl Broker {
     fn check_commit_fits(&mut self, messages: &Messages, channel: ChannelId) -> Result<(), Fault> {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
+        let owner = owner_of(self.channels[channel.index()].vhost);
         self.limit_effort(COMMIT_TIMES);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         while let Some(message) = next {
@@ -215,7 +217,7 @@ impl Broker {
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-            if chunks > self.fifo_pool.chunks_free() || self.targets.len() > self.fan_out_max() {
+            if !self.fifo_pool.may_take(owner, chunks, 0) || self.targets.len() > self.fan_out_max() {
                 return Err(self.out_of("queue_entries_max"));
             }
         }
@@ -266,8 +268,8 @@ fn too_much_to_write() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "more persistent messages than this broker can write down at once (an eighth of messages_max): \
-             commit more often, or raise messages_max in its configuration"
+            "a transaction of more persistent messages than can wait to be written: commit more often, or \
+             raise messages_max in this broker's configuration"
         ),
     )
 }

@@ -241,7 +241,7 @@ impl Journal {
 
     /// Places that only transactions use.
     const fn transaction_max(messages_max: usize) -> usize {
-        messages_max / 8
+        messages_max / 16
     }
 
     /// Bytes that a journal for so many messages takes, for the memory table. What is asked of the broker at

@@ -10,9 +10,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::MessageId;
 use super::give_back::untouched;
 use super::plain::Plain;
+use super::{Division, MessageId, Owner};
 
 /// Entries in one chunk.
 pub const ENTRIES_PER_CHUNK: usize = 32;
@@ -44,6 +44,9 @@ pub struct FifoPool {
     chunks: Plain<Chunk>,
     /// The chunk behind, by chunk.
     next: Box<[u32]>,
+    /// Chunks of each owner, and whether a part is kept for it.
+    owners: Box<[(u32, bool)]>,
+    division: Division,
 }
 
 /// The entries of one queue, first in, first out.
@@ -53,15 +56,44 @@ pub struct Fifo {
     tail_chunk: u32,
     head_at: u8,
     tail_at: u8,
+    owner: Owner,
     len: u32,
     head_offset: u64,
 }
 
 impl FifoPool {
-    /// Room for `entries_max` entries, rounded up to chunks.
-    pub fn with_entries(entries_max: usize) -> Self {
+    /// Room for `entries_max` entries of so many owners, rounded up to chunks.
+    pub fn with_entries(entries_max: usize, owners_max: usize) -> Self {
         let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK);
-        Self { chunks: Plain::new(chunks_max), next: untouched(chunks_max) }
+        Self {
+            chunks: Plain::new(chunks_max),
+            next: untouched(chunks_max),
+            owners: vec![(0, false); owners_max.max(1)].into_boxed_slice(),
+            division: Division::default(),
+        }
+    }
+
+    /// Bytes that one owner takes.
+    pub const OWNER_BYTES: usize = size_of::<(u32, bool)>();
+
+    /// From now on so many chunks are divided among these; one alone has all.
+    pub fn divide_among(&mut self, chunks: usize, owners: impl Iterator<Item = Owner> + Clone) {
+        let is_one_of_several = owners.clone().nth(1).is_some();
+        self.owners.iter_mut().for_each(|owner| owner.1 = false);
+        owners.clone().for_each(|owner| self.owners[owner.index()].1 = is_one_of_several);
+        let counts = &self.owners;
+        self.division = Division::new(chunks as u64, owners.map(|owner| counts[owner.index()].0.into()));
+    }
+
+    /// Whether an owner may have so many chunks more, of all but a reserve of so many.
+    pub fn may_take(&self, owner: Owner, chunks: usize, reserve: usize) -> bool {
+        let (held, has_part) = self.owners[owner.index()];
+        let free = self.chunks_free();
+        if has_part && self.division.is_own_part(held.into(), chunks as u64) {
+            return chunks <= free;
+        }
+        let kept = self.division.kept_for_others(if has_part { held.into() } else { u64::MAX });
+        chunks + reserve + kept as usize <= free
     }
 
     /// Chunks that could still be handed out.
@@ -89,14 +121,24 @@ impl FifoPool {
         self.chunks.trim()
     }
 
-    fn take(&mut self) -> Option<u32> {
+    fn take(&mut self, owner: Owner) -> Option<u32> {
         let chunk = self.chunks.take()?;
         self.next[chunk] = 0;
+        let (held, has_part) = &mut self.owners[owner.index()];
+        if *has_part {
+            self.division.take((*held).into(), 1);
+        }
+        *held += 1;
         Some(chunk as u32 + 1)
     }
 
-    fn give(&mut self, chunk: u32) {
+    fn give(&mut self, owner: Owner, chunk: u32) {
         self.chunks.give(chunk as usize - 1);
+        let (held, has_part) = &mut self.owners[owner.index()];
+        *held -= 1;
+        if *has_part {
+            self.division.give_back((*held).into(), 1);
+        }
     }
 
     fn get(&self, chunk: u32, at: u8) -> Entry {
@@ -111,9 +153,9 @@ impl FifoPool {
 }
 
 impl Fifo {
-    /// An empty fifo whose first entry will have the offset `head_offset`.
-    pub fn starting_at(head_offset: u64) -> Self {
-        Self { head_offset, ..Self::default() }
+    /// An empty fifo, whose chunks count for this owner.
+    pub fn owned_by(owner: Owner) -> Self {
+        Self { owner, ..Self::default() }
     }
 
     /// How many entries it holds.
@@ -140,7 +182,7 @@ impl Fifo {
     #[must_use]
     pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
         if self.needs_chunk() {
-            let Some(chunk) = pool.take() else {
+            let Some(chunk) = pool.take(self.owner) else {
                 return false;
             };
             if self.len == 0 {
@@ -190,13 +232,13 @@ impl Fifo {
         self.head_at += 1;
         self.len -= 1;
         if self.len == 0 {
-            pool.give(self.head_chunk);
+            pool.give(self.owner, self.head_chunk);
             (self.head_chunk, self.tail_chunk) = (0, 0);
         } else if self.head_at as usize == ENTRIES_PER_CHUNK {
             let chunk = self.head_chunk;
             self.head_chunk = pool.next[chunk as usize - 1];
             self.head_at = 0;
-            pool.give(chunk);
+            pool.give(self.owner, chunk);
         }
         Some((offset, entry))
     }
@@ -205,7 +247,7 @@ impl Fifo {
     #[must_use]
     pub fn detach(&mut self) -> Self {
         let next_offset = self.head_offset + u64::from(self.len);
-        core::mem::replace(self, Self::starting_at(next_offset))
+        core::mem::replace(self, Self { head_offset: next_offset, ..Self::owned_by(self.owner) })
     }
 }
 
@@ -219,7 +261,7 @@ mod tests {
 
     #[test]
     fn keeps_order_and_offsets_over_many_chunks_and_gives_all_back() {
-        let mut pool = FifoPool::with_entries(200);
+        let mut pool = FifoPool::with_entries(200, 1);
         let mut fifo = Fifo::default();
         for round in 0..50_u64 {
             for number in 0..100 {
@@ -234,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_refuses_and_keeps_what_is_there() {
-        let mut pool = FifoPool::with_entries(64);
+        let mut pool = FifoPool::with_entries(64, 1);
         let (mut one, mut two) = (Fifo::default(), Fifo::default());
         for number in 0..33 {
             assert!(one.push(&mut pool, entry(number)));
@@ -245,7 +287,7 @@ mod tests {
 
     #[test]
     fn detaching_leaves_the_offsets_running() {
-        let mut pool = FifoPool::with_entries(64);
+        let mut pool = FifoPool::with_entries(64, 1);
         let mut fifo = Fifo::default();
         for number in 0..10 {
             assert!(fifo.push(&mut pool, entry(number)));

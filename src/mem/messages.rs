@@ -14,9 +14,10 @@
 //! until [`Messages::finish`]. From then on it does not change; [`Messages::retain`] and
 //! [`Messages::release`] count its holders.
 //!
-//! Always true: ordinary publishers never take the reserve, so what drains the broker (deliveries,
-//! acknowledgements of connections that also publish) finds memory when everybody else waits; half-sent
-//! contents never hold more than the assembly share.
+//! Always true: each belongs to an owner (`owners`), and the pools are divided among those; ordinary
+//! publishers never take the reserve, so what drains the broker (deliveries, acknowledgements of connections
+//! that also publish) finds memory when everybody else waits; half-sent contents never hold more than the
+//! assembly share, but for the parts that are kept for each owner.
 
 use core::num::NonZeroU32;
 
@@ -26,9 +27,12 @@ use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 use super::plain::Plain;
 
 mod claim;
+mod owners;
 mod stream;
 
 use claim::Claim;
+use owners::Owners;
+pub use owners::{Draw, Owner};
 
 const INLINE_BYTES: usize = 92;
 /// One in so many slots and pages is for what is read back alone.
@@ -138,6 +142,8 @@ pub struct MessageLimits {
     pub body_bytes_max: usize,
     /// Bytes of blocks that contents may hold while they are incomplete.
     pub assembly_bytes_max: usize,
+    /// Owners of messages: virtual hosts.
+    pub owners_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -150,7 +156,10 @@ struct Slot {
     /// Stream bytes present; behind `write_block` and `write_at` while the body comes in.
     filled: u32,
     write_block: BlockId,
-    write_at: u32,
+    /// Within a page.
+    write_at: u16,
+    /// Whose memory it is.
+    owner: u16,
     /// The next slot on a list of the owner's (an open transaction); from 1.
     link: u32,
     exchange_len: u8,
@@ -178,8 +187,7 @@ pub struct Messages {
     pages_reserve: usize,
     assembly_pages: usize,
     assembly_pages_max: usize,
-    /// Set when an ordinary publisher was refused; all ordinary publishers wait until it is lifted.
-    held: bool,
+    owners: Owners,
     /// Of a message that waits.
     claim: Option<Claim>,
     /// How many there have been.
@@ -207,7 +215,7 @@ impl Messages {
             pages_reserve: pages_max / 16,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
-            held: false,
+            owners: Owners::new(limits.owners_max),
             claim: None,
             claims: 0,
             frees: 0,
@@ -221,15 +229,21 @@ impl Messages {
     ///
     /// # Errors
     /// No slot, or no page for names that do not fit inline.
-    pub fn begin(&mut self, exchange: &str, routing_key: &[u8], share: Share) -> Result<MessageId, PoolFull> {
+    pub fn begin(
+        &mut self,
+        exchange: &str,
+        routing_key: &[u8],
+        draw: impl Into<Draw>,
+    ) -> Result<MessageId, PoolFull> {
+        let Draw { share, owner } = draw.into();
         debug_assert!(exchange.len() <= 255 && routing_key.len() <= 255, "short strings");
         let names_len = exchange.len() + routing_key.len();
         let mut first_block = 0;
         if names_len > INLINE_BYTES {
-            self.admit(share, 1)?;
+            self.admit(share, 1, owner.number())?;
             first_block = self.blocks.allocate_chain(PAGE_BYTES).ok_or(PoolFull::Bodies)?;
         } else {
-            self.admit(share, 0)?;
+            self.admit(share, 0, owner.number())?;
         }
         // What was admitted has a place.
         let place = self.slots.take().ok_or(PoolFull::Messages)?;
@@ -242,6 +256,7 @@ impl Messages {
             filled: 0,
             write_block: first_block,
             write_at: 0,
+            owner: owner.number(),
             link: 0,
             exchange_len: exchange.len() as u8,
             key_len: routing_key.len() as u8,
@@ -249,6 +264,10 @@ impl Messages {
             flags: MessageFlags::NONE,
             inline: [0; INLINE_BYTES],
         };
+        self.owners.take_slot(owner);
+        if first_block != 0 {
+            self.owners.take_bytes(owner.number(), self.slots[place].block_bytes());
+        }
         let id = MessageId::from_index(place);
         self.append(id, exchange.as_bytes());
         self.append(id, routing_key);
@@ -270,10 +289,11 @@ impl Messages {
         let slot = &self.slots[id.index()];
         let stream_len = slot.filled as usize + properties.len() + body_len as usize;
         let room = slot.inline_len as usize + if slot.first_block == 0 { 0 } else { PAGE_BYTES };
+        let (owner, before) = (slot.owner, slot.block_bytes());
         let mut pages = 0;
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
-            self.admit_pages(share, pages, Some(id))?;
+            self.admit_content(share, pages, id)?;
             if share != Share::ReadBack {
                 self.admit_assembly(share, pages, id)?;
             }
@@ -285,12 +305,17 @@ impl Messages {
         // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
         if share != Share::ReadBack {
             self.assembly_pages += pages;
+            self.owners.assemble(owner, pages);
             flags = flags.with(MessageFlags::ASSEMBLING);
         }
         let slot = &mut self.slots[id.index()];
         slot.flags = flags;
         slot.properties_len = properties.len() as u32;
         slot.body_len = body_len;
+        let bytes = slot.block_bytes();
+        if bytes > before {
+            self.owners.take_bytes(owner, bytes - before);
+        }
         self.append(id, properties);
         Ok(())
     }
@@ -406,7 +431,8 @@ impl Messages {
         // At most two short strings.
         let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
         let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
-        let copy = self.begin(text(exchange), routing_key, Share::Reserve)?;
+        let draw = Draw { share: Share::Reserve, owner: self.owner(id) };
+        let copy = self.begin(text(exchange), routing_key, draw)?;
         let body_len = self.body_len(id);
         if let Err(full) = self.reserve_content(copy, properties, flags, body_len, Share::Reserve) {
             self.release(copy);
@@ -464,15 +490,6 @@ impl Messages {
         self.slots[id.index()].stream_len()
     }
 
-    /// Whether an ordinary publisher would be let in with a message of so many bytes; nobody is refused by
-    /// asking.
-    pub fn has_ordinary_room(&self, bytes: usize) -> bool {
-        let pages = Blocks::pages_for(bytes);
-        !self.held
-            && self.slots.used() < self.slots.max() - self.slots_reserve
-            && self.blocks.pages_used() + pages <= self.pages_max - self.pages_reserve
-    }
-
     /// Whether so much is in use that messages the store has should leave memory: half of what ordinary
     /// publishers may use.
     pub const fn is_above_spill_mark(&self) -> bool {
@@ -526,74 +543,28 @@ impl Messages {
         self.assembly_pages * PAGE_BYTES
     }
 
-    /// Whether ordinary publishers are being made to wait.
-    pub const fn is_held(&self) -> bool {
-        self.held
-    }
-
-    /// Lets ordinary publishers in again if use has fallen below the low mark (7/8 of what they may use,
-    /// so that on and off are apart); says whether they are let in.
-    pub fn lift_hold(&mut self) -> bool {
-        let slots_low = (self.slots.max() - self.slots_reserve) / 8 * 7;
-        let pages_low = (self.pages_max - self.pages_reserve - self.set_aside(None)) / 8 * 7;
-        if self.slots.used() <= slots_low && self.blocks.pages_used() <= pages_low {
-            self.held = false;
+    /// Whether a content of so many pages may take them. A large one that may not has a claim instead, if
+    /// nobody else has.
+    fn admit_content(&mut self, share: Share, pages: usize, id: MessageId) -> Result<(), PoolFull> {
+        let owner = self.slots[id.index()].owner;
+        let Err(full) = self.admit_pages(share, pages, Some(id), owner) else { return Ok(()) };
+        if share == Share::Ordinary && self.claim(id, pages) {
+            return Err(full);
         }
-        !self.held
-    }
-
-    fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
-        let slots_limit = match share {
-            Share::Ordinary => self.slots.max() - self.slots_reserve,
-            Share::Transaction => self.slots.max() - half_reserve(self.slots_reserve, self.slots.max()),
-            Share::Reserve => self.slots.max() - self.slots.max().div_ceil(LAST_PART),
-            Share::ReadBack => self.slots.max(),
-        };
-        if self.slots.used() >= slots_limit {
-            return Err(self.refuse(share, PoolFull::Messages));
-        }
-        if share == Share::Ordinary && self.held {
-            return Err(PoolFull::Messages);
-        }
-        self.admit_pages(share, pages, None)
-    }
-
-    fn admit_pages(&mut self, share: Share, pages: usize, asks: Option<MessageId>) -> Result<(), PoolFull> {
-        let pages_limit = match share {
-            Share::Ordinary => self.pages_max - self.pages_reserve - self.set_aside(asks),
-            Share::Transaction => self.pages_max - half_reserve(self.pages_reserve, self.pages_max),
-            Share::Reserve => self.pages_max - self.pages_max.div_ceil(LAST_PART),
-            Share::ReadBack => self.pages_max,
-        };
-        // Split pages with room may hold the tail of a chain; counting whole pages errs on the safe side,
-        // but never refuses what is smaller than a page while a split page might still have room.
-        if pages > 1 && self.blocks.pages_used() + pages > pages_limit
-            || self.blocks.pages_used() > pages_limit
-        {
-            // Only small ones make everybody wait: for a large one, what is freed is set aside.
-            if share == Share::Ordinary && asks.is_some_and(|id| self.claim(id, pages)) {
-                return Err(PoolFull::Bodies);
-            }
-            return Err(self.refuse(share, PoolFull::Bodies));
-        }
-        Ok(())
-    }
-
-    fn refuse(&mut self, share: Share, full: PoolFull) -> PoolFull {
-        if share == Share::Ordinary {
-            self.held = true;
-        }
-        full
+        Err(self.refuse(share, full, owner))
     }
 
     fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
         let slot = &mut self.slots[id.index()];
+        let (owner, bytes) = (slot.owner, slot.block_bytes());
         let chain = core::mem::take(&mut slot.first_block);
         self.slots.give(id.index());
+        self.owners.give_slot_back(owner);
         self.frees += 1;
         self.drop_claim(id);
         if chain != 0 {
+            self.owners.give_bytes_back(owner, bytes);
             let before = self.blocks.pages_used();
             self.blocks.free_chain(chain);
             self.pages_freed += (before - self.blocks.pages_used()) as u64;
@@ -610,6 +581,8 @@ impl Messages {
         let room = if slot.inline_len == 0 { PAGE_BYTES } else { slot.inline_len as usize };
         let beyond = slot.stream_len().saturating_sub(room);
         let pages = Blocks::pages_for(beyond);
+        let owner = slot.owner;
+        self.owners.assembled(owner, pages);
         self.assembly_pages -= pages;
         self.assembly_left += pages as u64;
         pages

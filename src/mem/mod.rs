@@ -10,6 +10,7 @@
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `give_back` | memory back to the system |
+//! | `division` | how a pool is divided among those who share it |
 //! | `fifo`     | queue entries in chunks of a shared pool |
 //!
 //! Always true: a pool reserves address space at boot and never asks the allocator again, so nothing here
@@ -18,6 +19,7 @@
 
 mod blocks;
 mod bytes;
+mod division;
 mod fifo;
 mod give_back;
 mod list;
@@ -28,10 +30,12 @@ mod slab;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
+pub use division::Division;
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool};
 pub use give_back::let_go_of_start;
 pub use list::{Links, LinksOf, List};
 pub use messages::{
-    Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
+    Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, Owner, PoolFull,
+    Share,
 };
 pub use slab::Slab;

@@ -107,7 +107,7 @@ impl<T> Slab<T> {
     }
 
     /// All records with their indices, in index order.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> + Clone {
         self.records.iter().enumerate().filter_map(|(index, record)| Some((index, record.as_ref()?)))
     }
 }

@@ -63,6 +63,7 @@ impl Supplies {
             messages: &mut self.messages,
             settings: &self.settings,
             share: broker.content_share(id),
+            owner: broker.owner(id),
             durable: broker.journal().durable(),
             log: &mut self.log,
         }
@@ -250,6 +251,7 @@ const fn message_limits(limits: &Limits) -> MessageLimits {
         messages_max: limits.messages_max as usize,
         body_bytes_max: limits.body_bytes_max as usize,
         assembly_bytes_max: limits.assembly_bytes_max as usize,
+        owners_max: limits.vhosts_max as usize,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The way in: newcomers, reading, applying what was read, and publishers that wait for room.
 //!
 //! Always true: a peer is on the list to be read at most once, and not at all while it waits; one reading
-//! takes at most the one input buffer; whoever waited longest for room tries first.
+//! takes at most the one input buffer; whoever of a virtual host waited longest for room tries first, and
+//! while that has no memory the others go on.
 
 use std::io;
 
@@ -10,6 +11,7 @@ use mio::{Interest, Token};
 use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::{LogKind, LogSource};
+use crate::mem::Owner;
 use crate::session::{self, Step, Suspension};
 use crate::time::Deadline;
 
@@ -140,7 +142,8 @@ impl House {
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;
         }
-        let scarce = self.supplies.messages.is_held() || self.buffers.stashes.bytes_free() < self.input.len();
+        let scarce = self.supplies.messages.is_held(self.broker.owner(id))
+            || self.buffers.stashes.bytes_free() < self.input.len();
         let reading = if scarce { Reading::Look } else { Reading::Take };
         let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
         self.bytes_read += got.len;
@@ -302,17 +305,25 @@ impl House {
         }
         // A large one may fit where small ones must wait, because room was set aside for it.
         let is_large_next = self.supplies.messages.claim_fits();
-        if self.supplies.messages.is_held() && !self.supplies.messages.lift_hold() && !is_large_next {
-            self.retries_left = 0;
-        }
         // One may always try, whatever work there was in reading.
         self.effort = 0;
-        for _ in 0..self.retries_left.min(RETRIES_PER_TURN) {
-            if self.is_tired() {
+        let mut left = RETRIES_PER_TURN;
+        let mut at = 0;
+        while left > 0 && self.retries_left > 0 && !self.is_tired() {
+            let Some(id) = self.for_room.get(at).copied() else {
+                self.retries_left = 0;
                 break;
+            };
+            let owner = self.broker.owner(id);
+            if !self.may_enter(owner) && !is_large_next {
+                // The first in line of its virtual host did not fit: all of that wait until it does, each in
+                // its place.
+                at += 1;
+                continue;
             }
+            self.for_room.remove(at);
             self.retries_left -= 1;
-            let Some(id) = self.for_room.pop_front() else { break };
+            left -= 1;
             if self.broker.is_kept_waiting(&self.supplies.messages, id) {
                 self.for_room.push_back(id);
                 continue;
@@ -322,16 +333,17 @@ impl House {
             peer.session.blocked(self.now, false);
             peer.stream.look_again();
             self.read_from(id);
-            if self.supplies.messages.is_held() && !is_large_next {
-                // The first in line did not fit: everybody waits until it does. It may have been refused
-                // instead, when it wanted more than a connection may wait for.
-                if self.for_room.back() == Some(&id) {
-                    self.for_room.rotate_right(1);
-                }
-                self.retries_left = 0;
-                break;
+            let is_held = self.supplies.messages.is_held(owner) && !is_large_next;
+            // It may have been refused instead, when it wanted more than a connection may wait for.
+            if is_held && self.for_room.back() == Some(&id) {
+                self.for_room.pop_back();
+                self.for_room.insert(at, id);
             }
         }
+    }
+
+    fn may_enter(&mut self, owner: Owner) -> bool {
+        !self.supplies.messages.is_held(owner) || self.supplies.messages.lift_hold(owner)
     }
 
     /// When a content has waited for the assembly share as long as a content may stand still, those end that

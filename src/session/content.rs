@@ -71,7 +71,7 @@ impl Connection {
             return Verdict::Wait(Suspension::ReplySpace);
         }
         self.blocked.concerned = self.capabilities.connection_blocked;
-        let message = match context.messages.begin(exchange, routing_key, context.share) {
+        let message = match context.messages.begin(exchange, routing_key, context.draw()) {
             Ok(message) => message,
             Err(_) if self.may_wait(context, 0) => return Verdict::Wait(Suspension::ContentRoom),
             Err(full) => {

@@ -66,7 +66,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
-use crate::mem::{ByteChain, BytePool, Messages, Share};
+use crate::mem::{ByteChain, BytePool, Draw, Messages, Owner, Share};
 use crate::time::{Deadline, Now};
 
 use channel::{Channels, ConfirmList, NONE, OwnChannels, Slot};
@@ -148,10 +148,19 @@ pub struct Context<'p> {
     pub settings: &'p Settings,
     /// From which part of the pools this connection publishes.
     pub share: Share,
+    /// Whose memory its messages take.
+    pub owner: Owner,
     /// Everything up to this batch is durable.
     pub durable: Batch,
     /// What is logged of peers goes through it.
     pub log: &'p mut LogLimiter,
+}
+
+impl Context<'_> {
+    /// Where the memory for a content comes from.
+    const fn draw(&self) -> Draw {
+        Draw { share: self.share, owner: self.owner }
+    }
 }
 
 /// What is known of the other end before it spoke.

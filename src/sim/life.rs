@@ -403,21 +403,20 @@ impl<'w> Life<'w> {
     /// Those who wait for room try again, if something made room.
     fn retry(&mut self) {
         let made = self.room_made();
-        if made == self.room_seen || self.messages.is_held() && !self.messages.lift_hold() {
+        if made == self.room_seen {
             return;
         }
         self.room_seen = made;
         for at in 0..self.clients.len() {
-            if !matches!(self.clients[at].waiting, Waiting::Room(..)) {
+            let owner = self.broker.owner(self.clients[at].id);
+            let is_held = self.messages.is_held(owner) && !self.messages.lift_hold(owner);
+            if is_held || !matches!(self.clients[at].waiting, Waiting::Room(..)) {
                 continue;
             }
             if let Waiting::Room(number, content, message) =
                 core::mem::replace(&mut self.clients[at].waiting, Waiting::No)
             {
                 self.publish(at, number, content, message);
-            }
-            if self.messages.is_held() {
-                break;
             }
         }
     }

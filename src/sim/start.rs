@@ -93,6 +93,7 @@ impl World {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
+            owners_max: limits.vhosts_max as usize,
         });
         if restore(&mut broker, &log, &mut self.disk).is_err() {
             return None;

@@ -5,7 +5,7 @@
 
 use crate::command::{ChannelId, Command, Outcome, Settlement};
 use crate::error::ReplyCode;
-use crate::mem::{MessageFlags, MessageId, PoolFull, Share};
+use crate::mem::{Draw, MessageFlags, MessageId, PoolFull, Share};
 
 use super::client::{Channel, Client, Content, Mode, Reply, Waiting, body_of, properties_of};
 use super::life::{Ended, Life};
@@ -278,7 +278,9 @@ impl Life<'_> {
             }
             return;
         };
-        let message = match message.map_or_else(|| self.assemble(&content, share), Ok) {
+        let message = match message
+            .map_or_else(|| self.assemble(&content, Draw { share, owner: self.broker.owner(id) }), Ok)
+        {
             Ok(message) => message,
             Err(_) if share == Share::Ordinary => {
                 self.w.counts.waits += 1;
@@ -334,12 +336,13 @@ impl Life<'_> {
         }
     }
 
-    fn assemble(&mut self, content: &Content, share: Share) -> Result<MessageId, PoolFull> {
-        let message = self.messages.begin(&content.exchange, content.key.as_bytes(), share)?;
+    fn assemble(&mut self, content: &Content, draw: Draw) -> Result<MessageId, PoolFull> {
+        let message = self.messages.begin(&content.exchange, content.key.as_bytes(), draw)?;
         let flags = if content.persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
         let body = body_of(content.number, content.len);
         let properties = properties_of(content.persistent);
-        if let Err(full) = self.messages.reserve_content(message, properties, flags, body.len() as u32, share)
+        if let Err(full) =
+            self.messages.reserve_content(message, properties, flags, body.len() as u32, draw.share)
         {
             self.messages.release(message);
             return Err(full);

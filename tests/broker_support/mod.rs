@@ -5,7 +5,8 @@
 use leveret::broker::Broker;
 use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::mem::{Draw, MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::password::PasswordHash;
 
 /// A broker with its messages.
 pub struct House {
@@ -39,15 +40,30 @@ impl House {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
                 assembly_bytes_max: limits.assembly_bytes_max as usize,
+                owners_max: limits.vhosts_max as usize,
             }),
         }
     }
 
     pub fn connect(&mut self) -> At {
+        self.connect_as("guest", "/")
+    }
+
+    /// A user who may do everything in a virtual host, both made if they are not there.
+    pub fn admit(&mut self, user: &str, vhost: &str) {
+        self.broker.put_vhost(vhost).unwrap();
+        if self.broker.users().all(|view| view.name != user) {
+            self.broker.put_user(user, PasswordHash::Nobodys, "").unwrap();
+        }
+        self.broker.set_permissions(user, vhost, ".*", ".*", ".*").unwrap();
+        self.broker.run_jobs(&mut self.messages);
+    }
+
+    pub fn connect_as(&mut self, user: &str, vhost: &str) -> At {
         let connection = self.broker.connect().unwrap();
-        let login = Command::LoginExternal { user: "guest", from_loopback: true };
+        let login = Command::LoginExternal { user, from_loopback: true };
         let open = Command::OpenChannel { number: 1 };
-        for command in [login, Command::OpenVhost { vhost: "/" }] {
+        for command in [login, Command::OpenVhost { vhost }] {
             assert_eq!(self.broker.apply(&mut self.messages, connection, None, command).0, Outcome::Done);
         }
         match self.broker.apply(&mut self.messages, connection, None, open).0 {
@@ -109,7 +125,8 @@ impl House {
     /// Publishes a body of so many bytes as the connection's session would; what must wait is given up.
     pub fn offer(&mut self, at: At, key: &str, body_len: u32) -> Outcome {
         let share = self.broker.content_share(at.connection);
-        let Ok(id) = self.messages.begin("", key.as_bytes(), share) else { return Outcome::Wait };
+        let draw = Draw { share, owner: self.broker.owner(at.connection) };
+        let Ok(id) = self.messages.begin("", key.as_bytes(), draw) else { return Outcome::Wait };
         if self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, body_len, share).is_err() {
             self.messages.release(id);
             return Outcome::Wait;

@@ -49,6 +49,7 @@ impl World {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
                 assembly_bytes_max: limits.assembly_bytes_max as usize,
+                owners_max: limits.vhosts_max as usize,
             }),
             marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
@@ -302,6 +303,7 @@ macro_rules! context {
             messages: &mut $world.messages,
             settings: &$world.settings,
             share: $world.share,
+            owner: leveret::mem::Owner::default(),
             durable: $world.durable,
             log: &mut $world.log,
         }

@@ -172,6 +172,7 @@ macro_rules! context {
             messages: &mut $house.messages,
             settings: &$house.settings,
             share: $house.broker.content_share($id),
+            owner: $house.broker.owner($id),
             durable: $house.broker.journal().durable(),
             log: &mut $house.log,
         }
@@ -193,6 +194,7 @@ impl House {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
                 assembly_bytes_max: limits.assembly_bytes_max as usize,
+                owners_max: limits.vhosts_max as usize,
             }),
             broker: Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker"),
             stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
@@ -344,7 +346,8 @@ impl House {
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;
         }
-        let peek = self.messages.is_held() || self.stashes.bytes_free() < self.input.len();
+        let peek =
+            self.messages.is_held(self.broker.owner(id)) || self.stashes.bytes_free() < self.input.len();
         let (got, end) = peer.stream.read(&mut lines[peer.line], &self.stashes, &mut self.input, peek);
         self.bytes_read += got;
         let handled = self.handle(id, got);
@@ -584,21 +587,28 @@ impl House {
             (self.room_seen, self.retries_left) = (made, self.for_room.len());
         }
         let is_large_next = self.messages.claim_fits();
-        if self.messages.is_held() && !self.messages.lift_hold() && !is_large_next {
-            self.retries_left = 0;
-        }
-        for _ in 0..self.retries_left.min(RETRIES_PER_TURN) {
+        let (mut left, mut at) = (RETRIES_PER_TURN, 0);
+        while left > 0 && self.retries_left > 0 {
+            let Some(id) = self.for_room.get(at).copied() else {
+                self.retries_left = 0;
+                break;
+            };
+            let owner = self.broker.owner(id);
+            if self.messages.is_held(owner) && !self.messages.lift_hold(owner) && !is_large_next {
+                at += 1;
+                continue;
+            }
+            self.for_room.remove(at);
             self.retries_left -= 1;
-            let Some(id) = self.for_room.pop_front() else { break };
+            left -= 1;
             let Some(peer) = self.peers[id.index()].as_mut() else { continue };
             peer.waiting = Waiting::No;
             peer.session.blocked(self.now, false);
             peer.stream.readable = true;
             self.read_from(lines, id);
-            if self.messages.is_held() && !is_large_next {
-                self.for_room.rotate_right(1);
-                self.retries_left = 0;
-                break;
+            if self.messages.is_held(owner) && !is_large_next && self.for_room.back() == Some(&id) {
+                self.for_room.pop_back();
+                self.for_room.insert(at, id);
             }
         }
     }

@@ -149,9 +149,9 @@ impl Broker {
             self.access.users[user].set_hash(hash);
             return Restored::Exists(None);
         }
-        match self.access.users.insert(User::new(name, tags, hash)) {
-            Ok(_) => Restored::Exists(None),
-            Err(_) => self.no_room_at_start(),
+        match self.add_user(User::new(name, tags, hash)) {
+            Some(_) => Restored::Exists(None),
+            None => self.no_room_at_start(),
         }
     }
 
@@ -182,7 +182,7 @@ impl Broker {
         }
         for index in 0..self.access.users.places() {
             if self.access.users.get(index).is_some() {
-                self.access.users.remove(index);
+                self.remove_user(index);
             }
         }
         for index in 0..self.access.vhosts.places() {

@@ -12,6 +12,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::password::{PasswordCheck, PasswordHash};
 
 use crate::broker::Broker;
+use crate::broker::holders::Held;
 /// One user.
 pub(super) struct User {
     name: Box<str>,
@@ -22,11 +23,22 @@ pub(super) struct User {
     remembered: Option<hmac::Tag>,
     /// Topic permissions it has, in all virtual hosts.
     pub(super) topics: u32,
+    /// What tells it from all that had its place or its name before.
+    pub(super) life: u32,
+    pub(super) held: Held,
 }
 
 impl User {
     pub(super) fn new(name: &str, tags: &str, hash: PasswordHash) -> Self {
-        Self { name: name.into(), tags: tags.into(), hash, remembered: None, topics: 0 }
+        Self {
+            name: name.into(),
+            tags: tags.into(),
+            hash,
+            remembered: None,
+            topics: 0,
+            life: 0,
+            held: Held::default(),
+        }
     }
 
     pub(super) const fn name(&self) -> &str {

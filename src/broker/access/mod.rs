@@ -28,10 +28,11 @@ use ring::hmac;
 use crate::command::{ConnectionId, VhostId};
 use crate::error::Fault;
 use crate::limits::Limits;
-use crate::mem::Slab;
+use crate::mem::{FifoPool, Messages, Slab};
 use crate::password;
 
 use crate::broker::exchange::Kind;
+use crate::broker::holders::Held;
 use crate::broker::names::IndexTable;
 use crate::broker::records::Connection;
 use crate::broker::{Broker, Entropy};
@@ -66,7 +67,8 @@ const PREDECLARED: [(&str, Kind, bool); 8] = [
 pub(super) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
 
 /// A virtual host without its exchanges, a user, and a permission, each with the longest names.
-pub(super) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
+pub(super) const VHOST_BYTES: usize =
+    Slab::<Vhost>::record_bytes() + 256 + Messages::OWNER_BYTES + FifoPool::OWNER_BYTES;
 pub(super) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
 pub(super) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
     Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
@@ -96,6 +98,8 @@ pub(super) struct Access {
     lacks_room: bool,
     /// Connections to be closed by force.
     forced: VecDeque<ConnectionId>,
+    /// Users there have been.
+    lives: u32,
 }
 
 impl Access {
@@ -118,6 +122,7 @@ impl Access {
             is_written: false,
             lacks_room: false,
             forced: VecDeque::with_capacity(limits.connections_max as usize),
+            lives: 0,
         }
     }
 }
@@ -127,7 +132,7 @@ impl Broker {
     pub(super) fn begin_access(&mut self) -> Result<(), Fault> {
         let vhost = self.add_vhost(FIRST_VHOST)?;
         let user = User::new(GUEST, ADMINISTRATOR, password::GUEST);
-        let Ok(user) = self.access.users.insert(user) else { return Err(self.out_of("users_max")) };
+        let Some(user) = self.add_user(user) else { return Err(self.out_of("users_max")) };
         let everything = [".*"; 3];
         self.put_permission(user, vhost, everything).map_err(|_| self.out_of("permissions_max"))
     }
@@ -151,6 +156,20 @@ impl Broker {
 
     fn find_user(&self, name: &str) -> Option<usize> {
         self.access.users.iter().find(|(_, user)| user.name() == name).map(|(index, _)| index)
+    }
+
+    /// `None`: there is no room for one more.
+    fn add_user(&mut self, mut user: User) -> Option<usize> {
+        self.access.lives += 1;
+        user.life = self.access.lives;
+        let index = self.access.users.insert(user).ok()?;
+        self.divide();
+        Some(index)
+    }
+
+    fn remove_user(&mut self, user: usize) {
+        self.access.users.remove(user);
+        self.divide();
     }
 
     fn user_name(&self, user: usize) -> &str {
@@ -194,4 +213,58 @@ impl Broker {
 
 fn vhost_at(index: usize) -> VhostId {
     VhostId::from_index(index)
+}
+
+/// What virtual hosts and users hold.
+impl Access {
+    pub(super) fn vhost_held(&self, vhost: VhostId) -> &Held {
+        &self.vhosts[vhost.index()].held_of_pools
+    }
+
+    pub(super) fn vhost_held_mut(&mut self, vhost: VhostId) -> &mut Held {
+        &mut self.vhosts[vhost.index()].held_of_pools
+    }
+
+    pub(super) fn user_held(&self, user: usize) -> &Held {
+        &self.users[user].held
+    }
+
+    pub(super) fn user_held_mut(&mut self, user: usize) -> &mut Held {
+        &mut self.users[user].held
+    }
+
+    pub(super) fn vhosts_held(&self) -> impl Iterator<Item = &Held> + Clone {
+        self.vhosts.iter().map(|(_, vhost)| &vhost.held_of_pools)
+    }
+
+    pub(super) fn users_held(&self) -> impl Iterator<Item = &Held> + Clone {
+        self.users.iter().map(|(_, user)| &user.held)
+    }
+
+    pub(super) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> + Clone {
+        self.vhosts.iter().map(|(index, _)| vhost_at(index))
+    }
+
+    /// The user that has this number, if it is still there.
+    pub(super) fn user_with_life(&self, life: u32) -> Option<usize> {
+        self.users.iter().find(|(_, user)| user.life == life).map(|(index, _)| index)
+    }
+
+    /// What tells a user from all that had its place or its name before.
+    pub(super) fn life_of(&self, user: Option<usize>) -> u32 {
+        user.map_or(0, |user| self.users[user].life)
+    }
+
+    pub(super) fn forget_held_by_connections(&mut self) {
+        for index in 0..self.vhosts.places() {
+            if let Some(vhost) = self.vhosts.get_mut(index) {
+                vhost.held_of_pools.forget_pinned();
+            }
+        }
+        for index in 0..self.users.places() {
+            if let Some(user) = self.users.get_mut(index) {
+                user.held.forget_pinned();
+            }
+        }
+    }
 }

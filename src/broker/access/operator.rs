@@ -249,7 +249,7 @@ impl Broker {
             }
             None => {
                 let user = User::new(name, &tags, hash);
-                self.access.users.insert(user).map_err(|_| OperatorFault::NoRoom("users_max"))?
+                self.add_user(user).ok_or(OperatorFault::NoRoom("users_max"))?
             }
         };
         Ok(self.say_user(index, true))
@@ -271,7 +271,7 @@ impl Broker {
                 record.user_index = record.user_index.filter(|other| *other != user);
             }
         }
-        self.access.users.remove(user);
+        self.remove_user(user);
         Ok(self.journal.await_facts())
     }
 

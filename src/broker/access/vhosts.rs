@@ -11,6 +11,7 @@ use super::operator::VhostLimits;
 use super::{PREDECLARED, vhost_at};
 use crate::broker::Broker;
 use crate::broker::exchanges::ExchangeDeclaration;
+use crate::broker::holders::{Held, Holder, of_connection};
 use crate::broker::jobs::{Job, spend};
 
 /// One virtual host.
@@ -19,7 +20,7 @@ pub(super) struct Vhost {
     pub(super) limits: VhostLimits,
     /// Queues that can be found.
     queues: u32,
-    connections: u32,
+    pub(super) held_of_pools: Held,
     /// Records of queues, exchanges and connections that still name it.
     held: u32,
     /// It is deleted, and being cleared away.
@@ -63,13 +64,14 @@ impl Broker {
             name: name.into(),
             limits: VhostLimits::default(),
             queues: 0,
-            connections: 0,
+            held_of_pools: Held::default(),
             held: 0,
             dying: false,
             swept: false,
         };
         let index = self.access.vhosts.insert(record).map_err(|_| self.out_of("vhosts_max"))?;
         let vhost = vhost_at(index);
+        self.divide();
         for (exchange, kind, internal) in PREDECLARED {
             let declaration = ExchangeDeclaration {
                 exchange,
@@ -93,6 +95,7 @@ impl Broker {
             }
         }
         self.access.vhosts.remove(vhost.index());
+        self.divide();
     }
 
     /// connection.open.
@@ -108,22 +111,31 @@ impl Broker {
         let record = &self.connections[connection.index()];
         let refused = format!("access to vhost '{name}' refused for user '{}'", record.user);
         let host = &self.access.vhosts[vhost.index()];
-        if let Some(limit) = host.limits.connections_max.filter(|limit| host.connections >= *limit) {
+        if let Some(limit) =
+            host.limits.connections_max.filter(|limit| host.held_of_pools.connections >= *limit)
+        {
             return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
         }
         if record.user_index.and_then(|user| self.find_permission(user, vhost)).is_none() {
             return Err(not_allowed(format_args!("{refused}")));
         }
-        let host = &mut self.access.vhosts[vhost.index()];
-        host.connections += 1;
-        host.held += 1;
+        let user = self.connections[connection.index()].user_index;
+        let holder = Holder { vhost: Some(vhost), user };
+        let room = self.connections.room();
+        self.check_holder(holder, (room, 0), |held| held.connections, "connections_max")
+            .map_err(of_connection)?;
+        self.count_for(holder, |held| held.connections += 1);
+        self.hold_vhost(vhost);
         self.connections[connection.index()].vhost = Some(vhost);
         Ok(Outcome::Done)
     }
 
     /// The connection does not count any more.
-    pub(in super::super) fn leave_vhost(&mut self, vhost: VhostId) {
-        self.access.vhosts[vhost.index()].connections -= 1;
+    pub(in super::super) fn leave_vhost(&mut self, connection: ConnectionId) {
+        let holder = self.holder(connection);
+        if holder.vhost.is_some() {
+            self.count_for(holder, |held| held.connections -= 1);
+        }
     }
 
     /// Whether one more queue may be declared.
@@ -172,6 +184,7 @@ impl Broker {
         let host = &self.access.vhosts[vhost.index()];
         if host.swept && host.held == 0 {
             self.access.vhosts.remove(vhost.index());
+            self.divide();
         }
     }
 

@@ -52,7 +52,9 @@ impl Messages {
         let claim = self.claim.filter(|claim| is_ordinary && claim.id != asks);
         let aside = claim.map_or(0, |claim| claim.set_aside(claim.assembly_since, self.assembly_left));
         let taken = self.assembly_pages + aside;
-        if taken == 0 || taken + pages <= self.assembly_pages_max {
+        let owner = self.slots[asks.index()].owner;
+        let fits = taken == 0 || taken + pages <= self.assembly_pages_max;
+        if fits || self.owners.may_assemble(owner, pages) {
             return Ok(());
         }
         let left = self.assembly_left;
@@ -70,7 +72,10 @@ impl Messages {
     /// Whether the message that waits with a claim would come in now.
     pub fn claim_fits(&self) -> bool {
         let most = self.pages_max - self.pages_reserve;
-        let fits = |claim: Claim| self.blocks.pages_used() + claim.pages <= most;
+        let fits = |claim: Claim| {
+            let kept = self.owners.pages_kept(self.slots[claim.id.index()].owner);
+            self.blocks.pages_used() + claim.pages + kept <= most
+        };
         self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))
     }
 

@@ -62,7 +62,7 @@ impl Messages {
             let take = bytes.len().min(block.len() - at);
             block[at..at + take].copy_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
-            slot.write_at += take as u32;
+            slot.write_at += take as u16;
             // The next block is gone to only when there is something for it: the last has none behind it.
             if take == 0 || (at + take == block.len() && !bytes.is_empty()) {
                 slot.write_block = self.blocks.next(slot.write_block);

@@ -3,7 +3,7 @@
 use super::*;
 
 fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
-    Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
+    Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max, owners_max: 4 })
 }
 
 fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
@@ -68,7 +68,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
         held.push(id);
     }
     assert_eq!(held.len(), 150);
-    assert!(pool.is_held() && !pool.lift_hold());
+    assert!(pool.is_held(Owner::default()) && !pool.lift_hold(Owner::default()));
     let reserve = pool.begin("", b"q", Share::Reserve).unwrap();
     pool.release(reserve);
     pool.release(held.pop().unwrap());
@@ -80,7 +80,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
     for id in held.drain(100..) {
         pool.release(id);
     }
-    assert!(pool.lift_hold());
+    assert!(pool.lift_hold(Owner::default()));
     assert!(pool.begin("", b"q", Share::Ordinary).is_ok());
 }
 
@@ -133,7 +133,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     }
     let large = begun(&mut pool);
     assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
-    assert!(!pool.is_held(), "nobody else has to wait for it");
+    assert!(!pool.is_held(Owner::default()), "nobody else has to wait for it");
     // Nothing is freed: the others may use what there is, to the last page.
     while let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
         match reserve(&mut pool, id, 1) {
@@ -148,7 +148,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     while reserve(&mut pool, large, 600).is_err() {
         pool.release(small.pop_front().expect("it came in before all others had gone"));
         gone += 1;
-        pool.lift_hold();
+        pool.lift_hold(Owner::default());
         if let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
             match reserve(&mut pool, id, 1) {
                 Ok(()) => small.push_back(id),
@@ -159,14 +159,14 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     assert!((600..=700).contains(&gone), "{gone} had to go first");
     // What is set aside for one that goes away is for others again.
     pool.release(large);
-    assert!(pool.lift_hold());
+    assert!(pool.lift_hold(Owner::default()));
     let another = begun(&mut pool);
     assert_eq!(reserve(&mut pool, another, 900), Err(PoolFull::Bodies));
     for id in small.drain(..) {
         pool.release(id);
     }
     pool.release(another);
-    assert!(pool.lift_hold() && !pool.claim_fits());
+    assert!(pool.lift_hold(Owner::default()) && !pool.claim_fits());
     let all = begun(&mut pool);
     assert_eq!(reserve(&mut pool, all, 960), Ok(()));
 }
