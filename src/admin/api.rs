@@ -164,6 +164,8 @@ fn overview(scene: &Scene<'_>) -> Answer {
     let process = scene.process;
     let gauges = scene.broker.gauges();
     let vhosts = scene.broker.vhosts().count();
+    // With those that are there from the start, as they are listed.
+    let exchanges = (0..scene.broker.exchange_places()).filter_map(|at| scene.broker.exchange_at(at)).count();
     Answer::Now(
         Status::Ok,
         body(|json| {
@@ -183,7 +185,7 @@ fn overview(scene: &Scene<'_>) -> Answer {
                 ("channels", gauges.channels),
                 ("consumers", gauges.consumers),
                 ("queues", gauges.queues),
-                ("exchanges", gauges.exchanges),
+                ("exchanges", exchanges),
                 ("bindings", gauges.bindings),
                 ("vhosts", vhosts),
             ];

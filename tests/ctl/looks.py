@@ -1,0 +1,192 @@
+"""What `status`, `environment` and `list_alarms` say is the case: held against the broker's lists, its process, its
+configuration, and memory and disk that really fill up and empty again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import threading
+import time
+from typing import Callable, Dict, Iterator, List
+
+from harness import wire
+from harness.brokers import Leveret, leveret
+from harness.raw import Client, Closed
+from support import ctl, good, rows
+
+LISTED = {"connections": "list_connections", "channels": "list_channels", "queues": "list_queues",
+          "exchanges": "list_exchanges", "bindings": "list_bindings", "consumers": "list_consumers",
+          "vhosts": "list_vhosts"}
+
+
+def status_says_what_is() -> None:
+    """The numbers are those of the lists and of the process, in both forms, and follow what changes."""
+    with leveret(config='memory_limit = "200MB"\n') as broker:
+        began = time.monotonic()
+        good(broker, "add_vhost", "plant")
+        good(broker, "set_permissions", "-p", "plant", "guest", ".*", ".*", ".*")
+        with Client(broker.address) as one, Client(broker.address, vhost="plant") as other:
+            for number in (1, 2, 3):
+                one.open(number)
+            other.open()
+            for queue in ("a", "b"):
+                one.call(1, "queue.declare", queue=queue)
+            one.call(1, "exchange.declare", exchange="x", type="fanout")
+            one.call(1, "queue.bind", queue="a", exchange="x")
+            one.call(1, "basic.consume", queue="a", consumer_tag="c")
+            other.call(1, "queue.declare", queue="a")
+            told = told_status(broker, began)
+            for what, number in {"connections": 2, "channels": 4, "queues": 3, "consumers": 1, "vhosts": 2}.items():
+                assert told[what] == number, f"{what}: {told[what]}, not {number}"
+            one.call(2, "queue.delete", queue="b")
+            one.send(wire.method(3, "channel.close", reply_code=200))
+            one.expect("channel.close-ok")
+            told = told_status(broker, began)
+            assert (told["channels"], told["queues"]) == (3, 2), told
+        deadline = time.monotonic() + 10
+        while told_status(broker, began)["connections"]:
+            assert time.monotonic() < deadline, "connections that are gone are still counted"
+
+
+def told_status(broker: Leveret, began: float) -> Dict[str, int]:
+    """`status` as JSON, after it was held against everything else there is to ask."""
+    told = json.loads(good(broker, "status", "--formatter", "json"))
+    text = good(broker, "-q", "status")
+    seconds = time.monotonic() - began
+    vhosts = [row[0] for row in rows(broker, "list_vhosts")]
+    for key, command in LISTED.items():
+        if key in ("connections", "channels", "vhosts"):
+            number = len(rows(broker, command))
+        else:
+            number = sum(len(rows(broker, command, "-p", vhost)) for vhost in vhosts)
+        singular = {"vhosts": "Virtual host", "queues": "Queue"}.get(key, key[:-1].capitalize())
+        # What binds a queue to the default exchange is listed, and held by nobody.
+        implied = told["queues"] if key == "bindings" else 0
+        assert told[key] == number - implied, f"{key}: {told[key]} in status, {number} in {command}"
+        assert f"{singular} count: {told[key]}\n" in text + "\n", f"{key} in {text}"
+    host, port = broker.address
+    assert told["pid"] == broker.process.pid and f"OS PID: {broker.process.pid}\n" in text, text
+    assert told["memory_limit"] == 200_000_000 and "Memory limit: 200000000 bytes" in text, text
+    assert told["data_dir"] == str(broker.data_dir) and f"Node data directory: {broker.data_dir}\n" in text, text
+    assert told["listeners"] == [f"amqp {host}:{port}"], told["listeners"]
+    assert f"Interface: {host}, port: {port}, protocol: amqp, purpose: AMQP 0-9-1" in text, text
+    assert told["alarms"] == [] and "Alarms\n\n(none)\n" in plain(text), text
+    assert told["uptime_ms"] / 1000 <= seconds + 5.0, f"{told['uptime_ms']} ms, started {seconds:.1f} s ago"
+    resident = int(text.split("Resident: ")[1].split()[0])
+    assert abs(resident - broker.rss_kib() * 1024) < 2 << 20, f"{resident} bytes, not {broker.rss_kib()} KiB"
+    version = subprocess.run([str(broker.binary), "--version"], capture_output=True, text=True, check=True).stdout
+    assert told["leveret_version"] in version and f"Leveret version: {told['leveret_version']}\n" in text, text
+    return told
+
+
+def plain(text: str) -> str:
+    """Without the colours of headings."""
+    return text.replace("\x1b[1m", "").replace("\x1b[0m", "")
+
+
+def environment_is_the_configuration() -> None:
+    """It is a file with which the same broker would start, with what was set and what was not."""
+    config = """memory_limit = "190MB"
+heartbeat = "33s"
+product = "Plant"
+[store]
+commit_window = "7ms"
+[limits]
+queues_max = 77
+message_size_max = "300KiB"
+"""
+    with leveret(config=config, args=["--log-level", "debug"]) as broker:
+        said = good(broker, "-q", "environment")
+        for line in ('memory_limit = "190MB"', 'heartbeat = "33s"', 'product = "Plant"', 'commit_window = "7ms"',
+                     "queues_max = 77", 'message_size_max = "300KiB"', 'log_level = "debug"',
+                     f'data_dir = "{broker.data_dir}"'):
+            assert f"\n{line}\n" in f"\n{said}\n", f"{line} is not in\n{said}"
+        assert json.loads(good(broker, "environment", "--formatter", "json")) == said.rstrip("\n")
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(said)
+            file.flush()
+            check = subprocess.run([str(broker.binary), "check", "--config", file.name], capture_output=True, text=True)
+            assert check.returncode == 0, check.stdout + check.stderr
+            again = [line.split("#")[0].rstrip() for line in check.stdout.splitlines()]
+            missing = [line for line in said.splitlines() if line.split("#")[0].rstrip() not in again]
+            assert not missing, f"a broker that starts with what it says would not have {missing}"
+
+
+def alarms_come_and_go() -> None:
+    """Nothing when nothing is the matter; `room` while publishers wait for memory, `disk` while the log has reached
+    its limit; nothing again when messages have left."""
+    small = '[limits]\nmessage_size_max = "64KiB"\nassembly_bytes_max = "512KiB"\nbody_bytes_max = "1MiB"\n'
+    with leveret(config=small) as broker:
+        assert alarms(broker) == []
+        with Client(broker.address) as client:
+            client.open()
+            client.call(1, "queue.declare", queue="full")
+        with waiting_publisher(broker, "full", 4000):
+            wait_for(broker, lambda said: said == ["room"], "the memory is full")
+        wait_for(broker, lambda said: purged(broker, "full") and said == [], "the memory is empty again")
+    segments = 'frame_max = "16KiB"\n[store]\ndisk_limit = "8MiB"\n[limits]\nsegment_bytes = "512KiB"\n' \
+               'commit_bytes_max = "160KiB"\n'
+    with leveret(config=segments) as broker:
+        assert alarms(broker) == []
+        queues = ("kept", "kept too", "and this")
+        with Client(broker.address) as client:
+            client.open()
+            for queue in queues:
+                client.call(1, "queue.declare", queue=queue, durable=True)
+        with contextlib.ExitStack() as publishers:
+            for queue in queues:
+                publishers.enter_context(waiting_publisher(broker, queue, 20_000))
+            wait_for(broker, lambda said: said == ["disk", "room"], "the disk is full")
+        wait_for(broker, lambda said: purged(broker, *queues) and said == [], "the disk is empty again")
+
+
+def alarms(broker: Leveret) -> List[str]:
+    """The names of the alarms there are, said alike in all the places that say them."""
+    said = good(broker, "-q", "list_alarms")
+    lines = [line for line in said.splitlines() if line]
+    told = json.loads(good(broker, "list_alarms", "--formatter", "json"))
+    shown = plain(good(broker, "-q", "status")).split("Alarms\n\n")[1].split("\n\n")[0].splitlines()
+    if lines == told and (shown == told or (shown, told) == (["(none)"], [])):
+        return [line.split(":")[0] for line in lines]
+    return ["(the alarms changed while they were asked for)"]
+
+
+def purged(broker: Leveret, *queues: str) -> bool:
+    """Empties queues. What their publishers had sent before they were gone still comes in when there is room."""
+    with Client(broker.address) as client:
+        client.open()
+        return not sum(client.call(1, "queue.purge", queue=queue).args["message_count"] for queue in queues)
+
+
+def wait_for(broker: Leveret, is_right: Callable[[List[str]], bool], what: str) -> None:
+    """Until the alarms are so."""
+    deadline = time.monotonic() + 20
+    while not is_right(said := alarms(broker)):
+        assert time.monotonic() < deadline, f"{what}, and the alarms are {said}"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def waiting_publisher(broker: Leveret, queue: str, size: int) -> Iterator[None]:
+    """One that publishes until it has to wait, and waits."""
+    client = Client(broker.address, timeout=60.0)
+    client.open()
+
+    def publish() -> None:
+        with contextlib.suppress(OSError, Closed):
+            while True:
+                client.publish(1, "", queue, bytes(size), props={"delivery_mode": 2})
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        client.socket.shutdown(2)
+        thread.join(10.0)
+        client.drop()
+
+
+CASES = [status_says_what_is, environment_is_the_configuration, alarms_come_and_go]
