@@ -3,6 +3,7 @@
 mod broker_support;
 
 use broker_support::{At, House};
+use leveret::broker::UserLimits;
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
 
@@ -347,4 +348,42 @@ fn entries_of_queues_are_left_to_another_virtual_host() {
         house.declare(at, &queue, false);
         assert_eq!(house.offer(at, &queue, 10), Outcome::Published, "{number}");
     }
+}
+
+#[test]
+fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
+    let mut house = shared();
+    house.admit("loud", "/");
+    let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
+    house.broker.set_user_limits("loud", limits).unwrap();
+    let (one, _other) = (house.connect_as("loud", "/"), house.connect_as("loud", "loud"));
+    let third = house.broker.connect().unwrap();
+    let login = Command::LoginExternal { user: "loud", from_loopback: true };
+    house.broker.apply(&mut house.messages, third, None, login);
+    let open = Command::OpenVhost { vhost: "/" };
+    let Outcome::Fault(fault) = house.broker.apply(&mut house.messages, third, None, open).0 else {
+        panic!("a third connection")
+    };
+    let words = "NOT_ALLOWED - connection refused for user 'loud': user connection limit (2) is reached";
+    assert_eq!(&*fault.text, words);
+    let third_channel = house.open(one, 2);
+    let open = Command::OpenChannel { number: 3 };
+    let Outcome::Fault(fault) = house.broker.apply(&mut house.messages, one.connection, None, open).0 else {
+        panic!("a fourth channel")
+    };
+    assert_eq!(
+        &*fault.text,
+        "NOT_ALLOWED - number of channels opened for user 'loud' has reached the maximum allowed user limit \
+         of (3)"
+    );
+    // What is given back may be taken again; and a limit may be lifted.
+    house.done(third_channel, Command::CloseChannel);
+    while house.broker.run_jobs(&mut house.messages) {}
+    let _ = house.open(one, 3);
+    house.broker.set_user_limits("loud", UserLimits::default()).unwrap();
+    let _ = house.open(one, 4);
+    assert_eq!(
+        house.broker.apply(&mut house.messages, third, None, Command::OpenVhost { vhost: "/" }).0,
+        Outcome::Done
+    );
 }

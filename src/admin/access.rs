@@ -3,8 +3,8 @@
 //! Passwords come as hashes: the command line makes them, so the broker's loop need not, and no password
 //! crosses a socket.
 
-use crate::admin::definitions::{Fields, Limits, limits_of};
-use crate::broker::OperatorFault;
+use crate::admin::definitions::{Fields, Limits, UserLimits, limits_of, user_limits_of};
+use crate::broker::{Broker, OperatorFault};
 use crate::journal::Batch;
 use crate::password::PasswordHash;
 
@@ -50,8 +50,44 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], scene: &mut Scene<'_>
         (Verb::Delete, ["vhost-limits", vhost]) => {
             changed(broker.set_vhost_limits(vhost, crate::broker::VhostLimits::default()))
         }
+        (Verb::Put, ["user-limits", user]) => match Fields::parse(request.body).and_then(UserLimits::read) {
+            Ok(limits) => put_user_limits(broker, user, limits),
+            Err(why) => bad_request(&why),
+        },
+        (Verb::Delete, ["user-limits", user, limit]) => clear_user_limit(broker, user, limit),
         _ => not_found("Not Found"),
     }
+}
+
+/// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
+fn put_user_limits(broker: &mut Broker, user: &str, said: UserLimits) -> Answer {
+    let Some(view) = broker.users().find(|view| view.name == user) else {
+        return changed(Err(OperatorFault::NoSuchUser(user.into())));
+    };
+    let mut limits = user_limits_of(said);
+    if said.connections_max.is_none() {
+        limits.connections_max = view.limits.connections_max;
+    }
+    if said.channels_max.is_none() {
+        limits.channels_max = view.limits.channels_max;
+    }
+    changed(broker.set_user_limits(user, limits))
+}
+
+/// Takes one limit of a user away, or all.
+fn clear_user_limit(broker: &mut Broker, user: &str, limit: &str) -> Answer {
+    let Some(view) = broker.users().find(|view| view.name == user) else {
+        return changed(Err(OperatorFault::NoSuchUser(user.into())));
+    };
+    let mut limits = view.limits;
+    match limit {
+        "all" => limits = crate::broker::UserLimits::default(),
+        "max-connections" => limits.connections_max = None,
+        "max-channels" => limits.channels_max = None,
+        // RabbitMQ takes away whatever is not there without a word.
+        _ => {}
+    }
+    changed(broker.set_user_limits(user, limits))
 }
 
 /// Texts that all must be said.

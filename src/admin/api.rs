@@ -95,9 +95,10 @@ pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
             let purged = scene.broker.operator_purge(scene.messages, vhost, queue);
             counted(scene.broker, purged)
         }
-        (_, ["users" | "vhosts" | "permissions" | "topic-permissions" | "vhost-limits", ..]) => {
-            access::handle(request, &path, scene)
-        }
+        (
+            _,
+            ["users" | "vhosts" | "permissions" | "topic-permissions" | "vhost-limits" | "user-limits", ..],
+        ) => access::handle(request, &path, scene),
         (Verb::Delete, ["connections"]) => close_all(request, scene, None),
         (Verb::Delete, ["connections", "vhost", vhost]) => close_all(request, scene, Some(vhost)),
         (Verb::Delete, ["connections", pid]) => close_one(request, scene, pid),

@@ -5,7 +5,7 @@
 
 use crate::broker::{
     BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, PermissionView, QueueView,
-    TopicPermissionView, UserView, VhostView,
+    TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
@@ -451,6 +451,7 @@ impl Kind for Users {
         ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
         ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
         ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
+        ("limits", user_limits),
     ];
 
     fn places(sight: Sight<'_>) -> usize {
@@ -536,7 +537,17 @@ impl Kind for TopicPermissions {
 
 /// Those limits of a virtual host that it has, as RabbitMQ names them.
 pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
-    let limits = [("max-queues", vhost.limits.queues_max), ("max-connections", vhost.limits.connections_max)];
+    let VhostLimits { queues_max, connections_max } = vhost.limits;
+    put_limits([("max-queues", queues_max), ("max-connections", connections_max)], pen);
+}
+
+/// The same of a user.
+pub fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
+    let UserLimits { connections_max, channels_max } = user.limits;
+    put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);
+}
+
+fn put_limits(limits: [(&str, Option<u32>); 2], pen: &mut Pen<'_, '_>) {
     let mut is_first = true;
     pen.json.raw(b"{");
     for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {

@@ -266,6 +266,7 @@ impl Broker {
         let vhost = self.connections[connection.index()].vhost.ok_or_else(|| {
             Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
         })?;
+        self.check_user_channels(connection)?;
         if !self.channels.is_full() && !self.within_channel_share(connection) {
             return Err(Fault::connection(
                 ReplyCode::ResourceError,

@@ -84,7 +84,8 @@ use records::{Channel, Connection, Consumer};
 use shares::{Declarer, Pinned};
 
 pub use access::{
-    OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView,
+    OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView, VhostLimits,
+    VhostView,
 };
 pub use changes::Declared;
 pub use deliver::OutboxView;

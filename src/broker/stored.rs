@@ -225,7 +225,8 @@ impl Broker {
             | Definition::Vhost { .. }
             | Definition::User { .. }
             | Definition::Permission { .. }
-            | Definition::TopicPermission { .. } => self.restore_access(definition),
+            | Definition::TopicPermission { .. }
+            | Definition::UserLimits { .. } => self.restore_access(definition),
         }
     }
 

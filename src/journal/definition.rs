@@ -6,6 +6,7 @@
 //!         | 0 access | 2 user       | name |
 //!         | 0 access | 3 permission | vhost | user |
 //!         | 0 access | 4 topic      | vhost | user | exchange |
+//!         | 0 access | 5 limits     | user |
 //!         | 1 exchange | vhost | name |
 //!         | 2 queue    | vhost | name |
 //!         | 3 binding  | vhost | source | 1 exchange, 2 queue | destination | routing key | arguments |
@@ -14,6 +15,7 @@
 //!          a user      | tags, with commas between | hash, see the room password |
 //!          a permission| configure u16 + text | write u16 + text | read u16 + text |
 //!          a topic     | write u16 + text | read u16 + text |
+//!          limits      | max-connections u32 | max-channels u32 |                of a user that has any
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
 //!          a queue     | flags: 1 auto-delete             | incarnation u64     | arguments |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
@@ -69,6 +71,15 @@ pub enum Definition<'a> {
         exchange: &'a str,
         /// Patterns to write and to read.
         patterns: [&'a str; 2],
+    },
+    /// What a user may have.
+    UserLimits {
+        /// The user.
+        user: &'a str,
+        /// The most connections.
+        connections_max: Option<u32>,
+        /// The most channels.
+        channels_max: Option<u32>,
     },
     /// A durable exchange.
     Exchange {
@@ -134,6 +145,7 @@ const VHOST: u8 = 1;
 const USER: u8 = 2;
 const PERMISSION: u8 = 3;
 const TOPIC_PERMISSION: u8 = 4;
+const USER_LIMITS: u8 = 5;
 const EXCHANGE: u8 = 1;
 const QUEUE: u8 = 2;
 const BINDING: u8 = 3;
@@ -152,6 +164,7 @@ impl<'a> Definition<'a> {
             Self::TopicPermission { vhost, user, exchange, .. } => {
                 put_access(&mut key, TOPIC_PERMISSION, &[vhost, user, exchange]);
             }
+            Self::UserLimits { user, .. } => put_access(&mut key, USER_LIMITS, &[user]),
             Self::Exchange { vhost, name, .. } => {
                 key.push(EXCHANGE);
                 [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
@@ -182,6 +195,11 @@ impl<'a> Definition<'a> {
             Self::AccessWritten => {}
             Self::Vhost { queues_max, connections_max, .. } => {
                 for limit in [queues_max, connections_max] {
+                    value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
+                }
+            }
+            Self::UserLimits { connections_max, channels_max, .. } => {
+                for limit in [connections_max, channels_max] {
                     value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
                 }
             }
@@ -279,6 +297,11 @@ impl<'a> Definition<'a> {
                 let (vhost, user, exchange) = (key.name()?, key.name()?, key.name()?);
                 Self::TopicPermission { vhost, user, exchange, patterns: [value.text()?, value.text()?] }
             }
+            USER_LIMITS => {
+                let user = key.name()?;
+                let (connections_max, channels_max) = (value.limit()?, value.limit()?);
+                Self::UserLimits { user, connections_max, channels_max }
+            }
             _ => return None,
         };
         key.0.is_empty().then_some(definition)
@@ -375,8 +398,9 @@ mod tests {
             exchange: "amq.topic",
             patterns: ["^{username}", ""],
         };
+        let limits = Definition::UserLimits { user: "me", connections_max: Some(3), channels_max: None };
         let mut keys = Vec::new();
-        let access = [Definition::AccessWritten, vhost, user, permission, topic];
+        let access = [Definition::AccessWritten, vhost, user, permission, topic, limits];
         for definition in access.into_iter().chain([exchange, queue, binding]) {
             let (key, value) = (definition.key(), definition.value());
             assert_eq!(Definition::parse(&key, &value), Some(definition));

@@ -97,8 +97,38 @@ list_vhost_limits -p v1
 list_vhost_limits
 set_vhost_limits -p v1 x
 set_vhost_limits -p nosuch {"max-queues":1}
+set_vhost_limits -p v1 {"max-queues":3,"foo":1}
+set_vhost_limits -p v1 {"max-queues":"a"}
+list_vhost_limits --global
 clear_vhost_limits -p v1
 list_vhost_limits -p v1
+list_vhost_limits --global
+list_user_limits --user bob
+list_user_limits --global
+list_user_limits
+set_user_limits bob {"max-connections":2,"max-channels":3}
+set_user_limits guest {"max-channels":700}
+list_user_limits --user bob
+list_user_limits --user nosuch
+list_user_limits --global
+-q list_user_limits --global
+-s list_user_limits --user bob
+list_user_limits --user bob --formatter json
+list_user_limits bob
+set_user_limits bob x
+set_user_limits bob {"max-queues":1}
+set_user_limits bob {"max-channels":"a"}
+set_user_limits bob {"max-channels":5}
+list_user_limits --user bob
+set_user_limits bob
+set_user_limits nosuch {"max-channels":1}
+clear_user_limits bob max-connections
+list_user_limits --user bob
+clear_user_limits bob nosuchlimit
+clear_user_limits nosuch max-channels
+clear_user_limits bob
+clear_user_limits bob all
+list_user_limits --user bob
 list_queues -p v1
 list_queues -p v1 --formatter json
 list_queues -p v1 --formatter csv

@@ -19,6 +19,7 @@ WORDS = [
     ["set_permissions", "-p", "plant", "bob", "^a", "^b", ".*"],
     ["set_topic_permissions", "-p", "plant", "bob", "amq.topic", "^x", "^y"],
     ["set_vhost_limits", "-p", "plant", '{"max-queues":100}'],
+    ["set_user_limits", "bob", '{"max-channels":700,"max-connections":9}'],
 ]
 THINGS: Dict[str, List[Dict[str, Any]]] = {
     "exchanges": [
@@ -58,6 +59,7 @@ def there_and_back() -> None:
         # The password is known by RabbitMQ's hash.
         assert good(broker, "authenticate_user", "bob", "secret").endswith("Success\n")
         assert rows(broker, "list_vhost_limits", "-p", "plant") == [['{"max-queues":100}']]
+        assert rows(broker, "list_user_limits", "--user", "bob") == [['{"max-channels":700,"max-connections":9}']]
     with rabbitmq() as oracle:
         for words in (["import_definitions", str(ours)], ["authenticate_user", "bob", "secret"],
                       ["export_definitions", str(back)]):
@@ -75,7 +77,7 @@ def shape(definitions: Dict[str, Any]) -> Dict[str, List[str]]:
     found = {}
     for section in KEPT:
         things = [
-            {key: value for key, value in thing.items() if key not in left_out or (section, key) == ("exchanges", "type")}
+            {key: value for key, value in thing.items() if key not in left_out or (section, key) in (("exchanges", "type"), ("users", "limits"))}
             for thing in definitions[section]
         ]
         found[section] = sorted(json.dumps(thing, sort_keys=True) for thing in things)

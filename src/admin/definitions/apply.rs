@@ -1,9 +1,9 @@
 //! One thing into the broker. Doing it twice is doing it once.
 
-use crate::broker::{Broker, Declared, VhostLimits};
+use crate::broker::{self, Broker, Declared, VhostLimits};
 use crate::password::PasswordHash;
 
-use super::item::{Item, Limits};
+use super::item::{Item, Limits, UserLimits};
 
 /// What became of a thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +30,10 @@ pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
         Item::User(user) => {
             let hash =
                 PasswordHash::import(&user.algorithm, &user.hash).map_err(|error| error.to_string())?;
-            broker.put_user(&user.name, hash, &user.tags)
+            broker.put_user(&user.name, hash, &user.tags).and_then(|batch| match user.limits {
+                Some(limits) => broker.set_user_limits(&user.name, user_limits_of(limits)),
+                None => Ok(batch),
+            })
         }
         Item::Permission(it) => {
             broker.set_permissions(&it.user, &it.vhost, &it.configure, &it.write, &it.read)
@@ -49,7 +52,10 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
     match item {
         Item::User(user) => {
             let hash = PasswordHash::import(&user.algorithm, &user.hash).ok();
-            broker.users().any(|it| it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash)
+            broker.users().any(|it| {
+                let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
+                it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
+            })
         }
         Item::Permission(it) => broker.permissions().any(|view| {
             let (user, vhost) = (view.user == it.user, view.vhost == it.vhost);
@@ -71,10 +77,19 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
 
 /// Below 0 is without limit, as with RabbitMQ.
 pub fn limits_of(limits: Limits) -> VhostLimits {
-    let limit = |said: Option<i64>| {
-        said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
-    };
     VhostLimits { queues_max: limit(limits.queues_max), connections_max: limit(limits.connections_max) }
+}
+
+/// The same for those of a user.
+pub fn user_limits_of(limits: UserLimits) -> broker::UserLimits {
+    broker::UserLimits {
+        connections_max: limit(limits.connections_max),
+        channels_max: limit(limits.channels_max),
+    }
+}
+
+fn limit(said: Option<i64>) -> Option<u32> {
+    said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
 }
 
 fn declare(broker: &mut Broker, item: &Item) -> Result<Applied, String> {

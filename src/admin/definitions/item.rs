@@ -70,6 +70,15 @@ pub struct Limits {
     pub connections_max: Option<i64>,
 }
 
+/// Limits of a user; below 0 is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserLimits {
+    /// Connections.
+    pub connections_max: Option<i64>,
+    /// Channels.
+    pub channels_max: Option<i64>,
+}
+
 /// A user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct User {
@@ -81,6 +90,8 @@ pub struct User {
     pub algorithm: String,
     /// Words with commas between them.
     pub tags: String,
+    /// Limits, if it comes with any.
+    pub limits: Option<UserLimits>,
 }
 
 /// What a user may do in a virtual host.
@@ -270,6 +281,19 @@ impl Limits {
     }
 }
 
+impl UserLimits {
+    /// Out of an object in which nothing else may stand.
+    ///
+    /// # Errors
+    /// It holds anything else.
+    pub fn read(mut fields: Fields) -> Result<Self, String> {
+        let connections_max = fields.number_if_said("max-connections")?;
+        let channels_max = fields.number_if_said("max-channels")?;
+        fields.nothing_else()?;
+        Ok(Self { connections_max, channels_max })
+    }
+}
+
 /// RabbitMQ writes "nothing" as an empty list or an empty object.
 fn holds_something(value: &Value) -> bool {
     match value {
@@ -310,7 +334,10 @@ fn user(fields: &mut Fields) -> Result<Item, String> {
         }
     };
     let algorithm = algorithm.unwrap_or_else(|| ALGORITHM_DEFAULT.to_string());
-    Ok(Item::User(User { name, hash, algorithm, tags }))
+    let limits = fields.value("limits");
+    let said = holds_something(&limits);
+    let limits = said.then(|| UserLimits::read(Fields::of(by_name(limits))?)).transpose()?;
+    Ok(Item::User(User { name, hash, algorithm, tags, limits }))
 }
 
 fn named(section: &str, value: &Value) -> String {

@@ -17,10 +17,10 @@ mod fields;
 mod item;
 mod read;
 
-pub use apply::{Applied, apply, limits_of};
+pub use apply::{Applied, apply, limits_of, user_limits_of};
 pub use export::PARTS as EXPORT;
 pub use fields::Fields;
-pub use item::{Item, ItemError, Limits, parse};
+pub use item::{Item, ItemError, Limits, UserLimits, parse};
 pub use read::{FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
 
 /// Where a thing stands in a file: its kind, and its place among those from 0.

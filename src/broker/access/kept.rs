@@ -13,7 +13,7 @@ use crate::journal::{Batch, Definition, Mode};
 use crate::password::PasswordHash;
 
 use super::login::User;
-use super::operator::{OperatorFault, VhostLimits};
+use super::operator::{OperatorFault, UserLimits, VhostLimits};
 use crate::broker::Broker;
 use crate::broker::stored::Restored;
 
@@ -39,6 +39,18 @@ impl Broker {
         let hash = record.hash().to_bytes();
         let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        self.journal.define(key, value)
+    }
+
+    /// Writes down what a user may have, or that it has no limits.
+    pub(super) fn say_user_limits(&mut self, user: usize, exist: bool) -> Batch {
+        if !self.begin_to_write() {
+            return Batch::NONE;
+        }
+        let UserLimits { connections_max, channels_max } = self.access.users[user].limits;
+        let user = self.user_name(user);
+        let definition = Definition::UserLimits { user, connections_max, channels_max };
+        let (key, value) = (definition.key(), exist.then(|| definition.value()));
         self.journal.define(key, value)
     }
 
@@ -121,6 +133,11 @@ impl Broker {
                 }
             }
             Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
+            Definition::UserLimits { user, connections_max, channels_max } => {
+                let Some(user) = self.find_user(user) else { return self.orphaned() };
+                self.access.users[user].limits = UserLimits { connections_max, channels_max };
+                Restored::Exists(None)
+            }
             Definition::Permission { vhost, user, patterns } => {
                 let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
                     return self.orphaned();

@@ -11,6 +11,7 @@ use crate::command::{ConnectionId, NAME_BYTES_MAX, Name, Outcome};
 use crate::error::{Fault, ReplyCode};
 use crate::password::{PasswordCheck, PasswordHash};
 
+use super::operator::UserLimits;
 use crate::broker::Broker;
 use crate::broker::holders::Held;
 /// One user.
@@ -26,6 +27,7 @@ pub(super) struct User {
     /// What tells it from all that had its place or its name before.
     pub(super) life: u32,
     pub(super) held: Held,
+    pub(super) limits: UserLimits,
 }
 
 impl User {
@@ -38,6 +40,7 @@ impl User {
             topics: 0,
             life: 0,
             held: Held::default(),
+            limits: UserLimits::default(),
         }
     }
 
@@ -131,6 +134,39 @@ impl Broker {
             return Err(refused(user, "its certificate names no user"));
         }
         self.admit(connection, user, from_loopback)
+    }
+
+    /// Whether the user of a connection may have one connection more.
+    pub(super) fn check_user_connections(&self, connection: ConnectionId) -> Result<(), Fault> {
+        let record = &self.connections[connection.index()];
+        let Some(user) = record.user_index.map(|user| &self.access.users[user]) else { return Ok(()) };
+        match user.limits.connections_max.filter(|limit| user.held.connections >= *limit) {
+            None => Ok(()),
+            Some(limit) => Err(Fault::connection(
+                ReplyCode::NotAllowed,
+                format_args!(
+                    "connection refused for user '{}': user connection limit ({limit}) is reached",
+                    user.name
+                ),
+            )),
+        }
+    }
+
+    /// Whether the user of a connection may have one channel more.
+    pub(in super::super) fn check_user_channels(&self, connection: ConnectionId) -> Result<(), Fault> {
+        let record = &self.connections[connection.index()];
+        let Some(user) = record.user_index.map(|user| &self.access.users[user]) else { return Ok(()) };
+        match user.limits.channels_max.filter(|limit| user.held.channels >= *limit) {
+            None => Ok(()),
+            Some(limit) => Err(Fault::connection(
+                ReplyCode::NotAllowed,
+                format_args!(
+                    "number of channels opened for user '{}' has reached the maximum allowed user limit of \
+                     ({limit})",
+                    user.name
+                ),
+            )),
+        }
     }
 
     fn admit(&mut self, connection: ConnectionId, name: &str, from_loopback: bool) -> Result<Outcome, Fault> {

@@ -42,7 +42,9 @@ pub(super) use rights::{Right, Thing};
 pub(super) use vhosts::Sweep;
 use vhosts::Vhost;
 
-pub use operator::{OperatorFault, PermissionView, TopicPermissionView, UserView, VhostLimits, VhostView};
+pub use operator::{
+    OperatorFault, PermissionView, TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
+};
 pub use pattern::PATTERN_BYTES_MAX;
 
 /// The user and the virtual host of a new store.

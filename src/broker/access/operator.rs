@@ -26,6 +26,15 @@ pub struct VhostLimits {
     pub connections_max: Option<u32>,
 }
 
+/// What one user may have at most, in all virtual hosts together; `None` is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserLimits {
+    /// Connections (`max-connections`).
+    pub connections_max: Option<u32>,
+    /// Channels (`max-channels`).
+    pub channels_max: Option<u32>,
+}
+
 /// A virtual host as an operator sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct VhostView<'a> {
@@ -44,6 +53,8 @@ pub struct UserView<'a> {
     pub tags: &'a str,
     /// What its password is kept as.
     pub hash: &'a PasswordHash,
+    /// Its limits.
+    pub limits: UserLimits,
 }
 
 /// A permission as an operator sees it.
@@ -147,7 +158,7 @@ impl Broker {
     /// The user in a place.
     pub fn user_at(&self, place: usize) -> Option<UserView<'_>> {
         let user = self.access.users.get(place)?;
-        Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash() })
+        Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
     }
 
     /// Places of permissions that were ever used.
@@ -263,6 +274,9 @@ impl Broker {
         let user = self.require_user(name)?;
         self.check_deletable(true).map_err(store)?;
         self.say_user(user, false);
+        if self.access.users[user].limits != UserLimits::default() {
+            self.say_user_limits(user, false);
+        }
         self.remove_permissions(|user_and_vhost| user_and_vhost.0 == user);
         let reason = format!("user '{name}' is deleted");
         self.force_close_all(&reason, |record| record.user_index == Some(user));
@@ -273,6 +287,17 @@ impl Broker {
         }
         self.remove_user(user);
         Ok(self.journal.await_facts())
+    }
+
+    /// Limits what a user may have from now on; what is there stays.
+    ///
+    /// # Errors
+    /// There is no such user, or the store has no room.
+    pub fn set_user_limits(&mut self, name: &str, limits: UserLimits) -> Changed {
+        let user = self.require_user(name)?;
+        self.check_changeable()?;
+        self.access.users[user].limits = limits;
+        Ok(self.say_user_limits(user, limits != UserLimits::default()))
     }
 
     /// Gives a user other tags: words with commas between them.

@@ -116,6 +116,8 @@ impl Broker {
         {
             return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
         }
+        self.check_user_connections(connection)?;
+        let record = &self.connections[connection.index()];
         if record.user_index.and_then(|user| self.find_permission(user, vhost)).is_none() {
             return Err(not_allowed(format_args!("{refused}")));
         }

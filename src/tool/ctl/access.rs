@@ -182,45 +182,6 @@ pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
     permission_done(&connect(call)?.ask("DELETE", &path, "", "")?, call, user)
 }
 
-pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
-    let (limits, vhost) = (&call.args[0], call.vhost());
-    tell(call, &format!("Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."))?;
-    if limits.parse::<Value>().is_err() {
-        return Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg"));
-    }
-    let reply = connect(call)?.ask("PUT", &format!("/api/vhost-limits/{}", encode(vhost)), "", limits)?;
-    if reply.status == 400 {
-        return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{}\n", reply.reason())));
-    }
-    done(&reply)
-}
-
-pub(super) fn clear_vhost_limits(call: &Call) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    tell(call, &format!("Clearing vhost \"{vhost}\" limits ..."))?;
-    done(&connect(call)?.ask("DELETE", &format!("/api/vhost-limits/{}", encode(vhost)), "", "")?)
-}
-
-pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    tell(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
-    let mut found = None;
-    let refused = connect(call)?.rows("/api/vhosts?columns=name,limits", &mut |row| {
-        if row.get("name").and_then(Value::as_str) == Some(vhost) {
-            found = row
-                .get("limits")
-                .filter(|limits| limits.as_object().is_some_and(|it| !it.is_empty()))
-                .cloned();
-        }
-        Ok(())
-    })?;
-    if let Some(reply) = refused {
-        return Err(Failure::refused(&reply));
-    }
-    writeln!(io::stdout(), "{}", found.map_or_else(String::new, |limits| limits.to_string()))?;
-    Ok(())
-}
-
 // ---- passwords
 
 /// The password: an argument, or asked for, or a line of standard input.
@@ -298,7 +259,7 @@ fn check_user(call: &Call, user: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn done(reply: &Reply) -> Result<(), Failure> {
+pub(super) fn done(reply: &Reply) -> Result<(), Failure> {
     match (reply.status, reply.error()) {
         (200..300, _) => Ok(()),
         (_, "no_such_vhost") => Err(Failure::new(BAD_DATA, reply.reason())),

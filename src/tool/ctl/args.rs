@@ -50,8 +50,8 @@ const IGNORED: [&str; 5] = ["longnames", "online", "offline", "local", "dry-run"
 /// Options without a value that commands look for.
 const FLAGS: [&str; 4] = ["if-empty", "if-unused", "global", "skip-if-unchanged"];
 /// Options with a value that commands look for.
-const VALUES: [&str; 6] =
-    ["format", "description", "tags", "per-connection-delay", "limit", "default-queue-type"];
+const VALUES: [&str; 7] =
+    ["user", "format", "description", "tags", "per-connection-delay", "limit", "default-queue-type"];
 
 impl Call {
     /// The virtual host that is meant.

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use super::args::Call;
-use super::{Failure, USAGE, access, backup, definitions, listings, operations};
+use super::{Failure, USAGE, access, backup, definitions, limits, listings, operations};
 
 /// One command.
 pub(super) struct Command {
@@ -42,8 +42,11 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "authenticate_user",
             "change_password",
             "clear_password",
+            "clear_user_limits",
             "delete_user",
             "list_users",
+            "list_user_limits",
+            "set_user_limits",
             "set_user_tags",
         ],
     ),
@@ -141,12 +144,18 @@ commands! {
         access::clear_topic_permissions, "Clears user topic permissions for a vhost or exchange";
     "add_vhost", " <vhost>", 1..=1, access::add_vhost, "Creates a virtual host";
     "delete_vhost", " <vhost>", 1..=1, access::delete_vhost, "Deletes a virtual host";
-    "list_vhost_limits", " [--vhost <vhost>]", 0..=0, access::list_vhost_limits,
+    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, limits::list_vhost_limits,
         "Displays configured virtual host limits";
-    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, access::set_vhost_limits,
+    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, limits::set_vhost_limits,
         "Sets virtual host limits: max-queues and max-connections, as JSON";
-    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, access::clear_vhost_limits,
+    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, limits::clear_vhost_limits,
         "Clears virtual host limits";
+    "list_user_limits", " [--user <username>] [--global]", 0..=0, limits::list_user_limits,
+        "Displays configured user limits";
+    "set_user_limits", " <username> <definition>", 2..=2, limits::set_user_limits,
+        "Sets user limits: max-connections and max-channels, as JSON";
+    "clear_user_limits", " <username> <limit_type> | all", 2..=2, limits::clear_user_limits,
+        "Clears user connection/channel limits";
     "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, definitions::export,
         "Exports definitions in JSON, as RabbitMQ does";
     "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, definitions::import,

@@ -20,6 +20,7 @@ mod commands;
 mod definitions;
 mod find;
 mod format;
+mod limits;
 mod listings;
 mod operations;
 

@@ -43,7 +43,8 @@ impl Names {
                     | Definition::Vhost { .. }
                     | Definition::User { .. }
                     | Definition::Permission { .. }
-                    | Definition::TopicPermission { .. },
+                    | Definition::TopicPermission { .. }
+                    | Definition::UserLimits { .. },
                 ) => {}
                 None => names.unread += 1,
             }
@@ -78,6 +79,10 @@ impl Names {
     }
 }
 
+fn shown_limit(limit: Option<u32>) -> String {
+    limit.map_or_else(|| "none".into(), |most| most.to_string())
+}
+
 /// A definition as words of a line.
 pub(super) struct Defined<'a>(pub(super) Definition<'a>);
 
@@ -87,8 +92,7 @@ impl fmt::Display for Defined<'_> {
         match self.0 {
             Definition::AccessWritten => f.write_str("access=written"),
             Definition::Vhost { name, queues_max, connections_max } => {
-                let limit = |limit: Option<u32>| limit.map_or_else(|| "none".into(), |most| most.to_string());
-                let (queues, connections) = (limit(queues_max), limit(connections_max));
+                let (queues, connections) = (shown_limit(queues_max), shown_limit(connections_max));
                 write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))
             }
             Definition::User { name, tags, .. } => {
@@ -103,6 +107,10 @@ impl fmt::Display for Defined<'_> {
                 let [write, read] = patterns.map(quoted);
                 write!(f, "topic_permission={} vhost={}", quoted(user), quoted(vhost))?;
                 write!(f, " exchange={} write={write} read={read}", quoted(exchange))
+            }
+            Definition::UserLimits { user, connections_max, channels_max } => {
+                let (connections, channels) = (shown_limit(connections_max), shown_limit(channels_max));
+                write!(f, "limits_of={} max_connections={connections} max_channels={channels}", quoted(user))
             }
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
                 let (vhost, name) = (quoted(vhost), quoted(name));

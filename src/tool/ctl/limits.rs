@@ -1,0 +1,150 @@
+//! The commands about limits of virtual hosts and users.
+//!
+//! Always true: what is wrong with a limit is said in rabbitmqctl's words; limits that are not set are not
+//! shown.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use crate::admin::http::encode;
+
+use super::access::done;
+use super::args::Call;
+use super::client::Reply;
+use super::format::Formatter;
+use super::{Failure, UNAVAILABLE, connect, tell};
+
+pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
+    let (limits, vhost) = (&call.args[0], call.vhost());
+    tell(call, &format!("Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."))?;
+    if let Some(why) = what_is_wrong(limits, ["max-connections", "max-queues"], "limits")? {
+        return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{why}\n")));
+    }
+    let reply = connect(call)?.ask("PUT", &format!("/api/vhost-limits/{}", encode(vhost)), "", limits)?;
+    if reply.status == 400 {
+        return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{}\n", reply.reason())));
+    }
+    done(&reply)
+}
+
+pub(super) fn clear_vhost_limits(call: &Call) -> Result<(), Failure> {
+    let vhost = call.vhost();
+    tell(call, &format!("Clearing vhost \"{vhost}\" limits ..."))?;
+    done(&connect(call)?.ask("DELETE", &format!("/api/vhost-limits/{}", encode(vhost)), "", "")?)
+}
+
+pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
+    if call.has("global") {
+        tell(call, "Listing limits for all vhosts ...")?;
+        return show_all(call, "vhost", &limits_of_all(call, "vhosts")?);
+    }
+    let vhost = call.vhost();
+    tell(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
+    let all = limits_of_all(call, "vhosts")?;
+    let found = all.into_iter().find(|(name, limits)| name == vhost && has_any(limits));
+    show(call, &found.map_or_else(String::new, |(_, limits)| limits.to_string()))
+}
+
+pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
+    let (user, limits) = (&call.args[0], &call.args[1]);
+    tell(call, &format!("Setting user limits to \"{limits}\" for user \"{user}\" ..."))?;
+    if let Some(why) = what_is_wrong(limits, ["max-channels", "max-connections"], "user-limits")? {
+        return Err(Failure::error(UNAVAILABLE, why));
+    }
+    let reply = connect(call)?.ask("PUT", &format!("/api/user-limits/{}", encode(user)), "", limits)?;
+    user_done(&reply, user)
+}
+
+pub(super) fn clear_user_limits(call: &Call) -> Result<(), Failure> {
+    let (user, limit) = (&call.args[0], &call.args[1]);
+    let which = if limit == "all" { "all limits".to_string() } else { format!("\"{limit}\" limit") };
+    tell(call, &format!("Clearing {which} for user \"{user}\" ..."))?;
+    let path = format!("/api/user-limits/{}/{}", encode(user), encode(limit));
+    user_done(&connect(call)?.ask("DELETE", &path, "", "")?, user)
+}
+
+pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {
+    if call.has("global") {
+        tell(call, "Listing limits for all users ...")?;
+        return show_all(call, "user", &limits_of_all(call, "users")?);
+    }
+    let named = call.values.iter().rev().find(|(name, _)| name == "user");
+    let user = named.map_or("guest", |(_, user)| user.as_str());
+    tell(call, &format!("Listing limits for user \"{user}\" ..."))?;
+    let found = limits_of_all(call, "users")?.into_iter().find(|(name, _)| name == user);
+    match found {
+        Some((_, limits)) => show(call, &limits.to_string()),
+        None => Err(no_such_user(user)),
+    }
+}
+
+/// All virtual hosts, or users, with their limits.
+fn limits_of_all(call: &Call, what: &str) -> Result<Vec<(String, Value)>, Failure> {
+    let mut all = Vec::new();
+    let refused = connect(call)?.rows(&format!("/api/{what}?columns=name,limits"), &mut |row| {
+        let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
+        all.push((name.to_string(), row.get("limits").cloned().unwrap_or_else(|| json!({}))));
+        Ok(())
+    })?;
+    refused.map_or(Ok(all), |reply| Err(Failure::refused(&reply)))
+}
+
+fn has_any(limits: &Value) -> bool {
+    limits.as_object().is_some_and(|limits| !limits.is_empty())
+}
+
+fn show(call: &Call, text: &str) -> Result<(), Failure> {
+    match call.formatter() {
+        Formatter::Json => writeln!(io::stdout(), "{}", json!({ "message": text }))?,
+        _ => writeln!(io::stdout(), "{text}")?,
+    }
+    Ok(())
+}
+
+/// Those that have limits, as a table.
+fn show_all(call: &Call, what: &str, all: &[(String, Value)]) -> Result<(), Failure> {
+    let mut rows = all.iter().filter(|(_, limits)| has_any(limits)).peekable();
+    let mut out = io::stdout().lock();
+    if rows.peek().is_none() {
+        writeln!(out)?;
+    } else if !call.silent && !call.no_headers {
+        writeln!(out, "{what}\tlimits")?;
+    }
+    for (name, limits) in rows {
+        writeln!(out, "{name}\t{limits}")?;
+    }
+    Ok(())
+}
+
+/// Why these are no limits, in rabbitmqctl's words.
+fn what_is_wrong(limits: &str, known: [&str; 2], what: &str) -> Result<Option<String>, Failure> {
+    let Ok(limits) = limits.parse::<Value>() else {
+        return Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg"));
+    };
+    let Some(limits) = limits.as_object() else { return Ok(None) };
+    let erlang =
+        |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| format!("<<{text:?}>>"));
+    let mut unknown = limits.iter().filter(|(name, _)| !known.contains(&name.as_str()));
+    let no_number = limits.iter().find(|(name, value)| known.contains(&name.as_str()) && !value.is_number());
+    Ok(match (no_number, unknown.next()) {
+        (Some((name, value)), _) => {
+            Some(format!("{name} should be a number, actually was {}", erlang(value)))
+        }
+        (None, Some(first)) => {
+            let terms = core::iter::once(first).chain(unknown);
+            let terms = terms.map(|(name, value)| format!("{{<<{name:?}>>,{}}}", erlang(value)));
+            let terms: Vec<String> = terms.collect();
+            Some(format!("Unrecognised terms [{}] in {what}", terms.join(",")))
+        }
+        (None, None) => None,
+    })
+}
+
+fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
+    if reply.error() == "no_such_user" { Err(no_such_user(user)) } else { done(reply) }
+}
+
+fn no_such_user(user: &str) -> Failure {
+    Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}"))
+}

@@ -1,0 +1,191 @@
+"""A tenant that takes what it can get, and what is left to another virtual host and user, on small boards.
+
+The tenant `loud` has a user and a virtual host of its own; the honest program is guest in `/`. Suite lines:
+`PASS shares/BOARD/NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Iterator, List, Tuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from harness import brokers  # noqa: E402
+from harness.raw import Client  # noqa: E402
+from harness.suite import Suite  # noqa: E402
+
+BOARDS = ("pi-zero-w", "router-64")
+# What the honest program sends while the tenant's messages fill the memory.
+HONEST = 3000
+
+
+class Ward:
+    """One broker with the profile of a board, and its tenant; it can be started anew with what it has."""
+
+    def __init__(self, board: str) -> None:
+        self.board = board
+        self.home = tempfile.TemporaryDirectory(prefix="leveret-shares-")
+        self.start()
+        self.broker.ctl("add_vhost", "loud")
+        self.broker.ctl("add_user", "loud", "secret")
+        self.broker.ctl("set_permissions", "-p", "loud", "loud", ".*", ".*", ".*")
+
+    def start(self) -> None:
+        """Run it."""
+        config = f'board = "{self.board}"\n[store]\ndisk_limit = "200MB"\n'
+        self.broker = brokers.Leveret(brokers.leveret_binary(), [], config, data_dir=Path(self.home.name) / "data")
+
+    def restart(self) -> None:
+        """End it well, and run it again."""
+        self.broker.stop()
+        self.broker.close()
+        self.start()
+
+    def close(self) -> None:
+        """It ends for good."""
+        self.broker.close()
+        self.home.cleanup()
+
+    def tenant(self) -> Client:
+        """A connection of the tenant, with a channel."""
+        client = Client(self.broker.address, user="loud", password="secret", vhost="loud")
+        client.open()
+        return client
+
+    def honest(self) -> Client:
+        """A connection of the honest program, with a channel."""
+        client = Client(self.broker.address, timeout=60.0)
+        client.open()
+        return client
+
+
+def take_all(client: Client, name: str) -> Tuple[int, str]:
+    """Declare durable exchanges until that is refused: how many those were, and what was said."""
+    for number in range(100_000):
+        try:
+            client.call(1, "exchange.declare", exchange=f"{name}-{number}", type="direct", durable=True)
+        except Exception as refusal:  # noqa: BLE001
+            return number, str(refusal)
+    raise AssertionError("there is no end to exchanges")
+
+
+def work(client: Client, number: int, count: int) -> None:
+    """What every program does: declare an exchange and a queue, bind, publish with confirms, consume."""
+    exchange, queue = f"mine-{number}", f"mine-{number}"
+    client.call(1, "exchange.declare", exchange=exchange, type="direct", durable=True)
+    client.call(1, "queue.declare", queue=queue, durable=True)
+    client.call(1, "queue.bind", queue=queue, exchange=exchange, routing_key="k")
+    client.call(1, "confirm.select")
+    client.call(1, "basic.consume", queue=queue, consumer_tag=queue, no_ack=True)
+    publish_confirmed(client, exchange, "k", count)
+    client.call(1, "basic.cancel", consumer_tag=queue)
+
+
+def publish_confirmed(client: Client, exchange: str, key: str, count: int) -> None:
+    """Messages one by one, each confirmed and delivered before the next is sent."""
+    for number in range(count):
+        client.publish(1, exchange, key, b"%d" % number)
+        awaited = {"confirm", "message"}
+        while awaited:
+            got = client.recv()
+            name = getattr(getattr(got, "method", got), "name", "")
+            awaited.discard("message" if name == "basic.deliver" else "confirm")
+
+
+def exchanges(ward: Ward) -> None:
+    """Four connections of one user take all the exchanges that they get; they are durable, and it goes."""
+    taken: List[int] = []
+    refusal = ""
+    for connection in range(4):
+        count, refusal = take_all(ward.tenant(), f"t{connection}")
+        taken.append(count)
+    assert sum(taken) >= 50, f"it took no more than {taken}"
+    assert "RESOURCE_ERROR" in refusal and "exchanges_max" in refusal, refusal
+    client = ward.honest()
+    for number in range(3):
+        work(client, number, 10)
+    client.close()
+    ward.restart()
+    count, refusal = take_all(ward.tenant(), "again")
+    assert count == 0, f"after a start the tenant has {count} more than its share"
+    client = ward.honest()
+    for number in range(3, 6):
+        work(client, number, 10)
+
+
+def flooded(ward: Ward, size: int) -> Iterator[Client]:
+    """Connections of the tenant that publish transient messages, each until nothing is taken any more."""
+    body = b"." * size
+    for connection in range(4):
+        client = ward.tenant()
+        client.call(1, "queue.declare", queue=f"full-{connection}")
+        client.socket.settimeout(1.5)
+        try:
+            while True:
+                client.publish(1, "", f"full-{connection}", body)
+        except TimeoutError:
+            yield client
+
+
+def flood(ward: Ward, size: int, least_bytes: int) -> None:
+    """Nobody takes what the tenant sends; the honest program's confirms come all the same."""
+    client = ward.honest()
+    client.call(1, "queue.declare", queue="mine")
+    loud = list(flooded(ward, size))
+    rows = ward.broker.ctl("list_queues", "-p", "loud", "--no-table-headers", "messages").split()
+    held = sum(map(int, rows)) * max(size, 128)
+    assert len(loud) == 4 and held >= least_bytes, f"{held:,} bytes of the tenant are there, so this was no flood"
+    client.call(1, "confirm.select")
+    client.call(1, "basic.consume", queue="mine", consumer_tag="t", no_ack=True)
+    begin = time.monotonic()
+    publish_confirmed(client, "", "mine", HONEST)
+    assert time.monotonic() - begin < 60.0
+    for one in loud:
+        one.socket.settimeout(0.5)
+        try:
+            one.publish(1, "", "full-0", b"." * (256 << 10))
+            raise AssertionError("the tenant's own publishers do not wait")
+        except TimeoutError:
+            one.socket.close()
+
+
+def flood_of_small(ward: Ward) -> None:
+    """By their number."""
+    flood(ward, 16, {"pi-zero-w": 8_000_000, "router-64": 1_200_000}[ward.board])
+
+
+def flood_of_bodies(ward: Ward) -> None:
+    """By their bytes."""
+    flood(ward, 4000, {"pi-zero-w": 14_000_000, "router-64": 1_200_000}[ward.board])
+
+
+CASES = [exchanges, flood_of_small, flood_of_bodies]
+
+
+def main() -> int:
+    """Run the cases named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", nargs="*", help="only these")
+    args = parser.parse_args()
+    brokers.raise_on_sigterm()
+    status = 0
+    for board in BOARDS:
+        suite = Suite(f"shares/{board}", args.case)
+        for case in CASES:
+            ward = Ward(board)
+            try:
+                suite.case(case.__name__.replace("_", "-"), lambda: case(ward), ward.broker.log)
+            finally:
+                ward.close()
+        status |= suite.status()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
