@@ -66,9 +66,9 @@ def within_budget(log: str, seconds: float) -> None:
     assert longest <= LINE_BYTES, f"a line of {longest} bytes"
 
 
-def say(address: brokers.Address, words: bytes) -> None:
+def say(address: brokers.Address, words: bytes, source: str = "127.0.0.1") -> None:
     """Connect, say this, and wait for the answer or the end."""
-    with socket.create_connection(address, 20.0) as peer:
+    with socket.create_connection(address, 20.0, source_address=(source, 0)) as peer:
         peer.sendall(words)
         with contextlib.suppress(ConnectionError):
             peer.recv(64)
@@ -116,6 +116,22 @@ def strangers() -> None:
     assert told == count, f"{told} of {count} openings are told of: {counts}"
     logins = warned(log, r"refused during the handshake|wrong logins") + counts.get("refused logins", 0)
     assert logins >= 304, f"{logins} refused logins are told of: {counts}"
+
+
+def many_addresses() -> None:
+    """Each stranger has an address of its own, so none uses up its own budget: that of all is what counts."""
+    count = 3000
+    began = time.monotonic()
+    with brokers.leveret() as broker:
+        for number in range(count):
+            say(broker.address, OPENINGS[number % 4], f"127.1.{number // 250}.{number % 250 + 1}")
+        served(broker.address)
+        broker.stop()
+        log = broker.log()
+    within_budget(log, time.monotonic() - began)
+    logged, counts = warned(log, "refused: "), left_out(log)
+    assert LINES_AT_ONCE <= logged < LINES_AT_ONCE + 20, f"{logged} lines"
+    assert logged + counts["wrong protocols"] == count, f"{logged} lines and {counts} of {count}"
 
 
 def closed_channels() -> None:
@@ -334,8 +350,10 @@ def last_lines() -> None:
     assert len(fatal) == 1, lines
 
 
-CASES = [strangers, closed_channels, closed_connections, report_comes_by_itself, strange_names, full_pipe, unread_pipe,
-         late_reader, last_lines]
+
+
+CASES = [strangers, many_addresses, closed_channels, closed_connections, report_comes_by_itself, strange_names,
+         full_pipe, unread_pipe, late_reader, last_lines]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
