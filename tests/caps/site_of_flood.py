@@ -1,12 +1,20 @@
-"""Where a flood takes place: its address, its end, its peers and threads, and how all of them go away again."""
+"""Where a flood takes place: its address, its end, its peers and threads, and how all of them go away again.
+
+It also keeps the flood's book, by which it has to prove that it was one: what the broker answered, what it took,
+and which peers were still at it in the end.
+"""
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import re
 import socket
 import ssl
+import struct
 import subprocess
+import termios
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
@@ -18,6 +26,8 @@ from harness.raw import Client, Closed, name_of
 # Every queue and exchange of a flood is called so, with a number: what is not gone by itself is deleted by name.
 QUEUES = [f"flood.{number}" for number in range(64)]
 EXCHANGES = [f"flood.x{number}" for number in range(16)]
+# basic.publish as it begins in a frame of method; the bodies of floods do not contain it.
+PUBLISH = b"\x00\x3c\x00\x28"
 
 
 class Over(Exception):
@@ -40,6 +50,9 @@ class Site:
         self.counts: Dict[str, int] = {}
         self.accidents: List[str] = []
         self.lock = threading.Lock()
+        # What was handed to the kernel, by socket; and what became of those who flooded.
+        self.handed_over: Dict[socket.socket, int] = {}
+        self.workers = self.cut_off = 0
 
     # -- for floods
 
@@ -94,16 +107,31 @@ class Site:
         def run() -> None:
             try:
                 work(*args)
+                return
             except Closed as closed:
                 self.refused(closed.method.args["reply_code"] if closed.method else 0)
-            except (Over, OSError):
-                pass
+            except Over:
+                return
+            except OSError:
+                self.refused(0)
             except Exception as accident:
                 self.accidents.append(f"{type(accident).__name__}: {accident}")
+            if not self.over():
+                with self.lock:
+                    self.cut_off += 1
 
         thread = threading.Thread(target=run, daemon=True)
         self.threads.append(thread)
+        self.workers += 1
         thread.start()
+
+    def again(self, visit: Callable[[], None]) -> None:
+        """Do something again and again: who is refused or cut off comes back."""
+        while not self.over():
+            try:
+                visit()
+            except Closed as closed:
+                self.refused(closed.method.args["reply_code"] if closed.method else 0)
 
     def refused(self, code: int) -> None:
         """The broker said no, in this way."""
@@ -113,14 +141,22 @@ class Site:
 
     def pour(self, client: Client, data: bytes, what: str = "sent") -> None:
         """Send the same again and again, for as long as the flood lasts."""
+        messages = data.count(PUBLISH)
         while not self.over():
+            self.count("offered" if messages else what, messages or 1)
             client.send(data)
-            self.count(what)
+            self.handed_over[client.socket] = self.handed_over.get(client.socket, 0) + len(data)
 
     def listen(self, client: Client) -> None:
-        """Read what comes, and count it."""
+        """Read what comes, and count it: of confirms, the messages that they are for."""
+        confirmed = 0
         while not self.over():
             item = client.recv()
+            if name_of(item) == "basic.ack":
+                tag = item.args["delivery_tag"]
+                self.count("confirmed", tag - confirmed if item.args["multiple"] else 1)
+                confirmed = max(confirmed, tag)
+                continue
             self.count(name_of(item))
             if name_of(item) == "channel.close":
                 self.refused(item.args["reply_code"])
@@ -133,6 +169,27 @@ class Site:
 
     # -- for who lets it loose
 
+    def note_bytes_in(self) -> None:
+        """Count the bytes that the broker itself has read, at least: what the kernel was given, without what waits
+        on this side and what may wait on the other. Only while the sockets are open."""
+        waiting = array.array("i", [0])
+        other_side = self.limits["kernel_bytes"] // self.limits["connections_max"]
+        for peer, handed_over in self.handed_over.items():
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, waiting)
+                self.count("bytes in", max(0, handed_over - waiting[0] - other_side))
+
+    def prove(self, least: Dict[str, int], may_be_cut_off: str) -> None:
+        """That it was a flood: it reached its least figures, and somebody was still at it when its time was up."""
+        # What is confirmed is there: nobody consumes beside publishers that count confirms.
+        confirmed, drained = self.counts.get("confirmed", 0), self.counts.get("drained", 0)
+        assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} came ({self.story()})"
+        for what, figure in least.items():
+            found = self.counts.get(what, 0)
+            assert found >= figure, f"it was no flood: {found} {what}, and {figure} is the least ({self.story()})"
+        all_cut_off = self.workers > 0 and self.cut_off == self.workers
+        assert may_be_cut_off or not all_cut_off, f"it was no flood: all {self.workers} were cut off ({self.story()})"
+
     def end(self) -> None:
         """Cut everybody off and see their threads go."""
         self.stopping.set()
@@ -142,6 +199,9 @@ class Site:
         for thread in self.threads:
             thread.join(20.0)
         for peer in self.sockets:
+            # At once: what the kernel still has of it would come in for minutes, through a small window.
+            with contextlib.suppress(OSError):
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             peer.close()
         hanging = sum(thread.is_alive() for thread in self.threads)
         assert not hanging, f"{hanging} threads of the flood hang"
