@@ -21,7 +21,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -32,8 +32,10 @@ from harness.suite import Suite  # noqa: E402
 
 MIB = 1 << 20
 MEMORY_LIMIT_KIB = 128_000_000 // 1024
-# Replies that blame the peer for its framing, its syntax or its greed.
-BLAME = {406, 501, 502, 503, 504, 505, 506, 530, 540}
+# Replies that blame the peer: each case names the one that it must get.
+PRECONDITION_FAILED, FRAME_ERROR, SYNTAX_ERROR, CHANNEL_ERROR = 406, 501, 502, 504
+UNEXPECTED_FRAME, RESOURCE_ERROR, NOT_ALLOWED = 505, 506, 530
+CONNECTION_FORCED = 320
 
 Broker = brokers.Leveret
 
@@ -107,11 +109,10 @@ def refusal(client: Client, timeout: float = 10.0) -> int:
     raise AssertionError("the broker did not refuse it")
 
 
-def blamed(client: Client, codes: Optional[set] = None) -> int:
-    """The refusal, which must be one that says who is at fault."""
-    code = refusal(client)
-    assert code in (codes or BLAME), f"refused with {code}"
-    return code
+def blamed(client: Client, code: int, timeout: float = 10.0) -> None:
+    """The refusal, which must be with this code and no other."""
+    found = refusal(client, timeout)
+    assert found == code, f"refused with {found}, not {code}"
 
 
 # ---- cases --------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def nested_tables() -> None:
                 client = Client(broker.address)
                 client.open()
                 client.send(wire.method(1, name, arguments=bomb, **args))
-                blamed(client)
+                blamed(client, FRAME_ERROR)
                 client.drop()
             # in the headers of a message: they may be kept as they are, but nothing may break on them
             client = Client(broker.address)
@@ -232,32 +233,36 @@ def huge_sizes() -> None:
     """Lengths that promise far more than ever comes."""
     most = struct.pack(">I", 0xFFFFFFFF)
     publish = wire.method(1, "basic.publish", routing_key="witness")
-    lies: Dict[str, bytes] = {
-        "a frame of 4 GiB": struct.pack(">BHI", 1, 1, 0xFFFFFFFF),
-        "a frame above frame_max": struct.pack(">BHI", 3, 1, 131072),
-        "a table of 4 GiB": wire.frame(1, 1, wire.encode_method("queue.declare", queue="q")[:-4] + most),
-        "a long string of 4 GiB in a table": wire.method(
-            1, "queue.declare", queue="q", arguments={"a": wire.Field("raw", b"S" + most)}),
-        "an array of 4 GiB in a table": wire.method(
-            1, "queue.declare", queue="q", arguments={"a": wire.Field("raw", b"A" + most)}),
-        "a table of 2 GiB in a table": wire.method(
-            1, "queue.declare", queue="q", arguments={"a": wire.Field("raw", b"F\x7f\xff\xff\xff")}),
-        "a short string beyond its frame": wire.frame(1, 1, b"\x00\x32\x00\x0a\x00\x00\xffabc"),
-        "a body of 2^64-1 octets": publish + wire.frame(2, 1, wire.encode_header(2**64 - 1, {})),
-        "a body of 2^63 octets": publish + wire.frame(2, 1, wire.encode_header(2**63, {})),
-        "a body of 4 GiB": publish + wire.frame(2, 1, wire.encode_header(2**32, {})),
-        "a body one octet above the maximum": publish + wire.frame(2, 1, wire.encode_header(16 * MIB + 1, {})),
-        "headers of 4 GiB": publish + wire.frame(2, 1, struct.pack(">HHQHI", 60, 0, 0, 0x2000, 0xFFFFFFFF)),
+    lies: Dict[str, Tuple[int, bytes]] = {
+        "a frame of 4 GiB": (FRAME_ERROR, struct.pack(">BHI", 1, 1, 0xFFFFFFFF)),
+        "a frame above frame_max": (UNEXPECTED_FRAME, struct.pack(">BHI", 3, 1, 131072)),
+        "a table of 4 GiB": (
+            FRAME_ERROR, wire.frame(1, 1, wire.encode_method("queue.declare", queue="q")[:-4] + most)),
+        "a long string of 4 GiB in a table": (FRAME_ERROR, wire.method(
+            1, "queue.declare", queue="q", arguments={"a": wire.Field("raw", b"S" + most)})),
+        "an array of 4 GiB in a table": (FRAME_ERROR, wire.method(
+            1, "queue.declare", queue="q", arguments={"a": wire.Field("raw", b"A" + most)})),
+        "a table of 2 GiB in a table": (FRAME_ERROR, wire.method(
+            1, "queue.declare", queue="q", arguments={"a": wire.Field("raw", b"F\x7f\xff\xff\xff")})),
+        "a short string beyond its frame": (FRAME_ERROR, wire.frame(1, 1, b"\x00\x32\x00\x0a\x00\x00\xffabc")),
+        "a body of 2^64-1 octets": (
+            PRECONDITION_FAILED, publish + wire.frame(2, 1, wire.encode_header(2**64 - 1, {}))),
+        "a body of 2^63 octets": (PRECONDITION_FAILED, publish + wire.frame(2, 1, wire.encode_header(2**63, {}))),
+        "a body of 4 GiB": (PRECONDITION_FAILED, publish + wire.frame(2, 1, wire.encode_header(2**32, {}))),
+        "a body one octet above the maximum": (
+            PRECONDITION_FAILED, publish + wire.frame(2, 1, wire.encode_header(16 * MIB + 1, {}))),
+        "headers of 4 GiB": (
+            SYNTAX_ERROR, publish + wire.frame(2, 1, struct.pack(">HHQHI", 60, 0, 0, 0x2000, 0xFFFFFFFF))),
     }
     with broker_with() as broker:
         witness = Witness(broker)
         before = broker.rss_kib()
-        for what, lie in lies.items():
+        for what, (code, lie) in lies.items():
             client = Client(broker.address)
             client.open()
             client.send(lie)
             try:
-                blamed(client)
+                blamed(client, code)
             except AssertionError as why:
                 raise AssertionError(f"{what}: {why}") from why
             client.drop()
@@ -275,7 +280,7 @@ def channel_floods() -> None:
         for _ in range(2047):
             greedy[0].expect("channel.open-ok")
         greedy[0].send(wire.method(2048, "channel.open"))
-        blamed(greedy[0], {504, 530})
+        blamed(greedy[0], NOT_ALLOWED)
         greedy[0].drop()
         # together more than the broker has places for: each may have as many as it leaves to others
         refused = 0
@@ -286,7 +291,7 @@ def channel_floods() -> None:
                 for _ in range(2047):
                     client.expect("channel.open-ok")
             except Closed as closed:
-                assert closed.method and closed.method.args["reply_code"] in BLAME, closed
+                assert closed.method and closed.method.args["reply_code"] == RESOURCE_ERROR, closed
                 refused += 1
         assert refused == 2, f"{refused} of 3 were refused a channel"
         for client in [*greedy[1:], more]:
@@ -294,7 +299,7 @@ def channel_floods() -> None:
         # methods on 60,000 numbers that are not open
         client = Client(broker.address)
         client.send(b"".join(wire.method(number, "basic.qos") for number in range(1, 60_000)))
-        blamed(client, {504})
+        blamed(client, CHANNEL_ERROR)
         with Client(broker.address) as fresh:
             fresh.open()
             fresh.open(2047)
@@ -401,8 +406,7 @@ def half_bodies() -> None:
             ready, _, _ = select.select([peer.socket for peer in left if peer.socket.fileno() < 1024], [], [], 1.0)
             for peer in [peer for peer in left if peer.socket in ready]:
                 try:
-                    code = refusal(peer, 5.0)
-                    assert code == 0 or code in BLAME or code == 320, code
+                    blamed(peer, RESOURCE_ERROR, 5.0)
                 except socket.timeout:
                     continue
                 left.remove(peer)
@@ -425,7 +429,7 @@ def half_frame() -> None:
             client = Client(broker.address)
             client.open()
             client.send(whole[:cut])
-            refusal(client, 10.0)
+            blamed(client, RESOURCE_ERROR)
             client.drop()
         witness.verdict()
 
@@ -446,7 +450,7 @@ def pipelined_declares() -> None:
         sender.join(10.0)
         assert not sender.is_alive()
         client.send(b"".join(wire.method(1, "queue.declare", queue=f"more{number}") for number in range(1000)))
-        blamed(client, {506})
+        blamed(client, RESOURCE_ERROR)
         client.close()
         witness.verdict()
 
@@ -519,7 +523,7 @@ def fan_out_that_does_not_fit() -> None:
                         + wire.method(1, "queue.bind", queue=f"wide{number}", exchange="amq.fanout", nowait=True))
         client.call(1, "confirm.select")
         client.publish(1, "amq.fanout", "", b"too wide")
-        blamed(client, {506})
+        blamed(client, RESOURCE_ERROR)
         client.send(wire.method(1, "channel.close-ok"))
         client.open(2)
         for number in range(600):
@@ -678,7 +682,7 @@ def shutdown_with_a_deaf_client() -> None:
         began = time.monotonic()
         broker.process.terminate()
         for client in clients:
-            assert refusal(client, 5.0) == 320
+            blamed(client, CONNECTION_FORCED, 5.0)
         status = broker.process.wait(5.0)
         seconds = time.monotonic() - began
         assert status == 0, f"it ended with status {status}:\n{broker.log()}"
