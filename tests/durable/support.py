@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 from harness import brokers, environment, wire
 from harness.brokers import Leveret
 from harness.raw import Client, Closed, Content, name_of
+from harness.suite import Skip
 
 HERE = Path(__file__).resolve().parent
 QUICK = os.environ.get("LEVERET_TEST_MODE") == "quick"
@@ -142,9 +143,16 @@ def system(*command: str) -> str:
     return done.stdout
 
 
+def need_root_to_mount() -> None:
+    """Whoever is not root has this case skipped."""
+    if os.geteuid() != 0:
+        raise Skip("needs root, to mount a file system of its own")
+
+
 @contextlib.contextmanager
 def ext4(mib: int, image_dir: Optional[Path] = None) -> Iterator[Path]:
     """An ext4 file system of this size in an image, mounted for the length of a `with` block."""
+    need_root_to_mount()
     with scratch() as folder:
         image, mount = (image_dir or folder) / "image", folder / "mount"
         mount.mkdir()
@@ -161,6 +169,7 @@ def ext4(mib: int, image_dir: Optional[Path] = None) -> Iterator[Path]:
 @contextlib.contextmanager
 def tmpfs(mib: int) -> Iterator[Path]:
     """A file system in memory, for a `with` block."""
+    need_root_to_mount()
     with scratch() as mount:
         system("mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(mount))
         try:
