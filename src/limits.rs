@@ -125,7 +125,7 @@ impl Default for Limits {
             message_size_max: 16 << 20,
             input_buffer_bytes: 256 << 10,
             output_buffer_bytes: 256 << 10,
-            stash_bytes_max: 2 << 20,
+            stash_bytes_max: 768 << 10,
             replies_bytes_max: 2 << 10,
             socket_receive_buffer_bytes: 0,
             socket_send_buffer_bytes: 0,
@@ -185,6 +185,8 @@ pub struct RecordSizes {
     pub tls_handshake_bytes: usize,
     /// Where records of TLS are opened and sealed; 0 when TLS is not spoken.
     pub tls_record_bytes: usize,
+    /// Lists of revoked certificates; 0 when there are none.
+    pub tls_crl_bytes: usize,
     /// Socket, session and broker record of a connection together.
     pub connection_bytes: usize,
     /// Session and broker record of a channel together.
@@ -412,13 +414,14 @@ impl Limits {
         (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
     }
 
-    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 3] {
+    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 4] {
         let (connections, handshakes) = (self.tls_connections_max.into(), self.tls_handshakes_max.into());
-        let reason = "TLS: keys, a record, certificate";
+        let reason = "TLS: keys, a record each way, certificate";
         [
             line("tls_connections_max", connections, sizes.tls_session_bytes, reason),
             line("tls_handshakes_max", handshakes, sizes.tls_handshake_bytes, "TLS handshakes under way"),
             line("input_buffer_bytes", 1, sizes.tls_record_bytes, "where TLS is opened and sealed"),
+            line("crl", 1, sizes.tls_crl_bytes, "revoked certificates, old and new lists"),
         ]
     }
 
@@ -463,7 +466,8 @@ impl Limits {
             return Ok(table);
         }
         let adjustable = table.lines.iter().filter(|line| {
-            !matches!(line.key, "control" | "stack" | "helpers" | "log" | "program" | "allocator")
+            let fixed = ["control", "stack", "helpers", "log", "program", "allocator", "crl"];
+            !fixed.contains(&line.key)
         });
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
         Err(LimitsError::TooMuch { sum, memory_limit, key })
@@ -562,6 +566,7 @@ mod tests {
         tls_session_bytes: 0,
         tls_handshake_bytes: 0,
         tls_record_bytes: 0,
+        tls_crl_bytes: 0,
         connection_bytes: 1000,
         channel_bytes: 1000,
         consumer_bytes: 500,

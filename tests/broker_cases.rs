@@ -96,9 +96,9 @@ fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
     let message = house.message("nowhere", 10);
     let publish = Command::Publish { message, mandatory: true };
     assert_eq!(house.ask(at, publish), Outcome::Wait);
-    let before = house.broker.releases();
+    let before = house.broker.room_made();
     assert_eq!(house.turn(at), 1);
-    assert!(house.broker.releases() > before, "whoever waits asks again");
+    assert!(house.broker.room_made() > before, "whoever waits asks again");
     assert_eq!(house.ask(at, publish), Outcome::Published);
 }
 

@@ -204,7 +204,7 @@ fn check_prints_what_results_and_says_yes_for_every_board() {
 #[test]
 fn every_board_has_room_for_tls_or_the_way_to_it() {
     let tls = "listen_tls = [\"127.0.0.1:5671\"]\n[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n\
-               client_ca = \"/a\"\nclient_certificates = \"require\"\n";
+               client_ca = \"/a\"\ncrl = \"/r\"\nclient_certificates = \"require\"\n";
     let smaller = "[limits]\ninput_buffer_bytes = \"40KiB\"\nstash_bytes_max = \"128KiB\"\n\
                    body_bytes_max = \"2MiB\"\n";
     for board in ["generic", "router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5"] {

@@ -440,9 +440,10 @@ impl Broker {
             || self.divisions.changed
     }
 
-    /// Rises whenever messages left memory or an outbox.
-    pub const fn releases(&self) -> u64 {
-        self.releases
+    /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
+    /// their pools count themselves, what a queue has of its share, and what waits in an outbox.
+    pub const fn room_made(&self) -> u64 {
+        self.fifo_pool.given() + self.deliveries.slab.given() + self.releases
     }
 
     /// The steps since this was last asked that the size of what was asked does not tell: bindings looked at,

@@ -25,6 +25,8 @@ pub struct Tls {
     pub keys: Vec<PathBuf>,
     /// A PEM file with the authorities that sign clients' certificates.
     pub client_ca: Option<PathBuf>,
+    /// PEM files with lists of clients' certificates that count no longer.
+    pub crls: Vec<PathBuf>,
     /// Whether clients show certificates.
     pub client_certificates: ClientCertificates,
     /// The oldest version of TLS that is spoken.
@@ -182,6 +184,7 @@ section! {
         certificate: Paths,
         key: Paths,
         client_ca: PathBuf,
+        crl: Paths,
         client_certificates: ClientCertificates,
         minimum_version: TlsVersion,
         login_from: LoginFrom,
@@ -193,6 +196,7 @@ impl TlsLayer {
         super::put(&mut tls.certificates, self.certificate.map(|paths| paths.0));
         super::put(&mut tls.keys, self.key.map(|paths| paths.0));
         super::put(&mut tls.client_ca, self.client_ca.map(non_empty));
+        super::put(&mut tls.crls, self.crl.map(|paths| paths.0));
         super::put(&mut tls.client_certificates, self.client_certificates);
         super::put(&mut tls.minimum_version, self.minimum_version);
         super::put(&mut tls.login_from, self.login_from);
@@ -203,6 +207,7 @@ impl TlsLayer {
             format!("certificate = {}", list(&tls.certificates)),
             format!("key = {}", list(&tls.keys)),
             format!("client_ca = {}", quoted(tls.client_ca.as_deref().unwrap_or(Path::new("")))),
+            format!("crl = {}", list(&tls.crls)),
             format!("client_certificates = {}", tls.client_certificates),
             format!("minimum_version = {}", tls.minimum_version),
             format!("login_from = {}", tls.login_from),

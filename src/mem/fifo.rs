@@ -101,6 +101,11 @@ impl FifoPool {
         self.chunks.max() - self.chunks.used()
     }
 
+    /// Rises with every chunk that is given back.
+    pub const fn given(&self) -> u64 {
+        self.chunks.given()
+    }
+
     /// All chunks there are.
     pub const fn chunks_max(&self) -> usize {
         self.chunks.max()

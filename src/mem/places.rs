@@ -27,6 +27,7 @@ pub(super) struct Places {
     end: usize,
     max: usize,
     freed: usize,
+    given: u64,
 }
 
 impl Places {
@@ -36,13 +37,18 @@ impl Places {
         let bits = level(max);
         let words = level(bits.len());
         let groups = level(words.len());
-        Self { bits, words, groups, low: 0, end: 0, max, freed: 0 }
+        Self { bits, words, groups, low: 0, end: 0, max, freed: 0, given: 0 }
     }
 
     /// How many are taken.
     #[inline]
     pub(super) const fn used(&self) -> usize {
         self.end - self.freed
+    }
+
+    /// How often one was given back: whoever waits for a place has to try again when this has risen.
+    pub(super) const fn given(&self) -> u64 {
+        self.given
     }
 
     /// All there are.
@@ -103,6 +109,7 @@ impl Places {
         let (at, bit) = (place / BITS, 1 << (place % BITS));
         let old = self.bits[at];
         assert!(place < self.end && old & bit == 0, "place {place} was freed twice");
+        self.given += 1;
         self.bits[at] = old | bit;
         if old == 0 {
             self.words[at / BITS] |= 1 << (at % BITS);

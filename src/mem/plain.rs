@@ -46,6 +46,11 @@ impl<T: Pod> Plain<T> {
         self.places.used()
     }
 
+    /// How often a place was given back.
+    pub(super) const fn given(&self) -> u64 {
+        self.places.given()
+    }
+
     /// All there are.
     pub(super) const fn max(&self) -> usize {
         self.places.max()

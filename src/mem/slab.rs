@@ -57,6 +57,11 @@ impl<T> Slab<T> {
         Ok(index)
     }
 
+    /// Rises with every record that is taken out.
+    pub const fn given(&self) -> u64 {
+        self.places.given()
+    }
+
     /// Takes the record out of its place.
     ///
     /// # Panics

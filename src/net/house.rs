@@ -115,6 +115,8 @@ pub struct House {
     pub(super) to_close: Vec<ConnectionId>,
     /// Publishers that wait for room, first come first served.
     pub(super) for_room: VecDeque<ConnectionId>,
+    /// Those whose input needs more of the stashes than is free.
+    pub(super) for_stash: VecDeque<ConnectionId>,
     /// What [`Self::room_made`] said when they last tried.
     pub(super) room_seen: u64,
     /// So many of them have not tried since then.
@@ -206,6 +208,7 @@ impl House {
             to_write: VecDeque::with_capacity(connections),
             to_close: Vec::with_capacity(connections),
             for_room: VecDeque::with_capacity(connections),
+            for_stash: VecDeque::with_capacity(connections),
             room_seen: 0,
             retries_left: 0,
             crowded: None,

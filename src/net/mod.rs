@@ -158,14 +158,15 @@ pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
-    let unsent =
-        BytePool::bytes(connections.saturating_mul(stream::Buffers::UNSENT_BYTES)).div_ceil(connections);
+    let reserved =
+        BytePool::bytes(connections.saturating_mul(stream::Buffers::RESERVED_BYTES)).div_ceil(connections);
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame) + session::Marks::bytes(output),
         store_bytes: store::buffer_bytes(segment, commit, frame),
-        tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + unsent),
+        tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
         tls_record_bytes: if_tls(stream::Buffers::scratch_bytes(limits)),
+        tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
         connection_bytes: peer::PEER_BYTES + broker::CONNECTION_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,

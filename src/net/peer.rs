@@ -10,6 +10,22 @@ use super::socket::PeerAddress;
 use super::stream::Stream;
 
 /// Why a connection is not read.
+///
+/// Who ends the waiting, and why none of it can be missed: what is looked at before every sleep cannot be
+/// forgotten by whoever changed it.
+///
+/// | waits for | is over when | the loop notices by |
+/// |---|---|---|
+/// | `Replies` | some of its output was written | the socket's next report, at which all is written |
+/// | `Room` | something was given back | what the pools count: `House::has_room_to_offer` |
+/// | `Job` | the broker is not busy with it | `Broker::has_work`, as long as it is |
+/// | `Handshake` | the helper gave it back | the helper's waker |
+/// | `Errand` | the same, or its address may try again | that waker, and the gate's deadline |
+/// | `Disk` | the batch is durable | the helper's waker: `House::note_durable` |
+///
+/// Besides, a connection that is read may need more of the stashes than is free (`for_stash`): it asks how
+/// much is free now, `House::has_stash_to_offer`. A place at a door is asked for in the same way
+/// (`House::may_let_in`), and so is a journal that is crowded (`House::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     /// It is read.
@@ -59,6 +75,8 @@ pub(super) struct Peer {
     pub(super) held: Option<(Outcome, ReplyOrder)>,
     /// On the list of connections with something that waits for the disk.
     pub(super) for_disk: bool,
+    /// On the list of connections that wait for the stashes.
+    pub(super) for_stash: bool,
     /// On the list of connections to write to.
     pub(super) to_write: bool,
     /// Still in its handshake, and counted as such.
@@ -71,7 +89,7 @@ pub(super) struct Peer {
 
 /// Bytes per connection in this room: the record, its places on the lists, its deadline.
 pub(super) const PEER_BYTES: usize =
-    size_of::<Option<Peer>>() + 7 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES;
+    size_of::<Option<Peer>>() + 8 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES;
 
 impl Peer {
     /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits

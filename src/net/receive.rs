@@ -24,6 +24,8 @@ use super::stream::{Reading, Stream};
 const ACCEPTS_PER_TURN: usize = 64;
 /// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
 const EFFORT_PER_TURN: u32 = 50_000;
+/// Steps that opening a record of TLS counts as, whatever is in it.
+const EFFORT_PER_RECORD: u32 = 16;
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
 /// Connections that may try again to publish, per turn.
@@ -87,6 +89,7 @@ impl House {
             to_read: false,
             held: None,
             for_disk: false,
+            for_stash: false,
             to_write: false,
             shaking_hands: true,
             stalled: Deadline::NEVER,
@@ -142,24 +145,29 @@ impl House {
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;
         }
-        let scarce = self.supplies.messages.is_held(self.broker.owner(id))
-            || self.buffers.stashes.bytes_free() < self.input.len();
-        let reading = if scarce { Reading::Look } else { Reading::Take };
+        let is_scarce =
+            self.supplies.messages.is_held(self.broker.owner(id)) || !self.buffers.can_take(self.input.len());
+        let reading = match peer.session.is_logged_in() {
+            false => Reading::Stranger,
+            true if is_scarce => Reading::Look,
+            true => Reading::Take,
+        };
         let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
         self.bytes_read += got.len;
         if peer.stream.has_lost_record {
-            let text = "no room to keep its unfinished record of TLS; raise stash_bytes_max";
+            let text = "no room to keep its unfinished record of TLS";
             let text = format_args!("{}: {text}", peer.address);
             self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
         }
+        self.effort = self.effort.saturating_add(peer.stream.take_records() * EFFORT_PER_RECORD);
         if peer.stream.is_shaking_hands() {
             return self.shake_hands(id, got.end);
         }
         let is_known = !peer.session.awaits_header() || self.look_at_opening(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        let waits = peer.waiting != Waiting::No;
-        let kept = peer.stream.keep(&mut self.buffers.stashes, &mut self.input, got.len, handled, waits);
+        let more = peer.waiting != Waiting::No || !is_done;
+        let kept = peer.stream.keep(&mut self.buffers, &mut self.input, got.len, handled, more);
         if !kept {
             let text = "no room to keep its unfinished frame; raise stash_bytes_max";
             let text = format_args!("{}: {text}", peer.address);
@@ -171,11 +179,16 @@ impl House {
             self.list_to_read(id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
             self.end_now(id);
-        } else if peer.stream.is_starved() && peer.waiting == Waiting::No {
-            peer.waiting = Waiting::Room;
-            self.for_room.push_back(id);
-        } else if peer.stream.readable {
-            self.list_to_read(id);
+        } else {
+            let is_starved = peer.stream.is_starved();
+            // Who is starved and got nowhere would get nowhere again.
+            let goes_on = peer.stream.readable && (handled > 0 || !is_starved);
+            if is_starved && !core::mem::replace(&mut peer.for_stash, true) {
+                self.for_stash.push_back(id);
+            }
+            if goes_on {
+                self.list_to_read(id);
+            }
         }
         self.after_session(id);
     }
@@ -284,14 +297,37 @@ impl House {
 
     // ---- who waited for room
 
-    /// Rises with everything that can make room for a publisher.
+    /// Rises with everything that can make room for a publisher: each pool counts for itself what is given
+    /// back, and [`Self::check_no_sleeper`] finds what is counted nowhere.
     fn room_made(&self) -> u64 {
-        self.broker.releases() + self.broker.journal().room_made() + self.supplies.messages.room_made()
+        self.broker.room_made() + self.broker.journal().room_made() + self.supplies.messages.room_made()
     }
 
     /// Whether somebody waits who has not tried since room was made.
     pub(super) fn has_room_to_offer(&self) -> bool {
         !self.for_room.is_empty() && (self.retries_left > 0 || self.room_made() != self.room_seen)
+    }
+
+    /// Nobody sleeps who could go on. Asked before the loop sleeps, by builds that check themselves: who waits
+    /// for room tries once more although none was made, and must find none.
+    #[cfg(debug_assertions)]
+    pub(super) fn check_no_sleeper(&mut self) {
+        debug_assert!(!self.has_stash_to_offer(), "somebody waits for stash room that is there");
+        let waiting = self.for_room.len();
+        if waiting == 0 || waiting > RETRIES_PER_TURN {
+            return;
+        }
+        let sleepers = self.for_room.clone();
+        self.retries_left = waiting;
+        self.resume_for_room();
+        self.close();
+        self.retries_left = 0;
+        for id in sleepers {
+            let peer = self.peers[id.index()].as_ref();
+            let still_waits =
+                peer.is_none_or(|peer| peer.waiting == Waiting::Room || peer.ending != Ending::No);
+            assert!(still_waits, "connection {} slept although there was room for it", id.index());
+        }
     }
 
     /// Lets those who wait try again, each once whenever room was made.
@@ -344,6 +380,33 @@ impl House {
 
     fn may_enter(&mut self, owner: Owner) -> bool {
         !self.supplies.messages.is_held(owner) || self.supplies.messages.lift_hold(owner)
+    }
+
+    // ---- who waited for the stashes
+
+    /// Whether so much is free that one of those who wait for it can go on. Those who wait otherwise as well
+    /// need not stay on the list: they are read when that is over.
+    pub(super) fn has_stash_to_offer(&self) -> bool {
+        self.for_stash.iter().any(|id| self.has_stash_for(*id))
+    }
+
+    fn has_stash_for(&self, id: ConnectionId) -> bool {
+        let peer = self.peers[id.index()].as_ref();
+        peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_go_on(&self.buffers))
+    }
+
+    /// Lets those be read for whom so much is free as was missing.
+    pub(super) fn resume_for_stash(&mut self) {
+        for _ in 0..self.for_stash.len() {
+            let Some(id) = self.for_stash.pop_front() else { break };
+            if !self.has_stash_for(id) {
+                self.for_stash.push_back(id);
+            } else if let Some(peer) = self.peers[id.index()].as_mut() {
+                peer.for_stash = false;
+                peer.stream.look_again();
+                self.list_to_read(id);
+            }
+        }
     }
 
     /// When a content has waited for the assembly share as long as a content may stand still, those end that

@@ -171,7 +171,7 @@ impl House {
             }
         }
         // Once for all that were closed, and before anybody else gets one of their ids.
-        let waiting = [&mut self.for_room, &mut self.for_jobs, &mut self.for_disk];
+        let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
             list.retain(|id| self.peers[id.index()].is_some());
         }

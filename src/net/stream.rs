@@ -5,17 +5,29 @@
 //! itself says "would block", or has given less than was asked for.
 //!
 //! Input is read in one of two ways. Usually everything there is: what cannot be handled yet is *stashed*.
-//! When stash room or message memory is short, the input is only *looked at*, and exactly what was handled
-//! is taken afterwards: then a waiting publisher's bytes stay in its own socket buffer.
+//! When stash room or message memory is short, and from a stranger always, the input is only *looked at*, and
+//! exactly what was handled is taken afterwards: then a waiting publisher's bytes stay in its own socket
+//! buffer.
 //!
-//! Over TLS the same, a record at a time when it is only looked at; a record that was opened is stashed as
-//! far as it cannot be handled. Sealed output cannot be taken back: what of one record the socket did not
-//! take waits here, and nothing more is sealed before that has gone.
+//! Over TLS everything is taken, but no more than one record when plain input would only be looked at. What
+//! was opened cannot go back to the socket, so every connection over TLS has room of its own for a record:
+//!
+//! ```text
+//! reserved, per connection over TLS   | sealed output not sent | input: frames, and a sealed record |
+//! stashes, shared                     | input that waits, beyond what is its connection's own      |
+//! ```
+//!
+//! Always true: of what is shared a stranger holds no more than its unfinished frame, of the smallest size
+//! that AMQP knows, and all of them together no more than half; nobody over TLS needs any of it to have a
+//! record opened; who does need some says how much ([`Stream::missing`]), and is read again when there is so
+//! much.
+//! Sealed output cannot be taken back: what of one record the socket did not take waits, and nothing more is
+//! sealed before that has gone.
 
 use std::io::{self, Read, Write};
 
-use crate::limits::Limits;
-use crate::mem::{ByteChain, BytePool};
+use crate::limits::{FRAME_BYTES_MIN, Limits};
+use crate::mem::{ByteChain, BytePool, PAGE_BYTES};
 
 use super::socket::Socket;
 use super::tls::{
@@ -27,8 +39,10 @@ use super::tls::{
 pub(super) enum Reading {
     /// Taken; the rest is stashed.
     Take,
-    /// Looked at; only what was handled is taken.
+    /// Looked at; only what was handled is taken, and the beginning of a frame.
     Look,
+    /// The same, for it has not logged in: its frames are small, and never many of them are kept.
+    Stranger,
 }
 
 /// What reading brought.
@@ -43,14 +57,20 @@ pub(super) struct Input {
 /// What all streams share.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    /// Input that waits.
-    pub(super) stashes: BytePool,
-    /// Sealed output that waits: a record per connection over TLS.
-    unsent: BytePool,
+    /// Input that waits, of everybody who logged in.
+    stashes: BytePool,
+    /// Of these, so many bytes are for unfinished frames, and never for what waits behind others.
+    stash_reserve: usize,
+    /// What every connection over TLS has for itself: [`Self::RESERVED_BYTES`].
+    reserved: BytePool,
     /// Where records are opened and sealed; empty when nobody speaks TLS.
     scratch: Box<[u8]>,
 }
 
+/// An unfinished frame of a handshake, and a record: opened, or sealed and not all there.
+const INPUT_BYTES: usize = (RECORD_BYTES_MAX + FRAME_BYTES_MIN as usize).next_multiple_of(PAGE_BYTES);
+/// With so much input of its own waiting, a connection has room for another record.
+const SPARE_BYTES: usize = INPUT_BYTES - RECORD_BYTES_MAX;
 /// More at once would only make others wait.
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
@@ -61,24 +81,30 @@ impl Buffers {
         let scratch = if with_tls { Self::scratch_bytes(limits) } else { 0 };
         Self {
             stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
-            unsent: BytePool::with_bytes(connections * Self::UNSENT_BYTES),
+            stash_reserve: limits.stash_bytes_max as usize / 4,
+            reserved: BytePool::with_bytes(connections * Self::RESERVED_BYTES),
             scratch: vec![0; scratch].into_boxed_slice(),
         }
     }
 
+    /// Whether everything that may come in one reading of `bytes` can be kept.
+    pub(super) const fn can_take(&self, bytes: usize) -> bool {
+        self.stashes.bytes_free() >= bytes + self.stash_reserve
+    }
+
     /// Bytes of memory that nothing lies in, and that could be given back.
     pub(super) const fn idle_bytes(&self) -> usize {
-        self.stashes.idle_bytes() + self.unsent.idle_bytes()
+        self.stashes.idle_bytes() + self.reserved.idle_bytes()
     }
 
     /// Gives some of it back; `true` when there is no more to give.
     pub(super) fn trim(&mut self) -> bool {
-        let parts = [self.stashes.trim(), self.unsent.trim()];
+        let parts = [self.stashes.trim(), self.reserved.trim()];
         parts.into_iter().all(|is_done| is_done)
     }
 
-    /// A sealed record, in whole blocks.
-    pub(super) const UNSENT_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(4096);
+    /// A sealed record on its way out, and input, in whole pages.
+    pub(super) const RESERVED_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(PAGE_BYTES) + INPUT_BYTES;
 
     /// Bytes to open and seal records in.
     pub(super) fn scratch_bytes(limits: &Limits) -> usize {
@@ -101,15 +127,21 @@ pub(super) struct Stream {
     /// It ends because there was no room to keep the rest of a record of TLS.
     pub(super) has_lost_record: bool,
     stash: ByteChain,
+    /// The stash lies in what is this connection's own.
+    is_reserved: bool,
     /// Bytes at the start of the last input that came from the stash.
     from_stash: usize,
     reading: Reading,
     /// `None`: what is sent is sent as it is.
     tls: Option<Tls>,
+    /// What was read is no longer in the socket, whichever way it was read.
+    is_taken: bool,
     /// Sealed, and not taken by the socket.
     unsent: ByteChain,
-    /// The last reading found no room to open a record in.
-    starved: bool,
+    /// Records of TLS opened since this was last asked.
+    records: u32,
+    /// So many bytes of the stashes have to be free before reading leads to anything; 0 if it does.
+    missing: usize,
 }
 
 impl Stream {
@@ -122,11 +154,14 @@ impl Stream {
             ended: false,
             has_lost_record: false,
             stash: ByteChain::default(),
+            is_reserved: false,
             from_stash: 0,
             reading: Reading::Take,
+            is_taken: false,
             tls: with_tls.then(Tls::new),
             unsent: ByteChain::default(),
-            starved: false,
+            records: 0,
+            missing: 0,
         }
     }
 
@@ -135,18 +170,19 @@ impl Stream {
     /// An error is an end: what was received before it is still handed out first.
     pub(super) fn read(&mut self, buffers: &mut Buffers, buffer: &mut [u8], reading: Reading) -> Input {
         self.reading = reading;
-        self.starved = false;
-        self.from_stash = self.stash.len().min(buffer.len());
-        self.stash.copy_front(&buffers.stashes, &mut buffer[..self.from_stash]);
-        let room = &mut buffer[self.from_stash..];
-        let count = match &mut self.tls {
+        self.is_taken = reading == Reading::Take;
+        self.missing = 0;
+        self.from_stash = self.stash.len();
+        let (stashed, room) = buffer.split_at_mut(self.from_stash);
+        self.stash.copy_front(if self.is_reserved { &buffers.reserved } else { &buffers.stashes }, stashed);
+        let count = match self.tls {
             None if self.readable && !room.is_empty() => self.receive(room, reading),
             None | Some(Tls::Away | Tls::Over) => 0,
             Some(Tls::Shaking(_)) => {
                 self.gather(buffers);
                 0
             }
-            Some(Tls::Open(_)) => self.receive_sealed(buffers, room, reading),
+            Some(Tls::Open(_)) => self.receive_sealed(buffers, stashed, room),
         };
         Input { len: self.from_stash + count, end: self.ended }
     }
@@ -154,7 +190,7 @@ impl Stream {
     fn receive(&mut self, room: &mut [u8], reading: Reading) -> usize {
         let result = match reading {
             Reading::Take => self.socket.read(room),
-            Reading::Look => self.socket.peek(room),
+            Reading::Look | Reading::Stranger => self.socket.peek(room),
         };
         match result {
             Ok(count) => {
@@ -189,91 +225,125 @@ impl Stream {
         self.tls = Some(Tls::Shaking(handshake));
     }
 
+    /// Whether what another record holds can be kept. `stashed` is what waits already; if that is too much to
+    /// have it beside, it makes way.
+    fn can_open(&mut self, buffers: &mut Buffers, stashed: &[u8]) -> bool {
+        if stashed.len() <= SPARE_BYTES {
+            return true;
+        }
+        // A chain takes up to a page more than it has bytes.
+        let moving = if self.is_reserved { stashed.len() + PAGE_BYTES } else { 0 };
+        let needed = moving + RECORD_BYTES_MAX + PAGE_BYTES;
+        if buffers.stashes.bytes_free() < needed {
+            self.missing = needed;
+            return false;
+        }
+        !self.is_reserved || self.share_stash(buffers, stashed)
+    }
+
+    /// Lets the stash, which is to hold these bytes, lie in what is shared.
+    fn share_stash(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> bool {
+        self.stash.clear(&mut buffers.reserved);
+        self.is_reserved = false;
+        self.stash.append(&mut buffers.stashes, bytes)
+    }
+
     /// Opens the records that are there; says how many bytes they hold.
-    fn receive_sealed(&mut self, buffers: &mut Buffers, room: &mut [u8], reading: Reading) -> usize {
+    fn receive_sealed(&mut self, buffers: &mut Buffers, stashed: &[u8], room: &mut [u8]) -> usize {
+        self.is_taken = true;
+        if !self.can_open(buffers, stashed) {
+            return 0;
+        }
         let Some(Tls::Open(mut session)) = self.tls.take() else { return 0 };
-        let plain = self.unseal(&mut session, buffers, room, reading);
+        let plain = self.unseal(&mut session, buffers, room);
         self.tls = Some(Tls::Open(session));
-        // What was opened is no longer in the socket, whichever way it was read.
-        self.reading = Reading::Take;
         plain
     }
 
-    fn unseal(
-        &mut self,
-        session: &mut Session,
-        buffers: &mut Buffers,
-        room: &mut [u8],
-        reading: Reading,
-    ) -> usize {
-        let Buffers { stashes, unsent, scratch } = buffers;
+    fn unseal(&mut self, session: &mut Session, buffers: &mut Buffers, room: &mut [u8]) -> usize {
+        let Buffers { reserved, scratch, .. } = buffers;
         let held = session.held.len();
-        let mut limit = scratch.len().min(room.len());
-        if reading == Reading::Look {
-            limit = limit.min(RECORD_BYTES_MAX);
-            self.starved = stashes.bytes_free() < 3 * RECORD_BYTES_MAX;
-        }
-        if limit <= held || self.starved {
+        // Of a record that was begun nothing stays in the socket: the kernel may hold no more of it.
+        let takes_all = self.reading == Reading::Take && self.from_stash <= SPARE_BYTES;
+        let limit = scratch.len().min(room.len()).min(if takes_all { usize::MAX } else { RECORD_BYTES_MAX });
+        if limit <= held {
             return 0;
         }
-        session.held.copy_front(stashes, &mut scratch[..held]);
-        let count = if self.readable { self.receive(&mut scratch[held..limit], reading) } else { 0 };
+        session.held.copy_front(reserved, &mut scratch[..held]);
+        let count = if self.readable { self.receive(&mut scratch[held..limit], Reading::Take) } else { 0 };
         let total = held + count;
-        let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.unsent, unsent));
+        let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.unsent, reserved));
         self.ended |= unsealed.end;
-        let taken = unsealed.taken;
-        let is_kept = if reading == Reading::Take || taken == 0 {
-            // A record may be larger than what the kernel holds for a socket: what has been looked at of it
-            // is taken.
-            let is_taken = reading == Reading::Take || self.take_looked_at(&mut scratch[held..total]);
-            session.held.clear(stashes);
-            is_taken && session.held.append(stashes, &scratch[taken..total])
-        } else {
-            session.held.consume(stashes, held.min(taken));
-            self.take_looked_at(&mut scratch[..taken.saturating_sub(held)])
-        };
-        if !is_kept {
+        self.records += unsealed.records;
+        session.held.clear(reserved);
+        if !session.held.append(reserved, &scratch[unsealed.taken..total]) {
             self.has_lost_record = true;
             self.ended = true;
         }
         unsealed.plain
     }
 
-    /// Takes so much that was only looked at.
-    fn take_looked_at(&mut self, bytes: &mut [u8]) -> bool {
-        bytes.is_empty() || self.socket.read_exact(bytes).is_ok()
-    }
-
-    /// The first `handled` bytes of the last input are done with; the rest is kept for later: in the socket
-    /// when it was only looked at, unless nothing of it could be handled although nobody `waits`. `false`:
-    /// the stash has no room for it.
+    /// The first `handled` bytes of the last input are done with; the rest is kept for later: if it was only
+    /// looked at, in the socket, as long as `more` of it could be handled another time; but not the beginning
+    /// of a frame. `false`: the stash has no room for it.
     #[must_use]
     pub(super) fn keep(
         &mut self,
-        pool: &mut BytePool,
+        buffers: &mut Buffers,
         buffer: &mut [u8],
         got: usize,
         handled: usize,
-        waits: bool,
+        more: bool,
     ) -> bool {
-        let from_stash = handled.min(self.from_stash);
-        self.stash.consume(pool, from_stash);
-        match self.reading {
-            Reading::Take => {
-                let start = handled.max(self.from_stash);
-                self.stash.append(pool, &buffer[start..got])
-            }
-            // A frame that is not complete may be larger than what the kernel holds for a socket.
-            Reading::Look if handled == 0 && !waits && pool.bytes_free() > 2 * got => {
-                let start = self.from_stash;
-                self.socket.read_exact(&mut buffer[start..got]).is_ok()
-                    && self.stash.append(pool, &buffer[start..got])
-            }
-            Reading::Look => {
-                let taken = handled.saturating_sub(self.from_stash);
-                taken == 0 || self.socket.read_exact(&mut buffer[..taken]).is_ok()
+        let stashed = self.from_stash;
+        let mut end = got;
+        if !self.is_taken {
+            let is_left = more || !self.may_keep_unfinished(buffers, got - handled);
+            end = if is_left { handled.max(stashed) } else { got };
+            if end > stashed && self.socket.read_exact(&mut buffer[stashed..end]).is_err() {
+                return false;
             }
         }
+        let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes };
+        self.stash.consume(pool, handled.min(stashed));
+        self.stash_away(buffers, &buffer[handled..end], end - handled.max(stashed))
+    }
+
+    /// Whether the beginning of a frame, of so many bytes, can be kept. It must not stay in the socket: there
+    /// a few octets may cost the kernel so much that it takes no more, and the rest never comes. Strangers
+    /// leave half of the stashes to those who logged in.
+    fn may_keep_unfinished(&mut self, buffers: &Buffers, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        let needed = match self.reading {
+            Reading::Stranger => 2 * buffers.stash_reserve + bytes + PAGE_BYTES,
+            Reading::Take | Reading::Look => 2 * bytes + PAGE_BYTES,
+        };
+        if buffers.stashes.bytes_free() < needed {
+            self.missing = needed;
+        }
+        self.missing == 0
+    }
+
+    /// Stashes the last `fresh` of `bytes`; the others are there already.
+    fn stash_away(&mut self, buffers: &mut Buffers, bytes: &[u8], fresh: usize) -> bool {
+        if fresh == 0 {
+            return true;
+        }
+        let held = match &self.tls {
+            Some(Tls::Open(session)) => session.held.len(),
+            _ => 0,
+        };
+        let fits = self.is_tls() && bytes.len() + held <= INPUT_BYTES;
+        if self.stash.is_empty() {
+            self.is_reserved = fits;
+        }
+        if !self.is_reserved {
+            return self.stash.append(&mut buffers.stashes, &bytes[bytes.len() - fresh..]);
+        }
+        fits && self.stash.append(&mut buffers.reserved, &bytes[bytes.len() - fresh..])
+            || self.share_stash(buffers, bytes)
     }
 
     /// There may be input that was only looked at, and that the kernel will not report again.
@@ -281,10 +351,19 @@ impl Stream {
         self.readable = true;
     }
 
-    /// Whether the last reading found no room to open a record in: it is to be tried again when there is
-    /// some.
+    /// Whether the last reading led to nothing because too little of the stashes was free.
     pub(super) const fn is_starved(&self) -> bool {
-        self.starved
+        self.missing > 0
+    }
+
+    /// Whether so much is free now as was missing.
+    pub(super) const fn can_go_on(&self, buffers: &Buffers) -> bool {
+        buffers.stashes.bytes_free() >= self.missing
+    }
+
+    /// How many records of TLS were opened since this was last asked.
+    pub(super) const fn take_records(&mut self) -> u32 {
+        core::mem::replace(&mut self.records, 0)
     }
 
     // ---- TLS
@@ -339,7 +418,7 @@ impl Stream {
     ) -> Result<Option<(Option<String>, String)>, String> {
         self.look_again();
         self.tls = Some(Tls::Over);
-        if !self.unsent.append(&mut buffers.unsent, &shaken.outgoing) {
+        if !self.unsent.append(&mut buffers.reserved, &shaken.outgoing) {
             return Err("no room for what is to be sent".into());
         }
         match shaken.next {
@@ -349,8 +428,9 @@ impl Stream {
             }
             Next::Open(mut opened) => {
                 let found = (opened.login.take(), core::mem::take(&mut opened.spoken));
-                let session = Session::begin(*opened, &mut buffers.stashes, &mut self.stash);
-                let session = session.ok_or("no room for what it has sent; raise stash_bytes_max")?;
+                let session = Session::begin(*opened, &mut buffers.reserved, &mut self.stash);
+                let session = session.ok_or("no room for what it has sent")?;
+                self.is_reserved = true;
                 self.tls = Some(Tls::Open(Box::new(session)));
                 Ok(Some(found))
             }
@@ -405,7 +485,7 @@ impl Stream {
             }
             let len = session.seal(piece, &mut buffers.scratch)?;
             let sent = self.send(&buffers.scratch[..len])?;
-            if !self.unsent.append(&mut buffers.unsent, &buffers.scratch[sent..len]) {
+            if !self.unsent.append(&mut buffers.reserved, &buffers.scratch[sent..len]) {
                 return Err(io::Error::other("no room for a sealed record"));
             }
             written += piece.len();
@@ -416,7 +496,7 @@ impl Stream {
     /// Writes what was sealed before.
     fn flush(&mut self, buffers: &mut Buffers) -> io::Result<()> {
         while self.writable && self.has_unsent() {
-            let front = self.unsent.front(&buffers.unsent);
+            let front = self.unsent.front(&buffers.reserved);
             let sent = match self.socket.write(front) {
                 Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -424,7 +504,7 @@ impl Stream {
                 Err(error) => return Err(error),
             };
             self.writable = sent == front.len();
-            self.unsent.consume(&mut buffers.unsent, sent);
+            self.unsent.consume(&mut buffers.reserved, sent);
         }
         Ok(())
     }
@@ -464,10 +544,10 @@ impl Stream {
 
     /// Gives back what it has in pools.
     pub(super) fn release(&mut self, buffers: &mut Buffers) {
-        self.stash.clear(&mut buffers.stashes);
-        self.unsent.clear(&mut buffers.unsent);
+        self.stash.clear(if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes });
+        self.unsent.clear(&mut buffers.reserved);
         if let Some(Tls::Open(session)) = &mut self.tls {
-            session.held.clear(&mut buffers.stashes);
+            session.held.clear(&mut buffers.reserved);
         }
     }
 }

@@ -85,10 +85,16 @@ impl House {
         self.resume_for_room();
         self.resume_after_jobs();
         self.close();
+        self.resume_for_stash();
         self.tidy_memory();
         Ok(())
     }
+
     fn wait(&mut self) -> io::Result<()> {
+        #[cfg(debug_assertions)]
+        if !self.has_work() {
+            self.check_no_sleeper();
+        }
         let timeout = if self.has_work() {
             Some(Duration::ZERO)
         } else {
@@ -121,6 +127,7 @@ impl House {
             || !self.to_write.is_empty()
             || self.control.has_work(self.broker.journal().is_crowded())
             || self.has_room_to_offer()
+            || self.has_stash_to_offer()
             || self.has_errand()
             || self.broker.has_forced()
             || self.doors.iter().any(|door| door.ready && self.may_let_in(door.with_tls))

@@ -26,7 +26,8 @@ use crate::limits::FRAME_BYTES_MIN;
 use crate::log_limiter::LogKind;
 use crate::password::Secret;
 use crate::wire::{
-    Frame, FrameKind, Method, MethodError, Opening, PROTOCOL_HEADER, Table, classify_opening, next_frame,
+    FRAME_OVERHEAD, Frame, FrameError, FrameKind, Method, MethodError, Opening, PROTOCOL_HEADER, Table,
+    classify_opening, next_frame,
 };
 
 /// How a client logs in.
@@ -126,6 +127,14 @@ impl Connection {
                 Ok(None) => return Step::NeedMore,
                 Err(error) if matches!(self.phase, Phase::Opening { .. }) => {
                     self.fail_frame(context, rest, error);
+                    break;
+                }
+                Err(FrameError::TooLarge(header)) if header.raw_kind == FrameKind::Method as u8 => {
+                    let len = u64::from(header.size) + FRAME_OVERHEAD as u64;
+                    self.refuse(
+                        context,
+                        format_args!("a frame of {len} bytes where at most {FRAME_BYTES_MIN} are allowed"),
+                    );
                     break;
                 }
                 Err(_) => {
@@ -240,6 +249,7 @@ impl Connection {
     /// The broker let it in.
     pub(super) fn tune(&mut self, context: &mut Context<'_>) {
         let settings = context.settings;
+        self.is_logged_in = true;
         if let Phase::Start { .. } = self.phase {
             self.phase = Phase::Tune { due: context.now.after_ms(settings.handshake_timeout_ms) };
         }

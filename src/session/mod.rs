@@ -272,6 +272,7 @@ pub struct Connection {
     /// Who the peer is by its verified certificate.
     certificate_name: Option<Box<str>>,
     phase: Phase,
+    is_logged_in: bool,
     capabilities: Capabilities,
     blocked: Blocked,
     // Negotiated.
@@ -326,6 +327,7 @@ impl Connection {
             peer,
             certificate_name: None,
             phase: Phase::Header { due: now.after_ms(settings.handshake_timeout_ms) },
+            is_logged_in: false,
             capabilities: Capabilities::default(),
             blocked: Blocked::default(),
             channel_max: 0,
@@ -366,6 +368,11 @@ impl Connection {
             self.phase,
             Phase::Header { .. } | Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }
         )
+    }
+
+    /// Whether the broker let its user in, whatever became of it since.
+    pub const fn is_logged_in(&self) -> bool {
+        self.is_logged_in
     }
 
     /// What was agreed on in the handshake, as far as it has come.

@@ -422,7 +422,7 @@ impl<'w> Life<'w> {
     }
 
     fn room_made(&self) -> u64 {
-        self.broker.releases() + self.broker.journal().room_made() + self.messages.room_made()
+        self.broker.room_made() + self.broker.journal().room_made() + self.messages.room_made()
     }
 
     // ---- checks of every turn

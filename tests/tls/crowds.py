@@ -56,6 +56,40 @@ def slow_handshakes(folder: Path) -> None:
                 peer.close()
 
 
+def tiny_records(folder: Path) -> None:
+    """A hello in records of an octet each is cut off after a bounded number of them, whether they come one by one or
+    in bulk; one in a hundred records is a hello like any other."""
+    office = Office(folder)
+    with Broker(office.server()) as broker:
+        hello = b"\x01" + (15000).to_bytes(3, "big") + b"\x03\x03" + bytes(15000)
+        tiny = b"".join(b"\x16\x03\x01\x00\x01" + hello[at:at + 1] for at in range(len(hello)))
+        for piece, times in ((6, 2), (len(tiny), 20)):
+            for _ in range(times):
+                with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20) as peer:
+                    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    try:
+                        for at in range(0, len(tiny), piece):
+                            peer.sendall(tiny[at:at + piece])
+                        while peer.recv(100):
+                            pass
+                    except ConnectionError:
+                        pass
+        broker.logged("the handshake of TLS failed: its handshake is not over after 128 records")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        half = context(office).wrap_bio(incoming, outgoing, server_hostname="localhost")
+        try:
+            half.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        hello = outgoing.read()[5:]
+        with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20) as peer:
+            each = -(-len(hello) // 100)
+            for at in range(0, len(hello), each):
+                part = hello[at:at + each]
+                peer.sendall(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part)
+            assert peer.recv(1)[0] == 0x16, "it is answered with a hello"
+
+
 def broken_off(folder: Path) -> None:
     """Handshakes broken off in the middle by the hundred leave nothing behind."""
     office = Office(folder)
@@ -131,6 +165,7 @@ def at_the_cap(folder: Path) -> None:
 
 CASES: Dict[str, Callable[[Path], None]] = {
     "slow-handshakes": slow_handshakes,
+    "tiny-records": tiny_records,
     "broken-off": broken_off,
     "everybody-at-once": everybody_at_once,
     "at-the-cap": at_the_cap,

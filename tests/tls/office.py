@@ -16,10 +16,13 @@ dir = {folder}
 database = {folder}/index.txt
 new_certs_dir = {folder}
 serial = {folder}/serial
+crl_extensions = of_lists
 default_md = sha256
 policy = any
 unique_subject = no
 copy_extensions = copy
+[of_lists]
+authorityKeyIdentifier = keyid
 [any]
 commonName = optional
 [req]
@@ -83,6 +86,19 @@ class Office:
                      "-keyfile", str(self.folder / "ca.key"), "-in", str(request), "-out", str(certificate),
                      "-startdate", start.strftime("%Y%m%d%H%M%SZ"), "-enddate", end.strftime("%Y%m%d%H%M%SZ"))
         return Paper(certificate, key)
+
+    def revocations(self, place: Path, *revoked: Paper, days: int = 30) -> None:
+        """The list of certificates that count no longer, these among them, good for so many days."""
+        config = str(self.folder / "ca.cnf")
+        signed_by = ["-config", config, "-cert", str(self.authority), "-keyfile", str(self.folder / "ca.key")]
+        for paper in revoked:
+            self.openssl("ca", *signed_by, "-revoke", str(paper.certificate))
+        now = datetime.datetime.now(datetime.timezone.utc)
+        dates = [(now + datetime.timedelta(days=by)).strftime("%Y%m%d%H%M%SZ") for by in (min(0, days) - 1, days)]
+        beside = self.folder / "crl.new"
+        self.openssl("ca", *signed_by, "-gencrl", "-crl_lastupdate", dates[0], "-crl_nextupdate", dates[1],
+                     "-out", str(beside))
+        os.replace(beside, place)
 
     def server(self, name: str = "server", kind: str = "P-256", starts_in: int = -1) -> Paper:
         """A certificate for this machine."""

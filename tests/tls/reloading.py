@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
 from typing import Callable, Dict
 
-from harness.raw import Client
+from harness.raw import Client, Closed
 
 from office import Office, Paper
 from support import Broker, context, dial, raw_client, wait_for
@@ -121,6 +122,53 @@ def authority(folder: Path) -> None:
             raise AssertionError("the old authority's client was let in")
 
 
+def revoked(folder: Path) -> None:
+    """A client whose certificate is revoked comes in until the list says so: from SIGHUP on, or when the file
+    changes. Nor does it come in by the ticket of an earlier session, and a list that is out of date goes on counting."""
+    office = Office(folder / "office")
+    listed = folder / "crl.pem"
+    stolen, other = office.issue("stolen"), office.issue("other")
+    office.revocations(listed)
+    how = f'client_ca = "{office.authority}"\nclient_certificates = "require"\ncrl = "{listed}"'
+
+    def comes_in(shown: object, session: object = None) -> bool:
+        raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20)
+        try:
+            with shown.wrap_socket(raw, server_hostname="localhost", session=session) as secure:
+                Client(broker.address, connected=secure).close()
+                return True
+        except (OSError, Closed):
+            return False
+
+    with Broker(office.server(), how) as broker:
+        mine, others = context(office, stolen), context(office, other)
+        traffic = Traffic(broker, others)
+        secure = mine.wrap_socket(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20),
+                                  server_hostname="localhost")
+        Client(broker.address, connected=secure)
+        ticket = secure.session
+        assert comes_in(mine, ticket)
+        office.revocations(listed, stolen)
+        os.kill(broker.process.pid, signal.SIGHUP)
+        broker.logged("certificates were read again")
+        for session in (ticket, None):
+            assert not comes_in(mine, session), "whose certificate was revoked"
+        broker.logged(r"the handshake of TLS failed: its certificate was revoked: a list in \[tls\] crl names it")
+        assert comes_in(others)
+        # A list whose time is over; nobody says so to the broker but the file.
+        office.revocations(listed, days=-2)
+        wait_for(lambda: comes_in(others) and "was to be replaced by" in broker.log())
+        assert comes_in(others) and not comes_in(mine)
+        # What is no list leaves the old one in use.
+        listed.write_text("nothing")
+        os.kill(broker.process.pid, signal.SIGHUP)
+        broker.logged("crl.pem holds no list in PEM form .*; what was read before stays in use")
+        assert comes_in(others) and not comes_in(mine)
+        traffic.more()
+        traffic.stop()
+        secure.close()
+
+
 def other_keys(folder: Path) -> None:
     """SIGHUP changes the log level, names what needs a restart, and survives a configuration that is none."""
     office = Office(folder)
@@ -153,4 +201,5 @@ CASES: Dict[str, Callable[[Path], None]] = {
     "reload-under-traffic": under_traffic,
     "reload-authority": authority,
     "reload-other-keys": other_keys,
+    "reload-revoked": revoked,
 }

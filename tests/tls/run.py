@@ -53,10 +53,11 @@ def main() -> int:
     import crowds
     import doors
     import reloading
+    import strangers
     import tools
 
     with tempfile.TemporaryDirectory(prefix="leveret-tls-") as folder:
-        for module in (certificates, doors, reloading, bodies, crowds, tools):
+        for module in (certificates, doors, reloading, bodies, crowds, strangers, tools):
             for name, run in module.CASES.items():
                 place = Path(folder) / name
                 place.mkdir()

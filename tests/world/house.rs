@@ -571,7 +571,7 @@ impl House {
     // ---- who waited for room
 
     fn room_made(&self) -> u64 {
-        self.broker.releases() + self.messages.frees()
+        self.broker.room_made() + self.messages.room_made()
     }
 
     fn has_room_to_offer(&self) -> bool {

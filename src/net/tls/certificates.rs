@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig, version};
 
@@ -23,6 +25,7 @@ use crate::config::doors::{ClientCertificates, LoginFrom, Tls, TlsVersion};
 
 use super::clock::{Clock, Utc, system_s};
 use super::der::{AlternativeName, Certificate};
+use super::revoked::Revoked;
 use super::suites;
 
 /// More than any chain of certificates or list of authorities has.
@@ -37,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub struct TlsError(String);
 
 impl TlsError {
-    fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
+    pub(super) fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
         Self(format!("[tls] {key}: {} {why}", path.display()))
     }
 }
@@ -140,11 +143,11 @@ fn stamps(tls: &Tls) -> Vec<Stamp> {
         let found = fs::metadata(resolve(path)).ok()?;
         Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
     };
-    tls.certificates.iter().chain(&tls.keys).chain(&tls.client_ca).map(stamp).collect()
+    tls.certificates.iter().chain(&tls.keys).chain(&tls.client_ca).chain(&tls.crls).map(stamp).collect()
 }
 
 /// The text of a file of the operator's.
-fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
+pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
     let resolved = resolve(path);
     let failed = |error: io::Error| {
         let why = match error.kind() {
@@ -306,9 +309,11 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
         Some(path) => read_certificates("client_ca", path)?,
         None => Vec::new(),
     };
+    let revoked = Revoked::read(&tls.crls)?;
     let ours = pairs.iter().flat_map(|pair| pair.cert.first()).chain(&authorities);
     let made = ours.filter_map(|der| Certificate::parse(der)).map(|certificate| certificate.not_before);
-    let clock = Clock { not_before_s: made.max().unwrap_or(0) };
+    let clock = Clock { not_before_s: made.max().unwrap_or(0).max(revoked.made_s()) };
+    revoked.tell(&authorities, clock);
     for (pair, path) in pairs.iter().zip(&tls.certificates) {
         tell_times(pair, path, clock);
     }
@@ -321,8 +326,15 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
         .with_protocol_versions(versions)
         .map_err(|error| failed(&error))?;
     let builder = match tls.client_certificates {
+        ClientCertificates::None if !revoked.is_empty() => {
+            return Err(TlsError(
+                "[tls] crl: names lists of revoked certificates, but client_certificates is \"none\": nobody \
+                 is asked for any; write \"require\" or \"allow\", or leave crl out"
+                    .into(),
+            ));
+        }
         ClientCertificates::None => builder.with_no_client_auth(),
-        how => builder.with_client_cert_verifier(verifier(tls, how, authorities, provider)?),
+        how => builder.with_client_cert_verifier(verifier(tls, how, authorities, revoked, provider)?),
     };
     let first = pairs.remove(0);
     let mut server = builder.with_cert_resolver(Arc::new(ByName { first, others: pairs }));
@@ -339,6 +351,7 @@ fn verifier(
     tls: &Tls,
     how: ClientCertificates,
     authorities: Vec<CertificateDer<'static>>,
+    revoked: Revoked,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
     let Some(path) = &tls.client_ca else {
@@ -351,9 +364,15 @@ fn verifier(
             .add(der)
             .map_err(|_| TlsError::new("client_ca", path, "holds a certificate that is damaged"))?;
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    // Lists count beyond their time, and who has none has revoked nobody: see `revoked`.
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .with_crls(revoked.lists())
+        .allow_unknown_revocation_status();
     let builder = if how == ClientCertificates::Allow { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| TlsError::new("client_ca", path, error))
+    builder.build().map_err(|error| match error {
+        VerifierBuilderError::InvalidCrl(why) => TlsError(format!("[tls] crl: cannot be used: {why:?}")),
+        error => TlsError::new("client_ca", path, error),
+    })
 }
 
 /// Says when clients will not take our certificate, or the clock is surely wrong.

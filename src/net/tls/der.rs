@@ -1,9 +1,10 @@
-//! What a certificate says of its owner and its time, read out of its DER.
+//! What a certificate says of its owner and its time, and a list of revoked ones of its own, read out of DER.
 //!
 //! ```text
 //! Certificate   { TBSCertificate, … }
 //! TBSCertificate{ [0] version?, serialNumber, signature, issuer, Validity{ notBefore, notAfter },
 //!                 subject, subjectPublicKeyInfo, …, [3]{ { Extension{ OID, critical?, value } … } }? }
+//! CertificateList{ TBSCertList{ version?, signature, issuer, thisUpdate, nextUpdate?, … }, … }
 //! Name          { SET{ SEQUENCE{ OID, text } } … }            the common name is OID 2.5.4.3
 //! SAN value     { [1] email | [2] dns | [6] uri | … }         OID 2.5.29.17
 //! ```
@@ -48,7 +49,7 @@ pub(super) struct Certificate<'a> {
     pub(super) not_before: u64,
     /// Seconds since 1970.
     pub(super) not_after: u64,
-    subject: &'a [u8],
+    pub(super) subject: &'a [u8],
     alternative_names: &'a [u8],
 }
 
@@ -131,6 +132,32 @@ impl<'a> Certificate<'a> {
         let mut names = Der(self.alternative_names);
         let all = core::iter::from_fn(move || names.next());
         all.filter(move |(tag, _)| *tag == kind as u8).filter_map(|(_, text)| printable(text))
+    }
+}
+
+/// The parts of a list of revoked certificates that are of interest here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RevocationList<'a> {
+    /// As the subject of a certificate.
+    pub(super) issuer: &'a [u8],
+    /// Seconds since 1970.
+    pub(super) this_update: u64,
+    /// Seconds since 1970, if it says when there is to be another.
+    pub(super) next_update: Option<u64>,
+}
+
+impl<'a> RevocationList<'a> {
+    /// Reads a list; `None`: this is none.
+    pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
+        let mut outer = Der(Der(der).take(SEQUENCE)?);
+        let mut tbs = Der(outer.take(SEQUENCE)?);
+        tbs.take(INTEGER);
+        tbs.take(SEQUENCE)?;
+        let issuer = tbs.take(SEQUENCE)?;
+        let this_update = time(&mut tbs)?;
+        let is_time = matches!(tbs.0.first(), Some(&(UTC_TIME | GENERALIZED_TIME)));
+        let next_update = if is_time { Some(time(&mut tbs)?) } else { None };
+        Some(Self { issuer, this_update, next_update })
     }
 }
 

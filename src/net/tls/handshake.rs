@@ -8,8 +8,9 @@
 //!
 //! Why it exists: a step may sign with a private key, which takes 50 ms and more on an old ARM, or check a
 //! chain of certificates; so the whole handshake moves to a helper for each step and comes back, and holds
-//! nothing of the broker's. Always true: what a peer may send before its handshake is over has a fixed size;
-//! nothing is begun before a whole record is there; who does not speak TLS is found out by the first octets.
+//! nothing of the broker's. Always true: what a peer may send before its handshake is over is bounded, in
+//! octets and in records, for every record costs a step; nothing is begun before a whole record is there, and
+//! no octet is looked at twice to find that out; who does not speak TLS is found out by the first octets.
 
 use std::borrow::Cow;
 
@@ -25,6 +26,11 @@ use super::records::{RECORD_BYTES_MAX, first_record_len, is_aligned};
 
 /// What a peer may have sent that has not been used up: its certificates have to fit.
 const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
+/// Records of a handshake. A whole one takes half a dozen; a client that cuts its own to pieces of 256 octets
+/// has room for the longest chain of certificates in so many.
+const RECORDS_MAX: u32 = 128;
+/// Octets of a handshake, whatever of it was used up: two hellos and the longest chain.
+const SENT_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
 /// A session keeps the certificates of its client for as long as it lives.
 pub(in crate::net) const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
 /// Bytes of a handshake in progress: what came, and rustls' own. Measured (5.3 KiB when little came), rounded
@@ -36,8 +42,14 @@ pub(in crate::net) struct Handshake {
     /// From the first step on.
     connection: Option<UnbufferedServerConnection>,
     incoming: Vec<u8>,
-    /// So much of it the last step has seen.
-    seen: usize,
+    /// So much of it is whole records, of those that may belong to a handshake.
+    whole: usize,
+    /// Some of them no step has seen.
+    is_fresh: bool,
+    /// Whole records that ever came, as far as they may belong to a handshake.
+    records: u32,
+    /// Octets that ever came.
+    sent: usize,
 }
 
 /// What a step led to.
@@ -86,17 +98,27 @@ impl From<Error> for Trouble {
 impl Handshake {
     /// Begins with nothing.
     pub(super) fn new() -> Box<Self> {
-        Box::new(Self { connection: None, incoming: Vec::new(), seen: 0 })
+        let incoming = Vec::new();
+        Box::new(Self { connection: None, incoming, whole: 0, is_fresh: false, records: 0, sent: 0 })
     }
 
     /// How much may still come before a step has to use some of it up.
-    pub(in crate::net) fn room(&self) -> usize {
+    pub(in crate::net) const fn room(&self) -> usize {
         INCOMING_BYTES_MAX - self.incoming.len()
     }
 
     /// Takes what came, no more than there is room for.
     pub(in crate::net) fn take_in(&mut self, bytes: &[u8]) {
         self.incoming.extend_from_slice(bytes);
+        self.sent += bytes.len();
+        while self.records < RECORDS_MAX
+            && let Some(len) = first_record_len(&self.incoming[self.whole..])
+            && self.whole + len <= self.incoming.len()
+        {
+            self.whole += len;
+            self.records += 1;
+            self.is_fresh = true;
+        }
     }
 
     /// The first octets, as long as nothing else is known of the peer.
@@ -104,19 +126,20 @@ impl Handshake {
         self.connection.is_none().then_some(&self.incoming)
     }
 
-    /// Whether there is a whole record that no step has seen.
-    pub(in crate::net) fn is_ready(&self) -> bool {
-        let mut at = 0;
-        while let Some(len) = first_record_len(&self.incoming[at..]) {
-            at += len;
-            if at > self.incoming.len() {
-                break;
-            }
-            if at > self.seen {
-                return true;
-            }
+    /// Whether there is a whole record that no step has seen, or never will be.
+    pub(in crate::net) const fn is_ready(&self) -> bool {
+        self.is_fresh || self.room() == 0
+    }
+
+    /// Why it has come too far, if it has.
+    fn excess(&self) -> Option<String> {
+        if self.records >= RECORDS_MAX {
+            Some(format!("its handshake is not over after {RECORDS_MAX} records"))
+        } else if self.sent > SENT_BYTES_MAX || self.room() == 0 {
+            Some("its handshake is longer than any should be".into())
+        } else {
+            None
         }
-        false
     }
 
     /// Goes on as far as it can with what is there. This may take long.
@@ -128,7 +151,7 @@ impl Handshake {
         let next = match self.advance(keeper, &mut outgoing) {
             Ok(Some(opened)) => Next::Open(Box::new(opened)),
             Ok(None) => {
-                self.seen = self.incoming.len();
+                self.is_fresh = false;
                 Next::More(self)
             }
             Err(Trouble::Tls(error)) => {
@@ -141,16 +164,20 @@ impl Handshake {
     }
 
     fn advance(&mut self, keeper: &mut Keeper, outgoing: &mut Vec<u8>) -> Result<Option<Opened>, Trouble> {
+        let is_first = self.connection.is_none();
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(UnbufferedServerConnection::new(keeper.current())?),
         };
-        if self.seen == 0 {
+        if is_first {
             take_time_as_told();
         }
         let mut plain = Vec::new();
         loop {
-            let UnbufferedStatus { mut discard, state } = connection.process_tls_records(&mut self.incoming);
+            let is_over = !connection.is_handshaking();
+            let end = if is_over { self.incoming.len() } else { self.whole };
+            let UnbufferedStatus { mut discard, state } =
+                connection.process_tls_records(&mut self.incoming[..end]);
             let goes_on = match state? {
                 ConnectionState::EncodeTlsData(mut data) => {
                     encode(|room| data.encode(room), outgoing);
@@ -174,15 +201,14 @@ impl Handshake {
                 _ => false,
             };
             self.incoming.drain(..discard);
-            if !goes_on {
+            // Only whole records are ever discarded.
+            self.whole = self.whole.saturating_sub(discard);
+            if !goes_on && (is_over || connection.is_handshaking()) {
                 break;
             }
         }
         if connection.is_handshaking() {
-            if self.room() == 0 {
-                return Err(Trouble::Other("its handshake is longer than any should be".into()));
-            }
-            return Ok(None);
+            return self.excess().map_or(Ok(None), |why| Err(Trouble::Other(why.into())));
         }
         self.finish(keeper, plain).map(Some)
     }
@@ -258,6 +284,14 @@ fn explain(error: &Error, clock: Clock) -> String {
         }
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "its certificate is not signed by an authority in [tls] client_ca".into()
+        }
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "its certificate was revoked: a list in [tls] crl names it".into()
+        }
+        Error::InvalidCertRevocationList(_) => {
+            format!(
+                "a list in [tls] crl cannot be used for its certificate ({error}); is it the authority's?"
+            )
         }
         Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
             format!(

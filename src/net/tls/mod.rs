@@ -7,18 +7,19 @@
 //! | `der`          | names and times in a certificate |
 //! | `handshake`    | the handshake, step by step, on the errand helper |
 //! | `records`      | opening and sealing, on the loop |
+//! | `revoked`      | lists of certificates that count no longer |
 //! | `suites`       | which ciphers, in which order |
 //!
 //! Why rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here encrypted
-//! input is opened in the loop's scratch, what is no whole record yet waits in the loop's stashes as all
-//! input does, and of sealed output at most one record per connection waits, in a pool that has room for one
-//! each.
+//! input is opened in the loop's scratch; what is no whole record yet, what of an opened one cannot be
+//! handled yet, and at most one record of sealed output wait in a pool that has room for each connection.
 
 mod certificates;
 mod clock;
 mod der;
 mod handshake;
 mod records;
+mod revoked;
 mod suites;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use certificates::TlsError;
 pub(super) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
 use records::{Opening, farewell, open, seal};
 pub(super) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
+pub(super) use revoked::CRL_BYTES;
 
 /// Replies of rustls' own, such as an alert: a few dozen octets each.
 const REPLY_BYTES_MAX: usize = 512;
@@ -69,7 +71,7 @@ impl Tls {
 /// The keys of a connection whose handshake is over, and the beginning of a record that is not all there.
 pub(super) struct Session {
     connection: UnbufferedServerConnection,
-    /// Lies in the stashes.
+    /// Lies in what the connection has reserved.
     pub(super) held: ByteChain,
     /// It has broken the rules: rustls must not be asked for anything more.
     is_broken: bool,
@@ -82,18 +84,20 @@ pub(super) struct Unsealed {
     pub(super) plain: usize,
     /// Octets of input that are done with.
     pub(super) taken: usize,
+    /// Records that held some.
+    pub(super) records: u32,
     /// Nothing more will come.
     pub(super) end: bool,
 }
 
 impl Session {
-    /// Goes on where the handshake has ended. What came behind it is the stash's; `false`: there is no room.
-    pub(super) fn begin(opened: Opened, stashes: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
+    /// Goes on where the handshake has ended. What came behind it is the stash's; `None`: there is no room.
+    pub(super) fn begin(opened: Opened, pool: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
         let mut held = ByteChain::default();
-        if held.append(stashes, &opened.incoming) && stash.append(stashes, &opened.plain) {
+        if held.append(pool, &opened.incoming) && stash.append(pool, &opened.plain) {
             return Some(Self { connection: opened.connection, held, is_broken: false });
         }
-        held.clear(stashes);
+        held.clear(pool);
         None
     }
 
@@ -106,18 +110,18 @@ impl Session {
         (unsent, pool): (&mut ByteChain, &mut BytePool),
     ) -> Unsealed {
         if self.is_broken {
-            return Unsealed { taken: input.len(), plain: 0, end: true };
+            return Unsealed { taken: input.len(), end: true, ..Unsealed::default() };
         }
         let mut reply = [0; REPLY_BYTES_MAX];
         match open(&mut self.connection, input, plain, &mut reply) {
-            Ok(Opening { taken, plain, reply: len, end }) => {
+            Ok(Opening { taken, plain, reply: len, records, end }) => {
                 let fits = unsent.append(pool, &reply[..len]);
-                Unsealed { taken, plain, end: end || !fits }
+                Unsealed { taken, plain, records, end: end || !fits }
             }
             Err(error) => {
                 log::debug!("TLS: {error}");
                 self.is_broken = true;
-                Unsealed { taken: input.len(), plain: 0, end: true }
+                Unsealed { taken: input.len(), end: true, ..Unsealed::default() }
             }
         }
     }

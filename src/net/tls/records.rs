@@ -45,6 +45,8 @@ pub(super) struct Opening {
     pub(super) plain: usize,
     /// Octets that rustls wants to be sent.
     pub(super) reply: usize,
+    /// Records with plaintext.
+    pub(super) records: u32,
     /// The peer will say nothing more.
     pub(super) end: bool,
 }
@@ -73,6 +75,7 @@ pub(super) fn open(
                         .get_mut(done.plain..end)
                         .ok_or_else(|| Error::General("more came out than went in".into()))?;
                     room.copy_from_slice(record.payload);
+                    done.records += 1;
                     done.plain = end;
                     discard += record.discard;
                 }

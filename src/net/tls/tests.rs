@@ -24,6 +24,7 @@ struct Office {
 struct Paper {
     certificate: rcgen::Certificate,
     key: KeyPair,
+    serial: [u8; 4],
 }
 
 impl Office {
@@ -49,11 +50,13 @@ impl Office {
         if let Some((year, month, day)) = not_after {
             params.not_after = rcgen::date_time_ymd(year, month, day);
         }
+        let serial: [u8; 4] = core::array::from_fn(|at| name.as_bytes()[at % name.len()]);
+        params.serial_number = Some(serial.to_vec().into());
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.authority).unwrap();
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-        Paper { certificate, key }
+        Paper { certificate, key, serial }
     }
 
     fn keys(&self, name: &str) -> Keys {
@@ -369,4 +372,202 @@ fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
         let unsealed = session.unseal(&mut sealed, &mut plain, (&mut line.unsent, &mut line.pools.1));
         assert!(unsealed.plain == 0, "nothing comes out of it");
     }
+}
+
+/// The same octets in records of so many each.
+fn cut(records: &[u8], each: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = records;
+    while let Some(len) = super::records::first_record_len(rest) {
+        let (record, after) = rest.split_at(len);
+        for piece in record[5..].chunks(each) {
+            out.extend(&record[..3]);
+            out.extend((piece.len() as u16).to_be_bytes());
+            out.extend(piece);
+        }
+        rest = after;
+    }
+    out
+}
+
+#[test]
+fn a_handshake_takes_so_many_records_and_no_more() {
+    let office = Office::new("records");
+    office.issue("localhost", None);
+    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    for versions in BOTH {
+        let hello = Line::new(&office.client(None, versions), "localhost").said();
+        // One octet in each: cut off after a bounded number of steps, if they come one by one or at once.
+        let tiny = cut(&hello, 1);
+        assert!(tiny.len() / 6 > 128, "the hello has {} octets", tiny.len() / 6);
+        for piece in [1, tiny.len()] {
+            let mut handshake = Handshake::new();
+            let (mut steps, mut why) = (0, None);
+            for bytes in tiny.chunks(piece) {
+                handshake.take_in(bytes);
+                if !handshake.is_ready() {
+                    continue;
+                }
+                steps += 1;
+                match handshake.step(Some(&mut keeper)).next {
+                    Next::More(again) => handshake = again,
+                    Next::Failed(said) => {
+                        why = Some(said);
+                        break;
+                    }
+                    Next::Open(_) => panic!("it is not over"),
+                }
+            }
+            assert_eq!(why.as_deref(), Some("its handshake is not over after 128 records"));
+            assert_eq!(steps, if piece == 1 { 128 } else { 1 });
+        }
+        // In a hundred pieces it is a hello like any other.
+        let mut handshake = Handshake::new();
+        handshake.take_in(&cut(&hello, hello.len().div_ceil(100)));
+        let shaken = handshake.step(Some(&mut keeper));
+        assert!(matches!(shaken.next, Next::More(_)) && !shaken.outgoing.is_empty(), "it is answered");
+    }
+}
+
+#[test]
+fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
+    let office = Office::new("behind");
+    office.issue("localhost", None);
+    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
+    let mut handshake = Handshake::new();
+    handshake.take_in(&line.said());
+    let Shaken { outgoing, next } = handshake.step(Some(&mut keeper));
+    let Next::More(mut handshake) = next else { panic!("more is to come") };
+    line.hear(&outgoing);
+    let mut said = line.said();
+    let text: Vec<u8> = (0..300_u16).map(|number| number as u8).collect();
+    for octet in &text {
+        line.client.writer().write_all(&[*octet]).unwrap();
+        said.extend(line.said());
+    }
+    handshake.take_in(&said);
+    let Next::Open(opened) = handshake.step(Some(&mut keeper)).next else { panic!("it is over") };
+    assert_eq!((opened.plain, opened.incoming), (text, Vec::new()));
+}
+
+#[test]
+fn a_chain_of_certificates_as_long_as_may_be_comes_in_small_records() {
+    let office = Office::new("chain");
+    office.issue("localhost", None);
+    let paper = office.issue("meter", None);
+    let mut keys = office.keys("localhost");
+    keys.client_certificates = ClientCertificates::Require;
+    let chain_of = |bytes: usize| {
+        let mut chain = vec![paper.certificate.der().clone()];
+        let one = office.authority.der().clone();
+        while chain.iter().map(|der| der.len()).sum::<usize>() + one.len() <= bytes {
+            chain.push(one.clone());
+        }
+        chain
+    };
+    for (bytes, is_let_in) in [(CLIENT_CHAIN_BYTES_MAX, true), (15 << 10, false)] {
+        for versions in BOTH {
+            let mut config = (*office.client(Some(&paper), versions)).clone();
+            let key = PrivateKeyDer::try_from(paper.key.serialize_der()).unwrap();
+            let provider = rustls::crypto::ring::default_provider();
+            let signer = provider.key_provider.load_private_key(key).unwrap();
+            config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(
+                rustls::sign::CertifiedKey::new(chain_of(bytes), signer),
+            ));
+            config.max_fragment_size = Some(512);
+            let mut keeper = Keeper::open(&keys).unwrap();
+            let shaken = Line::new(&Arc::new(config), "localhost").shake(&mut keeper);
+            match shaken {
+                Ok(..) => assert!(is_let_in, "{bytes}"),
+                Err(why) => {
+                    assert!(
+                        !is_let_in && why == "its certificates take more than 8192 bytes",
+                        "{bytes}: {why}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_not_changed_for_ever_and_records_are_counted() {
+    let office = Office::new("floods");
+    office.issue("localhost", None);
+    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
+    let (mut session, ..) = line.shake(&mut keeper).unwrap();
+    for octet in 0..100 {
+        line.client.writer().write_all(&[octet]).unwrap();
+    }
+    let mut said = line.said();
+    let mut plain = vec![0; said.len()];
+    let unsealed = session.unseal(&mut said, &mut plain, (&mut line.unsent, &mut line.pools.1));
+    assert_eq!((unsealed.plain, unsealed.records, unsealed.taken), (100, 100, said.len()));
+    let mut changes = 0;
+    while changes < 1_000 {
+        line.client.refresh_traffic_keys().unwrap();
+        let mut said = line.said();
+        let mut plain = vec![0; said.len()];
+        if session.unseal(&mut said, &mut plain, (&mut line.unsent, &mut line.pools.1)).end {
+            break;
+        }
+        changes += 1;
+    }
+    assert!(changes <= 32, "{changes} changes of keys");
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_and_an_old_list_goes_on_counting() {
+    use rcgen::{
+        CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
+    };
+    let office = Office::new("revoked");
+    office.issue("localhost", None);
+    let papers = [office.issue("good", None), office.issue("stolen", None)];
+    let list = |name: &str, revoked: &[&Paper], until| {
+        let entry = |paper: &&Paper| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(paper.serial.as_slice()),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: until,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        fs::write(office.path(name), params.signed_by(&office.authority).unwrap().pem().unwrap()).unwrap();
+    };
+    let mut keys = office.keys("localhost");
+    keys.client_certificates = ClientCertificates::Require;
+    keys.crls = vec![office.path("crl.pem")];
+    let let_in = |keeper: &mut Keeper, versions, paper: &Paper| {
+        let shaken = Line::new(&office.client(Some(paper), versions), "localhost").shake(keeper);
+        shaken.map(|_| ())
+    };
+    for versions in BOTH {
+        for until in [date_time_ymd(2999, 1, 1), date_time_ymd(2024, 2, 1)] {
+            list("crl.pem", &[], until);
+            let mut keeper = Keeper::open(&keys).unwrap();
+            assert_eq!(let_in(&mut keeper, versions, &papers[1]), Ok(()));
+            list("crl.pem", &[&papers[1]], until);
+            keeper.reload(&keys);
+            let why = let_in(&mut keeper, versions, &papers[1]).unwrap_err();
+            assert_eq!(why, "its certificate was revoked: a list in [tls] crl names it");
+            assert_eq!(let_in(&mut keeper, versions, &papers[0]), Ok(()), "until {until}");
+        }
+    }
+    let refused = |keys: &Keys| Keeper::open(keys).err().unwrap().to_string();
+    keys.client_certificates = ClientCertificates::None;
+    assert!(refused(&keys).contains("[tls] crl: names lists"), "{}", refused(&keys));
+    keys.client_certificates = ClientCertificates::Allow;
+    keys.crls.push(office.path("ca.pem"));
+    assert!(refused(&keys).contains("ca.pem holds no list in PEM form"), "{}", refused(&keys));
+    keys.crls = vec![office.path("none.pem")];
+    assert!(refused(&keys).contains("[tls] crl:") && refused(&keys).contains("does not exist"));
 }
