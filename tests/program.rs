@@ -206,7 +206,7 @@ fn every_board_has_room_for_tls_or_the_way_to_it() {
     let tls = "listen_tls = [\"127.0.0.1:5671\"]\n[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n\
                client_ca = \"/a\"\ncrl = \"/r\"\nclient_certificates = \"require\"\n";
     let smaller = "[limits]\ninput_buffer_bytes = \"40KiB\"\nstash_bytes_max = \"128KiB\"\n\
-                   body_bytes_max = \"2MiB\"\n";
+                   body_bytes_max = \"1664KiB\"\n";
     for board in ["generic", "router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5"] {
         let more = if board == "router-64" { smaller } else { "" };
         let file = ConfigFile::new(board, &format!("{tls}{more}"));

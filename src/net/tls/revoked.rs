@@ -16,8 +16,8 @@ use super::certificates::{TlsError, read};
 use super::clock::{Clock, Utc};
 use super::der::{Certificate, RevocationList};
 
-/// All lists together: some six hundred certificates.
-const LISTS_BYTES_MAX: usize = 24 << 10;
+/// All lists together: some two hundred certificates.
+const LISTS_BYTES_MAX: usize = 8 << 10;
 /// Bytes of memory that they take at most, the old ones included while new ones are read. An entry has 22
 /// octets at least and takes up to 180 bytes with the tables it lies in.
 pub(in crate::net) const CRL_BYTES: usize = LISTS_BYTES_MAX * 16;
