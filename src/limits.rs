@@ -118,7 +118,7 @@ impl Default for Limits {
             permissions_max: 256,
             patterns_bytes_max: 512 << 10,
             messages_max: 216_000,
-            body_bytes_max: 37 << 20,
+            body_bytes_max: 36 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 500_000,
             unacknowledged_max: 65_536,

@@ -308,8 +308,8 @@ impl House {
         !self.for_room.is_empty() && (self.retries_left > 0 || self.room_made() != self.room_seen)
     }
 
-    /// Nobody sleeps who could go on. Asked before the loop sleeps, by builds that check themselves: who waits
-    /// for room tries once more although none was made, and must find none.
+    /// Nobody sleeps who could go on. Asked before the loop sleeps, by builds with assertions: who waits for
+    /// room tries once more although none was made, and must find none.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_sleeper(&mut self) {
         debug_assert!(!self.has_stash_to_offer(), "somebody waits for stash room that is there");
