@@ -9,6 +9,7 @@
 
 pub mod board;
 pub mod doors;
+pub mod first_user;
 mod layer;
 pub mod nearest;
 mod read;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use board::{AUTO, BOARDS, Machine};
 use doors::{Tls, TlsAddress, TlsLayer, UnixDoor, quoted};
+pub use first_user::FirstUser;
 pub use layer::Layer;
 use layer::{Announced, LimitsLayer, StoreLayer};
 use nearest::nearest;
@@ -63,6 +65,8 @@ pub struct Config {
     pub log_level: log::LevelFilter,
     /// Users that can connect from this machine itself only.
     pub loopback_users: Vec<String>,
+    /// Whom a new store begins with.
+    pub first_user: FirstUser,
     /// Product and version announced to clients.
     pub product: Product,
     /// Every cap.
@@ -89,6 +93,8 @@ pub struct Store {
     pub persist_all: bool,
     /// Transient messages may be written to the log when memory is short; a restart loses them all the same.
     pub spill_transient: bool,
+    /// Where there is no store, none is begun: the start fails.
+    pub require_store: bool,
     /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
     /// so much a power cut may take.
     pub commit_window_ms: u32,
@@ -109,6 +115,7 @@ impl Default for Store {
             disk_limit_bytes: None,
             persist_all: false,
             spill_transient: false,
+            require_store: false,
             commit_window_ms: 1_000,
             confirm_window_ms: 50,
             settle_window_ms: 5_000,
@@ -157,6 +164,7 @@ impl Config {
             layer.lay_over(&mut config, &mut announced);
         }
         config.product = announced.product();
+        config.first_user.check().map_err(ConfigError::Contradiction)?;
         Ok(config)
     }
 
@@ -204,6 +212,7 @@ impl Config {
         ];
         let file = self.load_definitions.as_ref();
         lines.extend(file.map(|file| format!("load_definitions = \"{}\"", file.display())));
+        lines.extend(self.first_user.shown());
         lines.push("\n[store]".to_string());
         lines.extend(StoreLayer::shown(&self.store));
         lines.push("\n[tls]".to_string());
@@ -234,6 +243,7 @@ impl Default for Config {
             memory_lock: false,
             log_level: log::LevelFilter::Info,
             loopback_users: vec!["guest".to_string()],
+            first_user: FirstUser::default(),
             product: Announced::default().product(),
             limits: Limits::default(),
             origin: Origin::default(),
@@ -280,6 +290,8 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: String,
     },
+    /// Two keys do not go together.
+    Contradiction(String),
     /// No profile has this name.
     UnknownBoard(String),
     /// A profile names another profile.
@@ -293,6 +305,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "cannot read {}: {why}; name a readable TOML file", file.display())
             }
             Self::Refused { file, line, why } => write!(f, "{file}, line {line}: {why}"),
+            Self::Contradiction(why) => f.write_str(why),
             Self::UnknownBoard(name) => {
                 let mut known = BOARDS.map(|board| board.name).to_vec();
                 known.push(AUTO);

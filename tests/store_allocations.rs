@@ -8,7 +8,7 @@ mod counting;
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 
-use leveret::store::{Body, Identity, Log, Message, Range, Settings, Target, Targets, Urgency};
+use leveret::store::{Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
 use store_support::{Mutant, SimDisk, Trouble};
 
@@ -88,6 +88,9 @@ fn steady_traffic_allocates_nothing() {
         ..Settings::default()
     };
     let mut log = Log::open(&mut disk.clone(), settings, IDENTITY, NOW).expect("it opens").0;
+    // As in a store with users: every commit says something of them.
+    let written = Record::Defined { version: 1, key: &[0, 0], value: Some(&[]) };
+    log.append_reserved(&written, Urgency::Awaited, NOW).expect("there is room");
     let mut found = Vec::new();
     for round in 0..2 {
         let before = counting::allocations();

@@ -55,6 +55,7 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], scene: &mut Scene<'_>
             Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["user-limits", user, limit]) => clear_user_limit(broker, user, limit),
+        (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.confirm_access()),
         _ => not_found("Not Found"),
     }
 }

@@ -99,6 +99,7 @@ pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
             _,
             ["users" | "vhosts" | "permissions" | "topic-permissions" | "vhost-limits" | "user-limits", ..],
         ) => access::handle(request, &path, scene),
+        (Verb::Post, ["ctl", "confirm-users"]) => access::handle(request, &path, scene),
         (Verb::Delete, ["connections"]) => close_all(request, scene, None),
         (Verb::Delete, ["connections", "vhost", vhost]) => close_all(request, scene, Some(vhost)),
         (Verb::Delete, ["connections", pid]) => close_one(request, scene, pid),
@@ -224,6 +225,11 @@ fn alarms(scene: &Scene<'_>) -> Answer {
 fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, 4> {
     let journal = scene.broker.journal();
     let states = [
+        (
+            scene.broker.access_doubt().is_some(),
+            "access: the store cannot vouch for its users and permissions, so nobody is let in; mend them, \
+             then confirm_users",
+        ),
         (
             journal.mode() != crate::journal::Mode::On,
             "store: it cannot be written, so nothing new is durable",

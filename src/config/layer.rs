@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::board::BOARDS;
 use super::doors::{FileMode, TlsAddress, TlsLayer, non_empty};
+use super::first_user::{Secret, UserName};
 use super::read::{Wrong, read, section};
 use super::units::{
     Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
@@ -44,6 +45,8 @@ section! {
         /// See [`Config::log_level`].
         pub log_level: LogLevel,
         pub(super) loopback_users: Vec<String>,
+        pub(super) default_user: UserName,
+        pub(super) default_pass: Secret,
         pub(super) compat: Compat,
         pub(super) product: Label,
         pub(super) version: Label,
@@ -125,6 +128,7 @@ section_keys! {
     disk_limit: DiskLimit => disk_limit_bytes;
     persist: Persist => persist_all;
     spill_transient: Switch => spill_transient;
+    require_store: Switch => require_store;
     commit_window: Millis => commit_window_ms;
     confirm_window: Millis => confirm_window_ms;
     settle_window: Millis => settle_window_ms;
@@ -201,6 +205,8 @@ impl Layer {
         super::put(&mut config.memory_lock, self.memory_lock);
         super::put(&mut config.log_level, self.log_level.map(|level| level.0));
         super::put(&mut config.loopback_users, self.loopback_users);
+        super::put(&mut config.first_user.name, self.default_user.map(|user| user.0));
+        super::put(&mut config.first_user.password, self.default_pass);
         announced.compat = self.compat.or(announced.compat);
         announced.product = self.product.or(announced.product.take());
         announced.version = self.version.or(announced.version.take());

@@ -11,7 +11,8 @@
 //!         | 2 queue    | vhost | name |
 //!         | 3 binding  | vhost | source | 1 exchange, 2 queue | destination | routing key | arguments |
 //!
-//! value of a vhost     | max-queues u32 | max-connections u32 |                 0xffffffff: no limit
+//! value of written down| whatever the store says with it, see `store::access` |
+//!          a vhost     | max-queues u32 | max-connections u32 |                 0xffffffff: no limit
 //!          a user      | tags, with commas between | hash, see the room password |
 //!          a permission| configure u16 + text | write u16 + text | read u16 + text |
 //!          a topic     | write u16 + text | read u16 + text |
@@ -141,6 +142,14 @@ pub enum DestinationName<'a> {
 
 const ACCESS: u8 = 0;
 const ACCESS_WRITTEN: u8 = 0;
+/// The key of [`Definition::AccessWritten`].
+pub const ACCESS_WRITTEN_KEY: [u8; 2] = [ACCESS, ACCESS_WRITTEN];
+
+/// Whether a key is of a definition that says who may do what: these are written twice.
+pub fn is_access(key: &[u8]) -> bool {
+    key.first() == Some(&ACCESS)
+}
+
 const VHOST: u8 = 1;
 const USER: u8 = 2;
 const PERMISSION: u8 = 3;
@@ -157,7 +166,7 @@ impl<'a> Definition<'a> {
     pub fn key(&self) -> Box<[u8]> {
         let mut key = Vec::new();
         match *self {
-            Self::AccessWritten => key.extend([ACCESS, ACCESS_WRITTEN]),
+            Self::AccessWritten => key.extend(ACCESS_WRITTEN_KEY),
             Self::Vhost { name, .. } => put_access(&mut key, VHOST, &[name]),
             Self::User { name, .. } => put_access(&mut key, USER, &[name]),
             Self::Permission { vhost, user, .. } => put_access(&mut key, PERMISSION, &[vhost, user]),

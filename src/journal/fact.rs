@@ -2,6 +2,8 @@
 //!
 //! Always true: facts only add up; of two about the same thing the later one, or the higher version, holds.
 
+use super::definition::is_access;
+
 /// What is said about things other than messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fact {
@@ -38,6 +40,11 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// Whether it says who may do what.
+    pub(super) fn is_access(&self) -> bool {
+        matches!(self, Self::Defined { key, .. } if is_access(key))
+    }
+
     /// What it takes here, roughly.
     pub(super) fn bytes(&self) -> usize {
         match self {

@@ -17,18 +17,28 @@ impl Journal {
         self.urgency.is_some()
     }
 
-    /// The next fact.
+    /// The next fact; first those that the last commit has.
     pub fn fact(&self) -> Option<&Fact> {
-        self.facts.front().map(|(_, fact)| fact)
+        let next = if self.repeats_ready > 0 { self.repeats.front() } else { self.facts.front() };
+        next.map(|(_, fact)| fact)
     }
 
     /// The fact went into a commit.
     pub fn pop_fact(&mut self) {
-        if let Some((_, fact)) = self.facts.pop_front() {
-            self.fact_bytes -= fact.bytes();
+        if let Some(ready) = self.repeats_ready.checked_sub(1) {
+            self.repeats_ready = ready;
+            if let Some((_, fact)) = self.repeats.pop_front() {
+                self.fact_bytes -= fact.bytes();
+            }
+        } else if let Some((batch, fact)) = self.facts.pop_front() {
             self.facts_handed += 1;
-            self.room_made += 1;
+            if fact.is_access() {
+                self.repeats.push_back((batch, fact));
+            } else {
+                self.fact_bytes -= fact.bytes();
+            }
         }
+        self.room_made += 1;
     }
 
     /// Gives all settlements, merged and in order.
@@ -104,6 +114,7 @@ impl Journal {
     /// A commit is made of everything fetched: the batch up to which it covers everything.
     /// `settles_left` says that some settlements had no room in it.
     pub fn cover(&mut self, settles_left: bool) -> Batch {
+        self.repeats_ready = self.repeats.len();
         if !settles_left && !self.settles_matter {
             self.settles_awaited = None;
         }
@@ -112,7 +123,8 @@ impl Journal {
         }
         let message = self.pending.front().map(|pending| pending.batch);
         let fact = self.facts.front().map(|(batch, _)| *batch);
-        let first = [message, fact, self.settles_awaited].into_iter().flatten().min();
+        let repeat = self.repeats.front().map(|(batch, _)| *batch);
+        let first = [message, fact, repeat, self.settles_awaited].into_iter().flatten().min();
         match first {
             Some(batch) => Batch(batch.0 - 1),
             None => {

@@ -14,7 +14,9 @@
 //! for its batch. A batch is closed when a commit takes all of it, or when it is as large as a commit.
 //!
 //! Always true: facts about what exists are written no later than messages that were said after them;
-//! batches become durable in order; nothing here knows a disk or a clock.
+//! batches become durable in order; nothing here knows a disk or a clock; what says who may do what goes into
+//! two commits, one after the other, and counts as durable with the second, so that a damaged block takes
+//! nobody's access and brings none back.
 
 pub mod definition;
 mod fact;
@@ -159,6 +161,9 @@ pub struct Journal {
     targets: VecDeque<Target>,
     handed: VecDeque<MessageId>,
     facts: VecDeque<(Batch, Fact)>,
+    /// Facts that went into a commit once and are to go into the next one too; so many of them may.
+    repeats: VecDeque<(Batch, Fact)>,
+    repeats_ready: usize,
     fact_bytes: usize,
     /// The batch of the last fact.
     facts_said: Batch,
@@ -205,6 +210,8 @@ impl Journal {
             targets: VecDeque::with_capacity(pending_room),
             handed: VecDeque::with_capacity(pending_room),
             facts: VecDeque::with_capacity(64),
+            repeats: VecDeque::new(),
+            repeats_ready: 0,
             fact_bytes: 0,
             facts_said: Batch::NONE,
             facts_numbered: 0,
@@ -317,7 +324,7 @@ impl Journal {
 
     /// Whether so much waits that no more should be asked of the broker for now.
     pub fn is_crowded(&self) -> bool {
-        self.fact_bytes > FACT_BYTES_MAX || self.facts.len() > FACTS_MAX
+        self.fact_bytes > FACT_BYTES_MAX || self.facts.len() + self.repeats.len() > FACTS_MAX
     }
 
     /// Messages that wait for their commit.
@@ -327,7 +334,7 @@ impl Journal {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.live == 0 && self.facts.is_empty() && !self.settles_matter
+        self.live == 0 && self.facts.is_empty() && self.repeats.is_empty() && !self.settles_matter
     }
 
     // ---- what the broker says

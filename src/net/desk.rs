@@ -12,7 +12,8 @@ use crate::broker::{Broker, Contents, Fetch, Page, PageIn, Restored};
 use crate::command::QueueId;
 use crate::journal::{Definition, is_transient};
 use crate::mem::{MessageId, Messages};
-use crate::store::{self, Counters, Keeper, Log, Read, ReadOutcome, Write, WriteDone};
+use crate::password::PasswordHash;
+use crate::store::{self, Access, AccessReport, Counters, Keeper, Log, Read, ReadOutcome, Write, WriteDone};
 use crate::time::{Deadline, Now};
 
 /// The store as the loop's thread sees it.
@@ -307,8 +308,32 @@ fn take_page(
     if broker.paged_in(messages, fetch, offset, id) { None } else { Some(Stopped::NoRoom) }
 }
 
-/// Declares everything again, and says where its messages lie.
-pub(crate) fn restore(broker: &mut Broker, log: &Log, disk: &mut impl store::Disk) -> io::Result<()> {
+/// Whom a new store begins with: a name, and what its password is kept as.
+pub(crate) type First<'a> = Option<(&'a str, PasswordHash)>;
+
+/// Declares everything again, and says where its messages lie. Who may come in is what the store says, as far
+/// as it can vouch for that, and for a new one whoever is `first`.
+pub(crate) fn restore(
+    broker: &mut Broker,
+    log: &Log,
+    disk: &mut impl store::Disk,
+    report: AccessReport,
+    first: First<'_>,
+) -> io::Result<()> {
+    let AccessReport { access, unreadable, is_thin } = report;
+    match access {
+        Access::New | Access::Silent => broker.begin_users(first),
+        Access::InDoubt(why) => broker.doubt_access(why, unreadable),
+        Access::Whole => {}
+    }
+    restore_definitions(broker, log, disk)?;
+    if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
+        broker.write_access();
+    }
+    Ok(())
+}
+
+fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Disk) -> io::Result<()> {
     let mut orphans: Vec<(Box<[u8]>, Option<u64>)> = Vec::new();
     let mut queues: Vec<(u64, QueueId)> = Vec::new();
     let damaged = log.read_definitions(disk, |key, value| {
@@ -331,8 +356,10 @@ pub(crate) fn restore(broker: &mut Broker, log: &Log, disk: &mut impl store::Dis
         }
     })?;
     if damaged > 0 {
-        // What seems to belong to nothing may belong to one of these.
         log::error!("{damaged} definitions are damaged and left out");
+    }
+    if damaged > 0 || broker.access_doubt().is_some() {
+        // What seems to belong to nothing may belong to something that cannot be read.
         orphans.clear();
     }
     for (key, incarnation) in orphans {

@@ -2,7 +2,7 @@
 //!
 //! Always true: the loop's thread touches no disk once it runs; after a failed write nothing more is
 //! confirmed, because the turn ends there and the process with it; a store that cannot be used is said to be
-//! so, loudly, and the rest of the broker runs without it.
+//! so, loudly, and the rest of the broker runs without it, but lets nobody in whom no store vouches for.
 
 use std::fs;
 use std::io;
@@ -13,14 +13,16 @@ use std::time::Instant;
 use mio::Waker;
 
 use crate::broker::Broker;
-use crate::config::Config;
+use crate::config::{Config, FirstUser, first_user};
 use crate::limits::SEGMENTS_MIN;
 use crate::mem::Messages;
-use crate::store::{self, FileDisk, Log, OpenError, Report, Settings, SyncTimes, Write, WriteDone};
+use crate::password::{GUEST, PasswordHash};
+use crate::store::{self, Access, FileDisk, Log, OpenError, Report, Settings, SyncTimes, Write, WriteDone};
 use crate::time::{Deadline, Now};
 
 use super::StartError;
-use super::desk::{Desk, restore};
+use super::desk::{Desk, First, restore};
+use super::directory;
 use super::helper::Helper;
 use super::house::entropy;
 
@@ -38,10 +40,10 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Opens the store of `config` and declares again what it holds. `None`: there is none to work with, and
-    /// nothing can be durable.
+    /// nothing can be durable, and nobody is let in.
     ///
     /// # Errors
-    /// The store is another process's, or a newer version's.
+    /// The store is another process's, or a newer version's, or whoever set it up made a mistake.
     pub(super) fn open(
         config: &Config,
         broker: &mut Broker,
@@ -51,21 +53,32 @@ impl Disk {
         let refused = |error| StartError::Store(directory.clone(), error);
         broker.set_persist_all(config.store.persist_all);
         broker.set_spill_transient(config.store.spill_transient);
-        if let Err(error) = fs::create_dir_all(directory) {
+        let mut files = FileDisk::new(directory);
+        if let Err(error) = directory::prepare(config, &mut files)? {
             return Ok(degraded(broker, directory, &error));
         }
-        let mut files = FileDisk::new(directory);
         let settings = settings(config, directory);
-        let (log, report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
+        let (log, mut report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
             Ok(opened) => opened,
-            Err(OpenError::Unreadable(error)) => return Ok(degraded(broker, directory, &error)),
+            Err(OpenError::Unreadable(error)) => {
+                let error = directory::judge(config, error)?;
+                return Ok(degraded(broker, directory, &error));
+            }
             Err(error) => return Err(refused(error)),
         };
+        if let Some(error) = report.unwritable.take() {
+            report.unwritable = Some(directory::judge(config, error)?);
+            if report.is_new {
+                report.access.access = Access::InDoubt("a new store could not be begun");
+            }
+        }
         tell(&report, directory);
         let is_writable = report.unwritable.is_none();
         let record_bytes_max = log.record_bytes_max() as u64;
         broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
-        restore(broker, &log, &mut files).map_err(|error| refused(OpenError::Unreadable(error)))?;
+        let first = first_user(config, report.access.access);
+        restore(broker, &log, &mut files, report.access, first)
+            .map_err(|error| refused(OpenError::Unreadable(error)))?;
         let failed = |error| StartError::System("start a thread", error);
         let timed = move |job: Write| {
             let start = Instant::now();
@@ -179,6 +192,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
         settle_window_ms: store.settle_window_ms.into(),
         syncs_per_s: store.syncs_per_s,
         sync_burst: store.sync_burst,
+        may_begin: !store.require_store,
     }
 }
 
@@ -190,14 +204,27 @@ fn auto_limit(directory: &Path) -> u64 {
     ((free + ours) / 2).min(AUTO_LIMIT_BYTES_MAX)
 }
 
-/// There is no store: transient messages are served, and what would have to be durable waits.
+/// Whom a new store begins with. Making a hash takes long on purpose, so only where it is needed.
+fn first_user(config: &Config, access: Access) -> First<'_> {
+    if !matches!(access, Access::New | Access::Silent) {
+        return None;
+    }
+    let FirstUser { name, password } = &config.first_user;
+    let name = name.as_deref()?;
+    let is_known = password.0 == first_user::GUEST;
+    let hash = if is_known { GUEST } else { PasswordHash::of(password.0.as_bytes(), &mut entropy) };
+    Some((name, hash))
+}
+
+/// There is no store: who may come in is not known, and nothing can be durable.
 fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<Disk> {
     log::error!(
-        "the data directory {} cannot be used ({error}): persistent messages wait, nothing durable can be \
-         declared; see to the disk and start again",
+        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, and \
+         nothing is durable; see to the disk and start again",
         directory.display()
     );
     broker.journal_mut().start(0, false, 0);
+    broker.doubt_access("it cannot be read", Vec::new());
     None
 }
 
@@ -219,6 +246,14 @@ fn tell(report: &Report, directory: &Path) {
             "{}: {} full segment files have no good end; if it is damaged, messages may be missing",
             directory.display(),
             report.footers_missing
+        );
+    }
+    if let Access::InDoubt(why) = report.access.access {
+        log::error!(
+            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: look at them \
+             (leveret ctl list_users, list_permissions), mend them, then say that they are right \
+             (leveret ctl confirm_users)",
+            directory.display()
         );
     }
     if let Some(error) = &report.unwritable {

@@ -13,6 +13,7 @@
 //! | `listen`, `local` | listening and accepting |
 //! | `descriptors` | how many there may be |
 //! | `desk` | what passes between broker and store |
+//! | `directory` | whether the data directory is what it was set up to be |
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
 //! | `errands` | what would hold the loop up, done by a thread of its own |
 //! | `gate` | logins that wait for their password to be checked |
@@ -29,6 +30,7 @@ mod deadlines;
 mod defined;
 mod descriptors;
 pub(crate) mod desk;
+mod directory;
 mod disk;
 mod errands;
 mod gate;
@@ -73,6 +75,8 @@ pub enum StartError {
     Tls(TlsError),
     /// No address at all could be listened on.
     NowhereToListen,
+    /// The data directory is not as it must be: what it is, what is wrong, what to type.
+    Directory(PathBuf, String),
     /// The store must not be touched.
     Store(PathBuf, OpenError),
     /// The file of definitions cannot be used, and why.
@@ -125,6 +129,7 @@ impl fmt::Display for StartError {
             Self::Definitions(file, why) => {
                 write!(f, "load_definitions: {}: {why}; mend the file, or name another", file.display())
             }
+            Self::Directory(directory, why) => write!(f, "the data directory {}: {why}", directory.display()),
             Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),
             Self::Limits(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),

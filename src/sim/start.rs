@@ -95,11 +95,12 @@ impl World {
             assembly_bytes_max: limits.assembly_bytes_max as usize,
             owners_max: limits.vhosts_max as usize,
         });
-        if restore(&mut broker, &log, &mut self.disk).is_err() {
+        let first = Some(("guest", crate::password::GUEST));
+        if restore(&mut broker, &log, &mut self.disk, report.access, first).is_err() {
             return None;
         }
         self.check_counts(&broker, &found);
-        let complaint = self.accesses.recover(durable, &broker).filter(|_| !self.is_damaged);
+        let complaint = self.accesses.recover(durable, &broker).filter(|_| broker.access_doubt().is_none());
         complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
         let desk = Desk::new(log, limits.frame_max as usize);
         Some(Life::new(self, broker, messages, desk))

@@ -145,6 +145,7 @@ impl World {
                 syncs_per_s: if random.one_in(4) { 200 } else { 0 },
                 index_bytes: 2 << 20,
                 sync_burst: 10,
+                may_begin: true,
             },
             persist_all: random.one_in(8),
             spill_transient: Random::new(seed ^ 0x5E_D5).one_in(2),

@@ -6,6 +6,7 @@
 
 use crate::time::Now;
 
+use super::access::DIGEST_RECORD_BYTES;
 use super::clean::Drain;
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::footer::Trailer;
@@ -24,7 +25,9 @@ impl Log {
             return None;
         }
         self.yield_hold();
-        let end = self.commit_bytes_max()?;
+        let most = self.commit_bytes_max()?;
+        let end = if self.vouch.is_some() { most - DIGEST_RECORD_BYTES } else { most };
+        self.gather_deletions_again(end);
         let settled_from = self.gather.len();
         let mut in_flight = InFlight {
             position: self.durable,
@@ -43,10 +46,11 @@ impl Log {
             in_flight.position = self.gather_settlements(end);
             self.gather_carried(&mut in_flight, end);
         }
-        if self.gathered == 0 && !self.is_starting {
+        if !self.has_gathered() && !self.is_starting {
             self.carried_spare = in_flight.carried;
             return None;
         }
+        self.gather_digest(most);
         let job = self.build(&mut in_flight, now)?;
         self.counters.commits += 1;
         self.in_flight = Some(in_flight);
@@ -133,6 +137,10 @@ impl Log {
             self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
         }
         self.number += 1;
+        (self.gathers_access, self.digest_at) = (false, 0);
+        if let Some(vouch) = &mut self.vouch {
+            vouch.is_due = false;
+        }
         self.is_starting = false;
         let commit_header = CommitHeader {
             life: self.life,
@@ -227,7 +235,8 @@ impl Log {
         });
         let spare = &mut self.drain_spare;
         self.drain = found.map(|(&sequence, _)| Drain::of(sequence, &self.index, core::mem::take(spare)));
-        if self.drain.is_some() {
+        if let Some(drain) = &self.drain {
+            self.index.set_drained(drain.segment());
             self.hurry();
         }
     }

@@ -9,6 +9,8 @@
 //! is drained only when nothing in it is live, so not before its copies are durable; nothing is carried that
 //! kills nothing any more; no copying is begun whose end may find no room.
 
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use super::index::Index;
 use super::jobs::{ReadDone, ReadJob};
@@ -68,6 +70,12 @@ pub(super) struct Cleaning {
     targets: Vec<Target>,
 }
 
+impl Drain {
+    pub(super) const fn segment(&self) -> u64 {
+        self.segment
+    }
+}
+
 impl Log {
     /// Whether a segment is on its way out.
     pub(super) const fn is_cleaning(&self) -> bool {
@@ -91,7 +99,8 @@ impl Log {
             }
             record.encode(&mut self.gather);
             self.gathered += 1;
-            drain.deletions.pop();
+            let carried = drain.deletions.pop();
+            self.deletions_again.extend(carried.filter(|(key, _)| is_access(key)));
         }
         while let Some(&queue) = drain.queues.last() {
             if !self.carry_queue(queue, &mut drain, in_flight, end) {
@@ -109,6 +118,19 @@ impl Log {
         self.gathered += 1;
         in_flight.drained = Some(drain.segment);
         self.drain_spare = drain.queues;
+    }
+
+    /// Writes deletions in access that the last commit carried once more, for two commits are to have them.
+    pub(super) fn gather_deletions_again(&mut self, end: usize) {
+        while let Some((key, version)) = self.deletions_again.last() {
+            let record = Record::Defined { version: *version, key, value: None };
+            if self.gather.len() + record.bytes_max() > end {
+                return;
+            }
+            record.encode(&mut self.gather);
+            self.gathered += 1;
+            self.deletions_again.pop();
+        }
     }
 
     /// Writes all that is settled in one queue; false when the commit was full before that.
@@ -158,15 +180,17 @@ impl Log {
         }
         if self.cleaning.is_none() {
             self.cleaning = self.choose_victim();
+            self.index.set_cleaned(self.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
         }
         let is_crowded = self.index.pieces() >= PIECES_MAX;
         // Settlements may wait for room that they cannot have before the cleaner goes on.
-        let is_all_written = self.gathered == 0 && self.in_flight.is_none();
+        let is_all_written = !self.has_gathered() && self.in_flight.is_none();
         let cleaning = self.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
             if position <= self.durable || is_all_written {
                 let segment = cleaning.segment;
                 self.cleaning = None;
+                self.index.set_cleaned(0);
                 self.index.end_copying(segment);
                 self.find_drain();
             }
@@ -210,7 +234,7 @@ impl Log {
         let mut rest = &commit.records[cleaning.skip..];
         while let Ok((record, length)) = Record::parse(rest) {
             if self.index.is_live_in(&record, cleaning.segment) {
-                if !self.has_room(length) {
+                if !self.has_room(length) || self.gathers_copy_of(&record) {
                     self.hurry();
                     cleaning.skip = commit.records.len() - rest.len();
                     cleaning.waits_for = self.number + 1;
@@ -228,6 +252,15 @@ impl Log {
     /// A copy is for those queues only that still need it here: else it would be as large as before for the
     /// sake of one, and look worth copying again.
     fn copy_record(&mut self, record: &Record<'_>, raw: &[u8], cleaning: &mut Cleaning) {
+        if let (Record::Defined { key, .. }, Some(vouch)) = (record, &mut self.vouch)
+            && **key == ACCESS_WRITTEN_KEY
+        {
+            // The next commit has it anyway.
+            vouch.is_due = true;
+            self.appended.0 += 1;
+            return;
+        }
+        self.gathers_access |= matches!(record, Record::Defined { .. });
         let start = self.gather.len();
         match record {
             Record::Message(message) if message.targets.len() > 1 => {

@@ -2,16 +2,24 @@
 //!
 //! Always true: reads and writes name their place, no file has a cursor; `fdatasync` is the only sync on a
 //! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
-//! disk that only reads leaves no trace. However many segments there are, a few files are open
+//! disk that only reads leaves no trace. The path is walked once; everything after that is opened within the
+//! folder found then, no link is followed there, and only a file is taken for one: root works in folders that
+//! belong to others, who may put into them what they like. However many segments there are, a few files are open
 //! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
 //! opens it again might not hear that they were lost.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchown, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
 
@@ -30,6 +38,8 @@ const DESCRIPTOR_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct FileDisk {
     directory: PathBuf,
+    /// The directory, once it was found.
+    folder: Option<Arc<OwnedFd>>,
     /// The one used last at the end.
     open: Vec<Open>,
     lock: Option<File>,
@@ -46,13 +56,23 @@ struct Open {
 }
 
 impl FileDisk {
-    /// File descriptors that one disk has at most: its segments, its lock, and the directory while it is
-    /// synced.
+    /// File descriptors that one disk has at most: its segments, its lock, and the directory.
     pub const DESCRIPTORS_MAX: usize = OPEN_MAX + 2;
 
     /// The disk over `directory`, which must be there.
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_path_buf(), open: Vec::new(), lock: None, only_reads: false }
+        Self {
+            directory: directory.to_path_buf(),
+            folder: None,
+            open: Vec::new(),
+            lock: None,
+            only_reads: false,
+        }
+    }
+
+    /// The disk over a directory that is open already, for one who is to make its files.
+    pub fn within(folder: OwnedFd) -> Self {
+        Self { folder: Some(Arc::new(folder)), ..Self::new(Path::new("")) }
     }
 
     /// The disk over `directory` for one who looks while another may be writing: no file is opened for
@@ -65,8 +85,21 @@ impl FileDisk {
         if self.only_reads { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 
-    fn path(&self, slot: u32) -> PathBuf {
-        self.directory.join(format!("{slot:08}{SUFFIX}"))
+    /// The directory; found by its path once.
+    fn open_folder(&mut self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(folder) = &self.folder {
+            return Ok(folder.clone());
+        }
+        let directory = self.directory.clone();
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let found = self.descriptor(|| Ok(rustix::fs::open(&directory, flags, Mode::empty())?))?;
+        Ok(self.folder.insert(Arc::new(found)).clone())
+    }
+
+    /// Opens a file of the directory.
+    fn open_at(&mut self, name: &str, flags: OFlags) -> io::Result<File> {
+        let folder = self.open_folder()?;
+        self.descriptor(|| open_plain(&folder, name, flags))
     }
 
     fn file(&mut self, slot: u32) -> io::Result<&mut Open> {
@@ -74,8 +107,7 @@ impl FileDisk {
             self.open[at..].rotate_left(1);
         } else {
             self.make_room();
-            let (path, writes) = (self.path(slot), !self.only_reads);
-            let file = self.descriptor(|| open_segment(&path, writes))?;
+            let file = self.open_segment(slot)?;
             self.open.push(Open { slot, file, is_unsynced: false });
         }
         self.open.last_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -116,35 +148,69 @@ impl FileDisk {
         }
     }
 
+    /// A card at its end, or a card image to inspect, may only be readable.
+    fn open_segment(&mut self, slot: u32) -> io::Result<File> {
+        let name = name_of(slot);
+        if !self.only_reads {
+            match self.open_at(&name, OFlags::RDWR) {
+                Err(error) if !is_out_of_descriptors(&error) => {}
+                opened => return opened,
+            }
+        }
+        self.open_at(&name, OFlags::RDONLY)
+    }
+
     /// What kept a file from being opened for writing says more than that it was not.
-    fn why_only_readable(&self, slot: u32, error: io::Error) -> io::Error {
-        OpenOptions::new().write(true).open(self.path(slot)).err().unwrap_or(error)
+    fn why_only_readable(&mut self, slot: u32, error: io::Error) -> io::Error {
+        self.open_at(&name_of(slot), OFlags::WRONLY).err().unwrap_or(error)
+    }
+
+    /// What root makes in the folder of another belongs to that one, who could not use it otherwise. A file
+    /// with a second name may be somebody else's.
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let (owner, found) = (rustix::fs::fstat(folder)?, file.metadata()?);
+        if geteuid().is_root() && found.uid() == 0 && owner.st_uid != 0 && found.nlink() == 1 {
+            let (user, group) =
+                (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
+            fchown(file, Some(user), Some(group))?;
+        }
+        Ok(())
     }
 }
 
-/// A card at its end, or a card image to inspect, may only be readable.
-fn open_segment(path: &Path, writes: bool) -> io::Result<File> {
-    match OpenOptions::new().read(true).write(writes).open(path) {
-        Err(error) if !is_out_of_descriptors(&error) => File::open(path),
-        opened => opened,
-    }
+/// Whether a link or something else that is no file stands there.
+fn is_no_file(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
-/// Opens a file, which is made when it is not there; for its owner only, for it holds messages and the hashes
-/// of passwords.
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+fn name_of(slot: u32) -> String {
+    format!("{slot:08}{SUFFIX}")
+}
+
+/// Opens a file that is one, made for its owner only, for it holds messages and the hashes of passwords.
+fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
+    // Not to wait for the other end of a pipe.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a file")))
+    }
 }
 
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;
-        let path = self.directory.join(LOCK_NAME);
         // On a card that can only be read any more, what it holds is still to be delivered.
-        let file = self.descriptor(|| match create(&path) {
-            Err(error) if !is_out_of_descriptors(&error) => File::open(&path).map_err(|_| error),
-            opened => opened,
-        })?;
+        let file = match self.open_at(LOCK_NAME, OFlags::WRONLY | OFlags::CREATE) {
+            Err(error) if !is_out_of_descriptors(&error) => {
+                self.open_at(LOCK_NAME, OFlags::RDONLY).map_err(|_| error)?
+            }
+            opened => opened?,
+        };
+        self.give_to_owner(&file)?;
         match file.try_lock() {
             Ok(()) => {
                 self.lock = Some(file);
@@ -157,10 +223,11 @@ impl Disk for FileDisk {
 
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         let mut slots = Vec::new();
-        let directory = self.directory.clone();
-        for entry in self.descriptor(|| fs::read_dir(&directory))? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+        let folder = self.open_folder()?;
+        for entry in self.descriptor(|| Ok(Dir::read_from(&folder)?))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().ok().and_then(|name| name.strip_suffix(SUFFIX));
             // Other names are not ours; a number that no store of this kind reaches is not either.
             slots.extend(number.and_then(|number| number.parse::<u32>().ok()).filter(|slot| *slot < 1 << 20));
         }
@@ -169,15 +236,16 @@ impl Disk for FileDisk {
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
         self.may_write()?;
-        let path = self.path(slot);
-        self.descriptor(|| create(&path)).map(drop)
+        let file = self.open_at(&name_of(slot), OFlags::WRONLY | OFlags::CREATE)?;
+        self.give_to_owner(&file)
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let file = match self.file(slot) {
             Ok(open) => &open.file,
-            // A file that somebody removed is damage like any other: the rest is still to be served.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            // A file that somebody removed, or put something else in its place, is damage like any other: the
+            // rest is still to be served.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_file(&error) => return Ok(0),
             Err(error) => return Err(error),
         };
         let mut done = 0;
@@ -220,11 +288,11 @@ impl Disk for FileDisk {
 
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         self.open.retain(|open| open.slot != slot);
-        fs::remove_file(self.path(slot))
+        let folder = self.open_folder()?;
+        Ok(unlinkat(folder, name_of(slot), AtFlags::empty())?)
     }
 
     fn sync_directory(&mut self) -> io::Result<()> {
-        let directory = self.directory.clone();
-        self.descriptor(|| File::open(&directory))?.sync_all()
+        Ok(rustix::fs::fsync(self.open_folder()?)?)
     }
 }

@@ -10,6 +10,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+
+use super::access::{Digest, is_counted};
 use super::parts::{Entry, Part};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
 use super::record::{Body, Message, Range, Record, Target};
@@ -50,10 +53,20 @@ pub struct DefinitionIndex {
     pub version: u64,
     /// Where it lies.
     pub place: Place,
+    /// Where it lies too, in another commit: what says who may do what is there twice.
+    pub second: Option<Place>,
     /// It is a deletion.
     pub deleted: bool,
     /// Segments with records of this key.
     segments: Vec<u64>,
+}
+
+impl DefinitionIndex {
+    /// Whether a segment has a place of it that counts.
+    fn lies_in(&self, key: &[u8], segment: u64) -> bool {
+        self.place.segment == segment
+            || is_counted(key) && self.second.is_some_and(|place| place.segment == segment)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -90,6 +103,10 @@ pub struct Index {
     /// Runs of all queues, and in how many segments the queues have messages, summed up.
     runs: usize,
     held: usize,
+    /// Of the live definitions of access.
+    access: Digest,
+    /// Segments whose records are being written again, to leave the log: cleaned, drained.
+    leaving: [u64; 2],
 }
 
 impl Index {
@@ -106,6 +123,21 @@ impl Index {
     /// The definitions by key, deleted ones included.
     pub const fn definitions(&self) -> &BTreeMap<Box<[u8]>, DefinitionIndex> {
         &self.definitions
+    }
+
+    /// The digest of the live definitions of access.
+    pub(super) const fn access(&self) -> Digest {
+        self.access
+    }
+
+    /// Of three copies, one in such a segment is given up; 0 for none.
+    pub(super) const fn set_cleaned(&mut self, segment: u64) {
+        self.leaving[0] = segment;
+    }
+
+    /// See [`Self::set_cleaned`].
+    pub(super) const fn set_drained(&mut self, segment: u64) {
+        self.leaving[1] = segment;
     }
 
     /// Bytes that all of it takes in memory, about and rather too many.
@@ -310,26 +342,79 @@ impl Index {
     }
 
     fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, place: Place) {
-        let fresh = DefinitionIndex { version, place, deleted, segments: vec![place.segment] };
         let Some(old) = self.definitions.get_mut(key) else {
+            let segments = vec![place.segment];
+            let fresh = DefinitionIndex { version, place, second: None, deleted, segments };
             self.definitions.insert(key.into(), fresh);
             if !deleted {
+                self.access.add(key, version);
                 self.gain(place.segment, place.bytes.into());
             }
             return;
         };
-        note(&mut old.segments, place.segment);
+        if *key != ACCESS_WRITTEN_KEY {
+            // That one is in every commit, and never deleted.
+            note(&mut old.segments, place.segment);
+        }
         if old.version > version {
             return;
         }
-        let lost = (!old.deleted).then_some(old.place);
-        (old.version, old.place, old.deleted) = (version, place, deleted);
-        if let Some(lost) = lost {
+        if old.version == version && old.deleted == deleted {
+            if place != old.place {
+                self.apply_again(key, place);
+            }
+            return;
+        }
+        let lost = [Some(old.place), old.second].map(|place| place.filter(|_| !old.deleted));
+        if !old.deleted {
+            self.access.remove(key, old.version);
+        }
+        if !deleted {
+            self.access.add(key, version);
+        }
+        let counts_second = is_counted(key);
+        (old.version, old.place, old.second, old.deleted) = (version, place, None, deleted);
+        for lost in lost.into_iter().take(if counts_second { 2 } else { 1 }).flatten() {
             self.lose(lost.segment, lost.bytes.into());
         }
         if !deleted {
             self.gain(place.segment, place.bytes.into());
         }
+    }
+
+    /// A definition is seen at another place. Of access both count, and of three the one that is to leave, or
+    /// the oldest, is given up; of all others the newest alone counts.
+    fn apply_again(&mut self, key: &[u8], place: Place) {
+        let leaving = self.leaving;
+        let Some(definition) = self.definitions.get_mut(key) else { return };
+        let is_deleted = definition.deleted;
+        let lost = if !is_counted(key) {
+            definition.second = is_access(key).then_some(definition.place);
+            Some(core::mem::replace(&mut definition.place, place))
+        } else {
+            match definition.second {
+                None => {
+                    definition.second = Some(core::mem::replace(&mut definition.place, place));
+                    None
+                }
+                Some(second) if second == place => return,
+                Some(second) => {
+                    let first = core::mem::replace(&mut definition.place, place);
+                    let order = |at: &Place| (!leaving.contains(&at.segment), *at);
+                    let [lost, kept] =
+                        if order(&first) < order(&second) { [first, second] } else { [second, first] };
+                    definition.second = Some(kept);
+                    Some(lost)
+                }
+            }
+        };
+        if is_deleted {
+            return;
+        }
+        if let Some(lost) = lost {
+            self.lose(lost.segment, lost.bytes.into());
+        }
+        self.gain(place.segment, place.bytes.into());
     }
 
     fn settle(&mut self, queue: u64, range: Range) {
@@ -420,6 +505,10 @@ impl Index {
         }
         for definition in self.definitions.values_mut() {
             definition.segments.retain(|segment| *segment != sequence);
+            definition.second = definition.second.filter(|place| place.segment != sequence);
+            if definition.place.segment == sequence {
+                definition.place = definition.second.take().unwrap_or(definition.place);
+            }
         }
         self.definitions.retain(|_, definition| !definition.deleted || !definition.segments.is_empty());
         for large in self.bodies.values_mut() {
@@ -450,7 +539,7 @@ impl Index {
                 !large.dead && large.chunks.get(index).is_some_and(|p| p.segment == segment)
             }),
             Record::Defined { version, key, .. } => self.definitions.get(*key).is_some_and(|definition| {
-                !definition.deleted && definition.version == *version && definition.place.segment == segment
+                !definition.deleted && definition.version == *version && definition.lies_in(key, segment)
             }),
             Record::Settled { .. }
             | Record::Gone { .. }
@@ -473,7 +562,7 @@ impl Index {
     pub(super) fn deletions_to_carry(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
             let kills = definition.segments.iter().any(|other| *other != segment);
-            (definition.deleted && definition.place.segment == segment && kills)
+            (definition.deleted && definition.lies_in(key, segment) && kills)
                 .then_some((&**key, definition.version))
         })
     }

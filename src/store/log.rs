@@ -13,6 +13,7 @@ use crate::journal::Urgency;
 use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
+use super::access::Vouch;
 use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub syncs_per_s: u32,
     /// Syncs that may be done at once after a rest.
     pub sync_burst: u32,
+    /// Where there is no store, a new one is begun.
+    pub may_begin: bool,
 }
 
 impl Default for Settings {
@@ -60,6 +63,7 @@ impl Default for Settings {
             settle_window_ms: 5_000,
             syncs_per_s: 0,
             sync_burst: 200,
+            may_begin: true,
         }
     }
 }
@@ -171,6 +175,14 @@ pub struct Log {
     pub(super) is_starting: bool,
     /// How many commits before it the next one repeats.
     pub(super) covers: u32,
+    /// What each commit says of access, once something was said.
+    pub(super) vouch: Option<Vouch>,
+    /// What gathers has definitions of access.
+    pub(super) gathers_access: bool,
+    /// Where what gathers ends with a digest.
+    pub(super) digest_at: usize,
+    /// Deletions in access that were carried once, for the next commit.
+    pub(super) deletions_again: Vec<(Box<[u8]>, u64)>,
 }
 
 /// What a log starts from.
@@ -243,6 +255,10 @@ impl Log {
             failed: false,
             is_starting: true,
             covers: start.covers,
+            vouch: None,
+            gathers_access: start.again_records > 0,
+            digest_at: 0,
+            deletions_again: Vec::new(),
             settings: start.settings,
         }
     }
@@ -330,6 +346,9 @@ impl Log {
         now: Now,
     ) -> Result<Position, Refused> {
         self.admit_to_commit(record.bytes_max())?;
+        if !self.note_access(record) {
+            return Ok(self.appended_already(urgency, now));
+        }
         record.encode(&mut self.gather);
         self.frees |= matches!(record, Record::Gone { .. });
         Ok(self.appended_one(urgency, now))
@@ -397,7 +416,7 @@ impl Log {
 
     /// Whether nothing is gathered and nothing is on its way.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.gathered == 0 && self.settling.is_empty()
+        self.in_flight.is_none() && !self.has_gathered() && self.settling.is_empty()
     }
 
     /// When [`Log::next_commit`] should be asked again if nothing else happens.
@@ -493,19 +512,24 @@ impl Log {
         !self.settling.is_empty()
     }
 
+    /// Whether there is something for the next commit but settlements.
+    pub(super) fn has_gathered(&self) -> bool {
+        self.gathered > 0 || self.vouch.is_some_and(|vouch| vouch.is_due)
+    }
+
     /// Whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
         if self.failed || self.in_flight.is_some() {
             return false;
         }
         let something =
-            self.is_starting || self.gathered > 0 || !self.settling.is_empty() || self.drain.is_some();
+            self.is_starting || self.has_gathered() || !self.settling.is_empty() || self.drain.is_some();
         let hurry = self.drain.is_some() || self.is_cleaning_done_copying();
         something && (self.due_at.is_due(now) || hurry)
     }
 
     pub(super) fn has_only_lazy_settlements(&self) -> bool {
-        self.gathered == 0 && self.drain.is_none() && !self.awaited && !self.is_starting
+        !self.has_gathered() && self.drain.is_none() && !self.awaited && !self.is_starting
     }
 
     /// Puts the gathered settlements behind the gathered records, as many as fit; tells up to where

@@ -6,6 +6,7 @@
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
+//! | `access` | whether what is said of users and permissions is all of it |
 //! | `recover`, `reader`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
@@ -43,6 +44,7 @@
 //! - A failed write or sync is final.
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
+mod access;
 mod build;
 mod clean;
 mod commit;
@@ -71,6 +73,7 @@ mod space;
 mod varint;
 
 pub use crate::journal::Urgency;
+pub use access::{Access, AccessReport};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
 pub use disk::Disk;

@@ -97,9 +97,23 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
             length = disk.read(slot, 0, &mut bytes)?;
             header = SegmentHeader::parse(&bytes[..length]);
         }
+        if header == HeaderRead::Empty && has_more(disk, slot)? {
+            header = HeaderRead::Bad;
+        }
         found.push(Found { slot, length: length as u64, header });
     }
     Ok(found)
+}
+
+/// How far behind an empty header something is looked for: files that nothing was ever written to are read so far
+/// at every start.
+const LOOK_BEHIND_BYTES: usize = 16 * BLOCK_BYTES;
+
+/// Whether something lies behind an empty header: then the header was not always empty.
+fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
+    let mut bytes = vec![0; LOOK_BEHIND_BYTES];
+    let length = disk.read(slot, BLOCK_BYTES as u64, &mut bytes)?;
+    Ok(bytes[..length].iter().any(|byte| *byte != 0))
 }
 
 impl<'d, D: Disk> Reader<'d, D> {
@@ -140,7 +154,8 @@ impl<'d, D: Disk> Reader<'d, D> {
         self.add_headless(found, newest.sequence, &mut list)?;
         self.leave_out(newest.sequence, &mut list)?;
         let Some(&newest) = list.last() else {
-            self.report.is_new = true;
+            self.report.is_lost = self.has_remains(found)?;
+            self.report.is_new = !self.report.is_lost;
             let tail = self.segment_bytes;
             return Ok(Newest {
                 segment: none,
@@ -177,6 +192,23 @@ impl<'d, D: Disk> Reader<'d, D> {
         Ok(newest)
     }
 
+    /// Whether files that hold no log any more held one once. What a first start leaves when the power goes in
+    /// the middle of it is a header, and half of the first commit behind it.
+    fn has_remains(&mut self, found: &[Found]) -> io::Result<bool> {
+        for file in found {
+            let from = match &file.header {
+                HeaderRead::Good(header, bytes) if header.sequence == 1 => bytes + BLOCK_BYTES as u32,
+                HeaderRead::Good(..) => return Ok(true),
+                _ => BLOCK_BYTES as u32,
+            };
+            let length = self.disk.read(file.slot, from.into(), &mut self.bytes)?;
+            if self.bytes[..length].iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether the end of the log is damage and no unfinished commit. Then nothing is written over it, and
     /// its numbers are not used again, so that every start sees it until its segment leaves the log.
     fn find_lost_end(
@@ -199,6 +231,7 @@ impl<'d, D: Disk> Reader<'d, D> {
             let SegmentRef { sequence, slot } = newest.segment;
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
             self.report.commits_missing += synced - chain.number;
+            self.report.commits_lost_at_end = synced - chain.number;
             self.chain.number = synced;
             newest.is_damaged = true;
             newest.tail = end;

@@ -17,6 +17,7 @@ use std::io;
 
 use crate::time::Now;
 
+use super::access::{Access, AccessReport};
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::Disk;
 use super::evidence::owner_of;
@@ -33,6 +34,8 @@ pub enum OpenError {
     InUse,
     /// A newer version of Leveret wrote it.
     NewerFormat,
+    /// There is none, and none is to be made.
+    NoStore,
     /// It cannot even be read.
     Unreadable(io::Error),
 }
@@ -44,6 +47,11 @@ impl core::fmt::Display for OpenError {
             Self::NewerFormat => {
                 write!(f, "the data directory was written by a newer version of Leveret; run that one")
             }
+            Self::NoStore => write!(
+                f,
+                "there is no store in the data directory, and require_store = true forbids to begin a new one: \
+                 is the right file system mounted there? For the very first start, leave require_store out"
+            ),
             Self::Unreadable(error) => write!(f, "the data directory cannot be read: {error}"),
         }
     }
@@ -76,8 +84,21 @@ pub struct Report {
     /// Full segments whose footer is not good: nobody knows whether commits are missing at their ends. A
     /// power cut right after a crash may do that without harm.
     pub footers_missing: u32,
+    /// Commits that are missing from the end: whatever they said, nothing behind them repeats it.
+    pub commits_lost_at_end: u64,
+    /// There are files with something in them, but nothing of it is a log any more.
+    pub is_lost: bool,
+    /// What can be said of users and permissions.
+    pub access: AccessReport,
     /// The store can be read but not written: nothing can become durable.
     pub unwritable: Option<io::Error>,
+}
+
+impl Report {
+    /// Whether something that was written is surely missing.
+    pub fn is_damaged(&self) -> bool {
+        !self.set_aside.is_empty() || self.commits_missing > 0
+    }
 }
 
 impl Log {
@@ -96,13 +117,33 @@ impl Log {
             io::ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Unreadable(error),
         })?;
-        let (start, mut report) = recover(disk, settings, fresh)?;
-        let mut log = Self::start(start);
+        let may_begin = settings.may_begin;
+        let (mut log, mut report) = Self::look(disk, settings, fresh)?;
+        if report.is_new && !may_begin {
+            return Err(OpenError::NoStore);
+        }
         if let Err(error) = log.begin_life(disk, now) {
             log.failed = true;
             report.unwritable = Some(error);
         }
         Ok((log, report))
+    }
+
+    /// Reads the store as a start does, and writes nothing.
+    fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
+        let (start, mut report) = recover(disk, settings, fresh)?;
+        let mut log = Self::start(start);
+        log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
+        Ok((log, report))
+    }
+
+    /// What a start would say of users and permissions; takes no lock, and writes nothing.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
+        let nobody = Identity { id: [0; 16], secret: 0 };
+        Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
     }
 
     /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
@@ -147,11 +188,9 @@ impl Log {
             if definition.deleted {
                 continue;
             }
-            match self.read_record(disk, definition.place, &mut bytes)? {
-                Some(Record::Defined { key: found, value: Some(value), .. }) if found == &**key => {
-                    each(key, value)
-                }
-                _ => damaged += 1,
+            match self.read_definition(disk, (key, definition), &mut bytes)? {
+                Some((value, _)) => each(key, value),
+                None => damaged += 1,
             }
         }
         Ok(damaged)

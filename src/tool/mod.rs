@@ -11,6 +11,7 @@ pub mod ctl;
 pub mod inspect;
 mod log_writer;
 pub mod logging;
+mod new_file;
 mod printable;
 pub mod restore;
 #[cfg(debug_assertions)]

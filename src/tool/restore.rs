@@ -1,14 +1,20 @@
 //! `leveret restore FILE`: a backup made a store again.
 //!
 //! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
-//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing.
+//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing. The
+//! folder belongs to another user, who may put links there: it is opened once, every file is made in it
+//! exclusively, and given away while it is open.
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchown, fstat, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::store::look::Look;
 use crate::store::{Disk, FileDisk};
@@ -59,7 +65,8 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     };
     let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
     fs::create_dir_all(folder).map_err(of(folder))?;
-    let mut disk = FileDisk::new(folder);
+    let target = open_folder(folder).map_err(of(folder))?;
+    let mut disk = FileDisk::within(target.try_clone().map_err(of(folder))?);
     disk.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => NotRestored::InUse(folder.to_path_buf()),
         _ => NotRestored::File(folder.to_path_buf(), error),
@@ -67,9 +74,9 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     if !disk.slots().map_err(of(folder))?.is_empty() {
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
-    let mut made = Made { files: Vec::new(), is_finished: false };
-    unpack(&mut source, folder, &mut made.files).map_err(of(archive))?;
-    let look = Look::take(&mut FileDisk::only_reading(folder))
+    let mut made = Made { folder: target, files: Vec::new(), is_finished: false };
+    unpack(&mut source, &mut made).map_err(of(archive))?;
+    let look = Look::take(&mut disk)
         .map_err(|error| NotRestored::NoStore(archive.to_path_buf(), error.to_string()))?;
     if !look.is_good() {
         return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
@@ -79,9 +86,25 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     Ok(format!("{}: {} segment files restored, every checksum holds\n", folder.display(), made.files.len()))
 }
 
+/// The folder itself and not where a link of that name leads: it is root who writes there.
+fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    // A slash at the end would follow a link.
+    let path = folder.components().as_path();
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::LOOP | Errno::NOTDIR)
+            if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) =>
+        {
+            Err(io::Error::other("it is a link; name the folder that it leads to"))
+        }
+        opened => Ok(opened?),
+    }
+}
+
 /// Files that go again unless all of them are there.
 struct Made {
-    files: Vec<PathBuf>,
+    folder: OwnedFd,
+    files: Vec<String>,
     is_finished: bool,
 }
 
@@ -90,28 +113,28 @@ impl Drop for Made {
         if !self.is_finished {
             for file in &self.files {
                 // It cannot be helped, and the next attempt will say so.
-                let _ = fs::remove_file(file);
+                let _ = unlinkat(&self.folder, &**file, AtFlags::empty());
             }
         }
     }
 }
 
-fn unpack(archive: &mut impl Read, folder: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    let owner = fs::metadata(folder)?;
+fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<()> {
+    let owner = fstat(&made.folder)?;
     while let Some(entry) = tar::next(archive)? {
         let mut content = archive.take(entry.bytes);
         if entry.is_file && is_segment(&entry.name) && entry.bytes <= SEGMENT_BYTES_MAX {
-            let path = folder.join(&entry.name);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            made.push(path.clone());
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(openat(&made.folder, &*entry.name, flags, Mode::RUSR | Mode::WUSR)?);
+            made.files.push(entry.name.clone());
             if io::copy(&mut content, &mut file)? < entry.bytes {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            file.sync_all()?;
-            if rustix::process::geteuid().is_root() {
-                // The broker's user is not root.
-                chown(&path, Some(owner.uid()), Some(owner.gid()))?;
+            if geteuid().is_root() {
+                // The broker's user is not root. The file that is open is given, whatever its name is by now.
+                fchown(&file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
             }
+            file.sync_all()?;
         } else if io::copy(&mut content, &mut io::sink())? < entry.bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

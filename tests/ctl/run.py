@@ -15,13 +15,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import alike  # noqa: E402
 import backups  # noqa: E402
 import defined  # noqa: E402
+import folders  # noqa: E402
 import hostile  # noqa: E402
 import looks  # noqa: E402
 import operator_cases  # noqa: E402
 from harness import brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [operator_cases, looks, hostile, backups, defined, alike]
+GROUPS = [operator_cases, looks, hostile, backups, folders, defined, alike]
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import damage  # noqa: E402
 import deep  # noqa: E402
+import door  # noqa: E402
 import failing  # noqa: E402
 import full  # noqa: E402
 import kills  # noqa: E402
@@ -22,7 +23,7 @@ import syncs  # noqa: E402
 from support import QUICK, brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [restarts, kills, syncs, full, failing, deep, damage]
+GROUPS = [restarts, door, kills, syncs, full, failing, deep, damage]
 
 
 def main() -> int:

@@ -1,19 +1,21 @@
 //! How access outlives the broker.
 //!
-//! Why it exists: a store that nobody administered holds nothing of access, which costs no write and lets a
-//! store from before there were users begin like a new one. With the first change everything there is goes
-//! into the log, and from then on the log alone says who there is: a guest that was deleted stays deleted.
+//! Why it exists: who may come in is for the log alone to say. What a new store begins with is written at its
+//! first start, so a guest that was deleted stays deleted. When the log cannot vouch for what it says
+//! (`store::access`), nobody comes in until somebody has looked and confirmed what there is.
 //!
 //! Always true: what is written is true at every point of the log, so a power cut in the middle of a change
 //! leaves the old or the new; what lost its user or virtual host is forgotten at the next start, but nothing
 //! is when something may only be missing for lack of room.
 
 use crate::command::VhostId;
+use crate::journal::definition::ACCESS_WRITTEN_KEY;
 use crate::journal::{Batch, Definition, Mode};
 use crate::password::PasswordHash;
 
 use super::login::User;
 use super::operator::{OperatorFault, UserLimits, VhostLimits};
+use super::{ADMINISTRATOR, FIRST_VHOST};
 use crate::broker::Broker;
 use crate::broker::stored::Restored;
 
@@ -80,36 +82,94 @@ impl Broker {
         self.journal.define(key, value)
     }
 
-    /// Before the first change: everything there is goes into the log, and last that this is all. `false`:
-    /// nothing is written at all.
+    /// Before the first change: everything there is goes into the log. `false`: nothing is written at all.
     fn begin_to_write(&mut self) -> bool {
         if self.journal.mode() != Mode::On {
             return false;
         }
-        if !core::mem::replace(&mut self.access.is_written, true) {
-            for index in 0..self.access.vhosts.places() {
-                if self.access.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
-                    self.say_vhost(super::vhost_at(index), true);
-                }
-            }
-            for index in 0..self.access.users.places() {
-                if self.access.users.get(index).is_some() {
-                    self.say_user(index, true);
-                }
-            }
-            for index in 0..self.access.permissions.places() {
-                if let Some(permission) = self.access.permissions.get(index) {
-                    let (user, vhost) = (permission.user, permission.vhost);
-                    self.say_permission(user, vhost, true);
-                }
-            }
-            let all = Definition::AccessWritten;
-            self.journal.define(all.key(), Some(all.value()));
+        if !self.access.is_written {
+            self.write_access();
         }
         true
     }
 
+    /// Writes down everything there is, and last that this is all.
+    pub fn write_access(&mut self) -> Batch {
+        if self.journal.mode() != Mode::On {
+            return Batch::NONE;
+        }
+        self.access.is_written = true;
+        for index in 0..self.access.vhosts.places() {
+            if self.access.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
+                self.say_vhost(super::vhost_at(index), true);
+            }
+        }
+        for index in 0..self.access.users.places() {
+            if let Some(user) = self.access.users.get(index) {
+                let has_limits = user.limits != UserLimits::default();
+                self.say_user(index, true);
+                if has_limits {
+                    self.say_user_limits(index, true);
+                }
+            }
+        }
+        for index in 0..self.access.permissions.places() {
+            if let Some(permission) = self.access.permissions.get(index) {
+                let (user, vhost) = (permission.user, permission.vhost);
+                self.say_permission(user, vhost, true);
+            }
+        }
+        for index in 0..self.access.topics.places() {
+            if let Some(topic) = self.access.topics.get(index) {
+                let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
+                self.say_topic(user, vhost, &exchange, true);
+            }
+        }
+        let all = Definition::AccessWritten;
+        self.journal.define(all.key(), Some(all.value()))
+    }
+
+    /// Somebody has looked at all users and permissions and says that they are right as they are now: what the
+    /// store has of others is forgotten, and logins are possible again.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has no room.
+    pub fn confirm_access(&mut self) -> Result<Batch, OperatorFault> {
+        self.check_changeable()?;
+        for key in core::mem::take(&mut self.access.unreadable) {
+            if *key != ACCESS_WRITTEN_KEY {
+                self.journal.define(key, None);
+            }
+        }
+        self.access.doubt = None;
+        Ok(self.write_access())
+    }
+
     // ---- at a start
+
+    /// A new store begins with this user, who may do everything in `/`; or with none.
+    pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
+        self.forget_users();
+        let Some((name, hash)) = first else { return };
+        let Ok(user) = self.access.users.insert(User::new(name, ADMINISTRATOR, hash)) else { return };
+        if let Some(vhost) = self.find_vhost(FIRST_VHOST) {
+            let _ = self.put_permission(user, vhost, [".*"; 3]);
+        }
+    }
+
+    /// The store cannot vouch for who there is: nobody logs in until somebody confirms that. `unreadable` are
+    /// keys of definitions that it has and cannot read.
+    pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+        self.forget_users();
+        self.access.is_written = true;
+        self.access.doubt = Some(why);
+        self.access.unreadable = unreadable;
+    }
+
+    /// Why nobody is let in, if that is so.
+    pub const fn access_doubt(&self) -> Option<&'static str> {
+        self.access.doubt
+    }
 
     /// Puts back what the log says of access; in the order of the keys.
     pub(in super::super) fn restore_access(&mut self, definition: &Definition<'_>) -> Restored {
@@ -191,7 +251,20 @@ impl Broker {
 
     /// The log says who there is: what a new store begins with is not assumed.
     fn forget_defaults(&mut self) {
+        if self.access.doubt.is_some() {
+            // What lies in them is to be found again.
+            return;
+        }
         self.access.is_written = true;
+        self.forget_users();
+        for index in 0..self.access.vhosts.places() {
+            if self.access.vhosts.get(index).is_some() {
+                self.drop_empty_vhost(super::vhost_at(index));
+            }
+        }
+    }
+
+    fn forget_users(&mut self) {
         for index in 0..self.access.permissions.places() {
             if self.access.permissions.get(index).is_some() {
                 self.remove_permission(index);
@@ -200,11 +273,6 @@ impl Broker {
         for index in 0..self.access.users.places() {
             if self.access.users.get(index).is_some() {
                 self.remove_user(index);
-            }
-        }
-        for index in 0..self.access.vhosts.places() {
-            if self.access.vhosts.get(index).is_some() {
-                self.drop_empty_vhost(super::vhost_at(index));
             }
         }
     }

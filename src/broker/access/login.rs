@@ -170,6 +170,15 @@ impl Broker {
     }
 
     fn admit(&mut self, connection: ConnectionId, name: &str, from_loopback: bool) -> Result<Outcome, Fault> {
+        if let Some(why) = self.access.doubt {
+            return Err(refused(
+                name,
+                &format!(
+                    "nobody is let in, for the store cannot vouch for its users and permissions ({why}); see \
+                     `leveret ctl help confirm_users`"
+                ),
+            ));
+        }
         if self.is_loopback_user(name) && !from_loopback {
             return Err(refused(
                 name,

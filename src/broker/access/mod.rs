@@ -96,6 +96,10 @@ pub(super) struct Access {
     memory: hmac::Key,
     /// The log says who there is, so what a new store begins with is not to be assumed.
     is_written: bool,
+    /// Why the store cannot vouch for who there is; then nobody logs in.
+    doubt: Option<&'static str>,
+    /// Keys of definitions that the store has and cannot read.
+    unreadable: Vec<Box<[u8]>>,
     /// At a start: something did not fit, so what seems to be missing may be that.
     lacks_room: bool,
     /// Connections to be closed by force.
@@ -122,6 +126,8 @@ impl Access {
             loopback_users: vec![GUEST.into()],
             memory: hmac::Key::new(hmac::HMAC_SHA256, &key),
             is_written: false,
+            doubt: None,
+            unreadable: Vec::new(),
             lacks_room: false,
             forced: VecDeque::with_capacity(limits.connections_max as usize),
             lives: 0,

@@ -427,7 +427,7 @@ impl Broker {
     }
 
     /// Whether the store takes what is to be written.
-    fn check_changeable(&self) -> Result<(), OperatorFault> {
+    pub(super) fn check_changeable(&self) -> Result<(), OperatorFault> {
         match self.journal.mode() {
             Mode::On if !self.journal.has_room_to_define() => Err(OperatorFault::NoRoom("disk_limit")),
             Mode::Unwritable => Err(store(crate::broker::stored::unwritable())),

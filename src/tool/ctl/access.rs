@@ -182,6 +182,11 @@ pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
     permission_done(&connect(call)?.ask("DELETE", &path, "", "")?, call, user)
 }
 
+pub(super) fn confirm_users(call: &Call) -> Result<(), Failure> {
+    tell(call, "Confirming users, virtual hosts and permissions as they are now ...")?;
+    done(&connect(call)?.ask("POST", "/api/ctl/confirm-users", "", "")?)
+}
+
 // ---- passwords
 
 /// The password: an argument, or asked for, or a line of standard input.

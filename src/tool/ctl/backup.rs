@@ -11,14 +11,17 @@
 //! Always true: what has the name that was asked for is whole and synced; a copy that was cut short, or that
 //! the broker could not hold still for because its disk got full, leaves nothing behind.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{Mode, OFlags, openat};
 use serde_json::Value;
 
+use crate::tool::new_file::{NewFile, Old};
 use crate::tool::tar;
 
 use super::args::Call;
@@ -52,53 +55,30 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
         let why = format!("Error: {} is there already: name a file that is not", target.display());
         return Err(Failure::new(BAD_DATA, why));
     }
-    let part = Part::create(target)?;
+    let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
     let mut out = BufWriter::new(&part.file);
     let bytes = copy(&mut client, &mut out)?;
-    out.flush().map_err(|error| part.failed(&error))?;
+    out.flush().map_err(|error| unwritable(target, &error))?;
     drop(out);
-    part.finish(target)?;
+    part.finish(Old::Kept).map_err(|error| unwritable(target, &error))?;
     tell(call, &format!("Done: {bytes} bytes"))
 }
 
-/// The file while it is written; gone unless it is finished.
-struct Part {
-    file: File,
-    path: PathBuf,
-}
-
-impl Part {
-    fn create(target: &Path) -> Result<Self, Failure> {
-        let mut path = target.as_os_str().to_owned();
-        path.push(".part");
-        let path = PathBuf::from(path);
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        match opened {
-            Ok(file) => Ok(Self { file, path }),
-            Err(error) => Err(unwritable(&path, &error)),
-        }
-    }
-
-    fn failed(&self, error: &io::Error) -> Failure {
-        unwritable(&self.path, error)
-    }
-
-    fn finish(&self, target: &Path) -> Result<(), Failure> {
-        let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let finished = self
-            .file
-            .sync_all()
-            .and_then(|()| fs::rename(&self.path, target))
-            .and_then(|()| File::open(folder)?.sync_all());
-        finished.map_err(|error| unwritable(target, &error))
+/// The folder belongs to the broker's user: what root copies out of it is a file of that one, and not what a
+/// link leads to.
+fn open_segment(folder: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(folder, name, flags, Mode::empty())?);
+    let found = file.metadata()?;
+    if found.is_file() && found.nlink() == 1 {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file, or one with another name besides"))
     }
 }
 
-impl Drop for Part {
-    fn drop(&mut self) {
-        // When it was finished it has another name.
-        let _ = fs::remove_file(&self.path);
-    }
+fn unreadable(path: &Path, error: io::Error) -> Failure {
+    Failure::new(UNAVAILABLE, format!("Error: {} cannot be read: {error}", path.display()))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
@@ -114,6 +94,9 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
     let nonsense = || Failure::new(UNAVAILABLE, "Error: the broker does not say what to copy");
     let folder = reply.body.get("data_dir").and_then(Value::as_str).map(Path::new).ok_or_else(nonsense)?;
     let files = reply.body.get("files").and_then(Value::as_array).ok_or_else(nonsense)?;
+    let opened =
+        rustix::fs::open(folder, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|error| unreadable(folder, error.into()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let wrote =
         |error: io::Error| Failure::new(BAD_DATA, format!("Error: the copy cannot be written: {error}"));
@@ -123,10 +106,7 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         let number = |at: usize| file.get(at).and_then(Value::as_u64).ok_or_else(nonsense);
         let (slot, bytes, length) = (number(0)?, number(1)?, number(2)?);
         let name = format!("{slot:08}.seg");
-        let path = folder.join(&name);
-        let source = File::open(&path).map_err(|error| {
-            Failure::new(UNAVAILABLE, format!("Error: {} cannot be read: {error}", path.display()))
-        })?;
+        let source = open_segment(&opened, &name).map_err(|error| unreadable(&folder.join(&name), error))?;
         // What is written there from now on belongs to another moment.
         let mut content = source.take(bytes).chain(io::repeat(0));
         add(out, &name, length, &mut content, now).map_err(wrote)?;

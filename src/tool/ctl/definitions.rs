@@ -3,14 +3,14 @@
 //! Always true: an export has its name only when it is whole; an import says of everything that was not taken
 //! what it was and why, and goes on with the rest; a file is read, never written, and only if it is one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Cursor, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::admin::definitions::{FILE_BYTES_MAX, ReadError, read};
+use crate::tool::new_file::{NewFile, Old};
 
 use super::args::Call;
 use super::client::Client;
@@ -39,22 +39,12 @@ pub(super) fn export(call: &Call) -> Result<(), Failure> {
         return Err(misused_as(BAD_DATA, call, usage_of(&call.command), &why));
     }
     tell(call, &format!("Exporting definitions in JSON to a file at \"{name}\" ..."))?;
-    let part = format!("{name}.part");
-    let written = write_export(call, Path::new(&part))
-        .and_then(|()| fs::rename(&part, target).map_err(|error| unwritable(target, &error)));
-    if written.is_err() {
-        // What is not whole is not left lying about.
-        let _ = fs::remove_file(&part);
-    }
-    written
-}
-
-fn write_export(call: &Call, part: &Path) -> Result<(), Failure> {
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
-    let file = opened.map_err(|error| unwritable(part, &error))?;
-    let mut out = BufWriter::new(&file);
+    let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
+    let mut out = BufWriter::new(&part.file);
     connect(call)?.copy("/api/definitions", &mut out)?;
-    out.flush().and_then(|()| file.sync_all()).map_err(|error| unwritable(part, &error))
+    out.flush().map_err(|error| unwritable(target, &error))?;
+    drop(out);
+    part.finish(Old::Replaced).map_err(|error| unwritable(target, &error))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::json::{self, Base64, Object};
@@ -42,6 +43,7 @@ pub(super) fn run(
         Target::File(path) => OpenOptions::new()
             .write(true)
             .create_new(true)
+            .mode(0o600)
             .open(path)
             .and_then(|file| all(look, directory, &mut Sink::File(BufWriter::new(file)))),
     };

@@ -32,7 +32,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::store::look::{Look, LookError};
-use crate::store::{Disk, FileDisk};
+use crate::store::{Access, Disk, FileDisk, Log};
 use broker::Broker;
 use export::Exported;
 use names::Names;
@@ -110,6 +110,8 @@ pub enum Verdict {
     CutTail,
     /// Something is not as it was written.
     Damaged,
+    /// What is there is as it was written, but users and permissions are not all there, or may not be.
+    AccessInDoubt,
 }
 
 impl Verdict {
@@ -118,13 +120,14 @@ impl Verdict {
         match self {
             Self::Good => 0,
             Self::CutTail => 1,
-            Self::Damaged => 2,
+            Self::Damaged | Self::AccessInDoubt => 2,
         }
     }
 
-    fn of(look: &Look) -> Self {
+    fn of(look: &Look, access: Access) -> Self {
         match (look.damage.is_empty(), &look.tail) {
             (false, _) => Self::Damaged,
+            _ if matches!(access, Access::InDoubt(_)) => Self::AccessInDoubt,
             (true, Some(_)) => Self::CutTail,
             (true, None) => Self::Good,
         }
@@ -172,10 +175,29 @@ pub fn inspect(options: &Options, out: &mut dyn Write, messages: &mut dyn Write)
         write_exported(out, target, &exported)?;
     }
     let look = if options.drop_set_aside { drop_set_aside(directory, out)? } else { look };
-    let verdict = Verdict::of(&look);
+    let access = access_of(directory, broker)?;
+    report::write_access(out, access)?;
+    let verdict = Verdict::of(&look, access);
     report::write_verdict(out, verdict, &look)?;
     out.flush()?;
     Ok(verdict)
+}
+
+/// What a start would say of users and permissions. Beside a broker, what is in doubt twice is in doubt.
+fn access_of(directory: &Path, broker: Broker) -> Result<Access, Trouble> {
+    let read = || {
+        Log::access_of(&mut FileDisk::only_reading(directory)).map_err(|why| Trouble::Directory {
+            path: directory.to_path_buf(),
+            why: LookError::Unreadable(io::Error::other(why.to_string())),
+        })
+    };
+    match read()? {
+        Access::InDoubt(_) if broker != Broker::No => {
+            thread::sleep(UNFINISHED_FOR);
+            read()
+        }
+        access => Ok(access),
+    }
 }
 
 /// Writes over what is damaged; a look at what is left.

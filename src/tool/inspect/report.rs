@@ -10,6 +10,7 @@ use std::path::Path;
 use super::Verdict;
 use super::broker::Broker;
 use super::names::Names;
+use crate::store::Access;
 use crate::store::look::{Damage, DamageKind, Look, SegmentLook, Volume};
 
 /// What a report is about.
@@ -224,6 +225,19 @@ pub(super) fn write_dropped(out: &mut dyn Write, before: &Look, after: &Look) ->
     Ok(())
 }
 
+/// Says whether users and permissions can be relied on.
+pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()> {
+    match access {
+        Access::InDoubt(why) => writeln!(
+            out,
+            "access     in doubt ({why}): a broker lets nobody in until somebody has looked at its users and \
+             permissions and said that they are right (leveret ctl confirm_users)"
+        ),
+        Access::Silent | Access::New => writeln!(out, "access     never written: as a new store begins"),
+        Access::Whole => writeln!(out, "access     whole: users and permissions are those written last"),
+    }
+}
+
 /// Writes the last line.
 pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) -> io::Result<()> {
     let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
@@ -235,6 +249,9 @@ pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) 
             "verdict    cut tail: the last commit is not whole, as a power cut leaves it; the next start \
              cuts it"
         ),
+        Verdict::AccessInDoubt => {
+            writeln!(out, "verdict    in doubt: the store cannot vouch for its users and permissions")
+        }
         Verdict::Damaged => writeln!(
             out,
             "verdict    damaged: {} parts are not as they were written; live messages known to be lost: \

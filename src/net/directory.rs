@@ -1,0 +1,93 @@
+//! Whether the data directory is what it was set up to be.
+//!
+//! Why it exists: a mistake in setting up (a folder that is not there, that another user owns) is not a broken
+//! disk. The one is told to whoever made it, with what to type, and ends the start; with the other the broker
+//! runs, as far as that goes without a disk. A broker that took a mistake for a broken disk would run for years
+//! without keeping anything.
+//!
+//! Always true: nothing is made but the last folder of the path.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::config::Config;
+use crate::store::{Disk, FileDisk, OpenError};
+
+use super::StartError;
+
+/// Makes the directory if it is not there. Within the result: what the disk says against it.
+///
+/// # Errors
+/// It, or something in it, is not what it must be.
+pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
+    let directory = &config.data_dir;
+    match fs::metadata(directory) {
+        Ok(found) if !found.is_dir() => {
+            let why = "it is no directory; move it away, or name another with data_dir (or --data-dir)";
+            return Err(StartError::Directory(directory.clone(), why.to_string()));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !config.store.require_store => {
+            if let Err(error) = fs::create_dir(directory) {
+                return judge(config, error).map(Err);
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StartError::Store(directory.clone(), OpenError::NoStore));
+        }
+        Err(error) => return judge(config, error).map(Err),
+    }
+    // Before anything is made in it: an empty mount point stays empty.
+    match files.slots() {
+        Ok(slots) if slots.is_empty() && config.store.require_store => {
+            Err(StartError::Store(directory.clone(), OpenError::NoStore))
+        }
+        Ok(_) => Ok(Ok(())),
+        Err(error) => judge(config, error).map(Err),
+    }
+}
+
+/// The error again, if it is the disk's.
+///
+/// # Errors
+/// It is somebody's mistake.
+pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, StartError> {
+    let directory = &config.data_dir;
+    let why = match error.kind() {
+        io::ErrorKind::PermissionDenied => forbidden(directory, &error),
+        io::ErrorKind::NotFound => {
+            let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            format!("{0} is not there; make it (mkdir -p {0}), or mount what belongs there", parent.display())
+        }
+        io::ErrorKind::NotADirectory => {
+            "something on the way to it is no directory; see to the path".to_string()
+        }
+        io::ErrorKind::AlreadyExists => "it is a link that leads nowhere; mount what it leads to".to_string(),
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            "the links on the way to it go in circles; see to the path".to_string()
+        }
+        io::ErrorKind::IsADirectory => "a directory stands where a file of the store belongs".to_string(),
+        io::ErrorKind::InvalidFilename => "the path is too long".to_string(),
+        _ => return Ok(error),
+    };
+    Err(StartError::Directory(directory.clone(), why))
+}
+
+/// What to type so that the broker may use it.
+fn forbidden(directory: &Path, error: &io::Error) -> String {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let owner = fs::metadata(directory)
+        .map_or_else(|_| String::new(), |found| format!(" (it belongs to {}:{})", found.uid(), found.gid()));
+    format!(
+        "the broker runs as {0}:{1} and may not use it, or a file in it: {error}{owner}; give it to the broker \
+         (chown -R {0}:{1} {2}), or start the broker as another user",
+        user.as_raw(),
+        group.as_raw(),
+        directory.display()
+    )
+}

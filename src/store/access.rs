@@ -1,0 +1,296 @@
+//! Whether what the log says of users and permissions is all of it.
+//!
+//! Why it exists: a start sets aside what is damaged and goes on with the rest. For messages that is right; of
+//! access, the rest may be what somebody took away. So every commit repeats a digest of all that says who may
+//! do what, and a start compares it with what it has read: it lets in whom the log vouches for, or nobody.
+//!
+//! ```text
+//! value of the definition "access is written down", see `journal::definition`
+//!
+//! nothing                                           written before there was a digest
+//! | 1 whole, 2 in doubt | definitions u32 | sum u64 |
+//! ```
+//!
+//! Little endian. The sum is over a hash of key and version of each live definition of access, this one left
+//! out. In doubt: a start could not vouch for them, and nobody has confirmed them since. Versions before there
+//! was a digest take no notice of the value.
+//!
+//! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
+//! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with
+//! nothing else, however often it starts.
+
+use std::io;
+
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+
+use super::disk::Disk;
+use super::index::DefinitionIndex;
+use super::log::Log;
+use super::record::Record;
+use super::recover::Report;
+use super::varint::Input;
+
+const WHOLE: u8 = 1;
+const IN_DOUBT: u8 = 2;
+/// What the digest takes in a commit at most, in bytes.
+pub(super) const DIGEST_RECORD_BYTES: usize = 48;
+/// So many commits lost at the end may have held a change that was answered: every change is in two.
+const LOST_COMMITS_MIN: u64 = 2;
+
+/// What can be said of the users and permissions in a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// There was no store.
+    #[default]
+    New,
+    /// A sound store in which nobody ever wrote who there is.
+    Silent,
+    /// Everything that was written last is there.
+    Whole,
+    /// Something is missing, or may be; and why it is said.
+    InDoubt(&'static str),
+}
+
+/// What a start reads of access.
+#[derive(Debug, Default)]
+pub struct AccessReport {
+    /// Whether it can be relied on.
+    pub access: Access,
+    /// Keys of definitions that cannot be read.
+    pub unreadable: Vec<Box<[u8]>>,
+    /// Some definition can be read from one place only: it is time to write them again.
+    pub is_thin: bool,
+}
+
+/// A digest of definitions of access: how many, and the sum of their hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Digest {
+    count: u32,
+    sum: u64,
+}
+
+impl Digest {
+    pub(super) fn add(&mut self, key: &[u8], version: u64) {
+        if is_counted(key) {
+            self.count = self.count.wrapping_add(1);
+            self.sum = self.sum.wrapping_add(hash(key, version));
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &[u8], version: u64) {
+        if is_counted(key) {
+            self.count = self.count.wrapping_sub(1);
+            self.sum = self.sum.wrapping_sub(hash(key, version));
+        }
+    }
+
+    fn encode(self, is_in_doubt: bool) -> [u8; 13] {
+        let mut value = [0; 13];
+        value[0] = if is_in_doubt { IN_DOUBT } else { WHOLE };
+        value[1..5].copy_from_slice(&self.count.to_le_bytes());
+        value[5..].copy_from_slice(&self.sum.to_le_bytes());
+        value
+    }
+}
+
+/// Whether a key is of a definition that the digest is of; those lie at two places each.
+pub(super) fn is_counted(key: &[u8]) -> bool {
+    is_access(key) && *key != ACCESS_WRITTEN_KEY
+}
+
+/// FNV-1a, its bits mixed (the end of splitmix64) so that sums of hashes do not cancel out.
+fn hash(key: &[u8], version: u64) -> u64 {
+    let bytes = key.iter().copied().chain(version.to_le_bytes());
+    let mut hash = bytes
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    hash ^ (hash >> 31)
+}
+
+/// What the value of the digest's definition says.
+enum Said {
+    Nothing,
+    Whole(Digest),
+    InDoubt,
+}
+
+fn said(value: &[u8]) -> Said {
+    let mut input = Input::new(value);
+    match input.byte() {
+        None => Said::Nothing,
+        Some(WHOLE) => match (input.u32(), input.u64()) {
+            (Some(count), Some(sum)) => Said::Whole(Digest { count, sum }),
+            _ => Said::InDoubt,
+        },
+        Some(_) => Said::InDoubt,
+    }
+}
+
+/// What the log says with every commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vouch {
+    pub(super) version: u64,
+    pub(super) is_in_doubt: bool,
+    /// It is to be written even if nothing else is.
+    pub(super) is_due: bool,
+}
+
+impl Log {
+    /// Takes note that a definition of access gathers; `false`: it is not to be written as it is, for the
+    /// digest of its commit says it.
+    pub(super) fn note_access(&mut self, record: &Record<'_>) -> bool {
+        let Record::Defined { version, key, .. } = record else { return true };
+        if !is_access(key) {
+            return true;
+        }
+        if **key == ACCESS_WRITTEN_KEY {
+            self.vouch = Some(Vouch { version: *version, is_in_doubt: false, is_due: true });
+            return false;
+        }
+        self.gathers_access = true;
+        if let Some(vouch) = &mut self.vouch {
+            // What is said later holds; a copy of something old changes nothing.
+            vouch.version = vouch.version.max(*version);
+            vouch.is_due = true;
+        }
+        true
+    }
+
+    /// Appends the digest of everything that is there with this commit, which ends at byte `end` at most.
+    pub(super) fn gather_digest(&mut self, end: usize) {
+        let Some(vouch) = self.vouch else { return };
+        let is_room = self.gather.len() + DIGEST_RECORD_BYTES <= end;
+        if self.digest_at == self.gather.len() || !(vouch.is_due || is_room) {
+            return;
+        }
+        let value = self.digest().encode(vouch.is_in_doubt);
+        let key = &ACCESS_WRITTEN_KEY;
+        Record::Defined { version: vouch.version, key, value: Some(&value) }.encode(&mut self.gather);
+        self.gathered += 1;
+        self.digest_at = self.gather.len();
+    }
+
+    /// The digest of what is durable and of what gathers.
+    fn digest(&self) -> Digest {
+        let mut digest = self.index.access();
+        if !self.gathers_access {
+            return digest;
+        }
+        let mut changed: Vec<(&[u8], u64, bool)> = Vec::new();
+        let mut records = &self.gather[super::commit::COMMIT_HEADER_BYTES..];
+        while let Ok((record, bytes)) = Record::parse_known(records) {
+            records = &records[bytes..];
+            let Record::Defined { version, key, value } = record else { continue };
+            if !is_counted(key) {
+                continue;
+            }
+            let before = changed.iter().rposition(|(other, ..)| *other == key);
+            let durable = self.index.definitions().get(key).map(|known| (known.version, !known.deleted));
+            let known = before.map(|at| (changed[at].1, changed[at].2)).or(durable);
+            if known.is_some_and(|(known, _)| known >= version) {
+                continue;
+            }
+            if let Some((known, true)) = known {
+                digest.remove(key, known);
+            }
+            if value.is_some() {
+                digest.add(key, version);
+            }
+            changed.push((key, version, value.is_some()));
+        }
+        digest
+    }
+
+    /// Whether a definition of access with this version gathers already: its copies belong into two commits.
+    pub(super) fn gathers_copy_of(&self, record: &Record<'_>) -> bool {
+        let Record::Defined { version, key, .. } = record else { return false };
+        let mut records = &self.gather[super::commit::COMMIT_HEADER_BYTES..];
+        while is_access(key)
+            && let Ok((other, bytes)) = Record::parse_known(records)
+        {
+            if matches!(other, Record::Defined { version: v, key: k, .. } if (v, k) == (*version, *key)) {
+                return true;
+            }
+            records = &records[bytes..];
+        }
+        false
+    }
+
+    /// Judges what was read of access, and goes on from there.
+    pub(super) fn judge_access<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
+        let (mut unreadable, mut is_thin, mut written) = (Vec::new(), false, None);
+        let mut bytes = Vec::new();
+        for (key, definition) in self.index.definitions() {
+            if !is_access(key) || definition.deleted {
+                continue;
+            }
+            let is_digest = **key == ACCESS_WRITTEN_KEY;
+            is_thin |= definition.second.is_none() && !is_digest;
+            match self.read_definition(disk, (key, definition), &mut bytes)? {
+                Some((value, is_second)) => {
+                    is_thin |= is_second && !is_digest;
+                    if is_digest {
+                        written = Some((definition.version, said(value)));
+                    }
+                }
+                None => unreadable.push(key.clone()),
+            }
+        }
+        let access = match &written {
+            _ if report.is_new => Access::New,
+            _ if report.is_lost => Access::InDoubt("nothing of the store can be read any more"),
+            _ if !unreadable.is_empty() => Access::InDoubt("some of them cannot be read"),
+            _ if report.commits_lost_at_end >= LOST_COMMITS_MIN => {
+                Access::InDoubt("the end of the log, which may have changed them, cannot be read")
+            }
+            None | Some((_, Said::Nothing)) if report.is_damaged() => {
+                Access::InDoubt("the store is damaged, and too old to say whether they are all there")
+            }
+            None => Access::Silent,
+            Some((_, Said::Nothing)) => Access::Whole,
+            Some((_, Said::Whole(digest))) if *digest == self.index.access() => Access::Whole,
+            Some((_, Said::Whole(_))) => Access::InDoubt("they are not those that were written last"),
+            Some((_, Said::InDoubt)) => Access::InDoubt("they were so before, and nobody has confirmed them"),
+        };
+        self.vouch = match (access, written) {
+            (Access::Whole, Some((version, _))) => Some(Vouch { version, is_in_doubt: false, is_due: false }),
+            // Above every version of the lives before.
+            (Access::InDoubt(_), _) => {
+                let version = u64::from(self.life) << 32;
+                Some(Vouch { version, is_in_doubt: true, is_due: true })
+            }
+            _ => None,
+        };
+        report.access = AccessReport { access, unreadable, is_thin };
+        Ok(())
+    }
+
+    /// The value of a definition, from the one or the other place that has it; and whether it is the other.
+    pub(super) fn read_definition<'b, D: Disk>(
+        &self,
+        disk: &mut D,
+        (key, definition): (&[u8], &DefinitionIndex),
+        bytes: &'b mut Vec<u8>,
+    ) -> io::Result<Option<(&'b [u8], bool)>> {
+        let places = [Some(definition.place), definition.second].into_iter().flatten();
+        let mut found_at = None;
+        for (at, place) in places.enumerate() {
+            let is_found = match self.read_record(disk, place, bytes)? {
+                Some(Record::Defined { version, key: found, value }) => {
+                    found == key && version == definition.version && value.is_some()
+                }
+                _ => false,
+            };
+            if is_found {
+                found_at = Some(at);
+                break;
+            }
+        }
+        let Some(at) = found_at else { return Ok(None) };
+        match Record::parse_known(bytes) {
+            Ok((Record::Defined { value: Some(value), .. }, _)) => Ok(Some((value, at > 0))),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+"""Root writes into folders that belong to others, who put links there: nothing but what was asked for is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import Iterator, List
+
+from harness import brokers
+from harness.brokers import Leveret, leveret
+from harness.suite import Skip
+from support import ctl, good
+
+HOSTILE = 65534
+
+
+@contextlib.contextmanager
+def hostile_folder() -> Iterator[Path]:
+    """A folder of another user, with `victim` beside it, which belongs to root."""
+    if os.geteuid() != 0:
+        raise Skip("needs root, to write into the folder of another")
+    home = Path(tempfile.mkdtemp(prefix="leveret-folders-"))
+    try:
+        home.chmod(0o755)
+        (home / "victim").write_text("untouched")
+        (home / "victim").chmod(0o600)
+        (home / "theirs").mkdir()
+        os.chown(home / "theirs", HOSTILE, HOSTILE)
+        yield home / "theirs"
+        unharmed(home / "victim")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def unharmed(victim: Path) -> None:
+    """It is as it was."""
+    found = victim.lstat()
+    assert victim.read_text() == "untouched", "it was written over"
+    assert (found.st_uid, found.st_mode & 0o777) == (0, 0o600), f"it was given away: {found}"
+
+
+def restored(archive: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What restore says; it waits for nobody."""
+    command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@contextlib.contextmanager
+def backed_up() -> Iterator[Path]:
+    """An archive."""
+    with leveret() as broker:
+        good(broker, "add_user", "bob", "secret")
+        good(broker, "backup", str(broker.home / "a.tar"))
+        yield broker.home / "a.tar"
+
+
+def an_export_follows_no_link() -> None:
+    """A link where the file is to be, or where it was once written before it had its name."""
+    with hostile_folder() as folder, leveret() as broker:
+        victim = folder.parent / "victim"
+        for name in ("a.json.part", "a.json"):
+            (folder / name).symlink_to(victim)
+        good(broker, "export_definitions", str(folder / "a.json"))
+        found = (folder / "a.json").lstat()
+        assert not (folder / "a.json").is_symlink() and found.st_mode & 0o777 == 0o600, found
+        assert "guest" in (folder / "a.json").read_text()
+        unharmed(victim)
+        (folder / "b.tar.part").symlink_to(victim)
+        good(broker, "backup", str(folder / "b.tar"))
+        (folder / "c.tar").symlink_to(folder.parent / "nowhere")
+        assert ctl(broker, "backup", str(folder / "c.tar")).status == 65
+        assert not (folder.parent / "nowhere").exists()
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "a.json", "a.json.part", "b.tar", "b.tar.part", "c.tar",
+        ], "something was left lying about"
+
+
+def a_restore_follows_no_link() -> None:
+    """Links, a pipe and a second name where restore makes its files."""
+    with hostile_folder() as folder, backed_up() as archive:
+        victim = folder.parent / "victim"
+        for name, make in {
+            "lock": lambda path: path.symlink_to(victim),
+            "00000000.seg": lambda path: path.symlink_to(victim),
+            "00000001.seg": lambda path: path.symlink_to(folder.parent / "nowhere"),
+        }.items():
+            make(folder / name)
+            assert restored(archive, folder).returncode != 0, name
+            unharmed(victim)
+            assert not (folder.parent / "nowhere").exists()
+            clear(folder)
+        os.mkfifo(folder / "lock")
+        assert restored(archive, folder).returncode != 0
+        clear(folder)
+        # A folder that is a link: the owner may have it lead anywhere.
+        (folder / "data").symlink_to(folder.parent)
+        for path in (folder / "data", f"{folder}/data/"):
+            answer = restored(archive, Path(path))
+            assert answer.returncode != 0 and "link" in answer.stderr, answer
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["theirs", "victim"]
+        (folder / "data").unlink()
+        os.link(victim, folder / "lock")
+        restored(archive, folder)
+        unharmed(victim)
+
+
+def what_is_restored_belongs_to_the_owner() -> None:
+    """The lock as well: the broker that runs as the owner starts with its store."""
+    if shutil.which("setpriv") is None:
+        raise Skip("needs setpriv, to be somebody else")
+    with hostile_folder() as folder, backed_up() as archive:
+        answer = restored(archive, folder)
+        assert answer.returncode == 0, answer
+        for path in folder.iterdir():
+            assert (path.stat().st_uid, path.stat().st_gid) == (HOSTILE, HOSTILE), path
+        binary = folder.parent / "leveret"
+        shutil.copy(brokers.leveret_binary(), binary)
+        binary.chmod(0o755)
+        prefix = ["setpriv", f"--reuid={HOSTILE}", f"--regid={HOSTILE}", "--clear-groups"]
+        broker = Leveret(binary, [], None, folder, prefix)
+        try:
+            assert "bob" in broker.ctl("list_users")
+        finally:
+            broker.close()
+        binary.unlink()
+
+
+def a_folder_that_changes_meanwhile() -> None:
+    """The owner puts links in the place of files as soon as they are made: never are those given away."""
+    with hostile_folder() as folder, backed_up() as archive:
+        victim, stop = folder.parent / "victim", threading.Event()
+
+        def swap() -> None:
+            while not stop.is_set():
+                for name in ("00000000.seg", "00000001.seg", "lock"):
+                    if (folder / name).is_file() and not (folder / name).is_symlink():
+                        with contextlib.suppress(OSError):
+                            (folder / name).unlink()
+                            (folder / name).symlink_to(victim)
+
+        swapper = threading.Thread(target=swap)
+        swapper.start()
+        try:
+            for _ in range(15):
+                restored(archive, folder)
+                unharmed(victim)
+                clear(folder)
+        finally:
+            stop.set()
+            swapper.join()
+
+
+def clear(folder: Path) -> None:
+    """Empty it."""
+    for path in list(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def a_backup_follows_no_link() -> None:
+    """A file of the store that the broker's user has made a link: root does not copy what it leads to."""
+    with hostile_folder() as folder, leveret() as broker:
+        victim = folder.parent / "victim"
+        segment = broker.data_dir / "00000000.seg"
+        aside = segment.rename(folder.parent / "aside")
+        segment.symlink_to(victim)
+        assert ctl(broker, "backup", str(folder / "a.tar")).status == 69
+        segment.unlink()
+        os.link(victim, segment)
+        assert ctl(broker, "backup", str(folder / "a.tar")).status == 69
+        segment.unlink()
+        aside.rename(segment)
+        assert names(folder) == []
+        good(broker, "backup", str(folder / "a.tar"))
+
+
+def names(folder: Path) -> List[str]:
+    """What is in it."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+CASES = [
+    an_export_follows_no_link, a_restore_follows_no_link, what_is_restored_belongs_to_the_owner,
+    a_folder_that_changes_meanwhile, a_backup_follows_no_link,
+]

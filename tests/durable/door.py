@@ -1,0 +1,440 @@
+"""Who gets in after something went wrong with the store: those it vouches for, exactly, or nobody, and loudly.
+
+A user that was deleted stays deleted, a permission that was taken away stays away, whatever block is damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional
+
+from support import (
+    MIB, QUICK, Leveret, brokers, client, declare, fill, numbers_of, scratch, seed, system, take_all, tmpfs,
+)
+from harness.raw import Client, Closed
+from harness.suite import Skip
+
+BLOCK = 4096
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+SMALL = '[store]\ndisk_limit = "32MiB"\n'
+IN_DOUBT = "cannot vouch for its users and permissions"
+
+
+class Who(NamedTuple):
+    """Credentials, and the virtual host they are tried for."""
+
+    user: str
+    password: str
+    vhost: str = "/"
+
+
+GUEST, ALICE, OLD_ALICE = Who("guest", "guest"), Who("alice", "new"), Who("alice", "old")
+BOB, BOB_TWO, CAROL = Who("bob", "bob"), Who("bob", "bob", "two"), Who("carol", "carol")
+# Refused passwords last: whoever gives them waits longer and longer.
+EVERYBODY = [ALICE, BOB, CAROL, BOB_TWO, GUEST, OLD_ALICE]
+# After `administered`: carol came last, and guest, the old password and bob's permission for `two` are gone.
+RIGHT = {ALICE, BOB, CAROL}
+
+
+@contextlib.contextmanager
+def running(
+    data_dir: Path, config: Optional[str] = SMALL, prefix: Optional[List[str]] = None
+) -> Iterator[Leveret]:
+    """A broker on this directory for the length of a `with` block."""
+    binary = brokers.leveret_binary()
+    if prefix:
+        binary = data_dir.parent / "leveret"
+        if not binary.exists():
+            shutil.copy(brokers.leveret_binary(), binary)
+            binary.chmod(0o755)
+    broker = Leveret(binary, [], config, data_dir, prefix)
+    try:
+        yield broker
+    except BaseException:
+        print(broker.log()[-4000:])
+        raise
+    finally:
+        broker.close()
+
+
+def gets_in(broker: Leveret, who: Who) -> bool:
+    """Whether these credentials open that virtual host."""
+    try:
+        with Client(broker.address, user=who.user, password=who.password, vhost=who.vhost):
+            return True
+    except (Closed, ConnectionError, EOFError):
+        return False
+
+
+def who_gets_in(broker: Leveret) -> set:  # type: ignore[type-arg]
+    """Of everybody."""
+    return {who for who in EVERYBODY if gets_in(broker, who)}
+
+
+def administer(broker: Leveret) -> None:
+    """Users come, go and change, with messages in between."""
+    with client(broker) as peer:
+        declare(peer, "q")
+        fill(peer, "q", range(20))
+    broker.ctl("add_user", "alice", "old")
+    broker.ctl("set_permissions", "alice", ".*", ".*", ".*")
+    broker.ctl("add_vhost", "two")
+    broker.ctl("add_user", "bob", "bob")
+    for vhost in ("/", "two"):
+        broker.ctl("set_permissions", "--vhost", vhost, "bob", ".*", ".*", ".*")
+    broker.ctl("clear_permissions", "--vhost", "two", "bob")
+    broker.ctl("delete_user", "guest")
+    broker.ctl("change_password", "alice", "new")
+    with Client(broker.address, user="alice", password="new") as peer:
+        peer.open()
+        fill(peer, "q", range(20, 30))
+    broker.ctl("add_user", "carol", "carol")
+    broker.ctl("set_permissions", "carol", ".*", ".*", ".*")
+
+
+def administered(folder: Path, how: str) -> Path:
+    """A store whose users were changed, ended cleanly or not."""
+    data_dir = folder / f"base-{how}"
+    with running(data_dir) as broker:
+        administer(broker)
+        getattr(broker, how)()
+    return data_dir
+
+
+def copied(base: Path, folder: Path) -> Path:
+    """The store again, to be damaged."""
+    data_dir = folder / "data"
+    shutil.rmtree(data_dir, ignore_errors=True)
+    shutil.copytree(base, data_dir, ignore=shutil.ignore_patterns("*.sock"))
+    return data_dir
+
+
+def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
+    """What `inspect` says."""
+    return subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
+                          timeout=60)
+
+
+def is_loud(broker: Leveret) -> None:
+    """It is said wherever somebody may look that nobody is let in."""
+    assert IN_DOUBT in broker.log(), broker.log()
+    assert "access: " in broker.ctl("list_alarms") and IN_DOUBT in broker.ctl("status"), broker.ctl("status")
+
+
+def written_blocks(data_dir: Path) -> List[int]:
+    """The blocks of the one segment with something in them."""
+    data = (data_dir / "00000000.seg").read_bytes()
+    return [at for at in range(0, len(data), BLOCK) if data[at : at + BLOCK].strip(b"\0")]
+
+
+def flip(path: Path, at: int) -> None:
+    """One bit."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << at % 8]))
+
+
+def every_block_loses_a_bit(how: str) -> None:
+    """One flipped bit, in each block in turn: those get in who should, and nobody else; and messages stay."""
+    chance = seed(f"every-block-{how}")
+    with scratch() as folder:
+        base = administered(folder, how)
+        blocks = written_blocks(base)
+        assert len(blocks) > 15, f"{len(blocks)} blocks"
+        data = (base / "00000000.seg").read_bytes()
+        for at in blocks[chance.randrange(3) :: 3] if QUICK else blocks:
+            # Where something is written: the padding is not covered by any sum, nor does it say anything.
+            used = len(data[at : at + BLOCK].rstrip(b"\0"))
+            for place in {at, at + chance.randrange(used)} if not QUICK else {at + chance.randrange(used)}:
+                copy = copied(base, folder)
+                flip(copy / "00000000.seg", place)
+                with running(copy) as broker:
+                    found = who_gets_in(broker)
+                    assert found == RIGHT, f"byte {place}: {found} get in"
+                    assert IN_DOUBT not in broker.log()
+        print(f"# {len(blocks)} blocks")
+
+
+def every_block_after_a_stop() -> None:
+    """See above; the store was closed well."""
+    every_block_loses_a_bit("stop")
+
+
+def every_block_after_a_kill() -> None:
+    """See above; the power went right after the last change was answered."""
+    every_block_loses_a_bit("kill")
+
+
+def runs_of_blocks_are_lost() -> None:
+    """Several blocks that follow each other: the right ones get in, or nobody and everybody hears of it."""
+    chance = seed("runs-of-blocks")
+    with scratch() as folder:
+        base = administered(folder, "kill")
+        blocks = written_blocks(base)
+        doubts = 0
+        for count in (2, 3, 5):
+            for start in range(1, len(blocks) - count + 1, 3 if QUICK else 1):
+                copy = copied(base, folder)
+                for at in blocks[start : start + count]:
+                    flip(copy / "00000000.seg", at + chance.randrange(40))
+                with running(copy) as broker:
+                    found = who_gets_in(broker)
+                    assert found in (RIGHT, set()), f"blocks {start} to {start + count}: {found} get in"
+                    if found:
+                        assert IN_DOUBT not in broker.log()
+                        continue
+                    is_loud(broker)
+                    doubts += 1
+                assert inspected(copy).returncode == 2
+        assert doubts, "nothing was ever lost"
+        print(f"# nobody got in {doubts} times")
+
+
+def a_doubt_stays_and_is_mended() -> None:
+    """Nobody gets in however often it starts, until root has looked, mended and confirmed."""
+    with scratch() as folder:
+        data_dir = administered(folder, "stop")
+        # From the first change of users on, but for the last commits, which tell that something is missing.
+        for at in written_blocks(data_dir)[8:-2]:
+            flip(data_dir / "00000000.seg", at + 9)
+        for _ in range(3):
+            with running(data_dir) as broker:
+                assert who_gets_in(broker) == set()
+                is_loud(broker)
+                broker.stop()
+        with running(data_dir) as broker:
+            broker.ctl("list_users")
+            # What is said before it is confirmed is kept, but opens nothing.
+            with contextlib.suppress(brokers.BrokerError):
+                broker.ctl("delete_user", "alice")
+            broker.ctl("add_user", "dave", "dave")
+            broker.ctl("set_permissions", "dave", ".*", ".*", ".*")
+            broker.kill()
+        with running(data_dir) as broker:
+            assert not gets_in(broker, Who("dave", "dave")) and not gets_in(broker, GUEST)
+            with contextlib.suppress(brokers.BrokerError):
+                broker.ctl("delete_user", "guest")
+            broker.ctl("confirm_users")
+            assert gets_in(broker, Who("dave", "dave")) and not gets_in(broker, GUEST)
+            assert "access: " not in broker.ctl("list_alarms")
+            broker.kill()
+        with running(data_dir) as broker:
+            assert gets_in(broker, Who("dave", "dave")) and not gets_in(broker, GUEST)
+            assert IN_DOUBT not in broker.log()
+        assert "access     whole" in inspected(data_dir).stdout
+
+
+def a_lost_beginning_is_no_new_store() -> None:
+    """The first block of the newest segment is gone, or all that says whose store it is: guest stays away."""
+    with scratch() as folder:
+        base = administered(folder, "kill")
+        cases = {"header": range(0, 1), "header and a commit": range(0, 2), "everything": range(0, 10_000)}
+        for name, blocks in cases.items():
+            for filler in (b"\0", b"\xa5"):
+                copy = copied(base, folder)
+                written = [at for at in written_blocks(copy) if at // BLOCK in blocks]
+                with open(copy / "00000000.seg", "r+b") as file:
+                    for at in written:
+                        file.seek(at)
+                        file.write(filler * BLOCK)
+                if name == "everything" and filler == b"\0":
+                    # Nothing is left that a new store has not; `require_store` is for this.
+                    continue
+                with running(copy) as broker:
+                    found = who_gets_in(broker)
+                    assert found == (set() if name == "everything" else RIGHT), f"{name}, {filler!r}: {found}"
+                    assert "a new store" not in broker.log(), broker.log()
+
+
+def messages_do_not_lock_anybody_out() -> None:
+    """Damage among mere messages is told, and everybody gets in as before."""
+    with scratch() as folder:
+        data_dir = administered(folder, "stop")
+        with running(data_dir) as broker, Client(broker.address, user="alice", password="new") as peer:
+            peer.open()
+            for number in range(30):
+                fill(peer, "q", range(30 + 10 * number, 40 + 10 * number))
+            broker.stop()
+        blocks = written_blocks(data_dir)
+        for at in blocks[-20:-10]:
+            flip(data_dir / "00000000.seg", at + 30)
+        with running(data_dir) as broker:
+            assert "set aside" in broker.log()
+            assert who_gets_in(broker) == RIGHT
+            with Client(broker.address, user="alice", password="new") as peer:
+                peer.open()
+                assert len(numbers_of(take_all(peer, "q"), "q")) > 200
+
+
+def access_outlives_the_cleaner() -> None:
+    """What was said of users once stays, and stays twice, while segments come and go around it."""
+    tight = '[limits]\nsegment_bytes = "512KiB"\ncommit_bytes_max = "160KiB"\n[store]\ndisk_limit = "5MiB"\n' \
+            'settle_window = "100ms"\n'
+    chance = seed("cleaner")
+    with scratch() as folder:
+        data_dir = folder / "base"
+        with running(data_dir, 'frame_max = "16KiB"\n' + tight) as broker:
+            administer(broker)
+            with Client(broker.address, user="alice", password="new") as peer:
+                peer.open()
+                for start in range(0, 400, 20):
+                    fill(peer, "q", range(1000 + start, 1020 + start), 20_000)
+                    for number in range(20):
+                        peer.call(1, "basic.get", queue="q", no_ack=True)
+            broker.stop()
+        for segment in sorted(data_dir.glob("*.seg")):
+            data = segment.read_bytes()
+            hits = [at for at in range(0, len(data), BLOCK) if b"carol" in data[at : at + BLOCK]]
+            for at in hits:
+                copy = copied(data_dir, folder)
+                used = len(data[at : at + BLOCK].rstrip(b"\0"))
+                flip(copy / segment.name, at + chance.randrange(used))
+                with running(copy, 'frame_max = "16KiB"\n' + tight) as broker:
+                    found = who_gets_in(broker)
+                    assert found == RIGHT, f"{segment.name} byte {at}: {found}"
+        assert not (data_dir / "00000000.seg").read_bytes()[48:56].startswith(b"\1\0\0\0\0\0\0\0"), "it never went"
+
+
+# ---- mistakes and disks -------------------------------------------------------------------
+
+
+def refuses(data_dir: Path, *words: str, config: Optional[str] = None, prefix: Optional[List[str]] = None) -> None:
+    """A start that ends at once, with a sentence that has all these words."""
+    try:
+        with running(data_dir, config, prefix) as broker:
+            raise AssertionError(f"it started:\n{broker.log()}")
+    except brokers.BrokerError as why:
+        last = str(why).strip().splitlines()[-1]
+        assert "status 1:" in str(why) and all(word in last for word in words), str(why)
+        print("#", last)
+
+
+def needs_setpriv() -> None:
+    """To be somebody else than root."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        raise Skip("needs root and setpriv, to be somebody else")
+
+
+def a_mistake_is_no_broken_disk() -> None:
+    """No permission, no parent, no directory: the start ends with what to type, and makes no guest."""
+    needs_setpriv()
+    with scratch() as folder:
+        folder.chmod(0o755)
+        data_dir = folder / "data"
+        data_dir.mkdir()
+        os.chown(data_dir, 65534, 65534)
+        with running(data_dir, None, NOBODY) as broker:
+            administer(broker)
+            broker.stop()
+        for mode in (0o000, 0o500, 0o700):
+            os.chown(data_dir, 0, 0)
+            data_dir.chmod(mode)
+            refuses(data_dir, "chown -R 65534:65534", prefix=NOBODY)
+        os.chown(data_dir, 65534, 65534)
+        data_dir.chmod(0o700)
+        for name in ("lock", "00000000.seg"):
+            os.chown(data_dir / name, 0, 0)
+            (data_dir / name).chmod(0o600)
+            refuses(data_dir, "chown -R 65534:65534", prefix=NOBODY)
+            os.chown(data_dir / name, 65534, 65534)
+        with running(data_dir, None, NOBODY) as broker:
+            assert who_gets_in(broker) == RIGHT
+        refuses(folder / "no" / "such" / "data", "mkdir -p")
+        (folder / "file").write_text("")
+        refuses(folder / "file", "no directory")
+        refuses(folder / "file" / "data", "no directory")
+        (folder / "loop").symlink_to(folder / "loop")
+        refuses(folder / "loop", "circles")
+        (folder / "dangling").symlink_to(folder / "nowhere")
+        refuses(folder / "dangling", "link")
+        assert not (folder / "nowhere").exists() and not (folder / "no").exists()
+
+
+def a_disk_that_only_reads_makes_no_guest() -> None:
+    """A read-only file system: without a store nobody gets in, with one those whom it vouches for."""
+    if os.geteuid() != 0:
+        raise Skip("needs root, to mount")
+    with tmpfs(48) as mount, scratch() as folder:
+        (mount / "empty").mkdir()
+        shutil.copytree(administered(folder, "stop"), mount / "full", ignore=shutil.ignore_patterns("*.sock"))
+        system("mount", "-o", "remount,ro", str(mount))
+        with running(mount / "empty") as broker:
+            assert who_gets_in(broker) == set(), "the store cannot be read"
+            assert "nobody is let in" in broker.log(), broker.log()
+        with running(mount / "none") as broker:
+            assert who_gets_in(broker) == set()
+        with running(mount / "full") as broker:
+            assert who_gets_in(broker) == RIGHT
+            assert "cannot be written" in broker.log()
+
+
+def a_full_disk_makes_no_guest() -> None:
+    """No room to begin a store: nobody gets in."""
+    if os.geteuid() != 0:
+        raise Skip("needs root, to mount")
+    with tmpfs(1) as mount:
+        (mount / "ballast").write_bytes(bytes(MIB - 16384))
+        with running(mount / "data", None) as broker:
+            assert who_gets_in(broker) == set()
+            assert "nobody is let in" in broker.log(), broker.log()
+
+
+def a_store_can_be_required() -> None:
+    """`require_store`: an empty mount point stays empty, and is no new store."""
+    with scratch() as folder:
+        required = "[store]\nrequire_store = true\n"
+        (folder / "mount").mkdir()
+        refuses(folder / "mount", "require_store", config=required)
+        refuses(folder / "none", "require_store", config=required)
+        assert not list((folder / "mount").iterdir()) and not (folder / "none").exists()
+        with running(folder / "mount", None) as broker:
+            broker.stop()
+        with running(folder / "mount", required) as broker:
+            assert gets_in(broker, GUEST)
+            broker.stop()
+        segment = folder / "mount" / "00000000.seg"
+        segment.write_bytes(bytes(segment.stat().st_size))
+        refuses(folder / "mount", "require_store", config=required)
+        assert not segment.read_bytes().strip(b"\0"), "it was made a store"
+
+
+def the_first_user_is_configured() -> None:
+    """`default_user` and `default_pass` hold for a new store, and for no other; the password is not shown."""
+    with scratch() as folder:
+        with running(folder / "nobody", "default_user = false\n") as broker:
+            assert who_gets_in(broker) == set() and "\n" not in broker.ctl("list_users", "--no-table-headers").strip()
+            assert "guest" not in broker.ctl("list_users")
+            broker.kill()
+        with running(folder / "nobody", None) as broker:
+            assert not gets_in(broker, GUEST), "it is no new store"
+        named = 'default_user = "dave"\ndefault_pass = "s3cr3t-of-dave"\n'
+        with running(folder / "named", named) as broker:
+            assert gets_in(broker, Who("dave", "s3cr3t-of-dave")) and not gets_in(broker, GUEST)
+            assert "administrator" in broker.ctl("list_users")
+            config = broker.home / "leveret.toml"
+            checked = subprocess.run([str(broker.binary), "check", "--config", str(config)], capture_output=True,
+                                     text=True, timeout=60)
+            shown = checked.stdout + checked.stderr + broker.log() + broker.ctl("environment") + broker.ctl("status")
+            assert checked.returncode == 0 and "dave" in shown and "s3cr3t" not in shown, shown
+            broker.ctl("delete_user", "dave")
+            broker.kill()
+        with running(folder / "named", named) as broker:
+            assert not gets_in(broker, Who("dave", "s3cr3t-of-dave")) and not gets_in(broker, GUEST)
+        refuses(folder / "half", "default_pass", config='default_user = "dave"\n')
+        refuses(folder / "half", "default_pass", config="default_pass = 12345678\n")
+        assert not (folder / "half").exists()
+
+
+CASES = [
+    every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost, a_doubt_stays_and_is_mended,
+    a_lost_beginning_is_no_new_store, messages_do_not_lock_anybody_out, access_outlives_the_cleaner,
+    a_mistake_is_no_broken_disk, a_disk_that_only_reads_makes_no_guest, a_full_disk_makes_no_guest,
+    a_store_can_be_required, the_first_user_is_configured,
+]
+QUICK_CASES = CASES

@@ -1,0 +1,142 @@
+//! Users and permissions in the log: every change in two commits, a digest with each, and stores of before.
+
+#[allow(dead_code, reason = "each test of the store uses a part of it")]
+mod store_support;
+
+use leveret::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret::journal::{Definition, Journal};
+use leveret::mem::{MessageLimits, Messages};
+use leveret::store::{Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write};
+use leveret::time::Now;
+use store_support::{Mutant, SimDisk, Trouble};
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
+const NOW: Now = Now::from_ms(1);
+const ALICE: &[u8] = b"\0\x02\x05alice";
+const BOB: &[u8] = b"\0\x02\x03bob";
+
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    disk
+}
+
+fn open(disk: &SimDisk) -> (Log, Report) {
+    disk.start(Trouble::Never);
+    let settings = Settings {
+        segment_bytes: 64 << 10,
+        commit_bytes: 12 << 10,
+        segments_max: 30,
+        syncs_per_s: 0,
+        ..Settings::default()
+    };
+    Log::open(&mut disk.clone(), settings, IDENTITY, NOW).expect("it opens")
+}
+
+fn commit(log: &mut Log, disk: &mut SimDisk) {
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    let job = log.next_commit(NOW).expect("somebody waits");
+    log.commit_done(job.run(disk)).expect("the disk is well");
+}
+
+/// A definition as versions wrote it that knew of no digest, in a commit of its own; where that lies.
+fn say_as_before(log: &mut Log, disk: &mut SimDisk, version: u64, key: &[u8]) -> (u32, usize) {
+    let record = Record::Defined { version, key, value: Some(b"") };
+    log.append(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(log, disk);
+    disk.written().last().copied().expect("it was written")
+}
+
+fn flip(disk: &mut SimDisk, (slot, at): (u32, usize)) {
+    let mut bytes = [0; 200];
+    disk.read(slot, at as u64, &mut bytes).expect("it can be read");
+    bytes[100] ^= 4;
+    disk.write(slot, at as u64, &bytes).expect("it can be written");
+    disk.sync(slot).expect("it can be synced");
+}
+
+#[test]
+fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
+    let mut disk = new_disk();
+    let (mut log, report) = open(&disk);
+    assert_eq!(report.access.access, Access::New);
+    say_as_before(&mut log, &mut disk, 1, ALICE);
+    drop(log);
+    assert_eq!(open(&disk).1.access.access, Access::Silent, "nobody said that this is all");
+    let (mut log, _) = open(&disk);
+    say_as_before(&mut log, &mut disk, 2, &ACCESS_WRITTEN_KEY);
+    let place = say_as_before(&mut log, &mut disk, 3, BOB);
+    say_as_before(&mut log, &mut disk, 4, b"\x02\0\0");
+    drop(log);
+    let (log, report) = open(&disk);
+    assert_eq!(report.access.access, Access::Whole);
+    assert!(report.access.is_thin, "it wants to be written twice");
+    drop(log);
+    flip(&mut disk, place);
+    assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)));
+    assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)), "it is so at the next start, too");
+}
+
+#[test]
+fn the_digest_tells_what_is_missing() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    let mut say = |log: &mut Log, version, key: &[u8], value: Option<&[u8]>| {
+        let record = Record::Defined { version, key, value };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(log, &mut disk);
+        *disk.written().last().expect("it was written")
+    };
+    say(&mut log, 1, ALICE, Some(b"a"));
+    say(&mut log, 2, &ACCESS_WRITTEN_KEY, Some(b""));
+    let added = say(&mut log, 3, BOB, Some(b"b"));
+    let gone = say(&mut log, 4, ALICE, None);
+    say(&mut log, 5, b"\x02\0\0", Some(b"something that is no access"));
+    drop(log);
+    assert_eq!(open(&disk).1.access.access, Access::Whole);
+    for place in [added, gone] {
+        flip(&mut disk, place);
+        assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)), "{place:?}");
+    }
+    let (mut log, report) = open(&disk);
+    assert!(matches!(report.access.access, Access::InDoubt(_)));
+    let version = u64::from(log.life()) << 32;
+    let record = Record::Defined { version: version + 1, key: &ACCESS_WRITTEN_KEY, value: Some(b"") };
+    log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(&mut log, &mut disk);
+    drop(log);
+    assert_eq!(open(&disk).1.access.access, Access::Whole, "somebody has confirmed it");
+}
+
+#[test]
+fn a_change_is_durable_when_two_commits_have_it() {
+    let mut disk = new_disk();
+    let (log, _) = open(&disk);
+    let mut messages = Messages::new(MessageLimits {
+        messages_max: 10,
+        body_bytes_max: 64 << 10,
+        assembly_bytes_max: 64 << 10,
+    });
+    let mut journal = Journal::new(10);
+    journal.start(log.life(), true, log.record_bytes_max() as u64);
+    let mut keeper = Keeper::new(log, 4096);
+    let user = Definition::User { name: "alice", tags: "", hash: &[0] };
+    let queue =
+        Definition::Queue { vhost: "/", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    for (definition, commits) in [(user, 2), (queue, 1), (user, 2)] {
+        let batch = journal.define(definition.key(), Some(definition.value()));
+        let mut made = 0;
+        while journal.durable() < batch {
+            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("somebody waits");
+            made += u32::from(matches!(write, Write::Commit(_)));
+            let done = write.run(&mut disk);
+            keeper.write_done(&mut journal, &mut messages, done, NOW).expect("the disk is well");
+        }
+        assert_eq!(made, commits, "{definition:?}");
+    }
+    let places = &keeper.log().index().definitions()[&user.key()];
+    let second = places.second.expect("it is there twice");
+    assert_ne!(places.place.at / 4096, second.at / 4096, "in one block");
+}
