@@ -400,10 +400,12 @@ def read_only() -> None:
 
 
 def nothing_to_read() -> None:
-    """The data directory cannot even be made: the rest of the broker runs."""
+    """The data directory cannot even be made: it runs, for its operator, and says so; clients are `door`'s."""
     with ext4(8) as mount, lives(data_dir=mount / "data") as series:
         system("mount", "-o", "remount,ro", str(mount))
-        degraded(series, stored=0)
+        broker = series.start()
+        assert "cannot be used" in broker.log() and "ERROR" in broker.log(), broker.log()
+        broker.stop()
 
 
 def degraded(series: Lives, stored: int) -> None:
