@@ -1,7 +1,7 @@
 //! Whom a new store begins with: `default_user` and `default_pass`.
 //!
-//! Always true: they count for a new store only, for one that has users says itself who they are; the password
-//! is shown to nobody, neither by `leveret check` nor in a log.
+//! Always true: they count for a new store only, for one that has users says itself who they are; the
+//! password is shown to nobody, neither by `leveret check` nor in a log.
 
 use std::fmt;
 

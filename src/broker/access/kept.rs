@@ -129,8 +129,8 @@ impl Broker {
         self.journal.define(all.key(), Some(all.value()))
     }
 
-    /// Somebody has looked at all users and permissions and says that they are right as they are now: what the
-    /// store has of others is forgotten, and logins are possible again.
+    /// Somebody has looked at all users and permissions and says that they are right as they are now: what
+    /// the store has of others is forgotten, and logins are possible again.
     ///
     /// # Errors
     /// The store cannot be written, or has no room.
