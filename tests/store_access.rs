@@ -52,7 +52,7 @@ fn say_as_before(log: &mut Log, disk: &mut SimDisk, version: u64, key: &[u8]) ->
 fn flip(disk: &mut SimDisk, (slot, at): (u32, usize)) {
     let mut bytes = [0; 200];
     disk.read(slot, at as u64, &mut bytes).expect("it can be read");
-    bytes[100] ^= 4;
+    bytes[80] ^= 4;
     disk.write(slot, at as u64, &bytes).expect("it can be written");
     disk.sync(slot).expect("it can be synced");
 }

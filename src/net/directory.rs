@@ -1,9 +1,9 @@
 //! Whether the data directory is what it was set up to be.
 //!
-//! Why it exists: a mistake in setting up (a folder that is not there, that another user owns) is not a broken
-//! disk. The one is told to whoever made it, with what to type, and ends the start; with the other the broker
-//! runs, as far as that goes without a disk. A broker that took a mistake for a broken disk would run for years
-//! without keeping anything.
+//! Why it exists: a mistake in setting up (a folder that is not there, that another user owns) is not a
+//! broken disk. The one is told to whoever made it, with what to type, and ends the start; with the other the
+//! broker runs, as far as that goes without a disk. A broker that took a mistake for a broken disk would run
+//! for years without keeping anything.
 //!
 //! Always true: nothing is made but the last folder of the path.
 
@@ -84,8 +84,8 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
     let owner = fs::metadata(directory)
         .map_or_else(|_| String::new(), |found| format!(" (it belongs to {}:{})", found.uid(), found.gid()));
     format!(
-        "the broker runs as {0}:{1} and may not use it, or a file in it: {error}{owner}; give it to the broker \
-         (chown -R {0}:{1} {2}), or start the broker as another user",
+        "the broker runs as {0}:{1} and may not use it, or a file in it: {error}{owner}; give it to the \
+         broker (chown -R {0}:{1} {2}), or start the broker as another user",
         user.as_raw(),
         group.as_raw(),
         directory.display()

@@ -219,8 +219,8 @@ fn first_user(config: &Config, access: Access) -> First<'_> {
 /// There is no store: who may come in is not known, and nothing can be durable.
 fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<Disk> {
     log::error!(
-        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, and \
-         nothing is durable; see to the disk and start again",
+        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, \
+         and nothing is durable; see to the disk and start again",
         directory.display()
     );
     broker.journal_mut().start(0, false, 0);
@@ -250,8 +250,8 @@ fn tell(report: &Report, directory: &Path) {
     }
     if let Access::InDoubt(why) = report.access.access {
         log::error!(
-            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: look at them \
-             (leveret ctl list_users, list_permissions), mend them, then say that they are right \
+            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: look at \
+             them (leveret ctl list_users, list_permissions), mend them, then say that they are right \
              (leveret ctl confirm_users)",
             directory.display()
         );

@@ -1,8 +1,9 @@
 //! Whether what the log says of users and permissions is all of it.
 //!
-//! Why it exists: a start sets aside what is damaged and goes on with the rest. For messages that is right; of
-//! access, the rest may be what somebody took away. So every commit repeats a digest of all that says who may
-//! do what, and a start compares it with what it has read: it lets in whom the log vouches for, or nobody.
+//! Why it exists: a start sets aside what is damaged and goes on with the rest. For messages that is right;
+//! of access, the rest may be what somebody took away. So every commit repeats a digest of all that says who
+//! may do what, and a start compares it with what it has read: it lets in whom the log vouches for, or
+//! nobody.
 //!
 //! ```text
 //! value of the definition "access is written down", see `journal::definition`
@@ -12,8 +13,8 @@
 //! ```
 //!
 //! Little endian. The sum is over a hash of key and version of each live definition of access, this one left
-//! out. In doubt: a start could not vouch for them, and nobody has confirmed them since. Versions before there
-//! was a digest take no notice of the value.
+//! out. In doubt: a start could not vouch for them, and nobody has confirmed them since. Versions before
+//! there was a digest take no notice of the value.
 //!
 //! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
 //! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with

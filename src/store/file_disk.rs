@@ -4,9 +4,9 @@
 //! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
 //! disk that only reads leaves no trace. The path is walked once; everything after that is opened within the
 //! folder found then, no link is followed there, and only a file is taken for one: root works in folders that
-//! belong to others, who may put into them what they like. However many segments there are, a few files are open
-//! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
-//! opens it again might not hear that they were lost.
+//! belong to others, who may put into them what they like. However many segments there are, a few files are
+//! open ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others:
+//! who opens it again might not hear that they were lost.
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -105,8 +105,8 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// How far behind an empty header something is looked for: files that nothing was ever written to are read so far
-/// at every start.
+/// How far behind an empty header something is looked for: files that nothing was ever written to are read so
+/// far at every start.
 const LOOK_BEHIND_BYTES: usize = 16 * BLOCK_BYTES;
 
 /// Whether something lies behind an empty header: then the header was not always empty.
@@ -192,8 +192,8 @@ impl<'d, D: Disk> Reader<'d, D> {
         Ok(newest)
     }
 
-    /// Whether files that hold no log any more held one once. What a first start leaves when the power goes in
-    /// the middle of it is a header, and half of the first commit behind it.
+    /// Whether files that hold no log any more held one once. What a first start leaves when the power goes
+    /// in the middle of it is a header, and half of the first commit behind it.
     fn has_remains(&mut self, found: &[Found]) -> io::Result<bool> {
         for file in found {
             let from = match &file.header {

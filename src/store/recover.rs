@@ -49,8 +49,9 @@ impl core::fmt::Display for OpenError {
             }
             Self::NoStore => write!(
                 f,
-                "there is no store in the data directory, and require_store = true forbids to begin a new one: \
-                 is the right file system mounted there? For the very first start, leave require_store out"
+                "there is no store in the data directory, and require_store = true forbids to begin a new \
+                 one: is the right file system mounted there? For the very first start, leave \
+                 require_store out"
             ),
             Self::Unreadable(error) => write!(f, "the data directory cannot be read: {error}"),
         }

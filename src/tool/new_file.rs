@@ -2,9 +2,9 @@
 //!
 //! Why it exists: root writes exports and backups into folders of others, who may put links there.
 //!
-//! Always true: the path is walked once, to the folder; within it the file is made under a name that nobody can
-//! know, exclusively, following no link, for its owner only; it is synced before it gets its name, and what is
-//! not finished is gone.
+//! Always true: the path is walked once, to the folder; within it the file is made under a name that nobody
+//! can know, exclusively, following no link, for its owner only; it is synced before it gets its name, and
+//! what is not finished is gone.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

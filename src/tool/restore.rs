@@ -1,8 +1,8 @@
 //! `leveret restore FILE`: a backup made a store again.
 //!
 //! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
-//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing. The
-//! folder belongs to another user, who may put links there: it is opened once, every file is made in it
+//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing.
+//! The folder belongs to another user, who may put links there: it is opened once, every file is made in it
 //! exclusively, and given away while it is open.
 
 use std::error::Error;

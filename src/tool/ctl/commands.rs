@@ -125,9 +125,10 @@ commands! {
     "clear_password", " <username>", 1..=1, access::clear_password,
         "Clears (resets) password and disables password login for a user";
     "confirm_users", "", 0..=0, access::confirm_users,
-        "Says that users, virtual hosts and permissions are right as they are now, after the store was damaged and \
-         could not vouch for them. Until then nobody is let in. Look at list_users, list_permissions and \
-         list_topic_permissions first, and mend them: what is missing was lost, and what was deleted may be back";
+        "Says that users, virtual hosts and permissions are right as they are now, after the store was \
+         damaged and could not vouch for them. Until then nobody is let in. Look at list_users, \
+         list_permissions and list_topic_permissions first, and mend them: what is missing was lost, and \
+         what was deleted may be back";
     "authenticate_user", " <username> [<password>]", 1..=2, access::authenticate_user,
         "Attempts to authenticate a user. Exits with a non-zero code if authentication fails";
     "set_user_tags", " <username> <tag> [...]", 1..=ANY, access::set_user_tags, "Sets user tags";
