@@ -212,6 +212,11 @@ impl House {
                     peer.ending = Ending::Flushing;
                     break;
                 }
+                Step::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
+                    peer.ending = Ending::Now;
+                    self.to_close.push(id);
+                    break;
+                }
                 Step::Suspended(Suspension::ReplySpace) => {
                     peer.waiting = Waiting::Replies;
                     break;

@@ -134,13 +134,10 @@ impl House {
         peer.stream.writable = false;
         peer.stream.read_closed = true;
         peer.stream.look_again();
-        self.broker.set_writable(id, false);
-        if peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing {
-            self.end_now(id);
-        } else {
-            self.list_to_read(id);
-        }
+        self.note_deaf(id);
+        self.list_to_read(id);
     }
+
     pub(super) fn end_now(&mut self, id: ConnectionId) {
         if let Some(peer) = self.peers[id.index()].as_mut()
             && peer.ending != Ending::Now

@@ -122,6 +122,8 @@ pub(super) struct Stream {
     pub(super) writable: bool,
     /// The kernel said that the peer has closed its side: what is still there is the rest.
     pub(super) read_closed: bool,
+    /// Nothing that is written reaches the peer any more.
+    pub(super) write_closed: bool,
     /// Everything the peer sent has been seen.
     ended: bool,
     /// It ends because there was no room to keep the rest of a record of TLS.
@@ -151,6 +153,7 @@ impl Stream {
             readable: true,
             writable: true,
             read_closed: false,
+            write_closed: false,
             ended: false,
             has_lost_record: false,
             stash: ByteChain::default(),

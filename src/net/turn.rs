@@ -176,7 +176,7 @@ impl House {
         if event.is_error() || event.is_read_closed() && event.is_write_closed() {
             // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
             // message may go where it would only be lost sight of.
-            self.broker.set_writable(id, false);
+            self.note_deaf(id);
         } else if event.is_writable() {
             if let Some(peer) = self.peers[id.index()].as_mut() {
                 peer.stream.writable = true;
@@ -198,6 +198,18 @@ impl House {
             let ms = if self.broker.owns_queues(id) { LOST_OWNER_MS } else { LOST_MS };
             peer.lost = self.now.after_ms(ms);
             self.deadlines.lower(id, peer.lost);
+        }
+    }
+
+    /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait until
+    /// its last deadline, with all that it holds.
+    pub(super) fn note_deaf(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.stream.write_closed = true;
+        let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
+        self.broker.set_writable(id, false);
+        if is_waiting_for_writing {
+            self.end_now(id);
         }
     }
 

@@ -666,6 +666,36 @@ def hang_up_after_publish() -> None:
                         time.sleep(0.05)
 
 
+def deaf_and_gone() -> None:
+    """A peer that asked for more than it reads, so that its answers have no room, and is gone by a reset: what it held
+    goes to others at once, for nothing that it waits for can come any more."""
+    with broker_with() as broker:
+        witness = Witness(broker)
+        with Client(broker.address) as client:
+            client.open()
+            client.call(1, "queue.declare", queue="pile")
+            for _ in range(40):
+                client.publish(1, "", "pile", b"p" * 1000)
+            client.call(1, "queue.declare", queue="pile", passive=True)
+            deaf = Client(broker.address, receive_buffer=4096)
+            deaf.open()
+            ask = b"".join(wire.method(1, "basic.get", queue="pile") for _ in range(40))
+            declare = wire.method(1, "queue.declare", queue="pile", passive=True)
+            deaf.socket.settimeout(2.0)
+            with contextlib.suppress(socket.timeout):
+                # Until nothing more is taken: the broker waits until its answers are read.
+                deaf.send(ask + declare * 1_000_000)
+                raise AssertionError("the broker never made it wait")
+            assert client.call(1, "queue.declare", queue="pile", passive=True).args["message_count"] == 0
+            deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            deaf.drop()
+            deadline = time.monotonic() + 10
+            while client.call(1, "queue.declare", queue="pile", passive=True).args["message_count"] < 40:
+                assert time.monotonic() < deadline, "what it had been given did not come back"
+                time.sleep(0.05)
+        witness.verdict()
+
+
 def shutdown_with_a_deaf_client() -> None:
     """SIGTERM: everyone is told 320, the process is gone within a second, deaf clients or not."""
     with brokers.leveret() as broker:
@@ -729,7 +759,7 @@ CASES: List[Callable[[], None]] = [
     silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, takes_nothing_any_more, blocked_in_send,
     half_bodies, half_frame,
     pipelined_declares, large_fan_out, memory_of_a_burst, fan_out_that_does_not_fit, worker_with_full_pool,
-    blocked_is_not_everyone, hang_up_after_publish, shutdown_with_a_deaf_client,
+    blocked_is_not_everyone, hang_up_after_publish, deaf_and_gone, shutdown_with_a_deaf_client,
     wrong_logins,
 ]
 
