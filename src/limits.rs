@@ -10,7 +10,7 @@ use core::fmt;
 
 use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
-use crate::mem::{BytePool, CHUNK_BYTES, MESSAGE_SLOT_BYTES, Messages, Owner, PAGE_BYTES};
+use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, Messages, Owner, PAGE_BYTES};
 
 /// The smallest frame size AMQP allows a peer to negotiate, in bytes.
 pub const FRAME_BYTES_MIN: u32 = 4096;
@@ -356,7 +356,7 @@ impl Limits {
             ),
             line(
                 "queue_entries_max",
-                u64::from(self.queue_entries_max).div_ceil(32),
+                u64::from(self.queue_entries_max).div_ceil(ENTRIES_PER_CHUNK as u64),
                 CHUNK_BYTES + 1,
                 "places in queues",
             ),

@@ -58,7 +58,7 @@ impl Broker {
             return Some(absent.map_or(First::CameBack, First::Absent));
         }
         if let Some(entry) = record.spilled.front(&self.fifo_pool) {
-            return Some(match record.place(entry) {
+            return Some(match Place::of(entry) {
                 Place::Stored(_, offset, _) => First::Absent(offset),
                 _ => First::CameBack,
             });
@@ -70,7 +70,7 @@ impl Broker {
             (Part::Fifo, &record.fifo),
         ];
         let found = parts.into_iter().find_map(|(part, fifo)| Some((part, fifo.front(&self.fifo_pool)?)));
-        found.map(|(part, entry)| First::At(part, record.place(entry)))
+        found.map(|(part, entry)| First::At(part, Place::of(entry)))
     }
 
     /// Whether the first message can go now. If not, what it waits for has been asked for.
@@ -202,7 +202,7 @@ impl Broker {
             return Some(Taken { message, offset, logged, redelivered: old.redelivered });
         }
         let (offset, entry) = record.spilled.pop(&mut self.fifo_pool)?;
-        let logged = match record.place(entry) {
+        let logged = match Place::of(entry) {
             Place::Logged(_, offset) => Some(offset),
             Place::Plain(_) | Place::Shed(..) | Place::Stored(..) => None,
         };

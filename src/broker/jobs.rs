@@ -150,8 +150,7 @@ impl Broker {
     }
 
     fn purge_entry(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) {
-        let record = &self.queues[queue.index()];
-        match record.place(entry) {
+        match Place::of(entry) {
             Place::Plain(message) => messages.release(message),
             Place::Logged(message, offset) => {
                 self.settle_logged(messages, queue, Some(offset), message);

@@ -111,7 +111,7 @@ impl Broker {
             Some(First::Absent(offset)) => Some(Place::Stored(Lane::Durable, offset, 1)),
             _ => None,
         };
-        let middle = || record.deep.middle.front(&self.fifo_pool).map(|entry| record.place(entry));
+        let middle = || record.deep.middle.front(&self.fifo_pool).map(|entry| Place::of(entry));
         match came_back.or_else(middle).filter(|_| !record.dying)? {
             Place::Stored(lane, start, count) => Some(Fetch {
                 queue,
@@ -252,7 +252,7 @@ impl Broker {
                 self.is_same_queue(fetch) && self.first(fetch.queue) == Some(First::Absent(fetch.start));
             return is_first.then_some((Lane::Durable, fetch.start, 1));
         }
-        match record.place(record.deep.middle.front(&self.fifo_pool)?) {
+        match Place::of(record.deep.middle.front(&self.fifo_pool)?) {
             Place::Stored(lane, start, count) if record.incarnation(lane) == fetch.incarnation => {
                 Some((lane, start, count))
             }
@@ -282,7 +282,7 @@ impl Broker {
     pub(super) fn leave_stored(&mut self, queue: QueueId, count: u32) {
         let record = &mut self.queues[queue.index()];
         let Some(entry) = record.deep.middle.front(&self.fifo_pool) else { return };
-        let Place::Stored(lane, start, all) = record.place(entry) else { return };
+        let Place::Stored(lane, start, all) = Place::of(entry) else { return };
         let share = body_share(record, count);
         record.deep.body_bytes -= share;
         record.deep.messages -= count;

@@ -25,15 +25,13 @@ use super::deliveries::ReturnedHeap;
 use super::holders::owner_of;
 use super::shares::Declarer;
 
-/// Entry flags: three bits of kind, twenty-nine of the log offset.
-const LOGGED: u32 = 1;
-const STORED: u32 = 2;
-const SHED: u32 = 3;
-const SHED_STORED: u32 = 4;
-const KIND: u32 = 7;
+/// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
+const LOGGED: u64 = 1;
+const STORED: u64 = 2;
+const SHED: u64 = 3;
+const SHED_STORED: u64 = 4;
+const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
-/// How far the offsets in one lane may be apart.
-const SPAN: u64 = 1 << 29;
 
 /// Which of a queue's two sequences in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -282,47 +280,25 @@ impl Queue {
     pub(super) fn wants_delivery(&self) -> bool {
         self.ready() > 0 && !self.eligible.is_empty() && self.returning == 0 && !self.dying && !self.stalled
     }
-
-    /// What an entry of this queue stands for.
-    pub(super) const fn place(&self, entry: Entry) -> Place {
-        let message = entry.message;
-        match entry.flags & KIND {
-            LOGGED => Place::Logged(message, self.offset(Lane::Durable, entry.flags)),
-            SHED => Place::Shed(message, self.offset(Lane::Transient, entry.flags)),
-            STORED => self.run(Lane::Durable, entry),
-            SHED_STORED => self.run(Lane::Transient, entry),
-            _ => Place::Plain(message),
-        }
-    }
-
-    const fn run(&self, lane: Lane, entry: Entry) -> Place {
-        Place::Stored(lane, self.offset(lane, entry.flags), entry.message.index() as u32 + 1)
-    }
-
-    /// The whole offset: the highest below the next one that ends in these bits.
-    const fn offset(&self, lane: Lane, flags: u32) -> u64 {
-        let low = (flags >> KIND_BITS) as u64;
-        let last = self.next_offset(lane) - 1;
-        last - (last.wrapping_sub(low) & (SPAN - 1))
-    }
-
-    const fn next_offset(&self, lane: Lane) -> u64 {
-        match lane {
-            Lane::Durable => self.logged.next_offset,
-            Lane::Transient => self.shed.next_offset,
-        }
-    }
-
-    /// Whether an offset is near enough to be kept in an entry.
-    pub(super) const fn is_near(&self, lane: Lane, offset: u64) -> bool {
-        offset + SPAN >= self.next_offset(lane)
-    }
 }
 
 impl Place {
-    /// As an entry; the offset must be near.
+    /// What an entry stands for.
+    pub(super) const fn of(entry: Entry) -> Self {
+        let Entry { message, flags } = entry;
+        let offset = flags >> KIND_BITS;
+        match flags & KIND {
+            LOGGED => Self::Logged(message, offset),
+            SHED => Self::Shed(message, offset),
+            STORED => Self::Stored(Lane::Durable, offset, message.index() as u32 + 1),
+            SHED_STORED => Self::Stored(Lane::Transient, offset, message.index() as u32 + 1),
+            _ => Self::Plain(message),
+        }
+    }
+
+    /// As an entry.
     pub(super) fn entry(self) -> Entry {
-        let flags = |offset: u64, kind: u32| ((offset & (SPAN - 1)) as u32) << KIND_BITS | kind;
+        let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
             Self::Plain(message) => Entry { message, flags: 0 },
             Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
@@ -338,29 +314,23 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::field::Table;
 
     #[test]
     fn places_read_back_whatever_the_offset() {
-        let mut queue = Queue::new(VhostId::from_index(0), "q", &[], QueueSettings::of(Table::EMPTY));
         let message = MessageId::from_index(5);
-        for next in [1, 2, SPAN, SPAN + 1, 5 * SPAN + 17, u64::MAX / 4] {
-            queue.logged.next_offset = next;
-            queue.shed.next_offset = next / 3;
-            for back in [1, 2, 1000, SPAN - 1, SPAN] {
-                let Some(offset) = next.checked_sub(back) else { continue };
-                assert!(queue.is_near(Lane::Durable, offset));
-                let stored = Place::Stored(Lane::Durable, offset, u32::MAX - 1);
-                for place in [Place::Logged(message, offset), stored] {
-                    assert_eq!(queue.place(place.entry()), place);
-                }
-                let Some(offset) = (next / 3).checked_sub(back) else { continue };
-                let stored = Place::Stored(Lane::Transient, offset, 7);
-                for place in [Place::Shed(message, offset), stored] {
-                    assert_eq!(queue.place(place.entry()), place);
+        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
+        for shift in 0..61 {
+            let width = 1_u64 << shift;
+            for offset in [width - 1, width, width + 1] {
+                for place in [
+                    Place::Logged(message, offset),
+                    Place::Shed(message, offset),
+                    Place::Stored(Lane::Durable, offset, u32::MAX - 1),
+                    Place::Stored(Lane::Transient, offset, 7),
+                ] {
+                    assert_eq!(Place::of(place.entry()), place);
                 }
             }
         }
-        assert_eq!(queue.place(Place::Plain(message).entry()), Place::Plain(message));
     }
 }

@@ -174,10 +174,8 @@ impl Broker {
                 record.returned_absent_bytes += u64::from(delivery.body_len);
             }
         }
-        let is_near = delivery.logged.is_none_or(|offset| record.is_near(Lane::Durable, offset));
-        let is_entry = self.deliveries.are_half_returned()
-            && is_near
-            && record.spilled.push(&mut self.fifo_pool, place.entry());
+        let is_entry =
+            self.deliveries.are_half_returned() && record.spilled.push(&mut self.fifo_pool, place.entry());
         if is_entry {
             self.deliveries.remove(index);
         } else {

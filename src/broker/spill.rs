@@ -28,6 +28,9 @@ const DELIVERED_STEP: u32 = 128;
 const SPILL_QUEUES: usize = 64;
 /// Messages of a queue with consumers that stay in memory in front of those that do not.
 const WINDOW: u32 = 64;
+/// Messages of a queue that may be out of memory: together with those that are in it they can be counted in 32
+/// bits, as peers are told.
+const DEEP_MAX: u32 = u32::MAX / 2;
 /// Chunks for entries that others need more than spilling does.
 const CHUNKS_LEFT: usize = 4;
 
@@ -167,9 +170,9 @@ impl Broker {
         let record = &self.queues[queue.index()];
         let may_shed = self.may_shed(record);
         let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
-        match record.place(entry) {
+        match Place::of(entry) {
             Place::Logged(message, offset) => {
-                if !is_stored(messages, record, message, offset) {
+                if !is_stored(messages, record, message) {
                     return false;
                 }
                 self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
@@ -211,11 +214,15 @@ impl Broker {
         self.releases += 1;
     }
 
-    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them.
+    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or they
+    /// are too many to be counted.
     pub(super) fn push_stored(&mut self, queue: QueueId, lane: Lane, start: u64, count: u32) -> bool {
         let record = &mut self.queues[queue.index()];
+        if count > DEEP_MAX.saturating_sub(record.deep.messages) {
+            return false;
+        }
         let last = record.deep.middle.back(&self.fifo_pool);
-        let joined = last.and_then(|entry| match record.place(entry) {
+        let joined = last.and_then(|entry| match Place::of(entry) {
             Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
                 Some(Place::Stored(lane, first, so_far.checked_add(count)?))
             }
@@ -244,7 +251,7 @@ impl Broker {
         while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
             let record = &mut self.queues[queue.index()];
             let Some(entry) = record.fifo.front(&self.fifo_pool) else { break };
-            let place = record.place(entry);
+            let place = Place::of(entry);
             let shedding = match place {
                 Place::Plain(message) => self.shedding(messages, queue, message),
                 _ => Shedding::No,
@@ -296,10 +303,10 @@ impl Broker {
     fn leave(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) -> bool {
         let durable = self.journal.durable();
         let record = &mut self.queues[queue.index()];
-        let place = record.place(entry);
+        let place = Place::of(entry);
         let is_there = match place {
-            Place::Shed(..) => record.shed.awaits <= durable,
-            Place::Logged(message, offset) => is_stored(messages, record, message, offset),
+            Place::Shed(..) => record.shed.awaits <= durable && record.deep.messages < DEEP_MAX,
+            Place::Logged(message, _) => is_stored(messages, record, message),
             Place::Plain(_) | Place::Stored(..) => true,
         };
         if !is_there {
@@ -347,7 +354,7 @@ impl Broker {
     }
 }
 
-/// Whether the log has the message for good, and its offset can be kept in an entry.
-fn is_stored(messages: &Messages, queue: &Queue, message: MessageId, offset: u64) -> bool {
-    messages.flags(message).has(MessageFlags::STORED) && queue.is_near(Lane::Durable, offset)
+/// Whether the log has the message for good, and it can be counted among those that only the log has.
+fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
+    messages.flags(message).has(MessageFlags::STORED) && queue.deep.messages < DEEP_MAX
 }

@@ -289,6 +289,20 @@ impl Broker {
         true
     }
 
+    /// As if so many messages had come to every durable queue and gone before they were written: their offsets
+    /// are used up. For the simulator, which has no days to wait for that.
+    #[cfg(debug_assertions)]
+    pub fn pass_offsets(&mut self, count: u64) {
+        for index in 0..self.queues.places() {
+            let Some(queue) = self.queues.get_mut(index).filter(|queue| !queue.dying) else { continue };
+            let (queue, start) = (queue.logged.incarnation, queue.logged.next_offset);
+            if queue != 0 {
+                self.queues[index].logged.next_offset = start + count;
+                self.journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
+            }
+        }
+    }
+
     /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its
     /// messages.
     pub fn forget(&mut self, key: &[u8], incarnation: Option<u64>) {

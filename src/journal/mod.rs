@@ -617,8 +617,8 @@ impl Journal {
         if mark == 0 {
             return None;
         }
-        let at = mark.wrapping_sub(mark_of(self.first)) as usize;
-        // Marks skip 0 once in four billion; the message itself decides.
+        let at = marks_between(mark_of(self.first), mark) as usize;
+        // A message may have the mark of another; the message itself decides.
         let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
         found.map(|_| at)
     }
@@ -627,6 +627,13 @@ impl Journal {
 /// The mark of the message with this number; never 0.
 const fn mark_of(number: u64) -> u32 {
     (number % (u32::MAX as u64)) as u32 + 1
+}
+
+/// How far the number of one mark lies behind that of another, less than four billion.
+const fn marks_between(first: u32, mark: u32) -> u32 {
+    // Marks go round without 0.
+    let apart = mark.wrapping_sub(first);
+    if mark < first { apart - 1 } else { apart }
 }
 
 #[cfg(test)]

@@ -194,3 +194,22 @@ fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
     world.messages.release(message);
     assert_eq!(world.messages.messages_used(), 0);
 }
+
+/// Messages are known by 32 bits of their number.
+#[test]
+fn what_is_settled_before_its_commit_is_found_when_the_numbers_pass_a_width() {
+    for width in [16, 31, 32, 33] {
+        for before in 0..4 {
+            let mut world = World::new();
+            world.journal.first = (1_u64 << width) - before;
+            let published: Vec<_> = (0..6).map(|_| world.publish(&[5], Urgency::Window)).collect();
+            for one in &published {
+                assert!(world.journal.is_gathering(&world.messages, one.0), "2^{width} - {before}");
+                world.settle(5, *one);
+                world.messages.release(one.0);
+            }
+            assert_eq!(world.commit().0, 0, "2^{width} - {before}");
+            assert_eq!(world.messages.messages_used(), 0);
+        }
+    }
+}

@@ -1,8 +1,8 @@
-//! Queue entries: eight bytes each, in chunks that all queues share.
+//! Queue entries: twelve bytes each, in chunks that all queues share.
 //!
 //! ```text
-//! chunk   | entry 0 | entry 1 | ... | entry 31 |  --next-->  | entry 0 | ...
-//!               ^ head                                             ^ tail (next to write)
+//! chunk   | entry 0 | entry 1 | ... | entry 20 | next |  -->  | entry 0 | ...
+//!               ^ head                                            ^ tail (next to write)
 //! ```
 //!
 //! Always true: a fifo without entries owns no chunk; an entry's offset in its queue is implied by its
@@ -10,14 +10,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::give_back::untouched;
 use super::plain::Plain;
 use super::{Division, MessageId, Owner};
 
 /// Entries in one chunk.
-pub const ENTRIES_PER_CHUNK: usize = 32;
+pub const ENTRIES_PER_CHUNK: usize = 21;
 /// Bytes of one chunk with its link.
-pub const CHUNK_BYTES: usize = ENTRIES_PER_CHUNK * size_of::<Entry>() + size_of::<u32>();
+pub const CHUNK_BYTES: usize = size_of::<Chunk>();
 
 /// One message in one queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,25 +24,32 @@ pub struct Entry {
     /// The message; the queue holds one reference.
     pub message: MessageId,
     /// What the queue knows of it (bits of the broker's choosing).
-    pub flags: u32,
+    pub flags: u64,
 }
 
-/// An entry as a chunk has it: the message as its place, for zeros are no message.
+/// An entry as a chunk has it: the message as its place, for zeros are no message; the flags in two halves,
+/// for whole they would cost four bytes more to stand at a multiple of eight.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct Kept {
     message: u32,
-    flags: u32,
+    flags: [u32; 2],
 }
 
-type Chunk = [Kept; ENTRIES_PER_CHUNK];
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Chunk {
+    entries: [Kept; ENTRIES_PER_CHUNK],
+    /// The chunk behind, as its place and one; 0 for none.
+    next: u32,
+}
+
+const _: () = assert!(CHUNK_BYTES == 256, "no chunk lies across two groups that are given back");
 
 /// The chunks of all queues.
 #[derive(Debug)]
 pub struct FifoPool {
     chunks: Plain<Chunk>,
-    /// The chunk behind, by chunk.
-    next: Box<[u32]>,
     /// Chunks of each owner, and whether a part is kept for it.
     owners: Box<[(u32, bool)]>,
     division: Division,
@@ -67,7 +73,6 @@ impl FifoPool {
         let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK);
         Self {
             chunks: Plain::new(chunks_max),
-            next: untouched(chunks_max),
             owners: vec![(0, false); owners_max.max(1)].into_boxed_slice(),
             division: Division::default(),
         }
@@ -128,7 +133,7 @@ impl FifoPool {
 
     fn take(&mut self, owner: Owner) -> Option<u32> {
         let chunk = self.chunks.take()?;
-        self.next[chunk] = 0;
+        self.chunks[chunk].next = 0;
         let (held, has_part) = &mut self.owners[owner.index()];
         if *has_part {
             self.division.take((*held).into(), 1);
@@ -147,13 +152,17 @@ impl FifoPool {
     }
 
     fn get(&self, chunk: u32, at: u8) -> Entry {
-        let Kept { message, flags } = self.chunks[chunk as usize - 1][at as usize];
-        Entry { message: MessageId::from_index(message as usize), flags }
+        let Kept { message, flags: [low, high] } = self.chunks[chunk as usize - 1].entries[at as usize];
+        Entry {
+            message: MessageId::from_index(message as usize),
+            flags: u64::from(high) << 32 | u64::from(low),
+        }
     }
 
     fn set(&mut self, chunk: u32, at: u8, entry: Entry) {
-        let kept = Kept { message: entry.message.index() as u32, flags: entry.flags };
-        self.chunks[chunk as usize - 1][at as usize] = kept;
+        let flags = [entry.flags as u32, (entry.flags >> 32) as u32];
+        let kept = Kept { message: entry.message.index() as u32, flags };
+        self.chunks[chunk as usize - 1].entries[at as usize] = kept;
     }
 }
 
@@ -194,7 +203,7 @@ impl Fifo {
                 self.head_chunk = chunk;
                 self.head_at = 0;
             } else {
-                pool.next[self.tail_chunk as usize - 1] = chunk;
+                pool.chunks[self.tail_chunk as usize - 1].next = chunk;
             }
             self.tail_chunk = chunk;
             self.tail_at = 0;
@@ -241,7 +250,7 @@ impl Fifo {
             (self.head_chunk, self.tail_chunk) = (0, 0);
         } else if self.head_at as usize == ENTRIES_PER_CHUNK {
             let chunk = self.head_chunk;
-            self.head_chunk = pool.next[chunk as usize - 1];
+            self.head_chunk = pool.chunks[chunk as usize - 1].next;
             self.head_at = 0;
             pool.give(self.owner, chunk);
         }
@@ -261,7 +270,10 @@ mod tests {
     use super::*;
 
     fn entry(number: usize) -> Entry {
-        Entry { message: MessageId::from_index(number), flags: number as u32 }
+        Entry {
+            message: MessageId::from_index(number),
+            flags: (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        }
     }
 
     #[test]
@@ -283,11 +295,11 @@ mod tests {
     fn a_full_pool_refuses_and_keeps_what_is_there() {
         let mut pool = FifoPool::with_entries(64, 1);
         let (mut one, mut two) = (Fifo::default(), Fifo::default());
-        for number in 0..33 {
+        for number in 0..=ENTRIES_PER_CHUNK {
             assert!(one.push(&mut pool, entry(number)));
         }
         assert!(!two.push(&mut pool, entry(0)));
-        assert_eq!((one.len(), two.len()), (33, 0));
+        assert_eq!((one.len(), two.len()), (ENTRIES_PER_CHUNK as u32 + 1, 0));
     }
 
     #[test]

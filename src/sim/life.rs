@@ -98,6 +98,7 @@ impl<'w> Life<'w> {
         self.pass_time();
         self.take_results()?;
         if !self.is_calm {
+            self.stride();
             for _ in 0..self.w.random.below(8) {
                 self.act();
             }
@@ -112,6 +113,17 @@ impl<'w> Life<'w> {
         self.drain();
         self.retry();
         self.check()
+    }
+
+    /// Offsets pass one of the widths that somebody might count on, or come near it.
+    fn stride(&mut self) {
+        if let Some(random) = &mut self.w.strides
+            && random.one_in(30)
+        {
+            let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
+            let count = (1 << width) - random.below(20) + random.below(10);
+            self.broker.pass_offsets(count);
+        }
     }
 
     fn pass_time(&mut self) {

@@ -96,6 +96,8 @@ pub(super) struct World {
     pub(super) slowness_ms: u64,
     /// Bodies may be so much larger than what goes into one piece; 0 for none.
     pub(super) large_bytes: u32,
+    /// How far offsets advance now and then without a message that is written; nothing for most runs.
+    pub(super) strides: Option<Random>,
     pub(super) is_damaged: bool,
     /// The file system has less room than the settings say.
     pub(super) is_full: bool,
@@ -152,6 +154,8 @@ impl World {
             mood: Mood::Mixed,
             slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
             large_bytes: if is_large { 100_000 } else { 0 },
+            strides: (seed.is_multiple_of(4) && mutant == Mutant::None)
+                .then(|| Random::new(seed ^ 0x57_21DE)),
             is_damaged: false,
             is_full: false,
             life: 0,
