@@ -131,7 +131,7 @@ fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
 /// One message of a transaction can never fit: nothing of it happens, and nothing of it stays.
 #[test]
 fn a_commit_that_cannot_be_leaves_no_message_behind() {
-    let mut house = House::with(&Limits { queue_entries_max: 512, ..Limits::default() });
+    let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
     let at = house.connect();
     for number in 0..16 {
         let queue = format!("q{number}");

@@ -25,7 +25,7 @@ const NOW: Now = Now::from_ms(1);
 const INCARNATION: u64 = 7;
 
 /// Widths that somebody might count on.
-const WIDTHS: [u32; 6] = [16, 29, 31, 32, 48, 60];
+const WIDTHS: [u32; 6] = [16, 29, 31, 32, 48, 56];
 
 /// Runs of offsets, each so far behind the one before as a width or a little more or less.
 fn runs() -> impl Strategy<Value = Vec<Range>> {
@@ -171,23 +171,19 @@ fn what_came_back_stays_itself_while_the_queue_goes_on() {
         for at in both {
             house.consume(at, "q");
         }
-        let mut delivered = 0;
-        for _ in 0..100 {
-            if let Some(fetch) = house.broker.next_fetch(&house.messages) {
-                read_back(&mut house, &fetch);
-            }
-            delivered += both.map(|at| house.turns(at)).iter().sum::<u32>();
-        }
-        assert_eq!(delivered, 41, "2^{width}");
         for settlement in [Settlement::Requeue, Settlement::Ack] {
+            let mut delivered = 0;
+            for _ in 0..100 {
+                if let Some(fetch) = house.broker.next_fetch(&house.messages) {
+                    read_back(&mut house, &fetch);
+                }
+                delivered += both.map(|at| house.turn(at)).iter().sum::<u32>();
+            }
+            assert_eq!(delivered, 41, "2^{width}, {settlement:?}");
             for at in both {
                 house.settle(at, 0, true, settlement);
             }
             while house.broker.run_jobs(&mut house.messages) {}
-            if settlement == Settlement::Requeue {
-                let again: u32 = (0..4).map(|_| both.map(|at| house.turns(at)).iter().sum::<u32>()).sum();
-                assert_eq!(again, 41, "2^{width}");
-            }
         }
         assert_eq!(settled(&mut house), offsets(&runs), "2^{width}");
     }
