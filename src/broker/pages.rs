@@ -111,7 +111,7 @@ impl Broker {
             Some(First::Absent(offset)) => Some(Place::Stored(Lane::Durable, offset, 1)),
             _ => None,
         };
-        let middle = || record.deep.middle.front(&self.fifo_pool).map(|entry| Place::of(entry));
+        let middle = || record.deep.middle.front(&self.fifo_pool).map(Place::of);
         match came_back.or_else(middle).filter(|_| !record.dying)? {
             Place::Stored(lane, start, count) => Some(Fetch {
                 queue,

@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_refuses_and_keeps_what_is_there() {
-        let mut pool = FifoPool::with_entries(64, 1);
+        let mut pool = FifoPool::with_entries(2 * ENTRIES_PER_CHUNK, 1);
         let (mut one, mut two) = (Fifo::default(), Fifo::default());
         for number in 0..=ENTRIES_PER_CHUNK {
             assert!(one.push(&mut pool, entry(number)));
