@@ -1,13 +1,15 @@
 //! What the operator said, made into one [`Config`].
 //!
 //! Four layers, each over the one before: built-in defaults, the board's profile, the configuration file, the
-//! flags. Profile and file are the same TOML; `boards/generic.toml` names every key with its unit, range and
+//! flags. What neither file nor flags say of the limits then follows from `memory_limit` (`derive.rs`).
+//! Profile and file are the same TOML; `boards/generic.toml` names every key with its unit, range and
 //! default, and a test holds it to that.
 //!
 //! Always true: a key that is not known, or a value that does not fit its key, is refused with the file, the
 //! line and what to write instead. Nothing is guessed, nothing is cut to fit.
 
 pub mod board;
+pub mod derive;
 pub mod doors;
 pub mod first_user;
 mod layer;
@@ -21,17 +23,21 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
+use crate::limits::Limits;
 use board::{AUTO, BOARDS, Machine};
+use derive::{ByHand, Profile};
 use doors::{Tls, TlsAddress, TlsLayer, UnixDoor, quoted};
 pub use first_user::FirstUser;
 pub use layer::Layer;
-use layer::{Announced, LimitsLayer, StoreLayer};
+use layer::{Announced, StoreLayer};
 use nearest::nearest;
 use units::{Bytes, ListenAddress, Seconds};
 
 /// The port registered for AMQP.
 pub const AMQP_PORT: u16 = 5672;
+
+/// The memory of the whole process when nothing is said, in bytes.
+const MEMORY_LIMIT_BYTES_DEFAULT: u64 = 128_000_000;
 
 /// The board profile that is taken when none is named.
 const BOARD_DEFAULT: &str = BOARDS[0].name;
@@ -69,8 +75,12 @@ pub struct Config {
     pub first_user: FirstUser,
     /// Product and version announced to clients.
     pub product: Product,
-    /// Every cap.
+    /// Every cap; those that nobody set follow from `memory_limit` once [`Self::fit`] was called.
     pub limits: Limits,
+    /// What stands in the profile.
+    pub profile: Profile,
+    /// What of the limits a person set.
+    by_hand: ByHand,
     /// Where all of this was said, to look there again.
     pub origin: Origin,
 }
@@ -160,23 +170,16 @@ impl Config {
         let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
         let mut announced = Announced::default();
-        for layer in [profile, file, flags] {
+        profile.lay_over(&mut config, &mut announced);
+        config.profile =
+            Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
+        for layer in [file, flags] {
+            layer.add_to(&mut config.by_hand);
             layer.lay_over(&mut config, &mut announced);
         }
         config.product = announced.product();
         config.first_user.check().map_err(ConfigError::Contradiction)?;
         Ok(config)
-    }
-
-    /// Whether the broker would start with it; what it adds up to in memory.
-    ///
-    /// # Errors
-    /// The key to change.
-    pub fn check(&self, sizes: &RecordSizes) -> Result<MemoryTable, LimitsError> {
-        if let Some(disk_limit) = self.store.disk_limit_bytes {
-            self.limits.check_disk(disk_limit)?;
-        }
-        self.limits.check(sizes, self.memory_limit_bytes)
     }
 
     /// The configuration that the same file and flags give now.
@@ -193,6 +196,7 @@ impl Config {
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
+        let (frame_max, limits) = self.shown_limits();
         let mut lines = vec![
             format!("board = \"{}\"{why}", self.board),
             format!("listen = [{}]", listen.join(", ")),
@@ -207,7 +211,7 @@ impl Config {
             format!("product = \"{}\"", self.product.name),
             format!("version = \"{}\"", self.product.version),
             format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
-            format!("frame_max = {}", Bytes(self.limits.frame_max)),
+            frame_max,
             format!("channel_max = {}", self.limits.channel_max),
         ];
         let file = self.load_definitions.as_ref();
@@ -218,7 +222,7 @@ impl Config {
         lines.push("\n[tls]".to_string());
         lines.extend(TlsLayer::shown(&self.tls));
         lines.push("\n[limits]".to_string());
-        lines.extend(LimitsLayer::shown(&self.limits));
+        lines.extend(limits);
         lines.join("\n")
     }
 }
@@ -239,13 +243,15 @@ impl Default for Config {
             data_dir: data_dir_default(),
             load_definitions: None,
             store: Store::default(),
-            memory_limit_bytes: 128_000_000,
+            memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT,
             memory_lock: false,
             log_level: log::LevelFilter::Info,
             loopback_users: vec!["guest".to_string()],
             first_user: FirstUser::default(),
             product: Announced::default().product(),
             limits: Limits::default(),
+            profile: Profile::default(),
+            by_hand: ByHand::default(),
             origin: Origin::default(),
         }
     }

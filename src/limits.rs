@@ -79,6 +79,11 @@ pub struct Limits {
     pub socket_receive_buffer_bytes: u32,
     /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
     pub socket_send_buffer_bytes: u32,
+    /// SO_RCVBUF and SO_SNDBUF of a connection from this machine, whose segments are 64 KiB, in bytes; 0: as
+    /// of any other.
+    pub socket_local_buffer_bytes: u32,
+    /// So many connections from this machine have those at once; further ones have what others have.
+    pub socket_local_buffers_max: u32,
     /// Time from accepting a connection until connection.open, in milliseconds.
     pub handshake_timeout_ms: u32,
     /// Time a half-sent frame or message may go without progress, in milliseconds. A tenth of what a message
@@ -129,6 +134,8 @@ impl Default for Limits {
             replies_bytes_max: 2 << 10,
             socket_receive_buffer_bytes: 0,
             socket_send_buffer_bytes: 0,
+            socket_local_buffer_bytes: 0,
+            socket_local_buffers_max: 32,
             handshake_timeout_ms: 10_000,
             content_timeout_ms: 30_000,
             consumer_stall_timeout_ms: 600_000,
@@ -229,6 +236,13 @@ pub enum LimitsError {
         /// The key of the largest line that can be lowered.
         key: &'static str,
     },
+    /// Even with the smallest pools the broker needs more than the limit.
+    TooLittle {
+        /// Bytes allowed.
+        memory_limit: u64,
+        /// Bytes needed at least.
+        least: u64,
+    },
     /// One limit contradicts another.
     Contradiction {
         /// The key to change.
@@ -254,6 +268,13 @@ impl fmt::Display for LimitsError {
                  (`leveret check` shows every line)",
                 Megabytes(*sum),
                 Megabytes(*memory_limit)
+            ),
+            Self::TooLittle { memory_limit, least } => write!(
+                f,
+                "memory_limit is {}, but with the smallest pools the broker needs {}: write memory_limit = \
+                 {least} or more, or take a smaller board's profile",
+                Megabytes(*memory_limit),
+                Megabytes(*least)
             ),
             Self::Contradiction { key, must } => write!(f, "{key} must be {must}"),
             Self::Disk { disk_limit, segment_bytes } => write!(
@@ -445,8 +466,19 @@ impl Limits {
     /// What the kernel may hold for all sockets: it takes twice the size asked for, each way.
     fn kernel_bytes(&self) -> Option<u64> {
         let (receive, send) = (self.socket_receive_buffer_bytes, self.socket_send_buffer_bytes);
-        (receive > 0 && send > 0)
-            .then(|| 2 * (u64::from(receive) + u64::from(send)) * u64::from(self.connections_max))
+        if receive == 0 || send == 0 {
+            return None;
+        }
+        let local = u64::from(self.socket_local_buffer_bytes);
+        let each = u64::from(receive) + u64::from(send);
+        let more = (2 * local).saturating_sub(each);
+        let locals = self.socket_local_buffers_max.min(self.connections_max);
+        Some(2 * (each * u64::from(self.connections_max) + more * u64::from(locals)))
+    }
+
+    /// The least `commit_bytes_max` for frames of so many bytes: every record must fit.
+    pub const fn commit_bytes_min(frame_max: u32) -> u32 {
+        (frame_max.saturating_add(96 << 10) / 3).saturating_mul(4).saturating_add(4095) / 4096 * 4096
     }
 
     /// Whether these limits can be kept within `memory_limit` bytes and do not contradict each other.

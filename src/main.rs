@@ -39,7 +39,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
-            let (report, verdict) = check::check(&config, &net::record_sizes(&config));
+            let (report, verdict) = check::check(config);
             print(&report)?;
             verdict?;
         }

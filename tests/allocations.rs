@@ -18,7 +18,6 @@ use std::sync::mpsc;
 use home::Home;
 use leveret::config::units::ListenAddress;
 use leveret::config::{Config, Store};
-use leveret::limits::Limits;
 use leveret::net::House;
 use leveret::wire::{Method, Table, Writer};
 use sockets::{Link, publish};
@@ -55,13 +54,11 @@ fn start_broker(spill_transient: bool) -> SocketAddr {
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
     std::thread::spawn(move || {
         let home = Home::new("allocations");
-        let config = Config {
-            listen: vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))],
-            data_dir: home.path().to_path_buf(),
-            limits: Limits { messages_max: 4_000, ..Limits::default() },
-            store: Store { spill_transient, ..Store::default() },
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        config.listen = vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))];
+        config.data_dir = home.path().to_path_buf();
+        config.profile.limits.messages_max = 4_000;
+        config.store = Store { spill_transient, ..Store::default() };
         let mut house = House::open(&config).expect("it starts");
         counting::count_this_thread(true);
         house.run().expect("it runs");

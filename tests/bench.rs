@@ -99,6 +99,14 @@ fn a_broker_of_our_own_that_does_not_start_says_why() {
 }
 
 #[test]
+fn where_memory_allows_messages_may_be_larger() {
+    measured("--messages 6 --size 20MiB --confirms 1 --persistent -- --memory-limit 256MB");
+    measured("--messages 6 --size 20MiB --confirms 1 -- --board pi-4");
+    // And the least memory there is still serves.
+    measured("--messages 20000 --size 100 --confirms 50 --persistent -- --memory-limit 12MB");
+}
+
+#[test]
 fn the_relay_needs_no_broker() {
     let output = bench(&["relay", "--messages", "10000", "--size", "100"]);
     assert!(output.status.success(), "{output:?}");

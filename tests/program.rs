@@ -199,17 +199,13 @@ fn check_prints_what_results_and_says_yes_for_every_board() {
     }
 }
 
-/// Who adds TLS with client certificates to a board does not have to work out what to make smaller; but for
-/// the smallest, as the README says.
+/// Who adds TLS with client certificates to a board does not have to work out what to make smaller.
 #[test]
-fn every_board_has_room_for_tls_or_the_way_to_it() {
+fn every_board_has_room_for_tls() {
     let tls = "listen_tls = [\"127.0.0.1:5671\"]\n[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n\
                client_ca = \"/a\"\ncrl = \"/r\"\nclient_certificates = \"require\"\n";
-    let smaller = "[limits]\ninput_buffer_bytes = \"40KiB\"\nstash_bytes_max = \"128KiB\"\n\
-                   body_bytes_max = \"1664KiB\"\n";
     for board in ["generic", "router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5"] {
-        let more = if board == "router-64" { smaller } else { "" };
-        let file = ConfigFile::new(board, &format!("{tls}{more}"));
+        let file = ConfigFile::new(board, tls);
         let output = leveret(&["check", "--board", board, "--config", file.path()]);
         assert!(output.status.success(), "{board}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -218,19 +214,49 @@ fn every_board_has_room_for_tls_or_the_way_to_it() {
 #[test]
 fn what_check_prints_is_a_configuration() {
     let printed = leveret(&["check", "--memory-limit", "150MB"]).stdout;
-    let file = ConfigFile::new("printed", &String::from_utf8(printed.clone()).expect("UTF-8"));
-    assert_eq!(leveret(&["check", "--config", file.path()]).stdout, printed);
+    let text = String::from_utf8(printed).expect("UTF-8");
+    let file = ConfigFile::new("printed", &text);
+    let again = leveret(&["check", "--config", file.path()]).stdout;
+    // What was derived is now set by hand.
+    let unmarked = text.replace("  # derived from memory_limit", "");
+    assert_ne!(unmarked, text);
+    assert_eq!(String::from_utf8(again).expect("UTF-8"), unmarked);
 }
 
 #[test]
-fn too_little_memory_is_refused_with_the_line_to_change() {
-    let output = leveret(&["check", "--memory-limit", "20MB"]);
+fn a_memory_limit_alone_is_enough_from_the_least_there_is() {
+    for limit in ["40MB", "64MB", "2GB"] {
+        let output = leveret(&["check", "--memory-limit", limit]);
+        assert!(output.status.success(), "{limit}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let marked =
+            |line: &str| line.starts_with("messages_max = ") && line.ends_with("# derived from memory_limit");
+        assert!(said.lines().any(marked), "{said}");
+    }
+    for board in ["generic", "router-64", "pi-5"] {
+        let said = refusal(&["serve", "--board", board, "--memory-limit", "1MB", "--listen", "127.0.0.1:0"]);
+        let (_, least) = said.split_once("write memory_limit = ").expect("it says how much is needed");
+        let least: u64 = least.split(' ').next().expect("a number").parse().expect("a number");
+        for (limit, enough) in [(least, true), (least - 1, false)] {
+            let output = leveret(&["check", "--board", board, "--memory-limit", &limit.to_string()]);
+            assert_eq!(output.status.success(), enough, "{board}, {limit}: {output:?}");
+        }
+        let limit = least.to_string();
+        let broker = Broker::start(&["--board", board, "--memory-limit", &limit], &[]);
+        assert_eq!(broker.greeting()[7..], [0, 10, 0, 10], "{board}: connection.start");
+    }
+}
+
+#[test]
+fn too_much_set_by_hand_is_refused_with_the_line_to_change() {
+    let file = ConfigFile::new("hand", "memory_limit = \"40MB\"\n[limits]\nqueues_max = 90000\n");
+    let output = leveret(&["check", "--config", file.path()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!output.stdout.is_empty(), "the table that explains it");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("memory_limit is 20.0 MB: lower body_bytes_max or raise memory_limit"), "{said}");
-    let said = refusal(&["serve", "--memory-limit", "20MB", "--listen", "127.0.0.1:0"]);
-    assert!(said.contains("lower body_bytes_max or raise memory_limit"), "{said}");
+    assert!(said.contains("memory_limit is 40.0 MB: lower queues_max or raise memory_limit"), "{said}");
+    let said = refusal(&["serve", "--config", file.path(), "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("lower queues_max or raise memory_limit"), "{said}");
 }
 
 #[test]

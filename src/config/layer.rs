@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::board::BOARDS;
+use super::derive::ByHand;
 use super::doors::{FileMode, TlsAddress, TlsLayer, non_empty};
 use super::first_user::{Secret, UserName};
 use super::read::{Wrong, read, section};
@@ -61,6 +62,16 @@ section! {
     }
 }
 
+/// What was said of a section, key by key.
+pub(super) trait Said {
+    /// Whether a key was said.
+    fn has(&self, key: &str) -> bool;
+    /// The same without a key.
+    fn without(&self, key: &str) -> Self;
+    /// Takes what `later` says over what is said here.
+    fn take_over(&mut self, later: &Self);
+}
+
 /// Declares the keys of a section: the key, how it is written, and the field it sets, which says what it
 /// means.
 macro_rules! section_keys {
@@ -72,8 +83,25 @@ macro_rules! section_keys {
             }
         }
 
+        impl Said for $layer {
+            fn has(&self, key: &str) -> bool {
+                match key {
+                    $(stringify!($key) => self.$key.is_some(),)*
+                    _ => false,
+                }
+            }
+
+            fn without(&self, key: &str) -> Self {
+                Self { $($key: self.$key.filter(|_| key != stringify!($key)),)* }
+            }
+
+            fn take_over(&mut self, later: &Self) {
+                $(self.$key = later.$key.or(self.$key);)*
+            }
+        }
+
         impl $layer {
-            fn lay_over(&self, target: &mut $target) {
+            pub(super) fn lay_over(&self, target: &mut $target) {
                 $(if let Some(value) = self.$key {
                     target.$field = value.0;
                 })*
@@ -114,6 +142,8 @@ section_keys! {
     replies_bytes_max: Bytes<u32> => replies_bytes_max;
     socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
     socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
+    socket_local_buffer_bytes: Bytes<u32> => socket_local_buffer_bytes;
+    socket_local_buffers_max: Count<u32> => socket_local_buffers_max;
     handshake_timeout: Millis => handshake_timeout_ms;
     content_timeout: Millis => content_timeout_ms;
     consumer_stall_timeout: Millis => consumer_stall_timeout_ms;
@@ -216,6 +246,12 @@ impl Layer {
         self.store.lay_over(&mut config.store);
         self.tls.lay_over(&mut config.tls);
         self.limits.lay_over(&mut config.limits);
+    }
+
+    /// Adds what of the limits is said here, over what was said before.
+    pub(super) fn add_to(&self, by_hand: &mut ByHand) {
+        by_hand.limits.take_over(&self.limits);
+        by_hand.frame_max = self.frame_max.map(|bytes| bytes.0).or(by_hand.frame_max);
     }
 }
 

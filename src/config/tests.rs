@@ -1,6 +1,7 @@
 //! Every sentence an operator may meet, and the order of the layers.
 
 use super::doors::FileMode;
+use super::layer::LimitsLayer;
 use super::*;
 
 /// What a configuration file with this text comes to, over the generic board.
@@ -205,7 +206,10 @@ fn what_is_shown_can_be_read_back() {
         let config = gather(board).unwrap();
         let again = gathered(&config.shown()).unwrap();
         assert_eq!(again.limits, config.limits);
-        assert_eq!(again.shown().replace("generic", board), config.shown());
+        // Against the generic profile much would be marked as derived.
+        let shown: Vec<String> =
+            again.shown().lines().map(|line| line.split("  # ").next().unwrap().to_string()).collect();
+        assert_eq!(shown.join("\n").replace("generic", board), config.shown());
     }
 }
 

@@ -22,6 +22,7 @@ use crate::time::{Deadline, Now};
 use crate::tool::check::show_table;
 
 use super::StartError;
+use super::buffers::LocalBuffers;
 use super::control::Control;
 use super::deadlines::Deadlines;
 use super::defined;
@@ -89,6 +90,7 @@ pub struct House {
     /// Connections that ever came in.
     pub(super) connections_made: u64,
     pub(super) handshakes: u32,
+    pub(super) local_buffers: LocalBuffers,
     /// Peers over TLS.
     pub(super) tls_peers: u32,
     /// Those of them whose handshake of TLS is not over.
@@ -155,8 +157,10 @@ impl House {
     /// # Errors
     /// What keeps it from starting.
     pub fn open(config: &Config) -> Result<Self, StartError> {
+        let mut config = config.clone();
+        let table = config.fit(super::record_sizes).map_err(StartError::Limits)?;
+        let config = &config;
         let mut limits = config.limits.clone();
-        let table = config.check(&super::record_sizes(config)).map_err(StartError::Limits)?;
         limits.connections_max = descriptors::connections(config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
@@ -176,6 +180,7 @@ impl House {
             now: Now::from_ms(0),
             poll,
             events: Events::with_capacity(EVENTS_PER_POLL),
+            local_buffers: LocalBuffers::new(&limits, &doors),
             doors,
             spare: SpareDescriptor::new(),
             signals,

@@ -23,6 +23,7 @@ use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::time::Now;
 
 use super::StartError;
+use super::buffers::BufferSize;
 use super::local::LocalDoor;
 use super::socket::{PeerAddress, Socket};
 
@@ -116,6 +117,15 @@ impl Door {
         }
     }
 
+    /// Keeps the segments of those who come from now on to so many bytes; 0: as long as the link allows.
+    pub(super) fn limit_segments(&self, bytes: u32) {
+        if let Listener::Tcp(listener) = &self.listener
+            && let Err(error) = SockRef::from(listener).set_tcp_mss(bytes)
+        {
+            log::debug!("{}: segments cannot be limited to {bytes} bytes: {error}", self.address);
+        }
+    }
+
     /// The next visitor, if one waits.
     pub(super) fn accept(
         &mut self,
@@ -204,13 +214,13 @@ impl SpareDescriptor {
 }
 
 /// Sets a new connection's socket up for a loop that gathers its writes and must notice lost peers.
-pub(super) fn prepare(socket: &Socket, limits: &Limits) -> io::Result<()> {
+pub(super) fn prepare(socket: &Socket, limits: &Limits, size: BufferSize) -> io::Result<()> {
     match socket {
         Socket::Tcp(stream) => {
             prepare_tcp(stream, limits)?;
-            prepare_buffers(&SockRef::from(stream), limits)
+            size.set(&SockRef::from(stream), limits)
         }
-        Socket::Unix(stream) => prepare_buffers(&SockRef::from(stream), limits),
+        Socket::Unix(stream) => size.set(&SockRef::from(stream), limits),
     }
 }
 
@@ -225,14 +235,4 @@ fn prepare_tcp(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     // A little later than we would.
     let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
-}
-
-fn prepare_buffers(socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
-    if limits.socket_receive_buffer_bytes > 0 {
-        socket.set_recv_buffer_size(limits.socket_receive_buffer_bytes as usize)?;
-    }
-    if limits.socket_send_buffer_bytes > 0 {
-        socket.set_send_buffer_size(limits.socket_send_buffer_bytes as usize)?;
-    }
-    Ok(())
 }

@@ -25,6 +25,7 @@
 //!
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
+mod buffers;
 mod control;
 mod deadlines;
 mod defined;

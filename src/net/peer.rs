@@ -5,6 +5,7 @@ use crate::journal::Batch;
 use crate::session;
 use crate::time::{Deadline, Now};
 
+use super::buffers::BufferSize;
 use super::deadlines::Deadlines;
 use super::socket::PeerAddress;
 use super::stream::Stream;
@@ -81,6 +82,8 @@ pub(super) struct Peer {
     pub(super) to_write: bool,
     /// Still in its handshake, and counted as such.
     pub(super) shaking_hands: bool,
+    /// The kernel's buffers it was given.
+    pub(super) buffer_size: BufferSize,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) stalled: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.

@@ -62,14 +62,17 @@ impl House {
     }
 
     pub(super) fn welcome(&mut self, mut visitor: listen::Visitor) -> io::Result<()> {
-        listen::prepare(&visitor.socket, &self.limits)?;
         // Without a free record the newcomer is closed again: the last of the lost ones is still being
         // cleared away.
         let Some(id) = self.broker.connect() else { return Ok(()) };
+        let buffer_size = self.local_buffers.take(&visitor.socket, &self.doors);
         let token = Token(FIRST_PEER + id.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut visitor.socket, token, interest) {
+        let prepared = listen::prepare(&visitor.socket, &self.limits, buffer_size)
+            .and_then(|()| self.poll.registry().register(&mut visitor.socket, token, interest));
+        if let Err(error) = prepared {
             self.broker.release(id);
+            self.local_buffers.give_back(buffer_size, &self.doors);
             return Err(error);
         }
         let from_loopback = visitor.address.is_loopback();
@@ -92,6 +95,7 @@ impl House {
             for_stash: false,
             to_write: false,
             shaking_hands: true,
+            buffer_size,
             stalled: Deadline::NEVER,
             lost: Deadline::NEVER,
         };

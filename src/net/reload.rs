@@ -22,7 +22,11 @@ impl House {
 
     /// Makes of the configuration what can be made of it.
     pub(super) fn take_reloaded(&mut self, again: Result<Config, ConfigError>) {
-        let config = match again {
+        let fitted = again.map_err(|error| error.to_string()).and_then(|mut config| {
+            config.fit(super::record_sizes).map_err(|error| error.to_string())?;
+            Ok(config)
+        });
+        let config = match fitted {
             Ok(config) => config,
             Err(error) => return log::error!("{error}; the configuration stays as it was"),
         };

@@ -160,6 +160,7 @@ impl House {
             self.broker.release(id);
             self.errands.leave(id);
             self.peers_count -= 1;
+            self.local_buffers.give_back(peer.buffer_size, &self.doors);
             self.handshakes -= u32::from(peer.shaking_hands);
             self.tls_peers -= u32::from(peer.stream.is_tls());
             self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());

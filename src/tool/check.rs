@@ -5,16 +5,18 @@
 use std::fmt::Write;
 
 use crate::config::Config;
-use crate::limits::{LimitsError, Megabytes, MemoryTable, RecordSizes};
+use crate::limits::{LimitsError, Megabytes, MemoryTable};
+use crate::net;
 
 /// The report on a configuration, and whether the broker would start with it.
 ///
 /// # Errors
 /// The key to change, beside the report.
-pub fn check(config: &Config, sizes: &RecordSizes) -> (String, Result<(), LimitsError>) {
-    let table = config.limits.memory_table(sizes);
+pub fn check(mut config: Config) -> (String, Result<(), LimitsError>) {
+    let verdict = config.fit(net::record_sizes);
+    let table = config.limits.memory_table(&net::record_sizes(&config));
     let report = format!("{}\n\n{}", config.shown(), show_table(&table, config.memory_limit_bytes));
-    (report, config.check(sizes).map(drop))
+    (report, verdict.map(drop))
 }
 
 /// The memory table as text, its sum set against the limit.
