@@ -103,7 +103,7 @@ fn where_memory_allows_messages_may_be_larger() {
     measured("--messages 6 --size 20MiB --confirms 1 --persistent -- --memory-limit 256MB");
     measured("--messages 6 --size 20MiB --confirms 1 -- --board pi-4");
     // And the least memory there is still serves.
-    measured("--messages 20000 --size 100 --confirms 50 --persistent -- --memory-limit 12MB");
+    measured("--messages 20000 --size 100 --confirms 50 --persistent -- --memory-limit 14MB");
 }
 
 #[test]
