@@ -20,12 +20,12 @@ pub const FRAME_BYTES_MIN: u32 = 4096;
 pub struct Limits {
     /// Connections at once, handshakes included.
     pub connections_max: u32,
-    /// Connections that have not finished their handshake; further ones wait in the listen queue.
+    /// Connections that have not finished their handshake, half of them of one address at most; further ones
+    /// wait, or the address that holds most gives one up.
     pub handshakes_max: u32,
-    /// Connections over TLS at once, those in their handshake included; further ones wait in the listen
-    /// queue.
+    /// Connections over TLS at once, those in their handshake included; further ones wait.
     pub tls_connections_max: u32,
-    /// Connections that have not finished the handshake of TLS; further ones wait in the listen queue.
+    /// Connections that have not finished the handshake of TLS; further ones wait as for handshakes_max.
     pub tls_handshakes_max: u32,
     /// Channels open at once, over all connections.
     pub channels_max: u32,
@@ -212,8 +212,10 @@ pub struct RecordSizes {
     pub user_bytes: usize,
     /// A permission without its patterns.
     pub permission_bytes: usize,
-    /// A login that waits for its password to be checked.
+    /// A handshake place, and a login that waits for its password to be checked.
     pub login_bytes: usize,
+    /// The queue of accepted connections without a handshake place, and what is known of addresses.
+    pub newcomers_bytes: usize,
     /// A delivery that is not settled, with its place in the tag table.
     pub unacknowledged_bytes: usize,
     /// Buffers that sessions and broker have once.
@@ -447,7 +449,7 @@ impl Limits {
     }
 
     /// Who may do what.
-    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 5] {
+    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 6] {
         let logins = "logins whose password is being checked";
         [
             line(
@@ -460,6 +462,7 @@ impl Limits {
             line("permissions_max", self.permissions_max.into(), sizes.permission_bytes, "permission"),
             line("patterns_bytes_max", self.patterns_bytes_max.into(), 1, "patterns of permissions"),
             line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
+            line("accept queue", 1, sizes.newcomers_bytes, "who waits for a handshake place; wrong logins"),
         ]
     }
 
@@ -498,7 +501,7 @@ impl Limits {
             return Ok(table);
         }
         let adjustable = table.lines.iter().filter(|line| {
-            let fixed = ["control", "stack", "helpers", "log", "program", "allocator", "crl"];
+            let fixed = ["control", "stack", "helpers", "log", "program", "allocator", "crl", "accept queue"];
             !fixed.contains(&line.key)
         });
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
@@ -609,6 +612,7 @@ mod tests {
         user_bytes: 800,
         permission_bytes: 800,
         login_bytes: 1000,
+        newcomers_bytes: 40_000,
         unacknowledged_bytes: 72,
         scratch_bytes: 300_000,
         store_bytes: 4_000_000,

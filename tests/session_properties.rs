@@ -7,7 +7,7 @@ mod session_support;
 
 use std::collections::HashMap;
 
-use leveret::session::Suspension;
+use leveret::session::{Stage, Suspension};
 use leveret::wire::{FrameKind, Method, Table, next_frame};
 use session_support::*;
 
@@ -268,7 +268,7 @@ fn rubbish_ends_connections_and_leaves_the_pools_whole() {
         let mut random = Random(seed.wrapping_mul(0xA076_1D64_78BD_642F) | 1);
         let mut world = World::new(small_limits());
         let mut host = if random.below(4) == 0 { Host::new(&world) } else { open(&mut world) };
-        let mut script = if host.connection.is_past_handshake() {
+        let mut script = if matches!(host.connection.stage(), Stage::Open | Stage::Over) {
             script(&mut random, 6)
         } else {
             handshake(&CAPABLE, b"\0guest\0guest", 131_072, 60)

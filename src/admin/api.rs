@@ -199,6 +199,8 @@ fn overview(scene: &Scene<'_>) -> Answer {
                 ("uptime_ms", process.uptime_ms),
                 ("memory_limit", process.memory_limit_bytes),
                 ("pid", u64::from(std::process::id())),
+                ("handshakes_evicted", process.handshakes_evicted),
+                ("newcomers_dropped", process.newcomers_dropped),
             ];
             for (name, number) in process_numbers {
                 json.name(name, &mut is_first);

@@ -129,6 +129,11 @@ pub struct Process {
     pub uptime_ms: u64,
     /// AMQP connections.
     pub connections: u32,
+    /// Handshakes ended since the start because others wanted in.
+    pub handshakes_evicted: u64,
+    /// Newcomers hung up on since the start before they had a handshake place: they said nothing, or their
+    /// address filled the queue.
+    pub newcomers_dropped: u64,
     /// Clients that wait for room to publish.
     pub waiting_publishers: u32,
 }

@@ -226,6 +226,11 @@ impl Broker {
         })
     }
 
+    /// Who has logged in on a connection; nobody is empty.
+    pub fn user_of(&self, connection: ConnectionId) -> &str {
+        self.connections.get(connection.index()).map_or("", |record| &record.user)
+    }
+
     /// What the broker knows of a connection that is in use.
     pub fn connection_view(&self, connection: ConnectionId) -> Option<ConnectionView<'_>> {
         let record = self.connections.get(connection.index()).filter(|record| !record.dying)?;

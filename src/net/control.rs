@@ -233,6 +233,9 @@ impl House {
         let process = &mut self.control.process;
         process.uptime_ms = self.now.as_ms();
         process.connections = self.peers_count;
+        let refusals = self.accept_queue.refusals;
+        process.handshakes_evicted = refusals.evicted;
+        process.newcomers_dropped = refusals.dropped + refusals.silent;
         process.waiting_publishers = self.for_room.len() as u32;
         let peers = Peers { peers: &self.peers, now: self.now };
         let holder = &mut self.control.holder;
@@ -318,6 +321,8 @@ fn process(config: &Config) -> Process {
         memory_limit_bytes: config.memory_limit_bytes,
         uptime_ms: 0,
         connections: 0,
+        handshakes_evicted: 0,
+        newcomers_dropped: 0,
         waiting_publishers: 0,
     }
 }

@@ -10,24 +10,28 @@ use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::store::FileDisk;
 
 use super::StartError;
+use super::accept_queue::QUEUE_PLACES;
 
 /// Standard streams, the poll and its waker, signals, the spare one, the operator's door; and what is open
 /// for a moment: certificates, the configuration, the service manager's socket.
 const OWN: u64 = 20;
 
-/// As many connections as there are descriptors for, at most `connections_max`. The process's own limit is
-/// raised as far as that takes and the system allows.
+/// As many connections as there are descriptors for, at most `connections_max`, and places for newcomers
+/// beside them. The process's own limit is raised as far as that takes and the system allows; when it is
+/// short, a third of what there is goes to newcomers.
 ///
 /// # Errors
 /// There is not one for a single connection.
-pub(super) fn connections(config: &Config) -> Result<u32, StartError> {
+pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     let others = others(config);
-    let wanted = others + u64::from(config.limits.connections_max);
+    let wanted = others + u64::from(config.limits.connections_max) + QUEUE_PLACES as u64;
     let allowed = raise_to(wanted);
     if allowed >= wanted {
-        return Ok(config.limits.connections_max);
+        return Ok((config.limits.connections_max, QUEUE_PLACES));
     }
-    let connections = u32::try_from(allowed.saturating_sub(others)).unwrap_or(u32::MAX);
+    let left = allowed.saturating_sub(others);
+    let places = (left / 3).clamp(1, QUEUE_PLACES as u64);
+    let connections = u32::try_from(left.saturating_sub(places)).unwrap_or(u32::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });
     }
@@ -37,7 +41,7 @@ pub(super) fn connections(config: &Config) -> Result<u32, StartError> {
          `ulimit -n`)",
         config.limits.connections_max
     );
-    Ok(connections)
+    Ok((connections, places as usize))
 }
 
 /// What everything but connections takes.

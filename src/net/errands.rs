@@ -20,12 +20,12 @@ use crate::command::{ConnectionId, Outcome};
 use crate::config::{Config, ConfigError};
 use crate::journal::Batch;
 use crate::limits::Limits;
-use crate::log_limiter::{LogKind, LogSource};
+use crate::log_limiter::LogKind;
 use crate::time::{Deadline, Now};
 
-use super::gate::{Gate, Login};
 use super::helper::Helper;
 use super::house::House;
+use super::login_throttle::{Login, LoginThrottle};
 use super::peer::{Ending, Waiting};
 use super::tls::{Handshake, Keeper, Shaken};
 
@@ -84,8 +84,10 @@ impl Errand {
 pub(super) struct Errands {
     helper: Helper<Errand, Done>,
     is_busy: bool,
+    /// When the one under way was given out.
+    given: Now,
     tickets: u64,
-    pub(super) gate: Gate,
+    pub(super) throttle: LoginThrottle,
     /// Handshakes of TLS, first come first served.
     pub(super) shakes: VecDeque<Shake>,
     /// What is to be read again.
@@ -105,8 +107,9 @@ impl Errands {
         Ok(Self {
             helper: Helper::start("errands", waker, work)?,
             is_busy: false,
+            given: Now::default(),
             tickets: 0,
-            gate: Gate::new(limits.handshakes_max as usize),
+            throttle: LoginThrottle::new(limits.handshakes_max as usize),
             shakes: VecDeque::with_capacity(shakes_max),
             reload: None,
             shakes_next: false,
@@ -115,12 +118,12 @@ impl Errands {
 
     /// A connection is gone, and waits in no line any more.
     pub(super) fn leave(&mut self, id: ConnectionId) {
-        self.gate.leave(id);
+        self.throttle.leave(id);
         self.shakes.retain(|shake| shake.connection != id);
     }
 
     fn has_next(&self, now: Now) -> bool {
-        self.reload.is_some() || !self.shakes.is_empty() || self.gate.has_next(now)
+        self.reload.is_some() || !self.shakes.is_empty() || self.throttle.has_next(now)
     }
 
     /// A number that no errand had before.
@@ -138,7 +141,7 @@ impl House {
 
     /// When one can be that has to wait until then.
     pub(super) fn errand_deadline(&self) -> Deadline {
-        if self.errands.is_busy { Deadline::NEVER } else { self.errands.gate.deadline() }
+        if self.errands.is_busy { Deadline::NEVER } else { self.errands.throttle.deadline() }
     }
 
     /// Takes what was done, and gives out what is next.
@@ -158,7 +161,7 @@ impl House {
         if !self.errands.is_busy
             && let Some(errand) = self.next_errand()
         {
-            self.errands.is_busy = true;
+            (self.errands.is_busy, self.errands.given) = (true, self.now);
             self.errands.helper.give(errand);
         }
     }
@@ -186,7 +189,7 @@ impl House {
     }
 
     fn next_login(&mut self) -> Option<Errand> {
-        while let Some(login) = self.errands.gate.next(self.now) {
+        while let Some(login) = self.errands.throttle.next(self.now) {
             // Another of the same user may have been checked while this one waited.
             if !self.broker.is_remembered(&login.check) {
                 return Some(Errand::Password(login));
@@ -198,14 +201,13 @@ impl House {
 
     /// Answers a login.
     fn finish_login(&mut self, login: &Login, is_right: bool) {
-        if let Some((failures, delay_ms)) = self.errands.gate.checked(self.now, login, is_right) {
+        let check_ms = self.now.ms_since(self.errands.given);
+        self.errands.throttle.finish(self.now, login, is_right, check_ms);
+        let is_exhausted = self.errands.throttle.is_exhausted(self.now, login.from.origin());
+        if !is_right && is_exhausted {
             let from = login.from;
-            let text =
-                format_args!("{from}: {failures} wrong logins so far; its next waits for {delay_ms} ms");
-            self.supplies.log.warn(self.now, LogSource::Address(from), LogKind::Login, text);
-        }
-        while let Some(other) = self.errands.gate.turn_away(login) {
-            self.end_now(other);
+            let text = format_args!("{from}: so many wrong passwords that its logins have to wait");
+            self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
         }
         if !self.awaits(login.connection, Waiting::Errand(login.ticket)) {
             return;
@@ -223,6 +225,7 @@ impl House {
     /// Gives the answer that had to wait for an errand, and lets the connection go on.
     fn give_errand_answer(&mut self, id: ConnectionId, outcome: Outcome) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        peer.silent_since = self.now;
         if peer.session.expects_answer() {
             let mut context = self.supplies.context(self.now, &self.broker, id);
             peer.session.answer(&mut context, outcome, 0, Batch::NONE);

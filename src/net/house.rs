@@ -22,6 +22,7 @@ use crate::time::{Deadline, Now};
 use crate::tool::check::show_table;
 
 use super::StartError;
+use super::accept_queue::AcceptQueue;
 use super::buffers::LocalBuffers;
 use super::control::Control;
 use super::deadlines::Deadlines;
@@ -89,7 +90,9 @@ pub struct House {
     pub(super) peers_count: u32,
     /// Connections that ever came in.
     pub(super) connections_made: u64,
-    pub(super) handshakes: u32,
+    /// Those that have not opened a virtual host yet: each holds a handshake place.
+    pub(super) handshaking: Vec<ConnectionId>,
+    pub(super) accept_queue: AcceptQueue,
     pub(super) local_buffers: LocalBuffers,
     /// Peers over TLS.
     pub(super) tls_peers: u32,
@@ -161,7 +164,8 @@ impl House {
         let table = config.fit(super::record_sizes).map_err(StartError::Limits)?;
         let config = &config;
         let mut limits = config.limits.clone();
-        limits.connections_max = descriptors::connections(config)?;
+        let queue_places;
+        (limits.connections_max, queue_places) = descriptors::connections(config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
@@ -188,7 +192,8 @@ impl House {
             peers: Vec::with_capacity(connections),
             peers_count: 0,
             connections_made: 0,
-            handshakes: 0,
+            handshaking: Vec::with_capacity(limits.handshakes_max as usize),
+            accept_queue: AcceptQueue::new(limits.handshakes_max as usize, queue_places),
             tls_peers: 0,
             tls_handshakes: 0,
             deadlines: Deadlines::with_capacity(connections),

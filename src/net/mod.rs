@@ -11,12 +11,14 @@
 //! | `tls` | handshakes, records, certificates |
 //! | `strangers` | handshakes of TLS, and peers that speak something else |
 //! | `listen`, `local` | listening and accepting |
+//! | `accept_queue` | accepted, and without a handshake place yet |
+//! | `admission` | who gets the next handshake place, and who gives one up |
 //! | `descriptors` | how many there may be |
 //! | `desk` | what passes between broker and store |
 //! | `directory` | whether the data directory is what it was set up to be |
 //! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
 //! | `errands` | what would hold the loop up, done by a thread of its own |
-//! | `gate` | logins that wait for their password to be checked |
+//! | `login_throttle` | logins that wait for their password to be checked |
 //! | `control` | the operator's socket |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
@@ -25,6 +27,8 @@
 //!
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
+mod accept_queue;
+mod admission;
 mod buffers;
 mod control;
 mod deadlines;
@@ -34,11 +38,11 @@ pub(crate) mod desk;
 mod directory;
 mod disk;
 mod errands;
-mod gate;
 mod helper;
 mod house;
 mod listen;
 mod local;
+mod login_throttle;
 mod peer;
 mod receive;
 mod reload;
@@ -182,7 +186,8 @@ pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
         vhost_bytes: broker::VHOST_BYTES,
         user_bytes: broker::USER_BYTES,
         permission_bytes: broker::PERMISSION_BYTES,
-        login_bytes: gate::LOGIN_BYTES,
+        login_bytes: login_throttle::LOGIN_BYTES + accept_queue::PLACE_BYTES,
+        newcomers_bytes: accept_queue::QUEUE_BYTES + login_throttle::TABLES_BYTES,
         unacknowledged_bytes: broker::DELIVERY_BYTES,
         control_bytes: crate::admin::talk::TALK_BYTES,
     }

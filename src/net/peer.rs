@@ -80,10 +80,14 @@ pub(super) struct Peer {
     pub(super) for_stash: bool,
     /// On the list of connections to write to.
     pub(super) to_write: bool,
-    /// Still in its handshake, and counted as such.
+    /// It holds a handshake place.
     pub(super) shaking_hands: bool,
     /// The kernel's buffers it was given.
     pub(super) buffer_size: BufferSize,
+    /// Since then it has not logged in, but for the time that it waited for us.
+    pub(super) silent_since: Now,
+    /// Its address has had no handshake place lately that it made nothing of.
+    pub(super) is_first: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) stalled: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.

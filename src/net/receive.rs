@@ -1,4 +1,4 @@
-//! The way in: newcomers, reading, applying what was read, and publishers that wait for room.
+//! The way in: beginning a connection, reading, applying what was read, and publishers that wait for room.
 //!
 //! Always true: a peer is on the list to be read at most once, and not at all while it waits; one reading
 //! takes at most the one input buffer; whoever of a virtual host waited longest for room tries first, and
@@ -10,9 +10,9 @@ use mio::{Interest, Token};
 
 use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
-use crate::log_limiter::{LogKind, LogSource};
+use crate::log_limiter::LogKind;
 use crate::mem::Owner;
-use crate::session::{self, Step, Suspension};
+use crate::session::{self, Stage, Step, Suspension};
 use crate::time::Deadline;
 
 use super::house::{FIRST_PEER, House};
@@ -20,8 +20,6 @@ use super::listen;
 use super::peer::{Ending, Peer, Waiting};
 use super::stream::{Reading, Stream};
 
-/// Newcomers taken in per turn, so that a crowd at the door does not hold up those inside.
-const ACCEPTS_PER_TURN: usize = 64;
 /// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
 const EFFORT_PER_TURN: u32 = 50_000;
 /// Steps that opening a record of TLS counts as, whatever is in it.
@@ -32,44 +30,27 @@ const SLOW_BODY_TIMES: u64 = 10;
 const RETRIES_PER_TURN: usize = 64;
 
 impl House {
-    pub(super) fn may_let_in(&self, with_tls: bool) -> bool {
-        let has_place = !with_tls
-            || self.tls_peers < self.limits.tls_connections_max
-                && self.tls_handshakes < self.limits.tls_handshakes_max;
-        has_place
-            && self.stopping.is_none()
-            && self.peers_count < self.limits.connections_max
-            && self.handshakes < self.limits.handshakes_max
-    }
-
-    pub(super) fn let_in(&mut self) {
-        for door in 0..self.doors.len() {
-            for _ in 0..ACCEPTS_PER_TURN {
-                if !self.doors[door].ready || !self.may_let_in(self.doors[door].with_tls) {
-                    break;
-                }
-                let Some(visitor) =
-                    self.doors[door].accept(&mut self.spare, &mut self.supplies.log, self.now)
-                else {
-                    break;
-                };
-                if let Err(error) = self.welcome(visitor) {
-                    let text = format_args!("a connection could not be set up: {error}");
-                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
-                }
-            }
-        }
-    }
-
-    pub(super) fn welcome(&mut self, mut visitor: listen::Visitor) -> io::Result<()> {
+    /// Begins the handshake of a newcomer that has been given a place.
+    pub(super) fn welcome(
+        &mut self,
+        mut visitor: listen::Visitor,
+        is_registered: bool,
+        is_first: bool,
+    ) -> io::Result<()> {
         // Without a free record the newcomer is closed again: the last of the lost ones is still being
         // cleared away.
         let Some(id) = self.broker.connect() else { return Ok(()) };
         let buffer_size = self.local_buffers.take(&visitor.socket, &self.doors);
         let token = Token(FIRST_PEER + id.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let prepared = listen::prepare(&visitor.socket, &self.limits, buffer_size)
-            .and_then(|()| self.poll.registry().register(&mut visitor.socket, token, interest));
+        let registry = self.poll.registry();
+        let prepared = listen::prepare(&visitor.socket, &self.limits, buffer_size).and_then(|()| {
+            if is_registered {
+                registry.reregister(&mut visitor.socket, token, interest)
+            } else {
+                registry.register(&mut visitor.socket, token, interest)
+            }
+        });
         if let Err(error) = prepared {
             self.broker.release(id);
             self.local_buffers.give_back(buffer_size, &self.doors);
@@ -96,6 +77,8 @@ impl House {
             to_write: false,
             shaking_hands: true,
             buffer_size,
+            silent_since: self.now,
+            is_first,
             stalled: Deadline::NEVER,
             lost: Deadline::NEVER,
         };
@@ -104,7 +87,7 @@ impl House {
         }
         self.peers[id.index()] = Some(peer);
         self.peers_count += 1;
-        self.handshakes += 1;
+        self.handshaking.push(id);
         self.tls_peers += u32::from(visitor.with_tls);
         self.tls_handshakes += u32::from(visitor.with_tls);
         self.list_to_read(id);
@@ -234,15 +217,15 @@ impl House {
                     let batch = self.broker.awaited();
                     self.effort = self.effort.saturating_add(self.broker.take_effort());
                     let outcome = match outcome {
+                        Outcome::Check(check) if self.errands.throttle.is_known_wrong(&check) => {
+                            self.broker.checked(id, &check, false)
+                        }
                         Outcome::Check(check) => {
                             peer.session.defer_login(self.now);
-                            let (ticket, from) = (self.errands.ticket(), peer.address.place());
-                            if self.errands.gate.enter(self.now, id, ticket, from, check) {
-                                peer.waiting = Waiting::Errand(ticket);
-                            } else {
-                                peer.ending = Ending::Now;
-                                self.to_close.push(id);
-                            }
+                            let ticket = self.errands.ticket();
+                            self.errands.throttle.enter(self.now, id, ticket, peer.address, check);
+                            peer.waiting = Waiting::Errand(ticket);
+                            peer.silent_since = self.now;
                             break;
                         }
                         outcome => outcome,
@@ -287,9 +270,12 @@ impl House {
     /// What may have changed whenever a session was asked to do something.
     pub(super) fn after_session(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if peer.shaking_hands && peer.session.is_past_handshake() {
+        if peer.shaking_hands && peer.session.stage() == Stage::Open {
             peer.shaking_hands = false;
-            self.handshakes -= 1;
+            let source = peer.address.origin();
+            self.errands.throttle.prove(self.now, source, self.broker.user_of(id));
+            self.handshaking.retain(|other| *other != id);
+            self.accept_queue.forgive_turn(source);
         }
         if peer.session.is_over() {
             self.broker.disconnect(id);

@@ -161,13 +161,16 @@ impl House {
             self.errands.leave(id);
             self.peers_count -= 1;
             self.local_buffers.give_back(peer.buffer_size, &self.doors);
-            self.handshakes -= u32::from(peer.shaking_hands);
+            if peer.shaking_hands {
+                self.handshaking.retain(|other| *other != id);
+            }
             self.tls_peers -= u32::from(peer.stream.is_tls());
             self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
             if let Err(error) = self.poll.registry().deregister(&mut peer.stream.socket) {
                 log::debug!("{}: deregistering failed: {error}", peer.address);
             }
         }
+        self.accept_queue.note_change();
         // Once for all that were closed, and before anybody else gets one of their ids.
         let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {

@@ -52,11 +52,14 @@ impl House {
     pub(super) fn take_shaken(&mut self, id: ConnectionId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         peer.waiting = Waiting::No;
-        peer.session.postpone(self.now.ms_since(since));
+        let waited_ms = self.now.ms_since(since);
+        peer.session.postpone(waited_ms);
+        peer.silent_since = Now::from_ms(peer.silent_since.as_ms() + waited_ms);
         match peer.stream.shaken(&mut self.buffers, shaken) {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
                 self.tls_handshakes -= 1;
+                self.accept_queue.note_change();
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
                 if let Some(login) = login {
                     peer.session.set_certificate_name(&login);

@@ -29,6 +29,7 @@ use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
 use super::StartError;
+use super::accept_queue::FIRST_QUEUED;
 use super::disk::Disk;
 use super::house::{FIRST_PEER, HANGUP, HELPERS, House, SIGNAL};
 use super::peer::{Ending, Waiting};
@@ -130,7 +131,7 @@ impl House {
             || self.has_stash_to_offer()
             || self.has_errand()
             || self.broker.has_forced()
-            || self.doors.iter().any(|door| door.ready && self.may_let_in(door.with_tls))
+            || self.doors.iter().any(|door| door.ready && self.may_accept(door.with_tls))
     }
 
     fn next_deadline(&self) -> Deadline {
@@ -142,7 +143,8 @@ impl House {
         let house =
             watchdog.earlier(stop).earlier(crowded).earlier(self.trim_due).earlier(disk).earlier(overdue);
         let house = house.earlier(self.supplies.log.deadline());
-        self.deadlines.next().earlier(house).earlier(self.errand_deadline()).earlier(self.control.deadline())
+        let others = self.errand_deadline().earlier(self.accept_queue.deadline());
+        self.deadlines.next().earlier(house).earlier(others).earlier(self.control.deadline())
     }
 
     fn take_event(&mut self, event: &mio::event::Event) {
@@ -154,10 +156,14 @@ impl House {
             HANGUP => self.take_hangup(),
             // What they woke us for is taken in every turn.
             HELPERS => {}
-            Token(door) if door < FIRST_PEER => {
+            Token(door) if door < FIRST_QUEUED => {
                 if let Some(door) = self.doors.get_mut(door) {
                     door.ready = true;
                 }
+            }
+            Token(queued) if queued < FIRST_PEER => {
+                self.accept_queue
+                    .note_event(queued - FIRST_QUEUED, event.is_read_closed() || event.is_error());
             }
             Token(peer) => self.note_readiness(ConnectionId::from_index(peer - FIRST_PEER), event),
         }
@@ -475,7 +481,7 @@ impl House {
         match waited {
             Waiting::Room => self.for_room.retain(|other| *other != id),
             Waiting::Job => self.for_jobs.retain(|other| *other != id),
-            Waiting::Errand(_) => self.errands.gate.leave(id),
+            Waiting::Errand(_) => self.errands.throttle.leave(id),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
         self.resume(id);
@@ -498,6 +504,7 @@ impl House {
         systemd::stopping();
         self.stopping = Some(self.now.after_ms(STOP_MS));
         self.doors.clear();
+        self.accept_queue.clear();
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format_args!("broker forced connection closure with reason 'shutdown'"),

@@ -172,6 +172,19 @@ pub struct Peer {
     pub source: LogSource,
 }
 
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Nobody has logged in yet.
+    Unproven,
+    /// Somebody has, and has not opened a virtual host yet.
+    LoggedIn,
+    /// In use.
+    Open,
+    /// It was refused, or is being closed.
+    Over,
+}
+
 /// Why input stands still although there is some.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suspension {
@@ -362,12 +375,16 @@ impl Connection {
         self.certificate_name = Some(name.into());
     }
 
-    /// Whether the handshake is over, well or not.
-    pub const fn is_past_handshake(&self) -> bool {
-        !matches!(
-            self.phase,
-            Phase::Header { .. } | Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }
-        )
+    /// How far it has come.
+    pub const fn stage(&self) -> Stage {
+        match self.phase {
+            Phase::Header { .. } | Phase::Start { .. } => Stage::Unproven,
+            Phase::Tune { .. } | Phase::Opening { .. } => Stage::LoggedIn,
+            Phase::Open => Stage::Open,
+            Phase::Refused { .. } | Phase::Closing { .. } | Phase::Ending { .. } | Phase::Finished { .. } => {
+                Stage::Over
+            }
+        }
     }
 
     /// Whether the broker let its user in, whatever became of it since.

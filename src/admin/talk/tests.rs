@@ -49,6 +49,8 @@ impl Stage {
                 memory_limit_bytes: 0,
                 uptime_ms: 0,
                 connections: 0,
+                handshakes_evicted: 0,
+                newcomers_dropped: 0,
                 waiting_publishers: 0,
             },
             orders: Orders::default(),

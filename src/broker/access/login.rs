@@ -14,6 +14,11 @@ use crate::password::{PasswordCheck, PasswordHash};
 use super::operator::UserLimits;
 use crate::broker::Broker;
 use crate::broker::holders::Held;
+
+/// Why a user of [`Broker::set_loopback_users`] is refused.
+const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make a user of your own for other \
+                             machines, or let it in from anywhere with loopback_users = []";
+
 /// One user.
 pub(super) struct User {
     name: Box<str>,
@@ -81,6 +86,9 @@ impl Broker {
         let known = self.find_user(user);
         // A name that is too long is nobody's.
         let name = Name::try_from(user).unwrap_or_default();
+        // Whoever cannot come in from there is told, and delayed, like one with a wrong password: its real
+        // password would otherwise be found out from afar.
+        let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
         let hash = known.map_or(PasswordHash::Nobodys, |user| self.access.users[user].hash);
         let check = PasswordCheck::new(name, password, hash, from_loopback);
         if self.is_remembered(&check) {
@@ -117,6 +125,9 @@ impl Broker {
                 let digest = self.digest(check.user(), check.password());
                 self.access.users[user].remembered = Some(digest);
                 self.admit(connection, check.user(), check.from_loopback())
+            }
+            None if self.is_loopback_user(check.user()) && !check.from_loopback() => {
+                Err(refused(check.user(), LOOPBACK_ONLY))
             }
             None => Err(refused(check.user(), "unknown user or wrong password")),
         };
@@ -180,11 +191,7 @@ impl Broker {
             ));
         }
         if self.is_loopback_user(name) && !from_loopback {
-            return Err(refused(
-                name,
-                "it can only connect from this machine itself; make a user of your own for other machines, \
-                 or let it in from anywhere with loopback_users = []",
-            ));
+            return Err(refused(name, LOOPBACK_ONLY));
         }
         let record = &mut self.connections[connection.index()];
         record.user = Name::try_from(name).unwrap_or_default();

@@ -63,14 +63,17 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
             "Totals",
             format!(
                 "Connection count: {}\nChannel count: {}\nQueue count: {}\nExchange count: {}\n\
-                 Binding count: {}\nConsumer count: {}\nVirtual host count: {}",
+                 Binding count: {}\nConsumer count: {}\nVirtual host count: {}\n\
+                 Handshakes evicted: {}\nNewcomers dropped: {}",
                 number("connections"),
                 number("channels"),
                 number("queues"),
                 number("exchanges"),
                 number("bindings"),
                 number("consumers"),
-                number("vhosts")
+                number("vhosts"),
+                number("handshakes_evicted"),
+                number("newcomers_dropped")
             ),
         ),
         ("Listeners", none(listeners)),

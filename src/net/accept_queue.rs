@@ -1,0 +1,475 @@
+//! Connections that are accepted and have no handshake place yet.
+//!
+//! ```text
+//! listen queue ─accept→ queue: until its first words are there, and a place ─→ a connection in its handshake
+//!                         │ nothing said in handshake_timeout, or too many of its address
+//!                         ▼
+//!                       closed
+//! ```
+//!
+//! Why it exists: the kernel's listen queue is first come, first served, so a thousand silent sockets in
+//! front would keep an honest client waiting, whatever is done behind it. Here everybody is accepted at once,
+//! and who said nothing yet costs a descriptor and an entry, no place, no record, no buffer of TLS.
+//!
+//! Always true: what was said stays in the socket (it is only looked at) until there is a place; the
+//! addresses that hold fewest places go first, then those that had no turn lately without a login after it;
+//! of an address mostly the oldest and now and then the newest; when the queue is full, the address that
+//! fills it gives way, and when none does, or all connections are logged in, nobody more is accepted.
+
+use mio::{Interest, Token};
+
+use crate::command::ConnectionId;
+use crate::log_limiter::{LogKind, LogSource};
+use crate::session::Stage;
+use crate::time::{Deadline, Now};
+use crate::wire::{Opening, classify_opening};
+
+use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Room, Rooms, Standing, Verdict};
+use super::house::House;
+use super::listen::Visitor;
+use super::login_throttle::Turn;
+use super::peer::{Ending, Peer, Waiting};
+use super::socket::{Socket, Source};
+
+/// So many may wait here, if there are descriptors for them; more wait in the listen queue.
+pub(super) const QUEUE_PLACES: usize = 256;
+/// An address that has more than this part of the queue gives way when that is full.
+const CROWD_PART: usize = 8;
+/// Accepted in one turn, so that a crowd at the door does not hold up those inside.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Addresses that are looked at for a place in one go, and how long until the next when none was to be had.
+const SOURCES_PER_TURN: usize = 8;
+const RETRY_MS: u64 = 20;
+/// So much of a first record of TLS has to be there: all of it, mostly.
+const OPENING_BYTES: usize = 1024;
+/// One in so many places goes to the newest of an address, the others to its oldest.
+const NEWEST_EACH: u64 = 4;
+/// Addresses whose last turn is known.
+const TURNS_KEPT: usize = 64;
+/// The token of the first; there are as many.
+pub(super) const FIRST_QUEUED: usize = 1 << 15;
+
+/// Bytes of the queue.
+pub(super) const QUEUE_BYTES: usize = QUEUE_PLACES * (size_of::<Option<Newcomer>>() + size_of::<Claim>())
+    + TURNS_KEPT * size_of::<(Source, u64)>();
+/// Bytes for each handshake place.
+pub(super) const PLACE_BYTES: usize = size_of::<Place>() + size_of::<ConnectionId>();
+
+/// One that waits.
+#[derive(Debug)]
+struct Newcomer {
+    visitor: Visitor,
+    source: Source,
+    since: Now,
+    /// They are numbered in the order of their coming.
+    number: u64,
+    /// Its first words are there.
+    has_spoken: bool,
+    is_registered: bool,
+}
+
+/// One that wants a place.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    slot: usize,
+    source: Source,
+    with_tls: bool,
+    /// Places that its address holds.
+    held: u32,
+    /// When its address had its last turn.
+    turn: u64,
+    /// Smaller is earlier.
+    order: u64,
+}
+
+/// What happened at the doors since the start.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Refusals {
+    /// Handshakes ended because others wanted in.
+    pub(super) evicted: u64,
+    /// Hung up on because their address had filled the queue.
+    pub(super) dropped: u64,
+    /// Hung up on because they said nothing.
+    pub(super) silent: u64,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct AcceptQueue {
+    waiting: Vec<Option<Newcomer>>,
+    count: usize,
+    numbers: u64,
+    /// No silent one is to be hung up on before.
+    silent_due: Deadline,
+    /// Somebody may get a place who could not before.
+    is_changed: bool,
+    retry: Deadline,
+    turns: Vec<(Source, u64)>,
+    turn: u64,
+    claims: Vec<Claim>,
+    places: Vec<Place>,
+    pub(super) refusals: Refusals,
+}
+
+/// What a look at a newcomer's socket brings.
+#[derive(PartialEq, Eq)]
+enum Look {
+    Silent,
+    Spoken,
+    Gone,
+}
+
+impl AcceptQueue {
+    pub(super) fn new(handshakes_max: usize, queue_places: usize) -> Self {
+        Self {
+            waiting: (0..queue_places).map(|_| None).collect(),
+            count: 0,
+            numbers: 0,
+            silent_due: Deadline::NEVER,
+            is_changed: false,
+            retry: Deadline::NEVER,
+            turns: Vec::with_capacity(TURNS_KEPT),
+            turn: 0,
+            claims: Vec::with_capacity(QUEUE_PLACES),
+            places: Vec::with_capacity(handshakes_max),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// When there is something to do here if nothing else happens.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.silent_due.earlier(self.retry)
+    }
+
+    /// A place may have become free.
+    pub(super) const fn note_change(&mut self) {
+        self.is_changed = true;
+    }
+
+    /// Whether another can be taken in, with somebody else hung up on if need be.
+    pub(super) fn has_room(&self) -> bool {
+        self.count < self.waiting.len() || self.who_gives_way().is_some()
+    }
+
+    /// Of the address that has most here, if those are a crowd: the silent one that came first, else the
+    /// newcomer that came last.
+    fn who_gives_way(&self) -> Option<usize> {
+        let of = |source| move |other: &&Newcomer| other.source == source;
+        let count = |source| self.waiting.iter().flatten().filter(of(source)).count();
+        let source = self.waiting.iter().flatten().max_by_key(|one| count(one.source))?.source;
+        if count(source) <= self.waiting.len() / CROWD_PART {
+            return None;
+        }
+        let entries = self.waiting.iter().enumerate();
+        let own = entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)));
+        let own = own.filter(|(_, entry)| entry.source == source);
+        let first = own.min_by_key(|(_, entry)| {
+            (entry.has_spoken, if entry.has_spoken { u64::MAX - entry.number } else { entry.number })
+        });
+        first.map(|(slot, _)| slot)
+    }
+
+    /// Takes one in; hands back who had to give way.
+    fn push(&mut self, visitor: Visitor, now: Now, patience_ms: u64) -> Option<Newcomer> {
+        let gone = if self.count < self.waiting.len() { None } else { self.who_gives_way() };
+        let gone = gone.and_then(|slot| self.take(slot));
+        self.refusals.dropped += u64::from(gone.is_some());
+        let look = look(&visitor);
+        if let Some(place) = self.waiting.iter_mut().find(|place| place.is_none())
+            && look != Look::Gone
+        {
+            self.numbers += 1;
+            let (source, has_spoken) = (visitor.address.origin(), look == Look::Spoken);
+            if has_spoken {
+                self.is_changed = true;
+            } else {
+                self.silent_due = self.silent_due.earlier(now.after_ms(patience_ms));
+            }
+            let number = self.numbers;
+            *place = Some(Newcomer { visitor, source, since: now, number, has_spoken, is_registered: false });
+            self.count += 1;
+        }
+        gone
+    }
+
+    fn take(&mut self, slot: usize) -> Option<Newcomer> {
+        let taken = self.waiting.get_mut(slot)?.take();
+        self.count -= usize::from(taken.is_some());
+        taken
+    }
+
+    /// Something happened at the socket of one.
+    pub(super) fn note_event(&mut self, slot: usize, is_closed: bool) {
+        let Some(newcomer) = self.waiting.get_mut(slot).and_then(Option::as_mut) else { return };
+        match look(&newcomer.visitor) {
+            _ if is_closed => drop(self.take(slot)),
+            Look::Gone => drop(self.take(slot)),
+            Look::Spoken if !newcomer.has_spoken => {
+                newcomer.has_spoken = true;
+                self.is_changed = true;
+            }
+            Look::Spoken | Look::Silent => {}
+        }
+    }
+
+    /// Hangs up on everybody.
+    pub(super) fn clear(&mut self) {
+        self.waiting.iter_mut().for_each(|place| *place = None);
+        self.count = 0;
+        (self.silent_due, self.retry) = (Deadline::NEVER, Deadline::NEVER);
+    }
+
+    /// Hangs up on those that said nothing for so long.
+    fn drop_silent(&mut self, now: Now, patience_ms: u64) {
+        if !self.silent_due.is_due(now) {
+            return;
+        }
+        self.silent_due = Deadline::NEVER;
+        for slot in 0..self.waiting.len() {
+            let Some(newcomer) = self.waiting[slot].as_ref().filter(|one| !one.has_spoken) else { continue };
+            let due = newcomer.since.after_ms(patience_ms);
+            if due.is_due(now) {
+                log::debug!("{}: it came in and said nothing", newcomer.visitor.address);
+                self.refusals.silent += 1;
+                self.take(slot);
+            } else {
+                self.silent_due = self.silent_due.earlier(due);
+            }
+        }
+    }
+
+    /// Those that want a place, in the order in which they are to have one.
+    fn gather_claims(&mut self) {
+        self.claims.clear();
+        let newest = self.turn.is_multiple_of(NEWEST_EACH);
+        let (turns, places) = (&self.turns, &self.places);
+        let entries = self.waiting.iter().enumerate();
+        let spoken = entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)));
+        self.claims.extend(spoken.filter(|(_, entry)| entry.has_spoken).map(|(slot, entry)| Claim {
+            slot,
+            source: entry.source,
+            with_tls: entry.visitor.with_tls,
+            held: admission::held(places, Resource::Handshake, entry.source),
+            turn: turns.iter().find(|(source, _)| *source == entry.source).map_or(0, |(_, turn)| *turn),
+            order: if newest { u64::MAX - entry.number } else { entry.number },
+        }));
+        let key = |claim: &Claim| (claim.held, claim.turn, claim.source, claim.with_tls, claim.order);
+        self.claims.sort_unstable_by_key(key);
+        self.claims.dedup_by_key(|claim| (claim.source, claim.with_tls));
+    }
+
+    /// What an address did with its last turn was a login: it need not wait for those that waste theirs.
+    pub(super) fn forgive_turn(&mut self, source: Source) {
+        self.turns.retain(|(other, _)| *other != source);
+        self.is_changed = true;
+    }
+
+    /// An address has its turn; says whether that is its first since its last login.
+    fn note_turn(&mut self, source: Source) -> bool {
+        self.turn += 1;
+        let known = self.turns.len();
+        self.turns.retain(|(other, _)| *other != source);
+        let is_first = self.turns.len() == known;
+        if self.turns.len() == TURNS_KEPT {
+            self.turns.remove(0);
+        }
+        self.turns.push((source, self.turn));
+        is_first
+    }
+}
+
+/// Whether enough is there to begin with. What is no AMQP and no TLS is, for it will be answered.
+fn look(visitor: &Visitor) -> Look {
+    let mut room = [0; OPENING_BYTES];
+    let count = match visitor.socket.peek(&mut room) {
+        Ok(0) => return Look::Gone,
+        Ok(count) => count,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Look::Silent,
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Look::Silent,
+        Err(_) => return Look::Gone,
+    };
+    let is_enough = match (classify_opening(&room[..count]), visitor.with_tls) {
+        (Opening::NeedMore, _) => false,
+        (Opening::Tls, true) => match room[..count] {
+            [_, _, _, high, low, ..] => {
+                let record = 5 + usize::from(u16::from_be_bytes([high, low]));
+                count >= record.min(OPENING_BYTES)
+            }
+            _ => false,
+        },
+        _ => true,
+    };
+    if is_enough { Look::Spoken } else { Look::Silent }
+}
+
+impl House {
+    /// Whether somebody at a door can be accepted: not when every connection is logged in, for then nobody
+    /// can make place.
+    pub(super) fn may_accept(&self, with_tls: bool) -> bool {
+        let in_handshake = self.handshaking.len() as u32;
+        self.stopping.is_none()
+            && self.peers_count - in_handshake < self.limits.connections_max
+            && (!with_tls || self.has_tls_connection_to_offer())
+            && self.accept_queue.has_room()
+    }
+
+    fn has_tls_connection_to_offer(&self) -> bool {
+        let max = self.limits.tls_connections_max;
+        let is_tls =
+            |id: &&ConnectionId| self.peers[id.index()].as_ref().is_some_and(|peer| peer.stream.is_tls());
+        self.tls_peers < max || self.handshaking.iter().any(|id| is_tls(&id))
+    }
+
+    /// Accepts who is there, and gives places to those that spoke.
+    pub(super) fn let_in(&mut self) {
+        let patience_ms = self.limits.handshake_timeout_ms.into();
+        for door in 0..self.doors.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.doors[door].ready || !self.may_accept(self.doors[door].with_tls) {
+                    break;
+                }
+                let Some(visitor) =
+                    self.doors[door].accept(&mut self.spare, &mut self.supplies.log, self.now)
+                else {
+                    break;
+                };
+                if let Some(gone) = self.accept_queue.push(visitor, self.now, patience_ms) {
+                    let address = gone.visitor.address;
+                    let text = format_args!(
+                        "{address}: hung up on before it began: its address has filled the queue of \
+                         those that wait to come in"
+                    );
+                    self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+                }
+            }
+        }
+        self.accept_queue.drop_silent(self.now, patience_ms);
+        if self.accept_queue.retry.is_due(self.now)
+            || self.accept_queue.is_changed && self.accept_queue.retry == Deadline::NEVER
+        {
+            self.admit();
+        }
+        self.watch_queue();
+    }
+
+    /// Gives places to those that spoke, in their order, as long as there are any to be had.
+    fn admit(&mut self) {
+        (self.accept_queue.is_changed, self.accept_queue.retry) = (false, Deadline::NEVER);
+        for _ in 0..ACCEPTS_PER_TURN {
+            self.look_at_places();
+            self.accept_queue.gather_claims();
+            let Some((slot, verdict)) = self.next_admission() else { break };
+            if let Verdict::Evict(id) = verdict {
+                self.evict(id);
+            }
+            let Some(newcomer) = self.accept_queue.take(slot) else { break };
+            let is_first = self.accept_queue.note_turn(newcomer.source);
+            if let Err(error) = self.welcome(newcomer.visitor, newcomer.is_registered, is_first) {
+                let text = format_args!("a connection could not be set up: {error}");
+                self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+            }
+        }
+        if !self.accept_queue.claims.is_empty() {
+            self.accept_queue.retry = self.now.after_ms(RETRY_MS);
+        }
+    }
+
+    fn next_admission(&self) -> Option<(usize, Verdict)> {
+        let rooms = self.rooms();
+        let claims = self.accept_queue.claims.iter().take(SOURCES_PER_TURN);
+        let mut decided = claims.map(|claim| {
+            let is_exhausted = self.errands.throttle.is_exhausted(self.now, claim.source);
+            let most = if is_exhausted { EXHAUSTED_PLACES } else { u32::MAX };
+            let places = &self.accept_queue.places;
+            let (source, with_tls, is_first) = (claim.source, claim.with_tls, claim.turn == 0);
+            let request = Request { source, with_tls, is_first, places_max: most };
+            (claim.slot, admission::decide(places, &rooms, &request))
+        });
+        decided.find(|(_, verdict)| *verdict != Verdict::Wait)
+    }
+
+    fn rooms(&self) -> Rooms {
+        let limits = &self.limits;
+        let room = |max: u32, taken: u32| Room { free: max.saturating_sub(taken), max };
+        let handshakes = room(limits.handshakes_max, self.handshaking.len() as u32);
+        let connections = room(limits.connections_max, self.peers_count);
+        Rooms {
+            handshakes: Room { free: handshakes.free.min(connections.free), max: handshakes.max },
+            tls_connections: room(limits.tls_connections_max, self.tls_peers),
+            tls_handshakes: room(limits.tls_handshakes_max, self.tls_handshakes),
+        }
+    }
+
+    /// Who holds which place, and how it stands.
+    fn look_at_places(&mut self) {
+        let places = &mut self.accept_queue.places;
+        places.clear();
+        for &id in &self.handshaking {
+            let Some(peer) = self.peers[id.index()].as_ref() else { continue };
+            let takes = match (peer.stream.is_tls(), peer.stream.is_shaking_hands()) {
+                (false, _) => Resource::Handshake,
+                (true, false) => Resource::TlsConnection,
+                (true, true) => Resource::TlsHandshake,
+            };
+            let standing = match standing(peer, self.now) {
+                Standing::Silent(ms) if matches!(peer.waiting, Waiting::Errand(_)) => {
+                    match self.errands.throttle.turn(self.now, id) {
+                        Turn::Next => Standing::Kept,
+                        Turn::Delayed { is_suspect } => Standing::Delayed { ms, is_suspect },
+                    }
+                }
+                other => other,
+            };
+            let (source, is_first) = (peer.address.origin(), peer.is_first);
+            places.push(Place { connection: id, source, takes, standing, is_first });
+        }
+    }
+
+    /// Ends a handshake, for somebody else to have its place at once.
+    fn evict(&mut self, id: ConnectionId) {
+        self.accept_queue.refusals.evicted += 1;
+        if let Some(peer) = self.peers[id.index()].as_ref() {
+            let address = peer.address;
+            let text = format_args!(
+                "{address}: hung up on before its login, for others want in and its address holds most of \
+                 the handshakes (handshakes_max, tls_handshakes_max, tls_connections_max)"
+            );
+            self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+        }
+        self.end_now(id);
+        self.close();
+    }
+
+    /// Those that have to wait are heard when they speak.
+    fn watch_queue(&mut self) {
+        let queue = &mut self.accept_queue;
+        if queue.count == 0 {
+            return;
+        }
+        for (slot, place) in queue.waiting.iter_mut().enumerate() {
+            let Some(newcomer) = place.as_mut().filter(|newcomer| !newcomer.is_registered) else { continue };
+            let token = Token(FIRST_QUEUED + slot);
+            let socket: &mut Socket = &mut newcomer.visitor.socket;
+            match self.poll.registry().register(socket, token, Interest::READABLE) {
+                Ok(()) => newcomer.is_registered = true,
+                Err(error) => {
+                    let text = format_args!("a connection could not be set up: {error}");
+                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+                    *place = None;
+                    queue.count -= 1;
+                }
+            }
+        }
+    }
+}
+
+/// How a peer in its handshake stands, but for logins that wait.
+fn standing(peer: &Peer, now: Now) -> Standing {
+    match (peer.ending, peer.session.stage(), peer.waiting) {
+        (Ending::No, Stage::LoggedIn | Stage::Open, _) | (Ending::No, _, Waiting::Handshake(_)) => {
+            Standing::Kept
+        }
+        (Ending::No, Stage::Unproven, _) => Standing::Silent(now.ms_since(peer.silent_since)),
+        _ => Standing::Over,
+    }
+}
