@@ -253,8 +253,10 @@ impl Config {
         let used = plain.sum_with(plain.limits_at(&nothing, ONE), sizes_of).min(own);
         let share = u128::from(limit) * u128::from(used) / u128::from(own);
         let share = u64::try_from(share).unwrap_or(limit);
+        // Where a few more entries would cost nothing, the profile's numbers are still the profile's.
+        let most = if limit > own { SCALE_MAX } else { ONE };
         let usual =
-            largest(SCALE_MAX, |scale| plain.sum_with(plain.limits_at(&nothing, scale), sizes_of) <= share);
+            largest(most, |scale| plain.sum_with(plain.limits_at(&nothing, scale), sizes_of) <= share);
         largest(usual, |scale| self.sum_with(self.limits_at(&self.by_hand, scale), sizes_of) <= limit)
     }
 
