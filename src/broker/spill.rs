@@ -28,8 +28,8 @@ const DELIVERED_STEP: u32 = 128;
 const SPILL_QUEUES: usize = 64;
 /// Messages of a queue with consumers that stay in memory in front of those that do not.
 const WINDOW: u32 = 64;
-/// Messages of a queue that may be out of memory: together with those that are in it they can be counted in 32
-/// bits, as peers are told.
+/// Messages of a queue that may be out of memory: together with those that are in it they can be counted in
+/// 32 bits, as peers are told.
 const DEEP_MAX: u32 = u32::MAX / 2;
 /// Chunks for entries that others need more than spilling does.
 const CHUNKS_LEFT: usize = 4;
@@ -214,8 +214,8 @@ impl Broker {
         self.releases += 1;
     }
 
-    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or they
-    /// are too many to be counted.
+    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or
+    /// they are too many to be counted.
     pub(super) fn push_stored(&mut self, queue: QueueId, lane: Lane, start: u64, count: u32) -> bool {
         let record = &mut self.queues[queue.index()];
         if count > DEEP_MAX.saturating_sub(record.deep.messages) {

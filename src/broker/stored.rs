@@ -289,8 +289,8 @@ impl Broker {
         true
     }
 
-    /// As if so many messages had come to every durable queue and gone before they were written: their offsets
-    /// are used up. For the simulator, which has no days to wait for that.
+    /// As if so many messages had come to every durable queue and gone before they were written: their
+    /// offsets are used up. For the simulator, which has no days to wait for that.
     #[cfg(debug_assertions)]
     pub fn pass_offsets(&mut self, count: u64) {
         for index in 0..self.queues.places() {

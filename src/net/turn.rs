@@ -207,8 +207,8 @@ impl House {
         }
     }
 
-    /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait until
-    /// its last deadline, with all that it holds.
+    /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait
+    /// until its last deadline, with all that it holds.
     pub(super) fn note_deaf(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         peer.stream.write_closed = true;
