@@ -312,7 +312,7 @@ impl House {
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;
         }
-        let sleepers = self.for_room.clone();
+        let sleepers: heapless::Vec<ConnectionId, RETRIES_PER_TURN> = self.for_room.iter().copied().collect();
         self.retries_left = waiting;
         self.resume_for_room();
         self.close();

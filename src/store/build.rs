@@ -137,10 +137,12 @@ impl Log {
             self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
         }
         self.number += 1;
-        (self.gathers_access, self.digest_at) = (false, 0);
         if let Some(vouch) = &mut self.vouch {
-            vouch.is_due = false;
+            // A change of access is followed by a commit that tells of it: so its loss is noticed, wherever
+            // in the log it lies.
+            vouch.is_due = self.gathers_access;
         }
+        (self.gathers_access, self.digest_at) = (false, 0);
         self.is_starting = false;
         let commit_header = CommitHeader {
             life: self.life,

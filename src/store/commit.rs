@@ -106,6 +106,8 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
 pub(super) struct Claim {
     /// It begins as a commit does.
     pub has_magic: bool,
+    /// It says so of whose it is.
+    pub identity: Identity,
     /// Bytes of header and records.
     pub length: usize,
     /// See [`Commit::header`].
@@ -119,7 +121,9 @@ impl Claim {
         let has_magic = input.take(4)? == MAGIC;
         input.u32()?;
         let length = input.u32()? as usize;
-        Some(Self { has_magic, length, header: CommitHeader::read(&mut input)? })
+        let header = CommitHeader::read(&mut input)?;
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        Some(Self { has_magic, identity, length, header })
     }
 }
 

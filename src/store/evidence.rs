@@ -56,16 +56,29 @@ pub(super) fn synced_by_headers(headers: &[(u32, u32, &SegmentHeader)]) -> u64 {
 }
 
 /// The newest commit that heads of commits prove to have been synced: they lie in `bytes` from byte `from`
-/// on and claim to be of segment `sequence` and to come after `chain`.
-pub(super) fn synced_by_heads(bytes: &[u8], from: usize, sequence: u64, chain: &Chain) -> u64 {
-    let blocks = (from..bytes.len()).step_by(BLOCK_BYTES);
-    let heads = blocks.filter_map(|at| {
-        let claim = Claim::read(&bytes[at..]).filter(|claim| claim.has_magic)?;
-        let header = claim.header;
+/// on, are of the store with this `seed`, claim to be of segment `sequence` and to come after `chain`.
+///
+/// A head proves it by its number; and of so many heads, however damaged, all but the last were synced. What
+/// makes a head one is whose it says it is: that is secret, so no body of a message can look like one.
+pub(super) fn synced_by_heads(
+    bytes: &[u8],
+    from: usize,
+    sequence: u64,
+    chain: &Chain,
+    seed: Option<u32>,
+) -> u64 {
+    let (mut proven, mut heads) = (0, 0);
+    for at in (from..bytes.len()).step_by(BLOCK_BYTES) {
+        let claim = Claim::read(&bytes[at..]).filter(|claim| Some(claim.identity.seed()) == seed);
+        let Some(Claim { header, .. }) = claim else { continue };
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
-        let is_of_this = header.segment == sequence && header.life >= chain.life && header.number <= most;
-        // What it repeats may never have been synced.
-        is_of_this.then(|| header.number.saturating_sub(1 + u64::from(header.covers)))
-    });
-    heads.max().unwrap_or(0)
+        let is_next = header.number > chain.number && header.number <= most;
+        // What an older use of the file left has another segment and an older number; damage hits one of
+        // them. What a commit repeats may never have been synced.
+        heads += u64::from((header.segment == sequence || is_next) && header.covers == 0);
+        if header.segment == sequence && header.life >= chain.life && header.number <= most {
+            proven = proven.max(header.number.saturating_sub(1 + u64::from(header.covers)));
+        }
+    }
+    if heads > 1 { proven.max(chain.number + heads - 1) } else { proven }
 }

@@ -553,7 +553,8 @@ impl Log {
             self.budget.take_one(now);
         }
         self.frees = false;
-        self.due_at = if self.settling.is_empty() { Deadline::NEVER } else { now.after_ms(0) };
+        let has_more = !self.settling.is_empty() || self.has_gathered();
+        self.due_at = if has_more { now.after_ms(0) } else { Deadline::NEVER };
     }
 
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {

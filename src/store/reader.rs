@@ -216,11 +216,11 @@ impl<'d, D: Disk> Reader<'d, D> {
         newest: &mut Newest,
         headers: &[(u32, u32, &SegmentHeader)],
     ) -> io::Result<()> {
-        let (chain, end) = (self.chain, self.segment_bytes);
+        let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));
         let mut synced = synced_by_headers(headers).max(newest.synced);
         for &(slot, first, header) in headers.iter().filter(|h| h.2.sequence > newest.segment.sequence) {
             let length = self.disk.read(slot, 0, &mut self.bytes)?;
-            let heads = synced_by_heads(&self.bytes[..length], first as usize, header.sequence, &chain);
+            let heads = synced_by_heads(&self.bytes[..length], first as usize, header.sequence, &chain, seed);
             if heads > chain.number {
                 self.set_aside.push(slot);
                 self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
@@ -433,7 +433,8 @@ impl<'d, D: Disk> Reader<'d, D> {
             let trailer = footer::parse(facts, &self.bytes, self.identity.seed())?;
             (trailer.sequence == segment.sequence).then_some((lengths, trailer))
         });
-        let mut synced = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain);
+        let seed = Some(self.identity.seed());
+        let mut synced = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
         if let Some((lengths, trailer)) = sealed {
             synced = synced.max(trailer.number);
             let base = end - lengths.footer();

@@ -172,7 +172,8 @@ def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
     finally:
         brokers.end(bench, patience=1.0)
         tap.close()
-    assert bench.returncode == 1 and "closed" in output, output
+    # Of several connections that end, one says why.
+    assert bench.returncode == 1 and ("closed" in output or "another connection" in output), output
     sent, confirmed = tap.bodies(confirmed=False), tap.bodies(confirmed=True)
     series.start()
     stored = stored_messages(series)

@@ -131,7 +131,8 @@ impl Taking {
         let found = walk.run(&mut chain, &mut |event| self.note_event(event, &mut segment));
         self.chain = chain;
         if is_newest {
-            let heads = synced_by_heads(&bytes[..length], found.tail as usize, sequence, &chain.of_reader());
+            let (tail, seed) = (found.tail as usize, self.look.seed);
+            let heads = synced_by_heads(&bytes[..length], tail, sequence, &chain.of_reader(), seed);
             self.newest = Some((listed.segment, found.tail, heads));
         }
         self.note_end(&mut segment, &found);
@@ -435,7 +436,8 @@ impl Taking {
         self.look.tail_only = tail.map(|_| segment);
         self.look.tail = tail;
         if opened_by.is_some() {
-            let heads = synced_by_heads(bytes, first as usize, sequence, &self.chain.of_reader());
+            let (first_at, seed) = (first as usize, self.look.seed);
+            let heads = synced_by_heads(bytes, first_at, sequence, &self.chain.of_reader(), seed);
             self.newer = Some((SegmentRef { sequence, slot: found.slot }, first, heads));
         }
     }
