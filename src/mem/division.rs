@@ -75,10 +75,10 @@ mod tests {
         let mut division = Division::new(1200, held.into_iter());
         // Parts of 100.
         assert_eq!(held.map(|held| division.kept_for_others(held)), [0, 100, 100]);
-        let mut state = 7_usize;
+        let mut state = 7_u64;
         for step in 0..10_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (who, much) = ((state >> 40) % 3, (state >> 50) as u64 % 150);
+            let (who, much) = ((state >> 40) as usize % 3, (state >> 50) % 150);
             if step % 2 == 0 {
                 division.take(held[who], much);
                 held[who] += much;
