@@ -6,6 +6,7 @@ use broker_support::{At, House};
 use leveret::broker::UserLimits;
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
+use leveret::mem::ENTRIES_PER_CHUNK;
 
 const BODY: u32 = 4000;
 
@@ -331,7 +332,8 @@ fn open_transactions_leave_some_to_another_virtual_host_and_user() {
 /// One message into many queues takes a chunk of entries for each.
 #[test]
 fn entries_of_queues_are_left_to_another_virtual_host() {
-    let limits = Limits { queue_entries_max: 64 * 32, queues_max: 128, ..small() };
+    let entries = 64 * ENTRIES_PER_CHUNK as u32;
+    let limits = Limits { queue_entries_max: entries, queues_max: 128, ..small() };
     let mut house = House::with(&limits);
     house.admit("loud", "loud");
     let loud = house.connect_as("loud", "loud");

@@ -580,7 +580,7 @@ FLOODS: List[Flood] = [
     Flood("persistent", persistent, {"bytes in": 2_000_000, "confirmed": 100, "drained": 500}, deep=True),
     Flood("mixed-with-a-slow-consumer", mixed, {"drained": 400, "taken": 15}, deep=True),
     Flood("largest-bodies", large_bodies, {"bytes in": 500_000, "drained": 30}, deep=True),
-    Flood("giant-headers", giant_headers, {"bytes in": 5_000_000, "drained": 200}),
+    Flood("giant-headers", giant_headers, {"bytes in": 5_000_000, "drained": 80}),
     Flood("half-sent-bodies", half_bodies, {"half bodies": 20}),
     Flood("open-transactions", transactions, {"in transactions": 2000, "drained": 100}),
     Flood("forgotten-transactions", forgotten_transactions, {"forgotten": 6, "refused": 30}),
@@ -589,7 +589,8 @@ FLOODS: List[Flood] = [
     Flood("never-read", never_read, {"drained": 60}),
     Flood("requeue-storm", requeue_storm, {"given back": 5000, "drained": 100}, deep=True),
     Flood("pipelined-gets", pipelined_gets, {"basic.get-ok": 60, "bytes in": 50_000}, deep=True),
-    Flood("unread-answers", unread_answers, {"bytes in": 10_000}),
+    # The broker stops reading as soon as its answers have no room, so what it has read is less than a socket holds.
+    Flood("unread-answers", unread_answers, {"sent": 500}),
     Flood("ten-thousand-connections", ten_thousand, {"connections": 9000, "hellos": 40}),
     Flood("half-handshakes", half_handshakes, {"half handshakes": 300}),
     Flood("tls-half-handshakes", tls_half_handshakes, {"half handshakes": 300}, tls=True),
