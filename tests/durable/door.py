@@ -288,7 +288,7 @@ def access_outlives_the_cleaner() -> None:
                 for start in range(0, 360, 12):
                     fill(peer, "q", range(1000 + start, 1012 + start), 20_000)
                     # Something of every segment stays, so that only copying frees one.
-                    fill(peer, "kept", range(start, start + 3), 20_000)
+                    fill(peer, "kept", range(start, start + 2), 20_000)
                     peer.call(1, "queue.purge", queue="q")
             broker.stop()
         for segment in sorted(data_dir.glob("*.seg")):
