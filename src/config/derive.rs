@@ -479,7 +479,7 @@ mod tests {
         assert!((3 << 20..4 << 20).contains(&small.message_size_max), "{}", small.message_size_max);
         let large = limits("memory_limit = \"256MB\"");
         assert!(large.message_size_max >= 32 << 20, "{}", large.message_size_max);
-        assert_eq!(limits("memory_limit = \"4GB\"").message_size_max, 128 << 20);
+        assert_eq!(limits("memory_limit = \"2GB\"").message_size_max, 128 << 20);
     }
 
     /// The first of them is what most people begin with.

@@ -275,7 +275,8 @@ fn ten_thousand_pipelined_declares_are_answered_in_order_when_they_are_read() {
 
 /// A broker with 100 chunks for queue entries, and so many queues bound to amq.fanout.
 fn with_fanout(queues: usize) -> (World, usize, Vec<String>) {
-    let mut world = World::new(Limits { queue_entries_max: 100 * ENTRIES_PER_CHUNK as u32, ..small_limits() });
+    let mut world =
+        World::new(Limits { queue_entries_max: 100 * ENTRIES_PER_CHUNK as u32, ..small_limits() });
     let client = world.open(&[1]);
     let names: Vec<String> = (0..queues).map(|number| format!("target{number}")).collect();
     for name in &names {
