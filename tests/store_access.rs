@@ -141,3 +141,31 @@ fn a_change_is_durable_when_two_commits_have_it() {
     let second = places.second.expect("it is there twice");
     assert_ne!(places.place.at / 4096, second.at / 4096, "in one block");
 }
+
+/// The header of the only segment says its own length, which a flipped bit makes one that no file has.
+#[test]
+fn no_flipped_bit_of_the_only_header_costs_a_user() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    for (version, key, value) in
+        [(1, ALICE, Some(b"a".as_slice())), (2, &ACCESS_WRITTEN_KEY, Some(b"")), (3, ALICE, Some(b"a"))]
+    {
+        let record = Record::Defined { version, key, value };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop(log);
+    let slot = disk.slots().expect("it can be read")[0];
+    let mut flip_bit = |at: u64, bit: u8| {
+        let mut byte = [0];
+        disk.read(slot, at, &mut byte).expect("it can be read");
+        disk.write(slot, at, &[byte[0] ^ 1 << bit]).expect("it can be written");
+        Log::access_of(&mut disk).expect("it can be read")
+    };
+    for at in 0..76 {
+        for bit in 0..8 {
+            assert_eq!(flip_bit(at, bit), Access::Whole, "byte {at}, bit {bit}");
+            assert_eq!(flip_bit(at, bit), Access::Whole, "mended");
+        }
+    }
+}

@@ -97,6 +97,10 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
             length = disk.read(slot, 0, &mut bytes)?;
             header = SegmentHeader::parse(&bytes[..length]);
         }
+        if matches!(header, HeaderRead::Longer(_)) {
+            // No store has so many segments, or so large a file: its length is what is damaged.
+            header = HeaderRead::Bad;
+        }
         if header == HeaderRead::Empty && has_more(disk, slot)? {
             header = HeaderRead::Bad;
         }
@@ -192,12 +196,12 @@ impl<'d, D: Disk> Reader<'d, D> {
         Ok(newest)
     }
 
-    /// Whether files that hold no log any more held one once. What a first start leaves when the power goes
-    /// in the middle of it is a header, and half of the first commit behind it.
+    /// Whether files that hold no log any more held one once. What first starts leave when the power goes in
+    /// the middle of them are headers that know of no commit, and half of the first commit behind them.
     fn has_remains(&mut self, found: &[Found]) -> io::Result<bool> {
         for file in found {
             let from = match &file.header {
-                HeaderRead::Good(header, bytes) if header.sequence == 1 => bytes + BLOCK_BYTES as u32,
+                HeaderRead::Good(header, bytes) if header.commits == 0 => bytes + BLOCK_BYTES as u32,
                 HeaderRead::Good(..) => return Ok(true),
                 _ => BLOCK_BYTES as u32,
             };
@@ -242,8 +246,7 @@ impl<'d, D: Disk> Reader<'d, D> {
     /// Segments whose header is damaged but whose commits are newer than every header that is not.
     fn add_headless(&mut self, found: &[Found], newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
         let mut headless = Vec::new();
-        for file in found.iter().filter(|file| matches!(file.header, HeaderRead::Bad | HeaderRead::Longer(_)))
-        {
+        for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
             let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
             let found = blocks(BLOCK_BYTES as u32, length).find_map(|at| {
                 let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed())?;
