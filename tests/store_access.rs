@@ -41,6 +41,12 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     log.commit_done(job.run(disk)).expect("the disk is well");
 }
 
+/// What the log says of access when it is alone.
+fn access_of_log(disk: &SimDisk) -> Access {
+    disk.lose_access_files();
+    open(disk).1.access.access
+}
+
 /// A definition as versions wrote it that knew of no digest, in a commit of its own; where that lies.
 fn say_as_before(log: &mut Log, disk: &mut SimDisk, version: u64, key: &[u8]) -> (u32, usize) {
     let record = Record::Defined { version, key, value: Some(b"") };
@@ -75,8 +81,9 @@ fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
     assert!(report.access.is_thin, "it wants to be written twice");
     drop(log);
     flip(&mut disk, place);
-    assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)));
-    assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)), "it is so at the next start, too");
+    assert!(matches!(access_of_log(&disk), Access::InDoubt(_)));
+    assert!(matches!(access_of_log(&disk), Access::InDoubt(_)), "it is so at the next start, too");
+    assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)), "and its files say so");
 }
 
 #[test]
@@ -98,7 +105,7 @@ fn the_digest_tells_what_is_missing() {
     assert_eq!(open(&disk).1.access.access, Access::Whole);
     for place in [added, gone] {
         flip(&mut disk, place);
-        assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)), "{place:?}");
+        assert!(matches!(access_of_log(&disk), Access::InDoubt(_)), "{place:?}");
     }
     let (mut log, report) = open(&disk);
     assert!(matches!(report.access.access, Access::InDoubt(_)));
@@ -166,6 +173,91 @@ fn no_flipped_bit_of_the_only_header_costs_a_user() {
         for bit in 0..8 {
             assert_eq!(flip_bit(at, bit), Access::Whole, "byte {at}, bit {bit}");
             assert_eq!(flip_bit(at, bit), Access::Whole, "mended");
+        }
+    }
+}
+
+/// Keys and values.
+type Definitions = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Who there is, by the definitions that can be read.
+fn readable(disk: &SimDisk) -> (Report, Definitions) {
+    let (log, report) = open(disk);
+    let mut found = Vec::new();
+    let damaged =
+        log.read_definitions(&mut disk.clone(), |key, value| found.push((key.to_vec(), value.to_vec())));
+    assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");
+    found.retain(|(key, _)| *key != ACCESS_WRITTEN_KEY);
+    (report, found)
+}
+
+#[test]
+fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    let mut version = 0;
+    let mut places = Vec::new();
+    let mut say = |log: &mut Log, disk: &mut SimDisk, key: &[u8], value: Option<&[u8]>| {
+        version += 1;
+        let record = Record::Defined { version, key, value };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(log, disk);
+        places.extend(disk.written().last());
+    };
+    say(&mut log, &mut disk, ALICE, Some(b"old"));
+    say(&mut log, &mut disk, &ACCESS_WRITTEN_KEY, Some(b""));
+    say(&mut log, &mut disk, BOB, Some(b"bob"));
+    say(&mut log, &mut disk, ALICE, Some(b"new"));
+    say(&mut log, &mut disk, BOB, None);
+    say(&mut log, &mut disk, b"\x02\0\0", Some(b"something that is no access"));
+    drop(log);
+    let alice = vec![(ALICE.to_vec(), b"new".to_vec())];
+    // Everything that ever told of access is lost, from whichever commit on, and once the whole log.
+    for from in (0..places.len()).rev() {
+        places[from..].iter().for_each(|place| flip(&mut disk, *place));
+        let (report, mut found) = readable(&disk);
+        found.retain(|(key, _)| key[0] == 0);
+        assert_eq!((report.access.access, &found), (Access::Whole, &alice), "from commit {from} on");
+        assert_eq!(readable(&disk).0.access.restored, [], "once is enough");
+    }
+    for slot in disk.slots().expect("it can be read") {
+        disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
+    let (report, found) = readable(&disk);
+    assert!(report.is_lost && report.is_damaged(), "{report:?}");
+    assert_eq!((report.access.access, &found), (Access::Whole, &alice), "the log is lost");
+    let (report, found) = readable(&disk);
+    assert_eq!((report.access.access, &found), (Access::Whole, &alice), "and was begun anew");
+}
+
+#[test]
+fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice())] {
+        let record = Record::Defined { version, key, value: Some(b"") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop((log, open(&disk)));
+    let slots = [u32::MAX - 1, u32::MAX];
+    let mut copy = [0; 4096];
+    assert_eq!(disk.read(slots[0], 0, &mut copy).expect("there is one"), copy.len());
+    let length = usize::from(copy[12]);
+    for byte in 0..length {
+        let mut damaged = copy;
+        damaged[byte] ^= 0x20;
+        for slot in slots {
+            disk.write(slot, 0, &damaged).expect("it can be written");
+            disk.sync(slot).expect("it can be synced");
+        }
+        let (report, found) = readable(&disk);
+        assert_eq!((report.access.access, found.len()), (Access::Whole, 1), "byte {byte}: the log says it");
+        for slot in slots {
+            let mut renewed = [0; 4096];
+            disk.read(slot, 0, &mut renewed).expect("it can be read");
+            assert!(renewed != damaged, "the files were made again");
         }
     }
 }

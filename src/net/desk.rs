@@ -320,7 +320,7 @@ pub(crate) fn restore(
     report: AccessReport,
     first: First<'_>,
 ) -> io::Result<()> {
-    let AccessReport { access, unreadable, is_thin } = report;
+    let AccessReport { access, unreadable, is_thin, .. } = report;
     match access {
         Access::New | Access::Silent => broker.begin_users(first),
         Access::InDoubt(why) => broker.doubt_access(why, unreadable),

@@ -232,6 +232,13 @@ fn tell(report: &Report, directory: &Path) {
     if report.is_new {
         log::info!("{}: a new store", directory.display());
     }
+    if report.is_lost {
+        log::error!(
+            "{}: the store is lost: no queue and no message of it can be read; it begins anew, beside what \
+             is left (`leveret inspect` says more)",
+            directory.display()
+        );
+    }
     for part in &report.set_aside {
         log::error!(
             "{}: bytes {} to {} of segment file {:08} are damaged and set aside; `leveret inspect` says more",
@@ -246,6 +253,14 @@ fn tell(report: &Report, directory: &Path) {
             "{}: {} full segment files have no good end; if it is damaged, messages may be missing",
             directory.display(),
             report.footers_missing
+        );
+    }
+    if report.access.access == Access::Whole && !report.access.restored.is_empty() {
+        log::warn!(
+            "{}: the log had lost {} definitions of users and permissions; they are as they were, from the \
+             files access.a and access.b",
+            directory.display(),
+            report.access.restored.len()
         );
     }
     if let Access::InDoubt(why) = report.access.access {

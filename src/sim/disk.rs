@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use crate::store::{BLOCK_BYTES, Disk, Identity, Range, Ranges, Record};
+use crate::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Range, Ranges, Record};
 
 use super::random::Random;
 
@@ -104,7 +104,7 @@ struct Inner {
     settled: BTreeMap<u64, BTreeSet<u64>>,
     identity: Identity,
     counts: Counts,
-    /// Slot and place of each write.
+    /// Slot and place of each write to the log.
     written: Vec<(u32, usize)>,
 }
 
@@ -152,7 +152,7 @@ impl SimDisk {
         self.0.borrow().counts
     }
 
-    /// Slot and place of each write that was made.
+    /// Slot and place of each write to the log that was made.
     pub fn written(&self) -> Vec<(u32, usize)> {
         self.0.borrow().written.clone()
     }
@@ -214,7 +214,13 @@ impl SimDisk {
         inner.troubles = Troubles::default();
     }
 
-    /// Flips a bit in one of the blocks that were synced.
+    /// The files of access beside the log are gone.
+    pub fn lose_access_files(&self) {
+        self.0.borrow_mut().files.retain(|slot, _| !ACCESS_SLOTS.contains(slot));
+    }
+
+    /// Flips a bit in one of the blocks that were synced; or the rest of that file is lost with it, as a card
+    /// loses the erase block that it was writing.
     pub fn damage(&self) {
         let mut inner = self.0.borrow_mut();
         let Inner { files, random, .. } = &mut *inner;
@@ -227,7 +233,10 @@ impl SimDisk {
         let at = block * BLOCK_BYTES + random.below(BLOCK_BYTES as u64) as usize;
         if let Some(file) = files.get_mut(&slot) {
             file.media[at] ^= 1 << random.below(8);
-            file.cache[at] = file.media[at];
+            if random.one_in(3) {
+                file.media[at..].fill(0xA5);
+            }
+            file.cache = file.media.clone();
         }
     }
 }
@@ -271,7 +280,8 @@ impl File {
             if kept {
                 self.persist(sector);
             } else if random.one_in(16) {
-                self.cache[sector * SECTOR..(sector + 1) * SECTOR].fill(0xA5);
+                let end = ((sector + 1) * SECTOR).min(self.cache.len());
+                self.cache[sector * SECTOR..end].fill(0xA5);
                 self.persist(sector);
             }
         }
@@ -397,7 +407,7 @@ impl Disk for SimDisk {
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         let mut inner = self.0.borrow_mut();
         inner.call()?;
-        Ok(inner.files.keys().copied().collect())
+        Ok(inner.files.keys().copied().filter(|slot| !ACCESS_SLOTS.contains(slot)).collect())
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
@@ -437,7 +447,9 @@ impl Disk for SimDisk {
             return Ok(());
         }
         let at = at as usize;
-        inner.written.push((slot, at));
+        if !ACCESS_SLOTS.contains(&slot) {
+            inner.written.push((slot, at));
+        }
         let mut bytes = inner.mutate(at, bytes);
         if cut {
             let length = inner.random.below(bytes.len() as u64 + 1) as usize;

@@ -100,7 +100,11 @@ impl World {
             return None;
         }
         self.check_counts(&broker, &found);
-        let complaint = self.accesses.recover(durable, &broker).filter(|_| broker.access_doubt().is_none());
+        let doubt = broker.access_doubt();
+        if let Some(why) = doubt {
+            self.model.complain(format!("nobody gets in: {why}"));
+        }
+        let complaint = self.accesses.recover(durable, &broker).filter(|_| doubt.is_none());
         complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
         let desk = Desk::new(log, limits.frame_max as usize);
         Some(Life::new(self, broker, messages, desk))

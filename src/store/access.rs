@@ -16,19 +16,26 @@
 //! out. In doubt: a start could not vouch for them, and nobody has confirmed them since. Versions before
 //! there was a digest take no notice of the value.
 //!
+//! Whom the log cannot vouch for, the files beside it may (`access_file`): what they say is everything that
+//! anybody was told to be done, and what the log has lost of it is written into the log again.
+//!
 //! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
 //! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with
 //! nothing else, however often it starts.
 
 use std::io;
 
+use crate::journal::Urgency;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+use crate::time::Now;
 
+use super::access_file::{self, Snapshot};
+use super::commit::Owner;
 use super::disk::Disk;
 use super::index::DefinitionIndex;
 use super::log::Log;
 use super::record::Record;
-use super::recover::Report;
+use super::recover::{Report, Step};
 use super::varint::Input;
 
 const WHOLE: u8 = 1;
@@ -52,6 +59,15 @@ pub enum Access {
     InDoubt(&'static str),
 }
 
+/// A definition as the files beside the log have it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// Its key.
+    pub key: Box<[u8]>,
+    /// Its value; `None`: it was deleted.
+    pub value: Option<Box<[u8]>>,
+}
+
 /// What a start reads of access.
 #[derive(Debug, Default)]
 pub struct AccessReport {
@@ -61,6 +77,8 @@ pub struct AccessReport {
     pub unreadable: Vec<Box<[u8]>>,
     /// Some definition can be read from one place only: it is time to write them again.
     pub is_thin: bool,
+    /// Definitions that the log had lost, or had not as they were written last, and the files beside it have.
+    pub restored: Vec<Restored>,
 }
 
 /// A digest of definitions of access: how many, and the sum of their hashes.
@@ -110,13 +128,14 @@ fn hash(key: &[u8], version: u64) -> u64 {
 }
 
 /// What the value of the digest's definition says.
-enum Said {
+#[derive(Clone, Copy)]
+pub(super) enum Said {
     Nothing,
     Whole(Digest),
     InDoubt,
 }
 
-fn said(value: &[u8]) -> Said {
+pub(super) fn said(value: &[u8]) -> Said {
     let mut input = Input::new(value);
     match input.byte() {
         None => Said::Nothing,
@@ -254,17 +273,97 @@ impl Log {
             Some((_, Said::Whole(_))) => Access::InDoubt("they are not those that were written last"),
             Some((_, Said::InDoubt)) => Access::InDoubt("they were so before, and nobody has confirmed them"),
         };
-        self.vouch = match (access, written) {
-            (Access::Whole, Some((version, _))) => Some(Vouch { version, is_in_doubt: false, is_due: false }),
-            // Above every version of the lives before.
-            (Access::InDoubt(_), _) => {
-                let version = u64::from(self.life) << 32;
-                Some(Vouch { version, is_in_doubt: true, is_due: true })
+        let kept = access_file::read(disk).filter(|copy| copy.owner.identity == self.identity);
+        let kept = kept.map(|copy| copy.snapshot).filter(|snapshot| !snapshot.is_in_doubt);
+        let restored = kept.as_ref().map(|kept| self.differences(kept, &unreadable)).unwrap_or_default();
+        is_thin |= !restored.is_empty();
+        let by_log = access;
+        let access = if kept.is_some() { Access::Whole } else { by_log };
+        let is_in_doubt = matches!(access, Access::InDoubt(_));
+        let version = self.version_of_life();
+        self.vouch = match written {
+            Some((version, _)) if by_log == Access::Whole => {
+                Some(Vouch { version, is_in_doubt, is_due: !restored.is_empty() })
             }
+            // The log does not say so itself yet.
+            _ if is_in_doubt || kept.is_some() => Some(Vouch { version, is_in_doubt, is_due: true }),
             _ => None,
         };
-        report.access = AccessReport { access, unreadable, is_thin };
+        report.access = AccessReport { access, unreadable, is_thin, restored };
         Ok(())
+    }
+
+    /// Above every version of the lives before.
+    const fn version_of_life(&self) -> u64 {
+        (self.life as u64) << 32
+    }
+
+    /// What the log must be told so that it says what the snapshot says. What is newer in the log stays: it
+    /// was durable, although nobody was told so.
+    fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<Restored> {
+        let definitions = self.index.definitions();
+        let lost = snapshot.definitions.iter().filter(|(key, (version, _))| {
+            let is_older = |known: &DefinitionIndex| known.version < *version;
+            definitions.get(*key).is_none_or(is_older) || unreadable.contains(key)
+        });
+        let lost = lost.map(|(key, (_, value))| Restored { key: key.clone(), value: Some(value.clone()) });
+        let deleted = definitions.iter().filter(|&(key, known)| {
+            let is_gone = known.version <= snapshot.version || unreadable.contains(key);
+            is_counted(key) && !known.deleted && is_gone && !snapshot.definitions.contains_key(key)
+        });
+        lost.chain(deleted.map(|(key, _)| Restored { key: key.clone(), value: None })).collect()
+    }
+
+    /// Writes what the log had lost into it again. Blocks.
+    pub(super) fn restore_access<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        restored: &[Restored],
+        now: Now,
+    ) -> io::Result<()> {
+        let version = self.version_of_life();
+        for Restored { key, value } in restored {
+            let record = Record::Defined { version, key, value: value.as_deref() };
+            while self.append_reserved(&record, Urgency::Awaited, now).is_err() {
+                self.step_at_once(disk, now)?;
+            }
+        }
+        while self.has_gathered() && !restored.is_empty() {
+            self.step_at_once(disk, now)?;
+        }
+        Ok(())
+    }
+
+    fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
+        self.hurry();
+        match self.step(disk, now)? {
+            Step::Nothing => Err(io::ErrorKind::StorageFull.into()),
+            Step::Prepared | Step::Committed => Ok(()),
+        }
+    }
+
+    /// Makes the files beside the log say what the log says, unless they do. Blocks.
+    pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
+        let Some(vouch) = self.vouch else { return Ok(()) };
+        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        let kept = access_file::read(disk).filter(|copy| copy.owner == owner).map(|copy| copy.snapshot);
+        let is_kept =
+            |kept: &Snapshot| kept.digest() == self.index.access() && kept.is_in_doubt == vouch.is_in_doubt;
+        if kept.as_ref().is_some_and(is_kept) {
+            return Ok(());
+        }
+        let mut snapshot = Snapshot { is_in_doubt: vouch.is_in_doubt, ..Snapshot::default() };
+        let mut bytes = Vec::new();
+        for (key, definition) in self.index.definitions().iter().filter(|(key, _)| is_counted(key)) {
+            snapshot.version = snapshot.version.max(definition.version);
+            if definition.deleted {
+                continue;
+            }
+            if let Some((value, _)) = self.read_definition(disk, (key, definition), &mut bytes)? {
+                snapshot.definitions.insert(key.clone(), (definition.version, value.into()));
+            }
+        }
+        access_file::write(disk, &owner, &snapshot).map(drop)
     }
 
     /// The value of a definition, from the one or the other place that has it; and whether it is the other.

@@ -137,6 +137,7 @@ impl Log {
             self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
         }
         self.number += 1;
+        let keeps_access = self.gathers_access || self.vouch.is_some_and(|vouch| vouch.is_due);
         if let Some(vouch) = &mut self.vouch {
             // A change of access is followed by a commit that tells of it: so its loss is noticed, wherever
             // in the log it lies.
@@ -157,7 +158,7 @@ impl Log {
         let commit = Write { slot: self.active.slot, at: self.tail, bytes };
         self.tail += length as u32;
         let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
-        Some(CommitJob { seal, header, commit, commit_header, owner })
+        Some(CommitJob { seal, header, commit, commit_header, owner, keeps_access, access_bytes: 0 })
     }
 
     /// The footer of the active segment, unless it was sealed by another life.

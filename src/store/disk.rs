@@ -8,6 +8,9 @@
 
 use std::io;
 
+/// The slots of two small files that are not part of the log; see `access_file`.
+pub(crate) const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
+
 /// The calls.
 pub trait Disk {
     /// Takes the store for this process, until the disk is dropped.
@@ -16,13 +19,13 @@ pub trait Disk {
     /// `WouldBlock` when another process has it.
     fn lock(&mut self) -> io::Result<()>;
 
-    /// All slots there are, in any order.
+    /// All slots of the log that there are, in any order.
     ///
     /// # Errors
     /// The directory cannot be read.
     fn slots(&mut self) -> io::Result<Vec<u32>>;
 
-    /// Makes an empty file for a slot.
+    /// Makes an empty file for a slot, unless it has one.
     ///
     /// # Errors
     /// The file system refuses.

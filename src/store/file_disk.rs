@@ -23,10 +23,11 @@ use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
 
-use super::disk::Disk;
+use super::disk::{ACCESS_SLOTS, Disk};
 
 const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
+const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
 const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
 /// Segments kept open: commits use two, the cleaner and the fetches of a few queues one each; and opening one
 /// again is nothing beside a sync.
@@ -185,7 +186,10 @@ fn is_no_file(error: &io::Error) -> bool {
 }
 
 fn name_of(slot: u32) -> String {
-    format!("{slot:08}{SUFFIX}")
+    match ACCESS_SLOTS.iter().position(|other| *other == slot) {
+        Some(at) => ACCESS_NAMES[at].into(),
+        None => format!("{slot:08}{SUFFIX}"),
+    }
 }
 
 /// Opens a file that is one, made for its owner only, for it holds messages and the hashes of passwords.

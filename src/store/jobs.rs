@@ -6,8 +6,9 @@
 
 use std::io;
 
-use super::commit::{self, CommitHeader, Owner};
-use super::disk::Disk;
+use super::access_file;
+use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner};
+use super::disk::{ACCESS_SLOTS, Disk};
 use super::footer::{Footer, Trailer};
 use super::parts::Part;
 
@@ -20,6 +21,10 @@ pub struct CommitJob {
     pub(super) commit: Write,
     pub(super) commit_header: CommitHeader,
     pub(super) owner: Owner,
+    /// It may change who may do what, which is kept beside the log, too.
+    pub(super) keeps_access: bool,
+    /// Bytes written for that.
+    pub(super) access_bytes: usize,
 }
 
 /// Bytes for a place.
@@ -94,20 +99,27 @@ impl CommitJob {
             header.run(disk)?;
         }
         commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
-        self.commit.run(disk)
+        self.commit.run(disk)?;
+        if self.keeps_access {
+            self.access_bytes =
+                access_file::update(disk, &self.owner, &self.commit.bytes[COMMIT_HEADER_BYTES..])?;
+        }
+        Ok(())
     }
 }
 
 impl CommitDone {
     /// Syncs that it did.
     pub fn syncs(&self) -> u64 {
-        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some())
+        let access = if self.job.access_bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
+        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + access
     }
 
     /// Bytes that it wrote.
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
-        footer + self.job.header.as_ref().map_or(0, |header| header.bytes.len()) + self.job.commit.bytes.len()
+        let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
+        footer + header + self.job.commit.bytes.len() + self.job.access_bytes
     }
 }
 

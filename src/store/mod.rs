@@ -6,7 +6,7 @@
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
-//! | `access` | whether what is said of users and permissions is all of it |
+//! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `recover`, `reader`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
@@ -21,7 +21,7 @@
 //! # The format
 //!
 //! ```text
-//! directory | lock | 00000000.seg | 00000001.seg | ...        one size, zero-filled, recycled, never renamed
+//! directory | lock | access.a | access.b | 00000000.seg | ...  segments: one size, recycled, never renamed
 //! segment   | header: who, which, the list of live segments | commit | commit | ... | footer |
 //! commit    | header: life, number, length, whose, CRC32C | record | record | ... | zeros to 4 KiB |
 //! record    | type | length | CRC32C | payload |
@@ -45,6 +45,7 @@
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
 mod access;
+mod access_file;
 mod build;
 mod clean;
 mod commit;
@@ -73,9 +74,11 @@ mod space;
 mod varint;
 
 pub use crate::journal::Urgency;
-pub use access::{Access, AccessReport};
+pub use access::{Access, AccessReport, Restored};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
+#[cfg(debug_assertions)]
+pub(crate) use disk::ACCESS_SLOTS;
 pub use disk::Disk;
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::access_file;
 use super::build::{apply_records, for_each_record};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
@@ -197,16 +198,17 @@ impl<'d, D: Disk> Reader<'d, D> {
     }
 
     /// Whether files that hold no log any more held one once. What first starts leave when the power goes in
-    /// the middle of them are headers that know of no commit, and half of the first commit behind them.
+    /// the middle of them is what the disk had there before, and headers that know of no commit, with half of
+    /// the first commit behind them. The files of access come after that commit.
     fn has_remains(&mut self, found: &[Found]) -> io::Result<bool> {
+        if access_file::is_there(self.disk) {
+            return Ok(true);
+        }
         for file in found {
-            let from = match &file.header {
-                HeaderRead::Good(header, bytes) if header.commits == 0 => bytes + BLOCK_BYTES as u32,
-                HeaderRead::Good(..) => return Ok(true),
-                _ => BLOCK_BYTES as u32,
-            };
-            let length = self.disk.read(file.slot, from.into(), &mut self.bytes)?;
-            if self.bytes[..length].iter().any(|byte| *byte != 0) {
+            let HeaderRead::Good(header, bytes) = &file.header else { continue };
+            let behind = u64::from(bytes + BLOCK_BYTES as u32);
+            let length = self.disk.read(file.slot, behind, &mut self.bytes)?;
+            if header.commits > 0 || self.bytes[..length].iter().any(|byte| *byte != 0) {
                 return Ok(true);
             }
         }

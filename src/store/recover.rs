@@ -18,6 +18,7 @@ use std::io;
 use crate::time::Now;
 
 use super::access::{Access, AccessReport};
+use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::Disk;
 use super::evidence::owner_of;
@@ -25,7 +26,7 @@ use super::index::Place;
 use super::log::{Log, Settings, Start};
 use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
-use super::segment::{HeaderRead, Identity, SegmentHeader};
+use super::segment::{HeaderRead, Identity, SegmentHeader, is_segment_size};
 
 /// Why a store cannot be opened.
 #[derive(Debug)]
@@ -102,6 +103,16 @@ impl Report {
     }
 }
 
+/// What was done while a store is opened.
+pub(super) enum Step {
+    /// A part of a segment.
+    Prepared,
+    /// A commit.
+    Committed,
+    /// There was nothing to do, or no room for it.
+    Nothing,
+}
+
 impl Log {
     /// Opens the store on `disk`, formatting an empty one with `fresh`. Blocks; afterwards everything found
     /// is durable, unless the report says that the store cannot be written.
@@ -123,9 +134,13 @@ impl Log {
         if report.is_new && !may_begin {
             return Err(OpenError::NoStore);
         }
-        if let Err(error) = log.begin_life(disk, now) {
+        if let Err(error) = log.begin(disk, &report, now) {
             log.failed = true;
             report.unwritable = Some(error);
+            if !report.access.restored.is_empty() {
+                report.access.access =
+                    Access::InDoubt("some of them are lost, and the store cannot be written");
+            }
         }
         Ok((log, report))
     }
@@ -147,6 +162,13 @@ impl Log {
         Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
     }
 
+    /// The first commits of a life.
+    fn begin<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+        self.begin_life(disk, now)?;
+        self.restore_access(disk, &report.access.restored, now)?;
+        self.renew_access_file(disk)
+    }
+
     /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
     /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
     /// the disk.
@@ -156,16 +178,12 @@ impl Log {
         disk.sync_directory()?;
         let mut is_large = self.gather.len() > BLOCK_BYTES;
         while self.is_starting || (self.is_short() && self.drain.is_some()) {
-            if self.segments_free() == 0
-                && let Some(job) = self.next_prepare()
-            {
-                self.prepare_done(job.run(disk)).map_err(|failed| failed.0)?;
-                continue;
+            match self.step(disk, now)? {
+                Step::Prepared => continue,
+                Step::Committed => {}
+                Step::Nothing if self.is_starting => return Err(io::ErrorKind::StorageFull.into()),
+                Step::Nothing => return Ok(()),
             }
-            let Some(job) = self.next_commit(now) else {
-                return if self.is_starting { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
-            };
-            self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
             if core::mem::take(&mut is_large) && self.is_short() {
                 self.is_starting = true;
                 self.hurry();
@@ -173,6 +191,19 @@ impl Log {
         }
         self.remove_surplus(disk);
         Ok(())
+    }
+
+    /// Does what a helper would do next. Blocks.
+    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<Step> {
+        if self.segments_free() == 0
+            && let Some(job) = self.next_prepare()
+        {
+            self.prepare_done(job.run(disk)).map_err(|failed| failed.0)?;
+            return Ok(Step::Prepared);
+        }
+        let Some(job) = self.next_commit(now) else { return Ok(Step::Nothing) };
+        self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
+        Ok(Step::Committed)
     }
 
     /// Reads the values of all definitions, in the order of their keys.
@@ -275,6 +306,8 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
         }
         None => owner_of(disk, &found).map_err(OpenError::Unreadable)?,
     };
+    let kept = access_file::read(disk);
+    let owner = owner.or(kept.as_ref().map(|copy| copy.owner).filter(|o| is_segment_size(o.segment_bytes)));
     let Owner { identity, segment_bytes } =
         owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
     let mut reader = Reader::new(disk, identity, segment_bytes);
@@ -282,7 +315,11 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
     let newest = reader.read_log(&headers, &found).map_err(OpenError::Unreadable)?;
     let settings = settings.with_segments_of(segment_bytes);
     let slots = reader.slots(&found, &headers);
-    let life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0).max(reader.chain.life) + 1;
+    let kept = kept.filter(|copy| copy.owner.identity == identity);
+    // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
+    let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
+    let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
+    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
     let start = Start {

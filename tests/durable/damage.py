@@ -112,7 +112,7 @@ def examined(
 ) -> int:
     """What is served is a part of what was there; what it lost is said; new promises are kept."""
     broker = series.start()
-    let_guest_in(broker)
+    # Users lie beside the log, too: no damage to it keeps anybody out.
     lost: Set[str] = set()
     with client(broker) as peer:
         for queue in QUEUES:
@@ -134,17 +134,6 @@ def examined(
             served = numbers_of(take_all(peer, "small"), "small")
             assert served[-10:] == list(range(1000, 1010)), f"confirmed after the damage, and lost: {served}"
     return len(lost)
-
-
-def let_guest_in(broker: Leveret) -> None:
-    """What an operator does when users were lost with a segment: add them again, and say that this is all."""
-    if "cannot vouch for its users and permissions" not in broker.log():
-        return
-    if "guest" not in broker.ctl("list_users"):
-        broker.ctl("add_user", "guest", "guest")
-        broker.ctl("set_user_tags", "guest", "administrator")
-    broker.ctl("set_permissions", "guest", ".*", ".*", ".*")
-    broker.ctl("confirm_users")
 
 
 def is_possible(served: List[int], held: List[int]) -> bool:

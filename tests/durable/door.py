@@ -36,6 +36,7 @@ GUEST, ALICE, OLD_ALICE = Who("guest", "guest"), Who("alice", "new"), Who("alice
 BOB, BOB_TWO, CAROL = Who("bob", "bob"), Who("bob", "bob", "two"), Who("carol", "carol")
 # Refused passwords last: whoever gives them waits longer and longer.
 EVERYBODY = [ALICE, BOB, CAROL, BOB_TWO, GUEST, OLD_ALICE]
+ACCESS_FILES = ("access.a", "access.b")
 # After `administered`: carol came last, and guest, the old password and bob's permission for `two` are gone.
 RIGHT = {ALICE, BOB, CAROL}
 
@@ -113,6 +114,13 @@ def copied(base: Path, folder: Path) -> Path:
     return data_dir
 
 
+def without_files(data_dir: Path) -> Path:
+    """The log alone: what says beside it who there is has gone."""
+    for name in ACCESS_FILES:
+        (data_dir / name).unlink()
+    return data_dir
+
+
 def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
     """What `inspect` says."""
     return subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
@@ -141,7 +149,10 @@ def flip(path: Path, at: int) -> None:
 
 
 def every_block_loses_a_bit(how: str) -> None:
-    """One flipped bit, in each block in turn: those get in who should, and nobody else; and messages stay."""
+    """One flipped bit, in each block in turn: those get in who should, and nobody else.
+
+    The log has to say it alone in half of the cases.
+    """
     chance = seed(f"every-block-{how}")
     with scratch() as folder:
         base = administered(folder, how)
@@ -153,12 +164,47 @@ def every_block_loses_a_bit(how: str) -> None:
             used = len(data[at : at + BLOCK].rstrip(b"\0"))
             for place in {at, at + chance.randrange(used)} if not QUICK else {at + chance.randrange(used)}:
                 copy = copied(base, folder)
+                if chance.random() < 0.5:
+                    without_files(copy)
                 flip(copy / "00000000.seg", place)
                 with running(copy) as broker:
                     found = who_gets_in(broker)
                     assert found == RIGHT, f"byte {place}: {found} get in"
                     assert IN_DOUBT not in broker.log()
         print(f"# {len(blocks)} blocks")
+
+
+def the_log_may_be_lost() -> None:
+    """However much of the log is lost, and either of the files beside it: the right ones get in, nobody else."""
+    chance = seed("log-lost")
+    with scratch() as folder:
+        base = administered(folder, "kill")
+        blocks = written_blocks(base)
+        for first, filler in ((0, b"\0"), (0, b"\xa5"), (chance.randrange(1, 6), b"\xa5"), (len(blocks) // 2, b"\xff")):
+            copy = copied(base, folder)
+            with open(copy / "00000000.seg", "r+b") as file:
+                for at in blocks[first:]:
+                    file.seek(at)
+                    file.write(filler * BLOCK)
+            flip(copy / chance.choice(ACCESS_FILES), chance.randrange(200))
+            for end in ("kill", "stop", "kill"):
+                with running(copy) as broker:
+                    found = who_gets_in(broker)
+                    assert found == RIGHT, f"from block {first} on, {filler!r}: {found} get in"
+                    assert IN_DOUBT not in broker.log() and "a new store" not in broker.log(), broker.log()
+                    if end == "stop":
+                        # It is a store like any other from then on.
+                        broker.ctl("change_password", "alice", "old")
+                        broker.ctl("change_password", "alice", "new")
+                    getattr(broker, end)()
+                # Everything lies in the log again.
+                copy = without_files(copy) if end == "stop" else copy
+            assert "access     whole" in inspected(copy).stdout
+        copy = copied(base, folder)
+        for segment in copy.glob("*.seg"):
+            segment.unlink()
+        with running(copy) as broker:
+            assert who_gets_in(broker) == RIGHT and "a new store" not in broker.log()
 
 
 def every_block_after_a_stop() -> None:
@@ -172,7 +218,7 @@ def every_block_after_a_kill() -> None:
 
 
 def runs_of_blocks_are_lost() -> None:
-    """Several blocks that follow each other: the right ones get in, or nobody and everybody hears of it."""
+    """Several blocks that follow each other, and the files beside the log: the right ones get in, or nobody."""
     chance = seed("runs-of-blocks")
     with scratch() as folder:
         base = administered(folder, "kill")
@@ -181,7 +227,7 @@ def runs_of_blocks_are_lost() -> None:
         for count in (2, 3, 5):
             # Each broker costs seconds, for refused logins wait: another third of the places in each run of the tests.
             for start in range(1 + chance.randrange(3), len(blocks) - count + 1, 3):
-                copy = copied(base, folder)
+                copy = without_files(copied(base, folder))
                 for at in blocks[start : start + count]:
                     flip(copy / "00000000.seg", at + chance.randrange(40))
                 with running(copy) as broker:
@@ -200,7 +246,7 @@ def runs_of_blocks_are_lost() -> None:
 def a_doubt_stays_and_is_mended() -> None:
     """Nobody gets in however often it starts, until root has looked, mended and confirmed."""
     with scratch() as folder:
-        data_dir = administered(folder, "stop")
+        data_dir = without_files(administered(folder, "stop"))
         # From the first change of users on, but for the last commits, which tell that something is missing.
         for at in written_blocks(data_dir)[8:-2]:
             flip(data_dir / "00000000.seg", at + 9)
@@ -232,7 +278,7 @@ def a_doubt_stays_and_is_mended() -> None:
 
 
 def a_lost_beginning_is_no_new_store() -> None:
-    """The first block of the newest segment is gone, or all that says whose store it is: guest stays away."""
+    """The first block of the newest segment is gone, or all of it: guest stays away, and the others do not."""
     with scratch() as folder:
         base = administered(folder, "kill")
         cases = {"header": range(0, 1), "header and a commit": range(0, 2), "everything": range(0, 10_000)}
@@ -244,12 +290,11 @@ def a_lost_beginning_is_no_new_store() -> None:
                     for at in written:
                         file.seek(at)
                         file.write(filler * BLOCK)
-                if name == "everything" and filler == b"\0":
-                    # Nothing is left that a new store has not; `require_store` is for this.
-                    continue
+                if name != "everything":
+                    without_files(copy)
                 with running(copy) as broker:
                     found = who_gets_in(broker)
-                    assert found == (set() if name == "everything" else RIGHT), f"{name}, {filler!r}: {found}"
+                    assert found == RIGHT, f"{name}, {filler!r}: {found}"
                     assert "a new store" not in broker.log(), broker.log()
 
 
@@ -404,6 +449,7 @@ def a_store_can_be_required() -> None:
             assert gets_in(broker, GUEST)
             broker.stop()
         segment = folder / "mount" / "00000000.seg"
+        without_files(folder / "mount")
         segment.write_bytes(bytes(segment.stat().st_size))
         refuses(folder / "mount", "require_store", config=required)
         assert not segment.read_bytes().strip(b"\0"), "it was made a store"
@@ -437,7 +483,8 @@ def the_first_user_is_configured() -> None:
 
 
 CASES = [
-    every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost, a_doubt_stays_and_is_mended,
+    the_log_may_be_lost, every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost,
+    a_doubt_stays_and_is_mended,
     a_lost_beginning_is_no_new_store, messages_do_not_lock_anybody_out, access_outlives_the_cleaner,
     a_mistake_is_no_broken_disk, a_disk_that_only_reads_makes_no_guest, a_full_disk_makes_no_guest,
     a_store_can_be_required, the_first_user_is_configured,

@@ -1,0 +1,225 @@
+//! Users and permissions once more, beside the log: small files that a damaged log does not take along.
+//!
+//! Why it exists: the newest part of the log is what a bad card loses in a power cut, and nobody is on site
+//! to say who may come in. So whoever the log cannot vouch for, these files can: they hold every definition
+//! of access, not only a digest of them.
+//!
+//! ```text
+//! directory | access.a | access.b |                two copies, written and synced one after the other
+//!
+//! copy      | magic "LEVERETA" | CRC32C u32 | length u32 | copy number u64 | version u64 | store id 16 |
+//!             0                  8            12           16                24            32
+//!           | secret u64 | segment bytes u32 | 1 whole, 2 in doubt | definitions ... | zeros to 4 KiB |
+//!             48           56                  60                    61                length
+//! ```
+//!
+//! Little endian. The CRC covers everything from `length` on. `version` is that of the newest change: a
+//! definition of the log that is not newer and is not in here was deleted. The last byte of the magic is the
+//! version of the format. A restored backup has no such files; the next start makes them.
+//!
+//! Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
+//! the change is done; what it says is what the digest of that commit says, else there is no good copy at
+//! all; a copy that is not good says nothing; while one is written, the other is good.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+
+use super::access::{Digest, Said, is_counted, said};
+use super::build::for_each_record;
+use super::commit::{BLOCK_BYTES, Owner, padded};
+use super::disk::{ACCESS_SLOTS, Disk};
+use super::record::Record;
+use super::segment::Identity;
+use super::varint::Input;
+
+const MAGIC: [u8; 8] = *b"LEVERETA";
+const FIXED_BYTES: usize = 61;
+const WHOLE: u8 = 1;
+const IN_DOUBT: u8 = 2;
+/// More is not kept twice: every change of one user writes all of it, which wears a card.
+const FILE_BYTES_MAX: usize = 128 << 10;
+
+/// A version and a value.
+type Definition = (u64, Box<[u8]>);
+
+/// Every definition of access with its version.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Snapshot {
+    /// Of the newest change, deletions included.
+    pub(super) version: u64,
+    /// Nobody has confirmed that this is all.
+    pub(super) is_in_doubt: bool,
+    /// By their keys.
+    pub(super) definitions: BTreeMap<Box<[u8]>, Definition>,
+}
+
+/// A good copy.
+pub(super) struct Copy {
+    number: u64,
+    pub(super) owner: Owner,
+    pub(super) snapshot: Snapshot,
+}
+
+impl Snapshot {
+    /// Takes a definition in, unless it is older than what is known.
+    pub(super) fn apply(&mut self, key: &[u8], version: u64, value: Option<&[u8]>) {
+        if !is_counted(key) {
+            return;
+        }
+        let is_old = match self.definitions.get(key) {
+            Some((known, _)) => *known >= version,
+            // The cleaner also copies what was deleted since.
+            None => version <= self.version,
+        };
+        if is_old {
+            return;
+        }
+        self.version = self.version.max(version);
+        match value {
+            Some(value) => self.definitions.insert(key.into(), (version, value.into())),
+            None => self.definitions.remove(key),
+        };
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        self.definitions.iter().for_each(|(key, (version, _))| digest.add(key, *version));
+        digest
+    }
+
+    fn encode(&self, number: u64, owner: &Owner) -> Vec<u8> {
+        let mut out = vec![0; FIXED_BYTES];
+        for (key, (version, value)) in &self.definitions {
+            Record::Defined { version: *version, key, value: Some(value) }.encode(&mut out);
+        }
+        let length = out.len() as u32;
+        out[..8].copy_from_slice(&MAGIC);
+        out[12..16].copy_from_slice(&length.to_le_bytes());
+        out[16..24].copy_from_slice(&number.to_le_bytes());
+        out[24..32].copy_from_slice(&self.version.to_le_bytes());
+        out[32..48].copy_from_slice(&owner.identity.id);
+        out[48..56].copy_from_slice(&owner.identity.secret.to_le_bytes());
+        out[56..60].copy_from_slice(&owner.segment_bytes.to_le_bytes());
+        out[60] = if self.is_in_doubt { IN_DOUBT } else { WHOLE };
+        let sum = crc32c::crc32c(&out[12..]);
+        out[8..12].copy_from_slice(&sum.to_le_bytes());
+        out.resize(padded(out.len()), 0);
+        out
+    }
+}
+
+impl Copy {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut input = Input::new(bytes);
+        let (magic, sum, length) = (input.take(8)?, input.u32()?, input.u32()? as usize);
+        if *magic != MAGIC || crc32c::crc32c(bytes.get(12..length)?) != sum {
+            return None;
+        }
+        let (number, version) = (input.u64()?, input.u64()?);
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        let owner = Owner { identity, segment_bytes: input.u32()? };
+        let is_in_doubt = input.byte()? != WHOLE;
+        let mut snapshot = Snapshot { version, is_in_doubt, definitions: BTreeMap::new() };
+        let mut records = bytes.get(FIXED_BYTES..length)?;
+        while !records.is_empty() {
+            let (record, taken) = Record::parse(records).ok()?;
+            let Record::Defined { version, key, value: Some(value) } = record else { return None };
+            snapshot.definitions.insert(key.into(), (version, value.into()));
+            records = &records[taken..];
+        }
+        Some(Self { number, owner, snapshot })
+    }
+}
+
+/// The newest good copy.
+pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Copy> {
+    let copies = ACCESS_SLOTS.into_iter().filter_map(|slot| read_copy(disk, slot));
+    copies.max_by_key(|copy| copy.number)
+}
+
+/// A copy that cannot be read is one that is not good: the log is still to be asked.
+fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
+    let mut bytes = vec![0; BLOCK_BYTES];
+    let mut known = disk.read(slot, 0, &mut bytes).ok()?;
+    let length = Input::new(bytes.get(12..known)?).u32()? as usize;
+    if length > known && length <= FILE_BYTES_MAX {
+        bytes.resize(length, 0);
+        known = disk.read(slot, 0, &mut bytes).ok()?;
+    }
+    Copy::parse(&bytes[..known])
+}
+
+/// Whether there ever was a copy, good or not: a store that has one is not new.
+pub(super) fn is_there<D: Disk>(disk: &mut D) -> bool {
+    ACCESS_SLOTS.into_iter().any(|slot| is_copy_there(disk, slot))
+}
+
+fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
+    match disk.read(slot, 0, &mut [0]) {
+        Ok(length) => length > 0,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// Brings the copies up to a commit that was just synced, from its records; returns the bytes written.
+pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, records: &[u8]) -> io::Result<usize> {
+    let kept = read(disk).filter(|copy| copy.owner == *owner);
+    let before = kept.as_ref().map(|copy| &copy.snapshot);
+    let mut snapshot = before.cloned().unwrap_or_default();
+    let mut vouched = Said::Nothing;
+    for_each_record(records, 0, |record, _| match record {
+        Record::Defined { key, value, .. } if **key == ACCESS_WRITTEN_KEY => {
+            vouched = said(value.unwrap_or_default());
+        }
+        Record::Defined { version, key, value } if is_access(key) => snapshot.apply(key, *version, *value),
+        _ => {}
+    });
+    let is_known = match vouched {
+        // Nobody has said yet who there is.
+        Said::Nothing => return Ok(0),
+        Said::Whole(digest) => digest == snapshot.digest(),
+        Said::InDoubt => kept.is_some(),
+    };
+    if !is_known {
+        return forget(disk).map(|()| 0);
+    }
+    snapshot.is_in_doubt = matches!(vouched, Said::InDoubt);
+    if before == Some(&snapshot) { Ok(0) } else { write(disk, owner, &snapshot) }
+}
+
+/// Writes both copies; returns the bytes. Where there is no room, no good copy is left, and the log is asked.
+///
+/// # Errors
+/// The disk failed.
+pub(super) fn write<D: Disk>(disk: &mut D, owner: &Owner, snapshot: &Snapshot) -> io::Result<usize> {
+    let number = read(disk).map_or(0, |copy| copy.number) + 1;
+    let bytes = snapshot.encode(number, owner);
+    if bytes.len() > FILE_BYTES_MAX {
+        return forget(disk).map(|()| 0);
+    }
+    let is_first = !is_there(disk);
+    for slot in ACCESS_SLOTS {
+        match disk.create(slot).and_then(|()| disk.write(slot, 0, &bytes)) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return forget(disk).map(|()| 0),
+            written => written?,
+        }
+        disk.sync(slot)?;
+    }
+    if is_first {
+        disk.sync_directory()?;
+    }
+    Ok(ACCESS_SLOTS.len() * bytes.len())
+}
+
+/// Makes the copies say nothing.
+fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
+    for slot in ACCESS_SLOTS {
+        if is_copy_there(disk, slot) {
+            disk.write(slot, 0, &[0; BLOCK_BYTES])?;
+            disk.sync(slot)?;
+        }
+    }
+    Ok(())
+}
