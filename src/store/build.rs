@@ -36,7 +36,7 @@ impl Log {
             opens: None,
             seals: 0,
             carried: core::mem::take(&mut self.carried_spare),
-            drained: None,
+            drained: Vec::new(),
         };
         if self.is_short() {
             // What frees a segment comes first.
@@ -72,7 +72,7 @@ impl Log {
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
         let CommitJob { seal, header, commit, .. } = done.job;
-        let changes_segments = in_flight.opens.is_some() || in_flight.drained.is_some();
+        let changes_segments = in_flight.opens.is_some() || !in_flight.drained.is_empty();
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
         }
@@ -88,8 +88,8 @@ impl Log {
             self.index.settled_again(queue, since);
         }
         self.carried_spare = carried;
-        if let Some(left) = in_flight.drained {
-            self.free(left);
+        if !in_flight.drained.is_empty() {
+            self.free(in_flight.drained);
         }
         if self.is_short() {
             self.index.forget_pending();
@@ -216,32 +216,47 @@ impl Log {
         (self.active, Write { slot, at: 0, bytes })
     }
 
-    /// That a segment has left the log is durable: its file may be used again.
-    fn free(&mut self, sequence: u64) {
-        if let Some(segment) = self.index.segments().get(&sequence) {
+    /// That segments have left the log is durable: their files may be used again.
+    fn free(&mut self, left: Vec<u64>) {
+        for segment in left.iter().filter_map(|sequence| self.index.segments().get(sequence)) {
             let is_pinned = self.pinned == Some(segment.slot) || self.held.contains(&segment.slot);
             self.slots.set(segment.slot, if is_pinned { Slot::Pinned } else { Slot::Free });
             self.counters.segments_recycled += 1;
         }
-        self.index.remove_segment(sequence);
+        self.index.remove_segments(&left);
+        self.drained_spare = left;
         self.yield_hold();
     }
 
-    /// The oldest segment with nothing live in it starts to leave.
+    /// The segments with nothing live in them start to leave. While room is needed it is the oldest alone,
+    /// for which the least is to be written again; and one with a deletion that must be is the only such one.
     pub(super) fn find_drain(&mut self) {
-        if self.drain.is_some() || self.in_flight.as_ref().is_some_and(|commit| commit.drained.is_some()) {
+        if self.drain.is_some() || self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty()) {
             return;
         }
+        let most =
+            if self.needs_room() { 1 } else { Drain::segments_max(self.settings.commit_bytes as usize) };
         let cleaning = self.cleaning.as_ref().map(|cleaning| cleaning.segment);
-        let found = self.index.segments().iter().find(|&(sequence, segment)| {
+        let found = self.index.segments().iter().filter(|&(sequence, segment)| {
             segment.live == 0 && *sequence != self.active.sequence && cleaning != Some(*sequence)
         });
-        let spare = &mut self.drain_spare;
-        self.drain = found.map(|(&sequence, _)| Drain::of(sequence, &self.index, core::mem::take(spare)));
-        if let Some(drain) = &self.drain {
-            self.index.set_drained(drain.segment());
-            self.hurry();
+        let mut leaving = core::mem::take(&mut self.drained_spare);
+        leaving.clear();
+        for (&sequence, _) in found {
+            if leaving.is_empty() || self.index.deletions_to_carry(sequence).next().is_none() {
+                leaving.push(sequence);
+            }
+            if leaving.len() >= most {
+                break;
+            }
         }
+        let Some(first) = leaving.first() else {
+            self.drained_spare = leaving;
+            return;
+        };
+        self.index.set_drained(*first);
+        self.drain = Some(Drain::of(leaving, &self.index, core::mem::take(&mut self.drain_spare)));
+        self.hurry_to_leave();
     }
 }
 

@@ -2,16 +2,20 @@
 //!
 //! A segment leaves in two steps, the first durable before the second: its live records are *copied* behind
 //! the tail (when it has any); the settlements and deletions that may lie in it are *carried*, that is
-//! written again, and with the last of them a record says that it has left. The first step reads one commit
-//! at a time through the read helper; the second needs no reading, for the index has all that is settled.
+//! written again, and with the last of them a record says that it has left. The first step reads the segment
+//! from its start to its last live record, each part of it once; the second needs no reading, for the index
+//! has all that is settled. While there is room, all segments with nothing live in them leave together, with
+//! a sync that the budget has left or a commit that is made anyway: so a deep queue that is deleted costs few
+//! commits.
 //!
 //! Always true: a copy keeps its identity, and what is in it but for queues that are done with it; a segment
 //! is drained only when nothing in it is live, so not before its copies are durable; nothing is carried that
-//! kills nothing any more; no copying is begun whose end may find no room.
+//! kills nothing any more; segments that leave together leave in one commit, for what is settled in one may
+//! lie in another; no copying is begun whose end may find no room.
 
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
 use super::index::Index;
 use super::jobs::{ReadDone, ReadJob};
 use super::log::{InFlight, Log, Position};
@@ -28,11 +32,16 @@ const RANGE_BYTES: usize = 5;
 const PIECES_MAX: usize = 32 << 10;
 /// Room in a commit that makes carrying worth while, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
+/// The most that a record takes that says that a segment has left, in bytes.
+const LEFT_BYTES_MAX: usize = 16;
+/// Bytes that are read at once, but for a longer commit.
+const READ_BYTES: usize = 128 << 10;
 
-/// A segment on its way out whose settlements are being carried.
+/// Segments on their way out whose settlements are being carried.
 #[derive(Debug)]
 pub(super) struct Drain {
-    segment: u64,
+    /// Rising.
+    segments: Vec<u64>,
     /// Queues to carry, last first.
     queues: Vec<u64>,
     deletions: Vec<(Box<[u8]>, u64)>,
@@ -41,16 +50,19 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    pub(super) fn of(segment: u64, index: &Index, mut queues: Vec<u64>) -> Self {
-        let deletions = index.deletions_to_carry(segment);
+    /// But for the first, no segment has a deletion that must be written again.
+    pub(super) fn of(segments: Vec<u64>, index: &Index, mut queues: Vec<u64>) -> Self {
+        let first = segments.first().copied().unwrap_or(0);
+        let deletions = index.deletions_to_carry(first);
+        let deletions = deletions.map(|(key, version)| (key.into(), version)).collect();
         queues.clear();
-        queues.extend(index.queues_to_carry(segment).map(|(queue, _)| queue));
-        Self {
-            segment,
-            queues,
-            deletions: deletions.map(|(key, version)| (key.into(), version)).collect(),
-            half: None,
-        }
+        queues.extend(index.queues_to_carry(&segments).map(|(queue, _)| queue));
+        Self { segments, queues, deletions, half: None }
+    }
+
+    /// How many segments may leave with one commit of so many bytes.
+    pub(super) const fn segments_max(commit_bytes: usize) -> usize {
+        commit_bytes / 8 / LEFT_BYTES_MAX
     }
 }
 
@@ -59,21 +71,23 @@ impl Drain {
 pub(super) struct Cleaning {
     pub(super) segment: u64,
     slot: u32,
-    /// The commit to read next, and the bytes of its records that are done.
+    /// The commit to copy next, and the bytes of its records that are done.
     at: u32,
     skip: usize,
+    /// What of the segment is in the buffer: so many bytes from this one on.
+    read: (u32, usize),
+    /// Bytes to read next.
+    wanted: usize,
+    /// The disk has refused to read here: no more is read at once than one commit.
+    is_careful: bool,
+    /// Live records that are not copied yet, and perhaps some that are settled meanwhile.
+    left: u64,
     /// The segment was read to its end; its copies are durable with this position.
     copied: Option<Position>,
     reading: bool,
     /// There was no room any more in what gathered for the commit of this number.
     pub(super) waits_for: u64,
     targets: Vec<Target>,
-}
-
-impl Drain {
-    pub(super) const fn segment(&self) -> u64 {
-        self.segment
-    }
 }
 
 impl Log {
@@ -109,14 +123,15 @@ impl Log {
             }
             drain.queues.pop();
         }
-        let record = Record::Left { segment: drain.segment };
-        if self.gather.len() + record.bytes_max() > end {
+        if self.gather.len() + drain.segments.len() * LEFT_BYTES_MAX > end {
             self.drain = Some(drain);
             return;
         }
-        record.encode(&mut self.gather);
-        self.gathered += 1;
-        in_flight.drained = Some(drain.segment);
+        for &segment in &drain.segments {
+            Record::Left { segment }.encode(&mut self.gather);
+            self.gathered += 1;
+        }
+        in_flight.drained = drain.segments;
         self.drain_spare = drain.queues;
     }
 
@@ -188,10 +203,10 @@ impl Log {
         let cleaning = self.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
             if position <= self.durable || is_all_written {
-                let segment = cleaning.segment;
+                let (segment, is_whole) = (cleaning.segment, cleaning.left > 0);
                 self.cleaning = None;
                 self.index.set_cleaned(0);
-                self.index.end_copying(segment);
+                self.index.end_copying(segment, is_whole);
                 self.find_drain();
             }
             return None;
@@ -199,8 +214,16 @@ impl Log {
         if cleaning.reading || is_crowded || cleaning.waits_for == self.number + 1 {
             return None;
         }
+        // What had no room in one commit may be in the buffer still.
+        self.copy_on();
+        let cleaning = self.cleaning.as_mut()?;
+        if cleaning.copied.is_some() || cleaning.waits_for == self.number + 1 {
+            return None;
+        }
         cleaning.reading = true;
-        Some(ReadJob { slot: cleaning.slot, at: cleaning.at, buffer: core::mem::take(&mut self.read_spare) })
+        let mut buffer = core::mem::take(&mut self.read_spare);
+        buffer.resize(cleaning.wanted, 0);
+        Some(ReadJob { slot: cleaning.slot, at: cleaning.at, buffer })
     }
 
     /// Takes what was read and copies what is live in it, as far as there is room. What cannot be read
@@ -211,12 +234,46 @@ impl Log {
             return;
         };
         cleaning.reading = false;
-        let bytes = core::mem::take(&mut self.read_spare);
         let known = done.outcome.unwrap_or(0);
-        self.copy_commit(&mut cleaning, &bytes[..known]);
-        self.read_spare = bytes;
+        self.counters.bytes_read_to_copy += known as u64;
+        cleaning.read = (cleaning.at, known);
+        if known < BLOCK_BYTES {
+            if cleaning.is_careful {
+                // Half of it may be copied already, when it could be read a moment ago.
+                cleaning.skip = 0;
+                cleaning.at += BLOCK_BYTES as u32;
+            }
+            cleaning.is_careful = true;
+        }
+        self.cleaning = Some(cleaning);
+        self.copy_on();
+    }
+
+    /// Copies what is live in the buffer, as far as there is room; says what to read next.
+    fn copy_on(&mut self) {
+        let Some(mut cleaning) = self.cleaning.take() else { return };
+        let bytes = core::mem::take(&mut self.read_spare);
         let end = self.index.segments().get(&cleaning.segment).map_or(0, |segment| segment.bytes);
-        if cleaning.at >= end && cleaning.copied.is_none() {
+        cleaning.waits_for = 0;
+        while cleaning.left > 0 && cleaning.at < end && cleaning.waits_for == 0 {
+            let (from, known) = cleaning.read;
+            let known = bytes.get((cleaning.at - from) as usize..known).unwrap_or_default();
+            let rest = (end - cleaning.at) as usize;
+            let most = if cleaning.is_careful { BLOCK_BYTES } else { READ_BYTES.min(rest) };
+            if known.len() < BLOCK_BYTES {
+                cleaning.wanted = most;
+                break;
+            }
+            let claimed = claimed_length(known).map_or(0, padded);
+            let was_asked_for = cleaning.at == from && cleaning.wanted >= claimed;
+            if claimed > known.len() && claimed <= rest && !was_asked_for {
+                cleaning.wanted = claimed.max(most);
+                break;
+            }
+            self.copy_commit(&mut cleaning, known);
+        }
+        self.read_spare = bytes;
+        if cleaning.waits_for == 0 && (cleaning.left == 0 || cleaning.at >= end) {
             cleaning.copied = Some(self.appended);
             self.hurry();
         }
@@ -231,9 +288,11 @@ impl Log {
             cleaning.at += BLOCK_BYTES as u32;
             return;
         };
+        cleaning.is_careful = false;
         let mut rest = &commit.records[cleaning.skip..];
         while let Ok((record, length)) = Record::parse(rest) {
-            if self.index.is_live_in(&record, cleaning.segment) {
+            let live = self.index.live_in(&record, cleaning.segment);
+            if live > 0 {
                 if !self.has_room(length) || self.gathers_copy_of(&record) {
                     self.hurry();
                     cleaning.skip = commit.records.len() - rest.len();
@@ -241,6 +300,7 @@ impl Log {
                     return;
                 }
                 self.copy_record(&record, &rest[..length], cleaning);
+                cleaning.left = cleaning.left.saturating_sub(live);
             }
             rest = &rest[length..];
         }
@@ -295,7 +355,7 @@ impl Log {
         });
         let (&segment, found) =
             sealed.min_by_key(|(_, segment)| segment.live_bytes * 1000 / u64::from(segment.bytes.max(1)))?;
-        let ranges: usize = self.index.queues_to_carry(segment).map(|(_, ranges)| ranges).sum();
+        let ranges: usize = self.index.queues_to_carry(&[segment]).map(|(_, ranges)| ranges).sum();
         let copies = self.copies_bytes(found.live_bytes) as usize;
         if copies + ranges * RANGE_BYTES > self.room_to_clean() {
             return None;
@@ -306,6 +366,10 @@ impl Log {
             slot: found.slot,
             at: BLOCK_BYTES as u32,
             skip: 0,
+            read: (BLOCK_BYTES as u32, 0),
+            wanted: READ_BYTES,
+            is_careful: false,
+            left: found.live,
             copied: None,
             reading: false,
             waits_for: 0,

@@ -188,10 +188,11 @@ impl Index {
         }
     }
 
-    /// The cleaner has copied what it could: what is live now could not be read.
-    pub(super) fn end_copying(&mut self, sequence: u64) {
+    /// The cleaner has copied what it could: when it has read the segment to its end, what is live now could
+    /// not be read.
+    pub(super) fn end_copying(&mut self, sequence: u64, was_read_to_its_end: bool) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
-            segment.stuck = segment.live > 0;
+            segment.stuck = segment.live > 0 && was_read_to_its_end;
         }
     }
 
@@ -497,22 +498,25 @@ impl Index {
         self.forget_gone();
     }
 
-    /// Takes segments that a durable header left out of the log.
-    pub(super) fn remove_segment(&mut self, sequence: u64) {
-        self.segments.remove(&sequence);
+    /// Takes segments out, rising, that have left the log durably.
+    pub(super) fn remove_segments(&mut self, left: &[u64]) {
+        let has_left = |segment: &u64| left.binary_search(segment).is_ok();
+        for segment in left {
+            self.segments.remove(segment);
+        }
         for queue in self.queues.values_mut() {
-            queue.forget_segment(sequence);
+            queue.forget_segments(has_left);
         }
         for definition in self.definitions.values_mut() {
-            definition.segments.retain(|segment| *segment != sequence);
-            definition.second = definition.second.filter(|place| place.segment != sequence);
-            if definition.place.segment == sequence {
+            definition.segments.retain(|segment| !has_left(segment));
+            definition.second = definition.second.filter(|place| !has_left(&place.segment));
+            if has_left(&definition.place.segment) {
                 definition.place = definition.second.take().unwrap_or(definition.place);
             }
         }
         self.definitions.retain(|_, definition| !definition.deleted || !definition.segments.is_empty());
         for large in self.bodies.values_mut() {
-            large.chunks.retain(|_, place| place.segment != sequence);
+            large.chunks.retain(|_, place| !has_left(&place.segment));
         }
         self.bodies.retain(|_, large| !large.dead || !large.chunks.is_empty());
         self.forget_gone();
@@ -531,9 +535,14 @@ impl Index {
 
     /// Whether `record`, found in `segment`, must be copied before the segment can be left out.
     pub(super) fn is_live_in(&self, record: &Record<'_>, segment: u64) -> bool {
-        match record {
+        self.live_in(record, segment) > 0
+    }
+
+    /// For how much of what is live in `segment` this record counts, when it is found there.
+    pub(super) fn live_in(&self, record: &Record<'_>, segment: u64) -> u64 {
+        let is_live = match record {
             Record::Message(message) => {
-                message.targets.iter().any(|target| self.is_held_in(&target, segment))
+                return message.targets.iter().filter(|to| self.is_held_in(to, segment)).count() as u64;
             }
             Record::Chunk { body, index, .. } => self.bodies.get(body).is_some_and(|large| {
                 !large.dead && large.chunks.get(index).is_some_and(|p| p.segment == segment)
@@ -546,15 +555,18 @@ impl Index {
             | Record::Marked { .. }
             | Record::Rested { .. }
             | Record::Left { .. } => false,
-        }
+        };
+        is_live.into()
     }
 
-    /// Queues whose settlements must be written again before `segment` may be left out, and in how many
-    /// ranges.
-    pub(super) fn queues_to_carry(&self, segment: u64) -> impl Iterator<Item = (u64, usize)> {
+    /// Queues whose settlements must be written again before these segments, rising, may be left out, and in
+    /// how many ranges.
+    pub(super) fn queues_to_carry(&self, leaving: &[u64]) -> impl Iterator<Item = (u64, usize)> {
+        let last = leaving.last().copied().unwrap_or(0);
         self.queues.iter().filter_map(move |(&queue, entry)| {
-            let is_needed = !entry.gone || entry.is_held_by(|other| other != segment);
-            (entry.settled_since <= segment && is_needed).then(|| (queue, entry.settled.ranges().len()))
+            let stays = |segment: u64| leaving.binary_search(&segment).is_err();
+            let is_needed = entry.settled_since <= last && (!entry.gone || entry.is_held_by(stays));
+            is_needed.then(|| (queue, entry.settled.ranges().len()))
         })
     }
 

@@ -116,8 +116,8 @@ pub(super) struct InFlight {
     pub(super) seals: u64,
     /// Queues whose settlements are completely written again with this commit, and since which segment.
     pub(super) carried: Vec<(u64, u64)>,
-    /// It ends the drain of a segment.
-    pub(super) drained: Option<u64>,
+    /// The segments that it says have left.
+    pub(super) drained: Vec<u64>,
 }
 
 /// The log.
@@ -145,6 +145,7 @@ pub struct Log {
     pub(super) header_spare: Vec<u8>,
     pub(super) live_spare: Vec<SegmentRef>,
     pub(super) drain_spare: Vec<u64>,
+    pub(super) drained_spare: Vec<u64>,
     pub(super) carried_spare: Vec<(u64, u64)>,
     pub(super) seal_spare: (Footer, Vec<u8>, Vec<(u64, Part)>),
     pub(super) settling: Settling,
@@ -153,6 +154,8 @@ pub struct Log {
     pub(super) durable: Position,
     pub(super) in_flight: Option<InFlight>,
     due_at: Deadline,
+    /// The time when a commit was last asked for.
+    asked_at: Now,
     awaited: bool,
     budget: Budget,
     pub(super) drain: Option<Drain>,
@@ -221,7 +224,7 @@ impl Log {
             is_index_full: start.index.bytes() > start.settings.index_bytes,
             index_overflow: None,
             index: start.index,
-            slots: Slots::new(&start.slots, start.settings.segments_max),
+            slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot),
             active: start.active,
             tail: start.tail,
             sequence_max: start.sequence_max,
@@ -232,6 +235,7 @@ impl Log {
             header_spare: Vec::new(),
             live_spare: Vec::new(),
             drain_spare: Vec::new(),
+            drained_spare: Vec::new(),
             carried_spare: Vec::new(),
             seal_spare: (Footer::default().with_room(start.settings.segment_bytes), Vec::new(), Vec::new()),
             settling: Settling::default(),
@@ -240,6 +244,7 @@ impl Log {
             durable: Position(0),
             in_flight: None,
             due_at: Now::default().after_ms(0),
+            asked_at: Now::default(),
             awaited: true,
             budget,
             drain: None,
@@ -407,6 +412,13 @@ impl Log {
         self.due_at = Now::from_ms(0).after_ms(0);
     }
 
+    /// Segments are to leave: at once when their room is needed or the sync budget has one left, else with
+    /// what is written anyway.
+    pub(super) fn hurry_to_leave(&mut self) {
+        let window_ms = if self.must_leave(self.asked_at) { 0 } else { self.settings.settle_window_ms };
+        self.due_at = self.due_at.earlier(self.asked_at.after_ms(window_ms));
+    }
+
     /// Makes the next commit due at once, for a clean stop.
     pub fn flush(&mut self, now: Now) {
         if !self.is_idle() {
@@ -487,7 +499,7 @@ impl Log {
 
     /// Whether what waits elsewhere should be appended now, for a commit is about to be made.
     pub fn is_time(&self, now: Now) -> bool {
-        let hurry = self.drain.is_some() || self.is_cleaning_done_copying() || self.is_starting;
+        let hurry = self.must_leave(now) || self.is_cleaning_done_copying() || self.is_starting;
         !self.failed && self.in_flight.is_none() && (self.due_at.is_due(now) || hurry)
     }
 
@@ -519,13 +531,19 @@ impl Log {
 
     /// Whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
+        self.asked_at = now;
         if self.failed || self.in_flight.is_some() {
             return false;
         }
         let something =
             self.is_starting || self.has_gathered() || !self.settling.is_empty() || self.drain.is_some();
-        let hurry = self.drain.is_some() || self.is_cleaning_done_copying();
+        let hurry = self.must_leave(now) || self.is_cleaning_done_copying();
         something && (self.due_at.is_due(now) || hurry)
+    }
+
+    /// A segment is on its way out, and its room is needed or a sync for it is to be had.
+    fn must_leave(&self, now: Now) -> bool {
+        self.drain.is_some() && (self.needs_room() || self.budget.has_one(now))
     }
 
     pub(super) fn has_only_lazy_settlements(&self) -> bool {
@@ -549,7 +567,8 @@ impl Log {
 
     /// A commit was handed out: what is still there gathers for the next one.
     pub(super) fn after_handing_out(&mut self, now: Now) {
-        if core::mem::take(&mut self.awaited) {
+        let frees = self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty());
+        if core::mem::take(&mut self.awaited) || frees {
             self.budget.take_one(now);
         }
         self.frees = false;
@@ -580,15 +599,17 @@ impl Budget {
         Self { cost_ms, most_ms, left_ms: most_ms, filled_at: Now::default() }
     }
 
-    fn has_one(&mut self, now: Now) -> bool {
-        self.left_ms = (self.left_ms + now.ms_since(self.filled_at)).min(self.most_ms);
-        self.filled_at = now;
-        self.left_ms >= self.cost_ms
+    fn left_ms(&self, now: Now) -> u64 {
+        (self.left_ms + now.ms_since(self.filled_at)).min(self.most_ms)
+    }
+
+    fn has_one(&self, now: Now) -> bool {
+        self.left_ms(now) >= self.cost_ms
     }
 
     fn take_one(&mut self, now: Now) {
-        if self.has_one(now) {
-            self.left_ms -= self.cost_ms;
-        }
+        let left_ms = self.left_ms(now);
+        self.filled_at = now;
+        self.left_ms = left_ms.checked_sub(self.cost_ms).unwrap_or(left_ms);
     }
 }

@@ -291,10 +291,10 @@ impl QueueIndex {
         }
     }
 
-    /// A segment has left the log.
-    pub(super) fn forget_segment(&mut self, sequence: u64) {
-        self.held.retain(|(segment, _)| *segment != sequence);
-        self.runs.retain(|run| run.segment != sequence);
+    /// Segments have left the log.
+    pub(super) fn forget_segments(&mut self, have_left: impl Fn(&u64) -> bool) {
+        self.held.retain(|(segment, _)| !have_left(segment));
+        self.runs.retain(|run| !have_left(&run.segment));
         // What a backlog took is given back when it is gone.
         self.held.shrink_to(2 * self.held.len());
         self.runs.shrink_to(2 * self.runs.len());

@@ -9,6 +9,7 @@
 //! Always true: a segment leaves the log by a record in a durable commit, so none has to be opened for that;
 //! a file beyond the limit is made only when neither a start nor the cleaner could write otherwise.
 
+use std::collections::VecDeque;
 use std::io;
 
 use super::commit::{BLOCK_BYTES, padded};
@@ -56,17 +57,24 @@ pub(super) struct Slots {
     unready: usize,
     /// The file system had no room for another segment.
     is_full: bool,
+    /// The free ones in the order in which they became so: they are taken in turn, so that all wear alike.
+    in_turn: VecDeque<u32>,
 }
 
 impl Slots {
-    pub(super) fn new(found: &[Slot], max: u32) -> Self {
+    /// `taken` is the file of the newest segment.
+    pub(super) fn new(found: &[Slot], max: u32, taken: u32) -> Self {
         let max = max as usize;
         let mut slots = Vec::with_capacity(found.len().max(max + SEGMENTS_EMERGENCY));
         slots.extend_from_slice(found);
+        let mut in_turn = VecDeque::with_capacity(slots.capacity());
+        let is_free = |slot: &u32| slots.get(*slot as usize) == Some(&Slot::Free);
+        in_turn.extend((taken + 1..slots.len() as u32).filter(is_free));
+        in_turn.extend((0..=taken).filter(is_free));
         let free = slots.iter().filter(|slot| **slot == Slot::Free).count();
         let used = slots.iter().filter(|slot| **slot != Slot::Unusable).count();
         let unready = slots.iter().filter(|slot| **slot == Slot::Preparing).count();
-        Self { slots, free, used, max, unready, prepared: 0, preparing: None, is_full: false }
+        Self { slots, free, used, max, unready, prepared: 0, preparing: None, is_full: false, in_turn }
     }
 
     pub(super) fn get(&self, slot: u32) -> Slot {
@@ -76,6 +84,15 @@ impl Slots {
     pub(super) fn set(&mut self, slot: u32, state: Slot) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
         let old = core::mem::replace(place, state);
+        if old == Slot::Free {
+            // Nearly always the first.
+            if let Some(at) = self.in_turn.iter().position(|free| *free == slot) {
+                self.in_turn.remove(at);
+            }
+        }
+        if state == Slot::Free {
+            self.in_turn.push_back(slot);
+        }
         let count =
             |of: &mut usize, is: fn(Slot) -> bool| *of = *of + usize::from(is(state)) - usize::from(is(old));
         count(&mut self.free, |slot| slot == Slot::Free);
@@ -83,9 +100,9 @@ impl Slots {
         count(&mut self.unready, |slot| slot == Slot::Preparing);
     }
 
-    /// A file that is ready.
+    /// A file that is ready: the one that has been so for longest.
     pub(super) fn take_free(&mut self) -> Option<u32> {
-        let slot = self.slots.iter().position(|slot| *slot == Slot::Free)? as u32;
+        let slot = self.in_turn.front().copied()?;
         self.set(slot, Slot::Live);
         Some(slot)
     }
@@ -135,6 +152,11 @@ impl Log {
     /// Segments ready to be opened.
     pub const fn segments_free(&self) -> usize {
         self.slots.free()
+    }
+
+    /// Whether segments should leave at once: somebody waits for their room, or soon will.
+    pub(super) const fn needs_room(&self) -> bool {
+        self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.is_index_full
     }
 
     /// Whether only what makes room may open another segment.
