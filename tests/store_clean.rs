@@ -132,6 +132,27 @@ fn nothing_is_read_behind_the_last_live_record() {
     assert!(world.disk.counts().read_bytes <= counters.segments_recycled * (160 << 10), "{counters:?}");
 }
 
+/// A commit that is longer than what is read at once, at the start of its segment and in the middle.
+#[test]
+fn what_is_live_in_long_commits_is_copied() {
+    let mut world = World::new(8);
+    let mut kept = Vec::new();
+    for offset in 0..120 {
+        assert!(world.publish(1, offset, &vec![offset as u8; 200_000]), "message {offset} finds no room");
+        // Four fit into a segment, and of every third segment one is to be copied each time.
+        if offset % 12 == 0 && kept.len() < 5 || offset % 12 == 6 && kept.len() < 9 {
+            kept.push(offset);
+        } else {
+            world.settle(1, Range { start: offset, end: offset + 1 });
+        }
+    }
+    let counters = world.log.counters();
+    assert!(counters.bytes_copied > 5 * 200_000, "{counters:?}");
+    assert!(world.log.index().segments().values().all(|segment| !segment.stuck), "something was not found");
+    let live = &world.log.index().queues()[&1];
+    assert!(kept.iter().all(|offset| live.segment_of(*offset).is_some()), "{kept:?}");
+}
+
 /// A queue over sixty segments is deleted.
 #[test]
 fn a_deleted_deep_queue_is_freed_in_a_few_commits() {

@@ -34,8 +34,8 @@ const PIECES_MAX: usize = 32 << 10;
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// The most that a record takes that says that a segment has left, in bytes.
 const LEFT_BYTES_MAX: usize = 16;
-/// Bytes that are read at once, but for a longer commit.
-const READ_BYTES: usize = 128 << 10;
+/// The most bytes that are read at once, but for a longer commit.
+const READ_BYTES_MAX: usize = 128 << 10;
 
 /// Segments on their way out whose settlements are being carried.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ pub(super) struct Cleaning {
     skip: usize,
     /// What of the segment is in the buffer: so many bytes from this one on.
     read: (u32, usize),
+    /// How many were asked for.
+    asked: usize,
     /// Bytes to read next.
     wanted: usize,
     /// The disk has refused to read here: no more is read at once than one commit.
@@ -236,7 +238,7 @@ impl Log {
         cleaning.reading = false;
         let known = done.outcome.unwrap_or(0);
         self.counters.bytes_read_to_copy += known as u64;
-        cleaning.read = (cleaning.at, known);
+        (cleaning.read, cleaning.asked) = ((cleaning.at, known), cleaning.wanted);
         if known < BLOCK_BYTES {
             if cleaning.is_careful {
                 // Half of it may be copied already, when it could be read a moment ago.
@@ -249,6 +251,12 @@ impl Log {
         self.copy_on();
     }
 
+    /// Bytes that the cleaner reads at once: an eighth of a segment, so that small segments are read in parts
+    /// like large ones.
+    fn read_bytes(&self) -> usize {
+        READ_BYTES_MAX.min(self.settings.segment_bytes as usize / 8)
+    }
+
     /// Copies what is live in the buffer, as far as there is room; says what to read next.
     fn copy_on(&mut self) {
         let Some(mut cleaning) = self.cleaning.take() else { return };
@@ -259,13 +267,13 @@ impl Log {
             let (from, known) = cleaning.read;
             let known = bytes.get((cleaning.at - from) as usize..known).unwrap_or_default();
             let rest = (end - cleaning.at) as usize;
-            let most = if cleaning.is_careful { BLOCK_BYTES } else { READ_BYTES.min(rest) };
+            let most = if cleaning.is_careful { BLOCK_BYTES } else { self.read_bytes().min(rest) };
             if known.len() < BLOCK_BYTES {
                 cleaning.wanted = most;
                 break;
             }
             let claimed = claimed_length(known).map_or(0, padded);
-            let was_asked_for = cleaning.at == from && cleaning.wanted >= claimed;
+            let was_asked_for = cleaning.at == from && cleaning.asked >= claimed;
             if claimed > known.len() && claimed <= rest && !was_asked_for {
                 cleaning.wanted = claimed.max(most);
                 break;
@@ -367,7 +375,8 @@ impl Log {
             at: BLOCK_BYTES as u32,
             skip: 0,
             read: (BLOCK_BYTES as u32, 0),
-            wanted: READ_BYTES,
+            asked: 0,
+            wanted: self.read_bytes(),
             is_careful: false,
             left: found.live,
             copied: None,
