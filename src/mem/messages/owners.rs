@@ -71,6 +71,8 @@ pub(super) struct Owners {
     slots: Division,
     bytes: Division,
     assembly: Division,
+    /// There are several, so that each has a part.
+    is_divided: bool,
 }
 
 impl Owners {
@@ -83,9 +85,11 @@ impl Owners {
             slots: Division::default(),
             bytes: Division::default(),
             assembly: Division::default(),
+            is_divided: false,
         }
     }
 
+    #[inline]
     pub(super) fn take_slot(&mut self, owner: Owner) {
         let tally = &mut self.tallies[owner.index()];
         if tally.has_part {
@@ -94,6 +98,7 @@ impl Owners {
         tally.slots += 1;
     }
 
+    #[inline]
     pub(super) fn give_slot_back(&mut self, owner: u16) {
         let tally = &mut self.tallies[owner as usize];
         tally.slots -= 1;
@@ -177,6 +182,7 @@ impl Messages {
     /// From now on the pools are divided among these; one alone has all.
     pub fn divide_among(&mut self, owners: impl Iterator<Item = Owner> + Clone) {
         let is_one_of_several = owners.clone().nth(1).is_some();
+        self.owners.is_divided = is_one_of_several;
         for tally in &mut self.owners.tallies {
             tally.has_part = false;
         }
@@ -250,6 +256,7 @@ impl Messages {
             && self.blocks.pages_used() + pages + self.owners.pages_kept(number) <= most
     }
 
+    #[inline]
     pub(super) fn admit(&mut self, share: Share, pages: usize, owner: u16) -> Result<(), PoolFull> {
         if self.slots.used() >= self.slots_limit(share, owner) {
             return Err(self.refuse(share, PoolFull::Messages, owner));
@@ -264,6 +271,7 @@ impl Messages {
         admitted.map_err(|full| self.refuse(share, full, owner))
     }
 
+    #[inline]
     fn slots_limit(&self, share: Share, owner: u16) -> usize {
         let most = self.slots.max();
         let of_reserve = most - most.div_ceil(super::LAST_PART);
@@ -273,6 +281,9 @@ impl Messages {
             Share::Transaction => most - super::half_reserve(self.slots_reserve, most),
             Share::Reserve => of_reserve,
         };
+        if !self.owners.is_divided {
+            return limit;
+        }
         if self.owners.owns_slot(owner) {
             return of_reserve;
         }
@@ -291,16 +302,15 @@ impl Messages {
         let of_reserve = most - most.div_ceil(super::LAST_PART);
         let limit = match share {
             Share::ReadBack => most,
+            Share::Ordinary => most - self.pages_reserve - self.set_aside(asks),
+            Share::Transaction => most - super::half_reserve(self.pages_reserve, most),
+            Share::Reserve => of_reserve,
+        };
+        let limit = match share {
+            Share::ReadBack => limit,
+            _ if !self.owners.is_divided => limit,
             _ if self.owners.owns_pages(owner, pages) => of_reserve,
-            Share::Ordinary => {
-                let limit = most - self.pages_reserve - self.set_aside(asks);
-                limit.saturating_sub(self.owners.pages_kept(owner))
-            }
-            Share::Transaction => {
-                let limit = most - super::half_reserve(self.pages_reserve, most);
-                limit.saturating_sub(self.owners.pages_kept(owner))
-            }
-            Share::Reserve => of_reserve.saturating_sub(self.owners.pages_kept(owner)),
+            _ => limit.saturating_sub(self.owners.pages_kept(owner)),
         };
         // Split pages with room may hold the tail of a chain; counting whole pages errs on the safe side,
         // but never refuses what is smaller than a page while a split page might still have room.
