@@ -58,12 +58,14 @@ pub(super) struct Holder {
 }
 
 /// Whose memory the messages of a virtual host take.
+#[inline]
 pub(super) const fn owner_of(vhost: VhostId) -> Owner {
     Owner::from_index(vhost.index())
 }
 
 impl Broker {
     /// Whose memory the messages of a connection take.
+    #[inline]
     pub fn owner(&self, connection: ConnectionId) -> Owner {
         let vhost = self.connections.get(connection.index()).and_then(|record| record.vhost);
         vhost.map_or_else(Owner::default, owner_of)
@@ -121,11 +123,16 @@ impl Broker {
 
     // ---- with every message
 
+    // Nearly always there is one virtual host and one user: then that is all that is asked.
+
     /// Whether the virtual host and the user of a connection may have one delivery more.
+    #[inline]
     pub(super) fn may_hold_delivery(&self, connection: ConnectionId) -> bool {
-        if !self.divisions.any {
-            return true;
-        }
+        !self.divisions.any || self.is_delivery_left_for(connection)
+    }
+
+    #[inline(never)]
+    fn is_delivery_left_for(&self, connection: ConnectionId) -> bool {
         let room = self.deliveries.slab.room() as u64;
         let fits = |division: &Division, held: u64| {
             division.is_own_part(held, 1) || room > division.kept_for_others(held)
@@ -138,10 +145,15 @@ impl Broker {
     }
 
     /// A connection has one delivery more.
+    #[inline]
     pub(super) fn hold_delivery(&mut self, connection: ConnectionId) {
-        if !self.divisions.any {
-            return;
+        if self.divisions.any {
+            self.count_delivery(connection);
         }
+    }
+
+    #[inline(never)]
+    fn count_delivery(&mut self, connection: ConnectionId) {
         let Holder { vhost, user } = self.holder(connection);
         if let Some(vhost) = vhost {
             let held = self.access.vhost_held_mut(vhost);
@@ -156,10 +168,15 @@ impl Broker {
     }
 
     /// A connection has one delivery less.
+    #[inline]
     pub(super) fn let_delivery_go(&mut self, connection: ConnectionId) {
-        if !self.divisions.any {
-            return;
+        if self.divisions.any {
+            self.count_delivery_back(connection);
         }
+    }
+
+    #[inline(never)]
+    fn count_delivery_back(&mut self, connection: ConnectionId) {
         let Holder { vhost, user } = self.holder(connection);
         if let Some(vhost) = vhost {
             let held = self.access.vhost_held_mut(vhost);

@@ -403,6 +403,7 @@ impl Broker {
 
     /// The part of the pools a connection's publishes may come from: who holds what others wait for must
     /// not be made to wait.
+    #[inline]
     fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = &self.connections[connection.index()];
         if record.unsettled > 0 || record.open_transactions > 0 { Share::Reserve } else { Share::Ordinary }
@@ -410,6 +411,7 @@ impl Broker {
 
     /// The part of the pools that the content of its next publish may come from: transactions can be
     /// forgotten, so they leave some of the reserve to others.
+    #[inline]
     pub fn content_share(&self, connection: ConnectionId) -> Share {
         let record = &self.connections[connection.index()];
         if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }

@@ -327,8 +327,8 @@ impl Broker {
             return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
         }
         // All of them are in the virtual host of the channel.
-        let vhost = self.channels[publish.channel.index()].vhost;
-        let fits = self.fifo_pool.may_take(owner_of(vhost), needed, reserve);
+        let owner = || owner_of(self.channels[publish.channel.index()].vhost);
+        let fits = self.fifo_pool.may_take(owner, needed, reserve);
         let within_share =
             share == Share::Reserve || self.targets.iter().all(|&queue| self.within_share(messages, queue));
         match (fits && within_share, share) {

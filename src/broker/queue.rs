@@ -286,6 +286,9 @@ impl Place {
     /// What an entry stands for.
     pub(super) const fn of(entry: Entry) -> Self {
         let Entry { message, flags } = entry;
+        if flags & KIND == 0 {
+            return Self::Plain(message);
+        }
         let offset = flags >> KIND_BITS;
         match flags & KIND {
             LOGGED => Self::Logged(message, offset),

@@ -377,14 +377,19 @@ impl Broker {
     pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
         let Some(record) = self.queues.get(queue.index()) else { return };
         if record.cleared && record.unsettled == 0 && record.returning == 0 {
-            let record = self.queues.remove(queue.index());
-            self.give_share_back(
-                Declared::Queue,
-                (record.vhost, record.declarer),
-                record.name.len() + record.arguments.len(),
-            );
-            self.let_go_of_vhost(record.vhost);
+            self.free_queue(queue);
         }
+    }
+
+    #[cold]
+    fn free_queue(&mut self, queue: QueueId) {
+        let record = self.queues.remove(queue.index());
+        self.give_share_back(
+            Declared::Queue,
+            (record.vhost, record.declarer),
+            record.name.len() + record.arguments.len(),
+        );
+        self.let_go_of_vhost(record.vhost);
     }
 
     /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.

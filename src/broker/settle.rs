@@ -201,8 +201,6 @@ impl Broker {
         let delivery = &self.deliveries.slab[index];
         let connection = self.channels[delivery.channel.index()].connection;
         self.connections[connection.index()].unsettled -= 1;
-        self.let_delivery_go(connection);
-        let delivery = &self.deliveries.slab[index];
         match delivery.message {
             Some(message) => self.unpin(messages, connection, delivery.queue, message),
             None => {
@@ -222,6 +220,7 @@ impl Broker {
                 channel.consumer_unsettled -= 1;
             }
         }
+        self.let_delivery_go(connection);
     }
 
     /// What the room that was made allows now.

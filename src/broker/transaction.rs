@@ -217,7 +217,7 @@ impl Broker {
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-            if !self.fifo_pool.may_take(owner, chunks, 0) || self.targets.len() > self.fan_out_max() {
+            if !self.fifo_pool.may_take(|| owner, chunks, 0) || self.targets.len() > self.fan_out_max() {
                 return Err(self.out_of("queue_entries_max"));
             }
         }

@@ -91,7 +91,16 @@ impl FifoPool {
     }
 
     /// Whether an owner may have so many chunks more, of all but a reserve of so many.
-    pub fn may_take(&self, owner: Owner, chunks: usize, reserve: usize) -> bool {
+    #[inline]
+    pub fn may_take(&self, owner: impl FnOnce() -> Owner, chunks: usize, reserve: usize) -> bool {
+        if self.division.is_divided() {
+            return self.may_take_of_divided(owner(), chunks, reserve);
+        }
+        chunks + reserve <= self.chunks_free()
+    }
+
+    #[inline(never)]
+    fn may_take_of_divided(&self, owner: Owner, chunks: usize, reserve: usize) -> bool {
         let (held, has_part) = self.owners[owner.index()];
         let free = self.chunks_free();
         if has_part && self.division.is_own_part(held.into(), chunks as u64) {

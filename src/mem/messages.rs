@@ -182,9 +182,13 @@ pub struct Cursor {
 pub struct Messages {
     slots: Plain<Slot>,
     slots_reserve: usize,
+    /// With fewer in use everybody may have one, whatever its share, while there is one owner and nobody waits.
+    slots_easy: usize,
     blocks: Blocks,
     pages_max: usize,
     pages_reserve: usize,
+    /// The same for pages, with no more in use.
+    pages_easy: usize,
     assembly_pages: usize,
     assembly_pages_max: usize,
     owners: Owners,
@@ -207,12 +211,16 @@ impl Messages {
     /// Reserves the pools without touching them.
     pub fn new(limits: MessageLimits) -> Self {
         let pages_max = limits.body_bytes_max / PAGE_BYTES;
+        // In a small pool the last part is more than the reserve.
+        let easy = |all: usize| all - (all / 16).max(all.div_ceil(LAST_PART));
         Self {
             slots: Plain::new(limits.messages_max),
             slots_reserve: limits.messages_max / 16,
+            slots_easy: easy(limits.messages_max),
             blocks: Blocks::with_pages(pages_max),
             pages_max,
             pages_reserve: pages_max / 16,
+            pages_easy: easy(pages_max),
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             owners: Owners::new(limits.owners_max),
@@ -264,11 +272,10 @@ impl Messages {
             flags: MessageFlags::NONE,
             inline: [0; INLINE_BYTES],
         };
-        self.owners.take_slot(owner);
-        if first_block != 0 {
-            self.owners.take_bytes(owner.number(), self.slots[place].block_bytes());
-        }
         let id = MessageId::from_index(place);
+        if self.owners.is_divided() {
+            self.count_begun(id);
+        }
         self.append(id, exchange.as_bytes());
         self.append(id, routing_key);
         Ok(id)
@@ -289,7 +296,6 @@ impl Messages {
         let slot = &self.slots[id.index()];
         let stream_len = slot.filled as usize + properties.len() + body_len as usize;
         let room = slot.inline_len as usize + if slot.first_block == 0 { 0 } else { PAGE_BYTES };
-        let (owner, before) = (slot.owner, slot.block_bytes());
         let mut pages = 0;
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
@@ -305,16 +311,14 @@ impl Messages {
         // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
         if share != Share::ReadBack {
             self.assembly_pages += pages;
-            self.owners.assemble(owner, pages);
             flags = flags.with(MessageFlags::ASSEMBLING);
         }
         let slot = &mut self.slots[id.index()];
         slot.flags = flags;
         slot.properties_len = properties.len() as u32;
         slot.body_len = body_len;
-        let bytes = slot.block_bytes();
-        if bytes > before {
-            self.owners.take_bytes(owner, bytes - before);
+        if self.owners.is_divided() {
+            self.count_content(id);
         }
         self.append(id, properties);
         Ok(())
@@ -556,15 +560,14 @@ impl Messages {
 
     fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
-        let slot = &mut self.slots[id.index()];
-        let (owner, bytes) = (slot.owner, slot.block_bytes());
-        let chain = core::mem::take(&mut slot.first_block);
+        if self.owners.is_divided() {
+            self.count_freed(id);
+        }
+        let chain = core::mem::take(&mut self.slots[id.index()].first_block);
         self.slots.give(id.index());
-        self.owners.give_slot_back(owner);
         self.frees += 1;
         self.drop_claim(id);
         if chain != 0 {
-            self.owners.give_bytes_back(owner, bytes);
             let before = self.blocks.pages_used();
             self.blocks.free_chain(chain);
             self.pages_freed += (before - self.blocks.pages_used()) as u64;
@@ -572,17 +575,15 @@ impl Messages {
     }
 
     /// Says how many pages of the assembly share that made free.
+    #[inline]
     fn leave_assembly(&mut self, id: MessageId) -> usize {
         let slot = &mut self.slots[id.index()];
         if !slot.flags.has(MessageFlags::ASSEMBLING) {
             return 0;
         }
+        let pages = slot.assembly_pages();
         slot.flags = slot.flags.without(MessageFlags::ASSEMBLING);
-        let room = if slot.inline_len == 0 { PAGE_BYTES } else { slot.inline_len as usize };
-        let beyond = slot.stream_len().saturating_sub(room);
-        let pages = Blocks::pages_for(beyond);
-        let owner = slot.owner;
-        self.owners.assembled(owner, pages);
+        self.owners.assembled(slot.owner, pages);
         self.assembly_pages -= pages;
         self.assembly_left += pages as u64;
         pages
@@ -600,6 +601,15 @@ impl Messages {
 }
 
 impl Slot {
+    /// Pages of the assembly share that it holds.
+    const fn assembly_pages(&self) -> usize {
+        if !self.flags.has(MessageFlags::ASSEMBLING) {
+            return 0;
+        }
+        let room = if self.inline_len == 0 { PAGE_BYTES } else { self.inline_len as usize };
+        Blocks::pages_for(self.stream_len().saturating_sub(room))
+    }
+
     const fn stream_len(&self) -> usize {
         self.exchange_len as usize
             + self.key_len as usize

@@ -61,6 +61,11 @@ impl Places {
         self.end
     }
 
+    /// Those that are taken, from the lowest.
+    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
+        (0..self.end).filter(|place| self.bits[place / BITS] & 1 << (place % BITS) == 0)
+    }
+
     /// Takes the lowest free place.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
@@ -216,5 +221,6 @@ mod tests {
             }
             assert_eq!(places.used(), taken.len());
         }
+        assert!(places.taken().eq(taken.iter().copied()));
     }
 }

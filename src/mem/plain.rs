@@ -56,6 +56,11 @@ impl<T: Pod> Plain<T> {
         self.places.max()
     }
 
+    /// The places in use, from the lowest.
+    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
+        self.places.taken()
+    }
+
     /// Takes a place; what is in it is left from before, or zeros.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {

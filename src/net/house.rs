@@ -58,6 +58,7 @@ pub(super) struct Supplies {
 }
 
 impl Supplies {
+    #[inline]
     pub(super) fn context(&mut self, now: Now, broker: &Broker, id: ConnectionId) -> Context<'_> {
         Context {
             now,

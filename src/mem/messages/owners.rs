@@ -3,7 +3,7 @@
 //! Why it exists: one virtual host that floods, or whose consumers settle nothing, should make its own
 //! publishers wait and not those of the others.
 //!
-//! Always true: what an owner has is the sum over its messages; slots, bytes of blocks and the share for
+//! Always true: with several owners, what each has is the sum over its messages; slots, bytes of blocks and the share for
 //! incomplete contents are each divided among the owners there are; who is within its part is let in whenever
 //! there is memory at all, so neither a hold nor a claim of another stops it.
 
@@ -89,46 +89,38 @@ impl Owners {
         }
     }
 
+    /// Whether there are several owners, so that what each has is counted.
     #[inline]
-    pub(super) fn take_slot(&mut self, owner: Owner) {
-        let tally = &mut self.tallies[owner.index()];
-        if tally.has_part {
-            self.slots.take(tally.slots, 1);
-        }
-        tally.slots += 1;
+    pub(super) const fn is_divided(&self) -> bool {
+        self.is_divided
     }
 
-    #[inline]
-    pub(super) fn give_slot_back(&mut self, owner: u16) {
-        let tally = &mut self.tallies[owner as usize];
-        tally.slots -= 1;
-        if tally.has_part {
-            self.slots.give_back(tally.slots, 1);
-        }
-    }
-
-    pub(super) fn take_bytes(&mut self, owner: u16, bytes: u64) {
+    fn take(&mut self, owner: u16, slots: u64, bytes: u64, assembly_pages: usize) {
         let tally = &mut self.tallies[owner as usize];
         if tally.has_part {
+            self.slots.take(tally.slots, slots);
             self.bytes.take(tally.bytes, bytes);
         }
+        tally.slots += slots;
         tally.bytes += bytes;
+        tally.assembly_pages += assembly_pages as u64;
     }
 
-    pub(super) fn give_bytes_back(&mut self, owner: u16, bytes: u64) {
+    fn give_back(&mut self, owner: u16, slots: u64, bytes: u64) {
         let tally = &mut self.tallies[owner as usize];
+        tally.slots -= slots;
         tally.bytes -= bytes;
         if tally.has_part {
+            self.slots.give_back(tally.slots, slots);
             self.bytes.give_back(tally.bytes, bytes);
         }
     }
 
-    pub(super) fn assemble(&mut self, owner: u16, pages: usize) {
-        self.tallies[owner as usize].assembly_pages += pages as u64;
-    }
-
+    #[inline]
     pub(super) fn assembled(&mut self, owner: u16, pages: usize) {
-        self.tallies[owner as usize].assembly_pages -= pages as u64;
+        if self.is_divided {
+            self.tallies[owner as usize].assembly_pages -= pages as u64;
+        }
     }
 
     /// Whether so many pages to be assembled are within the owner's part of that.
@@ -167,11 +159,19 @@ impl Owners {
 
 impl Slot {
     /// Bytes of blocks that it counts for.
-    pub(super) const fn block_bytes(&self) -> u64 {
+    const fn block_bytes(&self) -> u64 {
         if self.first_block == 0 {
             return 0;
         }
         Blocks::bytes_for(self.stream_len().saturating_sub(self.inline_len as usize)) as u64
+    }
+
+    /// Those that it had for its names alone.
+    const fn names_block_bytes(&self) -> u64 {
+        if self.inline_len > 0 {
+            return 0;
+        }
+        Blocks::bytes_for(self.exchange_len as usize + self.key_len as usize) as u64
     }
 }
 
@@ -182,6 +182,9 @@ impl Messages {
     /// From now on the pools are divided among these; one alone has all.
     pub fn divide_among(&mut self, owners: impl Iterator<Item = Owner> + Clone) {
         let is_one_of_several = owners.clone().nth(1).is_some();
+        if is_one_of_several && !self.owners.is_divided {
+            self.count_again();
+        }
         self.owners.is_divided = is_one_of_several;
         for tally in &mut self.owners.tallies {
             tally.has_part = false;
@@ -199,19 +202,47 @@ impl Messages {
         (self.owners.slots, self.owners.bytes, self.owners.assembly) = (slots, bytes, assembly);
     }
 
+    /// Counts what each owner has, for while there was one alone nobody did.
+    fn count_again(&mut self) {
+        for tally in &mut self.owners.tallies {
+            (tally.slots, tally.bytes, tally.assembly_pages) = (0, 0, 0);
+        }
+        for place in self.slots.taken() {
+            let slot = &self.slots[place];
+            let tally = &mut self.owners.tallies[slot.owner as usize];
+            tally.slots += 1;
+            tally.bytes += slot.block_bytes();
+            tally.assembly_pages += slot.assembly_pages() as u64;
+        }
+    }
+
+    // One owner alone has everything, so nothing is counted for it: these are for several.
+
+    /// A message has begun, with its names.
+    #[inline(never)]
+    pub(super) fn count_begun(&mut self, id: MessageId) {
+        let slot = &self.slots[id.index()];
+        self.owners.take(slot.owner, 1, slot.block_bytes(), 0);
+    }
+
+    /// It has room for its content.
+    #[inline(never)]
+    pub(super) fn count_content(&mut self, id: MessageId) {
+        let slot = &self.slots[id.index()];
+        let bytes = slot.block_bytes() - slot.names_block_bytes();
+        self.owners.take(slot.owner, 0, bytes, slot.assembly_pages());
+    }
+
+    /// It goes.
+    #[inline(never)]
+    pub(super) fn count_freed(&mut self, id: MessageId) {
+        let slot = &self.slots[id.index()];
+        self.owners.give_back(slot.owner, 1, slot.block_bytes());
+    }
+
     /// Whose memory a message takes.
     pub fn owner(&self, id: MessageId) -> Owner {
         Owner(self.slots[id.index()].owner)
-    }
-
-    /// Messages that an owner has in the pool.
-    pub fn messages_of(&self, owner: Owner) -> u64 {
-        self.owners.tallies[owner.index()].slots
-    }
-
-    /// Bytes of blocks that an owner's messages occupy.
-    pub fn body_bytes_of(&self, owner: Owner) -> u64 {
-        self.owners.tallies[owner.index()].bytes
     }
 
     /// Whether ordinary publishers of an owner are being made to wait.
@@ -256,8 +287,19 @@ impl Messages {
             && self.blocks.pages_used() + pages + self.owners.pages_kept(number) <= most
     }
 
+    /// Whether a message may begin, with a page for its names or without.
     #[inline]
     pub(super) fn admit(&mut self, share: Share, pages: usize, owner: u16) -> Result<(), PoolFull> {
+        let is_easy = !self.owners.is_divided
+            && self.claim.is_none()
+            && self.slots.used() < self.slots_easy
+            && self.blocks.pages_used() <= self.pages_easy
+            && !self.owners.tallies[owner as usize].held;
+        if is_easy { Ok(()) } else { self.admit_by_share(share, pages, owner) }
+    }
+
+    #[inline(never)]
+    fn admit_by_share(&mut self, share: Share, pages: usize, owner: u16) -> Result<(), PoolFull> {
         if self.slots.used() >= self.slots_limit(share, owner) {
             return Err(self.refuse(share, PoolFull::Messages, owner));
         }
@@ -271,7 +313,6 @@ impl Messages {
         admitted.map_err(|full| self.refuse(share, full, owner))
     }
 
-    #[inline]
     fn slots_limit(&self, share: Share, owner: u16) -> usize {
         let most = self.slots.max();
         let of_reserve = most - most.div_ceil(super::LAST_PART);
@@ -291,6 +332,7 @@ impl Messages {
     }
 
     /// Whether so many pages more may be taken; what makes room for others is not asked for here.
+    #[inline]
     pub(super) fn admit_pages(
         &self,
         share: Share,
