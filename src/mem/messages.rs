@@ -182,7 +182,7 @@ pub struct Cursor {
 pub struct Messages {
     slots: Plain<Slot>,
     slots_reserve: usize,
-    /// With fewer in use everybody may have one, whatever its share, while there is one owner and nobody waits.
+    /// With fewer in use everybody may have one, whatever its share: there is one owner, and nobody waits.
     slots_easy: usize,
     blocks: Blocks,
     pages_max: usize,

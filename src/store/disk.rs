@@ -9,7 +9,7 @@
 use std::io;
 
 /// The slots of two small files that are not part of the log; see `access_file`.
-pub(crate) const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
+pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 
 /// The calls.
 pub trait Disk {

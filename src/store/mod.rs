@@ -77,9 +77,7 @@ pub use crate::journal::Urgency;
 pub use access::{Access, AccessReport, Restored};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
-#[cfg(debug_assertions)]
-pub(crate) use disk::ACCESS_SLOTS;
-pub use disk::Disk;
+pub use disk::{ACCESS_SLOTS, Disk};
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
 pub use hold::Held;

@@ -3,10 +3,10 @@
 //! Why it exists: one virtual host that floods, or whose consumers settle nothing, should make its own
 //! publishers wait and not those of the others.
 //!
-//! Always true: with several owners, what each has is the sum over its messages; one alone has everything, and
-//! nothing is counted for it; slots, bytes of blocks and the share for incomplete contents are each divided
-//! among the owners there are; who is within its part is let in whenever there is memory at all, so neither a
-//! hold nor a claim of another stops it.
+//! Always true: with several owners, what each has is the sum over its messages; one alone has everything,
+//! and nothing is counted for it; slots, bytes of blocks and the share for incomplete contents are each
+//! divided among the owners there are; who is within its part is let in whenever there is memory at all, so
+//! neither a hold nor a claim of another stops it.
 
 use super::{MessageId, Messages, PAGE_BYTES, PoolFull, Share, Slot};
 use crate::mem::Division;

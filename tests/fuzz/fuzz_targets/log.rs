@@ -3,16 +3,17 @@
 //! The octets are damages, three at a time: where (two) and what is done to the byte there.
 #![no_main]
 
+use std::collections::BTreeMap;
 use std::io;
 
-use leveret::store::{Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
+use leveret::store::{ACCESS_SLOTS, Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
 
 /// Files in memory.
 #[derive(Clone, Default)]
-struct Memory(Vec<Vec<u8>>);
+struct Memory(BTreeMap<u32, Vec<u8>>);
 
 impl Disk for Memory {
     fn lock(&mut self) -> io::Result<()> {
@@ -20,23 +21,24 @@ impl Disk for Memory {
     }
 
     fn slots(&mut self) -> io::Result<Vec<u32>> {
-        Ok((0..self.0.len() as u32).collect())
+        Ok(self.0.keys().copied().filter(|slot| !ACCESS_SLOTS.contains(slot)).collect())
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
-        self.0.resize(self.0.len().max(slot as usize + 1), Vec::new());
+        self.0.entry(slot).or_default();
         Ok(())
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        let rest = self.0[slot as usize].get(at as usize..).unwrap_or_default();
+        let file = self.0.get(&slot).ok_or(io::ErrorKind::NotFound)?;
+        let rest = file.get(at as usize..).unwrap_or_default();
         let length = rest.len().min(bytes.len());
         bytes[..length].copy_from_slice(&rest[..length]);
         Ok(length)
     }
 
     fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let file = &mut self.0[slot as usize];
+        let file = self.0.get_mut(&slot).ok_or(io::ErrorKind::NotFound)?;
         let end = at as usize + bytes.len();
         file.resize(file.len().max(end), 0);
         file[at as usize..end].copy_from_slice(bytes);
@@ -109,7 +111,7 @@ libfuzzer_sys::fuzz_target!(|octets: &[u8]| {
     for damage in octets.chunks_exact(3).take(64) {
         let at = usize::from(u16::from_le_bytes([damage[0], damage[1]])) * 5 % used;
         let (file, at) = (at / SEGMENT_BYTES as usize, at % SEGMENT_BYTES as usize);
-        if let Some(byte) = disk.0.get_mut(file).and_then(|file| file.get_mut(at)) {
+        if let Some(byte) = disk.0.get_mut(&(file as u32)).and_then(|file| file.get_mut(at)) {
             *byte ^= damage[2];
         }
     }
