@@ -154,12 +154,7 @@ impl AcceptQueue {
     /// Of the address that has most here, if those are a crowd: the silent one that came first, else the
     /// newcomer that came last.
     fn who_gives_way(&self) -> Option<usize> {
-        let of = |source| move |other: &&Newcomer| other.source == source;
-        let count = |source| self.waiting.iter().flatten().filter(of(source)).count();
-        let source = self.waiting.iter().flatten().max_by_key(|one| count(one.source))?.source;
-        if count(source) <= self.waiting.len() / CROWD_PART {
-            return None;
-        }
+        let source = self.crowd()?;
         let entries = self.waiting.iter().enumerate();
         let own = entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)));
         let own = own.filter(|(_, entry)| entry.source == source);
@@ -167,6 +162,16 @@ impl AcceptQueue {
             (entry.has_spoken, if entry.has_spoken { u64::MAX - entry.number } else { entry.number })
         });
         first.map(|(slot, _)| slot)
+    }
+
+    /// The address that has most here, if that is too much. Sorted to be counted, for a crowd makes this be
+    /// asked for each of its connections.
+    fn crowd(&self) -> Option<Source> {
+        let mut sources: heapless::Vec<Source, QUEUE_PLACES> =
+            self.waiting.iter().flatten().map(|one| one.source).collect();
+        sources.sort_unstable();
+        let largest = sources.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
+        (largest.len() > self.waiting.len() / CROWD_PART).then_some(largest[0])
     }
 
     /// Takes one in; hands back who had to give way.
@@ -242,20 +247,31 @@ impl AcceptQueue {
     fn gather_claims(&mut self) {
         self.claims.clear();
         let newest = self.turn.is_multiple_of(NEWEST_EACH);
-        let (turns, places) = (&self.turns, &self.places);
         let entries = self.waiting.iter().enumerate();
         let spoken = entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)));
         self.claims.extend(spoken.filter(|(_, entry)| entry.has_spoken).map(|(slot, entry)| Claim {
             slot,
             source: entry.source,
             with_tls: entry.visitor.with_tls,
-            held: admission::held(places, Resource::Handshake, entry.source),
-            turn: turns.iter().find(|(source, _)| *source == entry.source).map_or(0, |(_, turn)| *turn),
+            held: 0,
+            turn: 0,
             order: if newest { u64::MAX - entry.number } else { entry.number },
         }));
-        let key = |claim: &Claim| (claim.held, claim.turn, claim.source, claim.with_tls, claim.order);
-        self.claims.sort_unstable_by_key(key);
+        // One of each address, before anything is looked up for it.
+        self.claims.sort_unstable_by_key(|claim| (claim.source, claim.with_tls, claim.order));
         self.claims.dedup_by_key(|claim| (claim.source, claim.with_tls));
+        for claim in &mut self.claims {
+            let turn = self.turns.iter().find(|(source, _)| *source == claim.source);
+            claim.turn = turn.map_or(0, |(_, turn)| *turn);
+            claim.held = admission::held(&self.places, Resource::Handshake, claim.source);
+        }
+        self.claims.sort_unstable_by_key(|claim| (claim.held, claim.turn, claim.source, claim.with_tls));
+    }
+
+    /// A newcomer has a place, which comes to lie among those of its address.
+    fn hold_place(&mut self, place: Place) {
+        let at = self.places.partition_point(|other| other.source < place.source);
+        self.places.insert(at, place);
     }
 
     /// What an address did with its last turn was a login: it need not wait for those that waste theirs.
@@ -355,8 +371,8 @@ impl House {
     /// Gives places to those that spoke, in their order, as long as there are any to be had.
     fn admit(&mut self) {
         (self.accept_queue.is_changed, self.accept_queue.retry) = (false, Deadline::NEVER);
+        self.look_at_places();
         for _ in 0..ACCEPTS_PER_TURN {
-            self.look_at_places();
             self.accept_queue.gather_claims();
             let Some((slot, verdict)) = self.next_admission() else { break };
             if let Verdict::Evict(id) = verdict {
@@ -364,9 +380,16 @@ impl House {
             }
             let Some(newcomer) = self.accept_queue.take(slot) else { break };
             let is_first = self.accept_queue.note_turn(newcomer.source);
-            if let Err(error) = self.welcome(newcomer.visitor, newcomer.is_registered, is_first) {
-                let text = format_args!("a connection could not be set up: {error}");
-                self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+            match self.welcome(newcomer.visitor, newcomer.is_registered, is_first) {
+                Ok(welcomed) => {
+                    if let Some(place) = welcomed.and_then(|id| self.place_of(id)) {
+                        self.accept_queue.hold_place(place);
+                    }
+                }
+                Err(error) => {
+                    let text = format_args!("a connection could not be set up: {error}");
+                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+                }
             }
         }
         if !self.accept_queue.claims.is_empty() {
@@ -402,27 +425,31 @@ impl House {
 
     /// Who holds which place, and how it stands.
     fn look_at_places(&mut self) {
-        let places = &mut self.accept_queue.places;
+        let mut places = core::mem::take(&mut self.accept_queue.places);
         places.clear();
-        for &id in &self.handshaking {
-            let Some(peer) = self.peers[id.index()].as_ref() else { continue };
-            let takes = match (peer.stream.is_tls(), peer.stream.is_shaking_hands()) {
-                (false, _) => Resource::Handshake,
-                (true, false) => Resource::TlsConnection,
-                (true, true) => Resource::TlsHandshake,
-            };
-            let standing = match standing(peer, self.now) {
-                Standing::Silent(ms) if matches!(peer.waiting, Waiting::Errand(_)) => {
-                    match self.errands.throttle.turn(self.now, id) {
-                        Turn::Next => Standing::Kept,
-                        Turn::Delayed { is_suspect } => Standing::Delayed { ms, is_suspect },
-                    }
+        places.extend(self.handshaking.iter().filter_map(|id| self.place_of(*id)));
+        places.sort_unstable_by_key(|place| place.source);
+        self.accept_queue.places = places;
+    }
+
+    fn place_of(&self, id: ConnectionId) -> Option<Place> {
+        let peer = self.peers[id.index()].as_ref()?;
+        let takes = match (peer.stream.is_tls(), peer.stream.is_shaking_hands()) {
+            (false, _) => Resource::Handshake,
+            (true, false) => Resource::TlsConnection,
+            (true, true) => Resource::TlsHandshake,
+        };
+        let standing = match standing(peer, self.now) {
+            Standing::Silent(ms) if matches!(peer.waiting, Waiting::Errand(_)) => {
+                match self.errands.throttle.turn(self.now, id) {
+                    Turn::Next => Standing::Kept,
+                    Turn::Delayed { is_suspect } => Standing::Delayed { ms, is_suspect },
                 }
-                other => other,
-            };
-            let (source, is_first) = (peer.address.origin(), peer.is_first);
-            places.push(Place { connection: id, source, takes, standing, is_first });
-        }
+            }
+            other => other,
+        };
+        let (source, is_first) = (peer.address.origin(), peer.is_first);
+        Some(Place { connection: id, source, takes, standing, is_first })
     }
 
     /// Ends a handshake, for somebody else to have its place at once.
@@ -438,6 +465,7 @@ impl House {
         }
         self.end_now(id);
         self.close();
+        self.accept_queue.places.retain(|place| self.peers[place.connection.index()].is_some());
     }
 
     /// Those that have to wait are heard when they speak.
@@ -471,5 +499,74 @@ fn standing(peer: &Peer, now: Now) -> Standing {
         }
         (Ending::No, Stage::Unproven, _) => Standing::Silent(now.ms_since(peer.silent_since)),
         _ => Standing::Over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::net::UnixStream;
+
+    use super::super::socket::PeerAddress;
+    use super::*;
+
+    /// A queue that users of this machine have come into, in this order, and their ends.
+    fn queue(places: usize, users: &[u32]) -> (AcceptQueue, Vec<UnixStream>) {
+        let (mut queue, mut ends) = (AcceptQueue::new(8, places), Vec::new());
+        for user in users {
+            assert!(push(&mut queue, &mut ends, *user).is_none());
+        }
+        (queue, ends)
+    }
+
+    fn push(queue: &mut AcceptQueue, ends: &mut Vec<UnixStream>, uid: u32) -> Option<u64> {
+        let (near, far) = UnixStream::pair().unwrap();
+        ends.push(far);
+        let address = PeerAddress::Local { pid: 1, uid };
+        let visitor = Visitor { socket: Socket::Unix(near), address, with_tls: false };
+        queue.push(visitor, Now::from_ms(0), 1_000).map(|gone| gone.number)
+    }
+
+    #[test]
+    fn the_address_that_fills_the_queue_gives_way_its_oldest_silent_one_first() {
+        let users: Vec<u32> = (0..16).map(|at| if at % 4 == 0 { at } else { 99 }).collect();
+        let (mut queue, mut ends) = queue(16, &users);
+        assert!(queue.has_room());
+        assert_eq!(push(&mut queue, &mut ends, 7), Some(2), "the first of 99, whoever comes");
+        for newcomer in &mut queue.waiting.iter_mut().flatten() {
+            newcomer.has_spoken = true;
+        }
+        assert_eq!(push(&mut queue, &mut ends, 7), Some(16), "of those that spoke the last");
+        assert_eq!(queue.count, 16);
+    }
+
+    #[test]
+    fn a_queue_that_no_address_fills_takes_nobody_more() {
+        let users: Vec<u32> = (0..16).map(|at| at / 2).collect();
+        let (queue, _ends) = queue(16, &users);
+        assert!(!queue.has_room(), "an eighth is no crowd");
+    }
+
+    #[test]
+    fn claims_are_one_of_each_address_those_first_that_hold_fewest_places() {
+        let (mut queue, _ends) = queue(16, &[5, 5, 6, 6, 7]);
+        queue.turn = 1;
+        let source = |uid| PeerAddress::Local { pid: 1, uid }.origin();
+        for newcomer in queue.waiting.iter_mut().flatten() {
+            newcomer.has_spoken = true;
+        }
+        for (index, uid) in [(0, 6), (1, 5), (2, 6)] {
+            queue.hold_place(Place {
+                connection: ConnectionId::from_index(index),
+                source: source(uid),
+                takes: Resource::Handshake,
+                standing: Standing::Kept,
+                is_first: false,
+            });
+        }
+        assert!(queue.places.is_sorted_by_key(|place| place.source));
+        queue.gather_claims();
+        let claims: Vec<_> = queue.claims.iter().map(|claim| (claim.source, claim.held)).collect();
+        assert_eq!(claims, [(source(7), 0), (source(5), 1), (source(6), 2)]);
+        assert_eq!(queue.claims[1].slot, 0, "the oldest of its address");
     }
 }

@@ -134,7 +134,7 @@ fn share(max: u32) -> u32 {
     (max / 2).max(1)
 }
 
-/// Decides about a newcomer.
+/// Decides about a newcomer. Places lie in the order of their sources.
 pub(super) fn decide(places: &[Place], rooms: &Rooms, request: &Request) -> Verdict {
     let needed = [Resource::TlsHandshake, Resource::TlsConnection, Resource::Handshake];
     let mut verdict = Verdict::Admit;
@@ -160,12 +160,18 @@ pub(super) fn decide(places: &[Place], rooms: &Rooms, request: &Request) -> Verd
 
 /// What an address holds.
 pub(super) fn held(places: &[Place], resource: Resource, source: Source) -> u32 {
-    places.iter().filter(|place| place.source == source && place.holds(resource)).count() as u32
+    of(places, source).iter().filter(|place| place.holds(resource)).count() as u32
+}
+
+/// The places of an address, which lie together.
+fn of(places: &[Place], source: Source) -> &[Place] {
+    let behind = &places[places.partition_point(|place| place.source < source)..];
+    &behind[..behind.partition_point(|place| place.source == source)]
 }
 
 /// Of the newcomer's own address.
 fn own_victim(places: &[Place], resource: Resource, source: Source) -> Option<&Place> {
-    let own = places.iter().filter(|place| place.source == source && place.holds(resource));
+    let own = of(places, source).iter().filter(|place| place.holds(resource));
     let may_go = |place: &&Place| match place.standing {
         Standing::Kept | Standing::Delayed { is_suspect: false, .. } => false,
         Standing::Silent(ms) => ms >= PATIENCE_MS,
@@ -201,7 +207,13 @@ fn victim_of_others<'p>(
         }
         Standing::Silent(ms) | Standing::Delayed { ms, .. } => ms >= YIELD_MS,
     };
-    let with_held = others().map(|place| (place, held(places, resource, place.source)));
+    // Counted once for each address, for this is asked for every newcomer.
+    let addresses = places.chunk_by(|one, next| one.source == next.source);
+    let addresses = addresses.filter(|all| all[0].source != request.source);
+    let with_held = addresses.flat_map(|all| {
+        let held = held(all, resource, all[0].source);
+        all.iter().filter(|place| place.holds(resource)).map(move |place| (place, held))
+    });
     let candidates = with_held.filter(|(place, held)| may_go(place, *held));
     let weight = |(place, held): &(&Place, u32)| (place.standing == Standing::Over, *held, place.idle_ms());
     candidates.max_by_key(weight).map(|(place, _)| place)

@@ -21,12 +21,12 @@ use super::stream::Stream;
 /// | `Room` | something was given back | what the pools count: `House::has_room_to_offer` |
 /// | `Job` | the broker is not busy with it | `Broker::has_work`, as long as it is |
 /// | `Handshake` | the helper gave it back | the helper's waker |
-/// | `Errand` | the same, or its address may try again | that waker, and the gate's deadline |
+/// | `Errand` | the same, or its address may try again | that waker, and `LoginThrottle::deadline` |
 /// | `Disk` | the batch is durable | the helper's waker: `House::note_durable` |
 ///
 /// Besides, a connection that is read may need more of the stashes than is free (`for_stash`): it asks how
 /// much is free now, `House::has_stash_to_offer`. A place at a door is asked for in the same way
-/// (`House::may_let_in`), and so is a journal that is crowded (`House::has_work`).
+/// (`House::may_accept`), and so is a journal that is crowded (`House::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     /// It is read.

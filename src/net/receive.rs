@@ -30,16 +30,15 @@ const SLOW_BODY_TIMES: u64 = 10;
 const RETRIES_PER_TURN: usize = 64;
 
 impl House {
-    /// Begins the handshake of a newcomer that has been given a place.
+    /// Begins the handshake of a newcomer that has been given a place; `None` when there is no record for it
+    /// yet, and it is closed again: the last of the lost ones is still being cleared away.
     pub(super) fn welcome(
         &mut self,
         mut visitor: listen::Visitor,
         is_registered: bool,
         is_first: bool,
-    ) -> io::Result<()> {
-        // Without a free record the newcomer is closed again: the last of the lost ones is still being
-        // cleared away.
-        let Some(id) = self.broker.connect() else { return Ok(()) };
+    ) -> io::Result<Option<ConnectionId>> {
+        let Some(id) = self.broker.connect() else { return Ok(None) };
         let buffer_size = self.local_buffers.take(&visitor.socket, &self.doors);
         let token = Token(FIRST_PEER + id.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -91,7 +90,7 @@ impl House {
         self.tls_peers += u32::from(visitor.with_tls);
         self.tls_handshakes += u32::from(visitor.with_tls);
         self.list_to_read(id);
-        Ok(())
+        Ok(Some(id))
     }
 
     // ---- read and apply
