@@ -239,6 +239,14 @@ fn tell(report: &Report, directory: &Path) {
             directory.display()
         );
     }
+    if let Some((slot, at)) = report.refused.first() {
+        log::error!(
+            "{}: the disk refuses to read {} blocks, the first at byte {at} of segment file {slot:08}: what \
+             lies in them is missing, the rest is served; see to the card",
+            directory.display(),
+            report.refused.len()
+        );
+    }
     for part in &report.set_aside {
         log::error!(
             "{}: bytes {} to {} of segment file {:08} are damaged and set aside; `leveret inspect` says more",

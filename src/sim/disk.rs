@@ -3,7 +3,8 @@
 //! The fault model: a write goes to the page cache. A sync makes the cached sectors of one file durable. A
 //! power cut keeps or loses every unsynced sector by itself, and now and then leaves one as garbage; files
 //! whose directory was not synced may vanish. A kill leaves the cache as it is. A sync that fails leaves
-//! its sectors looking clean, so that no later sync writes them. Bits of blocks long synced may flip.
+//! its sectors looking clean, so that no later sync writes them. Bits of blocks long synced may flip, and
+//! such blocks may be refused by every read.
 //!
 //! Always true: a run is a function of its seed; after the cut every call fails until the power is back.
 
@@ -87,6 +88,8 @@ struct File {
     media: Vec<u8>,
     dirty: BTreeSet<usize>,
     is_durable: bool,
+    /// Blocks that cannot be read, until they are written again.
+    refused: BTreeSet<usize>,
     /// Blocks synced since the file was recycled.
     synced: BTreeSet<usize>,
     unsynced: BTreeSet<usize>,
@@ -157,6 +160,20 @@ impl SimDisk {
         self.0.borrow().written.clone()
     }
 
+    /// A block cannot be read any more, until something is written there.
+    pub fn refuse(&self, slot: u32, at: usize) {
+        if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
+            file.refused.insert(at / BLOCK_BYTES);
+        }
+    }
+
+    /// A block can be read again.
+    pub fn relent(&self, slot: u32, at: usize) {
+        if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
+            file.refused.remove(&(at / BLOCK_BYTES));
+        }
+    }
+
     /// Flips a bit of what is on the media.
     pub fn flip(&self, slot: u32, at: usize) {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
@@ -219,8 +236,8 @@ impl SimDisk {
         self.0.borrow_mut().files.retain(|slot, _| !ACCESS_SLOTS.contains(slot));
     }
 
-    /// Flips a bit in one of the blocks that were synced; or the rest of that file is lost with it, as a card
-    /// loses the erase block that it was writing.
+    /// Flips a bit in one of the blocks that were synced; or it cannot be read any more; or the rest of that
+    /// file is lost with it, as a card loses the erase block that it was writing.
     pub fn damage(&self) {
         let mut inner = self.0.borrow_mut();
         let Inner { files, random, .. } = &mut *inner;
@@ -232,9 +249,10 @@ impl SimDisk {
         let (slot, block) = places[random.below(places.len() as u64) as usize];
         let at = block * BLOCK_BYTES + random.below(BLOCK_BYTES as u64) as usize;
         if let Some(file) = files.get_mut(&slot) {
-            file.media[at] ^= 1 << random.below(8);
-            if random.one_in(3) {
-                file.media[at..].fill(0xA5);
+            match random.below(3) {
+                0 => file.media[at..].fill(0xA5),
+                1 => drop(file.refused.insert(block)),
+                _ => file.media[at] ^= 1 << random.below(8),
             }
             file.cache = file.media.clone();
         }
@@ -253,6 +271,8 @@ impl File {
         self.cache[at..at + bytes.len()].copy_from_slice(bytes);
         self.dirty.extend(at / SECTOR..(at + bytes.len()).div_ceil(SECTOR));
         self.unsynced.extend(at / BLOCK_BYTES..(at + bytes.len()).div_ceil(BLOCK_BYTES));
+        let written = at / BLOCK_BYTES..(at + bytes.len()).div_ceil(BLOCK_BYTES);
+        self.refused.retain(|block| !written.contains(block));
     }
 
     fn persist(&mut self, sector: usize) {
@@ -425,9 +445,12 @@ impl Disk for SimDisk {
         if is_last(&mut inner.troubles.read) {
             return Err(io::Error::other("the read failed"));
         }
-        let cache = &inner.file(slot)?.cache;
+        let File { cache, refused, .. } = inner.file(slot)?;
         let from = (at as usize).min(cache.len());
         let count = bytes.len().min(cache.len() - from);
+        if refused.range(from / BLOCK_BYTES..(from + count).div_ceil(BLOCK_BYTES)).next().is_some() {
+            return Err(io::Error::other("the block cannot be read"));
+        }
         bytes[..count].copy_from_slice(&cache[from..from + count]);
         inner.counts.reads += 1;
         inner.counts.read_bytes += count as u64;

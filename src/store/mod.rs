@@ -8,6 +8,7 @@
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `recover`, `reader`, `evidence` | starting: what lies on the disk becomes a log again |
+//! | `read_around` | reading a disk that refuses single blocks |
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
@@ -64,6 +65,7 @@ pub mod look;
 mod parts;
 mod queue_index;
 mod ranges;
+mod read_around;
 mod read_back;
 mod reader;
 mod record;

@@ -13,6 +13,7 @@ use super::evidence::{synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::index::Index;
 use super::parts::{Part, PartBlock, part_seed};
+use super::read_around::ReadAround;
 use super::record::Record;
 use super::recover::{Report, SetAside};
 use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
@@ -68,8 +69,8 @@ pub(super) struct Newest {
     pub(super) is_damaged: bool,
 }
 
-pub(super) struct Reader<'d, D> {
-    disk: &'d mut D,
+pub(super) struct Reader<'d, 'r, D> {
+    disk: &'d mut ReadAround<'r, D>,
     /// One segment.
     bytes: Vec<u8>,
     pub(super) index: Index,
@@ -121,8 +122,8 @@ fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
     Ok(bytes[..length].iter().any(|byte| *byte != 0))
 }
 
-impl<'d, D: Disk> Reader<'d, D> {
-    pub(super) fn new(disk: &'d mut D, identity: Identity, segment_bytes: u32) -> Self {
+impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
+    pub(super) fn new(disk: &'d mut ReadAround<'r, D>, identity: Identity, segment_bytes: u32) -> Self {
         Self {
             disk,
             bytes: vec![0; segment_bytes as usize],
@@ -501,7 +502,10 @@ impl<'d, D: Disk> Reader<'d, D> {
 
     /// What each file may be used for from now on.
     pub(super) fn slots(&mut self, found: &[Found], headers: &[(u32, u32, &SegmentHeader)]) -> Vec<Slot> {
-        let count = found.last().map_or(0, |found| found.slot as usize + 1);
+        // The file of a segment may be gone.
+        let of_log = self.index.segments().values().map(|segment| segment.slot);
+        let last = found.iter().map(|file| file.slot).chain(of_log).max();
+        let count = last.map_or(0, |slot| slot as usize + 1);
         let mut slots = vec![Slot::Unusable; count];
         for file in found {
             let is_ours = headers.iter().any(|(slot, _, _)| *slot == file.slot)
@@ -525,6 +529,31 @@ impl<'d, D: Disk> Reader<'d, D> {
             slots[*slot as usize] = Slot::Unusable;
         }
         slots
+    }
+
+    /// Nothing is written to a file with a block that the disk refuses to read: what lies there may be a
+    /// commit that was durable, and may be read again one day, so its number is not used either.
+    pub(super) fn keep_off_refused(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
+        let end = self.segment_bytes;
+        self.report.refused.extend(self.disk.refused.iter().copied());
+        for &(slot, _) in &self.report.refused {
+            let Some(state) = slots.get_mut(slot as usize) else { continue };
+            if matches!(state, Slot::Free | Slot::Preparing) {
+                *state = Slot::Unusable;
+                self.report.set_aside.push(SetAside { slot, segment: 0, from: 0, to: end });
+            }
+        }
+        let SegmentRef { sequence, slot } = newest.segment;
+        let behind = |&&(other, at): &&(u32, u32)| other == slot && at >= newest.tail;
+        let lost = self.report.refused.iter().filter(behind).count() as u64;
+        if lost > 0 && sequence > 0 {
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
+            self.report.commits_lost_at_end += lost;
+            self.chain.number += lost;
+            newest.is_damaged = true;
+            newest.tail = end;
+            self.index.forget_rested();
+        }
     }
 
     /// A format that was cut short leaves a bad header and nothing behind it.

@@ -24,6 +24,7 @@ use super::disk::Disk;
 use super::evidence::owner_of;
 use super::index::Place;
 use super::log::{Log, Settings, Start};
+use super::read_around::{ReadAround, is_about_a_block};
 use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
 use super::segment::{HeaderRead, Identity, SegmentHeader, is_segment_size};
@@ -88,6 +89,8 @@ pub struct Report {
     pub footers_missing: u32,
     /// Commits that are missing from the end: whatever they said, nothing behind them repeats it.
     pub commits_lost_at_end: u64,
+    /// Blocks that the disk refuses to read: file, and first byte.
+    pub refused: Vec<(u32, u32)>,
     /// There are files with something in them, but nothing of it is a log any more.
     pub is_lost: bool,
     /// What can be said of users and permissions.
@@ -147,7 +150,7 @@ impl Log {
 
     /// Reads the store as a start does, and writes nothing.
     fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
-        let (start, mut report) = recover(disk, settings, fresh)?;
+        let (start, mut report) = recover(&mut ReadAround::new(disk), settings, fresh)?;
         let mut log = Self::start(start);
         log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
         Ok((log, report))
@@ -228,10 +231,10 @@ impl Log {
         Ok(damaged)
     }
 
-    /// Reads one record, checked; `None` when it is damaged.
+    /// Reads one record, checked; `None` when it is damaged, or the disk refuses to read it.
     ///
     /// # Errors
-    /// The disk cannot be read.
+    /// The file cannot be read.
     pub fn read_record<'b, D: Disk>(
         &self,
         disk: &mut D,
@@ -243,7 +246,10 @@ impl Log {
         };
         bytes.clear();
         bytes.resize(place.bytes as usize, 0);
-        disk.read(segment.slot, place.at.into(), bytes)?;
+        match disk.read(segment.slot, place.at.into(), bytes) {
+            Err(error) if is_about_a_block(&error) => return Ok(None),
+            read => read?,
+        };
         Ok(Record::parse(bytes).ok().map(|(record, _)| record))
     }
 
@@ -254,6 +260,7 @@ impl Log {
     /// The disk cannot be read.
     pub fn read_live<D: Disk>(&self, disk: &mut D, mut each: impl FnMut(&Record<'_>)) -> io::Result<()> {
         let mut bytes = vec![0; self.settings.segment_bytes as usize];
+        let mut disk = ReadAround::at_any_price(disk);
         for (&sequence, segment) in self.index.segments() {
             let length = disk.read(segment.slot, 0, &mut bytes)?;
             let mut at = BLOCK_BYTES;
@@ -288,7 +295,11 @@ impl Log {
     }
 }
 
-fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Start, Report), OpenError> {
+fn recover<D: Disk>(
+    disk: &mut ReadAround<'_, D>,
+    settings: Settings,
+    fresh: Identity,
+) -> Result<(Start, Report), OpenError> {
     let found = read_headers(disk).map_err(OpenError::Unreadable)?;
     if found.iter().any(|found| found.header == HeaderRead::OtherVersion) {
         return Err(OpenError::NewerFormat);
@@ -312,9 +323,10 @@ fn recover<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result
         owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
     let mut reader = Reader::new(disk, identity, segment_bytes);
     headers.retain(|(_, _, header)| header.identity == identity);
-    let newest = reader.read_log(&headers, &found).map_err(OpenError::Unreadable)?;
+    let mut newest = reader.read_log(&headers, &found).map_err(OpenError::Unreadable)?;
     let settings = settings.with_segments_of(segment_bytes);
-    let slots = reader.slots(&found, &headers);
+    let mut slots = reader.slots(&found, &headers);
+    reader.keep_off_refused(&mut newest, &mut slots);
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
     let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);

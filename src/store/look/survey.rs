@@ -12,6 +12,7 @@ use super::LookError;
 use super::walk::Walk;
 use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
+use crate::store::read_around::ReadAround;
 use crate::store::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
 
 /// The most bytes a header is read with.
@@ -55,47 +56,21 @@ pub(super) struct Survey {
     pub(super) log: Vec<Listed>,
 }
 
-/// Reads a file from `at` on, as much as there is and fits; blocks that the disk refuses become zeros.
-/// Returns the length and the refused blocks.
+/// Reads a file from its start, as much as there is and fits, around what the disk refuses. Returns the
+/// length and the refused blocks.
 pub(super) fn read_around<D: Disk>(
     disk: &mut D,
     slot: u32,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Vec<u32>)> {
-    match disk.read(slot, 0, bytes) {
-        Ok(length) => return Ok((length, Vec::new())),
-        Err(error) if is_about_the_file(&error) => return Err(error),
-        Err(_) => {}
-    }
-    let (mut refused, mut length) = (Vec::new(), 0);
-    for (number, block) in bytes.chunks_mut(BLOCK_BYTES).enumerate() {
-        let at = number * BLOCK_BYTES;
-        match disk.read(slot, at as u64, block) {
-            Ok(0) => break,
-            Ok(count) => {
-                length = at + count;
-                if count < block.len() {
-                    break;
-                }
-            }
-            Err(_) => {
-                block.fill(0);
-                refused.push(at as u32);
-                length = at + block.len();
-            }
-        }
-    }
-    Ok((length, refused))
-}
-
-/// Whether the whole file cannot be had, not just a part of it.
-fn is_about_the_file(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+    let mut disk = ReadAround::at_any_price(disk);
+    let length = disk.read(slot, 0, bytes)?;
+    Ok((length, disk.refused.iter().map(|(_, at)| *at).collect()))
 }
 
 impl Survey {
     pub(super) fn of<D: Disk>(disk: &mut D) -> Result<Self, LookError> {
-        let found = read_headers(disk)?;
+        let found = read_headers(&mut ReadAround::at_any_price(disk))?;
         if found.is_empty() {
             return Err(LookError::NoStore);
         }
