@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::store::look::Look;
-use crate::store::{Disk, FileDisk};
+use crate::store::{ACCESS_SLOTS, Disk, FileDisk};
 use crate::tool::tar;
 
 /// More than any segment has.
@@ -81,9 +81,22 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     if !look.is_good() {
         return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
     }
+    forget_access(&mut disk).map_err(of(folder))?;
     disk.sync_directory().map_err(of(folder))?;
     made.is_finished = true;
     Ok(format!("{}: {} segment files restored, every checksum holds\n", folder.display(), made.files.len()))
+}
+
+/// What a store that was removed from here said of users and permissions beside its log is not that of the
+/// backup, and newer: it would hold.
+fn forget_access(disk: &mut FileDisk) -> io::Result<()> {
+    for slot in ACCESS_SLOTS {
+        match disk.remove(slot) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The folder itself and not where a link of that name leads: it is root who writes there.

@@ -106,6 +106,24 @@ def a_restore_touches_no_store() -> None:
         assert sorted(path.name for path in empty.iterdir()) == ["lock"]
 
 
+def a_restore_brings_its_own_users() -> None:
+    """Into a folder whose store was removed but for the files beside the log: the users are those of the backup."""
+    with leveret(config=SMALL) as broker:
+        good(broker, "add_user", "bob", "old")
+        archive = broker.home / "a.tar"
+        good(broker, "backup", str(archive))
+        good(broker, "delete_user", "bob")
+        good(broker, "add_user", "eve", "eve")
+        broker.stop()
+        for segment in broker.data_dir.glob("*.seg"):
+            segment.unlink()
+        assert (broker.data_dir / "access.a").exists()
+        restore(archive, broker.data_dir)
+        with living(broker.data_dir) as copy:
+            assert good(copy, "authenticate_user", "bob", "old").endswith("Success\n")
+            assert "eve" not in good(copy, "list_users")
+
+
 def tar_alone_restores() -> None:
     """An archive is a plain one: unpacked by tar it is a store."""
     with leveret() as broker:
@@ -143,6 +161,7 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
 CASES = [
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
+    a_restore_brings_its_own_users,
     tar_alone_restores,
     a_backup_that_is_left_alone_costs_nothing,
 ]
