@@ -226,16 +226,20 @@ fn alarms(scene: &Scene<'_>) -> Answer {
 /// What an operator should see to, in words that begin with a name for it.
 fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, 4> {
     let journal = scene.broker.journal();
+    let is_writable = journal.mode() == crate::journal::Mode::On;
+    let has_doubt = scene.broker.access_doubt().is_some();
     let states = [
         (
-            scene.broker.access_doubt().is_some(),
+            has_doubt && is_writable,
             "access: the store cannot vouch for its users and permissions, so nobody is let in; mend them, \
              then confirm_users",
         ),
         (
-            journal.mode() != crate::journal::Mode::On,
-            "store: it cannot be written, so nothing new is durable",
+            has_doubt && !is_writable,
+            "access: the store cannot vouch for its users and permissions, so nobody is let in; see to the \
+             disk and start again",
         ),
+        (!is_writable, "store: it cannot be written, so nothing new is durable"),
         (
             !journal.has_room_to_define(),
             "disk: disk_limit is reached, so publishers of persistent messages wait",

@@ -272,10 +272,15 @@ fn tell(report: &Report, directory: &Path) {
         );
     }
     if let Access::InDoubt(why) = report.access.access {
+        let remedy = match report.unwritable {
+            None => {
+                "look at them (leveret ctl list_users, list_permissions), mend them, then say that they are \
+                 right (leveret ctl confirm_users)"
+            }
+            Some(_) => "see to the disk and start again",
+        };
         log::error!(
-            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: look at \
-             them (leveret ctl list_users, list_permissions), mend them, then say that they are right \
-             (leveret ctl confirm_users)",
+            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: {remedy}",
             directory.display()
         );
     }

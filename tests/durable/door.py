@@ -417,6 +417,8 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
         with running(mount / "empty") as broker:
             assert who_gets_in(broker) == set(), "the store cannot be read"
             assert "nobody is let in" in broker.log(), broker.log()
+            # What cannot be written down cannot be confirmed.
+            assert "see to the disk and start again" in broker.log() and "confirm_users" not in broker.log(), broker.log()
         with running(mount / "none") as broker:
             assert who_gets_in(broker) == set()
         with running(mount / "full") as broker:

@@ -171,6 +171,14 @@ impl Broker {
         self.access.doubt
     }
 
+    /// What to do when nobody is let in: only what can be written down can be confirmed.
+    pub fn doubt_remedy(&self) -> &'static str {
+        match self.journal.mode() {
+            Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
+            _ => "see to the disk and start again",
+        }
+    }
+
     /// Puts back what the log says of access; in the order of the keys.
     pub(in super::super) fn restore_access(&mut self, definition: &Definition<'_>) -> Restored {
         match *definition {

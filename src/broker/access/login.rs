@@ -182,11 +182,12 @@ impl Broker {
 
     fn admit(&mut self, connection: ConnectionId, name: &str, from_loopback: bool) -> Result<Outcome, Fault> {
         if let Some(why) = self.access.doubt {
+            let remedy = self.doubt_remedy();
             return Err(refused(
                 name,
                 &format!(
-                    "nobody is let in, for the store cannot vouch for its users and permissions ({why}); see \
-                     `leveret ctl help confirm_users`"
+                    "nobody is let in, for the store cannot vouch for its users and permissions ({why}); \
+                     {remedy}"
                 ),
             ));
         }
