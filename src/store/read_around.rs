@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use rustix::io::Errno;
+
 use super::commit::BLOCK_BYTES;
 use super::disk::Disk;
 
@@ -62,10 +64,17 @@ impl<'d, D: Disk> ReadAround<'d, D> {
     }
 }
 
-/// Whether an error is about a part of a file, not about the whole.
+/// Whether an error is about a part of a file: what the system says of a bad sector, or of one whose own
+/// checksum does not fit, as file systems with checksums have them. That memory is short, or the file gone,
+/// says nothing of the card.
 pub(super) fn is_about_a_block(error: &io::Error) -> bool {
-    !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
-        && !crate::error::is_out_of_descriptors(error)
+    match Errno::from_io_error(error) {
+        Some(errno) => {
+            [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO]
+                .contains(&errno)
+        }
+        None => error.kind() == io::ErrorKind::Other,
+    }
 }
 
 impl<D: Disk> Disk for ReadAround<'_, D> {
