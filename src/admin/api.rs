@@ -20,6 +20,8 @@ use super::scene::Scene;
 use super::talk::body;
 use super::{access, definitions};
 
+/// The most alarms at once.
+const ALARMS_MAX: usize = 5;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -224,7 +226,7 @@ fn alarms(scene: &Scene<'_>) -> Answer {
 }
 
 /// What an operator should see to, in words that begin with a name for it.
-fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, 4> {
+fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
     let journal = scene.broker.journal();
     let is_writable = journal.mode() == crate::journal::Mode::On;
     let has_doubt = scene.broker.access_doubt().is_some();
@@ -240,6 +242,11 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, 4> {
              disk and start again",
         ),
         (!is_writable, "store: it cannot be written, so nothing new is durable"),
+        (
+            scene.process.is_store_damaged,
+            "damage: parts of the store are missing or cannot be read; the log and `leveret inspect` say \
+             which",
+        ),
         (
             !journal.has_room_to_define(),
             "disk: disk_limit is reached, so publishers of persistent messages wait",

@@ -134,6 +134,8 @@ pub struct Process {
     /// Newcomers hung up on since the start before they had a handshake place: they said nothing, or their
     /// address filled the queue.
     pub newcomers_dropped: u64,
+    /// Parts of the store are missing, or could not be read.
+    pub is_store_damaged: bool,
     /// Clients that wait for room to publish.
     pub waiting_publishers: u32,
 }

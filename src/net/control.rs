@@ -236,6 +236,7 @@ impl House {
         let refusals = self.accept_queue.refusals;
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;
+        process.is_store_damaged = self.disk.as_mut().is_some_and(|disk| disk.log_mut().is_damaged());
         process.waiting_publishers = self.for_room.len() as u32;
         let peers = Peers { peers: &self.peers, now: self.now };
         let holder = &mut self.control.holder;
@@ -323,6 +324,7 @@ fn process(config: &Config) -> Process {
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        is_store_damaged: false,
         waiting_publishers: 0,
     }
 }

@@ -236,6 +236,7 @@ impl Log {
             return;
         };
         cleaning.reading = false;
+        self.is_damaged |= done.outcome.is_err();
         let known = done.outcome.unwrap_or(0);
         self.counters.bytes_read_to_copy += known as u64;
         (cleaning.read, cleaning.asked) = ((cleaning.at, known), cleaning.wanted);

@@ -174,6 +174,8 @@ pub struct Log {
     dropped: Vec<(u64, Position)>,
     pub(super) counters: Counters,
     pub(super) failed: bool,
+    /// Since this start something of it was found to be missing, or the disk has refused to read.
+    pub(super) is_damaged: bool,
     /// The first commit of this life is still to come; it is made even if it is empty.
     pub(super) is_starting: bool,
     /// How many commits before it the next one repeats.
@@ -258,6 +260,7 @@ impl Log {
             dropped: Vec::new(),
             counters: Counters::default(),
             failed: false,
+            is_damaged: false,
             is_starting: true,
             covers: start.covers,
             vouch: None,
@@ -296,6 +299,11 @@ impl Log {
     /// The store's identity.
     pub const fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether, at this start or since, parts of it were found to be missing or could not be read.
+    pub const fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Counters since start.

@@ -152,6 +152,7 @@ impl Log {
     fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
         let (start, mut report) = recover(&mut ReadAround::new(disk), settings, fresh)?;
         let mut log = Self::start(start);
+        log.is_damaged = report.is_damaged() || report.is_lost || !report.refused.is_empty();
         log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
         Ok((log, report))
     }

@@ -56,6 +56,7 @@ def any_block_may_be_refused() -> None:
                 missing = len(HELD) - len(served)
                 assert missing <= COMMIT or not served, f"block {block}: {missing} messages for one block"
                 assert not missing or "ERROR" in log, f"block {block}: {missing} messages without a word"
+                assert "damage: " in broker.ctl("list_alarms") and "damage: " in broker.ctl("status")
         assert refused > 5, f"only {refused} of {len(blocks)} blocks were refused"
         verdict = subprocess.run(
             [*refusing(library, blocks[2] // BLOCK), str(brokers.leveret_binary()), "inspect", str(base)],
@@ -63,6 +64,8 @@ def any_block_may_be_refused() -> None:
         )
         assert verdict.returncode == 2 and "verdict    damaged" in verdict.stdout, verdict
         assert inspected(base).returncode == 0
+        with running(copied(base, folder)) as broker:
+            assert "damage: " not in broker.ctl("list_alarms"), "nothing is damaged"
 
 
 def held(address: Address) -> List[int]:

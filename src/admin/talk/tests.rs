@@ -51,6 +51,7 @@ impl Stage {
                 connections: 0,
                 handshakes_evicted: 0,
                 newcomers_dropped: 0,
+                is_store_damaged: false,
                 waiting_publishers: 0,
             },
             orders: Orders::default(),
