@@ -342,14 +342,17 @@ impl Log {
         }
     }
 
-    /// Makes the files beside the log say what the log says, unless they do. Blocks.
+    /// Makes both files beside the log say what the log says, unless they do. Blocks.
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         let Some(vouch) = self.vouch else { return Ok(()) };
         let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
-        let kept = access_file::read(disk).filter(|copy| copy.owner == owner).map(|copy| copy.snapshot);
-        let is_kept =
-            |kept: &Snapshot| kept.digest() == self.index.access() && kept.is_in_doubt == vouch.is_in_doubt;
-        if kept.as_ref().is_some_and(is_kept) {
+        let is_kept = |copy: &access_file::Copy| {
+            let kept = &copy.snapshot;
+            copy.owner == owner
+                && kept.digest() == self.index.access()
+                && kept.is_in_doubt == vouch.is_in_doubt
+        };
+        if access_file::copies(disk).iter().all(|copy| copy.as_ref().is_some_and(is_kept)) {
             return Ok(());
         }
         let mut snapshot = Snapshot { is_in_doubt: vouch.is_in_doubt, ..Snapshot::default() };

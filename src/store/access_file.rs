@@ -135,8 +135,12 @@ impl Copy {
 
 /// The newest good copy.
 pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Copy> {
-    let copies = ACCESS_SLOTS.into_iter().filter_map(|slot| read_copy(disk, slot));
-    copies.max_by_key(|copy| copy.number)
+    copies(disk).into_iter().flatten().max_by_key(|copy| copy.number)
+}
+
+/// Each of the copies, when it is good.
+pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<Copy>; ACCESS_SLOTS.len()] {
+    ACCESS_SLOTS.map(|slot| read_copy(disk, slot))
 }
 
 /// A copy that cannot be read is one that is not good: the log is still to be asked.

@@ -388,7 +388,7 @@ def a_mistake_is_no_broken_disk() -> None:
             refuses(data_dir, "chown -R 65534:65534", prefix=NOBODY)
         os.chown(data_dir, 65534, 65534)
         data_dir.chmod(0o700)
-        for name in ("lock", "00000000.seg"):
+        for name in ("lock", "00000000.seg", *ACCESS_FILES):
             os.chown(data_dir / name, 0, 0)
             (data_dir / name).chmod(0o600)
             refuses(data_dir, "chown -R 65534:65534", prefix=NOBODY)
