@@ -3,10 +3,14 @@
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 
+use std::io;
+
 use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::journal::{Definition, Journal};
 use leveret::mem::{MessageLimits, Messages};
-use leveret::store::{Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write};
+use leveret::store::{
+    ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
+};
 use leveret::time::Now;
 use store_support::{Mutant, SimDisk, Trouble};
 
@@ -241,7 +245,7 @@ fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
         commit(&mut log, &mut disk);
     }
     drop((log, open(&disk)));
-    let slots = [u32::MAX - 1, u32::MAX];
+    let slots = ACCESS_SLOTS;
     let mut copy = [0; 4096];
     assert_eq!(disk.read(slots[0], 0, &mut copy).expect("there is one"), copy.len());
     let length = usize::from(copy[12]);
@@ -259,5 +263,82 @@ fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
             disk.read(slot, 0, &mut renewed).expect("it can be read");
             assert!(renewed != damaged, "the files were made again");
         }
+    }
+}
+
+/// A disk on which a file has a sector that cannot be written, until the file is made anew.
+struct Worn {
+    disk: SimDisk,
+    file: u32,
+    is_removed: bool,
+}
+
+impl Disk for Worn {
+    fn lock(&mut self) -> io::Result<()> {
+        self.disk.lock()
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        self.disk.slots()
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.create(slot)
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.disk.read(slot, at, bytes)
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        if slot == self.file && !self.is_removed {
+            return Err(io::Error::other("a bad sector"));
+        }
+        self.disk.write(slot, at, bytes)
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        self.disk.zero(slot, at, bytes)
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.sync(slot)
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        assert!(ACCESS_SLOTS.contains(&slot), "no segment is removed");
+        self.is_removed |= slot == self.file;
+        Ok(())
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+}
+
+#[test]
+fn a_bad_sector_under_a_file_of_access_costs_that_file_alone() {
+    for file in ACCESS_SLOTS {
+        let mut disk = new_disk();
+        drop(open(&disk));
+        let mut worn = Worn { disk: disk.clone(), file, is_removed: false };
+        let settings = Settings { segment_bytes: 64 << 10, commit_bytes: 12 << 10, ..Settings::default() };
+        let (mut log, _) = Log::open(&mut worn, settings, IDENTITY, NOW).expect("it opens");
+        for (version, key) in [(1, &ACCESS_WRITTEN_KEY[..]), (2, ALICE)] {
+            let record =
+                Record::Defined { version: u64::from(log.life()) << 32 | version, key, value: Some(b"") };
+            log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+            let job = log.next_commit(NOW).expect("somebody waits");
+            log.commit_done(job.run(&mut worn)).expect("the store goes on");
+        }
+        assert!(worn.is_removed, "the sector was met");
+        drop(log);
+        // The log alone would know of Alice; so do both files.
+        for slot in disk.slots().expect("it can be read") {
+            disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+            disk.sync(slot).expect("it can be synced");
+        }
+        assert_eq!(open(&disk).1.access.access, Access::Whole);
+        assert_eq!(readable(&disk).1.len(), 1);
     }
 }

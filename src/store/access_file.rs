@@ -30,6 +30,7 @@ use super::access::{Digest, Said, is_counted, said};
 use super::build::for_each_record;
 use super::commit::{BLOCK_BYTES, Owner, padded};
 use super::disk::{ACCESS_SLOTS, Disk};
+use super::read_around::is_about_a_block;
 use super::record::Record;
 use super::segment::Identity;
 use super::varint::Input;
@@ -203,18 +204,30 @@ pub(super) fn write<D: Disk>(disk: &mut D, owner: &Owner, snapshot: &Snapshot) -
     if bytes.len() > FILE_BYTES_MAX {
         return forget(disk).map(|()| 0);
     }
-    let is_first = !is_there(disk);
+    let mut is_made = false;
     for slot in ACCESS_SLOTS {
-        match disk.create(slot).and_then(|()| disk.write(slot, 0, &bytes)) {
+        is_made |= !is_copy_there(disk, slot);
+        let mut written = make(disk, slot, &bytes);
+        if written.as_ref().is_err_and(is_about_a_block) {
+            // A bad sector under a file of a few is no reason to give the store up: another file, elsewhere.
+            disk.remove(slot)?;
+            (written, is_made) = (make(disk, slot, &bytes), true);
+        }
+        match written {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => return forget(disk).map(|()| 0),
             written => written?,
         }
         disk.sync(slot)?;
     }
-    if is_first {
+    if is_made {
         disk.sync_directory()?;
     }
     Ok(ACCESS_SLOTS.len() * bytes.len())
+}
+
+fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
+    disk.create(slot)?;
+    disk.write(slot, 0, bytes)
 }
 
 /// Makes the copies say nothing.
