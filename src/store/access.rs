@@ -29,7 +29,7 @@ use crate::journal::Urgency;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use crate::time::Now;
 
-use super::access_file::{self, Snapshot};
+use super::access_file::{self, Entry, Snapshot};
 use super::commit::Owner;
 use super::disk::Disk;
 use super::index::DefinitionIndex;
@@ -302,14 +302,14 @@ impl Log {
     /// was durable, although nobody was told so.
     fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<Restored> {
         let definitions = self.index.definitions();
-        let lost = snapshot.definitions.iter().filter(|(key, (version, _))| {
-            let is_older = |known: &DefinitionIndex| known.version < *version;
-            definitions.get(*key).is_none_or(is_older) || unreadable.contains(key)
+        let lost = snapshot.definitions.iter().filter(|entry| {
+            let is_older = |known: &DefinitionIndex| known.version < entry.version;
+            definitions.get(&entry.key).is_none_or(is_older) || unreadable.contains(&entry.key)
         });
-        let lost = lost.map(|(key, (_, value))| Restored { key: key.clone(), value: Some(value.clone()) });
+        let lost = lost.map(|entry| Restored { key: entry.key.clone(), value: Some(entry.value.clone()) });
         let deleted = definitions.iter().filter(|&(key, known)| {
             let is_gone = known.version <= snapshot.version || unreadable.contains(key);
-            is_counted(key) && !known.deleted && is_gone && !snapshot.definitions.contains_key(key)
+            is_counted(key) && !known.deleted && is_gone && snapshot.place(key).is_err()
         });
         lost.chain(deleted.map(|(key, _)| Restored { key: key.clone(), value: None })).collect()
     }
@@ -363,7 +363,8 @@ impl Log {
                 continue;
             }
             if let Some((value, _)) = self.read_definition(disk, (key, definition), &mut bytes)? {
-                snapshot.definitions.insert(key.clone(), (definition.version, value.into()));
+                let (key, version) = (key.clone(), definition.version);
+                snapshot.definitions.push(Entry { key, version, value: value.into() });
             }
         }
         access_file::write(disk, &owner, &snapshot).map(drop)

@@ -21,7 +21,6 @@
 //! the change is done; what it says is what the digest of that commit says, else there is no good copy at
 //! all; a copy that is not good says nothing; while one is written, the other is good.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
@@ -42,8 +41,13 @@ const IN_DOUBT: u8 = 2;
 /// More is not kept twice: every change of one user writes all of it, which wears a card.
 const FILE_BYTES_MAX: usize = 128 << 10;
 
-/// A version and a value.
-type Definition = (u64, Box<[u8]>);
+/// A definition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    pub(super) key: Box<[u8]>,
+    pub(super) version: u64,
+    pub(super) value: Box<[u8]>,
+}
 
 /// Every definition of access with its version.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -52,8 +56,8 @@ pub(super) struct Snapshot {
     pub(super) version: u64,
     /// Nobody has confirmed that this is all.
     pub(super) is_in_doubt: bool,
-    /// By their keys.
-    pub(super) definitions: BTreeMap<Box<[u8]>, Definition>,
+    /// Rising by their keys.
+    pub(super) definitions: Vec<Entry>,
 }
 
 /// A good copy.
@@ -69,30 +73,39 @@ impl Snapshot {
         if !is_counted(key) {
             return;
         }
-        let is_old = match self.definitions.get(key) {
-            Some((known, _)) => *known >= version,
+        let place = self.place(key);
+        let is_old = match place {
+            Ok(at) => self.definitions[at].version >= version,
             // The cleaner also copies what was deleted since.
-            None => version <= self.version,
+            Err(_) => version <= self.version,
         };
         if is_old {
             return;
         }
         self.version = self.version.max(version);
-        match value {
-            Some(value) => self.definitions.insert(key.into(), (version, value.into())),
-            None => self.definitions.remove(key),
-        };
+        if let Ok(at) = place {
+            self.definitions.remove(at);
+        }
+        if let Some(value) = value {
+            let entry = Entry { key: key.into(), version, value: value.into() };
+            self.definitions.insert(place.unwrap_or_else(|at| at), entry);
+        }
+    }
+
+    /// Where a key stands, or would.
+    pub(super) fn place(&self, key: &[u8]) -> Result<usize, usize> {
+        self.definitions.binary_search_by(|entry| (*entry.key).cmp(key))
     }
 
     pub(super) fn digest(&self) -> Digest {
         let mut digest = Digest::default();
-        self.definitions.iter().for_each(|(key, (version, _))| digest.add(key, *version));
+        self.definitions.iter().for_each(|entry| digest.add(&entry.key, entry.version));
         digest
     }
 
     fn encode(&self, number: u64, owner: &Owner) -> Vec<u8> {
         let mut out = vec![0; FIXED_BYTES];
-        for (key, (version, value)) in &self.definitions {
+        for Entry { key, version, value } in &self.definitions {
             Record::Defined { version: *version, key, value: Some(value) }.encode(&mut out);
         }
         let length = out.len() as u32;
@@ -122,12 +135,12 @@ impl Copy {
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let owner = Owner { identity, segment_bytes: input.u32()? };
         let is_in_doubt = input.byte()? != WHOLE;
-        let mut snapshot = Snapshot { version, is_in_doubt, definitions: BTreeMap::new() };
+        let mut snapshot = Snapshot { version, is_in_doubt, definitions: Vec::new() };
         let mut records = bytes.get(FIXED_BYTES..length)?;
         while !records.is_empty() {
             let (record, taken) = Record::parse(records).ok()?;
             let Record::Defined { version, key, value: Some(value) } = record else { return None };
-            snapshot.definitions.insert(key.into(), (version, value.into()));
+            snapshot.definitions.push(Entry { key: key.into(), version, value: value.into() });
             records = &records[taken..];
         }
         Some(Self { number, owner, snapshot })

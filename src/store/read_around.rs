@@ -7,7 +7,6 @@
 //! header, no commit and no empty block, and is noted; whoever refuses more than
 //! [`REFUSED_BLOCKS_MAX`] blocks is no disk with a bad spot, and the error is handed on.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use rustix::io::Errno;
@@ -22,14 +21,14 @@ const REFUSED: u8 = 0xFF;
 /// A disk whose reads go around bad blocks.
 pub(super) struct ReadAround<'d, D> {
     disk: &'d mut D,
-    /// File, and first byte of the block.
-    pub(super) refused: BTreeSet<(u32, u32)>,
+    /// File, and first byte of the block; each once.
+    pub(super) refused: Vec<(u32, u32)>,
     refused_max: usize,
 }
 
 impl<'d, D: Disk> ReadAround<'d, D> {
     pub(super) fn new(disk: &'d mut D) -> Self {
-        Self { disk, refused: BTreeSet::new(), refused_max: REFUSED_BLOCKS_MAX }
+        Self { disk, refused: Vec::new(), refused_max: REFUSED_BLOCKS_MAX }
     }
 
     /// However many blocks are refused: for one who only looks.
@@ -37,6 +36,8 @@ impl<'d, D: Disk> ReadAround<'d, D> {
         Self { refused_max: usize::MAX, ..Self::new(disk) }
     }
 
+    #[cold]
+    #[inline(never)]
     fn read_blocks(&mut self, slot: u32, at: u64, bytes: &mut [u8], error: io::Error) -> io::Result<usize> {
         let (mut done, mut last) = (0, Some(error));
         while done < bytes.len() {
@@ -49,7 +50,10 @@ impl<'d, D: Disk> ReadAround<'d, D> {
                 Ok(_) => {}
                 Err(error) => {
                     piece.fill(REFUSED);
-                    self.refused.insert((slot, (from / BLOCK_BYTES as u64) as u32 * BLOCK_BYTES as u32));
+                    let block = (slot, (from / BLOCK_BYTES as u64) as u32 * BLOCK_BYTES as u32);
+                    if !self.refused.contains(&block) {
+                        self.refused.push(block);
+                    }
                     last = Some(error);
                 }
             }
@@ -90,6 +94,7 @@ impl<D: Disk> Disk for ReadAround<'_, D> {
         self.disk.create(slot)
     }
 
+    #[inline(never)]
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         match self.disk.read(slot, at, bytes) {
             Err(error) if is_about_a_block(&error) => self.read_blocks(slot, at, bytes, error),
