@@ -551,7 +551,7 @@ impl Log {
 
     /// A segment is on its way out, and its room is needed or a sync for it is to be had.
     fn must_leave(&self, now: Now) -> bool {
-        self.drain.is_some() && (self.needs_room() || self.budget.has_one(now))
+        self.drain.is_some() && (self.needs_room() || self.wants_files() || self.budget.has_one(now))
     }
 
     pub(super) fn has_only_lazy_settlements(&self) -> bool {

@@ -159,6 +159,11 @@ impl Log {
         self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.is_index_full
     }
 
+    /// Whether a file would be made next: one that is used already does as well, and wears nothing.
+    pub(super) const fn wants_files(&self) -> bool {
+        self.slots.free() < SEGMENTS_RESERVED + SEGMENTS_READY
+    }
+
     /// Whether only what makes room may open another segment.
     pub(super) const fn is_short(&self) -> bool {
         self.slots.spare() <= SEGMENTS_RESERVED
@@ -279,7 +284,7 @@ impl Log {
             return None;
         }
         let is_stuck = self.is_stuck();
-        if self.slots.unready == 0 && !is_stuck && self.slots.free() >= SEGMENTS_RESERVED + SEGMENTS_READY {
+        if self.slots.unready == 0 && !is_stuck && !self.wants_files() {
             return None;
         }
         // Without one a start would fail, and so would the next; and settlements that leave a segment with
