@@ -286,11 +286,17 @@ fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
         let section = String::from_utf8_lossy(&line[..at]);
         let text = core::str::from_utf8(&line[at..]).map_err(|error| error.to_string());
         let parsed = text.and_then(|text| text.parse().map_err(|error: serde_json::Error| error.to_string()));
-        let item =
+        let parsed =
             parsed.and_then(|value| definitions::parse(&section, value).map_err(|why| why.to_string()));
-        match item.and_then(|item| definitions::apply(scene.broker, &item)) {
-            Ok(definitions::Applied::Done) => {}
-            Ok(definitions::Applied::Differs) => problems.push((number, "", String::new())),
+        let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
+            let told = unknown_fields.iter().map(|name| (number, "remark", definitions::unknown_field(name)));
+            problems.extend(told);
+            definitions::apply(scene.broker, &item)
+        });
+        match applied {
+            Ok(applied) => {
+                problems.extend(applied.remark().map(|remark| (number, "remark", remark.to_string())));
+            }
             Err(why) => problems.push((number, "error", why)),
         }
     }

@@ -10,6 +10,14 @@ pub fn ready() {
     tell(&NotifyState::Ready);
 }
 
+/// More than any one step of a start takes, in microseconds.
+const STEP_US_MAX: u32 = 30_000_000;
+
+/// Tells that a start that takes long gets on.
+pub fn still_starting() {
+    tell(&NotifyState::ExtendTimeoutUsec(STEP_US_MAX));
+}
+
 /// Tells that a stop was asked for and is under way.
 pub fn stopping() {
     tell(&NotifyState::Stopping);

@@ -54,7 +54,8 @@ def there_and_back() -> None:
             assert done.returncode == 0, done
     with leveret() as broker:
         for _ in range(2):
-            good(broker, "import_definitions", str(exported))
+            done = ctl(broker, "import_definitions", str(exported))
+            assert done.status == 0 and not done.err, done
         good(broker, "export_definitions", str(ours))
         # The password is known by RabbitMQ's hash.
         assert good(broker, "authenticate_user", "bob", "secret").endswith("Success\n")
@@ -147,4 +148,59 @@ def what_is_wrong_is_told() -> None:
                 raise AssertionError(f"it started with {path}")
 
 
-CASES = [at_a_start, what_is_wrong_is_told, there_and_back]
+def passwords_in_clear() -> None:
+    """A file that names a password in clear, as people write them by hand: at a start and by `import_definitions`."""
+    people = [{"name": "v", "password": "vpass", "tags": "administrator"}, {"name": "bare", "tags": ""}]
+    with tempfile.TemporaryDirectory(prefix="leveret-clear-") as home:
+        file = Path(home) / "definitions.json"
+        file.write_text(json.dumps({"users": people}))
+        config, data_dir = f'load_definitions = "{file}"\n', Path(home) / "data"
+        written = []
+        for _ in range(2):
+            broker = Leveret(brokers.leveret_binary(), [], config, data_dir)
+            try:
+                assert good(broker, "authenticate_user", "v", "vpass").endswith("Success\n")
+                exported = json.loads(good(broker, "-q", "export_definitions", "-"))
+                written.append({user["name"]: user["password_hash"] for user in exported["users"]})
+                log = broker.log()
+            finally:
+                broker.close()
+        # A password that is so already is not written again with another salt.
+        assert written[0] == written[1], written
+        assert written[0]["bare"] == "" and "vpass" not in log, (written, log)
+    with leveret() as broker:
+        file = broker.home / "clear.json"
+
+        def imported(*users: Dict[str, Any]) -> Any:
+            file.write_text(json.dumps({"users": users}))
+            return ctl(broker, "import_definitions", str(file))
+
+        good(broker, "add_user", "v", "old")
+        done = imported(people[0])
+        assert done.status == 0 and not done.err, done
+        assert good(broker, "authenticate_user", "v", "vpass").endswith("Success\n")
+        assert ctl(broker, "authenticate_user", "v", "old").status == 65
+        # RabbitMQ takes the password of whoever comes without one, and so do we, but not without a word.
+        done = imported({"name": "v", "tags": ""}, {"name": "bare", "tags": ""})
+        assert done.status == 0 and "users[0]: the user has no password" in done.err, done
+        assert "users[1]: the user has no password" in done.err, done
+        assert ctl(broker, "authenticate_user", "v", "vpass").status == 65
+        assert not imported({"name": "v", "tags": ""}).err
+        # What cannot be is refused and changes nothing.
+        good(broker, "change_password", "v", "kept")
+        for wrong, why in (({"password": "x", "password_hash": "AAAA"}, "both"), ({"password": 12}, "a text"),
+                           ({"password": "x" * 513}, "512")):
+            done = imported({"name": "v", "tags": "", **wrong})
+            assert done.status == 69 and "users[0]: " in done.err and why in done.err, (wrong, done)
+            assert good(broker, "authenticate_user", "v", "kept").endswith("Success\n")
+        # A field that nobody knows is told, and the thing is made all the same.
+        done = imported({"name": "v", "tags": "", "password": "vpass", "pasword_hash": ""})
+        assert done.status == 0 and "users[0]: unknown field `pasword_hash`" in done.err, done
+        assert good(broker, "authenticate_user", "v", "vpass").endswith("Success\n")
+        many = [{"name": f"u{number}", "password": f"p{number}", "tags": ""} for number in range(60)]
+        done = imported(*many)
+        assert done.status == 0, done
+        assert good(broker, "authenticate_user", "u59", "p59").endswith("Success\n")
+
+
+CASES = [at_a_start, what_is_wrong_is_told, passwords_in_clear, there_and_back]

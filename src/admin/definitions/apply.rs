@@ -3,7 +3,7 @@
 use crate::broker::{self, Broker, Declared, VhostLimits};
 use crate::password::PasswordHash;
 
-use super::item::{Item, Limits, UserLimits};
+use super::item::{Item, Limits, Password, User, UserLimits};
 
 /// What became of a thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +12,22 @@ pub enum Applied {
     Done,
     /// One of that name is there with other properties, and stays.
     Differs,
+    /// It is there, and it is a user who has lost the password it had, or never had one.
+    WithoutPassword,
+}
+
+impl Applied {
+    /// What is to be told of it, if anything.
+    pub const fn remark(self) -> Option<&'static str> {
+        match self {
+            Self::Done => None,
+            Self::Differs => Some("it is there already with other properties, and stays so"),
+            Self::WithoutPassword => Some(
+                "the user has no password now, for neither `password` nor `password_hash` is given; set one \
+                 with change_password, unless it comes in by its certificate",
+            ),
+        }
+    }
 }
 
 /// Makes a thing, or changes it to what is said. The broker's journal knows when it is durable.
@@ -27,14 +43,7 @@ pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
             Some(limits) => broker.set_vhost_limits(name, limits_of(*limits)),
             None => Ok(batch),
         }),
-        Item::User(user) => {
-            let hash =
-                PasswordHash::import(&user.algorithm, &user.hash).map_err(|error| error.to_string())?;
-            broker.put_user(&user.name, hash, &user.tags).and_then(|batch| match user.limits {
-                Some(limits) => broker.set_user_limits(&user.name, user_limits_of(limits)),
-                None => Ok(batch),
-            })
-        }
+        Item::User(user) => return put_user(broker, user),
         Item::Permission(it) => {
             broker.set_permissions(&it.user, &it.vhost, &it.configure, &it.write, &it.read)
         }
@@ -47,11 +56,47 @@ pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
 }
 
+fn put_user(broker: &mut Broker, user: &User) -> Result<Applied, String> {
+    let Some(hash) = kept_as(&user.password) else {
+        let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
+                   import_definitions`, which does";
+        return Err(why.to_string());
+    };
+    let had = broker.users().find(|it| it.name == user.name).map(|it| *it.hash);
+    let put = broker.put_user(&user.name, hash, &user.tags).and_then(|batch| match user.limits {
+        Some(limits) => broker.set_user_limits(&user.name, user_limits_of(limits)),
+        None => Ok(batch),
+    });
+    put.map_err(|fault| fault.to_string())?;
+    let is_news = user.password == Password::Unsaid && had != Some(PasswordHash::Nobodys);
+    Ok(if is_news { Applied::WithoutPassword } else { Applied::Done })
+}
+
+/// `None`: that is still to be computed.
+const fn kept_as(password: &Password) -> Option<PasswordHash> {
+    match password {
+        Password::Unsaid => Some(PasswordHash::Nobodys),
+        Password::Clear(_) => None,
+        Password::Hash(hash) => Some(*hash),
+    }
+}
+
+/// Makes its hash of a user's password in clear: the one that is kept, if it fits. Takes the time of a check,
+/// or of two.
+pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&mut [u8])) {
+    let Item::User(user) = item else { return };
+    let Password::Clear(clear) = &user.password else { return };
+    let kept = broker.users().find(|it| it.name == user.name).map(|it| *it.hash);
+    let fitting = kept.filter(|hash| hash.fits(clear.as_bytes()));
+    let hash = fitting.unwrap_or_else(|| PasswordHash::of(clear.as_bytes(), entropy));
+    user.password = Password::Hash(hash);
+}
+
 /// Whether that is so already, so that nothing need be written.
 fn is_so(broker: &Broker, item: &Item) -> bool {
     match item {
         Item::User(user) => {
-            let hash = PasswordHash::import(&user.algorithm, &user.hash).ok();
+            let hash = kept_as(&user.password);
             broker.users().any(|it| {
                 let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
                 it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits

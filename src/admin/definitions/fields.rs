@@ -89,6 +89,11 @@ impl Fields {
         }
     }
 
+    /// What is left.
+    pub fn into_names(self) -> impl Iterator<Item = String> {
+        self.0.into_iter().map(|(name, _)| name)
+    }
+
     /// What must be the case at the end where nothing else may be said.
     ///
     /// # Errors

@@ -6,7 +6,10 @@ use core::fmt;
 
 use serde_json::Value;
 
+use zeroize::Zeroizing;
+
 use crate::command::NAME_BYTES_MAX;
+use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use crate::wire::field::{ArrayWriter, Table, TableWriter};
 use crate::wire::{Full, Writer};
 
@@ -15,6 +18,15 @@ use super::read::SECTIONS;
 
 /// The longest arguments of a thing, in bytes of a field table.
 const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
+
+/// What stands in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parsed {
+    /// The thing.
+    pub item: Item,
+    /// Fields of it that nobody here knows, and that change nothing.
+    pub unknown_fields: Vec<String>,
+}
 
 /// One thing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,14 +96,40 @@ pub struct UserLimits {
 pub struct User {
     /// Its name.
     pub name: String,
-    /// What its password is kept as.
-    pub hash: String,
-    /// How that was made.
-    pub algorithm: String,
+    /// How it proves that it is who it says.
+    pub password: Password,
     /// Words with commas between them.
     pub tags: String,
     /// Limits, if it comes with any.
     pub limits: Option<UserLimits>,
+}
+
+/// The password of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Password {
+    /// Nothing is said of it, and then no password fits, as with RabbitMQ.
+    Unsaid,
+    /// Itself. Its hash takes a while, so it is made where nobody waits.
+    Clear(ClearPassword),
+    /// What it is kept as.
+    Hash(PasswordHash),
+}
+
+/// A password in clear, shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClearPassword(Zeroizing<String>);
+
+impl ClearPassword {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for ClearPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClearPassword")
+    }
 }
 
 /// What a user may do in a virtual host.
@@ -182,7 +220,7 @@ const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
 ///
 /// # Errors
 /// It is not what the list's things are, or nothing that we have.
-pub fn parse(section: &str, value: Value) -> Result<Item, ItemError> {
+pub fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {
     if !SECTIONS.iter().any(|known| known.is_ours && known.name == section) {
         return Err(ItemError::NotOurs(named(section, &value)));
     }
@@ -197,7 +235,22 @@ pub fn parse(section: &str, value: Value) -> Result<Item, ItemError> {
         "queues" => queue(&mut fields)?,
         _ => binding(&mut fields)?,
     };
-    item.check()
+    item.check().map(|item| Parsed { item, unknown_fields: unknown(section, fields) })
+}
+
+/// Fields that are in what RabbitMQ exports, and by which nothing here goes.
+const OF_NO_MATTER: [(&str, &str); 6] = [
+    ("vhosts", "metadata"),
+    ("vhosts", "description"),
+    ("vhosts", "tags"),
+    ("vhosts", "default_queue_type"),
+    ("queues", "type"),
+    ("parameters", "name"),
+];
+
+fn unknown(section: &str, fields: Fields) -> Vec<String> {
+    let is_of_no_matter = |name: &String| OF_NO_MATTER.contains(&(section, name.as_str()));
+    fields.into_names().filter(|name| !is_of_no_matter(name)).collect()
 }
 
 fn vhost(fields: &mut Fields) -> Result<Item, String> {
@@ -322,8 +375,7 @@ fn by_name(value: Value) -> Value {
 
 fn user(fields: &mut Fields) -> Result<Item, String> {
     let name = fields.text("name")?;
-    let hash = fields.text_if_said("password_hash")?.unwrap_or_default();
-    let algorithm = fields.text_if_said("hashing_algorithm")?;
+    let password = password(fields)?;
     let tags = match fields.value("tags") {
         Value::Null => String::new(),
         Value::String(tags) => tags,
@@ -333,11 +385,35 @@ fn user(fields: &mut Fields) -> Result<Item, String> {
             words.ok_or_else(|| unfit("tags", "a text or a list of texts", &tags))?.join(",")
         }
     };
-    let algorithm = algorithm.unwrap_or_else(|| ALGORITHM_DEFAULT.to_string());
     let limits = fields.value("limits");
     let said = holds_something(&limits);
     let limits = said.then(|| UserLimits::read(Fields::of(by_name(limits))?)).transpose()?;
-    Ok(Item::User(User { name, hash, algorithm, tags, limits }))
+    Ok(Item::User(User { name, password, tags, limits }))
+}
+
+fn password(fields: &mut Fields) -> Result<Password, String> {
+    let clear = match fields.value("password") {
+        Value::Null => None,
+        Value::String(text) => Some(Zeroizing::new(text)),
+        // Whatever it is, it may be somebody's password.
+        _ => return Err("`password` must be a text".to_string()),
+    };
+    let hash = fields.text_if_said("password_hash")?;
+    let algorithm = fields.text_if_said("hashing_algorithm")?;
+    match (clear, hash) {
+        (Some(_), Some(_)) => Err("both `password` and `password_hash` are given; leave one out".to_string()),
+        (Some(clear), None) if clear.len() > PASSWORD_BYTES_MAX => {
+            Err(format!("`password` has at most {PASSWORD_BYTES_MAX} bytes"))
+        }
+        // Nobody logs in with an empty one.
+        (Some(clear), None) if clear.is_empty() => Ok(Password::Hash(PasswordHash::Nobodys)),
+        (Some(clear), None) => Ok(Password::Clear(ClearPassword(clear))),
+        (None, Some(hash)) => {
+            let algorithm = algorithm.as_deref().unwrap_or(ALGORITHM_DEFAULT);
+            PasswordHash::import(algorithm, &hash).map(Password::Hash).map_err(|error| error.to_string())
+        }
+        (None, None) => Ok(Password::Unsaid),
+    }
 }
 
 fn named(section: &str, value: &Value) -> String {
@@ -423,27 +499,55 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// Of a thing all of whose fields are known.
+    fn item_of(section: &str, value: Value) -> Result<Item, ItemError> {
+        parse(section, value).map(|parsed| {
+            assert_eq!(parsed.unknown_fields, Vec::<String>::new());
+            parsed.item
+        })
+    }
+
+    #[test]
+    fn a_password_in_clear_is_shown_to_nobody() {
+        let parsed = parse("users", json!({"name": "x", "password": "hunter2", "pasword": 1})).unwrap();
+        assert_eq!(parsed.unknown_fields, ["pasword"]);
+        assert!(!format!("{parsed:?}").contains("hunter2"));
+        let Item::User(User { password: Password::Clear(clear), .. }) = parsed.item else { panic!() };
+        assert_eq!(clear.as_bytes(), b"hunter2");
+        for (said, wanted) in [
+            (json!({"name": "x"}), Password::Unsaid),
+            (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::Nobodys)),
+            (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::Nobodys)),
+        ] {
+            let Ok(Item::User(user)) = item_of("users", said) else { panic!() };
+            assert_eq!(user.password, wanted);
+        }
+        let error = parse("users", json!({"name": "x", "password": 4711})).unwrap_err().to_string();
+        assert!(!error.contains("4711"), "{error}");
+    }
+
     #[test]
     fn what_rabbitmq_exports_is_understood() {
         let user = json!({"hashing_algorithm": "rabbit_password_hashing_sha256", "limits": {},
                           "name": "guest",
-                          "password_hash": "icFf", "tags": ["administrator", "x"]});
-        let Ok(Item::User(user)) = parse("users", user) else { panic!() };
+                          "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
+                          "tags": ["administrator", "x"]});
+        let Ok(Item::User(user)) = item_of("users", user) else { panic!() };
         assert_eq!((user.name.as_str(), user.tags.as_str()), ("guest", "administrator,x"));
         let vhost = json!({"limits": [], "metadata": {"description": "d", "tags": []}, "name": "/"});
-        assert_eq!(parse("vhosts", vhost), Ok(Item::Vhost("/".into(), None)));
+        assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost("/".into(), None)));
         let limited = Limits { queues_max: Some(5), connections_max: None };
         for limits in [json!([["max-queues", 5]]), json!({"max-queues": 5})] {
             let vhost = json!({"name": "v", "limits": limits});
-            assert_eq!(parse("vhosts", vhost), Ok(Item::Vhost("v".into(), Some(limited))));
+            assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost("v".into(), Some(limited))));
         }
         let limits = json!({"component": "vhost-limits", "name": "limits", "vhost": "/",
                             "value": {"max-queues": 5}});
-        assert_eq!(parse("parameters", limits), Ok(Item::Limits("/".into(), limited)));
+        assert_eq!(item_of("parameters", limits), Ok(Item::Limits("/".into(), limited)));
         let queue = json!({"arguments": {"x-b": true, "x-l": [1, "two"], "x-t": {"a": 1}},
                            "auto_delete": false, "durable": true, "name": "q", "type": "classic",
                            "vhost": "/"});
-        let Ok(Item::Queue(queue)) = parse("queues", queue) else { panic!() };
+        let Ok(Item::Queue(queue)) = item_of("queues", queue) else { panic!() };
         let table = Table::parse(&queue.arguments).unwrap();
         assert_eq!(table.get("x-b").and_then(|value| value.as_bool()), Some(true));
         assert_eq!(
@@ -466,6 +570,8 @@ mod tests {
     fn what_cannot_be_is_refused() {
         for (section, value, why) in [
             ("users", json!({"tags": []}), "missing field `name`"),
+            ("users", json!({"name": "x", "password": "p", "password_hash": "h"}), "both"),
+            ("users", json!({"name": "x", "password_hash": "AAAA"}), "the hashing algorithm is unknown"),
             ("users", json!({"name": "x", "tags": 3}), "`tags` must be a text or a list of texts, not 3"),
             (
                 "queues",

@@ -9,7 +9,8 @@
 //! | `export` | the other way round |
 //!
 //! Always true: size and depth are bounded; a thing that is there already stays as it is; what we do not have
-//! (policies, most parameters) is told, never dropped silently; a mistake is told with where it stands.
+//! (policies, most parameters, fields of other names) is told, never dropped silently; a mistake is told with
+//! where it stands.
 
 mod apply;
 mod export;
@@ -17,11 +18,16 @@ mod fields;
 mod item;
 mod read;
 
-pub use apply::{Applied, apply, limits_of, user_limits_of};
+pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::PARTS as EXPORT;
 pub use fields::Fields;
-pub use item::{Item, ItemError, Limits, UserLimits, parse};
+pub use item::{Item, ItemError, Limits, Parsed, Password, UserLimits, parse};
 pub use read::{FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
+
+/// What is said of a field that nobody knows.
+pub fn unknown_field(name: &str) -> String {
+    format!("unknown field `{name}`, which changes nothing")
+}
 
 /// Where a thing stands in a file: its kind, and its place among those from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -59,7 +59,7 @@ fn list(call: &Call, path: String, banner: String, columns: Vec<&str>) -> Result
 pub(super) fn add_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     check_user(call, user)?;
-    let hash = hash_of(&password(call, 1)?)?;
+    let hash = hash_of(password(call, 1)?.as_bytes())?;
     tell(call, &format!("Adding user \"{user}\" ..."))?;
     let reply = put_user(call, user, MUST_BE_NEW, &hash)?;
     if reply.status == 412 {
@@ -76,7 +76,7 @@ pub(super) fn add_user(call: &Call) -> Result<(), Failure> {
 pub(super) fn change_password(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     check_user(call, user)?;
-    let hash = hash_of(&password(call, 1)?)?;
+    let hash = hash_of(password(call, 1)?.as_bytes())?;
     tell(call, &format!("Changing password for user \"{user}\" ..."))?;
     user_done(&put_user(call, user, MUST_BE_THERE, &hash)?, user)
 }
@@ -236,12 +236,12 @@ fn prompt() -> io::Result<String> {
 }
 
 /// What of a password is sent; an empty one fits nobody.
-fn hash_of(password: &str) -> Result<Value, Failure> {
+pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
     let mut failed = None;
     let mut entropy = |bytes: &mut [u8]| failed = getrandom::fill(bytes).err();
     let hash = match password {
-        "" => PasswordHash::Nobodys,
-        password => PasswordHash::of(password.as_bytes(), &mut entropy),
+        b"" => PasswordHash::Nobodys,
+        password => PasswordHash::of(password, &mut entropy),
     };
     if let Some(error) = failed {
         return Err(Failure::new(SOFTWARE, format!("Error: the system gives no random bytes: {error}")));

@@ -1,7 +1,8 @@
 //! `export_definitions` and `import_definitions`: files in RabbitMQ's own format.
 //!
 //! Always true: an export has its name only when it is whole; an import says of everything that was not taken
-//! what it was and why, and goes on with the rest; a file is read, never written, and only if it is one.
+//! what it was and why, and goes on with the rest; a file is read, never written, and only if it is one; a
+//! password in clear is made its hash here, where nobody waits for it.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Cursor, Read, Write};
@@ -9,9 +10,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::admin::definitions::{FILE_BYTES_MAX, ReadError, read};
+use crate::admin::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
 use crate::tool::new_file::{NewFile, Old};
 
+use super::access::hash_of;
 use super::args::Call;
 use super::client::Client;
 use super::commands::usage_of;
@@ -21,6 +23,8 @@ use super::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, connect, misused_as, tell}
 const BATCH_BYTES: usize = 32 << 10;
 /// A thing larger than this does not fit into a request.
 const THING_BYTES_MAX: usize = 60 << 10;
+/// After so many hashes of passwords the broker hears of us again, which hangs up on who is silent for long.
+const HASHES_AT_ONCE: usize = 32;
 /// So many complaints are printed.
 const COMPLAINTS_MAX: usize = 100;
 
@@ -53,16 +57,19 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 
 pub(super) fn import(call: &Call) -> Result<(), Failure> {
     let name = call.args.first().map_or("-", String::as_str);
-    let mut importer =
-        Importer { client: connect(call)?, batch: String::new(), places: Vec::new(), complaints: 0 };
+    let mut importer = Importer {
+        client: connect(call)?,
+        batch: String::new(),
+        places: Vec::new(),
+        hashes: 0,
+        complaints: 0,
+    };
     let done = if name == "-" {
         tell(call, "Importing definitions in JSON from standard input ...")?;
         let mut text = Vec::new();
         let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
-        read(&mut Cursor::new(text), |at, section, value| {
-            importer.take(&at.to_string(), section.name, &value)
-        })
+        read(&mut Cursor::new(text), |at, section, value| importer.take(&at.to_string(), section.name, value))
     } else {
         let bad = |why: String| misused_as(BAD_DATA, call, usage_of(&call.command), &why);
         let found =
@@ -73,7 +80,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         tell(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
         let mut file = File::open(name)
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
-        read(&mut file, |at, section, value| importer.take(&at.to_string(), section.name, &value))
+        read(&mut file, |at, section, value| importer.take(&at.to_string(), section.name, value))
     };
     done.map_err(|error| match error {
         ReadError::Stopped(failure) => failure,
@@ -94,15 +101,26 @@ struct Importer {
     batch: String,
     /// Where each thing of the batch stands in the file.
     places: Vec<String>,
+    /// So many passwords of it were hashed.
+    hashes: usize,
     complaints: usize,
 }
 
 impl Importer {
-    fn take(&mut self, place: &str, section: &str, value: &Value) -> Result<(), Failure> {
-        let thing = value.to_string();
-        if section == "global_parameters" && is_of_no_matter(value) {
+    fn take(&mut self, place: &str, section: &str, mut value: Value) -> Result<(), Failure> {
+        if section == "global_parameters" && is_of_no_matter(&value) {
             return Ok(());
         }
+        if section == "users" {
+            match hash_password(&mut value)? {
+                Ok(was_hashed) => self.hashes += usize::from(was_hashed),
+                Err(why) => {
+                    self.complain(place, &why);
+                    return Ok(());
+                }
+            }
+        }
+        let thing = value.to_string();
         if thing.len() > THING_BYTES_MAX {
             self.complain(place, "it is larger than 60 KiB");
             return Ok(());
@@ -113,12 +131,13 @@ impl Importer {
         // JSON without line ends: there are none outside of texts, and in them they are escaped.
         self.batch += &format!("{section} {thing}\n");
         self.places.push(place.to_string());
-        Ok(())
+        if self.hashes == HASHES_AT_ONCE { self.send() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<(), Failure> {
         let batch = core::mem::take(&mut self.batch);
         let places = core::mem::take(&mut self.places);
+        self.hashes = 0;
         if batch.is_empty() {
             return Ok(());
         }
@@ -129,9 +148,10 @@ impl Importer {
             let place = usize::try_from(number).ok().and_then(|number| places.get(number));
             let place =
                 place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker complains of nothing"))?;
+            let text = problem.get(2).and_then(Value::as_str).unwrap_or_default();
             match problem.get(1).and_then(Value::as_str) {
-                Some("error") => self.complain(place, problem.get(2).and_then(Value::as_str).unwrap_or("")),
-                _ => remark(&format!("{place}: it is there already with other properties, and stays so")),
+                Some("error") => self.complain(place, text),
+                _ => remark(&format!("{place}: {text}")),
             }
         }
         Ok(())
@@ -143,6 +163,24 @@ impl Importer {
             remark(&format!("{place}: {why}"));
         }
     }
+}
+
+/// Puts its hash where a user's password in clear is, and says whether there was one; or why it is no user.
+fn hash_password(user: &mut Value) -> Result<Result<bool, String>, Failure> {
+    let parsed = match parse("users", user.clone()) {
+        Ok(parsed) => parsed,
+        Err(why) => return Ok(Err(why.to_string())),
+    };
+    if let (Item::User(parsed), Value::Object(fields)) = (parsed.item, user)
+        && let Password::Clear(clear) = parsed.password
+    {
+        fields.remove("password");
+        if let Value::Object(hash) = hash_of(clear.as_bytes())? {
+            fields.extend(hash);
+        }
+        return Ok(Ok(true));
+    }
+    Ok(Ok(false))
 }
 
 /// What every RabbitMQ exports, and what means nothing for one broker.
