@@ -250,6 +250,39 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     assert_eq!(bindings, [true], "the binding that exists is written down as existing");
 }
 
+/// The store is of a later version that has more types of exchanges.
+#[test]
+fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
+    use leveret::broker::Restored;
+    use leveret::journal::{Definition, DestinationName};
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(2, true, 1 << 20);
+    let (vhost, arguments, auto_delete) = ("/", &[][..], false);
+    let exchange = Definition::Exchange {
+        vhost,
+        name: "x",
+        version: 7,
+        kind: "x-new",
+        auto_delete,
+        internal: false,
+        arguments,
+    };
+    let queue = Definition::Queue { vhost, name: "q", incarnation: 8, auto_delete, arguments };
+    let binding = |source_version| Definition::Binding {
+        vhost,
+        source: "x",
+        source_version,
+        destination: DestinationName::Queue("q"),
+        destination_version: 8,
+        routing_key: "key",
+        arguments,
+    };
+    assert_eq!(house.broker.restore(&exchange), Restored::Unknown);
+    assert!(matches!(house.broker.restore(&queue), Restored::Exists(Some(_))));
+    assert_eq!(house.broker.restore(&binding(7)), Restored::NoRoom, "its exchange may come back");
+    assert_eq!(house.broker.restore(&binding(6)), Restored::Orphaned, "of one that was deleted before");
+}
+
 #[test]
 fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     use leveret::broker::{Contents, Page, PageIn, Restored};

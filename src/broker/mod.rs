@@ -11,7 +11,7 @@
 //! | `front` | what stands first in a queue, and whether it may go |
 //! | `deliver` | from queues to outboxes |
 //! | `pages` | queues deeper than memory |
-//! | `stored` | what outlives the broker, and a start |
+//! | `stored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `overdue` | who settles nothing for too long |
@@ -42,6 +42,7 @@ mod front;
 mod headers;
 mod holders;
 mod jobs;
+mod left_out;
 mod names;
 mod overdue;
 mod pages;
@@ -76,6 +77,7 @@ use deliveries::Deliveries;
 use exchange::{Binding, Destination, Exchange, Node};
 use exchanges::{BindingSpec, ExchangeDeclaration};
 use jobs::{Begun, Job};
+use left_out::LeftOut;
 use names::IndexTable;
 use overdue::Watch;
 use queue::Queue;
@@ -181,6 +183,7 @@ pub struct Broker {
     connections: Slab<Connection>,
     deliveries: Deliveries,
     journal: Journal,
+    left_out: LeftOut,
     /// What the answer to the command under way must wait for.
     awaited: Batch,
     /// Every message to a durable queue is persistent, whatever it says.
@@ -260,6 +263,7 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + size_of::<QueueId>()
     + size_of::<Begun>()
     + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
+    + LeftOut::ENTRY_BYTES
     + 2 * ALLOCATION_BYTES;
 /// An exchange with its root node.
 pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
@@ -267,6 +271,7 @@ pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
     + size_of::<ExchangeId>()
     + size_of::<Begun>()
     + NODE_BYTES
+    + LeftOut::ENTRY_BYTES
     + 3 * ALLOCATION_BYTES;
 /// A binding with its nodes, or its pairs.
 pub const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
@@ -300,9 +305,7 @@ impl Broker {
     /// # Errors
     /// The limits leave no room for the predeclared exchanges.
     pub fn new(limits: &Limits, mut entropy: Entropy) -> Result<Self, Fault> {
-        let mut seed = [0; 8];
-        entropy(&mut seed);
-        let seed = u64::from_ne_bytes(seed);
+        let seed = draw_seed(&mut entropy);
         let vhosts = limits.vhosts_max as usize;
         let exchanges = limits.exchanges_max as usize + vhosts * access::PREDECLARED_EXCHANGES;
         let nodes = exchanges + (limits.bindings_max * NODES_PER_BINDING) as usize;
@@ -337,6 +340,7 @@ impl Broker {
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             chunks_reserve: fifo_pool.chunks_max() / 16,
             journal: Journal::new(limits.messages_max as usize),
+            left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             awaited: Batch::NONE,
             persist_all: false,
             spill_transient: false,
@@ -644,6 +648,12 @@ impl Broker {
             format_args!("this broker has no more room for that: raise {key} in its configuration"),
         )
     }
+}
+
+fn draw_seed(entropy: &mut Entropy) -> u64 {
+    let mut seed = [0; 8];
+    entropy(&mut seed);
+    u64::from_ne_bytes(seed)
 }
 
 /// A command in a place where the session never sends it.

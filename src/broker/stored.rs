@@ -2,7 +2,8 @@
 //!
 //! Always true: only what is durable at both ends is written (a durable binding between durable things);
 //! what is declared is answered when it is durable; a start declares again exactly what was durable, and
-//! what there is no room for under today's limits stays untouched in the log.
+//! what there is no room for under today's limits, or of a type that only another version knows, stays
+//! untouched in the log, with its bindings.
 
 use crate::command::QueueId;
 use crate::error::{Fault, ReplyCode};
@@ -38,8 +39,10 @@ pub enum Restored {
     Exists(Option<QueueId>),
     /// What it needs does not exist: a deletion was interrupted.
     Orphaned,
-    /// Today's limits have no room for it.
+    /// Today's limits have no room for it, or for what it belongs to.
     NoRoom,
+    /// This version does not know its type.
+    Unknown,
 }
 
 impl Broker {
@@ -190,12 +193,29 @@ impl Broker {
 
     // ---- at a start
 
-    /// Declares again what was durable; definitions come in the order of their keys.
+    /// Declares again what was durable; definitions come in the order of their keys, so what belongs to
+    /// something comes behind it.
     pub fn restore(&mut self, definition: &Definition<'_>) -> Restored {
+        let restored = self.declare_again(definition);
+        if let Restored::NoRoom | Restored::Unknown = restored {
+            match *definition {
+                Definition::Exchange { vhost, name, version, .. } => {
+                    self.left_out.add(vhost, DestinationName::Exchange(name), version);
+                }
+                Definition::Queue { vhost, name, incarnation, .. } => {
+                    self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
+                }
+                _ => {}
+            }
+        }
+        restored
+    }
+
+    fn declare_again(&mut self, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
                 let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
-                let Some(kind_found) = Kind::from_name(kind) else { return Restored::Orphaned };
+                let Some(kind_found) = Kind::from_name(kind) else { return Restored::Unknown };
                 let declaration = ExchangeDeclaration {
                     exchange: name,
                     kind,
@@ -243,21 +263,26 @@ impl Broker {
         else {
             return Restored::Orphaned;
         };
-        let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
-        let Some(found) = self.find_exchange(vhost, source) else { return Restored::Orphaned };
+        let Some(vhost_id) = self.find_vhost(vhost) else { return self.orphaned() };
+        let exchange = |name: &str, version: u64| {
+            let found = self.find_exchange(vhost_id, name);
+            found.filter(|exchange| self.exchanges[exchange.index()].version == version)
+        };
+        let from = exchange(source, source_version);
         let to = match destination {
             DestinationName::Queue(name) => self
-                .find_queue(vhost, name)
+                .find_queue(vhost_id, name)
                 .filter(|queue| self.queues[queue.index()].logged.incarnation == destination_version)
                 .map(Destination::Queue),
-            DestinationName::Exchange(name) => self
-                .find_exchange(vhost, name)
-                .filter(|exchange| self.exchanges[exchange.index()].version == destination_version)
-                .map(Destination::Exchange),
+            DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
         };
-        let is_same = self.exchanges[found.index()].version == source_version;
-        let Some(to) = to.filter(|_| is_same) else { return Restored::Orphaned };
-        match self.add_binding(found, to, &BindingSpec { source, routing_key, arguments }) {
+        let Some((from, to)) = from.zip(to) else {
+            let is_left_out = |name, version| self.left_out.may_have(vhost, name, version);
+            let may_come_back = is_left_out(DestinationName::Exchange(source), source_version)
+                || is_left_out(destination, destination_version);
+            return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
+        };
+        match self.add_binding(from, to, &BindingSpec { source, routing_key, arguments }) {
             Ok(_) => Restored::Exists(None),
             Err(_) => Restored::NoRoom,
         }

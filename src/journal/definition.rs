@@ -132,7 +132,7 @@ pub enum Definition<'a> {
 }
 
 /// Where a binding leads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DestinationName<'a> {
     /// To an exchange.
     Exchange(&'a str),

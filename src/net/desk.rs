@@ -352,13 +352,19 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
                 };
                 orphans.push((key.into(), incarnation));
             }
-            Restored::NoRoom => log::error!("{definition:?} is stored, but the limits have no room for it"),
+            not_now @ (Restored::NoRoom | Restored::Unknown) => {
+                let why = match not_now {
+                    Restored::NoRoom => "the limits have no room for it",
+                    _ => "only another version knows its type",
+                };
+                log::error!("{definition:?} is stored, but {why}");
+            }
         }
     })?;
     if damaged > 0 {
         log::error!("{damaged} definitions are damaged and left out");
     }
-    if damaged > 0 || broker.access_doubt().is_some() {
+    if damaged > 0 || log.is_damaged() || broker.access_doubt().is_some() {
         // What seems to belong to nothing may belong to something that cannot be read.
         orphans.clear();
     }

@@ -1,0 +1,76 @@
+//! Exchanges and queues that the store has and the start did not declare again.
+//!
+//! Why it exists: a start under lower limits has no room for some of them, and an older version does not know
+//! the type of others. They stay in the store, and come back when they can: so what seems to belong to
+//! nothing (their bindings) must not be taken for what a deletion left behind.
+//!
+//! Always true: nothing comes in here but at a start; there are at most as many entries as limits allow
+//! queues and exchanges together, and when more is left out, anything may be.
+
+use core::hash::BuildHasher;
+
+use foldhash::quality::FixedState;
+
+use crate::journal::DestinationName;
+
+/// Which they are.
+#[derive(Debug)]
+pub(super) struct LeftOut {
+    /// Hashes of their virtual hosts, kinds and names, in order, each with its version or incarnation.
+    entries: Vec<(u64, u64)>,
+    entries_max: usize,
+    /// There are more.
+    has_more: bool,
+    hasher: FixedState,
+}
+
+impl LeftOut {
+    /// Bytes of one.
+    pub(super) const ENTRY_BYTES: usize = size_of::<(u64, u64)>();
+
+    /// None yet; memory for them is taken when there are some.
+    pub(super) const fn new(entries_max: usize, seed: u64) -> Self {
+        Self { entries: Vec::new(), entries_max, has_more: false, hasher: FixedState::with_seed(seed) }
+    }
+
+    /// It was not declared again.
+    pub(super) fn add(&mut self, vhost: &str, name: DestinationName<'_>, version: u64) {
+        if self.entries.len() == self.entries_max {
+            self.has_more = true;
+            return;
+        }
+        let hash = self.hasher.hash_one((vhost, name));
+        let at = self.entries.partition_point(|(other, _)| *other < hash);
+        self.entries.reserve_exact(1);
+        self.entries.insert(at, (hash, version));
+    }
+
+    /// Whether what has this name and version may only be missing because it was left out.
+    pub(super) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
+        self.has_more || self.find(vhost, name).is_some_and(|at| self.entries[at].1 == version)
+    }
+
+    fn find(&self, vhost: &str, name: DestinationName<'_>) -> Option<usize> {
+        let hash = self.hasher.hash_one((vhost, name));
+        self.entries.binary_search_by_key(&hash, |(other, _)| *other).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_to_be_remembered_may_be_anything() {
+        let mut left_out = LeftOut::new(2, 1);
+        for (name, version) in [("a", 1), ("b", 2)] {
+            left_out.add("/", DestinationName::Queue(name), version);
+        }
+        assert!(left_out.may_have("/", DestinationName::Queue("a"), 1));
+        assert!(!left_out.may_have("/", DestinationName::Queue("a"), 2));
+        assert!(!left_out.may_have("/", DestinationName::Exchange("a"), 1));
+        assert!(!left_out.may_have("v", DestinationName::Queue("a"), 1));
+        left_out.add("/", DestinationName::Queue("c"), 3);
+        assert!(left_out.may_have("v", DestinationName::Queue("z"), 9));
+    }
+}

@@ -1,0 +1,146 @@
+//! What the store has and a start cannot declare again stays in the store, with all that belongs to it.
+//!
+//! Why it exists: limits are lowered, and raised again when somebody notices what is missing; a block is
+//! unreadable, and read well after the card was put in anew. In between a start must delete nothing.
+
+mod home;
+mod sockets;
+mod world;
+
+use std::fs;
+use std::path::Path;
+
+use home::Home;
+use leveret::wire::{Method, Table};
+use sockets::{Broker, Link, publish};
+
+/// More than the least `exchanges_max` has room for.
+const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9"];
+/// `delivery_mode` 2.
+const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
+
+/// A broker on the store of `home` under these limits.
+fn start(home: &Home, limits: &str) -> Broker {
+    let file = home.path().join("leveret.toml");
+    fs::write(&file, format!("[limits]\n{limits}\n")).expect("the folder can be written");
+    let store = home.path().join("store");
+    let texts = [&file, &store].map(|path| path.to_str().expect("UTF-8"));
+    Broker::start(&["--config", texts[0], "--data-dir", texts[1]])
+}
+
+fn exchange(name: &str) -> Method<'_> {
+    Method::ExchangeDeclare {
+        exchange: name,
+        kind: "direct",
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+fn queue(name: &str, passive: bool) -> Method<'_> {
+    Method::QueueDeclare {
+        queue: name,
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+fn bind<'a>(queue: &'a str, exchange: &'a str) -> Method<'a> {
+    Method::QueueBind { queue, exchange, routing_key: "key", no_wait: false, arguments: Table::EMPTY }
+}
+
+/// Queues q1 to q3, each bound to each exchange.
+fn fill(broker: &Broker) {
+    let mut link = Link::open(broker.address, &[1]);
+    for name in EXCHANGES {
+        link.ask(1, &exchange(name));
+    }
+    for name in ["q1", "q2", "q3"] {
+        link.ask(1, &queue(name, false));
+        for exchange in EXCHANGES {
+            link.ask(1, &bind(name, exchange));
+        }
+    }
+}
+
+fn count(link: &mut Link, name: &str) -> u32 {
+    match link.ask(1, &queue(name, true)).method() {
+        Method::QueueDeclareOk { message_count, .. } => message_count,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One message through each exchange comes to each queue.
+#[track_caller]
+fn check_all(broker: &Broker) {
+    let mut link = Link::open(broker.address, &[1]);
+    for exchange in EXCHANGES {
+        link.write(&publish(exchange, "key", false, PERSISTENT, b"through a binding"));
+    }
+    let counts = ["q1", "q2", "q3"].map(|name| count(&mut link, name));
+    assert_eq!(counts, [9; 3], "all bindings are there again");
+}
+
+#[test]
+fn a_start_with_lower_limits_takes_no_binding_of_what_it_leaves_out() {
+    for limits in ["queues_max = 2", "exchanges_max = 8"] {
+        let home = Home::new("left-out");
+        let broker = start(&home, "");
+        fill(&broker);
+        broker.stop();
+        start(&home, limits).stop();
+        // Twice, for what the first start left may look different to the next.
+        start(&home, limits).stop();
+        let broker = start(&home, "");
+        check_all(&broker);
+        broker.stop();
+    }
+}
+
+/// Turns over one bit in each place where the log says that this exchange exists.
+fn flip(store: &Path, exchange: &str) -> usize {
+    let key = [b"\x01\x01/", &[exchange.len() as u8][..], exchange.as_bytes()].concat();
+    let mut flipped = 0;
+    for file in fs::read_dir(store).expect("a store").map(|entry| entry.expect("an entry").path()) {
+        if file.extension().is_none_or(|extension| extension != "seg") {
+            continue;
+        }
+        let mut bytes = fs::read(&file).expect("readable");
+        let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
+        found.iter().for_each(|at| bytes[*at] ^= 0x80);
+        flipped += found.len();
+        // The same turns it back.
+        let key = [&[key[0] ^ 0x80], &key[1..]].concat();
+        if found.is_empty() {
+            let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
+            found.iter().for_each(|at| bytes[*at] ^= 0x80);
+            flipped += found.len();
+        }
+        fs::write(&file, bytes).expect("writable");
+    }
+    flipped
+}
+
+#[test]
+fn a_start_that_cannot_read_an_exchange_takes_none_of_its_bindings() {
+    let home = Home::new("left-out");
+    let broker = start(&home, "");
+    fill(&broker);
+    broker.stop();
+    let store = home.path().join("store");
+    let flipped = flip(&store, "x2");
+    assert!(flipped > 0, "the exchange is in the log");
+    start(&home, "").stop();
+    assert_eq!(flip(&store, "x2"), flipped);
+    let broker = start(&home, "");
+    check_all(&broker);
+    broker.stop();
+}
