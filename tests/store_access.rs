@@ -27,14 +27,17 @@ fn new_disk() -> SimDisk {
 
 fn open(disk: &SimDisk) -> (Log, Report) {
     disk.start(Trouble::Never);
-    let settings = Settings {
+    Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).expect("it opens")
+}
+
+fn settings(segments_max: u32) -> Settings {
+    Settings {
         segment_bytes: 64 << 10,
         commit_bytes: 12 << 10,
-        segments_max: 30,
+        segments_max,
         syncs_per_s: 0,
         ..Settings::default()
-    };
-    Log::open(&mut disk.clone(), settings, IDENTITY, NOW).expect("it opens")
+    }
 }
 
 fn commit(log: &mut Log, disk: &mut SimDisk) {
@@ -233,6 +236,90 @@ fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
     assert_eq!((report.access.access, &found), (Access::Whole, &alice), "the log is lost");
     let (report, found) = readable(&disk);
     assert_eq!((report.access.access, &found), (Access::Whole, &alice), "and was begun anew");
+}
+
+/// A store whose log has lost the newest of access, or all of itself, which the files beside it still know;
+/// and who there is by them. With `large`, more than one commit takes.
+fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitions) {
+    let mut disk = SimDisk::new(seed, Mutant::None, IDENTITY);
+    let (mut log, _) = open(&disk);
+    let size = if large { 3 << 10 } else { 10 };
+    let old = vec![b'o'; size];
+    let new = vec![b'n'; size];
+    let users = [b"\0\x02\x01a", b"\0\x02\x01b", b"\0\x02\x01c", b"\0\x02\x01d", b"\0\x02\x01e"];
+    let mut said: Vec<(&[u8], Option<&[u8]>)> = users.iter().map(|key| (&key[..], Some(&old[..]))).collect();
+    said.extend([(BOB, Some(&b"bob"[..])), (&ACCESS_WRITTEN_KEY[..], Some(b""))]);
+    let kept = said.len();
+    said.extend(users.iter().map(|key| (&key[..], Some(&new[..]))));
+    said.extend([(BOB, None), (b"\x02\0\0", Some(&b"something that is no access"[..]))]);
+    let mut places = Vec::new();
+    for (version, (key, value)) in (1..).zip(said) {
+        if places.len() == kept {
+            // The files beside it are made when it starts.
+            drop(log);
+            log = open(&disk).0;
+            places.extend(disk.written().last());
+        }
+        let version = u64::from(log.life()) << 32 | version;
+        log.append_reserved(&Record::Defined { version, key, value }, Urgency::Awaited, NOW)
+            .expect("there is room");
+        commit(&mut log, &mut disk);
+        places.extend(disk.written().last());
+    }
+    drop(log);
+    if is_all_lost {
+        for slot in disk.slots().expect("it can be read") {
+            disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+            disk.sync(slot).expect("it can be synced");
+        }
+    }
+    disk.sync_directory().expect("it can be synced");
+    places[kept..].iter().for_each(|place| flip(&mut disk, *place));
+    (disk, users.map(|key| (key.to_vec(), new.clone())).to_vec())
+}
+
+/// The power goes at each call of the start that writes what the log had lost into it again: what only the
+/// files beside the log know must not be lost with it.
+#[test]
+fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
+    let kinds = [(false, false), (true, false), (false, true), (true, true)];
+    for (seed, (large, is_all_lost)) in (0..4).flat_map(|seed| kinds.map(|kind| (seed, kind))) {
+        for at in 0.. {
+            let (disk, users) = lossy_store(seed, large, is_all_lost);
+            let what = format!("seed {seed}, large {large}, all {is_all_lost}, cut at {at}");
+            disk.start(Trouble::Cut(at));
+            let report = Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).map(|(_, report)| report);
+            let is_whole = !disk.is_off();
+            assert_eq!(is_whole, report.is_ok_and(|report| report.unwritable.is_none()), "{what}");
+            disk.power_cut();
+            for start in 1..3 {
+                let (report, mut found) = readable(&disk);
+                found.retain(|(key, _)| key[0] == 0);
+                assert_eq!(report.access.access, Access::Whole, "{what}, start {start}");
+                assert_eq!(found, users, "{what}, start {start}");
+            }
+            if is_whole {
+                assert!(at > 4, "the start did something");
+                break;
+            }
+        }
+    }
+}
+
+/// The disk refuses a write or a sync of that start, and is well at the next.
+#[test]
+fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
+    for (at, fail) in (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at)), (at, Trouble::FailedSync(at))]) {
+        let (disk, users) = lossy_store(1, true, false);
+        disk.start(fail);
+        let opened = Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW);
+        let unwritable = opened.expect("it can be read").1.unwritable;
+        assert!(unwritable.is_some() || at > 2, "{fail:?} was met");
+        disk.power_cut();
+        let (report, mut found) = readable(&disk);
+        found.retain(|(key, _)| key[0] == 0);
+        assert_eq!((report.access.access, found), (Access::Whole, users), "{fail:?}");
+    }
 }
 
 #[test]

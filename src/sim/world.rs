@@ -238,6 +238,12 @@ impl World {
             self.disk.power_cut();
             self.disk.damage();
             self.is_damaged = true;
+            if self.random.one_in(2) {
+                // Again, in the midst of mending.
+                self.disk.start(Trouble::Cut(self.random.below(30)));
+                let _ = self.start();
+                self.disk.power_cut();
+            }
         }
         self.disk.start(Trouble::Never);
         self.is_full = false;

@@ -282,8 +282,10 @@ impl Log {
         let is_in_doubt = matches!(access, Access::InDoubt(_));
         let version = self.version_of_life();
         self.vouch = match written {
+            // What it would say of itself is not yet so; see `restore_access`.
+            _ if !restored.is_empty() => None,
             Some((version, _)) if by_log == Access::Whole => {
-                Some(Vouch { version, is_in_doubt, is_due: !restored.is_empty() })
+                Some(Vouch { version, is_in_doubt, is_due: false })
             }
             // The log does not say so itself yet.
             _ if is_in_doubt || kept.is_some() => Some(Vouch { version, is_in_doubt, is_due: true }),
@@ -314,7 +316,8 @@ impl Log {
         lost.chain(deleted.map(|(key, _)| Restored { key: key.clone(), value: None })).collect()
     }
 
-    /// Writes what the log had lost into it again. Blocks.
+    /// Writes what the log had lost into it again, and that this is all, with the last of it: a log that said
+    /// so earlier would vouch for what it has lost. Blocks.
     pub(super) fn restore_access<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -327,6 +330,9 @@ impl Log {
             while self.append_reserved(&record, Urgency::Awaited, now).is_err() {
                 self.step_at_once(disk, now)?;
             }
+        }
+        if !restored.is_empty() {
+            self.vouch = Some(Vouch { version, is_in_doubt: false, is_due: true });
         }
         while self.has_gathered() && !restored.is_empty() {
             self.step_at_once(disk, now)?;
@@ -342,8 +348,10 @@ impl Log {
         }
     }
 
-    /// Makes both files beside the log say what the log says, unless they do. Blocks.
+    /// Makes both files beside the log say what the log says, unless they do; from now on every commit that
+    /// changes access does. Blocks.
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
+        self.keeps_access = true;
         let Some(vouch) = self.vouch else { return Ok(()) };
         let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
         let is_kept = |copy: &access_file::Copy| {

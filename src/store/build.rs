@@ -137,7 +137,8 @@ impl Log {
             self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
         }
         self.number += 1;
-        let keeps_access = self.gathers_access || self.vouch.is_some_and(|vouch| vouch.is_due);
+        let may_change = self.gathers_access || self.vouch.is_some_and(|vouch| vouch.is_due);
+        let keeps_access = self.keeps_access && may_change;
         if let Some(vouch) = &mut self.vouch {
             // A change of access is followed by a commit that tells of it: so its loss is noticed, wherever
             // in the log it lies.

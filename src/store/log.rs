@@ -182,6 +182,8 @@ pub struct Log {
     pub(super) covers: u32,
     /// What each commit says of access, once something was said.
     pub(super) vouch: Option<Vouch>,
+    /// The files beside the log follow what is written. During a start they are what vouches, and stay.
+    pub(super) keeps_access: bool,
     /// What gathers has definitions of access.
     pub(super) gathers_access: bool,
     /// Where what gathers ends with a digest.
@@ -264,6 +266,7 @@ impl Log {
             is_starting: true,
             covers: start.covers,
             vouch: None,
+            keeps_access: false,
             gathers_access: start.again_records > 0,
             digest_at: 0,
             deletions_again: Vec::new(),
