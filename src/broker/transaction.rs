@@ -88,6 +88,17 @@ impl Broker {
         // It took no longer than it may when it was checked, and must not end half-way.
         self.effort_max = u32::MAX;
         let said = self.journal.said();
+        self.journal.begin_group();
+        let outcome = self.carry_out(messages, channel);
+        let batch = self.journal.end_group(messages);
+        if self.journal.said() != said {
+            self.await_batch(batch);
+        }
+        outcome
+    }
+
+    /// Does what the transaction holds.
+    fn carry_out(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
         while let Some(message) = next {
@@ -116,10 +127,6 @@ impl Broker {
         {
             let settlement = self.deliveries.slab[index].decided.take().unwrap_or(Settlement::Ack);
             self.settle_one(messages, index, settlement);
-        }
-        if self.journal.said() != said {
-            let batch = self.journal.await_settles();
-            self.await_batch(batch);
         }
         Ok(Outcome::Done)
     }
@@ -227,9 +234,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Whether the log takes so many bytes with a commit.
+    /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
     fn check_log(&self, bytes: u64) -> Result<(), Fault> {
-        match self.journal.admit(bytes, 1) {
+        let times = if self.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        match self.journal.admit(times * bytes, 1) {
             Err(NoRoom::Disk) => Err(self.out_of("disk_limit")),
             Err(NoRoom::Commit) if self.journal.mode() == JournalMode::Unwritable => Err(Fault::new(
                 ReplyCode::ResourceError,

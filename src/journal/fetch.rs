@@ -64,18 +64,10 @@ impl Journal {
     /// The next message to write, with its places in `targets`.
     pub fn front(&mut self, messages: &mut Messages, targets: &mut Vec<Target>) -> Option<Front> {
         loop {
+            self.pop_dead();
             let pending = *self.pending.front()?;
-            if pending.live == 0 {
-                self.pop();
-                continue;
-            }
-            targets.clear();
-            let places = self.targets.iter().take(pending.targets as usize).copied();
             let number = self.first;
-            let gone = &self.gone;
-            targets.extend(places.filter(|target| {
-                !gone.iter().any(|(queue, before)| *queue == target.queue && number < *before)
-            }));
+            self.places(number, 0..pending.targets as usize, targets);
             if targets.is_empty() {
                 self.pending_bytes -= u64::from(pending.bytes);
                 self.live -= 1;
@@ -85,6 +77,21 @@ impl Journal {
                 continue;
             }
             return Some(Front { message: pending.message, number });
+        }
+    }
+
+    /// The places of message `number` that still exist; it has those in `range` of all that wait.
+    pub(super) fn places(&self, number: u64, range: core::ops::Range<usize>, targets: &mut Vec<Target>) {
+        targets.clear();
+        targets.extend(self.targets.range(range).filter(|target| {
+            !self.gone.iter().any(|(queue, before)| *queue == target.queue && number < *before)
+        }));
+    }
+
+    /// Forgets messages at the front that nobody wants any more.
+    pub(super) fn pop_dead(&mut self) {
+        while self.pending.front().is_some_and(|pending| pending.live == 0) {
+            self.pop();
         }
     }
 
@@ -102,6 +109,7 @@ impl Journal {
     fn pop(&mut self) {
         if let Some(pending) = self.pending.pop_front() {
             self.targets.drain(..pending.targets as usize);
+            self.targets_before += u64::from(pending.targets);
             self.first += 1;
             self.room_made += 1;
             let first = self.first;
@@ -118,13 +126,12 @@ impl Journal {
         if !settles_left && !self.settles_matter {
             self.settles_awaited = None;
         }
-        while self.pending.front().is_some_and(|pending| pending.live == 0) {
-            self.pop();
-        }
+        self.pop_dead();
         let message = self.pending.front().map(|pending| pending.batch);
         let fact = self.facts.front().map(|(batch, _)| *batch);
         let repeat = self.repeats.front().map(|(batch, _)| *batch);
-        let first = [message, fact, repeat, self.settles_awaited].into_iter().flatten().min();
+        let group = self.groups.batch();
+        let first = [message, fact, repeat, group, self.settles_awaited].into_iter().flatten().min();
         match first {
             Some(batch) => Batch(batch.0 - 1),
             None => {

@@ -21,6 +21,7 @@
 pub mod definition;
 mod fact;
 mod fetch;
+mod group;
 
 use std::collections::VecDeque;
 
@@ -28,6 +29,9 @@ use crate::mem::{MessageId, Messages};
 
 pub use definition::{Definition, DestinationName};
 pub use fact::Fact;
+pub use group::{Cursor, Group};
+
+use group::Groups;
 
 /// What becomes durable together; rises. [`Batch::NONE`] is durable from the start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -96,6 +100,14 @@ pub const fn is_transient(incarnation: u64) -> bool {
     incarnation & TRANSIENT != 0
 }
 
+/// Incarnations with this bit are of no queue: what has it is a group that no commit could hold at once.
+const GROUP: u64 = 1 << 62;
+
+/// Whether this stands for a group in the log; see [`Journal::next_group`].
+pub const fn is_group(incarnation: u64) -> bool {
+    incarnation & (GROUP | TRANSIENT) == GROUP
+}
+
 /// Offsets that are done with, the end not included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
@@ -159,6 +171,9 @@ pub struct Journal {
     /// The number of the first pending message since start.
     first: u64,
     targets: VecDeque<Target>,
+    /// How many targets have left since start.
+    targets_before: u64,
+    groups: Groups,
     handed: VecDeque<MessageId>,
     facts: VecDeque<(Batch, Fact)>,
     /// Facts that went into a commit once and are to go into the next one too; so many of them may.
@@ -208,6 +223,8 @@ impl Journal {
             live: 0,
             first: 0,
             targets: VecDeque::with_capacity(pending_room),
+            targets_before: 0,
+            groups: Groups::default(),
             handed: VecDeque::with_capacity(pending_room),
             facts: VecDeque::with_capacity(64),
             repeats: VecDeque::new(),
@@ -297,6 +314,11 @@ impl Journal {
         self.next_version() | TRANSIENT
     }
 
+    /// A name for a group in the log, which no other ever had.
+    pub const fn next_group(&mut self) -> u64 {
+        self.next_version() | GROUP
+    }
+
     /// Everything up to this batch is durable.
     pub const fn durable(&self) -> Batch {
         self.durable
@@ -324,7 +346,9 @@ impl Journal {
 
     /// Whether so much waits that no more should be asked of the broker for now.
     pub fn is_crowded(&self) -> bool {
-        self.fact_bytes > FACT_BYTES_MAX || self.facts.len() + self.repeats.len() > FACTS_MAX
+        self.fact_bytes > FACT_BYTES_MAX
+            || self.facts.len() + self.repeats.len() > FACTS_MAX
+            || self.groups.is_crowded()
     }
 
     /// Messages that wait for their commit.
@@ -334,7 +358,8 @@ impl Journal {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.live == 0 && self.facts.is_empty() && self.repeats.is_empty() && !self.settles_matter
+        let has_facts = !self.facts.is_empty() || !self.repeats.is_empty();
+        self.live == 0 && !has_facts && !self.settles_matter && self.groups.is_empty()
     }
 
     // ---- what the broker says
@@ -352,10 +377,10 @@ impl Journal {
     }
 
     /// Whether a message of so many bytes, `body_bytes` of them its body, fits into a commit for so many
-    /// queues, a large body chunk by chunk.
+    /// queues, a large body chunk by chunk; within a part of a group, too.
     pub const fn fits_commit(&self, bytes: u64, body_bytes: u64, targets: usize) -> bool {
         let part = if body_bytes < CHUNK_BYTES { body_bytes } else { CHUNK_BYTES };
-        let bytes = bytes - body_bytes + part + 3 * RECORD_BYTES + TARGET_BYTES * targets as u64;
+        let bytes = bytes - body_bytes + part + 6 * RECORD_BYTES + TARGET_BYTES * targets as u64;
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 
@@ -424,10 +449,15 @@ impl Journal {
         self.find_waiting(messages, message).is_some()
     }
 
-    /// A place of a message is done with. If that was its last one and it was not written, it never will be.
+    /// A place of a message is done with. If that was its last one and it was not written, it never will be,
+    /// unless a group settles it.
     pub fn settle(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
         if self.mode != Mode::On {
             return;
+        }
+        if self.groups.is_open() {
+            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };
+            return self.groups.settle(settled);
         }
         if !self.forsake(messages, target.queue, message) {
             self.settles_matter = true;
@@ -462,7 +492,9 @@ impl Journal {
 
     /// Offsets that were written long ago are done with, all at once.
     pub fn settle_stored(&mut self, settled: Settled) {
-        if self.mode == Mode::On {
+        if self.groups.is_open() {
+            self.groups.settle(settled);
+        } else if self.mode == Mode::On {
             self.settles_matter = true;
             self.note(Urgency::Lazy);
             self.settle_range(settled);
@@ -490,14 +522,7 @@ impl Journal {
     }
 
     fn merge_settles(&mut self) {
-        self.settles.sort_unstable_by_key(|settled| (settled.queue, settled.start));
-        self.settles.dedup_by(|next, kept| {
-            let touches = next.queue == kept.queue && next.start == kept.end;
-            if touches {
-                kept.end = next.end;
-            }
-            touches
-        });
+        merge(&mut self.settles);
     }
 
     /// Somebody waits until all that is settled so far is written; returns the batch to wait for.
@@ -622,6 +647,18 @@ impl Journal {
         let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
         found.map(|_| at)
     }
+}
+
+/// Puts settlements in order and those that touch together.
+fn merge(settles: &mut Vec<Settled>) {
+    settles.sort_unstable_by_key(|settled| (settled.queue, settled.start));
+    settles.dedup_by(|next, kept| {
+        let touches = next.queue == kept.queue && next.start == kept.end;
+        if touches {
+            kept.end = next.end;
+        }
+        touches
+    });
 }
 
 /// The mark of the message with this number; never 0.

@@ -263,6 +263,15 @@ fn tell(report: &Report, directory: &Path) {
             report.footers_missing
         );
     }
+    if report.groups_damaged + report.groups_waiting > 0 {
+        log::error!(
+            "{}: {} large transactions are damaged, and parts of them may be missing; {} wait for room on \
+             the disk and will be whole after another start",
+            directory.display(),
+            report.groups_damaged,
+            report.groups_waiting
+        );
+    }
     if report.access.access == Access::Whole && !report.access.restored.is_empty() {
         log::warn!(
             "{}: the log had lost {} definitions of users and permissions; they are as they were, from the \

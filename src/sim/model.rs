@@ -129,7 +129,18 @@ pub(super) struct Model {
     pub(super) is_lenient: bool,
     /// Everything said in this life so far is durable up to this batch.
     pub(super) durable: Batch,
+    /// Transactions of this life.
+    pub(super) asked: Vec<Asked>,
     pub(super) complaints: Vec<String>,
+}
+
+/// A transaction that was asked for: what of it a start can find, or find missing, by queue and content.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Messages for the log.
+    pub(super) published: Vec<(Number, u64)>,
+    /// Messages that were durable and are settled.
+    pub(super) settled: Vec<(Number, u64)>,
 }
 
 impl Model {
@@ -438,6 +449,27 @@ impl Model {
         let Some(queue) = self.queues.get_mut(&number) else { return };
         if queue.copies.get(&arrival).is_some_and(|copy| copy.state == State::Done) {
             queue.forget(arrival);
+        }
+    }
+
+    /// Notes a transaction, before what it settles is finished.
+    pub(super) fn ask(&mut self, contents: &[u64], places: &[(Number, Arrival)]) {
+        let mut asked = Asked::default();
+        for (number, queue) in &self.queues {
+            for content in contents {
+                let at = queue.by_content.get(content).and_then(|arrival| queue.copies.get(arrival));
+                if at.is_some_and(|copy| copy.logged.is_some()) {
+                    asked.published.push((*number, *content));
+                }
+            }
+        }
+        for (number, arrival) in places {
+            let copy = self.queues.get(number).and_then(|queue| queue.copies.get(arrival));
+            let durable = copy.filter(|copy| copy.logged.is_some_and(|batch| batch <= self.durable));
+            asked.settled.extend(durable.map(|copy| (*number, copy.content)));
+        }
+        if asked.published.len() + asked.settled.len() > 1 {
+            self.asked.push(asked);
         }
     }
 

@@ -29,6 +29,7 @@ impl Model {
         for number in numbers {
             self.check_queue(number, found.contents.get(&number).map_or(&[], Vec::as_slice));
         }
+        self.check_transactions(found);
         self.begin(found);
     }
 
@@ -102,6 +103,33 @@ impl Model {
         }
         let name = queue.name.clone();
         self.complaints.extend(complaints.into_iter().map(|what| format!("queue {name} ({number}): {what}")));
+    }
+
+    /// All of a transaction is there, or nothing. What was consumed since, or deleted, says nothing.
+    fn check_transactions(&mut self, found: &Found) {
+        let is_there = |(number, content): &(Number, u64)| {
+            found.contents.get(number).is_some_and(|contents| contents.contains(content))
+        };
+        let queue = |number: &Number| {
+            let is_known = found.queues.values().any(|other| other == number);
+            self.queues.get(number).filter(|queue| is_known && !queue.gone)
+        };
+        let mut complaints = Vec::new();
+        for asked in &self.asked {
+            let is_lost = |(number, content): &(Number, u64)| {
+                let Some(queue) = queue(number) else { return false };
+                let copy = queue.by_content.get(content).and_then(|arrival| queue.copies.get(arrival));
+                let is_wanted = copy.is_some_and(|copy| copy.state != State::Done && !copy.droppable);
+                is_wanted && !is_there(&(*number, *content))
+            };
+            let is_settled = |place: &(Number, u64)| queue(&place.0).is_some() && !is_there(place);
+            let has_happened = asked.published.iter().any(is_there) || asked.settled.iter().any(is_settled);
+            let has_not = asked.published.iter().any(is_lost) || asked.settled.iter().any(is_there);
+            if has_happened && has_not {
+                complaints.push(format!("half of a transaction is there: {asked:?}"));
+            }
+        }
+        self.complaints.extend(complaints);
     }
 
     fn begin(&mut self, found: &Found) {

@@ -386,6 +386,10 @@ impl Life<'_> {
             let targets = self.w.model.route(&content.exchange, &content.key);
             self.pushed(content, targets.into_iter().collect());
         }
+        let done = decided.iter().filter(|(_, _, settlement)| *settlement != Settlement::Requeue);
+        let done: Vec<_> = done.map(|(_, place, _)| *place).collect();
+        let numbers: Vec<u64> = published.iter().map(|content| content.number).collect();
+        self.w.model.ask(&numbers, &done);
         let mut places = Vec::new();
         for (_, (queue, arrival), settlement) in decided {
             if settlement == Settlement::Requeue {

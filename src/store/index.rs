@@ -490,10 +490,13 @@ impl Index {
         }
     }
 
-    /// Ends recovery: chunks without a message are dead, and what kills nothing any more is forgotten.
-    pub(super) fn end_recovery(&mut self) {
-        for large in self.bodies.values_mut().filter(|large| large.holders == 0) {
-            bury(large, &mut self.segments);
+    /// Ends recovery: chunks without a message are dead, but for those of the bodies that a group names, and
+    /// what kills nothing any more is forgotten.
+    pub(super) fn end_recovery(&mut self, named: &[u64]) {
+        for (body, large) in &mut self.bodies {
+            if large.holders == 0 && !named.contains(body) {
+                bury(large, &mut self.segments);
+            }
         }
         self.forget_gone();
     }

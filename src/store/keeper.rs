@@ -10,12 +10,13 @@
 //! need be, and its message after the last.
 
 use crate::journal::{Batch, Fact, Front, Journal, Target as Place, Urgency};
-use crate::mem::Messages;
+use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 
 use super::disk::Disk;
 use super::fetch::FetchJob;
 use super::footer::Footer;
+use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{Failed, Log, Refused};
 use super::read_back::{FetchDone, Scratch};
@@ -102,7 +103,7 @@ struct Chunking {
 /// The log and what it is fed with.
 #[derive(Debug)]
 pub struct Keeper {
-    log: Log,
+    pub(super) log: Log,
     /// What the commit on its way makes durable.
     covers: Batch,
     is_writing: bool,
@@ -111,11 +112,48 @@ pub struct Keeper {
     /// The end is near: nothing is prepared that will not be used.
     is_flushing: bool,
     chunking: Option<Chunking>,
-    places: Vec<Place>,
+    pub(super) groups: Groups,
     ranges: Vec<Range>,
+    pub(super) draft: Draft,
+    chunk: Vec<u8>,
+}
+
+/// What a message's record is put together in.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// Where the message goes.
+    pub(super) places: Vec<Place>,
     targets: Vec<Target>,
     properties: Vec<u8>,
-    chunk: Vec<u8>,
+}
+
+impl Draft {
+    /// The record of a message that goes to `places`.
+    pub(super) fn record<'a>(
+        &'a mut self,
+        messages: &'a Messages,
+        message: MessageId,
+        time_ms: u64,
+        body: Body<'static>,
+    ) -> Message<'a> {
+        self.properties.resize(messages.properties_len(message) as usize, 0);
+        self.targets.clear();
+        let lane = 0;
+        self.targets.extend(self.places.iter().map(|place| Target {
+            queue: place.queue,
+            offset: place.offset,
+            lane,
+        }));
+        Message {
+            targets: Targets::List(&self.targets),
+            enqueued_ms: time_ms,
+            expiration_ms: None,
+            exchange: messages.exchange(message).as_bytes(),
+            key: messages.routing_key(message),
+            properties: messages.properties(message, &mut self.properties),
+            body,
+        }
+    }
 }
 
 /// Bytes that the store's buffers take at most, for the memory table: what gathers, is written and is copied;
@@ -135,10 +173,13 @@ impl Keeper {
             is_blocked: false,
             is_flushing: false,
             chunking: None,
-            places: Vec::with_capacity(64),
+            groups: Groups::default(),
             ranges: Vec::with_capacity(512),
-            targets: Vec::with_capacity(64),
-            properties: Vec::with_capacity(frame_max),
+            draft: Draft {
+                places: Vec::with_capacity(64),
+                targets: Vec::with_capacity(64),
+                properties: Vec::with_capacity(frame_max),
+            },
             chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
         }
     }
@@ -160,7 +201,12 @@ impl Keeper {
 
     /// Whether everything is written, or never will be, for a clean stop.
     pub fn is_idle(&self, journal: &Journal) -> bool {
-        self.log.has_failed() || !self.is_writing && self.log.is_idle() && journal.is_empty()
+        self.log.has_failed() || !self.is_writing && self.log.is_idle() && !self.has_more(journal)
+    }
+
+    /// Whether something waits outside of the log.
+    fn has_more(&self, journal: &Journal) -> bool {
+        !journal.is_empty() || !self.groups.is_empty()
     }
 
     /// Whether something waits that finds no room on the disk, so that waiting for it would never end.
@@ -185,7 +231,7 @@ impl Keeper {
         if self.is_writing {
             return None;
         }
-        if self.log.is_time(now) && !journal.is_empty() {
+        if self.log.is_time(now) && self.has_more(journal) {
             self.gather(journal, messages, now);
         }
         let job = self.log.next_commit(now);
@@ -193,13 +239,15 @@ impl Keeper {
             self.covers = journal.cover(self.log.has_settlements());
             if !journal.is_empty() {
                 self.log.note(Urgency::Awaited, now);
+            } else if !self.groups.is_empty() {
+                self.log.note(Urgency::Lazy, now);
             }
             self.is_writing = true;
             return Some(Write::Commit(job));
         }
         if self.log.is_idle() {
             journal.advance();
-            if journal.is_empty() {
+            if !self.has_more(journal) {
                 self.log.rest();
             }
         }
@@ -233,7 +281,7 @@ impl Keeper {
             }
             WriteDone::Prepare(done) => {
                 self.log.prepare_done(done)?;
-                if !journal.is_empty() {
+                if self.has_more(journal) {
                     self.log.note(Urgency::Window, now);
                 }
             }
@@ -254,6 +302,46 @@ impl Keeper {
             }
             journal.pop_fact();
         }
+        self.forget_groups(now);
+        // A group that waits for a commit of its own comes before settlements that would fill it.
+        let is_late = self.groups.is_waiting;
+        if !is_late {
+            self.gather_settles(journal, now);
+        }
+        if !self.log.has_room(MARK_BYTES * journal.riding_len()) {
+            return;
+        }
+        journal.drain_riding(|queue, offset| {
+            let marked = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
+            debug_assert!(marked.is_ok(), "there was room for all of them");
+        });
+        if self.gather_messages(journal, messages, now) && is_late {
+            self.gather_settles(journal, now);
+        }
+    }
+
+    /// `false` when the commit or the disk has no room for more.
+    fn gather_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
+        loop {
+            if let Some(group) = journal.group() {
+                if !self.write_group(journal, messages, &group, now) {
+                    return false;
+                }
+                continue;
+            }
+            let Some(front) = journal.front(messages, &mut self.draft.places) else { return true };
+            // Those before the group may all be gone by now.
+            if journal.group().is_some() {
+                continue;
+            }
+            if !self.write_message(messages, journal.time_ms(), front, now) {
+                return false;
+            }
+            journal.hand_over(messages);
+        }
+    }
+
+    fn gather_settles(&mut self, journal: &mut Journal, now: Now) {
         let mut settling = 0;
         journal.drain_settles(|settled| {
             if settled.queue != settling || self.ranges.len() == self.ranges.capacity() {
@@ -263,19 +351,6 @@ impl Keeper {
             self.ranges.push(Range { start: settled.start, end: settled.end });
         });
         self.write_settled(settling, now);
-        if !self.log.has_room(MARK_BYTES * journal.riding_len()) {
-            return;
-        }
-        journal.drain_riding(|queue, offset| {
-            let marked = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
-            debug_assert!(marked.is_ok(), "there was room for all of them");
-        });
-        while let Some(front) = journal.front(messages, &mut self.places) {
-            if !self.write_message(messages, journal.time_ms(), front, now) {
-                return;
-            }
-            journal.hand_over(messages);
-        }
     }
 
     /// Appends the settlements of one queue, or leaves them to the log for the next commit with room.
@@ -289,35 +364,26 @@ impl Keeper {
     }
 
     /// Appends a message; `false` when the commit or the disk has no room for it now.
-    fn write_message(&mut self, messages: &Messages, time_ms: u64, front: Front, now: Now) -> bool {
+    pub(super) fn write_message(
+        &mut self,
+        messages: &Messages,
+        time_ms: u64,
+        front: Front,
+        now: Now,
+    ) -> bool {
         let message = front.message;
         let body_len = messages.body_len(message) as usize;
         let body = if body_len > CHUNK_BODY_BYTES {
-            match self.write_chunks(messages, front, now) {
-                Some(body) => body,
+            let written = self.groups.body_of(front.number);
+            match written.or_else(|| self.write_chunks(messages, front, now)) {
+                Some(body) => group::chunked(body, body_len),
                 None => return false,
             }
         } else {
             self.drop_abandoned();
             Body::Inline(&[])
         };
-        self.properties.resize(messages.properties_len(message) as usize, 0);
-        self.targets.clear();
-        let lane = 0;
-        self.targets.extend(self.places.iter().map(|place| Target {
-            queue: place.queue,
-            offset: place.offset,
-            lane,
-        }));
-        let record = Message {
-            targets: Targets::List(&self.targets),
-            enqueued_ms: time_ms,
-            expiration_ms: None,
-            exchange: messages.exchange(message).as_bytes(),
-            key: messages.routing_key(message),
-            properties: messages.properties(message, &mut self.properties),
-            body,
-        };
+        let record = self.draft.record(messages, message, time_ms, body);
         let outcome = match body {
             Body::Chunked { .. } => self.log.append(&Record::Message(record), Urgency::Awaited, now),
             Body::Inline(_) => {
@@ -329,12 +395,18 @@ impl Keeper {
         debug_assert!(outcome != Err(Refused::TooLarge), "a commit has room for the largest record");
         if outcome.is_ok() {
             self.chunking = None;
+            self.groups.take_body(front.number);
         }
         outcome.is_ok()
     }
 
+    /// The body that was written last stays, whatever becomes of its message.
+    pub(super) const fn keep_body(&mut self) {
+        self.chunking = None;
+    }
+
     /// Writes what is left of a large body; `None` when not all of it went in.
-    fn write_chunks(&mut self, messages: &Messages, front: Front, now: Now) -> Option<Body<'static>> {
+    pub(super) fn write_chunks(&mut self, messages: &Messages, front: Front, now: Now) -> Option<u64> {
         let Front { message, number } = front;
         if self.chunking.is_none_or(|chunking| chunking.number != number) {
             self.drop_abandoned();
@@ -352,7 +424,7 @@ impl Keeper {
             self.log.append(&record, Urgency::Awaited, now).ok()?;
             chunking.done += 1;
         }
-        Some(Body::Chunked { body: chunking.body, chunks, bytes: body_len as u64 })
+        Some(chunking.body)
     }
 
     /// A message was settled while its body was being written: nobody needs the chunks.

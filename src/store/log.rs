@@ -370,6 +370,31 @@ impl Log {
         Ok(self.appended_one(urgency, now))
     }
 
+    /// Appends a part of a group: a chunk with the records that `fill` puts there, in so many bytes; `false`
+    /// when it puts none, or the disk has no room now.
+    pub(super) fn append_part(
+        &mut self,
+        body: u64,
+        index: u32,
+        now: Now,
+        fill: impl FnOnce(&mut Vec<u8>, usize),
+    ) -> bool {
+        let taken = self.gather.len() + self.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
+        let room = self.gather_bytes_max().saturating_sub(taken);
+        if !self.has_disk_room(padded(taken + room)) {
+            return false;
+        }
+        let bytes = record::encode_part(body, index, &mut self.gather, |out| fill(out, room));
+        if bytes == 0 {
+            // What gathers is in its way.
+            self.hurry();
+            return false;
+        }
+        self.counters.payload_bytes += bytes as u64;
+        self.appended_one(Urgency::Awaited, now);
+        true
+    }
+
     /// Appends settlements (rising, apart) to what gathers, without remembering them; `false` when they are
     /// better remembered ([`Log::settle`]), because room is scarce and they may merge with others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
@@ -472,7 +497,8 @@ impl Log {
         self.settings.commit_bytes as usize / 8
     }
 
-    fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
+    /// Whether records of so many bytes are taken now.
+    pub(super) fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
         self.admit_to_commit(bytes)?;
         let commit = padded(self.gather.len() + bytes + self.settle_share());
         if self.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }

@@ -14,6 +14,7 @@
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `hold` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
+//! | `group` | what must become durable together, and is more than one commit holds |
 //! | `jobs` | what the helper threads do |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
 //! | `counters` | what was done so far |
@@ -56,6 +57,7 @@ mod evidence;
 mod fetch;
 mod file_disk;
 mod footer;
+mod group;
 mod hold;
 mod index;
 mod jobs;

@@ -11,6 +11,7 @@ use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
 use super::evidence::{synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
+use super::group;
 use super::index::Index;
 use super::parts::{Part, PartBlock, part_seed};
 use super::read_around::ReadAround;
@@ -186,7 +187,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         self.chain = chain;
         let mut newest = self.read_newest(newest, header_bytes)?;
-        self.index.end_recovery();
+        let named = group::bodies_named(&self.index, self.disk)?;
+        self.index.end_recovery(&named);
         self.find_lost_end(&mut newest, headers)?;
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_rested();

@@ -408,6 +408,27 @@ pub(super) fn encode_message(
     });
 }
 
+/// Appends a chunk whose bytes `fill` appends; says how many it did. Nothing is appended when there are none.
+pub(super) fn encode_part(
+    body: u64,
+    index: u32,
+    out: &mut Vec<u8>,
+    fill: impl FnOnce(&mut Vec<u8>),
+) -> usize {
+    let (start, mut bytes) = (out.len(), 0);
+    encode_with(out, CHUNK, |out| {
+        varint::put(out, body);
+        varint::put(out, index.into());
+        let from = out.len();
+        fill(out);
+        bytes = out.len() - from;
+    });
+    if bytes == 0 {
+        out.truncate(start);
+    }
+    bytes
+}
+
 fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     varint::put(out, bytes.len() as u64);
     out.extend_from_slice(bytes);

@@ -22,7 +22,7 @@ use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::Disk;
 use super::evidence::owner_of;
-use super::index::Place;
+use super::index::{Index, Place};
 use super::log::{Log, Settings, Start};
 use super::read_around::{ReadAround, is_about_a_block};
 use super::reader::{Reader, read_headers};
@@ -93,6 +93,10 @@ pub struct Report {
     pub refused: Vec<(u32, u32)>,
     /// There are files with something in them, but nothing of it is a log any more.
     pub is_lost: bool,
+    /// Large transactions that cannot be read: what was not written of them a second time is missing.
+    pub groups_damaged: u32,
+    /// Large transactions that the disk has no room to write a second time.
+    pub groups_waiting: u32,
     /// What can be said of users and permissions.
     pub access: AccessReport,
     /// The store can be read but not written: nothing can become durable.
@@ -137,7 +141,7 @@ impl Log {
         if report.is_new && !may_begin {
             return Err(OpenError::NoStore);
         }
-        if let Err(error) = log.begin(disk, &report, now) {
+        if let Err(error) = log.begin(disk, &mut report, now) {
             log.failed = true;
             report.unwritable = Some(error);
             if !report.access.restored.is_empty() {
@@ -167,8 +171,9 @@ impl Log {
     }
 
     /// The first commits of a life.
-    fn begin<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+    fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
         self.begin_life(disk, now)?;
+        self.finish_groups(disk, report, now)?;
         self.restore_access(disk, &report.access.restored, now)?;
         self.renew_access_file(disk)
     }
@@ -242,16 +247,7 @@ impl Log {
         place: Place,
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<Record<'b>>> {
-        let Some(segment) = self.index.segments().get(&place.segment) else {
-            return Ok(None);
-        };
-        bytes.clear();
-        bytes.resize(place.bytes as usize, 0);
-        match disk.read(segment.slot, place.at.into(), bytes) {
-            Err(error) if is_about_a_block(&error) => return Ok(None),
-            read => read?,
-        };
-        Ok(Record::parse(bytes).ok().map(|(record, _)| record))
+        read_record(&self.index, disk, place, bytes)
     }
 
     /// Walks over all live messages and chunks, segment by segment. For inspection and export: it reads
@@ -294,6 +290,25 @@ impl Log {
             queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
         })
     }
+}
+
+/// See [`Log::read_record`].
+pub(super) fn read_record<'b, D: Disk>(
+    index: &Index,
+    disk: &mut D,
+    place: Place,
+    bytes: &'b mut Vec<u8>,
+) -> io::Result<Option<Record<'b>>> {
+    let Some(segment) = index.segments().get(&place.segment) else {
+        return Ok(None);
+    };
+    bytes.clear();
+    bytes.resize(place.bytes as usize, 0);
+    match disk.read(segment.slot, place.at.into(), bytes) {
+        Err(error) if is_about_a_block(&error) => return Ok(None),
+        read => read?,
+    };
+    Ok(Record::parse(bytes).ok().map(|(record, _)| record))
 }
 
 fn recover<D: Disk>(

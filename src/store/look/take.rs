@@ -462,7 +462,7 @@ impl Taking {
     }
 
     fn finish(mut self) -> Look {
-        self.look.index.end_recovery();
+        self.look.index.end_recovery(&[]);
         let index = &self.look.index;
         let is_live = |target: &Target| {
             index.queues().get(&target.queue).is_some_and(|queue| queue.segment_of(target.offset).is_some())

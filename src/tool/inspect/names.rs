@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 
 use super::json::Object;
-use crate::journal::{Definition, DestinationName, is_transient};
+use crate::journal::{Definition, DestinationName, is_group, is_transient};
 use crate::store::look::Look;
 use crate::store::{Disk, Record};
 
@@ -60,6 +60,9 @@ impl Names {
                 match self.1 {
                     Some((vhost, name)) => {
                         write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))
+                    }
+                    None if is_group(self.0) => {
+                        f.write_str("a large transaction, which the next start completes")
                     }
                     None if is_transient(self.0) => f.write_str("transient ones that memory had no room for"),
                     None => f.write_str("?"),

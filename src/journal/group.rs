@@ -1,0 +1,168 @@
+//! Groups: messages and settlements that become durable together or not at all, as a transaction's do.
+//!
+//! ```text
+//! begin_group ── publish, settle, publish, … ── end_group → the batch to wait for
+//! pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements of its own
+//! ```
+//!
+//! The messages of a group wait among all others, one behind the other; what it settles is kept apart from
+//! other settlements until its messages are written. A message that a group settles is written all the same,
+//! if it was not yet: whoever published it may hear that it is safe before the group is.
+//!
+//! Always true: groups are in the order of their messages; one with no messages, or with one message that
+//! settles nothing, is none, for what is said of it is in one commit anyway.
+
+use std::collections::VecDeque;
+
+use super::{Batch, CHUNK_BYTES, Front, Journal, Settled, Target, merge};
+use crate::mem::Messages;
+
+/// What a record of settlements takes, for each queue and for each range, in bytes at most.
+const SETTLED_BYTES: u64 = 128;
+const RANGE_BYTES: u64 = 20;
+/// Settlements in groups beyond which no more should be asked of the broker.
+const SETTLES_MAX: usize = 8192;
+
+/// What is to become durable together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// The number of its first message since start.
+    pub first: u64,
+    /// The one after its last.
+    pub end: u64,
+    /// Bytes that its records take at most, bodies in chunks not counted.
+    pub bytes: u64,
+    settles: usize,
+    batch: Batch,
+}
+
+/// A place among the messages that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Cursor {
+    number: u64,
+    /// How many targets were before it since start.
+    target: u64,
+}
+
+/// The groups that wait, and the one that is being said.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    waiting: VecDeque<Group>,
+    settles: VecDeque<Settled>,
+    /// The first message of the one that is being said, and how many settlements were there before it.
+    open: Option<(u64, usize)>,
+}
+
+impl Groups {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn is_crowded(&self) -> bool {
+        self.settles.len() > SETTLES_MAX
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// The batch of the first.
+    pub(super) fn batch(&self) -> Option<Batch> {
+        self.waiting.front().map(|group| group.batch)
+    }
+
+    pub(super) fn settle(&mut self, settled: Settled) {
+        match self.settles.back_mut() {
+            Some(last) if last.queue == settled.queue && last.end == settled.start => last.end = settled.end,
+            _ => self.settles.push_back(settled),
+        }
+    }
+}
+
+impl Journal {
+    /// What is published and settled from now on belongs together, until [`Self::end_group`].
+    pub fn begin_group(&mut self) {
+        debug_assert!(!self.groups.is_open(), "a group is not in another");
+        self.groups.open = Some((self.first + self.pending.len() as u64, self.groups.settles.len()));
+        // The settlement before must not grow into this group.
+        self.groups.settles.push_back(Settled { queue: 0, start: 0, end: 0 });
+    }
+
+    /// All that belongs together was said. Returns the batch to wait for.
+    pub fn end_group(&mut self, messages: &Messages) -> Batch {
+        let Some((first, before)) = self.groups.open.take() else { return self.await_all() };
+        let mut settles: Vec<Settled> = self.groups.settles.drain(before..).skip(1).collect();
+        merge(&mut settles);
+        let end = self.first + self.pending.len() as u64;
+        if first == end || (settles.is_empty() && first + 1 == end) {
+            settles.into_iter().for_each(|settled| self.settle_stored(settled));
+            return self.await_all();
+        }
+        let of_queues = settles.chunk_by(|one, next| one.queue == next.queue).count() as u64;
+        let bytes = SETTLED_BYTES * (of_queues + 1) + RANGE_BYTES * settles.len() as u64;
+        let members = self.pending.range((first - self.first) as usize..);
+        let bytes = members.fold(bytes, |sum, pending| {
+            let body = if pending.live > 0 { messages.body_len(pending.message) } else { 0 };
+            let chunked = if u64::from(body) > CHUNK_BYTES { u64::from(body) } else { 0 };
+            sum + u64::from(pending.bytes).saturating_sub(chunked)
+        });
+        let batch = self.await_open();
+        self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
+        self.groups.settles.extend(settles);
+        batch
+    }
+
+    /// The group whose turn it is to be written; what was said before it, is.
+    pub fn group(&mut self) -> Option<Group> {
+        self.pop_dead();
+        let first = self.first;
+        self.groups.waiting.front().copied().filter(|group| group.first <= first)
+    }
+
+    /// Whether there are messages of the group that are to be written.
+    pub fn has_members(&mut self, group: &Group) -> bool {
+        self.pop_dead();
+        self.first < group.end && !self.pending.is_empty()
+    }
+
+    /// The next message at or behind the cursor that belongs to the group and is to be written, with its
+    /// places in `targets`; the cursor stands at it then. Nothing leaves the journal.
+    pub fn peek(&self, group: &Group, cursor: &mut Cursor, targets: &mut Vec<Target>) -> Option<Front> {
+        if cursor.number < self.first {
+            *cursor = Cursor { number: self.first, target: self.targets_before };
+        }
+        while cursor.number < group.end {
+            let pending = self.pending.get((cursor.number - self.first) as usize)?;
+            if pending.live > 0 {
+                let from = (cursor.target - self.targets_before) as usize;
+                self.places(cursor.number, from..from + pending.targets as usize, targets);
+                if !targets.is_empty() {
+                    return Some(Front { message: pending.message, number: cursor.number });
+                }
+            }
+            self.step(cursor);
+        }
+        None
+    }
+
+    /// Moves the cursor on by one message.
+    pub fn step(&self, cursor: &mut Cursor) {
+        let at = cursor.number.checked_sub(self.first).and_then(|at| self.pending.get(at as usize));
+        cursor.number += 1;
+        cursor.target += at.map_or(0, |pending| u64::from(pending.targets));
+    }
+
+    /// What the group whose turn it is settles, queue by queue, but for the first `done` of them.
+    pub fn group_settles(&self, done: usize) -> impl Iterator<Item = Settled> {
+        let count = self.groups.waiting.front().map_or(0, |group| group.settles);
+        self.groups.settles.iter().copied().take(count).skip(done)
+    }
+
+    /// The group whose turn it is went into commits, all of it.
+    pub fn group_written(&mut self) {
+        if let Some(group) = self.groups.waiting.pop_front() {
+            self.groups.settles.drain(..group.settles);
+            self.room_made += 1;
+        }
+    }
+}

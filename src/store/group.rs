@@ -1,0 +1,467 @@
+//! Groups in the log: what must become durable together, and is more than one commit holds.
+//!
+//! ```text
+//! fits      commit │ message │ message │ settled │                       one commit, so all or nothing
+//! does not  commit │ chunk: message, message, … │
+//!           commit │ chunk: message, settled, … │ message of the group, its body those chunks │
+//!                                                                        from here on it has happened
+//!           commit │ message │ message │ …                               the same, in their own right
+//!           commit │ message │ settled │
+//!           commit │ gone: the group │
+//! ```
+//!
+//! The message that makes a large group exist goes to an incarnation that is no queue's and was made for it
+//! (`journal::is_group`); its offset says how many chunks there are. Such a group is written twice, for which
+//! nothing else has to know of groups: until that message is durable, all else is chunks that belong to
+//! nothing and are reclaimed as such; from then on a start finds it and writes what the chunks say once more.
+//! Facts are a set, so what is there already does no harm.
+//!
+//! Always true: the group is gone only after everything in it is durable in its own right.
+
+use std::io;
+
+use crate::journal::{Cursor, Group, Journal, Urgency, is_group};
+use crate::mem::Messages;
+use crate::time::Now;
+
+use super::build::for_each_record;
+use super::disk::Disk;
+use super::index::Index;
+use super::keeper::{Draft, Keeper};
+use super::log::{Log, Position, Refused};
+use super::record::{
+    Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
+    encode_message,
+};
+use super::recover::{Report, Step, read_record};
+
+/// Ranges that one record of a part holds.
+const RANGES_MAX: usize = 128;
+
+/// How far the keeper has come with groups.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// The one that no commit holds at once.
+    large: Option<Large>,
+    /// Large bodies that are written, of messages that are not: numbers of messages, and ids.
+    bodies: Vec<(u64, u64)>,
+    /// Settlements of the one that is being written that are in the log in their own right.
+    settled: usize,
+    /// A group waits for a commit of its own.
+    pub(super) is_waiting: bool,
+    /// Large ones that go when everything up to there is durable.
+    said: Vec<(u64, Position)>,
+}
+
+/// A group that no commit holds at once.
+#[derive(Debug)]
+struct Large {
+    /// The number of its first message.
+    first: u64,
+    incarnation: u64,
+    body: u64,
+    parts: u32,
+    bytes: u64,
+    /// The first message that is in no part yet.
+    cursor: Cursor,
+    /// Settlements that are in a part.
+    settled: usize,
+    /// The message that makes it exist was appended.
+    is_said: bool,
+}
+
+impl Groups {
+    /// The message is written: the body is its own.
+    pub(super) fn take_body(&mut self, number: u64) {
+        self.bodies.retain(|(other, _)| *other != number);
+    }
+
+    /// Whether something of a group is still to be written that no message waits for.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.said.is_empty()
+    }
+
+    /// The body of a message that was written before the message.
+    pub(super) fn body_of(&self, number: u64) -> Option<u64> {
+        let at = self.bodies.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        Some(self.bodies[at].1)
+    }
+}
+
+impl Keeper {
+    /// Writes what the log still lacks of the group; `false` when the commit or the disk has no room now.
+    pub(super) fn write_group(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        group: &Group,
+        now: Now,
+    ) -> bool {
+        let is_begun = self.groups.large.as_ref().is_some_and(|large| large.first == group.first);
+        if !is_begun {
+            if !self.write_bodies(journal, messages, group, now) {
+                return false;
+            }
+            let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
+            // What comes before it in its commit must not keep it out for ever, so half of one is for that.
+            if bytes <= self.log.record_bytes_max() / 2 {
+                let is_written =
+                    self.log.admit(bytes).is_ok() && self.write_members(journal, messages, group, now);
+                self.groups.is_waiting = !is_written;
+                return is_written;
+            }
+            self.groups.large = Some(Large {
+                first: group.first,
+                incarnation: journal.next_group(),
+                body: self.log.take_body_id(),
+                parts: 0,
+                bytes: 0,
+                cursor: Cursor::default(),
+                settled: 0,
+                is_said: false,
+            });
+        }
+        self.say_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
+    }
+
+    /// Writes the large bodies of the group, which belong to nothing until their messages are there.
+    fn write_bodies(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+        let mut cursor = Cursor::default();
+        while let Some(front) = journal.peek(group, &mut cursor, &mut self.draft.places) {
+            journal.step(&mut cursor);
+            let is_large = messages.body_len(front.message) as usize > CHUNK_BODY_BYTES;
+            let is_written = self.groups.bodies.last().is_some_and(|(number, _)| *number >= front.number);
+            if !is_large || is_written {
+                continue;
+            }
+            match self.write_chunks(messages, front, now) {
+                Some(body) => self.groups.bodies.push((front.number, body)),
+                None => return false,
+            }
+            self.keep_body();
+        }
+        true
+    }
+
+    /// Writes messages and settlements of the group in their own right.
+    fn write_members(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        group: &Group,
+        now: Now,
+    ) -> bool {
+        while let Some(front) = journal.front(messages, &mut self.draft.places) {
+            if front.number >= group.end {
+                break;
+            }
+            if !self.write_message(messages, journal.time_ms(), front, now) {
+                return false;
+            }
+            journal.hand_over(messages);
+        }
+        if !self.write_group_settles(journal, now) {
+            return false;
+        }
+        journal.group_written();
+        self.end_group(group);
+        true
+    }
+
+    fn write_group_settles(&mut self, journal: &Journal, now: Now) -> bool {
+        loop {
+            let (queue, ranges) = next_ranges(journal, self.groups.settled);
+            if ranges.is_empty() {
+                return true;
+            }
+            let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
+            if self.log.append_reserved(&record, Urgency::Awaited, now).is_err() {
+                return false;
+            }
+            self.groups.settled += ranges.len();
+        }
+    }
+
+    fn end_group(&mut self, group: &Group) {
+        self.groups.settled = 0;
+        while let Some(&(number, body)) = self.groups.bodies.first() {
+            if number >= group.end {
+                break;
+            }
+            // A body that is left belongs to a message that nobody wanted any more.
+            self.log.drop_body(body);
+            self.groups.bodies.remove(0);
+        }
+        if let Some(large) = self.groups.large.take().filter(|large| large.parts > 0) {
+            self.groups.said.push((large.incarnation, self.log.appended));
+        }
+    }
+
+    /// Writes what makes a large group exist.
+    fn say_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+        let Self { log, draft, groups, .. } = self;
+        let Groups { large: Some(large), bodies, .. } = groups else { return true };
+        if large.is_said {
+            return true;
+        }
+        while large.has_more(journal, group, draft) {
+            let (body, index) = (large.body, large.parts);
+            let mut members = Members { journal, messages, group, bodies, draft };
+            if !log.append_part(body, index, now, |out, room| large.fill(&mut members, out, room)) {
+                return false;
+            }
+            large.parts += 1;
+        }
+        if large.parts > 0
+            && log.append(&large.said(journal.time_ms(), &large.target()), Urgency::Awaited, now).is_err()
+        {
+            return false;
+        }
+        large.is_said = true;
+        true
+    }
+
+    /// Large groups of which everything is durable in its own right are gone.
+    pub(super) fn forget_groups(&mut self, now: Now) {
+        while let Some(&(incarnation, position)) = self.groups.said.first() {
+            let is_durable = position <= self.log.durable();
+            let gone = Record::Gone { queue: incarnation };
+            if !is_durable || self.log.append_reserved(&gone, Urgency::Lazy, now).is_err() {
+                return;
+            }
+            self.groups.said.remove(0);
+        }
+    }
+}
+
+/// Where the records of a large group come from.
+struct Members<'a> {
+    journal: &'a Journal,
+    messages: &'a Messages,
+    group: &'a Group,
+    bodies: &'a [(u64, u64)],
+    draft: &'a mut Draft,
+}
+
+impl Large {
+    /// Whether something is in no part yet.
+    fn has_more(&mut self, journal: &Journal, group: &Group, draft: &mut Draft) -> bool {
+        let has_messages = journal.peek(group, &mut self.cursor, &mut draft.places).is_some();
+        has_messages || journal.group_settles(self.settled).next().is_some()
+    }
+
+    /// Puts records into a part for which there are `room` bytes, and notes which.
+    fn fill(&mut self, members: &mut Members<'_>, out: &mut Vec<u8>, room: usize) {
+        let from = out.len();
+        // One record may be longer than a part is otherwise.
+        let takes = |out: &Vec<u8>, bytes: usize| {
+            let all = out.len() - from + bytes;
+            all <= room && (out.len() == from || all <= CHUNK_BODY_BYTES)
+        };
+        if self.fill_messages(members, out, takes) {
+            self.fill_settled(members.journal, out, takes);
+        }
+        self.bytes += (out.len() - from) as u64;
+    }
+
+    /// Says whether all of them are in some part now.
+    fn fill_messages(
+        &mut self,
+        members: &mut Members<'_>,
+        out: &mut Vec<u8>,
+        takes: impl Fn(&Vec<u8>, usize) -> bool,
+    ) -> bool {
+        let Members { journal, messages, group, bodies, draft } = members;
+        while let Some(front) = journal.peek(group, &mut self.cursor, &mut draft.places) {
+            let body_len = messages.body_len(front.message) as usize;
+            let written = bodies.binary_search_by_key(&front.number, |(number, _)| *number);
+            let (body, inline) = match written {
+                Ok(at) => (chunked(bodies[at].1, body_len), 0),
+                Err(_) => (Body::Inline(&[]), body_len),
+            };
+            let record = draft.record(messages, front.message, journal.time_ms(), body);
+            if !takes(out, Record::Message(record).bytes_max() + inline) {
+                return false;
+            }
+            let mut cursor = messages.body_cursor(front.message, 0);
+            encode_message(&record, inline, out, |room| messages.read(front.message, &mut cursor, room));
+            journal.step(&mut self.cursor);
+        }
+        true
+    }
+
+    fn fill_settled(
+        &mut self,
+        journal: &Journal,
+        out: &mut Vec<u8>,
+        takes: impl Fn(&Vec<u8>, usize) -> bool,
+    ) {
+        loop {
+            let (queue, ranges) = next_ranges(journal, self.settled);
+            let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
+            if ranges.is_empty() || !takes(out, record.bytes_max()) {
+                return;
+            }
+            record.encode(out);
+            self.settled += ranges.len();
+        }
+    }
+
+    /// The record that makes the group exist.
+    fn said<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
+        Record::Message(Message {
+            targets: Targets::List(target),
+            enqueued_ms: time_ms,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"",
+            properties: b"",
+            body: Body::Chunked { body: self.body, chunks: self.parts, bytes: self.bytes },
+        })
+    }
+
+    const fn target(&self) -> [Target; 1] {
+        [Target { queue: self.incarnation, offset: self.parts as u64, lane: 0 }]
+    }
+}
+
+/// A body of so many bytes that is in chunks.
+pub(super) const fn chunked(body: u64, bytes: usize) -> Body<'static> {
+    Body::Chunked { body, chunks: bytes.div_ceil(CHUNK_BODY_BYTES) as u32, bytes: bytes as u64 }
+}
+
+/// What the group settles in one queue, as much as one record holds, behind the first `done` ranges.
+fn next_ranges(journal: &Journal, done: usize) -> (u64, heapless::Vec<Range, RANGES_MAX>) {
+    let (mut queue, mut ranges) = (0, heapless::Vec::new());
+    for settled in journal.group_settles(done) {
+        let range = Range { start: settled.start, end: settled.end };
+        if (!ranges.is_empty() && settled.queue != queue) || ranges.push(range).is_err() {
+            break;
+        }
+        queue = settled.queue;
+    }
+    (queue, ranges)
+}
+
+/// A large group that a start found: its incarnation, its body, and how many parts that has.
+#[derive(Clone, Copy)]
+struct Waiting {
+    incarnation: u64,
+    body: u64,
+    parts: u32,
+}
+
+fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
+    let groups = index.queues().iter().filter(|(incarnation, queue)| is_group(**incarnation) && !queue.gone);
+    groups.filter_map(|(&incarnation, queue)| {
+        let (&parts, &body) = queue.large.first_key_value()?;
+        Some(Waiting { incarnation, body, parts: u32::try_from(parts).ok()? })
+    })
+}
+
+/// Reads a part of a group: its records; `false` when it is damaged.
+fn read_part<D: Disk>(
+    index: &Index,
+    disk: &mut D,
+    (group, part): (Waiting, u32),
+    bytes: &mut Vec<u8>,
+) -> io::Result<bool> {
+    let mut record = Vec::new();
+    bytes.clear();
+    let Some(place) = index.place_of_chunk(group.body, part) else { return Ok(false) };
+    match read_record(index, disk, place, &mut record)? {
+        Some(Record::Chunk { bytes: found, .. }) => bytes.extend_from_slice(found),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// The large bodies that groups name: their messages may not be there in their own right yet.
+pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<Vec<u64>> {
+    let (mut named, mut bytes) = (Vec::new(), Vec::new());
+    for group in waiting(index) {
+        for part in 0..group.parts {
+            read_part(index, disk, (group, part), &mut bytes)?;
+            for_each_record(&bytes, 0, |record, _| {
+                if let Record::Message(Message { body: Body::Chunked { body, .. }, .. }) = record {
+                    named.push(*body);
+                }
+            });
+        }
+    }
+    Ok(named)
+}
+
+impl Log {
+    /// Writes in their own right what large groups say that a life did not come to the end of. Blocks.
+    pub(super) fn finish_groups<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        report: &mut Report,
+        now: Now,
+    ) -> io::Result<()> {
+        for group in waiting(&self.index).collect::<Vec<_>>() {
+            match self.finish_group(disk, group, now)? {
+                Finished::Whole => {}
+                Finished::Damaged => report.groups_damaged += 1,
+                Finished::NoRoom => {
+                    report.groups_waiting += 1;
+                    return Ok(());
+                }
+            }
+            let gone = Record::Gone { queue: group.incarnation };
+            if self.append_reserved(&gone, Urgency::Lazy, now).is_err() {
+                // The next start does it again, which does no harm.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_group<D: Disk>(&mut self, disk: &mut D, group: Waiting, now: Now) -> io::Result<Finished> {
+        let mut bytes = Vec::new();
+        for part in 0..group.parts {
+            // All of it or nothing.
+            if !read_part(&self.index, disk, (group, part), &mut bytes)? {
+                return Ok(Finished::Damaged);
+            }
+        }
+        for part in 0..group.parts {
+            read_part(&self.index, disk, (group, part), &mut bytes)?;
+            let mut rest = &bytes[..];
+            while let Ok((record, length)) = Record::parse(rest) {
+                match self.append_reserved(&record, Urgency::Awaited, now) {
+                    Ok(_) => rest = &rest[length..],
+                    Err(Refused::TooLarge) => return Ok(Finished::Damaged),
+                    Err(Refused::Gathering | Refused::Disk) => {
+                        if !self.write_now(disk, now)? {
+                            return Ok(Finished::NoRoom);
+                        }
+                    }
+                }
+            }
+        }
+        let last = self.appended;
+        while self.durable < last {
+            if !self.write_now(disk, now)? {
+                return Ok(Finished::NoRoom);
+            }
+        }
+        Ok(Finished::Whole)
+    }
+
+    /// Writes what gathers; `false` when there is no room for it.
+    fn write_now<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<bool> {
+        self.hurry();
+        Ok(!matches!(self.step(disk, now)?, Step::Nothing))
+    }
+}
+
+/// What became of a group that a start found.
+enum Finished {
+    Whole,
+    /// Parts of it cannot be read.
+    Damaged,
+    /// The disk has no room for all of it now; the next start tries again.
+    NoRoom,
+}
