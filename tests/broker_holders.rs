@@ -162,6 +162,60 @@ fn channels_consumers_and_connections_are_left_as_well() {
     assert_eq!(house.turns(one), 1);
 }
 
+/// Binds one queue with patterns of many words, with several connections, each until it is refused; says how
+/// many it got, and what was said to the last.
+fn take_patterns(house: &mut House, user: &str, vhost: &str, words: usize) -> (u32, String) {
+    let (mut taken, mut refusal) = (0, String::new());
+    for connection in 0..4 {
+        let at = house.connect_as(user, vhost);
+        house.declare(at, "bound", false);
+        loop {
+            let mut pattern = format!("{user}-{connection}-{taken}");
+            (1..words).for_each(|_| pattern.push_str(".#"));
+            let bind = Command::QueueBind {
+                queue: "bound",
+                exchange: "amq.topic",
+                routing_key: &pattern,
+                arguments: &[],
+            };
+            match house.ask(at, bind) {
+                Outcome::Fault(fault) => {
+                    refusal = fault.text.to_string();
+                    break;
+                }
+                _ => taken += 1,
+            }
+        }
+        house.broker.release(at.connection);
+    }
+    while house.broker.run_jobs(&mut house.messages) {}
+    (taken, refusal)
+}
+
+/// Two nodes are there for each binding, and a pattern of eight words takes eight.
+#[test]
+fn the_words_of_one_users_patterns_leave_exchanges_and_patterns_to_others() {
+    for (user, vhost, who) in [("loud", "loud", "virtual host"), ("loud", "/", "user")] {
+        let mut house = House::with(&Limits { bindings_max: 256, ..small() });
+        house.admit(user, vhost);
+        let (taken, refusal) = take_patterns(&mut house, user, vhost, 8);
+        assert_eq!(taken, (512 - 64) / 8, "an eighth is kept for each of two");
+        assert!(refusal.contains(&format!("this {who} has its share of bindings_max")), "{refusal}");
+        assert_eq!(take_patterns(&mut house, "guest", "/", 8).0, 64 / 8, "what was kept, to the last");
+        assert_eq!(
+            take_exchanges(&mut house, "guest", "/", 1).0,
+            56,
+            "the roots of exchanges have places of their own"
+        );
+        // What goes is given back.
+        let at = house.connect_as(user, vhost);
+        let delete = Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false };
+        house.done(at, delete);
+        while house.broker.run_jobs(&mut house.messages) {}
+        assert_eq!(take_patterns(&mut house, user, vhost, 8).0, 56);
+    }
+}
+
 fn try_connect(house: &mut House, user: &str, vhost: &str) -> Option<At> {
     let connection = house.broker.connect()?;
     let login = Command::LoginExternal { user, from_loopback: true };

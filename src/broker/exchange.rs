@@ -113,6 +113,8 @@ pub(super) struct Node {
     pub(super) word: Box<[u8]>,
     pub(super) bindings: List,
     pub(super) children: u32,
+    /// The number of the user for whose binding it was made; 0 for nobody's.
+    pub(super) user: u32,
     /// The child `*`, if there is one.
     pub(super) star: Option<usize>,
     /// The child `#`, if there is one.

@@ -180,7 +180,7 @@ impl Broker {
         version: u64,
     ) -> ExchangeId {
         let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
-        let root = self.insert_node(None, b"");
+        let root = self.insert_node(None, b"", 0);
         let record = Exchange {
             vhost,
             name: declaration.exchange.into(),
@@ -334,10 +334,13 @@ impl Broker {
         let declared = declared_binding(kind, spec.arguments);
         let vhost = self.exchanges[source.index()].vhost;
         let declarer = self.take_share(declared, vhost, bytes)?;
-        let Some(node) = self.node_for(source, kind, spec.routing_key) else {
+        let missing = self.missing_nodes(source, kind, spec.routing_key.as_bytes());
+        if let Err(fault) = self.take_nodes(vhost, declarer, missing) {
             self.give_share_back(declared, (vhost, declarer), bytes);
-            return Err(self.out_of("bindings_max"));
-        };
+            return Err(fault);
+        }
+        let user = declarer.map_or(0, |declarer| declarer.user);
+        let node = self.node_for(source, kind, spec.routing_key.as_bytes(), user);
         Ok(self.insert_binding(source, destination, spec, (node, declarer)))
     }
 
@@ -422,7 +425,7 @@ impl Broker {
         let vhost = self.exchanges[source.index()].vhost;
         let declared = declared_binding(kind, &binding.arguments);
         self.give_share_back(declared, (vhost, binding.declarer), bytes);
-        self.prune(node);
+        self.prune(node, vhost);
         self.topology += 1;
         let record = &self.exchanges[source.index()];
         if record.auto_delete && !record.dying && record.bindings.is_empty() {
@@ -456,36 +459,35 @@ impl Broker {
         anew.is_some_and(|anew| self.bindings[anew.index()].stored)
     }
 
-    /// The node where a binding with this key hangs, made if need be; `None` when there is no room.
-    fn node_for(&mut self, source: ExchangeId, kind: Kind, key: &str) -> Option<usize> {
-        let root = self.exchanges[source.index()].root;
+    /// How many nodes there are to be made for a binding with this key.
+    fn missing_nodes(&self, source: ExchangeId, kind: Kind, key: &[u8]) -> usize {
+        let mut at = Some(self.exchanges[source.index()].root);
+        let mut is_missing = |word: &[u8]| {
+            at = at.and_then(|parent| topic::child(&self.nodes, &self.node_table, parent, word));
+            at.is_none()
+        };
         match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => Some(root),
-            Kind::Direct => self.child_or_new(root, key.as_bytes()),
-            Kind::Topic => {
-                let mut at = root;
-                for word in topic::words(key.as_bytes()) {
-                    match self.child_or_new(at, word) {
-                        Some(child) => at = child,
-                        None => {
-                            self.prune(at);
-                            return None;
-                        }
-                    }
-                }
-                Some(at)
-            }
+            Kind::Fanout | Kind::Headers | Kind::Default => 0,
+            Kind::Direct => usize::from(is_missing(key)),
+            Kind::Topic => topic::words(key).filter(|word| is_missing(word)).count(),
         }
     }
 
-    fn child_or_new(&mut self, parent: usize, word: &[u8]) -> Option<usize> {
+    /// The node where a binding with this key hangs; the caller made sure of room for those that are missing.
+    fn node_for(&mut self, source: ExchangeId, kind: Kind, key: &[u8], user: u32) -> usize {
+        let root = self.exchanges[source.index()].root;
+        match kind {
+            Kind::Fanout | Kind::Headers | Kind::Default => root,
+            Kind::Direct => self.child_or_new(root, key, user),
+            Kind::Topic => topic::words(key).fold(root, |at, word| self.child_or_new(at, word, user)),
+        }
+    }
+
+    fn child_or_new(&mut self, parent: usize, word: &[u8], user: u32) -> usize {
         if let Some(child) = topic::child(&self.nodes, &self.node_table, parent, word) {
-            return Some(child);
+            return child;
         }
-        if self.nodes.is_full() {
-            return None;
-        }
-        let child = self.insert_node(Some(parent), word);
+        let child = self.insert_node(Some(parent), word, user);
         self.node_table.insert((parent as u32, word), child);
         let record = &mut self.nodes[parent];
         record.children += 1;
@@ -494,15 +496,16 @@ impl Broker {
             b"#" => record.hash = Some(child),
             _ => {}
         }
-        Some(child)
+        child
     }
 
-    fn insert_node(&mut self, parent: Option<usize>, word: &[u8]) -> usize {
+    fn insert_node(&mut self, parent: Option<usize>, word: &[u8], user: u32) -> usize {
         let node = Node {
             parent,
             word: word.into(),
             bindings: List::default(),
             children: 0,
+            user,
             star: None,
             hash: None,
             reached_at: 0,
@@ -511,13 +514,14 @@ impl Broker {
     }
 
     /// Removes a node that serves nothing any more, and its parents likewise.
-    fn prune(&mut self, node: usize) {
+    fn prune(&mut self, node: usize, vhost: VhostId) {
         let mut at = node;
         while let Some(parent) = self.nodes[at].parent {
             if self.nodes[at].children > 0 || !self.nodes[at].bindings.is_empty() {
                 return;
             }
             let record = self.nodes.remove(at);
+            self.give_node_back(vhost, record.user);
             self.node_table.remove((parent as u32, &*record.word), at);
             let above = &mut self.nodes[parent];
             above.children -= 1;

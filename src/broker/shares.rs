@@ -8,13 +8,14 @@
 //! memory for messages its open transactions may hold as much as they leave to those of others; of what it
 //! declares (queues, exchanges, bindings, their names) it may hold fifteen times what it leaves, for usually
 //! one program sets everything up. What a lost connection declared, or what was there at the start, is no
-//! connection's; virtual hosts and users have shares of their own (`holders`).
+//! connection's; virtual hosts and users have shares of their own (`holders`), also
+//! of the nodes that bindings hang on, among which the root of each exchange that may still come is not.
 
 use crate::command::{ConnectionId, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
-use super::holders::Held;
+use super::holders::{Held, Holder};
 use super::{Broker, SLOT_BYTES};
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
@@ -36,6 +37,8 @@ pub(super) struct Holdings {
     exchanges: u32,
     bindings: u32,
     names_bytes: u32,
+    /// Of virtual hosts and users: nodes made for keys and patterns.
+    nodes: u32,
 }
 
 /// What is kept of the memory for messages by those who may settle or commit at any time, or never.
@@ -108,7 +111,7 @@ impl Broker {
     ) -> Result<Option<Declarer>, Fault> {
         let room = match declared {
             Declared::Queue => self.queues.room(),
-            Declared::Exchange => (self.exchanges_max - self.declared_exchanges).min(self.nodes.room()),
+            Declared::Exchange => self.exchanges_max - self.declared_exchanges,
             Declared::Binding(_) => self.binding_places_max - self.binding_places,
         };
         let places = declared.places();
@@ -167,6 +170,38 @@ impl Broker {
         }
         let holder = self.holder_of(vhost, declarer);
         self.count_for(holder, |held| held.declared.give_back(declared, names_bytes));
+    }
+
+    /// Counts nodes that are about to be made for a binding.
+    ///
+    /// # Errors
+    /// There is no more room, or the virtual host or the user has its share.
+    pub(super) fn take_nodes(
+        &mut self,
+        vhost: VhostId,
+        declarer: Option<Declarer>,
+        count: usize,
+    ) -> Result<(), Fault> {
+        if count == 0 {
+            return Ok(());
+        }
+        // Each exchange has a root, so this leaves room for those of all that there can be.
+        let room = self.nodes.room() - self.exchanges.room();
+        if count > room {
+            return Err(self.out_of("bindings_max"));
+        }
+        let holder = self.holder_of(vhost, declarer);
+        if declarer.is_some() {
+            self.check_holder(holder, (room, count), |held| held.declared.nodes, "bindings_max")?;
+        }
+        self.count_for(holder, |held| held.declared.nodes += count as u32);
+        Ok(())
+    }
+
+    /// One of them is gone, which was made for a user of this number.
+    pub(super) fn give_node_back(&mut self, vhost: VhostId, user: u32) {
+        let holder = Holder { vhost: Some(vhost), user: self.access.user_with_life(user) };
+        self.count_for(holder, |held| held.declared.nodes -= 1);
     }
 
     /// Whoever declares something until further notice does it for this connection.

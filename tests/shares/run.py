@@ -119,6 +119,28 @@ def exchanges(ward: Ward) -> None:
         work(client, number, 10)
 
 
+def patterns(ward: Ward) -> None:
+    """Patterns of many words take the nodes that bindings hang on; another still declares and binds."""
+    taken = 0
+    for connection in range(4):
+        client = ward.tenant()
+        client.call(1, "queue.declare", queue="bound")
+        try:
+            for number in range(100_000):
+                key = f"a.{number}.#.{connection}.b.c.d.e"
+                client.call(1, "queue.bind", queue="bound", exchange="amq.topic", routing_key=key)
+                taken += 1
+        except Exception as refusal:  # noqa: BLE001
+            assert "RESOURCE_ERROR" in str(refusal) and "bindings_max" in str(refusal), refusal
+    assert taken >= 50, f"it took no more than {taken}"
+    client = ward.honest()
+    work(client, 0, 10)
+    client.call(1, "queue.declare", queue="sensors")
+    for number in range(8):
+        key = f"site.{number}.*.temperature"
+        client.call(1, "queue.bind", queue="sensors", exchange="amq.topic", routing_key=key)
+
+
 def flooded(ward: Ward, size: int) -> Iterator[Client]:
     """Connections of the tenant that publish transient messages, each until nothing is taken any more."""
     body = b"." * size
@@ -165,7 +187,7 @@ def flood_of_bodies(ward: Ward) -> None:
     flood(ward, 4000, {"pi-zero-w": 14_000_000, "router-64": 1_200_000}[ward.board])
 
 
-CASES = [exchanges, flood_of_small, flood_of_bodies]
+CASES = [exchanges, patterns, flood_of_small, flood_of_bodies]
 
 
 def main() -> int:

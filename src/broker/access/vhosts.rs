@@ -57,9 +57,6 @@ impl Broker {
         if self.access.vhosts.is_full() {
             return Err(self.out_of("vhosts_max"));
         }
-        if self.nodes.room() < PREDECLARED.len() {
-            return Err(self.out_of("bindings_max"));
-        }
         let record = Vhost {
             name: name.into(),
             limits: VhostLimits::default(),
