@@ -28,10 +28,13 @@
 //! read before it. Without the key `0 0` the log is silent about access, and what a new store begins with
 //! holds besides what else is written; with it, nobody and nothing exists but what is written.
 //! A binding names versions, so one that was left behind by a deletion that a power cut
-//! interrupted never binds another thing of the same name.
+//! interrupted never binds another thing of the same name. What is said of a definition in words is what it
+//! is and its names: the hash of a password is in none of them.
+
+use core::fmt;
 
 /// Something that is defined.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Definition<'a> {
     /// From here on nobody and nothing exists but what is written.
     AccessWritten,
@@ -129,6 +132,38 @@ pub enum Definition<'a> {
         /// Its arguments: the bytes of a table.
         arguments: &'a [u8],
     },
+}
+
+impl fmt::Display for Definition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AccessWritten => write!(f, "that all users are written down"),
+            Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
+            Self::User { name, .. } => write!(f, "user {name:?}"),
+            Self::Permission { vhost, user, .. } => {
+                write!(f, "the permissions of user {user:?} in virtual host {vhost:?}")
+            }
+            Self::TopicPermission { vhost, user, exchange, .. } => write!(
+                f,
+                "the topic permissions of user {user:?} for exchange {exchange:?} in virtual host {vhost:?}"
+            ),
+            Self::UserLimits { user, .. } => write!(f, "the limits of user {user:?}"),
+            Self::Exchange { vhost, name, .. } => write!(f, "exchange {name:?} in virtual host {vhost:?}"),
+            Self::Queue { vhost, name, .. } => write!(f, "queue {name:?} in virtual host {vhost:?}"),
+            Self::Binding { vhost, source, destination, routing_key, .. } => write!(
+                f,
+                "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
+                 host {vhost:?}"
+            ),
+        }
+    }
+}
+
+/// The same as in a message to people, so that no line written in haste tells a hash.
+impl fmt::Debug for Definition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Where a binding leads.
@@ -419,5 +454,14 @@ mod tests {
             keys.push(key);
         }
         assert!(keys.is_sorted(), "what a binding needs comes before it");
+    }
+
+    /// A start says in its log which definitions the limits have no room for.
+    #[test]
+    fn no_words_for_a_user_tell_the_hash_of_its_password() {
+        let user = Definition::User { name: "alice", tags: "administrator", hash: &[1, 211, 77] };
+        for words in [format!("{user:?}"), format!("{user:#?}"), format!("{:?}", Some(user))] {
+            assert!(words.contains("alice") && !words.contains("211"), "{words}");
+        }
     }
 }

@@ -357,7 +357,7 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
                     Restored::NoRoom => "the limits have no room for it",
                     _ => "only another version knows its type",
                 };
-                log::error!("{definition:?} is stored, but {why}");
+                log::error!("{definition} is stored, but {why}");
             }
         }
     })?;
