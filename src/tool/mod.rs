@@ -7,6 +7,7 @@
 pub mod args;
 pub mod bench;
 pub mod check;
+mod checksums;
 pub mod ctl;
 pub mod inspect;
 mod log_writer;

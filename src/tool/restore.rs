@@ -1,7 +1,8 @@
 //! `leveret restore FILE`: a backup made a store again.
 //!
 //! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
-//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing.
+//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing,
+//! and whole is what its last file says that it is.
 //! The folder belongs to another user, who may put links there: it is opened once, every file is made in it
 //! exclusively, and given away while it is open.
 
@@ -18,6 +19,7 @@ use rustix::process::geteuid;
 
 use crate::store::look::Look;
 use crate::store::{ACCESS_SLOTS, Disk, FileDisk};
+use crate::tool::checksums::{self, Checksums};
 use crate::tool::tar;
 
 /// More than any segment has.
@@ -75,11 +77,19 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
     let mut made = Made { folder: target, files: Vec::new(), is_finished: false };
-    unpack(&mut source, &mut made).map_err(of(archive))?;
+    let is_vouched_for = unpack(&mut source, &mut made).map_err(of(archive))?;
     let look = Look::take(&mut disk)
         .map_err(|error| NotRestored::NoStore(archive.to_path_buf(), error.to_string()))?;
     if !look.is_good() {
         return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
+    }
+    if !is_vouched_for {
+        let why = format!(
+            "it is cut short or damaged, for it does not end with {}, which says what all of it is (a backup \
+             of an older version had none: if you are sure of it, unpack it with tar)",
+            checksums::NAME
+        );
+        return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
     forget_access(&mut disk).map_err(of(folder))?;
     disk.sync_directory().map_err(of(folder))?;
@@ -132,15 +142,19 @@ impl Drop for Made {
     }
 }
 
-fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<()> {
+/// Unpacks everything; says whether its last file says of all others what was found.
+fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<bool> {
     let owner = fstat(&made.folder)?;
+    let (mut sums, mut is_vouched_for) = (Checksums::default(), false);
     while let Some(entry) = tar::next(archive)? {
         let mut content = archive.take(entry.bytes);
-        if entry.is_file && is_segment(&entry.name) && entry.bytes <= SEGMENT_BYTES_MAX {
+        let name = &*entry.name;
+        is_vouched_for = entry.is_file && name == checksums::NAME && sums.agree(&mut content)?;
+        if entry.is_file && is_segment(name) && entry.bytes <= SEGMENT_BYTES_MAX {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&made.folder, &*entry.name, flags, Mode::RUSR | Mode::WUSR)?);
+            let mut file = File::from(openat(&made.folder, name, flags, Mode::RUSR | Mode::WUSR)?);
             made.files.push(entry.name.clone());
-            if io::copy(&mut content, &mut file)? < entry.bytes {
+            if sums.copy(name, &mut content, &mut file)? < entry.bytes {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if geteuid().is_root() {
@@ -148,12 +162,16 @@ fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<()> {
                 fchown(&file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
             }
             file.sync_all()?;
-        } else if io::copy(&mut content, &mut io::sink())? < entry.bytes {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        } else {
+            sums.copy(name, &mut content, &mut io::sink())?;
+            if content.limit() > 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         tar::skip_padding(archive, entry.bytes)?;
     }
-    Ok(())
+    tar::skip_end(archive)?;
+    Ok(is_vouched_for)
 }
 
 fn is_segment(name: &str) -> bool {

@@ -51,6 +51,13 @@ pub(super) fn pad(out: &mut impl Write, bytes: u64) -> io::Result<()> {
     out.write_all(&[0; BLOCK_BYTES][..padding(bytes)])
 }
 
+/// Writes a file that is in memory.
+pub(super) fn add(out: &mut impl Write, name: &str, content: &[u8], unix_s: u64) -> io::Result<()> {
+    begin(out, name, content.len() as u64, unix_s)?;
+    out.write_all(content)?;
+    pad(out, content.len() as u64)
+}
+
 /// Writes the end of the archive.
 pub(super) fn end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 2 * BLOCK_BYTES])
@@ -63,22 +70,44 @@ pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<Entry>> {
     if head == [0; BLOCK_BYTES] {
         return Ok(None);
     }
-    let not_tar = || io::Error::new(io::ErrorKind::InvalidData, "it is no tar archive, or it is damaged");
-    let told = octal(&head[SUM_AT]).ok_or_else(not_tar)?;
+    let told = octal(&head[SUM_AT]).ok_or_else(damaged)?;
     let mut blank = head;
     blank[SUM_AT].fill(b' ');
     if told != u64::from(sum_of(&blank)) {
-        return Err(not_tar());
+        return Err(damaged());
     }
     let name = head[..100].split(|byte| *byte == 0).next().unwrap_or_default();
-    let name = core::str::from_utf8(name).map_err(|_| not_tar())?.to_string();
-    let bytes = octal(&head[SIZE_AT]).ok_or_else(not_tar)?;
+    let name = core::str::from_utf8(name).map_err(|_| damaged())?.to_string();
+    let bytes = octal(&head[SIZE_AT]).ok_or_else(damaged)?;
     Ok(Some(Entry { name, bytes, is_file: matches!(head[TYPE_AT], b'0' | 0) }))
 }
 
 /// Reads the zeros behind a content of so many bytes.
 pub(super) fn skip_padding(archive: &mut impl Read, bytes: u64) -> io::Result<()> {
-    archive.read_exact(&mut [0; BLOCK_BYTES][..padding(bytes)])
+    let mut zeros = [0; BLOCK_BYTES];
+    archive.read_exact(&mut zeros[..padding(bytes)])?;
+    all_zeros(&zeros)
+}
+
+/// Reads what is behind the end: zeros, as many as the tool that wrote them likes.
+pub(super) fn skip_end(archive: &mut impl Read) -> io::Result<()> {
+    let mut rest = [0; BLOCK_BYTES];
+    archive.read_exact(&mut rest)?;
+    loop {
+        all_zeros(&rest)?;
+        match archive.read(&mut rest)? {
+            0 => return Ok(()),
+            count => rest[count..].fill(0),
+        }
+    }
+}
+
+fn all_zeros(bytes: &[u8]) -> io::Result<()> {
+    if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(damaged()) }
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is no tar archive, or it is damaged")
 }
 
 const fn padding(bytes: u64) -> usize {

@@ -106,6 +106,29 @@ def a_restore_touches_no_store() -> None:
         assert sorted(path.name for path in empty.iterdir()) == ["lock"]
 
 
+def every_byte_of_a_backup_counts() -> None:
+    """A stick that was pulled too early leaves zeros, and a tired one flips bits: neither is restored."""
+    with leveret(config=SMALL) as broker:
+        program("publish.py", broker, "q", "100")
+        good(broker, "delete_user", "guest")
+        archive, changed, folder = (broker.home / name for name in ("a.tar", "b.tar", "folder"))
+        good(broker, "backup", str(archive))
+        whole = archive.read_bytes()
+        step = len(whole) // 97
+        changes = [(at, bytes([whole[at] ^ 4])) for at in [*range(300, len(whole), step), len(whole) - 1]]
+        changes += [(at, bytes(len(whole) - at)) for at in range(512, len(whole) - 1024, step)]
+        changes.append((len(whole), b"more"))
+        for at, instead in changes:
+            changed.write_bytes(whole[:at] + instead + whole[at + len(instead):])
+            restore(changed, folder, 1)
+            assert not list(folder.glob("*.seg")), at
+        restore(archive, folder)
+        home = broker.home / "untarred"
+        home.mkdir()
+        subprocess.run(["tar", "-xf", str(archive), "-C", str(home)], check=True, timeout=60)
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=home, check=True, timeout=60)
+
+
 def a_restore_brings_its_own_users() -> None:
     """Into a folder whose store was removed but for the files beside the log: the users are those of the backup."""
     with leveret(config=SMALL) as broker:
@@ -161,6 +184,7 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
 CASES = [
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
+    every_byte_of_a_backup_counts,
     a_restore_brings_its_own_users,
     tar_alone_restores,
     a_backup_that_is_left_alone_costs_nothing,

@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags, openat};
 use serde_json::Value;
 
+use crate::tool::checksums::{self, Checksums};
 use crate::tool::new_file::{NewFile, Old};
 use crate::tool::tar;
 
@@ -100,7 +101,8 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let wrote =
         |error: io::Error| Failure::new(BAD_DATA, format!("Error: the copy cannot be written: {error}"));
-    add(out, NOTE_NAME, NOTE.len() as u64, &mut NOTE.as_bytes(), now).map_err(wrote)?;
+    let mut sums = Checksums::default();
+    add(out, &mut sums, (NOTE_NAME, NOTE.len() as u64, now), &mut NOTE.as_bytes()).map_err(wrote)?;
     let mut copied = 0;
     for file in files {
         let number = |at: usize| file.get(at).and_then(Value::as_u64).ok_or_else(nonsense);
@@ -109,7 +111,7 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         let source = open_segment(&opened, &name).map_err(|error| unreadable(&folder.join(&name), error))?;
         // What is written there from now on belongs to another moment.
         let mut content = source.take(bytes).chain(io::repeat(0));
-        add(out, &name, length, &mut content, now).map_err(wrote)?;
+        add(out, &mut sums, (&name, length, now), &mut content).map_err(wrote)?;
         copied += bytes;
         // Asked after each file: so the broker knows that we are there, and we that it holds still.
         if client.ask("GET", "/api/ctl/backup", "", "")?.status != 204 {
@@ -118,14 +120,20 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
             return Err(Failure::new(UNAVAILABLE, why));
         }
     }
+    tar::add(out, checksums::NAME, sums.text(), now).map_err(wrote)?;
     tar::end(out).and_then(|()| out.flush()).map_err(wrote)?;
     client.ask("DELETE", "/api/ctl/backup", "", "")?;
     Ok(copied)
 }
 
-fn add(out: &mut impl Write, name: &str, bytes: u64, content: &mut impl Read, unix_s: u64) -> io::Result<()> {
+fn add(
+    out: &mut impl Write,
+    sums: &mut Checksums,
+    (name, bytes, unix_s): (&str, u64, u64),
+    content: &mut impl Read,
+) -> io::Result<()> {
     tar::begin(out, name, bytes, unix_s)?;
-    if io::copy(&mut content.take(bytes), out)? < bytes {
+    if sums.copy(name, &mut content.take(bytes), out)? < bytes {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             format!("{name} is shorter than it should be"),
