@@ -340,8 +340,9 @@ impl House {
     pub(super) fn let_in(&mut self) {
         let patience_ms = self.limits.handshake_timeout_ms.into();
         for door in 0..self.doors.len() {
+            self.doors[door].readiness.keep_time(self.now);
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.doors[door].ready || !self.may_accept(self.doors[door].with_tls) {
+                if !self.doors[door].readiness.is_ready() || !self.may_accept(self.doors[door].with_tls) {
                     break;
                 }
                 let Some(visitor) =

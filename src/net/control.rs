@@ -24,6 +24,7 @@ use super::house::House;
 use super::listen::{Door, DoorAddress};
 use super::local::LocalDoor;
 use super::peer::{Ending, Peer, Waiting};
+use super::readiness::{AcceptFailure, Readiness};
 use super::socket::{PeerAddress, Socket};
 
 /// The socket's name in the data directory.
@@ -41,8 +42,8 @@ const READ_BYTES: usize = 16 << 10;
 pub(super) struct Control {
     door: Option<LocalDoor>,
     path: PathBuf,
-    /// Somebody may be waiting outside.
-    is_ready: bool,
+    /// Whether somebody may be waiting outside.
+    readiness: Readiness,
     clients: [Option<Client>; CLIENTS_MAX],
     process: Process,
     orders: Orders,
@@ -69,7 +70,7 @@ impl Control {
         Self {
             door: None,
             path: config.data_dir.join(SOCKET_NAME),
-            is_ready: false,
+            readiness: Readiness::new(),
             clients: [const { None }; CLIENTS_MAX],
             process: process(config),
             orders: Orders::default(),
@@ -84,7 +85,7 @@ impl Control {
         // Whoever comes in is asked who he is besides.
         let opened = LocalDoor::open(&self.path, 0o600, BACKLOG);
         match opened.and_then(|mut door| door.register(poll, Token(DOOR)).map(|()| door)) {
-            Ok(door) => (self.door, self.is_ready) = (Some(door), true),
+            Ok(door) => self.door = Some(door),
             Err(error) => {
                 let path = self.path.display();
                 log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
@@ -98,7 +99,7 @@ impl Control {
             return false;
         };
         match place.checked_sub(1) {
-            None => self.is_ready = true,
+            None => self.readiness.note_event(),
             Some(place) => {
                 if let Some(client) = &mut self.clients[place] {
                     client.readable |= event.is_readable() || event.is_read_closed();
@@ -112,13 +113,13 @@ impl Control {
 
     /// Whether a turn would get on here.
     pub(super) fn has_work(&self, is_crowded: bool) -> bool {
-        self.may_let_in() && self.is_ready
+        self.may_let_in() && self.readiness.is_ready()
             || self.clients.iter().flatten().any(|client| client.has_work(is_crowded))
     }
 
     pub(super) fn deadline(&self) -> Deadline {
         let idle = self.clients.iter().flatten().map(|client| client.idle_at);
-        idle.fold(Deadline::NEVER, Deadline::earlier)
+        idle.fold(self.readiness.deadline(), Deadline::earlier)
     }
 
     fn may_let_in(&self) -> bool {
@@ -126,7 +127,8 @@ impl Control {
     }
 
     fn let_in(&mut self, poll: &Poll, limiter: &mut LogLimiter, now: Now) {
-        while self.is_ready
+        self.readiness.keep_time(now);
+        while self.readiness.is_ready()
             && let Some(place) = self.clients.iter().position(Option::is_none)
             && let Some(door) = &self.door
         {
@@ -134,10 +136,8 @@ impl Control {
                 Ok((stream, who)) => {
                     self.clients[place] = welcome(poll, stream, who, place, limiter, now);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.is_ready = false;
-                    if error.kind() != io::ErrorKind::WouldBlock {
+                    if self.readiness.note_failure(&error, now) == AcceptFailure::System {
                         let text = format_args!("accepting on {} failed: {error}", self.path.display());
                         limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
                     }

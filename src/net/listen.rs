@@ -1,8 +1,8 @@
 //! The doors: addresses to listen on, and accepting from them.
 //!
-//! Always true: a door stays "ready" until it said it has nobody waiting, so peers that wait in the
-//! kernel's queue while connections are at their cap are taken in as soon as there is room; running out of
-//! descriptors closes the newcomer, not the loop.
+//! Always true: nobody who waits in the kernel's queue is forgotten (`readiness`), so peers that wait there
+//! while connections are at their cap are taken in as soon as there is room; running out of descriptors
+//! closes the newcomer, not the loop.
 
 use core::fmt;
 use std::fs::File;
@@ -25,6 +25,7 @@ use crate::time::Now;
 use super::StartError;
 use super::buffers::BufferSize;
 use super::local::LocalDoor;
+use super::readiness::{AcceptFailure, Readiness};
 use super::socket::{PeerAddress, Socket};
 
 /// Peers that may wait in the kernel's queue.
@@ -45,8 +46,8 @@ pub(super) struct Door {
     pub(super) address: DoorAddress,
     /// Whoever comes in here speaks TLS.
     pub(super) with_tls: bool,
-    /// Somebody may be waiting.
-    pub(super) ready: bool,
+    /// Whether somebody may be waiting.
+    pub(super) readiness: Readiness,
 }
 
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl Door {
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let address = DoorAddress::Network(listener.local_addr()?);
-        Ok(Self { listener: Listener::Tcp(listener), address, with_tls, ready: true })
+        Ok(Self { listener: Listener::Tcp(listener), address, with_tls, readiness: Readiness::new() })
     }
 
     fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
@@ -126,39 +127,30 @@ impl Door {
         }
     }
 
-    /// The next visitor, if one waits.
+    /// The next visitor, if one waits and can be accepted.
     pub(super) fn accept(
         &mut self,
         spare: &mut SpareDescriptor,
         limiter: &mut LogLimiter,
         now: Now,
     ) -> Option<Visitor> {
-        loop {
-            match self.listener.accept() {
-                Ok((socket, address)) => return Some(Visitor { socket, address, with_tls: self.with_tls }),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.ready = false;
-                    return None;
-                }
-                Err(error) if is_out_of_descriptors(&error) => {
-                    let hint = "raise the limit (LimitNOFILE)";
-                    let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
-                    limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
-                    // Without a spare one the visitor stays in the queue; looking again at once would only
-                    // find the same.
-                    self.ready = spare.turn_away(&self.listener);
-                    return None;
-                }
-                // The peer changed its mind between connecting and being accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    let text = format_args!("accepting on {} failed: {error}", self.address);
-                    limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
-                    self.ready = false;
-                    return None;
-                }
+        let error = match self.listener.accept() {
+            Ok((socket, address)) => return Some(Visitor { socket, address, with_tls: self.with_tls }),
+            Err(error) => error,
+        };
+        if is_out_of_descriptors(&error) {
+            let hint = "raise the limit (LimitNOFILE)";
+            let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
+            limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            // It is said before anybody looks whether somebody is there.
+            if let Err(error) = spare.turn_away(&self.listener) {
+                self.readiness.note_failure(&error, now);
             }
+        } else if self.readiness.note_failure(&error, now) == AcceptFailure::System {
+            let text = format_args!("accepting on {} failed: {error}", self.address);
+            limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
         }
+        None
     }
 }
 
@@ -183,7 +175,7 @@ pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, 
             listener,
             address: DoorAddress::Local(path.clone()),
             with_tls: false,
-            ready: true,
+            readiness: Readiness::new(),
         });
     }
     for (place, door) in doors.iter_mut().enumerate() {
@@ -203,13 +195,13 @@ impl SpareDescriptor {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Says whether there was a descriptor to do it with.
-    fn turn_away(&mut self, listener: &Listener) -> bool {
-        let had_one = self.0.take().is_some();
-        // Accepting is only for closing: the result is dropped at once, and an error changes nothing.
-        drop(listener.accept());
+    /// # Errors
+    /// Accepting fails all the same: nobody is there, or there was no spare one to do it with.
+    fn turn_away(&mut self, listener: &Listener) -> io::Result<()> {
+        drop(self.0.take());
+        let accepted = listener.accept().map(drop);
         *self = Self::new();
-        had_one
+        accepted
     }
 }
 

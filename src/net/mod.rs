@@ -10,7 +10,8 @@
 //! | `stream` | the octets of a connection: readiness, TLS, input that has to wait |
 //! | `tls` | handshakes, records, certificates |
 //! | `strangers` | handshakes of TLS, and peers that speak something else |
-//! | `listen`, `local` | listening and accepting |
+//! | `listen`, `local`, `readiness` | listening and accepting; whether somebody may be waiting |
+//! | `buffers` | the kernel's buffers for programs of this machine |
 //! | `accept_queue` | accepted, and without a handshake place yet |
 //! | `admission` | who gets the next handshake place, and who gives one up |
 //! | `descriptors` | how many there may be |
@@ -44,6 +45,7 @@ mod listen;
 mod local;
 mod login_throttle;
 mod peer;
+mod readiness;
 mod receive;
 mod reload;
 mod send;

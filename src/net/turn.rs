@@ -131,7 +131,7 @@ impl House {
             || self.has_stash_to_offer()
             || self.has_errand()
             || self.broker.has_forced()
-            || self.doors.iter().any(|door| door.ready && self.may_accept(door.with_tls))
+            || self.doors.iter().any(|door| door.readiness.is_ready() && self.may_accept(door.with_tls))
     }
 
     fn next_deadline(&self) -> Deadline {
@@ -143,6 +143,8 @@ impl House {
         let house =
             watchdog.earlier(stop).earlier(crowded).earlier(self.trim_due).earlier(disk).earlier(overdue);
         let house = house.earlier(self.supplies.log.deadline());
+        let doors = self.doors.iter().map(|door| door.readiness.deadline());
+        let house = doors.fold(house, Deadline::earlier);
         let others = self.errand_deadline().earlier(self.accept_queue.deadline());
         self.deadlines.next().earlier(house).earlier(others).earlier(self.control.deadline())
     }
@@ -158,7 +160,7 @@ impl House {
             HELPERS => {}
             Token(door) if door < FIRST_QUEUED => {
                 if let Some(door) = self.doors.get_mut(door) {
-                    door.ready = true;
+                    door.readiness.note_event();
                 }
             }
             Token(queued) if queued < FIRST_PEER => {

@@ -30,6 +30,7 @@ from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
+import accepting  # noqa: E402
 import door  # noqa: E402
 
 MIB = 1 << 20
@@ -773,7 +774,7 @@ def main() -> int:
     suite = Suite("hostile", args.case)
     for case in CASES:
         suite.case(case.__name__.replace("_", "-"), case)
-    for name, case in door.cases().items():
+    for name, case in {**accepting.cases(), **door.cases()}.items():
         suite.case(name, case)
     return suite.status()
 

@@ -1,0 +1,79 @@
+"""Accepting fails although somebody is there: the ones that wait in the kernel's queue are not forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, Iterator
+
+from harness import brokers
+from harness.raw import Client
+
+SOURCE = Path(__file__).parent / "accept_fails.c"
+# What accept() may say of the newcomer, and of the system.
+OF_NEWCOMER = (errno.EPROTO, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.EINTR)
+OF_SYSTEM = (errno.ENOBUFS, errno.ENOMEM)
+# The descriptor that is kept back for turning somebody away is gone as well when the second one fails, too.
+FAILURES = {**dict.fromkeys((*OF_NEWCOMER, *OF_SYSTEM), 1), errno.EMFILE: 2}
+# So often the broker may look again in a second when the system lets it accept nobody.
+LOOKS_PER_SECOND = 30
+
+
+def built(folder: Path) -> Path:
+    """The library to be preloaded."""
+    library = folder / "accept_fails.so"
+    compiler = shutil.which("cc")
+    assert compiler, "there is no C compiler; the crate ring needs one, too"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"], check=True, timeout=60)
+    return library
+
+
+@contextlib.contextmanager
+def broker_of(library: Path, what: int, count: int, log: Path) -> Iterator[brokers.Leveret]:
+    """A Leveret whose accepting fails so often."""
+    prefix = ["env", f"LD_PRELOAD={library}", f"ACCEPT_FAILS={what}:{count}", f"ACCEPT_LOG={log}"]
+    with contextlib.closing(brokers.Leveret(brokers.leveret_binary(), [], prefix=prefix)) as broker:
+        yield broker
+
+
+def served_after_a_failure() -> None:
+    """An error, and nobody else comes: who waits at the door gets in, and so does the operator at his."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = built(Path(folder))
+        for what, count in FAILURES.items():
+            log = Path(folder) / f"log-{what}"
+            with broker_of(library, what, count, log) as broker:
+                with Client(broker.address, timeout=10.0) as client:
+                    client.open()
+                assert log.read_text() == "." * count, f"{errno.errorcode[what]}: accepting did not fail"
+            log.unlink()
+            with broker_of(library, what, count, log) as broker:
+                assert "guest" in broker.ctl("list_users"), f"{errno.errorcode[what]}: at the operator's socket"
+                assert log.read_text() == "." * count, f"{errno.errorcode[what]}: accepting did not fail"
+
+
+def waits_while_nothing_can_be_accepted() -> None:
+    """As long as the system has no memory for it, the broker looks again now and then, and does not spin."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with broker_of(built(Path(folder)), errno.ENOBUFS, 1_000_000, log) as broker:
+            with socket.create_connection(broker.address, timeout=10.0):
+                began = time.monotonic()
+                time.sleep(2.0)
+                looks = len(log.read_text())
+                seconds = time.monotonic() - began
+            assert 2 <= looks <= LOOKS_PER_SECOND * (seconds + 1.0), f"{looks} looks in {seconds:.1f} s"
+
+
+def cases() -> Dict[str, Callable[[], None]]:
+    """By name."""
+    return {
+        "served-after-a-failed-accept": served_after_a_failure,
+        "waits-while-nothing-can-be-accepted": waits_while_nothing_can_be_accepted,
+    }
