@@ -139,6 +139,63 @@ fn a_refused_block_costs_its_commit_and_is_told() {
     assert!(lossy > 20, "only {lossy} blocks cost anything");
 }
 
+#[test]
+fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
+    let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
+    let slots = written().slots().expect("it can be read");
+    let (mut lossy, mut spare) = (0, 0);
+    for slot in slots {
+        let mut disk = written();
+        let of_file = disk.written().iter().filter(|(other, _)| *other == slot).count() as u64;
+        disk.lose_file(slot, true);
+        let look = Look::take(&mut disk.clone()).expect("a bad file does not end an inspection");
+        assert!(look.damage.iter().any(|damage| damage.slot == slot), "file {slot}: inspect says nothing");
+        let (mut log, report) = open(&disk);
+        assert_eq!(report.access.access, Access::Whole, "file {slot}");
+        assert_eq!(report.unopened.len(), 1, "file {slot} is told");
+        assert!(log.is_damaged() && report.unwritable.is_none(), "file {slot}");
+        let lost = &all - &served(&log, &disk);
+        // The last commit is written once more by each start.
+        assert!(lost.len() as u64 <= of_file * MESSAGES, "file {slot}: {} are lost", lost.len());
+        lossy += usize::from(!lost.is_empty());
+        spare += usize::from(of_file == 0);
+        for offset in 1_000..1_040 {
+            publish(&mut log, offset);
+            commit(&mut log, &mut disk);
+        }
+        drop(log);
+        // What is promised now holds, whether or not the file can be opened again one day.
+        for relents in [false, true, true] {
+            disk.lose_file(slot, !relents);
+            let (log, report) = open(&disk);
+            assert_eq!(report.access.access, Access::Whole, "file {slot}, {relents}");
+            let found = served(&log, &disk);
+            let promised: Vec<u64> = (1_000..1_040).filter(|offset| !found.contains(offset)).collect();
+            assert!(promised.is_empty(), "file {slot}, {relents}: {promised:?} were confirmed");
+            assert!((&(&all - &found) - &lost).is_empty(), "file {slot}, {relents}: more is lost each time");
+        }
+    }
+    assert!(lossy > 3 && spare > 0, "{lossy} files cost anything, {spare} were spare ones");
+}
+
+#[test]
+fn the_newest_segment_that_cannot_be_opened_leaves_access_in_doubt_unless_the_files_vouch() {
+    let newest = written().written().last().copied().expect("there were commits").0;
+    let disk = written();
+    disk.lose_file(newest, true);
+    disk.lose_access_files();
+    let (_, report) = open(&disk);
+    assert!(matches!(report.access.access, Access::InDoubt(_)), "{:?}", report.access.access);
+    // A spare one may have held nothing: the newest that can be opened is not full.
+    let disk = written();
+    let all = disk.clone().slots().expect("it can be read");
+    let spare = all.into_iter().find(|slot| disk.written().iter().all(|(other, _)| other != slot));
+    disk.lose_file(spare.expect("one is kept ready"), true);
+    disk.lose_access_files();
+    let (_, report) = open(&disk);
+    assert_eq!(report.access.access, Access::Whole, "nothing of it can be missing");
+}
+
 /// Opens it with so many blocks refused.
 fn opens_without(blocks_refused: usize) -> bool {
     let disk = written();

@@ -17,7 +17,9 @@ use crate::config::{Config, FirstUser, first_user};
 use crate::limits::SEGMENTS_MIN;
 use crate::mem::Messages;
 use crate::password::{GUEST, PasswordHash};
-use crate::store::{self, Access, FileDisk, Log, OpenError, Report, Settings, SyncTimes, Write, WriteDone};
+use crate::store::{
+    self, Access, FileDisk, Log, OpenError, Report, Settings, SyncTimes, Unopened, Write, WriteDone,
+};
 use crate::time::{Deadline, Now};
 
 use super::StartError;
@@ -236,6 +238,13 @@ fn tell(report: &Report, directory: &Path) {
         log::error!(
             "{}: the store is lost: no queue and no message of it can be read; it begins anew, beside what \
              is left (`leveret inspect` says more)",
+            directory.display()
+        );
+    }
+    for Unopened { name, why, .. } in &report.unopened {
+        log::error!(
+            "{}: the file {name} cannot be opened ({why}): it is not used, what it held is missing, the rest is \
+             served; move away what stands there, or see to the card (e2fsck)",
             directory.display()
         );
     }

@@ -4,7 +4,7 @@
 //! power cut keeps or loses every unsynced sector by itself, and now and then leaves one as garbage; files
 //! whose directory was not synced may vanish. A kill leaves the cache as it is. A sync that fails leaves
 //! its sectors looking clean, so that no later sync writes them. Bits of blocks long synced may flip, and
-//! such blocks may be refused by every read.
+//! such blocks may be refused by every read, or a whole file to be opened.
 //!
 //! Always true: a run is a function of its seed; after the cut every call fails until the power is back.
 
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use crate::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Range, Ranges, Record};
+use crate::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Range, Ranges, Record, Unopened};
 
 use super::random::Random;
 
@@ -93,6 +93,8 @@ struct File {
     /// Blocks synced since the file was recycled.
     synced: BTreeSet<usize>,
     unsynced: BTreeSet<usize>,
+    /// It cannot be opened.
+    is_lost: bool,
 }
 
 #[derive(Debug)]
@@ -128,14 +130,14 @@ pub struct Counts {
     pub read_bytes: u64,
 }
 
-/// The disk; clones are the same disk.
+/// The disk, and which of its files could not be opened; clones are the same disk.
 #[derive(Clone, Debug)]
-pub struct SimDisk(Rc<RefCell<Inner>>);
+pub struct SimDisk(Rc<RefCell<Inner>>, Vec<Unopened>);
 
 impl SimDisk {
     /// An empty one.
     pub fn new(seed: u64, mutant: Mutant, identity: Identity) -> Self {
-        Self(Rc::new(RefCell::new(Inner {
+        let inner = Inner {
             files: BTreeMap::new(),
             random: Random::new(seed),
             troubles: Troubles::default(),
@@ -147,7 +149,8 @@ impl SimDisk {
             identity,
             counts: Counts::default(),
             written: Vec::new(),
-        })))
+        };
+        Self(Rc::new(RefCell::new(inner)), Vec::new())
     }
 
     /// What was asked of it so far.
@@ -172,6 +175,25 @@ impl SimDisk {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
             file.refused.remove(&(at / BLOCK_BYTES));
         }
+    }
+
+    /// Whether a file cannot be opened.
+    pub fn lose_file(&self, slot: u32, is_lost: bool) {
+        if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
+            file.is_lost = is_lost;
+        }
+    }
+
+    /// What opening a file comes to.
+    fn open(&mut self, slot: u32) -> io::Result<()> {
+        if !self.0.borrow().files.get(&slot).is_some_and(|file| file.is_lost) {
+            return Ok(());
+        }
+        let file = Unopened { name: format!("file {slot}"), slot: Some(slot), why: "it is lost".into() };
+        if !self.1.contains(&file) {
+            self.1.push(file);
+        }
+        Err(io::Error::other("the file cannot be opened"))
     }
 
     /// Flips a bit of what is on the media.
@@ -237,7 +259,7 @@ impl SimDisk {
     }
 
     /// Flips a bit in one of the blocks that were synced; or it cannot be read any more; or the rest of that
-    /// file is lost with it, as a card loses the erase block that it was writing.
+    /// file is lost with it, as a card loses the erase block that it was writing; or the file cannot be opened.
     pub fn damage(&self) {
         let mut inner = self.0.borrow_mut();
         let Inner { files, random, .. } = &mut *inner;
@@ -249,8 +271,9 @@ impl SimDisk {
         let (slot, block) = places[random.below(places.len() as u64) as usize];
         let at = block * BLOCK_BYTES + random.below(BLOCK_BYTES as u64) as usize;
         if let Some(file) = files.get_mut(&slot) {
-            match random.below(3) {
+            match random.below(4) {
                 0 => file.media[at..].fill(0xA5),
+                3 => file.is_lost = true,
                 1 => drop(file.refused.insert(block)),
                 _ => file.media[at] ^= 1 << random.below(8),
             }
@@ -424,6 +447,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn unopened(&self) -> &[Unopened] {
+        &self.1
+    }
+
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         let mut inner = self.0.borrow_mut();
         inner.call()?;
@@ -431,6 +458,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         inner.call()?;
         inner.files.entry(slot).or_default();
@@ -438,6 +466,7 @@ impl Disk for SimDisk {
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         if inner.off {
             return Err(io::Error::other("the power is off"));
@@ -458,6 +487,7 @@ impl Disk for SimDisk {
     }
 
     fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
         inner.counts.writes += 1;
@@ -497,6 +527,7 @@ impl Disk for SimDisk {
     }
 
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
         if inner.troubles.full == Some(0) {

@@ -11,6 +11,17 @@ use std::io;
 /// The slots of two small files that are not part of the log; see `access_file`.
 pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 
+/// A file of the store that cannot be opened: its inode is damaged, or something else stands there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unopened {
+    /// What it is called.
+    pub name: String,
+    /// Its slot; `None` for a file that is none.
+    pub slot: Option<u32>,
+    /// What the system says.
+    pub why: String,
+}
+
 /// The calls.
 pub trait Disk {
     /// Takes the store for this process, until the disk is dropped.
@@ -18,6 +29,11 @@ pub trait Disk {
     /// # Errors
     /// `WouldBlock` when another process has it.
     fn lock(&mut self) -> io::Result<()>;
+
+    /// Files that this disk was asked for and could not open, each once.
+    fn unopened(&self) -> &[Unopened] {
+        &[]
+    }
 
     /// All slots of the log that there are, in any order.
     ///

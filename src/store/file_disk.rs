@@ -4,9 +4,11 @@
 //! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
 //! disk that only reads leaves no trace. The path is walked once; everything after that is opened within the
 //! folder found then, no link is followed there, and only a file is taken for one: root works in folders that
-//! belong to others, who may put into them what they like. However many segments there are, a few files are
-//! open ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others:
-//! who opens it again might not hear that they were lost.
+//! belong to others, who may put into them what they like. A file that cannot be opened is one damaged file
+//! and is noted; the small ones have a second name for that, because the first cannot be taken away either
+//! when its inode is damaged. However many segments there are, a few files are open
+//! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
+//! opens it again might not hear that they were lost.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -17,17 +19,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchown, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, fchown, flock, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
 
-use super::disk::{ACCESS_SLOTS, Disk};
+use super::disk::{ACCESS_SLOTS, Disk, Unopened};
+use super::read_around::is_about_a_block;
 
 const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
 const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
+/// Taken for those that cannot be opened.
+const ACCESS_SPARE_NAMES: [&str; 2] = ["access.c", "access.d"];
 const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
 /// Segments kept open: commits use two, the cleaner and the fetches of a few queues one each; and opening one
 /// again is nothing beside a sync.
@@ -45,6 +50,7 @@ pub struct FileDisk {
     open: Vec<Open>,
     lock: Option<File>,
     only_reads: bool,
+    unopened: Vec<Unopened>,
 }
 
 /// A segment's file.
@@ -68,6 +74,7 @@ impl FileDisk {
             open: Vec::new(),
             lock: None,
             only_reads: false,
+            unopened: Vec::new(),
         }
     }
 
@@ -149,65 +156,66 @@ impl FileDisk {
         }
     }
 
+    /// Opens the file of a slot, and takes note when that is not possible.
+    fn open_slot(&mut self, slot: u32, flags: OFlags) -> io::Result<File> {
+        let name = self.name_of(slot);
+        let error = match self.open_at(&name, flags) {
+            Err(error) if is_no_file(&error) || is_about_a_block(&error) => error,
+            opened => return opened,
+        };
+        self.note_unopened(&name, Some(slot), &error);
+        if self.name_of(slot) != name {
+            return self.open_slot(slot, flags);
+        }
+        Err(io::Error::other(format!("the file {name} of the store cannot be opened: {error}")))
+    }
+
+    fn note_unopened(&mut self, name: &str, slot: Option<u32>, error: &io::Error) {
+        if self.unopened.iter().all(|other| other.name != name) {
+            self.unopened.push(Unopened { name: name.into(), slot, why: error.to_string() });
+        }
+    }
+
+    /// What a slot's file is called: a small one otherwise when that name leads to nothing that can be opened.
+    fn name_of(&self, slot: u32) -> String {
+        let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else {
+            return format!("{slot:08}{SUFFIX}");
+        };
+        let is_lost = self.unopened.iter().any(|other| other.name == ACCESS_NAMES[at]);
+        if is_lost { ACCESS_SPARE_NAMES[at].into() } else { ACCESS_NAMES[at].into() }
+    }
+
+    /// What a second name holds is old once the first one can be opened again.
+    fn remove_spare_name(&mut self, slot: u32) -> io::Result<()> {
+        let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else { return Ok(()) };
+        if self.name_of(slot) == ACCESS_NAMES[at] {
+            let folder = self.open_folder()?;
+            match unlinkat(folder, ACCESS_SPARE_NAMES[at], AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => log::warn!("cannot remove {}: {error}", ACCESS_SPARE_NAMES[at]),
+            }
+        }
+        Ok(())
+    }
+
     /// A card at its end, or a card image to inspect, may only be readable.
     fn open_segment(&mut self, slot: u32) -> io::Result<File> {
-        let name = name_of(slot);
         if !self.only_reads {
-            match self.open_at(&name, OFlags::RDWR) {
-                Err(error) if !is_out_of_descriptors(&error) => {}
+            match self.open_slot(slot, OFlags::RDWR) {
+                Err(error) if !is_out_of_descriptors(&error) && !is_about_a_block(&error) => {}
                 opened => return opened,
             }
         }
-        self.open_at(&name, OFlags::RDONLY)
+        self.open_slot(slot, OFlags::RDONLY)
     }
 
     /// What kept a file from being opened for writing says more than that it was not.
     fn why_only_readable(&mut self, slot: u32, error: io::Error) -> io::Error {
-        self.open_at(&name_of(slot), OFlags::WRONLY).err().unwrap_or(error)
+        self.open_slot(slot, OFlags::WRONLY).err().unwrap_or(error)
     }
 
-    /// What root makes in the folder of another belongs to that one, who could not use it otherwise. A file
-    /// with a second name may be somebody else's.
-    fn give_to_owner(&self, file: &File) -> io::Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
-        let (owner, found) = (rustix::fs::fstat(folder)?, file.metadata()?);
-        if geteuid().is_root() && found.uid() == 0 && owner.st_uid != 0 && found.nlink() == 1 {
-            let (user, group) =
-                (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
-            fchown(file, Some(user), Some(group))?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a link or something else that is no file stands there.
-fn is_no_file(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
-}
-
-fn name_of(slot: u32) -> String {
-    match ACCESS_SLOTS.iter().position(|other| *other == slot) {
-        Some(at) => ACCESS_NAMES[at].into(),
-        None => format!("{slot:08}{SUFFIX}"),
-    }
-}
-
-/// Opens a file that is one, made for its owner only, for it holds messages and the hashes of passwords.
-fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
-    // Not to wait for the other end of a pipe.
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a file")))
-    }
-}
-
-// A system call is made in each: inlined everywhere they would only make the program larger.
-impl Disk for FileDisk {
-    fn lock(&mut self) -> io::Result<()> {
-        self.may_write()?;
+    /// Locks the lock's file, too: brokers of other versions know only that.
+    fn lock_file(&mut self) -> io::Result<()> {
         // On a card that can only be read any more, what it holds is still to be delivered.
         let file = match self.open_at(LOCK_NAME, OFlags::WRONLY | OFlags::CREATE) {
             Err(error) if !is_out_of_descriptors(&error) => {
@@ -226,6 +234,69 @@ impl Disk for FileDisk {
         }
     }
 
+    /// What root makes in the folder of another belongs to that one, who could not use it otherwise. A file
+    /// with a second name may be somebody else's.
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let (owner, found) = (rustix::fs::fstat(folder)?, file.metadata()?);
+        if geteuid().is_root() && found.uid() == 0 && owner.st_uid != 0 && found.nlink() == 1 {
+            let (user, group) =
+                (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
+            fchown(file, Some(user), Some(group))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a link or something else that is no file stands there: a directory, a pipe that nobody reads, a
+/// socket.
+fn is_no_file(error: &io::Error) -> bool {
+    let is_said = Errno::from_io_error(error)
+        .is_some_and(|errno| [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV].contains(&errno));
+    is_said || error.kind() == io::ErrorKind::InvalidInput
+}
+
+/// Whether the lock's file is not needed, for the directory is locked: nobody has it, and nobody made a mistake
+/// with whom it belongs to.
+fn is_dispensable(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied)
+}
+
+/// Opens a file that is one, made for its owner only, for it holds messages and the hashes of passwords.
+fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
+    // Not to wait for the other end of a pipe.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
+    }
+}
+
+// A system call is made in each: inlined everywhere they would only make the program larger.
+impl Disk for FileDisk {
+    fn lock(&mut self) -> io::Result<()> {
+        self.may_write()?;
+        let folder = self.open_folder()?;
+        // The directory always, so that no two brokers find different things to lock.
+        let by_folder = match flock(folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
+            locked => locked,
+        };
+        match self.lock_file() {
+            Err(error) if by_folder.is_ok() && is_dispensable(&error) => {
+                self.note_unopened(LOCK_NAME, None, &error);
+                Ok(())
+            }
+            locked => locked,
+        }
+    }
+
+    fn unopened(&self) -> &[Unopened] {
+        &self.unopened
+    }
+
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         let mut slots = Vec::new();
         let folder = self.open_folder()?;
@@ -242,7 +313,8 @@ impl Disk for FileDisk {
     #[inline(never)]
     fn create(&mut self, slot: u32) -> io::Result<()> {
         self.may_write()?;
-        let file = self.open_at(&name_of(slot), OFlags::WRONLY | OFlags::CREATE)?;
+        self.remove_spare_name(slot)?;
+        let file = self.open_slot(slot, OFlags::WRONLY | OFlags::CREATE)?;
         self.give_to_owner(&file)
     }
 
@@ -250,9 +322,8 @@ impl Disk for FileDisk {
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let file = match self.file(slot) {
             Ok(open) => &open.file,
-            // A file that somebody removed, or put something else in its place, is damage like any other: the
-            // rest is still to be served.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_file(&error) => return Ok(0),
+            // A file that somebody removed is damage like any other: the rest is still to be served.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
         };
         let mut done = 0;
@@ -298,7 +369,7 @@ impl Disk for FileDisk {
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         self.open.retain(|open| open.slot != slot);
         let folder = self.open_folder()?;
-        Ok(unlinkat(folder, name_of(slot), AtFlags::empty())?)
+        Ok(unlinkat(folder, self.name_of(slot), AtFlags::empty())?)
     }
 
     fn sync_directory(&mut self) -> io::Result<()> {

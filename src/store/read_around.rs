@@ -5,14 +5,15 @@
 //!
 //! Always true: a refused read is repeated block by block; what is refused then reads as 0xFF, which is no
 //! header, no commit and no empty block, and is noted; whoever refuses more than
-//! [`REFUSED_BLOCKS_MAX`] blocks is no disk with a bad spot, and the error is handed on.
+//! [`REFUSED_BLOCKS_MAX`] blocks is no disk with a bad spot, and the error is handed on. A file that cannot
+//! even be opened reads as an empty one; the disk knows which those are.
 
 use std::io;
 
 use rustix::io::Errno;
 
 use super::commit::BLOCK_BYTES;
-use super::disk::Disk;
+use super::disk::{Disk, Unopened};
 
 /// So many blocks may be refused before the disk counts as broken as a whole.
 const REFUSED_BLOCKS_MAX: usize = 64;
@@ -34,6 +35,11 @@ impl<'d, D: Disk> ReadAround<'d, D> {
     /// However many blocks are refused: for one who only looks.
     pub(super) fn at_any_price(disk: &'d mut D) -> Self {
         Self { refused_max: usize::MAX, ..Self::new(disk) }
+    }
+
+    /// Whether a slot's file cannot be opened.
+    pub(super) fn is_unopened(&self, slot: u32) -> bool {
+        self.disk.unopened().iter().any(|file| file.slot == Some(slot))
     }
 
     #[cold]
@@ -86,6 +92,10 @@ impl<D: Disk> Disk for ReadAround<'_, D> {
         self.disk.lock()
     }
 
+    fn unopened(&self) -> &[Unopened] {
+        self.disk.unopened()
+    }
+
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         self.disk.slots()
     }
@@ -97,6 +107,7 @@ impl<D: Disk> Disk for ReadAround<'_, D> {
     #[inline(never)]
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         match self.disk.read(slot, at, bytes) {
+            Err(_) if self.is_unopened(slot) => Ok(0),
             Err(error) if is_about_a_block(&error) => self.read_blocks(slot, at, bytes, error),
             read => read,
         }

@@ -1,13 +1,14 @@
 //! Reading the log at a start: headers, footers and commits become an index.
 //!
 //! Always true: nothing is written; facts are read before messages, and each in the order of the log; a
-//! footer that is not good in every part is passed over for the commits themselves.
+//! footer that is not good in every part is passed over for the commits themselves; a file that cannot be
+//! opened is not used, and no number that something in it may have is used again.
 
 use std::io;
 
 use super::access_file;
 use super::build::{apply_records, for_each_record};
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, padded};
 use super::disk::Disk;
 use super::evidence::{synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
@@ -81,6 +82,8 @@ pub(super) struct Reader<'d, 'r, D> {
     leaving: Vec<u64>,
     /// Files that are damaged and not to be used.
     set_aside: Vec<u32>,
+    /// Files that cannot be opened and may be segments newer than every one that can.
+    pub(super) newer_unopened: u32,
     identity: Identity,
     segment_bytes: u32,
 }
@@ -133,6 +136,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             report: Report::default(),
             leaving: Vec::new(),
             set_aside: Vec::new(),
+            newer_unopened: 0,
             identity,
             segment_bytes,
         }
@@ -163,6 +167,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let Some(&newest) = list.last() else {
             self.report.is_lost = self.has_remains(found)?;
             self.report.is_new = !self.report.is_lost;
+            self.newer_unopened = self.unopened_beside(found, &[]);
             let tail = self.segment_bytes;
             return Ok(Newest {
                 segment: none,
@@ -190,6 +195,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(&named);
         self.find_lost_end(&mut newest, headers)?;
+        self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_rested();
         }
@@ -246,6 +252,28 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             newest.tail = end;
         }
         Ok(())
+    }
+
+    /// Files that cannot be opened and are not known to be older segments.
+    fn unopened_beside(&self, found: &[Found], list: &[SegmentRef]) -> u32 {
+        let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
+        found.iter().filter(|file| self.disk.is_unopened(file.slot) && !is_listed(file.slot)).count() as u32
+    }
+
+    /// Files that cannot be opened may be newer segments when the newest one that can is full: another is
+    /// opened only then. So many commits as may be in them are taken for lost.
+    fn pass_over_unopened(&mut self, newest: &mut Newest, unopened: u32) {
+        let room = (self.segment_bytes - newest.tail) as usize;
+        let footer = newest.footer.bytes_max() + Footer::bytes_max_of(newest.again.len());
+        let is_full = padded(newest.again.len() + footer) > room;
+        if !is_full || unopened == 0 {
+            return;
+        }
+        let commits = u64::from(unopened) * u64::from(self.segment_bytes / BLOCK_BYTES as u32);
+        self.newer_unopened = unopened;
+        self.report.commits_lost_at_end += commits;
+        self.chain.number += commits;
+        (newest.is_damaged, newest.tail) = (true, self.segment_bytes);
     }
 
     /// Segments whose header is damaged but whose commits are newer than every header that is not.
@@ -312,6 +340,12 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         segment: SegmentRef,
         headers: &[(u32, u32, &SegmentHeader)],
     ) -> io::Result<Option<Old>> {
+        if self.disk.is_unopened(segment.slot) {
+            let SegmentRef { sequence, slot } = segment;
+            let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
+            self.report.set_aside.push(aside);
+            return Ok(None);
+        }
         let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
         if header.is_some_and(|(_, _, header)| header.sequence != segment.sequence) {
             if self.leaving.contains(&segment.sequence) {
@@ -514,6 +548,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 || matches!(file.header, HeaderRead::Empty)
                 || (!headers.is_empty() && !matches!(file.header, HeaderRead::Good(..)))
                 || self.is_blank_behind(file);
+            if self.disk.is_unopened(file.slot) {
+                continue;
+            }
             slots[file.slot as usize] = match (is_ours, self.is_whole(file.slot)) {
                 (true, true) => Slot::Free,
                 (true, false) => Slot::Preparing,

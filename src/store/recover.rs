@@ -20,7 +20,7 @@ use crate::time::Now;
 use super::access::{Access, AccessReport};
 use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
-use super::disk::Disk;
+use super::disk::{Disk, Unopened};
 use super::evidence::owner_of;
 use super::index::{Index, Place};
 use super::log::{Log, Settings, Start};
@@ -91,6 +91,8 @@ pub struct Report {
     pub commits_lost_at_end: u64,
     /// Blocks that the disk refuses to read: file, and first byte.
     pub refused: Vec<(u32, u32)>,
+    /// Files that cannot be opened.
+    pub unopened: Vec<Unopened>,
     /// There are files with something in them, but nothing of it is a log any more.
     pub is_lost: bool,
     /// Large transactions that cannot be read: what was not written of them a second time is missing.
@@ -149,6 +151,8 @@ impl Log {
                     Access::InDoubt("some of them are lost, and the store cannot be written");
             }
         }
+        report.unopened = disk.unopened().to_vec();
+        log.is_damaged |= !report.unopened.is_empty();
         Ok((log, report))
     }
 
@@ -347,7 +351,7 @@ fn recover<D: Disk>(
     // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
     let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
-    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1);
+    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_unopened);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
     let start = Start {
@@ -360,7 +364,7 @@ fn recover<D: Disk>(
         slots,
         active: newest.segment,
         tail: newest.tail,
-        sequence_max: sequence_max.max(newest.segment.sequence),
+        sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_unopened),
         footer: newest.footer,
         again: newest.again,
         again_records: newest.again_records,

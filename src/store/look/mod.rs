@@ -119,12 +119,21 @@ pub enum DamageKind {
     Unreadable,
     /// The file of a segment is not there.
     NoFile,
+    /// A file that cannot be opened: its inode is damaged, or it is no file.
+    Unopened,
     /// The file of a segment holds another one.
     Replaced,
     /// A file that is of no use to this store: another one's, or nothing that is known.
     Foreign,
     /// Records that this version does not understand.
     Strange,
+}
+
+impl DamageKind {
+    /// There is no file of the segment that could be mended.
+    const fn is_of_no_file(self) -> bool {
+        matches!(self, Self::NoFile | Self::Unopened | Self::Replaced)
+    }
 }
 
 /// A segment of the log.

@@ -100,8 +100,7 @@ const fn is_there(listed: &Listed) -> bool {
 impl Look {
     /// Whether the file of a segment is gone or another one's.
     fn misses(&self, segment: SegmentRef) -> bool {
-        let is_missing = |kind| matches!(kind, DamageKind::NoFile | DamageKind::Replaced);
-        self.damage.iter().any(|damage| damage.segment == segment.sequence && is_missing(damage.kind))
+        self.damage.iter().any(|damage| damage.segment == segment.sequence && damage.kind.is_of_no_file())
     }
 
     fn damage_of(&self, segment: u64) -> impl Iterator<Item = &Damage> {
@@ -127,7 +126,7 @@ impl Repair<'_> {
         for damage in
             self.look.damage.iter().filter(|damage| !listed.iter().any(|l| l.segment.slot == damage.slot))
         {
-            if matches!(damage.kind, DamageKind::NoFile | DamageKind::Replaced) {
+            if damage.kind.is_of_no_file() {
                 continue;
             }
             // The commit at the end may lie in it, and is not ours to drop.
@@ -160,8 +159,7 @@ impl Repair<'_> {
 
     fn lists_too_much(&self, listed: &Listed) -> bool {
         let is_newest = self.log.last() == Some(&listed.segment);
-        let is_missing = |kind| matches!(kind, DamageKind::NoFile | DamageKind::Replaced);
-        is_newest && self.look.damage.iter().any(|damage| is_missing(damage.kind))
+        is_newest && self.look.damage.iter().any(|damage| damage.kind.is_of_no_file())
     }
 
     /// The header of the first commit of a segment, if that is whole. If not, what is missing before the

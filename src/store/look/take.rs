@@ -112,6 +112,11 @@ impl Taking {
             self.note(kind, sequence, 0, end);
             return Ok(());
         }
+        if is_unopened(disk, slot) {
+            let damage = self.note(DamageKind::Unopened, sequence, 0, end);
+            (damage.commits, damage.records_lost) = (None, None);
+            return Ok(());
+        }
         let (length, refused) = match read_around(disk, slot, bytes) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -369,6 +374,11 @@ impl Taking {
         bytes: &mut [u8],
     ) -> io::Result<()> {
         self.slot = found.slot;
+        if is_unopened(disk, found.slot) {
+            let damage = self.note(DamageKind::Unopened, 0, 0, survey.segment_bytes);
+            (damage.commits, damage.records_lost) = (None, None);
+            return Ok(());
+        }
         let (length, refused) = read_around(disk, found.slot, bytes)?;
         let is_ours = match &found.header {
             HeaderRead::Good(header, _) => Some(header.identity) == survey.identity,
@@ -488,6 +498,11 @@ impl Taking {
         self.look.bodies_broken = broken.len() as u64;
         self.look
     }
+}
+
+/// Whether a slot's file could not be opened when its header was to be read.
+fn is_unopened<D: Disk>(disk: &D, slot: u32) -> bool {
+    disk.unopened().iter().any(|file| file.slot == Some(slot))
 }
 
 /// Without the chunks, which count when they are found.

@@ -28,14 +28,14 @@ pub(super) enum Broker {
 impl Broker {
     /// Who has `directory`.
     pub(super) fn of(directory: &Path) -> Self {
-        let Ok(lock) = fs::metadata(directory.join("lock")) else {
-            return Self::No;
-        };
+        // The lock's file may be damaged; of older versions a broker locks nothing else.
+        let locked = [fs::metadata(directory), fs::metadata(directory.join("lock"))];
+        let inodes: Vec<u64> = locked.iter().flatten().map(MetadataExt::ino).collect();
         for _ in 0..READS {
             let Ok(locks) = read_at_once("/proc/locks") else {
                 return Self::Unknown;
             };
-            if let Some(process) = holder(&locks, lock.ino()) {
+            if let Some(process) = inodes.iter().find_map(|inode| holder(&locks, *inode)) {
                 return Self::Process(process);
             }
         }

@@ -191,6 +191,7 @@ const fn what(kind: DamageKind) -> &'static str {
         DamageKind::Short => "cut-short",
         DamageKind::Unreadable => "unreadable",
         DamageKind::NoFile => "no-file",
+        DamageKind::Unopened => "cannot-open",
         DamageKind::Replaced => "replaced",
         DamageKind::Foreign => "foreign",
         DamageKind::Strange => "strange",

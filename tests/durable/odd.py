@@ -1,0 +1,137 @@
+"""Something that is no file where a file of the store should be, or a file that cannot be opened: it costs what lay
+in it, is told by its name, and everything else goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Callable, Dict, Iterator, Optional
+
+from door import RIGHT, SMALL, administered, copied, inspected, running, who_gets_in
+from refused import HELD, held
+from support import PERSISTENT, QUICK, Leveret, brokers, declare, ext4, scratch, system, unmount
+from harness.raw import Client
+
+LOG, SPARE = "00000000.seg", "00000001.seg"
+NAMES = [SPARE, LOG, "lock", "access.a", "access.b"]
+
+
+def a_socket(path: Path) -> None:
+    """A socket's name, with nobody behind it."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def a_link(path: Path) -> None:
+    """A link to a file of somebody else's."""
+    victim = path.parent.parent / "victim"
+    victim.write_bytes(b"victim")
+    path.symlink_to(victim)
+
+
+KINDS: Dict[str, Callable[[Path], object]] = {
+    "directory": Path.mkdir,
+    "link": a_link,
+    "loop": lambda path: path.symlink_to(path.name),
+    "pipe": os.mkfifo,
+    "socket": a_socket,
+}
+
+
+def serves(broker: Leveret, name: str, what: str, user: str) -> None:
+    """The right ones get in, the store keeps things, and the file is named where somebody looks."""
+    found = who_gets_in(broker)
+    assert found == RIGHT, f"{what}: {found} get in"
+    told = [line for line in broker.log().splitlines() if " ERROR " in line and name in line]
+    assert told, f"{what}: not told:\n{broker.log()}"
+    alarms = broker.ctl("list_alarms")
+    assert "damage: " in alarms, f"{what}: {alarms}"
+    with Client(broker.address, user="alice", password="new", timeout=10.0) as peer:
+        peer.open()
+        declare(peer, "kept")
+        peer.call(1, "confirm.select")
+        peer.publish(1, "", "kept", b"kept", props=PERSISTENT)
+        peer.expect("basic.ack")
+    broker.ctl("add_user", user, user)
+    assert held(broker.address) == ([] if name == LOG else HELD), f"{what}: what it held"
+    assert broker.process.poll() is None, f"{what}: it ended"
+
+
+def lives_twice(data_dir: Path, name: str, what: str) -> None:
+    """It serves, is killed, and serves again, with all that it took meanwhile."""
+    with running(data_dir) as broker:
+        serves(broker, name, what, "dora")
+        broker.kill()
+    with running(data_dir) as broker:
+        with Client(broker.address, user="alice", password="new", timeout=10.0) as peer:
+            peer.open()
+            assert peer.call(1, "basic.get", queue="kept", no_ack=True).body == b"kept", what
+        assert "dora" in broker.ctl("list_users"), what
+        assert name in broker.log(), f"{what}: told once only"
+
+
+def something_else_in_place_of_a_file() -> None:
+    """A directory, a link, a pipe or a socket under the name of any file."""
+    with scratch() as folder:
+        base = administered(folder, "stop")
+        for name in NAMES:
+            for kind, make in list(KINDS.items())[:: 3 if QUICK else 1]:
+                what = f"{name} is a {kind}"
+                data_dir = copied(base, folder)
+                (data_dir / name).unlink()
+                make(data_dir / name)
+                if name.endswith(".seg"):
+                    look = inspected(data_dir)
+                    assert look.returncode == 2 and f" {name}" in look.stdout, f"{what}: {look.stdout}{look.stderr}"
+                lives_twice(data_dir, name, what)
+                if kind == "link":
+                    assert (folder / "victim").read_bytes() == b"victim", what
+
+
+def damaged_inode() -> None:
+    """The file system refuses to open one file, for its inode is damaged."""
+    for name in NAMES:
+        with scratch() as folder, spoilt(folder, name) as data_dir:
+            try:
+                (data_dir / name).read_bytes()
+            except OSError as why:
+                print(f"# {name}: {why}")
+            else:
+                raise AssertionError(f"{name} is well")
+            lives_twice(data_dir, name, f"{name} cannot be opened")
+
+
+@contextlib.contextmanager
+def spoilt(folder: Path, name: str) -> Iterator[Path]:
+    """A store on a file system on which this file's inode has a wrong checksum."""
+    base = administered(folder, "stop")
+    with ext4(64, folder) as mount:
+        shutil.copytree(base, mount / "data", ignore=shutil.ignore_patterns("*.sock"))
+        unmount(mount)
+        image = str(folder / "image")
+        assert "metadata_csum" in system("dumpe2fs", "-h", image), "this mkfs makes no checksums"
+        system("debugfs", "-w", "-R", f"set_inode_field /data/{name} checksum 0x12345678", image)
+        system("mount", "-o", "loop", image, str(mount))
+        yield mount / "data"
+
+
+def two_brokers_on_one_directory() -> None:
+    """Whatever became of the lock's file, a second broker is refused."""
+    with scratch() as folder:
+        data_dir = administered(folder, "stop")
+        spoil: Dict[str, Callable[[Path], Optional[object]]] = {"as it was": lambda path: None, "removed": Path.unlink}
+        for what, change in spoil.items():
+            with running(data_dir):
+                change(data_dir / "lock")
+                second = subprocess.run(
+                    [str(brokers.leveret_binary()), "--listen", "127.0.0.1:0", "--data-dir", str(data_dir)],
+                    capture_output=True, text=True, timeout=20)
+                assert second.returncode == 1 and "in use" in second.stderr, f"{what}: {second}"
+
+
+CASES = [something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory]
+QUICK_CASES = [something_else_in_place_of_a_file, two_brokers_on_one_directory]
