@@ -243,8 +243,8 @@ fn tell(report: &Report, directory: &Path) {
     }
     for Unopened { name, why, .. } in &report.unopened {
         log::error!(
-            "{}: the file {name} cannot be opened ({why}): it is not used, what it held is missing, the rest is \
-             served; move away what stands there, or see to the card (e2fsck)",
+            "{}: the file {name} cannot be opened ({why}): it is not used, what it held is missing, the rest \
+             is served; move away what stands there, or see to the card (e2fsck)",
             directory.display()
         );
     }

@@ -259,7 +259,8 @@ impl SimDisk {
     }
 
     /// Flips a bit in one of the blocks that were synced; or it cannot be read any more; or the rest of that
-    /// file is lost with it, as a card loses the erase block that it was writing; or the file cannot be opened.
+    /// file is lost with it, as a card loses the erase block that it was writing; or the file cannot be
+    /// opened.
     pub fn damage(&self) {
         let mut inner = self.0.borrow_mut();
         let Inner { files, random, .. } = &mut *inner;

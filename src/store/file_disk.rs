@@ -176,7 +176,8 @@ impl FileDisk {
         }
     }
 
-    /// What a slot's file is called: a small one otherwise when that name leads to nothing that can be opened.
+    /// What a slot's file is called: a small one otherwise when that name leads to nothing that can be
+    /// opened.
     fn name_of(&self, slot: u32) -> String {
         let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else {
             return format!("{slot:08}{SUFFIX}");
@@ -256,8 +257,8 @@ fn is_no_file(error: &io::Error) -> bool {
     is_said || error.kind() == io::ErrorKind::InvalidInput
 }
 
-/// Whether the lock's file is not needed, for the directory is locked: nobody has it, and nobody made a mistake
-/// with whom it belongs to.
+/// Whether the lock's file is not needed, for the directory is locked: nobody has it, and nobody made a
+/// mistake with whom it belongs to.
 fn is_dispensable(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied)
 }
