@@ -93,7 +93,7 @@ const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/listen.rs", 1, "once at a start"),
     ("net/local.rs", 1, "once at the end"),
     ("net/reload.rs", 4, "the operator asks for it"),
-    ("net/tls/certificates.rs", 7, "the operator changes files"),
+    ("net/tls/certificates.rs", 8, "the operator changes files"),
     ("net/tls/revoked.rs", 4, "the operator changes files"),
     ("net/turn.rs", 3, "once at the end"),
     ("session/output.rs", 1, "our own mistake, which an assertion finds first"),

@@ -21,7 +21,7 @@ use super::talk::body;
 use super::{access, definitions};
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 5;
+const ALARMS_MAX: usize = 6;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -246,6 +246,10 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
             scene.process.is_store_damaged,
             "damage: parts of the store are missing or cannot be read; the log and `leveret inspect` say \
              which",
+        ),
+        (
+            scene.process.is_tls_shut,
+            "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
         (
             !journal.has_room_to_define(),

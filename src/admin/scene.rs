@@ -136,6 +136,8 @@ pub struct Process {
     pub newcomers_dropped: u64,
     /// Parts of the store are missing, or could not be read.
     pub is_store_damaged: bool,
+    /// Nobody comes in by TLS, for the files of `[tls]` cannot be used.
+    pub is_tls_shut: bool,
     /// Clients that wait for room to publish.
     pub waiting_publishers: u32,
 }

@@ -230,6 +230,12 @@ impl Config {
         (marked.next().unwrap_or_default(), marked.collect())
     }
 
+    /// Whether a key is that of a limit that nobody set, so that it follows from the profile and the memory.
+    pub fn limit_follows(&self, key: &str) -> bool {
+        let is_limit = key == FRAME_MAX || LimitsLayer::KEYS.contains(&key);
+        is_limit && !self.by_hand.has(key)
+    }
+
     fn limits_at(&self, by_hand: &ByHand, scale: u64) -> Limits {
         let mut limits = limits_at(&self.profile.limits, by_hand, scale, !self.listen_tls.is_empty());
         // What costs no memory is none of our business.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::board::BOARDS;
@@ -192,7 +193,12 @@ impl Layer {
     pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
         let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
         let mut text = String::new();
-        let opened = File::open(file).map_err(unreadable)?;
+        // Opening a pipe must not wait for its writer.
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let opened = File::options().read(true).custom_flags(nonblocking).open(file).map_err(unreadable)?;
+        if !opened.metadata().map_err(unreadable)?.is_file() {
+            return Err(unreadable(io::Error::other("it is not a file")));
+        }
         opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(unreadable(io::Error::other("it is larger than any configuration")));

@@ -4,9 +4,8 @@
 //! says of the peer; there are never more clients than [`CLIENTS_MAX`]; each has one reading, one step and
 //! one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
 
-use std::fs;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Token};
@@ -91,6 +90,11 @@ impl Control {
                 log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
             }
         }
+    }
+
+    /// What an operator is told of the configuration from now on.
+    pub(super) fn tell_config(&mut self, config: &Config) {
+        self.process.environment = config.shown();
     }
 
     /// Whether the event is for a socket here.
@@ -237,6 +241,7 @@ impl House {
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;
         process.is_store_damaged = self.disk.as_mut().is_some_and(|disk| disk.log_mut().is_damaged());
+        process.is_tls_shut = self.errands.is_tls_shut;
         process.waiting_publishers = self.for_room.len() as u32;
         let peers = Peers { peers: &self.peers, now: self.now };
         let holder = &mut self.control.holder;
@@ -313,7 +318,8 @@ fn shown(door: &Door) -> String {
 fn process(config: &Config) -> Process {
     Process {
         environment: config.shown(),
-        data_dir: fs::canonicalize(&config.data_dir)
+        // It may not be there yet.
+        data_dir: path::absolute(&config.data_dir)
             .unwrap_or_else(|_| config.data_dir.clone())
             .display()
             .to_string(),
@@ -325,6 +331,7 @@ fn process(config: &Config) -> Process {
         handshakes_evicted: 0,
         newcomers_dropped: 0,
         is_store_damaged: false,
+        is_tls_shut: false,
         waiting_publishers: 0,
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use mio::Waker;
 
 use crate::command::{ConnectionId, Outcome};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::log_limiter::LogKind;
@@ -54,8 +54,8 @@ pub(super) enum Done {
     Password(Login, bool),
     /// Of which connection and ticket, since when it waited, and how it goes on.
     Handshake(ConnectionId, u64, Now, Shaken),
-    /// What the configuration says now.
-    Reload(Box<Result<Config, ConfigError>>),
+    /// What the configuration says now, or why that cannot be.
+    Reload(Box<Result<Config, String>>),
 }
 
 impl Errand {
@@ -65,13 +65,7 @@ impl Errand {
             Self::Handshake(Shake { connection, ticket, since, handshake }) => {
                 Done::Handshake(connection, ticket, since, handshake.step(keeper))
             }
-            Self::Reload(config) => {
-                let again = config.again();
-                if let (Ok(config), Some(keeper)) = (&again, keeper) {
-                    keeper.reload(&config.tls);
-                }
-                Done::Reload(Box::new(again))
-            }
+            Self::Reload(config) => Done::Reload(Box::new(reload(&config, keeper))),
             Self::Password(login) => {
                 let is_right = login.check.is_right();
                 Done::Password(login, is_right)
@@ -80,10 +74,25 @@ impl Errand {
     }
 }
 
+/// Reads the configuration again, and of one that can be the certificates.
+fn reload(before: &Config, keeper: Option<&mut Keeper>) -> Result<Config, String> {
+    let mut config = before.again().map_err(|error| error.to_string())?;
+    config.fit(super::record_sizes).map_err(|error| error.to_string())?;
+    if let Some(keeper) = keeper
+        && !keeper.reload(&config.tls)
+    {
+        config.tls.clone_from(&before.tls);
+    }
+    Ok(config)
+}
+
 /// Errands as the loop has them.
 pub(super) struct Errands {
-    helper: Helper<Errand, Done>,
+    /// With what was done comes whether nobody can come in by TLS.
+    helper: Helper<Errand, (Done, bool)>,
     is_busy: bool,
+    /// Nobody comes in by TLS, for the files of `[tls]` cannot be used.
+    pub(super) is_tls_shut: bool,
     /// When the one under way was given out.
     given: Now,
     tickets: u64,
@@ -103,10 +112,15 @@ impl Errands {
     /// The system starts no more threads.
     pub(super) fn start(waker: Arc<Waker>, limits: &Limits, mut keeper: Option<Keeper>) -> io::Result<Self> {
         let shakes_max = if keeper.is_some() { limits.tls_handshakes_max as usize } else { 0 };
-        let work = move |errand: Errand| errand.run(keeper.as_mut());
+        let is_tls_shut = keeper.as_ref().is_some_and(Keeper::is_shut);
+        let work = move |errand: Errand| {
+            let done = errand.run(keeper.as_mut());
+            (done, keeper.as_ref().is_some_and(Keeper::is_shut))
+        };
         Ok(Self {
             helper: Helper::start("errands", waker, work)?,
             is_busy: false,
+            is_tls_shut,
             given: Now::default(),
             tickets: 0,
             throttle: LoginThrottle::new(limits.handshakes_max as usize),
@@ -146,8 +160,8 @@ impl House {
 
     /// Takes what was done, and gives out what is next.
     pub(super) fn run_errands(&mut self) {
-        if let Some(done) = self.errands.helper.take() {
-            self.errands.is_busy = false;
+        if let Some((done, is_tls_shut)) = self.errands.helper.take() {
+            (self.errands.is_busy, self.errands.is_tls_shut) = (false, is_tls_shut);
             match done {
                 Done::Password(login, is_right) => self.finish_login(&login, is_right),
                 Done::Handshake(connection, ticket, since, shaken) => {

@@ -171,7 +171,7 @@ impl House {
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
         let with_tls = !config.listen_tls.is_empty();
-        let keeper = with_tls.then(|| Keeper::open(&config.tls)).transpose().map_err(StartError::Tls)?;
+        let keeper = with_tls.then(|| open_keeper(config)).transpose()?;
         let doors = listen::open_doors(&mut poll, config)?;
         tell_limits(config, &table);
         let connections = limits.connections_max as usize;
@@ -258,6 +258,12 @@ impl House {
         }
         Ok(())
     }
+}
+
+fn open_keeper(config: &Config) -> Result<Keeper, StartError> {
+    let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
+    let open = if has_other_door { Keeper::open_or_wait } else { Keeper::open };
+    open(&config.tls).map_err(StartError::Tls)
 }
 
 const fn message_limits(limits: &Limits) -> MessageLimits {

@@ -3,7 +3,7 @@
 //! Always true: a configuration that cannot be read changes nothing; what was changed and needs a restart is
 //! named, so that nobody waits for it.
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::tool::logging;
 
 use super::house::House;
@@ -21,17 +21,13 @@ impl House {
     }
 
     /// Makes of the configuration what can be made of it.
-    pub(super) fn take_reloaded(&mut self, again: Result<Config, ConfigError>) {
-        let fitted = again.map_err(|error| error.to_string()).and_then(|mut config| {
-            config.fit(super::record_sizes).map_err(|error| error.to_string())?;
-            Ok(config)
-        });
-        let config = match fitted {
+    pub(super) fn take_reloaded(&mut self, again: Result<Config, String>) {
+        let config = match again {
             Ok(config) => config,
             Err(error) => return log::error!("{error}; the configuration stays as it was"),
         };
         logging::set_level(config.log_level);
-        let changed = changed_keys(&self.config.shown(), &config.shown());
+        let changed = changed_keys(&self.config, &config);
         if changed.is_empty() {
             log::info!("the configuration was read again");
         } else {
@@ -39,40 +35,70 @@ impl House {
         }
         self.config.log_level = config.log_level;
         self.config.tls = config.tls;
+        self.control.tell_config(&self.config);
     }
 }
 
-/// The keys whose values differ and that are not live.
-fn changed_keys(before: &str, after: &str) -> Vec<String> {
+/// The keys that somebody changed and that are not live; not the limits that follow from them.
+fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
+    let [shown_before, shown_after] = [before.shown(), after.shown()];
+    let mut gone: Vec<_> = shown_keys(&shown_before).collect();
     let mut changed = Vec::new();
-    let mut section = "";
-    for (before, after) in before.lines().zip(after.lines()) {
-        if after.starts_with('[') {
-            section = after;
-        }
-        let key = after.split(" = ").next().unwrap_or(after);
-        // Behind a mark stands why it is so, which changes by itself.
-        let [before, after] = [before, after].map(|line| line.split("  # ").next());
-        if before != after && section != "[tls]" && !LIVE.contains(&key) {
+    for (section, key, value) in shown_keys(&shown_after) {
+        let had = gone.iter().position(|(it, name, _)| (*it, *name) == (section, key));
+        let had = had.map(|at| gone.remove(at).2);
+        let follows = before.limit_follows(key) && after.limit_follows(key);
+        if had != Some(value) && section != "[tls]" && !LIVE.contains(&key) && !follows {
             changed.push(key.to_string());
         }
     }
+    let gone = gone.iter().filter(|(section, ..)| *section != "[tls]");
+    changed.extend(gone.map(|(_, key, _)| (*key).to_string()));
     changed
+}
+
+/// Section, key and value of each line; behind a mark stands why it is so, which changes by itself.
+fn shown_keys(shown: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    let mut section = "";
+    shown.lines().filter_map(move |line| {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let (key, value) = line.split_once(" = ")?;
+        Some((section, key, value.split_once("  # ").map_or(value, |(value, _)| value)))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layer;
+
+    fn said(text: &str) -> Config {
+        let file = std::env::temp_dir().join(format!("leveret-changed-{}.toml", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let config = Config::gather(Some(&file), Layer::default());
+        std::fs::remove_file(&file).unwrap();
+        let mut config = config.unwrap();
+        config.fit(crate::net::record_sizes).unwrap();
+        config
+    }
 
     #[test]
-    fn what_needs_a_restart_is_named() {
-        let before = Config::default();
-        let mut after = before.clone();
-        after.log_level = log::LevelFilter::Trace;
-        after.tls.client_ca = Some("ca.pem".into());
-        assert_eq!(changed_keys(&before.shown(), &after.shown()), Vec::<String>::new());
-        after.limits.queues_max += 1;
-        after.listen.clear();
-        assert_eq!(changed_keys(&before.shown(), &after.shown()), ["listen", "queues_max"]);
+    fn what_needs_a_restart_is_named_and_nothing_else() {
+        let nothing = Vec::<&str>::new();
+        for (before, after, changed) in [
+            ("", "log_level = \"trace\"\n[tls]\nclient_ca = \"ca.pem\"", nothing.clone()),
+            ("[tls]\ncrl = [\"a\", \"b\"]\nclient_ca = \"c\"", "", nothing),
+            ("", "listen = []\n[limits]\nqueues_max = 77", vec!["listen", "queues_max"]),
+            ("[limits]\nqueues_max = 77", "", vec!["queues_max"]),
+            // Many limits follow from it.
+            ("", "memory_limit = \"40MB\"", vec!["memory_limit"]),
+            // One line more or less shifts no other.
+            ("", "load_definitions = \"/d.json\"", vec!["load_definitions"]),
+            ("load_definitions = \"/d.json\"", "", vec!["load_definitions"]),
+        ] {
+            assert_eq!(changed_keys(&said(before), &said(after)), changed, "{before} -> {after}");
+        }
     }
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Callable, Dict
 
+from harness import brokers
 from harness.raw import Client, Closed
 
 from office import Office, Paper
@@ -122,6 +125,17 @@ def authority(folder: Path) -> None:
             raise AssertionError("the old authority's client was let in")
 
 
+def comes_in(broker: Broker, shown: object, session: object = None) -> bool:
+    """Whether a client over TLS gets as far as AMQP."""
+    raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20)
+    try:
+        with shown.wrap_socket(raw, server_hostname="localhost", session=session) as secure:
+            Client(broker.address, connected=secure).close()
+            return True
+    except (OSError, Closed):
+        return False
+
+
 def revoked(folder: Path) -> None:
     """A client whose certificate is revoked comes in until the list says so: from SIGHUP on, or when the file
     changes. Nor does it come in by the ticket of an earlier session, and a list that is out of date goes on counting."""
@@ -131,15 +145,6 @@ def revoked(folder: Path) -> None:
     office.revocations(listed)
     how = f'client_ca = "{office.authority}"\nclient_certificates = "require"\ncrl = "{listed}"'
 
-    def comes_in(shown: object, session: object = None) -> bool:
-        raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20)
-        try:
-            with shown.wrap_socket(raw, server_hostname="localhost", session=session) as secure:
-                Client(broker.address, connected=secure).close()
-                return True
-        except (OSError, Closed):
-            return False
-
     with Broker(office.server(), how) as broker:
         mine, others = context(office, stolen), context(office, other)
         traffic = Traffic(broker, others)
@@ -147,23 +152,23 @@ def revoked(folder: Path) -> None:
                                   server_hostname="localhost")
         Client(broker.address, connected=secure)
         ticket = secure.session
-        assert comes_in(mine, ticket)
+        assert comes_in(broker, mine, ticket)
         office.revocations(listed, stolen)
         os.kill(broker.process.pid, signal.SIGHUP)
         broker.logged("certificates were read again")
         for session in (ticket, None):
-            assert not comes_in(mine, session), "whose certificate was revoked"
+            assert not comes_in(broker, mine, session), "whose certificate was revoked"
         broker.logged(r"the handshake of TLS failed: its certificate was revoked: a list in \[tls\] crl names it")
-        assert comes_in(others)
+        assert comes_in(broker, others)
         # A list whose time is over; nobody says so to the broker but the file.
         office.revocations(listed, days=-2)
-        wait_for(lambda: comes_in(others) and "was to be replaced by" in broker.log())
-        assert comes_in(others) and not comes_in(mine)
+        wait_for(lambda: comes_in(broker, others) and "was to be replaced by" in broker.log())
+        assert comes_in(broker, others) and not comes_in(broker, mine)
         # What is no list leaves the old one in use.
         listed.write_text("nothing")
         os.kill(broker.process.pid, signal.SIGHUP)
         broker.logged("crl.pem holds no list in PEM form .*; what was read before stays in use")
-        assert comes_in(others) and not comes_in(mine)
+        assert comes_in(broker, others) and not comes_in(broker, mine)
         traffic.more()
         traffic.stop()
         secure.close()
@@ -197,9 +202,110 @@ def other_keys(folder: Path) -> None:
         broker.stop()
 
 
+def several_lists(folder: Path) -> None:
+    """Whoever is on any list of its authority stays out, whatever the order; and an authority of the same name neither
+    shuts the other's clients out nor lets those in whom their own has revoked."""
+    office = Office(folder / "office")
+    stolen, other = office.issue("stolen"), office.issue("other")
+    old, new, both, wrong = (folder / f"{name}.pem" for name in ("old", "new", "both", "wrong"))
+    office.revocations(old)
+    office.revocations(new, stolen)
+    both.write_text(old.read_text() + new.read_text())
+    how = f'client_ca = "{office.authority}"\nclient_certificates = "require"\ncrl = '
+    for said in (f'"{both}"', f'["{old}", "{new}"]', f'["{new}", "{old}"]'):
+        with Broker(office.server(), how + said) as broker:
+            assert comes_in(broker, context(office, other)), said
+            assert not comes_in(broker, context(office, stolen)), said
+    # A new authority of the same name, and the lists of both.
+    second = Office(folder / "second")
+    theirs, gone = second.issue("theirs"), second.issue("gone")
+    second.revocations(folder / "second.pem", gone)
+    authorities = folder / "authorities.pem"
+    authorities.write_text(office.authority.read_text() + second.authority.read_text())
+    how = how.replace(str(office.authority), str(authorities))
+
+    def shown(paper: Paper) -> object:
+        return context(office, paper)
+
+    for lists in ((new, folder / "second.pem"), (folder / "second.pem", new), (folder / "second.pem",)):
+        said = "[" + ", ".join(f'"{path}"' for path in lists) + "]"
+        with Broker(office.server(), how + said) as broker:
+            assert comes_in(broker, shown(other)) and comes_in(broker, shown(theirs)), (said, broker.log())
+            assert not comes_in(broker, shown(gone)), said
+            assert comes_in(broker, shown(stolen)) == (new not in lists), said
+    # A list that nobody there has signed counts for nobody, so it is not taken for one that does.
+    with Broker(office.server(), f'{how}"{new}"') as broker:
+        third = Office(folder / "third")
+        third.revocations(wrong)
+        new.write_text(wrong.read_text())
+        os.kill(broker.process.pid, signal.SIGHUP)
+        broker.logged("new.pem is signed by no authority of that name in client_ca.*; what was read before stays in use")
+        assert not comes_in(broker, shown(stolen)) and comes_in(broker, shown(other))
+
+
+def useless_files_at_a_start(folder: Path) -> None:
+    """A list or a certificate that a power cut has left empty or cut off shuts the door of TLS and no other; the log
+    and the alarms say so, and a whole file opens it without a restart."""
+    office = Office(folder)
+    stolen, other = office.issue("stolen"), office.issue("other")
+    listed = folder / "crl.pem"
+    office.revocations(listed, stolen)
+    paper = office.server()
+    how = f'client_ca = "{office.authority}"\nclient_certificates = "require"\ncrl = "{listed}"'
+    for file in (listed, paper.certificate):
+        whole = file.read_text()
+        for text in ("", whole[:-60]):
+            file.write_text(text)
+            with Broker(paper, how) as broker:
+                Client(broker.address).close()
+                assert re.search(rf"ERROR .*{file.name} .*; nobody comes in by TLS until", broker.log()), broker.log()
+                assert not comes_in(broker, context(office, other))
+                assert "tls: " in broker.ctl("list_alarms"), broker.ctl("list_alarms")
+                file.write_text(whole)
+                wait_for(lambda: comes_in(broker, context(office, other)))
+                assert not comes_in(broker, context(office, stolen))
+                assert "tls: " not in broker.ctl("list_alarms"), broker.ctl("list_alarms")
+    # With no other door there is nothing to be served.
+    listed.write_text("")
+    config = folder / "alone.toml"
+    config.write_text(f'listen = []\nlisten_tls = ["127.0.0.1:0"]\ndata_dir = "{folder}/data"\n[tls]\n'
+                      f'certificate = "{paper.certificate}"\nkey = "{paper.key}"\n{how}\n')
+    done = subprocess.run([str(brokers.leveret_binary()), "--config", str(config)], capture_output=True, text=True,
+                          timeout=20, check=False)
+    assert done.returncode == 1 and "crl.pem holds no list" in done.stderr, done
+
+
+def refused_configuration(folder: Path) -> None:
+    """What cannot be changes nothing, the certificates of clients included; nor does a file that is none keep anybody
+    waiting."""
+    office = Office(folder)
+    other = office.issue("other")
+    with Broker(office.server(), f'client_ca = "{office.authority}"\nclient_certificates = "require"') as broker:
+        assert not comes_in(broker, context(office)) and comes_in(broker, context(office, other))
+        text = broker.config_path.read_text()
+        without = [line for line in text.splitlines() if not line.startswith("client_")]
+        broker.config_path.write_text('memory_limit = "1MB"\n' + "\n".join(without))
+        os.kill(broker.process.pid, signal.SIGHUP)
+        broker.logged("ERROR .*; the configuration stays as it was")
+        assert not comes_in(broker, context(office)) and comes_in(broker, context(office, other))
+        assert "certificates were read again" not in broker.log()
+        for make in (os.mkfifo, os.mkdir):
+            count = broker.log().count("stays as it was")
+            broker.config_path.rmdir() if broker.config_path.is_dir() else broker.config_path.unlink()
+            make(broker.config_path)
+            os.kill(broker.process.pid, signal.SIGHUP)
+            wait_for(lambda: broker.log().count("stays as it was") > count, broker.log)
+            assert "leveret.toml: it is not a file" in broker.log(), broker.log()
+            assert comes_in(broker, context(office, other))
+        broker.stop()
+
+
 CASES: Dict[str, Callable[[Path], None]] = {
     "reload-under-traffic": under_traffic,
     "reload-authority": authority,
     "reload-other-keys": other_keys,
     "reload-revoked": revoked,
+    "several-lists": several_lists,
+    "useless-files-at-a-start": useless_files_at_a_start,
+    "reload-refused": refused_configuration,
 }

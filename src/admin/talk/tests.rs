@@ -52,6 +52,7 @@ impl Stage {
                 handshakes_evicted: 0,
                 newcomers_dropped: 0,
                 is_store_damaged: false,
+                is_tls_shut: false,
                 waiting_publishers: 0,
             },
             orders: Orders::default(),

@@ -27,6 +27,7 @@ use super::clock::{Clock, Utc, system_s};
 use super::der::{AlternativeName, Certificate};
 use super::revoked::Revoked;
 use super::suites;
+use super::verifier::{Judge, Unanimous};
 
 /// More than any chain of certificates or list of authorities has.
 const FILE_BYTES_MAX: u64 = 512 << 10;
@@ -37,17 +38,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no TLS, as one sentence that says what to change.
 #[derive(Debug)]
-pub struct TlsError(String);
+pub struct TlsError {
+    why: String,
+    /// What a file holds is at fault, and not what the configuration says.
+    is_of_file: bool,
+}
 
 impl TlsError {
+    /// Of a file.
     pub(super) fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
-        Self(format!("[tls] {key}: {} {why}", path.display()))
+        Self { why: format!("[tls] {key}: {} {why}", path.display()), is_of_file: true }
+    }
+
+    /// Of the configuration.
+    fn said(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_of_file: false }
     }
 }
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -58,6 +69,9 @@ struct Loaded {
     clock: Clock,
 }
 
+/// What follows when there is nothing that could be used.
+const SHUT: &str = "nobody comes in by TLS until that file can be used; the other doors are open";
+
 /// By what a file is known to be another than before.
 type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
@@ -65,7 +79,8 @@ type Stamp = Option<(u64, u64, i64, i64, u64)>;
 #[derive(Debug)]
 pub(in crate::net) struct Keeper {
     tls: Tls,
-    loaded: Loaded,
+    /// `None`: there is nothing yet that could be used, so nobody comes in.
+    loaded: Option<Loaded>,
     stamps: Vec<Stamp>,
     looked: Instant,
 }
@@ -77,11 +92,33 @@ impl Keeper {
     /// What is wrong with one of them.
     pub(in crate::net) fn open(tls: &Tls) -> Result<Self, TlsError> {
         let stamps = stamps(tls);
-        Ok(Self { tls: tls.clone(), loaded: load(tls)?, stamps, looked: Instant::now() })
+        Ok(Self { tls: tls.clone(), loaded: Some(load(tls)?), stamps, looked: Instant::now() })
     }
 
-    /// What a new connection works with; looks whether the files have changed, if that is some time ago.
-    pub(super) fn current(&mut self) -> Arc<ServerConfig> {
+    /// The same for a broker with other doors: what a power cut has left of a file must not shut those too.
+    /// So with a file that cannot be used nobody comes in by TLS until it can.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration itself.
+    pub(in crate::net) fn open_or_wait(tls: &Tls) -> Result<Self, TlsError> {
+        let stamps = stamps(tls);
+        match Self::open(tls) {
+            Err(error) if error.is_of_file => {
+                log::error!("{error}; {SHUT}");
+                Ok(Self { tls: tls.clone(), loaded: None, stamps, looked: Instant::now() })
+            }
+            opened => opened,
+        }
+    }
+
+    /// Nobody comes in, for there is nothing that could be used.
+    pub(in crate::net) const fn is_shut(&self) -> bool {
+        self.loaded.is_none()
+    }
+
+    /// What a new connection works with, if there is anything; looks whether the files have changed, if that
+    /// is some time ago.
+    pub(super) fn current(&mut self) -> Option<Arc<ServerConfig>> {
         if self.looked.elapsed() >= LOOK_AGAIN {
             self.looked = Instant::now();
             let stamps = stamps(&self.tls);
@@ -90,29 +127,35 @@ impl Keeper {
                 self.read_again(&self.tls.clone(), stamps);
             }
         }
-        self.loaded.server.clone()
+        self.loaded.as_ref().map(|loaded| loaded.server.clone())
     }
 
-    /// Reads everything again, after what the configuration says now. Connections that are there stay.
-    pub(in crate::net) fn reload(&mut self, tls: &Tls) {
+    /// Reads everything again, after what the configuration says now, and says whether it is in use from now
+    /// on. Connections that are there stay.
+    pub(in crate::net) fn reload(&mut self, tls: &Tls) -> bool {
         let stamps = stamps(tls);
-        self.read_again(tls, stamps);
+        self.read_again(tls, stamps)
     }
 
-    fn read_again(&mut self, tls: &Tls, stamps: Vec<Stamp>) {
+    fn read_again(&mut self, tls: &Tls, stamps: Vec<Stamp>) -> bool {
         self.stamps = stamps;
         match load(tls) {
             Ok(loaded) => {
                 self.tls = tls.clone();
-                self.loaded = loaded;
+                self.loaded = Some(loaded);
                 log::info!("certificates were read again; new connections get them");
+                true
             }
-            Err(error) => log::error!("{error}; what was read before stays in use"),
+            Err(error) => {
+                let then = if self.is_shut() { SHUT } else { "what was read before stays in use" };
+                log::error!("{error}; {then}");
+                false
+            }
         }
     }
 
-    pub(super) const fn clock(&self) -> Clock {
-        self.loaded.clock
+    pub(super) fn clock(&self) -> Clock {
+        self.loaded.as_ref().map_or(Clock { not_before_s: 0 }, |loaded| loaded.clock)
     }
 
     /// The user name in a certificate that was found good; `None`: it has none of that kind.
@@ -141,7 +184,7 @@ fn resolve(path: &Path) -> PathBuf {
 fn stamps(tls: &Tls) -> Vec<Stamp> {
     let stamp = |path: &PathBuf| {
         let found = fs::metadata(resolve(path)).ok()?;
-        Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.size()))
     };
     tls.certificates.iter().chain(&tls.keys).chain(&tls.client_ca).chain(&tls.crls).map(stamp).collect()
 }
@@ -293,14 +336,12 @@ fn matches_name(pattern: &str, name: &str) -> bool {
 fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     let provider = Arc::new(suites::provider());
     if tls.certificates.is_empty() {
-        return Err(TlsError(
-            "[tls] certificate: name the PEM file of a certificate, which TLS needs".into(),
-        ));
+        return Err(TlsError::said("[tls] certificate: name the PEM file of a certificate, which TLS needs"));
     }
     if tls.certificates.len() != tls.keys.len() {
         let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
         let why = format!("[tls] key: name one file per certificate; there are {certificates} and {keys}");
-        return Err(TlsError(why));
+        return Err(TlsError::said(why));
     }
     let pairs = tls.certificates.iter().zip(&tls.keys);
     let pairs: Result<Vec<_>, _> = pairs.map(|(chain, key)| read_pair(&provider, chain, key)).collect();
@@ -309,7 +350,8 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
         Some(path) => read_certificates("client_ca", path)?,
         None => Vec::new(),
     };
-    let revoked = Revoked::read(&tls.crls)?;
+    let mut revoked = Revoked::read(&tls.crls)?;
+    revoked.attribute(&authorities, provider.signature_verification_algorithms.all)?;
     let ours = pairs.iter().flat_map(|pair| pair.cert.first()).chain(&authorities);
     let made = ours.filter_map(|der| Certificate::parse(der)).map(|certificate| certificate.not_before);
     let clock = Clock { not_before_s: made.max().unwrap_or(0).max(revoked.made_s()) };
@@ -321,16 +363,15 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
         TlsVersion::Tls13 => &[&version::TLS13],
     };
-    let failed = |error: &dyn fmt::Display| TlsError(format!("[tls] cannot be set up: {error}"));
+    let failed = |error: &dyn fmt::Display| TlsError::said(format!("[tls] cannot be set up: {error}"));
     let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(clock))
         .with_protocol_versions(versions)
         .map_err(|error| failed(&error))?;
     let builder = match tls.client_certificates {
         ClientCertificates::None if !revoked.is_empty() => {
-            return Err(TlsError(
+            return Err(TlsError::said(
                 "[tls] crl: names lists of revoked certificates, but client_certificates is \"none\": nobody \
-                 is asked for any; write \"require\" or \"allow\", or leave crl out"
-                    .into(),
+                 is asked for any; write \"require\" or \"allow\", or leave crl out",
             ));
         }
         ClientCertificates::None => builder.with_no_client_auth(),
@@ -356,23 +397,37 @@ fn verifier(
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
     let Some(path) = &tls.client_ca else {
         let why = format!("[tls] client_ca: name the authorities, which client_certificates = {how} needs");
-        return Err(TlsError(why));
+        return Err(TlsError::said(why));
     };
+    let sets = revoked.sets(&authorities);
     let mut roots = RootCertStore::empty();
     for der in authorities {
         roots
             .add(der)
             .map_err(|_| TlsError::new("client_ca", path, "holds a certificate that is damaged"))?;
     }
-    // Lists count beyond their time, and who has none has revoked nobody: see `revoked`.
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .with_crls(revoked.lists())
-        .allow_unknown_revocation_status();
-    let builder = if how == ClientCertificates::Allow { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| match error {
-        VerifierBuilderError::InvalidCrl(why) => TlsError(format!("[tls] crl: cannot be used: {why:?}")),
-        error => TlsError::new("client_ca", path, error),
-    })
+    let roots = Arc::new(roots);
+    let judge = |lists| {
+        // Lists count beyond their time, and who has none has revoked nobody: see `revoked`.
+        let builder = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(lists)
+            .allow_unknown_revocation_status();
+        let builder =
+            if how == ClientCertificates::Allow { builder.allow_unauthenticated() } else { builder };
+        builder.build().map_err(|error| match error {
+            VerifierBuilderError::InvalidCrl(why) => {
+                TlsError::said(format!("[tls] crl: cannot be used: {why:?}"))
+            }
+            error => TlsError::new("client_ca", path, error),
+        })
+    };
+    let first = judge(sets.alone)?;
+    let others = sets.sharing.into_iter().map(|sharing| {
+        let may_be_of_namesake = sharing.is_known;
+        Ok(Judge { verifier: judge(vec![sharing.list])?, may_be_of_namesake })
+    });
+    let others = others.collect::<Result<Vec<_>, TlsError>>()?;
+    Ok(if others.is_empty() { first } else { Arc::new(Unanimous { first, others }) })
 }
 
 /// Says when clients will not take our certificate, or the clock is surely wrong.

@@ -3,15 +3,19 @@
 //! ```text
 //! Certificate   { TBSCertificate, … }
 //! TBSCertificate{ [0] version?, serialNumber, signature, issuer, Validity{ notBefore, notAfter },
-//!                 subject, subjectPublicKeyInfo, …, [3]{ { Extension{ OID, critical?, value } … } }? }
-//! CertificateList{ TBSCertList{ version?, signature, issuer, thisUpdate, nextUpdate?, … }, … }
+//!                 subject, subjectPublicKeyInfo{ algorithm, key }, …,
+//!                 [3]{ { Extension{ OID, critical?, value } … } }? }
+//! CertificateList{ TBSCertList{ version?, signature, issuer, thisUpdate, nextUpdate?, … },
+//!                 algorithm, signature }
 //! Name          { SET{ SEQUENCE{ OID, text } } … }            the common name is OID 2.5.4.3
 //! SAN value     { [1] email | [2] dns | [6] uri | … }         OID 2.5.29.17
 //! ```
 //!
 //! Why it exists: whether a certificate is sound and by whom it is signed is for rustls to say; a login name
-//! and a time are all that is wanted of it here. Always true: nothing is copied but names, nothing is trusted
-//! to be whole, and what is not understood is not there.
+//! and a time are all that is wanted of it here, and of a list whose it is. Always true: nothing is copied
+//! but names, nothing is trusted to be whole, and what is not understood is not there.
+
+use rustls::pki_types::SignatureVerificationAlgorithm;
 
 use super::clock::days_since_1970;
 
@@ -23,6 +27,7 @@ const PRINTABLE_STRING: u8 = 0x13;
 const IA5_STRING: u8 = 0x16;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
+const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const BOOLEAN: u8 = 0x01;
 const SEQUENCE: u8 = 0x30;
@@ -50,6 +55,8 @@ pub(super) struct Certificate<'a> {
     /// Seconds since 1970.
     pub(super) not_after: u64,
     pub(super) subject: &'a [u8],
+    /// How it is used, and the key.
+    public_key: &'a [u8],
     alternative_names: &'a [u8],
 }
 
@@ -100,14 +107,14 @@ impl<'a> Certificate<'a> {
         let mut validity = Der(tbs.take(SEQUENCE)?);
         let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
         let subject = tbs.take(SEQUENCE)?;
-        tbs.take(SEQUENCE)?;
+        let public_key = tbs.take(SEQUENCE)?;
         let mut alternative_names: &[u8] = &[];
         while let Some((tag, content)) = tbs.next() {
             if tag == EXTENSIONS {
                 alternative_names = find_alternative_names(content).unwrap_or_default();
             }
         }
-        Some(Self { not_before, not_after, subject, alternative_names })
+        Some(Self { not_before, not_after, subject, public_key, alternative_names })
     }
 
     /// The common names of the subject, in their order.
@@ -144,21 +151,51 @@ pub(super) struct RevocationList<'a> {
     pub(super) this_update: u64,
     /// Seconds since 1970, if it says when there is to be another.
     pub(super) next_update: Option<u64>,
+    /// What is signed, with its tag and length.
+    signed: &'a [u8],
+    /// How.
+    algorithm: &'a [u8],
+    signature: &'a [u8],
 }
 
 impl<'a> RevocationList<'a> {
     /// Reads a list; `None`: this is none.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Der(Der(der).take(SEQUENCE)?);
+        let whole = outer.0;
         let mut tbs = Der(outer.take(SEQUENCE)?);
+        let signed = &whole[..whole.len() - outer.0.len()];
+        let (algorithm, signature) = (outer.take(SEQUENCE)?, bits(&mut outer)?);
         tbs.take(INTEGER);
         tbs.take(SEQUENCE)?;
         let issuer = tbs.take(SEQUENCE)?;
         let this_update = time(&mut tbs)?;
         let is_time = matches!(tbs.0.first(), Some(&(UTC_TIME | GENERALIZED_TIME)));
         let next_update = if is_time { Some(time(&mut tbs)?) } else { None };
-        Some(Self { issuer, this_update, next_update })
+        Some(Self { issuer, this_update, next_update, signed, algorithm, signature })
     }
+
+    /// Whether the key of an authority's certificate has signed it.
+    pub(super) fn is_signed_by(
+        &self,
+        authority: &Certificate<'_>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> bool {
+        let mut public_key = Der(authority.public_key);
+        let (Some(kind), Some(key)) = (public_key.take(SEQUENCE), bits(&mut public_key)) else {
+            return false;
+        };
+        algorithms.iter().any(|algorithm| {
+            algorithm.public_key_alg_id().as_ref() == kind
+                && algorithm.signature_alg_id().as_ref() == self.algorithm
+                && algorithm.verify_signature(key, self.signed, self.signature).is_ok()
+        })
+    }
+}
+
+/// A string of whole octets: none of the bits of the last is unused.
+fn bits<'a>(der: &mut Der<'a>) -> Option<&'a [u8]> {
+    der.take(BIT_STRING)?.split_first().filter(|(unused, _)| **unused == 0).map(|(_, octets)| octets)
 }
 
 fn find_alternative_names(extensions: &[u8]) -> Option<&[u8]> {

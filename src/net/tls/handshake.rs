@@ -167,7 +167,11 @@ impl Handshake {
         let is_first = self.connection.is_none();
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(UnbufferedServerConnection::new(keeper.current())?),
+            none => {
+                let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
+                let config = keeper.current().ok_or(Trouble::Other(why.into()))?;
+                none.insert(UnbufferedServerConnection::new(config)?)
+            }
         };
         if is_first {
             take_time_as_told();

@@ -9,6 +9,7 @@
 //! | `records`      | opening and sealing, on the loop |
 //! | `revoked`      | lists of certificates that count no longer |
 //! | `suites`       | which ciphers, in which order |
+//! | `verifier`     | whether a client's certificate is good |
 //!
 //! Why rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here encrypted
 //! input is opened in the loop's scratch; what is no whole record yet, what of an opened one cannot be
@@ -23,6 +24,7 @@ mod revoked;
 mod suites;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use rustls::server::UnbufferedServerConnection;
 
