@@ -21,7 +21,7 @@ use crate::time::{Deadline, Now};
 
 use super::house::House;
 use super::listen::{Door, DoorAddress};
-use super::local::LocalDoor;
+use super::local::{Folder, LocalDoor};
 use super::peer::{Ending, Peer, Waiting};
 use super::readiness::{AcceptFailure, Readiness};
 use super::socket::{PeerAddress, Socket};
@@ -82,7 +82,7 @@ impl Control {
     pub(super) fn open(&mut self, poll: &Poll, doors: &[Door]) {
         self.process.listeners = doors.iter().map(shown).collect();
         // Whoever comes in is asked who he is besides.
-        let opened = LocalDoor::open(&self.path, 0o600, BACKLOG);
+        let opened = LocalDoor::open(&self.path, Folder::Ours, 0o600, BACKLOG);
         match opened.and_then(|mut door| door.register(poll, Token(DOOR)).map(|()| door)) {
             Ok(door) => self.door = Some(door),
             Err(error) => {

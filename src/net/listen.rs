@@ -24,7 +24,7 @@ use crate::time::Now;
 
 use super::StartError;
 use super::buffers::BufferSize;
-use super::local::LocalDoor;
+use super::local::{Folder, LocalDoor};
 use super::readiness::{AcceptFailure, Readiness};
 use super::socket::{PeerAddress, Socket};
 
@@ -169,7 +169,7 @@ pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, 
         }
     }
     if let Some(path) = &config.unix.path {
-        let door = LocalDoor::open(path, config.unix.mode.0, BACKLOG);
+        let door = LocalDoor::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
         let listener = door.map(Listener::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
         doors.push(Door {
             listener,

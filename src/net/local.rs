@@ -1,7 +1,9 @@
 //! The door for programs of this machine: a Unix socket.
 //!
 //! Always true: a socket that another process listens on is left alone, as is anything that is no socket; one
-//! that was left behind is removed, and ours is at the end.
+//! that was left behind is removed, and ours is at the end. In a folder that is ours alone nobody else
+//! listens, so one that may not even be asked was left behind by another user; and what root makes there
+//! belongs to the folder's owner, who has to get on with it one day.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -10,9 +12,20 @@ use std::path::{Path, PathBuf};
 
 use mio::net::UnixListener;
 use mio::{Interest, Poll, Token};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open};
+use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
 
 use super::socket::{PeerAddress, Socket};
+
+/// What is known of the folder that a socket is to stand in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Folder {
+    /// Nothing: others may listen there.
+    Anybodys,
+    /// This process has the lock on it.
+    Ours,
+}
 
 /// A Unix socket that is listened on.
 #[derive(Debug)]
@@ -25,12 +38,15 @@ pub(super) struct LocalDoor {
 
 impl LocalDoor {
     /// Listens; whoever may write to a file of this mode may connect.
-    pub(super) fn open(path: &Path, mode: u32, backlog: i32) -> io::Result<Self> {
-        remove_stale(path)?;
+    pub(super) fn open(path: &Path, folder: Folder, mode: u32, backlog: i32) -> io::Result<Self> {
+        remove_stale(path, folder)?;
         let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&SockAddr::unix(path)?)?;
         fs::set_permissions(path, Permissions::from_mode(mode))?;
+        if folder == Folder::Ours {
+            give_to_owner(path)?;
+        }
         socket.listen(backlog)?;
         let found = fs::symlink_metadata(path)?;
         let listener = UnixListener::from_std(socket.into());
@@ -59,8 +75,26 @@ impl Drop for LocalDoor {
     }
 }
 
+/// What root makes in the folder of another belongs to that one, as the files of the store do. What is given
+/// is the socket itself, whatever its owner may put in its place meanwhile.
+fn give_to_owner(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let owner = fs::metadata(folder.unwrap_or(Path::new(".")))?;
+    if !geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    let made = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let found = fstat(&made)?;
+    let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+    if is_socket && found.st_uid == 0 && found.st_nlink == 1 {
+        let (user, group) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+        chownat(&made, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
+    }
+    Ok(())
+}
+
 /// Removes a socket that nobody listens on any more.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path, folder: Folder) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -73,6 +107,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && folder == Folder::Ours => {
+            fs::remove_file(path)
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         _ => Err(io::Error::other("another program listens there")),
     }
@@ -89,9 +126,9 @@ mod tests {
         let path = folder.join("amqp.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "it was left behind");
-        let door = LocalDoor::open(&path, 0o600, 8).unwrap();
+        let door = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        let refused = LocalDoor::open(&path, 0o600, 8).unwrap_err().to_string();
+        let refused = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap_err().to_string();
         assert_eq!(refused, "another program listens there");
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         // The first is the probe of the second door.
@@ -102,7 +139,7 @@ mod tests {
         drop((door, client));
         assert!(!path.exists(), "it is removed at the end");
         fs::write(&path, "a file").unwrap();
-        assert!(LocalDoor::open(&path, 0o600, 8).is_err());
+        assert!(LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"a file");
         fs::remove_dir_all(&folder).unwrap();
     }

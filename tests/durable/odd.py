@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional
 
-from door import RIGHT, SMALL, administered, copied, inspected, running, who_gets_in
+from door import NOBODY, RIGHT, SMALL, administered, copied, inspected, running, who_gets_in
 from refused import HELD, held
 from support import PERSISTENT, QUICK, Leveret, brokers, declare, ext4, scratch, system, unmount
 from harness.raw import Client
@@ -133,5 +133,25 @@ def two_brokers_on_one_directory() -> None:
                 assert second.returncode == 1 and "in use" in second.stderr, f"{what}: {second}"
 
 
-CASES = [something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory]
-QUICK_CASES = [something_else_in_place_of_a_file, two_brokers_on_one_directory]
+def root_ran_it_once() -> None:
+    """By hand, in the folder of the user that the unit starts it as: that one has its socket ever after."""
+    with scratch() as folder:
+        folder.chmod(0o755)
+        data_dir = folder / "data"
+        data_dir.mkdir(0o700)
+        os.chown(data_dir, 65534, 65534)
+        for leaves_it_to_root in (False, True):
+            with running(data_dir) as broker:
+                assert "guest" in broker.ctl("list_users")
+                broker.kill()
+            made = (data_dir / "ctl.sock").lstat()
+            assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (65534, 65534, 0o600), "it is root's"
+            if leaves_it_to_root:
+                os.chown(data_dir / "ctl.sock", 0, 0)  # as older versions did
+            with running(data_dir, None, NOBODY) as broker:
+                assert "guest" in broker.ctl("list_users")
+                broker.kill()
+
+
+CASES = [something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, root_ran_it_once]
+QUICK_CASES = [something_else_in_place_of_a_file, two_brokers_on_one_directory, root_ran_it_once]
