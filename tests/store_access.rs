@@ -190,12 +190,21 @@ type Definitions = Vec<(Vec<u8>, Vec<u8>)>;
 /// Who there is, by the definitions that can be read.
 fn readable(disk: &SimDisk) -> (Report, Definitions) {
     let (log, report) = open(disk);
+    let found = read(&log, disk).0;
+    (report, found)
+}
+
+/// All definitions, and whether it is among them that nobody exists but what is written.
+fn read(log: &Log, disk: &SimDisk) -> (Definitions, bool) {
     let mut found = Vec::new();
     let damaged =
         log.read_definitions(&mut disk.clone(), |key, value| found.push((key.to_vec(), value.to_vec())));
     assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");
+    assert!(found.is_sorted(), "in the order of their keys");
+    let all = found.len();
     found.retain(|(key, _)| *key != ACCESS_WRITTEN_KEY);
-    (report, found)
+    let says_who_there_is = found.len() < all;
+    (found, says_who_there_is)
 }
 
 #[test]
@@ -312,8 +321,15 @@ fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
     for (at, fail) in (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at)), (at, Trouble::FailedSync(at))]) {
         let (disk, users) = lossy_store(1, true, false);
         disk.start(fail);
-        let opened = Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW);
-        let unwritable = opened.expect("it can be read").1.unwritable;
+        let (log, report) =
+            Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).expect("it can be read");
+        let unwritable = report.unwritable;
+        if unwritable.is_some() {
+            let (mut found, says_who_there_is) = read(&log, &disk);
+            found.retain(|(key, _)| key[0] == 0);
+            assert_eq!((report.access.access, &found), (Access::Whole, &users), "{fail:?}: by the files");
+            assert!(says_who_there_is, "{fail:?}");
+        }
         assert!(unwritable.is_some() || at > 2, "{fail:?} was met");
         disk.power_cut();
         let (report, mut found) = readable(&disk);

@@ -340,6 +340,19 @@ impl Log {
         Ok(())
     }
 
+    /// The store cannot be written, so the log is read as if it said what the files beside it do: they vouch
+    /// for it whether or not it can be written down.
+    pub(super) fn overlay_access(&mut self, report: &AccessReport) {
+        if report.access != Access::Whole {
+            return;
+        }
+        let mut unwritten = report.restored.clone();
+        // The log may have lost this, too, and without it a new store's user would be there.
+        unwritten.push(Restored { key: ACCESS_WRITTEN_KEY.into(), value: Some([].into()) });
+        unwritten.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        self.unwritten_access = unwritten;
+    }
+
     fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
         self.hurry();
         match self.step(disk, now)? {

@@ -13,7 +13,7 @@ use crate::journal::Urgency;
 use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
-use super::access::Vouch;
+use super::access::{Restored, Vouch};
 use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
@@ -184,6 +184,8 @@ pub struct Log {
     pub(super) vouch: Option<Vouch>,
     /// The files beside the log follow what is written. During a start they are what vouches, and stay.
     pub(super) keeps_access: bool,
+    /// What the files beside the log say of access, and could not be written into it; rising by the keys.
+    pub(super) unwritten_access: Vec<Restored>,
     /// What gathers has definitions of access.
     pub(super) gathers_access: bool,
     /// Where what gathers ends with a digest.
@@ -267,6 +269,7 @@ impl Log {
             covers: start.covers,
             vouch: None,
             keeps_access: false,
+            unwritten_access: Vec::new(),
             gathers_access: start.again_records > 0,
             digest_at: 0,
             deletions_again: Vec::new(),

@@ -17,7 +17,7 @@ use std::io;
 
 use crate::time::Now;
 
-use super::access::{Access, AccessReport};
+use super::access::{Access, AccessReport, Restored};
 use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, Unopened};
@@ -146,10 +146,7 @@ impl Log {
         if let Err(error) = log.begin(disk, &mut report, now) {
             log.failed = true;
             report.unwritable = Some(error);
-            if !report.access.restored.is_empty() {
-                report.access.access =
-                    Access::InDoubt("some of them are lost, and the store cannot be written");
-            }
+            log.overlay_access(&report.access);
         }
         report.unopened = disk.unopened().to_vec();
         log.is_damaged |= !report.unopened.is_empty();
@@ -229,7 +226,18 @@ impl Log {
         mut each: impl FnMut(&[u8], &[u8]),
     ) -> io::Result<u64> {
         let (mut bytes, mut damaged) = (Vec::new(), 0);
+        let mut unwritten = self.unwritten_access.iter().peekable();
         for (key, definition) in self.index.definitions() {
+            let mut say = |Restored { key, value }: &Restored| {
+                value.iter().for_each(|value| each(key, value));
+            };
+            while let Some(restored) = unwritten.next_if(|restored| restored.key < *key) {
+                say(restored);
+            }
+            if let Some(restored) = unwritten.next_if(|restored| restored.key == *key) {
+                say(restored);
+                continue;
+            }
             if definition.deleted {
                 continue;
             }
@@ -237,6 +245,9 @@ impl Log {
                 Some((value, _)) => each(key, value),
                 None => damaged += 1,
             }
+        }
+        for Restored { key, value } in unwritten {
+            value.iter().for_each(|value| each(key, value));
         }
         Ok(damaged)
     }

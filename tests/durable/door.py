@@ -277,6 +277,37 @@ def a_doubt_stays_and_is_mended() -> None:
         assert "access     whole" in inspected(data_dir).stdout
 
 
+def confirming_forgets_what_belongs_to_nobody() -> None:
+    """A user's definition is lost, its permission is not: who makes the user again does not bring that back."""
+    with scratch() as folder:
+        data_dir = folder / "data"
+        with running(data_dir) as broker:
+            broker.ctl("add_vhost", "two")
+            broker.ctl("change_password", "guest", "changed")
+            before = len(written_blocks(data_dir))
+            broker.ctl("add_user", "bob", "lost")
+            after = len(written_blocks(data_dir))
+            broker.ctl("set_permissions", "-p", "two", "bob", ".*", ".*", ".*")
+            broker.ctl("set_user_limits", "bob", '{"max-connections": 0}')
+            broker.kill()
+        without_files(data_dir)
+        for at in written_blocks(data_dir)[before:after]:
+            flip(data_dir / "00000000.seg", at + 9)
+        with running(data_dir) as broker:
+            is_loud(broker)
+            assert "bob" not in broker.ctl("list_users") + broker.ctl("list_permissions", "-p", "two")
+            broker.ctl("add_user", "bob", "bob")
+            broker.ctl("set_permissions", "bob", ".*", ".*", ".*")
+            broker.ctl("confirm_users")
+            assert gets_in(broker, BOB) and not gets_in(broker, BOB_TWO)
+            broker.stop()
+        for _ in range(2):
+            with running(data_dir) as broker:
+                assert "bob" not in broker.ctl("list_permissions", "-p", "two"), "it came back"
+                assert gets_in(broker, BOB) and not gets_in(broker, BOB_TWO)
+                broker.stop()
+
+
 def a_lost_beginning_is_no_new_store() -> None:
     """The first block of the newest segment is gone, or all of it: guest stays away, and the others do not."""
     with scratch() as folder:
@@ -413,6 +444,12 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
     with tmpfs(48) as mount, scratch() as folder:
         (mount / "empty").mkdir()
         shutil.copytree(administered(folder, "stop"), mount / "full", ignore=shutil.ignore_patterns("*.sock"))
+        blocks = written_blocks(mount / "full")
+        lost = {"newest": blocks[-3:], "changes": blocks[3:], "all": blocks}
+        for name, gone in lost.items():
+            shutil.copytree(mount / "full", mount / name)
+            for at in gone:
+                flip(mount / name / "00000000.seg", at + 9)
         system("mount", "-o", "remount,ro", str(mount))
         with running(mount / "empty") as broker:
             assert who_gets_in(broker) == set(), "the store cannot be read"
@@ -424,6 +461,11 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
         with running(mount / "full") as broker:
             assert who_gets_in(broker) == RIGHT
             assert "cannot be written" in broker.log()
+        for name in lost:
+            # The files beside the log say who gets in, though it cannot be written into the log again.
+            with running(mount / name) as broker:
+                assert who_gets_in(broker) == RIGHT, f"{name} blocks of the log are lost"
+                assert "cannot be written" in broker.log()
 
 
 def a_full_disk_makes_no_guest() -> None:
@@ -487,7 +529,7 @@ def the_first_user_is_configured() -> None:
 CASES = [
     the_log_may_be_lost, every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost,
     a_doubt_stays_and_is_mended,
-    a_lost_beginning_is_no_new_store, messages_do_not_lock_anybody_out, access_outlives_the_cleaner,
+    confirming_forgets_what_belongs_to_nobody, a_lost_beginning_is_no_new_store, messages_do_not_lock_anybody_out, access_outlives_the_cleaner,
     a_mistake_is_no_broken_disk, a_disk_that_only_reads_makes_no_guest, a_full_disk_makes_no_guest,
     a_store_can_be_required, the_first_user_is_configured,
 ]
