@@ -10,6 +10,7 @@ use std::io;
 
 use crate::broker::{Broker, Contents, Fetch, Page, PageIn, Restored};
 use crate::command::QueueId;
+use crate::journal::definition::is_access;
 use crate::journal::{Definition, is_transient};
 use crate::mem::{MessageId, Messages};
 use crate::password::PasswordHash;
@@ -365,8 +366,10 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
         log::error!("{damaged} definitions are damaged and left out");
     }
     if damaged > 0 || log.is_damaged() || broker.access_doubt().is_some() {
-        // What seems to belong to nothing may belong to something that cannot be read.
-        orphans.clear();
+        // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
+        // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
+        let hidden = orphans.drain(..).map(|(key, _)| key).filter(|key| is_access(key));
+        broker.hide_access(hidden.collect());
     }
     for (key, incarnation) in orphans {
         broker.forget(&key, incarnation);

@@ -5,8 +5,8 @@
 //! (`store::access`), nobody comes in until somebody has looked and confirmed what there is.
 //!
 //! Always true: what is written is true at every point of the log, so a power cut in the middle of a change
-//! leaves the old or the new; what lost its user or virtual host is forgotten at the next start, but nothing
-//! is when something may only be missing for lack of room.
+//! leaves the old or the new; what lost its user or virtual host is forgotten at the next start, after a
+//! doubt when somebody confirms, and never while something may only be missing for lack of room.
 
 use crate::command::VhostId;
 use crate::journal::definition::ACCESS_WRITTEN_KEY;
@@ -164,6 +164,16 @@ impl Broker {
         self.access.is_written = true;
         self.access.doubt = Some(why);
         self.access.unreadable = unreadable;
+    }
+
+    /// Definitions that belong to nobody who can be read: when nobody is let in, they are forgotten with what
+    /// cannot be read; else everybody can be read, and they are forgotten at once.
+    pub fn hide_access(&mut self, keys: Vec<Box<[u8]>>) {
+        if self.access.doubt.is_some() {
+            self.access.unreadable.extend(keys);
+        } else {
+            keys.into_iter().for_each(|key| self.forget(&key, None));
+        }
     }
 
     /// Why nobody is let in, if that is so.

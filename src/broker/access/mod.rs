@@ -98,7 +98,7 @@ pub(super) struct Access {
     is_written: bool,
     /// Why the store cannot vouch for who there is; then nobody logs in.
     doubt: Option<&'static str>,
-    /// Keys of definitions that the store has and cannot read.
+    /// Keys of definitions that the store has and cannot read, or that belong to nobody who can be read.
     unreadable: Vec<Box<[u8]>>,
     /// At a start: something did not fit, so what seems to be missing may be that.
     lacks_room: bool,
