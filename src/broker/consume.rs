@@ -386,6 +386,11 @@ impl Broker {
         self.connections.insert(record).ok().map(ConnectionId::from_index)
     }
 
+    /// How many more may connect: what the last ones held is still being cleared away.
+    pub fn connections_room(&self) -> usize {
+        self.connections.room()
+    }
+
     /// The socket is closed: the id may be used again as soon as everything went back.
     pub fn release(&mut self, connection: ConnectionId) {
         self.disconnect(connection);

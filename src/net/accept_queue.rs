@@ -8,18 +8,25 @@
 //! ```
 //!
 //! Why it exists: the kernel's listen queue is first come, first served, so a thousand silent sockets in
-//! front would keep an honest client waiting, whatever is done behind it. Here everybody is accepted at once,
-//! and who said nothing yet costs a descriptor and an entry, no place, no record, no buffer of TLS.
+//! front would keep an honest client waiting, whatever is done behind it. Here up to [`QUEUE_PLACES`] are
+//! accepted, [`ACCEPTS_PER_TURN`] in a turn of each door, and who said nothing yet costs a descriptor and an
+//! entry, no place, no record, no buffer of TLS.
 //!
-//! Always true: what was said stays in the socket (it is only looked at) until there is a place; the
-//! addresses that hold fewest places go first, then those that had no turn lately without a login after it;
-//! of an address mostly the oldest and now and then the newest; when the queue is full, the address that
-//! fills it gives way, and when none does, or all connections are logged in, nobody more is accepted.
+//! The next place goes to the address that
+//!
+//! 1. holds fewest places,
+//! 2. had its last wasted turn longest ago: one without a login after it,
+//! 3. and of its newcomers mostly to the oldest, every fourth time to the newest.
+//!
+//! Always true: what was said stays in the socket (it is only looked at) until there is a place; who waits
+//! for something that only TLS needs holds up nobody without TLS; nobody waits here for ever; when the queue
+//! is full, the address that fills it gives way, and when none does, or all connections are logged in, nobody
+//! more is accepted.
 
 use mio::{Interest, Token};
 
 use crate::command::ConnectionId;
-use crate::log_limiter::{LogKind, LogSource};
+use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::session::Stage;
 use crate::time::{Deadline, Now};
 use crate::wire::{Opening, classify_opening};
@@ -37,9 +44,12 @@ pub(super) const QUEUE_PLACES: usize = 256;
 const CROWD_PART: usize = 8;
 /// Accepted in one turn, so that a crowd at the door does not hold up those inside.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Addresses that are looked at for a place in one go, and how long until the next when none was to be had.
+/// Addresses that are looked at for a place in one go, of those with TLS and of those without, and how long
+/// until the next when none was to be had but may be.
 const SOURCES_PER_TURN: usize = 8;
 const RETRY_MS: u64 = 20;
+/// Who has spoken waits so many times `handshake_timeout` for a place: programs give up sooner.
+const SPOKEN_TIMES: u64 = 6;
 /// So much of a first record of TLS has to be there: all of it, mostly.
 const OPENING_BYTES: usize = 1024;
 /// One in so many places goes to the newest of an address, the others to its oldest.
@@ -53,7 +63,8 @@ pub(super) const FIRST_QUEUED: usize = 1 << 15;
 pub(super) const QUEUE_BYTES: usize = QUEUE_PLACES * (size_of::<Option<Newcomer>>() + size_of::<Claim>())
     + TURNS_KEPT * size_of::<(Source, u64)>();
 /// Bytes for each handshake place.
-pub(super) const PLACE_BYTES: usize = size_of::<Place>() + size_of::<ConnectionId>();
+pub(super) const PLACE_BYTES: usize =
+    size_of::<Place>() + size_of::<ConnectionId>() + size_of::<admission::AgeKey>();
 
 /// One that waits.
 #[derive(Debug)]
@@ -87,7 +98,7 @@ struct Claim {
 pub(super) struct Refusals {
     /// Handshakes ended because others wanted in.
     pub(super) evicted: u64,
-    /// Hung up on because their address had filled the queue.
+    /// Hung up on because their address had filled the queue, or because there was no place for too long.
     pub(super) dropped: u64,
     /// Hung up on because they said nothing.
     pub(super) silent: u64,
@@ -99,8 +110,8 @@ pub(super) struct AcceptQueue {
     waiting: Vec<Option<Newcomer>>,
     count: usize,
     numbers: u64,
-    /// No silent one is to be hung up on before.
-    silent_due: Deadline,
+    /// Nobody is to be hung up on before.
+    overdue: Deadline,
     /// Somebody may get a place who could not before.
     is_changed: bool,
     retry: Deadline,
@@ -110,6 +121,10 @@ pub(super) struct AcceptQueue {
     places: Vec<Place>,
     pub(super) refusals: Refusals,
 }
+
+/// Whether who cannot be served now may be served later although nothing happens until then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct MayRetry(bool);
 
 /// What a look at a newcomer's socket brings.
 #[derive(PartialEq, Eq)]
@@ -125,7 +140,7 @@ impl AcceptQueue {
             waiting: (0..queue_places).map(|_| None).collect(),
             count: 0,
             numbers: 0,
-            silent_due: Deadline::NEVER,
+            overdue: Deadline::NEVER,
             is_changed: false,
             retry: Deadline::NEVER,
             turns: Vec::with_capacity(TURNS_KEPT),
@@ -138,7 +153,7 @@ impl AcceptQueue {
 
     /// When there is something to do here if nothing else happens.
     pub(super) fn deadline(&self) -> Deadline {
-        self.silent_due.earlier(self.retry)
+        self.overdue.earlier(self.retry)
     }
 
     /// A place may have become free.
@@ -185,11 +200,8 @@ impl AcceptQueue {
         {
             self.numbers += 1;
             let (source, has_spoken) = (visitor.address.origin(), look == Look::Spoken);
-            if has_spoken {
-                self.is_changed = true;
-            } else {
-                self.silent_due = self.silent_due.earlier(now.after_ms(patience_ms));
-            }
+            self.is_changed |= has_spoken;
+            self.overdue = self.overdue.earlier(now.after_ms(patience_ms));
             let number = self.numbers;
             *place = Some(Newcomer { visitor, source, since: now, number, has_spoken, is_registered: false });
             self.count += 1;
@@ -221,25 +233,34 @@ impl AcceptQueue {
     pub(super) fn clear(&mut self) {
         self.waiting.iter_mut().for_each(|place| *place = None);
         self.count = 0;
-        (self.silent_due, self.retry) = (Deadline::NEVER, Deadline::NEVER);
+        (self.overdue, self.retry) = (Deadline::NEVER, Deadline::NEVER);
     }
 
-    /// Hangs up on those that said nothing for so long.
-    fn drop_silent(&mut self, now: Now, patience_ms: u64) {
-        if !self.silent_due.is_due(now) {
+    /// Hangs up on those that said nothing for so long, and on those that spoke and waited much longer.
+    fn drop_overdue(&mut self, now: Now, patience_ms: u64, limiter: &mut LogLimiter) {
+        if !self.overdue.is_due(now) {
             return;
         }
-        self.silent_due = Deadline::NEVER;
+        self.overdue = Deadline::NEVER;
         for slot in 0..self.waiting.len() {
-            let Some(newcomer) = self.waiting[slot].as_ref().filter(|one| !one.has_spoken) else { continue };
-            let due = newcomer.since.after_ms(patience_ms);
-            if due.is_due(now) {
-                log::debug!("{}: it came in and said nothing", newcomer.visitor.address);
-                self.refusals.silent += 1;
-                self.take(slot);
-            } else {
-                self.silent_due = self.silent_due.earlier(due);
+            let Some(newcomer) = self.waiting[slot].as_ref() else { continue };
+            let times = if newcomer.has_spoken { SPOKEN_TIMES } else { 1 };
+            let due = newcomer.since.after_ms(times * patience_ms);
+            if !due.is_due(now) {
+                self.overdue = self.overdue.earlier(due);
+                continue;
             }
+            let address = newcomer.visitor.address;
+            if newcomer.has_spoken {
+                let keys = "connections_max, handshakes_max, tls_connections_max, tls_handshakes_max";
+                let text = format_args!("{address}: hung up on: there was no place for it for too long ({keys})");
+                limiter.warn(now, address.source(), LogKind::Shortage, text);
+                self.refusals.dropped += 1;
+            } else {
+                log::debug!("{address}: it came in and said nothing");
+                self.refusals.silent += 1;
+            }
+            self.take(slot);
         }
     }
 
@@ -268,6 +289,34 @@ impl AcceptQueue {
         self.claims.sort_unstable_by_key(|claim| (claim.held, claim.turn, claim.source, claim.with_tls));
     }
 
+    /// Of the first of the claims the one that can be served; and whether that may change with time if none
+    /// can. Those with TLS and those without are counted apart, so that nobody waits for what others wait for.
+    fn choose(
+        &self,
+        rooms: &Rooms,
+        is_exhausted: impl Fn(Source) -> bool,
+    ) -> Result<(usize, Verdict), MayRetry> {
+        let mut may_retry = false;
+        let mut looked_at = [0; 2];
+        for claim in &self.claims {
+            let count = &mut looked_at[usize::from(claim.with_tls)];
+            *count += 1;
+            if *count > SOURCES_PER_TURN {
+                continue;
+            }
+            let places_max = if is_exhausted(claim.source) { EXHAUSTED_PLACES } else { u32::MAX };
+            let (source, with_tls, is_unspent) = (claim.source, claim.with_tls, claim.turn == 0);
+            let request = Request { source, with_tls, is_unspent, places_max };
+            match admission::decide(&self.places, rooms, &request) {
+                Verdict::Wait(resource) => {
+                    may_retry |= admission::may_come_with_time(&self.places, resource);
+                }
+                verdict => return Ok((claim.slot, verdict)),
+            }
+        }
+        Err(MayRetry(may_retry))
+    }
+
     /// A newcomer has a place, which comes to lie among those of its address.
     fn hold_place(&mut self, place: Place) {
         let at = self.places.partition_point(|other| other.source < place.source);
@@ -280,17 +329,17 @@ impl AcceptQueue {
         self.is_changed = true;
     }
 
-    /// An address has its turn; says whether that is its first since its last login.
+    /// An address has its turn; says whether it has wasted none lately.
     fn note_turn(&mut self, source: Source) -> bool {
         self.turn += 1;
         let known = self.turns.len();
         self.turns.retain(|(other, _)| *other != source);
-        let is_first = self.turns.len() == known;
+        let is_unspent = self.turns.len() == known;
         if self.turns.len() == TURNS_KEPT {
             self.turns.remove(0);
         }
         self.turns.push((source, self.turn));
-        is_first
+        is_unspent
     }
 }
 
@@ -360,7 +409,7 @@ impl House {
                 }
             }
         }
-        self.accept_queue.drop_silent(self.now, patience_ms);
+        self.accept_queue.drop_overdue(self.now, patience_ms, &mut self.supplies.log);
         if self.accept_queue.retry.is_due(self.now)
             || self.accept_queue.is_changed && self.accept_queue.retry == Deadline::NEVER
         {
@@ -375,15 +424,26 @@ impl House {
         self.look_at_places();
         for _ in 0..ACCEPTS_PER_TURN {
             self.accept_queue.gather_claims();
-            let Some((slot, verdict)) = self.next_admission() else { break };
-            if let Verdict::Evict(id) = verdict {
-                self.evict(id);
+            let throttle = &self.errands.throttle;
+            let is_exhausted = |source| throttle.is_exhausted(self.now, source);
+            let (slot, verdict) = match self.accept_queue.choose(&self.rooms(), is_exhausted) {
+                Ok(chosen) => chosen,
+                Err(MayRetry(may_retry)) => {
+                    if may_retry || self.is_clearing_away() {
+                        self.accept_queue.retry = self.now.after_ms(RETRY_MS);
+                    }
+                    return;
+                }
+            };
+            if let Verdict::Evict(one, other) = verdict {
+                self.evict(one);
+                other.into_iter().for_each(|other| self.evict(other));
             }
             let Some(newcomer) = self.accept_queue.take(slot) else { break };
-            let is_first = self.accept_queue.note_turn(newcomer.source);
-            match self.welcome(newcomer.visitor, newcomer.is_registered, is_first) {
-                Ok(welcomed) => {
-                    if let Some(place) = welcomed.and_then(|id| self.place_of(id)) {
+            let is_unspent = self.accept_queue.note_turn(newcomer.source);
+            match self.welcome(newcomer.visitor, newcomer.is_registered, is_unspent) {
+                Ok(id) => {
+                    if let Some(place) = self.place_of(id) {
                         self.accept_queue.hold_place(place);
                     }
                 }
@@ -393,30 +453,21 @@ impl House {
                 }
             }
         }
-        if !self.accept_queue.claims.is_empty() {
-            self.accept_queue.retry = self.now.after_ms(RETRY_MS);
-        }
+        // There may be more.
+        self.accept_queue.retry = self.now.after_ms(RETRY_MS);
     }
 
-    fn next_admission(&self) -> Option<(usize, Verdict)> {
-        let rooms = self.rooms();
-        let claims = self.accept_queue.claims.iter().take(SOURCES_PER_TURN);
-        let mut decided = claims.map(|claim| {
-            let is_exhausted = self.errands.throttle.is_exhausted(self.now, claim.source);
-            let most = if is_exhausted { EXHAUSTED_PLACES } else { u32::MAX };
-            let places = &self.accept_queue.places;
-            let (source, with_tls, is_first) = (claim.source, claim.with_tls, claim.turn == 0);
-            let request = Request { source, with_tls, is_first, places_max: most };
-            (claim.slot, admission::decide(places, &rooms, &request))
-        });
-        decided.find(|(_, verdict)| *verdict != Verdict::Wait)
+    /// Whether the broker still clears away what a closed connection held, and with it its record.
+    fn is_clearing_away(&self) -> bool {
+        self.broker.connections_room() < self.limits.connections_max.saturating_sub(self.peers_count) as usize
     }
 
     fn rooms(&self) -> Rooms {
         let limits = &self.limits;
         let room = |max: u32, taken: u32| Room { free: max.saturating_sub(taken), max };
         let handshakes = room(limits.handshakes_max, self.handshaking.len() as u32);
-        let connections = room(limits.connections_max, self.peers_count);
+        let mut connections = room(limits.connections_max, self.peers_count);
+        connections.free = connections.free.min(self.broker.connections_room() as u32);
         Rooms {
             handshakes: Room { free: handshakes.free.min(connections.free), max: handshakes.max },
             tls_connections: room(limits.tls_connections_max, self.tls_peers),
@@ -449,8 +500,8 @@ impl House {
             }
             other => other,
         };
-        let (source, is_first) = (peer.address.origin(), peer.is_first);
-        Some(Place { connection: id, source, takes, standing, is_first })
+        let (source, is_unspent) = (peer.address.origin(), peer.is_unspent);
+        Some(Place { connection: id, source, takes, standing, is_unspent })
     }
 
     /// Ends a handshake, for somebody else to have its place at once.
@@ -561,7 +612,7 @@ mod tests {
                 source: source(uid),
                 takes: Resource::Handshake,
                 standing: Standing::Kept,
-                is_first: false,
+                is_unspent: false,
             });
         }
         assert!(queue.places.is_sorted_by_key(|place| place.source));
@@ -569,5 +620,53 @@ mod tests {
         let claims: Vec<_> = queue.claims.iter().map(|claim| (claim.source, claim.held)).collect();
         assert_eq!(claims, [(source(7), 0), (source(5), 1), (source(6), 2)]);
         assert_eq!(queue.claims[1].slot, 0, "the oldest of its address");
+    }
+
+    /// All connections over TLS are logged in, ten addresses wait for one, and a program without TLS comes
+    /// whose address is sorted behind them.
+    #[test]
+    fn who_waits_for_tls_holds_up_nobody_else_and_nothing_is_tried_in_vain() {
+        let users: Vec<u32> = (1..=11).collect();
+        let (mut queue, _ends) = queue(16, &users);
+        for newcomer in queue.waiting.iter_mut().flatten() {
+            newcomer.has_spoken = true;
+            newcomer.visitor.with_tls = newcomer.number <= 10;
+        }
+        let room = |free| Room { free, max: 8 };
+        let mut rooms = Rooms { handshakes: room(8), tls_connections: room(0), tls_handshakes: room(8) };
+        queue.gather_claims();
+        let plain = queue.waiting.iter().position(|one| one.as_ref().is_some_and(|one| one.number == 11));
+        assert_eq!(queue.choose(&rooms, |_| false), Ok((plain.unwrap(), Verdict::Admit)));
+        queue.take(plain.unwrap());
+        queue.gather_claims();
+        assert_eq!(queue.choose(&rooms, |_| false), Err(MayRetry(false)), "until one of them is closed");
+        // One that has not logged in yet can be made to go when it has had its time.
+        queue.hold_place(Place {
+            connection: ConnectionId::from_index(0),
+            source: PeerAddress::Local { pid: 1, uid: 20 }.origin(),
+            takes: Resource::TlsConnection,
+            standing: Standing::Silent(0),
+            is_unspent: false,
+        });
+        assert_eq!(queue.choose(&rooms, |_| false), Err(MayRetry(true)));
+        rooms.tls_connections = room(1);
+        assert!(matches!(queue.choose(&rooms, |_| false), Ok((_, Verdict::Admit))));
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let (mut queue, _ends) = queue(16, &[1, 2]);
+        let mut limiter = LogLimiter::default();
+        if let Some(newcomer) = &mut queue.waiting[0] {
+            newcomer.has_spoken = true;
+        }
+        queue.drop_overdue(Now::from_ms(1_000), 1_000, &mut limiter);
+        assert_eq!((queue.count, queue.refusals.silent), (1, 1), "who says nothing has the time of a handshake");
+        queue.drop_overdue(Now::from_ms(5_999), 1_000, &mut limiter);
+        assert_eq!(queue.count, 1);
+        assert_eq!(queue.deadline(), Now::from_ms(0).after_ms(6_000));
+        queue.drop_overdue(Now::from_ms(6_000), 1_000, &mut limiter);
+        assert_eq!((queue.count, queue.refusals.dropped), (0, 1));
+        assert_eq!(queue.deadline(), Deadline::NEVER);
     }
 }

@@ -5,11 +5,25 @@
 //! to chance: one address has at most half, and when there is no place left, the address that holds most
 //! gives one up, by the peer that has been silent longest.
 //!
-//! Always true: pure, no socket and no clock; who waits for us is never evicted for that, unless its address
-//! is made to wait for its wrong passwords; a peer has [`YIELD_MS`] of its own before another address can
-//! take its place, and [`PATIENCE_MS`] against its own; the same against equals if it is of the older half of
-//! the silent ones, so that a crowd of slow devices does not evict each other for ever, or if its address has
-//! wasted no place yet and the other has; without anybody else wanting in, nobody is evicted.
+//! How long the holder of a place is safe, counted in its own time:
+//!
+//! | who asks | who holds | safe for |
+//! |---|---|---|
+//! | anybody | waits for us, or is logged in | ever |
+//! | an address that holds fewer places, by two or more | has said nothing that counts | [`YIELD_MS`] |
+//! | an equal: it would hold as many afterwards | is of the younger half of the silent | [`YIELD_MS`] |
+//! | an equal | is of the older half, or unspent while the other is not | [`PATIENCE_MS`] |
+//! | its own address, at its share | has said nothing that counts | [`PATIENCE_MS`] |
+//! | its own address, at its share | waits for wrong passwords of its own user | [`YIELD_MS`] |
+//! | another address | waits for the wrong passwords of its address | [`YIELD_MS`] |
+//! | anybody | was refused, or is being closed | not at all |
+//!
+//! Always true: pure, no socket and no clock; without anybody else wanting in, nobody is evicted; the older
+//! half is there so that a crowd of slow devices does not evict each other for ever; a decision takes steps in
+//! proportion to the places.
+
+use core::cell::OnceCell;
+use core::cmp::Reverse;
 
 use crate::command::ConnectionId;
 
@@ -59,8 +73,8 @@ pub(super) struct Place {
     /// The last of what it takes.
     pub(super) takes: Resource,
     pub(super) standing: Standing,
-    /// It is no other place's successor: its address has had none lately that it made nothing of.
-    pub(super) is_first: bool,
+    /// Its address has wasted no handshake place lately.
+    pub(super) is_unspent: bool,
 }
 
 /// What a newcomer asks for.
@@ -69,8 +83,8 @@ pub(super) struct Request {
     pub(super) source: Source,
     pub(super) with_tls: bool,
     /// As that of a [`Place`].
-    pub(super) is_first: bool,
-    /// What its address may hold for other reasons than its share.
+    pub(super) is_unspent: bool,
+    /// The most places its address may hold; lower after wrong passwords.
     pub(super) places_max: u32,
 }
 
@@ -94,10 +108,11 @@ pub(super) struct Rooms {
 pub(super) enum Verdict {
     /// It has a place.
     Admit,
-    /// It has one when this connection is closed.
-    Evict(ConnectionId),
-    /// Not now.
-    Wait,
+    /// It has one when these connections are closed: another's, for what all share, and maybe one of its own
+    /// address besides, for its share.
+    Evict(ConnectionId, Option<ConnectionId>),
+    /// Not now: there is none of this for it.
+    Wait(Resource),
 }
 
 impl Place {
@@ -137,25 +152,36 @@ fn share(max: u32) -> u32 {
 /// Decides about a newcomer. Places lie in the order of their sources.
 pub(super) fn decide(places: &[Place], rooms: &Rooms, request: &Request) -> Verdict {
     let needed = [Resource::TlsHandshake, Resource::TlsConnection, Resource::Handshake];
-    let mut verdict = Verdict::Admit;
+    let (mut own, mut others): (Option<&Place>, Option<&Place>) = (None, None);
     for resource in needed.into_iter().skip(if request.with_tls { 0 } else { 2 }) {
         let room = rooms.of(resource);
         let held = held(places, resource, request.source);
         let most = if resource == Resource::Handshake { request.places_max } else { u32::MAX };
-        let victim = if held >= share(room.max).min(most) {
-            own_victim(places, resource, request.source)
-        } else if room.free == 0 {
-            victim_of_others(places, resource, request, held)
+        // Whoever goes for the scarcer gives back this as well.
+        let victim = if held >= share(room.max).min(most) && own.is_none() {
+            own = own_victim(places, resource, request.source);
+            own
+        } else if room.free == 0 && own.or(others).is_none() {
+            others = victim_of_others(places, resource, request, held);
+            others
         } else {
             continue;
         };
-        match victim {
-            None => return Verdict::Wait,
-            Some(place) if verdict == Verdict::Admit => verdict = Verdict::Evict(place.connection),
-            Some(_) => {}
+        if victim.is_none() {
+            return Verdict::Wait(resource);
         }
     }
-    verdict
+    match (others, own) {
+        (None, None) => Verdict::Admit,
+        (Some(place), None) | (None, Some(place)) => Verdict::Evict(place.connection, None),
+        (Some(other), Some(own)) => Verdict::Evict(other.connection, Some(own.connection)),
+    }
+}
+
+/// Whether one that waits for this may have it some time later although nothing happens: those who hold it
+/// before their login are safe for a while only.
+pub(super) fn may_come_with_time(places: &[Place], resource: Resource) -> bool {
+    places.iter().any(|place| place.holds(resource))
 }
 
 /// What an address holds.
@@ -167,6 +193,16 @@ pub(super) fn held(places: &[Place], resource: Resource, source: Source) -> u32 
 fn of(places: &[Place], source: Source) -> &[Place] {
     let behind = &places[places.partition_point(|place| place.source < source)..];
     &behind[..behind.partition_point(|place| place.source == source)]
+}
+
+/// How old a silent one is; of those that came at once the first is the oldest.
+pub(super) type AgeKey = (u64, Reverse<ConnectionId>);
+
+fn age_key(place: &Place) -> Option<AgeKey> {
+    match place.standing {
+        Standing::Silent(ms) => Some((ms, Reverse(place.connection))),
+        _ => None,
+    }
 }
 
 /// Of the newcomer's own address.
@@ -189,21 +225,23 @@ fn victim_of_others<'p>(
     held_own: u32,
 ) -> Option<&'p Place> {
     let others = || places.iter().filter(|place| place.source != request.source && place.holds(resource));
-    let silent = others().filter(|place| matches!(place.standing, Standing::Silent(_))).count();
+    // Looked for at most once: a search for each candidate would take the square of the places.
+    let youngest_of_older = OnceCell::new();
+    let is_of_younger_half = |key: AgeKey| {
+        let least = youngest_of_older.get_or_init(|| {
+            let mut keys: Vec<AgeKey> = others().filter_map(age_key).collect();
+            let rank = keys.len() / 2;
+            (!keys.is_empty()).then(|| *keys.select_nth_unstable_by(rank, |one, other| other.cmp(one)).1)
+        });
+        least.is_none_or(|least| key <= least)
+    };
     let may_go = |place: &Place, held: u32| match place.standing {
         Standing::Kept => false,
         Standing::Over => true,
         _ if held <= held_own => false,
         Standing::Silent(ms) if held == held_own + 1 && ms < PATIENCE_MS => {
-            if place.is_first && !request.is_first {
-                return false;
-            }
-            let key = |place: &Place, ms: u64| (ms, core::cmp::Reverse(place.connection));
-            let is_older = |other: &&Place| match other.standing {
-                Standing::Silent(age) => key(other, age) > key(place, ms),
-                _ => false,
-            };
-            ms >= YIELD_MS && others().filter(is_older).count() >= silent / 2
+            let is_protected = place.is_unspent && !request.is_unspent;
+            ms >= YIELD_MS && !is_protected && age_key(place).is_some_and(&is_of_younger_half)
         }
         Standing::Silent(ms) | Standing::Delayed { ms, .. } => ms >= YIELD_MS,
     };
@@ -233,7 +271,7 @@ mod tests {
             source: source(last),
             takes,
             standing,
-            is_first: false,
+            is_unspent: false,
         }
     }
 
@@ -247,20 +285,20 @@ mod tests {
     }
 
     fn ask(last: u8, with_tls: bool, places_max: u32) -> Request {
-        Request { source: source(last), with_tls, is_first: false, places_max }
+        Request { source: source(last), with_tls, is_unspent: false, places_max }
     }
 
     fn evicts(index: usize) -> Verdict {
-        Verdict::Evict(ConnectionId::from_index(index))
+        Verdict::Evict(ConnectionId::from_index(index), None)
     }
 
     #[test]
     fn one_address_has_at_most_half_and_who_is_alone_is_not_evicted() {
         let places: Vec<_> = (0..4).map(|at| plain(at, 1, Standing::Silent(4_000))).collect();
         assert_eq!(decide(&places[..3], &rooms(5, 8), &ask(1, false, u32::MAX)), Verdict::Admit);
-        assert_eq!(decide(&places, &rooms(4, 8), &ask(1, false, u32::MAX)), Verdict::Wait);
+        assert_eq!(decide(&places, &rooms(4, 8), &ask(1, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
         assert_eq!(decide(&places, &rooms(4, 8), &ask(2, false, u32::MAX)), Verdict::Admit);
-        assert_eq!(decide(&places[..2], &rooms(6, 8), &ask(1, false, 2)), Verdict::Wait);
+        assert_eq!(decide(&places[..2], &rooms(6, 8), &ask(1, false, 2)), Verdict::Wait(Resource::Handshake));
         // The least there can be is one place for everybody.
         assert_eq!(decide(&[], &rooms(1, 1), &ask(1, true, u32::MAX)), Verdict::Admit);
     }
@@ -281,16 +319,16 @@ mod tests {
             Standing::Silent(ms) => Place { standing: Standing::Silent(ms.min(YIELD_MS - 1)), ..place },
             _ => place,
         });
-        assert_eq!(decide(&young, &full, &ask(3, false, u32::MAX)), Verdict::Wait, "each has its time");
+        assert_eq!(decide(&young, &full, &ask(3, false, u32::MAX)), Verdict::Wait(Resource::Handshake), "each has its time");
     }
 
     #[test]
     fn who_waits_for_us_stays_and_who_was_refused_goes_first() {
         let mut places: Vec<_> = (0..4).map(|at| plain(at, 1, Standing::Kept)).collect();
-        assert_eq!(decide(&places, &rooms(0, 4), &ask(2, false, u32::MAX)), Verdict::Wait);
+        assert_eq!(decide(&places, &rooms(0, 4), &ask(2, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
         places[3].standing = Standing::Delayed { ms: 600, is_suspect: false };
         assert_eq!(decide(&places, &rooms(0, 4), &ask(2, false, u32::MAX)), evicts(3));
-        assert_eq!(decide(&places, &rooms(0, 4), &ask(1, false, u32::MAX)), Verdict::Wait);
+        assert_eq!(decide(&places, &rooms(0, 4), &ask(1, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
         places[2].standing = Standing::Over;
         for newcomer in [1, 2] {
             assert_eq!(decide(&places, &rooms(0, 4), &ask(newcomer, false, u32::MAX)), evicts(2));
@@ -302,15 +340,15 @@ mod tests {
         let places = |ages: [u64; 4]| [0, 1, 2, 3].map(|at| plain(at, at as u8, Standing::Silent(ages[at])));
         let decide = |ages| decide(&places(ages), &rooms(0, 4), &ask(9, false, u32::MAX));
         assert_eq!(decide([4_000, 3_000, 2_000, 1_000]), evicts(2));
-        assert_eq!(decide([4_000, 3_000, 200, 100]), Verdict::Wait);
+        assert_eq!(decide([4_000, 3_000, 200, 100]), Verdict::Wait(Resource::Handshake));
         assert_eq!(decide([700; 4]), evicts(3), "also when they came at once");
         assert_eq!(decide([5_000, 3_000, 200, 100]), evicts(0));
         // Nobody who has wasted a place takes that of one who has not.
         let mut two = [plain(0, 1, Standing::Silent(900)), plain(1, 2, Standing::Silent(800))];
-        two[1].is_first = true;
+        two[1].is_unspent = true;
         let full = rooms(0, 2);
-        assert_eq!(super::decide(&two, &full, &ask(3, false, u32::MAX)), Verdict::Wait);
-        let first = Request { is_first: true, ..ask(3, false, u32::MAX) };
+        assert_eq!(super::decide(&two, &full, &ask(3, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
+        let first = Request { is_unspent: true, ..ask(3, false, u32::MAX) };
         assert_eq!(super::decide(&two, &full, &first), evicts(1));
     }
 
@@ -330,6 +368,55 @@ mod tests {
         assert_eq!(decide(&places, &rooms, &ask(3, true, u32::MAX)), evicts(1));
         rooms.tls_handshakes.free = 0;
         rooms.handshakes = Room { free: 0, max: 2 };
-        assert_eq!(decide(&places[..1], &rooms, &ask(1, true, u32::MAX)), Verdict::Wait);
+        assert_eq!(decide(&places[..1], &rooms, &ask(1, true, u32::MAX)), Verdict::Wait(Resource::TlsHandshake));
+    }
+
+    /// Its share of handshakes is used up by plain ones, and the one place for TLS is another's.
+    #[test]
+    fn who_needs_two_places_takes_both_and_keeps_to_its_half() {
+        let silent = |at: usize| Standing::Silent(9_000 - at as u64);
+        let mut places: Vec<_> = (0..2).map(|at| plain(at, 1, silent(at))).collect();
+        places.extend((2..5).map(|at| place(at, 2, Resource::TlsHandshake, silent(at))));
+        let mut rooms = rooms(0, 4);
+        (rooms.tls_handshakes, rooms.tls_connections) = (Room { free: 0, max: 3 }, Room { free: 5, max: 8 });
+        let decided = decide(&places, &rooms, &ask(1, true, u32::MAX));
+        let [other, own] = [2, 0].map(ConnectionId::from_index);
+        assert_eq!(decided, Verdict::Evict(other, Some(own)));
+        places[0].standing = Standing::Kept;
+        places[1].standing = Standing::Kept;
+        let decided = decide(&places, &rooms, &ask(1, true, u32::MAX));
+        assert_eq!(decided, Verdict::Wait(Resource::Handshake), "and nobody is evicted in vain");
+    }
+
+    /// The same in the obvious way.
+    fn is_of_younger_half(places: &[Place], newcomer: Source, place: &Place) -> bool {
+        let keys = places.iter().filter(|other| other.source != newcomer).filter_map(age_key);
+        let older = keys.clone().filter(|key| Some(*key) > age_key(place)).count();
+        older >= keys.count() / 2
+    }
+
+    #[test]
+    fn the_younger_half_is_the_same_however_it_is_found() {
+        let mut state = 1_u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        for _ in 0..2_000 {
+            // Each of an address of its own, so all are equals.
+            let count = 1 + below(12) as usize;
+            let places: Vec<_> =
+                (0..count).map(|at| plain(at, at as u8, Standing::Silent(400 + below(6) * 50))).collect();
+            let full = rooms(0, count as u32 + 2);
+            let oldest = |place: &&Place| age_key(place).map(|(ms, _)| ms);
+            let young = places.iter().filter(|place| is_of_younger_half(&places, source(99), place));
+            let most = young.filter(|place| oldest(place) >= Some(YIELD_MS)).map(|place| oldest(&place)).max();
+            match decide(&places, &full, &ask(99, false, u32::MAX)) {
+                Verdict::Evict(id, None) => assert_eq!(oldest(&&places[id.index()]), most.flatten()),
+                verdict => {
+                    assert_eq!((verdict, most), (Verdict::Wait(Resource::Handshake), None));
+                }
+            }
+        }
     }
 }

@@ -86,8 +86,8 @@ pub(super) struct Peer {
     pub(super) buffer_size: BufferSize,
     /// Since then it has not logged in, but for the time that it waited for us.
     pub(super) silent_since: Now,
-    /// Its address has had no handshake place lately that it made nothing of.
-    pub(super) is_first: bool,
+    /// Its address has wasted no handshake place lately.
+    pub(super) is_unspent: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) stalled: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.

@@ -30,15 +30,14 @@ const SLOW_BODY_TIMES: u64 = 10;
 const RETRIES_PER_TURN: usize = 64;
 
 impl House {
-    /// Begins the handshake of a newcomer that has been given a place; `None` when there is no record for it
-    /// yet, and it is closed again: the last of the lost ones is still being cleared away.
+    /// Begins the handshake of a newcomer that has been given a place, and a record with it.
     pub(super) fn welcome(
         &mut self,
         mut visitor: listen::Visitor,
         is_registered: bool,
-        is_first: bool,
-    ) -> io::Result<Option<ConnectionId>> {
-        let Some(id) = self.broker.connect() else { return Ok(None) };
+        is_unspent: bool,
+    ) -> io::Result<ConnectionId> {
+        let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
         let buffer_size = self.local_buffers.take(&visitor.socket, &self.doors);
         let token = Token(FIRST_PEER + id.index());
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -77,7 +76,7 @@ impl House {
             shaking_hands: true,
             buffer_size,
             silent_since: self.now,
-            is_first,
+            is_unspent,
             stalled: Deadline::NEVER,
             lost: Deadline::NEVER,
         };
@@ -90,7 +89,7 @@ impl House {
         self.tls_peers += u32::from(visitor.with_tls);
         self.tls_handshakes += u32::from(visitor.with_tls);
         self.list_to_read(id);
-        Ok(Some(id))
+        Ok(id)
     }
 
     // ---- read and apply
