@@ -4,12 +4,18 @@
 //!
 //! ```text
 //! poll ─ what the disk did ─ who may come in ─ read and apply ─ errands ─ who is put out ─ timers
-//!      ─ the operator ─ jobs ─ deliver ─ to the disk ─ write ─ who waited for room ─ close
+//!      ─ the operator ─ jobs ─ deliver ─ to the disk ─ write ─ who waited for room ─ who waited for a job
+//!      ─ close ─ who waited for the stash ─ idle memory goes back
 //! ```
 //!
-//! Time is read once, after the poll. Whoever still has work is on a list for the next turn, which then polls
+//! Always true: whoever waits is woken by an event, by a deadline, or is on a list that is looked at in every
+//! turn; a helper's result is taken in the turn that its wake-up begins.
+//!
+//! What happens in a turn happens at one time, read after the poll (and before it once, for how long it may
+//! sleep). Whoever still has work is on a list for the next turn, which then polls
 //! without sleeping; when nobody has, the poll sleeps until the earliest deadline, or for ever. So an idle
-//! broker does not wake up but for heartbeats and the watchdog.
+//! broker does not wake up but for heartbeats and the watchdog; who waits at the door for a place that may come
+//! with time makes it look again every 20 ms.
 //!
 //! Why this order: what was read in a turn is delivered in the same turn, and whatever a turn gives a peer
 //! to read leaves in one write.
@@ -101,6 +107,11 @@ impl House {
         } else {
             self.next_deadline().ms_left(self.clock()).map(Duration::from_millis)
         };
+        self.wait_for(timeout)
+    }
+
+    /// Waits for events, so long at most.
+    fn wait_for(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
@@ -414,15 +425,21 @@ impl House {
     fn write_all(&mut self) -> Result<(), StartError> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         disk.flush(self.now);
+        let mut has_jobs = self.broker.run_jobs(&mut self.supplies.messages);
         self.hand_to_disk();
         while let Some(disk) = self.disk.as_ref().filter(|disk| !disk.is_idle(&self.broker)) {
             if disk.is_stuck() {
                 log::warn!("the disk is full: what had not been confirmed yet is not written");
                 break;
             }
-            self.wait().map_err(|error| StartError::System("wait for events", error))?;
+            // Of all that a turn waits for, only this matters any more: the stop itself has been due for long.
+            let is_busy =
+                has_jobs || self.spills || disk.has_work(&self.broker, &self.supplies.messages);
+            let ms = if is_busy { Some(0) } else { disk.deadline().ms_left(self.clock()) };
+            self.wait_for(ms.map(Duration::from_millis))
+                .map_err(|error| StartError::System("wait for events", error))?;
             self.take_from_disk()?;
-            self.broker.run_jobs(&mut self.supplies.messages);
+            has_jobs = self.broker.run_jobs(&mut self.supplies.messages);
             self.hand_to_disk();
         }
         Ok(())

@@ -24,12 +24,12 @@ def refusing(library: Path, block: int) -> List[str]:
     return ["env", f"LD_PRELOAD={library}", f"REFUSE=00000000.seg:{block}"]
 
 
-def built(folder: Path) -> Path:
+def built(folder: Path, source: Path = SOURCE) -> Path:
     """The library to be preloaded."""
-    library = folder / "refuse.so"
+    library = folder / f"{source.stem}.so"
     compiler = shutil.which("cc")
     assert compiler, "there is no C compiler; the crate ring needs one, too"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"], check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True, timeout=60)
     return library
 
 

@@ -21,11 +21,12 @@ import kills  # noqa: E402
 import odd  # noqa: E402
 import refused  # noqa: E402
 import restarts  # noqa: E402
+import stopping  # noqa: E402
 import syncs  # noqa: E402
 from support import QUICK, brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [restarts, door, kills, syncs, full, failing, refused, odd, deep, damage]
+GROUPS = [restarts, stopping, door, kills, syncs, full, failing, refused, odd, deep, damage]
 
 
 def main() -> int:
