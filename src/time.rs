@@ -1,7 +1,7 @@
 //! Time as the core sees it: a value that is handed in, never read.
 //!
-//! Only `net/turn.rs` reads a clock, once per turn; everything below it is given a [`Now`]. So a test
-//! can run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time.
+//! Only `net` reads clocks, the loop after each poll; everything below it is given a [`Now`]. So a test can
+//! run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time.
 //! All of it is monotonic: a board without a clock chip boots in 1970 and jumps, and nothing here may notice.
 
 /// An instant in monotonic milliseconds since the process started.

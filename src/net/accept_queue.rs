@@ -253,7 +253,8 @@ impl AcceptQueue {
             let address = newcomer.visitor.address;
             if newcomer.has_spoken {
                 let keys = "connections_max, handshakes_max, tls_connections_max, tls_handshakes_max";
-                let text = format_args!("{address}: hung up on: there was no place for it for too long ({keys})");
+                let text =
+                    format_args!("{address}: hung up on: there was no place for it for too long ({keys})");
                 limiter.warn(now, address.source(), LogKind::Shortage, text);
                 self.refusals.dropped += 1;
             } else {
@@ -661,7 +662,11 @@ mod tests {
             newcomer.has_spoken = true;
         }
         queue.drop_overdue(Now::from_ms(1_000), 1_000, &mut limiter);
-        assert_eq!((queue.count, queue.refusals.silent), (1, 1), "who says nothing has the time of a handshake");
+        assert_eq!(
+            (queue.count, queue.refusals.silent),
+            (1, 1),
+            "who says nothing has the time of a handshake"
+        );
         queue.drop_overdue(Now::from_ms(5_999), 1_000, &mut limiter);
         assert_eq!(queue.count, 1);
         assert_eq!(queue.deadline(), Now::from_ms(0).after_ms(6_000));

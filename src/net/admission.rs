@@ -296,7 +296,10 @@ mod tests {
     fn one_address_has_at_most_half_and_who_is_alone_is_not_evicted() {
         let places: Vec<_> = (0..4).map(|at| plain(at, 1, Standing::Silent(4_000))).collect();
         assert_eq!(decide(&places[..3], &rooms(5, 8), &ask(1, false, u32::MAX)), Verdict::Admit);
-        assert_eq!(decide(&places, &rooms(4, 8), &ask(1, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
+        assert_eq!(
+            decide(&places, &rooms(4, 8), &ask(1, false, u32::MAX)),
+            Verdict::Wait(Resource::Handshake)
+        );
         assert_eq!(decide(&places, &rooms(4, 8), &ask(2, false, u32::MAX)), Verdict::Admit);
         assert_eq!(decide(&places[..2], &rooms(6, 8), &ask(1, false, 2)), Verdict::Wait(Resource::Handshake));
         // The least there can be is one place for everybody.
@@ -319,16 +322,26 @@ mod tests {
             Standing::Silent(ms) => Place { standing: Standing::Silent(ms.min(YIELD_MS - 1)), ..place },
             _ => place,
         });
-        assert_eq!(decide(&young, &full, &ask(3, false, u32::MAX)), Verdict::Wait(Resource::Handshake), "each has its time");
+        assert_eq!(
+            decide(&young, &full, &ask(3, false, u32::MAX)),
+            Verdict::Wait(Resource::Handshake),
+            "each has its time"
+        );
     }
 
     #[test]
     fn who_waits_for_us_stays_and_who_was_refused_goes_first() {
         let mut places: Vec<_> = (0..4).map(|at| plain(at, 1, Standing::Kept)).collect();
-        assert_eq!(decide(&places, &rooms(0, 4), &ask(2, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
+        assert_eq!(
+            decide(&places, &rooms(0, 4), &ask(2, false, u32::MAX)),
+            Verdict::Wait(Resource::Handshake)
+        );
         places[3].standing = Standing::Delayed { ms: 600, is_suspect: false };
         assert_eq!(decide(&places, &rooms(0, 4), &ask(2, false, u32::MAX)), evicts(3));
-        assert_eq!(decide(&places, &rooms(0, 4), &ask(1, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
+        assert_eq!(
+            decide(&places, &rooms(0, 4), &ask(1, false, u32::MAX)),
+            Verdict::Wait(Resource::Handshake)
+        );
         places[2].standing = Standing::Over;
         for newcomer in [1, 2] {
             assert_eq!(decide(&places, &rooms(0, 4), &ask(newcomer, false, u32::MAX)), evicts(2));
@@ -368,7 +381,10 @@ mod tests {
         assert_eq!(decide(&places, &rooms, &ask(3, true, u32::MAX)), evicts(1));
         rooms.tls_handshakes.free = 0;
         rooms.handshakes = Room { free: 0, max: 2 };
-        assert_eq!(decide(&places[..1], &rooms, &ask(1, true, u32::MAX)), Verdict::Wait(Resource::TlsHandshake));
+        assert_eq!(
+            decide(&places[..1], &rooms, &ask(1, true, u32::MAX)),
+            Verdict::Wait(Resource::TlsHandshake)
+        );
     }
 
     /// Its share of handshakes is used up by plain ones, and the one place for TLS is another's.
@@ -410,7 +426,8 @@ mod tests {
             let full = rooms(0, count as u32 + 2);
             let oldest = |place: &&Place| age_key(place).map(|(ms, _)| ms);
             let young = places.iter().filter(|place| is_of_younger_half(&places, source(99), place));
-            let most = young.filter(|place| oldest(place) >= Some(YIELD_MS)).map(|place| oldest(&place)).max();
+            let most =
+                young.filter(|place| oldest(place) >= Some(YIELD_MS)).map(|place| oldest(&place)).max();
             match decide(&places, &full, &ask(99, false, u32::MAX)) {
                 Verdict::Evict(id, None) => assert_eq!(oldest(&&places[id.index()]), most.flatten()),
                 verdict => {

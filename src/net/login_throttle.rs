@@ -30,12 +30,11 @@ use super::socket::{PeerAddress, Source};
 const BUCKETS_KEPT: usize = 128;
 /// Pairs of address and user that failed lately, and passwords that were wrong lately.
 const FAILURES_KEPT: usize = 64;
-/// Wrong passwords of one bucket at once after a rest, for ever per second, and how many times as long as its
-/// check took each keeps the next one waiting: on a small board all of an address take a quarter of its
-/// processor.
-const WRONG: Rate = Rate { burst: 10, per_second: 10, rest: 4 };
+/// Wrong passwords of one bucket: `burst` at once, `per_second` for ever; after a check of t ms the bucket rests
+/// `rest_times` × t ms, so that on a small board all of an address take a quarter of its processor.
+const WRONG: Rate = Rate { burst: 10, per_second: 10, rest_times: 4 };
 /// The same over all addresses, for those who are not proven.
-const UNPROVEN: Rate = Rate { burst: 20, per_second: 20, rest: 2 };
+const UNPROVEN: Rate = Rate { burst: 20, per_second: 20, rest_times: 2 };
 /// Tokens that must be left for who failed lately: the rest is kept for its neighbours.
 const SUSPECT_TOKENS: u32 = WRONG.burst / 2;
 /// One in so many checks is the newest login's of its bucket, the others its oldest's.
@@ -72,7 +71,7 @@ type Pair = u64;
 struct Rate {
     burst: u32,
     per_second: u32,
-    rest: u32,
+    rest_times: u32,
 }
 
 /// A number of tokens that fills up again by itself.
@@ -100,7 +99,7 @@ impl TokenBucket {
         let full = i64::from(self.rate.burst) * 1000;
         let per_ms = i64::from(self.rate.per_second);
         let refilled = i64::try_from(now.ms_since(self.at)).unwrap_or(i64::MAX).saturating_mul(per_ms);
-        let rest_ms = i64::try_from(check_ms).unwrap_or(i64::MAX).saturating_mul(self.rate.rest.into());
+        let rest_ms = i64::try_from(check_ms).unwrap_or(i64::MAX).saturating_mul(self.rate.rest_times.into());
         let price = rest_ms.saturating_mul(per_ms).clamp(1000, full);
         self.tokens = self.tokens.saturating_add(refilled).min(full) - price;
         self.at = now;
@@ -307,7 +306,7 @@ impl LoginThrottle {
             let is_full = bucket.tokens.due(WRONG.burst).is_due(now);
             (!is_full, bucket.pair.is_some(), bucket.used)
         });
-        let at = least.map_or(0, |(at, _)| at);
+        let Some((at, _)) = least else { panic!("more logins wait than there are buckets") };
         self.buckets[at] = fresh;
         at
     }

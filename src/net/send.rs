@@ -1,7 +1,7 @@
 //! The way out: writing, and how connections end.
 //!
 //! Always true: a turn writes to a socket once; what the socket did not take is not kept here; a connection
-//! is closed at the end of a turn, never in the middle of somebody else's work.
+//! is closed between two pieces of work: at the end of a turn, or when a newcomer is given its place.
 
 use std::io;
 

@@ -18,23 +18,31 @@ const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
     This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
 
+/// What a peer speaks that is turned away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stranger {
+    /// It understands an answer.
+    Http,
+    Other,
+}
+
 impl House {
-    /// Makes of what came of a handshake what can be made of it.
+    /// Goes on with a TLS handshake after reading: next step, refusal, or end.
     pub(super) fn shake_hands(&mut self, id: ConnectionId, end: bool) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         match peer.stream.opening().map(classify_opening) {
             None | Some(Opening::NeedMore | Opening::Tls) => {}
             Some(Opening::Amqp091 | Opening::OtherAmqp) => {
-                return self.turn_away(
-                    id,
-                    "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port",
-                );
+                let hint = "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port";
+                return self.turn_away(id, Stranger::Other, hint);
             }
             Some(Opening::Http) => {
-                return self
-                    .turn_away(id, "HTTP on the port for AMQP over TLS: is this address meant for it?");
+                let hint = "HTTP on the port for AMQP over TLS: is this address meant for it?";
+                return self.turn_away(id, Stranger::Http, hint);
             }
-            Some(Opening::Unknown) => return self.turn_away(id, "no TLS on the port for TLS"),
+            Some(Opening::Unknown) => {
+                return self.turn_away(id, Stranger::Other, "no TLS on the port for TLS");
+            }
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.errands.ticket();
@@ -85,7 +93,8 @@ impl House {
         let hint = match classify_opening(&self.input[..len]) {
             Opening::NeedMore | Opening::Amqp091 => return true,
             Opening::Http if !is_tls => {
-                self.turn_away(id, "HTTP on the port for AMQP: is this address meant for it?");
+                let hint = "HTTP on the port for AMQP: is this address meant for it?";
+                self.turn_away(id, Stranger::Http, hint);
                 return false;
             }
             Opening::Tls if !is_tls => {
@@ -100,11 +109,11 @@ impl House {
     }
 
     /// Hangs up on a peer that speaks something else, with an answer if that is HTTP.
-    fn turn_away(&mut self, id: ConnectionId, hint: &str) {
+    fn turn_away(&mut self, id: ConnectionId, stranger: Stranger, hint: &str) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);
         self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
-        if hint.starts_with("HTTP") {
+        if stranger == Stranger::Http {
             peer.stream.answer_plainly(HTTP_ANSWER);
         }
         self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());

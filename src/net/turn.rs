@@ -433,8 +433,7 @@ impl House {
                 break;
             }
             // Of all that a turn waits for, only this matters any more: the stop itself has been due for long.
-            let is_busy =
-                has_jobs || self.spills || disk.has_work(&self.broker, &self.supplies.messages);
+            let is_busy = has_jobs || self.spills || disk.has_work(&self.broker, &self.supplies.messages);
             let ms = if is_busy { Some(0) } else { disk.deadline().ms_left(self.clock()) };
             self.wait_for(ms.map(Duration::from_millis))
                 .map_err(|error| StartError::System("wait for events", error))?;
