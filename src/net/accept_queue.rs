@@ -291,7 +291,7 @@ impl AcceptQueue {
     }
 
     /// Of the first of the claims the one that can be served; and whether that may change with time if none
-    /// can. Those with TLS and those without are counted apart, so that nobody waits for what others wait for.
+    /// can. Those with TLS and those without are counted apart: nobody waits for what only others need.
     fn choose(
         &self,
         rooms: &Rooms,

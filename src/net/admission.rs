@@ -19,8 +19,8 @@
 //! | anybody | was refused, or is being closed | not at all |
 //!
 //! Always true: pure, no socket and no clock; without anybody else wanting in, nobody is evicted; the older
-//! half is there so that a crowd of slow devices does not evict each other for ever; a decision takes steps in
-//! proportion to the places.
+//! half is there so that a crowd of slow devices does not evict each other for ever; a decision takes steps
+//! in proportion to the places.
 
 use core::cell::OnceCell;
 use core::cmp::Reverse;

@@ -27,7 +27,7 @@ def sleeps_while_the_disk_is_busy() -> None:
             client.call(1, "queue.declare", queue="q", durable=True)
             log.write_text("")
             for number in range(10):
-                client.publish(1, "", "q", b"%d" % number, **PERSISTENT)
+                client.publish(1, "", "q", b"%d" % number, props=PERSISTENT)
             # It is answered when all of them have come.
             client.call(1, "queue.declare", queue="q", durable=True, passive=True)
             began = time.monotonic()
