@@ -30,8 +30,8 @@ use super::socket::{PeerAddress, Source};
 const BUCKETS_KEPT: usize = 128;
 /// Pairs of address and user that failed lately, and passwords that were wrong lately.
 const FAILURES_KEPT: usize = 64;
-/// Wrong passwords of one bucket: `burst` at once, `per_second` for ever; after a check of t ms the bucket rests
-/// `rest_times` × t ms, so that on a small board all of an address take a quarter of its processor.
+/// Wrong passwords of one bucket: `burst` at once, `per_second` for ever; after a check of t ms the bucket
+/// rests `rest_times` × t ms, so that on a small board all of an address take a quarter of its processor.
 const WRONG: Rate = Rate { burst: 10, per_second: 10, rest_times: 4 };
 /// The same over all addresses, for those who are not proven.
 const UNPROVEN: Rate = Rate { burst: 20, per_second: 20, rest_times: 2 };

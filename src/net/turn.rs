@@ -14,8 +14,8 @@
 //! What happens in a turn happens at one time, read after the poll (and before it once, for how long it may
 //! sleep). Whoever still has work is on a list for the next turn, which then polls
 //! without sleeping; when nobody has, the poll sleeps until the earliest deadline, or for ever. So an idle
-//! broker does not wake up but for heartbeats and the watchdog; who waits at the door for a place that may come
-//! with time makes it look again every 20 ms.
+//! broker does not wake up but for heartbeats and the watchdog; who waits at the door for a place that may
+//! come with time makes it look again every 20 ms.
 //!
 //! Why this order: what was read in a turn is delivered in the same turn, and whatever a turn gives a peer
 //! to read leaves in one write.
@@ -432,7 +432,7 @@ impl House {
                 log::warn!("the disk is full: what had not been confirmed yet is not written");
                 break;
             }
-            // Of all that a turn waits for, only this matters any more: the stop itself has been due for long.
+            // Of all that a turn waits for, only this matters: the stop itself has been due for long.
             let is_busy = has_jobs || self.spills || disk.has_work(&self.broker, &self.supplies.messages);
             let ms = if is_busy { Some(0) } else { disk.deadline().ms_left(self.clock()) };
             self.wait_for(ms.map(Duration::from_millis))
