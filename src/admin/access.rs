@@ -155,7 +155,7 @@ fn put_user(request: &Request<'_>, scene: &mut Scene<'_>, user: &str) -> Answer 
 
 fn changed(outcome: Changed) -> Answer {
     let fault = match outcome {
-        Ok(batch) => return Answer::Durable(batch, Status::NoContent, Vec::new()),
+        Ok(_) => return Answer::Changed(Status::NoContent, Vec::new()),
         Err(fault) => fault,
     };
     let (status, error) = match &fault {

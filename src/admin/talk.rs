@@ -32,6 +32,8 @@ enum State {
     Reading,
     /// The answer leaves when this is durable.
     Waiting(Batch, Status, Vec<u8>),
+    /// The answer leaves when so many facts are durable.
+    Changing(u64, Status, Vec<u8>),
     /// When this is durable, the store's files are held still.
     Holding(Batch),
     /// Rows are being written.
@@ -102,13 +104,18 @@ impl Talk {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
+            State::Changing(facts, status, body) if *facts <= scene.broker.journal().facts_safe() => {
+                let (status, body) = (*status, core::mem::take(body));
+                self.answer(status, &body);
+            }
             State::Holding(batch) if *batch <= scene.durable() => {
                 if let Some(answer) = api::held(scene) {
-                    self.begin(answer);
+                    self.begin(answer, scene);
                 }
             }
             State::Listing(_) => self.list(scene),
-            State::Reading | State::Holding(_) | State::Waiting(..) | State::Ending => {}
+            State::Reading | State::Holding(_) | State::Waiting(..) | State::Changing(..) | State::Ending => {
+            }
         }
     }
 
@@ -117,7 +124,7 @@ impl Talk {
         match self.state {
             State::Reading => self.can_handle(),
             State::Listing(_) => self.output().len() < OUTPUT_BYTES_ENOUGH,
-            State::Waiting(..) | State::Holding(_) | State::Ending => false,
+            State::Waiting(..) | State::Changing(..) | State::Holding(_) | State::Ending => false,
         }
     }
 
@@ -154,7 +161,7 @@ impl Talk {
 
     /// Whether it waits for the disk.
     pub const fn awaits_disk(&self) -> bool {
-        matches!(self.state, State::Waiting(..) | State::Holding(_))
+        matches!(self.state, State::Waiting(..) | State::Changing(..) | State::Holding(_))
     }
 
     fn handle(&mut self, scene: &mut Scene<'_>) {
@@ -176,15 +183,18 @@ impl Talk {
                 self.is_last = request.is_last;
                 let answer = api::handle(&request, scene);
                 self.input.extend_from_slice(&input[end..]);
-                self.begin(answer);
+                self.begin(answer, scene);
             }
         }
     }
 
-    fn begin(&mut self, answer: Answer) {
+    fn begin(&mut self, answer: Answer, scene: &Scene<'_>) {
         match answer {
             Answer::Now(status, body) => self.answer(status, &body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
+            Answer::Changed(status, body) => {
+                self.state = State::Changing(scene.broker.journal().facts_said(), status, body);
+            }
             Answer::Hold(batch) => self.state = State::Holding(batch),
             Answer::List(listing) => {
                 http::begin_chunked(&mut self.output);

@@ -19,21 +19,23 @@ impl Journal {
 
     /// The next fact; first those that the last commit has.
     pub fn fact(&self) -> Option<&Fact> {
-        let next = if self.repeats_ready > 0 { self.repeats.front() } else { self.facts.front() };
-        next.map(|(_, fact)| fact)
+        if self.repeats_ready > 0 {
+            return self.repeats.front().map(|(_, _, fact)| fact);
+        }
+        self.facts.front().map(|(_, fact)| fact)
     }
 
     /// The fact went into a commit.
     pub fn pop_fact(&mut self) {
         if let Some(ready) = self.repeats_ready.checked_sub(1) {
             self.repeats_ready = ready;
-            if let Some((_, fact)) = self.repeats.pop_front() {
+            if let Some((_, _, fact)) = self.repeats.pop_front() {
                 self.fact_bytes -= fact.bytes();
             }
         } else if let Some((batch, fact)) = self.facts.pop_front() {
             self.facts_handed += 1;
             if fact.is_access() {
-                self.repeats.push_back((batch, fact));
+                self.repeats.push_back((batch, self.facts_handed, fact));
             } else {
                 self.fact_bytes -= fact.bytes();
             }
@@ -129,7 +131,7 @@ impl Journal {
         self.pop_dead();
         let message = self.pending.front().map(|pending| pending.batch);
         let fact = self.facts.front().map(|(batch, _)| *batch);
-        let repeat = self.repeats.front().map(|(batch, _)| *batch);
+        let repeat = self.repeats.front().map(|(batch, _, _)| *batch);
         let group = self.groups.batch();
         let first = [message, fact, repeat, group, self.settles_awaited].into_iter().flatten().min();
         match first {
@@ -151,6 +153,7 @@ impl Journal {
         }
         self.durable = self.durable.max(batch);
         self.facts_stored = self.facts_handed;
+        self.facts_safe = self.repeats.front().map_or(self.facts_handed, |(_, number, _)| number - 1);
         self.room_made += 1;
     }
 

@@ -176,8 +176,9 @@ pub struct Journal {
     groups: Groups,
     handed: VecDeque<MessageId>,
     facts: VecDeque<(Batch, Fact)>,
-    /// Facts that went into a commit once and are to go into the next one too; so many of them may.
-    repeats: VecDeque<(Batch, Fact)>,
+    /// Facts that went into a commit once and are to go into the next one too, with their numbers; so many of
+    /// them may.
+    repeats: VecDeque<(Batch, u64, Fact)>,
     repeats_ready: usize,
     fact_bytes: usize,
     /// The batch of the last fact.
@@ -186,6 +187,8 @@ pub struct Journal {
     facts_numbered: u64,
     facts_handed: u64,
     facts_stored: u64,
+    /// How many are durable, in two commits where they must be.
+    facts_safe: u64,
     settles: Vec<Settled>,
     /// Some of them are of messages that were written.
     settles_matter: bool,
@@ -234,6 +237,7 @@ impl Journal {
             facts_numbered: 0,
             facts_handed: 0,
             facts_stored: 0,
+            facts_safe: 0,
             settles: Vec::with_capacity(SETTLES_MAX.min(4 * pending_max)),
             settles_matter: false,
             settles_awaited: None,
@@ -589,6 +593,17 @@ impl Journal {
     /// How many facts are durable.
     pub const fn facts_stored(&self) -> u64 {
         self.facts_stored
+    }
+
+    /// How many facts were said. Whoever waits for all of them need not wait for messages that were said
+    /// before them, which on a full disk wait for room.
+    pub const fn facts_said(&self) -> u64 {
+        self.facts_numbered
+    }
+
+    /// How many facts are as durable as they are to be: what says who may do what is in two commits.
+    pub const fn facts_safe(&self) -> u64 {
+        self.facts_safe
     }
 
     /// A message is delivered before its commit: the commit says so too.

@@ -213,3 +213,25 @@ fn what_is_settled_before_its_commit_is_found_when_the_numbers_pass_a_width() {
         }
     }
 }
+
+#[test]
+fn facts_are_safe_though_messages_wait_for_room() {
+    let mut world = World::new();
+    let (message, _, _) = world.publish(&[7], Urgency::Awaited);
+    let user = Definition::User { name: "alice", tags: "", hash: &[0] };
+    let batch = world.journal.define(user.key(), Some(user.value()));
+    let said = world.journal.facts_said();
+    // The disk takes facts only.
+    let facts_only = |world: &mut World| {
+        while world.journal.fact().is_some() {
+            world.journal.pop_fact();
+        }
+        let covered = world.journal.cover(false);
+        world.journal.stored(&mut world.messages, covered);
+    };
+    facts_only(&mut world);
+    assert!(world.journal.facts_safe() < said, "one commit is not enough for what says who may do what");
+    facts_only(&mut world);
+    assert_eq!(world.journal.facts_safe(), said);
+    assert!(world.journal.durable() < batch && world.journal.is_gathering(&world.messages, message));
+}

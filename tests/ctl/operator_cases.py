@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Iterator
 
 from harness import brokers
 from harness.brokers import leveret
 from harness.suite import Skip
-from support import counts, ctl, good, program, rows
+from support import counts, ctl, good, program, rows, start_program, until
 
 
 def virtual_hosts_keep_apart() -> None:
@@ -113,7 +116,66 @@ def connections_are_closed() -> None:
         assert "320 go away" in told and "320 all of you" in told, told
 
 
+FULL = """
+frame_max = "16KiB"
+[limits]
+segment_bytes = "512KiB"
+commit_bytes_max = "160KiB"
+[store]
+disk_limit = "4MiB"
+"""
+
+
+def a_full_disk_leaves_root_its_commands() -> None:
+    """Somebody fills the disk: who may come in can be changed all the same, and it is so after a power cut."""
+    home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
+    try:
+        broker = brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data")
+        try:
+            good(broker, "add_user", "thief", "secret")
+            good(broker, "set_permissions", "thief", ".*", ".*", ".*")
+            with contextlib.ExitStack() as stack:
+                # One queue alone may not fill it.
+                filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(4)]
+                names = (f"vhost-{number}" for number in itertools.count())
+                until(lambda: ctl(broker, "add_vhost", next(names)).status == 69, "the disk did not get full")
+                for number in range(20):
+                    good(broker, "add_user", f"user-{number}", "secret")
+                    good(broker, "set_permissions", f"user-{number}", ".*", ".*", "")
+                good(broker, "change_password", "user-7", "better")
+                good(broker, "clear_permissions", "user-8")
+                good(broker, "delete_user", "thief")
+                refused = ctl(broker, "add_vhost", "more")
+                assert refused.status == 69 and "disk_limit" in refused.err, refused
+                assert all(each.poll() is None for each in filling) and "disk" in good(broker, "list_alarms")
+                broker.kill()
+        finally:
+            broker.close()
+        broker = brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data")
+        try:
+            users = {row[0] for row in rows(broker, "list_users")}
+            assert users == {"guest"} | {f"user-{number}" for number in range(20)}, users
+            good(broker, "authenticate_user", "user-7", "better")
+            assert rows(broker, "list_user_permissions", "user-8") == [[""]], "it was taken away"
+        finally:
+            broker.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A program that publishes more than the disk takes."""
+    process = start_program("publish.py", broker, queue, "100000")
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)
+
+
 CASES = [
+    a_full_disk_leaves_root_its_commands,
     virtual_hosts_keep_apart,
     an_operators_day,
     mistakes_are_understood,

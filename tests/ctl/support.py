@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from harness import brokers, environment
 from harness.brokers import Leveret
@@ -46,6 +47,21 @@ def program(name: str, broker: Leveret, *words: str) -> str:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def start_program(name: str, broker: Leveret, *words: str) -> "subprocess.Popen[bytes]":
+    """Start one of the programs here; whoever starts it ends it."""
+    python = environment.pika_python(environment.PIKA_NEW)
+    command = [str(python), str(HERE / "programs" / name), str(broker.address.port), *words]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def until(is_so: Callable[[], bool], otherwise: str, patience: float = 30.0) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + patience
+    while not is_so():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.1)
 
 
 def counts(broker: Leveret, vhost: str = "/") -> Dict[str, int]:

@@ -215,6 +215,9 @@ impl Broker {
             return Err(OperatorFault::BeingDeleted(name.into()));
         }
         self.check_changeable()?;
+        if self.journal.mode() == Mode::On && !self.journal.has_room_to_define() {
+            return Err(OperatorFault::NoRoom("disk_limit"));
+        }
         let vhost = self.add_vhost(name).map_err(store)?;
         Ok(self.say_vhost(vhost, true))
     }
@@ -426,10 +429,11 @@ impl Broker {
         self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
     }
 
-    /// Whether the store takes what is to be written.
+    /// Whether the store takes what is to be written. On a full disk it does: somebody has filled it, and
+    /// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
+    /// have for themselves.
     pub(super) fn check_changeable(&self) -> Result<(), OperatorFault> {
         match self.journal.mode() {
-            Mode::On if !self.journal.has_room_to_define() => Err(OperatorFault::NoRoom("disk_limit")),
             Mode::Unwritable => Err(store(crate::broker::stored::unwritable())),
             Mode::On | Mode::Off => Ok(()),
         }
