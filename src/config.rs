@@ -23,7 +23,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::limits::Limits;
+use crate::limits::{Limits, LimitsError, Megabytes};
 use board::{AUTO, BOARDS, Machine};
 use derive::{ByHand, Profile};
 use doors::{Tls, TlsAddress, TlsLayer, UnixDoor, quoted};
@@ -160,12 +160,19 @@ impl Config {
         flags: Layer,
     ) -> Result<Self, ConfigError> {
         let file = path.map(Layer::read).transpose()?.unwrap_or_default();
+        let of_file = |name: &str, error| match (path, &error) {
+            (Some(path), ConfigError::UnknownBoard(_)) if flags.board.is_none() && name != BOARD_DEFAULT => {
+                let line = layer::line_of(path, "board").unwrap_or(1);
+                ConfigError::Refused { file: path.display().to_string(), line, why: error.to_string() }
+            }
+            _ => error,
+        };
         let mut board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
         let choice = (board == AUTO).then(|| look().choose());
         if let Some(choice) = &choice {
             board = choice.board;
         }
-        let profile = Layer::of_board(board)?;
+        let profile = Layer::of_board(board).map_err(|error| of_file(board, error))?;
         let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
         let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
@@ -178,7 +185,7 @@ impl Config {
             layer.lay_over(&mut config, &mut announced);
         }
         config.product = announced.product();
-        config.first_user.check().map_err(ConfigError::Contradiction)?;
+        config.first_user.check().map_err(|why| config.blame_key("default_user", why))?;
         Ok(config)
     }
 
@@ -188,6 +195,34 @@ impl Config {
     /// As for [`Self::gather`].
     pub fn again(&self) -> Result<Self, ConfigError> {
         Self::gather(self.origin.file.as_deref(), self.origin.flags.clone())
+    }
+
+    /// A mistake in the limits, with the place of the key that is to be changed, where a file says it.
+    pub fn blame(&self, error: &LimitsError) -> ConfigError {
+        self.blame_key(error.key(), error.to_string())
+    }
+
+    fn blame_key(&self, key: &str, why: String) -> ConfigError {
+        let file = self.origin.file.as_deref();
+        match file.and_then(|file| Some((file, layer::line_of(file, key)?))) {
+            Some((file, line)) => ConfigError::Refused { file: file.display().to_string(), line, why },
+            None => ConfigError::Contradiction(why),
+        }
+    }
+
+    /// What is to be told of the limit on a machine that has less.
+    pub fn tell_of_machine(&self) -> Option<String> {
+        let machine = Machine::look();
+        let (limit, has) =
+            (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
+        (limit > has).then(|| {
+            format!(
+                "memory_limit is {}, but this machine, or the control group, has {} for it: when the pools \
+                 fill, the system ends the broker; lower memory_limit",
+                Megabytes(limit),
+                Megabytes(has)
+            )
+        })
     }
 
     /// Key and value of everything, the way a file would say it.

@@ -252,6 +252,13 @@ pub enum LimitsError {
         /// What it must be.
         must: &'static str,
     },
+    /// The system does not give so much.
+    NotGiven {
+        /// Bytes of all lines.
+        sum: u64,
+        /// Bytes allowed.
+        memory_limit: u64,
+    },
     /// `disk_limit` leaves room for too few segments.
     Disk {
         /// `disk_limit` in bytes.
@@ -259,6 +266,17 @@ pub enum LimitsError {
         /// Bytes of a segment.
         segment_bytes: u32,
     },
+}
+
+impl LimitsError {
+    /// The key to change.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::TooMuch { key, .. } | Self::Contradiction { key, .. } => key,
+            Self::TooLittle { .. } | Self::NotGiven { .. } => "memory_limit",
+            Self::Disk { .. } => "disk_limit",
+        }
+    }
 }
 
 impl fmt::Display for LimitsError {
@@ -271,12 +289,24 @@ impl fmt::Display for LimitsError {
                 Megabytes(*sum),
                 Megabytes(*memory_limit)
             ),
-            Self::TooLittle { memory_limit, least } => write!(
+            Self::TooLittle { memory_limit, least } => {
+                match memory_limit {
+                    0..1_000_000 => write!(f, "memory_limit is {memory_limit} bytes")?,
+                    _ => write!(f, "memory_limit is {}", Megabytes(*memory_limit))?,
+                }
+                write!(
+                    f,
+                    ", but with the smallest pools the broker needs {}: write memory_limit = {least} or more \
+                     (bytes), or take the profile of a smaller board, if there is one",
+                    Megabytes(*least)
+                )
+            }
+            Self::NotGiven { sum, memory_limit } => write!(
                 f,
-                "memory_limit is {}, but with the smallest pools the broker needs {}: write memory_limit = \
-                 {least} or more, or take a smaller board's profile",
-                Megabytes(*memory_limit),
-                Megabytes(*least)
+                "the pools add up to {} (memory_limit is {}), and the system does not give this process so \
+                 much memory: lower memory_limit, or raise what the system allows",
+                Megabytes(*sum),
+                Megabytes(*memory_limit)
             ),
             Self::Contradiction { key, must } => write!(f, "{key} must be {must}"),
             Self::Disk { disk_limit, segment_bytes } => write!(

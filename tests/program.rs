@@ -287,6 +287,72 @@ fn file_descriptors_are_counted_before_anybody_comes() {
     assert!(said.contains("allows 40 file descriptors, too few for a single connection"), "{said}");
 }
 
+/// Whatever the system promises to others, it gives this process no more addresses than that.
+#[test]
+fn more_memory_than_the_system_gives_is_one_sentence() {
+    let home = Home::new("no-memory");
+    for what in ["check", "serve"] {
+        let mut command = limited("-v 600000");
+        command.args([what, "--memory-limit", "2GB", "--listen", "127.0.0.1:0", "--data-dir"]);
+        let output = command.arg(home.path()).output().expect("sh runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{what}: {said}");
+        assert!(
+            said.contains("the system does not give this process so much memory: lower memory_limit"),
+            "{said}"
+        );
+    }
+}
+
+/// Above what any machine has.
+#[test]
+fn a_limit_above_the_memory_of_the_machine_is_told() {
+    let file = ConfigFile::new("roomy", "memory_limit = \"90000GB\"\n");
+    let said = String::from_utf8_lossy(&leveret(&["check", "--config", file.path()]).stdout).into_owned();
+    assert!(said.contains("# warning: memory_limit is 90000000.0 MB, but this machine"), "{said}");
+}
+
+#[test]
+fn a_default_user_for_a_store_that_has_users_is_told() {
+    let home = Home::new("default-user");
+    let data = home.path().join("data").display().to_string();
+    let mut first = Broker::start(&["--data-dir", &data], &[]);
+    assert!(leveret(&["ctl", "--data-dir", &data, "stop"]).status.success());
+    first.process.wait().expect("it ends");
+    let file = ConfigFile::new("default-user", "default_user = \"admin\"\ndefault_pass = \"x\"");
+    let broker = Broker::start(&["--data-dir", &data, "--config", file.path()], &[]);
+    let is_told = |line: &String| line.contains("default_user and default_pass are for a new store");
+    assert!(broker.first_lines.iter().any(is_told), "{:?}", broker.first_lines);
+}
+
+#[test]
+fn a_refused_limit_is_named_with_its_file_and_line() {
+    for (text, why) in [
+        ("log_level = \"info\"\nmemory_limit = 96", "line 2: memory_limit is 96 bytes, but"),
+        ("[limits]\nmessages_max = 5", "line 2: messages_max must be"),
+        ("\nframe_max = 1000", "line 2: frame_max must be"),
+        ("[store]\ndisk_limit = \"1MB\"", "line 2: disk_limit is"),
+        ("\n\nboard = \"pi4\"", "line 3: unknown board pi4; did you mean pi-4?"),
+        ("default_user = \"admin\"", "line 1: default_user = \"admin\" takes a default_pass other than"),
+        (
+            "memory_limit = \"0.5GB\"",
+            "\"0.5GB\" is not a size: write a whole number of bytes, or a whole number with",
+        ),
+        ("default_pass = \"\"", "line 1: default_pass: it must not be empty"),
+        ("heartbeat = 1.5", "line 1: heartbeat: \"1.5\" is not a time"),
+    ] {
+        let file = ConfigFile::new("refused", text);
+        let output = leveret(&["check", "--config", file.path()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(why), "{text}: {said}");
+        assert!(said.contains(file.path()), "{said}");
+    }
+    // A version of TLS is no number, but it looks like one.
+    let file = ConfigFile::new("version", "[tls]\nminimum_version = 1.3");
+    let said = String::from_utf8_lossy(&leveret(&["check", "--config", file.path()]).stdout).into_owned();
+    assert!(said.contains("minimum_version = \"1.3\""), "{said}");
+}
+
 #[test]
 fn a_port_in_use_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a free port");

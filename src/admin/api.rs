@@ -246,8 +246,8 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
         (!is_writable, "store: it cannot be written, so nothing new is durable"),
         (
             scene.process.is_store_damaged,
-            "damage: parts of the store are missing or cannot be read; the log and `leveret inspect` say \
-             which",
+            "damage: parts of the store are missing or cannot be read; the log says which, and \
+             `leveret inspect` with the data directory",
         ),
         (
             scene.process.is_tls_shut,

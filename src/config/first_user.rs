@@ -60,12 +60,10 @@ impl fmt::Debug for Secret {
 impl Readable for Secret {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
         match value.get_ref().as_str() {
-            Some("") => {
-                Err(Wrong::value(value, "default_pass must not be empty: nobody logs in without a password"))
-            }
+            Some("") => Err(Wrong::value(value, "it must not be empty: nobody logs in without a password")),
             Some(text) => Ok(Self(text.to_string())),
             // What stands there is not repeated: it may be the password all the same.
-            None => Err(Wrong::value(value, "default_pass must be a text in quotes")),
+            None => Err(Wrong::value(value, "it must be a text in quotes")),
         }
     }
 }

@@ -188,22 +188,35 @@ impl Announced {
     }
 }
 
+/// The line of a file, from 1, that says a key, if one does.
+pub(super) fn line_of(file: &Path, key: &str) -> Option<usize> {
+    let text = read_text(file).ok()?;
+    let says = |line: &str| {
+        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    text.lines().position(says).map(|at| at + 1)
+}
+
+fn read_text(file: &Path) -> Result<String, ConfigError> {
+    let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
+    let mut text = String::new();
+    // Opening a pipe must not wait for its writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(nonblocking).open(file).map_err(unreadable)?;
+    if !opened.metadata().map_err(unreadable)?.is_file() {
+        return Err(unreadable(io::Error::other("it is not a file")));
+    }
+    opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(unreadable(io::Error::other("it is larger than any configuration")));
+    }
+    Ok(text)
+}
+
 impl Layer {
     /// Reads a configuration file.
     pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
-        let mut text = String::new();
-        // Opening a pipe must not wait for its writer.
-        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let opened = File::options().read(true).custom_flags(nonblocking).open(file).map_err(unreadable)?;
-        if !opened.metadata().map_err(unreadable)?.is_file() {
-            return Err(unreadable(io::Error::other("it is not a file")));
-        }
-        opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(unreadable(io::Error::other("it is larger than any configuration")));
-        }
-        Self::parse(&file.display().to_string(), &text)
+        Self::parse(&file.display().to_string(), &read_text(file)?)
     }
 
     /// The profile of a board: one of those built in, or a file when the name is a path.

@@ -64,6 +64,8 @@ pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
                 .map(|number| number.to_string())
                 .map_err(|_| Wrong::value(value, "the number is too large"))
         }
+        // So a version may do without quotes; what takes whole numbers says so.
+        DeValue::Float(number) => Ok(number.as_str().to_string()),
         _ => Err(Wrong::kind(value, "a number or a text in quotes")),
     }
 }

@@ -49,8 +49,8 @@ fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
 fn a_bad_value_is_named_with_its_line_and_key() {
     refused(
         "memory_limit = \"64XB\"",
-        "leveret.toml, line 1: memory_limit: \"64XB\" is not a size: write a number of bytes, or a number \
-         with B, kB, KiB, MB, MiB, GB or GiB behind it",
+        "leveret.toml, line 1: memory_limit: \"64XB\" is not a size: write a whole number of bytes, or a \
+         whole number with B, kB, KiB, MB, MiB, GB or GiB behind it",
     );
     refused(
         "heartbeat = 60",

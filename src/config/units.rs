@@ -157,8 +157,8 @@ impl<T: TryFrom<u64>> FromStr for Bytes<T> {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let must =
-            "a size: write a number of bytes, or a number with B, kB, KiB, MB, MiB, GB or GiB behind it";
+        let must = "a size: write a whole number of bytes, or a whole number with B, kB, KiB, MB, MiB, GB or \
+                    GiB behind it";
         let (digits, unit) = split_number(text);
         let times = if unit.is_empty() { Some(1) } else { factor(&SIZE_UNITS, unit) };
         let (Ok(number), Some(times)) = (digits.parse::<u64>(), times) else {

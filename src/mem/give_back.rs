@@ -45,6 +45,27 @@ pub(super) fn give_back_room<T>(room: &mut [MaybeUninit<T>]) {
     unsafe { advise(room.as_mut_ptr().cast(), size_of_val(room)) };
 }
 
+/// Whether the system would give room for all of these numbers of bytes, each in one piece, at this moment.
+/// Of what it gives to find out nothing is touched, and all of it goes back.
+#[allow(unsafe_code, reason = "mmap is a call to the system, and there is no safe form of it")]
+pub fn would_be_given(pieces: impl Iterator<Item = u64>) -> bool {
+    let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let mut given = Vec::new();
+    let all = pieces.filter(|bytes| *bytes > 0).all(|bytes| {
+        let Ok(bytes) = usize::try_from(bytes) else { return false };
+        // SAFETY: memory of nobody's, at an address that the system chooses.
+        let first = unsafe { libc::mmap(core::ptr::null_mut(), bytes, rights, kind, -1, 0) };
+        let is_given = first != libc::MAP_FAILED;
+        given.extend(is_given.then_some((first, bytes)));
+        is_given
+    });
+    for (first, bytes) in given {
+        // SAFETY: it was given above, and nobody has ever looked at it.
+        unsafe { libc::munmap(first, bytes) };
+    }
+    all
+}
+
 /// Lets go of the code and constants that were mapped so far, the C library's too; whatever runs next comes
 /// back by itself.
 pub fn let_go_of_start() {
@@ -136,6 +157,12 @@ mod tests {
         ] {
             assert_eq!(never_written(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn more_than_there_are_addresses_is_not_given() {
+        assert!(would_be_given([0, 1, 1 << 20].into_iter()));
+        assert!(!would_be_given([1 << 20, 1 << 62].into_iter()));
     }
 
     #[test]

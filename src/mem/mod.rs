@@ -32,7 +32,7 @@ pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use division::Division;
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool};
-pub use give_back::let_go_of_start;
+pub use give_back::{let_go_of_start, would_be_given};
 pub use list::{Links, LinksOf, List};
 pub use messages::{
     Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, Owner, PoolFull,

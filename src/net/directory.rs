@@ -81,6 +81,15 @@ pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, Star
 /// What to type so that the broker may use it.
 fn forbidden(directory: &Path, error: &io::Error) -> String {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return format!(
+            "it is not there, and the broker runs as {0}:{1} and may not make it: {error}; make it for the \
+             broker (as root: mkdir {2} && chown {0}:{1} {2}), or name another with data_dir (or --data-dir)",
+            user.as_raw(),
+            group.as_raw(),
+            directory.display()
+        );
+    }
     let owner = fs::metadata(directory)
         .map_or_else(|_| String::new(), |found| format!(" (it belongs to {}:{})", found.uid(), found.gid()));
     format!(

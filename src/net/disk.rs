@@ -78,9 +78,10 @@ impl Disk {
         let is_writable = report.unwritable.is_none();
         let record_bytes_max = log.record_bytes_max() as u64;
         broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
-        let first = first_user(config, report.access.access);
+        let (first, access) = (first_user(config, report.access.access), report.access.access);
         restore(broker, &log, &mut files, report.access, first)
             .map_err(|error| refused(OpenError::Unreadable(error)))?;
+        tell_of_first_user(config, broker, access);
         let failed = |error| StartError::System("start a thread", error);
         let timed = move |job: Write| {
             let start = Instant::now();
@@ -218,6 +219,19 @@ fn first_user(config: &Config, access: Access) -> First<'_> {
     Some((name, hash))
 }
 
+/// Whoever writes `default_user` into the configuration of a store that has users waits for it in vain.
+fn tell_of_first_user(config: &Config, broker: &Broker, access: Access) {
+    let name = config.first_user.name.as_deref().filter(|_| config.first_user != FirstUser::default());
+    if let (Some(name), Access::Whole) = (name, access)
+        && !broker.users().any(|user| user.name == name)
+    {
+        log::warn!(
+            "default_user and default_pass are for a new store: this one has its users, and {name:?} is none \
+             of them; `leveretctl add_user` makes it one"
+        );
+    }
+}
+
 /// There is no store: who may come in is not known, and nothing can be durable.
 fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<Disk> {
     log::error!(
@@ -236,8 +250,8 @@ fn tell(report: &Report, directory: &Path) {
     }
     if report.is_lost {
         log::error!(
-            "{}: the store is lost: no queue and no message of it can be read; it begins anew, beside what \
-             is left (`leveret inspect` says more)",
+            "{0}: the store is lost: no queue and no message of it can be read; it begins anew, beside what \
+             is left (`leveret inspect {0}` says more)",
             directory.display()
         );
     }
@@ -258,7 +272,7 @@ fn tell(report: &Report, directory: &Path) {
     }
     for part in &report.set_aside {
         log::error!(
-            "{}: bytes {} to {} of segment file {:08} are damaged and set aside; `leveret inspect` says more",
+            "{0}: bytes {1} to {2} of segment file {3:08} are set aside; `leveret inspect {0}` says more",
             directory.display(),
             part.from,
             part.to,

@@ -77,7 +77,7 @@ impl Errand {
 /// Reads the configuration again, and of one that can be the certificates.
 fn reload(before: &Config, keeper: Option<&mut Keeper>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
-    config.fit(super::record_sizes).map_err(|error| error.to_string())?;
+    config.fit(super::record_sizes).map_err(|error| config.blame(&error).to_string())?;
     if let Some(keeper) = keeper
         && !keeper.reload(&config.tls)
     {

@@ -162,7 +162,7 @@ impl House {
     /// What keeps it from starting.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let mut config = config.clone();
-        let table = config.fit(super::record_sizes).map_err(StartError::Limits)?;
+        let table = fit(&mut config)?;
         let config = &config;
         let mut limits = config.limits.clone();
         let queue_places;
@@ -258,6 +258,15 @@ impl House {
         }
         Ok(())
     }
+}
+
+/// Makes the limits of it, and says what is to be known of them.
+fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
+    let table = super::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    if let Some(remark) = config.tell_of_machine() {
+        log::warn!("{remark}");
+    }
+    Ok(table)
 }
 
 fn open_keeper(config: &Config) -> Result<Keeper, StartError> {

@@ -62,8 +62,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::doors::ClientCertificates;
-use crate::limits::{LimitsError, RecordSizes};
-use crate::mem::BytePool;
+use crate::config::{Config, ConfigError};
+use crate::limits::{LimitsError, MemoryTable, RecordSizes};
+use crate::mem::{self, BytePool};
 use crate::store::OpenError;
 use crate::{broker, session, store};
 
@@ -89,7 +90,7 @@ pub enum StartError {
     /// The file of definitions cannot be used, and why.
     Definitions(PathBuf, String),
     /// The limits do not fit the memory or each other.
-    Limits(LimitsError),
+    Limits(ConfigError),
     /// The system refused something every program gets.
     System(&'static str, io::Error),
     /// The system does not let the memory be locked.
@@ -160,7 +161,7 @@ impl core::error::Error for StartError {}
 
 /// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
 /// memory table.
-pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
+pub fn record_sizes(config: &Config) -> RecordSizes {
     let limits = &config.limits;
     let output = limits.output_buffer_bytes as usize;
     // What is larger than any segment is refused by the rules of `Limits`; until then no sum may wrap.
@@ -195,10 +196,23 @@ pub fn record_sizes(config: &crate::config::Config) -> RecordSizes {
     }
 }
 
+/// Makes the limits follow from the memory, and finds out whether the system gives it: a pool that it does
+/// not give would end the process in the middle of its start.
+///
+/// # Errors
+/// The key to change.
+pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
+    let table = config.fit(record_sizes)?;
+    if mem::would_be_given(table.lines.iter().map(crate::limits::MemoryLine::bytes)) {
+        return Ok(table);
+    }
+    Err(LimitsError::NotGiven { sum: table.bytes(), memory_limit: config.memory_limit_bytes })
+}
+
 /// Serves until a signal says to stop.
 ///
 /// # Errors
 /// What keeps it from starting, or from going on.
-pub fn serve(config: &crate::config::Config) -> Result<(), StartError> {
+pub fn serve(config: &Config) -> Result<(), StartError> {
     House::open(config)?.run()
 }

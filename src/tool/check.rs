@@ -4,18 +4,22 @@
 
 use std::fmt::Write;
 
-use crate::config::Config;
-use crate::limits::{LimitsError, Megabytes, MemoryTable};
+use crate::config::{Config, ConfigError};
+use crate::limits::{Megabytes, MemoryTable};
 use crate::net;
 
 /// The report on a configuration, and whether the broker would start with it.
 ///
 /// # Errors
 /// The key to change, beside the report.
-pub fn check(mut config: Config) -> (String, Result<(), LimitsError>) {
-    let verdict = config.fit(net::record_sizes);
+pub fn check(mut config: Config) -> (String, Result<(), ConfigError>) {
+    let verdict = net::fit(&mut config).map_err(|error| config.blame(&error));
     let table = config.limits.memory_table(&net::record_sizes(&config));
-    let report = format!("{}\n\n{}", config.shown(), show_table(&table, config.memory_limit_bytes));
+    let mut report = format!("{}\n\n{}", config.shown(), show_table(&table, config.memory_limit_bytes));
+    if let Some(remark) = config.tell_of_machine() {
+        // Writing into a String cannot fail.
+        let _ = writeln!(report, "# warning: {remark}");
+    }
     (report, verdict.map(drop))
 }
 

@@ -427,6 +427,7 @@ def a_mistake_is_no_broken_disk() -> None:
         with running(data_dir, None, NOBODY) as broker:
             assert who_gets_in(broker) == RIGHT
         refuses(folder / "no" / "such" / "data", "mkdir -p")
+        refuses(folder / "new", f"mkdir {folder / 'new'} && chown 65534:65534 {folder / 'new'}", prefix=NOBODY)
         (folder / "file").write_text("")
         refuses(folder / "file", "no directory")
         refuses(folder / "file" / "data", "no directory")

@@ -142,7 +142,9 @@ impl Broker {
         from_loopback: bool,
     ) -> Result<Outcome, Fault> {
         if self.find_user(user).is_none() {
-            return Err(refused(user, "its certificate names no user"));
+            let why = "its certificate names a user that is not there; add_user and clear_password make one \
+                       that needs no password";
+            return Err(refused(user, why));
         }
         self.admit(connection, user, from_loopback)
     }
