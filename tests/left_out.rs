@@ -105,6 +105,73 @@ fn a_start_with_lower_limits_takes_no_binding_of_what_it_leaves_out() {
     }
 }
 
+/// What a queue or channel is closed with.
+fn refusal(link: &mut Link, method: &Method<'_>) -> String {
+    link.send(1, method);
+    match link.next().method() {
+        Method::ChannelClose { reply_code, reply_text, .. } => format!("{reply_code} {reply_text}"),
+        other => panic!("{method:?}: {other:?}"),
+    }
+}
+
+fn delete(queue: &str) -> Method<'_> {
+    Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false }
+}
+
+/// Limits are lowered with messages in all queues; there is room again for one when another is deleted.
+#[test]
+fn nothing_is_declared_over_what_a_start_left_out() {
+    let home = Home::new("left-out");
+    let broker = start(&home, "");
+    fill(&broker);
+    check_all(&broker);
+    broker.stop();
+
+    let broker = start(&home, "queues_max = 2");
+    let mut link = Link::open(broker.address, &[1, 2]);
+    link.ask(1, &delete("q1"));
+    for again in [
+        queue("q3", false),
+        Method::QueueDelete { queue: "q3", if_unused: false, if_empty: true, no_wait: false },
+    ] {
+        let said = refusal(&mut link, &again);
+        let words = "506 RESOURCE_ERROR - queue 'q3' in vhost '/' is in the store with its messages";
+        assert!(said.starts_with(words) && said.contains("queues_max"), "{said}");
+        link.send(1, &Method::ChannelCloseOk {});
+        link.ask(1, &Method::ChannelOpen {});
+    }
+    link.ask(1, &queue("q4", false));
+    drop(link);
+    broker.stop();
+
+    // With room for it, it is there with what it had.
+    let broker = start(&home, "");
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, "q3"), 9);
+    drop(link);
+    broker.stop();
+
+    // Whoever wants it gone deletes it, and can have another.
+    let broker = start(&home, "queues_max = 2");
+    let mut link = Link::open(broker.address, &[1]);
+    link.ask(1, &delete("q4"));
+    drop(link);
+    broker.stop();
+    let broker = start(&home, "queues_max = 1");
+    let mut link = Link::open(broker.address, &[1]);
+    link.ask(1, &delete("q2"));
+    link.ask(1, &delete("q3"));
+    link.ask(1, &queue("q3", false));
+    assert_eq!(count(&mut link, "q3"), 0);
+    drop(link);
+    broker.stop();
+    let broker = start(&home, "");
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, "q3"), 0, "of the first nothing came back");
+    drop(link);
+    broker.stop();
+}
+
 /// Turns over one bit in each place where the log says that this exchange exists.
 fn flip(store: &Path, exchange: &str) -> usize {
     let key = [b"\x01\x01/", &[exchange.len() as u8][..], exchange.as_bytes()].concat();

@@ -6,7 +6,7 @@
 
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::Batch;
+use crate::journal::{Batch, DestinationName};
 use crate::mem::Messages;
 
 use super::Broker;
@@ -48,6 +48,12 @@ impl Broker {
         (if_unused, if_empty): (bool, bool),
     ) -> Result<u32, Fault> {
         self.awaited = Batch::NONE;
+        if let Some(vhost) = self.find_vhost(vhost)
+            && self.find_queue(vhost, name).is_none()
+            && self.delete_left_out(vhost, DestinationName::Queue(name), if_unused || if_empty)?
+        {
+            return Ok(0);
+        }
         let (queue, vhost) = self.operator_queue(vhost, name)?;
         let record = &self.queues[queue.index()];
         let count = record.ready();

@@ -4,7 +4,7 @@
 
 use crate::command::{BindingId, ConnectionId, ExchangeId, Outcome, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::Batch;
+use crate::journal::{Batch, DestinationName};
 use crate::mem::{Links, List};
 use crate::wire::field::{Table, Value};
 
@@ -100,6 +100,8 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         check_exchange_name(declaration.exchange)?;
         self.alternate_argument(vhost, declaration)?;
+        let name = DestinationName::Exchange(declaration.exchange);
+        self.check_not_left_out(vhost, name, declaration.durable)?;
         let version = self.version_for(declaration.durable)?;
         let exchange = self.add_exchange(vhost, kind, declaration, version)?;
         self.say_exchange(exchange.index(), true);
@@ -223,7 +225,9 @@ impl Broker {
         }
         self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
         let Some(exchange) = self.find_exchange(vhost, name) else {
-            self.await_others();
+            if !self.delete_left_out(vhost, DestinationName::Exchange(name), if_unused)? {
+                self.await_others();
+            }
             return Ok(None);
         };
         if if_unused && !self.exchanges[exchange.index()].bindings.is_empty() {

@@ -2,7 +2,9 @@
 //!
 //! Why it exists: a start under lower limits has no room for some of them, and an older version does not know
 //! the type of others. They stay in the store, and come back when they can: so what seems to belong to
-//! nothing (their bindings) must not be taken for what a deletion left behind.
+//! nothing (their bindings) must not be taken for what a deletion left behind. And nobody may declare another
+//! of the same name meanwhile: the log has one definition for a name, so the messages of the first would
+//! belong to nobody, and take room for ever. Whoever is told so may raise the limit or delete the first.
 //!
 //! Always true: nothing comes in here but at a start; there are at most as many entries as limits allow
 //! queues and exchanges together, and when more is left out, anything may be.
@@ -11,7 +13,11 @@ use core::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
 
-use crate::journal::DestinationName;
+use crate::command::VhostId;
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Definition, DestinationName};
+
+use super::Broker;
 
 /// Which they are.
 #[derive(Debug)]
@@ -50,9 +56,102 @@ impl LeftOut {
         self.has_more || self.find(vhost, name).is_some_and(|at| self.entries[at].1 == version)
     }
 
+    /// The version of what was left out and has this name.
+    fn version_of(&self, vhost: &str, name: DestinationName<'_>) -> Option<u64> {
+        self.find(vhost, name).map(|at| self.entries[at].1)
+    }
+
+    fn remove(&mut self, vhost: &str, name: DestinationName<'_>) {
+        if let Some(at) = self.find(vhost, name) {
+            self.entries.remove(at);
+        }
+    }
+
     fn find(&self, vhost: &str, name: DestinationName<'_>) -> Option<usize> {
         let hash = self.hasher.hash_one((vhost, name));
         self.entries.binary_search_by_key(&hash, |(other, _)| *other).ok()
+    }
+}
+
+impl Broker {
+    /// Whether something of this name may be declared: not while the store has one that the start left out.
+    ///
+    /// # Errors
+    /// It has, or it may have, and what is to be declared is durable, too.
+    pub(super) fn check_not_left_out(
+        &self,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        durable: bool,
+    ) -> Result<(), Fault> {
+        let is_left_out = self.left_out.version_of(self.vhost_name(vhost), name).is_some();
+        if is_left_out || durable && self.left_out.has_more {
+            Err(self.is_left_out(vhost, name))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Deletes what the start left out, a queue with its messages; `false` when there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    pub(super) fn delete_left_out(
+        &mut self,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else { return Ok(false) };
+        if is_conditional {
+            return Err(self.is_left_out(vhost, name));
+        }
+        self.check_deletable(true)?;
+        let vhost = self.vhost_name(vhost);
+        let (auto_delete, arguments) = (false, &[][..]);
+        let (key, incarnation) = match name {
+            DestinationName::Exchange(name) => {
+                let (kind, internal) = ("", false);
+                let definition =
+                    Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments };
+                (definition.key(), None)
+            }
+            DestinationName::Queue(name) => {
+                let definition =
+                    Definition::Queue { vhost, name, incarnation: version, auto_delete, arguments };
+                (definition.key(), Some(version))
+            }
+        };
+        let vhost: Box<str> = vhost.into();
+        self.left_out.remove(&vhost, name);
+        if let Some(incarnation) = incarnation {
+            self.journal.queue_gone(incarnation);
+        }
+        let batch = self.journal.define(key, None);
+        self.await_batch(batch);
+        Ok(true)
+    }
+
+    fn is_left_out(&self, vhost: VhostId, name: DestinationName<'_>) -> Fault {
+        let remedy = "raise that and start again, or delete it";
+        match name {
+            DestinationName::Exchange(name) => Fault::new(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "{} is in the store, but the start did not know its type or exchanges_max had no room \
+                     for it: {remedy}",
+                    self.exchange_in_words(vhost, name)
+                ),
+            ),
+            DestinationName::Queue(name) => Fault::new(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "{} is in the store with its messages, but queues_max had no room for it at the start: \
+                     {remedy}",
+                    self.queue_in_words(vhost, name)
+                ),
+            ),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::DestinationName;
 use crate::mem::{Fifo, List, Messages};
 use crate::wire::field::{Table, Value};
 
@@ -218,9 +219,11 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
         hidden: bool,
     ) -> Result<QueueId, Fault> {
+        let durable = declaration.outlives_broker();
+        self.check_not_left_out(vhost, DestinationName::Queue(declaration.queue), durable)?;
         let settings = QueueSettings::of(Table::trusted(declaration.arguments));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
-        record.durable = declaration.outlives_broker();
+        record.durable = durable;
         record.auto_delete = declaration.auto_delete;
         record.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
@@ -330,7 +333,9 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(connection, vhost, Right::Configure, Thing::Queue(name))?;
         if self.find_queue(vhost, name).is_none() {
-            self.await_others();
+            if !self.delete_left_out(vhost, DestinationName::Queue(name), if_unused || if_empty)? {
+                self.await_others();
+            }
             return Ok(Outcome::MessageCount(0));
         }
         let queue = self.require_queue(connection, vhost, name)?;
