@@ -479,6 +479,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut synced = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
         if let Some((lengths, trailer)) = sealed {
             synced = synced.max(trailer.number);
+            // A life may have left nothing but that. Commits of another one with its number, or a lower one,
+            // would count as older than it.
+            self.chain.life = self.chain.life.max(trailer.life);
             let base = end - lengths.footer();
             // The messages are known already, from the commits themselves.
             let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
