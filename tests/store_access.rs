@@ -369,11 +369,32 @@ fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
     }
 }
 
-/// A disk on which a file has a sector that cannot be written, until the file is made anew.
+/// What is wrong with a file, until it is made anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wear {
+    /// A sector cannot be written, and the write says so.
+    Write,
+    /// The sync says so, as it is with files that are written through the page cache.
+    Sync,
+    /// Its inode is damaged: it can neither be opened nor removed.
+    Inode,
+}
+
+/// A disk on which something is wrong with one file.
 struct Worn {
     disk: SimDisk,
     file: u32,
+    wear: Wear,
     is_removed: bool,
+}
+
+impl Worn {
+    /// Fails what this wear makes fail.
+    fn fail_if(&self, slot: u32, wears: &[Wear]) -> io::Result<()> {
+        let is_met = slot == self.file && !self.is_removed && wears.contains(&self.wear);
+        let errno = if self.wear == Wear::Inode { 74 } else { 5 };
+        if is_met { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) }
+    }
 }
 
 impl Disk for Worn {
@@ -386,17 +407,17 @@ impl Disk for Worn {
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.fail_if(slot, &[Wear::Inode])?;
         self.disk.create(slot)
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.fail_if(slot, &[Wear::Inode])?;
         self.disk.read(slot, at, bytes)
     }
 
     fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
-        if slot == self.file && !self.is_removed {
-            return Err(io::Error::other("a bad sector"));
-        }
+        self.fail_if(slot, &[Wear::Write, Wear::Inode])?;
         self.disk.write(slot, at, bytes)
     }
 
@@ -405,11 +426,13 @@ impl Disk for Worn {
     }
 
     fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.fail_if(slot, &[Wear::Sync, Wear::Inode])?;
         self.disk.sync(slot)
     }
 
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         assert!(ACCESS_SLOTS.contains(&slot), "no segment is removed");
+        self.fail_if(slot, &[Wear::Inode])?;
         self.is_removed |= slot == self.file;
         Ok(())
     }
@@ -420,28 +443,42 @@ impl Disk for Worn {
 }
 
 #[test]
-fn a_bad_sector_under_a_file_of_access_costs_that_file_alone() {
-    for file in ACCESS_SLOTS {
+fn a_worn_file_of_access_costs_that_file_alone() {
+    let wears = [Wear::Write, Wear::Sync, Wear::Inode];
+    for (file, wear) in ACCESS_SLOTS.into_iter().flat_map(|file| wears.map(|wear| (file, wear))) {
         let mut disk = new_disk();
         drop(open(&disk));
-        let mut worn = Worn { disk: disk.clone(), file, is_removed: false };
-        let settings = Settings { segment_bytes: 64 << 10, commit_bytes: 12 << 10, ..Settings::default() };
-        let (mut log, _) = Log::open(&mut worn, settings, IDENTITY, NOW).expect("it opens");
-        for (version, key) in [(1, &ACCESS_WRITTEN_KEY[..]), (2, ALICE)] {
-            let record =
-                Record::Defined { version: u64::from(log.life()) << 32 | version, key, value: Some(b"") };
-            log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
-            let job = log.next_commit(NOW).expect("somebody waits");
-            log.commit_done(job.run(&mut worn)).expect("the store goes on");
+        let mut worn = Worn { disk: disk.clone(), file, wear, is_removed: false };
+        // It is met in life, and again by the next start.
+        for life in 1..3 {
+            let (mut log, report) =
+                Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it can be read");
+            assert!(report.unwritable.is_none(), "{wear:?}: {report:?}");
+            for (version, key) in [(1, &ACCESS_WRITTEN_KEY[..]), (2, ALICE)] {
+                let version = u64::from(log.life()) << 32 | version;
+                log.append_reserved(
+                    &Record::Defined { version, key, value: Some(&[life]) },
+                    Urgency::Awaited,
+                    NOW,
+                )
+                .expect("there is room");
+                let job = log.next_commit(NOW).expect("somebody waits");
+                log.commit_done(job.run(&mut worn)).expect("the store goes on");
+            }
         }
-        assert!(worn.is_removed, "the sector was met");
-        drop(log);
-        // The log alone would know of Alice; so do both files.
+        assert_eq!(worn.is_removed, wear != Wear::Inode, "it is made anew when it can be");
+        if wear == Wear::Inode {
+            // What was made of it by nobody is not there.
+            let mut byte = [0];
+            assert_eq!(disk.read(file, 0, &mut byte).unwrap_or(0), 0);
+        }
+        // The log alone would know of Alice; so do the files that can be had.
         for slot in disk.slots().expect("it can be read") {
             disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
             disk.sync(slot).expect("it can be synced");
         }
-        assert_eq!(open(&disk).1.access.access, Access::Whole);
-        assert_eq!(readable(&disk).1.len(), 1);
+        let (report, found) = readable(&disk);
+        assert_eq!(report.access.access, Access::Whole, "{wear:?}");
+        assert_eq!(found, [(ALICE.to_vec(), vec![2])], "{wear:?}");
     }
 }

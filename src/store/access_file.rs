@@ -18,8 +18,11 @@
 //! version of the format. A restored backup has no such files; the next start makes them.
 //!
 //! Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
-//! the change is done; what it says is what the digest of that commit says, else there is no good copy at
-//! all; a copy that is not good says nothing; while one is written, the other is good.
+//! the change is done; a good copy says what the digest of the newest commit with one says, but for the
+//! moment between that commit and the copy, and for a start, which reads both and brings them together; a
+//! copy that is not good says nothing; the older copy is written first, so once there are two, one is good
+//! while the other is written; a copy that cannot be written never ends the store, unless an old one stays
+//! that would be believed.
 
 use std::io;
 
@@ -29,7 +32,6 @@ use super::access::{Digest, Said, is_counted, said};
 use super::build::for_each_record;
 use super::commit::{BLOCK_BYTES, Owner, padded};
 use super::disk::{ACCESS_SLOTS, Disk};
-use super::read_around::is_about_a_block;
 use super::record::Record;
 use super::segment::Identity;
 use super::varint::Input;
@@ -207,49 +209,73 @@ pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, records: &[u8]) -> io
     if before == Some(&snapshot) { Ok(0) } else { write(disk, owner, &snapshot) }
 }
 
-/// Writes both copies; returns the bytes. Where there is no room, no good copy is left, and the log is asked.
+/// Writes both copies, the older one first; returns the bytes. A copy that cannot be written is made anew,
+/// and given up when that fails, too: the log has all that it has, and goes on.
 ///
 /// # Errors
-/// The disk failed.
+/// The disk failed: not even the directory can be synced, or an old copy stays that would be believed.
 pub(super) fn write<D: Disk>(disk: &mut D, owner: &Owner, snapshot: &Snapshot) -> io::Result<usize> {
-    let number = read(disk).map_or(0, |copy| copy.number) + 1;
-    let bytes = snapshot.encode(number, owner);
+    let numbers = copies(disk).map(|copy| copy.map_or(0, |copy| copy.number));
+    let bytes = snapshot.encode(numbers[0].max(numbers[1]) + 1, owner);
     if bytes.len() > FILE_BYTES_MAX {
         return forget(disk).map(|()| 0);
     }
-    let mut is_made = false;
-    for slot in ACCESS_SLOTS {
-        is_made |= !is_copy_there(disk, slot);
-        let mut written = make(disk, slot, &bytes);
-        if written.as_ref().is_err_and(is_about_a_block) {
-            // A bad sector under a file of a few is no reason to give the store up: another file, elsewhere.
-            disk.remove(slot)?;
-            (written, is_made) = (make(disk, slot, &bytes), true);
-        }
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => return forget(disk).map(|()| 0),
-            written => written?,
-        }
-        disk.sync(slot)?;
+    let mut slots = ACCESS_SLOTS;
+    if numbers[0] > numbers[1] {
+        slots.reverse();
     }
-    if is_made {
-        disk.sync_directory()?;
+    let mut written = 0;
+    for slot in slots {
+        let made = make(disk, slot, &bytes).or_else(|_| {
+            // A bad sector under it, or an inode of which nothing can be had: another file, elsewhere.
+            let _ = disk.remove(slot);
+            make(disk, slot, &bytes)
+        });
+        match made {
+            Ok(()) => written += bytes.len(),
+            Err(error) => give_up(disk, slot, error)?,
+        }
     }
-    Ok(ACCESS_SLOTS.len() * bytes.len())
+    Ok(written)
 }
 
 fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
+    let is_new = !is_copy_there(disk, slot);
     disk.create(slot)?;
-    disk.write(slot, 0, bytes)
+    disk.write(slot, 0, bytes)?;
+    disk.sync(slot)?;
+    if is_new { disk.sync_directory() } else { Ok(()) }
+}
+
+#[cold]
+fn give_up<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()> {
+    let name = if slot == ACCESS_SLOTS[0] { "access.a" } else { "access.b" };
+    log::error!(
+        "{name}, which has the users beside the log, cannot be written ({error}), and is left out until the \
+         next change of users or the next start: see to the disk"
+    );
+    let silenced = silence(disk, slot);
+    disk.sync_directory()?;
+    silenced.map_err(|_| error)
 }
 
 /// Makes the copies say nothing.
 fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
     for slot in ACCESS_SLOTS {
         if is_copy_there(disk, slot) {
-            disk.write(slot, 0, &[0; BLOCK_BYTES])?;
-            disk.sync(slot)?;
+            silence(disk, slot)?;
         }
     }
     Ok(())
+}
+
+/// Makes a copy say nothing: what is old would be believed when the log is damaged.
+fn silence<D: Disk>(disk: &mut D, slot: u32) -> io::Result<()> {
+    let zeroed = disk.write(slot, 0, &[0; BLOCK_BYTES]).and_then(|()| disk.sync(slot));
+    let Err(error) = zeroed else { return Ok(()) };
+    if disk.remove(slot).is_ok() {
+        return disk.sync_directory();
+    }
+    // What cannot be read, or is empty, says nothing as it is.
+    if matches!(disk.read(slot, 0, &mut [0]), Ok(0) | Err(_)) { Ok(()) } else { Err(error) }
 }
