@@ -24,6 +24,17 @@ fn nothing_promised_is_lost_and_nothing_settled_comes_back() {
     assert!(counts.spilled > 20 * seeds && counts.full > seeds / 5, "too much room: {counts:?}");
 }
 
+/// Seeds that found something once, beyond those of every day.
+const FOUND: [u64; 1] = [6911];
+
+#[test]
+fn seeds_that_found_something_find_nothing_any_more() {
+    for seed in FOUND {
+        let complaints = run(seed, Mutant::None).complaints;
+        assert!(complaints.is_empty(), "seed {seed}: {complaints:?}");
+    }
+}
+
 #[test]
 fn the_checks_see_every_mutant() {
     for mutant in [

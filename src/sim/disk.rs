@@ -274,7 +274,8 @@ impl SimDisk {
         if let Some(file) = files.get_mut(&slot) {
             match random.below(4) {
                 0 => file.media[at..].fill(0xA5),
-                3 => file.is_lost = true,
+                // A real disk takes another name for those.
+                3 if !ACCESS_SLOTS.contains(&slot) => file.is_lost = true,
                 1 => drop(file.refused.insert(block)),
                 _ => file.media[at] ^= 1 << random.below(8),
             }
