@@ -213,7 +213,8 @@ pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, records: &[u8]) -> io
 /// and given up when that fails, too: the log has all that it has, and goes on.
 ///
 /// # Errors
-/// The disk failed: not even the directory can be synced, or an old copy stays that would be believed.
+/// A copy may not be written; or the disk failed: not even the directory can be synced, or an old copy stays
+/// that would be believed.
 pub(super) fn write<D: Disk>(disk: &mut D, owner: &Owner, snapshot: &Snapshot) -> io::Result<usize> {
     let numbers = copies(disk).map(|copy| copy.map_or(0, |copy| copy.number));
     let bytes = snapshot.encode(numbers[0].max(numbers[1]) + 1, owner);
@@ -226,13 +227,18 @@ pub(super) fn write<D: Disk>(disk: &mut D, owner: &Owner, snapshot: &Snapshot) -
     }
     let mut written = 0;
     for slot in slots {
-        let made = make(disk, slot, &bytes).or_else(|_| {
+        let made = make(disk, slot, &bytes).or_else(|error| {
+            // Whoever set it up made a mistake: that is no fault of the file, and it may be the last witness.
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return Err(error);
+            }
             // A bad sector under it, or an inode of which nothing can be had: another file, elsewhere.
             let _ = disk.remove(slot);
             make(disk, slot, &bytes)
         });
         match made {
             Ok(()) => written += bytes.len(),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(error) => give_up(disk, slot, error)?,
         }
     }
