@@ -272,6 +272,11 @@ impl Desk {
         self.keeper.flush(now);
     }
 
+    /// Nothing more will be said: the last commit is to be one that proves the one before it.
+    pub(crate) fn close(&mut self, now: Now) {
+        self.keeper.close(now);
+    }
+
     /// Whether everything is written.
     pub(crate) fn is_idle(&self, broker: &Broker) -> bool {
         self.keeper.is_idle(broker.journal())

@@ -163,6 +163,11 @@ impl Disk {
         self.desk.flush(now);
     }
 
+    /// Nothing more will be said.
+    pub(super) fn close(&mut self, now: Now) {
+        self.desk.close(now);
+    }
+
     /// Whether something waits that finds no room on the disk.
     pub(super) fn is_stuck(&self) -> bool {
         self.desk.is_stuck()

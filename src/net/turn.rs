@@ -412,8 +412,9 @@ impl House {
     /// Writes what has not been written when the loop has ended.
     fn flush(&mut self) -> Result<(), StartError> {
         self.write_all()?;
-        let is_all_written = self.disk.as_ref().is_some_and(|disk| disk.is_idle(&self.broker));
-        if is_all_written && self.broker.rest() {
+        if let Some(disk) = self.disk.as_mut().filter(|disk| disk.is_idle(&self.broker)) {
+            self.broker.rest();
+            disk.close(self.now);
             self.write_all()?;
         }
         if let Some(disk) = &self.disk {

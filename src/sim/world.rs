@@ -310,8 +310,9 @@ impl Life<'_> {
         if self.calm_down("a clean stop").is_ok() {
             self.w.model.sync_all();
             let is_said = self.broker.rest();
+            self.desk.close(now);
             // If it cannot be written, it is as if it had not been said.
-            let is_known = !is_said || self.calm_down("what rested").is_ok();
+            let is_known = self.calm_down("what rested").is_ok() || !is_said;
             self.w.model.rest(is_known);
         }
     }

@@ -46,7 +46,7 @@ impl Log {
             in_flight.position = self.gather_settlements(end);
             self.gather_carried(&mut in_flight, end);
         }
-        if !self.has_gathered() && !self.is_starting {
+        if !self.has_gathered() && !self.must_commit() {
             self.carried_spare = in_flight.carried;
             return None;
         }
@@ -56,6 +56,21 @@ impl Log {
         self.in_flight = Some(in_flight);
         self.after_handing_out(now);
         Some(job)
+    }
+
+    /// An empty commit for a clean stop: what lies behind a commit proves that it was whole, so that damage
+    /// to it is not taken for a commit that a power cut left half written. `None` where it would open a
+    /// segment or take room that the next start may need, and where this life has written nothing but its
+    /// first commit, which repeats another.
+    pub fn closing_commit(&mut self, now: Now) -> Option<CommitJob> {
+        if self.counters.commits < 2 || self.is_short() || !self.fits_active(BLOCK_BYTES) {
+            return None;
+        }
+        self.is_closing = true;
+        self.hurry();
+        let job = self.next_commit(now);
+        self.is_closing = false;
+        job
     }
 
     /// Takes the outcome of a commit; returns up to where everything is durable now.
@@ -145,7 +160,7 @@ impl Log {
             vouch.is_due = self.gathers_access;
         }
         (self.gathers_access, self.digest_at) = (false, 0);
-        self.is_starting = false;
+        (self.is_starting, self.is_closing) = (false, false);
         let commit_header = CommitHeader {
             life: self.life,
             number: self.number,

@@ -18,6 +18,7 @@
 //!
 //! Always true: the group is gone only after everything in it is durable in its own right.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::journal::{Cursor, Group, Journal, Urgency, is_group};
@@ -419,7 +420,7 @@ impl Log {
     }
 
     fn finish_group<D: Disk>(&mut self, disk: &mut D, group: Waiting, now: Now) -> io::Result<Finished> {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
         for part in 0..group.parts {
             // All of it or nothing.
             if !read_part(&self.index, disk, (group, part), &mut bytes)? {
@@ -430,15 +431,19 @@ impl Log {
             read_part(&self.index, disk, (group, part), &mut bytes)?;
             let mut rest = &bytes[..];
             while let Ok((record, length)) = Record::parse(rest) {
-                match self.append_reserved(&record, Urgency::Awaited, now) {
-                    Ok(_) => rest = &rest[length..],
-                    Err(Refused::TooLarge) => return Ok(Finished::Damaged),
-                    Err(Refused::Gathering | Refused::Disk) => {
-                        if !self.write_now(disk, now)? {
-                            return Ok(Finished::NoRoom);
-                        }
-                    }
+                if let Some(unfinished) = self.say_again(disk, &record, now)? {
+                    return Ok(unfinished);
                 }
+                if let Record::Message(message) = &record {
+                    reached.extend(message.targets.iter().map(|target| (target.queue, target.offset + 1)));
+                }
+                rest = &rest[length..];
+            }
+        }
+        // What was delivered before its commit says so in that commit, which is not there.
+        for (queue, offset) in reached {
+            if let Some(unfinished) = self.say_again(disk, &Record::Marked { queue, offset }, now)? {
+                return Ok(unfinished);
             }
         }
         let last = self.appended;
@@ -448,6 +453,26 @@ impl Log {
             }
         }
         Ok(Finished::Whole)
+    }
+
+    /// Appends a record, with a commit before it if need be; `None` when that went well.
+    fn say_again<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        record: &Record<'_>,
+        now: Now,
+    ) -> io::Result<Option<Finished>> {
+        loop {
+            match self.append_reserved(record, Urgency::Awaited, now) {
+                Ok(_) => return Ok(None),
+                Err(Refused::TooLarge) => return Ok(Some(Finished::Damaged)),
+                Err(Refused::Gathering | Refused::Disk) => {
+                    if !self.write_now(disk, now)? {
+                        return Ok(Some(Finished::NoRoom));
+                    }
+                }
+            }
+        }
     }
 
     /// Writes what gathers; `false` when there is no room for it.

@@ -111,6 +111,8 @@ pub struct Keeper {
     is_blocked: bool,
     /// The end is near: nothing is prepared that will not be used.
     is_flushing: bool,
+    /// This life is to end with a commit that proves the one before it.
+    is_closing: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
     ranges: Vec<Range>,
@@ -172,6 +174,7 @@ impl Keeper {
             is_writing: false,
             is_blocked: false,
             is_flushing: false,
+            is_closing: false,
             chunking: None,
             groups: Groups::default(),
             ranges: Vec::with_capacity(512),
@@ -201,7 +204,8 @@ impl Keeper {
 
     /// Whether everything is written, or never will be, for a clean stop.
     pub fn is_idle(&self, journal: &Journal) -> bool {
-        self.log.has_failed() || !self.is_writing && self.log.is_idle() && !self.has_more(journal)
+        let is_idle = !self.is_writing && self.log.is_idle() && !self.has_more(journal);
+        self.log.has_failed() || is_idle && !self.is_closing
     }
 
     /// Whether something waits outside of the log.
@@ -221,6 +225,12 @@ impl Keeper {
         self.log.note(Urgency::Awaited, now);
     }
 
+    /// Ends this life, when everything else is written.
+    pub fn close(&mut self, now: Now) {
+        self.is_closing = true;
+        self.flush(now);
+    }
+
     /// What to write next, if the helper is free and it is time.
     pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
         journal.set_time(self.log.time_ms(now));
@@ -234,8 +244,7 @@ impl Keeper {
         if self.log.is_time(now) && self.has_more(journal) {
             self.gather(journal, messages, now);
         }
-        let job = self.log.next_commit(now);
-        if let Some(job) = job {
+        if let Some(job) = self.next_commit(journal, now) {
             self.covers = journal.cover(self.log.has_settlements());
             if !journal.is_empty() {
                 self.log.note(Urgency::Awaited, now);
@@ -259,6 +268,15 @@ impl Keeper {
         let job = self.log.next_prepare()?;
         self.is_writing = true;
         Some(Write::Prepare(job))
+    }
+
+    fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
+        let job = self.log.next_commit(now);
+        if job.is_some() || !self.is_closing || self.has_more(journal) || !self.log.is_idle() {
+            return job;
+        }
+        self.is_closing = false;
+        self.log.closing_commit(now)
     }
 
     /// Takes the outcome of what was written.

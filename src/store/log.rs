@@ -178,6 +178,8 @@ pub struct Log {
     pub(super) is_damaged: bool,
     /// The first commit of this life is still to come; it is made even if it is empty.
     pub(super) is_starting: bool,
+    /// The next commit is the last of this life, and empty.
+    pub(super) is_closing: bool,
     /// How many commits before it the next one repeats.
     pub(super) covers: u32,
     /// What each commit says of access, once something was said.
@@ -266,6 +268,7 @@ impl Log {
             failed: false,
             is_damaged: false,
             is_starting: true,
+            is_closing: false,
             covers: start.covers,
             vouch: None,
             keeps_access: false,
@@ -569,6 +572,11 @@ impl Log {
         self.gathered > 0 || self.vouch.is_some_and(|vouch| vouch.is_due)
     }
 
+    /// Whether a commit is made even if it is empty.
+    pub(super) const fn must_commit(&self) -> bool {
+        self.is_starting || self.is_closing
+    }
+
     /// Whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
         self.asked_at = now;
@@ -576,7 +584,7 @@ impl Log {
             return false;
         }
         let something =
-            self.is_starting || self.has_gathered() || !self.settling.is_empty() || self.drain.is_some();
+            self.must_commit() || self.has_gathered() || !self.settling.is_empty() || self.drain.is_some();
         let hurry = self.must_leave(now) || self.is_cleaning_done_copying();
         something && (self.due_at.is_due(now) || hurry)
     }
