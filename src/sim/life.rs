@@ -356,12 +356,13 @@ impl<'w> Life<'w> {
     // ---- who waits
 
     fn note_durable(&mut self) {
+        // As the loop does: facts become durable though messages before them wait for room.
+        self.broker.note_durable();
         let durable = self.broker.journal().durable();
         if core::mem::replace(&mut self.durable_seen, durable) == durable {
             return;
         }
         self.w.model.durable = durable;
-        self.broker.note_durable();
         for at in 0..self.clients.len() {
             if matches!(&self.clients[at].waiting, Waiting::Disk(batch, _) if *batch <= durable)
                 && let Waiting::Disk(_, reply) =
