@@ -130,7 +130,7 @@ impl Journal {
         }
         self.pop_dead();
         let message = self.pending.front().map(|pending| pending.batch);
-        let fact = self.facts.front().map(|(batch, _)| *batch);
+        let fact = self.facts.iter().map(|(batch, _)| *batch).min();
         let repeat = self.repeats.front().map(|(batch, _, _)| *batch);
         let group = self.groups.batch();
         let first = [message, fact, repeat, group, self.settles_awaited].into_iter().flatten().min();

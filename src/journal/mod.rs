@@ -569,12 +569,17 @@ impl Journal {
         self.say(Fact::Defined { version, key, value })
     }
 
-    /// Notes that a queue is gone with all its messages.
+    /// Notes that a queue is gone with all its messages. Those that wait are not written any more, and their
+    /// publishers hear that they are safe when the deletion is: else the queue might come back without them.
     pub fn queue_gone(&mut self, queue: u64) -> Batch {
         if self.mode == Mode::On && !self.pending.is_empty() {
             self.gone.push_back((queue, self.first + self.pending.len() as u64));
         }
-        self.say(Fact::Gone { queue })
+        let batch = self.say(Fact::Gone { queue });
+        if let (Some(first), Some((said, _))) = (self.pending.front(), self.facts.back_mut()) {
+            *said = first.batch;
+        }
+        batch
     }
 
     /// Asks that it be written, before any of them is, that messages below `offset` may have been delivered.

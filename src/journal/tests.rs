@@ -235,3 +235,19 @@ fn facts_are_safe_though_messages_wait_for_room() {
     assert_eq!(world.journal.facts_safe(), said);
     assert!(world.journal.durable() < batch && world.journal.is_gathering(&world.messages, message));
 }
+
+#[test]
+fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
+    let mut world = World::new();
+    // More than one batch.
+    let published: Vec<_> = (0..70).map(|_| world.publish(&[7], Urgency::Awaited)).collect();
+    let (first, last) = (published[0].1, published[69].1);
+    assert!(first < last);
+    let gone = world.journal.queue_gone(7);
+    for (message, ..) in published {
+        assert!(world.journal.forsake(&mut world.messages, 7, message));
+    }
+    world.journal.advance();
+    assert!(world.journal.durable() < first, "the queue may come back, and without it");
+    assert!(world.commit().1 >= last.max(gone));
+}
