@@ -97,7 +97,8 @@ def unix_socket(folder: Path) -> None:
 
 
 def bad_files(folder: Path) -> None:
-    """Files that cannot be used: one sentence with key and path, nothing of what is in them, and no start."""
+    """Files that cannot be used: one sentence with key and path, nothing of what is in them; and no start, where there
+    is no other door."""
     office = Office(folder)
     good = office.server()
     other = office.server("other")
@@ -124,10 +125,11 @@ def bad_files(folder: Path) -> None:
         (good.certificate, folder / "locked.key", "is encrypted"),
     ]:
         config = folder / "leveret.toml"
-        config.write_text(f'listen_tls = ["127.0.0.1:0"]\n[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
+        config.write_text('listen = []\nlisten_tls = ["127.0.0.1:0"]\n'
+                          f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
         done = subprocess.run(
-            [str(brokers.leveret_binary()), "--config", str(config), "--listen", "127.0.0.1:0", "--data-dir",
-             str(folder / "d")], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+            [str(brokers.leveret_binary()), "--config", str(config), "--data-dir", str(folder / "d")],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
             env=dict(os.environ, CREDENTIALS_DIRECTORY=str(credentials)))
         assert done.returncode == 1 and why in done.stderr, f"{certificate}, {key}: {done.stderr}"
         assert "[tls]" in done.stderr and "M*GH" not in done.stderr and "root:" not in done.stderr, done.stderr
