@@ -442,7 +442,7 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
     """A read-only file system: without a store nobody gets in, with one those whom it vouches for."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount")
-    with tmpfs(48) as mount, scratch() as folder:
+    with tmpfs(160) as mount, scratch() as folder:
         (mount / "empty").mkdir()
         shutil.copytree(administered(folder, "stop"), mount / "full", ignore=shutil.ignore_patterns("*.sock"))
         blocks = written_blocks(mount / "full")
