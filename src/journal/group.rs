@@ -14,14 +14,21 @@
 
 use std::collections::VecDeque;
 
-use super::{Batch, CHUNK_BYTES, Front, Journal, Settled, Target, merge};
+use super::settle::merge;
+use super::{Batch, CHUNK_BYTES, Front, Journal, Settled, TRANSIENT, Target};
 use crate::mem::Messages;
 
 /// What a record of settlements takes, for each queue and for each range, in bytes at most.
 const SETTLED_BYTES: u64 = 128;
 const RANGE_BYTES: u64 = 20;
-/// Settlements in groups beyond which no more should be asked of the broker.
-const SETTLES_MAX: usize = 8192;
+
+/// Incarnations with this bit are of no queue: what has it is a group that no commit could hold at once.
+const GROUP: u64 = 1 << 62;
+
+/// Whether this stands for a group in the log; see [`Journal::next_group`].
+pub const fn is_group(incarnation: u64) -> bool {
+    incarnation & (GROUP | TRANSIENT) == GROUP
+}
 
 /// What is to become durable together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,21 +52,36 @@ pub struct Cursor {
 }
 
 /// The groups that wait, and the one that is being said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
     waiting: VecDeque<Group>,
+    /// Of all that wait, one behind the other.
     settles: VecDeque<Settled>,
-    /// The first message of the one that is being said, and how many settlements were there before it.
-    open: Option<(u64, usize)>,
+    /// Settlements that wait beyond which no more should be asked of the broker.
+    settles_max: usize,
+    /// The first message of the one that is being said.
+    open: Option<u64>,
+    /// What that one settles.
+    open_settles: Vec<Settled>,
 }
 
 impl Groups {
+    pub(super) const fn new(settles_max: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            settles: VecDeque::new(),
+            settles_max,
+            open: None,
+            open_settles: Vec::new(),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     pub(super) fn is_crowded(&self) -> bool {
-        self.settles.len() > SETTLES_MAX
+        self.settles.len() > self.settles_max
     }
 
     pub(super) const fn is_open(&self) -> bool {
@@ -71,58 +93,63 @@ impl Groups {
         self.waiting.front().map(|group| group.batch)
     }
 
+    /// Takes a settlement of the one that is being said.
     pub(super) fn settle(&mut self, settled: Settled) {
-        match self.settles.back_mut() {
+        match self.open_settles.last_mut() {
             Some(last) if last.queue == settled.queue && last.end == settled.start => last.end = settled.end,
-            _ => self.settles.push_back(settled),
+            _ => self.open_settles.push(settled),
         }
     }
 }
 
 impl Journal {
+    /// A name for a group in the log, which no other ever had.
+    pub const fn next_group(&mut self) -> u64 {
+        self.next_version() | GROUP
+    }
+
     /// What is published and settled from now on belongs together, until [`Self::end_group`].
     pub fn begin_group(&mut self) {
-        debug_assert!(!self.groups.is_open(), "a group is not in another");
-        self.groups.open = Some((self.first + self.pending.len() as u64, self.groups.settles.len()));
-        // The settlement before must not grow into this group.
-        self.groups.settles.push_back(Settled { queue: 0, start: 0, end: 0 });
+        assert!(!self.groups.is_open(), "no group is within another");
+        self.groups.open = Some(self.first + self.pending.len() as u64);
     }
 
     /// All that belongs together was said. Returns the batch to wait for.
     pub fn end_group(&mut self, messages: &Messages) -> Batch {
-        let Some((first, before)) = self.groups.open.take() else { return self.await_all() };
-        let mut settles: Vec<Settled> = self.groups.settles.drain(before..).skip(1).collect();
+        let first = self.groups.open.take().expect("a group was begun");
+        let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge(&mut settles);
         let end = self.first + self.pending.len() as u64;
-        if first == end || (settles.is_empty() && first + 1 == end) {
-            settles.into_iter().for_each(|settled| self.settle_stored(settled));
-            return self.await_all();
-        }
-        let of_queues = settles.chunk_by(|one, next| one.queue == next.queue).count() as u64;
-        let bytes = SETTLED_BYTES * (of_queues + 1) + RANGE_BYTES * settles.len() as u64;
-        let members = self.pending.range((first - self.first) as usize..);
-        let bytes = members.fold(bytes, |sum, pending| {
-            let body = if pending.live > 0 { messages.body_len(pending.message) } else { 0 };
-            let chunked = if u64::from(body) > CHUNK_BYTES { u64::from(body) } else { 0 };
-            sum + u64::from(pending.bytes).saturating_sub(chunked)
-        });
-        let batch = self.await_open();
-        self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
-        self.groups.settles.extend(settles);
+        let batch = if first == end || (settles.is_empty() && first + 1 == end) {
+            settles.iter().for_each(|settled| self.settle_stored(*settled));
+            self.await_all()
+        } else {
+            let bytes = settled_bytes(&settles) + self.message_bytes(messages, first);
+            let batch = self.await_open();
+            self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
+            self.groups.settles.extend(&settles);
+            batch
+        };
+        settles.clear();
+        self.groups.open_settles = settles;
         batch
     }
 
-    /// The group whose turn it is to be written; what was said before it, is.
-    pub fn group(&mut self) -> Option<Group> {
-        self.pop_dead();
-        let first = self.first;
-        self.groups.waiting.front().copied().filter(|group| group.first <= first)
+    /// Bytes that records of the messages from `first` on take at most, bodies in chunks not counted.
+    fn message_bytes(&self, messages: &Messages, first: u64) -> u64 {
+        let members = self.pending.range((first - self.first) as usize..);
+        let bytes = members.map(|pending| {
+            let body = if pending.live > 0 { messages.body_len(pending.message) } else { 0 };
+            let chunked = if u64::from(body) > CHUNK_BYTES { body } else { 0 };
+            u64::from(pending.bytes).saturating_sub(chunked.into())
+        });
+        bytes.sum()
     }
 
-    /// Whether there are messages of the group that are to be written.
-    pub fn has_members(&mut self, group: &Group) -> bool {
-        self.pop_dead();
-        self.first < group.end && !self.pending.is_empty()
+    /// The group whose turn it is to be written: [`Self::front`] has nothing more that was said before it.
+    pub fn group(&self) -> Option<Group> {
+        let group = self.groups.waiting.front()?;
+        (group.first <= self.first).then_some(*group)
     }
 
     /// The next message at or behind the cursor that belongs to the group and is to be written, with its
@@ -165,4 +192,10 @@ impl Journal {
             self.room_made += 1;
         }
     }
+}
+
+/// Bytes that records of these settlements, in order, take at most.
+fn settled_bytes(settles: &[Settled]) -> u64 {
+    let queues = settles.chunk_by(|one, next| one.queue == next.queue).count() as u64;
+    SETTLED_BYTES * (queues + 1) + RANGE_BYTES * settles.len() as u64
 }

@@ -22,6 +22,7 @@ pub mod definition;
 mod fact;
 mod fetch;
 mod group;
+mod settle;
 
 use std::collections::VecDeque;
 
@@ -29,7 +30,7 @@ use crate::mem::{MessageId, Messages};
 
 pub use definition::{Definition, DestinationName};
 pub use fact::Fact;
-pub use group::{Cursor, Group};
+pub use group::{Cursor, Group, is_group};
 
 use group::Groups;
 
@@ -98,14 +99,6 @@ const TRANSIENT: u64 = 1 << 63;
 /// Whether this is the incarnation of messages that the next life throws away.
 pub const fn is_transient(incarnation: u64) -> bool {
     incarnation & TRANSIENT != 0
-}
-
-/// Incarnations with this bit are of no queue: what has it is a group that no commit could hold at once.
-const GROUP: u64 = 1 << 62;
-
-/// Whether this stands for a group in the log; see [`Journal::next_group`].
-pub const fn is_group(incarnation: u64) -> bool {
-    incarnation & (GROUP | TRANSIENT) == GROUP
 }
 
 /// Offsets that are done with, the end not included.
@@ -182,7 +175,7 @@ pub struct Journal {
     repeats_ready: usize,
     fact_bytes: usize,
     /// The batch of the last fact.
-    facts_said: Batch,
+    facts_batch: Batch,
     /// How many facts were said, went into a commit, and are durable.
     facts_numbered: u64,
     facts_handed: u64,
@@ -227,18 +220,18 @@ impl Journal {
             first: 0,
             targets: VecDeque::with_capacity(pending_room),
             targets_before: 0,
-            groups: Groups::default(),
+            groups: Groups::new(settles_max(pending_max)),
             handed: VecDeque::with_capacity(pending_room),
             facts: VecDeque::with_capacity(64),
             repeats: VecDeque::new(),
             repeats_ready: 0,
             fact_bytes: 0,
-            facts_said: Batch::NONE,
+            facts_batch: Batch::NONE,
             facts_numbered: 0,
             facts_handed: 0,
             facts_stored: 0,
             facts_safe: 0,
-            settles: Vec::with_capacity(SETTLES_MAX.min(4 * pending_max)),
+            settles: Vec::with_capacity(settles_max(pending_max)),
             settles_matter: false,
             settles_awaited: None,
             riding: Vec::with_capacity(256),
@@ -278,9 +271,11 @@ impl Journal {
     pub const fn bytes(messages_max: usize, input_bytes: usize) -> usize {
         let pending = Self::pending_max(messages_max);
         let each = size_of::<Pending>() + size_of::<Target>() + size_of::<MessageId>();
-        let settles = if SETTLES_MAX < 4 * pending { SETTLES_MAX } else { 4 * pending };
-        let facts = 2 * FACTS_MAX * size_of::<(Batch, Fact)>() + FACT_BYTES_MAX + 4 * input_bytes;
-        (pending + Self::transaction_max(messages_max)) * each + settles * size_of::<Settled>() + facts
+        // Apart, and in groups.
+        let settles = 2 * settles_max(pending) * size_of::<Settled>();
+        let facts = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
+        let facts = FACTS_MAX * facts + FACT_BYTES_MAX + 4 * input_bytes;
+        (pending + Self::transaction_max(messages_max)) * each + settles + facts
     }
 
     /// From now on everything is written, in life number `life` of the store; or, when the store cannot be
@@ -316,11 +311,6 @@ impl Journal {
     /// A name for transient messages of a queue, which no other ever had.
     pub const fn next_transient(&mut self) -> u64 {
         self.next_version() | TRANSIENT
-    }
-
-    /// A name for a group in the log, which no other ever had.
-    pub const fn next_group(&mut self) -> u64 {
-        self.next_version() | GROUP
     }
 
     /// Everything up to this batch is durable.
@@ -453,90 +443,6 @@ impl Journal {
         self.find_waiting(messages, message).is_some()
     }
 
-    /// A place of a message is done with. If that was its last one and it was not written, it never will be,
-    /// unless a group settles it.
-    pub fn settle(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
-        if self.mode != Mode::On {
-            return;
-        }
-        if self.groups.is_open() {
-            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };
-            return self.groups.settle(settled);
-        }
-        if !self.forsake(messages, target.queue, message) {
-            self.settles_matter = true;
-            self.note(Urgency::Lazy);
-        }
-        self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
-    }
-
-    /// A message that was to leave memory is taken: it need not be written, or what was written is done with.
-    pub fn unshed(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
-        if !self.forsake(messages, target.queue, message) {
-            self.settle_stored(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
-        }
-    }
-
-    /// A place of a message is gone with its queue; says whether the message will not be written at all.
-    pub fn forsake(&mut self, messages: &mut Messages, queue: u64, message: MessageId) -> bool {
-        let shed = if is_transient(queue) { queue } else { 0 };
-        let Some(at) = self.find(messages, message, shed) else { return false };
-        let pending = &mut self.pending[at];
-        pending.live -= 1;
-        if pending.live > 0 {
-            return false;
-        }
-        self.pending_bytes -= u64::from(pending.bytes);
-        self.live -= 1;
-        self.room_made += 1;
-        messages.set_mark(message, 0);
-        messages.release(message);
-        true
-    }
-
-    /// Offsets that were written long ago are done with, all at once.
-    pub fn settle_stored(&mut self, settled: Settled) {
-        if self.groups.is_open() {
-            self.groups.settle(settled);
-        } else if self.mode == Mode::On {
-            self.settles_matter = true;
-            self.note(Urgency::Lazy);
-            self.settle_range(settled);
-        }
-    }
-
-    fn settle_range(&mut self, settled: Settled) {
-        if let Some(last) = self.settles.last_mut().filter(|last| last.queue == settled.queue) {
-            if last.end == settled.start {
-                last.end = settled.end;
-                return;
-            }
-            if settled.end == last.start {
-                last.start = settled.start;
-                return;
-            }
-        }
-        if self.settles.len() == self.settles.capacity() {
-            self.merge_settles();
-            if self.settles.len() > self.settles.capacity() / 2 {
-                self.note(Urgency::Awaited);
-            }
-        }
-        self.settles.push(settled);
-    }
-
-    fn merge_settles(&mut self) {
-        merge(&mut self.settles);
-    }
-
-    /// Somebody waits until all that is settled so far is written; returns the batch to wait for.
-    pub fn await_settles(&mut self) -> Batch {
-        if self.mode == Mode::On && self.settles_matter {
-            self.settles_awaited.get_or_insert(self.open);
-        }
-        self.await_open()
-    }
-
     /// Somebody waits for room here: whatever waits is written at once.
     pub fn hurry(&mut self) {
         if self.mode == Mode::On && self.live > 0 {
@@ -552,63 +458,9 @@ impl Journal {
         self.open
     }
 
-    /// The batch with which all facts said so far are durable.
-    pub fn await_facts(&self) -> Batch {
-        if self.facts_said > self.durable { self.facts_said } else { Batch::NONE }
-    }
-
     /// Somebody waits for everything said so far.
     pub fn await_all(&mut self) -> Batch {
         if self.is_empty() { Batch::NONE } else { self.await_settles() }
-    }
-
-    /// Notes that something exists, has changed or (without a value) is no more; see [`Definition`]. Returns
-    /// the batch to wait for.
-    pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
-        let version = self.next_version();
-        self.say(Fact::Defined { version, key, value })
-    }
-
-    /// Notes that a queue is gone with all its messages. Those that wait are not written any more, and their
-    /// publishers hear that they are safe when the deletion is: else the queue might come back without them.
-    pub fn queue_gone(&mut self, queue: u64) -> Batch {
-        if self.mode == Mode::On && !self.pending.is_empty() {
-            self.gone.push_back((queue, self.first + self.pending.len() as u64));
-        }
-        let batch = self.say(Fact::Gone { queue });
-        if let (Some(first), Some((said, _))) = (self.pending.front(), self.facts.back_mut()) {
-            *said = first.batch;
-        }
-        batch
-    }
-
-    /// Asks that it be written, before any of them is, that messages below `offset` may have been delivered.
-    /// Returns how many facts must be durable for that. Not a batch, which would include the messages said
-    /// before: on a full disk they wait for room that only deliveries can make.
-    pub fn mark(&mut self, queue: u64, offset: u64) -> u64 {
-        self.say(Fact::Marked { queue, offset });
-        self.facts_numbered
-    }
-
-    /// Says before a clean stop that nothing from `offset` on was delivered, although `marked` says so.
-    pub fn rest(&mut self, queue: u64, offset: u64, marked: u64) {
-        self.say(Fact::Rested { queue, offset, marked });
-    }
-
-    /// How many facts are durable.
-    pub const fn facts_stored(&self) -> u64 {
-        self.facts_stored
-    }
-
-    /// How many facts were said. Whoever waits for all of them need not wait for messages that were said
-    /// before them, which on a full disk wait for room.
-    pub const fn facts_said(&self) -> u64 {
-        self.facts_numbered
-    }
-
-    /// How many facts are as durable as they are to be: what says who may do what is in two commits.
-    pub const fn facts_safe(&self) -> u64 {
-        self.facts_safe
     }
 
     /// A message is delivered before its commit: the commit says so too.
@@ -635,17 +487,6 @@ impl Journal {
         });
     }
 
-    fn say(&mut self, fact: Fact) -> Batch {
-        if self.mode != Mode::On {
-            return Batch::NONE;
-        }
-        self.fact_bytes += fact.bytes();
-        self.facts_numbered += 1;
-        self.facts.push_back((self.open, fact));
-        self.facts_said = self.open;
-        self.await_open()
-    }
-
     fn note(&mut self, urgency: Urgency) {
         self.is_open_used |= urgency != Urgency::Lazy;
         self.said += 1;
@@ -669,16 +510,9 @@ impl Journal {
     }
 }
 
-/// Puts settlements in order and those that touch together.
-fn merge(settles: &mut Vec<Settled>) {
-    settles.sort_unstable_by_key(|settled| (settled.queue, settled.start));
-    settles.dedup_by(|next, kept| {
-        let touches = next.queue == kept.queue && next.start == kept.end;
-        if touches {
-            kept.end = next.end;
-        }
-        touches
-    });
+/// Settlements kept when so many messages may wait for a commit.
+const fn settles_max(pending_max: usize) -> usize {
+    if SETTLES_MAX < 4 * pending_max { SETTLES_MAX } else { 4 * pending_max }
 }
 
 /// The mark of the message with this number; never 0.

@@ -291,15 +291,38 @@ fn tell(report: &Report, directory: &Path) {
             report.footers_missing
         );
     }
-    if report.groups_damaged + report.groups_waiting > 0 {
+    tell_groups(report, directory);
+    tell_access(report, directory);
+    if let Some(error) = &report.unwritable {
         log::error!(
-            "{}: {} large transactions are damaged, and parts of them may be missing; {} wait for room on \
-             the disk and will be whole after another start",
-            directory.display(),
-            report.groups_damaged,
-            report.groups_waiting
+            "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \
+             durable can be declared; see to the disk and start again",
+            directory.display()
         );
     }
+}
+
+/// What a start could not finish of transactions that no commit holds.
+fn tell_groups(report: &Report, directory: &Path) {
+    if report.groups_damaged > 0 {
+        log::error!(
+            "{}: {} large transactions that a power cut ended are damaged, and messages of them may be \
+             missing; see to the card",
+            directory.display(),
+            report.groups_damaged
+        );
+    }
+    if report.groups_waiting > 0 {
+        log::error!(
+            "{}: a large transaction that a power cut ended is there in part, for the disk has no room for \
+             the rest, which is not lost: make room (or raise disk_limit) and start again",
+            directory.display()
+        );
+    }
+}
+
+/// What the store knows of users and permissions, where that is not what the log says.
+fn tell_access(report: &Report, directory: &Path) {
     if report.access.access == Access::Whole && !report.access.restored.is_empty() {
         log::warn!(
             "{}: the log had lost {} definitions of users and permissions; they are as they were, from the \
@@ -318,13 +341,6 @@ fn tell(report: &Report, directory: &Path) {
         };
         log::error!(
             "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: {remedy}",
-            directory.display()
-        );
-    }
-    if let Some(error) = &report.unwritable {
-        log::error!(
-            "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \
-             durable can be declared; see to the disk and start again",
             directory.display()
         );
     }

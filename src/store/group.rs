@@ -84,9 +84,14 @@ impl Groups {
 
     /// The body of a message that was written before the message.
     pub(super) fn body_of(&self, number: u64) -> Option<u64> {
-        let at = self.bodies.binary_search_by_key(&number, |(number, _)| *number).ok()?;
-        Some(self.bodies[at].1)
+        body_of(&self.bodies, number)
     }
+}
+
+/// The body of a message, among those that are written: they are in the order of their messages.
+fn body_of(bodies: &[(u64, u64)], number: u64) -> Option<u64> {
+    let at = bodies.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+    Some(bodies[at].1)
 }
 
 impl Keeper {
@@ -165,7 +170,7 @@ impl Keeper {
             return false;
         }
         journal.group_written();
-        self.end_group(group);
+        self.end_group();
         true
     }
 
@@ -183,15 +188,11 @@ impl Keeper {
         }
     }
 
-    fn end_group(&mut self, group: &Group) {
+    fn end_group(&mut self) {
         self.groups.settled = 0;
-        while let Some(&(number, body)) = self.groups.bodies.first() {
-            if number >= group.end {
-                break;
-            }
-            // A body that is left belongs to a message that nobody wanted any more.
+        // A body that is left belongs to a message that nobody wanted any more.
+        for (_, body) in self.groups.bodies.drain(..) {
             self.log.drop_body(body);
-            self.groups.bodies.remove(0);
         }
         if let Some(large) = self.groups.large.take().filter(|large| large.parts > 0) {
             self.groups.said.push((large.incarnation, self.log.appended));
@@ -275,10 +276,10 @@ impl Large {
         let Members { journal, messages, group, bodies, draft } = members;
         while let Some(front) = journal.peek(group, &mut self.cursor, &mut draft.places) {
             let body_len = messages.body_len(front.message) as usize;
-            let written = bodies.binary_search_by_key(&front.number, |(number, _)| *number);
+            let written = body_of(bodies, front.number);
             let (body, inline) = match written {
-                Ok(at) => (chunked(bodies[at].1, body_len), 0),
-                Err(_) => (Body::Inline(&[]), body_len),
+                Some(body) => (chunked(body, body_len), 0),
+                None => (Body::Inline(&[]), body_len),
             };
             let record = draft.record(messages, front.message, journal.time_ms(), body);
             if !takes(out, Record::Message(record).bytes_max() + inline) {

@@ -7,7 +7,7 @@
 //!
 //! Always true: one write is on its way at a time, a commit before anything else; messages are encoded only
 //! when their commit is made, facts before them; a large body goes chunk by chunk, over several commits if
-//! need be, and its message after the last.
+//! need be, and its message after the last; what belongs together goes as `group` says.
 
 use crate::journal::{Batch, Fact, Front, Journal, Target as Place, Urgency};
 use crate::mem::{MessageId, Messages};
@@ -341,17 +341,14 @@ impl Keeper {
     /// `false` when the commit or the disk has no room for more.
     fn gather_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
         loop {
+            let front = journal.front(messages, &mut self.draft.places);
             if let Some(group) = journal.group() {
                 if !self.write_group(journal, messages, &group, now) {
                     return false;
                 }
                 continue;
             }
-            let Some(front) = journal.front(messages, &mut self.draft.places) else { return true };
-            // Those before the group may all be gone by now.
-            if journal.group().is_some() {
-                continue;
-            }
+            let Some(front) = front else { return true };
             if !self.write_message(messages, journal.time_ms(), front, now) {
                 return false;
             }

@@ -8,7 +8,8 @@
 //!    damage, set aside and reported, and so is one that was surely synced (`evidence`); any other at the end
 //!    is the tail, and cut.
 //! 3. A new life begins: the last accepted commit is written again, and synced before anybody builds on it.
-//!    It may have been in the page cache only.
+//!    It may have been in the page cache only. What large groups say that a life did not come to the end of
+//!    is written (`group`), and what the log has lost of access (`access`).
 //!
 //! Always true: the same bytes give the same log; whatever the bytes, a start never fails for their sake but
 //! for a format that is newer than this program; nothing is written before step 3.
@@ -97,7 +98,8 @@ pub struct Report {
     pub is_lost: bool,
     /// Large transactions that cannot be read: what was not written of them a second time is missing.
     pub groups_damaged: u32,
-    /// Large transactions that the disk has no room to write a second time.
+    /// Large transactions that the disk has no room to write a second time: at most one, for whatever comes
+    /// after it waits with it.
     pub groups_waiting: u32,
     /// What can be said of users and permissions.
     pub access: AccessReport,
