@@ -162,9 +162,10 @@ fn changed(outcome: Changed) -> Answer {
         OperatorFault::NoSuchUser(_) => (Status::NotFound, "no_such_user"),
         OperatorFault::NoSuchVhost(_) => (Status::NotFound, "no_such_vhost"),
         OperatorFault::BadName(..) | OperatorFault::BadPattern { .. } => (Status::BadRequest, "bad_request"),
-        OperatorFault::BeingDeleted(_) | OperatorFault::NoRoom(_) | OperatorFault::Store(_) => {
-            (Status::Unavailable, "unavailable")
-        }
+        OperatorFault::BeingDeleted(_)
+        | OperatorFault::NoRoom(_)
+        | OperatorFault::FileSystemFull
+        | OperatorFault::Store(_) => (Status::Unavailable, "unavailable"),
     };
     Answer::Now(status, problem(error, &fault.to_string()))
 }

@@ -254,8 +254,13 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
         (
-            !journal.has_room_to_define(),
+            !journal.has_room_to_define() && !journal.is_file_system_full(),
             "disk: disk_limit is reached, so publishers of persistent messages wait",
+        ),
+        (
+            journal.is_file_system_full(),
+            "disk: the file system of the data directory is full before disk_limit is reached: make room \
+             there",
         ),
         (
             scene.process.waiting_publishers > 0,

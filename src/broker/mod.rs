@@ -642,6 +642,16 @@ impl Broker {
     }
 
     /// 506: this board's configuration has no room for that; the key says what to raise.
+    fn out_of_disk(&self) -> Fault {
+        if self.journal.is_file_system_full() {
+            return Fault::new(
+                ReplyCode::ResourceError,
+                format_args!("the file system of this broker's data directory is full: make room there"),
+            );
+        }
+        self.out_of("disk_limit")
+    }
+
     fn out_of(&self, key: &str) -> Fault {
         Fault::new(
             ReplyCode::ResourceError,

@@ -370,7 +370,7 @@ impl Broker {
             _ if !publish.may_wait => Ok(()),
             Err(NoRoom::Commit) => Err(Hindrance::Wait),
             Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Disk),
-            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of("disk_limit"))),
+            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk())),
         }
     }
 
@@ -383,12 +383,19 @@ impl Broker {
         self.full_said_ms = Some(now);
         let longest = self.targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
         let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
-        log::warn!(
-            "no room on the disk under disk_limit: publishers of persistent messages to queue '{}' wait \
-             until some of its {} messages are taken",
-            queue.name.escape_debug(),
-            queue.logged.count
-        );
+        let (name, count) = (queue.name.escape_debug(), queue.logged.count);
+        if self.journal.is_file_system_full() {
+            log::warn!(
+                "the file system of the data directory is full, before disk_limit is reached: publishers of \
+                 persistent messages to queue '{name}' wait until there is room, or some of its {count} \
+                 messages are taken"
+            );
+        } else {
+            log::warn!(
+                "no room on the disk under disk_limit: publishers of persistent messages to queue '{name}' \
+                 wait until some of its {count} messages are taken"
+            );
+        }
     }
 
     /// How many of the targets write this message down.

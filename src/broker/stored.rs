@@ -92,7 +92,7 @@ impl Broker {
     /// The store cannot be written, so nothing durable can begin to exist.
     pub(super) fn version_for(&mut self, durable: bool) -> Result<u64, Fault> {
         match self.journal.mode() {
-            Mode::On if durable && !self.journal.has_room_to_define() => Err(self.out_of("disk_limit")),
+            Mode::On if durable && !self.journal.has_room_to_define() => Err(self.out_of_disk()),
             Mode::On if durable => Ok(self.journal.next_version()),
             Mode::Unwritable if durable => Err(unwritable()),
             Mode::On | Mode::Off | Mode::Unwritable => Ok(0),

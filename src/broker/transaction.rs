@@ -238,7 +238,7 @@ impl Broker {
     fn check_log(&self, bytes: u64) -> Result<(), Fault> {
         let times = if self.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match self.journal.admit(times * bytes, 1) {
-            Err(NoRoom::Disk) => Err(self.out_of("disk_limit")),
+            Err(NoRoom::Disk) => Err(self.out_of_disk()),
             Err(NoRoom::Commit) if self.journal.mode() == JournalMode::Unwritable => Err(Fault::new(
                 ReplyCode::ResourceError,
                 format_args!("the store cannot be written, so nothing persistent is taken now"),

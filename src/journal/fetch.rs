@@ -168,8 +168,10 @@ impl Journal {
         self.durable > before
     }
 
-    /// So many bytes may still be written before the disk limit, and so many for one queue in all.
-    pub fn set_disk_room(&mut self, bytes: u64, queue_bytes_max: u64) {
+    /// So many bytes may still be written, and so many for one queue in all; what says so is the disk limit,
+    /// or a file system that is full before that.
+    pub const fn set_disk_room(&mut self, bytes: u64, queue_bytes_max: u64, is_file_system_full: bool) {
+        self.is_file_system_full = is_file_system_full;
         self.queue_bytes_max = queue_bytes_max;
         if bytes > self.disk_room_bytes {
             self.room_made += 1;

@@ -80,7 +80,7 @@ pub enum Mode {
 pub enum NoRoom {
     /// Too much waits for its commit already, or the store cannot be written.
     Commit,
-    /// The disk limit is reached.
+    /// The disk limit is reached, or the file system is full.
     Disk,
 }
 
@@ -200,6 +200,7 @@ pub struct Journal {
     durable: Batch,
     disk_room_bytes: u64,
     queue_bytes_max: u64,
+    is_file_system_full: bool,
     room_made: u64,
 }
 
@@ -245,6 +246,7 @@ impl Journal {
             durable: Batch::NONE,
             disk_room_bytes: u64::MAX,
             queue_bytes_max: u64::MAX,
+            is_file_system_full: false,
             room_made: 0,
         }
     }
@@ -386,6 +388,11 @@ impl Journal {
     /// Whether the disk has room for what would exist from now on; what is to exist no longer needs none.
     pub const fn has_room_to_define(&self) -> bool {
         self.disk_room_bytes > DEFINITION_ROOM_BYTES
+    }
+
+    /// Whether the file system has less room than the disk limit.
+    pub const fn is_file_system_full(&self) -> bool {
+        self.is_file_system_full
     }
 
     /// Names one of the queues of the message that is published next.

@@ -122,7 +122,9 @@ impl Disk {
             if done.is_commit() {
                 self.sync_times.add(took_us);
             }
+            let was_full = broker.journal().is_file_system_full();
             self.desk.take_write(broker, messages, done, now)?;
+            tell_full(was_full, broker.journal().is_file_system_full());
         }
         if let Some(outcome) = self.reader.take()
             && let Some(more) = self.desk.take_read(broker, messages, outcome)
@@ -249,7 +251,22 @@ fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<
     None
 }
 
+/// Says that the file system has become full, or has room again.
+fn tell_full(was_full: bool, is_full: bool) {
+    match (was_full, is_full) {
+        (false, true) => log::warn!(
+            "the file system of the data directory is full, before disk_limit is reached: publishers of \
+             persistent messages wait as soon as what is ready is used, and go on when there is room"
+        ),
+        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
+        _ => {}
+    }
+}
+
 fn tell(report: &Report, directory: &Path) {
+    if report.is_full {
+        tell_full(false, true);
+    }
     if report.is_new {
         log::info!("{}: a new store", directory.display());
     }

@@ -90,6 +90,7 @@ impl Life<'_> {
                 OperatorFault::NoSuchUser(_)
                 | OperatorFault::NoSuchVhost(_)
                 | OperatorFault::BeingDeleted(_)
+                | OperatorFault::FileSystemFull
                 | OperatorFault::NoRoom("disk_limit"),
             ) => {}
             Err(fault) => self.w.model.complain(format!("an operator was refused: {fault}")),

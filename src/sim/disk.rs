@@ -51,6 +51,8 @@ pub enum Trouble {
     FailedSync(u64),
     /// The file system is full for zeros from this call on.
     Full(u64),
+    /// The file system is full after so many writes and zeros, for so many; then it has room again.
+    NoRoom(u64, u64),
     /// A write is refused; so many writes from now.
     FailedWrite(u64),
     /// A read is refused; so many reads from now. The next one goes well.
@@ -63,6 +65,7 @@ struct Troubles {
     cut: Option<u64>,
     sync: Option<u64>,
     full: Option<u64>,
+    no_room: Option<(u64, u64)>,
     write: Option<u64>,
     read: Option<u64>,
 }
@@ -231,6 +234,7 @@ impl SimDisk {
             Trouble::Cut(calls) => troubles.cut = Some(calls),
             Trouble::FailedSync(syncs) => troubles.sync = Some(syncs),
             Trouble::Full(zeros) => troubles.full = Some(zeros),
+            Trouble::NoRoom(after, count) => troubles.no_room = Some((after, count)),
             Trouble::FailedWrite(writes) => troubles.write = Some(writes),
             Trouble::FailedRead(reads) => troubles.read = Some(reads),
         }
@@ -346,6 +350,21 @@ impl Inner {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Whether there is no room for a write.
+    const fn has_no_room(&mut self) -> bool {
+        match &mut self.troubles.no_room {
+            Some((0, 0)) | None => false,
+            Some((0, count)) => {
+                *count -= 1;
+                true
+            }
+            Some((after, _)) => {
+                *after -= 1;
+                false
+            }
+        }
     }
 
     fn file(&mut self, slot: u32) -> io::Result<&mut File> {
@@ -476,7 +495,8 @@ impl Disk for SimDisk {
         if is_last(&mut inner.troubles.read) {
             return Err(io::Error::other("the read failed"));
         }
-        let File { cache, refused, .. } = inner.file(slot)?;
+        // As on a real disk, a file that is gone reads as an empty one.
+        let Some(File { cache, refused, .. }) = inner.files.get(&slot) else { return Ok(0) };
         let from = (at as usize).min(cache.len());
         let count = bytes.len().min(cache.len() - from);
         if refused.range(from / BLOCK_BYTES..(from + count).div_ceil(BLOCK_BYTES)).next().is_some() {
@@ -506,7 +526,8 @@ impl Disk for SimDisk {
             inner.written.push((slot, at));
         }
         let mut bytes = inner.mutate(at, bytes);
-        if cut {
+        let is_full = !cut && inner.has_no_room();
+        if cut || is_full {
             let length = inner.random.below(bytes.len() as u64 + 1) as usize;
             bytes.truncate(length);
         }
@@ -522,17 +543,31 @@ impl Disk for SimDisk {
         let blocks = from / BLOCK_BYTES..(from + all.len()).div_ceil(BLOCK_BYTES);
         let broken: Vec<usize> = blocks.filter(|block| file.synced.contains(block)).collect();
         file.write(from, &all);
+        if is_full {
+            // It is no commit yet, so whoever comes next may write over it.
+            file.unsynced.retain(|block| !(from / BLOCK_BYTES..).contains(block));
+        }
         for block in broken {
             inner.violations.push(format!("block {block} of slot {slot} was synced and is written again"));
         }
-        if cut { Err(io::Error::other("the power went")) } else { Ok(()) }
+        match (cut, is_full) {
+            (true, _) => Err(io::Error::other("the power went")),
+            (false, true) => Err(io::ErrorKind::StorageFull.into()),
+            (false, false) => Ok(()),
+        }
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        inner.call()?;
+        inner.files.remove(&slot).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
         self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
-        if inner.troubles.full == Some(0) {
+        if inner.troubles.full == Some(0) || !cut && inner.has_no_room() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let _ = is_last(&mut inner.troubles.full);

@@ -61,7 +61,8 @@ impl World {
     pub(super) fn start(&mut self) -> Option<Life<'_>> {
         let opened = Log::open(&mut self.disk, self.settings.clone(), IDENTITY, Now::from_ms(0));
         let (log, report) = opened.ok()?;
-        if report.unwritable.is_some() {
+        // What was found may be lost with the next cut when it could not be written again.
+        if report.unwritable.is_some() || report.is_pending {
             return None;
         }
         let served_before = self.life > 0;

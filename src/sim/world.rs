@@ -199,6 +199,11 @@ impl World {
                 self.disk.foresee(Trouble::Full(self.random.below(5)));
                 self.disk.foresee(Trouble::Cut(calls));
             }
+            4 => {
+                let (after, count) = (self.random.below(40), 1 + self.random.below(12));
+                self.disk.foresee(Trouble::NoRoom(after, count));
+                self.disk.foresee(Trouble::Cut(calls));
+            }
             _ => self.disk.foresee(Trouble::Cut(calls)),
         }
     }

@@ -11,7 +11,7 @@ use super::clean::Drain;
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::footer::Trailer;
 use super::index::{Index, Place};
-use super::jobs::{CommitDone, CommitJob, Seal, Write};
+use super::jobs::{CommitDone, CommitJob, Outcome, Reached, Seal, Write};
 use super::log::{Failed, InFlight, Log, Position};
 use super::record::Record;
 use super::segment::{SegmentHeader, SegmentRef};
@@ -21,6 +21,9 @@ impl Log {
     /// The next commit, when the helper is free and one is due: somebody waits, a window is over, or what
     /// gathers must make room.
     pub fn next_commit(&mut self, now: Now) -> Option<CommitJob> {
+        if self.postponed.is_some() {
+            return self.next_postponed(now);
+        }
         if !self.is_due(now) {
             return None;
         }
@@ -73,13 +76,43 @@ impl Log {
         job
     }
 
-    /// Takes the outcome of a commit; returns up to where everything is durable now.
+    /// The commit for which there was no room, when it is time to try it again.
+    fn next_postponed(&mut self, now: Now) -> Option<CommitJob> {
+        self.asked_at = now;
+        if self.failed || !self.slots.may_ask(now) {
+            return None;
+        }
+        let gives = self.slots.to_give();
+        self.postponed.take().map(|job| CommitJob { gives, ..job })
+    }
+
+    /// Whether a commit waits for room; it is on its way nevertheless.
+    pub const fn is_postponed(&self) -> bool {
+        self.postponed.is_some()
+    }
+
+    /// Takes the outcome of a commit; returns up to where everything is durable now. When the file system had
+    /// no room for it, nothing more is, and [`Log::next_commit`] hands the same commit out again in time.
     ///
     /// # Errors
     /// The disk failed: nothing more will become durable, and the process must end.
-    pub fn commit_done(&mut self, done: CommitDone) -> Result<Position, Failed> {
-        if let Err(error) = done.outcome {
-            return Err(self.fail(error));
+    pub fn commit_done(&mut self, mut done: CommitDone) -> Result<Position, Failed> {
+        let given = done.job.given.take();
+        if let Some(slot) = given {
+            self.slots.set(slot, Slot::Unusable);
+            self.note_no_commit_room();
+        }
+        match done.outcome {
+            Outcome::Durable => {}
+            Outcome::NoRoom => {
+                self.note_no_commit_room();
+                self.postponed = Some(done.job);
+                return Ok(self.durable);
+            }
+            Outcome::Failed(error) => return Err(self.fail(error)),
+        }
+        if given.is_none() && self.is_file_system_full() {
+            self.note_commit_room();
         }
         let Some(in_flight) = self.in_flight.take() else {
             return Ok(self.durable);
@@ -174,7 +207,19 @@ impl Log {
         let commit = Write { slot: self.active.slot, at: self.tail, bytes };
         self.tail += length as u32;
         let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
-        Some(CommitJob { seal, header, commit, commit_header, owner, keeps_access, access_bytes: 0 })
+        let (done, gives) = (Reached::Nothing, self.slots.to_give());
+        Some(CommitJob {
+            seal,
+            header,
+            commit,
+            commit_header,
+            owner,
+            keeps_access,
+            access_bytes: 0,
+            done,
+            gives,
+            given: None,
+        })
     }
 
     /// The footer of the active segment, unless it was sealed by another life.

@@ -8,6 +8,12 @@
 
 use std::io;
 
+/// Whether the file system, or somebody's share of it, has no room. That says nothing against the disk, and
+/// it passes.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The slots of two small files that are not part of the log; see `access_file`.
 pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 
@@ -46,6 +52,16 @@ pub trait Disk {
     /// # Errors
     /// The file system refuses.
     fn create(&mut self, slot: u32) -> io::Result<()>;
+
+    /// Takes so many bytes of the file system for a slot, so that it is known at once whether there is room;
+    /// not a byte is written.
+    ///
+    /// # Errors
+    /// [`is_full`]; nothing was taken.
+    fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        let _ = (slot, bytes);
+        Ok(())
+    }
 
     /// Reads into `bytes` from byte `at` of a slot; returns how many there were: fewer only at its end.
     ///

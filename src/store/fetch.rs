@@ -75,7 +75,9 @@ impl Log {
         let Some(plan) = known.and_then(|known| known.plan(offsets, &mut scratch.wanted)) else {
             return self.job(Source::Nothing, 0, scratch).map(|job| FetchJob { through: offsets.end, ..job });
         };
-        if self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment) {
+        let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
+        // When that takes long, the segment is read commit by commit.
+        if is_sealing && !self.is_postponed() {
             self.fetch_spare = Some(scratch);
             return None;
         }

@@ -19,7 +19,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, fchown, flock, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, fallocate, fchown, flock, fstatvfs, openat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -317,6 +320,21 @@ impl Disk for FileDisk {
         self.remove_spare_name(slot)?;
         let file = self.open_slot(slot, OFlags::WRONLY | OFlags::CREATE)?;
         self.give_to_owner(&file)
+    }
+
+    /// The file's length stays, for it says how far it is prepared. A file system that cannot promise room is
+    /// asked how much it has: so a full one is not filled with zeros again and again.
+    #[inline(never)]
+    fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        let file = &self.file(slot)?.file;
+        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                let found = fstatvfs(file)?;
+                let is_room = found.f_bavail.saturating_mul(found.f_frsize) >= bytes;
+                if is_room { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+            }
+            taken => Ok(taken?),
+        }
     }
 
     #[inline(never)]

@@ -361,6 +361,11 @@ fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
     })
 }
 
+/// How many large groups a start found that it has still to finish.
+pub(super) fn waiting_count(index: &Index) -> u32 {
+    waiting(index).count() as u32
+}
+
 /// Reads a part of a group: its records; `false` when it is damaged.
 fn read_part<D: Disk>(
     index: &Index,

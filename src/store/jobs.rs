@@ -2,13 +2,14 @@
 //!
 //! Always true: a job owns its buffers and gives them back whatever happens; jobs of one kind never
 //! overlap, so what a finished commit job wrote is durable before the next one is made; nothing is tried
-//! twice, for a disk that failed once has an unknown state.
+//! twice, for a disk that failed once has an unknown state. The one exception is a write, before its sync,
+//! for which the file system has no room: it is made again, at its place, when there is some.
 
 use std::io;
 
 use super::access_file;
 use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner};
-use super::disk::{ACCESS_SLOTS, Disk};
+use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
 use super::parts::Part;
 
@@ -25,6 +26,31 @@ pub struct CommitJob {
     pub(super) keeps_access: bool,
     /// Bytes written for that.
     pub(super) access_bytes: usize,
+    /// What of it is durable.
+    pub(super) done: Reached,
+    /// A file that is ready to be a segment, to be given up when the file system has no room for a write.
+    pub(super) gives: Option<u32>,
+    /// It was given up.
+    pub(super) given: Option<u32>,
+}
+
+/// The parts of a commit job, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Reached {
+    Nothing,
+    Seal,
+    Header,
+}
+
+/// How a commit job ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// All of it is durable.
+    Durable,
+    /// There was no room for a write; it is to be run again.
+    NoRoom,
+    /// The disk failed.
+    Failed(io::Error),
 }
 
 /// Bytes for a place.
@@ -35,11 +61,29 @@ pub(super) struct Write {
     pub(super) bytes: Vec<u8>,
 }
 
-impl Write {
+/// A file that is given up for the room it takes.
+#[derive(Default)]
+struct Reserve {
+    file: Option<u32>,
+    given: Option<u32>,
+}
+
+impl Reserve {
     /// Writes and syncs.
-    fn run(&self, disk: &mut impl Disk) -> io::Result<()> {
-        disk.write(self.slot, self.at.into(), &self.bytes)?;
-        disk.sync(self.slot)
+    fn put(&mut self, disk: &mut impl Disk, (slot, at): (u32, u32), bytes: &[u8]) -> Result<(), Outcome> {
+        let mut written = disk.write(slot, at.into(), bytes);
+        if written.as_ref().is_err_and(is_full)
+            && let Some(file) = self.file.take()
+            && disk.remove(file).is_ok()
+        {
+            self.given = Some(file);
+            written = disk.write(slot, at.into(), bytes);
+        }
+        match written {
+            Err(error) if is_full(&error) => Err(Outcome::NoRoom),
+            Err(error) => Err(Outcome::Failed(error)),
+            Ok(()) => disk.sync(slot).map_err(Outcome::Failed),
+        }
     }
 }
 
@@ -61,7 +105,7 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    fn run(&mut self, disk: &mut impl Disk) -> io::Result<()> {
+    fn run(&mut self, disk: &mut impl Disk, reserve: &mut Reserve) -> Result<(), Outcome> {
         self.noted.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
         let room = (self.segment_bytes - self.tail) as usize;
         if self.bytes.len() > room {
@@ -71,8 +115,7 @@ impl Seal {
             return Ok(());
         }
         self.at = self.segment_bytes - self.bytes.len() as u32;
-        disk.write(self.slot, self.at.into(), &self.bytes)?;
-        disk.sync(self.slot)
+        reserve.put(disk, (self.slot, self.at), &self.bytes)
     }
 }
 
@@ -80,31 +123,45 @@ impl Seal {
 #[derive(Debug)]
 pub struct CommitDone {
     pub(super) job: CommitJob,
-    pub(super) outcome: io::Result<()>,
+    pub(super) outcome: Outcome,
 }
 
 impl CommitJob {
-    /// Does it; blocks. Everything is durable when the outcome is good.
+    /// Does it, or goes on with it; blocks. Everything is durable when the outcome is good.
     pub fn run(mut self, disk: &mut impl Disk) -> CommitDone {
-        let outcome = self.write(disk);
+        let outcome = self.write(disk).err().unwrap_or(Outcome::Durable);
         CommitDone { job: self, outcome }
     }
 
     /// Each part is durable before the next is begun: so a header proves the footer, a commit the header.
-    fn write(&mut self, disk: &mut impl Disk) -> io::Result<()> {
-        if let Some(seal) = &mut self.seal {
-            seal.run(disk)?;
-        }
-        if let Some(header) = &self.header {
-            header.run(disk)?;
-        }
-        commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
-        self.commit.run(disk)?;
+    fn write(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
+        let mut reserve = Reserve { file: self.gives.take(), given: None };
+        let written = self.write_log(disk, &mut reserve);
+        self.given = reserve.given;
+        written?;
         if self.keeps_access {
-            self.access_bytes =
-                access_file::update(disk, &self.owner, &self.commit.bytes[COMMIT_HEADER_BYTES..])?;
+            let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
+            self.access_bytes = access_file::update(disk, &self.owner, records).map_err(Outcome::Failed)?;
         }
         Ok(())
+    }
+
+    fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut Reserve) -> Result<(), Outcome> {
+        if self.done == Reached::Nothing {
+            if let Some(seal) = &mut self.seal {
+                seal.run(disk, reserve)?;
+            }
+            self.done = Reached::Seal;
+        }
+        if self.done == Reached::Seal {
+            if let Some(header) = &self.header {
+                reserve.put(disk, (header.slot, header.at), &header.bytes)?;
+            }
+            commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
+            self.done = Reached::Header;
+        }
+        let Write { slot, at, bytes } = &self.commit;
+        reserve.put(disk, (*slot, *at), bytes)
     }
 }
 
@@ -151,7 +208,8 @@ impl ReadJob {
 #[derive(Debug)]
 pub struct PrepareJob {
     pub(super) slot: u32,
-    pub(super) create: bool,
+    /// The file is still to be made, for a segment of so many bytes.
+    pub(super) create: Option<u32>,
     pub(super) from: u32,
     pub(super) bytes: u32,
     /// The segment is complete with this.
@@ -169,12 +227,17 @@ impl PrepareJob {
     /// Does it; blocks.
     pub fn run(self, disk: &mut impl Disk) -> PrepareDone {
         let outcome = self.prepare(disk);
+        if outcome.as_ref().is_err_and(is_full) {
+            // A file that is of no use is not to be what fills the file system. A disk may keep it.
+            let _ = disk.remove(self.slot);
+        }
         PrepareDone { job: self, outcome }
     }
 
     fn prepare(&self, disk: &mut impl Disk) -> io::Result<()> {
-        if self.create {
+        if let Some(bytes) = self.create {
             disk.create(self.slot)?;
+            disk.reserve(self.slot, bytes.into())?;
         }
         disk.zero(self.slot, self.from.into(), self.bytes)?;
         disk.sync(self.slot)?;

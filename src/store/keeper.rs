@@ -199,7 +199,12 @@ impl Keeper {
 
     /// When [`Self::next_write`] should be asked again if nothing else happens.
     pub fn deadline(&self) -> Deadline {
-        if self.is_writing || self.is_blocked { Deadline::NEVER } else { self.log.deadline() }
+        if self.is_writing {
+            return Deadline::NEVER;
+        }
+        let due = if self.is_blocked { Deadline::NEVER } else { self.log.deadline() };
+        let is_asking = !self.is_flushing || self.log.is_postponed();
+        if is_asking { due.earlier(self.log.ask_deadline()) } else { due }
     }
 
     /// Whether everything is written, or never will be, for a clean stop.
@@ -215,7 +220,7 @@ impl Keeper {
 
     /// Whether something waits that finds no room on the disk, so that waiting for it would never end.
     pub fn is_stuck(&self) -> bool {
-        !self.is_writing && self.is_blocked
+        !self.is_writing && (self.is_blocked || self.log.is_postponed())
     }
 
     /// Makes everything due at once, for a clean stop.
@@ -244,7 +249,13 @@ impl Keeper {
         if self.log.is_time(now) && self.has_more(journal) {
             self.gather(journal, messages, now);
         }
-        if let Some(job) = self.next_commit(journal, now) {
+        let is_again = self.log.is_postponed();
+        let job = self.next_commit(journal, now);
+        if is_again {
+            self.is_writing = job.is_some();
+            return job.map(Write::Commit);
+        }
+        if let Some(job) = job {
             self.covers = journal.cover(self.log.has_settlements());
             if !journal.is_empty() {
                 self.log.note(Urgency::Awaited, now);
@@ -295,7 +306,9 @@ impl Keeper {
         match done {
             WriteDone::Commit(done) => {
                 self.log.commit_done(done)?;
-                journal.stored(messages, self.covers);
+                if !self.log.is_postponed() {
+                    journal.stored(messages, self.covers);
+                }
             }
             WriteDone::Prepare(done) => {
                 self.log.prepare_done(done)?;
@@ -309,7 +322,8 @@ impl Keeper {
     }
 
     fn tell_room(&self, journal: &mut Journal) {
-        journal.set_disk_room(self.log.room_bytes(), self.log.most_bytes() / 5 * QUEUE_FIFTHS);
+        let (room, most) = (self.log.room_bytes(), self.log.most_bytes() / 5 * QUEUE_FIFTHS);
+        journal.set_disk_room(room, most, self.log.is_file_system_full());
     }
 
     /// Fetches as much as one commit takes, in the order in which it was said.

@@ -19,6 +19,7 @@ use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
 use super::footer::Footer;
 use super::index::Index;
+use super::jobs::CommitJob;
 use super::parts::Part;
 use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
@@ -153,9 +154,11 @@ pub struct Log {
     pub(super) appended: Position,
     pub(super) durable: Position,
     pub(super) in_flight: Option<InFlight>,
+    /// The commit on its way, while it waits for room on the file system.
+    pub(super) postponed: Option<CommitJob>,
     due_at: Deadline,
     /// The time when a commit was last asked for.
-    asked_at: Now,
+    pub(super) asked_at: Now,
     awaited: bool,
     budget: Budget,
     pub(super) drain: Option<Drain>,
@@ -251,6 +254,7 @@ impl Log {
             appended: Position(1),
             durable: Position(0),
             in_flight: None,
+            postponed: None,
             due_at: Now::default().after_ms(0),
             asked_at: Now::default(),
             awaited: true,

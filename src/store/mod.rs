@@ -81,7 +81,7 @@ pub use crate::journal::Urgency;
 pub use access::{Access, AccessReport, Restored};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
-pub use disk::{ACCESS_SLOTS, Disk, Unopened};
+pub use disk::{ACCESS_SLOTS, Disk, Unopened, is_full};
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::FileDisk;
 pub use hold::Held;

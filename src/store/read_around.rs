@@ -104,6 +104,10 @@ impl<D: Disk> Disk for ReadAround<'_, D> {
         self.disk.create(slot)
     }
 
+    fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        self.disk.reserve(slot, bytes)
+    }
+
     #[inline(never)]
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         match self.disk.read(slot, at, bytes) {

@@ -346,6 +346,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.report.set_aside.push(aside);
             return Ok(None);
         }
+        // The file of one that has left may have been given up for its room.
+        if self.leaving.contains(&segment.sequence) && self.disk.read(segment.slot, 0, &mut [0])? == 0 {
+            return Ok(None);
+        }
         let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
         if header.is_some_and(|(_, _, header)| header.sequence != segment.sequence) {
             if self.leaving.contains(&segment.sequence) {

@@ -21,8 +21,9 @@ use crate::time::Now;
 use super::access::{Access, AccessReport, Restored};
 use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
-use super::disk::{Disk, Unopened};
+use super::disk::{Disk, Unopened, is_full};
 use super::evidence::owner_of;
+use super::group::waiting_count;
 use super::index::{Index, Place};
 use super::log::{Log, Settings, Start};
 use super::read_around::{ReadAround, is_about_a_block};
@@ -103,6 +104,10 @@ pub struct Report {
     pub groups_waiting: u32,
     /// What can be said of users and permissions.
     pub access: AccessReport,
+    /// The file system is full.
+    pub is_full: bool,
+    /// What a start writes waits for room, too: until then, what was found may be in the page cache only.
+    pub is_pending: bool,
     /// The store can be read but not written: nothing can become durable.
     pub unwritable: Option<io::Error>,
 }
@@ -145,7 +150,12 @@ impl Log {
         if report.is_new && !may_begin {
             return Err(OpenError::NoStore);
         }
-        if let Err(error) = log.begin(disk, &mut report, now) {
+        let begun = log.begin(disk, &mut report, now);
+        report.is_full = log.is_file_system_full();
+        report.is_pending = log.is_starting || log.is_busy();
+        if let Err(error) = begun
+            && !log.may_begin_later(&error, &report)
+        {
             log.failed = true;
             report.unwritable = Some(error);
             log.overlay_access(&report.access);
@@ -153,6 +163,14 @@ impl Log {
         report.unopened = disk.unopened().to_vec();
         log.is_damaged |= !report.unopened.is_empty();
         Ok((log, report))
+    }
+
+    /// Whether what a start has to write may wait for room like everything else: what was found is all there
+    /// is, and who may come in is known without it.
+    fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
+        let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
+        let is_known = is_known && waiting_count(&self.index) == 0;
+        is_full(error) && self.is_file_system_full() && !self.failed && is_known
     }
 
     /// Reads the store as a start does, and writes nothing.
@@ -215,7 +233,7 @@ impl Log {
         }
         let Some(job) = self.next_commit(now) else { return Ok(Step::Nothing) };
         self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
-        Ok(Step::Committed)
+        Ok(if self.is_postponed() { Step::Nothing } else { Step::Committed })
     }
 
     /// Reads the values of all definitions, in the order of their keys.

@@ -7,13 +7,16 @@
 //! segment without one is read commit by commit at a start.
 //!
 //! Always true: a segment leaves the log by a record in a durable commit, so none has to be opened for that;
-//! a file beyond the limit is made only when neither a start nor the cleaner could write otherwise.
+//! a file beyond the limit is made only when neither a start nor the cleaner could write otherwise. A file
+//! system that is full is asked again, less and less often, until it has room for a segment; while it had
+//! none even for a commit, only what is written already goes on.
 
 use std::collections::VecDeque;
-use std::io;
+
+use crate::time::{Deadline, Now};
 
 use super::commit::{BLOCK_BYTES, padded};
-use super::disk::Disk;
+use super::disk::{Disk, is_full};
 use super::footer::Footer;
 use super::jobs::{PrepareDone, PrepareJob};
 use super::log::{Failed, Log};
@@ -28,6 +31,11 @@ const SEGMENTS_EMERGENCY: usize = 2;
 const PREPARE_STEP_BYTES: u32 = 256 << 10;
 /// Segments kept ready beyond the reserved ones.
 const SEGMENTS_READY: usize = 2;
+/// A file system that was full is asked for room again after this time, in milliseconds; then after half as
+/// long again each time, up to the other.
+const ASK_AGAIN_MS: u64 = 1_000;
+const ASK_AGAIN_MS_MAX: u64 = 30_000;
+
 /// What a slot's file is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Slot {
@@ -49,14 +57,17 @@ pub(super) struct Slots {
     slots: Vec<Slot>,
     free: usize,
     used: usize,
-    /// `disk_limit`, or less when the file system has less room.
+    /// `disk_limit`.
     max: usize,
     prepared: u32,
     preparing: Option<u32>,
     /// Slots with zeros still to be written.
     unready: usize,
-    /// The file system had no room for another segment.
-    is_full: bool,
+    /// The file system had no room, and is asked again then.
+    full_until: Option<Deadline>,
+    /// Not even for what is written into a segment.
+    has_no_commit_room: bool,
+    ask_again_ms: u64,
     /// The free ones in the order in which they became so: they are taken in turn, so that all wear alike.
     in_turn: VecDeque<u32>,
 }
@@ -74,7 +85,46 @@ impl Slots {
         let free = slots.iter().filter(|slot| **slot == Slot::Free).count();
         let used = slots.iter().filter(|slot| **slot != Slot::Unusable).count();
         let unready = slots.iter().filter(|slot| **slot == Slot::Preparing).count();
-        Self { slots, free, used, max, unready, prepared: 0, preparing: None, is_full: false, in_turn }
+        Self {
+            slots,
+            free,
+            used,
+            max,
+            prepared: 0,
+            preparing: None,
+            unready,
+            full_until: None,
+            has_no_commit_room: false,
+            ask_again_ms: ASK_AGAIN_MS,
+            in_turn,
+        }
+    }
+
+    fn note_full(&mut self, now: Now) {
+        self.full_until = Some(now.after_ms(self.ask_again_ms));
+        self.ask_again_ms = (self.ask_again_ms * 3 / 2).min(ASK_AGAIN_MS_MAX);
+    }
+
+    const fn note_room(&mut self) {
+        self.full_until = None;
+        self.has_no_commit_room = false;
+        self.ask_again_ms = ASK_AGAIN_MS;
+    }
+
+    /// Whether the file system is not known to be full, or is to be asked again.
+    pub(super) fn may_ask(&self, now: Now) -> bool {
+        self.full_until.is_none_or(|until| until.is_due(now))
+    }
+
+    /// Segments that there may be: no more than there are while the file system is full.
+    const fn limit(&self) -> usize {
+        let ready = self.used - self.unready;
+        if self.full_until.is_some() && ready < self.max { ready } else { self.max }
+    }
+
+    /// A file that may be given up for the room it takes: one is kept, for acknowledgements.
+    pub(super) fn to_give(&self) -> Option<u32> {
+        if self.free > 1 { self.in_turn.back().copied() } else { None }
     }
 
     pub(super) fn get(&self, slot: u32) -> Slot {
@@ -113,7 +163,7 @@ impl Slots {
 
     /// Segments that are free, or may still be made.
     pub(super) const fn spare(&self) -> usize {
-        self.free + self.max.saturating_sub(self.used)
+        self.free + self.limit().saturating_sub(self.used)
     }
 
     /// A file beyond the limit with nothing in it, some of which are kept for what comes next.
@@ -173,6 +223,7 @@ impl Log {
     pub(super) fn has_disk_room(&self, commit_bytes: usize) -> bool {
         let spare = self.slots.spare();
         !self.is_index_full
+            && !self.slots.has_no_commit_room
             && spare >= SEGMENTS_RESERVED
             && (self.fits_active(commit_bytes) || self.slots.free() > SEGMENTS_RESERVED)
     }
@@ -180,7 +231,7 @@ impl Log {
     /// Bytes that may still be appended before the disk limit, roughly and rather too few; none while what
     /// memory knows of the log is as large as it may be.
     pub fn room_bytes(&self) -> u64 {
-        if self.is_index_full {
+        if self.is_index_full || self.slots.has_no_commit_room {
             return 0;
         }
         let Some(free) = self.slots.spare().checked_sub(SEGMENTS_RESERVED) else { return 0 };
@@ -193,7 +244,7 @@ impl Log {
     /// What [`Self::room_bytes`] is at most, when the log is empty.
     pub const fn most_bytes(&self) -> u64 {
         let segment = self.settings.segment_bytes as u64;
-        let segments = (self.slots.max as u64).saturating_sub(SEGMENTS_RESERVED as u64);
+        let segments = (self.slots.limit() as u64).saturating_sub(SEGMENTS_RESERVED as u64);
         (segments * (segment / 16 * 15)).saturating_sub(2 * self.settings.commit_bytes as u64)
     }
 
@@ -278,13 +329,38 @@ impl Log {
         self.active_room() + if self.slots.free() > 0 { segment - 2 * BLOCK_BYTES } else { 0 }
     }
 
+    /// Whether the file system, not `disk_limit`, leaves no more room.
+    pub const fn is_file_system_full(&self) -> bool {
+        self.slots.full_until.is_some()
+    }
+
+    /// When a full file system is to be asked for room again.
+    pub fn ask_deadline(&self) -> Deadline {
+        if self.failed { Deadline::NEVER } else { self.slots.full_until.unwrap_or(Deadline::NEVER) }
+    }
+
+    /// Takes note that there was no room to write a commit, and of the file that was given up for it.
+    pub(super) fn note_no_commit_room(&mut self) {
+        self.slots.note_full(self.asked_at);
+        self.slots.has_no_commit_room = true;
+    }
+
+    /// A commit is written for which there was no room at first. Whether there is more a segment tells that
+    /// is made ready; without one to make this has to do.
+    pub(super) const fn note_commit_room(&mut self) {
+        if self.slots.used >= self.slots.max {
+            self.slots.note_room();
+        }
+    }
+
     /// The next step towards another ready segment, if one is wanted.
     pub fn next_prepare(&mut self) -> Option<PrepareJob> {
-        if self.failed || self.slots.preparing.is_some() {
+        if self.failed || self.slots.preparing.is_some() || !self.slots.may_ask(self.asked_at) {
             return None;
         }
         let is_stuck = self.is_stuck();
-        if self.slots.unready == 0 && !is_stuck && !self.wants_files() {
+        let is_wanted = is_stuck || self.wants_files() || self.is_file_system_full();
+        if self.slots.unready == 0 && !is_wanted {
             return None;
         }
         // Without one a start would fail, and so would the next; and settlements that leave a segment with
@@ -295,12 +371,17 @@ impl Log {
             true => self.slots.max + SEGMENTS_EMERGENCY + self.index.stuck(),
             false => self.slots.max,
         };
-        let slot = self.slots.begin(most)?;
-        let prepared = self.slots.prepared;
-        let bytes = PREPARE_STEP_BYTES.min(self.settings.segment_bytes - prepared);
-        let last = prepared + bytes == self.settings.segment_bytes;
+        let Some(slot) = self.slots.begin(most) else {
+            // The limit is reached as well, so that it is what says how much room there is.
+            self.slots.note_room();
+            return None;
+        };
+        let (prepared, segment_bytes) = (self.slots.prepared, self.settings.segment_bytes);
+        let bytes = PREPARE_STEP_BYTES.min(segment_bytes - prepared);
+        let last = prepared + bytes == segment_bytes;
         self.slots.preparing = Some(slot);
-        Some(PrepareJob { slot, create: prepared == 0, from: prepared, bytes, last })
+        let create = (prepared == 0).then_some(segment_bytes);
+        Some(PrepareJob { slot, create, from: prepared, bytes, last })
     }
 
     /// Neither a start nor the cleaner can write what must be written, nor can settlements that make room:
@@ -313,10 +394,11 @@ impl Log {
             (_, Some(_)) => is_blocked,
             (_, None) => is_blocked && self.has_settlements() && self.would_leave_half(),
         };
-        self.slots.spare() == 0 && !self.slots.is_full && (copying || (must && is_blocked))
+        self.slots.spare() == 0 && (copying || (must && is_blocked))
     }
 
-    /// Takes the outcome of a prepare job. A disk with less room than promised lowers the limit.
+    /// Takes the outcome of a prepare job. A file system with less room than promised lowers the limit until
+    /// it has some.
     ///
     /// # Errors
     /// The disk failed; this is final.
@@ -331,14 +413,14 @@ impl Log {
                 if done.job.last {
                     self.slots.prepared = 0;
                     self.slots.set(slot, Slot::Free);
+                    self.slots.note_room();
                 }
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_full(&error) => {
+                // It is begun again.
                 self.slots.prepared = 0;
-                self.slots.set(slot, Slot::Unusable);
-                self.slots.max = self.slots.used;
-                self.slots.is_full = true;
+                self.slots.note_full(self.asked_at);
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),

@@ -9,12 +9,14 @@ from typing import Iterator, List
 
 from harness import brokers, wire
 
+from door import running
 from support import (
-    MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, client, count, declare, ext4, fill, lives, numbers_of,
-    pika_program, take_all, until,
+    KIB, MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, client, count, declare, ext4, fill, lives, numbers_of,
+    pika_program, scratch, system, take_all, until,
 )
 
 SIZE = 20_000
+SOURCE = Path(__file__).parent / "full.c"
 
 
 def limited(limit: str) -> str:
@@ -200,5 +202,116 @@ def resumed(series: Lives) -> bool:
     return True
 
 
-CASES = [full_file_system, full_limit, told_to_pika, own_share, started_while_full, stopped_while_full]
-QUICK_CASES = [full_file_system, told_to_pika, own_share]
+FILE_SYSTEM = "file system of the data directory is full"
+
+
+def told_of_the_file_system(broker: Leveret) -> None:
+    """It is named as the cause wherever somebody may look, and disk_limit is not."""
+    assert FILE_SYSTEM in said(broker, "WARN"), broker.log()
+    assert "under disk_limit" not in broker.log(), broker.log()
+    alarms = broker.ctl("list_alarms")
+    assert FILE_SYSTEM in alarms and "disk_limit is reached, so" not in alarms, alarms
+
+
+def goes_on_when_there_is_room() -> None:
+    """Something else fills the file system and goes away again; nobody consumes, nobody restarts anything."""
+    with ext4(64) as mount, lives(limited("40MB"), mount / "data") as series:
+        broker = series.start()
+        with client(broker) as peer:
+            declare(peer, "a")
+        ballast = mount / "ballast"
+        for loop in range(2):
+            fill_file_system(ballast)
+            publisher, = fill_up(series, ["a"])
+            told_of_the_file_system(broker)
+            half = [path.name for path in series.data_dir.glob("*.seg") if path.stat().st_size < 512 * KIB]
+            assert not half, f"{half} fill the file system for nothing"
+            if loop == 0:
+                try:
+                    broker.ctl("add_user", "dora", "dora")
+                except brokers.BrokerError as why:
+                    assert "file system" in str(why) and "disk_limit" not in str(why), why
+            confirmed = publisher.confirmed
+            ballast.unlink()
+            publisher.wait_confirmed(confirmed + 100, 45.0)
+            until(lambda: broker.log().count("has room again") == loop + 1, f"not told: {broker.log()}")
+            until(lambda: FILE_SYSTEM not in broker.ctl("list_alarms"), "the alarm stays")
+            publisher.stop()
+            publisher.peer.drop()
+            with client(broker) as peer:
+                got = numbers_of(take_all(peer, "a"), "a")
+                assert got == list(range(publisher.sent)), f"{len(got)} of {publisher.sent}"
+        broker.ctl("add_user", "dora", "dora")
+
+
+def fill_file_system(ballast: Path) -> None:
+    """Not a block is left to others."""
+    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        for size in (MIB, 4096):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
+def commits_wait_for_room() -> None:
+    """A file system without room even for a commit: publishers wait, consumers go on, nothing ends, and nothing that
+    was confirmed or acknowledged is forgotten."""
+    with scratch() as folder:
+        library, flag, data_dir = folder / "full.so", folder / "flag", folder / "data"
+        system("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl")
+        preloaded = ["env", f"LD_PRELOAD={library}", f"FULL={flag}"]
+        with running(data_dir, limited("40MB"), preloaded) as broker:
+            with client(broker) as peer:
+                declare(peer, "a")
+                fill(peer, "a", range(100), SIZE)
+            flag.touch()
+            publisher = Publisher(broker, "a", SIZE, first=100, window=5)
+            publisher.wait_blocked()
+            told_of_the_file_system(broker)
+            with client(broker) as reader:
+                for number in range(50):
+                    item = reader.call(1, "basic.get", queue="a")
+                    assert numbers_of([item], "a") == [number]
+                    reader.send(wire.method(1, "basic.ack", delivery_tag=item.method.args["delivery_tag"]))
+            time.sleep(3.0)
+            assert broker.process.poll() is None, broker.log()
+            assert publisher.confirmed == 100 and publisher.blocked, "it was confirmed without being written"
+            flag.unlink()
+            publisher.wait_confirmed(200, 45.0)
+            assert "has room again" in broker.log(), broker.log()
+            publisher.stop()
+            publisher.peer.drop()
+            broker.kill()
+        with running(data_dir, limited("40MB")) as broker, client(broker) as peer:
+            got = numbers_of(take_all(peer, "a"), "a")
+            assert got == list(range(50, publisher.sent)), f"{got[:3]} ... {len(got)} of {publisher.sent - 50}"
+
+
+def starts_without_room_for_a_commit() -> None:
+    """Killed and started again while not even a commit is written: it serves, and goes on when there is room."""
+    with scratch() as folder:
+        library, flag, data_dir = folder / "full.so", folder / "flag", folder / "data"
+        system("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl")
+        preloaded = ["env", f"LD_PRELOAD={library}", f"FULL={flag}"]
+        with running(data_dir, limited("40MB")) as broker:
+            with client(broker) as peer:
+                declare(peer, "a")
+                fill(peer, "a", range(50), SIZE)
+            broker.kill()
+        flag.touch()
+        with running(data_dir, limited("40MB"), preloaded) as broker:
+            told_of_the_file_system(broker)
+            with client(broker) as peer:
+                assert numbers_of(take_all(peer, "a"), "a") == list(range(50))
+            flag.unlink()
+            with client(broker, timeout=45.0) as peer:
+                until(lambda: "has room again" in broker.log(), f"it never goes on: {broker.log()}", 45.0)
+                fill(peer, "a", range(50, 60), SIZE)
+            broker.kill()
+        with running(data_dir, limited("40MB")) as broker, client(broker) as peer:
+            assert numbers_of(take_all(peer, "a"), "a") == list(range(50, 60))
+
+
+CASES = [full_file_system, full_limit, told_to_pika, own_share, started_while_full, stopped_while_full,
+         goes_on_when_there_is_room, commits_wait_for_room, starts_without_room_for_a_commit]
+QUICK_CASES = [full_file_system, told_to_pika, own_share, goes_on_when_there_is_room, commits_wait_for_room]

@@ -107,6 +107,8 @@ pub enum OperatorFault {
     },
     /// A cap was reached: the configuration key to raise.
     NoRoom(&'static str),
+    /// The file system has no room, although `disk_limit` has.
+    FileSystemFull,
     /// The store has no room, or cannot be written.
     Store(String),
 }
@@ -123,6 +125,9 @@ impl fmt::Display for OperatorFault {
             Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
             Self::NoRoom(key) => {
                 write!(f, "there is no more room for that: raise {key} in the configuration")
+            }
+            Self::FileSystemFull => {
+                f.write_str("the file system of the broker's data directory is full: make room there")
             }
             Self::Store(why) => f.write_str(why),
         }
@@ -216,7 +221,12 @@ impl Broker {
         }
         self.check_changeable()?;
         if self.journal.mode() == Mode::On && !self.journal.has_room_to_define() {
-            return Err(OperatorFault::NoRoom("disk_limit"));
+            let is_full = self.journal.is_file_system_full();
+            return Err(if is_full {
+                OperatorFault::FileSystemFull
+            } else {
+                OperatorFault::NoRoom("disk_limit")
+            });
         }
         let vhost = self.add_vhost(name).map_err(store)?;
         Ok(self.say_vhost(vhost, true))

@@ -168,8 +168,9 @@ impl Survey {
         self.log = list.into_iter().map(|segment| self.listed(segment)).collect();
         self.log.retain(|listed| {
             let by = left.iter().find(|(segment, _)| *segment == listed.segment.sequence);
-            // What the last commit says a start does not rely on, unless the file is used again already.
-            let is_replaced = matches!(listed.header, ListedHeader::Other { .. });
+            // What the last commit says a start does not rely on, unless the file is used again already, or
+            // was given up.
+            let is_replaced = matches!(listed.header, ListedHeader::Other { .. } | ListedHeader::NoFile);
             by.is_none_or(|(_, number)| Some(*number) == last && !is_replaced)
         });
         Ok(())
