@@ -252,6 +252,7 @@ impl Keeper {
         let is_again = self.log.is_postponed();
         let job = self.next_commit(journal, now);
         if is_again {
+            self.tell_room(journal);
             self.is_writing = job.is_some();
             return job.map(Write::Commit);
         }
