@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 from harness import brokers, wire
+from harness.raw import Client
 
 from door import running
 from support import (
@@ -259,6 +260,7 @@ def commits_wait_for_room() -> None:
             with client(broker) as peer:
                 declare(peer, "a")
                 fill(peer, "a", range(100), SIZE)
+                look_at_first(peer)
             flag.touch()
             publisher = Publisher(broker, "a", SIZE, first=100, window=5)
             publisher.wait_blocked()
@@ -282,6 +284,13 @@ def commits_wait_for_room() -> None:
             assert got == list(range(50, publisher.sent)), f"{got[:3]} ... {len(got)} of {publisher.sent - 50}"
 
 
+def look_at_first(peer: Client) -> None:
+    """Take the first message and give it back: that it and those behind it may have been delivered is written down,
+    ahead of need. What is not written down is not delivered, or nobody could be told that it comes again."""
+    item = peer.call(1, "basic.get", queue="a")
+    peer.send(wire.method(1, "basic.nack", delivery_tag=item.method.args["delivery_tag"], requeue=True))
+
+
 def starts_without_room_for_a_commit() -> None:
     """Killed and started again while not even a commit is written: it serves, and goes on when there is room."""
     with scratch() as folder:
@@ -292,6 +301,7 @@ def starts_without_room_for_a_commit() -> None:
             with client(broker) as peer:
                 declare(peer, "a")
                 fill(peer, "a", range(50), SIZE)
+                look_at_first(peer)
             broker.kill()
         flag.touch()
         with running(data_dir, limited("40MB"), preloaded) as broker:
