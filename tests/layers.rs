@@ -83,7 +83,7 @@ const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("admin/systemd.rs", 1, "the service manager refuses a message"),
     ("broker/access/mod.rs", 1, "once at a start"),
     ("broker/pages.rs", 2, "damage, or a limit that was lowered"),
-    ("broker/publish.rs", 1, "once a minute by its own clock"),
+    ("broker/publish.rs", 2, "once a minute by its own clock"),
     ("net/control.rs", 1, "once at a start"),
     ("net/defined.rs", 3, "once at a start"),
     ("net/descriptors.rs", 1, "once at a start"),
