@@ -367,10 +367,13 @@ def main() -> int:
     brokers.raise_on_sigterm()
     failed = 0
     quick = os.environ.get("LEVERET_TEST_MODE") == "quick"
-    for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
-        failed |= run_version(label, args)
-    if not args.at and not args.pika:
-        failed |= stuck.run(args.rabbitmq, args.case)
+    wants_all, wants_stuck = not args.case, stuck.CASE in args.case
+    args.case = [name for name in args.case if name != stuck.CASE]
+    if wants_all or args.case:
+        for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
+            failed |= run_version(label, args)
+    if wants_stuck or (wants_all and not args.at and not args.pika):
+        failed |= stuck.run(args.rabbitmq)
     return failed
 
 

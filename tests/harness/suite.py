@@ -35,12 +35,14 @@ class Suite:
     def __init__(self, prefix: str, only: Optional[List[str]] = None) -> None:
         self.prefix = prefix
         self.only = only or []
+        self.unknown = set(self.only)
         self.failed = 0
 
     def case(self, name: str, run: Callable[[], None], log: Callable[[], str] = lambda: "") -> None:
         """Run one case. `log` is asked for more to show when it fails."""
         if self.only and name not in self.only:
             return
+        self.unknown.discard(name)
         began = time.monotonic()
         try:
             run()
@@ -61,5 +63,8 @@ class Suite:
         print(f"SKIP {self.prefix}/{name}: {why}", flush=True)
 
     def status(self) -> int:
-        """The exit status of the suite."""
+        """The exit status of the suite; a case that was asked for and does not exist is a failure."""
+        for name in sorted(self.unknown):
+            self.failed += 1
+            print(f"FAIL {self.prefix}/{name}: there is no such case", flush=True)
         return 1 if self.failed else 0
