@@ -64,8 +64,8 @@ const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Files with assertions by `unwrap()` or `expect(`: how many, and why no user's act can meet one.
 const ASSERTIONS: &[(&str, usize, &str)] = &[
-    ("command.rs", 1, "an id beyond 2^32 needs a pool that limits.rs cannot size"),
-    ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits.rs cannot size"),
+    ("command.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
+    ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
     ("broker/exchanges.rs", 3, "each declaration looks for room before it changes anything"),
     ("journal/group.rs", 1, "the broker ends only what it began, within one command"),

@@ -2,7 +2,7 @@
 //!
 //! The loopback's segments are 64 KiB. A buffer of less than two of them is full with one that is not whole,
 //! and its receiver acknowledges that one after 40 ms only. So connections from this machine get larger
-//! buffers, as many as `limits.rs` has added up; when those are taken, doors ask for segments of which
+//! buffers, as many as `limits` has added up; when those are taken, doors ask for segments of which
 //! several fit into the small ones, which costs some speed but no waiting. On a real link they are shorter.
 //!
 //! Always true: never more connections than `socket_local_buffers_max` have the large buffers.

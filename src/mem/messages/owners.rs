@@ -22,7 +22,7 @@ impl Owner {
 
     /// The owner in place `index`, below [`Self::MAX`].
     pub const fn from_index(index: usize) -> Self {
-        debug_assert!(index < Self::MAX, "limits.rs allows no more virtual hosts");
+        debug_assert!(index < Self::MAX, "limits allows no more virtual hosts");
         Self(index as u16)
     }
 
