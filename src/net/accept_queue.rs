@@ -16,34 +16,31 @@
 //!
 //! 1. holds fewest places,
 //! 2. had its last wasted turn longest ago: one without a login after it,
-//! 3. and of its newcomers mostly to the oldest, every fourth time to the newest.
+//! 3. there at the door of TLS or at the others, by turns: a crowd at one holds up nobody at the other,
+//! 4. and of its newcomers at that door mostly to the oldest, every fourth time to the newest.
 //!
 //! Always true: what was said stays in the socket (it is only looked at) until there is a place; who waits
 //! for something that only TLS needs holds up nobody without TLS; nobody waits here for ever; when the queue
-//! is full, the address that fills it gives way, and when none does, or all connections are logged in, nobody
-//! more is accepted.
+//! is full, the address that fills it gives way at the door where it has most, and when none does, or all
+//! connections are logged in, nobody more is accepted.
 
-use mio::{Interest, Token};
+use mio::{Interest, Registry, Token};
 
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
-use crate::session::Stage;
 use crate::time::{Deadline, Now};
 use crate::wire::{Opening, classify_opening};
 
-use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Room, Rooms, Standing, Verdict};
-use super::house::House;
+use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Rooms, Verdict};
 use super::listen::Visitor;
-use super::login_throttle::Turn;
-use super::peer::{Ending, Peer, Waiting};
-use super::socket::{Socket, Source};
+use super::socket::Source;
 
 /// So many may wait here, if there are descriptors for them; more wait in the listen queue.
 pub(super) const QUEUE_PLACES: usize = 256;
 /// An address that has more than this part of the queue gives way when that is full.
 const CROWD_PART: usize = 8;
 /// Accepted in one turn, so that a crowd at the door does not hold up those inside.
-const ACCEPTS_PER_TURN: usize = 64;
+pub(super) const ACCEPTS_PER_TURN: usize = 64;
 /// Addresses that are looked at for a place in one go, of those with TLS and of those without, and how long
 /// until the next when none was to be had but may be.
 const SOURCES_PER_TURN: usize = 8;
@@ -52,8 +49,6 @@ const RETRY_MS: u64 = 20;
 const SPOKEN_TIMES: u64 = 6;
 /// So much of a first record of TLS has to be there: all of it, mostly.
 const OPENING_BYTES: usize = 1024;
-/// One in so many places goes to the newest of an address, the others to its oldest.
-const NEWEST_EACH: u64 = 4;
 /// Addresses whose last turn is known.
 const TURNS_KEPT: usize = 64;
 /// The token of the first; there are as many.
@@ -68,15 +63,15 @@ pub(super) const PLACE_BYTES: usize =
 
 /// One that waits.
 #[derive(Debug)]
-struct Newcomer {
-    visitor: Visitor,
-    source: Source,
+pub(super) struct Newcomer {
+    pub(super) visitor: Visitor,
+    pub(super) source: Source,
     since: Now,
     /// They are numbered in the order of their coming.
     number: u64,
     /// Its first words are there.
     has_spoken: bool,
-    is_registered: bool,
+    pub(super) is_registered: bool,
 }
 
 /// One that wants a place.
@@ -124,7 +119,7 @@ pub(super) struct AcceptQueue {
 
 /// Whether who cannot be served now may be served later although nothing happens until then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct MayRetry(bool);
+pub(super) struct MayRetry(pub(super) bool);
 
 /// What a look at a newcomer's socket brings.
 #[derive(PartialEq, Eq)]
@@ -166,17 +161,23 @@ impl AcceptQueue {
         self.count < self.waiting.len() || self.who_gives_way().is_some()
     }
 
-    /// Of the address that has most here, if those are a crowd: the silent one that came first, else the
-    /// newcomer that came last.
+    /// Of the address that has most here, if those are a crowd, and of the door where it has most: the silent
+    /// one that came first, else the newcomer that came last.
     fn who_gives_way(&self) -> Option<usize> {
         let source = self.crowd()?;
-        let entries = self.waiting.iter().enumerate();
-        let own = entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)));
-        let own = own.filter(|(_, entry)| entry.source == source);
-        let first = own.min_by_key(|(_, entry)| {
+        let own = || self.entries().filter(|(_, entry)| entry.source == source);
+        let over_tls = own().filter(|(_, entry)| entry.visitor.with_tls).count();
+        let is_over_tls = over_tls > own().count() - over_tls;
+        let crowd = own().filter(|(_, entry)| entry.visitor.with_tls == is_over_tls);
+        let first = crowd.min_by_key(|(_, entry)| {
             (entry.has_spoken, if entry.has_spoken { u64::MAX - entry.number } else { entry.number })
         });
         first.map(|(slot, _)| slot)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (usize, &Newcomer)> {
+        let entries = self.waiting.iter().enumerate();
+        entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)))
     }
 
     /// The address that has most here, if that is too much. Sorted to be counted, for a crowd makes this be
@@ -190,7 +191,7 @@ impl AcceptQueue {
     }
 
     /// Takes one in; hands back who had to give way.
-    fn push(&mut self, visitor: Visitor, now: Now, patience_ms: u64) -> Option<Newcomer> {
+    pub(super) fn push(&mut self, visitor: Visitor, now: Now, patience_ms: u64) -> Option<Newcomer> {
         let gone = if self.count < self.waiting.len() { None } else { self.who_gives_way() };
         let gone = gone.and_then(|slot| self.take(slot));
         self.refusals.dropped += u64::from(gone.is_some());
@@ -209,7 +210,7 @@ impl AcceptQueue {
         gone
     }
 
-    fn take(&mut self, slot: usize) -> Option<Newcomer> {
+    pub(super) fn take(&mut self, slot: usize) -> Option<Newcomer> {
         let taken = self.waiting.get_mut(slot)?.take();
         self.count -= usize::from(taken.is_some());
         taken
@@ -237,7 +238,7 @@ impl AcceptQueue {
     }
 
     /// Hangs up on those that said nothing for so long, and on those that spoke and waited much longer.
-    fn drop_overdue(&mut self, now: Now, patience_ms: u64, limiter: &mut LogLimiter) {
+    pub(super) fn drop_overdue(&mut self, now: Now, patience_ms: u64, limiter: &mut LogLimiter) {
         if !self.overdue.is_due(now) {
             return;
         }
@@ -266,9 +267,9 @@ impl AcceptQueue {
     }
 
     /// Those that want a place, in the order in which they are to have one.
-    fn gather_claims(&mut self) {
+    pub(super) fn gather_claims(&mut self) {
         self.claims.clear();
-        let newest = self.turn.is_multiple_of(NEWEST_EACH);
+        let (tls_first, newest) = (is_tls_first(self.turn), is_newest_first(self.turn));
         let entries = self.waiting.iter().enumerate();
         let spoken = entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)));
         self.claims.extend(spoken.filter(|(_, entry)| entry.has_spoken).map(|(slot, entry)| Claim {
@@ -287,12 +288,14 @@ impl AcceptQueue {
             claim.turn = turn.map_or(0, |(_, turn)| *turn);
             claim.held = admission::held(&self.places, Resource::Handshake, claim.source);
         }
-        self.claims.sort_unstable_by_key(|claim| (claim.held, claim.turn, claim.source, claim.with_tls));
+        self.claims.sort_unstable_by_key(|claim| {
+            (claim.held, claim.turn, claim.source, claim.with_tls != tls_first)
+        });
     }
 
     /// Of the first of the claims the one that can be served; and whether that may change with time if none
     /// can. Those with TLS and those without are counted apart: nobody waits for what only others need.
-    fn choose(
+    pub(super) fn choose(
         &self,
         rooms: &Rooms,
         is_exhausted: impl Fn(Source) -> bool,
@@ -319,9 +322,57 @@ impl AcceptQueue {
     }
 
     /// A newcomer has a place, which comes to lie among those of its address.
-    fn hold_place(&mut self, place: Place) {
+    pub(super) fn hold_place(&mut self, place: Place) {
         let at = self.places.partition_point(|other| other.source < place.source);
         self.places.insert(at, place);
+    }
+
+    /// Whether it is time to give places: somebody may have one who could not before.
+    pub(super) fn is_time(&self, now: Now) -> bool {
+        self.retry.is_due(now) || self.is_changed && self.retry == Deadline::NEVER
+    }
+
+    /// Places are given now; hands over room for a list of those that are held.
+    pub(super) fn begin_round(&mut self) -> Vec<Place> {
+        (self.is_changed, self.retry) = (false, Deadline::NEVER);
+        self.places.clear();
+        core::mem::take(&mut self.places)
+    }
+
+    /// These are held.
+    pub(super) fn set_places(&mut self, mut places: Vec<Place>) {
+        places.sort_unstable_by_key(|place| place.source);
+        self.places = places;
+    }
+
+    /// They are to be given again soon.
+    pub(super) const fn retry_soon(&mut self, now: Now) {
+        self.retry = now.after_ms(RETRY_MS);
+    }
+
+    /// Places whose holders are gone are held no longer.
+    pub(super) fn retain_places(&mut self, is_held: impl Fn(ConnectionId) -> bool) {
+        self.places.retain(|place| is_held(place.connection));
+    }
+
+    /// Those that have to wait are heard when they speak.
+    pub(super) fn watch(&mut self, registry: &Registry, now: Now, limiter: &mut LogLimiter) {
+        if self.count == 0 {
+            return;
+        }
+        for (slot, place) in self.waiting.iter_mut().enumerate() {
+            let Some(newcomer) = place.as_mut().filter(|newcomer| !newcomer.is_registered) else { continue };
+            let token = Token(FIRST_QUEUED + slot);
+            match registry.register(&mut newcomer.visitor.socket, token, Interest::READABLE) {
+                Ok(()) => newcomer.is_registered = true,
+                Err(error) => {
+                    let text = format_args!("a connection could not be set up: {error}");
+                    limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+                    *place = None;
+                    self.count -= 1;
+                }
+            }
+        }
     }
 
     /// What an address did with its last turn was a login: it need not wait for those that waste theirs.
@@ -331,7 +382,7 @@ impl AcceptQueue {
     }
 
     /// An address has its turn; says whether it has wasted none lately.
-    fn note_turn(&mut self, source: Source) -> bool {
+    pub(super) fn note_turn(&mut self, source: Source) -> bool {
         self.turn += 1;
         let known = self.turns.len();
         self.turns.retain(|(other, _)| *other != source);
@@ -342,6 +393,22 @@ impl AcceptQueue {
         self.turns.push((source, self.turn));
         is_unspent
     }
+}
+
+/// A number that says nothing of the turn's but its own: addresses and doors that take turns in some rhythm meet
+/// every value (the golden ratio's multiples lie evenly, whatever the step).
+const fn scattered(turn: u64) -> u64 {
+    turn.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Whether the next place of an address goes to the door of TLS, if somebody waits at both: one in two does.
+const fn is_tls_first(turn: u64) -> bool {
+    scattered(turn) >> 63 == 1
+}
+
+/// Whether it goes to the newest there, and not to the oldest: one in four does.
+const fn is_newest_first(turn: u64) -> bool {
+    (scattered(turn) >> 61) & 3 == 3
 }
 
 /// Whether enough is there to begin with. What is no AMQP and no TLS is, for it will be answered.
@@ -368,198 +435,12 @@ fn look(visitor: &Visitor) -> Look {
     if is_enough { Look::Spoken } else { Look::Silent }
 }
 
-impl House {
-    /// Whether somebody at a door can be accepted: not when every connection is logged in, for then nobody
-    /// can make place.
-    pub(super) fn may_accept(&self, with_tls: bool) -> bool {
-        let in_handshake = self.handshaking.len() as u32;
-        self.stopping.is_none()
-            && self.peers_count - in_handshake < self.limits.connections_max
-            && (!with_tls || self.has_tls_connection_to_offer())
-            && self.accept_queue.has_room()
-    }
-
-    fn has_tls_connection_to_offer(&self) -> bool {
-        let max = self.limits.tls_connections_max;
-        let is_tls =
-            |id: &&ConnectionId| self.peers[id.index()].as_ref().is_some_and(|peer| peer.stream.is_tls());
-        self.tls_peers < max || self.handshaking.iter().any(|id| is_tls(&id))
-    }
-
-    /// Accepts who is there, and gives places to those that spoke.
-    pub(super) fn let_in(&mut self) {
-        let patience_ms = self.limits.handshake_timeout_ms.into();
-        for door in 0..self.doors.len() {
-            self.doors[door].readiness.keep_time(self.now);
-            for _ in 0..ACCEPTS_PER_TURN {
-                if !self.doors[door].readiness.is_ready() || !self.may_accept(self.doors[door].with_tls) {
-                    break;
-                }
-                let Some(visitor) =
-                    self.doors[door].accept(&mut self.spare, &mut self.supplies.log, self.now)
-                else {
-                    break;
-                };
-                if let Some(gone) = self.accept_queue.push(visitor, self.now, patience_ms) {
-                    let address = gone.visitor.address;
-                    let text = format_args!(
-                        "{address}: hung up on before it began: its address has filled the queue of \
-                         those that wait to come in"
-                    );
-                    self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
-                }
-            }
-        }
-        self.accept_queue.drop_overdue(self.now, patience_ms, &mut self.supplies.log);
-        if self.accept_queue.retry.is_due(self.now)
-            || self.accept_queue.is_changed && self.accept_queue.retry == Deadline::NEVER
-        {
-            self.admit();
-        }
-        self.watch_queue();
-    }
-
-    /// Gives places to those that spoke, in their order, as long as there are any to be had.
-    fn admit(&mut self) {
-        (self.accept_queue.is_changed, self.accept_queue.retry) = (false, Deadline::NEVER);
-        self.look_at_places();
-        for _ in 0..ACCEPTS_PER_TURN {
-            self.accept_queue.gather_claims();
-            let throttle = &self.errands.throttle;
-            let is_exhausted = |source| throttle.is_exhausted(self.now, source);
-            let (slot, verdict) = match self.accept_queue.choose(&self.rooms(), is_exhausted) {
-                Ok(chosen) => chosen,
-                Err(MayRetry(may_retry)) => {
-                    if may_retry || self.is_clearing_away() {
-                        self.accept_queue.retry = self.now.after_ms(RETRY_MS);
-                    }
-                    return;
-                }
-            };
-            if let Verdict::Evict(one, other) = verdict {
-                self.evict(one);
-                other.into_iter().for_each(|other| self.evict(other));
-            }
-            let Some(newcomer) = self.accept_queue.take(slot) else { break };
-            let is_unspent = self.accept_queue.note_turn(newcomer.source);
-            match self.welcome(newcomer.visitor, newcomer.is_registered, is_unspent) {
-                Ok(id) => {
-                    if let Some(place) = self.place_of(id) {
-                        self.accept_queue.hold_place(place);
-                    }
-                }
-                Err(error) => {
-                    let text = format_args!("a connection could not be set up: {error}");
-                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
-                }
-            }
-        }
-        // There may be more.
-        self.accept_queue.retry = self.now.after_ms(RETRY_MS);
-    }
-
-    /// Whether the broker still clears away what a closed connection held, and with it its record.
-    fn is_clearing_away(&self) -> bool {
-        self.broker.connections_room() < self.limits.connections_max.saturating_sub(self.peers_count) as usize
-    }
-
-    fn rooms(&self) -> Rooms {
-        let limits = &self.limits;
-        let room = |max: u32, taken: u32| Room { free: max.saturating_sub(taken), max };
-        let handshakes = room(limits.handshakes_max, self.handshaking.len() as u32);
-        let mut connections = room(limits.connections_max, self.peers_count);
-        connections.free = connections.free.min(self.broker.connections_room() as u32);
-        Rooms {
-            handshakes: Room { free: handshakes.free.min(connections.free), max: handshakes.max },
-            tls_connections: room(limits.tls_connections_max, self.tls_peers),
-            tls_handshakes: room(limits.tls_handshakes_max, self.tls_handshakes),
-        }
-    }
-
-    /// Who holds which place, and how it stands.
-    fn look_at_places(&mut self) {
-        let mut places = core::mem::take(&mut self.accept_queue.places);
-        places.clear();
-        places.extend(self.handshaking.iter().filter_map(|id| self.place_of(*id)));
-        places.sort_unstable_by_key(|place| place.source);
-        self.accept_queue.places = places;
-    }
-
-    fn place_of(&self, id: ConnectionId) -> Option<Place> {
-        let peer = self.peers[id.index()].as_ref()?;
-        let takes = match (peer.stream.is_tls(), peer.stream.is_shaking_hands()) {
-            (false, _) => Resource::Handshake,
-            (true, false) => Resource::TlsConnection,
-            (true, true) => Resource::TlsHandshake,
-        };
-        let standing = match standing(peer, self.now) {
-            Standing::Silent(ms) if matches!(peer.waiting, Waiting::Errand(_)) => {
-                match self.errands.throttle.turn(self.now, id) {
-                    Turn::Next => Standing::Kept,
-                    Turn::Delayed { is_suspect } => Standing::Delayed { ms, is_suspect },
-                }
-            }
-            other => other,
-        };
-        let (source, is_unspent) = (peer.address.origin(), peer.is_unspent);
-        Some(Place { connection: id, source, takes, standing, is_unspent })
-    }
-
-    /// Ends a handshake, for somebody else to have its place at once.
-    fn evict(&mut self, id: ConnectionId) {
-        self.accept_queue.refusals.evicted += 1;
-        if let Some(peer) = self.peers[id.index()].as_ref() {
-            let address = peer.address;
-            let text = format_args!(
-                "{address}: hung up on before its login, for others want in and its address holds most of \
-                 the handshakes (handshakes_max, tls_handshakes_max, tls_connections_max)"
-            );
-            self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
-        }
-        self.end_now(id);
-        self.close();
-        self.accept_queue.places.retain(|place| self.peers[place.connection.index()].is_some());
-    }
-
-    /// Those that have to wait are heard when they speak.
-    fn watch_queue(&mut self) {
-        let queue = &mut self.accept_queue;
-        if queue.count == 0 {
-            return;
-        }
-        for (slot, place) in queue.waiting.iter_mut().enumerate() {
-            let Some(newcomer) = place.as_mut().filter(|newcomer| !newcomer.is_registered) else { continue };
-            let token = Token(FIRST_QUEUED + slot);
-            let socket: &mut Socket = &mut newcomer.visitor.socket;
-            match self.poll.registry().register(socket, token, Interest::READABLE) {
-                Ok(()) => newcomer.is_registered = true,
-                Err(error) => {
-                    let text = format_args!("a connection could not be set up: {error}");
-                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
-                    *place = None;
-                    queue.count -= 1;
-                }
-            }
-        }
-    }
-}
-
-/// How a peer in its handshake stands, but for logins that wait.
-fn standing(peer: &Peer, now: Now) -> Standing {
-    match (peer.ending, peer.session.stage(), peer.waiting) {
-        (Ending::No, Stage::LoggedIn | Stage::Open, _) | (Ending::No, _, Waiting::Handshake(_)) => {
-            Standing::Kept
-        }
-        (Ending::No, Stage::Unproven, _) => Standing::Silent(now.ms_since(peer.silent_since)),
-        _ => Standing::Over,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mio::net::UnixStream;
 
-    use super::super::socket::PeerAddress;
+    use super::super::admission::{Room, Standing};
+    use super::super::socket::{PeerAddress, Socket};
     use super::*;
 
     /// A queue that users of this machine have come into, in this order, and their ends.
@@ -617,6 +498,7 @@ mod tests {
             });
         }
         assert!(queue.places.is_sorted_by_key(|place| place.source));
+        assert!(!is_newest_first(queue.turn));
         queue.gather_claims();
         let claims: Vec<_> = queue.claims.iter().map(|claim| (claim.source, claim.held)).collect();
         assert_eq!(claims, [(source(7), 0), (source(5), 1), (source(6), 2)]);
@@ -652,6 +534,63 @@ mod tests {
         assert_eq!(queue.choose(&rooms, |_| false), Err(MayRetry(true)));
         rooms.tls_connections = room(1);
         assert!(matches!(queue.choose(&rooms, |_| false), Ok((_, Verdict::Admit))));
+    }
+
+    /// One address fills the queue at one door; at the other somebody of the same address comes.
+    #[test]
+    fn a_crowd_at_one_door_holds_up_nobody_of_its_address_at_the_other() {
+        for crowd_over_tls in [false, true] {
+            let (mut queue, mut ends) = queue(32, &[9; 32]);
+            for newcomer in queue.waiting.iter_mut().flatten() {
+                (newcomer.has_spoken, newcomer.visitor.with_tls) = (true, crowd_over_tls);
+            }
+            assert_eq!(push(&mut queue, &mut ends, 9), Some(32), "of the crowd the last gives way");
+            let honest = queue.numbers;
+            let newcomer = queue.waiting.iter_mut().flatten().find(|one| one.number == honest).unwrap();
+            (newcomer.has_spoken, newcomer.visitor.with_tls) = (true, !crowd_over_tls);
+            // Whatever else took how many turns before.
+            for turn in 0..1_000 {
+                queue.turn = turn;
+                let is_next = |queue: &mut AcceptQueue| {
+                    queue.gather_claims();
+                    let first = queue.claims[0].slot;
+                    queue.turn += 1;
+                    queue.waiting[first].as_ref().unwrap().number == honest
+                };
+                assert!((0..4).any(|_| is_next(&mut queue)), "after {turn} turns");
+            }
+            // The crowd comes again and again, and the one at the other door is not who gives way.
+            for number in 0..64 {
+                let gone = push(&mut queue, &mut ends, 9);
+                assert!(gone.is_some_and(|gone| gone != honest), "{gone:?}");
+                for newcomer in queue.waiting.iter_mut().flatten().filter(|one| one.number > honest) {
+                    (newcomer.has_spoken, newcomer.visitor.with_tls) = (true, crowd_over_tls);
+                }
+                assert_eq!(queue.count, 32, "{number}");
+            }
+        }
+    }
+
+    /// Whoever takes turns in whatever rhythm: each step meets both doors, the oldest and the newest.
+    #[test]
+    fn no_rhythm_of_turns_leaves_a_door_or_the_newest_out() {
+        for step in 1..=16 {
+            let turns = |from: u64| (0..48).map(move |at| from + at * step);
+            for from in 0..step {
+                assert!(
+                    turns(from).any(|turn| is_tls_first(turn) && is_newest_first(turn)),
+                    "{from} + {step}"
+                );
+                assert!(
+                    turns(from).any(|turn| !is_tls_first(turn) && is_newest_first(turn)),
+                    "{from} + {step}"
+                );
+                assert!(
+                    turns(from).any(|turn| is_tls_first(turn) && !is_newest_first(turn)),
+                    "{from} + {step}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `listen`, `local`, `readiness` | listening and accepting; whether somebody may be waiting |
 //! | `buffers` | the kernel's buffers for programs of this machine |
 //! | `accept_queue` | accepted, and without a handshake place yet |
+//! | `acceptor` | accepts, gives places, and ends the handshakes that have to go for it |
 //! | `admission` | who gets the next handshake place, and who gives one up |
 //! | `descriptors` | how many there may be |
 //! | `desk` | what passes between broker and store |
@@ -29,6 +30,7 @@
 //! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
 
 mod accept_queue;
+mod acceptor;
 mod admission;
 mod buffers;
 mod control;

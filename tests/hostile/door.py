@@ -332,6 +332,86 @@ class Sprayer:
             thread.join(30)
 
 
+class Dripper:
+    """Sockets of one address that log in with a wrong password, a byte of it each tick, and come again."""
+
+    TICK_S = 0.02
+
+    def __init__(self, door: Door, kind: str, source: str, sockets: int) -> None:
+        self.door, self.kind, self.source, self.sockets = door, kind, source, sockets
+        self.stopping = threading.Event()
+        self.came = self.refused = 0
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+        time.sleep(2.0)
+
+    def _come(self) -> socket.socket:
+        self.came += 1
+        peer = self.door.dial(self.kind, self.source)
+        peer.setblocking(False)
+        return peer
+
+    def _step(self, peer: socket.socket, words: bytes) -> bytes:
+        """What is left to be said."""
+        if isinstance(peer, ssl.SSLSocket):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                peer.do_handshake()
+                peer.send(words[:1])
+                return words[1:]
+            return words
+        peer.send(words[:1])
+        return words[1:]
+
+    def _work(self) -> None:
+        login = wire.PROTOCOL_HEADER + WRONG
+        peers: List[Tuple[socket.socket, bytes]] = []
+        while not self.stopping.wait(self.TICK_S):
+            kept: List[Tuple[socket.socket, bytes]] = []
+            for peer, words in peers:
+                with contextlib.suppress(OSError):
+                    words = self._step(peer, words) if words else words
+                if is_gone(peer):
+                    self.refused += 1
+                    peer.close()
+                else:
+                    kept.append((peer, words))
+            peers = kept
+            with contextlib.suppress(OSError):
+                while len(peers) < self.sockets:
+                    peer = self._come()
+                    if self.kind == "tls":
+                        peer = self.door.context.wrap_socket(peer, do_handshake_on_connect=False)
+                    peers.append((peer, login))
+        for peer, _ in peers:
+            peer.close()
+
+    def end(self) -> None:
+        """It stops."""
+        self.stopping.set()
+        self.thread.join(30)
+
+
+def crowd_at_the_other_door(board: str) -> None:
+    """One address fills one door with slow wrong logins: its neighbours, behind the same address, get in at the
+    other one, and at that one too, whether they have been there before or not."""
+    for crowded in ("plain", "tls"):
+        with door_of(board) as door:
+            for user in ("known", "first", "second"):
+                door.broker.ctl("add_user", user, "right")
+                door.broker.ctl("set_permissions", user, ".*", ".*", ".*")
+            door.client("plain", HONEST, "known", "right").close()
+            dripper = Dripper(door, crowded, HONEST, 60)
+            other = "tls" if crowded == "plain" else "plain"
+            try:
+                times = [served(door, other, HONEST, 15.0, user, "right") for user in ("known", "first", "known")]
+                away = served(door, other, "127.0.0.10", IN_TIME_S)
+            finally:
+                dripper.end()
+            print(f"# {board}, {crowded} crowded ({dripper.came} came, {dripper.refused} refused): over {other} "
+                  f"{', '.join(f'{took:.1f} s' for took in times)}, from elsewhere {away:.1f} s")
+            assert dripper.came > 60, "nobody of the crowd was refused"
+
+
 SPRAYS: Dict[str, Callable[[int], str]] = {
     "the same again and again": lambda number: "\0meter\0old-password",
     "passwords of one user": lambda number: f"\0guest\0guess-{number}",
@@ -373,6 +453,8 @@ def cases() -> Dict[str, Callable[[], None]]:
         made[f"crowds-{board}"] = lambda board=board: crowds_on(board)
     for board in ("router-64", "router-128", "pi-zero-w", "generic"):
         made[f"many-behind-one-{board}"] = lambda board=board: many_behind_one(board)
+    for board in ("router-64", "pi-zero-w"):
+        made[f"crowd-at-the-other-door-{board}"] = lambda board=board: crowd_at_the_other_door(board)
     for board in ("router-64", "generic"):
         made[f"wrong-passwords-next-door-{board}"] = lambda board=board: wrong_passwords_next_door(board)
     return made

@@ -1,0 +1,176 @@
+//! Lets in who is at the doors: accepts them, gives places to those that spoke, and ends the handshakes that
+//! have to go for it.
+//!
+//! Why it exists: [`super::accept_queue`] says who is next and [`super::admission`] whether there is a place;
+//! neither has a peer to make or to close.
+//!
+//! Always true: who has a place is among the handshakes; nobody is evicted unless somebody has the place at
+//! once; a turn accepts and admits a bounded number, and whoever is left over is looked at again soon.
+
+use crate::command::ConnectionId;
+use crate::log_limiter::{LogKind, LogSource};
+use crate::session::Stage;
+use crate::time::Now;
+
+use super::accept_queue::{ACCEPTS_PER_TURN, MayRetry};
+use super::admission::{Place, Resource, Room, Rooms, Standing, Verdict};
+use super::house::House;
+use super::login_throttle::Turn;
+use super::peer::{Ending, Peer, Waiting};
+
+impl House {
+    /// Whether somebody at a door can be accepted: not when every connection is logged in, for then nobody
+    /// can make place.
+    pub(super) fn may_accept(&self, with_tls: bool) -> bool {
+        let in_handshake = self.handshaking.len() as u32;
+        self.stopping.is_none()
+            && self.peers_count - in_handshake < self.limits.connections_max
+            && (!with_tls || self.has_tls_connection_to_offer())
+            && self.accept_queue.has_room()
+    }
+
+    fn has_tls_connection_to_offer(&self) -> bool {
+        let max = self.limits.tls_connections_max;
+        let is_tls =
+            |id: &&ConnectionId| self.peers[id.index()].as_ref().is_some_and(|peer| peer.stream.is_tls());
+        self.tls_peers < max || self.handshaking.iter().any(|id| is_tls(&id))
+    }
+
+    /// Accepts who is there, and gives places to those that spoke.
+    pub(super) fn let_in(&mut self) {
+        let patience_ms = self.limits.handshake_timeout_ms.into();
+        for door in 0..self.doors.len() {
+            self.doors[door].readiness.keep_time(self.now);
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.doors[door].readiness.is_ready() || !self.may_accept(self.doors[door].with_tls) {
+                    break;
+                }
+                let Some(visitor) =
+                    self.doors[door].accept(&mut self.spare, &mut self.supplies.log, self.now)
+                else {
+                    break;
+                };
+                if let Some(gone) = self.accept_queue.push(visitor, self.now, patience_ms) {
+                    let address = gone.visitor.address;
+                    let text = format_args!(
+                        "{address}: hung up on before it began: its address has filled the queue of \
+                         those that wait to come in"
+                    );
+                    self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+                }
+            }
+        }
+        self.accept_queue.drop_overdue(self.now, patience_ms, &mut self.supplies.log);
+        if self.accept_queue.is_time(self.now) {
+            self.admit();
+        }
+        self.accept_queue.watch(self.poll.registry(), self.now, &mut self.supplies.log);
+    }
+
+    /// Gives places to those that spoke, in their order, as long as there are any to be had.
+    fn admit(&mut self) {
+        let mut places = self.accept_queue.begin_round();
+        places.extend(self.handshaking.iter().filter_map(|id| self.place_of(*id)));
+        self.accept_queue.set_places(places);
+        for _ in 0..ACCEPTS_PER_TURN {
+            self.accept_queue.gather_claims();
+            let throttle = &self.errands.throttle;
+            let is_exhausted = |source| throttle.is_exhausted(self.now, source);
+            let (slot, verdict) = match self.accept_queue.choose(&self.rooms(), is_exhausted) {
+                Ok(chosen) => chosen,
+                Err(MayRetry(may_retry)) => {
+                    if may_retry || self.is_clearing_away() {
+                        self.accept_queue.retry_soon(self.now);
+                    }
+                    return;
+                }
+            };
+            if let Verdict::Evict(one, other) = verdict {
+                self.evict(one);
+                other.into_iter().for_each(|other| self.evict(other));
+            }
+            let Some(newcomer) = self.accept_queue.take(slot) else { break };
+            let is_unspent = self.accept_queue.note_turn(newcomer.source);
+            match self.welcome(newcomer.visitor, newcomer.is_registered, is_unspent) {
+                Ok(id) => {
+                    if let Some(place) = self.place_of(id) {
+                        self.accept_queue.hold_place(place);
+                    }
+                }
+                Err(error) => {
+                    let text = format_args!("a connection could not be set up: {error}");
+                    self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+                }
+            }
+        }
+        // There may be more.
+        self.accept_queue.retry_soon(self.now);
+    }
+
+    /// Whether the broker still clears away what a closed connection held, and with it its record.
+    fn is_clearing_away(&self) -> bool {
+        self.broker.connections_room() < self.limits.connections_max.saturating_sub(self.peers_count) as usize
+    }
+
+    fn rooms(&self) -> Rooms {
+        let limits = &self.limits;
+        let room = |max: u32, taken: u32| Room { free: max.saturating_sub(taken), max };
+        let handshakes = room(limits.handshakes_max, self.handshaking.len() as u32);
+        let mut connections = room(limits.connections_max, self.peers_count);
+        connections.free = connections.free.min(self.broker.connections_room() as u32);
+        Rooms {
+            handshakes: Room { free: handshakes.free.min(connections.free), max: handshakes.max },
+            tls_connections: room(limits.tls_connections_max, self.tls_peers),
+            tls_handshakes: room(limits.tls_handshakes_max, self.tls_handshakes),
+        }
+    }
+
+    /// Which place one in its handshake holds, and how it stands.
+    fn place_of(&self, id: ConnectionId) -> Option<Place> {
+        let peer = self.peers[id.index()].as_ref()?;
+        let takes = match (peer.stream.is_tls(), peer.stream.is_shaking_hands()) {
+            (false, _) => Resource::Handshake,
+            (true, false) => Resource::TlsConnection,
+            (true, true) => Resource::TlsHandshake,
+        };
+        let standing = match standing(peer, self.now) {
+            Standing::Silent(ms) if matches!(peer.waiting, Waiting::Errand(_)) => {
+                match self.errands.throttle.turn(self.now, id) {
+                    Turn::Next => Standing::Kept,
+                    Turn::Delayed { is_suspect } => Standing::Delayed { ms, is_suspect },
+                }
+            }
+            other => other,
+        };
+        let (source, is_unspent) = (peer.address.origin(), peer.is_unspent);
+        Some(Place { connection: id, source, takes, standing, is_unspent })
+    }
+
+    /// Ends a handshake, for somebody else to have its place at once.
+    fn evict(&mut self, id: ConnectionId) {
+        self.accept_queue.refusals.evicted += 1;
+        if let Some(peer) = self.peers[id.index()].as_ref() {
+            let address = peer.address;
+            let text = format_args!(
+                "{address}: hung up on before its login, for others want in and its address holds most of \
+                 the handshakes (handshakes_max, tls_handshakes_max, tls_connections_max)"
+            );
+            self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+        }
+        self.end_now(id);
+        self.close();
+        let peers = &self.peers;
+        self.accept_queue.retain_places(|id| peers[id.index()].is_some());
+    }
+}
+
+/// How a peer in its handshake stands, but for logins that wait.
+fn standing(peer: &Peer, now: Now) -> Standing {
+    match (peer.ending, peer.session.stage(), peer.waiting) {
+        (Ending::No, Stage::LoggedIn | Stage::Open, _) | (Ending::No, _, Waiting::Handshake(_)) => {
+            Standing::Kept
+        }
+        (Ending::No, Stage::Unproven, _) => Standing::Silent(now.ms_since(peer.silent_since)),
+        _ => Standing::Over,
+    }
+}
