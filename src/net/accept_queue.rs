@@ -395,8 +395,8 @@ impl AcceptQueue {
     }
 }
 
-/// A number that says nothing of the turn's but its own: addresses and doors that take turns in some rhythm meet
-/// every value (the golden ratio's multiples lie evenly, whatever the step).
+/// A turn's number with its bits scattered: addresses and doors that take turns in some rhythm meet every
+/// value (the golden ratio's multiples lie evenly, whatever the step).
 const fn scattered(turn: u64) -> u64 {
     turn.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
