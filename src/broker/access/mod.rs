@@ -5,7 +5,7 @@
 //! | `login` | from credentials to a user |
 //! | `vhosts` | virtual hosts: made, opened, limited, deleted |
 //! | `rights` | what a user may do in a virtual host, and the checks |
-//! | `pattern` | patterns of names |
+//! | `pattern`, `plain_pattern` | patterns of names; those that are names or lists of them |
 //! | `operator` | everything an operator can change, and the views |
 //! | `kept` | how it outlives the broker |
 //!
@@ -18,6 +18,7 @@ mod kept;
 mod login;
 mod operator;
 mod pattern;
+mod plain_pattern;
 mod rights;
 mod vhosts;
 

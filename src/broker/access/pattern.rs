@@ -2,19 +2,25 @@
 //!
 //! Why it exists: RabbitMQ matches with `re:run`, unanchored, and takes an empty pattern for `^$`. What
 //! always holds: matching takes time in the length of the name, whatever the pattern; a pattern's memory is
-//! bounded and known; what most people write (`.*` and nothing) costs neither.
+//! bounded and known; what most people write (`.*`, names and lists of names) takes its text and no more.
 
 use core::fmt;
 
 use regex_lite::{Regex, RegexBuilder};
 
+use super::plain_pattern;
+
 /// The longest pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
-/// Bytes a compiled pattern may have, tried in this order: what it fits into is what it is taken for.
-const PROGRAM_BYTES: [usize; 5] = [512, 1 << 10, 2 << 10, 4 << 10, 8 << 10];
-/// Matching needs space of its own, in proportion.
+/// Bytes a compiled pattern may have, tried in this order: what it fits into is what it is taken for. The
+/// last is enough for any that has no counted repetitions.
+const PROGRAM_BYTES: [usize; 8] = [512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
+/// Matching needs space of its own, in proportion: two sets of states and two tables of slots, which are few
+/// as long as nothing is captured; and a program that grew has room that it does not use.
 const SPACE_TIMES: usize = 3;
+/// What the compiler says of a program that has no room.
+const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
 /// A pattern of names.
 pub(super) struct Pattern {
@@ -25,9 +31,9 @@ pub(super) struct Pattern {
 
 enum Matcher {
     Everything,
-    /// The empty name only.
-    Nothing,
-    Some(Regex),
+    /// As it is written, with its variables filled in.
+    Plain(Box<str>),
+    Compiled(Regex),
 }
 
 /// Why a pattern cannot be.
@@ -41,22 +47,23 @@ impl fmt::Display for BadPattern {
 }
 
 impl Pattern {
-    /// A pattern as somebody wrote it.
-    pub(super) fn new(text: &str) -> Result<Self, BadPattern> {
-        Self::expanded(text, text)
+    /// A pattern as somebody wrote it, that takes so many bytes at most.
+    pub(super) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
+        Self::expanded(text, text, bytes_max)
     }
 
     /// One that stands for another, with its variables filled in.
-    pub(super) fn expanded(text: &str, meant: &str) -> Result<Self, BadPattern> {
+    pub(super) fn expanded(text: &str, meant: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(BadPattern(format!("it is longer than {PATTERN_BYTES_MAX} bytes")));
         }
         let (matcher, program_bytes) = match meant {
-            "" | "^$" => (Matcher::Nothing, 0),
+            "" => (Matcher::Plain("^$".into()), 0),
             ".*" | "^.*" | ".*$" | "^.*$" => (Matcher::Everything, 0),
+            _ if plain_pattern::is_plain(meant) => (Matcher::Plain(meant.into()), 0),
             _ => {
-                let (regex, bytes) = compile(meant)?;
-                (Matcher::Some(regex), bytes)
+                let (regex, bytes) = compile(meant, bytes_max)?;
+                (Matcher::Compiled(regex), bytes)
             }
         };
         Ok(Self { text: text.into(), matcher, program_bytes })
@@ -68,50 +75,86 @@ impl Pattern {
     }
 
     /// What it takes in memory, at most.
-    pub(super) const fn bytes(&self) -> usize {
-        self.text.len() + self.program_bytes * (1 + SPACE_TIMES)
+    pub(super) fn bytes(&self) -> usize {
+        let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
+        self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
     }
 
     pub(super) fn matches(&self, name: &str) -> bool {
         match &self.matcher {
             Matcher::Everything => true,
-            Matcher::Nothing => name.is_empty(),
-            Matcher::Some(regex) => regex.is_match(name),
+            Matcher::Plain(text) => plain_pattern::matches(text, name),
+            Matcher::Compiled(regex) => regex.is_match(name),
         }
     }
 }
 
-fn compile(text: &str) -> Result<(Regex, usize), BadPattern> {
-    let (text, mut last) = (with_plain_braces(text), String::new());
-    for bytes in PROGRAM_BYTES {
+fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
+    let text = prepared(text);
+    let mut last = TOO_LARGE.to_string();
+    for bytes in PROGRAM_BYTES.into_iter().filter(|bytes| bytes * (1 + SPACE_TIMES) <= bytes_max) {
         match RegexBuilder::new(&text).size_limit(bytes).nest_limit(32).build() {
             Ok(regex) => return Ok((regex, bytes)),
             Err(error) => last = error.to_string(),
         }
     }
+    if last == TOO_LARGE {
+        last =
+            "compiled it is too large: a list of names, (a|b|c), is not compiled, a repetition that counts \
+                takes most, and patterns_bytes_max is what all of them may take"
+                .to_string();
+    }
     Err(BadPattern(last))
 }
 
-/// A brace that begins no repetition stands for itself, as for RabbitMQ.
-fn with_plain_braces(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len() + 8);
+/// A pattern for the compiler: a brace that begins no repetition stands for itself, as for RabbitMQ; and no
+/// group captures anything, for each would need space in every state.
+fn prepared(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text.char_indices();
+    // Where the brackets' content began.
+    let mut class: Option<usize> = None;
     while let Some((at, letter)) = rest.next() {
+        let behind = &text[at + letter.len_utf8()..];
         match letter {
             '\\' => {
-                plain.push(letter);
+                out.push(letter);
                 let Some((at, escaped)) = rest.next() else { break };
-                plain.push(escaped);
+                out.push(escaped);
                 // \\x{...} and the like.
-                if "xuU".contains(escaped) && text[at + 1..].starts_with('{') {
-                    plain.extend(rest.next().map(|(_, brace)| brace));
+                if "xuU".contains(escaped) && text[at + escaped.len_utf8()..].starts_with('{') {
+                    out.extend(rest.next().map(|(_, brace)| brace));
+                }
+                continue;
+            }
+            '{' if !is_repetition(behind) => out.push('\\'),
+            '[' if class.is_none() => class = Some(at + 1 + usize::from(behind.starts_with('^'))),
+            '[' if behind.starts_with(':') => {
+                // The name of a class, which ends with a bracket of its own.
+                let length = behind.find(":]").map_or(0, |end| end + 2);
+                out.push(letter);
+                out.push_str(&behind[..length]);
+                rest.by_ref().take(behind[..length].chars().count()).for_each(drop);
+                continue;
+            }
+            // The first one is a member.
+            ']' if class.is_some_and(|from| at > from) => class = None,
+            '(' if class.is_none() => {
+                let name = ["?P<", "?<"].into_iter().find(|start| behind.starts_with(start));
+                let name = name.filter(|start| !behind[start.len()..].starts_with(['=', '!']));
+                let end = name.and_then(|_| behind.find('>'));
+                if !behind.starts_with('?') || end.is_some() {
+                    out.push_str("(?:");
+                    let skipped = end.map_or(0, |end| behind[..=end].chars().count());
+                    rest.by_ref().take(skipped).for_each(drop);
+                    continue;
                 }
             }
-            '{' if !is_repetition(&text[at + 1..]) => plain.push_str(r"\{"),
-            _ => plain.push(letter),
+            _ => {}
         }
+        out.push(letter);
     }
-    plain
+    out
 }
 
 /// Whether this goes on as `3}`, `3,}` or `3,5}`.
@@ -131,11 +174,17 @@ pub(super) fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const PLENTY: usize = 512 << 10;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text, PLENTY).unwrap()
+    }
+
     #[track_caller]
-    fn check(pattern: &str, matching: &[&str], others: &[&str]) {
-        let pattern = Pattern::new(pattern).unwrap();
-        assert!(matching.iter().all(|name| pattern.matches(name)), "{}", pattern.text());
-        assert!(!others.iter().any(|name| pattern.matches(name)), "{}", pattern.text());
+    fn check(text: &str, matching: &[&str], others: &[&str]) {
+        let pattern = pattern(text);
+        assert!(matching.iter().all(|name| pattern.matches(name)), "{text}");
+        assert!(!others.iter().any(|name| pattern.matches(name)), "{text}");
     }
 
     #[test]
@@ -150,28 +199,56 @@ mod tests {
         check("^a{2,}$", &["aaaa"], &["a"]);
         check("^{username}-{}$", &["{username}-{}"], &["username-"]);
         check(r"^\d\.\x{41}\{$", &["1.A{"], &["1xA{"]);
+        check(r"^[](]+\(([[:digit:](]+)$", &["](](12(", "]((1"], &["x(1", "](", "]1"]);
+        check("^(?P<name>a+)(?<other>b)(?i:C)*$", &["aabcC", "ab"], &["b", "abd"]);
+        check(r"^[^]]{é}[\]{]?(é)$", &["x{é}]é", "x{é}é"], &["]{é}é", "x{é}é}"]);
     }
 
     #[test]
     fn what_is_no_pattern_or_too_much_of_one_is_refused() {
-        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "((a{100}){100}){100}"] {
-            assert!(Pattern::new(bad).is_err(), "{bad}");
+        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "(?<=a)b", "(?<!a)b", "((a{100}){100}){100}"] {
+            assert!(Pattern::new(bad, PLENTY).is_err(), "{bad}");
         }
-        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1)).is_err());
+        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
+    }
+
+    /// What is written by hand, or by a program that has a list of devices.
+    #[test]
+    fn patterns_may_be_as_long_as_is_promised() {
+        let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
+        let list = format!("^({})$", devices.join("|"));
+        assert!(list.len() > 900);
+        for room in [PLENTY, 4 << 10] {
+            let list = Pattern::new(&list, room).unwrap();
+            assert!(devices.iter().all(|name| list.matches(name)));
+            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| list.matches(name)));
+            assert!(list.bytes() <= 2 * PATTERN_BYTES_MAX);
+        }
+        let full = |unit: &str| unit.repeat(PATTERN_BYTES_MAX / unit.len());
+        for unit in ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "(a|b)+", "é?", "()"] {
+            let text = full(unit);
+            let pattern = Pattern::new(&text, PLENTY).unwrap_or_else(|why| panic!("{unit}: {why}"));
+            assert!(pattern.bytes() <= PLENTY);
+        }
+        let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
+        assert!(pattern(&nested).matches("METER-42-7"));
+        let why = Pattern::new(&nested, 16 << 10).err().unwrap();
+        assert!(why.0.contains("patterns_bytes_max"), "{why}");
     }
 
     #[test]
-    fn the_usual_ones_take_nothing_and_others_are_counted() {
-        assert_eq!(Pattern::new(".*").unwrap().bytes(), 2);
-        assert_eq!(Pattern::new("").unwrap().bytes(), 0);
-        let (short, long) = (Pattern::new("^a").unwrap(), Pattern::new("^[a-z]{60}$").unwrap());
+    fn the_usual_ones_take_their_text_and_others_are_counted() {
+        assert_eq!(pattern(".*").bytes(), 2);
+        assert_eq!(pattern("").bytes(), 2);
+        assert_eq!(pattern("^meter").bytes(), 12);
+        let (short, long) = (pattern("^a+"), pattern("^[a-z]{60}$"));
         assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
     }
 
     #[test]
     fn text_stands_for_itself_when_escaped() {
         let name = "a.b*c{2}[d]";
-        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name))).unwrap();
+        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
         assert!(pattern.matches(name) && !pattern.matches("axb*c{2}[d]"));
     }
 }

@@ -183,7 +183,8 @@ impl Broker {
         vhost: VhostId,
         texts: [&str; 3],
     ) -> Result<(), OperatorFault> {
-        let [configure, write, read] = texts.map(Pattern::new);
+        let most = self.access.patterns_bytes_max;
+        let [configure, write, read] = texts.map(|text| Pattern::new(text, most));
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns = [
             configure.map_err(|error| bad("configure", error))?,
@@ -218,7 +219,7 @@ impl Broker {
             let vhost = escaped(self.vhost_name(vhost));
             // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} as it stands.
             let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
-            Pattern::expanded(text, &meant)
+            Pattern::expanded(text, &meant, self.access.patterns_bytes_max)
         };
         let [write, read] = texts.map(fill);
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
