@@ -22,9 +22,8 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
     broker.set_permissions("u", "/", ".*", ".*", ".*").unwrap();
     let connection = broker.connect().unwrap();
-    let mut ask = |broker: &mut Broker, channel, command| {
-        broker.apply(&mut messages, connection, channel, command).0
-    };
+    let mut ask =
+        |broker: &mut Broker, channel, command| broker.apply(&mut messages, connection, channel, command).0;
     ask(&mut broker, None, Command::LoginExternal { user: "u", from_loopback: true });
     ask(&mut broker, None, Command::OpenVhost { vhost: "/" });
     let opened = ask(&mut broker, None, Command::OpenChannel { number: 1 });
@@ -32,13 +31,18 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let before = counting::held_bytes();
     broker.set_permissions("u", "/", pattern, ".*", ".*").ok()?;
     // Matching needs space too, which is kept.
-    ask(&mut broker, Some(channel), Command::QueueDelete { queue: "none", if_unused: false, if_empty: false });
+    ask(
+        &mut broker,
+        Some(channel),
+        Command::QueueDelete { queue: "none", if_unused: false, if_empty: false },
+    );
     Some(counting::held_bytes() - before)
 }
 
 #[test]
 fn a_pattern_takes_no_more_than_is_counted() {
-    let units = ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "((a))?", "(a|b)+", "(?i)x", "(?P<n>é)?", "()"];
+    let units =
+        ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "((a))?", "(a|b)+", "(?i)x", "(?P<n>é)?", "()"];
     for unit in units {
         for count in [1, 40, PATTERN_BYTES_MAX / unit.len()] {
             let pattern = unit.repeat(count);
