@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use leveret::config::Config;
 use leveret::net::{self, StartError};
 use leveret::tool::args::{self, Ask, HELP};
-use leveret::tool::{self, bench, check, ctl, inspect, logging, restore};
+use leveret::tool::{self, bench, check, ctl, inspect, logging, restore, upgrade};
 
 fn main() -> ExitCode {
     let code = run().unwrap_or_else(|error| {
@@ -29,6 +29,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             print(&restore::run(&archive, &config.data_dir)?)?;
         }
+        Ask::UpgradeStore(directory) => print(&upgrade::run(&directory)?)?,
         Ask::Ctl(arguments) => return Ok(ctl::run(arguments)),
         #[cfg(debug_assertions)]
         Ask::Sim(seed, runs) => {

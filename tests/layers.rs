@@ -88,7 +88,7 @@ const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/defined.rs", 3, "once at a start"),
     ("net/descriptors.rs", 1, "once at a start"),
     ("net/desk.rs", 4, "once at a start"),
-    ("net/disk.rs", 16, "once at a start or at the end, or when the file system is full"),
+    ("net/disk.rs", 17, "once at a start or at the end, or when the file system is full"),
     ("net/helper.rs", 1, "the system fails"),
     ("net/house.rs", 5, "once at a start"),
     ("net/listen.rs", 1, "once at a start"),

@@ -176,7 +176,7 @@ impl World {
             syncs_per_s: 0,
             index_bytes: 2 << 20,
             sync_burst: 10,
-            may_begin: true,
+            ..Settings::default()
         }
     }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::config::Config;
-use crate::store::{Disk, FileDisk, OpenError};
+use crate::store::{Disk, FileDisk, OpenError, make_directory};
 
 use super::StartError;
 
@@ -32,7 +32,7 @@ pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Resul
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound && !config.store.require_store => {
-            if let Err(error) = fs::create_dir(directory) {
+            if let Err(error) = make_directory(directory) {
                 return judge(config, error).map(Err);
             }
         }

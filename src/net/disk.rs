@@ -18,7 +18,7 @@ use crate::limits::SEGMENTS_MIN;
 use crate::mem::Messages;
 use crate::password::{GUEST, PasswordHash};
 use crate::store::{
-    self, Access, FileDisk, Log, OpenError, Report, Settings, SyncTimes, Unopened, Write, WriteDone,
+    self, Access, FileDisk, Format, Log, OpenError, Report, Settings, SyncTimes, Unopened, Write, WriteDone,
 };
 use crate::time::{Deadline, Now};
 
@@ -193,6 +193,8 @@ fn settings(config: &Config, directory: &Path) -> Settings {
     let segment = u64::from(limits.segment_bytes);
     let limit = store.disk_limit_bytes.unwrap_or_else(|| auto_limit(directory));
     Settings {
+        upgrade: false,
+        format: Format::NEWEST,
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
         index_bytes: limits.index_bytes_max as usize,
@@ -269,6 +271,9 @@ fn tell(report: &Report, directory: &Path) {
     }
     if report.is_new {
         log::info!("{}: a new store", directory.display());
+        if let Some(misaligned) = store::misaligned(directory) {
+            log::warn!("{}: {misaligned}", directory.display());
+        }
     }
     if report.is_lost {
         log::error!(

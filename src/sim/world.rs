@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::broker::Gauges;
 use crate::journal::Batch;
 use crate::limits::Limits;
-use crate::store::Settings;
+use crate::store::{Format, Settings};
 
 use super::access::Accesses;
 use super::client::Content;
@@ -101,6 +101,8 @@ pub(super) struct World {
     pub(super) is_damaged: bool,
     /// The file system has less room than the settings say.
     pub(super) is_full: bool,
+    /// From this life on the store's format is to be the newest.
+    upgraded_in: Option<u64>,
     pub(super) life: u32,
     /// What the answer to the last command waits for.
     pub(super) awaited: Batch,
@@ -114,6 +116,8 @@ impl World {
         let is_large = random.one_in(4);
         let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
         let is_tight = random.one_in(5);
+        let mut older = Random::new(seed ^ 0xF0_12);
+        let is_old = older.one_in(3);
         Self {
             seed,
             disk: SimDisk::new(seed ^ 0xD15C, mutant, identity()),
@@ -148,6 +152,8 @@ impl World {
                 index_bytes: 2 << 20,
                 sync_burst: 10,
                 may_begin: true,
+                upgrade: false,
+                format: if is_old { Format::One } else { Format::NEWEST },
             },
             persist_all: random.one_in(8),
             spill_transient: Random::new(seed ^ 0x5E_D5).one_in(2),
@@ -158,6 +164,7 @@ impl World {
                 .then(|| Random::new(seed ^ 0x57_21DE)),
             is_damaged: false,
             is_full: false,
+            upgraded_in: older.one_in(2).then(|| older.below(LIVES / 2)),
             life: 0,
             awaited: Batch::NONE,
             counts: Counts::default(),
@@ -182,6 +189,7 @@ impl World {
     }
 
     fn plan_trouble(&mut self, life: u64) {
+        self.settings.upgrade = self.upgraded_in.is_some_and(|first| life >= first);
         let calls = match self.random.below(6) {
             // In the midst of the start.
             0 if life > 0 => self.random.below(8),

@@ -267,6 +267,9 @@ impl Log {
             None | Some((_, Said::Nothing)) if report.is_damaged() => {
                 Access::InDoubt("the store is damaged, and too old to say whether they are all there")
             }
+            None if self.had_access => {
+                Access::InDoubt("nothing is left of them, although there was something")
+            }
             None => Access::Silent,
             Some((_, Said::Nothing)) => Access::Whole,
             Some((_, Said::Whole(digest))) if *digest == self.index.access() => Access::Whole,

@@ -168,7 +168,8 @@ impl Log {
         self.footer.note_records(&self.gather[COMMIT_HEADER_BYTES..], self.tail + first);
         let (mut header, mut seal) = (None, None);
         let segment_bytes = self.settings.segment_bytes as usize;
-        let is_full = self.tail as usize + length + padded(self.footer.bytes_max()) > segment_bytes;
+        let footer = padded(self.footer.bytes_max());
+        let is_full = self.format < self.wants || self.tail as usize + length + footer > segment_bytes;
         let slot = if is_full { self.slots.take_free() } else { None };
         if slot.is_none() && self.tail as usize + length > segment_bytes {
             self.footer.undo();
@@ -195,6 +196,7 @@ impl Log {
         (self.gathers_access, self.digest_at) = (false, 0);
         (self.is_starting, self.is_closing) = (false, false);
         let commit_header = CommitHeader {
+            format: self.format,
             life: self.life,
             number: self.number,
             segment: self.active.sequence,
@@ -228,6 +230,7 @@ impl Log {
             return None;
         }
         let trailer = Trailer {
+            format: self.format,
             life: self.life,
             sequence: self.active.sequence,
             number: self.number_synced(),
@@ -259,8 +262,11 @@ impl Log {
         let segments = self.index.segments().iter();
         live.extend(segments.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }));
         self.sequence_max += 1;
+        self.format = self.wants;
         self.active = SegmentRef { sequence: self.sequence_max, slot };
         let header = SegmentHeader {
+            format: self.format,
+            has_access: self.had_access || self.vouch.is_some(),
             identity: self.identity,
             segment_bytes: self.settings.segment_bytes,
             life: self.life,

@@ -1,7 +1,7 @@
 //! Commits: what becomes durable together.
 //!
 //! ```text
-//! commit | magic "LVC1" | CRC32C u32 | length u32 | life u32 | number u64 | segment u64 | time u64 |
+//! commit | magic "LVC2" | CRC32C u32 | length u32 | life u32 | number u64 | segment u64 | time u64 |
 //!          0              4            8            12         16           24            32
 //!        | records u32 | covers u32 | store id 16 | secret u64 | segment bytes u32 |
 //!          40            44           48            64           72
@@ -9,15 +9,16 @@
 //!          76            length
 //! ```
 //!
-//! All little endian. The CRC covers everything from `length` to the end of the records, and starts from
-//! the store's own seed, which is secret: nobody can send a message whose body reads as a commit of this
-//! store. Length is without the zeros. The first commit of a life is a copy of the last one that was found:
+//! All little endian. The magic tells the version (`format`). The CRC covers everything from `length` to the
+//! end of the records, and starts from the store's own seed, which is secret: nobody can send a message whose
+//! body reads as a commit of this store. Length is without the zeros. The first commit of a life is a copy of the last one that was found:
 //! `covers` is how many commits right before it lose nothing when they are not readable. Who the store is
 //! stands in every commit, so that losing the headers of segments is not losing the messages.
 //!
 //! Always true: a commit is accepted whole or not at all; it starts in a block of its own; its number is
 //! above that of every commit before it, its life not below theirs.
 
+use super::format::Format;
 use super::segment::Identity;
 use super::varint::Input;
 
@@ -25,11 +26,12 @@ use super::varint::Input;
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a commit's header.
 pub(super) const COMMIT_HEADER_BYTES: usize = 76;
-const MAGIC: [u8; 4] = *b"LVC1";
 
 /// What a commit's header says, but for length and checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CommitHeader {
+    /// The version of the format.
+    pub format: Format,
     /// Which start of the broker wrote it, from 1.
     pub life: u32,
     /// Rises by one with every commit, over all lives.
@@ -77,7 +79,7 @@ pub(super) fn begin(buffer: &mut Vec<u8>) {
 /// Completes the commit in `buffer` with header, zeros and checksum.
 pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
     let length = buffer.len();
-    buffer[..4].copy_from_slice(&MAGIC);
+    buffer[..4].copy_from_slice(&header.format.commit_magic());
     buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
     buffer[12..16].copy_from_slice(&header.life.to_le_bytes());
     buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
@@ -98,7 +100,7 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     let mut input = Input::new(block);
     let magic = input.take(4)?;
     let length = input.take(4).and_then(|_| input.u32())? as usize;
-    (magic == MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
+    (Format::of_commit(magic).is_some() && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
 /// What a block would say if it were the start of a commit; checked in no way.
@@ -118,18 +120,19 @@ impl Claim {
     /// What the first bytes of `block` claim; `None` when they are too few.
     pub(super) fn read(block: &[u8]) -> Option<Self> {
         let mut input = Input::new(block);
-        let has_magic = input.take(4)? == MAGIC;
+        let format = Format::of_commit(input.take(4)?);
         input.u32()?;
         let length = input.u32()? as usize;
-        let header = CommitHeader::read(&mut input)?;
+        let header = CommitHeader::read(&mut input, format.unwrap_or_default())?;
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
-        Some(Self { has_magic, identity, length, header })
+        Some(Self { has_magic: format.is_some(), identity, length, header })
     }
 }
 
 impl CommitHeader {
-    fn read(input: &mut Input<'_>) -> Option<Self> {
+    fn read(input: &mut Input<'_>, format: Format) -> Option<Self> {
         Some(Self {
+            format,
             life: input.u32()?,
             number: input.u64()?,
             segment: input.u64()?,
@@ -146,13 +149,13 @@ impl<'a> Commit<'a> {
         let length = claimed_length(bytes)?;
         let commit = bytes.get(..length)?;
         let mut input = Input::new(commit);
-        input.take(4)?;
+        let format = Format::of_commit(input.take(4)?)?;
         let sum = input.u32()?;
         if crc32c::crc32c_append(seed, input.rest()) != sum {
             return None;
         }
         input.u32()?;
-        let header = CommitHeader::read(&mut input)?;
+        let header = CommitHeader::read(&mut input, format)?;
         Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
     }
 
@@ -174,8 +177,15 @@ impl<'a> Commit<'a> {
 mod tests {
     use super::*;
 
-    const HEADER: CommitHeader =
-        CommitHeader { life: 3, number: 77, segment: 9, time_ms: 123_456, records: 1, covers: 2 };
+    const HEADER: CommitHeader = CommitHeader {
+        format: Format::Two,
+        life: 3,
+        number: 77,
+        segment: 9,
+        time_ms: 123_456,
+        records: 1,
+        covers: 2,
+    };
 
     const OWNER: Owner =
         Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };

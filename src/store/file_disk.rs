@@ -43,6 +43,21 @@ const OPEN_MAX: usize = 16;
 /// How long to wait for others to close something when there are no descriptors left.
 const DESCRIPTOR_WAIT: Duration = Duration::from_millis(20);
 
+/// Makes a directory, and makes that durable: else a power cut may take it away with everything in it.
+///
+/// # Errors
+/// It cannot be made, or the directory above it cannot be synced.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    std::fs::create_dir(directory)?;
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match File::open(parent.unwrap_or(Path::new("."))) {
+        Ok(parent) => parent.sync_all(),
+        // Whoever may make a directory somewhere may not always look what is there.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Files in a directory.
 #[derive(Debug)]
 pub struct FileDisk {

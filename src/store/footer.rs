@@ -3,14 +3,18 @@
 //! ```text
 //! ... unused | part | part | ... | facts | zeros | trailer 44 bytes | end of the segment
 //!
-//! trailer | magic "LVF2" | CRC32C u32 | facts length u32 | parts length u32 | life u32 | sequence u64
+//! trailer | magic "LVF3" | CRC32C u32 | facts length u32 | parts length u32 | life u32 | sequence u64
 //!         | last commit u64 | time u64 |
 //!
-//! fact    | flags: kind (3 bits), 8 = a place follows | [at varint: else right behind the one before]
-//!         | bytes varint | its own, by kind:
+//! fact    | kind | 1: a place follows | [at varint: else right behind the one before] | bytes varint
+//!         | its own, by kind:
 //! chunk   | body id | index
-//! defined | version | deleted u8 | key with its length
 //! others  | the record itself
+//!
+//! In version 1 of the format, "LVF2":
+//!
+//! fact    | flags: kind (3 bits), 8 = a place follows | [at] | bytes | its own
+//! defined | version | deleted u8 | key with its length
 //! ```
 //!
 //! The footer begins in a block of its own. Facts are all records but messages, in their order; they have
@@ -30,12 +34,12 @@
 //! next segment is written; a segment whose footer is not good, or did not fit, is read commit by commit.
 
 use super::commit::padded;
+use super::format::Format;
 use super::index::Place;
 use super::parts::{self, Before, Entry, Part, PartWriter, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::varint::{self, Input};
 
-const MAGIC: [u8; 4] = *b"LVF2";
 /// Bytes at the very end of a sealed segment.
 pub(super) const TRAILER_BYTES: usize = 44;
 /// Messages that are grouped at once; a segment with more is gone through more than once.
@@ -48,10 +52,12 @@ const SEEN_QUEUES_LOG2: u32 = 11;
 const BLOCKS_SHARE: usize = 10;
 const BLOCKS_BYTES_MIN: usize = 64;
 
+/// The bits of the kind where a fact has one byte for kind and place.
 const KIND: u8 = 7;
 const MESSAGE: u8 = 1;
 const CHUNK: u8 = 2;
 const DEFINED: u8 = 5;
+const FACT_HAS_PLACE: u8 = 1;
 const HAS_PLACE: u8 = 8;
 const IS_NEXT: u8 = 16;
 const IS_CHUNKED: u8 = 32;
@@ -92,13 +98,22 @@ impl Noted {
         (self.end, self.last) = (mark.end, mark.last);
     }
 
-    fn begin(&mut self, kind: u8, at: u32, bytes: u32) {
+    fn begin_message(&mut self, at: u32, bytes: u32) {
         let place = if at == self.end { 0 } else { HAS_PLACE };
-        self.end = at + bytes;
-        self.bytes.push(kind | place);
-        if place != 0 {
+        self.bytes.push(MESSAGE | place);
+        self.put_place(at, bytes);
+    }
+
+    fn begin_fact(&mut self, kind: u8, at: u32, bytes: u32) {
+        self.bytes.extend([kind, u8::from(at != self.end) * FACT_HAS_PLACE]);
+        self.put_place(at, bytes);
+    }
+
+    fn put_place(&mut self, at: u32, bytes: u32) {
+        if at != self.end {
             varint::put(&mut self.bytes, at.into());
         }
+        self.end = at + bytes;
         varint::put(&mut self.bytes, bytes.into());
     }
 }
@@ -106,6 +121,7 @@ impl Noted {
 /// What a trailer says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Trailer {
+    pub(super) format: Format,
     pub(super) life: u32,
     pub(super) sequence: u64,
     pub(super) number: u64,
@@ -194,17 +210,11 @@ impl Footer {
             return;
         }
         let facts = &mut self.facts;
-        facts.begin(raw[0], at, bytes);
+        facts.begin_fact(raw[0], at, bytes);
         match record {
             Record::Chunk { body, index, .. } => {
                 varint::put(&mut facts.bytes, *body);
                 varint::put(&mut facts.bytes, (*index).into());
-            }
-            Record::Defined { version, key, value } => {
-                varint::put(&mut facts.bytes, *version);
-                facts.bytes.push(value.is_none().into());
-                varint::put(&mut facts.bytes, key.len() as u64);
-                facts.bytes.extend_from_slice(key);
             }
             _ => facts.bytes.extend_from_slice(raw),
         }
@@ -213,7 +223,7 @@ impl Footer {
     fn note_message(&mut self, message: &Message<'_>, at: u32, bytes: u32) {
         let noted = &mut self.messages;
         let start = noted.bytes.len();
-        noted.begin(MESSAGE, at, bytes);
+        noted.begin_message(at, bytes);
         let only = if message.targets.len() == 1 { message.targets.iter().next() } else { None };
         if only.is_some() && only == noted.last.and_then(next_of) {
             noted.bytes[start] |= IS_NEXT;
@@ -257,18 +267,23 @@ impl Footer {
     ) {
         self.group(PartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
-        out.extend_from_slice(&self.facts.bytes);
+        match trailer.format {
+            Format::One => put_facts_of_one(&self.facts.bytes, out),
+            Format::Two => out.extend_from_slice(&self.facts.bytes),
+        }
+        let facts_bytes = out.len() - parts_bytes;
         out.resize(padded(out.len() + TRAILER_BYTES) - TRAILER_BYTES, 0);
         let start = out.len();
-        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&trailer.format.footer_magic());
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&(self.facts.bytes.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(facts_bytes as u32).to_le_bytes());
         out.extend_from_slice(&(parts_bytes as u32).to_le_bytes());
         out.extend_from_slice(&trailer.life.to_le_bytes());
         out.extend_from_slice(&trailer.sequence.to_le_bytes());
         out.extend_from_slice(&trailer.number.to_le_bytes());
         out.extend_from_slice(&trailer.time_ms.to_le_bytes());
-        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), &self.facts.bytes);
+        let facts = &out[parts_bytes..parts_bytes + facts_bytes];
+        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), facts);
         out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
     }
 
@@ -333,13 +348,14 @@ impl Lengths {
         input.u32()?;
         let lengths = Self { facts: input.u32()? as usize, parts: input.u32()? as usize };
         let fits = lengths.facts < segment_bytes && lengths.parts < segment_bytes;
-        (magic == MAGIC && fits && lengths.footer() <= segment_bytes).then_some(lengths)
+        (Format::of_footer(magic).is_some() && fits && lengths.footer() <= segment_bytes).then_some(lengths)
     }
 }
 
 /// Checks a footer's facts and its trailer, the last bytes of `end`.
 pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
+    let format = Format::of_footer(&trailer[..4])?;
     let mut input = Input::new(&trailer[4..]);
     let sum = input.u32()?;
     if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), facts) != sum {
@@ -347,12 +363,44 @@ pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     }
     input.take(8)?;
     let (life, sequence) = (input.u32()?, input.u64()?);
-    Some(Trailer { life, sequence, number: input.u64()?, time_ms: input.u64()? })
+    Some(Trailer { format, life, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
-/// Calls `each` with the facts of a footer: records without their values, and their places. `None` when they
-/// make no sense, which a checked footer of this version never does.
+/// Facts as they are noted, in the form of version 1: it has no room for a kind above 7, but where the bit of
+/// such a kind is the one that says that a place follows, and a place does.
+fn put_facts_of_one(noted: &[u8], out: &mut Vec<u8>) {
+    let mut written = Noted { bytes: core::mem::take(out), end: 0, last: None };
+    // What was noted here is well formed.
+    let _ = for_each_fact(Format::Two, noted, 0, |record, Place { at, bytes, .. }| {
+        let kind = record.kind();
+        let place = if at == written.end { 0 } else { HAS_PLACE };
+        written.bytes.push(kind | place);
+        if (kind | place) & HAS_PLACE != 0 {
+            // Said even where it is known: whoever reads it takes the bit for that.
+            written.end = u32::MAX;
+        }
+        written.put_place(at, bytes);
+        match record {
+            Record::Chunk { body, index, .. } => {
+                varint::put(&mut written.bytes, *body);
+                varint::put(&mut written.bytes, (*index).into());
+            }
+            Record::Defined { version, key, value } => {
+                varint::put(&mut written.bytes, *version);
+                written.bytes.push(value.is_none().into());
+                varint::put(&mut written.bytes, key.len() as u64);
+                written.bytes.extend_from_slice(key);
+            }
+            record => record.encode(&mut written.bytes),
+        }
+    });
+    *out = written.bytes;
+}
+
+/// Calls `each` with the facts of a footer: records, chunks without their bytes, and in version 1 definitions
+/// without their values, and their places. `None` when they make no sense, which a checked footer never does.
 pub(super) fn for_each_fact(
+    format: Format,
     facts: &[u8],
     segment: u64,
     mut each: impl FnMut(&Record<'_>, Place),
@@ -360,16 +408,22 @@ pub(super) fn for_each_fact(
     let mut input = Input::new(facts);
     let mut end = 0_u32;
     while !input.is_empty() {
-        let flags = input.byte()?;
-        let (at, bytes) = read_place(&mut input, flags, end)?;
+        let (kind, has_place) = match format {
+            Format::One => {
+                let flags = input.byte()?;
+                (flags & KIND, flags & HAS_PLACE != 0)
+            }
+            Format::Two => (input.byte()?, input.byte()? & FACT_HAS_PLACE != 0),
+        };
+        let (at, bytes) = read_place(&mut input, has_place, end)?;
         end = at.checked_add(bytes)?;
         let place = Place { segment, at, bytes };
-        match flags & KIND {
+        match kind {
             CHUNK => {
                 let (body, index) = (input.varint()?, u32::try_from(input.varint()?).ok()?);
                 each(&Record::Chunk { body, index, bytes: &[] }, place);
             }
-            DEFINED => {
+            DEFINED if format == Format::One => {
                 let (version, deleted, key) = (input.varint()?, input.byte()?, input.counted()?);
                 each(&Record::Defined { version, key, value: (deleted == 0).then_some(&[]) }, place);
             }
@@ -382,8 +436,8 @@ pub(super) fn for_each_fact(
     Some(())
 }
 
-fn read_place(input: &mut Input<'_>, flags: u8, end: u32) -> Option<(u32, u32)> {
-    let at = if flags & HAS_PLACE != 0 { u32::try_from(input.varint()?).ok()? } else { end };
+fn read_place(input: &mut Input<'_>, has_place: bool, end: u32) -> Option<(u32, u32)> {
+    let at = if has_place { u32::try_from(input.varint()?).ok()? } else { end };
     Some((at, u32::try_from(input.varint()?).ok()?))
 }
 
@@ -393,7 +447,7 @@ pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Op
     let (mut end, mut last) = (0_u32, None);
     while !input.is_empty() {
         let flags = input.byte()?;
-        let (at, bytes) = read_place(&mut input, flags, end)?;
+        let (at, bytes) = read_place(&mut input, flags & HAS_PLACE != 0, end)?;
         end = at.checked_add(bytes)?;
         let next;
         let targets = if flags & IS_NEXT != 0 {
@@ -422,6 +476,7 @@ pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Op
 mod tests {
     use super::*;
     use crate::store::parts::PartBlock;
+    use crate::store::record::{Range, Ranges};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -471,7 +526,7 @@ mod tests {
             }
             let mut footer = Footer::default();
             let expected = note(&mut footer, &messages);
-            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { format: Format::Two, life: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             prop_assert!(out.len() <= padded(footer.bytes_max()), "{} {}", out.len(), footer.bytes_max());
@@ -490,13 +545,59 @@ mod tests {
     }
 
     #[test]
+    fn facts_of_every_kind_read_back_in_every_version() {
+        let ranges = [Range { start: 1, end: 3 }];
+        let records = [
+            Record::Settled { queue: 1, ranges: Ranges::List(&ranges) },
+            Record::Rested { queue: 1, offset: 2, marked: 300 },
+            Record::Rested { queue: 2, offset: 2, marked: 300 },
+            Record::Defined { version: 7, key: b"key", value: Some(b"value") },
+            Record::Chunk { body: 1, index: 2, bytes: b"bytes" },
+            Record::Gone { queue: 4 },
+        ];
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        for format in [Format::One, Format::Two] {
+            let mut footer = Footer::default();
+            footer.note_records(&bytes, 4172);
+            let trailer = Trailer { format, life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let (mut out, mut parts) = (Vec::new(), Vec::new());
+            footer.finish(&trailer, 9, &mut out, &mut parts);
+            let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
+            let (mut found, mut end) = (Vec::new(), 4172);
+            for_each_fact(format, &out[lengths.parts..][..lengths.facts], 2, |record, place| {
+                assert_eq!(place.at, end);
+                end += place.bytes;
+                let mut bytes = Vec::new();
+                record.encode(&mut bytes);
+                found.push(bytes);
+            })
+            .expect("it makes sense");
+            let expected = records.map(|record| {
+                let mut bytes = Vec::new();
+                match record {
+                    Record::Defined { version, key, .. } if format == Format::One => {
+                        Record::Defined { version, key, value: Some(&[]) }.encode(&mut bytes);
+                    }
+                    Record::Chunk { body, index, .. } => {
+                        Record::Chunk { body, index, bytes: &[] }.encode(&mut bytes);
+                    }
+                    record => record.encode(&mut bytes),
+                }
+                bytes
+            });
+            assert_eq!((found, end as usize), (expected.to_vec(), 4172 + bytes.len()));
+        }
+    }
+
+    #[test]
     fn a_segment_full_of_tiny_messages_is_grouped_in_many_rounds() {
         let messages: Vec<(Vec<(u64, u8)>, usize)> =
             (0..40_000_u64).map(|n| (vec![(n * 7919 % 1000, 0)], 1)).collect();
         let mut footer = Footer::default();
         let expected = note(&mut footer, &messages);
         let (mut out, mut parts) = (Vec::new(), Vec::new());
-        let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+        let trailer = Trailer { format: Format::Two, life: 1, sequence: 2, number: 3, time_ms: 4 };
         footer.finish(&trailer, 9, &mut out, &mut parts);
         assert_eq!((parts.len(), expected.len()), (1000, 40_000));
         let used = out.len() as f64 / 40_000.0;

@@ -230,7 +230,7 @@ impl Index {
                 queue.rested = queue.rested.max(rested);
             }
             // Who writes or reads the log sees to it.
-            Record::Left { .. } => {}
+            Record::Left { .. } | Record::Optional { .. } => {}
         }
     }
 
@@ -557,7 +557,8 @@ impl Index {
             | Record::Gone { .. }
             | Record::Marked { .. }
             | Record::Rested { .. }
-            | Record::Left { .. } => false,
+            | Record::Left { .. }
+            | Record::Optional { .. } => false,
         };
         is_live.into()
     }

@@ -18,6 +18,7 @@ use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
 use super::footer::Footer;
+use super::format::Format;
 use super::index::Index;
 use super::jobs::CommitJob;
 use super::parts::Part;
@@ -50,6 +51,10 @@ pub struct Settings {
     pub sync_burst: u32,
     /// Where there is no store, a new one is begun.
     pub may_begin: bool,
+    /// An old store is brought to the newest version of the format.
+    pub upgrade: bool,
+    /// The version of a new store.
+    pub format: Format,
 }
 
 impl Default for Settings {
@@ -65,6 +70,8 @@ impl Default for Settings {
             syncs_per_s: 0,
             sync_burst: 200,
             may_begin: true,
+            upgrade: false,
+            format: Format::NEWEST,
         }
     }
 }
@@ -136,6 +143,10 @@ pub struct Log {
     pub(super) index_overflow: Option<usize>,
     pub(super) slots: Slots,
     pub(super) active: SegmentRef,
+    /// The version of the format that the active segment is written in.
+    pub(super) format: Format,
+    /// The version of the next one.
+    pub(super) wants: Format,
     /// The next commit goes here; the segment's size when it is sealed.
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
@@ -185,6 +196,8 @@ pub struct Log {
     pub(super) is_closing: bool,
     /// How many commits before it the next one repeats.
     pub(super) covers: u32,
+    /// It was said before this start who there is.
+    pub(super) had_access: bool,
     /// What each commit says of access, once something was said.
     pub(super) vouch: Option<Vouch>,
     /// The files beside the log follow what is written. During a start they are what vouches, and stay.
@@ -209,6 +222,9 @@ pub(super) struct Start {
     pub(super) index: Index,
     pub(super) slots: Vec<Slot>,
     pub(super) active: SegmentRef,
+    pub(super) format: Format,
+    pub(super) wants: Format,
+    pub(super) had_access: bool,
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
     pub(super) footer: Footer,
@@ -237,6 +253,9 @@ impl Log {
             index: start.index,
             slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot),
             active: start.active,
+            format: start.format,
+            wants: start.wants,
+            had_access: start.had_access,
             tail: start.tail,
             sequence_max: start.sequence_max,
             footer: start.footer.with_room(start.settings.segment_bytes),
@@ -307,6 +326,11 @@ impl Log {
     /// This start's number, from 1.
     pub const fn life(&self) -> u32 {
         self.life
+    }
+
+    /// The version of the format that is written.
+    pub const fn format(&self) -> Format {
+        self.format
     }
 
     /// The store's identity.

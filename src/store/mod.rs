@@ -16,6 +16,8 @@
 //! | `keeper` | from the journal into the log, a commit at a time |
 //! | `group` | what must become durable together, and is more than one commit holds |
 //! | `jobs` | what the helper threads do |
+//! | `alignment` | whether the partition wears the card more than it must |
+//! | `format` | the versions of the format |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
 //! | `counters` | what was done so far |
 //! | `disk`, `file_disk` | what is asked of a disk, and files |
@@ -48,6 +50,7 @@
 
 mod access;
 mod access_file;
+mod alignment;
 mod build;
 mod clean;
 mod commit;
@@ -57,6 +60,7 @@ mod evidence;
 mod fetch;
 mod file_disk;
 mod footer;
+mod format;
 mod group;
 mod hold;
 mod index;
@@ -79,11 +83,13 @@ mod varint;
 
 pub use crate::journal::Urgency;
 pub use access::{Access, AccessReport, Restored};
+pub use alignment::{Misaligned, misaligned};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
 pub use disk::{ACCESS_SLOTS, Disk, Unopened, is_full};
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
-pub use file_disk::FileDisk;
+pub use file_disk::{FileDisk, make_directory};
+pub use format::Format;
 pub use hold::Held;
 pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};

@@ -12,6 +12,7 @@ use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, padd
 use super::disk::Disk;
 use super::evidence::{synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
+use super::format::Format;
 use super::group;
 use super::index::Index;
 use super::parts::{Part, PartBlock, part_seed};
@@ -60,6 +61,8 @@ struct Old {
 /// The newest segment as read.
 pub(super) struct Newest {
     pub(super) segment: SegmentRef,
+    /// The version that it is written in.
+    pub(super) format: Format,
     pub(super) tail: u32,
     /// The records of its last commit, and how many there are.
     pub(super) again: Vec<u8>,
@@ -84,6 +87,8 @@ pub(super) struct Reader<'d, 'r, D> {
     set_aside: Vec<u32>,
     /// Files that cannot be opened and may be segments newer than every one that can.
     pub(super) newer_unopened: u32,
+    /// The newest version of the format that a commit was found in.
+    pub(super) format: Format,
     identity: Identity,
     segment_bytes: u32,
 }
@@ -137,6 +142,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             leaving: Vec::new(),
             set_aside: Vec::new(),
             newer_unopened: 0,
+            format: Format::One,
             identity,
             segment_bytes,
         }
@@ -171,6 +177,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             let tail = self.segment_bytes;
             return Ok(Newest {
                 segment: none,
+                format: Format::NEWEST,
                 tail,
                 again: Vec::new(),
                 again_records: 0,
@@ -192,6 +199,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         self.chain = chain;
         let mut newest = self.read_newest(newest, header_bytes)?;
+        if let Some((_, _, header)) = headers.iter().find(|h| h.2.sequence == newest.segment.sequence) {
+            newest.format = header.format;
+        }
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(&named);
         self.find_lost_end(&mut newest, headers)?;
@@ -441,8 +451,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             return Ok(None);
         }
         let index = &mut self.index;
-        let applied =
-            footer::for_each_fact(facts, segment.sequence, |record, place| index.apply(record, place));
+        let applied = footer::for_each_fact(trailer.format, facts, segment.sequence, |record, place| {
+            index.apply(record, place)
+        });
         if applied.is_none() {
             return Ok(None);
         }
@@ -461,6 +472,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
         let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
+        let format = last.map_or(Format::NEWEST, |commit| commit.header.format);
         let (again, again_records) =
             last.map_or((Vec::new(), 0), |commit| (commit.records.to_vec(), commit.header.records));
         // The last commit, and what it repeats, may be in the page cache only. It is written again, and noted
@@ -491,7 +503,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
             tail = self.segment_bytes;
         }
-        Ok(Newest { segment, tail, again, again_records, footer, synced, is_damaged: false })
+        Ok(Newest { segment, format, tail, again, again_records, footer, synced, is_damaged: false })
     }
 
     /// Reads a segment commit by commit; returns its end, and number and place of each commit.
@@ -511,6 +523,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 continue;
             };
             let header = commit.header;
+            self.format = self.format.max(header.format);
             let missing = header.number - self.chain.number - 1;
             // Segments that left the log took their numbers with them.
             let is_next = header.segment <= self.chain.segment + 1 && self.chain.number > 0;

@@ -13,6 +13,7 @@
 //! 6 marked   | queue | offset                   everything below may have been delivered
 //! 7 left     | segment                          this segment is no longer part of the log
 //! 8 rested   | queue | offset | marked          stopped: below that mark, nothing from here on was delivered
+//! 128 and up | whatever a later version says that others may pass over
 //! ```
 //!
 //! Numbers are varints; exchange, key, properties and a definition's key have their length before them.
@@ -22,6 +23,7 @@
 //! and settlements are sets, of two definitions the higher version holds, of two marks the higher offset.
 //! What rested counts while there is no mark above the one that it speaks of.
 
+use super::format::OPTIONAL;
 use super::varint::{self, Input};
 
 /// Bodies above this are stored in chunks of at most this, in bytes.
@@ -50,7 +52,7 @@ pub enum RecordError {
     Malformed,
     /// The checksum does not match.
     Damaged,
-    /// A type that this version does not know.
+    /// A type that this version does not know, and may not pass over.
     Unknown(u8),
 }
 
@@ -273,6 +275,13 @@ pub enum Record<'a> {
         /// Its sequence.
         segment: u64,
     },
+    /// Something of a later version that this one may pass over.
+    Optional {
+        /// Its kind, with [`OPTIONAL`] set.
+        kind: u8,
+        /// What it says.
+        payload: &'a [u8],
+    },
 }
 
 impl<'a> Record<'a> {
@@ -306,9 +315,25 @@ impl<'a> Record<'a> {
             MARKED => parse_marked(&mut input),
             RESTED => parse_rested(&mut input),
             LEFT => input.varint().map(|segment| Self::Left { segment }),
+            OPTIONAL.. => return Ok(Self::Optional { kind, payload }),
             _ => return Err(RecordError::Unknown(kind)),
         };
         record.filter(|_| input.is_empty()).ok_or(RecordError::Malformed)
+    }
+
+    /// The byte that it begins with.
+    pub(super) const fn kind(&self) -> u8 {
+        match self {
+            Self::Message(_) => MESSAGE,
+            Self::Chunk { .. } => CHUNK,
+            Self::Settled { .. } => SETTLED,
+            Self::Gone { .. } => GONE,
+            Self::Defined { .. } => DEFINED,
+            Self::Marked { .. } => MARKED,
+            Self::Left { .. } => LEFT,
+            Self::Rested { .. } => RESTED,
+            Self::Optional { kind, .. } => *kind,
+        }
     }
 
     /// Appends the record to `out`.
@@ -351,6 +376,9 @@ impl<'a> Record<'a> {
                 [*queue, *offset, *marked].into_iter().for_each(|number| varint::put(out, number));
             }),
             Self::Left { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
+            Self::Optional { kind, payload } => {
+                encode_with(out, *kind, |out| out.extend_from_slice(payload));
+            }
         }
     }
 
@@ -362,7 +390,7 @@ impl<'a> Record<'a> {
                 let names = message.exchange.len() + message.key.len() + message.properties.len();
                 21 * message.targets.len() + names + body
             }
-            Self::Chunk { bytes, .. } => bytes.len(),
+            Self::Chunk { bytes, .. } | Self::Optional { payload: bytes, .. } => bytes.len(),
             Self::Settled { ranges, .. } => 20 * ranges.iter().count(),
             Self::Defined { key, value, .. } => key.len() + value.map_or(0, <[u8]>::len),
             Self::Gone { .. } | Self::Marked { .. } | Self::Rested { .. } | Self::Left { .. } => 0,
@@ -607,11 +635,12 @@ mod tests {
             round_trip(&Record::Marked { queue, offset });
             round_trip(&Record::Rested { queue, offset, marked: index.into() });
             round_trip(&Record::Left { segment: queue });
+            round_trip(&Record::Optional { kind: index as u8 | OPTIONAL, payload: &bytes });
         }
 
         #[test]
         fn hostile_bytes_never_panic(
-            kind in 0_u8..9,
+            kind in any::<u8>(),
             payload in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let _ = Record::parse(&payload);

@@ -23,6 +23,7 @@ use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, Unopened, is_full};
 use super::evidence::owner_of;
+use super::format::Format;
 use super::group::waiting_count;
 use super::index::{Index, Place};
 use super::log::{Log, Settings, Start};
@@ -189,6 +190,20 @@ impl Log {
     pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
         let nobody = Identity { id: [0; 16], secret: 0 };
         Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
+    }
+
+    /// The version of the format that a start would write, and the bytes of a segment; takes no lock, and
+    /// writes nothing.
+    ///
+    /// # Errors
+    /// See [`Self::open`]; there is no store.
+    pub fn format_of<D: Disk>(disk: &mut D) -> Result<(Format, u32), OpenError> {
+        let nobody = Identity { id: [0; 16], secret: 0 };
+        let (log, report) = Self::look(disk, Settings::default(), nobody)?;
+        if report.is_new {
+            return Err(OpenError::NoStore);
+        }
+        Ok((log.wants, log.settings.segment_bytes))
     }
 
     /// The first commits of a life.
@@ -384,6 +399,14 @@ fn recover<D: Disk>(
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
     let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_unopened);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
+    let formats = headers.iter().map(|(_, _, header)| header.format);
+    let mut wants = formats.fold(reader.format.max(newest.format), Format::max);
+    if settings.upgrade {
+        wants = Format::NEWEST;
+    }
+    if reader.report.is_new {
+        (newest.format, wants) = (settings.format, settings.format);
+    }
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
     let start = Start {
         settings,
@@ -394,6 +417,9 @@ fn recover<D: Disk>(
         index: reader.index,
         slots,
         active: newest.segment,
+        format: newest.format,
+        wants,
+        had_access: headers.iter().any(|(_, _, header)| header.has_access),
         tail: newest.tail,
         sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_unopened),
         footer: newest.footer,

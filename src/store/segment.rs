@@ -3,29 +3,37 @@
 //! ```text
 //! segment | header, whole blocks | commit | commit | ... | unused | footer, whole blocks |
 //!
-//! header  | magic "LEVERET1" | CRC32C u32 | length u32 | segment bytes u32 | life u32 |
+//! header  | magic "LEVERET2" | CRC32C u32 | length u32 | segment bytes u32 | life u32 |
 //!           0                  8            12           16                  20
 //!         | store id 16 | secret u64 | sequence u64 | time u64 | commits u64 | live n u32 |
 //!           24            40           48             56         64            72
+//!         | flags u32 | more u32 | so many bytes, passed over |                     not in version 1
+//!           76          80         84
 //!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
-//!           76
+//!
+//! flags   | 1: it was said who there is, so a log that says nothing of that has lost it
 //! ```
 //!
 //! All little endian. The CRC covers the magic and everything from `length` to the end of the list. A *slot*
 //! is the number in a file's name, a *sequence* is a segment's place in the log: it rises, slots are used
 //! again. The last byte of the magic is the version of the format. Magic, CRC and length stand alike in every
-//! version, so that a damaged byte is not taken for a newer one, which the broker does not touch.
+//! version, so that a damaged byte is not taken for a newer one, which the broker does not touch. Of the
+//! flags the lower 16 mean nothing bad to whoever does not know them; a higher one that is not known makes
+//! the header one of a newer version.
 //!
 //! Always true: a header is synced before the first commit of its segment is written, so a commit proves its
 //! header durable, and a header without a commit promises nothing. What the newest proven header leaves out
 //! is not part of the log, whatever lies there.
 
 use super::commit::{BLOCK_BYTES, padded};
+use super::format::Format;
 use super::varint::{self, Input};
 
-const MAGIC: [u8; 8] = *b"LEVERET1";
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
 const FIXED_BYTES: usize = 76;
+const HAS_ACCESS: u32 = 1;
+/// Flags that may be set although nobody here knows them.
+const FLAGS_PASSED_OVER: u32 = 0xffff;
 /// What stands alike in every version of the format: magic, CRC, length.
 const PREFIX_BYTES: usize = 16;
 /// The smallest segment in bytes.
@@ -74,6 +82,8 @@ pub(super) struct SegmentRef {
 /// What the header of a segment says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
+    /// The version of the format.
+    pub format: Format,
     /// The store it belongs to.
     pub identity: Identity,
     /// Bytes of each segment of the store.
@@ -86,6 +96,8 @@ pub(super) struct SegmentHeader {
     pub time_ms: u64,
     /// The number of the newest commit that was synced before: whoever finds fewer has lost some.
     pub commits: u64,
+    /// It was said before who there is; not told in version 1.
+    pub has_access: bool,
     /// All older segments that are part of the log, rising.
     pub live: Vec<SegmentRef>,
 }
@@ -95,7 +107,7 @@ pub(super) struct SegmentHeader {
 pub(super) enum HeaderRead {
     /// A header, and the bytes it takes.
     Good(SegmentHeader, u32),
-    /// A header of another version of the format.
+    /// A header of a newer version of the format.
     OtherVersion,
     /// The header is longer than the bytes given: so many are needed.
     Longer(usize),
@@ -110,6 +122,11 @@ impl SegmentHeader {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
         out.resize(FIXED_BYTES, 0);
+        if self.format > Format::One {
+            let flags = if self.has_access { HAS_ACCESS } else { 0 };
+            out.extend_from_slice(&flags.to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+        }
         let mut previous = SegmentRef { sequence: 0, slot: 0 };
         for live in &self.live {
             varint::put(out, live.sequence - previous.sequence);
@@ -117,7 +134,7 @@ impl SegmentHeader {
             previous = *live;
         }
         let length = out.len();
-        out[..8].copy_from_slice(&MAGIC);
+        out[..8].copy_from_slice(&self.format.segment_magic());
         out[12..16].copy_from_slice(&(length as u32).to_le_bytes());
         out[16..20].copy_from_slice(&self.segment_bytes.to_le_bytes());
         out[20..24].copy_from_slice(&self.life.to_le_bytes());
@@ -152,28 +169,38 @@ impl SegmentHeader {
         if length < PREFIX_BYTES || sum != Some(checksum(&bytes[..length])) {
             return HeaderRead::Bad;
         }
-        if bytes[7] != MAGIC[7] {
+        let Some(format) = Format::of_segment(&bytes[..8]) else {
             return HeaderRead::OtherVersion;
-        }
-        match Self::parse_checked(&bytes[16..length]) {
-            Some(header) => HeaderRead::Good(header, padded(length) as u32),
+        };
+        match Self::parse_checked(&bytes[16..length], format) {
+            Some((_, flags)) if flags & !(HAS_ACCESS | FLAGS_PASSED_OVER) != 0 => HeaderRead::OtherVersion,
+            Some((header, _)) => HeaderRead::Good(header, padded(length) as u32),
             None => HeaderRead::Bad,
         }
     }
 
-    fn parse_checked(bytes: &[u8]) -> Option<Self> {
+    /// The header, and its flags.
+    fn parse_checked(bytes: &[u8], format: Format) -> Option<(Self, u32)> {
         let mut input = Input::new(bytes);
         let (segment_bytes, life) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
+        let mut flags = 0;
+        if format > Format::One {
+            flags = input.u32()?;
+            let more = input.u32()?;
+            input.take(more as usize)?;
+        }
         let mut live = Vec::new();
         let mut previous = 0;
         for _ in 0..count {
             previous = u64::checked_add(previous, input.varint()?)?;
             live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
         }
-        let header = Self { identity, segment_bytes, life, sequence, time_ms, commits, live };
-        (is_segment_size(segment_bytes) && input.is_empty()).then_some(header)
+        let has_access = flags & HAS_ACCESS != 0;
+        let header =
+            Self { format, identity, segment_bytes, life, sequence, time_ms, commits, has_access, live };
+        (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
     }
 }
 
@@ -183,6 +210,8 @@ mod tests {
 
     fn header(live: u64) -> SegmentHeader {
         SegmentHeader {
+            format: Format::Two,
+            has_access: live > 1,
             identity: Identity { id: *b"0123456789abcdef", secret: 42 },
             segment_bytes: SEGMENT_BYTES_MIN,
             life: 2,
@@ -199,6 +228,10 @@ mod tests {
         for live in [0, 1, 900, 4096] {
             header(live).encode(&mut bytes);
             assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(live), bytes.len() as u32));
+            let older = SegmentHeader { format: Format::One, has_access: false, ..header(live) };
+            older.encode(&mut bytes);
+            assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(older, bytes.len() as u32));
+            header(live).encode(&mut bytes);
         }
         assert_eq!(SegmentHeader::parse(&bytes[..4096]), HeaderRead::Longer(bytes.len()));
     }
@@ -216,18 +249,44 @@ mod tests {
             }
         }
         assert_eq!(SegmentHeader::parse(&[0; 4096]), HeaderRead::Empty);
-        bytes[7] = b'2';
+        let good = bytes.clone();
+        bytes[7] = b'3';
         assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Bad);
+        sum_again(&mut bytes);
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
+        for bit in 1..32 {
+            bytes.copy_from_slice(&good);
+            bytes[76 + bit / 8] |= 1 << (bit % 8);
+            sum_again(&mut bytes);
+            let read = SegmentHeader::parse(&bytes);
+            assert_eq!(read == HeaderRead::OtherVersion, bit >= 16, "flag {bit}");
+            assert!(bit >= 16 || read == HeaderRead::Good(header(5), bytes.len() as u32), "flag {bit}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_puts_behind_the_flags_is_passed_over() {
+        let mut bytes = Vec::new();
+        header(5).encode(&mut bytes);
+        let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) + 9;
+        bytes[80] = 9;
+        bytes.splice(84..84, *b"something");
+        bytes.truncate(BLOCK_BYTES);
+        bytes[12..16].copy_from_slice(&length.to_le_bytes());
+        sum_again(&mut bytes);
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(5), BLOCK_BYTES as u32));
+    }
+
+    fn sum_again(bytes: &mut [u8]) {
         let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
         let sum = checksum(&bytes[..length]);
         bytes[8..12].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
     }
 
     #[test]
     fn no_length_that_a_disk_can_hold_wraps_or_asks_for_all_memory() {
         let mut bytes = vec![0; 4096];
-        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[..8].copy_from_slice(&Format::NEWEST.segment_magic());
         bytes[12..16].fill(0xff);
         assert!(matches!(SegmentHeader::parse(&bytes), HeaderRead::Longer(length) if length > 1 << 31));
         for (segment_bytes, is_one) in [(SEGMENT_BYTES_MAX, true), (1 << 31, false), (0xffff_f000, false)] {

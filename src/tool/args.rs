@@ -28,6 +28,8 @@ pub enum Ask {
     Inspect(Option<inspect::options::Options>),
     /// Make a store of a backup.
     Restore(PathBuf, Said),
+    /// Bring a store to the newest version of its format.
+    UpgradeStore(PathBuf),
     /// Speak to a running broker; the arguments are its own.
     Ctl(Vec<OsString>),
     /// Run the simulator, in builds that have it: the first seed, and how many.
@@ -62,6 +64,8 @@ Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: o
        leveret ctl COMMAND          ask or tell a running broker, as rabbitmqctl does; also by the name
                                     leveretctl; leveret ctl help lists the commands
        leveret restore FILE         make a store of what leveret ctl backup wrote, in --data-dir
+       leveret upgrade-store DIR    bring a stopped broker's data directory to the newest format, once
+                                    nobody wants to go back to an older version of Leveret
 
 Options:
   --config FILE         read this TOML file; flags go before what it says
@@ -81,7 +85,7 @@ Options:
 SIGTERM and SIGINT end the broker cleanly; SIGHUP reads configuration and certificates again.
 ";
 
-const COMMANDS: [&str; 6] = ["serve", "check", "bench", "inspect", "ctl", "restore"];
+const COMMANDS: [&str; 7] = ["serve", "check", "bench", "inspect", "ctl", "restore", "upgrade-store"];
 
 const OPTIONS: [&str; 10] = [
     "--config",
@@ -138,7 +142,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             }
             #[cfg(debug_assertions)]
             Arg::Value(word) if word == "sim" && command.is_none() => return sim(&mut parser),
-            Arg::Value(word) if command.as_deref() == Some("restore") && file.is_none() => {
+            Arg::Value(word)
+                if matches!(command.as_deref(), Some("restore" | "upgrade-store")) && file.is_none() =>
+            {
                 file = Some(PathBuf::from(word));
             }
             Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
@@ -156,6 +162,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         Some("restore") => match file {
             Some(file) => Ok(Ask::Restore(file, said)),
             None => Err(BadArguments::new("leveret restore FILE: name the backup".to_string())),
+        },
+        Some("upgrade-store") => match file {
+            Some(directory) => Ok(Ask::UpgradeStore(directory)),
+            None => Err(BadArguments::new("leveret upgrade-store DIR: name the data directory".to_string())),
         },
         Some(other) => Err(BadArguments::new(describe_unknown("command", other, &COMMANDS))),
     }
@@ -266,6 +276,8 @@ mod tests {
         assert!(matches!(parsed("-V"), Ok(Ask::Version)));
         assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
         let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
+        assert!(matches!(parsed("upgrade-store d"), Ok(Ask::UpgradeStore(of)) if of == Path::new("d")));
+        refused("upgrade-store", "leveret upgrade-store DIR: name the data directory");
         assert!(
             matches!(parsed("restore f --data-dir d"), Ok(Ask::Restore(file, _)) if file == Path::new("f"))
         );

@@ -18,6 +18,7 @@ pub mod restore;
 #[cfg(debug_assertions)]
 pub mod sim;
 mod tar;
+pub mod upgrade;
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::store::look::Look;
-use crate::store::{ACCESS_SLOTS, Disk, FileDisk};
+use crate::store::{ACCESS_SLOTS, Disk, FileDisk, make_directory};
 use crate::tool::checksums::{self, Checksums};
 use crate::tool::tar;
 
@@ -56,6 +56,17 @@ impl fmt::Display for NotRestored {
 
 impl Error for NotRestored {}
 
+/// Makes a folder and those above it that are not there.
+fn make_all(folder: &Path) -> io::Result<()> {
+    if fs::metadata(folder).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_all(parent)?;
+    }
+    make_directory(folder)
+}
+
 /// Restores the archive into the folder, which is made if need be; says what there is then.
 ///
 /// # Errors
@@ -66,7 +77,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         move |error| NotRestored::File(path, error)
     };
     let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
-    fs::create_dir_all(folder).map_err(of(folder))?;
+    make_all(folder).map_err(of(folder))?;
     let target = open_folder(folder).map_err(of(folder))?;
     let mut disk = FileDisk::within(target.try_clone().map_err(of(folder))?);
     disk.lock().map_err(|error| match error.kind() {

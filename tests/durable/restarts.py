@@ -371,8 +371,8 @@ def newer_format() -> None:
         broker.stop()
         segment = sorted(series.data_dir.glob("*.seg"))[0]
         data = bytearray(segment.read_bytes())
-        assert data[:8] == b"LEVERET1", data[:8]
-        data[7:8] = b"2"
+        assert data[:8] == b"LEVERET2", data[:8]
+        data[7:8] = b"3"
         (length,) = struct.unpack_from("<I", data, 12)
         struct.pack_into("<I", data, 8, crc32c(data[:8] + data[12:length]))
         segment.write_bytes(data)

@@ -108,7 +108,7 @@ fn what_cannot_be_inspected_is_one_sentence_and_exit_code_3() {
     assert!(refusal(&["inspect", &nowhere]).contains("the store cannot be read: No such file"));
     files.values_mut().filter(|bytes| bytes.starts_with(b"LEVERET")).for_each(|bytes| make_newer(bytes));
     directory.fill(&files);
-    let newer = "00000000.seg is of format 2, this version of Leveret knows format 1: take a newer one";
+    let newer = "00000000.seg is of format 3, this version of Leveret knows those up to 2: take a newer one";
     assert_eq!(refusal(&["inspect", path]), format!("leveret: {path}: {newer}"));
     assert!(refusal(&["inspect"]).starts_with("leveret: inspect: name the data directory"));
     assert!(refusal(&["inspect", path, "--exprot", "x"]).contains("did you mean --export?"));

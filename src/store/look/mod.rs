@@ -28,6 +28,7 @@ use std::io;
 
 use crate::store::commit::BLOCK_BYTES;
 use crate::store::disk::Disk;
+use crate::store::format::Format;
 use crate::store::index::{Index, Place};
 use crate::store::record::Record;
 use crate::store::segment::{HeaderRead, SegmentHeader};
@@ -58,8 +59,10 @@ impl core::fmt::Display for LookError {
             Self::NoStore => write!(f, "there is no store: not one segment file (such as 00000000.seg)"),
             Self::Newer { slot, version } => write!(
                 f,
-                "{slot:08}.seg is of format {}, this version of Leveret knows format 1: take a newer one",
-                char::from(*version).escape_default()
+                "{slot:08}.seg is of format {}, this version of Leveret knows those up to {}: take a newer \
+                 one",
+                char::from(*version).escape_default(),
+                Format::NEWEST.number()
             ),
             Self::Unreadable(error) => write!(f, "the store cannot be read: {error}"),
         }
@@ -224,6 +227,8 @@ pub struct FoundRecord<'a> {
 pub struct Look {
     /// The store's identity; `None` when no header has it any more.
     pub id: Option<[u8; 16]>,
+    /// The newest version of the format among its segments.
+    pub format: Format,
     /// Bytes of each segment.
     pub segment_bytes: u32,
     /// The last life, commit number and broker time (in milliseconds) found.

@@ -15,10 +15,11 @@ use std::io;
 use super::survey::{Listed, ListedHeader, Survey, read_around};
 use super::walk::{Chain, Event, FoundFooter, Gap, Trust, Walk};
 use super::{Damage, DamageKind, Look, LookError, SegmentLook, take};
+use crate::journal::definition::is_access;
 use crate::store::build::for_each_record;
 use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::store::disk::Disk;
-use crate::store::footer::{self, Footer, Trailer};
+use crate::store::footer::{Footer, Trailer};
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
 use crate::store::segment::{Identity, SegmentHeader, SegmentRef};
@@ -68,8 +69,8 @@ struct Remains {
 impl Remains {
     /// Where the chain of commits stands behind it.
     const fn chain(&self, segment: u64) -> Chain {
-        let CommitHeader { life, number, time_ms, .. } = self.last;
-        Chain { segment, life, number, time_ms }
+        let CommitHeader { format, life, number, time_ms, .. } = self.last;
+        Chain { format, segment, life, number, time_ms }
     }
 }
 
@@ -225,8 +226,8 @@ impl Repair<'_> {
 
     /// What of a segment can be read.
     fn remains(&self, walk: &Walk<'_>, before: Chain) -> Remains {
-        let Chain { life, number, time_ms, segment } = before;
-        let start = CommitHeader { life, number, segment, time_ms, records: 0, covers: 0 };
+        let Chain { format, life, number, time_ms, segment } = before;
+        let start = CommitHeader { format, life, number, segment, time_ms, records: 0, covers: 0 };
         let (whole, patches, refused) = (Vec::new(), Vec::new(), Vec::new());
         let mut remains = Remains {
             whole,
@@ -280,7 +281,7 @@ impl Repair<'_> {
         let _ = footer.messages(|entry| {
             told.insert((entry.queue, entry.offset, Vec::new()));
         });
-        let _ = footer::for_each_fact(footer.facts, sequence, |fact, _| told.extend(names_of(fact)));
+        let _ = footer.for_each_fact(sequence, |fact, _| told.extend(names_of(fact)));
         let mut leaves_out = false;
         for (at, records) in &remains.whole {
             for_each_record(records, *at, |record, _| {
@@ -365,10 +366,10 @@ impl Repair<'_> {
             commit::begin(&mut bytes);
             bytes.extend_from_slice(&patch.records);
             settled.iter().for_each(|record| bytes.extend_from_slice(record));
-            let CommitHeader { life, time_ms, .. } = patch.after;
+            let CommitHeader { format, life, time_ms, .. } = patch.after;
             let records = patch.count + settled.len() as u32;
-            let header =
-                CommitHeader { life: life.max(1), number, segment: sequence, time_ms, records, covers };
+            let life = life.max(1);
+            let header = CommitHeader { format, life, number, segment: sequence, time_ms, records, covers };
             commit::finish(&mut bytes, &header, &owner);
             (bytes.len() <= room).then_some((header, bytes))
         };
@@ -410,7 +411,8 @@ impl Repair<'_> {
         for (at, records) in &remains.whole {
             footer.note_records(records, *at);
         }
-        let trailer = Trailer { life: last.life, sequence, number: last.number, time_ms: last.time_ms };
+        let CommitHeader { format, life, number, time_ms, .. } = last;
+        let trailer = Trailer { format, life, sequence, number, time_ms };
         let trailer = match remains.trailer {
             Some((old, _)) => Trailer { life: old.life, time_ms: old.time_ms, ..trailer },
             None => trailer,
@@ -442,7 +444,10 @@ impl Repair<'_> {
         let SegmentRef { sequence, slot } = listed.segment;
         let last = remains.last;
         let life = if let ListedHeader::Good { life } = listed.header { life } else { last.life };
+        let has_access = self.look.index.definitions().keys().any(|key| is_access(key));
         let header = SegmentHeader {
+            format: last.format,
+            has_access,
             identity: self.identity,
             segment_bytes: self.look.segment_bytes,
             life,

@@ -14,7 +14,6 @@ use std::ops::Range;
 
 use super::walk::{Chain, Event, FoundFooter, Trust, Walk, claimed_extent};
 use crate::store::commit::{COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
-use crate::store::footer;
 use crate::store::index::Place;
 use crate::store::parts::Entry;
 use crate::store::record::{Record, RecordError, Target};
@@ -133,7 +132,7 @@ pub(super) fn by_footer(
 ) -> Salvaged {
     let (mut read, mut lost) = (0, 0);
     // Its own checksum holds, so its facts make sense, or this version would not have written them.
-    let _ = footer::for_each_fact(found.facts, walk.sequence, |fact, place| {
+    let _ = found.for_each_fact(walk.sequence, |fact, place| {
         if !range.contains(&place.at) {
             return;
         }
@@ -171,7 +170,7 @@ pub(super) fn by_footer(
 pub(super) fn agrees(walk: &Walk<'_>, tail: usize, found: &FoundFooter<'_>) -> bool {
     let mut agrees = true;
     let is_inside = |place: Place| place.at as usize + place.bytes as usize <= tail;
-    let facts = footer::for_each_fact(found.facts, walk.sequence, |fact, place| {
+    let facts = found.for_each_fact(walk.sequence, |fact, place| {
         agrees &= is_inside(place) && record_at(walk, place).is_some_and(|record| is_of(&record, fact));
     });
     let messages = found.messages(|entry| {

@@ -13,7 +13,7 @@ use super::{Damage, DamageKind, Look, LookError, SegmentLook, Spare, Volume, sal
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::store::disk::Disk;
 use crate::store::evidence::{synced_by_headers, synced_by_heads};
-use crate::store::footer::{self, Lengths};
+use crate::store::footer::Lengths;
 use crate::store::index::{Index, Place};
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Body, Message, Range, Record, Target};
@@ -65,6 +65,7 @@ impl Taking {
     fn new(survey: &Survey) -> Self {
         let look = Look {
             id: survey.identity.map(|identity| identity.id),
+            format: survey.headers().map(|(_, _, header)| header.format).max().unwrap_or_default(),
             segment_bytes: survey.segment_bytes,
             last: (0, 0, 0),
             segments: Vec::new(),
@@ -164,7 +165,7 @@ impl Taking {
             let walk = segment.walk(bytes, bytes.len() as u32, seed, false);
             if let Some(footer) = walk.footer() {
                 // This version wrote it, so it makes sense.
-                let _ = footer::for_each_fact(footer.facts, sequence, apply);
+                let _ = footer.for_each_fact(sequence, apply);
                 return;
             }
         }
@@ -273,7 +274,8 @@ impl Taking {
             | Record::Gone { .. }
             | Record::Marked { .. }
             | Record::Rested { .. }
-            | Record::Left { .. } => volume.settled_bytes = bytes,
+            | Record::Left { .. }
+            | Record::Optional { .. } => volume.settled_bytes = bytes,
             Record::Defined { .. } => volume.defined_bytes = bytes,
         }
         self.look.index.apply(record, place);

@@ -11,6 +11,7 @@ use super::salvage::{self, Salvaged};
 use crate::store::build::for_each_record;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
 use crate::store::footer::{self, Footer, Lengths, Trailer};
+use crate::store::format::Format;
 use crate::store::index::Place;
 use crate::store::parts::{Entry, PartBlock, part_seed};
 use crate::store::reader;
@@ -20,6 +21,8 @@ use crate::store::varint::Input;
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
+    /// Of the last commit.
+    pub(super) format: Format,
     pub(super) segment: u64,
     pub(super) life: u32,
     pub(super) number: u64,
@@ -29,7 +32,7 @@ pub(super) struct Chain {
 impl Chain {
     /// As a start has it.
     pub(super) fn of_reader(&self) -> reader::Chain {
-        let Self { segment, life, number, time_ms } = *self;
+        let Self { segment, life, number, time_ms, .. } = *self;
         reader::Chain { segment, life, number, time_ms, covers: 0 }
     }
 }
@@ -94,7 +97,7 @@ pub struct Tail {
 /// A footer whose trailer and facts are whole.
 pub(super) struct FoundFooter<'a> {
     pub(super) trailer: Trailer,
-    pub(super) facts: &'a [u8],
+    facts: &'a [u8],
     parts: &'a [u8],
     seed: u32,
     /// Where it begins, zeros before it included.
@@ -130,6 +133,11 @@ pub(super) struct Walk<'a> {
 }
 
 impl FoundFooter<'_> {
+    /// See [`footer::for_each_fact`].
+    pub(super) fn for_each_fact(&self, segment: u64, each: impl FnMut(&Record<'_>, Place)) -> Option<()> {
+        footer::for_each_fact(self.trailer.format, self.facts, segment, each)
+    }
+
     /// Calls `each` with every message in every queue; `None` when something of that is damaged.
     pub(super) fn messages(&self, mut each: impl FnMut(&Entry)) -> Option<()> {
         let mut at = 0;
@@ -170,7 +178,7 @@ impl<'a> Walk<'a> {
         let is_footer_damaged = match &footer {
             Some(found) if has_gap || found.trailer.number > chain.number => found.messages(|_| {}).is_none(),
             Some(found) => !salvage::agrees(self, tail, found),
-            None => !self.is_newest && self.has_room_for(&again, tail),
+            None => !self.is_newest && self.has_room_for(&again, tail, chain.format),
         };
         self.end(tail, chain, footer.as_ref(), each);
         let footer_bytes = footer.as_ref().map(|footer| self.segment_bytes - footer.from);
@@ -236,9 +244,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether a footer would have fit: then it was written, before the next segment was begun.
-    fn has_room_for(&self, again: &Footer, tail: usize) -> bool {
+    fn has_room_for(&self, again: &Footer, tail: usize, format: Format) -> bool {
         let (mut bytes, mut parts) = (Vec::new(), Vec::new());
-        let trailer = Trailer { life: 0, sequence: self.sequence, number: 0, time_ms: 0 };
+        let trailer = Trailer { format, life: 0, sequence: self.sequence, number: 0, time_ms: 0 };
         again.finish(&trailer, 0, &mut bytes, &mut parts);
         self.bytes.len() == self.segment_bytes as usize && tail + bytes.len() <= self.bytes.len()
     }
@@ -310,8 +318,8 @@ impl<'a> Walk<'a> {
                 && let Some(gap) = self.gap(tail, footer.from as usize, None, chain, Some(footer), each)
             {
                 each(Event::Gap(gap));
-                let Trailer { life, number, time_ms, .. } = footer.trailer;
-                *chain = Chain { segment: self.sequence, life, number, time_ms };
+                let Trailer { format, life, number, time_ms, .. } = footer.trailer;
+                *chain = Chain { format, segment: self.sequence, life, number, time_ms };
             }
             return;
         }
@@ -358,6 +366,7 @@ impl<'a> Walk<'a> {
 
 fn chain_behind(header: &CommitHeader, chain: &Chain) -> Chain {
     Chain {
+        format: header.format,
         segment: header.segment,
         life: header.life,
         number: header.number,

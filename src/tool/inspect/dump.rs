@@ -67,6 +67,7 @@ impl fmt::Display for Line<'_> {
                 write!(f, " rested queue={queue} delivered_below={offset} marked={marked}")
             }
             Record::Left { segment } => write!(f, " left segment={segment}"),
+            Record::Optional { kind, payload } => write!(f, " kind={kind} bytes={}", payload.len()),
         }
     }
 }

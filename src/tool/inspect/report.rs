@@ -10,8 +10,8 @@ use std::path::Path;
 use super::Verdict;
 use super::broker::Broker;
 use super::names::Names;
-use crate::store::Access;
 use crate::store::look::{Damage, DamageKind, Look, SegmentLook, Volume};
+use crate::store::{Access, Format, misaligned};
 
 /// What a report is about.
 pub(super) struct Subject<'a> {
@@ -28,7 +28,18 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     let Subject { directory, broker, changing, look, names } = subject;
     let (life, commit, time_ms) = look.last;
     let [free, preparing] = [look.spare.free, look.spare.preparing];
-    writeln!(out, "store      {}, id {}, format 1", directory.display(), Id(look.id))?;
+    let format = look.format.number();
+    writeln!(out, "store      {}, id {}, format {format}", directory.display(), Id(look.id))?;
+    if look.format < Format::NEWEST {
+        let newest = Format::NEWEST.number();
+        writeln!(
+            out,
+            "           older programs read it too; leveret upgrade-store makes it format {newest}"
+        )?;
+    }
+    if let Some(misaligned) = misaligned(directory) {
+        writeln!(out, "card       {misaligned}")?;
+    }
     writeln!(out, "broker     {broker}")?;
     if *changing > 0 {
         writeln!(out, "           {changing} places were being written and were read again")?;
