@@ -11,9 +11,10 @@
 //!
 //! All little endian. The magic tells the version (`format`). The CRC covers everything from `length` to the
 //! end of the records, and starts from the store's own seed, which is secret: nobody can send a message whose
-//! body reads as a commit of this store. Length is without the zeros. The first commit of a life is a copy of the last one that was found:
-//! `covers` is how many commits right before it lose nothing when they are not readable. Who the store is
-//! stands in every commit, so that losing the headers of segments is not losing the messages.
+//! body reads as a commit of this store. Length is without the zeros. The first commit of a life is a copy of
+//! the last one that was found: `covers` is how many commits right before it lose nothing when they are not
+//! readable. Who the store is stands in every commit, so that losing the headers of segments is not losing
+//! the messages.
 //!
 //! Always true: a commit is accepted whole or not at all; it starts in a block of its own; its number is
 //! above that of every commit before it, its life not below theirs.
