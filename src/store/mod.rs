@@ -83,6 +83,7 @@ mod varint;
 
 pub use crate::journal::Urgency;
 pub use access::{Access, AccessReport, Restored};
+pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod check;
 mod checksums;
 pub mod ctl;
+mod folder;
 pub mod inspect;
 mod log_writer;
 pub mod logging;

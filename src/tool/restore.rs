@@ -1,27 +1,40 @@
 //! `leveret restore FILE`: a backup made a store again.
 //!
+//! ```text
+//! FOLDER/restore.part/*.seg   written, synced and checked
+//! FOLDER/access.a, access.b   what they say of an older store is made to say nothing, and synced
+//! FOLDER/NEWEST.seg           has its name, and that is synced
+//! FOLDER/*.seg                and so have the others
+//! ```
+//!
 //! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
 //! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing,
-//! and whole is what its last file says that it is.
+//! and whole is what its last file says that it is. Wherever the power goes, a start finds what was there
+//! before, or the backup with its own users, or a store whose newest segment tells that others are missing:
+//! nobody gets in who is of neither.
 //! The folder belongs to another user, who may put links there: it is opened once, every file is made in it
 //! exclusively, and given away while it is open.
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchown, fstat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Stat, Uid, fchown, fstat, fsync, mkdirat, openat, renameat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::store::look::Look;
-use crate::store::{ACCESS_SLOTS, Disk, FileDisk, make_directory};
+use crate::store::{Disk, FileDisk, forget_access};
 use crate::tool::checksums::{self, Checksums};
-use crate::tool::tar;
+use crate::tool::{folder, tar};
 
+/// Where everything lies until it is whole.
+const PART: &str = "restore.part";
 /// More than any segment has.
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 
@@ -56,17 +69,6 @@ impl fmt::Display for NotRestored {
 
 impl Error for NotRestored {}
 
-/// Makes a folder and those above it that are not there.
-fn make_all(folder: &Path) -> io::Result<()> {
-    if fs::metadata(folder).is_ok_and(|found| found.is_dir()) {
-        return Ok(());
-    }
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_all(parent)?;
-    }
-    make_directory(folder)
-}
-
 /// Restores the archive into the folder, which is made if need be; says what there is then.
 ///
 /// # Errors
@@ -77,8 +79,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         move |error| NotRestored::File(path, error)
     };
     let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
-    make_all(folder).map_err(of(folder))?;
-    let target = open_folder(folder).map_err(of(folder))?;
+    let target = folder::open_or_make(folder).map_err(of(folder))?;
     let mut disk = FileDisk::within(target.try_clone().map_err(of(folder))?);
     disk.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => NotRestored::InUse(folder.to_path_buf()),
@@ -87,9 +88,10 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     if !disk.slots().map_err(of(folder))?.is_empty() {
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
-    let mut made = Made { folder: target, files: Vec::new(), is_finished: false };
+    let mut made = Made::begin(target).map_err(of(&folder.join(PART)))?;
     let is_vouched_for = unpack(&mut source, &mut made).map_err(of(archive))?;
-    let look = Look::take(&mut disk)
+    let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
+    let look = Look::take(&mut part)
         .map_err(|error| NotRestored::NoStore(archive.to_path_buf(), error.to_string()))?;
     if !look.is_good() {
         return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
@@ -102,54 +104,72 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         );
         return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
+    // What a store that was removed from here said of users and permissions beside its log is not that of the
+    // backup, and newer: it would hold.
     forget_access(&mut disk).map_err(of(folder))?;
-    disk.sync_directory().map_err(of(folder))?;
-    made.is_finished = true;
+    let newest = look.segments.last().map(|segment| segment_name(segment.slot));
+    made.finish(newest.as_deref()).map_err(of(folder))?;
     Ok(format!("{}: {} segment files restored, every checksum holds\n", folder.display(), made.files.len()))
-}
-
-/// What a store that was removed from here said of users and permissions beside its log is not that of the
-/// backup, and newer: it would hold.
-fn forget_access(disk: &mut FileDisk) -> io::Result<()> {
-    for slot in ACCESS_SLOTS {
-        match disk.remove(slot) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// The folder itself and not where a link of that name leads: it is root who writes there.
-fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    // A slash at the end would follow a link.
-    let path = folder.components().as_path();
-    match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(Errno::LOOP | Errno::NOTDIR)
-            if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) =>
-        {
-            Err(io::Error::other("it is a link; name the folder that it leads to"))
-        }
-        opened => Ok(opened?),
-    }
 }
 
 /// Files that go again unless all of them are there.
 struct Made {
     folder: OwnedFd,
+    part: OwnedFd,
     files: Vec<String>,
+    /// So many of them have their names.
+    named: usize,
     is_finished: bool,
+}
+
+impl Made {
+    /// With an empty folder for what is not whole. What is left of a restore that was cut short is for somebody
+    /// to remove who knows that it is that: another's name may have come to stand on something else.
+    fn begin(folder: OwnedFd) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        match unlinkat(&folder, PART, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                let why = format!(
+                    "it is in the way ({error}); if a restore that was cut short has left it, remove it (rm -r)"
+                );
+                return Err(io::Error::other(why));
+            }
+        }
+        mkdirat(&folder, PART, Mode::RWXU)?;
+        let part = openat(&folder, PART, flags, Mode::empty())?;
+        Ok(Self { folder, part, files: Vec::new(), named: 0, is_finished: false })
+    }
+
+    /// Gives the files their names, the newest segment first: it knows which others there are.
+    fn finish(&mut self, newest: Option<&str>) -> io::Result<()> {
+        self.files.sort_by_key(|file| Some(&**file) != newest);
+        fsync(&self.part)?;
+        for file in &self.files {
+            renameat(&self.part, &**file, &self.folder, &**file)?;
+            self.named += 1;
+            if self.named == 1 {
+                fsync(&self.folder)?;
+            }
+        }
+        fsync(&self.folder)?;
+        self.is_finished = true;
+        Ok(())
+    }
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
+        // It cannot be helped, and the next attempt will say so. The newest goes last, as it came first.
         if !self.is_finished {
-            for file in &self.files {
-                // It cannot be helped, and the next attempt will say so.
+            for file in &self.files[self.named..] {
+                let _ = unlinkat(&self.part, &**file, AtFlags::empty());
+            }
+            for file in self.files[..self.named].iter().rev() {
                 let _ = unlinkat(&self.folder, &**file, AtFlags::empty());
             }
         }
+        let _ = unlinkat(&self.folder, PART, AtFlags::REMOVEDIR);
     }
 }
 
@@ -163,15 +183,12 @@ fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<bool> {
         is_vouched_for = entry.is_file && name == checksums::NAME && sums.agree(&mut content)?;
         if entry.is_file && is_segment(name) && entry.bytes <= SEGMENT_BYTES_MAX {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&made.folder, name, flags, Mode::RUSR | Mode::WUSR)?);
+            let mut file = File::from(openat(&made.part, name, flags, Mode::RUSR | Mode::WUSR)?);
             made.files.push(entry.name.clone());
             if sums.copy(name, &mut content, &mut file)? < entry.bytes {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if geteuid().is_root() {
-                // The broker's user is not root. The file that is open is given, whatever its name is by now.
-                fchown(&file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
-            }
+            give(&file, &owner)?;
             file.sync_all()?;
         } else {
             sums.copy(name, &mut content, &mut io::sink())?;
@@ -183,6 +200,18 @@ fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<bool> {
     }
     tar::skip_end(archive)?;
     Ok(is_vouched_for)
+}
+
+/// The broker's user is not root. The file that is open is given, whatever its name is by now.
+fn give(file: &File, owner: &Stat) -> io::Result<()> {
+    if geteuid().is_root() {
+        fchown(file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
+    }
+    Ok(())
+}
+
+fn segment_name(slot: u32) -> String {
+    format!("{slot:08}.seg")
 }
 
 fn is_segment(name: &str) -> bool {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from harness import brokers
 from harness.brokers import Leveret, leveret
+from harness.suite import Skip
 from support import counts, ctl, good, program, rows
 
 SMALL = """
@@ -147,6 +149,67 @@ def a_restore_brings_its_own_users() -> None:
             assert "eve" not in good(copy, "list_users")
 
 
+CUTS = "renameat,renameat2,unlinkat,mkdirat,pwrite64,fsync,fdatasync,fchown"
+
+
+def cut_short(archive: Path, folder: Path, number: int) -> bool:
+    """Run `leveret restore` and kill it at its call of this number that changes or syncs something; whether that was
+    before its end."""
+    command = ["strace", "-f", "-o", str(folder.parent / "trace"), "-e", f"trace={CUTS}", "-e",
+               f"inject={CUTS}:signal=KILL:when={number}", str(brokers.leveret_binary()), "restore", str(archive),
+               "--data-dir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, -9, 137), done
+    return done.returncode != 0
+
+
+def knows(broker: Leveret, user: str, password: str) -> bool:
+    """Whether somebody gets in with this."""
+    return ctl(broker, "authenticate_user", user, password).status == 0
+
+
+def a_restore_that_is_cut_short_lets_nobody_in() -> None:
+    """Over what is left of a newer store whose segments were removed, ended at every step: never does the log of the
+    backup have the users of the newer one, an older state of its own, or those of a new store."""
+    if shutil.which("strace") is None:
+        raise Skip("needs strace, to end a program at a system call")
+    with leveret(config=SMALL) as broker:
+        archive, template = broker.home / "a.tar", broker.home / "template"
+        good(broker, "add_user", "early", "early")
+        program("publish.py", broker, "before", "3000")
+        good(broker, "delete_user", "early")
+        good(broker, "add_user", "bob", "old")
+        program("publish.py", broker, "before", "3000")
+        good(broker, "delete_user", "guest")
+        good(broker, "backup", str(archive))
+        good(broker, "delete_user", "bob")
+        good(broker, "add_user", "eve", "eve")
+        broker.stop()
+        assert len(list(broker.data_dir.glob("*.seg"))) > 2, "there are several segments to be cut between"
+        shutil.copytree(broker.data_dir, template, ignore=shutil.ignore_patterns("*.seg", "*.sock"))
+        seen = set()
+        for number in range(1, 200, 3 if os.environ.get("LEVERET_TEST_MODE") == "quick" else 1):
+            folder = broker.home / f"cut-{number}"
+            shutil.copytree(template, folder)
+            was_cut = cut_short(archive, folder, number)
+            with living(folder) as copy:
+                has_log = bool(counts(copy).get("before"))
+                users = frozenset(name for name in ("guest", "early", "bob", "eve")
+                                  if knows(copy, name, {"bob": "old"}.get(name, name)))
+                is_doubted = "InDoubt" in copy.log() or "nobody is let in" in copy.log()
+            shutil.rmtree(folder)
+            seen.add((has_log, users, is_doubted))
+            fine = not users - {"bob"} if has_log else not users - {"eve"}
+            assert fine or is_doubted, f"after {number} steps: the log is there: {has_log}, and so are {set(users)}"
+            if not was_cut:
+                assert (has_log, users) == (True, frozenset({"bob"})), (has_log, users)
+                break
+        else:
+            raise AssertionError("it never came to its end")
+        print(f"# {number - 1} cuts: {sorted((has_log, sorted(users), doubt) for has_log, users, doubt in seen)}")
+        assert number > 10, "there were hardly any cuts"
+
+
 def tar_alone_restores() -> None:
     """An archive is a plain one: unpacked by tar it is a store."""
     with leveret() as broker:
@@ -186,6 +249,7 @@ CASES = [
     a_restore_touches_no_store,
     every_byte_of_a_backup_counts,
     a_restore_brings_its_own_users,
+    a_restore_that_is_cut_short_lets_nobody_in,
     tar_alone_restores,
     a_backup_that_is_left_alone_costs_nothing,
 ]

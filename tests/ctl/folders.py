@@ -109,6 +109,28 @@ def a_restore_follows_no_link() -> None:
         unharmed(victim)
 
 
+def a_restore_follows_nobodys_links_above_the_folder() -> None:
+    """The folder above belongs to another, who has a name in it lead elsewhere; root's own links are followed."""
+    with hostile_folder() as folder, backed_up() as archive:
+        elsewhere = folder.parent / "elsewhere"
+        elsewhere.mkdir()
+        (folder / "a").symlink_to(elsewhere)
+        for owner in (HOSTILE, 0):
+            os.chown(folder / "a", owner, owner, follow_symlinks=False)
+            answer = restored(archive, folder / "a" / "b" / "data")
+            assert answer.returncode != 0 and "is a link that user" in answer.stderr, answer
+            assert names(elsewhere) == []
+        ours = folder.parent / "ours"
+        ours.symlink_to("elsewhere")
+        os.chown(ours, HOSTILE, HOSTILE, follow_symlinks=False)
+        assert restored(archive, ours / "data").returncode != 0 and names(elsewhere) == []
+        os.chown(ours, 0, 0, follow_symlinks=False)
+        answer = restored(archive, ours / "b" / "data")
+        assert answer.returncode == 0 and (elsewhere / "b" / "data" / "00000000.seg").is_file(), answer
+        ours.unlink()
+        shutil.rmtree(elsewhere)
+
+
 def what_is_restored_belongs_to_the_owner() -> None:
     """The lock as well: the broker that runs as the owner starts with its store."""
     if shutil.which("setpriv") is None:
@@ -185,6 +207,7 @@ def names(folder: Path) -> List[str]:
 
 
 CASES = [
-    an_export_follows_no_link, a_restore_follows_no_link, what_is_restored_belongs_to_the_owner,
+    an_export_follows_no_link, a_restore_follows_no_link, a_restore_follows_nobodys_links_above_the_folder,
+    what_is_restored_belongs_to_the_owner,
     a_folder_that_changes_meanwhile, a_backup_follows_no_link,
 ]
