@@ -37,13 +37,13 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
         if kind_of(&folder, &name)? == Some(FileType::Symlink) {
             let why = if is_last {
                 Some("it is a link; name the folder that it leads to".to_string())
-            } else if let Some(owner) = stranger_of(&folder, &name)? {
-                Some(format!(
-                    "{} is a link that user {owner} may have lead anywhere; name the folder that it leads to",
-                    walked.display()
-                ))
             } else {
-                None
+                stranger_of(&folder, &name)?.map(|owner| {
+                    format!(
+                        "{} is a link that user {owner} may have lead anywhere; name the folder that it leads to",
+                        walked.display()
+                    )
+                })
             };
             if let Some(why) = why {
                 return Err(io::Error::other(why));
