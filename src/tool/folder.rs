@@ -40,7 +40,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
             } else {
                 stranger_of(&folder, &name)?.map(|owner| {
                     format!(
-                        "{} is a link that user {owner} may have lead anywhere; name the folder that it leads to",
+                        "{} is a link that user {owner} may have lead anywhere; name the folder behind it",
                         walked.display()
                     )
                 })

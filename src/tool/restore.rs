@@ -123,15 +123,15 @@ struct Made {
 }
 
 impl Made {
-    /// With an empty folder for what is not whole. What is left of a restore that was cut short is for somebody
-    /// to remove who knows that it is that: another's name may have come to stand on something else.
+    /// With an empty folder for what is not whole. What is left of a restore that was cut short is for
+    /// somebody to remove who knows that it is that: whoever owns the folder may give the name to others.
     fn begin(folder: OwnedFd) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         match unlinkat(&folder, PART, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => {
                 let why = format!(
-                    "it is in the way ({error}); if a restore that was cut short has left it, remove it (rm -r)"
+                    "it is in the way ({error}); if a restore that was cut short left it, remove it (rm -r)"
                 );
                 return Err(io::Error::other(why));
             }
