@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -65,7 +65,8 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
             continue;
         }
         match mkdirat(&folder, &name, Mode::from_raw_mode(FOLDER_MODE)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => sync_names(&folder)?,
+            Err(Errno::EXIST) => {}
             // A file system that can only be read, or somebody who may only look: it may be there.
             Err(_) if kind_of(&folder, &name)?.is_some() => {}
             Err(error) => return Err(error.into()),
@@ -74,6 +75,15 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
     }
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(openat(&folder, ".", flags, Mode::empty())?)
+}
+
+/// A folder that was made is there after a power cut, as far as the caller may look what is there.
+fn sync_names(folder: &OwnedFd) -> io::Result<()> {
+    match openat(folder, ".", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(folder) => Ok(fsync(folder)?),
+        Err(Errno::ACCESS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn names_of(path: &Path) -> VecDeque<OsString> {
