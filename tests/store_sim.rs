@@ -193,7 +193,9 @@ impl World {
         }
         // A first format that was cut may leave garbage that nobody can tell from a damaged store.
         let served_before = self.life > 0;
-        if served_before && !self.damaged && (!report.set_aside.is_empty() || report.commits_missing > 0) {
+        let is_told = !report.set_aside.is_empty() || report.commits_missing > 0;
+        let is_damaged = self.damaged || (self.disk.has_failed_sync() && report.is_cut_short());
+        if served_before && !is_damaged && is_told {
             self.complain(format!("damage reported where there is none: {report:?}"));
         }
         if log.life() <= self.life && !self.damaged {

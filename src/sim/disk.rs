@@ -108,6 +108,7 @@ struct Inner {
     off: bool,
     mutant: Mutant,
     first_write: bool,
+    has_failed_sync: bool,
     violations: Vec<String>,
     settled: BTreeMap<u64, BTreeSet<u64>>,
     identity: Identity,
@@ -147,6 +148,7 @@ impl SimDisk {
             off: false,
             mutant,
             first_write: false,
+            has_failed_sync: false,
             violations: Vec::new(),
             settled: BTreeMap::new(),
             identity,
@@ -210,6 +212,11 @@ impl SimDisk {
     /// Synced blocks that were written again.
     pub fn violations(&self) -> Vec<String> {
         self.0.borrow().violations.clone()
+    }
+
+    /// Whether a sync has failed: a file may be shorter than it looks ever since.
+    pub fn has_failed_sync(&self) -> bool {
+        self.0.borrow().has_failed_sync
     }
 
     /// Whether the power went.
@@ -587,6 +594,7 @@ impl Disk for SimDisk {
             return Err(io::Error::other("the power went"));
         }
         if is_last(&mut inner.troubles.sync) {
+            inner.has_failed_sync = true;
             let file = inner.file(slot)?;
             file.dirty.clear();
             file.unsynced.clear();

@@ -66,7 +66,9 @@ impl World {
             return None;
         }
         let served_before = self.life > 0;
-        if served_before && !self.is_damaged && (!report.set_aside.is_empty() || report.commits_missing > 0) {
+        let is_told = !report.set_aside.is_empty() || report.commits_missing > 0;
+        let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());
+        if served_before && !is_damaged && is_told {
             self.model.complain(format!("damage is reported where there is none: {report:?}"));
         }
         if log.life() <= self.life && !self.is_damaged {

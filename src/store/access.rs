@@ -391,7 +391,7 @@ impl Log {
                 snapshot.definitions.push(Entry { key, version, value: value.into() });
             }
         }
-        access_file::write(disk, &owner, &snapshot).map(drop)
+        access_file::write(disk, &owner, &snapshot, 0).map(drop)
     }
 
     /// The value of a definition, from the one or the other place that has it; and whether it is the other.

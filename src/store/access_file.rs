@@ -9,13 +9,17 @@
 //!
 //! copy      | magic "LEVERETA" | CRC32C u32 | length u32 | copy number u64 | version u64 | store id 16 |
 //!             0                  8            12           16                24            32
-//!           | secret u64 | segment bytes u32 | 1 whole, 2 in doubt | definitions ... | zeros to 4 KiB |
+//!           | secret u64 | segment bytes u32 | 1 whole, 2 in doubt | definitions ... | end | zeros |
 //!             48           56                  60                    61                length
+//!
+//! end       | magic "LVEN" | CRC32C u32 | commit u64 |      a commit that was synced: the log has no less
 //! ```
 //!
 //! Little endian. The CRC covers everything from `length` on. `version` is that of the newest change: a
 //! definition of the log that is not newer and is not in here was deleted. The last byte of the magic is the
-//! version of the format. A restored backup has no such files; the next start makes them.
+//! version of the format. A restored backup has no such files; the next start makes them. The *end* stands
+//! here because what destroys the end of the log destroys what would tell of it: a clean stop notes its last
+//! commit. Versions that know nothing of it leave it out. Its CRC starts from the store's seed.
 //!
 //! Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
 //! the change is done; a good copy says what the digest of the newest commit with one says, but for the
@@ -37,6 +41,8 @@ use super::segment::Identity;
 use super::varint::Input;
 
 const MAGIC: [u8; 8] = *b"LEVERETA";
+const END_MAGIC: [u8; 4] = *b"LVEN";
+const END_BYTES: usize = 16;
 const FIXED_BYTES: usize = 61;
 const WHOLE: u8 = 1;
 const IN_DOUBT: u8 = 2;
@@ -67,6 +73,8 @@ pub(super) struct Copy {
     number: u64,
     pub(super) owner: Owner,
     pub(super) snapshot: Snapshot,
+    /// A commit that was synced; 0 when nothing is known.
+    pub(super) end: u64,
 }
 
 impl Snapshot {
@@ -105,7 +113,7 @@ impl Snapshot {
         digest
     }
 
-    fn encode(&self, number: u64, owner: &Owner) -> Vec<u8> {
+    fn encode(&self, number: u64, owner: &Owner, end: u64) -> Vec<u8> {
         let mut out = vec![0; FIXED_BYTES];
         for Entry { key, version, value } in &self.definitions {
             Record::Defined { version: *version, key, value: Some(value) }.encode(&mut out);
@@ -121,9 +129,24 @@ impl Snapshot {
         out[60] = if self.is_in_doubt { IN_DOUBT } else { WHOLE };
         let sum = crc32c::crc32c(&out[12..]);
         out[8..12].copy_from_slice(&sum.to_le_bytes());
+        put_end(&mut out, end, owner);
         out.resize(padded(out.len()), 0);
         out
     }
+}
+
+fn put_end(out: &mut Vec<u8>, end: u64, owner: &Owner) {
+    out.extend_from_slice(&END_MAGIC);
+    out.extend_from_slice(&crc32c::crc32c_append(owner.identity.seed(), &end.to_le_bytes()).to_le_bytes());
+    out.extend_from_slice(&end.to_le_bytes());
+}
+
+fn read_end(bytes: &[u8], owner: &Owner) -> Option<u64> {
+    let mut input = Input::new(bytes);
+    let (magic, sum, end) = (input.take(4)?, input.u32()?, input.u64()?);
+    let is_good =
+        *magic == END_MAGIC && sum == crc32c::crc32c_append(owner.identity.seed(), &end.to_le_bytes());
+    is_good.then_some(end)
 }
 
 impl Copy {
@@ -145,7 +168,8 @@ impl Copy {
             snapshot.definitions.push(Entry { key: key.into(), version, value: value.into() });
             records = &records[taken..];
         }
-        Some(Self { number, owner, snapshot })
+        let end = read_end(&bytes[length..], &owner).unwrap_or(0);
+        Some(Self { number, owner, snapshot, end })
     }
 }
 
@@ -164,11 +188,34 @@ fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
     let mut bytes = vec![0; BLOCK_BYTES];
     let mut known = disk.read(slot, 0, &mut bytes).ok()?;
     let length = Input::new(bytes.get(12..known)?).u32()? as usize;
-    if length > known && length <= FILE_BYTES_MAX {
-        bytes.resize(length, 0);
+    let with_end = length.saturating_add(END_BYTES);
+    if with_end > known && length <= FILE_BYTES_MAX {
+        bytes.resize(with_end, 0);
         known = disk.read(slot, 0, &mut bytes).ok()?;
     }
     Copy::parse(&bytes[..known])
+}
+
+/// The newest commit that any copy knows to have been synced, and whose it is.
+pub(super) fn read_end_of<D: Disk>(disk: &mut D, identity: &Identity) -> u64 {
+    let ends = copies(disk).into_iter().flatten().filter(|copy| copy.owner.identity == *identity);
+    ends.map(|copy| copy.end).max().unwrap_or(0)
+}
+
+/// Notes that a commit is the last of its life and was synced, in the copies that there are; returns the
+/// bytes written. A life that `said_nothing` has repeated what was known.
+pub(super) fn note_end<D: Disk>(
+    disk: &mut D,
+    owner: &Owner,
+    number: u64,
+    said_nothing: bool,
+) -> io::Result<usize> {
+    let kept = read(disk).filter(|copy| copy.owner == *owner);
+    let needed = number - u64::from(said_nothing);
+    match kept {
+        Some(kept) if kept.end < needed => write(disk, owner, &kept.snapshot, number),
+        _ => Ok(0),
+    }
 }
 
 /// Whether there ever was a copy, good or not: a store that has one is not new.
@@ -184,7 +231,7 @@ fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
 }
 
 /// Brings the copies up to a commit that was just synced, from its records; returns the bytes written.
-pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, records: &[u8]) -> io::Result<usize> {
+pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, number: u64, records: &[u8]) -> io::Result<usize> {
     let kept = read(disk).filter(|copy| copy.owner == *owner);
     let before = kept.as_ref().map(|copy| &copy.snapshot);
     let mut snapshot = before.cloned().unwrap_or_default();
@@ -206,18 +253,25 @@ pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, records: &[u8]) -> io
         return forget(disk).map(|()| 0);
     }
     snapshot.is_in_doubt = matches!(vouched, Said::InDoubt);
-    if before == Some(&snapshot) { Ok(0) } else { write(disk, owner, &snapshot) }
+    if before == Some(&snapshot) { Ok(0) } else { write(disk, owner, &snapshot, number) }
 }
 
-/// Writes both copies, the older one first; returns the bytes. A copy that cannot be written is made anew,
+/// Writes both copies, the older one first, and that a commit of the number `synced` was, unless a newer one
+/// is known; returns the bytes. A copy that cannot be written is made anew,
 /// and given up when that fails, too: the log has all that it has, and goes on.
 ///
 /// # Errors
 /// A copy may not be written; or the disk failed: not even the directory can be synced, or an old copy stays
 /// that would be believed.
-pub(super) fn write<D: Disk>(disk: &mut D, owner: &Owner, snapshot: &Snapshot) -> io::Result<usize> {
+pub(super) fn write<D: Disk>(
+    disk: &mut D,
+    owner: &Owner,
+    snapshot: &Snapshot,
+    synced: u64,
+) -> io::Result<usize> {
+    let end = read_end_of(disk, &owner.identity).max(synced);
     let numbers = copies(disk).map(|copy| copy.map_or(0, |copy| copy.number));
-    let bytes = snapshot.encode(numbers[0].max(numbers[1]) + 1, owner);
+    let bytes = snapshot.encode(numbers[0].max(numbers[1]) + 1, owner, end);
     if bytes.len() > FILE_BYTES_MAX {
         return forget(disk).map(|()| 0);
     }

@@ -11,7 +11,7 @@ use super::clean::Drain;
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::footer::Trailer;
 use super::index::{Index, Place};
-use super::jobs::{CommitDone, CommitJob, Outcome, Reached, Seal, Write};
+use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Reached, Seal, Write};
 use super::log::{Failed, InFlight, Log, Position};
 use super::record::Record;
 use super::segment::{SegmentHeader, SegmentRef};
@@ -74,6 +74,15 @@ impl Log {
         let job = self.next_commit(now);
         self.is_closing = false;
         job
+    }
+
+    /// The last thing of a clean stop: which commit is the last is noted where damage to the end of the log
+    /// does not reach.
+    pub(super) fn end(&self) -> Option<EndJob> {
+        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        let said_nothing = self.counters.commits < 2;
+        let job = EndJob { owner, number: self.number, said_nothing };
+        (self.keeps_access && !self.failed && self.number > 0).then_some(job)
     }
 
     /// The commit for which there was no room, when it is time to try it again.

@@ -141,7 +141,9 @@ impl CommitJob {
         written?;
         if self.keeps_access {
             let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
-            self.access_bytes = access_file::update(disk, &self.owner, records).map_err(Outcome::Failed)?;
+            let number = self.commit_header.number;
+            let updated = access_file::update(disk, &self.owner, number, records);
+            self.access_bytes = updated.map_err(Outcome::Failed)?;
         }
         Ok(())
     }
@@ -177,6 +179,26 @@ impl CommitDone {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
         let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
         footer + header + self.job.commit.bytes.len() + self.job.access_bytes
+    }
+}
+
+/// Notes beside the log which commit is the last of this life.
+#[derive(Debug)]
+pub struct EndJob {
+    pub(super) owner: Owner,
+    pub(super) number: u64,
+    /// That commit only repeats what was there.
+    pub(super) said_nothing: bool,
+}
+
+impl EndJob {
+    /// Does it; blocks. A disk that refuses it loses nothing: what is then destroyed at the end of the log is
+    /// told less surely.
+    pub fn run(self, disk: &mut impl Disk) {
+        let Self { owner, number, said_nothing } = self;
+        if let Err(error) = access_file::note_end(disk, &owner, number, said_nothing) {
+            log::warn!("access.a and access.b cannot be written ({error}): the end of the log is not noted");
+        }
     }
 }
 

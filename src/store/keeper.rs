@@ -17,7 +17,7 @@ use super::disk::Disk;
 use super::fetch::FetchJob;
 use super::footer::Footer;
 use super::group::{self, Groups};
-use super::jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{Failed, Log, Refused};
 use super::read_back::{FetchDone, Scratch};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, Targets};
@@ -35,6 +35,8 @@ pub enum Write {
     Commit(CommitJob),
     /// A step towards another segment.
     Prepare(PrepareJob),
+    /// Which commit is the last of a life.
+    End(EndJob),
 }
 
 /// Something that was written, or not.
@@ -44,6 +46,8 @@ pub enum WriteDone {
     Commit(CommitDone),
     /// See [`Write::Prepare`].
     Prepare(PrepareDone),
+    /// See [`Write::End`].
+    End,
 }
 
 impl Write {
@@ -52,6 +56,10 @@ impl Write {
         match self {
             Self::Commit(job) => WriteDone::Commit(job.run(disk)),
             Self::Prepare(job) => WriteDone::Prepare(job.run(disk)),
+            Self::End(job) => {
+                job.run(disk);
+                WriteDone::End
+            }
         }
     }
 }
@@ -113,6 +121,8 @@ pub struct Keeper {
     is_flushing: bool,
     /// This life is to end with a commit that proves the one before it.
     is_closing: bool,
+    /// Which commit that was is to be noted beside the log.
+    is_ending: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
     ranges: Vec<Range>,
@@ -175,6 +185,7 @@ impl Keeper {
             is_blocked: false,
             is_flushing: false,
             is_closing: false,
+            is_ending: false,
             chunking: None,
             groups: Groups::default(),
             ranges: Vec::with_capacity(512),
@@ -210,7 +221,7 @@ impl Keeper {
     /// Whether everything is written, or never will be, for a clean stop.
     pub fn is_idle(&self, journal: &Journal) -> bool {
         let is_idle = !self.is_writing && self.log.is_idle() && !self.has_more(journal);
-        self.log.has_failed() || is_idle && !self.is_closing
+        self.log.has_failed() || is_idle && !self.is_closing && !self.is_ending
     }
 
     /// Whether something waits outside of the log.
@@ -267,6 +278,12 @@ impl Keeper {
             return Some(Write::Commit(job));
         }
         if self.log.is_idle() {
+            if core::mem::take(&mut self.is_ending)
+                && let Some(job) = self.log.end()
+            {
+                self.is_writing = true;
+                return Some(Write::End(job));
+            }
             journal.advance();
             if !self.has_more(journal) {
                 self.log.rest();
@@ -287,7 +304,7 @@ impl Keeper {
         if job.is_some() || !self.is_closing || self.has_more(journal) || !self.log.is_idle() {
             return job;
         }
-        self.is_closing = false;
+        (self.is_closing, self.is_ending) = (false, true);
         self.log.closing_commit(now)
     }
 
@@ -311,6 +328,7 @@ impl Keeper {
                     journal.stored(messages, self.covers);
                 }
             }
+            WriteDone::End => {}
             WriteDone::Prepare(done) => {
                 self.log.prepare_done(done)?;
                 if self.has_more(journal) {

@@ -93,7 +93,7 @@ pub use file_disk::{FileDisk, make_directory};
 pub use format::Format;
 pub use hold::Held;
 pub use index::{DefinitionIndex, Index, Place, Segment};
-pub use jobs::{CommitDone, CommitJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};
 pub use parts::Part;

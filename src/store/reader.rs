@@ -19,7 +19,7 @@ use super::parts::{Part, PartBlock, part_seed};
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::recover::{Report, SetAside};
-use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
+use super::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
 use super::space::Slot;
 
 /// What was found of one file.
@@ -64,6 +64,8 @@ pub(super) struct Newest {
     /// The version that it is written in.
     pub(super) format: Format,
     pub(super) tail: u32,
+    /// Bytes of its file.
+    length: u32,
     /// The records of its last commit, and how many there are.
     pub(super) again: Vec<u8>,
     pub(super) again_records: u32,
@@ -75,7 +77,7 @@ pub(super) struct Newest {
 }
 
 pub(super) struct Reader<'d, 'r, D> {
-    disk: &'d mut ReadAround<'r, D>,
+    pub(super) disk: &'d mut ReadAround<'r, D>,
     /// One segment.
     bytes: Vec<u8>,
     pub(super) index: Index,
@@ -112,7 +114,7 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
             // No store has so many segments, or so large a file: its length is what is damaged.
             header = HeaderRead::Bad;
         }
-        if header == HeaderRead::Empty && has_more(disk, slot)? {
+        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
             header = HeaderRead::Bad;
         }
         found.push(Found { slot, length: length as u64, header });
@@ -120,15 +122,23 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// How far behind an empty header something is looked for: files that nothing was ever written to are read so
-/// far at every start.
-const LOOK_BEHIND_BYTES: usize = 16 * BLOCK_BYTES;
+/// Bytes read at once to see that a file is empty.
+const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
 
-/// Whether something lies behind an empty header: then the header was not always empty.
+/// Whether anything lies behind an empty header, however far: then the header was not always empty. The files
+/// that nothing was ever written to are read for that at every start; there are a few of them at most.
 fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
-    let mut bytes = vec![0; LOOK_BEHIND_BYTES];
-    let length = disk.read(slot, BLOCK_BYTES as u64, &mut bytes)?;
-    Ok(bytes[..length].iter().any(|byte| *byte != 0))
+    let mut bytes = vec![0; LOOK_BYTES];
+    for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(LOOK_BYTES) {
+        let length = disk.read(slot, at, &mut bytes)?;
+        if bytes[..length].iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        if length < LOOK_BYTES {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
@@ -148,11 +158,13 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
     }
 
-    /// Finds the newest proven header and reads the log that it lists.
+    /// Finds the newest proven header and reads the log that it lists. It is `noted` beside the log that a
+    /// commit of that number was synced, or 0.
     pub(super) fn read_log(
         &mut self,
         headers: &[(u32, u32, &SegmentHeader)],
         found: &[Found],
+        noted: u64,
     ) -> io::Result<Newest> {
         let none = SegmentRef { sequence: 0, slot: 0 };
         let mut proven = None;
@@ -173,17 +185,22 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let Some(&newest) = list.last() else {
             self.report.is_lost = self.has_remains(found)?;
             self.report.is_new = !self.report.is_lost;
+            self.report.is_gone =
+                self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
+            // Its numbers are not used again, or the next start would miss them.
+            self.chain.number = noted;
             self.newer_unopened = self.unopened_beside(found, &[]);
             let tail = self.segment_bytes;
             return Ok(Newest {
                 segment: none,
                 format: Format::NEWEST,
                 tail,
+                length: tail,
                 again: Vec::new(),
                 again_records: 0,
                 footer: Footer::default(),
                 synced: 0,
-                is_damaged: false,
+                is_damaged: noted > 0,
             });
         };
         let mut olds = Vec::new();
@@ -204,7 +221,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(&named);
-        self.find_lost_end(&mut newest, headers)?;
+        self.find_lost_end(&mut newest, headers, noted)?;
+        self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_rested();
@@ -240,9 +258,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         &mut self,
         newest: &mut Newest,
         headers: &[(u32, u32, &SegmentHeader)],
+        noted: u64,
     ) -> io::Result<()> {
         let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));
-        let mut synced = synced_by_headers(headers).max(newest.synced);
+        let mut synced = synced_by_headers(headers).max(newest.synced).max(noted);
         for &(slot, first, header) in headers.iter().filter(|h| h.2.sequence > newest.segment.sequence) {
             let length = self.disk.read(slot, 0, &mut self.bytes)?;
             let heads = synced_by_heads(&self.bytes[..length], first as usize, header.sequence, &chain, seed);
@@ -262,6 +281,25 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             newest.tail = end;
         }
         Ok(())
+    }
+
+    /// A segment has its length before it gets a header. So one that is shorter was cut, and as many commits
+    /// as may have been in what is gone are taken for lost.
+    fn find_cut_end(&mut self, newest: &mut Newest) {
+        let (end, length) = (self.segment_bytes, newest.length);
+        if length < end {
+            self.note_cut(newest.segment, length);
+            if !newest.is_damaged {
+                self.report.commits_lost_at_end += u64::from((end - length).div_ceil(BLOCK_BYTES as u32));
+            }
+            (newest.is_damaged, newest.tail) = (true, end);
+        }
+    }
+
+    fn note_cut(&mut self, segment: SegmentRef, length: u32) {
+        let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
+        self.report.set_aside.push(SetAside { slot, segment: sequence, from: length, to });
+        self.report.files_cut += 1;
     }
 
     /// Files that cannot be opened and are not known to be older segments.
@@ -377,6 +415,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         if footer.is_none() {
             let (_, commits) = self.scan(segment, header_bytes, Pass::Facts)?;
             self.report.footers_missing += 1;
+            let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
+            if length < self.segment_bytes {
+                self.note_cut(segment, length);
+            }
             if commits.is_empty() {
                 let (slot, sequence) = (segment.slot, segment.sequence);
                 let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
@@ -503,7 +545,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
             tail = self.segment_bytes;
         }
-        Ok(Newest { segment, format, tail, again, again_records, footer, synced, is_damaged: false })
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
+        Ok(Newest { segment, format, tail, length, again, again_records, footer, synced, is_damaged: false })
     }
 
     /// Reads a segment commit by commit; returns its end, and number and place of each commit.

@@ -55,8 +55,8 @@ impl core::fmt::Display for OpenError {
             Self::NoStore => write!(
                 f,
                 "there is no store in the data directory, and require_store = true forbids to begin a new \
-                 one: is the right file system mounted there? For the very first start, leave \
-                 require_store out"
+                 one: is the right file system mounted there, with all of its files? For the very first \
+                 start, leave require_store out"
             ),
             Self::Unreadable(error) => write!(f, "the data directory cannot be read: {error}"),
         }
@@ -94,10 +94,15 @@ pub struct Report {
     pub commits_lost_at_end: u64,
     /// Blocks that the disk refuses to read: file, and first byte.
     pub refused: Vec<(u32, u32)>,
+    /// Parts set aside that are not there, for the file of a segment ends too early.
+    pub files_cut: usize,
     /// Files that cannot be opened.
     pub unopened: Vec<Unopened>,
-    /// There are files with something in them, but nothing of it is a log any more.
+    /// There was a log, but nothing of it can be read any more.
     pub is_lost: bool,
+    /// So it is, and no file has anything of it: the files were moved or deleted, or another file system is
+    /// mounted.
+    pub is_gone: bool,
     /// Large transactions that cannot be read: what was not written of them a second time is missing.
     pub groups_damaged: u32,
     /// Large transactions that the disk has no room to write a second time: at most one, for whatever comes
@@ -117,6 +122,11 @@ impl Report {
     /// Whether something that was written is surely missing.
     pub fn is_damaged(&self) -> bool {
         !self.set_aside.is_empty() || self.commits_missing > 0
+    }
+
+    /// Whether all that is wrong is that files of segments end too early.
+    pub fn is_cut_short(&self) -> bool {
+        self.commits_missing == 0 && self.set_aside.len() == self.files_cut
     }
 }
 
@@ -148,7 +158,7 @@ impl Log {
         })?;
         let may_begin = settings.may_begin;
         let (mut log, mut report) = Self::look(disk, settings, fresh)?;
-        if report.is_new && !may_begin {
+        if (report.is_new || report.is_gone) && !may_begin {
             return Err(OpenError::NoStore);
         }
         let begun = log.begin(disk, &mut report, now);
@@ -389,11 +399,12 @@ fn recover<D: Disk>(
         owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
     let mut reader = Reader::new(disk, identity, segment_bytes);
     headers.retain(|(_, _, header)| header.identity == identity);
-    let mut newest = reader.read_log(&headers, &found).map_err(OpenError::Unreadable)?;
+    let kept = kept.filter(|copy| copy.owner.identity == identity);
+    let noted = access_file::read_end_of(reader.disk, &identity);
+    let mut newest = reader.read_log(&headers, &found, noted).map_err(OpenError::Unreadable)?;
     let settings = settings.with_segments_of(segment_bytes);
     let mut slots = reader.slots(&found, &headers);
     reader.keep_off_refused(&mut newest, &mut slots);
-    let kept = kept.filter(|copy| copy.owner.identity == identity);
     // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
     let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);

@@ -90,6 +90,8 @@ pub struct Damage {
     pub records_read: u64,
     /// Records of theirs that cannot, if that is known.
     pub records_lost: Option<u64>,
+    /// Those among them of which nobody knows what they were.
+    pub records_unknown: u64,
     /// Messages among those that were live and are nowhere else, each queue counted.
     pub messages_lost: u64,
 }
@@ -110,6 +112,8 @@ impl Damage {
 /// What is damaged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum DamageKind {
+    /// Nothing of the log is there, though there was one.
+    Log,
     /// The header of a segment; its commits were found nevertheless.
     Header,
     /// Commits.
@@ -135,7 +139,7 @@ pub enum DamageKind {
 impl DamageKind {
     /// There is no file of the segment that could be mended.
     const fn is_of_no_file(self) -> bool {
-        matches!(self, Self::NoFile | Self::Unopened | Self::Replaced)
+        matches!(self, Self::Log | Self::NoFile | Self::Unopened | Self::Replaced)
     }
 }
 

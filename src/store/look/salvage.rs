@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::walk::{Chain, Event, FoundFooter, Trust, Walk, claimed_extent};
-use crate::store::commit::{COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
+use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
 use crate::store::index::Place;
 use crate::store::parts::Entry;
 use crate::store::record::{Record, RecordError, Target};
@@ -78,6 +78,8 @@ pub(super) struct Salvaged {
     pub(super) read: u64,
     /// Records that could not, if that is known.
     pub(super) lost: Option<u64>,
+    /// Of those that could not, the ones of which nobody knows what they were.
+    pub(super) unknown: u64,
     /// Commits that there surely were.
     pub(super) commits: u64,
 }
@@ -115,12 +117,14 @@ pub(super) fn by_chain<'a>(
         lost =
             lost.map(|lost| lost + u64::from(claim.header.records).saturating_sub(found.whole.len() as u64));
         if !is_length_likely || trust == Trust::Tail {
+            // Nobody knows what lay behind it.
+            lost = lost.filter(|_| is_length_likely || range.end - at <= BLOCK_BYTES);
             break;
         }
         at += padded(end);
         chain = Chain { segment: walk.sequence, number: chain.number + 1, ..chain };
     }
-    Salvaged { read, lost, commits }
+    Salvaged { read, lost, unknown: lost.unwrap_or(0), commits }
 }
 
 /// Records of the commits in `range`, which a footer has the places of.
@@ -163,7 +167,7 @@ pub(super) fn by_footer(
             each(Event::Lost(&targets));
         }
     }
-    Salvaged { read, lost: all.map(|()| lost), commits: 0 }
+    Salvaged { read, lost: all.map(|()| lost), unknown: 0, commits: 0 }
 }
 
 /// Whether all that a footer tells lies before byte `tail` and is there.

@@ -10,6 +10,7 @@ use super::salvage::Salvaged;
 use super::survey::{Found, Listed, ListedHeader, Survey, read_around};
 use super::walk::{Chain, End, Event, Gap, Trust};
 use super::{Damage, DamageKind, Look, LookError, SegmentLook, Spare, Volume, salvage};
+use crate::store::access_file;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::store::disk::Disk;
 use crate::store::evidence::{synced_by_headers, synced_by_heads};
@@ -41,7 +42,10 @@ struct Taking {
 }
 
 pub(super) fn take<D: Disk>(disk: &mut D) -> Result<Look, LookError> {
+    // Before the log is read: beside a broker that stops, it has no less by then.
+    let had_one = access_file::is_there(disk);
     let survey = Survey::of(disk)?;
+    let noted = survey.identity.map_or(0, |identity| access_file::read_end_of(disk, &identity));
     let mut taking = Taking::new(&survey);
     let mut bytes = vec![0; survey.segment_bytes as usize];
     for listed in &survey.log {
@@ -57,7 +61,10 @@ pub(super) fn take<D: Disk>(disk: &mut D) -> Result<Look, LookError> {
             taking.take_other(disk, &survey, found, &mut bytes).map_err(LookError::Unreadable)?;
         }
     }
-    taking.note_lost_end(synced_by_headers(&survey.headers().collect::<Vec<_>>()));
+    if survey.log.is_empty() && had_one {
+        taking.note_lost_log(noted);
+    }
+    taking.note_lost_end(synced_by_headers(&survey.headers().collect::<Vec<_>>()).max(noted));
     Ok(taking.finish())
 }
 
@@ -190,6 +197,7 @@ impl Taking {
             commits: known,
             records_read: 0,
             records_lost: known,
+            records_unknown: 0,
             messages_lost: 0,
         };
         let damages = &mut self.look.damage;
@@ -232,7 +240,8 @@ impl Taking {
             }
             Event::Strange(place) => {
                 let end = place.at + place.bytes;
-                self.note(DamageKind::Strange, place.segment, place.at, end).records_lost = Some(1);
+                let damage = self.note(DamageKind::Strange, place.segment, place.at, end);
+                (damage.records_lost, damage.records_unknown) = (Some(1), 1);
             }
             Event::Lost(targets) => self.missed.extend_from_slice(targets),
             Event::Gap(gap) => self.note_gap(gap, segment),
@@ -318,8 +327,13 @@ impl Taking {
     fn note_missing(&mut self, gap: &Gap, at: SegmentRef, missed: Vec<Target>) {
         self.slot = at.slot;
         let damage = self.note(DamageKind::Commits, at.sequence, gap.from, gap.to);
-        let Salvaged { read, lost, .. } = gap.salvaged;
+        let Salvaged { read, lost, unknown, .. } = gap.salvaged;
         (damage.commits, damage.records_read, damage.records_lost) = (gap.commits, read, lost);
+        damage.records_unknown = unknown;
+        if gap.salvaged.commits > 0 && gap.commits.is_some_and(|commits| commits > gap.salvaged.commits) {
+            // Of the others nothing is left that would say what was in them.
+            damage.records_lost = None;
+        }
         let number = self.look.damage.len() - 1;
         self.lost.extend(missed.into_iter().map(|target| (number, target)));
     }
@@ -454,6 +468,14 @@ impl Taking {
         }
     }
 
+    /// There was a log, and nothing is left of it.
+    fn note_lost_log(&mut self, noted: u64) {
+        self.slot = 0;
+        let damage = self.note(DamageKind::Log, 0, 0, 0);
+        damage.commits = Some(noted).filter(|noted| *noted > 0);
+        damage.records_lost = None;
+    }
+
     /// Whether commits at the end of the log are missing that were durable: then it is damaged, not cut.
     fn note_lost_end(&mut self, synced: u64) {
         let read = self.look.tail.map(|tail| (tail.segment, tail.records_read));
@@ -493,7 +515,8 @@ impl Taking {
         let mut broken = BTreeSet::new();
         for (target, body, chunks) in &self.large {
             let is_whole = (0..*chunks).all(|index| self.look.chunks.contains_key(&(*body, index)));
-            if !is_whole && is_live(target) {
+            // The index has given up some of them by now.
+            if !is_whole && !is_dead(target) {
                 broken.insert(*body);
             }
         }

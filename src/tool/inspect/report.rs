@@ -196,6 +196,7 @@ fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
 
 const fn what(kind: DamageKind) -> &'static str {
     match kind {
+        DamageKind::Log => "log",
         DamageKind::Header => "header",
         DamageKind::Commits => "commits",
         DamageKind::Footer => "footer",
@@ -252,7 +253,9 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
 
 /// Writes the last line.
 pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) -> io::Result<()> {
-    let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
+    // A message that lacks a part of its body is not delivered.
+    let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>() + look.bodies_broken;
+    let unknown = look.damage.iter().map(|damage| damage.records_unknown).sum::<u64>();
     let is_known = look.damage.iter().all(|damage| damage.records_lost.is_some());
     match verdict {
         Verdict::Good => writeln!(out, "verdict    good: everything is as it was written"),
@@ -267,8 +270,13 @@ pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) 
         Verdict::Damaged => writeln!(
             out,
             "verdict    damaged: {} parts are not as they were written; live messages known to be lost: \
-             {lost}{}",
+             {lost}{}{}",
             look.damage.len(),
+            if unknown > 0 {
+                format!(", and {unknown} records of which nobody knows what they were")
+            } else {
+                String::new()
+            },
             if is_known { "" } else { ", and others that nobody knows" }
         ),
     }
