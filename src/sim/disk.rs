@@ -385,7 +385,7 @@ impl Inner {
     /// What the mutant makes of a write.
     fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
-        let is_commit = bytes.starts_with(b"LVC1");
+        let is_commit = bytes.starts_with(b"LVC");
         match self.mutant {
             Mutant::NoLife if is_commit => {
                 bytes[12..16].copy_from_slice(&1_u32.to_le_bytes());
