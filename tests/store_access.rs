@@ -369,6 +369,166 @@ fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
     }
 }
 
+/// What both files say.
+fn copies(disk: &mut SimDisk) -> Vec<[u8; 4096]> {
+    let mut read = |slot| {
+        let mut copy = [0; 4096];
+        assert_eq!(disk.read(slot, 0, &mut copy).expect("it can be read"), copy.len());
+        copy
+    };
+    ACCESS_SLOTS.map(&mut read).to_vec()
+}
+
+fn put_copies(disk: &mut SimDisk, copies: &[[u8; 4096]]) {
+    for (slot, copy) in ACCESS_SLOTS.into_iter().zip(copies) {
+        disk.write(slot, 0, copy).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
+}
+
+/// Alice and Bob, and a log that is written on.
+fn store_of_two() -> (SimDisk, Log) {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    for (version, key) in [(1, ALICE), (2, BOB), (3, &ACCESS_WRITTEN_KEY[..])] {
+        let record = Record::Defined { version, key, value: Some(b"") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop(log);
+    let log = open(&disk).0;
+    (disk, log)
+}
+
+/// A change, in the two commits that it takes; where the first lies.
+fn change(log: &mut Log, disk: &mut SimDisk, number: u64, key: &[u8], value: Option<&[u8]>) -> (u32, usize) {
+    let version = u64::from(log.life()) << 32 | number;
+    let record = Record::Defined { version, key, value };
+    log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(log, disk);
+    let place = disk.written().last().copied().expect("it was written");
+    commit(log, disk);
+    place
+}
+
+fn lose_log(disk: &mut SimDisk) {
+    for slot in disk.slots().expect("it can be read") {
+        disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
+}
+
+/// A file could neither be written nor removed for a while, and is read again when the log has lost that
+/// somebody was deleted meanwhile.
+#[test]
+fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
+    for is_damaged in [false, true] {
+        let (mut disk, mut log) = store_of_two();
+        let old = copies(&mut disk);
+        let gone = change(&mut log, &mut disk, 1, BOB, None);
+        let new = copies(&mut disk);
+        assert!(old != new, "the files follow");
+        drop(log);
+        if is_damaged {
+            flip(&mut disk, gone);
+        }
+        put_copies(&mut disk, &old);
+        let access = Log::access_of(&mut disk).expect("it can be read");
+        assert_eq!(matches!(access, Access::InDoubt(_)), is_damaged, "{access:?}");
+        put_copies(&mut disk, &new);
+        let (report, found) = readable(&disk);
+        assert_eq!(report.access.access, Access::Whole, "the newer ones vouch");
+        assert_eq!(found, [(ALICE.to_vec(), Vec::new())]);
+    }
+    // What is newer the log has itself, and the file has what the log has lost: together they are whole.
+    let (mut disk, mut log) = store_of_two();
+    let old = copies(&mut disk);
+    let first = change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
+    change(&mut log, &mut disk, 2, b"\0\x02\x05carol", Some(b"new"));
+    drop(log);
+    put_copies(&mut disk, &old);
+    flip(&mut disk, first);
+    assert_eq!(readable(&disk).0.access.access, Access::Whole);
+}
+
+/// Nothing good is left of both while the broker runs: the next change makes them again, without a start.
+#[test]
+fn files_of_access_that_were_lost_come_back_with_the_next_change() {
+    let (mut disk, mut log) = store_of_two();
+    put_copies(&mut disk, &[[0; 4096]; 2]);
+    change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
+    change(&mut log, &mut disk, 2, BOB, None);
+    drop(log);
+    lose_log(&mut disk);
+    let (report, found) = readable(&disk);
+    assert_eq!(report.access.access, Access::Whole, "by the files alone");
+    assert_eq!(found.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [ALICE, b"\0\x02\x05carol"]);
+}
+
+/// A card refuses the first reads of both files, and the log needs them.
+#[test]
+fn reads_that_are_refused_now_and_then_cost_nobody() {
+    for count in 1..5 {
+        let (mut disk, mut log) = store_of_two();
+        let gone = change(&mut log, &mut disk, 1, BOB, None);
+        drop(log);
+        flip(&mut disk, gone);
+        disk.start(Trouble::Never);
+        let mut worn = Flaky { disk: disk.clone(), refused: [ACCESS_SLOTS; 5][..count].concat() };
+        let (_, report) = Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it opens");
+        assert_eq!(report.access.access, Access::Whole, "{count}");
+        assert!(worn.refused.is_empty(), "{count}: they were refused");
+    }
+}
+
+/// A disk that refuses the next read of some files.
+struct Flaky {
+    disk: SimDisk,
+    refused: Vec<u32>,
+}
+
+impl Disk for Flaky {
+    fn lock(&mut self) -> io::Result<()> {
+        self.disk.lock()
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        self.disk.slots()
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.create(slot)
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(refused) = self.refused.iter().position(|other| *other == slot) {
+            self.refused.remove(refused);
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.disk.read(slot, at, bytes)
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(slot, at, bytes)
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        self.disk.zero(slot, at, bytes)
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.sync(slot)
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.remove(slot)
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+}
+
 /// What is wrong with a file, until it is made anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wear {

@@ -1,9 +1,9 @@
 //! Whether what the log says of users and permissions is all of it.
 //!
 //! Why it exists: a start sets aside what is damaged and goes on with the rest. For messages that is right;
-//! of access, the rest may be what somebody took away. So every commit repeats a digest of all that says who
-//! may do what, and a start compares it with what it has read: it lets in whom the log vouches for, or
-//! nobody.
+//! of access, the rest may be what somebody took away. So every commit that has room, and each that follows a
+//! change, repeats a digest of all that says who may do what, and a start compares it with what it has read:
+//! it lets in whom the log vouches for, or nobody.
 //!
 //! ```text
 //! value of the definition "access is written down", see `journal::definition`
@@ -17,7 +17,8 @@
 //! there was a digest take no notice of the value.
 //!
 //! Whom the log cannot vouch for, the files beside it may (`access_file`): what they say is everything that
-//! anybody was told to be done, and what the log has lost of it is written into the log again.
+//! anybody was told to be done, and what the log has lost of it is written into the log again. A file that
+//! is older than what the log says of itself vouches for nobody: it could not be removed when it was due.
 //!
 //! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
 //! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with
@@ -29,10 +30,10 @@ use crate::journal::Urgency;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use crate::time::Now;
 
-use super::access_file::{self, Entry, Snapshot};
+use super::access_file::{self, Entry, Known, Snapshot};
 use super::commit::Owner;
 use super::disk::Disk;
-use super::index::DefinitionIndex;
+use super::index::{DefinitionIndex, Place};
 use super::log::Log;
 use super::record::Record;
 use super::recover::{Report, Step};
@@ -278,7 +279,10 @@ impl Log {
         };
         let kept = access_file::read(disk).filter(|copy| copy.owner.identity == self.identity);
         let kept = kept.map(|copy| copy.snapshot).filter(|snapshot| !snapshot.is_in_doubt);
-        let restored = kept.as_ref().map(|kept| self.differences(kept, &unreadable)).unwrap_or_default();
+        let kept = kept.map(|kept| (self.differences(&kept, &unreadable), kept));
+        let said = written.map(|(_, said)| said);
+        let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, said));
+        let restored = kept.as_ref().map(|(restored, _)| restored.clone()).unwrap_or_default();
         is_thin |= !restored.is_empty();
         let by_log = access;
         let access = if kept.is_some() { Access::Whole } else { by_log };
@@ -317,6 +321,29 @@ impl Log {
             is_counted(key) && !known.deleted && is_gone && snapshot.place(key).is_err()
         });
         lost.chain(deleted.map(|(key, _)| Restored { key: key.clone(), value: None })).collect()
+    }
+
+    /// Whether a snapshot can be the newest: the log knows of nothing newer, or has what is newer itself, so
+    /// that the two together are what it says that there is. Else it is of a file that could for a while
+    /// neither be written nor removed, and says what was taken away since.
+    fn is_current(&self, snapshot: &Snapshot, restored: &[Restored], said: Option<Said>) -> bool {
+        let definitions = self.index.definitions();
+        let newest = definitions.get(&ACCESS_WRITTEN_KEY[..]).map_or(0, |known| known.version);
+        if snapshot.version >= newest {
+            return true;
+        }
+        let mut together = self.index.access();
+        for Restored { key, value } in restored {
+            if let Some(known) = definitions.get(key).filter(|known| !known.deleted) {
+                together.remove(key, known.version);
+            }
+            if value.is_some()
+                && let Ok(at) = snapshot.place(key)
+            {
+                together.add(key, snapshot.definitions[at].version);
+            }
+        }
+        matches!(said, Some(Said::Whole(digest)) if digest == together)
     }
 
     /// Writes what the log had lost into it again, and that this is all, with the last of it: a log that said
@@ -375,11 +402,13 @@ impl Log {
             copy.owner == owner
                 && kept.digest() == self.index.access()
                 && kept.is_in_doubt == vouch.is_in_doubt
+                && kept.version >= vouch.version
         };
         if access_file::copies(disk).iter().all(|copy| copy.as_ref().is_some_and(is_kept)) {
             return Ok(());
         }
-        let mut snapshot = Snapshot { is_in_doubt: vouch.is_in_doubt, ..Snapshot::default() };
+        let (version, is_in_doubt) = (vouch.version, vouch.is_in_doubt);
+        let mut snapshot = Snapshot { version, is_in_doubt, ..Snapshot::default() };
         let mut bytes = Vec::new();
         for (key, definition) in self.index.definitions().iter().filter(|(key, _)| is_counted(key)) {
             snapshot.version = snapshot.version.max(definition.version);
@@ -391,7 +420,21 @@ impl Log {
                 snapshot.definitions.push(Entry { key, version, value: value.into() });
             }
         }
-        access_file::write(disk, &owner, &snapshot, 0).map(drop)
+        self.is_access_lost = access_file::write(disk, &owner, &snapshot, 0)? == 0;
+        Ok(())
+    }
+
+    /// Where the log has everything there is of access, rising by the keys.
+    pub(super) fn access_places(&self) -> Vec<Known> {
+        let segments = self.index.segments();
+        let slot_of = |place: Place| segments.get(&place.segment).map(|segment| (segment.slot, place));
+        let known = self.index.definitions().iter().filter(|(key, _)| is_counted(key));
+        let known = known.map(|(key, definition)| {
+            let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
+            let places = if definition.deleted { None } else { Some(places) };
+            Known { key: key.clone(), version: definition.version, places }
+        });
+        known.collect()
     }
 
     /// The value of a definition, from the one or the other place that has it; and whether it is the other.

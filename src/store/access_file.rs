@@ -23,10 +23,11 @@
 //!
 //! Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
 //! the change is done; a good copy says what the digest of the newest commit with one says, but for the
-//! moment between that commit and the copy, and for a start, which reads both and brings them together; a
-//! copy that is not good says nothing; the older copy is written first, so once there are two, one is good
-//! while the other is written; a copy that cannot be written never ends the store, unless an old one stays
-//! that would be believed.
+//! moment between that commit and the copy, for one that could neither be written nor removed (its version
+//! says that it is old), and for a start, which reads both and brings them together; a copy that is not good
+//! says nothing; the older copy is written first, so once there are two, one is good while the other is
+//! written; copies that were lost come back with the next change; a copy that cannot be written never ends
+//! the store, unless an old one stays that would be believed.
 
 use std::io;
 
@@ -36,6 +37,7 @@ use super::access::{Digest, Said, is_counted, said};
 use super::build::for_each_record;
 use super::commit::{BLOCK_BYTES, Owner, padded};
 use super::disk::{ACCESS_SLOTS, Disk};
+use super::index::Place;
 use super::record::Record;
 use super::segment::Identity;
 use super::varint::Input;
@@ -48,6 +50,8 @@ const WHOLE: u8 = 1;
 const IN_DOUBT: u8 = 2;
 /// More is not kept twice: every change of one user writes all of it, which wears a card.
 const FILE_BYTES_MAX: usize = 128 << 10;
+/// Cards refuse a read now and then: what vouches for everybody is asked for again.
+const READS: usize = 3;
 
 /// A definition.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,12 +64,30 @@ pub(super) struct Entry {
 /// Every definition of access with its version.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Snapshot {
-    /// Of the newest change, deletions included.
+    /// Of the newest change, deletions and what was said of all of it included.
     pub(super) version: u64,
     /// Nobody has confirmed that this is all.
     pub(super) is_in_doubt: bool,
     /// Rising by their keys.
     pub(super) definitions: Vec<Entry>,
+}
+
+/// Where the log has a definition.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) key: Box<[u8]>,
+    pub(super) version: u64,
+    /// Files and places in them; `None`: it was deleted.
+    pub(super) places: Option<[Option<(u32, Place)>; 2]>,
+}
+
+/// What became of the copies.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Updated {
+    /// Bytes written.
+    pub(super) bytes: usize,
+    /// There is no good copy any more.
+    pub(super) is_lost: bool,
 }
 
 /// A good copy.
@@ -183,15 +205,17 @@ pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<Copy>; ACCESS_SLOTS.len()
     ACCESS_SLOTS.map(|slot| read_copy(disk, slot))
 }
 
-/// A copy that cannot be read is one that is not good: the log is still to be asked.
+/// A copy that cannot be read, however often it is tried, is one that is not good: the log is still to be
+/// asked.
 fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
     let mut bytes = vec![0; BLOCK_BYTES];
-    let mut known = disk.read(slot, 0, &mut bytes).ok()?;
+    let mut read = |bytes: &mut [u8]| (0..READS).find_map(|_| disk.read(slot, 0, bytes).ok());
+    let mut known = read(&mut bytes)?;
     let length = Input::new(bytes.get(12..known)?).u32()? as usize;
     let with_end = length.saturating_add(END_BYTES);
     if with_end > known && length <= FILE_BYTES_MAX {
         bytes.resize(with_end, 0);
-        known = disk.read(slot, 0, &mut bytes).ok()?;
+        known = read(&mut bytes)?;
     }
     Copy::parse(&bytes[..known])
 }
@@ -230,30 +254,68 @@ fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
     }
 }
 
-/// Brings the copies up to a commit that was just synced, from its records; returns the bytes written.
-pub(super) fn update<D: Disk>(disk: &mut D, owner: &Owner, number: u64, records: &[u8]) -> io::Result<usize> {
+/// Everything, from where the log has it; `None` when some of it cannot be read.
+fn rebuild<D: Disk>(disk: &mut D, known: &[Known]) -> Option<Snapshot> {
+    let (mut snapshot, mut bytes) = (Snapshot::default(), Vec::new());
+    for Known { key, version, places } in known {
+        snapshot.version = snapshot.version.max(*version);
+        let Some(places) = places else { continue };
+        let value = places.iter().flatten().find_map(|(slot, place)| {
+            bytes.clear();
+            bytes.resize(place.bytes as usize, 0);
+            disk.read(*slot, place.at.into(), &mut bytes).ok()?;
+            match Record::parse(&bytes) {
+                Ok((Record::Defined { version: at, key: of, value: Some(value) }, _))
+                    if at == *version && *of == **key =>
+                {
+                    Some(value.into())
+                }
+                _ => None,
+            }
+        });
+        snapshot.definitions.push(Entry { key: key.clone(), version: *version, value: value? });
+    }
+    Some(snapshot)
+}
+
+/// Brings the copies up to a commit that was just synced, from its records; when they were lost, from what
+/// the log has besides.
+pub(super) fn update<D: Disk>(
+    disk: &mut D,
+    owner: &Owner,
+    number: u64,
+    records: &[u8],
+    lost: Option<&[Known]>,
+) -> io::Result<Updated> {
     let kept = read(disk).filter(|copy| copy.owner == *owner);
     let before = kept.as_ref().map(|copy| &copy.snapshot);
-    let mut snapshot = before.cloned().unwrap_or_default();
-    let mut vouched = Said::Nothing;
+    let rebuilt = lost.and_then(|known| rebuild(disk, known));
+    let is_some = rebuilt.is_some() || kept.is_some();
+    let mut snapshot = rebuilt.or_else(|| before.cloned()).unwrap_or_default();
+    let (mut vouched, mut vouched_version) = (Said::Nothing, 0);
     for_each_record(records, 0, |record, _| match record {
-        Record::Defined { key, value, .. } if **key == ACCESS_WRITTEN_KEY => {
-            vouched = said(value.unwrap_or_default());
+        Record::Defined { version, key, value } if **key == ACCESS_WRITTEN_KEY => {
+            (vouched, vouched_version) = (said(value.unwrap_or_default()), *version);
         }
         Record::Defined { version, key, value } if is_access(key) => snapshot.apply(key, *version, *value),
         _ => {}
     });
     let is_known = match vouched {
         // Nobody has said yet who there is.
-        Said::Nothing => return Ok(0),
+        Said::Nothing => return Ok(Updated::default()),
         Said::Whole(digest) => digest == snapshot.digest(),
-        Said::InDoubt => kept.is_some(),
+        Said::InDoubt => is_some,
     };
     if !is_known {
-        return forget(disk).map(|()| 0);
+        return forget(disk).map(|()| Updated { bytes: 0, is_lost: true });
     }
     snapshot.is_in_doubt = matches!(vouched, Said::InDoubt);
-    if before == Some(&snapshot) { Ok(0) } else { write(disk, owner, &snapshot, number) }
+    snapshot.version = snapshot.version.max(vouched_version);
+    if before == Some(&snapshot) {
+        return Ok(Updated::default());
+    }
+    let bytes = write(disk, owner, &snapshot, number)?;
+    Ok(Updated { bytes, is_lost: bytes == 0 })
 }
 
 /// Writes both copies, the older one first, and that a commit of the number `synced` was, unless a newer one

@@ -7,6 +7,7 @@
 use crate::time::Now;
 
 use super::access::DIGEST_RECORD_BYTES;
+use super::access_file::Updated;
 use super::clean::Drain;
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::footer::Trailer;
@@ -123,8 +124,11 @@ impl Log {
         if given.is_none() && self.is_file_system_full() {
             self.note_commit_room();
         }
+        if done.job.keeps_access {
+            self.is_access_lost = done.job.access.is_lost;
+        }
         let Some(in_flight) = self.in_flight.take() else {
-            return Ok(self.durable);
+            panic!("a commit is done that was not handed out")
         };
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
@@ -226,7 +230,8 @@ impl Log {
             commit_header,
             owner,
             keeps_access,
-            access_bytes: 0,
+            access_places: (keeps_access && self.is_access_lost).then(|| self.access_places()),
+            access: Updated::default(),
             done,
             gives,
             given: None,

@@ -2,12 +2,13 @@
 //!
 //! Always true: a job owns its buffers and gives them back whatever happens; jobs of one kind never
 //! overlap, so what a finished commit job wrote is durable before the next one is made; nothing is tried
-//! twice, for a disk that failed once has an unknown state. The one exception is a write, before its sync,
-//! for which the file system has no room: it is made again, at its place, when there is some.
+//! twice, for a disk that failed once has an unknown state. The exceptions are a write, before its sync, for
+//! which the file system has no room: it is made again, at its place, when there is some; and the files
+//! beside the log, which are read again, and made anew once (`access_file`).
 
 use std::io;
 
-use super::access_file;
+use super::access_file::{self, Known, Updated};
 use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner};
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
@@ -24,8 +25,10 @@ pub struct CommitJob {
     pub(super) owner: Owner,
     /// It may change who may do what, which is kept beside the log, too.
     pub(super) keeps_access: bool,
-    /// Bytes written for that.
-    pub(super) access_bytes: usize,
+    /// Where the log has all of it, when the files beside it were lost.
+    pub(super) access_places: Option<Vec<Known>>,
+    /// What became of them.
+    pub(super) access: Updated,
     /// What of it is durable.
     pub(super) done: Reached,
     /// A file that is ready to be a segment, to be given up when the file system has no room for a write.
@@ -141,9 +144,9 @@ impl CommitJob {
         written?;
         if self.keeps_access {
             let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
-            let number = self.commit_header.number;
-            let updated = access_file::update(disk, &self.owner, number, records);
-            self.access_bytes = updated.map_err(Outcome::Failed)?;
+            let (number, lost) = (self.commit_header.number, self.access_places.as_deref());
+            let updated = access_file::update(disk, &self.owner, number, records, lost);
+            self.access = updated.map_err(Outcome::Failed)?;
         }
         Ok(())
     }
@@ -170,7 +173,7 @@ impl CommitJob {
 impl CommitDone {
     /// Syncs that it did.
     pub fn syncs(&self) -> u64 {
-        let access = if self.job.access_bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
+        let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
         1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + access
     }
 
@@ -178,7 +181,7 @@ impl CommitDone {
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
         let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
-        footer + header + self.job.commit.bytes.len() + self.job.access_bytes
+        footer + header + self.job.commit.bytes.len() + self.job.access.bytes
     }
 }
 

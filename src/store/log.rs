@@ -202,6 +202,8 @@ pub struct Log {
     pub(super) vouch: Option<Vouch>,
     /// The files beside the log follow what is written. During a start they are what vouches, and stay.
     pub(super) keeps_access: bool,
+    /// There is no good one of them any more.
+    pub(super) is_access_lost: bool,
     /// What the files beside the log say of access, and could not be written into it; rising by the keys.
     pub(super) unwritten_access: Vec<Restored>,
     /// What gathers has definitions of access.
@@ -295,6 +297,7 @@ impl Log {
             covers: start.covers,
             vouch: None,
             keeps_access: false,
+            is_access_lost: false,
             unwritten_access: Vec::new(),
             gathers_access: start.again_records > 0,
             digest_at: 0,
