@@ -208,7 +208,56 @@ fn every_board_has_room_for_tls() {
         let file = ConfigFile::new(board, tls);
         let output = leveret(&["check", "--board", board, "--config", file.path()]);
         assert!(output.status.success(), "{board}: {}", String::from_utf8_lossy(&output.stderr));
+        // The other doors open all the same.
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("# warning: [tls] certificate: /c does not exist"), "{said}");
     }
+}
+
+/// What a start would refuse, `check` refuses with the same words, and makes nothing.
+#[test]
+fn check_refuses_what_a_start_refuses() {
+    let home = Home::new("check");
+    let place = |name: &str| home.path().join(name).display().to_string();
+    fs::write(place("file"), "text").expect("the folder can be written");
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let free = free.expect("a free port");
+    let tls_alone =
+        format!("listen = []\nlisten_tls = [\"{free}\"]\n[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n");
+    let twice = format!("listen = [\"{free}\", \"{free}\"]\n");
+    let no_definitions = format!("load_definitions = \"{}\"\n", place("file"));
+    for (text, data, why) in [
+        (tls_alone.as_str(), "a", "certificate: /c does not exist"),
+        ("listen = []\n", "b", "there is no address to listen on"),
+        (&twice, "c", "is named twice to listen on"),
+        ("load_definitions = \"/nowhere.json\"\n", "d", "load_definitions: /nowhere.json: "),
+        (&no_definitions, "e", "load_definitions: "),
+        ("", "file", "it is no directory; move it away"),
+        ("", "none/data", "none is not there; make it (mkdir -p "),
+        ("", "file/data", "something on the way to it is no directory"),
+        ("[store]\nrequire_store = true\n", "f", "require_store"),
+    ] {
+        let file = ConfigFile::new("check-refuses", text);
+        let data = place(data);
+        let arguments = ["--data-dir", &data, "--config", file.path()];
+        let was_there = fs::exists(&data).is_ok_and(|is_there| is_there);
+        let checked = leveret(&[&["check"], &arguments[..]].concat());
+        assert_eq!(checked.status.code(), Some(1), "{text}, {data}: {checked:?}");
+        assert_eq!(fs::exists(&data).is_ok_and(|is_there| is_there), was_there, "a check makes nothing");
+        // One that starts all the same would stay.
+        let mut serve = undisturbed(Command::new("timeout"));
+        serve.args(["20", env!("CARGO_BIN_EXE_leveret"), "serve"]).args(arguments);
+        let served = serve.output().expect("it runs");
+        assert_eq!(served.status.code(), Some(1), "{text}, {data}: {served:?}");
+        let [checked, served] =
+            [checked, served].map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+        assert!(checked.contains(why), "{text}: {checked}");
+        let sentence = checked.trim_end().rsplit("leveret: ").next().expect("there is one");
+        assert!(served.trim_end().ends_with(sentence), "{served} and {checked}");
+    }
+    let data = place("new");
+    let output = leveret(&["check", "--data-dir", &data]);
+    assert!(output.status.success() && !home.path().join("new").exists(), "{output:?}");
 }
 
 #[test]

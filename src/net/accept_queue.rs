@@ -575,7 +575,7 @@ mod tests {
     #[test]
     fn no_rhythm_of_turns_leaves_a_door_or_the_newest_out() {
         for step in 1..=16 {
-            let turns = |from: u64| (0..48).map(move |at| from + at * step);
+            let turns = |from: u64| (0..64).map(move |at| from + at * step);
             for from in 0..step {
                 assert!(
                     turns(from).any(|turn| is_tls_first(turn) && is_newest_first(turn)),

@@ -7,9 +7,10 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
-use crate::admin::definitions::{Item, Parsed, apply, hash_password, parse, read, unknown_field};
+use crate::admin::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
 use crate::admin::systemd;
 use crate::broker::Broker;
 
@@ -20,18 +21,13 @@ use super::StartError;
 /// # Errors
 /// It cannot be read to its end.
 pub(super) fn load(path: &Path, broker: &mut Broker) -> Result<(), StartError> {
-    let unusable = |why: String| StartError::Definitions(path.to_path_buf(), why);
-    let found = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
-    if !found.is_file() {
-        return Err(unusable("it is not a file".to_string()));
-    }
-    let mut file = File::open(path).map_err(|error| unusable(error.to_string()))?;
     let (mut made, mut refused) = (0, 0);
-    let done = read::<Infallible>(&mut file, |at, _, value| {
-        let mut remarks = Vec::new();
-        let done = parse(at.section, value).map_err(|why| why.to_string()).and_then(|parsed| {
+    go_through(path, |at, parsed| {
+        let done = parsed.and_then(|parsed| {
             let Parsed { mut item, unknown_fields } = parsed;
-            remarks.extend(unknown_fields.iter().map(|name| unknown_field(name)));
+            unknown_fields
+                .iter()
+                .for_each(|name| log::warn!("{}: {at}: {}", path.display(), unknown_field(name)));
             if matches!(item, Item::User(_)) {
                 systemd::still_starting();
             }
@@ -41,19 +37,57 @@ pub(super) fn load(path: &Path, broker: &mut Broker) -> Result<(), StartError> {
         match done {
             Ok(applied) => {
                 made += 1;
-                remarks.extend(applied.remark().map(str::to_string));
+                applied.remark().iter().for_each(|remark| log::warn!("{}: {at}: {remark}", path.display()));
             }
             Err(why) => {
                 refused += 1;
                 log::error!("{}: {at}: {why}", path.display());
             }
         }
-        for remark in remarks {
-            log::warn!("{}: {at}: {remark}", path.display());
-        }
-        Ok(())
-    });
-    done.map_err(|error| unusable(error.to_string()))?;
+    })?;
     log::info!("{}: {made} definitions are there, {refused} cannot be", path.display());
     Ok(())
+}
+
+/// What is to be told of the file, with nothing made.
+///
+/// # Errors
+/// As of [`load`].
+pub(super) fn rehearse(path: &Path) -> Result<Vec<String>, StartError> {
+    let mut remarks = Vec::new();
+    go_through(path, |at, parsed| match parsed {
+        Ok(parsed) => {
+            let unknown = parsed.unknown_fields.iter();
+            remarks.extend(unknown.map(|name| format!("{}: {at}: {}", path.display(), unknown_field(name))));
+        }
+        Err(why) => remarks.push(format!("{}: {at}: {why}", path.display())),
+    })?;
+    Ok(remarks)
+}
+
+/// Hands over each thing that the file says, or why it makes no sense.
+fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>)) -> Result<(), StartError> {
+    let unusable = |why: String| StartError::Definitions(path.to_path_buf(), why);
+    let found = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
+    if !found.is_file() {
+        return Err(unusable("it is not a file".to_string()));
+    }
+    let mut file = File::open(path).map_err(|error| unusable(cannot_open(path, &error)))?;
+    let done = read::<Infallible>(&mut file, |at, _, value| {
+        let parsed = parse(at.section, value).map_err(|why| why.to_string());
+        take(at, parsed);
+        Ok(())
+    });
+    done.map_err(|error| unusable(error.to_string()))
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "{error}; let the user that the broker runs as read it (chgrp {} {1} && chmod g+r {1})",
+            rustix::process::getegid().as_raw(),
+            path.display()
+        ),
+        _ => error.to_string(),
+    }
 }

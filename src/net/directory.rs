@@ -5,13 +5,14 @@
 //! broker runs, as far as that goes without a disk. A broker that took a mistake for a broken disk would run
 //! for years without keeping anything.
 //!
-//! Always true: nothing is made but the last folder of the path.
+//! Always true: nothing is made but the last folder of the path, and by a rehearsal not even that.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 
 use crate::config::Config;
@@ -19,36 +20,82 @@ use crate::store::{Disk, FileDisk, OpenError, make_directory};
 
 use super::StartError;
 
+/// What stands where the data directory belongs.
+enum Found {
+    Directory,
+    Nothing,
+    /// The disk says something against looking.
+    Bad(io::Error),
+}
+
 /// Makes the directory if it is not there. Within the result: what the disk says against it.
 ///
 /// # Errors
 /// It, or something in it, is not what it must be.
 pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
-    let directory = &config.data_dir;
-    match fs::metadata(directory) {
-        Ok(found) if !found.is_dir() => {
-            let why = "it is no directory; move it away, or name another with data_dir (or --data-dir)";
-            return Err(StartError::Directory(directory.clone(), why.to_string()));
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !config.store.require_store => {
-            if let Err(error) = make_directory(directory) {
+    match find(config)? {
+        Found::Directory => {}
+        Found::Nothing => {
+            if let Err(error) = make_directory(&config.data_dir) {
                 return judge(config, error).map(Err);
             }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(StartError::Store(directory.clone(), OpenError::NoStore));
-        }
-        Err(error) => return judge(config, error).map(Err),
+        Found::Bad(error) => return Ok(Err(error)),
     }
     // Before anything is made in it: an empty mount point stays empty.
+    expect_store(config, files)
+}
+
+/// Whether there is a store where there must be one.
+fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match files.slots() {
         Ok(slots) if slots.is_empty() && config.store.require_store => {
-            Err(StartError::Store(directory.clone(), OpenError::NoStore))
+            Err(StartError::Store(config.data_dir.clone(), OpenError::NoStore))
         }
         Ok(_) => Ok(Ok(())),
         Err(error) => judge(config, error).map(Err),
     }
+}
+
+/// Whether [`prepare`] would find what it needs, with nothing made or changed.
+///
+/// # Errors
+/// As of [`prepare`].
+pub(super) fn rehearse(config: &Config) -> Result<io::Result<()>, StartError> {
+    let directory = config.data_dir.as_path();
+    let to_be_written = match find(config)? {
+        Found::Directory => directory,
+        Found::Nothing => parent(directory),
+        Found::Bad(error) => return Ok(Err(error)),
+    };
+    let may = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(error) = rustix::fs::access(to_be_written, may) {
+        return judge(config, error.into()).map(Err);
+    }
+    if to_be_written == directory { expect_store(config, &mut FileDisk::new(directory)) } else { Ok(Ok(())) }
+}
+
+fn find(config: &Config) -> Result<Found, StartError> {
+    let directory = &config.data_dir;
+    match fs::metadata(directory) {
+        Ok(found) if !found.is_dir() => {
+            let why = "it is no directory; move it away, or name another with data_dir (or --data-dir)";
+            Err(StartError::Directory(directory.clone(), why.to_string()))
+        }
+        Ok(_) => Ok(Found::Directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !config.store.require_store => {
+            Ok(Found::Nothing)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(StartError::Store(directory.clone(), OpenError::NoStore))
+        }
+        Err(error) => judge(config, error).map(Found::Bad),
+    }
+}
+
+fn parent(directory: &Path) -> &Path {
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 /// The error again, if it is the disk's.
@@ -60,9 +107,8 @@ pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, Star
     let why = match error.kind() {
         io::ErrorKind::PermissionDenied => forbidden(directory, &error),
         io::ErrorKind::NotFound => {
-            let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            format!("{0} is not there; make it (mkdir -p {0}), or mount what belongs there", parent.display())
+            let parent = parent(directory).display();
+            format!("{parent} is not there; make it (mkdir -p {parent}), or mount what belongs there")
         }
         io::ErrorKind::NotADirectory => {
             "something on the way to it is no directory; see to the path".to_string()

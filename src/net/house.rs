@@ -270,9 +270,19 @@ fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
 }
 
 fn open_keeper(config: &Config) -> Result<Keeper, StartError> {
+    let (keeper, trouble) = read_certificates(config)?;
+    trouble.iter().for_each(|trouble| log::error!("{trouble}"));
+    Ok(keeper)
+}
+
+/// The certificates. Beside them: what is to be told, if they cannot be used and there are other doors.
+pub(super) fn read_certificates(config: &Config) -> Result<(Keeper, Option<String>), StartError> {
     let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
-    let open = if has_other_door { Keeper::open_or_wait } else { Keeper::open };
-    open(&config.tls).map_err(StartError::Tls)
+    let opened = match has_other_door {
+        true => Keeper::open_or_wait(&config.tls),
+        false => Keeper::open(&config.tls).map(|keeper| (keeper, None)),
+    };
+    opened.map_err(StartError::Tls)
 }
 
 const fn message_limits(limits: &Limits) -> MessageLimits {

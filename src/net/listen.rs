@@ -154,12 +154,30 @@ impl Door {
     }
 }
 
+/// Addresses to listen on, and whether with TLS; those without come first.
+///
+/// # Errors
+/// There is none, also counting the Unix socket, or one is named twice.
+pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, StartError> {
+    let with_tls = config.listen_tls.iter().map(|listen| (ListenAddress::required(listen.0), true));
+    let wanted: Vec<_> = config.listen.iter().map(|listen| (*listen, false)).chain(with_tls).collect();
+    if wanted.is_empty() && config.unix.path.is_none() {
+        return Err(StartError::NowhereToListen);
+    }
+    for (at, (listen, _)) in wanted.iter().enumerate() {
+        let is_same = |(other, _): &(ListenAddress, bool)| other.socket == listen.socket;
+        if listen.socket.port() != 0 && wanted[..at].iter().any(is_same) {
+            return Err(StartError::ListenTwice(listen.socket));
+        }
+    }
+    Ok(wanted)
+}
+
 /// Opens all doors, each under the token of its place; an address that may be missing is left out when it is.
 /// Those without TLS come first.
 pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, StartError> {
     let mut doors: Vec<Door> = Vec::new();
-    let with_tls = config.listen_tls.iter().map(|listen| (ListenAddress::required(listen.0), true));
-    for (listen, with_tls) in config.listen.iter().map(|listen| (*listen, false)).chain(with_tls) {
+    for (listen, with_tls) in wanted(config)? {
         match Door::open(listen.socket, with_tls) {
             Ok(door) => doors.push(door),
             Err(error) if listen.if_available => {

@@ -24,6 +24,7 @@
 //! | `control` | the operator's socket |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
+//! | `rehearse` | whether a start would come to its end |
 //! | `reload` | what of a changed configuration can be had without a restart |
 //! | `deadlines` | who wants to be called when |
 //!
@@ -49,6 +50,7 @@ mod login_throttle;
 mod peer;
 mod readiness;
 mod receive;
+mod rehearse;
 mod reload;
 mod send;
 mod signals;
@@ -72,6 +74,7 @@ use crate::{broker, session, store};
 
 pub use control::SOCKET_NAME;
 pub use house::House;
+pub use rehearse::rehearse;
 pub use tls::TlsError;
 
 /// Why the broker cannot start, as one sentence that says what to change.
@@ -79,6 +82,8 @@ pub use tls::TlsError;
 pub enum StartError {
     /// An address cannot be listened on.
     Listen(SocketAddr, io::Error),
+    /// An address is named twice.
+    ListenTwice(SocketAddr),
     /// A Unix socket cannot be listened on.
     ListenLocal(PathBuf, io::Error),
     /// The certificates cannot be used.
@@ -126,6 +131,9 @@ impl fmt::Display for StartError {
                 "cannot listen on {address} ({error}); choose an address of this machine with --listen or \
                  `listen`"
             ),
+            Self::ListenTwice(address) => {
+                write!(f, "{address} is named twice to listen on; name it once in `listen` or `listen_tls`")
+            }
             Self::ListenLocal(path, error) => write!(
                 f,
                 "cannot listen on {} ({error}); choose another path with `listen_unix`, in a folder that the \

@@ -4,23 +4,28 @@
 
 use std::fmt::Write;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::limits::{Megabytes, MemoryTable};
-use crate::net;
+use crate::net::{self, StartError};
 
 /// The report on a configuration, and whether the broker would start with it.
 ///
 /// # Errors
-/// The key to change, beside the report.
-pub fn check(mut config: Config) -> (String, Result<(), ConfigError>) {
-    let verdict = net::fit(&mut config).map_err(|error| config.blame(&error));
+/// What would keep it from starting, beside the report.
+pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
+    let fitted = net::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)));
+    let rehearsed = fitted.and_then(|_| net::rehearse(&config));
     let table = config.limits.memory_table(&net::record_sizes(&config));
     let mut report = format!("{}\n\n{}", config.shown(), show_table(&table, config.memory_limit_bytes));
-    if let Some(remark) = config.tell_of_machine() {
+    let (remarks, verdict) = match rehearsed {
+        Ok(remarks) => (remarks, Ok(())),
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    for remark in config.tell_of_machine().into_iter().chain(remarks) {
         // Writing into a String cannot fail.
         let _ = writeln!(report, "# warning: {remark}");
     }
-    (report, verdict.map(drop))
+    (report, verdict)
 }
 
 /// The memory table as text, its sum set against the limit.

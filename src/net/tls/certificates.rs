@@ -96,18 +96,19 @@ impl Keeper {
     }
 
     /// The same for a broker with other doors: what a power cut has left of a file must not shut those too.
-    /// So with a file that cannot be used nobody comes in by TLS until it can.
+    /// So with a file that cannot be used nobody comes in by TLS until it can; then what is to be told of
+    /// that is given too.
     ///
     /// # Errors
     /// What is wrong with the configuration itself.
-    pub(in crate::net) fn open_or_wait(tls: &Tls) -> Result<Self, TlsError> {
+    pub(in crate::net) fn open_or_wait(tls: &Tls) -> Result<(Self, Option<String>), TlsError> {
         let stamps = stamps(tls);
         match Self::open(tls) {
             Err(error) if error.is_of_file => {
-                log::error!("{error}; {SHUT}");
-                Ok(Self { tls: tls.clone(), loaded: None, stamps, looked: Instant::now() })
+                let shut = Self { tls: tls.clone(), loaded: None, stamps, looked: Instant::now() };
+                Ok((shut, Some(format!("{error}; {SHUT}"))))
             }
-            opened => opened,
+            opened => opened.map(|keeper| (keeper, None)),
         }
     }
 
