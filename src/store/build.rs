@@ -171,6 +171,7 @@ impl Log {
         if changes_segments || self.is_index_full {
             self.weigh_index();
         }
+        self.doubling.is_due |= changes_segments | self.index.take_defined();
         self.find_drain();
         Ok(self.durable)
     }

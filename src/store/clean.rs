@@ -195,6 +195,9 @@ impl Log {
         if self.failed || self.read_spare.is_empty() {
             return None;
         }
+        if let Some(job) = self.next_double() {
+            return Some(job);
+        }
         if self.cleaning.is_none() {
             self.cleaning = self.choose_victim();
             self.index.set_cleaned(self.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
@@ -232,6 +235,9 @@ impl Log {
     /// stays where it is: it counts as live, so its segment stays too.
     pub fn clean_read_done(&mut self, done: ReadDone) {
         self.read_spare = done.buffer;
+        if self.double_done(done.outcome.as_ref().map_or(0, |known| *known)) {
+            return;
+        }
         let Some(mut cleaning) = self.cleaning.take() else {
             return;
         };

@@ -23,6 +23,8 @@ pub struct Counters {
     pub payload_bytes: u64,
     /// Bytes of records copied forward.
     pub bytes_copied: u64,
+    /// Bytes of definitions copied so that they lie twice.
+    pub bytes_doubled: u64,
     /// Bytes read to copy them.
     pub bytes_read_to_copy: u64,
     /// Bytes of zeros written to prepare segments.

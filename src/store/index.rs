@@ -9,10 +9,11 @@
 //! still kills a record elsewhere was written again.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
-use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+use crate::journal::definition::ACCESS_WRITTEN_KEY;
 
-use super::access::{Digest, is_counted};
+use super::access::Digest;
 use super::parts::{Entry, Part};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
 use super::record::{Body, Message, Range, Record, Target};
@@ -53,7 +54,7 @@ pub struct DefinitionIndex {
     pub version: u64,
     /// Where it lies.
     pub place: Place,
-    /// Where it lies too, in another commit: what says who may do what is there twice.
+    /// Where it lies too, in another commit, and soon in another segment.
     pub second: Option<Place>,
     /// It is a deletion.
     pub deleted: bool,
@@ -62,10 +63,20 @@ pub struct DefinitionIndex {
 }
 
 impl DefinitionIndex {
+    /// Whether damage to one block, or to one sealed segment, may take it. A deletion is no loss when what it
+    /// kills goes with it; a sealed segment's footer has both, the active one's blocks go one by one.
+    fn is_thin(&self, active: u64) -> bool {
+        let first = self.place.segment;
+        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
+        let second = self.second.map_or(first, |second| second.segment);
+        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
+        is_alone && (!self.deleted || first == active || kills())
+    }
+
     /// Whether a segment has a place of it that counts.
     fn lies_in(&self, key: &[u8], segment: u64) -> bool {
         self.place.segment == segment
-            || is_counted(key) && self.second.is_some_and(|place| place.segment == segment)
+            || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
     }
 }
 
@@ -107,6 +118,8 @@ pub struct Index {
     access: Digest,
     /// Segments whose records are being written again, to leave the log: cleaned, drained.
     leaving: [u64; 2],
+    /// Something was defined.
+    has_defined: bool,
 }
 
 impl Index {
@@ -343,6 +356,7 @@ impl Index {
     }
 
     fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, place: Place) {
+        self.has_defined |= is_twice(key);
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
             let fresh = DefinitionIndex { version, place, second: None, deleted, segments };
@@ -373,7 +387,7 @@ impl Index {
         if !deleted {
             self.access.add(key, version);
         }
-        let counts_second = is_counted(key);
+        let counts_second = is_twice(key);
         (old.version, old.place, old.second, old.deleted) = (version, place, None, deleted);
         for lost in lost.into_iter().take(if counts_second { 2 } else { 1 }).flatten() {
             self.lose(lost.segment, lost.bytes.into());
@@ -383,14 +397,15 @@ impl Index {
         }
     }
 
-    /// A definition is seen at another place. Of access both count, and of three the one that is to leave, or
-    /// the oldest, is given up; of all others the newest alone counts.
+    /// A definition is seen at another place. Two count, and of three one is given up: one that is to leave,
+    /// or lies in the segment of the newest, or is the oldest. Of what is in every commit the newest alone
+    /// counts.
     fn apply_again(&mut self, key: &[u8], place: Place) {
         let leaving = self.leaving;
         let Some(definition) = self.definitions.get_mut(key) else { return };
         let is_deleted = definition.deleted;
-        let lost = if !is_counted(key) {
-            definition.second = is_access(key).then_some(definition.place);
+        let lost = if !is_twice(key) {
+            definition.second = Some(definition.place);
             Some(core::mem::replace(&mut definition.place, place))
         } else {
             match definition.second {
@@ -401,7 +416,8 @@ impl Index {
                 Some(second) if second == place => return,
                 Some(second) => {
                     let first = core::mem::replace(&mut definition.place, place);
-                    let order = |at: &Place| (!leaving.contains(&at.segment), *at);
+                    let order =
+                        |at: &Place| (!leaving.contains(&at.segment), at.segment != place.segment, *at);
                     let [lost, kept] =
                         if order(&first) < order(&second) { [first, second] } else { [second, first] };
                     definition.second = Some(kept);
@@ -563,6 +579,20 @@ impl Index {
         is_live.into()
     }
 
+    /// Whether something was defined since the last question.
+    pub(super) const fn take_defined(&mut self) -> bool {
+        core::mem::replace(&mut self.has_defined, false)
+    }
+
+    /// The first definition behind a key that lies at one place only, or in one sealed segment only; and
+    /// deletions, as long as they kill something elsewhere.
+    pub(super) fn next_thin(&self, after: &[u8], active: u64) -> Option<(&[u8], &DefinitionIndex)> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let mut definitions = self.definitions.range::<[u8], _>(behind);
+        let found = definitions.find(|(key, definition)| is_twice(key) && definition.is_thin(active));
+        found.map(|(key, definition)| (&**key, definition))
+    }
+
     /// Queues whose settlements must be written again before these segments, rising, may be left out, and in
     /// how many ranges.
     pub(super) fn queues_to_carry(&self, leaving: &[u64]) -> impl Iterator<Item = (u64, usize)> {
@@ -582,6 +612,11 @@ impl Index {
                 .then_some((&**key, definition.version))
         })
     }
+}
+
+/// Whether both places of a definition count: those of what every commit repeats do not.
+fn is_twice(key: &[u8]) -> bool {
+    *key != ACCESS_WRITTEN_KEY
 }
 
 fn note(list: &mut Vec<u64>, segment: u64) {

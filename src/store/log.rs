@@ -17,6 +17,7 @@ use super::access::{Restored, Vouch};
 use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
+use super::double::Doubling;
 use super::footer::Footer;
 use super::format::Format;
 use super::index::Index;
@@ -174,6 +175,7 @@ pub struct Log {
     budget: Budget,
     pub(super) drain: Option<Drain>,
     pub(super) cleaning: Option<Cleaning>,
+    pub(super) doubling: Doubling,
     /// Something has changed since the cleaner looked for work.
     pub(super) may_clean: bool,
     pub(super) read_spare: Vec<u8>,
@@ -282,6 +284,7 @@ impl Log {
             budget,
             drain: None,
             cleaning: None,
+            doubling: Doubling::due(),
             may_clean: true,
             read_spare: vec![0; start.settings.commit_bytes as usize],
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
@@ -513,7 +516,7 @@ impl Log {
         self.counters.payload_bytes += (message.key.len() + message.properties.len() + body_bytes) as u64;
     }
 
-    fn appended_one(&mut self, urgency: Urgency, now: Now) -> Position {
+    pub(super) fn appended_one(&mut self, urgency: Urgency, now: Now) -> Position {
         self.gathered += 1;
         self.appended_already(urgency, now)
     }

@@ -6,6 +6,7 @@
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
+//! | `double` | definitions lie in two erase blocks |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `recover`, `reader`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `read_around` | reading a disk that refuses single blocks |
@@ -56,6 +57,7 @@ mod clean;
 mod commit;
 mod counters;
 mod disk;
+mod double;
 mod evidence;
 mod fetch;
 mod file_disk;

@@ -1,0 +1,115 @@
+//! Definitions lie twice, in different erase blocks: what exists must not hang on one block of a card.
+//!
+//! ```text
+//! declared           | N: definition |                      one block of the segment that fills
+//! as soon as may be  | N: definition, copy |                two blocks of it
+//! N is sealed        | N: copy | N + 1: copy |              two segments; the oldest counts no more
+//! ```
+//!
+//! A checkpoint of everything at each segment would cost what all definitions take, for ever. This costs two
+//! copies of what is defined, once, and one more when the cleaner has brought both into one segment: nothing
+//! beside the messages that it is for. Deletions are copied as well, as long as they kill something that lies
+//! elsewhere.
+//!
+//! Always true: one definition is read at a time, by the helper; nobody waits for a copy, and it rides along
+//! with what is written within the settle window; nothing is copied while room is short, for that makes none,
+//! nor while the cleaner copies, which has the buffer; a copy is made of what is durable, so it lies in
+//! another commit than that.
+
+use crate::journal::Urgency;
+use crate::journal::definition::is_access;
+
+use super::index::Place;
+use super::jobs::ReadJob;
+use super::log::{Log, Position};
+use super::record::Record;
+
+/// How far the definitions have been gone through.
+#[derive(Debug, Default)]
+pub(super) struct Doubling {
+    /// Something was defined or a segment was opened since they were gone through.
+    pub(super) is_due: bool,
+    /// They are being gone through.
+    is_going: bool,
+    /// The key that was looked at last.
+    key: Vec<u8>,
+    /// What is being read: its version, and where it lies.
+    reading: Option<(u64, Place)>,
+    /// The copies made so far are durable with this.
+    copied: Position,
+}
+
+impl Doubling {
+    /// Nobody knows yet what lies at one place only.
+    pub(super) fn due() -> Self {
+        Self { is_due: true, ..Self::default() }
+    }
+}
+
+impl Log {
+    /// The next definition to read because it lies at one place only.
+    pub(super) fn next_double(&mut self) -> Option<ReadJob> {
+        if self.cleaning.is_some() || self.drain.is_some() || self.is_short() {
+            return None;
+        }
+        if !self.doubling.is_going {
+            // Copies that are on their way are not known to be there yet.
+            if !self.doubling.is_due || self.doubling.copied > self.durable {
+                return None;
+            }
+            (self.doubling.is_due, self.doubling.is_going) = (false, true);
+            self.doubling.key.clear();
+        }
+        loop {
+            let Some((key, definition)) = self.index.next_thin(&self.doubling.key, self.active.sequence)
+            else {
+                self.doubling.is_going = false;
+                return None;
+            };
+            let (version, place, is_deleted) = (definition.version, definition.place, definition.deleted);
+            let slot = self.index.segments().get(&place.segment)?.slot;
+            let key = key.to_vec();
+            if self.admit(place.bytes as usize).is_err() {
+                return None;
+            }
+            self.doubling.key.clone_from(&key);
+            if is_deleted {
+                self.copy_double(&Record::Defined { version, key: &key, value: None });
+                continue;
+            }
+            self.doubling.reading = Some((version, place));
+            let mut buffer = core::mem::take(&mut self.read_spare);
+            buffer.resize(place.bytes as usize, 0);
+            return Some(ReadJob { slot, at: place.at, buffer });
+        }
+    }
+
+    /// Whether what was read is a definition, and copies it then. What cannot be read stays where it is.
+    pub(super) fn double_done(&mut self, known: usize) -> bool {
+        let Some((version, place)) = self.doubling.reading.take() else { return false };
+        let (bytes, key) = (core::mem::take(&mut self.read_spare), core::mem::take(&mut self.doubling.key));
+        let is_there = self.index.definitions().get(&*key).is_some_and(|definition| {
+            !definition.deleted && definition.version == version && definition.place == place
+        });
+        if let Some(Ok((record, _))) = bytes.get(..known).map(Record::parse)
+            && let Record::Defined { version: found, key: of, value: Some(_) } = record
+            && (found, of, is_there) == (version, &*key, true)
+        {
+            if self.admit(place.bytes as usize).is_ok() && !self.gathers_copy_of(&record) {
+                self.copy_double(&record);
+            } else {
+                self.doubling.is_due = true;
+            }
+        }
+        (self.read_spare, self.doubling.key) = (bytes, key);
+        true
+    }
+
+    fn copy_double(&mut self, record: &Record<'_>) {
+        let start = self.gather.len();
+        record.encode(&mut self.gather);
+        self.gathers_access |= matches!(record, Record::Defined { key, .. } if is_access(key));
+        self.counters.bytes_doubled += (self.gather.len() - start) as u64;
+        self.doubling.copied = self.appended_one(Urgency::Lazy, self.asked_at);
+    }
+}
