@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "each test of the store uses a part of it")]
 mod store_support;
 
+use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
@@ -175,6 +176,49 @@ fn a_deleted_deep_queue_is_freed_in_a_few_commits() {
         (after.commits - before.commits, after.segments_recycled - before.segments_recycled);
     println!("{commits} commits freed {freed} segments");
     assert!(freed >= 59 && commits <= 4, "{commits} commits freed {freed} segments");
+}
+
+/// The segment of a user's deletion leaves before that of the user, so it takes the deletion along: into two
+/// commits, although nothing else is written any more.
+#[test]
+fn a_deletion_that_is_carried_along_is_in_two_commits_before_all_is_quiet() {
+    let alice: &[u8] = b"\0\x02\x05alice";
+    let mut world = World::new(100);
+    let define = |world: &mut World, version, key: &[u8], value: Option<&[u8]>| {
+        let record = Record::Defined { version, key, value };
+        world.log.append_reserved(&record, Urgency::Awaited, Now::from_ms(world.now)).expect("there is room");
+        for _ in 0..3 {
+            world.work(2_000);
+        }
+    };
+    define(&mut world, 1, alice, Some(b"a"));
+    define(&mut world, 2, &ACCESS_WRITTEN_KEY, Some(b""));
+    let mut offset = 0;
+    let mut fill = |world: &mut World, segments: usize| {
+        while world.log.index().segments().len() < segments {
+            assert!(world.publish(1, offset, &[7; 100_000]));
+            offset += 1;
+        }
+        offset
+    };
+    let from = fill(&mut world, 2);
+    define(&mut world, 3, alice, None);
+    let place = |world: &World| {
+        let known = &world.log.index().definitions()[alice];
+        (known.place.segment, known.second.map(|second| second.segment))
+    };
+    let first = place(&world);
+    let to = fill(&mut world, 3);
+    world.settle(1, Range { start: from - 1, end: to - 1 });
+    for _ in 0..100 {
+        world.work(1_000);
+        if place(&world) != first && world.log.is_idle() {
+            break;
+        }
+    }
+    let (carried, second) = place(&world);
+    assert!(carried != first.0, "it was carried along");
+    assert_eq!(second, Some(carried), "twice");
 }
 
 /// Every file is used before one is used again.

@@ -603,7 +603,8 @@ impl Log {
 
     /// Whether there is something for the next commit but settlements.
     pub(super) fn has_gathered(&self) -> bool {
-        self.gathered > 0 || self.vouch.is_some_and(|vouch| vouch.is_due)
+        let is_due = self.vouch.is_some_and(|vouch| vouch.is_due);
+        self.gathered > 0 || is_due || !self.deletions_again.is_empty()
     }
 
     /// Whether a commit is made even if it is empty.
