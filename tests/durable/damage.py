@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional, Set, Tuple, Union
@@ -327,5 +328,44 @@ def one_hurt(base: Path, holds: Dict[str, List[int]], name: str, hurt: Hurt, is_
         series.end()
 
 
-CASES = [one_segment, truncated_segments, flipped_bits, zeroed_pieces, misplaced_pieces, missing_segment]
+def defined_twice() -> None:
+    """Whatever one block is zeroed, no queue is lost, once the settle window is over."""
+    queues = [f"q{number}" for number in range(4)]
+    with lives(SMALL_SEGMENTS + '\n[store]\nsettle_window = "200ms"\n') as series:
+        with client(series.start()) as peer:
+            for queue in queues:
+                declare(peer, queue)
+                fill(peer, queue, range(3), 100)
+            # The copies come within the window.
+            time.sleep(1.0)
+        assert series.broker
+        series.broker.kill()
+        blocks = 0
+        for segment in sorted(series.data_dir.glob("*.seg")):
+            data = segment.read_bytes()
+            for at in range(0, len(data), 4096):
+                if any(data[at : at + 4096]):
+                    blocks += 1
+                    check_queues(series.data_dir, segment.name, at, queues)
+        assert blocks > 8, blocks
+
+
+def check_queues(data_dir: Path, name: str, at: int, queues: List[str]) -> None:
+    """A copy with this block zeroed still has all of them."""
+    with scratch(COPIES) as folder:
+        copy = folder / "data"
+        shutil.copytree(data_dir, copy, ignore=NOT_FILES)
+        data = bytearray((copy / name).read_bytes())
+        data[at : at + 4096] = bytes(4096)
+        (copy / name).write_bytes(data)
+        series = Lives(copy, SMALL_SEGMENTS)
+        try:
+            with client(series.start()) as peer:
+                for queue in queues:
+                    assert peer.call(1, "queue.declare", queue=queue, passive=True), f"{queue}: {name} at {at}"
+        finally:
+            series.end()
+
+
+CASES = [defined_twice, one_segment, truncated_segments, flipped_bits, zeroed_pieces, misplaced_pieces, missing_segment]
 QUICK_CASES = CASES
