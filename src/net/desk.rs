@@ -344,6 +344,13 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
     let mut queues: Vec<(u64, QueueId)> = Vec::new();
     let damaged = log.read_definitions(disk, |key, value| {
         let Some(definition) = Definition::parse(key, value) else { return };
+        if let Definition::Queue { incarnation, .. } = definition
+            && log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone)
+        {
+            // It was deleted: what says so of its name was damaged.
+            orphans.push((key.into(), None));
+            return;
+        }
         match broker.restore(&definition) {
             Restored::Exists(Some(queue)) => {
                 if let Definition::Queue { incarnation, .. } = definition {

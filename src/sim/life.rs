@@ -123,6 +123,7 @@ impl<'w> Life<'w> {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
             self.broker.pass_offsets(count);
+            self.w.model.stride(count);
         }
     }
 
@@ -168,6 +169,7 @@ impl<'w> Life<'w> {
     }
 
     fn hand_out(&mut self) {
+        self.w.model.note_first();
         let (before, gauges) = (self.messages.messages_used(), self.broker.gauges());
         loop {
             self.spills = self.broker.spill(&mut self.messages);
@@ -206,7 +208,7 @@ impl<'w> Life<'w> {
     }
 
     fn delay(&mut self) -> u64 {
-        let most = self.w.slowness_ms;
+        let most = self.w.plan.slowness_ms;
         self.w.random.below(most)
     }
 

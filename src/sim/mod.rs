@@ -4,7 +4,9 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `disk` | the simulated disk, and mistakes to put in front of it |
-//! | `random` | numbers from a seed |
+//! | `damage` | what happens to blocks that were synced |
+//! | `harm` | what of the store that may cost |
+//! | `random`, `plan` | numbers from a seed, and what a run is made of |
 //! | `model`, `recover` | what must be true, and what of it a start must find |
 //! | `topology`, `client`, `traffic`, `define` | who does what |
 //! | `access` | who changes who may do what |
@@ -22,10 +24,13 @@
 
 mod access;
 mod client;
+mod damage;
 mod define;
 mod disk;
+mod harm;
 mod life;
 mod model;
+mod plan;
 mod random;
 mod recover;
 mod start;
@@ -35,6 +40,7 @@ mod world;
 
 use std::io::Write as _;
 
+pub use damage::Damaged;
 pub use disk::{Counts as DiskCounts, Mutant, SimDisk, Trouble};
 pub use random::Random;
 pub use world::Counts;

@@ -28,6 +28,10 @@ pub(super) enum Kind {
     Topic,
 }
 
+/// So many messages behind the last one that was on its way to a client, or next, may be called redelivered
+/// after a start, and one more for each life.
+const FALSELY_REDELIVERED_MAX: u64 = 256 + 24;
+
 /// How far a message in a queue is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
@@ -49,6 +53,10 @@ pub(super) struct Copy {
     pub(super) seen: bool,
     /// It was on its way to a client in this life.
     pub(super) was_out: bool,
+    /// It was on its way to a client in some life.
+    pub(super) was_ever_out: bool,
+    /// How many the queue had before it, with offsets that passed.
+    pub(super) ordinal: u64,
     /// It came in another life, and may have been on its way there.
     pub(super) is_old: bool,
     /// It never was on its way when the life that it was in was stopped.
@@ -72,6 +80,12 @@ pub(super) struct Queue {
     pub(super) copies: BTreeMap<Arrival, Copy>,
     pub(super) ready: BTreeSet<Arrival>,
     pub(super) by_content: BTreeMap<u64, Arrival>,
+    /// What was in it once: damage may bring it back.
+    pub(super) past: BTreeMap<u64, Arrival>,
+    /// Messages and passed offsets that it ever had, and that number for the last one that was on its way to
+    /// a client, or the first of its queue.
+    pub(super) pushed: u64,
+    pub(super) out_through: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +146,8 @@ pub(super) struct Model {
     /// Transactions of this life.
     pub(super) asked: Vec<Asked>,
     pub(super) complaints: Vec<String>,
+    /// Queues that are gone: damage may bring them back.
+    pub(super) graves: BTreeMap<Number, Queue>,
 }
 
 /// A transaction that was asked for: what of it a start can find, or find missing, by queue and content.
@@ -307,6 +323,19 @@ impl Model {
 
     // ---- messages
 
+    /// A turn is over: what is first in a queue now may have been marked as on its way.
+    pub(super) fn note_first(&mut self) {
+        for queue in self.queues.values_mut() {
+            let first = queue.ready.first().and_then(|arrival| queue.copies.get(arrival));
+            queue.out_through = queue.out_through.max(first.map_or(0, |copy| copy.ordinal));
+        }
+    }
+
+    /// Offsets pass in every queue.
+    pub(super) fn stride(&mut self, count: u64) {
+        self.queues.values_mut().for_each(|queue| queue.pushed += count);
+    }
+
     /// The queues that a message goes to.
     pub(super) fn route(&self, exchange: &str, key: &str) -> BTreeSet<Number> {
         let mut targets = BTreeSet::new();
@@ -351,6 +380,7 @@ impl Model {
         let arrival = self.next;
         let Some(queue) = self.queues.get_mut(&number) else { return };
         let logged = logged.filter(|_| queue.stored);
+        queue.pushed += 1;
         queue.copies.insert(
             arrival,
             Copy {
@@ -359,6 +389,8 @@ impl Model {
                 logged,
                 seen: false,
                 was_out: false,
+                was_ever_out: false,
+                ordinal: queue.pushed,
                 is_old: false,
                 has_rested: false,
                 droppable: false,
@@ -412,8 +444,12 @@ impl Model {
         if redelivered && !copy.was_out && !copy.is_old {
             wrong.push("is called redelivered and never was".into());
         }
+        if redelivered && !copy.was_ever_out && copy.ordinal > queue.out_through + FALSELY_REDELIVERED_MAX {
+            wrong.push(format!("is called redelivered, {} behind", copy.ordinal - queue.out_through));
+        }
         copy.state = State::Out;
-        copy.was_out = true;
+        (copy.was_out, copy.was_ever_out) = (true, true);
+        queue.out_through = queue.out_through.max(copy.ordinal);
         queue.ready.remove(&arrival);
         let (content, name) = (copy.content, queue.name.clone());
         wrong.into_iter().for_each(|what| self.miss(format!("message {content} of {name} {what}")));
@@ -479,6 +515,7 @@ impl Model {
         for arrival in core::mem::take(&mut queue.ready) {
             if let Some(copy) = queue.copies.get_mut(&arrival) {
                 copy.state = State::Done;
+                queue.out_through = queue.out_through.max(copy.ordinal);
             }
         }
     }
@@ -513,7 +550,10 @@ impl Model {
 
     /// Everything said is durable.
     pub(super) fn sync_all(&mut self) {
-        self.queues.retain(|_, queue| !queue.gone);
+        let (gone, left) = core::mem::take(&mut self.queues).into_iter().partition(|(_, queue)| queue.gone);
+        self.queues = left;
+        let mut gone: BTreeMap<Number, Queue> = gone;
+        self.graves.append(&mut gone);
         for queue in self.queues.values_mut() {
             let done: Vec<Arrival> = queue
                 .copies
@@ -547,7 +587,39 @@ impl Queue {
             copies: BTreeMap::new(),
             ready: BTreeSet::new(),
             by_content: BTreeMap::new(),
+            past: BTreeMap::new(),
+            pushed: 0,
+            out_through: 0,
         }
+    }
+
+    /// From now on places are counted as the log does: what was not durable has left no gaps.
+    pub(super) fn count_again(&mut self, next: u64, offset: impl Fn(u64) -> u64) {
+        let behind = self.copies.values().filter(|copy| copy.ordinal >= self.out_through);
+        let through = behind.map(|copy| offset(copy.content)).min().unwrap_or(next);
+        let out =
+            self.copies.values().filter(|copy| copy.was_ever_out).map(|copy| offset(copy.content)).max();
+        (self.pushed, self.out_through) = (next, out.unwrap_or(0).max(through));
+        self.copies.values_mut().for_each(|copy| copy.ordinal = offset(copy.content));
+    }
+
+    /// A message that was there once is there again.
+    pub(super) fn bring_back(&mut self, content: u64) {
+        let Some(arrival) = self.past.remove(&content) else { return };
+        let copy = Copy {
+            content,
+            state: State::Done,
+            logged: Some(Batch::NONE),
+            seen: false,
+            was_out: false,
+            was_ever_out: true,
+            ordinal: 0,
+            is_old: true,
+            has_rested: false,
+            droppable: false,
+        };
+        self.copies.insert(arrival, copy);
+        self.by_content.insert(content, arrival);
     }
 
     /// Marks what the queue may drop because it is too long.
@@ -564,12 +636,15 @@ impl Queue {
     fn forget(&mut self, arrival: Arrival) {
         if let Some(copy) = self.copies.remove(&arrival) {
             self.by_content.remove(&copy.content);
+            self.past.insert(copy.content, arrival);
         }
     }
 
     /// Only these are left, all of them ready.
     pub(super) fn start_again(&mut self, contents: &[u64], strict: bool) {
         let wanted: BTreeSet<u64> = contents.iter().copied().collect();
+        let gone = self.by_content.iter().filter(|(content, _)| !wanted.contains(content));
+        self.past.extend(gone.map(|(content, arrival)| (*content, *arrival)));
         self.copies.retain(|_, copy| wanted.contains(&copy.content));
         self.by_content.retain(|content, _| wanted.contains(content));
         self.ready = self.copies.keys().copied().collect();

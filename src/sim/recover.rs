@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::Batch;
 
+use super::harm::Harm;
 use super::model::{Binding, End, Exchange, Key, Model, Number, Said, State};
 use super::topology::{AUTO_DELETE_EXCHANGE, kind_of};
 
@@ -17,29 +18,42 @@ pub(super) struct Found {
     pub(super) bindings: BTreeSet<Binding>,
     /// Contents of each queue, in order.
     pub(super) contents: BTreeMap<Number, Vec<u64>>,
+    /// Where each of them stands in its queue.
+    pub(super) offsets: BTreeMap<(Number, u64), u64>,
+    /// Where the next message of each queue will.
+    pub(super) next_offsets: BTreeMap<Number, u64>,
 }
 
 /// After a start.
 impl Model {
-    /// Compares what was found with what is promised, and goes on from what was found.
-    pub(super) fn recover(&mut self, found: &Found) {
-        self.check_definitions(found);
+    /// Compares what was found with what is promised, and goes on from what was found. What damage costs may
+    /// be seen later than at the first start behind it, when a footer knows of a copy that cannot be read;
+    /// it is told by the first one.
+    pub(super) fn recover(&mut self, found: &Found, harms: &[Harm], is_told: bool) {
+        self.dig_up(found);
+        self.check_definitions(found, harms);
         let mut numbers: BTreeSet<Number> = found.queues.values().copied().collect();
         numbers.extend(found.contents.keys());
         for number in numbers {
-            self.check_queue(number, found.contents.get(&number).map_or(&[], Vec::as_slice));
+            let contents = found.contents.get(&number).map_or(&[][..], Vec::as_slice);
+            self.check_queue(number, contents, harms, is_told);
         }
-        self.check_transactions(found);
+        if !harms.iter().any(|harm| harm.is_fresh) {
+            self.check_transactions(found);
+        }
         self.begin(found);
     }
 
-    /// Goes on from what was found, whatever it is: the store was damaged.
-    pub(super) fn accept(&mut self, found: &Found) {
-        self.is_lenient = true;
-        self.begin(found);
+    /// Queues that damage has brought back.
+    fn dig_up(&mut self, found: &Found) {
+        for number in found.queues.values() {
+            if let Some(queue) = self.graves.remove(number) {
+                self.queues.insert(*number, queue);
+            }
+        }
     }
 
-    fn check_definitions(&mut self, found: &Found) {
+    fn check_definitions(&mut self, found: &Found, harms: &[Harm]) {
         let mut here: BTreeMap<Key, Number> = BTreeMap::new();
         here.extend(found.exchanges.iter().map(|(name, number)| (Key::Exchange(name.clone()), *number)));
         here.extend(found.queues.iter().map(|(name, number)| (Key::Queue(name.clone()), *number)));
@@ -56,17 +70,20 @@ impl Model {
             let none = vec![Said { serial: 0, batch: Batch::NONE, value: None }];
             let history = self.history.get(&key).unwrap_or(&none);
             let known = history.iter().rposition(|said| said.batch <= self.durable).unwrap_or(0);
-            if !history[known..].iter().any(|said| said.value == value) {
+            let may_change = harms.iter().any(Harm::may_change);
+            if !may_change && !history[known..].iter().any(|said| said.value == value) {
                 let what = format!("{key:?} is {value:?} after the start, and should be {history:?}");
                 self.complaints.push(what);
             }
         }
     }
 
-    fn check_queue(&mut self, number: Number, contents: &[u64]) {
-        let durable = self.durable;
+    fn check_queue(&mut self, number: Number, contents: &[u64], harms: &[Harm], is_told: bool) {
+        let (durable, is_lenient) = (self.durable, self.is_lenient);
+        let has_fresh = harms.iter().any(|harm| harm.is_fresh);
         let Some(queue) = self.queues.get_mut(&number) else {
-            if !contents.is_empty() {
+            // The queue of messages whose definition is lost is not known.
+            if !contents.is_empty() && !is_lenient {
                 self.complain(format!("messages {contents:?} in a queue {number} that never was"));
             }
             return;
@@ -75,6 +92,13 @@ impl Model {
         let mut last = 0;
         let mut there = BTreeSet::new();
         for content in contents {
+            if queue.past.contains_key(content) && !queue.by_content.contains_key(content) && is_lenient {
+                // What was lost may be found again, in any life; what was settled only where that was hit.
+                if has_fresh && !harms.iter().any(|harm| harm.may_return(*content)) {
+                    complaints.push(format!("message {content} is back, and nothing of it was hit"));
+                }
+                queue.bring_back(*content);
+            }
             let Some(arrival) = queue.by_content.get(content).copied() else {
                 complaints.push(format!("message {content} is invented, or was settled for good"));
                 continue;
@@ -82,7 +106,7 @@ impl Model {
             if !there.insert(arrival) {
                 complaints.push(format!("message {content} is there twice"));
             }
-            if arrival < last {
+            if arrival < last && !is_lenient {
                 complaints.push(format!("message {content} has changed its place"));
             }
             last = last.max(arrival);
@@ -90,15 +114,21 @@ impl Model {
                 complaints.push(format!("message {content} was not for the log"));
             }
         }
+        let is_queue_hit = harms.iter().any(Harm::may_change);
         for (arrival, copy) in &queue.copies {
             let Some(batch) = copy.logged else { continue };
-            if copy.state == State::Done || copy.droppable || there.contains(arrival) {
+            if copy.state == State::Done || copy.droppable || there.contains(arrival) || is_queue_hit {
                 continue;
             }
-            if batch <= durable {
-                complaints.push(format!("message {} was durable and is lost", copy.content));
-            } else if *arrival < last && !queue.gone {
-                complaints.push(format!("message {} is missing before later ones", copy.content));
+            let content = copy.content;
+            if batch > durable {
+                if *arrival < last && !queue.gone && !has_fresh {
+                    complaints.push(format!("message {content} is missing before later ones"));
+                }
+            } else if !harms.iter().any(|harm| harm.may_lose(content)) {
+                complaints.push(format!("message {content} was durable and is lost"));
+            } else if !is_told && harms.iter().any(|harm| harm.is_fresh && harm.must_tell(content)) {
+                complaints.push(format!("message {content} was hit and is lost, and nobody is told"));
             }
         }
         let name = queue.name.clone();
@@ -137,7 +167,11 @@ impl Model {
             (core::mem::take(&mut self.queues), core::mem::take(&mut self.exchanges));
         let (next, is_strict, is_lenient) = (self.next, self.is_strict, self.is_lenient);
         let complaints = core::mem::take(&mut self.complaints);
-        *self = Self { next, is_strict, is_lenient, complaints, ..Self::default() };
+        let mut graves = core::mem::take(&mut self.graves);
+        let is_there = |number: &Number| found.queues.values().any(|other| other == number);
+        graves
+            .extend(old_queues.iter().filter(|(number, _)| !is_there(number)).map(|(n, q)| (*n, q.clone())));
+        *self = Self { next, is_strict, is_lenient, complaints, graves, ..Self::default() };
         self.predeclare();
         for (name, number) in &found.exchanges {
             if let Some(exchange) = old_exchanges.get(number) {
@@ -157,6 +191,8 @@ impl Model {
         for (name, number) in &found.queues {
             let Some(mut queue) = old_queues.get(number).cloned() else { continue };
             queue.start_again(found.contents.get(number).map_or(&[], Vec::as_slice), is_strict);
+            let next = found.next_offsets.get(number).copied().unwrap_or(0);
+            queue.count_again(next, |content| found.offsets.get(&(*number, content)).copied().unwrap_or(0));
             self.queue_names.insert(name.clone(), *number);
             self.queues.insert(*number, queue);
             self.found(Key::Queue(name.clone()), Some(*number));

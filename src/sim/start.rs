@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use crate::broker::Broker;
-use crate::journal::{Definition, DestinationName, is_group, is_transient};
+use crate::journal::{Batch, Definition, DestinationName, is_group, is_transient};
 use crate::mem::{MessageLimits, Messages};
 use crate::net::desk::{Desk, restore};
 use crate::store::{Body, Identity, Log, Message, Record};
 use crate::time::Now;
 
+use super::harm::{Harm, is_told};
 use super::life::Life;
 use super::model::{Binding, End, Number, PREDECLARED};
 use super::random::Random;
@@ -59,8 +60,9 @@ pub(super) const fn identity() -> Identity {
 impl World {
     /// Opens the store and starts a broker with it; `None` when the power went again, or the disk failed.
     pub(super) fn start(&mut self) -> Option<Life<'_>> {
-        let opened = Log::open(&mut self.disk, self.settings.clone(), IDENTITY, Now::from_ms(0));
+        let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
         let (log, report) = opened.ok()?;
+        self.is_told |= is_told(&report);
         // What was found may be lost with the next cut when it could not be written again.
         if report.unwritable.is_some() || report.is_pending {
             return None;
@@ -77,20 +79,18 @@ impl World {
         self.life = log.life();
         let found = self.find(&log);
         let durable = self.model.durable;
-        if self.is_damaged {
-            self.model.accept(&found);
-        } else {
-            self.model.recover(&found);
-        }
-        let limits = self.limits.clone();
+        let mut harms = core::mem::take(&mut self.harms);
+        let is_told = core::mem::take(&mut self.is_told);
+        self.model.recover(&found, &harms, is_told);
+        let limits = self.plan.limits.clone();
         let mut entropy = Random::new(self.seed ^ u64::from(self.life) << 32);
         let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
         let Ok(mut broker) = Broker::new(&limits, Box::new(fill)) else {
             self.model.complain("the limits have no room for a broker".into());
             return None;
         };
-        broker.set_persist_all(self.persist_all);
-        broker.set_spill_transient(self.spill_transient);
+        broker.set_persist_all(self.plan.persist_all);
+        broker.set_spill_transient(self.plan.spill_transient);
         broker.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
@@ -103,14 +103,26 @@ impl World {
             return None;
         }
         self.check_counts(&broker, &found);
-        let doubt = broker.access_doubt();
-        if let Some(why) = doubt {
-            self.model.complain(format!("nobody gets in: {why}"));
-        }
-        let complaint = self.accesses.recover(durable, &broker).filter(|_| doubt.is_none());
-        complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
+        self.check_access(&mut broker, durable, &harms);
+        harms.iter_mut().for_each(|harm| harm.is_fresh = false);
+        self.harms = harms;
         let desk = Desk::new(log, limits.frame_max as usize);
         Some(Life::new(self, broker, messages, desk))
+    }
+
+    /// Who may do what is as it was promised; or nobody gets in, where damage explains that, until somebody
+    /// has looked.
+    fn check_access(&mut self, broker: &mut Broker, durable: Batch, harms: &[Harm]) {
+        let doubt = broker.access_doubt();
+        if let Some(why) = doubt.filter(|_| !self.is_damaged) {
+            self.model.complain(format!("nobody gets in: {why}"));
+        }
+        let is_excused = doubt.is_some() || harms.iter().any(|harm| harm.is_unbounded);
+        let complaint = self.accesses.recover(durable, broker).filter(|_| !is_excused);
+        complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
+        if doubt.is_some() && !self.accesses.confirm(broker) {
+            self.model.complain("nobody gets in, and that cannot be confirmed".into());
+        }
     }
 
     fn check_counts(&mut self, broker: &Broker, found: &Found) {
@@ -156,12 +168,14 @@ impl World {
                 actual.extend(copy.targets.iter().map(|target| (*target, content)));
             }
         }
-        for ((incarnation, _), content) in actual {
+        for ((incarnation, offset), content) in actual {
             let number = incarnations.get(&incarnation).copied().unwrap_or(incarnation);
+            found.offsets.insert((number, content), offset);
             found.contents.entry(number).or_default().push(content);
         }
         for (incarnation, queue) in log.index().queues() {
             let number = incarnations.get(incarnation).copied().unwrap_or(*incarnation);
+            found.next_offsets.insert(number, queue.next_offset());
             let have = found.contents.get(&number).map_or(0, Vec::len) as u64;
             if queue.live != have && !self.is_damaged && !is_group(*incarnation) {
                 self.model.complain(format!("queue {number} counts {} and has {have}", queue.live));
@@ -176,12 +190,14 @@ impl World {
     fn find_definitions(&mut self, log: &Log, found: &mut Found) -> BTreeMap<u64, Number> {
         let mut incarnations: BTreeMap<u64, Number> = BTreeMap::new();
         let mut versions: BTreeMap<u64, Number> = BTreeMap::new();
+        let is_gone = |incarnation| log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
         let read = log.read_definitions(&mut self.disk, |key, value| {
             match Definition::parse(key, value) {
                 Some(Definition::Exchange { name, version, arguments, .. }) => {
                     found.exchanges.insert(name.into(), number_in(arguments));
                     versions.insert(version, number_in(arguments));
                 }
+                Some(Definition::Queue { incarnation, .. }) if is_gone(incarnation) => {}
                 Some(Definition::Queue { name, incarnation, arguments, .. }) => {
                     found.queues.insert(name.into(), number_in(arguments));
                     incarnations.insert(incarnation, number_in(arguments));

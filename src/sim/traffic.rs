@@ -7,9 +7,10 @@ use crate::command::{ChannelId, Command, Outcome, Settlement};
 use crate::error::ReplyCode;
 use crate::mem::{Draw, MessageFlags, MessageId, PoolFull, Share};
 
-use super::client::{Channel, Client, Content, Mode, Reply, Waiting, body_of, properties_of};
+use super::client::{Channel, Client, Content, Mode, Place, Reply, Waiting, body_of, properties_of};
 use super::life::{Ended, Life};
 use super::model::Number;
+use super::plan::Habit;
 use super::random::Random;
 use super::topology::{KEYS, QUEUES, SOURCES};
 
@@ -63,7 +64,8 @@ impl Life<'_> {
         let number = self.clients[at].channels[index].number;
         match self.w.mood.pick(&mut self.w.random) {
             0..45 => self.begin_publish(at, number),
-            45..66 => self.settle(at, number),
+            45..66 if self.w.plan.hazards.habit == Habit::Any => self.settle(at, number),
+            45..66 => (0..4).for_each(|_| self.settle_some(at, number)),
             66..74 => self.consume(at, number),
             74..77 => self.cancel(at),
             77..82 => self.get(at, number),
@@ -251,11 +253,12 @@ impl Life<'_> {
             return self.define(at, channel);
         }
         let len = match random.below(if self.w.mood == Mood::Flood { 12 } else { 40 }) {
-            0 if self.w.large_bytes > 0 => 65_000 + random.below(self.w.large_bytes.into()) as u32,
+            0 if self.w.plan.large_bytes > 0 => 65_000 + random.below(self.w.plan.large_bytes.into()) as u32,
             0..4 => 1_000 + random.below(6_000) as u32,
             4..12 => 200 + random.below(800) as u32,
             _ => 8 + random.below(90) as u32,
         };
+        let len = if len < 65_000 { len.min(self.w.plan.body_bytes_max) } else { len };
         let content = Content {
             number: self.w.next_content,
             exchange: exchange.to_string(),
@@ -310,7 +313,7 @@ impl Life<'_> {
             Outcome::Published | Outcome::PublishRefused => {
                 let is_refused = targets.iter().any(|queue| self.w.model.refuses(*queue));
                 if is_refused != (outcome == Outcome::PublishRefused) {
-                    self.w.model.complain(format!("message {}: {outcome:?} is wrong", content.number));
+                    self.w.model.miss(format!("message {}: {outcome:?} is wrong", content.number));
                 }
                 self.pushed(&content, targets.into_iter().collect());
                 if let Some(channel) = self.clients[at].channel(number).filter(|_| mode == Mode::Confirm) {
@@ -328,7 +331,7 @@ impl Life<'_> {
     }
 
     fn pushed(&mut self, content: &Content, targets: Vec<Number>) {
-        let is_logged = content.persistent || self.w.persist_all;
+        let is_logged = content.persistent || self.w.plan.persist_all;
         let batch = is_logged.then(|| self.batch());
         let taken: Vec<Number> = targets.into_iter().filter(|queue| !self.w.model.refuses(*queue)).collect();
         for queue in taken {
@@ -448,6 +451,33 @@ impl Life<'_> {
                 }
             }
         }
+        self.finish_jobs();
+        self.look();
+        if outcome != Outcome::Done {
+            self.refused(at, number, &outcome, &[]);
+        }
+    }
+
+    /// Settles one in the middle, as the run's habit has it.
+    fn settle_some(&mut self, at: usize, number: u16) {
+        let pick = self.w.random.below(1 << 20) as usize;
+        let (id, habit) = (self.clients[at].id, self.w.plan.hazards.habit);
+        let stays = |(_, arrival): Place| habit == Habit::Leave && arrival % 16 == 0;
+        let Some(channel) =
+            self.clients[at].channel(number).filter(|channel| channel.mode != Mode::Transaction)
+        else {
+            return self.settle(at, number);
+        };
+        let picked = channel.unsettled.iter().nth(pick % channel.unsettled.len().max(1));
+        let Some((delivery_tag, place)) = picked.map(|(tag, place)| (*tag, *place)) else { return };
+        if stays(place) {
+            return;
+        }
+        channel.unsettled.remove(&delivery_tag);
+        let channel_id = channel.id;
+        let command = Command::Settle { delivery_tag, multiple: false, settlement: Settlement::Ack };
+        let (outcome, _) = self.broker.apply(&mut self.messages, id, Some(channel_id), command);
+        self.w.model.finish(place.0, place.1);
         self.finish_jobs();
         self.look();
         if outcome != Outcome::Done {

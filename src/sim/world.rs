@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 
 use crate::broker::Gauges;
 use crate::journal::Batch;
-use crate::limits::Limits;
-use crate::store::{Format, Settings};
+use crate::store::Format;
 
 use super::access::Accesses;
 use super::client::Content;
 use super::disk::{Mutant, SimDisk, Trouble};
+use super::harm::Harm;
 use super::life::{Ended, Life};
 use super::model::Model;
+use super::plan::Plan;
 use super::random::Random;
 use super::start::identity;
 use super::traffic::Mood;
@@ -56,6 +57,8 @@ pub struct Counts {
     pub refused: u64,
     /// Changes of who may do what.
     pub administered: u64,
+    /// Times that something synced was damaged.
+    pub damaged: u64,
 }
 
 impl Counts {
@@ -74,6 +77,7 @@ impl Counts {
         self.absent += other.absent;
         self.refused += other.refused;
         self.administered += other.administered;
+        self.damaged += other.damaged;
     }
 }
 
@@ -86,23 +90,23 @@ pub(super) struct World {
     pub(super) accesses: Accesses,
     pub(super) contents: BTreeMap<u64, Content>,
     pub(super) next_content: u64,
-    pub(super) limits: Limits,
-    pub(super) settings: Settings,
-    pub(super) persist_all: bool,
-    pub(super) spill_transient: bool,
+    pub(super) plan: Plan,
     /// What clients are at in this life.
     pub(super) mood: Mood,
-    /// Helpers take at most so long.
-    pub(super) slowness_ms: u64,
-    /// Bodies may be so much larger than what goes into one piece; 0 for none.
-    pub(super) large_bytes: u32,
-    /// How far offsets advance now and then without a message that is written; nothing for most runs.
     pub(super) strides: Option<Random>,
     pub(super) is_damaged: bool,
+    /// All damage of the run, for whoever looks into it.
+    damages: Vec<String>,
+    /// What all of it may have cost.
+    pub(super) harms: Vec<Harm>,
+    /// A start since then has told of damage.
+    pub(super) is_told: bool,
     /// The file system has less room than the settings say.
     pub(super) is_full: bool,
     /// From this life on the store's format is to be the newest.
     upgraded_in: Option<u64>,
+    /// The life before was killed in the middle of a write.
+    was_killed: bool,
     pub(super) life: u32,
     /// What the answer to the last command waits for.
     pub(super) awaited: Batch,
@@ -112,58 +116,29 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, mutant: Mutant) -> Self {
         let mut random = Random::new(seed);
-        // Large bodies need large commits, and those large segments.
-        let is_large = random.one_in(4);
-        let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
-        let is_tight = random.one_in(5);
         let mut older = Random::new(seed ^ 0xF0_12);
         let is_old = older.one_in(3);
+        let mut plan = Plan::of(seed, &mut random);
+        let disk = SimDisk::new(seed ^ 0xD15C, mutant, identity());
+        let room = plan.hazards.segments_room;
+        disk.set_room(room.map(|segments| u64::from(segments) * u64::from(plan.settings.segment_bytes)));
+        plan.settings.format = if is_old { Format::One } else { Format::NEWEST };
         Self {
             seed,
-            disk: SimDisk::new(seed ^ 0xD15C, mutant, identity()),
-            model: Model::new(!is_tight),
+            disk,
+            model: Model::new(plan.is_strict),
             accesses: Accesses::default(),
             contents: BTreeMap::new(),
             next_content: seed << 24,
-            limits: Limits {
-                connections_max: 16,
-                channels_max: 64,
-                consumers_max: 128,
-                queues_max: 64,
-                exchanges_max: 32,
-                bindings_max: 256,
-                messages_max: if random.one_in(3) { 96 } else { 400 },
-                queue_entries_max: 4_000,
-                unacknowledged_max: if is_tight { 64 } else { 1_024 },
-                body_bytes_max: if is_large { 1 << 20 } else { 256 << 10 },
-                assembly_bytes_max: 512 << 10,
-                message_size_max: 256 << 10,
-                frame_max: 4_096,
-                ..Limits::default()
-            },
-            settings: Settings {
-                segment_bytes: segment,
-                commit_bytes: commit,
-                segments_max: 8 + random.below(6) as u32,
-                commit_window_ms: 20,
-                confirm_window_ms: 5,
-                settle_window_ms: 50,
-                syncs_per_s: if random.one_in(4) { 200 } else { 0 },
-                index_bytes: 2 << 20,
-                sync_burst: 10,
-                may_begin: true,
-                upgrade: false,
-                format: if is_old { Format::One } else { Format::NEWEST },
-            },
-            persist_all: random.one_in(8),
-            spill_transient: Random::new(seed ^ 0x5E_D5).one_in(2),
+            strides: plan.strides.clone().filter(|_| mutant == Mutant::None),
+            plan,
             mood: Mood::Mixed,
-            slowness_ms: random.one_of(&[1, 4, 12, 12, 300]),
-            large_bytes: if is_large { 100_000 } else { 0 },
-            strides: (seed.is_multiple_of(4) && mutant == Mutant::None)
-                .then(|| Random::new(seed ^ 0x57_21DE)),
             is_damaged: false,
-            is_full: false,
+            damages: Vec::new(),
+            harms: Vec::new(),
+            is_told: false,
+            is_full: room.is_some(),
+            was_killed: false,
             upgraded_in: older.one_in(2).then(|| older.below(LIVES / 2)),
             life: 0,
             awaited: Batch::NONE,
@@ -186,10 +161,13 @@ impl World {
         if self.model.complaints.is_empty() {
             self.last_life();
         }
+        if !self.model.complaints.is_empty() {
+            self.model.complaints.append(&mut self.damages);
+        }
     }
 
     fn plan_trouble(&mut self, life: u64) {
-        self.settings.upgrade = self.upgraded_in.is_some_and(|first| life >= first);
+        self.plan.settings.upgrade = self.upgraded_in.is_some_and(|first| life >= first);
         let calls = match self.random.below(6) {
             // In the midst of the start.
             0 if life > 0 => self.random.below(8),
@@ -197,7 +175,13 @@ impl World {
             _ => self.random.below(400),
         };
         self.disk.start(Trouble::Never);
-        self.is_full = false;
+        self.is_full = self.plan.hazards.segments_room.is_some();
+        if core::mem::take(&mut self.was_killed) && self.plan.hazards.hits_starts {
+            return self.disk.foresee(Trouble::Cut(self.random.below(12)));
+        }
+        if self.plan.hazards.kills_one_in > 0 && self.random.one_in(self.plan.hazards.kills_one_in) {
+            return self.disk.foresee(Trouble::Kill(calls));
+        }
         match self.random.below(10) {
             0 => {}
             1 => self.disk.foresee(Trouble::FailedSync(calls / 3)),
@@ -238,19 +222,35 @@ impl World {
             self.model.rest(false);
         }
         // A kill keeps the page cache; most ends do not.
-        if self.disk.is_off() || self.random.below(4) > 0 {
+        if self.disk.is_killed() {
+            self.disk.revive();
+            self.was_killed = true;
+        } else if self.disk.is_off() || self.random.below(4) > 0 {
             self.disk.power_cut();
             self.counts.cuts += 1;
             self.counts.cuts_at_start += u64::from(!is_started);
         }
+        let one_in = self.plan.hazards.damage_one_in;
+        if one_in > 0 && self.random.one_in(one_in) {
+            self.damage();
+        }
+    }
+
+    /// Something that was synced is damaged.
+    fn damage(&mut self) {
+        let mut before = self.disk.copy();
+        let damaged = self.disk.damage();
+        self.damages.push(format!("before life {}: {damaged:?}", self.life + 1));
+        self.harms.push(Harm::of(&mut before, &damaged));
+        (self.is_damaged, self.model.is_lenient) = (true, true);
+        self.counts.damaged += 1;
     }
 
     /// A life without trouble, in which everything is brought to an end; or damage, which must be survived.
     fn last_life(&mut self) {
         if self.random.one_in(4) {
             self.disk.power_cut();
-            self.disk.damage();
-            self.is_damaged = true;
+            self.damage();
             if self.random.one_in(2) {
                 // Again, in the midst of mending.
                 self.disk.start(Trouble::Cut(self.random.below(30)));
@@ -259,6 +259,7 @@ impl World {
             }
         }
         self.disk.start(Trouble::Never);
+        self.disk.set_room(None);
         self.is_full = false;
         let Some(mut life) = self.start() else {
             return self.model.complain("the last start failed".into());

@@ -10,13 +10,43 @@
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, Claim, Commit, Owner, claimed_length};
+use super::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length};
 use super::disk::Disk;
 use super::reader::{Chain, Found};
+use super::record::Record;
 use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
 
 /// No commit is longer, in bytes.
 const COMMIT_BYTES_MAX: usize = 64 << 20;
+
+/// Whether a commit that leaves others out stands where one of them was, because the card has put its block
+/// there: then the next one behind it belongs before it. `before` is the number of the last one before it.
+pub(super) fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) -> bool {
+    if header.number == before + 1 {
+        return false;
+    }
+    let next = (0..behind.len()).step_by(BLOCK_BYTES).find_map(|at| {
+        let next = Commit::parse(&behind[at..], seed)?.header;
+        (next.segment == header.segment && next.number > before).then_some(next)
+    });
+    next.is_some_and(|next| next.number < header.number && next.life <= header.life)
+}
+
+/// The records of the last commit, to be written again, and how many they are. That a segment has left is not
+/// said again of one that is needed.
+pub(super) fn records_again(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool) -> (Vec<u8>, u32) {
+    let (mut again, mut count) = (Vec::with_capacity(commit.records.len()), commit.header.records);
+    let mut rest = commit.records;
+    while let Ok((record, length)) = Record::parse_known(rest) {
+        if matches!(record, Record::Left { segment } if is_needed(segment)) {
+            count -= 1;
+        } else {
+            again.extend_from_slice(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    (again, count)
+}
 
 /// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
 pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[Found]) -> io::Result<Option<Owner>> {

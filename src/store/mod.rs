@@ -8,7 +8,7 @@
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `double` | definitions lie in two erase blocks |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
-//! | `recover`, `reader`, `evidence` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
@@ -52,6 +52,7 @@
 mod access;
 mod access_file;
 mod alignment;
+mod belonging;
 mod build;
 mod clean;
 mod commit;

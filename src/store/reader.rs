@@ -7,10 +7,10 @@
 use std::io;
 
 use super::access_file;
-use super::build::{apply_records, for_each_record};
+use super::build::apply_records;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, padded};
 use super::disk::Disk;
-use super::evidence::{synced_by_headers, synced_by_heads};
+use super::evidence::{is_misplaced, records_again, synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
@@ -79,19 +79,21 @@ pub(super) struct Newest {
 pub(super) struct Reader<'d, 'r, D> {
     pub(super) disk: &'d mut ReadAround<'r, D>,
     /// One segment.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     pub(super) index: Index,
     pub(super) chain: Chain,
     pub(super) report: Report,
     /// Segments that the last commit leaves out.
-    leaving: Vec<u64>,
+    pub(super) leaving: Vec<u64>,
     /// Files that are damaged and not to be used.
     set_aside: Vec<u32>,
+    /// Files whose header is of another one.
+    pub(super) misplaced: Vec<u32>,
     /// Files that cannot be opened and may be segments newer than every one that can.
     pub(super) newer_unopened: u32,
     /// The newest version of the format that a commit was found in.
     pub(super) format: Format,
-    identity: Identity,
+    pub(super) identity: Identity,
     segment_bytes: u32,
 }
 
@@ -151,6 +153,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             report: Report::default(),
             leaving: Vec::new(),
             set_aside: Vec::new(),
+            misplaced: Vec::new(),
             newer_unopened: 0,
             format: Format::One,
             identity,
@@ -181,7 +184,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         };
         list.extend(proven.map(|(segment, _)| segment));
         self.add_headless(found, newest.sequence, &mut list)?;
-        self.leave_out(newest.sequence, &mut list)?;
+        self.leave_out(newest.sequence, &mut list, headers)?;
         let Some(&newest) = list.last() else {
             self.report.is_lost = self.has_remains(found)?;
             self.report.is_new = !self.report.is_lost;
@@ -327,7 +330,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     /// Segments whose header is damaged but whose commits are newer than every header that is not.
     fn add_headless(&mut self, found: &[Found], newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
         let mut headless = Vec::new();
-        for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
+        let is_bad = |file: &&Found| file.header == HeaderRead::Bad || self.misplaced.contains(&file.slot);
+        for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
             let found = blocks(BLOCK_BYTES as u32, length).find_map(|at| {
                 let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed())?;
@@ -345,35 +349,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(())
     }
 
-    /// Takes out of the list what has left the log since the header that made it. What only the last commit
-    /// says does not count yet: it may be in the page cache only, and then the segment is still needed.
-    fn leave_out(&mut self, newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
-        let mut left = Vec::new();
-        let mut before_last = 0;
-        for segment in list.iter().filter(|segment| segment.sequence >= newest) {
-            let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
-            let mut at = BLOCK_BYTES;
-            while at < length {
-                let commit = Commit::parse(&self.bytes[at..length], self.identity.seed());
-                let Some(commit) = commit.filter(|commit| commit.header.segment == segment.sequence) else {
-                    at += BLOCK_BYTES;
-                    continue;
-                };
-                before_last = left.len();
-                for_each_record(commit.records, 0, |record, _| {
-                    if let Record::Left { segment } = record {
-                        left.push(*segment);
-                    }
-                });
-                at += commit.bytes();
-            }
-        }
-        self.leaving = left.split_off(before_last);
-        list.retain(|segment| !left.contains(&segment.sequence));
-        Ok(())
-    }
-
-    fn has_commit(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<bool> {
+    pub(super) fn has_commit(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<bool> {
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
         let seed = self.identity.seed();
         Ok(blocks(header_bytes, length).any(|at| {
@@ -399,7 +375,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             return Ok(None);
         }
         let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
-        if header.is_some_and(|(_, _, header)| header.sequence != segment.sequence) {
+        // An older one there is what the card has put back; what is behind it is read all the same.
+        if header.is_some_and(|(_, _, header)| header.sequence > segment.sequence) {
             if self.leaving.contains(&segment.sequence) {
                 return Ok(None);
             }
@@ -516,7 +493,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
         let format = last.map_or(Format::NEWEST, |commit| commit.header.format);
         let (again, again_records) =
-            last.map_or((Vec::new(), 0), |commit| (commit.records.to_vec(), commit.header.records));
+            last.map_or((Vec::new(), 0), |commit| records_again(&commit, |segment| self.is_needed(segment)));
         // The last commit, and what it repeats, may be in the page cache only. It is written again, and noted
         // then: a footer must not promise what a power cut can still take away.
         let mut footer = Footer::default();
@@ -549,6 +526,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(Newest { segment, format, tail, length, again, again_records, footer, synced, is_damaged: false })
     }
 
+    /// Whether a segment has something live: what was copied of it is damaged, if it is said to have left.
+    fn is_needed(&self, segment: u64) -> bool {
+        self.index.segments().get(&segment).is_some_and(|segment| segment.live > 0)
+    }
+
     /// Reads a segment commit by commit; returns its end, and number and place of each commit.
     fn scan(
         &mut self,
@@ -560,8 +542,13 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.bytes[length..].fill(0);
         let (mut tail, mut at, mut commits) = (header_bytes, header_bytes, Vec::new());
         while (at as usize) < length {
-            let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed());
-            let Some(commit) = commit.filter(|commit| follows(&commit.header, segment, &self.chain)) else {
+            let (bytes, seed) = (&self.bytes[at as usize..length], self.identity.seed());
+            let belongs = |commit: &Commit<'_>| {
+                let (header, before) = (&commit.header, self.chain.number);
+                follows(header, segment, &self.chain)
+                    && !is_misplaced(header, before, &bytes[commit.bytes()..], seed)
+            };
+            let Some(commit) = Commit::parse(bytes, seed).filter(belongs) else {
                 at += BLOCK_BYTES as u32;
                 continue;
             };

@@ -401,6 +401,7 @@ fn recover<D: Disk>(
     headers.retain(|(_, _, header)| header.identity == identity);
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     let noted = access_file::read_end_of(reader.disk, &identity);
+    reader.drop_misplaced(&mut headers).map_err(OpenError::Unreadable)?;
     let mut newest = reader.read_log(&headers, &found, noted).map_err(OpenError::Unreadable)?;
     let settings = settings.with_segments_of(segment_bytes);
     let mut slots = reader.slots(&found, &headers);

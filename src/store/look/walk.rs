@@ -10,6 +10,7 @@
 use super::salvage::{self, Salvaged};
 use crate::store::build::for_each_record;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use crate::store::evidence::is_misplaced;
 use crate::store::footer::{self, Footer, Lengths, Trailer};
 use crate::store::format::Format;
 use crate::store::index::Place;
@@ -158,8 +159,12 @@ impl<'a> Walk<'a> {
         let (mut at, mut tail) = (self.first as usize, self.first as usize);
         let (mut again, mut has_gap) = (Footer::default(), false);
         while at < end {
-            let commit = self.commit_at(at, end).filter(|commit| self.follows(&commit.header, chain));
-            let Some(commit) = commit else {
+            let belongs = |commit: &Commit<'a>| {
+                let behind = self.bytes.get(at + commit.bytes()..end).unwrap_or_default();
+                let is_misplaced = |seed| is_misplaced(&commit.header, chain.number, behind, seed);
+                self.follows(&commit.header, chain) && !self.seed.is_some_and(is_misplaced)
+            };
+            let Some(commit) = self.commit_at(at, end).filter(belongs) else {
                 at += BLOCK_BYTES;
                 continue;
             };

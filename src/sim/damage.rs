@@ -1,0 +1,136 @@
+//! Damage to what was synced, as cheap cards do it.
+//!
+//! ```text
+//! one block    a bit flipped, zeros, ones, another block's bytes, what was there before, refused by reads
+//! several      the neighbouring blocks of a write, all of a file behind one, a file that cannot be opened
+//! ```
+//!
+//! Always true: whoever damages says which blocks; what is only in the page cache stays as it is.
+
+use std::collections::BTreeSet;
+
+use crate::store::{ACCESS_SLOTS, BLOCK_BYTES};
+
+use super::disk::{File, SimDisk};
+use super::random::Random;
+
+/// Blocks that a card loses together at most, beside one that it was writing.
+const NEIGHBOURS_MAX: u64 = 6;
+
+/// What was damaged.
+#[derive(Clone, Debug, Default)]
+pub struct Damaged {
+    blocks: BTreeSet<(u32, usize)>,
+    files: BTreeSet<u32>,
+}
+
+impl Damaged {
+    /// Whether a whole file is lost.
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Whether one of these blocks is damaged.
+    pub(super) fn touches(&self, slot: u32, blocks: core::ops::RangeInclusive<usize>) -> bool {
+        self.files.contains(&slot)
+            || self.blocks.range((slot, *blocks.start())..=(slot, *blocks.end())).next().is_some()
+    }
+}
+
+impl SimDisk {
+    /// The same bytes on another disk, to which nothing happens.
+    pub(super) fn copy(&self) -> Self {
+        let copy = Self(std::rc::Rc::new(std::cell::RefCell::new(self.0.borrow().clone())), Vec::new());
+        copy.revive();
+        copy
+    }
+
+    /// Damages something that was synced, in one of the ways that there are.
+    pub fn damage(&self) -> Damaged {
+        let mut inner = self.0.borrow_mut();
+        let inner = &mut *inner;
+        let places: Vec<(u32, usize)> = inner
+            .files
+            .iter()
+            .flat_map(|(slot, file)| file.synced.iter().map(|block| (*slot, *block)))
+            .collect();
+        let mut damaged = Damaged::default();
+        if places.is_empty() {
+            return damaged;
+        }
+        let random = &mut inner.random;
+        let (slot, block) = random.one_of(&places);
+        let other = random.one_of(&places);
+        let misplaced = inner.files[&other.0].block(other.1);
+        let Some(file) = inner.files.get_mut(&slot) else { return damaged };
+        let last = file.media.len() / BLOCK_BYTES;
+        let blocks = match random.below(9) {
+            0 => {
+                (block..last).for_each(|block| file.put(block, &[0xA5; BLOCK_BYTES]));
+                block..last
+            }
+            // A real disk takes another name for those.
+            1 if !ACCESS_SLOTS.contains(&slot) => {
+                file.is_lost = true;
+                damaged.files.insert(slot);
+                return damaged;
+            }
+            2 => {
+                file.refused.insert(block);
+                block..block + 1
+            }
+            3 => file.wipe(block..block + 1, 0),
+            4 => file.wipe(block..block + 1, 0xFF),
+            5 => {
+                file.put(block, &misplaced);
+                block..block + 1
+            }
+            6 if file.stale.contains_key(&block) => {
+                let stale = file.stale[&block].clone();
+                file.put(block, &stale);
+                block..block + 1
+            }
+            7 => {
+                let first = block.saturating_sub(random.below(NEIGHBOURS_MAX) as usize);
+                let byte = random.one_of(&[0, 0xFF, 0xA5]);
+                file.wipe(first..(block + random.below(NEIGHBOURS_MAX) as usize).min(last), byte)
+            }
+            _ => file.flip(block, random),
+        };
+        // What is no commit any more, or not to be told from a torn one, may be written over.
+        file.synced.clear();
+        damaged.blocks.extend(blocks.map(|block| (slot, block)));
+        damaged
+    }
+}
+
+impl File {
+    fn block(&self, block: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            self.media.iter().skip(block * BLOCK_BYTES).take(BLOCK_BYTES).copied().collect();
+        bytes.resize(BLOCK_BYTES, 0);
+        bytes
+    }
+
+    /// Puts bytes into a block behind the back of whoever wrote it.
+    fn put(&mut self, block: usize, bytes: &[u8]) {
+        let from = block * BLOCK_BYTES;
+        for side in [&mut self.media, &mut self.cache] {
+            if let Some(place) = side.get_mut(from..from + BLOCK_BYTES) {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+
+    fn wipe(&mut self, blocks: core::ops::Range<usize>, byte: u8) -> core::ops::Range<usize> {
+        blocks.clone().for_each(|block| self.put(block, &[byte; BLOCK_BYTES]));
+        blocks
+    }
+
+    fn flip(&mut self, block: usize, random: &mut Random) -> core::ops::Range<usize> {
+        let mut bytes = self.block(block);
+        bytes[random.below(BLOCK_BYTES as u64) as usize] ^= 1 << random.below(8);
+        self.put(block, &bytes);
+        block..block + 1
+    }
+}
