@@ -255,3 +255,84 @@ fn a_header_knows_how_many_commits_there_were() {
     assert!(!report.set_aside.is_empty() && report.commits_missing == 1, "{report:?}");
     assert_eq!(readable(&mut log, &mut disk), all(offset - 1));
 }
+
+/// Ten messages in one commit, from `offset` on; where that lies.
+fn publish_ten(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
+    for offset in offset..offset + 10 {
+        let target = [Target { queue: 1, offset, lane: 0 }];
+        let body = body(offset);
+        let message = Message {
+            targets: Targets::List(&target),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&body),
+        };
+        log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
+    }
+    log.flush(NOW);
+    let job = log.next_commit(NOW).expect("it is due");
+    log.commit_done(job.run(disk)).expect("the disk is well");
+    disk.written().last().copied().expect("it was written")
+}
+
+#[test]
+fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    publish_ten(&mut log, &mut disk, 0);
+    let (slot, at) = publish_ten(&mut log, &mut disk, 10);
+    publish_ten(&mut log, &mut disk, 20);
+    // Within the body of the fourth message.
+    let before: usize = (10..13).map(|offset| body(offset).len() + 30).sum();
+    disk.flip(slot, at + HEADER_BYTES + before + 60);
+    let left: Vec<u64> = (0..30).filter(|offset| *offset != 13).collect();
+    for _ in 0..3 {
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(report.commits_missing == 1 && !report.set_aside.is_empty(), "it is told: {report:?}");
+        assert_eq!(readable(&mut log, &mut disk), left);
+        let segment = *log.index().segments().keys().next().expect("there is one");
+        assert_eq!(log.index().queues()[&1].live, 29, "{segment}");
+    }
+    // Segments are filled until the cleaner takes the damaged one.
+    let (mut log, _) = open(&disk, IDENTITY);
+    let first = *log.index().segments().keys().next().expect("there is one");
+    let mut offset = 1000;
+    while log.index().segments().contains_key(&first) {
+        for _ in 0..20 {
+            turn(&mut log, &mut disk);
+        }
+        publish(&mut log, &mut disk, offset);
+        if offset % 3 > 0 {
+            log.settle(1, Range { start: offset, end: offset + 1 }, Urgency::Window, NOW);
+        }
+        offset += 1;
+        assert!(offset < 4_000, "the cleaner never empties it");
+    }
+    let found: Vec<u64> = readable(&mut log, &mut disk).into_iter().filter(|at| *at < 1000).collect();
+    assert_eq!(found, left, "copied");
+    let (mut log, _) = open(&disk, IDENTITY);
+    let found: Vec<u64> = readable(&mut log, &mut disk).into_iter().filter(|at| *at < 1000).collect();
+    assert_eq!(found, left, "and there after a start");
+}
+
+#[test]
+fn a_flipped_bit_in_the_head_of_a_commit_costs_that_commit_at_most() {
+    for byte in 0..HEADER_BYTES {
+        let mut disk = new_disk();
+        let (mut log, _) = open(&disk, IDENTITY);
+        publish_ten(&mut log, &mut disk, 0);
+        let (slot, at) = publish_ten(&mut log, &mut disk, 10);
+        publish_ten(&mut log, &mut disk, 20);
+        disk.flip(slot, at + byte);
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert_eq!(report.commits_missing, 1, "byte {byte}");
+        let found = readable(&mut log, &mut disk);
+        let others: Vec<u64> = found.iter().copied().filter(|offset| !(10..20).contains(offset)).collect();
+        assert_eq!(others, (0..10).chain(20..30).collect::<Vec<u64>>(), "byte {byte}");
+        let all_or_none = found.len() - others.len();
+        assert!(all_or_none == 0 || all_or_none == 10, "byte {byte}: {all_or_none} served");
+    }
+}

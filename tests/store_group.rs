@@ -175,6 +175,29 @@ fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
     unreachable!("the last cut comes too late")
 }
 
+/// A message outside of any group, then a transaction in one commit with it or without, then a message behind
+/// them; one bit of the transaction's commit is flipped.
+#[test]
+fn a_damaged_transaction_is_whole_or_not_there() {
+    for place in (100..3_000).step_by(97) {
+        let disk = SimDisk::new(place, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("the disk is well");
+        let inputs: Vec<MessageId> = (0..10).map(|offset| world.publish(INPUT, offset, 20)).collect();
+        world.store_all().expect("the disk is well");
+        let batch = world.transact(&inputs, &[300; 10]);
+        world.store(batch).expect("the disk is well");
+        let (slot, at) = disk.written().last().copied().expect("it was written");
+        world.publish(OUTPUT, 100, 20);
+        world.store_all().expect("the disk is well");
+        disk.flip(slot, at + place as usize);
+        let world = World::open(&disk).expect("the disk is well");
+        assert!(world.is_damaged, "byte {place}: it is told");
+        let found = (world.live(INPUT), world.live(OUTPUT) - 1);
+        assert_eq!(found, (10, 0), "byte {place}: inputs and outputs");
+    }
+}
+
 #[test]
 fn what_fits_into_a_commit_is_in_one() {
     let (nothing, whole) = at_every_cut(&[1000; 30]);

@@ -217,6 +217,7 @@ impl Log {
             time_ms: self.time_ms(now),
             records: core::mem::take(&mut self.gathered),
             covers: core::mem::take(&mut self.covers),
+            has_group: core::mem::take(&mut self.gathers_group),
         };
         let bytes = core::mem::replace(&mut self.gather, core::mem::take(&mut self.spare));
         commit::begin(&mut self.gather);

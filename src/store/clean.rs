@@ -20,6 +20,7 @@ use super::index::Index;
 use super::jobs::{ReadDone, ReadJob};
 use super::log::{InFlight, Log, Position};
 use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Target, Targets, ranges_fitting};
+use super::salvage::{self, Served};
 use super::space::SEGMENTS_RESERVED;
 
 /// The cleaner starts when no more than this many segments are free beside the reserved ones.
@@ -298,30 +299,61 @@ impl Log {
     fn copy_commit(&mut self, cleaning: &mut Cleaning, bytes: &[u8]) {
         let commit = Commit::parse(bytes, self.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == cleaning.segment) else {
-            // Half of it may be copied already, when it could be read a moment ago.
-            cleaning.skip = 0;
-            cleaning.at += BLOCK_BYTES as u32;
+            match salvage::served(bytes, self.identity.seed(), cleaning.segment) {
+                Some(served) => self.copy_served(cleaning, bytes, &served),
+                None => {
+                    // Half of it may be copied already, when it could be read a moment ago.
+                    cleaning.skip = 0;
+                    cleaning.at += BLOCK_BYTES as u32;
+                }
+            }
             return;
         };
         cleaning.is_careful = false;
         let mut rest = &commit.records[cleaning.skip..];
         while let Ok((record, length)) = Record::parse(rest) {
-            let live = self.index.live_in(&record, cleaning.segment);
-            if live > 0 {
-                if !self.has_room(length) || self.gathers_copy_of(&record) {
-                    self.hurry();
-                    cleaning.skip = commit.records.len() - rest.len();
-                    cleaning.waits_for = self.number + 1;
-                    return;
-                }
-                self.copy_record(&record, &rest[..length], cleaning);
-                cleaning.left = cleaning.left.saturating_sub(live);
+            if !self.copy_live(&record, &rest[..length], cleaning) {
+                cleaning.skip = commit.records.len() - rest.len();
+                return;
             }
             rest = &rest[length..];
         }
         cleaning.at += commit.bytes() as u32;
         cleaning.skip = 0;
         debug_assert!(commit.bytes() >= COMMIT_HEADER_BYTES, "commits are whole blocks");
+    }
+
+    /// Copies what is live of the good records of a damaged commit; then goes on block by block.
+    fn copy_served(&mut self, cleaning: &mut Cleaning, bytes: &[u8], served: &Served) {
+        for &(from, length) in &served.records {
+            let skip = from - COMMIT_HEADER_BYTES;
+            let Some(raw) = bytes.get(from..from + length).filter(|_| skip >= cleaning.skip) else {
+                continue;
+            };
+            let Ok((record, _)) = Record::parse(raw) else { continue };
+            if !self.copy_live(&record, raw, cleaning) {
+                cleaning.skip = skip;
+                return;
+            }
+        }
+        cleaning.at += BLOCK_BYTES as u32;
+        cleaning.skip = 0;
+    }
+
+    /// Copies a record as far as it is live; `false` when there is no room for it now.
+    fn copy_live(&mut self, record: &Record<'_>, raw: &[u8], cleaning: &mut Cleaning) -> bool {
+        let live = self.index.live_in(record, cleaning.segment);
+        if live == 0 {
+            return true;
+        }
+        if !self.has_room(raw.len()) || self.gathers_copy_of(record) {
+            self.hurry();
+            cleaning.waits_for = self.number + 1;
+            return false;
+        }
+        self.copy_record(record, raw, cleaning);
+        cleaning.left = cleaning.left.saturating_sub(live);
+        true
     }
 
     /// A copy is for those queues only that still need it here: else it would be as large as before for the

@@ -14,10 +14,11 @@
 //! body reads as a commit of this store. Length is without the zeros. The first commit of a life is a copy of
 //! the last one that was found: `covers` is how many commits right before it lose nothing when they are not
 //! readable. Who the store is stands in every commit, so that losing the headers of segments is not losing
-//! the messages.
+//! the messages. The two highest bits of `covers` are set when some of its records belong together; one of
+//! them is enough, for it is asked of damaged commits only. Version 1 has no such bits: there they may.
 //!
-//! Always true: a commit is accepted whole or not at all; it starts in a block of its own; its number is
-//! above that of every commit before it, its life not below theirs.
+//! Always true: a commit is whole or no part of the log, but for what `salvage` serves; it starts in a block
+//! of its own; its number is above that of every commit before it, its life not below theirs.
 
 use super::format::Format;
 use super::segment::Identity;
@@ -27,6 +28,9 @@ use super::varint::Input;
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a commit's header.
 pub(super) const COMMIT_HEADER_BYTES: usize = 76;
+
+/// The bits of `covers` that say that records belong together.
+const GROUP_BITS: u32 = 3 << 30;
 
 /// What a commit's header says, but for length and checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +49,8 @@ pub(super) struct CommitHeader {
     pub records: u32,
     /// Commits right before it whose records it repeats.
     pub covers: u32,
+    /// It may have records that belong together, so that of a damaged one none is served.
+    pub has_group: bool,
 }
 
 /// Whose a commit is.
@@ -87,7 +93,11 @@ pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner)
     buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
     buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
     buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
-    buffer[44..48].copy_from_slice(&header.covers.to_le_bytes());
+    let covers = match (header.format, header.has_group) {
+        (Format::One, _) => header.covers,
+        (Format::Two, has_group) => header.covers & !GROUP_BITS | if has_group { GROUP_BITS } else { 0 },
+    };
+    buffer[44..48].copy_from_slice(&covers.to_le_bytes());
     buffer[48..64].copy_from_slice(&owner.identity.id);
     buffer[64..72].copy_from_slice(&owner.identity.secret.to_le_bytes());
     buffer[72..76].copy_from_slice(&owner.segment_bytes.to_le_bytes());
@@ -132,15 +142,11 @@ impl Claim {
 
 impl CommitHeader {
     fn read(input: &mut Input<'_>, format: Format) -> Option<Self> {
-        Some(Self {
-            format,
-            life: input.u32()?,
-            number: input.u64()?,
-            segment: input.u64()?,
-            time_ms: input.u64()?,
-            records: input.u32()?,
-            covers: input.u32()?,
-        })
+        let (life, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
+        let (records, covers) = (input.u32()?, input.u32()?);
+        let has_group = format == Format::One || covers & GROUP_BITS != 0;
+        let covers = if format == Format::One { covers } else { covers & !GROUP_BITS };
+        Some(Self { format, life, number, segment, time_ms, records, covers, has_group })
     }
 }
 
@@ -186,6 +192,7 @@ mod tests {
         time_ms: 123_456,
         records: 1,
         covers: 2,
+        has_group: true,
     };
 
     const OWNER: Owner =

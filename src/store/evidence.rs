@@ -48,6 +48,25 @@ pub(super) fn records_again(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool
     (again, count)
 }
 
+/// Bytes read at once to see that a file is empty.
+const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
+
+/// Whether anything lies behind an empty header, however far: then the header was not always empty. The files
+/// that nothing was ever written to are read for that at every start; there are a few of them at most.
+pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
+    let mut bytes = vec![0; LOOK_BYTES];
+    for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(LOOK_BYTES) {
+        let length = disk.read(slot, at, &mut bytes)?;
+        if bytes[..length].iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        if length < LOOK_BYTES {
+            break;
+        }
+    }
+    Ok(false)
+}
+
 /// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
 pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[Found]) -> io::Result<Option<Owner>> {
     let mut said: Vec<(Owner, usize)> = Vec::new();

@@ -157,6 +157,7 @@ impl Keeper {
         group: &Group,
         now: Now,
     ) -> bool {
+        self.log.note_group();
         while let Some(front) = journal.front(messages, &mut self.draft.places) {
             if front.number >= group.end {
                 break;
@@ -469,6 +470,7 @@ impl Log {
         now: Now,
     ) -> io::Result<Option<Finished>> {
         loop {
+            self.note_group();
             match self.append_reserved(record, Urgency::Awaited, now) {
                 Ok(_) => return Ok(None),
                 Err(Refused::TooLarge) => return Ok(Some(Finished::Damaged)),

@@ -208,6 +208,8 @@ pub struct Log {
     pub(super) is_access_lost: bool,
     /// What the files beside the log say of access, and could not be written into it; rising by the keys.
     pub(super) unwritten_access: Vec<Restored>,
+    /// What gathers has records that belong together.
+    pub(super) gathers_group: bool,
     /// What gathers has definitions of access.
     pub(super) gathers_access: bool,
     /// Where what gathers ends with a digest.
@@ -302,6 +304,7 @@ impl Log {
             keeps_access: false,
             is_access_lost: false,
             unwritten_access: Vec::new(),
+            gathers_group: start.again_records > 0,
             gathers_access: start.again_records > 0,
             digest_at: 0,
             deletions_again: Vec::new(),
@@ -433,6 +436,11 @@ impl Log {
         self.counters.payload_bytes += bytes as u64;
         self.appended_one(Urgency::Awaited, now);
         true
+    }
+
+    /// What is appended next belongs together with other records.
+    pub(super) const fn note_group(&mut self) {
+        self.gathers_group = true;
     }
 
     /// Appends settlements (rising, apart) to what gathers, without remembering them; `false` when they are

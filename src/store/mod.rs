@@ -9,6 +9,7 @@
 //! | `double` | definitions lie in two erase blocks |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `recover`, `reader`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
+//! | `salvage` | what of a damaged commit is still served |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `look` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
@@ -46,6 +47,9 @@
 //!   repeated commits and recovery need no rules of their own.
 //! - A settlement is dropped only when every segment with something that it kills has durably left the log;
 //!   a segment's file is used again only when a durable commit says that the segment has left.
+//! - Damage costs the records that it touched, and of a commit with a group, or with a damaged head, all.
+//!   All that is lost is told, but for the end of the log after a kill: there, commits of which one head or
+//!   none is left look like one that was not finished.
 //! - A failed write or sync is final.
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
@@ -79,6 +83,7 @@ mod read_back;
 mod reader;
 mod record;
 mod recover;
+mod salvage;
 mod segment;
 mod settling;
 mod space;

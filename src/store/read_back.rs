@@ -16,6 +16,7 @@ use super::fetch::{FETCH_BYTES, FetchJob, Source};
 use super::footer::{NOTED_PART, for_each_message};
 use super::parts::{PART_BLOCK_BYTES, Part, PartBlock, Smallest, part_seed};
 use super::record::{Message, Range, Record};
+use super::salvage;
 
 /// The most records of one fetch.
 const RECORDS_MAX: usize = 1024;
@@ -150,6 +151,12 @@ impl FetchJob {
             }
             let commit = Commit::parse(&bytes[..known], self.seed);
             let Some(commit) = commit.filter(|commit| commit.header.segment == self.segment) else {
+                let served = salvage::served(&bytes[..known], self.seed, self.segment);
+                for (from, length) in served.into_iter().flat_map(|served| served.records) {
+                    if let Ok((Record::Message(message), _)) = Record::parse(&bytes[from..known]) {
+                        self.note_targets(&message, at + from as u32, length as u32, &mut smallest);
+                    }
+                }
                 at += BLOCK_BYTES as u32;
                 continue;
             };

@@ -10,16 +10,17 @@ use super::access_file;
 use super::build::apply_records;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, padded};
 use super::disk::Disk;
-use super::evidence::{is_misplaced, records_again, synced_by_headers, synced_by_heads};
+use super::evidence::{has_more, is_misplaced, records_again, synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
-use super::index::Index;
+use super::index::{Index, Place};
 use super::parts::{Part, PartBlock, part_seed};
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::recover::{Report, SetAside};
-use super::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
+use super::salvage;
+use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
 use super::space::Slot;
 
 /// What was found of one file.
@@ -85,6 +86,8 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) report: Report,
     /// Segments that the last commit leaves out.
     pub(super) leaving: Vec<u64>,
+    /// Good records of damaged commits.
+    served: Vec<Place>,
     /// Files that are damaged and not to be used.
     set_aside: Vec<u32>,
     /// Files whose header is of another one.
@@ -124,25 +127,6 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Bytes read at once to see that a file is empty.
-const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
-
-/// Whether anything lies behind an empty header, however far: then the header was not always empty. The files
-/// that nothing was ever written to are read for that at every start; there are a few of them at most.
-fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
-    let mut bytes = vec![0; LOOK_BYTES];
-    for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(LOOK_BYTES) {
-        let length = disk.read(slot, at, &mut bytes)?;
-        if bytes[..length].iter().any(|byte| *byte != 0) {
-            return Ok(true);
-        }
-        if length < LOOK_BYTES {
-            break;
-        }
-    }
-    Ok(false)
-}
-
 impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     pub(super) fn new(disk: &'d mut ReadAround<'r, D>, identity: Identity, segment_bytes: u32) -> Self {
         Self {
@@ -152,6 +136,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             chain: Chain::default(),
             report: Report::default(),
             leaving: Vec::new(),
+            served: Vec::new(),
             set_aside: Vec::new(),
             misplaced: Vec::new(),
             newer_unopened: 0,
@@ -488,7 +473,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     fn read_newest(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<Newest> {
+        self.served.clear();
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
+        let mut served = self.served.iter().peekable();
         let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
         let format = last.map_or(Format::NEWEST, |commit| commit.header.format);
@@ -499,9 +486,13 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut footer = Footer::default();
         let synced = self.chain.number.saturating_sub(u64::from(self.chain.covers));
         for (_, at) in commits.iter().filter(|(number, _)| *number < synced) {
+            while let Some(place) = served.next_if(|place| place.at < *at) {
+                salvage::note(&mut footer, &self.bytes, place);
+            }
             let records = commit_at(*at).map(|commit| commit.records).unwrap_or_default();
             footer.note_records(records, at + COMMIT_HEADER_BYTES as u32);
         }
+        served.for_each(|place| salvage::note(&mut footer, &self.bytes, place));
         self.index.set_bytes(segment.sequence, tail);
         let end = self.segment_bytes as usize;
         let sealed = Lengths::claimed(&self.bytes, end).and_then(|lengths| {
@@ -561,6 +552,20 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 self.report.commits_missing += missing;
                 let (slot, sequence) = (segment.slot, segment.sequence);
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to: at });
+            }
+            if is_next && missing > u64::from(header.covers) {
+                // The one behind them proves that they were synced.
+                let (seed, missing) = (self.identity.seed(), self.chain.number + 1..header.number);
+                let found = salvage::all_served(&self.bytes[..at as usize], tail, missing, seed, segment);
+                for place in found {
+                    let record = Record::parse(&self.bytes[place.at as usize..]);
+                    if let Ok((record, _)) = record
+                        && matches!(record, Record::Message(_)) == (pass == Pass::Messages)
+                    {
+                        self.index.apply(&record, place);
+                    }
+                    self.served.push(place);
+                }
             }
             let first = at + COMMIT_HEADER_BYTES as u32;
             let count = apply_records(&mut self.index, commit.records, segment.sequence, first, |record| {

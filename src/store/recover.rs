@@ -30,6 +30,7 @@ use super::log::{Log, Settings, Start};
 use super::read_around::{ReadAround, is_about_a_block};
 use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
+use super::salvage;
 use super::segment::{HeaderRead, Identity, SegmentHeader, is_segment_size};
 
 /// Why a store cannot be opened.
@@ -324,6 +325,10 @@ impl Log {
             while at < length {
                 let commit = Commit::parse(&bytes[at..length], self.identity.seed());
                 let Some(commit) = commit.filter(|commit| commit.header.segment == sequence) else {
+                    let served = salvage::served(&bytes[at..length], self.identity.seed(), sequence);
+                    for (from, bytes_of) in served.into_iter().flat_map(|served| served.records) {
+                        self.for_live(&bytes[at + from..][..bytes_of], sequence, &mut each);
+                    }
                     at += BLOCK_BYTES;
                     continue;
                 };

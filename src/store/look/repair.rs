@@ -227,7 +227,8 @@ impl Repair<'_> {
     /// What of a segment can be read.
     fn remains(&self, walk: &Walk<'_>, before: Chain) -> Remains {
         let Chain { format, life, number, time_ms, segment } = before;
-        let start = CommitHeader { format, life, number, segment, time_ms, records: 0, covers: 0 };
+        let start =
+            CommitHeader { format, life, number, segment, time_ms, records: 0, covers: 0, has_group: true };
         let (whole, patches, refused) = (Vec::new(), Vec::new(), Vec::new());
         let mut remains = Remains {
             whole,
@@ -369,7 +370,16 @@ impl Repair<'_> {
             let CommitHeader { format, life, time_ms, .. } = patch.after;
             let records = patch.count + settled.len() as u32;
             let life = life.max(1);
-            let header = CommitHeader { format, life, number, segment: sequence, time_ms, records, covers };
+            let header = CommitHeader {
+                format,
+                life,
+                number,
+                segment: sequence,
+                time_ms,
+                records,
+                covers,
+                has_group: true,
+            };
             commit::finish(&mut bytes, &header, &owner);
             (bytes.len() <= room).then_some((header, bytes))
         };

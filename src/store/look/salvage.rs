@@ -12,11 +12,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::walk::{Chain, Event, FoundFooter, Trust, Walk, claimed_extent};
+use super::walk::{Chain, Event, FoundFooter, Trust, Walk};
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
 use crate::store::index::Place;
 use crate::store::parts::Entry;
-use crate::store::record::{Record, RecordError, Target};
+use crate::store::record::{Record, Target};
+use crate::store::salvage::{self, walk_records};
 
 /// Of the four things that a commit's header says about its place, so many must be right.
 const SIGNS_MIN: usize = 3;
@@ -34,41 +35,6 @@ pub(super) fn is_likely(claim: &Claim, segment: u64, chain: &Chain, next: Option
     let is_in_life = header.life >= chain.life.max(1) && (header.life <= life_max || chain.life == 0);
     let signs = [claim.has_magic, header.segment == segment, is_in_number, is_in_life];
     signs.into_iter().filter(|sign| *sign).count() >= SIGNS_MIN
-}
-
-/// Records of a damaged commit.
-#[derive(Default)]
-struct Records {
-    /// Where each whole one lies, and its length.
-    whole: Vec<(usize, usize)>,
-    damaged: u64,
-}
-
-/// The whole records of a commit that had `count` of them.
-fn walk_records(bytes: &[u8], count: u32) -> Records {
-    let (mut at, mut found, mut sure) = (0, Records::default(), None);
-    while at < bytes.len() {
-        match Record::parse(&bytes[at..]) {
-            Ok((_, length)) => {
-                found.whole.push((at, length));
-                at += length;
-            }
-            Err(RecordError::End) => break,
-            Err(_) => {
-                sure.get_or_insert(found.whole.len());
-                found.damaged += 1;
-                match claimed_extent(&bytes[at..]).filter(|length| *length <= bytes.len() - at) {
-                    Some(length) => at += length,
-                    None => break,
-                }
-            }
-        }
-    }
-    let fits = at == bytes.len() && found.whole.len() as u64 + found.damaged == u64::from(count);
-    if !fits {
-        found.whole.truncate(sure.unwrap_or(found.whole.len()));
-    }
-    found
 }
 
 /// What was found of commits that are not whole.
@@ -94,7 +60,8 @@ pub(super) fn by_chain<'a>(
     each: &mut dyn FnMut(Event<'_>),
 ) -> Salvaged {
     let (mut at, mut chain) = (range.start, *chain);
-    let (mut read, mut lost, mut commits) = (0, Some(0), 0);
+    let (mut read, mut lost, mut unknown, mut commits) = (0, Some(0), 0, 0);
+    let is_tail = trust == Trust::Tail;
     while at < range.end {
         let Some(bytes) = walk.bytes.get(at..range.end) else { break };
         let claim = Claim::read(bytes).filter(|claim| is_likely(claim, walk.sequence, &chain, next));
@@ -106,6 +73,9 @@ pub(super) fn by_chain<'a>(
         let end = if is_length_likely { claim.length } else { bytes.len() };
         let records = bytes.get(COMMIT_HEADER_BYTES..end).unwrap_or_default();
         let found = walk_records(records, claim.header.records);
+        let is_served = walk.seed.is_some_and(|seed| salvage::is_served(&claim, seed, walk.sequence));
+        // What a start does not serve is shown, and counts as lost.
+        let trust = if is_served { trust } else { Trust::Tail };
         for &(from, length) in &found.whole {
             if let Ok((record, _)) = Record::parse(&records[from..]) {
                 let place = walk.place((at + COMMIT_HEADER_BYTES + from) as u32, length);
@@ -116,7 +86,10 @@ pub(super) fn by_chain<'a>(
         commits += 1;
         lost =
             lost.map(|lost| lost + u64::from(claim.header.records).saturating_sub(found.whole.len() as u64));
-        if !is_length_likely || trust == Trust::Tail {
+        if !is_served {
+            unknown += found.whole.len() as u64;
+        }
+        if !is_length_likely || is_tail {
             // Nobody knows what lay behind it.
             lost = lost.filter(|_| is_length_likely || range.end - at <= BLOCK_BYTES);
             break;
@@ -124,7 +97,7 @@ pub(super) fn by_chain<'a>(
         at += padded(end);
         chain = Chain { segment: walk.sequence, number: chain.number + 1, ..chain };
     }
-    Salvaged { read, lost, unknown: lost.unwrap_or(0), commits }
+    Salvaged { read, lost, unknown: unknown + lost.unwrap_or(0), commits }
 }
 
 /// Records of the commits in `range`, which a footer has the places of.

@@ -17,7 +17,7 @@ use crate::store::index::Place;
 use crate::store::parts::{Entry, PartBlock, part_seed};
 use crate::store::reader;
 use crate::store::record::{Record, RecordError, Target};
-use crate::store::varint::Input;
+use crate::store::salvage::claimed_extent;
 
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -377,12 +377,4 @@ fn chain_behind(header: &CommitHeader, chain: &Chain) -> Chain {
         number: header.number,
         time_ms: header.time_ms.max(chain.time_ms),
     }
-}
-
-/// The bytes that the record at the start of `bytes` claims to take.
-pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
-    let mut input = Input::new(bytes);
-    input.byte()?;
-    let length = usize::try_from(input.varint()?).ok()?;
-    (bytes.len() - input.rest().len()).checked_add(4)?.checked_add(length)
 }
