@@ -406,7 +406,7 @@ impl Inner {
                 bytes[12..16].copy_from_slice(&1_u32.to_le_bytes());
                 self.seal_commit(&mut bytes);
             }
-            Mutant::NoLife if at == 0 => {
+            Mutant::NoLife if at == 0 && bytes.starts_with(b"LEVERET") => {
                 let length = number_at(&bytes, 12) as usize;
                 bytes[20..24].copy_from_slice(&1_u32.to_le_bytes());
                 let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
