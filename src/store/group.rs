@@ -401,6 +401,11 @@ pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<V
 }
 
 impl Log {
+    /// What is appended next belongs together with other records.
+    pub(super) const fn note_group(&mut self) {
+        self.gathers_group = true;
+    }
+
     /// Writes in their own right what large groups say that a life did not come to the end of. Blocks.
     pub(super) fn finish_groups<D: Disk>(
         &mut self,

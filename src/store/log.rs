@@ -438,11 +438,6 @@ impl Log {
         true
     }
 
-    /// What is appended next belongs together with other records.
-    pub(super) const fn note_group(&mut self) {
-        self.gathers_group = true;
-    }
-
     /// Appends settlements (rising, apart) to what gathers, without remembering them; `false` when they are
     /// better remembered ([`Log::settle`]), because room is scarce and they may merge with others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {

@@ -5,11 +5,11 @@
 //! what it touched: unless the commit has records that belong together (a transaction, a dead-lettering). Of
 //! those all are served or none, and so none are.
 //!
-//! Always true: no place is guessed. Bodies are what strangers sent and may look like records or commits, so
-//! a search through the bytes for what looks right would find what they want found. A record behind one that is
-//! damaged is taken only when from there on everything fits: each checksum, the number of records that the
-//! commit had, and its end. What a start serves of a commit, the cleaner and whoever reads back find again by
-//! the same rule.
+//! Always true: no place is guessed. Bodies are what strangers sent and may look like records or commits,
+//! so a search through the bytes for what looks right would find what they want found. A record behind one
+//! that is damaged is taken only when from there on everything fits: each checksum, the number of records
+//! that the commit had, and its end. What a start serves of a commit, the cleaner and whoever reads back
+//! find again by the same rule.
 
 use std::ops::Range;
 
