@@ -208,9 +208,8 @@ pub struct Log {
     pub(super) is_access_lost: bool,
     /// What the files beside the log say of access, and could not be written into it; rising by the keys.
     pub(super) unwritten_access: Vec<Restored>,
-    /// What gathers has records that belong together.
+    /// What gathers has records that belong together; definitions of access.
     pub(super) gathers_group: bool,
-    /// What gathers has definitions of access.
     pub(super) gathers_access: bool,
     /// Where what gathers ends with a digest.
     pub(super) digest_at: usize,
