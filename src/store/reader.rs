@@ -536,8 +536,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             let (bytes, seed) = (&self.bytes[at as usize..length], self.identity.seed());
             let belongs = |commit: &Commit<'_>| {
                 let (header, before) = (&commit.header, self.chain.number);
-                follows(header, segment, &self.chain)
-                    && !is_misplaced(header, before, &bytes[commit.bytes()..], seed)
+                // A file that was cut short may end in a commit's padding.
+                let behind = bytes.get(commit.bytes()..).unwrap_or_default();
+                follows(header, segment, &self.chain) && !is_misplaced(header, before, behind, seed)
             };
             let Some(commit) = Commit::parse(bytes, seed).filter(belongs) else {
                 at += BLOCK_BYTES as u32;

@@ -146,16 +146,36 @@ pub(super) fn by_footer(
 /// Whether all that a footer tells lies before byte `tail` and is there.
 pub(super) fn agrees(walk: &Walk<'_>, tail: usize, found: &FoundFooter<'_>) -> bool {
     let mut agrees = true;
-    let is_inside = |place: Place| place.at as usize + place.bytes as usize <= tail;
+    let is_told = compare(walk, found, |place, is_there| {
+        agrees &= is_there && place.at as usize + place.bytes as usize <= tail;
+    });
+    agrees && is_told.is_some()
+}
+
+/// Where something else lies than a footer tells.
+pub(super) fn overwritten(walk: &Walk<'_>, found: &FoundFooter<'_>) -> Vec<Range<u32>> {
+    let mut others = Vec::new();
+    // What of the footer is damaged tells of no place.
+    let _ = compare(walk, found, |place, is_there| {
+        if !is_there {
+            others.push(place.at..place.at.saturating_add(place.bytes));
+        }
+    });
+    others
+}
+
+/// Calls `each` with every place that a footer tells, and whether what it tells of is there; `None` when
+/// something of the footer is damaged.
+fn compare(walk: &Walk<'_>, found: &FoundFooter<'_>, mut each: impl FnMut(Place, bool)) -> Option<()> {
     let facts = found.for_each_fact(walk.sequence, |fact, place| {
-        agrees &= is_inside(place) && record_at(walk, place).is_some_and(|record| is_of(&record, fact));
+        each(place, record_at(walk, place).is_some_and(|record| is_of(&record, fact)));
     });
     let messages = found.messages(|entry| {
         let place = walk.place(entry.at, entry.bytes as usize);
         let record = record_at(walk, place);
-        agrees &= is_inside(place) && record.is_some_and(|record| has_targets(&record, &[target_of(entry)]));
+        each(place, record.is_some_and(|record| has_targets(&record, &[target_of(entry)])));
     });
-    agrees && facts.is_some() && messages.is_some()
+    facts.and(messages)
 }
 
 /// The whole record at a place that a footer tells.

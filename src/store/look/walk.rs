@@ -156,13 +156,18 @@ impl<'a> Walk<'a> {
     pub(super) fn run(&self, chain: &mut Chain, each: &mut dyn FnMut(Event<'_>)) -> End {
         let footer = self.footer();
         let end = footer.as_ref().map_or(self.bytes.len(), |footer| footer.from as usize);
+        // A start goes by the footer: a whole commit that lies over others is none for it.
+        let others = footer.as_ref().map_or_else(Vec::new, |footer| salvage::overwritten(self, footer));
         let (mut at, mut tail) = (self.first as usize, self.first as usize);
         let (mut again, mut has_gap) = (Footer::default(), false);
         while at < end {
             let belongs = |commit: &Commit<'a>| {
                 let behind = self.bytes.get(at + commit.bytes()..end).unwrap_or_default();
                 let is_misplaced = |seed| is_misplaced(&commit.header, chain.number, behind, seed);
-                self.follows(&commit.header, chain) && !self.seed.is_some_and(is_misplaced)
+                let extent = at as u32..(at + commit.bytes()) as u32;
+                self.follows(&commit.header, chain)
+                    && !self.seed.is_some_and(is_misplaced)
+                    && !others.iter().any(|other| other.start < extent.end && extent.start < other.end)
             };
             let Some(commit) = self.commit_at(at, end).filter(belongs) else {
                 at += BLOCK_BYTES;
