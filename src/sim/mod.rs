@@ -89,7 +89,8 @@ pub fn run_all(first: u64, runs: u64, mut progress: impl FnMut(u64, &Counts)) ->
     for seed in first..first.saturating_add(runs) {
         let verdict = run(seed, Mutant::None);
         if !verdict.complaints.is_empty() {
-            return Err(format!("{}\nreplay: {}", verdict.complaints.join("\n"), replay(seed)));
+            // First, for what is long is cut.
+            return Err(format!("replay: {}\n{}", replay(seed), verdict.complaints.join("\n")));
         }
         sum.add(&verdict.counts);
         progress(seed, &sum);

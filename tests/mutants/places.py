@@ -79,7 +79,6 @@ MISTAKES = {
         GROUP,
         "            self.groups.large = Some(Large {\n",
         "            return self.write_members(journal, messages, group, now);\n"
-        "            #[allow(unreachable_code)]\n"
         "            self.groups.large = Some(Large {\n",
     )],
     "empty-header-taken-for-a-free-segment": [(
@@ -91,4 +90,13 @@ MISTAKES = {
         "fn has_more<D: Disk>",
         "#[allow(dead_code)]\nfn has_more<D: Disk>",
     )],
+}
+
+# Planted, and not found by 2,000 seeds so far: what they break is not known to be searched for. A run says so of each.
+NOT_FOUND_YET = {
+    "left-in-the-unsynced-last-commit-believed",
+    "second-half-of-carried-settlements-dropped",
+    "first-half-of-carried-settlements-dropped",
+    "chunks-not-copied",
+    "further-targets-not-copied",
 }
