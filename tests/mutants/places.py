@@ -47,13 +47,13 @@ MISTAKES = {
     "marks-a-million-ahead": [(FRONT, "const MARK_STEP: u64 = 256;", "const MARK_STEP: u64 = 1_048_576;")],
     "definitions-not-copied": [(
         CLEAN,
-        "            if live > 0 {\n",
-        "            if live > 0 && !matches!(record, Record::Defined { .. }) {\n",
+        "        if live == 0 {\n",
+        "        if live == 0 || matches!(record, Record::Defined { .. }) {\n",
     )],
     "chunks-not-copied": [(
         CLEAN,
-        "            if live > 0 {\n",
-        "            if live > 0 && !matches!(record, Record::Chunk { .. }) {\n",
+        "        if live == 0 {\n",
+        "        if live == 0 || matches!(record, Record::Chunk { .. }) {\n",
     )],
     "further-targets-not-copied": [(
         CLEAN,
@@ -85,10 +85,6 @@ MISTAKES = {
         READER,
         "        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {\n",
         "        if header == HeaderRead::Empty && length > 0 && false {\n",
-    ), (
-        READER,
-        "fn has_more<D: Disk>",
-        "#[allow(dead_code)]\nfn has_more<D: Disk>",
     )],
 }
 
