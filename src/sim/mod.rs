@@ -84,9 +84,12 @@ impl Drop for Replay {
 ///
 /// # Errors
 /// The complaints of the first seed that has any.
-pub fn run_all(first: u64, runs: u64, mut progress: impl FnMut(u64, &Counts)) -> Result<Counts, String> {
+pub fn run_all(
+    seeds: impl IntoIterator<Item = u64>,
+    mut progress: impl FnMut(u64, &Counts),
+) -> Result<Counts, String> {
     let mut sum = Counts::default();
-    for seed in first..first.saturating_add(runs) {
+    for seed in seeds {
         let verdict = run(seed, Mutant::None);
         if !verdict.complaints.is_empty() {
             // First, for what is long is cut.

@@ -69,6 +69,7 @@ impl World {
         }
         let served_before = self.life > 0;
         let is_told = !report.set_aside.is_empty() || report.commits_missing > 0;
+        // A file that a failed sync left short is taken for damaged, though nothing durable was in it.
         let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());
         if served_before && !is_damaged && is_told {
             self.model.complain(format!("damage is reported where there is none: {report:?}"));
@@ -103,7 +104,7 @@ impl World {
             return None;
         }
         self.check_counts(&broker, &found);
-        self.check_access(&mut broker, durable, &harms);
+        self.check_access(&mut broker, durable, &harms, is_damaged);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
         let desk = Desk::new(log, limits.frame_max as usize);
@@ -112,9 +113,9 @@ impl World {
 
     /// Who may do what is as it was promised; or nobody gets in, where damage explains that, until somebody
     /// has looked.
-    fn check_access(&mut self, broker: &mut Broker, durable: Batch, harms: &[Harm]) {
+    fn check_access(&mut self, broker: &mut Broker, durable: Batch, harms: &[Harm], is_damaged: bool) {
         let doubt = broker.access_doubt();
-        if let Some(why) = doubt.filter(|_| !self.is_damaged) {
+        if let Some(why) = doubt.filter(|_| !is_damaged) {
             self.model.complain(format!("nobody gets in: {why}"));
         }
         let is_excused = doubt.is_some() || harms.iter().any(|harm| harm.is_unbounded);

@@ -32,9 +32,9 @@ pub enum Ask {
     UpgradeStore(PathBuf),
     /// Speak to a running broker; the arguments are its own.
     Ctl(Vec<OsString>),
-    /// Run the simulator, in builds that have it: the first seed, and how many.
+    /// Run the simulator, in builds that have it: the first seed, how many, and how far apart.
     #[cfg(debug_assertions)]
-    Sim(u64, u64),
+    Sim(u64, u64, u64),
     /// Say which version this is.
     Version,
     /// Say how to use it.
@@ -194,18 +194,19 @@ impl Said {
     }
 }
 
-/// `leveret sim --seed N --runs M`.
+/// `leveret sim --seed N --runs M --step S`.
 #[cfg(debug_assertions)]
 fn sim(parser: &mut lexopt::Parser) -> Result<Ask, BadArguments> {
-    let (mut seed, mut runs) = (1, 1_000);
+    let (mut seed, mut runs, mut step) = (1, 1_000, 1);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("seed") => seed = value("--seed", parser)?,
             Arg::Long("runs") => runs = value("--runs", parser)?,
-            _ => return Err(BadArguments::new("leveret sim takes --seed N and --runs M".into())),
+            Arg::Long("step") => step = value("--step", parser)?,
+            _ => return Err(BadArguments::new("leveret sim takes --seed N, --runs M and --step S".into())),
         }
     }
-    Ok(Ask::Sim(seed, runs))
+    Ok(Ask::Sim(seed, runs, step))
 }
 
 /// The value of an option, understood.

@@ -7,15 +7,18 @@ use std::io::{self, Write};
 
 use crate::sim;
 
-/// Runs so many seeds from `seed` on; the sum of what they did.
+/// Runs so many seeds from `seed` on, each `step` behind the one before; the sum of what they did.
 ///
 /// # Errors
 /// What is wrong with the first seed that fails.
-pub fn run(seed: u64, runs: u64) -> Result<String, Box<dyn Error>> {
-    let counts = sim::run_all(seed, runs, |done, counts| {
-        if done.is_multiple_of(1_000) {
+pub fn run(seed: u64, runs: u64, step: u64) -> Result<String, Box<dyn Error>> {
+    let seeds = (0..runs).map(|run| seed.saturating_add(run.saturating_mul(step)));
+    let mut done = 0;
+    let counts = sim::run_all(seeds, |seed, counts| {
+        done += 1;
+        if u64::is_multiple_of(done, 1_000) {
             // Nobody has to watch.
-            let _ = writeln!(io::stderr(), "up to seed {done}: {counts:?}");
+            let _ = writeln!(io::stderr(), "up to seed {seed}: {counts:?}");
         }
     })?;
     Ok(format!("{runs} seeds from {seed} on, nothing wrong: {counts:?}\n"))

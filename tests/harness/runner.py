@@ -35,7 +35,7 @@ ROOT = brokers.ROOT
 TESTS = ROOT / "tests"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
-QUICK_SUITES = ["clients", "transcript", "durable", "mutants", "seeds"]
+QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
 # Suites that take long come last, so that a plain mistake is seen early.
 ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
 LAST = ["mutants", "fuzz", "word32", "arm"]
