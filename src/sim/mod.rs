@@ -7,7 +7,7 @@
 //! | `damage` | what happens to blocks that were synced |
 //! | `harm` | what of the store that may cost |
 //! | `random`, `plan` | numbers from a seed, and what a run is made of |
-//! | `model`, `recover` | what must be true, and what of it a start must find |
+//! | `model`, `queue`, `recover` | what must be true, and what of it a start must find |
 //! | `topology`, `client`, `traffic`, `define` | who does what |
 //! | `access` | who changes who may do what |
 //! | `life` | the turn of a loop without sockets, helpers as values |
@@ -31,6 +31,7 @@ mod harm;
 mod life;
 mod model;
 mod plan;
+mod queue;
 mod random;
 mod recover;
 mod start;

@@ -18,6 +18,7 @@ use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
 use super::double::Doubling;
+use super::due::SyncBudget;
 use super::footer::Footer;
 use super::format::Format;
 use super::index::Index;
@@ -168,11 +169,11 @@ pub struct Log {
     pub(super) in_flight: Option<InFlight>,
     /// The commit on its way, while it waits for room on the file system.
     pub(super) postponed: Option<CommitJob>,
-    due_at: Deadline,
+    pub(super) due_at: Deadline,
     /// The time when a commit was last asked for.
     pub(super) asked_at: Now,
-    awaited: bool,
-    budget: Budget,
+    pub(super) awaited: bool,
+    pub(super) budget: SyncBudget,
     pub(super) drain: Option<Drain>,
     pub(super) cleaning: Option<Cleaning>,
     pub(super) doubling: Doubling,
@@ -247,7 +248,7 @@ impl Log {
         let mut gather = Vec::with_capacity(commit_bytes);
         commit::begin(&mut gather);
         gather.extend_from_slice(&start.again);
-        let budget = Budget::new(start.settings.syncs_per_s, start.settings.sync_burst);
+        let budget = SyncBudget::new(start.settings.syncs_per_s, start.settings.sync_burst);
         Self {
             identity: start.identity,
             life: start.life,
@@ -485,35 +486,6 @@ impl Log {
         });
     }
 
-    /// Nothing may gather for long: the cleaner waits for room.
-    pub(super) const fn hurry(&mut self) {
-        self.due_at = Now::from_ms(0).after_ms(0);
-    }
-
-    /// Segments are to leave: at once when their room is needed or the sync budget has one left, else with
-    /// what is written anyway.
-    pub(super) fn hurry_to_leave(&mut self) {
-        let window_ms = if self.must_leave(self.asked_at) { 0 } else { self.settings.settle_window_ms };
-        self.due_at = self.due_at.earlier(self.asked_at.after_ms(window_ms));
-    }
-
-    /// Makes the next commit due at once, for a clean stop.
-    pub fn flush(&mut self, now: Now) {
-        if !self.is_idle() {
-            self.due_at = now.after_ms(0);
-        }
-    }
-
-    /// Whether nothing is gathered and nothing is on its way.
-    pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && !self.has_gathered() && self.settling.is_empty()
-    }
-
-    /// When [`Log::next_commit`] should be asked again if nothing else happens.
-    pub fn deadline(&self) -> Deadline {
-        if self.in_flight.is_some() || self.failed { Deadline::NEVER } else { self.due_at }
-    }
-
     fn count_payload(&mut self, message: &Message<'_>, body_bytes: usize) {
         self.counters.payload_bytes += (message.key.len() + message.properties.len() + body_bytes) as u64;
     }
@@ -563,31 +535,6 @@ impl Log {
         Ok(())
     }
 
-    /// Something of this urgency waits elsewhere to be appended when the next commit is made.
-    pub fn note(&mut self, urgency: Urgency, now: Now) {
-        let window = match urgency {
-            Urgency::Awaited => {
-                self.awaited = true;
-                if self.budget.has_one(now) { 0 } else { self.settings.confirm_window_ms }
-            }
-            Urgency::Window => self.settings.commit_window_ms,
-            Urgency::Lazy => self.settings.settle_window_ms,
-        };
-        self.due_at = self.due_at.earlier(now.after_ms(window));
-    }
-
-    /// Whether what waits elsewhere should be appended now, for a commit is about to be made.
-    pub fn is_time(&self, now: Now) -> bool {
-        let hurry = self.must_leave(now) || self.is_cleaning_done_copying() || self.is_starting;
-        !self.failed && self.in_flight.is_none() && (self.due_at.is_due(now) || hurry)
-    }
-
-    /// Nothing waits after all.
-    pub const fn rest(&mut self) {
-        self.due_at = Deadline::NEVER;
-        self.awaited = false;
-    }
-
     /// Whether nothing can be written any more.
     pub const fn has_failed(&self) -> bool {
         self.failed
@@ -609,32 +556,6 @@ impl Log {
         self.gathered > 0 || is_due || !self.deletions_again.is_empty()
     }
 
-    /// Whether a commit is made even if it is empty.
-    pub(super) const fn must_commit(&self) -> bool {
-        self.is_starting || self.is_closing
-    }
-
-    /// Whether a commit should be made now.
-    pub(super) fn is_due(&mut self, now: Now) -> bool {
-        self.asked_at = now;
-        if self.failed || self.in_flight.is_some() {
-            return false;
-        }
-        let something =
-            self.must_commit() || self.has_gathered() || !self.settling.is_empty() || self.drain.is_some();
-        let hurry = self.must_leave(now) || self.is_cleaning_done_copying();
-        something && (self.due_at.is_due(now) || hurry)
-    }
-
-    /// A segment is on its way out, and its room is needed or a sync for it is to be had.
-    fn must_leave(&self, now: Now) -> bool {
-        self.drain.is_some() && (self.needs_room() || self.wants_files() || self.budget.has_one(now))
-    }
-
-    pub(super) fn has_only_lazy_settlements(&self) -> bool {
-        !self.has_gathered() && self.drain.is_none() && !self.awaited && !self.is_starting
-    }
-
     /// Puts the gathered settlements behind the gathered records, as many as fit; tells up to where
     /// everything is in the commit.
     pub(super) fn gather_settlements(&mut self, end: usize) -> Position {
@@ -650,51 +571,8 @@ impl Log {
         if self.settling.is_empty() { self.appended } else { self.settling_first }
     }
 
-    /// A commit was handed out: what is still there gathers for the next one.
-    pub(super) fn after_handing_out(&mut self, now: Now) {
-        let frees = self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty());
-        if core::mem::take(&mut self.awaited) || frees {
-            self.budget.take_one(now);
-        }
-        self.frees = false;
-        let has_more = !self.settling.is_empty() || self.has_gathered();
-        self.due_at = if has_more { now.after_ms(0) } else { Deadline::NEVER };
-    }
-
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {
         self.failed = true;
         Failed(error)
-    }
-}
-
-/// Syncs that may still be done at once: a bucket that fills with time.
-#[derive(Debug)]
-struct Budget {
-    /// Milliseconds that one sync costs; 0 is free.
-    cost_ms: u64,
-    most_ms: u64,
-    left_ms: u64,
-    filled_at: Now,
-}
-
-impl Budget {
-    fn new(syncs_per_s: u32, burst: u32) -> Self {
-        let cost_ms = if syncs_per_s == 0 { 0 } else { (1000 / u64::from(syncs_per_s)).max(1) };
-        let most_ms = cost_ms * u64::from(burst.max(1));
-        Self { cost_ms, most_ms, left_ms: most_ms, filled_at: Now::default() }
-    }
-
-    fn left_ms(&self, now: Now) -> u64 {
-        (self.left_ms + now.ms_since(self.filled_at)).min(self.most_ms)
-    }
-
-    fn has_one(&self, now: Now) -> bool {
-        self.left_ms(now) >= self.cost_ms
-    }
-
-    fn take_one(&mut self, now: Now) {
-        let left_ms = self.left_ms(now);
-        self.filled_at = now;
-        self.left_ms = left_ms.checked_sub(self.cost_ms).unwrap_or(left_ms);
     }
 }

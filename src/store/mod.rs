@@ -2,13 +2,14 @@
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `log` | what gathers, when a commit is due, who must wait; settings, positions, counters |
+//! | `log` | what gathers, who must wait; settings, positions, counters |
+//! | `due` | when a commit is due, and the syncs that the card can stand |
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `double` | definitions lie in two erase blocks |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
-//! | `recover`, `reader`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `newest`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `salvage` | what of a damaged commit is still served |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `look` | what a store holds and whether it is whole, without touching it |
@@ -63,6 +64,7 @@ mod commit;
 mod counters;
 mod disk;
 mod double;
+mod due;
 mod evidence;
 mod fetch;
 mod file_disk;
@@ -75,6 +77,7 @@ mod jobs;
 mod keeper;
 mod log;
 pub mod look;
+mod newest;
 mod parts;
 mod queue_index;
 mod ranges;

@@ -1,0 +1,190 @@
+//! The newest segment: where the log ends, and whether that end is the one that was synced.
+//!
+//! ```text
+//! segment | header | commit | ... | last commit | what a commit left unfinished, or damage | zeros | footer
+//!                                               ^ tail                 ^ heads, footer, headers and notes
+//!                                                                        know of commits up to here
+//! ```
+//!
+//! Always true: what may be damage is not written over, and its numbers are not used again; only what nothing
+//! proves to have been synced is taken for a commit that was not finished.
+
+use std::io;
+
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
+use super::disk::Disk;
+use super::evidence::{records_again, synced_by_headers, synced_by_heads};
+use super::footer::{self, Footer, Lengths};
+use super::format::Format;
+use super::reader::{Found, Pass, Reader};
+use super::recover::SetAside;
+use super::salvage;
+use super::segment::{SegmentHeader, SegmentRef};
+use super::space::Slot;
+
+/// The newest segment as read.
+pub(super) struct Newest {
+    pub(super) segment: SegmentRef,
+    /// The version that it is written in.
+    pub(super) format: Format,
+    pub(super) tail: u32,
+    /// Bytes of its file.
+    pub(super) length: u32,
+    /// The records of its last commit, and how many there are.
+    pub(super) again: Vec<u8>,
+    pub(super) again_records: u32,
+    pub(super) footer: Footer,
+    /// The number of the newest commit that something in the segment proves to have been synced.
+    pub(super) synced: u64,
+    /// Commits behind the last one were durable and cannot be read.
+    pub(super) is_damaged: bool,
+}
+
+impl<D: Disk> Reader<'_, '_, D> {
+    pub(super) fn read_newest(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<Newest> {
+        self.served.clear();
+        let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
+        let mut served = self.served.iter().peekable();
+        let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
+        let last = commits.last().and_then(|(_, at)| commit_at(*at));
+        let format = last.map_or(Format::NEWEST, |commit| commit.header.format);
+        let (again, again_records) =
+            last.map_or((Vec::new(), 0), |commit| records_again(&commit, |segment| self.is_needed(segment)));
+        // The last commit, and what it repeats, may be in the page cache only. It is written again, and noted
+        // then: a footer must not promise what a power cut can still take away.
+        let mut footer = Footer::default();
+        let synced = self.chain.number.saturating_sub(u64::from(self.chain.covers));
+        for (_, at) in commits.iter().filter(|(number, _)| *number < synced) {
+            while let Some(place) = served.next_if(|place| place.at < *at) {
+                salvage::note(&mut footer, &self.bytes, place);
+            }
+            let records = commit_at(*at).map(|commit| commit.records).unwrap_or_default();
+            footer.note_records(records, at + COMMIT_HEADER_BYTES as u32);
+        }
+        served.for_each(|place| salvage::note(&mut footer, &self.bytes, place));
+        self.index.set_bytes(segment.sequence, tail);
+        let end = self.segment_bytes as usize;
+        let sealed = Lengths::claimed(&self.bytes, end).and_then(|lengths| {
+            let facts = end - lengths.footer() + lengths.parts;
+            let facts = &self.bytes[facts..facts + lengths.facts];
+            let trailer = footer::parse(facts, &self.bytes, self.identity.seed())?;
+            (trailer.sequence == segment.sequence).then_some((lengths, trailer))
+        });
+        let seed = Some(self.identity.seed());
+        let mut synced = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
+        if let Some((lengths, trailer)) = sealed {
+            synced = synced.max(trailer.number);
+            // A life may have left nothing but that. Commits of another one with its number, or a lower one,
+            // would count as older than it.
+            self.chain.life = self.chain.life.max(trailer.life);
+            let base = end - lengths.footer();
+            // The messages are known already, from the commits themselves.
+            let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
+            tail = self.segment_bytes;
+        }
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
+        Ok(Newest { segment, format, tail, length, again, again_records, footer, synced, is_damaged: false })
+    }
+
+    /// Whether a segment has something live: what was copied of it is damaged, if it is said to have left.
+    fn is_needed(&self, segment: u64) -> bool {
+        self.index.segments().get(&segment).is_some_and(|segment| segment.live > 0)
+    }
+
+    /// Whether the end of the log is damage and no unfinished commit. Then nothing is written over it, and
+    /// its numbers are not used again, so that every start sees it until its segment leaves the log.
+    pub(super) fn find_lost_end(
+        &mut self,
+        newest: &mut Newest,
+        headers: &[(u32, u32, &SegmentHeader)],
+        noted: u64,
+    ) -> io::Result<()> {
+        let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));
+        let mut synced = synced_by_headers(headers).max(newest.synced).max(noted);
+        for &(slot, first, header) in headers.iter().filter(|h| h.2.sequence > newest.segment.sequence) {
+            let length = self.disk.read(slot, 0, &mut self.bytes)?;
+            let heads = synced_by_heads(&self.bytes[..length], first as usize, header.sequence, &chain, seed);
+            if heads > chain.number {
+                self.set_aside.push(slot);
+                self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
+            }
+            synced = synced.max(heads);
+        }
+        if synced > chain.number {
+            let SegmentRef { sequence, slot } = newest.segment;
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
+            self.report.commits_missing += synced - chain.number;
+            self.report.commits_lost_at_end = synced - chain.number;
+            self.chain.number = synced;
+            newest.is_damaged = true;
+            newest.tail = end;
+        }
+        Ok(())
+    }
+
+    /// A segment has its length before it gets a header. So one that is shorter was cut, and as many commits
+    /// as may have been in what is gone are taken for lost.
+    pub(super) fn find_cut_end(&mut self, newest: &mut Newest) {
+        let (end, length) = (self.segment_bytes, newest.length);
+        if length < end {
+            self.note_cut(newest.segment, length);
+            if !newest.is_damaged {
+                self.report.commits_lost_at_end += u64::from((end - length).div_ceil(BLOCK_BYTES as u32));
+            }
+            (newest.is_damaged, newest.tail) = (true, end);
+        }
+    }
+
+    pub(super) fn note_cut(&mut self, segment: SegmentRef, length: u32) {
+        let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
+        self.report.set_aside.push(SetAside { slot, segment: sequence, from: length, to });
+        self.report.files_cut += 1;
+    }
+
+    /// Files that cannot be opened and are not known to be older segments.
+    pub(super) fn unopened_beside(&self, found: &[Found], list: &[SegmentRef]) -> u32 {
+        let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
+        found.iter().filter(|file| self.disk.is_unopened(file.slot) && !is_listed(file.slot)).count() as u32
+    }
+
+    /// Files that cannot be opened may be newer segments when the newest one that can is full: another is
+    /// opened only then. So many commits as may be in them are taken for lost.
+    pub(super) fn pass_over_unopened(&mut self, newest: &mut Newest, unopened: u32) {
+        let room = (self.segment_bytes - newest.tail) as usize;
+        let footer = newest.footer.bytes_max() + Footer::bytes_max_of(newest.again.len());
+        let is_full = padded(newest.again.len() + footer) > room;
+        if !is_full || unopened == 0 {
+            return;
+        }
+        let commits = u64::from(unopened) * u64::from(self.segment_bytes / BLOCK_BYTES as u32);
+        self.newer_unopened = unopened;
+        self.report.commits_lost_at_end += commits;
+        self.chain.number += commits;
+        (newest.is_damaged, newest.tail) = (true, self.segment_bytes);
+    }
+
+    /// Nothing is written to a file with a block that the disk refuses to read: what lies there may be a
+    /// commit that was durable, and may be read again one day, so its number is not used either.
+    pub(super) fn keep_off_refused(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
+        let end = self.segment_bytes;
+        self.report.refused.extend(self.disk.refused.iter().copied());
+        for &(slot, _) in &self.report.refused {
+            let Some(state) = slots.get_mut(slot as usize) else { continue };
+            if matches!(state, Slot::Free | Slot::Preparing) {
+                *state = Slot::Unusable;
+                self.report.set_aside.push(SetAside { slot, segment: 0, from: 0, to: end });
+            }
+        }
+        let SegmentRef { sequence, slot } = newest.segment;
+        let behind = |&&(other, at): &&(u32, u32)| other == slot && at >= newest.tail;
+        let lost = self.report.refused.iter().filter(behind).count() as u64;
+        if lost > 0 && sequence > 0 {
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
+            self.report.commits_lost_at_end += lost;
+            self.chain.number += lost;
+            newest.is_damaged = true;
+            newest.tail = end;
+            self.index.forget_rested();
+        }
+    }
+}
