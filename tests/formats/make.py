@@ -4,7 +4,7 @@
     tests/formats/make.py BINARY tests/formats/1.txt
 
 Each line is a piece of a file that is not zeros: | file | first byte | bytes in hex, or BYTE*COUNT |; the file's
-size stands on a line of its own before. What the store holds stands in tests/store_format.rs.
+size stands on a line of its own before. What the store holds stands in tests/store/format.rs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+//! Checking who may publish where allocates nothing and asks a pattern only when something changed: not for
+//! messages that go one way, nor for those that go two by turns, nor where each key is looked at.
+
+use crate::counting::Count;
+use leveret::broker::Broker;
+use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
+use leveret::password::PasswordHash;
+
+static COUNT: Count = Count::new();
+
+/// A broker with a user who has patterns for everything.
+struct House {
+    broker: Broker,
+    messages: Messages,
+    connection: ConnectionId,
+    channel: Option<ChannelId>,
+}
+
+impl House {
+    fn new() -> Self {
+        let limits = Limits::default();
+        let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
+        broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
+        broker.set_permissions("u", "/", "^q[0-9]$", "^amq\\.(topic|direct|default)$", "^(q|amq)").unwrap();
+        broker.set_topic_permissions("u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*").unwrap();
+        let connection = broker.connect().unwrap();
+        let messages = Messages::new(MessageLimits {
+            messages_max: limits.messages_max as usize,
+            body_bytes_max: limits.body_bytes_max as usize,
+            assembly_bytes_max: limits.assembly_bytes_max as usize,
+            owners_max: limits.vhosts_max as usize,
+        });
+        Self { broker, messages, connection, channel: None }
+    }
+
+    fn ask(&mut self, command: Command<'_>) -> Outcome {
+        self.broker.apply(&mut self.messages, self.connection, self.channel, command).0
+    }
+
+    fn enter(&mut self) {
+        assert_eq!(self.ask(Command::LoginExternal { user: "u", from_loopback: true }), Outcome::Done);
+        assert_eq!(self.ask(Command::OpenVhost { vhost: "/" }), Outcome::Done);
+        let Outcome::ChannelOpened(channel) = self.ask(Command::OpenChannel { number: 1 }) else {
+            panic!("there is room")
+        };
+        self.channel = Some(channel);
+    }
+
+    fn publish(&mut self, exchange: &str, key: &str) {
+        let id = self.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
+        self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
+        self.messages.finish(id);
+        assert_eq!(self.ask(Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    }
+
+    /// Every way twice.
+    fn publish_all(&mut self) {
+        for _ in 0..2 {
+            for key in ["a", "a", "b"] {
+                self.publish("amq.direct", key);
+            }
+            for key in ["u.a", "u.bc", "u.a"] {
+                self.publish("amq.topic", key);
+            }
+            self.publish("", "nobody");
+        }
+    }
+}
+
+#[test]
+fn a_check_allocates_nothing() {
+    let mut house = House::new();
+    house.enter();
+    house.publish_all();
+    COUNT.this_thread();
+    let before = COUNT.allocations();
+    house.publish_all();
+    assert_eq!(COUNT.allocations() - before, 0, "checking allocates");
+}

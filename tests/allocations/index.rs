@@ -1,0 +1,133 @@
+//! What memory knows of the log has a cap: many queues over many segments end at it, and it is a true cap.
+//!
+//! The heap is counted by the allocator, so that an estimate that forgets something is found out.
+
+use crate::counting;
+use crate::home::Home;
+use leveret::store::{
+    Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
+const QUEUES: u64 = 150;
+const INDEX_BYTES: usize = 200_000;
+const SEGMENTS_MAX: u32 = 400;
+
+fn settings() -> Settings {
+    Settings {
+        segment_bytes: 64 << 10,
+        commit_bytes: 12 << 10,
+        segments_max: SEGMENTS_MAX,
+        index_bytes: INDEX_BYTES,
+        ..Settings::default()
+    }
+}
+
+struct World {
+    disk: FileDisk,
+    log: Log,
+    now_ms: u64,
+    /// Messages published so far; they take turns on the queues.
+    count: u64,
+}
+
+impl World {
+    fn open(home: &Home) -> Self {
+        let mut disk = FileDisk::new(home.path());
+        let (log, _) = Log::open(&mut disk, settings(), IDENTITY, Now::from_ms(0)).expect("it opens");
+        Self { disk, log, now_ms: 0, count: 0 }
+    }
+
+    /// Until nothing is to be done any more.
+    fn rest(&mut self) {
+        for turn in 0..100_000 {
+            let now = Now::from_ms(self.now_ms);
+            let mut did = false;
+            if let Some(job) = self.log.next_prepare() {
+                self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
+                did = true;
+            }
+            if let Some(job) = self.log.next_clean_read() {
+                self.log.clean_read_done(job.run(&mut self.disk));
+                did = true;
+            }
+            if let Some(job) = self.log.next_commit(now) {
+                self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
+                did = true;
+            }
+            if !did && self.log.is_idle() {
+                return;
+            }
+            self.now_ms += if did { 0 } else { 5_000 };
+            assert!(turn < 99_999, "the log never comes to rest");
+        }
+    }
+
+    fn publish(&mut self) -> Result<(), Refused> {
+        let to = Target { queue: 1 + self.count % QUEUES, offset: self.count / QUEUES, lane: 0 };
+        let message = Message {
+            targets: Targets::List(&[to]),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&[7; 150]),
+        };
+        let record = Record::Message(message);
+        self.log.append(&record, Urgency::Awaited, Now::from_ms(self.now_ms))?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Publishes until nothing more is taken.
+    fn fill(&mut self) {
+        loop {
+            match self.publish() {
+                Ok(()) => {}
+                Err(Refused::Gathering) => self.rest(),
+                Err(Refused::Disk) => {
+                    self.rest();
+                    if self.publish() == Err(Refused::Disk) {
+                        return;
+                    }
+                }
+                Err(Refused::TooLarge) => panic!("nothing is that large"),
+            }
+        }
+    }
+}
+
+#[test]
+fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consumed() {
+    let home = Home::new("store-index");
+    let mut world = World::open(&home);
+    // Two segments sealed, so that every buffer has its size; what memory knows of them counts for nothing.
+    while world.log.index().segments().len() < 3 {
+        if world.publish().is_err() {
+            world.rest();
+        }
+    }
+    world.rest();
+    let before = counting::held_bytes();
+    world.fill();
+    let (taken, segments) = (counting::held_bytes_since(before), world.log.index().segments().len());
+    assert!(segments < SEGMENTS_MAX as usize / 2, "the disk was full before the index: {segments} segments");
+    assert_eq!(world.log.room_bytes(), 0, "what waits elsewhere is told so");
+    // It is weighed when a segment is opened, so that much may come on top.
+    assert!(taken <= INDEX_BYTES / 5 * 6, "{taken} bytes on the heap, and the cap is {INDEX_BYTES}");
+    assert!(taken >= INDEX_BYTES / 4, "{taken} bytes: far more is said to be taken than is");
+    for queue in 1..=QUEUES {
+        let range = Range { start: 0, end: world.count / QUEUES };
+        world.log.settle(queue, range, Urgency::Awaited, Now::from_ms(world.now_ms));
+    }
+    world.rest();
+    assert_eq!(world.publish(), Ok(()), "there is room again");
+    world.rest();
+    let left = counting::held_bytes_since(before);
+    assert!(left < taken / 2, "{left} of {taken} bytes stayed");
+    drop(world);
+    // A start takes what there is, however much that is.
+    assert!(World::open(&home).publish().is_ok());
+}

@@ -1,0 +1,22 @@
+//! What allocates nothing, and what holds no more than is counted for it, told by an allocator that counts.
+//!
+//! Apart from the other tests because a process has one allocator. Each test has a count of its own.
+
+mod counting;
+
+#[path = "../home/mod.rs"]
+mod home;
+#[macro_use]
+#[path = "../session/support.rs"]
+mod session_support;
+#[path = "../sockets/mod.rs"]
+mod sockets;
+#[path = "../world/mod.rs"]
+mod world;
+
+mod access;
+mod index;
+mod message;
+mod patterns;
+mod session;
+mod store;

@@ -1,0 +1,55 @@
+//! What the patterns of permissions take is what `patterns_bytes_max` counts for them, at least.
+
+use crate::counting;
+use leveret::broker::{Broker, PATTERN_BYTES_MAX};
+use leveret::command::Command;
+use leveret::limits::Limits;
+use leveret::mem::{MessageLimits, Messages};
+use leveret::password::PasswordHash;
+
+/// Sets and uses a pattern where all of them may take so many bytes; says what it took of the heap.
+fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
+    let limits = Limits { patterns_bytes_max, ..Limits::default() };
+    let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
+    let mut messages = Messages::new(MessageLimits {
+        messages_max: 16,
+        body_bytes_max: 1 << 20,
+        assembly_bytes_max: 1 << 20,
+        owners_max: 2,
+    });
+    broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
+    broker.set_permissions("u", "/", ".*", ".*", ".*").unwrap();
+    let connection = broker.connect().unwrap();
+    let mut ask =
+        |broker: &mut Broker, channel, command| broker.apply(&mut messages, connection, channel, command).0;
+    ask(&mut broker, None, Command::LoginExternal { user: "u", from_loopback: true });
+    ask(&mut broker, None, Command::OpenVhost { vhost: "/" });
+    let opened = ask(&mut broker, None, Command::OpenChannel { number: 1 });
+    let leveret::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
+    let before = counting::held_bytes();
+    broker.set_permissions("u", "/", pattern, ".*", ".*").ok()?;
+    // Matching needs space too, which is kept.
+    ask(
+        &mut broker,
+        Some(channel),
+        Command::QueueDelete { queue: "none", if_unused: false, if_empty: false },
+    );
+    Some(counting::held_bytes_since(before))
+}
+
+#[test]
+fn a_pattern_takes_no_more_than_is_counted() {
+    let units =
+        ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "((a))?", "(a|b)+", "(?i)x", "(?P<n>é)?", "()"];
+    for unit in units {
+        for count in [1, 40, PATTERN_BYTES_MAX / unit.len()] {
+            let pattern = unit.repeat(count);
+            let rooms = (9..19).map(|power| (1 << power) + 2 * PATTERN_BYTES_MAX as u32);
+            let (room, taken) = rooms
+                .filter_map(|room| taken(&pattern, room).map(|taken| (room, taken)))
+                .next()
+                .unwrap_or_else(|| panic!("no room is enough for {count} times {unit}"));
+            assert!(taken <= room as usize, "{count} times {unit}: {taken} bytes of {room}");
+        }
+    }
+}

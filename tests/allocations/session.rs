@@ -1,0 +1,99 @@
+//! Nothing is allocated once a connection exists: publishes whole and in pieces, confirms, deliveries,
+//! acknowledgements, replies and heartbeats.
+
+use crate::counting::Count;
+use crate::session_support::*;
+use leveret::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
+use leveret::mem::MessageId;
+use leveret::session::{Context, Step};
+use leveret::wire::Method;
+
+static COUNT: Count = Count::new();
+
+/// Deliveries of one message, as many as asked for.
+struct Copies {
+    message: MessageId,
+    left: u64,
+}
+
+impl Outbox for Copies {
+    fn peek(&self) -> Option<Delivery<'_>> {
+        let kind = DeliveryKind::Deliver { consumer_tag: "ctag" };
+        (self.left > 0).then_some(Delivery {
+            sequence: 1000 - self.left,
+            channel: 1,
+            kind,
+            delivery_tag: 1,
+            redelivered: false,
+            message: self.message,
+        })
+    }
+
+    fn advance(&mut self) {
+        self.left -= 1;
+    }
+}
+
+#[test]
+fn nothing_is_allocated_while_messages_flow() {
+    let mut world = World::new(small_limits());
+    let mut host = open_with(&mut world, 10, &CAPABLE);
+    host.run(&mut world, &open_channel(1));
+    host.run(&mut world, &select(1));
+    let mut script = Vec::new();
+    for size in [0, 16, 300, 5000, 200_000] {
+        script.extend(publish_in(1, "a.routing.key", false, &vec![1; size], 100_000));
+        script.extend(method(1, &Method::BasicAck { delivery_tag: 1, multiple: false }));
+        script.extend(method(1, &Method::BasicQos { prefetch_size: 0, prefetch_count: 9, global: false }));
+        script.extend(get(1));
+    }
+    let large = message(&mut world, &vec![7; 300_000]);
+    let mut out = vec![0; 256 << 10];
+    let mut handled = 0;
+
+    COUNT.this_thread();
+    let before = COUNT.allocations();
+    for round in 0..50 {
+        let portion = if round % 2 == 0 { script.len() } else { 1 + round * 97 };
+        let (mut end, mut at) = (0, 0);
+        while at < script.len() {
+            end = (end + portion).min(script.len());
+            loop {
+                let mut context: Context<'_> = context!(world);
+                match host.connection.next(&mut context, &mut world.names, &script[..end], &mut at) {
+                    Step::Command { command, .. } => {
+                        handled += 1;
+                        let outcome = answer(&mut context, command);
+                        host.connection.answer(&mut context, outcome, 0, leveret::journal::Batch::NONE);
+                    }
+                    Step::NeedMore => break,
+                    Step::Suspended(_) | Step::Finished => {
+                        end -= portion.min(end - at);
+                        break;
+                    }
+                }
+            }
+            world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1000);
+            let mut context: Context<'_> = context!(world);
+            host.connection.handle_timeout(&mut context);
+            let mut outbox = Copies { message: large, left: 3 };
+            let filled = host.connection.fill(&mut context, &mut out, &mut world.marks, &mut outbox);
+            let took = if round % 3 == 0 { filled } else { filled / 2 };
+            host.connection.written(&mut context, took, &world.marks);
+        }
+    }
+    assert_eq!(COUNT.allocations() - before, 0);
+    assert_eq!(handled, 50 * 20);
+}
+
+fn answer(context: &mut Context<'_>, command: Command<'_>) -> Outcome {
+    match command {
+        Command::Publish { message, .. } => {
+            context.messages.release(message);
+            Outcome::Published
+        }
+        Command::OpenChannel { number } => Outcome::ChannelOpened(ChannelId::from_index(number.into())),
+        Command::Get { .. } => Outcome::GetEmpty,
+        _ => Outcome::Done,
+    }
+}

@@ -1,0 +1,478 @@
+//! The broker alone, one story at a time: what a random life hardly ever meets.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{At, House};
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, Share};
+
+/// The client has seen thousands of messages and settles those; it takes several steps, in which further ones
+/// are delivered, and these are not among "everything so far".
+#[test]
+fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
+    for settlement in [Settlement::Ack, Settlement::Requeue] {
+        let mut house = House::new(65_536);
+        let at = house.connect();
+        house.declare(at, "q", false);
+        house.publish(at, "q", 10_000);
+        house.done(at, Command::Qos { prefetch_count: 3_000, global: false });
+        house.consume(at, "q");
+        assert_eq!(house.turns(at), 3_000);
+        house.settle(at, 0, true, settlement);
+        house.turns(at);
+        let unsettled = house.broker.gauges().deliveries;
+        match settlement {
+            Settlement::Requeue => assert_eq!((unsettled, house.ready(at, "q")), (3_000, 7_000)),
+            _ => assert_eq!((unsettled, house.ready(at, "q")), (3_000, 4_000)),
+        }
+    }
+}
+
+/// A consumer without a prefetch limit gets half of all deliveries; one acknowledgement later it gets more.
+#[test]
+fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 100);
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), 32);
+    house.settle(at, 1, false, Settlement::Ack);
+    assert!(house.broker.has_work(), "or the loop would sleep now");
+    assert_eq!(house.turns(at), 1);
+}
+
+/// Every queue's messages were once delivered and came back; that holds deliveries, but must not hold up
+/// anybody.
+#[test]
+fn messages_that_came_back_keep_nobody_from_getting_others() {
+    let mut house = House::new(64);
+    let bad = house.connect();
+    for round in 0..8 {
+        let queue = format!("q{round}");
+        house.declare(bad, &queue, false);
+        house.publish(bad, &queue, 64);
+        house.consume(bad, &queue);
+        house.turns(bad);
+        house.done(bad, Command::Cancel { tag: &queue });
+        house.settle(bad, 0, true, Settlement::Requeue);
+        house.turns(bad);
+    }
+    let good = house.connect();
+    house.declare(good, "good", false);
+    house.publish(good, "good", 1);
+    house.consume(good, "good");
+    assert_eq!(house.turns(good), 1, "a newcomer gets its message");
+    house.settle(good, 0, true, Settlement::Ack);
+    // And what came back can be had again, all of it.
+    let mut count = 0;
+    for round in 0..8 {
+        house.consume(good, &format!("q{round}"));
+        loop {
+            let got = house.turns(good);
+            house.settle(good, 0, true, Settlement::Ack);
+            count += got;
+            if got == 0 && !house.broker.has_work() {
+                break;
+            }
+        }
+    }
+    assert_eq!((count, house.broker.gauges().deliveries), (8 * 64, 0));
+}
+
+/// A large delivery fills the outbox, so a return has to wait; when it is written the return is next.
+#[test]
+fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    let message = house.message("q", 1 << 20);
+    house.done(at, Command::Publish { message, mandatory: false });
+    house.consume(at, "q");
+    house.broker.deliver(&mut house.messages, 1);
+    let message = house.message("nowhere", 10);
+    let publish = Command::Publish { message, mandatory: true };
+    assert_eq!(house.ask(at, publish), Outcome::Wait);
+    let before = house.broker.room_made();
+    assert_eq!(house.turn(at), 1);
+    assert!(house.broker.room_made() > before, "whoever waits asks again");
+    assert_eq!(house.ask(at, publish), Outcome::Published);
+}
+
+/// Thousands of acknowledgements are taken back while tens of thousands of deliveries stay.
+#[test]
+fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
+    let mut house = House::new(65_536);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 32_000);
+    house.done(at, Command::TxSelect);
+    house.consume(at, "q");
+    let count = u64::from(house.turns(at));
+    assert_eq!(count, 32_000);
+    // From both ends in turns: no neighbourhood helps.
+    for tag in 1..=4_000 {
+        house.settle(at, tag, false, Settlement::Ack);
+        house.settle(at, count / 2 + tag, false, Settlement::Ack);
+    }
+    let start = Instant::now();
+    house.done(at, Command::TxRollback);
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    // All are back, in the order of their tags.
+    house.settle(at, 8_000, true, Settlement::Ack);
+    house.done(at, Command::TxCommit);
+    assert_eq!(house.broker.gauges().deliveries, 24_000);
+    house.settle(at, count, false, Settlement::Ack);
+}
+
+/// One message of a transaction can never fit: nothing of it happens, and nothing of it stays.
+#[test]
+fn a_commit_that_cannot_be_leaves_no_message_behind() {
+    let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
+    let at = house.connect();
+    for number in 0..16 {
+        let queue = format!("q{number}");
+        house.declare(at, &queue, false);
+        let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    }
+    house.done(at, Command::TxSelect);
+    for (exchange, key) in [("amq.fanout", ""), ("", "nowhere"), ("", "nowhere")] {
+        let message = house.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
+        house.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
+        house.messages.finish(message);
+        house.done(at, Command::Publish { message, mandatory: false });
+    }
+    assert!(matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_)));
+    house.broker.release(at.connection);
+    while house.broker.run_jobs(&mut house.messages) {}
+    assert_eq!(house.messages.messages_used(), 0);
+}
+
+/// Bindings of an exclusive queue are its own connection's business, their end too.
+#[test]
+fn nobody_else_unbinds_an_exclusive_queue() {
+    let mut house = House::new(64);
+    let (owner, other) = (house.connect(), house.connect());
+    house.declare(owner, "mine", true);
+    let (queue, exchange, routing_key, arguments) = ("mine", "amq.direct", "k", &[][..]);
+    house.done(owner, Command::QueueBind { queue, exchange, routing_key, arguments });
+    let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
+    match house.ask(other, unbind) {
+        Outcome::Fault(fault) => assert_eq!(fault.code.code(), 405),
+        outcome => panic!("{outcome:?}"),
+    }
+    house.done(owner, unbind);
+    assert_eq!(house.broker.gauges().bindings, 0);
+}
+
+/// Whoever is told that something durable is there may rely on it, over a power cut too.
+#[test]
+fn a_passive_declaration_waits_for_what_another_declared() {
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(1, true, 1 << 20);
+    let (a, b) = (house.connect(), house.connect());
+    let queue = |queue, passive, durable| Command::QueueDeclare {
+        queue,
+        passive,
+        durable,
+        exclusive: false,
+        auto_delete: false,
+        arguments: &[],
+    };
+    let exchange = |passive| Command::ExchangeDeclare {
+        exchange: "e",
+        kind: "direct",
+        passive,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: &[],
+    };
+    house.done(a, queue("transient", false, false));
+    house.done(a, queue("q", false, true));
+    let declared = house.broker.awaited();
+    assert!(!declared.is_none());
+    house.done(b, queue("q", true, false));
+    assert_eq!(house.broker.awaited(), declared);
+    house.done(a, exchange(false));
+    let declared = house.broker.awaited();
+    house.done(b, exchange(true));
+    assert_eq!(house.broker.awaited(), declared);
+    house.done(b, queue("transient", true, false));
+    assert!(house.broker.awaited().is_none(), "nobody relies on that");
+    // What else is said may wait for room for long.
+    while house.broker.journal().fact().is_some() {
+        house.broker.journal_mut().pop_fact();
+    }
+    let batch = house.broker.journal_mut().cover(false);
+    house.broker.journal_mut().stored(&mut house.messages, batch);
+    house.done(a, queue("later", false, true));
+    for asked in [queue("q", true, false), queue("q", false, true), exchange(true), exchange(false)] {
+        house.done(b, asked);
+        assert!(house.broker.awaited().is_none(), "{asked:?} waits for what is nothing to it");
+    }
+}
+
+#[test]
+fn a_new_binding_survives_the_clearing_of_the_old_queue() {
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(1, true, 1 << 20);
+    let a = house.connect();
+    let b = house.connect();
+    let declare = Command::QueueDeclare {
+        queue: "q",
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        arguments: &[],
+    };
+    let bind = Command::QueueBind { queue: "q", exchange: "amq.direct", routing_key: "k", arguments: &[] };
+    house.done(a, declare);
+    house.done(a, bind);
+    house.publish(a, "q", 3000);
+    house.ask(a, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    house.done(b, declare);
+    house.done(b, bind);
+    while house.broker.run_jobs(&mut house.messages) {}
+    let mut said = std::collections::BTreeMap::new();
+    while let Some(fact) = house.broker.journal().fact() {
+        if let leveret::journal::Fact::Defined { key, value, .. } = fact {
+            said.insert(key.clone(), value.is_some());
+        }
+        house.broker.journal_mut().pop_fact();
+    }
+    let bindings: Vec<bool> = said.iter().filter(|(key, _)| key[0] == 3).map(|(_, exists)| *exists).collect();
+    assert_eq!(bindings, [true], "the binding that exists is written down as existing");
+}
+
+/// The store is of a later version that has more types of exchanges.
+#[test]
+fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
+    use leveret::broker::Restored;
+    use leveret::journal::{Definition, DestinationName};
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(2, true, 1 << 20);
+    let (vhost, arguments, auto_delete) = ("/", &[][..], false);
+    let exchange = Definition::Exchange {
+        vhost,
+        name: "x",
+        version: 7,
+        kind: "x-new",
+        auto_delete,
+        internal: false,
+        arguments,
+    };
+    let queue = Definition::Queue { vhost, name: "q", incarnation: 8, auto_delete, arguments };
+    let binding = |source_version| Definition::Binding {
+        vhost,
+        source: "x",
+        source_version,
+        destination: DestinationName::Queue("q"),
+        destination_version: 8,
+        routing_key: "key",
+        arguments,
+    };
+    assert_eq!(house.broker.restore(&exchange), Restored::Unknown);
+    assert!(matches!(house.broker.restore(&queue), Restored::Exists(Some(_))));
+    assert_eq!(house.broker.restore(&binding(7)), Restored::NoRoom, "its exchange may come back");
+    assert_eq!(house.broker.restore(&binding(6)), Restored::Orphaned, "of one that was deleted before");
+}
+
+#[test]
+fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
+    use leveret::broker::{Contents, Page, PageIn, Restored};
+    use leveret::journal::Definition;
+    let mut house = House::new(64);
+    house.broker.journal_mut().start(2, true, 1 << 20);
+    let definition =
+        Definition::Queue { vhost: "/", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
+    house.broker.restore_contents(
+        queue,
+        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, marked_through: 10 },
+    );
+    assert!(house.broker.restore_messages(queue, 0, 10));
+    let at = house.connect();
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), 0);
+    let fetch = house.broker.next_fetch(&house.messages).unwrap();
+    let page = Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3 };
+    let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, &fetch, &page) else {
+        panic!("it is taken")
+    };
+    house.messages.append_body(id, b"abc");
+    house.broker.paged_in(&mut house.messages, &fetch, 0, id);
+    // For the next one there is no memory.
+    house.broker.page_later(&house.messages, &fetch);
+    assert_eq!(house.turns(at), 1, "the first message is there and can go");
+}
+
+/// One peer declares until it is refused: then another still finds some of everything, the refusal names the
+/// key, and what the first had counts for it no more when it is gone.
+#[test]
+fn what_one_connection_may_take_leaves_some_for_others() {
+    fn declare(house: &mut House, at: At, queue: &str) -> Outcome {
+        let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
+        house.ask(
+            at,
+            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments: &[] },
+        )
+    }
+    fn bind(house: &mut House, at: At, key: &str) -> Outcome {
+        let (queue, exchange) = ("bound", "amq.topic");
+        house.ask(at, Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] })
+    }
+    fn open(house: &mut House, at: At, number: u16) -> Outcome {
+        let House { broker, messages } = house;
+        broker.apply(messages, at.connection, None, Command::OpenChannel { number }).0
+    }
+    fn consume(house: &mut House, at: At, tag: &str) -> Outcome {
+        house
+            .ask(at, Command::Consume { queue: "bound", tag, no_ack: true, exclusive: false, arguments: &[] })
+    }
+    /// Takes until it is refused; says how many it got.
+    fn all(key: &str, mut take: impl FnMut(u16) -> Outcome) -> u16 {
+        for number in 2.. {
+            if let Outcome::Fault(fault) = take(number) {
+                assert!(fault.text.contains("its share of"), "{}", fault.text);
+                assert!(fault.text.contains(key), "{}", fault.text);
+                return number - 2;
+            }
+        }
+        unreachable!("there is no end to it")
+    }
+    let mut house = House::with(&Limits {
+        connections_max: 16,
+        channels_max: 64,
+        consumers_max: 64,
+        queues_max: 64,
+        bindings_max: 640,
+        ..Limits::default()
+    });
+    let (greedy, other) = (house.connect(), house.connect());
+    house.declare(greedy, "bound", false);
+    let channels = all("channels_max", |number| open(&mut house, greedy, number));
+    assert_eq!(channels, 31, "with the first it has as many as it leaves");
+    let consumers = all("consumers_max", |number| consume(&mut house, greedy, &format!("c{number}")));
+    assert_eq!(consumers, 32);
+    let queues = all("queues_max", |number| declare(&mut house, greedy, &format!("q{number}")));
+    assert!((58..=60).contains(&queues), "{queues}");
+    let bindings = all("bindings_max", |number| bind(&mut house, greedy, &format!("a{number}")));
+    assert!((595..=600).contains(&bindings), "{bindings}");
+    // Whoever has next to nothing gets something of everything.
+    assert!(matches!(open(&mut house, other, 9), Outcome::ChannelOpened(_)));
+    assert!(matches!(consume(&mut house, other, "c"), Outcome::Consuming { .. }));
+    assert!(matches!(declare(&mut house, other, "another"), Outcome::QueueDeclared { .. }));
+    assert_eq!(bind(&mut house, other, "another"), Outcome::Done);
+    // Another life with the same id holds nothing of that.
+    house.broker.release(greedy.connection);
+    house.turns(other);
+    let reborn = house.connect();
+    assert_eq!(reborn.connection, greedy.connection, "the test means to get the same id");
+    assert!(matches!(declare(&mut house, reborn, "anew"), Outcome::QueueDeclared { .. }));
+    assert_eq!(bind(&mut house, reborn, "anew"), Outcome::Done);
+}
+
+/// The same for bytes of names; and the words of patterns are such bytes, so that no key is kept for nothing.
+#[test]
+fn names_have_shares_and_words_of_patterns_count() {
+    let limits = Limits { connections_max: 16, names_bytes_max: 64 << 10, ..Limits::default() };
+    let mut house = House::with(&limits);
+    let (greedy, other) = (house.connect(), house.connect());
+    house.declare(greedy, "bound", false);
+    let before = house.broker.gauges().names_bytes;
+    let key = "k".repeat(200);
+    let bind = |house: &mut House, at: At, number: u32| {
+        let key = format!("{number}.{key}");
+        let (queue, exchange) = ("bound", "amq.topic");
+        house.ask(at, Command::QueueBind { queue, exchange, routing_key: &key, arguments: &[] })
+    };
+    assert_eq!(bind(&mut house, greedy, 1), Outcome::Done);
+    assert_eq!(house.broker.gauges().names_bytes - before, 2 * 202);
+    let refused = (2..1000).find_map(|number| match bind(&mut house, greedy, number) {
+        Outcome::Fault(fault) => Some(fault),
+        _ => None,
+    });
+    let fault = refused.expect("names come to an end");
+    assert!(fault.text.contains("its share of names_bytes_max"), "{}", fault.text);
+    assert_eq!(bind(&mut house, other, 5000), Outcome::Done);
+    // Everything goes, and with it every byte.
+    house.done(greedy, Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false });
+    house.turns(greedy);
+    assert_eq!(house.broker.gauges().names_bytes, 0);
+}
+
+/// Ten thousand gets in one go, settled by being written: they wait for the output and for nothing else.
+#[test]
+fn gets_wait_for_the_output_instead_of_being_refused() {
+    let mut house =
+        House::with(&Limits { unacknowledged_max: 256, connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 10_000);
+    let mut got = 0;
+    for _ in 0..10_000 {
+        match house.ask(at, Command::Get { queue: "q", no_ack: true }) {
+            Outcome::GetQueued => got += 1,
+            Outcome::Later => {
+                assert!(house.broker.is_busy(at.connection), "its input stands");
+                house.turns(at);
+                assert!(!house.broker.is_busy(at.connection), "what was written made room");
+                assert_eq!(house.broker.take_later(at.connection).unwrap().0, Outcome::GetQueued);
+                got += 1;
+            }
+            other => panic!("after {got}: {other:?}"),
+        }
+    }
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 0);
+    // Unacknowledged ones are the client's own to settle: nobody could end that wait.
+    house.publish(at, "q", 300);
+    let fault = (0..300).find_map(|_| match house.ask(at, Command::Get { queue: "q", no_ack: false }) {
+        Outcome::Later => {
+            house.turns(at);
+            match house.broker.take_later(at.connection).unwrap().0 {
+                Outcome::Fault(fault) => Some(fault),
+                _ => None,
+            }
+        }
+        Outcome::Fault(fault) => Some(fault),
+        _ => None,
+    });
+    assert!(fault.expect("it is refused").text.contains("raise unacknowledged_max"));
+}
+
+/// What a turn may be cut short by: a message that thousands of bindings take says so, one that goes straight
+/// to its queue does not.
+#[test]
+fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
+    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    house.declare(at, "q", false);
+    for number in 0..2_000_u32 {
+        let routing_key = &*number.to_string();
+        let (queue, exchange) = ("q", "amq.fanout");
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+    }
+    house.broker.take_effort();
+    house.publish(at, "q", 10);
+    assert_eq!(house.broker.take_effort(), 0, "one queue by its name is no effort");
+    let id = house.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
+    house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
+    house.messages.finish(id);
+    house.done(at, Command::Publish { message: id, mandatory: false });
+    assert_eq!(house.broker.take_effort(), 2_000);
+    // A thousand consumers that share one credit: each acknowledgement passes by all of them.
+    house.done(at, Command::Qos { prefetch_count: 1, global: true });
+    for number in 0..1_000 {
+        let (queue, tag) = ("q", &*format!("c{number}"));
+        house.done(at, Command::Consume { queue, tag, no_ack: false, exclusive: false, arguments: &[] });
+    }
+    assert_eq!(house.turn(at), 1);
+    house.broker.take_effort();
+    house.settle(at, 1, false, Settlement::Ack);
+    assert!(house.broker.take_effort() >= 1_000);
+}

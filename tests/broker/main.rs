@@ -1,0 +1,15 @@
+//! The broker alone, without sessions and without a disk: stories, random lives, shares, access.
+
+// Offsets are followed into the simulated disk, which is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
+mod support;
+
+mod access;
+mod cases;
+mod holders;
+mod lives;
+mod offsets;
+mod overdue;
+mod routing;
+mod shares;

@@ -1,0 +1,228 @@
+//! Offsets are numbers of 64 bits: they advance with every message, also with those that are never written,
+//! so a busy queue passes every smaller width in time. Properties over the neighbourhood of each.
+
+use crate::support::House;
+use leveret::broker::{Contents, Fetch, Page, PageIn, Restored};
+use leveret::command::{QueueId, Settlement};
+use leveret::journal::Definition;
+use leveret::limits::Limits;
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::{
+    Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+use proptest::prelude::*;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x0FF5 };
+const NOW: Now = Now::from_ms(1);
+const INCARNATION: u64 = 7;
+
+/// Widths that somebody might count on.
+const WIDTHS: [u32; 6] = [16, 29, 31, 32, 48, 56];
+
+/// Runs of offsets, each so far behind the one before as a width or a little more or less.
+fn runs() -> impl Strategy<Value = Vec<Range>> {
+    let step = (0..WIDTHS.len(), -3_i64..4, 1_u64..4);
+    prop::collection::vec(step, 1..6).prop_map(|steps| {
+        let (mut runs, mut at) = (Vec::new(), 0);
+        for (width, more, count) in steps {
+            runs.push(Range { start: at, end: at + count });
+            at += count + (1_u64 << WIDTHS[width]).saturating_add_signed(more);
+        }
+        runs.push(Range { start: at, end: at + 1 });
+        runs
+    })
+}
+
+fn offsets(runs: &[Range]) -> Vec<u64> {
+    runs.iter().flat_map(|run| run.start..run.end).collect()
+}
+
+/// A broker that was started with these messages of a queue in its log.
+fn restored(runs: &[Range]) -> (House, QueueId) {
+    let mut house = House::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
+    house.broker.journal_mut().start(2, true, 1 << 20);
+    let definition = Definition::Queue {
+        vhost: "/",
+        name: "q",
+        incarnation: INCARNATION,
+        auto_delete: false,
+        arguments: &[],
+    };
+    let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
+    let (count, next_offset) = (offsets(runs).len() as u64, runs.last().map_or(0, |run| run.end));
+    let contents = Contents {
+        count,
+        bytes: 100 * count,
+        next_offset,
+        delivered_through: next_offset,
+        marked_through: next_offset,
+    };
+    house.broker.restore_contents(queue, &contents);
+    for run in runs {
+        assert!(house.broker.restore_messages(queue, run.start, run.end));
+    }
+    (house, queue)
+}
+
+/// Reads back what is asked for, all of which is there; tells the offsets that were found wanted.
+fn read_back(house: &mut House, fetch: &Fetch) -> Vec<u64> {
+    let mut taken = Vec::new();
+    for offset in fetch.start..fetch.end {
+        let page = Page { offset, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3 };
+        if let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, fetch, &page) {
+            house.messages.append_body(id, b"abc");
+            assert!(house.broker.paged_in(&mut house.messages, fetch, offset, id));
+            taken.push(offset);
+        }
+    }
+    house.broker.fetched(fetch, fetch.end);
+    taken
+}
+
+/// What the journal says is settled in the queue.
+fn settled(house: &mut House) -> Vec<u64> {
+    let mut settled = Vec::new();
+    house.broker.journal_mut().drain_settles(|said| {
+        assert_eq!(said.queue, INCARNATION);
+        settled.extend(said.start..said.end);
+    });
+    settled.sort_unstable();
+    settled
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However far apart messages are, each is asked for, comes back, goes out, and is settled as itself.
+    #[test]
+    fn a_queue_reads_back_what_is_far_behind(runs in runs(), comes_back in any::<bool>()) {
+        let expected = offsets(&runs);
+        let (mut house, _) = restored(&runs);
+        let at = house.connect();
+        house.consume(at, "q");
+        let (mut asked, mut delivered) = (Vec::new(), 0);
+        for _ in 0..4 * expected.len() {
+            delivered += house.turns(at);
+            let Some(fetch) = house.broker.next_fetch(&house.messages) else { break };
+            asked.extend(read_back(&mut house, &fetch));
+        }
+        prop_assert_eq!(&asked, &expected);
+        prop_assert_eq!(delivered as usize, expected.len());
+        let mut tag = delivered.into();
+        if comes_back {
+            house.settle(at, 0, true, Settlement::Requeue);
+            prop_assert_eq!(house.turns(at), delivered);
+            tag *= 2;
+        }
+        house.settle(at, tag, true, Settlement::Ack);
+        while house.broker.run_jobs(&mut house.messages) {}
+        prop_assert_eq!(settled(&mut house), expected);
+    }
+
+    /// The same for a store: what is appended, settled and left is exact, over a start, and is found.
+    #[test]
+    fn a_log_keeps_what_is_far_behind(runs in runs(), kept in any::<u32>()) {
+        let all = offsets(&runs);
+        let is_kept = |at: usize| kept >> (at % 32) & 1 == 0;
+        let expected: Vec<u64> = (0..all.len()).filter(|at| is_kept(*at)).map(|at| all[at]).collect();
+        let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        let mut log = open(&disk);
+        for offset in &all {
+            append(&mut log, &mut disk, *offset);
+        }
+        for (at, offset) in all.iter().enumerate().filter(|(at, _)| !is_kept(*at)) {
+            log.settle(1, Range { start: *offset, end: offset + 1 }, Urgency::Lazy, NOW);
+            let gap = Range { start: offset + 1, end: all.get(at + 1).map_or(offset + 1, |next| *next) };
+            log.settle(1, gap, Urgency::Lazy, NOW);
+        }
+        for _ in 0..2 {
+            log.flush(NOW);
+            write(&mut log, &mut disk);
+        }
+        for _ in 0..2 {
+            let known = &log.index().queues()[&1];
+            let live: Vec<u64> = known.live_ranges().flat_map(|range| range.start..range.end).collect();
+            prop_assert_eq!(&live, &expected);
+            prop_assert_eq!(known.live, expected.len() as u64);
+            prop_assert_eq!(found(&mut log, &mut disk), expected.clone());
+            log = open(&disk);
+        }
+    }
+}
+
+/// A message that came back and waits when half of all deliveries did, and one that is published, are told
+/// apart however far behind the first is.
+#[test]
+fn what_came_back_stays_itself_while_the_queue_goes_on() {
+    for width in WIDTHS {
+        let far = 1_u64 << width;
+        let runs = [Range { start: 0, end: 40 }, Range { start: far + 40, end: far + 41 }];
+        let (mut house, _) = restored(&runs);
+        // One alone may not have more than half of all deliveries, and more than half are to come back.
+        let both = [house.connect(), house.connect()];
+        for at in both {
+            house.consume(at, "q");
+        }
+        for settlement in [Settlement::Requeue, Settlement::Ack] {
+            let mut delivered = 0;
+            for _ in 0..100 {
+                if let Some(fetch) = house.broker.next_fetch(&house.messages) {
+                    read_back(&mut house, &fetch);
+                }
+                delivered += both.map(|at| house.turn(at)).iter().sum::<u32>();
+            }
+            assert_eq!(delivered, 41, "2^{width}, {settlement:?}");
+            for at in both {
+                house.settle(at, 0, true, settlement);
+            }
+            while house.broker.run_jobs(&mut house.messages) {}
+        }
+        assert_eq!(settled(&mut house), offsets(&runs), "2^{width}");
+    }
+}
+
+fn open(disk: &SimDisk) -> Log {
+    disk.start(Trouble::Never);
+    Log::open(&mut disk.clone(), Settings::default(), IDENTITY, NOW).expect("it opens").0
+}
+
+fn write(log: &mut Log, disk: &mut SimDisk) {
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    if let Some(job) = log.next_commit(NOW) {
+        log.commit_done(job.run(disk)).expect("the disk is well");
+    }
+}
+
+fn append(log: &mut Log, disk: &mut SimDisk, offset: u64) {
+    let record = Record::Message(Message {
+        targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+        enqueued_ms: 1,
+        expiration_ms: None,
+        exchange: b"",
+        key: b"q",
+        properties: &[0, 0],
+        body: Body::Inline(&offset.to_le_bytes()),
+    });
+    while let Err(refused) = log.append(&record, Urgency::Awaited, NOW) {
+        assert_eq!(refused, Refused::Gathering);
+        write(log, disk);
+    }
+}
+
+/// Everything that fetches bring.
+fn found(log: &mut Log, disk: &mut SimDisk) -> Vec<u64> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < u64::MAX {
+        let job = log.fetch(1, Range { start: at, end: u64::MAX }, 64 << 10).expect("the buffer is free");
+        let fetched = log.fetch_done(job.run(disk), |offset, message| {
+            assert_eq!(message.body, Body::Inline(&offset.to_le_bytes()));
+            found.push(offset);
+        });
+        assert!(!fetched.retry && fetched.error.is_none());
+        at = fetched.through;
+    }
+    found
+}

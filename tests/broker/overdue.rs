@@ -1,0 +1,162 @@
+//! Deliveries that nobody settles and transactions that nobody ends, by a clock that is handed in.
+
+use crate::support::{At, House};
+use leveret::broker::Overdue;
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::time::{Deadline, Now};
+
+const TIMEOUT_S: u64 = 1_800;
+
+fn house() -> House {
+    House::with(&Limits { connections_max: 16, ..Limits::default() })
+}
+
+fn at_s(seconds: u64) -> Now {
+    Now::from_ms(seconds * 1000)
+}
+
+/// Who is overdue in the turn at this second, given as many turns as it takes to look at all.
+fn overdue(house: &mut House, seconds: u64) -> Vec<Overdue> {
+    let mut all = Vec::new();
+    for _ in 0..16 {
+        house.broker.set_time(at_s(seconds));
+        all.extend(std::iter::from_fn(|| house.broker.next_overdue()));
+    }
+    all
+}
+
+fn next_look_s(house: &House) -> Option<u64> {
+    house.broker.overdue_deadline().ms_left(at_s(0)).map(|ms| ms / 1000)
+}
+
+/// A consumer with so many messages delivered to it at this second.
+fn consumer(house: &mut House, queue: &str, count: u32, seconds: u64) -> At {
+    let at = house.connect();
+    house.declare(at, queue, false);
+    house.publish(at, queue, count);
+    house.broker.set_time(at_s(seconds));
+    house.consume(at, queue);
+    assert_eq!(house.turns(at), count);
+    at
+}
+
+#[test]
+fn a_delivery_that_nobody_settles_ends_its_channel_in_rabbitmqs_words() {
+    let mut house = house();
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+    let stuck = consumer(&mut house, "q", 3, 100);
+    let other = house.open(stuck, 2);
+    assert_eq!(next_look_s(&house), Some(100 + TIMEOUT_S + 1));
+    assert!(overdue(&mut house, 100 + TIMEOUT_S).is_empty(), "not a moment too early");
+    let all = overdue(&mut house, 100 + TIMEOUT_S + 1);
+    let [Overdue { connection, channel: 1, fault }] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(*connection, stuck.connection);
+    assert_eq!(
+        &*fault.text,
+        "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: \
+         1800000 ms. This timeout value can be configured, see consumers doc guide to learn more"
+    );
+    // The channel is closed: what it held goes to others, and nothing is left to look for.
+    house.done(stuck, Command::CloseChannel);
+    house.turns(stuck);
+    assert_eq!(house.ready(other, "q"), 3);
+    assert!(overdue(&mut house, 100 + 2 * TIMEOUT_S).is_empty());
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+}
+
+/// The one whose channel could not be closed (it does not read) is named again, but not in every turn.
+#[test]
+fn who_is_not_closed_is_named_again_a_minute_later() {
+    let mut house = house();
+    consumer(&mut house, "q", 1, 0);
+    assert_eq!(overdue(&mut house, 5_000).len(), 1);
+    assert_eq!(next_look_s(&house), Some(5_060));
+    assert!(overdue(&mut house, 5_059).is_empty());
+    assert_eq!(overdue(&mut house, 5_060).len(), 1);
+}
+
+#[test]
+fn who_settles_in_time_causes_a_look_in_half_an_hour_and_no_more() {
+    let mut house = house();
+    let at = consumer(&mut house, "q", 1, 0);
+    let mut looks = 0;
+    for second in 1..=3 * TIMEOUT_S {
+        house.publish(at, "q", 1);
+        house.broker.set_time(at_s(second));
+        house.turns(at);
+        house.settle(at, second, false, Settlement::Ack);
+        if house.broker.overdue_deadline().is_due(at_s(second)) {
+            looks += 1;
+            assert!(house.broker.next_overdue().is_none());
+            assert!(!house.broker.overdue_deadline().is_due(at_s(second)), "one look is all");
+        }
+    }
+    assert_eq!(looks, 2);
+    house.settle(at, 0, true, Settlement::Ack);
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER, "nobody holds anything");
+}
+
+#[test]
+fn gets_count_and_what_needs_no_acknowledgement_does_not() {
+    let mut house = house();
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", 2);
+    assert_eq!(house.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::GetQueued);
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+    house.turns(at);
+    assert_eq!(house.ask(at, Command::Get { queue: "q", no_ack: false }), Outcome::GetQueued);
+    house.turns(at);
+    assert_eq!(overdue(&mut house, TIMEOUT_S + 1).len(), 1);
+}
+
+#[test]
+fn a_transaction_that_does_not_go_on_ends_its_channel() {
+    let mut house = house();
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.done(at, Command::TxSelect);
+    assert!(overdue(&mut house, 100).is_empty());
+    house.publish(at, "q", 1);
+    assert!(overdue(&mut house, 100 + TIMEOUT_S).is_empty());
+    // It goes on: the time begins anew.
+    house.publish(at, "q", 1);
+    assert!(overdue(&mut house, 101 + TIMEOUT_S).is_empty());
+    let all = overdue(&mut house, 200 + 2 * TIMEOUT_S);
+    assert_eq!(all.len(), 1);
+    assert!(all[0].fault.text.contains("transaction on channel 1 was left open"), "{}", all[0].fault);
+    house.done(at, Command::TxCommit);
+    assert!(overdue(&mut house, 300 + 2 * TIMEOUT_S).is_empty());
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+}
+
+/// Thousands of channels, of which the last is stuck: found in several turns, each of which does a part.
+#[test]
+fn a_look_at_all_channels_is_done_in_parts() {
+    let mut house = house();
+    let many = house.connect();
+    for number in 2..1_500 {
+        house.open(many, number);
+    }
+    let stuck = consumer(&mut house, "q", 1, 0);
+    let mut turns = 0;
+    let found = loop {
+        house.broker.set_time(at_s(TIMEOUT_S + 1));
+        turns += 1;
+        assert!(house.broker.overdue_deadline().is_due(at_s(TIMEOUT_S + 1)), "it goes on without sleep");
+        if let Some(found) = house.broker.next_overdue() {
+            break found;
+        }
+    };
+    assert_eq!((found.connection, turns), (stuck.connection, 3));
+}
+
+#[test]
+fn a_timeout_of_0_is_never() {
+    let limits = Limits { consumer_timeout_ms: 0, connections_max: 16, ..Limits::default() };
+    let mut house = House::with(&limits);
+    consumer(&mut house, "q", 1, 0);
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+    assert!(overdue(&mut house, u64::from(u32::MAX)).is_empty());
+}

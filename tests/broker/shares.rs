@@ -1,0 +1,301 @@
+//! What one connection, or one queue, may keep of the memory for messages, whatever it does not settle.
+
+use crate::support::{At, House};
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+
+const BODY: u32 = 4000;
+
+/// 512 pages for bodies, 480 of them for everybody.
+fn small() -> House {
+    House::with(&Limits {
+        body_bytes_max: 2 << 20,
+        assembly_bytes_max: 1_500_000,
+        message_size_max: 1 << 20,
+        connections_max: 64,
+        ..Limits::default()
+    })
+}
+
+/// Publishes until that has to wait or is refused; says how many were taken, and what was said then.
+fn flood(house: &mut House, at: At, key: &str) -> (u32, Outcome) {
+    let mut taken = 0;
+    loop {
+        match house.offer(at, key, BODY) {
+            Outcome::Published => taken += 1,
+            outcome => return (taken, outcome),
+        }
+        house.turns(at);
+    }
+}
+
+/// Closes everything, and looks whether every counter is where it was.
+fn end(mut house: House, all: &[At]) {
+    for at in all {
+        house.broker.release(at.connection);
+    }
+    while house.broker.run_jobs(&mut house.messages) {}
+    let left = house.broker.gauges();
+    assert_eq!((left.unsettled_bytes, left.open_messages, left.open_bytes), (0, 0, 0));
+    assert_eq!(left.connections, 0);
+}
+
+#[test]
+fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
+    let mut house = small();
+    let (stuck, publisher, pair) = (house.connect(), house.connect(), house.connect());
+    house.declare(stuck, "stuck", false);
+    house.declare(pair, "pair", false);
+    house.consume(stuck, "stuck");
+    house.consume(pair, "pair");
+    let mut taken = 0;
+    loop {
+        let outcome = house.offer(publisher, "stuck", BODY);
+        house.turns(stuck);
+        match outcome {
+            Outcome::Published => taken += 1,
+            Outcome::Wait => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    // Four fifths of 512 pages for the queue, of which the consumer has half of 480.
+    assert_eq!((taken, house.broker.gauges().deliveries), (410, 240));
+    assert!(!house.broker.has_work(), "the consumer waits without cost");
+    for tag in 1..=1000 {
+        assert_eq!(house.offer(pair, "pair", BODY), Outcome::Published);
+        assert_eq!(house.turns(pair), 1);
+        house.settle(pair, tag, false, Settlement::Ack);
+        house.turns(stuck);
+    }
+    assert_eq!(house.broker.gauges().deliveries, 240, "what others settle is not for the stuck one");
+    assert_eq!(house.offer(publisher, "stuck", BODY), Outcome::Wait);
+    // It settles after all: it goes on, and so does its publisher.
+    house.settle(stuck, 1, false, Settlement::Ack);
+    assert_eq!((house.turns(stuck), house.broker.gauges().deliveries), (1, 240));
+    assert_eq!(house.offer(publisher, "stuck", BODY), Outcome::Published);
+    for _ in 0..3 {
+        house.settle(stuck, 0, true, Settlement::Ack);
+        house.turns(stuck);
+    }
+    assert_eq!((house.ready(stuck, "stuck"), house.broker.gauges().unsettled_bytes), (0, 0));
+    end(house, &[stuck, publisher, pair]);
+}
+
+#[test]
+fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
+    let mut house = small();
+    let (publisher, taker) = (house.connect(), house.connect());
+    house.declare(publisher, "q", false);
+    let (taken, outcome) = flood(&mut house, publisher, "q");
+    assert_eq!((taken, outcome), (410, Outcome::Wait));
+    let is_kept = |house: &mut House| house.broker.is_kept_waiting(&house.messages, publisher.connection);
+    assert!(is_kept(&mut house));
+    house.consume(taker, "q");
+    let mut settled = 0;
+    while is_kept(&mut house) {
+        house.turn(taker);
+        settled += 1;
+        house.settle(taker, settled, false, Settlement::Ack);
+    }
+    assert!((50..60).contains(&settled), "an eighth of the share has to go, not {settled}");
+    assert_eq!(house.offer(publisher, "q", BODY), Outcome::Published);
+    assert!(!is_kept(&mut house));
+    // Nobody waits for a queue that is gone, nor for what others wait for him to settle.
+    flood(&mut house, publisher, "q");
+    assert!(is_kept(&mut house));
+    house.declare(publisher, "own", false);
+    house.consume(publisher, "own");
+    assert_eq!(house.offer(taker, "own", BODY), Outcome::Published);
+    house.turns(publisher);
+    assert!(!is_kept(&mut house), "it holds a delivery now");
+    end(house, &[publisher, taker]);
+}
+
+#[test]
+fn several_stuck_consumers_share_what_one_could_have() {
+    let mut house = small();
+    let publisher = house.connect();
+    let stuck: Vec<At> = (0..4).map(|_| house.connect()).collect();
+    house.declare(publisher, "q", false);
+    for &at in &stuck {
+        house.consume(at, "q");
+    }
+    let mut taken = 0;
+    while house.offer(publisher, "q", BODY) == Outcome::Published {
+        taken += 1;
+        for &at in &stuck {
+            house.turn(at);
+        }
+    }
+    assert_eq!((taken, house.broker.gauges().deliveries), (410, 384), "each leaves as much as it has");
+    // Back they go, and are counted as waiting in their queue again.
+    house.settle(stuck[0], 0, true, Settlement::Requeue);
+    house.done(stuck[1], Command::CloseChannel);
+    house.turns(stuck[2]);
+    assert_eq!(house.offer(publisher, "q", BODY), Outcome::Wait, "the queue has no less for that");
+    end(house, &[&stuck[..], &[publisher]].concat());
+}
+
+/// However much others hold, and however large it is, the first delivery of a connection goes.
+#[test]
+fn a_large_message_goes_to_a_connection_that_holds_none() {
+    let mut house = small();
+    let (stuck, publisher, other) = (house.connect(), house.connect(), house.connect());
+    house.declare(stuck, "large", false);
+    assert_eq!(house.offer(publisher, "large", 1 << 20), Outcome::Published);
+    assert_eq!(house.offer(publisher, "large", 800 << 10), Outcome::Published);
+    house.consume(stuck, "large");
+    assert_eq!(house.turns(stuck), 1, "more than half of everything");
+    house.consume(other, "large");
+    assert_eq!(house.turns(other), 1);
+    house.settle(stuck, 1, false, Settlement::Ack);
+    house.settle(other, 1, false, Settlement::Ack);
+    end(house, &[stuck, publisher, other]);
+}
+
+#[test]
+fn gets_count_in_the_same_share_and_are_refused_beyond_it() {
+    let mut house = small();
+    let (at, publisher) = (house.connect(), house.connect());
+    house.declare(at, "q", false);
+    let (taken, outcome) = flood(&mut house, publisher, "q");
+    assert_eq!((taken, outcome), (410, Outcome::Wait));
+    let get = Command::Get { queue: "q", no_ack: false };
+    let mut got = 0;
+    let refusal = loop {
+        match house.ask(at, get) {
+            Outcome::GetQueued => got += 1,
+            other => break other,
+        }
+        house.turns(at);
+    };
+    let Outcome::Fault(fault) = refusal else { panic!("{refusal:?}") };
+    assert!(fault.text.contains("raise body_bytes_max"), "{fault}");
+    assert_eq!((got, house.broker.gauges().deliveries), (240, 240));
+    // A consumer of the same connection gets no more either, until something is settled.
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), 0);
+    house.settle(at, 0, true, Settlement::Ack);
+    assert_eq!(house.turns(at), 410 - 240);
+    end(house, &[at, publisher]);
+}
+
+#[test]
+fn forgotten_transactions_hold_half_of_the_memory_at_most_and_not_the_reserve() {
+    let mut house = small();
+    let (publisher, served) = (house.connect(), house.connect());
+    house.declare(publisher, "q", false);
+    house.declare(served, "served", false);
+    let mut forgotten = Vec::new();
+    let mut held = 0;
+    for round in 0..32 {
+        let at = house.connect();
+        house.done(at, Command::TxSelect);
+        let (taken, outcome) = flood(&mut house, at, "q");
+        let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
+        assert!(fault.text.contains("of body_bytes_max, the rest is for others"), "{fault}");
+        assert!(round > 0 || taken == 120, "as much as it leaves of half of 480, not {taken}");
+        held += taken;
+        forgotten.push(at);
+    }
+    assert_eq!((held, house.broker.gauges().open_messages), (240, 240));
+    // Everything else is full as well.
+    for queue in ["q", "r", "s"] {
+        house.declare(publisher, queue, false);
+        flood(&mut house, publisher, queue);
+    }
+    assert_eq!(house.offer(publisher, "served", 10_000), Outcome::Wait);
+    // Who holds deliveries is served from the reserve, of which transactions have taken nothing.
+    house.consume(served, "q");
+    assert_eq!(house.turns(served), 240);
+    assert_eq!(house.offer(served, "served", BODY), Outcome::Published);
+    end(house, &[&forgotten[..], &[publisher, served]].concat());
+}
+
+#[test]
+fn a_transaction_that_goes_on_when_everything_is_full_gets_half_of_the_reserve() {
+    let mut house = small();
+    let (at, publisher) = (house.connect(), house.connect());
+    house.declare(publisher, "q", false);
+    house.done(at, Command::TxSelect);
+    assert_eq!(house.offer(at, "q", BODY), Outcome::Published);
+    for queue in ["q", "r"] {
+        house.declare(publisher, queue, false);
+        flood(&mut house, publisher, queue);
+    }
+    assert_eq!(house.messages.body_bytes_used(), 481 << 12, "a single page may be one too many");
+    // Its session refuses what there is no memory for; nothing waits that others would have to wait for.
+    assert_eq!(flood(&mut house, at, "q"), (12, Outcome::Wait));
+    house.done(at, Command::TxCommit);
+    assert_eq!(house.broker.gauges().open_bytes, 0);
+    end(house, &[at, publisher]);
+}
+
+#[test]
+fn transactions_give_back_what_they_held_however_they_end() {
+    let mut house = small();
+    let first = house.connect();
+    house.declare(first, "q", false);
+    let mut all = vec![first];
+    for end in [Command::TxCommit, Command::TxRollback, Command::CloseChannel] {
+        let at = house.connect();
+        house.done(at, Command::TxSelect);
+        for _ in 0..10 {
+            assert_eq!(house.offer(at, "q", BODY), Outcome::Published);
+        }
+        assert_eq!((house.broker.gauges().open_messages, house.broker.gauges().open_bytes), (10, 10 << 12));
+        house.done(at, end);
+        house.turns(at);
+        assert_eq!((house.broker.gauges().open_messages, house.broker.gauges().open_bytes), (0, 0));
+        all.push(at);
+    }
+    assert_eq!(house.ready(first, "q"), 10);
+    end(house, &all);
+}
+
+/// What bounds a transaction is its share of the pools: a half of them for all, and of that a half for one.
+#[test]
+fn a_transaction_is_as_long_as_its_share_of_the_pools() {
+    let limits = Limits::default();
+    let mut house = House::with(&limits);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.done(at, Command::TxSelect);
+    let (taken, outcome) = flood(&mut house, at, "q");
+    let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
+    assert!(fault.text.contains("share of body_bytes_max"), "{fault}");
+    assert!(taken > 2000, "{taken} messages of 4000 B");
+    house.done(at, Command::TxRollback);
+    let mut taken = 0;
+    while house.offer(at, "q", 16) == Outcome::Published {
+        taken += 1;
+    }
+    let ordinary = limits.messages_max - limits.messages_max / 16;
+    assert_eq!(taken, ordinary / 4, "small ones by their number in the pool");
+    house.done(at, Command::TxCommit);
+    assert_eq!((house.ready(at, "q"), house.broker.gauges().open_messages), (taken, 0));
+    end(house, &[at]);
+}
+
+/// Acknowledgements in any order, taken back: the deliveries stand again in the order of their tags.
+#[test]
+fn a_long_transaction_of_acknowledgements_rolls_back_into_order() {
+    const COUNT: u32 = 20_000;
+    let mut house = House::new(65_536);
+    let at = house.connect();
+    house.declare(at, "q", false);
+    house.publish(at, "q", COUNT);
+    house.consume(at, "q");
+    assert_eq!(house.turns(at), COUNT);
+    house.done(at, Command::TxSelect);
+    for number in 0..COUNT {
+        let tag = u64::from(number * 7919 % COUNT) + 1;
+        house.settle(at, tag, false, Settlement::Ack);
+    }
+    assert_eq!(house.broker.gauges().deliveries, COUNT as usize);
+    house.done(at, Command::TxRollback);
+    house.settle(at, u64::from(COUNT / 4), true, Settlement::Ack);
+    house.done(at, Command::TxCommit);
+    assert_eq!(house.broker.gauges().deliveries, COUNT as usize / 4 * 3);
+    house.settle(at, u64::from(COUNT / 4) + 1, false, Settlement::Ack);
+}

@@ -1,0 +1,346 @@
+//! The built broker and peers that are only sockets: states of the loop from which it must get on.
+//!
+//! Always true: each test starts a broker of its own on a free loopback port and ends it by its process,
+//! also when the test fails; nothing waits longer than [`PATIENCE`].
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::home::Home;
+
+/// How long anything may take here before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker of its own.
+struct Broker {
+    process: Child,
+    log: BufReader<ChildStderr>,
+    port: u16,
+    _home: Home,
+}
+
+impl Broker {
+    /// Starts one with these limits.
+    fn start(limits: &str) -> Self {
+        let home = Home::new("net");
+        let file = home.path().join("leveret.toml");
+        fs::write(&file, format!("[limits]\n{limits}")).expect("the temporary folder can be written");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_leveret"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(home.path())
+            .arg("--config")
+            .arg(&file)
+            .env_remove("RUST_LOG")
+            .env_remove("JOURNAL_STREAM")
+            .env_remove("NOTIFY_SOCKET")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the built binary runs");
+        let log = BufReader::new(process.stderr.take().expect("it is piped"));
+        let mut broker = Self { process, log, port: 0, _home: home };
+        let ready = broker.logged("listening on 127.0.0.1:");
+        broker.port = ready.trim_end().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        broker
+    }
+
+    /// The next line of its log with these words in it.
+    fn logged(&mut self, words: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.log.read_line(&mut line).expect("UTF-8") > 0, "it ended before it said {words}");
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        peer.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        peer
+    }
+
+    /// A client that is logged in and has opened these channels.
+    fn client(&self, channels: u16) -> Client {
+        let mut client = Client(self.connect());
+        client.send(b"AMQP\0\0\x09\x01");
+        client.expect(10, 10);
+        // One capability, then PLAIN.
+        let capability = [&b"\x16consumer_cancel_notifyt\x01"[..]].concat();
+        let capabilities = [&b"\x0ccapabilitiesF"[..], &long(&capability)].concat();
+        let arguments =
+            [long(&capabilities), short("PLAIN"), long(b"\0guest\0guest"), short("en_US")].concat();
+        client.send(&method(0, 10, 11, &arguments));
+        client.expect(10, 30);
+        client.send(&method(0, 10, 31, &[7, 255, 0, 2, 0, 0, 0, 0]));
+        client.send(&method(0, 10, 40, &[short("/"), vec![0, 0]].concat()));
+        client.expect(10, 41);
+        for channel in 1..=channels {
+            client.send(&method(channel, 20, 10, &[0]));
+            client.expect(20, 11);
+        }
+        client
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    #[track_caller]
+    fn send(&mut self, octets: &[u8]) {
+        self.0.write_all(octets).expect("it reads in time");
+    }
+
+    /// The next frame: kind, channel, payload.
+    #[track_caller]
+    fn frame(&mut self) -> (u8, u16, Vec<u8>) {
+        let mut head = [0; 7];
+        self.0.read_exact(&mut head).expect("a frame in time");
+        let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let mut payload = vec![0; size + 1];
+        self.0.read_exact(&mut payload).expect("a whole frame");
+        payload.pop();
+        (head[0], u16::from_be_bytes([head[1], head[2]]), payload)
+    }
+
+    /// The arguments of the next method, which must be this one.
+    #[track_caller]
+    fn expect(&mut self, class: u16, id: u16) -> Vec<u8> {
+        let (_, _, payload) = self.frame();
+        let wanted = [class.to_be_bytes(), id.to_be_bytes()].concat();
+        assert_eq!(payload[..4], wanted, "{:?}", String::from_utf8_lossy(&payload));
+        payload[4..].to_vec()
+    }
+
+    #[track_caller]
+    fn declare(&mut self, queue: &str, exclusive: bool) -> u32 {
+        let bits = u8::from(exclusive) << 2;
+        self.send(&method(1, 50, 10, &[vec![0, 0], short(queue), vec![bits], long(b"")].concat()));
+        let arguments = self.expect(50, 11);
+        let count = &arguments[1 + queue.len()..];
+        u32::from_be_bytes([count[0], count[1], count[2], count[3]])
+    }
+}
+
+fn short(text: &str) -> Vec<u8> {
+    [&[text.len() as u8], text.as_bytes()].concat()
+}
+
+fn long(octets: &[u8]) -> Vec<u8> {
+    [&(octets.len() as u32).to_be_bytes(), octets].concat()
+}
+
+fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    [&[kind], &channel.to_be_bytes()[..], &long(payload), b"\xce"].concat()
+}
+
+fn method(channel: u16, class: u16, id: u16, arguments: &[u8]) -> Vec<u8> {
+    frame(1, channel, &[&class.to_be_bytes(), &id.to_be_bytes(), arguments].concat())
+}
+
+/// basic.publish to a queue and the header of a body of this length.
+fn publish_head(channel: u16, queue: &str, len: u64) -> Vec<u8> {
+    let publish = method(channel, 60, 40, &[vec![0, 0], short(""), short(queue), vec![0]].concat());
+    let header = [&[0, 60, 0, 0][..], &len.to_be_bytes(), &[0, 0]].concat();
+    [publish, frame(2, channel, &header)].concat()
+}
+
+fn publish(channel: u16, queue: &str, body: &[u8]) -> Vec<u8> {
+    let mut octets = publish_head(channel, queue, body.len() as u64);
+    for piece in body.chunks(100_000) {
+        octets.extend(frame(3, channel, piece));
+    }
+    octets
+}
+
+const CONFIRM_SELECT: (u16, u16, &[u8]) = (85, 10, &[0]);
+
+fn confirm_select(client: &mut Client) {
+    let (class, id, arguments) = CONFIRM_SELECT;
+    client.send(&method(1, class, id, arguments));
+    client.expect(85, 11);
+}
+
+/// The pool is full, one publisher waits. When there is room it begins more than fits: its fault, and
+/// nobody else's.
+#[test]
+fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
+    let broker = Broker::start("messages_max = 64\n");
+    let (mut reader, mut greedy) = (broker.client(1), broker.client(20));
+    reader.declare("q", false);
+    reader.declare("r", false);
+    // One queue alone may not have all.
+    for queue in ["q", "r"] {
+        for _ in 0..30 {
+            reader.send(&publish(1, queue, b"x"));
+        }
+    }
+    assert_eq!(reader.declare("r", false), 30);
+    // The first of these waits; together they are more than the room that will be made for them.
+    let heads: Vec<u8> = (1..=20).flat_map(|channel| publish_head(channel, "q", 10)).collect();
+    greedy.send(&heads);
+    std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..12 {
+        reader.send(&method(1, 60, 70, &[vec![0, 0], short("q"), vec![1]].concat()));
+        reader.expect(60, 71);
+        reader.frame();
+        reader.frame();
+    }
+    let refusal = greedy.expect(20, 40);
+    assert_eq!(refusal[..2], 506_u16.to_be_bytes());
+    assert_eq!(reader.declare("q", false), 18, "the broker lives");
+}
+
+/// Two large messages do not fit the assembly share together. When the first is complete, the second comes
+/// in, although no message has left.
+#[test]
+fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
+    let broker = Broker::start("");
+    let (mut first, mut second) = (broker.client(1), broker.client(1));
+    first.declare("q", false);
+    confirm_select(&mut first);
+    confirm_select(&mut second);
+    let body = vec![7; 10 << 20];
+    let whole = publish(1, "q", &body);
+    let (begin, rest) = whole.split_at(1 << 20);
+    first.send(begin);
+    std::thread::sleep(Duration::from_millis(200));
+    let mut other = second.0.try_clone().expect("a second handle");
+    let begun = whole.clone();
+    let writer = std::thread::spawn(move || other.write_all(&begun));
+    std::thread::sleep(Duration::from_millis(200));
+    first.send(rest);
+    first.expect(60, 80);
+    second.expect(60, 80);
+    assert!(writer.join().expect("the writer ends").is_ok());
+}
+
+/// Peers that send an octet now and then hold all that half-sent messages may: whoever waits for room comes
+/// in when they have had their time, and they are told. Who only sends slowly, with room for all, goes on.
+#[test]
+fn octets_now_and_then_do_not_hold_up_others_for_ever() {
+    let broker = Broker::start("content_timeout = \"300ms\"\n");
+    let mut slow: Vec<Client> = (0..3).map(|_| broker.client(1)).collect();
+    let whole = publish(1, "q", &vec![7; 6 << 20]);
+    let mut good = broker.client(1);
+    good.declare("q", false);
+    confirm_select(&mut good);
+    let mut sent = 100;
+    for client in &mut slow {
+        client.send(&whole[..sent]);
+    }
+    let drip = |slow: &mut [Client], sent: &mut usize| {
+        std::thread::sleep(Duration::from_millis(100));
+        for client in slow {
+            // Those that were put out do not listen any more.
+            let _ = client.0.write_all(&whole[*sent..=*sent]);
+        }
+        *sent += 1;
+    };
+    for _ in 0..40 {
+        drip(&mut slow, &mut sent);
+    }
+    // That is longer than they may take, but nobody wanted their room.
+    let confirmed = std::thread::spawn(move || {
+        good.send(&publish(1, "q", &vec![7; 1 << 20]));
+        good.expect(60, 80)
+    });
+    while !confirmed.is_finished() {
+        drip(&mut slow, &mut sent);
+    }
+    assert!(confirmed.join().is_ok());
+    for client in &mut slow {
+        let refusal = client.expect(10, 50);
+        assert_eq!(refusal[..2], 506_u16.to_be_bytes());
+    }
+}
+
+/// A queue with more consumers than replies fit at once goes: the client hears of every one.
+#[test]
+fn every_consumer_of_a_deleted_queue_is_told() {
+    let broker = Broker::start("");
+    let (mut client, mut other) = (broker.client(1), broker.client(1));
+    client.declare("q", false);
+    for number in 0..200 {
+        let arguments = [vec![0, 0], short("q"), short(&format!("consumer-{number:03}")), vec![0], long(b"")];
+        client.send(&method(1, 60, 20, &arguments.concat()));
+        client.expect(60, 21);
+    }
+    other.send(&method(1, 50, 40, &[vec![0, 0], short("q"), vec![0]].concat()));
+    other.expect(50, 41);
+    for number in 0..200 {
+        let arguments = client.expect(60, 30);
+        assert_eq!(arguments[1..13], *format!("consumer-{number:03}").as_bytes());
+    }
+}
+
+/// A client fills the pool through its own exclusive queue, waits for room that only its end can make, and
+/// hangs up.
+#[test]
+fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
+    let broker = Broker::start("messages_max = 64\nqueue_entries_max = 1000\n");
+    let mut greedy = broker.client(1);
+    greedy.declare("mine", true);
+    for _ in 0..100 {
+        greedy.send(&publish(1, "mine", b"x"));
+    }
+    let mut good = broker.client(1);
+    good.declare("q", false);
+    confirm_select(&mut good);
+    std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..30 {
+        good.send(&publish(1, "q", b"x"));
+    }
+    drop(greedy);
+    let mut confirmed = 0;
+    while confirmed < 30 {
+        let arguments = good.expect(60, 80);
+        confirmed = u64::from_be_bytes(arguments[..8].try_into().expect("a tag"));
+    }
+}
+
+/// While publishers wait, input is only looked at. A frame that is larger than what a socket holds must come
+/// in all the same.
+#[test]
+fn a_frame_larger_than_the_socket_buffer_comes_in_while_publishers_wait() {
+    let broker = Broker::start("messages_max = 64\nsocket_receive_buffer_bytes = \"4KiB\"\n");
+    let (mut waiting, mut client) = (broker.client(1), broker.client(1));
+    for queue in ["q", "r"] {
+        waiting.declare(queue, false);
+        for _ in 0..40 {
+            waiting.send(&publish(1, queue, b"x"));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let table = [&b"\x01xS"[..], &long(&vec![b'x'; 100_000])].concat();
+    client.send(&method(1, 50, 10, &[vec![0, 0], short("large"), vec![0], long(&table)].concat()));
+    client.expect(50, 11);
+}
+
+/// What a peer says cannot make lines of its own in the log, nor speak to the terminal it is read on.
+#[test]
+fn a_peer_cannot_forge_the_log() {
+    let mut broker = Broker::start("");
+    let mut peer = Client(broker.connect());
+    peer.send(b"AMQP\0\0\x09\x01");
+    peer.expect(10, 10);
+    let forged = "X\n2026-01-01 ERROR forged\x1b[2J";
+    let arguments = [long(b""), short(forged), long(b""), short("en_US")].concat();
+    let start = Instant::now();
+    peer.send(&method(0, 10, 11, &arguments));
+    let line = broker.logged("forged");
+    assert!(line.contains("unknown authentication mechanism 'X\\n2026"), "{line}");
+    assert!(!line.contains('\x1b'), "{line}");
+    assert!(start.elapsed() < PATIENCE);
+}

@@ -1,0 +1,209 @@
+//! What the store has and a start cannot declare again stays in the store, with all that belongs to it.
+//!
+//! Why it exists: limits are lowered, and raised again when somebody notices what is missing; a block is
+//! unreadable, and read well after the card was put in anew. In between a start must delete nothing.
+
+use std::fs;
+use std::path::Path;
+
+use crate::home::Home;
+use crate::sockets::{Broker, Link, publish};
+use leveret::wire::{Method, Table};
+
+/// More than the least `exchanges_max` has room for.
+const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9"];
+/// `delivery_mode` 2.
+const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
+
+/// A broker on the store of `home` under these limits.
+fn start(home: &Home, limits: &str) -> Broker {
+    let file = home.path().join("leveret.toml");
+    fs::write(&file, format!("[limits]\n{limits}\n")).expect("the folder can be written");
+    let store = home.path().join("store");
+    let texts = [&file, &store].map(|path| path.to_str().expect("UTF-8"));
+    Broker::start(&["--config", texts[0], "--data-dir", texts[1]])
+}
+
+fn exchange(name: &str) -> Method<'_> {
+    Method::ExchangeDeclare {
+        exchange: name,
+        kind: "direct",
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+fn queue(name: &str, passive: bool) -> Method<'_> {
+    Method::QueueDeclare {
+        queue: name,
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+fn bind<'a>(queue: &'a str, exchange: &'a str) -> Method<'a> {
+    Method::QueueBind { queue, exchange, routing_key: "key", no_wait: false, arguments: Table::EMPTY }
+}
+
+/// Queues q1 to q3, each bound to each exchange.
+fn fill(broker: &Broker) {
+    let mut link = Link::open(broker.address, &[1]);
+    for name in EXCHANGES {
+        link.ask(1, &exchange(name));
+    }
+    for name in ["q1", "q2", "q3"] {
+        link.ask(1, &queue(name, false));
+        for exchange in EXCHANGES {
+            link.ask(1, &bind(name, exchange));
+        }
+    }
+}
+
+fn count(link: &mut Link, name: &str) -> u32 {
+    match link.ask(1, &queue(name, true)).method() {
+        Method::QueueDeclareOk { message_count, .. } => message_count,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One message through each exchange comes to each queue.
+#[track_caller]
+fn check_all(broker: &Broker) {
+    let mut link = Link::open(broker.address, &[1]);
+    for exchange in EXCHANGES {
+        link.write(&publish(exchange, "key", false, PERSISTENT, b"through a binding"));
+    }
+    let counts = ["q1", "q2", "q3"].map(|name| count(&mut link, name));
+    assert_eq!(counts, [9; 3], "all bindings are there again");
+}
+
+#[test]
+fn a_start_with_lower_limits_takes_no_binding_of_what_it_leaves_out() {
+    for limits in ["queues_max = 2", "exchanges_max = 8"] {
+        let home = Home::new("left-out");
+        let broker = start(&home, "");
+        fill(&broker);
+        broker.stop();
+        start(&home, limits).stop();
+        // Twice, for what the first start left may look different to the next.
+        start(&home, limits).stop();
+        let broker = start(&home, "");
+        check_all(&broker);
+        broker.stop();
+    }
+}
+
+/// What a queue or channel is closed with.
+fn refusal(link: &mut Link, method: &Method<'_>) -> String {
+    link.send(1, method);
+    match link.next().method() {
+        Method::ChannelClose { reply_code, reply_text, .. } => format!("{reply_code} {reply_text}"),
+        other => panic!("{method:?}: {other:?}"),
+    }
+}
+
+fn delete(queue: &str) -> Method<'_> {
+    Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false }
+}
+
+/// Limits are lowered with messages in all queues; there is room again for one when another is deleted.
+#[test]
+fn nothing_is_declared_over_what_a_start_left_out() {
+    let home = Home::new("left-out");
+    let broker = start(&home, "");
+    fill(&broker);
+    check_all(&broker);
+    broker.stop();
+
+    let broker = start(&home, "queues_max = 2");
+    let mut link = Link::open(broker.address, &[1, 2]);
+    link.ask(1, &delete("q1"));
+    for again in [
+        queue("q3", false),
+        Method::QueueDelete { queue: "q3", if_unused: false, if_empty: true, no_wait: false },
+    ] {
+        let said = refusal(&mut link, &again);
+        let words = "506 RESOURCE_ERROR - queue 'q3' in vhost '/' is in the store with its messages";
+        assert!(said.starts_with(words) && said.contains("queues_max"), "{said}");
+        link.send(1, &Method::ChannelCloseOk {});
+        link.ask(1, &Method::ChannelOpen {});
+    }
+    link.ask(1, &queue("q4", false));
+    drop(link);
+    broker.stop();
+
+    // With room for it, it is there with what it had.
+    let broker = start(&home, "");
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, "q3"), 9);
+    drop(link);
+    broker.stop();
+
+    // Whoever wants it gone deletes it, and can have another.
+    let broker = start(&home, "queues_max = 2");
+    let mut link = Link::open(broker.address, &[1]);
+    link.ask(1, &delete("q4"));
+    drop(link);
+    broker.stop();
+    let broker = start(&home, "queues_max = 1");
+    let mut link = Link::open(broker.address, &[1]);
+    link.ask(1, &delete("q2"));
+    link.ask(1, &delete("q3"));
+    link.ask(1, &queue("q3", false));
+    assert_eq!(count(&mut link, "q3"), 0);
+    drop(link);
+    broker.stop();
+    let broker = start(&home, "");
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, "q3"), 0, "of the first nothing came back");
+    drop(link);
+    broker.stop();
+}
+
+/// Turns over one bit in each place where the log says that this exchange exists.
+fn flip(store: &Path, exchange: &str) -> usize {
+    let key = [b"\x01\x01/", &[exchange.len() as u8][..], exchange.as_bytes()].concat();
+    let mut flipped = 0;
+    for file in fs::read_dir(store).expect("a store").map(|entry| entry.expect("an entry").path()) {
+        if file.extension().is_none_or(|extension| extension != "seg") {
+            continue;
+        }
+        let mut bytes = fs::read(&file).expect("readable");
+        let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
+        found.iter().for_each(|at| bytes[*at] ^= 0x80);
+        flipped += found.len();
+        // The same turns it back.
+        let key = [&[key[0] ^ 0x80], &key[1..]].concat();
+        if found.is_empty() {
+            let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
+            found.iter().for_each(|at| bytes[*at] ^= 0x80);
+            flipped += found.len();
+        }
+        fs::write(&file, bytes).expect("writable");
+    }
+    flipped
+}
+
+#[test]
+fn a_start_that_cannot_read_an_exchange_takes_none_of_its_bindings() {
+    let home = Home::new("left-out");
+    let broker = start(&home, "");
+    fill(&broker);
+    broker.stop();
+    let store = home.path().join("store");
+    let flipped = flip(&store, "x2");
+    assert!(flipped > 0, "the exchange is in the log");
+    start(&home, "").stop();
+    assert_eq!(flip(&store, "x2"), flipped);
+    let broker = start(&home, "");
+    check_all(&broker);
+    broker.stop();
+}

@@ -1,0 +1,16 @@
+//! The real loop: the built broker, or the loop in this process, and clients over real sockets.
+
+#[path = "../home/mod.rs"]
+mod home;
+#[path = "../sockets/mod.rs"]
+mod sockets;
+#[path = "../world/mod.rs"]
+mod world;
+
+mod cases;
+mod idle;
+mod left_out;
+mod less_memory;
+mod memory;
+mod tls_crowd;
+mod waiting;

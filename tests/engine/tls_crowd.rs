@@ -1,0 +1,134 @@
+//! A crowd over TLS on a board that takes 50 ms for a signature: all get in, and nobody else is held up.
+//!
+//! Always true: the broker is slowed by its own word for that (builds that check themselves have it), so what
+//! is seen here does not depend on how fast this machine is; nothing is judged by time.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use crate::home::Home;
+use crate::sockets::{Link, publish};
+use crate::world::{consume, declare};
+use rcgen::generate_simple_self_signed;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CROWD: usize = 200;
+
+/// A broker that takes so long for the first step of each handshake.
+struct Broker {
+    process: Child,
+    plain: SocketAddr,
+    secure: SocketAddr,
+    client: Arc<ClientConfig>,
+    _home: Home,
+}
+
+impl Broker {
+    fn start(slow_ms: u32, limits: &str) -> Self {
+        let home = Home::new("tls");
+        let paper = generate_simple_self_signed(["localhost".to_string()]).expect("a certificate");
+        let file = |name: &str, text: &str| {
+            let path = home.path().join(name);
+            fs::write(&path, text).expect("the temporary folder can be written");
+            path
+        };
+        let certificate = file("server.pem", &paper.cert.pem());
+        let key = file("server.key", &paper.signing_key.serialize_pem());
+        let tls = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
+        let config = file("leveret.toml", &format!("memory_limit = \"200MB\"\n{tls}[limits]\n{limits}"));
+        let mut process = Command::new(env!("CARGO_BIN_EXE_leveret"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--data-dir"])
+            .arg(home.path().join("data"))
+            .arg("--config")
+            .arg(config)
+            .env("LEVERET_SLOW_HANDSHAKE_MS", slow_ms.to_string())
+            .env_remove("RUST_LOG")
+            .env_remove("JOURNAL_STREAM")
+            .env_remove("NOTIFY_SOCKET")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the built binary runs");
+        let lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let mut said = lines.map(|line| line.expect("UTF-8"));
+        let mut address = |words: &str| {
+            let line = said.find(|line| line.contains(words)).expect("a ready line");
+            line.rsplit(' ').next().and_then(|text| text.parse().ok()).expect("an address")
+        };
+        let (plain, secure) = (address(" listening on "), address(" listening with TLS on "));
+        thread::spawn(move || said.for_each(drop));
+        let mut roots = RootCertStore::empty();
+        roots.add(paper.cert.der().clone()).expect("a sound certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
+        Self { process, plain, secure, client: Arc::new(client), _home: home }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Comes in over TLS until connection.start is there; says whether it got that far.
+fn come_in(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> Option<rustls::StreamOwned<ClientConnection, TcpStream>> {
+    let socket = TcpStream::connect(address).ok()?;
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    let name = ServerName::try_from("localhost").ok()?;
+    let mut stream = rustls::StreamOwned::new(ClientConnection::new(config, name).ok()?, socket);
+    stream.write_all(b"AMQP\0\0\x09\x01").ok()?;
+    let mut start = [0; 11];
+    stream.read_exact(&mut start).ok()?;
+    (start[7..] == [0, 10, 0, 10]).then_some(stream)
+}
+
+/// Each waits longer for its turn than a handshake may take, which must not count against it.
+#[test]
+fn two_hundred_come_at_once_and_nobody_else_is_held_up() {
+    let limits = "tls_connections_max = 210\ntls_handshakes_max = 205\nhandshake_timeout = \"3s\"\n";
+    let broker = Broker::start(50, limits);
+    let mut link = Link::open(broker.plain, &[1]);
+    link.ask(1, &declare("q"));
+    link.ask(1, &consume("q", "it", true));
+    let (rounds, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let barrier = Barrier::new(CROWD);
+    let (came, meanwhile) = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                link.write(&publish("", "q", false, &[0, 0], b"others go on"));
+                assert_eq!(link.content().1, b"others go on");
+                rounds.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let (barrier, broker) = (&barrier, &broker);
+        let crowd: Vec<_> = (0..CROWD)
+            .map(|_| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    come_in(broker.secure, broker.client.clone())
+                })
+            })
+            .collect();
+        let before = rounds.load(Ordering::SeqCst);
+        let came: Vec<_> = crowd.into_iter().filter_map(|client| client.join().ok().flatten()).collect();
+        let meanwhile = rounds.load(Ordering::SeqCst) - before;
+        is_over.store(true, Ordering::SeqCst);
+        (came.len(), meanwhile)
+    });
+    assert_eq!(came, CROWD, "all get in");
+    // One held up by each signature would have made hardly more rounds than there were signatures.
+    assert!(meanwhile > 5 * CROWD as u64, "{meanwhile} messages of the other meanwhile");
+}

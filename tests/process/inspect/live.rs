@@ -1,0 +1,190 @@
+//! A directory that a broker writes at the same time, and a card of which some blocks cannot be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use leveret::store::look::{DamageKind, Look};
+use leveret::store::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
+use leveret::time::Now;
+use leveret::tool::inspect::Verdict;
+
+use super::inspected;
+use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Sent, Traffic};
+use leveret::sim::SimDisk;
+
+/// A broker's log over real files, as busy as it can be: one queue, a window of live messages.
+fn write_until(
+    done: &AtomicBool,
+    directory: &std::path::Path,
+    sent: &Mutex<BTreeMap<u64, Vec<u8>>>,
+    commits: &AtomicU64,
+) {
+    let mut disk = FileDisk::new(directory);
+    let (start, now) = (Instant::now(), Now::from_ms(0));
+    let (mut log, _) = Log::open(&mut disk, Traffic::settings(), IDENTITY, now).expect("it opens");
+    let (mut offset, mut settled, mut window) = (0_u64, 0, 60);
+    while !done.load(Ordering::Relaxed) {
+        let now = Now::from_ms(start.elapsed().as_millis() as u64);
+        let body = format!("body {offset} {}", "x".repeat(offset as usize % 900)).into_bytes();
+        let message = Record::Message(Message {
+            targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"amq.topic",
+            key: b"k",
+            properties: &[0x10, 0, 2],
+            body: Body::Inline(&body),
+        });
+        sent.lock().expect("nobody panics with it").insert(offset, body.clone());
+        match log.append(&message, Urgency::Awaited, now) {
+            Ok(_) => offset += 1,
+            Err(Refused::Gathering) => {}
+            // Whoever consumes goes on when the disk is full.
+            Err(Refused::Disk) => window = 5,
+            Err(Refused::TooLarge) => panic!("it is small"),
+        }
+        if offset > settled + window {
+            // Some stay longer, for the cleaner to copy.
+            let keep = u64::from(settled.is_multiple_of(20));
+            log.settle(1, Range { start: settled + keep, end: settled + 5 }, Urgency::Lazy, now);
+            (settled, window) = (settled + 5, 60);
+            if let Some(end) = settled.checked_sub(1000) {
+                log.settle(1, Range { start: end.saturating_sub(20), end }, Urgency::Lazy, now);
+            }
+        }
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        if let Some(job) = log.next_clean_read() {
+            log.clean_read_done(job.run(&mut disk));
+        }
+        if let Some(job) = log.next_commit(now) {
+            log.commit_done(job.run(&mut disk)).expect("the disk is well");
+            commits.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Ends the writer, whatever the test comes to.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn beside_a_broker_that_writes_nothing_is_called_damaged() {
+    let directory = Directory::with("live", &BTreeMap::new());
+    let (done, sent, commits) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| write_until(&done, directory.path(), &sent, &commits));
+        let ending = Ending(&done);
+        let start = Instant::now();
+        let (mut runs, mut messages, mut again) = (0, 0, 0);
+        while start.elapsed() < Duration::from_secs(6) {
+            if commits.load(Ordering::Relaxed) < 50 {
+                thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            let found = inspected(directory.path()).expect("it is a store");
+            assert_eq!(found.verdict, Verdict::Good, "{}", found.report);
+            let me = format!("broker     process {} has the directory", std::process::id());
+            assert!(found.report.contains(&me), "{}", found.report);
+            let sent = sent.lock().expect("nobody panics with it");
+            for ((queue, offset), Sent { body, .. }) in &found.messages {
+                assert_eq!((*queue, sent.get(offset)), (1, Some(body)), "{offset} is altered");
+            }
+            runs += 1;
+            messages += found.messages.len();
+            again +=
+                u64::from(found.report.contains("recycled") || found.report.contains("were being written"));
+        }
+        drop(ending);
+        println!("{runs} runs, {messages} messages, {again} caught something in motion, {commits:?} commits");
+        assert!(runs > 3 && messages > 50 && commits.load(Ordering::Relaxed) > 500);
+    });
+    let names: BTreeSet<_> = std::fs::read_dir(directory.path())
+        .expect("it is there")
+        .map(|entry| entry.expect("it is there").file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.ends_with(".seg"))
+        .collect();
+    assert_eq!(names, BTreeSet::from(["lock".to_string()]), "nothing is left behind");
+}
+
+/// A disk that refuses to read some blocks.
+struct Worn {
+    disk: SimDisk,
+    refused: BTreeSet<(u32, u64)>,
+}
+
+impl Disk for Worn {
+    fn lock(&mut self) -> io::Result<()> {
+        panic!("a look takes no lock")
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        self.disk.slots()
+    }
+
+    fn create(&mut self, _: u32) -> io::Result<()> {
+        panic!("a look writes nothing")
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.disk.read(slot, at, bytes)?;
+        let mut blocks = at / 4096..=(at + count as u64).saturating_sub(1) / 4096;
+        if count > 0 && blocks.any(|block| self.refused.contains(&(slot, block))) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        Ok(count)
+    }
+
+    fn write(&mut self, _: u32, _: u64, _: &[u8]) -> io::Result<()> {
+        panic!("a look writes nothing")
+    }
+
+    fn zero(&mut self, _: u32, _: u64, _: u32) -> io::Result<()> {
+        panic!("a look writes nothing")
+    }
+
+    fn sync(&mut self, _: u32) -> io::Result<()> {
+        panic!("a look writes nothing")
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        panic!("a look writes nothing")
+    }
+}
+
+#[test]
+fn blocks_that_cannot_be_read_are_told_and_read_around() {
+    let mut least = u64::MAX;
+    for seed in 1..=40 {
+        let mut traffic = Traffic::aged(seed, 2, 600);
+        let whole = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+        let total = Traffic::live_in(&whole).len() as u64;
+        let segment = whole.segments[traffic.random.below(whole.segments.len() as u64) as usize];
+        let block = traffic.random.below(u64::from(SEGMENT_BYTES) / 4096);
+        let refused = BTreeSet::from([(segment.slot, block), (segment.slot, block + 1)]);
+        let look = Look::take(&mut Worn { disk: traffic.disk.clone(), refused }).expect("it is a store");
+        let is_told = |damage: &leveret::store::look::Damage| {
+            damage.kind == DamageKind::Unreadable && u64::from(damage.from) == block * 4096
+        };
+        assert!(look.damage.iter().any(is_told), "seed {seed}: {:?}", look.damage);
+        let left = Traffic::live_in(&look).len() as u64;
+        least = least.min(left * 100 / total);
+        if !look.damage.iter().any(|damage| damage.records_lost.is_none()) && look.tail.is_none() {
+            let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
+            // A settlement that is lost brings messages back.
+            assert!(left + lost >= total, "seed {seed}: {:?}", look.damage);
+        }
+    }
+    println!("at least {least} % of the messages are left");
+    assert!(least >= 50);
+}

@@ -1,0 +1,111 @@
+//! `leveret inspect` on stores that are whole, cut and damaged: what it finds, what it saves, what it says.
+//!
+//! A store is made by random traffic over several lives and then spoiled. Checked: nothing panics; what is
+//! exported is what was published; when something is missing, or is back, the verdict says so.
+
+mod broker;
+mod damage;
+mod healthy;
+mod live;
+mod program;
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use self::traffic::Sent;
+use leveret::tool::inspect::options::{Options, Target};
+use leveret::tool::inspect::{Trouble, Verdict, inspect};
+
+/// What an inspection gave: its verdict, its report, and the messages by queue and offset.
+struct Inspected {
+    verdict: Verdict,
+    /// Without its records, which are counted.
+    report: String,
+    records: u64,
+    messages: BTreeMap<(u64, u64), Sent>,
+}
+
+fn inspected(directory: &Path) -> Result<Inspected, Trouble> {
+    inspected_and(directory, false)
+}
+
+fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, Trouble> {
+    let directory = directory.to_path_buf();
+    let export = Some(Target::StandardOutput);
+    let options = Options { directory, records: true, export, drop_set_aside };
+    let (mut report, mut lines) = (Vec::new(), Vec::new());
+    let is_free = |result: &Result<Verdict, Trouble>| !matches!(result, Err(Trouble::InUse(_)));
+    let look = || {
+        // What an attempt wrote before it found the store in use does not count.
+        report.clear();
+        lines.clear();
+        inspect(&options, &mut report, &mut lines)
+    };
+    let verdict = soon(look, is_free)?;
+    let report = String::from_utf8(report).expect("a report is text");
+    let records = report.lines().filter(|line| line.starts_with("record ")).count() as u64;
+    let report = report.lines().filter(|line| !line.starts_with("record ")).collect::<Vec<_>>().join("\n");
+    let mut messages = BTreeMap::new();
+    for line in String::from_utf8(lines).expect("JSON is text").lines() {
+        read_line(line, &mut messages);
+    }
+    Ok(Inspected { verdict, report, records, messages })
+}
+
+/// Tries until what it gives is good, for a while: a child that another test is just starting has our locks
+/// until it runs its own program.
+fn soon<T>(mut make: impl FnMut() -> T, is_good: impl Fn(&T) -> bool) -> T {
+    for _ in 0..500 {
+        let made = make();
+        if is_good(&made) {
+            return made;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    make()
+}
+
+/// Reads an exported line with somebody else's JSON.
+fn read_line(line: &str, messages: &mut BTreeMap<(u64, u64), Sent>) {
+    let json: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
+    let payload = json["payload"].as_str().expect("a payload is a text");
+    let body = match json["payload_encoding"].as_str() {
+        Some("string") => payload.as_bytes().to_vec(),
+        Some("base64") => from_base64(payload),
+        other => panic!("{other:?} is no encoding"),
+    };
+    assert_eq!(json["payload_bytes"].as_u64(), Some(body.len() as u64));
+    assert_eq!(json["exchange"], "amq.topic");
+    assert_eq!(json["properties"], serde_json::json!({ "delivery_mode": 2 }));
+    let key = json["routing_key"].as_str().expect("a key is a text").to_string();
+    let sent = Sent { key, properties: vec![0x10, 0, 2], body };
+    for queue in json["queues"].as_array().expect("queues are a list") {
+        let number = |name: &str| queue[name].as_u64().expect("a number");
+        if let Some(name) = queue["name"].as_str() {
+            assert_eq!(
+                (name, queue["vhost"].as_str()),
+                (&*format!("queue \"{}\"", queue["incarnation"]), Some("/"))
+            );
+        }
+        let before = messages.insert((number("incarnation"), number("offset")), sent.clone());
+        assert!(before.is_none(), "{line} comes twice");
+    }
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    let value = |letter: u8| match letter {
+        b'A'..=b'Z' => u32::from(letter - b'A'),
+        b'a'..=b'z' => u32::from(letter - b'a') + 26,
+        b'0'..=b'9' => u32::from(letter - b'0') + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let mut bytes = Vec::new();
+    for group in text.as_bytes().chunks(4) {
+        let letters = group.iter().filter(|letter| **letter != b'=').count();
+        let bits = group.iter().fold(0, |bits, letter| bits << 6 | value(*letter));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..letters]);
+    }
+    bytes
+}

@@ -1,0 +1,214 @@
+//! The program as a person at a prompt meets it: what it prints, its exit code, and that it touches nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::SystemTime;
+
+use leveret::store::look::Look;
+use leveret::store::{Disk, FileDisk};
+
+use super::damage::last_commit;
+use super::read_line;
+use super::traffic::{Directory, Sent, Traffic};
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+    command.env_remove("JOURNAL_STREAM").args(arguments);
+    command.output().expect("the built binary runs")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("nothing kills it")
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// The one line on standard error of a run that must fail.
+#[track_caller]
+fn refusal(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!((code(&output), output.stdout.len()), (3, 0), "{output:?}");
+    let line = said(&output.stderr);
+    assert_eq!(line.lines().count(), 1, "{line}");
+    line.trim_end().to_string()
+}
+
+/// Everything that a touch would change.
+fn state(directory: &Path) -> BTreeMap<String, (SystemTime, Vec<u8>)> {
+    let mut state = BTreeMap::new();
+    for entry in fs::read_dir(directory).expect("it is there") {
+        let path = entry.expect("it is there").path();
+        let written = fs::metadata(&path).and_then(|found| found.modified()).expect("it is there");
+        let bytes = fs::read(&path).expect("it can be read");
+        state.insert(path.to_string_lossy().into_owned(), (written, bytes));
+    }
+    state
+}
+
+#[test]
+fn exit_codes_say_what_was_found_and_nothing_is_touched() {
+    let traffic = Traffic::aged(3, 3, 600);
+    let files = traffic.files();
+    let directory = Directory::with("program", &files);
+    let path = directory.path().to_str().expect("UTF-8");
+    let before = state(directory.path());
+    let output = run(&["inspect", path, "--records", "--export", "-"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(state(directory.path()), before, "only reading");
+    let mut messages = BTreeMap::new();
+    said(&output.stdout).lines().for_each(|line| read_line(line, &mut messages));
+    assert!(messages.iter().all(|(place, message)| traffic.sent.get(place) == Some(message)));
+    let report = said(&output.stderr);
+    for word in ["store", "broker", "log", "last", "segment", "queue", "queues", "bytes", "amplification"] {
+        assert!(report.lines().any(|line| line.starts_with(&format!("{word} "))), "{word}:\n{report}");
+    }
+    assert!(report.ends_with("verdict    good: everything is as it was written\n"), "{report}");
+
+    let (newest, last) = last_commit(&traffic);
+    let mut cut = files.clone();
+    cut.get_mut(&newest).expect("it is there")[last + 60] ^= 1;
+    directory.fill(&cut);
+    let output = run(&["inspect", path]);
+    assert_eq!(code(&output), 1, "{output:?}");
+    assert!(said(&output.stdout).contains("\nverdict    cut tail: "), "{output:?}");
+
+    let mut damaged = files;
+    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+    damaged.get_mut(&look.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
+    directory.fill(&damaged);
+    let output = run(&["inspect", path]);
+    assert_eq!(code(&output), 2, "{output:?}");
+    let report = said(&output.stdout);
+    assert!(report.contains("\ndamage    commits "), "{report}");
+    assert!(report.contains("\nverdict    damaged: 1 parts"), "{report}");
+}
+
+/// Makes a segment one of the next version of the format: what stands alike in all of them is right.
+fn make_newer(bytes: &mut [u8]) {
+    bytes[7] += 1;
+    let length = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+}
+
+#[test]
+fn what_cannot_be_inspected_is_one_sentence_and_exit_code_3() {
+    let mut files = Traffic::aged(4, 1, 100).files();
+    let directory = Directory::with("cannot", &BTreeMap::new());
+    let path = directory.path().to_str().expect("UTF-8");
+    let none = "there is no store: not one segment file (such as 00000000.seg)";
+    assert_eq!(refusal(&["inspect", path]), format!("leveret: {path}: {none}"));
+    let nowhere = format!("{path}/nowhere");
+    assert!(refusal(&["inspect", &nowhere]).contains("the store cannot be read: No such file"));
+    files.values_mut().filter(|bytes| bytes.starts_with(b"LEVERET")).for_each(|bytes| make_newer(bytes));
+    directory.fill(&files);
+    let newer = "00000000.seg is of format 3, this version of Leveret knows those up to 2: take a newer one";
+    assert_eq!(refusal(&["inspect", path]), format!("leveret: {path}: {newer}"));
+    assert!(refusal(&["inspect"]).starts_with("leveret: inspect: name the data directory"));
+    assert!(refusal(&["inspect", path, "--exprot", "x"]).contains("did you mean --export?"));
+    let output = run(&["inspect", "--help"]);
+    assert!(output.status.success() && said(&output.stdout).contains("leveret inspect DIR"));
+}
+
+#[test]
+fn an_export_goes_to_a_file_that_was_not_there() {
+    let traffic = Traffic::aged(5, 2, 500);
+    let directory = Directory::with("export", &traffic.files());
+    let path = directory.path().to_str().expect("UTF-8");
+    let file = directory.path().join("saved.json");
+    let name = file.to_str().expect("UTF-8");
+    let output = run(&["inspect", path, "--export", name]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let mut messages: BTreeMap<(u64, u64), Sent> = BTreeMap::new();
+    fs::read_to_string(&file)
+        .expect("it was written")
+        .lines()
+        .for_each(|line| read_line(line, &mut messages));
+    let exported: u64 = said(&output.stdout)
+        .lines()
+        .find_map(|line| line.strip_prefix("exported   ")?.split(' ').next()?.parse().ok())
+        .expect("it says how many");
+    assert!(exported > 20 && messages.len() as u64 >= exported);
+    let output = run(&["inspect", path, "--export", name]);
+    assert_eq!(code(&output), 3, "{output:?}");
+    assert!(said(&output.stderr).contains("is there already: name a file that is not"), "{output:?}");
+}
+
+#[test]
+fn who_may_only_read_can_inspect_and_can_drop_nothing() {
+    let traffic = Traffic::aged(7, 2, 500);
+    let mut files = traffic.files();
+    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+    files.get_mut(&look.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
+    let directory = Directory::with("reading", &files);
+    let path = directory.path();
+    let allow =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+    for entry in fs::read_dir(path).expect("it is there") {
+        allow(&entry.expect("it is there").path(), 0o444);
+    }
+    allow(path, 0o555);
+    let run = |option: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+        command.env_remove("JOURNAL_STREAM").arg("inspect").arg(path).arg(option);
+        if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+            // Nobody; to root all of this is open.
+            command.uid(65534).gid(65534);
+        }
+        command.output()
+    };
+    let before = state(path);
+    let outputs = (run("--records"), run("--drop-set-aside"));
+    let after = state(path);
+    allow(path, 0o755);
+    // Where only root finds the binary, nobody can run it.
+    let (Ok(looked), Ok(dropped)) = outputs else { return };
+    assert_eq!((code(&looked), code(&dropped)), (2, 3), "{looked:?}\n{dropped:?}");
+    let line = said(&dropped.stderr);
+    assert!(line.ends_with("Permission denied (os error 13); what is set aside stays\n"), "{line}");
+    assert_eq!(after, before, "nothing was written");
+}
+
+#[test]
+fn what_is_set_aside_is_dropped_unless_a_broker_has_the_directory() {
+    let traffic = Traffic::aged(8, 2, 500);
+    let mut files = traffic.files();
+    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+    // The first commit of the first segment is repeated by the next one: its damage costs nothing.
+    files.get_mut(&look.segments[1].slot).expect("just seen")[4096 + 60] ^= 1;
+    let directory = Directory::with("dropping", &files);
+    let path = directory.path().to_str().expect("UTF-8");
+    let mut broker = FileDisk::new(directory.path());
+    broker.lock().expect("nobody has it");
+    let before = state(directory.path());
+    let output = run(&["inspect", path, "--drop-set-aside"]);
+    let line = format!("leveret: {path}: a broker has it, so nothing is dropped: stop the broker first\n");
+    assert_eq!((code(&output), said(&output.stderr)), (3, line), "{output:?}");
+    assert_eq!(state(directory.path()), before, "nothing was written");
+    drop(broker);
+    let output = run(&["inspect", path, "--drop-set-aside"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let report = said(&output.stdout);
+    assert!(report.contains("\ndropped    commits: segment "), "{report}");
+    assert!(report.ends_with("\nverdict    good: everything is as it was written\n"), "{report}");
+    let output = run(&["inspect", path, "--drop-set-aside"]);
+    assert!(said(&output.stdout).contains("\ndropped    nothing: nothing is set aside\n"), "{output:?}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_trouble() {
+    let directory = Directory::with("pipe", &Traffic::aged(6, 2, 500).files());
+    let command = format!(
+        "{} inspect {} --records | head -1",
+        env!("CARGO_BIN_EXE_leveret"),
+        directory.path().display()
+    );
+    let output = Command::new("sh").args(["-c", &command]).output().expect("a shell runs");
+    assert!(output.stderr.is_empty() && output.stdout.starts_with(b"store "), "{output:?}");
+}

@@ -1,0 +1,30 @@
+//! Rust clients as users have them, against the built broker: lapin, and amqprs.
+//!
+//! They share no code with `wire`, decode what we write and judge it by their own rules. Always true: every
+//! test has a broker of its own, and ends it, whatever happens; every test ends within a minute.
+//!
+//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test --test process rust_clients::` runs the same tests against
+//! a broker that is there already: RabbitMQ has to pass them all.
+
+mod broker;
+mod with_amqprs;
+mod with_lapin;
+
+use std::future::Future;
+use std::time::Duration;
+
+use self::broker::Broker;
+
+/// Runs a test with a broker, and gives it up when it hangs.
+fn with_broker<F: Future<Output = ()>>(test: impl FnOnce(u16) -> F) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let broker = Broker::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test(broker.port())).await });
+    assert!(ended.is_ok(), "the test hangs");
+}
+
+/// A body that no accident makes: its octets depend on their place, with a prime period.
+fn large_body(len: usize) -> Vec<u8> {
+    (0..251_u8).cycle().take(len).collect()
+}

@@ -1,0 +1,523 @@
+//! An open connection: channels, contents, replies, confirms and deliveries, each where it belongs.
+
+use crate::support::*;
+use leveret::journal::Batch;
+use leveret::limits::Limits;
+use leveret::mem::Share;
+use leveret::session::{Suspension, Timeout};
+use leveret::wire::{Method, Table};
+
+#[test]
+fn frames_out_of_place_end_the_connection_in_rabbitmqs_words() {
+    let publish_method = publish(1, "k", b"x")[..METHOD].to_vec();
+    assert_eq!(publish_method.last(), Some(&0xCE));
+    let expected_header = "UNEXPECTED_FRAME - expected content header for class 60, got ";
+    let join = |parts: &[&[u8]]| parts.concat();
+    let cases: [(Vec<u8>, String); 14] = [
+        (
+            frame(3, 1, b"x"),
+            close(505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", (0, 0)),
+        ),
+        (
+            frame(3, 9, b"x"),
+            close(505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead", (0, 0)),
+        ),
+        (
+            join(&[&publish_method, &open_channel(1)]),
+            close(505, &format!("{expected_header}non content header frame instead"), (60, 40)),
+        ),
+        (
+            join(&[&publish_method, &frame(2, 1, &[0, 61, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0])]),
+            close(505, &format!("{expected_header}one for class 61 instead"), (60, 40)),
+        ),
+        (
+            join(&[&publish_method, &frame(2, 1, &[0, 60, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0])]),
+            close(505, &format!("{expected_header}non content header frame instead"), (60, 40)),
+        ),
+        (
+            join(&[&publish_method, &header(1, 5, &[0, 0]), &header(1, 5, &[0, 0])]),
+            close(
+                505,
+                "UNEXPECTED_FRAME - expected content body, got non content body frame instead",
+                (60, 40),
+            ),
+        ),
+        (frame(8, 1, b""), close(505, "UNEXPECTED_FRAME - type 8, all octets = <<>>", (0, 0))),
+        (
+            frame(2, 0, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            close(505, "UNEXPECTED_FRAME - type 2, all octets = <<0,60,0,0,0,0,0,0,0,0,0,0,0,0>>", (0, 0)),
+        ),
+        (
+            b"\x01\0\x01\0\0\0\x0b\0<\0\n\0\0\0\0\0\0\0\0".to_vec(),
+            close(
+                501,
+                "FRAME_ERROR - type 1, all octets = <<0,60,0,10,0,0,0,0,0,0,0>>: \
+                 {invalid_frame_end_marker,0}",
+                (0, 0),
+            ),
+        ),
+        (open_channel(1), close(504, "CHANNEL_ERROR - second 'channel.open' seen", (20, 10))),
+        (publish(7, "k", b"x"), close(504, "CHANNEL_ERROR - expected 'channel.open'", (60, 40))),
+        (
+            method(1, &Method::ChannelFlow { active: false }),
+            close(540, "NOT_IMPLEMENTED - active=false", (20, 20)),
+        ),
+        (
+            method(1, &Method::BasicQos { prefetch_size: 5, prefetch_count: 1, global: false }),
+            close(540, "NOT_IMPLEMENTED - prefetch_size!=0 (5)", (60, 10)),
+        ),
+        (
+            method(1, &Method::BasicGetEmpty {}),
+            close(503, "COMMAND_INVALID - unimplemented method", (60, 72)),
+        ),
+    ];
+    for (script, expected) in cases {
+        let mut world = World::new(small_limits());
+        let mut host = open_channels(&mut world, &[1]);
+        host.run(&mut world, &script);
+        assert_eq!(host.said(), [expected], "{script:?}");
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn methods_the_session_answers_itself() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.run(&mut world, &method(1, &Method::ChannelFlow { active: true }));
+    let request = Method::AccessRequest {
+        realm: "/data",
+        exclusive: false,
+        passive: true,
+        active: true,
+        write: true,
+        read: true,
+    };
+    host.run(&mut world, &method(1, &request));
+    host.run(&mut world, &method(0, &Method::ConnectionUpdateSecret { new_secret: b"x", reason: "y" }));
+    assert_eq!(
+        host.said(),
+        [
+            format!("1 {:?}", Method::ChannelFlowOk { active: true }),
+            format!("1 {:?}", Method::AccessRequestOk { ticket: 1 }),
+            format!("0 {:?}", Method::ConnectionUpdateSecretOk {}),
+        ]
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn an_empty_queue_name_is_the_one_declared_last_and_line_ends_vanish() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let bind = |queue, exchange, routing_key| Method::QueueBind {
+        queue,
+        exchange,
+        routing_key,
+        no_wait: true,
+        arguments: Table::EMPTY,
+    };
+    host.run(&mut world, &method(1, &declare("a\r\nb")));
+    host.run(&mut world, &method(1, &bind("", "x\n", "")));
+    host.run(&mut world, &method(1, &bind("", "x", "key")));
+    host.run(&mut world, &method(1, &bind("q", "x", "")));
+    host.run(&mut world, &method(1, &declare("")));
+    host.run(&mut world, &method(1, &Method::QueuePurge { queue: "", no_wait: false }));
+    assert_eq!(
+        host.rules.log,
+        [
+            "Some(1) QueueDeclare { queue: \"ab\", passive: false, durable: false, exclusive: false, \
+             auto_delete: false, arguments: [] }",
+            "Some(1) QueueBind { queue: \"ab\", exchange: \"x\", routing_key: \"ab\", arguments: [] }",
+            "Some(1) QueueBind { queue: \"ab\", exchange: \"x\", routing_key: \"key\", arguments: [] }",
+            "Some(1) QueueBind { queue: \"q\", exchange: \"x\", routing_key: \"\", arguments: [] }",
+            "Some(1) QueueDeclare { queue: \"\", passive: false, durable: false, exclusive: false, \
+             auto_delete: false, arguments: [] }",
+            "Some(1) QueuePurge { queue: \"amq.gen-1\" }",
+        ]
+    );
+    let said = host.said();
+    assert_eq!(said.len(), 3, "no_wait says nothing: {said:?}");
+    assert!(said[1].contains("amq.gen-1"));
+    // The other channel declared nothing.
+    host.run(&mut world, &get(2));
+    assert_eq!(host.said(), ["2 BasicGetEmpty"]);
+    host.run(&mut world, &method(2, &Method::BasicGet { queue: "", no_ack: true }));
+    assert_eq!(host.said(), [channel_close(2, 404, "NOT_FOUND - no previously declared queue", (60, 70))]);
+    assert_eq!(host.rules.log.last().unwrap(), "Some(2) CloseChannel");
+    host.end(&mut world);
+}
+
+#[test]
+fn a_channel_that_we_closed_is_silent_until_the_client_agrees() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let mut script = publish(1, "missing", b"body");
+    script.extend(publish_in(1, "k", false, &[1; 3000], 1000));
+    script.extend(method(1, &declare("q")));
+    script.extend(open_channel(1));
+    script.extend(client_closes(1));
+    script.extend(publish(2, "k", b"goes on"));
+    host.run(&mut world, &script);
+    assert_eq!(
+        host.said(),
+        [
+            channel_close(1, 404, "NOT_FOUND - no exchange 'missing' in vhost '/'", (60, 40)),
+            "1 ChannelCloseOk".to_string(),
+        ]
+    );
+    let log = host.rules.log.clone();
+    assert_eq!(log.len(), 3, "{log:?}");
+    assert!(log[1].ends_with("CloseChannel") && log[2].starts_with("2 publish x/k"), "{log:?}");
+    // The number is free as soon as the client has agreed.
+    let mut script = method(1, &Method::ChannelCloseOk {});
+    script.extend(open_channel(1));
+    host.run(&mut world, &script);
+    assert_eq!(host.said(), ["1 ChannelOpenOk"]);
+    host.run(&mut world, &client_closes(1));
+    host.run(&mut world, &open_channel(1));
+    assert_eq!(host.said(), ["1 ChannelCloseOk", "1 ChannelOpenOk"]);
+    host.end(&mut world);
+}
+
+#[test]
+fn contents_interleave_over_channels_and_an_empty_one_needs_no_body() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2, 3]);
+    let first = publish_in(1, "a", true, &[1; 100], 30);
+    let second = publish_in(2, "b", false, &[2; 50], 50);
+    // Cut where frames end: behind the header, and behind the first body frame.
+    let piece = HEAD + 30 + 8;
+    let mut script = first[..HEAD].to_vec();
+    script.extend(&second[..METHOD]);
+    script.extend(&first[HEAD..piece]);
+    script.extend(publish(3, "c", b""));
+    script.extend(&second[METHOD..]);
+    script.extend(&first[piece..]);
+    host.run(&mut world, &script);
+    let keys: Vec<&str> = host.rules.log.iter().map(|line| line.split(' ').nth(2).unwrap()).collect();
+    assert_eq!(keys, ["x/c", "x/b", "x/a"]);
+    assert!(host.rules.log[2].contains("true"), "mandatory: {:?}", host.rules.log);
+    host.end(&mut world);
+}
+
+#[test]
+fn the_properties_that_matter_are_flagged() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let cases: [(&[u8], &str); 6] = [
+        (&[0, 0], "MessageFlags(0)"),
+        (&[0x10, 0, 2], "MessageFlags(1)"),
+        (&[0x10, 0, 1], "MessageFlags(0)"),
+        (&[0x20, 0, 0, 0, 0, 0], "MessageFlags(2)"),
+        (&[0x01, 0, 1, b'5'], "MessageFlags(2)"),
+        (&[0x12, 0, 2, 1, b'r'], "MessageFlags(3)"),
+    ];
+    for (properties, flags) in cases {
+        let publish =
+            Method::BasicPublish { exchange: "", routing_key: b"k", mandatory: false, immediate: false };
+        let mut script = method(1, &publish);
+        script.extend(header(1, 0, properties));
+        host.run(&mut world, &script);
+        assert!(host.rules.log.last().unwrap().contains(flags), "{:?} {flags}", host.rules.log);
+    }
+    host.end(&mut world);
+}
+
+#[test]
+fn a_message_that_is_too_large_ends_its_channel_and_is_read_over() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let size = (1 << 20) + 1;
+    let mut script = publish_in(1, "k", false, &vec![0; size], 100_000);
+    script.extend(publish(2, "k", b"others go on"));
+    for piece in script.chunks(70_000) {
+        host.run(&mut world, piece);
+    }
+    let text = "PRECONDITION_FAILED - message size 1048577 is larger than configured max size 1048576";
+    assert_eq!(host.said(), [channel_close(1, 406, text, (60, 40))]);
+    assert_eq!(host.rules.log.len(), 2, "{:?}", host.rules.log);
+    host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    assert_eq!((world.messages.messages_used(), world.pools.channels_used()), (0, 1));
+    host.end(&mut world);
+}
+
+#[test]
+fn a_client_may_agree_to_the_close_in_the_middle_of_the_refused_content() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let size = (1 << 20) + 1;
+    let script = publish_in(1, "k", false, &vec![0; size], 100_000);
+    let piece = HEAD + 100_008;
+    host.run(&mut world, &script[..piece]);
+    assert_eq!(host.said().len(), 1);
+    host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    host.run(&mut world, &script[piece..]);
+    assert!(host.said().is_empty());
+    assert_eq!(world.pools.channels_used(), 0);
+    host.run(&mut world, &open_channel(1));
+    host.said();
+    // It may also end there for good.
+    host.run(&mut world, &script[..piece]);
+    let mut again = method(1, &Method::ChannelCloseOk {});
+    again.extend(open_channel(1));
+    again.extend(publish(1, "k", b"fresh"));
+    host.run(&mut world, &again);
+    assert_eq!(host.said()[1..], ["1 ChannelOpenOk"]);
+    assert!(host.rules.log.last().unwrap().starts_with("1 publish x/k"));
+    host.end(&mut world);
+}
+
+#[test]
+fn immediate_is_refused_when_the_message_is_complete() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let publish = Method::BasicPublish { exchange: "", routing_key: b"k", mandatory: false, immediate: true };
+    let mut script = method(1, &publish);
+    script.extend(header(1, 1, &[0, 0]));
+    host.run(&mut world, &script);
+    assert!(host.said().is_empty());
+    host.run(&mut world, &frame(3, 1, b"x"));
+    assert_eq!(host.said(), [close(540, "NOT_IMPLEMENTED - immediate=true", (60, 40))]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
+    let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let mut held = Vec::new();
+    while let Ok(id) = world.messages.begin("", b"q", Share::Ordinary) {
+        held.push(id);
+    }
+    // Nothing is incomplete: the publish stands in the input, untouched.
+    let script = publish(1, "k", b"body");
+    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom));
+    assert_eq!(host.stash, script);
+    assert_eq!(host.connection.deadline().ms_left(world.now), None, "our delay is not the peer's");
+    world.messages.release(held.pop().unwrap());
+    for id in held.drain(20..) {
+        world.messages.release(id);
+    }
+    assert!(world.messages.lift_hold(leveret::mem::Owner::default()));
+    assert_eq!(host.feed(&mut world, b""), None);
+    assert_eq!(host.rules.log.len(), 1);
+    // One is incomplete: the next one may not wait for it.
+    assert_eq!(host.feed(&mut world, &publish(1, "k", b"body")[..30]), None);
+    while let Ok(id) = world.messages.begin("", b"q", Share::Ordinary) {
+        held.push(id);
+    }
+    host.run(&mut world, &[]);
+    assert_eq!(host.feed(&mut world, b""), None);
+    let rest = publish(1, "k", b"body")[30..].to_vec();
+    let header_end = HEAD - 30;
+    host.run(&mut world, &rest[..header_end]);
+    host.run(&mut world, &publish(2, "k", b"x"));
+    let text =
+        "RESOURCE_ERROR - no room for the message while this connection holds others; raise messages_max";
+    assert_eq!(host.said(), [channel_close(2, 506, text, (60, 40))]);
+    host.run(&mut world, &rest[header_end..]);
+    assert_eq!(host.rules.log.last().unwrap().split(' ').nth(2), Some("x/k"), "{:?}", host.rules.log);
+    for id in held {
+        world.messages.release(id);
+    }
+    host.end(&mut world);
+}
+
+#[test]
+fn who_may_use_the_reserve_never_waits() {
+    let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
+    let mut host = open_channels(&mut world, &[1]);
+    let mut held = Vec::new();
+    while let Ok(id) = world.messages.begin("", b"q", Share::Reserve) {
+        held.push(id);
+    }
+    world.share = Share::Reserve;
+    host.run(&mut world, &publish(1, "k", b"body"));
+    assert!(host.said()[0].contains("RESOURCE_ERROR"));
+    for id in held {
+        world.messages.release(id);
+    }
+    host.end(&mut world);
+}
+
+#[test]
+fn half_sent_bodies_fill_their_share_and_no_more() {
+    let mut world = World::new(Limits { assembly_bytes_max: 1_200_000, ..small_limits() });
+    let half = |channel, size: u64| {
+        let mut script = publish(channel, "k", b"")[..METHOD].to_vec();
+        script.extend(header(channel, size, &[0, 0]));
+        script
+    };
+    let mut one = open_channels(&mut world, &[1]);
+    one.run(&mut world, &half(1, 700_000));
+    let mut other = Host::with_id(&world, leveret::command::ConnectionId::from_index(1));
+    other.run(&mut world, &handshake(&CAPABLE, b"\0guest\0guest", 131_072, 0));
+    other.run(&mut world, &open_channel(1));
+    other.run(&mut world, &open_channel(2));
+    other.said();
+    // A first content waits for what others hold.
+    assert_eq!(other.feed(&mut world, &half(1, 700_000)), Some(Suspension::ContentRoom));
+    one.connection.teardown(&mut context!(world));
+    assert_eq!(other.feed(&mut world, b""), None);
+    // A second one may not.
+    other.run(&mut world, &half(2, 700_000));
+    assert!(other.said()[0].contains("raise assembly_bytes_max"));
+    assert_eq!(world.messages.messages_used(), 1);
+    other.end(&mut world);
+}
+
+#[test]
+fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.rules.is_full = true;
+    let mut script = select(1);
+    script.extend(publish(1, "wait", b"body"));
+    script.extend(publish(1, "k", b"next"));
+    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom));
+    assert_eq!(host.feed(&mut world, b""), Some(Suspension::ContentRoom));
+    assert_eq!(host.rules.log, ["Some(1) ConfirmSelect"]);
+    host.rules.is_full = false;
+    host.run(&mut world, b"");
+    assert_eq!(host.said(), ["1 ConfirmSelectOk".to_string(), ack(1, 2, true)]);
+    // One that waits when the connection goes is given back.
+    host.rules.is_full = true;
+    host.feed(&mut world, &publish(1, "wait", b"body"));
+    assert_eq!(world.messages.messages_used(), 1);
+    host.end(&mut world);
+}
+
+#[test]
+fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.run(&mut world, &publish(1, "k", b"body")[..HEAD]);
+    let start = world.now.as_ms();
+    // The other channel is busy all the time.
+    while world.now.as_ms() < start + 29_000 {
+        world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1000);
+        host.run(&mut world, &publish(2, "k", b"busy"));
+        assert_eq!(host.timeout(&mut world), Timeout::GoOn);
+    }
+    assert!(host.said().is_empty());
+    while world.now.as_ms() < start + 30_000 {
+        host.pass_time(&mut world);
+    }
+    host.flush(&mut world);
+    let text = "RESOURCE_ERROR - a message or frame was begun and did not go on for 30000 ms";
+    assert_eq!(host.said(), [close(506, text, (0, 0))]);
+    host.end(&mut world);
+    // One that creeps is let be.
+    let mut host = open_channels(&mut world, &[1]);
+    for octet in publish(1, "k", &[1; 100]) {
+        host.run(&mut world, &[octet]);
+        world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1_000);
+        assert_eq!(host.timeout(&mut world), Timeout::GoOn);
+    }
+    assert_eq!(host.rules.log.len(), 1);
+    assert_eq!(host.connection.deadline().ms_left(world.now), None);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_bad_end_of_a_body_closes_and_deafens() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let mut script = publish(1, "k", b"body");
+    *script.last_mut().unwrap() = 0;
+    script.extend(open_channel(2));
+    host.run(&mut world, &script);
+    let said = host.said();
+    assert!(said.len() == 1 && said[0].contains("invalid_frame_end_marker,0"), "{said:?}");
+    host.run(&mut world, &[1; 1000]);
+    assert!(host.stash.is_empty());
+    assert_eq!(host.pass_time(&mut world), Timeout::Close);
+    host.end(&mut world);
+}
+
+#[test]
+fn no_more_channels_than_the_board_has() {
+    let mut world = World::new(Limits { channels_max: 2, ..small_limits() });
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.run(&mut world, &open_channel(3));
+    assert!(host.said()[0].contains("raise channels_max"));
+    host.end(&mut world);
+}
+
+#[test]
+fn records_are_small() {
+    let bytes = size_of::<leveret::session::Connection>();
+    assert!(bytes <= 512, "{bytes}");
+    assert!(leveret::session::Pools::channel_record_bytes() <= 528);
+}
+
+#[test]
+fn a_confirm_waits_for_the_disk_and_those_behind_it_wait_with_it() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.run(&mut world, &select(1));
+    host.said();
+    for (batch, body) in [(1, b"kept"), (0, b"held"), (2, b"more")] {
+        host.rules.batch = Batch::numbered(batch);
+        host.run(&mut world, &publish(1, "none", body));
+    }
+    assert!(host.said().is_empty(), "nothing is durable yet");
+    assert!(!host.connection.has_output(), "there is nothing to write, so nobody is kept awake");
+    for (durable, confirm) in [(1, ack(1, 2, true)), (2, ack(1, 3, false))] {
+        world.durable = Batch::numbered(durable);
+        host.connection.note_durable(&mut context!(world));
+        host.flush(&mut world);
+        assert_eq!(host.said(), [confirm]);
+    }
+    assert!(!host.connection.awaits_disk());
+}
+
+#[test]
+fn a_channel_that_closes_confirms_nothing_that_is_not_durable() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.run(&mut world, &select(1));
+    host.said();
+    host.rules.batch = Batch::numbered(1);
+    host.run(&mut world, &publish(1, "none", b"kept"));
+    host.run(&mut world, &client_closes(1));
+    assert_eq!(host.said(), ["1 ChannelCloseOk"]);
+    assert!(!host.connection.awaits_disk());
+}
+
+/// A channel ends for what its client left undone, whatever it is in the middle of; the others go on.
+#[test]
+fn a_channel_that_we_close_takes_its_half_of_a_content_along_and_nothing_else() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let content = publish(1, "k", &[7; 3000]);
+    host.run(&mut world, &content[..1000]);
+    assert_eq!(world.messages.messages_used(), 1);
+    assert!(host.close_channel(&mut world, 1, "too late"));
+    assert_eq!(world.messages.messages_used(), 0);
+    assert!(host.close_channel(&mut world, 1, "again"), "it is closed already");
+    host.run(&mut world, &content[1000..]);
+    host.run(&mut world, &method(2, &declare("q")));
+    host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    let ok = Method::QueueDeclareOk { queue: "q", message_count: 7, consumer_count: 3 };
+    let late = channel_close(1, 406, "PRECONDITION_FAILED - too late", (0, 0));
+    assert_eq!(host.said(), [late, format!("2 {ok:?}")]);
+    assert_eq!(host.rules.log[0], "Some(1) CloseChannel");
+    host.end(&mut world);
+}
+
+#[test]
+fn a_channel_that_we_close_takes_along_the_publish_that_waits_for_room() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.rules.is_full = true;
+    assert_eq!(host.feed(&mut world, &publish(1, "wait", b"x")), Some(Suspension::ContentRoom));
+    assert!(host.close_channel(&mut world, 1, "too late"));
+    host.rules.is_full = false;
+    host.run(&mut world, &method(2, &Method::BasicRecover { requeue: true }));
+    let late = channel_close(1, 406, "PRECONDITION_FAILED - too late", (0, 0));
+    assert_eq!(host.said(), [late, format!("2 {:?}", Method::BasicRecoverOk {})]);
+    assert_eq!(host.rules.log, ["Some(1) CloseChannel", "Some(2) Recover"]);
+    host.end(&mut world);
+}

@@ -1,0 +1,342 @@
+//! Handshakes and their ends: what RabbitMQ 3.10 answers, word by word, and how long anybody is waited for.
+
+use crate::support::*;
+use leveret::error::{Fault, ReplyCode};
+use leveret::session::{Stage, Timeout};
+use leveret::wire::Method;
+
+fn close_ok() -> Vec<u8> {
+    method(0, &Method::ConnectionCloseOk {})
+}
+
+#[test]
+fn one_octet_at_a_time() {
+    let mut world = World::new(small_limits());
+    let mut host = Host::new(&world);
+    for octet in handshake(&CAPABLE, b"\0guest\0guest", 131_072, 60) {
+        host.run(&mut world, &[octet]);
+    }
+    let said = host.said();
+    assert_eq!(said[0], "0 ConnectionStart PLAIN AMQPLAIN");
+    assert_eq!(
+        said[1],
+        format!("0 {:?}", Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 })
+    );
+    assert_eq!(said[2], "0 ConnectionOpenOk");
+    assert!(host.connection.stage() == Stage::Open && !host.connection.is_over());
+    host.end(&mut world);
+}
+
+#[test]
+fn everything_at_once_and_amqplain() {
+    let mut world = World::new(small_limits());
+    let mut host = Host::new(&world);
+    let mut script = b"AMQP\0\0\x09\x01".to_vec();
+    script.extend(start_ok("AMQPLAIN", b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x05guest", &[]));
+    script.extend(method(0, &Method::ConnectionTuneOk { channel_max: 1, frame_max: 4096, heartbeat: 0 }));
+    script.extend(frame(8, 0, b""));
+    script.extend(method(0, &Method::ConnectionOpen { virtual_host: "/" }));
+    script.extend(open_channel(1));
+    script.extend(open_channel(2));
+    host.run(&mut world, &script);
+    let said = host.said();
+    assert_eq!(said[3], "1 ChannelOpenOk");
+    assert_eq!(
+        said[4],
+        close(
+            530,
+            "NOT_ALLOWED - number of channels opened (1) has reached the negotiated channel_max (1)",
+            (0, 0)
+        )
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn whoever_speaks_something_else_is_told_what_we_speak() {
+    for other in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\0\x01\0\0", b"HELO world", b"AMQP\x03\x01\0\0"]
+    {
+        let mut world = World::new(small_limits());
+        let mut host = Host::new(&world);
+        host.run(&mut world, other);
+        assert!(host.is_finished && host.stash.is_empty() && host.connection.is_over());
+        assert_eq!(host.said(), ["AMQP"]);
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn a_wrong_password_waits_a_second_and_is_told_to_those_who_understand() {
+    let mut world = World::new(small_limits());
+    let mut host = Host::new(&world);
+    host.run(&mut world, &handshake(&CAPABLE, b"\0guest\0wrong", 131_072, 0));
+    assert_eq!(host.said().len(), 1, "connection.start and nothing else");
+    let start = world.now.as_ms();
+    assert_eq!(host.pass_time(&mut world), Timeout::GoOn);
+    assert_eq!(world.now.as_ms() - start, 1000);
+    host.flush(&mut world);
+    let text = "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN. For details see the \
+                broker logfile.";
+    assert_eq!(host.said(), [close(403, text, (0, 0))]);
+    host.run(&mut world, &close_ok());
+    assert!(host.is_finished);
+    host.end(&mut world);
+
+    let mut host = Host::new(&world);
+    host.run(&mut world, &handshake(&[], b"\0guest\0wrong", 131_072, 0));
+    assert_eq!(host.pass_time(&mut world), Timeout::Close);
+    assert_eq!(host.said().len(), 1);
+    host.end(&mut world);
+}
+
+#[test]
+fn mistakes_before_login_are_answered_with_silence() {
+    let start = b"AMQP\0\0\x09\x01";
+    let scripts: [Vec<u8>; 7] = [
+        start_ok("PLAIN", b"guest", &CAPABLE),
+        start_ok("EXTERNAL", b"", &CAPABLE),
+        start_ok("plain", b"\0guest\0guest", &CAPABLE),
+        method(0, &Method::ConnectionOpen { virtual_host: "/" }),
+        open_channel(1),
+        frame(3, 0, b"x"),
+        vec![1, 0, 0, 0, 0xFF, 0xFF, 0xFF],
+    ];
+    for script in scripts {
+        let mut world = World::new(small_limits());
+        let mut host = Host::new(&world);
+        host.run(&mut world, start);
+        host.run(&mut world, &script);
+        assert_eq!(host.said(), ["0 ConnectionStart PLAIN AMQPLAIN"], "{script:?}");
+        assert!(host.stash.is_empty());
+        assert_eq!(host.pass_time(&mut world), Timeout::Close);
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn mistakes_after_login_are_named() {
+    let cases: [(Vec<u8>, String); 6] = [
+        (
+            method(0, &Method::ConnectionOpen { virtual_host: "nowhere" }),
+            close(530, "NOT_ALLOWED - vhost nowhere not found", (10, 40)),
+        ),
+        (open_channel(1), close(505, "UNEXPECTED_FRAME - type 1, all octets = <<0,20,0,10,0>>", (0, 0))),
+        (
+            method(
+                0,
+                &Method::ConnectionClose { reply_code: 200, reply_text: "x", class_id: 0, method_id: 0 },
+            ),
+            close(504, "CHANNEL_ERROR - unexpected method in connection state opening", (10, 50)),
+        ),
+        (frame(1, 0, &[0, 10, 0, 40, 9]), close(501, "FRAME_ERROR - cannot decode <<9>>", (10, 40))),
+        (
+            frame(9, 0, b"abc"),
+            close(501, "FRAME_ERROR - type 9, all octets = <<\"abc\">>: unknown_frame", (0, 0)),
+        ),
+        (
+            vec![1, 0, 0, 0, 2, 0, 1],
+            close(501, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,131073,131064}", (0, 0)),
+        ),
+    ];
+    for (script, expected) in cases {
+        let mut world = World::new(small_limits());
+        let mut host = Host::new(&world);
+        let mut hello = b"AMQP\0\0\x09\x01".to_vec();
+        hello.extend(start_ok("PLAIN", b"\0guest\0guest", &CAPABLE));
+        hello.extend(method(
+            0,
+            &Method::ConnectionTuneOk { channel_max: 2047, frame_max: 131_072, heartbeat: 0 },
+        ));
+        host.run(&mut world, &hello);
+        host.run(&mut world, &script);
+        assert_eq!(host.said()[2..], [expected]);
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn limits_are_negotiated_down_only() {
+    let mut world = World::new(small_limits());
+    let mut host = Host::new(&world);
+    let mut script = b"AMQP\0\0\x09\x01".to_vec();
+    script.extend(start_ok("PLAIN", b"\0guest\0guest", &CAPABLE));
+    script.extend(method(0, &Method::ConnectionTuneOk { channel_max: 0, frame_max: 131_072, heartbeat: 0 }));
+    script.extend(method(0, &Method::ConnectionOpen { virtual_host: "/" }));
+    host.run(&mut world, &script);
+    let text = "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value \
+                (2047)";
+    assert_eq!(host.said()[2..], [close(530, text, (10, 30))]);
+    host.end(&mut world);
+}
+
+#[test]
+fn whoever_does_not_get_on_with_it_is_closed() {
+    let mut world = World::new(small_limits());
+    for given in 0..3 {
+        let mut host = Host::new(&world);
+        let parts =
+            [b"AMQP\0\0\x09\x01".to_vec(), start_ok("PLAIN", b"\0guest\0guest", &CAPABLE), vec![1, 0]];
+        for part in &parts[..given] {
+            host.run(&mut world, part);
+        }
+        let start = world.now.as_ms();
+        assert_eq!(host.pass_time(&mut world), Timeout::Close);
+        assert_eq!(world.now.as_ms() - start, 10_000);
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn the_client_closes() {
+    let mut world = World::new(small_limits());
+    let mut host = open(&mut world);
+    let mut script = open_channel(1);
+    script.extend(publish(1, "k", b"whole")[..40].to_vec());
+    host.run(&mut world, &script);
+    let mut host2 = host;
+    // The half message above never comes: this is a frame inside a frame, so it is the body that ends.
+    host2.connection.close(
+        &mut context!(world),
+        &Fault::new(ReplyCode::ConnectionForced, format_args!("broker forced connection closure")),
+    );
+    host2.run(&mut world, b"");
+    assert_eq!(
+        host2.said()[1..],
+        [close(320, "CONNECTION_FORCED - broker forced connection closure", (0, 0))]
+    );
+    assert!(host2.connection.is_over());
+    host2.end(&mut world);
+
+    let mut host = open(&mut world);
+    let mut script = open_channel(1);
+    script.extend(method(
+        0,
+        &Method::ConnectionClose { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 },
+    ));
+    script.extend(open_channel(2));
+    host.run(&mut world, &script);
+    assert_eq!(host.said(), ["1 ChannelOpenOk", "0 ConnectionCloseOk"]);
+    assert!(host.connection.is_over() && !host.is_finished, "closing the socket is up to the client");
+    assert_eq!(world.pools.channels_used(), 0, "its channels are free for others already");
+    assert_eq!(host.pass_time(&mut world), Timeout::Close);
+    host.end(&mut world);
+}
+
+#[test]
+fn after_our_close_only_close_ok_counts() {
+    let mut world = World::new(small_limits());
+    let mut host = open(&mut world);
+    host.run(&mut world, &close_ok());
+    assert_eq!(
+        host.said(),
+        [close(504, "CHANNEL_ERROR - unexpected method in connection state running", (10, 51))]
+    );
+    let mut script = open_channel(1);
+    script.extend(publish(1, "k", &[7; 1000]));
+    script.extend(method(
+        0,
+        &Method::ConnectionClose { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 },
+    ));
+    for octet in script {
+        host.run(&mut world, &[octet]);
+    }
+    assert_eq!(host.said(), ["0 ConnectionCloseOk"]);
+    assert!(host.rules.log.is_empty() && !host.is_finished);
+    host.run(&mut world, &close_ok());
+    assert!(host.is_finished);
+    host.end(&mut world);
+}
+
+/// Payload and end octet of the largest frame are 2^32, more than a 32-bit board can count.
+#[test]
+fn after_our_close_a_frame_of_4_gib_is_read_over() {
+    let mut world = World::new(small_limits());
+    let mut host = open(&mut world);
+    host.run(&mut world, &close_ok());
+    host.said();
+    host.run(&mut world, b"\x03\0\x01\xff\xff\xff\xff");
+    for _ in 0..100 {
+        host.run(&mut world, &[0xCE; 65_536]);
+        assert!(host.stash.is_empty(), "{} octets are left of what is only read over", host.stash.len());
+    }
+    assert!(host.said().is_empty() && !host.is_finished);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_our_close_is_not_waited_for_long() {
+    let mut world = World::new(small_limits());
+    for (heartbeat, patience) in [(0, 30_000), (10, 10_000), (600, 30_000)] {
+        let mut host = open_with(&mut world, heartbeat, &CAPABLE);
+        host.run(&mut world, &close_ok());
+        let start = world.now.as_ms();
+        assert_eq!(host.pass_time(&mut world), Timeout::Close);
+        assert_eq!(world.now.as_ms() - start, patience);
+        host.end(&mut world);
+    }
+}
+
+#[test]
+fn heartbeats_go_both_ways() {
+    let mut world = World::new(small_limits());
+    let mut host = open_with(&mut world, 10, &CAPABLE);
+    for _ in 0..5 {
+        let start = world.now.as_ms();
+        assert_eq!(host.pass_time(&mut world), Timeout::GoOn);
+        assert_eq!(world.now.as_ms() - start, 5_000);
+        host.flush(&mut world);
+        assert_eq!(host.said(), ["0 heartbeat"]);
+        host.run(&mut world, &frame(8, 0, b""));
+    }
+    // Any octet is a sign of life, also one that begins a frame.
+    host.run(&mut world, &[8]);
+    let start = world.now.as_ms();
+    let mut verdict = Timeout::GoOn;
+    while verdict == Timeout::GoOn {
+        verdict = host.pass_time(&mut world);
+        host.flush(&mut world);
+    }
+    assert_eq!(world.now.as_ms() - start, 20_000, "two silent intervals");
+    host.end(&mut world);
+}
+
+#[test]
+fn being_asked_without_new_octets_is_no_sign_of_life() {
+    let mut world = World::new(small_limits());
+    let mut host = open_with(&mut world, 10, &CAPABLE);
+    host.run(&mut world, &[8, 0]);
+    let start = world.now.as_ms();
+    while host.pass_time(&mut world) == Timeout::GoOn {
+        host.run(&mut world, &[]);
+    }
+    assert_eq!(world.now.as_ms() - start, 20_000);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_socket_that_takes_nothing_gets_one_heartbeat_and_no_spinning() {
+    let mut world = World::new(small_limits());
+    let mut host = open_with(&mut world, 10, &CAPABLE);
+    host.pass_time(&mut world);
+    for _ in 0..10 {
+        host.flush_once(&mut world, |_| 0);
+    }
+    assert!(host.connection.has_output());
+    assert_eq!(
+        host.connection.deadline().ms_left(world.now),
+        Some(15_000),
+        "only the peer's silence is left"
+    );
+    host.flush(&mut world);
+    assert_eq!(host.said(), ["0 heartbeat"]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_client_without_heartbeats_is_never_late() {
+    let mut world = World::new(small_limits());
+    let host = open_with(&mut world, 0, &CAPABLE);
+    assert_eq!(host.connection.deadline().ms_left(world.now), None);
+    host.end(&mut world);
+}

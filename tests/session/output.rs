@@ -1,0 +1,278 @@
+//! What an open connection writes, and when: replies, confirms and deliveries, each in its place.
+
+use crate::support::*;
+use leveret::error::{Fault, ReplyCode};
+use leveret::session::Suspension;
+use leveret::wire::Method;
+
+#[test]
+fn confirms_are_numbered_from_the_select_and_refusals_are_told_apart() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.run(&mut world, &publish(1, "k", b"not counted"));
+    let mut script = select(1);
+    for key in ["k", "k", "refuse", "k"] {
+        script.extend(publish(1, key, b"x"));
+        script.extend(publish(2, key, b"x"));
+    }
+    host.run(&mut world, &script);
+    let nack = format!("1 {:?}", Method::BasicNack { delivery_tag: 3, multiple: false, requeue: false });
+    assert_eq!(host.said(), ["1 ConfirmSelectOk".to_string(), ack(1, 2, true), nack, ack(1, 4, false)]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_return_comes_before_its_confirm_and_others_do_not_wait_for_it() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let mut script = select(1);
+    script.extend(select(2));
+    host.run(&mut world, &script);
+    host.said();
+    let mut script = publish(1, "k", b"first");
+    script.extend(publish_in(1, "return", true, b"nobody", 4));
+    script.extend(publish(2, "k", b"other"));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    let said = host.said();
+    let returned = said.iter().position(|line| line.contains("BasicReturn")).unwrap();
+    assert_eq!(said[returned + 1..][..2], ["1 header 6", "1 body 6"]);
+    assert_eq!(said[..returned], [ack(1, 1, false), ack(2, 1, false)], "they wait for nothing");
+    assert_eq!(said[returned + 3..], [ack(1, 2, false)]);
+    host.end(&mut world);
+}
+
+#[test]
+fn confirms_and_the_fault_behind_them_keep_their_order() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let mut script = select(1);
+    script.extend(publish(1, "k", b"x"));
+    script.extend(publish(1, "refuse", b"x"));
+    script.extend(publish(1, "missing", b"x"));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    let nack = format!("1 {:?}", Method::BasicNack { delivery_tag: 2, multiple: false, requeue: false });
+    assert_eq!(
+        host.said(),
+        [
+            "1 ConfirmSelectOk".to_string(),
+            ack(1, 1, false),
+            nack,
+            channel_close(1, 404, "NOT_FOUND - no exchange 'missing' in vhost '/'", (60, 40)),
+        ]
+    );
+    host.end(&mut world);
+    let mut host = open_channels(&mut world, &[1]);
+    let mut script = select(1);
+    script.extend(publish(1, "k", b"x"));
+    script.extend(client_closes(1));
+    script.extend(open_channel(1));
+    script.extend(select(1));
+    script.extend(publish(1, "k", b"x"));
+    script.extend(method(
+        0,
+        &Method::ConnectionClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 },
+    ));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    assert_eq!(
+        host.said(),
+        [
+            "1 ConfirmSelectOk".to_string(),
+            ack(1, 1, false),
+            "1 ChannelCloseOk".to_string(),
+            "1 ChannelOpenOk".to_string(),
+            "1 ConfirmSelectOk".to_string(),
+            ack(1, 1, false),
+            "0 ConnectionCloseOk".to_string(),
+        ]
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn a_peer_that_does_not_read_replies_is_not_read_either() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let one = method(1, &declare("queue"));
+    let mut suspended = None;
+    for _ in 0..10_000 {
+        let script = if suspended.is_some() { &[][..] } else { &one[..] };
+        suspended = host.feed(&mut world, script);
+        host.flush_once(&mut world, |_| 0);
+    }
+    assert_eq!(suspended, Some(Suspension::ReplySpace));
+    assert!(host.rules.log.len() < 40, "{}", host.rules.log.len());
+    assert!(world.pools.reply_bytes_used() <= 4096);
+    // A publish needs no reply, but room for what may be said against it; so there is some left.
+    let begun = host.rules.log.len();
+    host.run(&mut world, &one.repeat(10_000));
+    assert_eq!(host.rules.log.len(), begun + 10_001);
+    assert_eq!(host.said().len(), begun + 10_001);
+    host.end(&mut world);
+}
+
+#[test]
+fn operators_and_queues_find_room_for_what_they_have_to_say() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    host.feed(&mut world, &method(1, &declare(&"q".repeat(255))).repeat(20));
+    let mut told = 0;
+    while host.connection.server_cancel(&mut context!(world), 1, &"c".repeat(255), 0) {
+        told += 1;
+        assert!(told < 20);
+    }
+    let mut script = publish(1, "missing", b"x");
+    script.extend(b"rubbish");
+    host.feed(&mut world, &script);
+    let fault = Fault::new(ReplyCode::ConnectionForced, format_args!("{}", "x".repeat(255)));
+    host.connection.close(&mut context!(world), &fault);
+    host.flush(&mut world);
+    assert!(host.said().last().unwrap().contains("CONNECTION_FORCED"));
+    host.end(&mut world);
+}
+
+#[test]
+fn cancels_and_blocks_are_told_to_those_who_want_to_know() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
+    assert!(host.connection.server_cancel(&mut context!(world), 9, "tag", 0), "a channel that is gone");
+    host.connection.blocked(world.now, true);
+    host.flush(&mut world);
+    assert_eq!(host.said(), [format!("1 {:?}", Method::BasicCancel { consumer_tag: "tag", no_wait: true })]);
+    host.run(&mut world, &publish(1, "k", b"now it is concerned"));
+    host.flush(&mut world);
+    // That it is over is told when it lasts; however often it begins anew before, nothing more is said.
+    for blocked in [true, true, false, true, false, true, false] {
+        host.connection.blocked(world.now, blocked);
+        host.later(&mut world, 60);
+        host.flush(&mut world);
+    }
+    assert_eq!(host.said(), [format!("0 {:?}", Method::ConnectionBlocked { reason: "low on memory" })]);
+    host.later(&mut world, 60);
+    host.flush(&mut world);
+    host.flush(&mut world);
+    assert_eq!(host.said(), [format!("0 {:?}", Method::ConnectionUnblocked {})]);
+    host.end(&mut world);
+
+    let mut host = open_with(&mut world, 0, &[]);
+    host.run(&mut world, &open_channel(1));
+    host.run(&mut world, &publish(1, "k", b"x"));
+    host.said();
+    host.connection.blocked(world.now, true);
+    host.later(&mut world, 100);
+    assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
+    assert!(!host.connection.has_output());
+    host.flush(&mut world);
+    assert!(host.said().is_empty());
+    host.end(&mut world);
+}
+
+#[test]
+fn a_reply_follows_the_deliveries_it_must_follow_and_goes_between_the_frames_of_others() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let large = message(&mut world, &vec![5; 300_000]);
+    let small = message(&mut world, b"small");
+    host.rules.put(1, Kind::Deliver, large);
+    host.rules.put(2, Kind::Deliver, small);
+    host.out_bytes = 150_000;
+    // The first page holds the head and one body frame, and a piece of the second.
+    host.flush_once(&mut world, |filled| filled);
+    assert!(host.connection.has_remainder() && host.connection.has_begun_delivery());
+    host.feed(&mut world, &select(2)); // behind the delivery on channel 2
+    host.flush(&mut world);
+    let said = host.said();
+    assert_eq!(said[1..5], ["1 header 300000", "1 body 131064", "1 body 131064", "1 body 37872"]);
+    assert!(said[5].starts_with("2 BasicDeliver"), "{said:?}");
+    assert_eq!(said[6..], ["2 header 5", "2 body 5", "2 ConfirmSelectOk"]);
+
+    let large = message(&mut world, &vec![5; 300_000]);
+    host.rules.put(1, Kind::Deliver, large);
+    host.flush_once(&mut world, |filled| filled);
+    host.feed(&mut world, &select(2)); // nothing waits on channel 2
+    host.feed(&mut world, &select(1)); // never inside a content of its own channel
+    host.flush(&mut world);
+    assert_eq!(
+        host.said()[1..],
+        [
+            "1 header 300000",
+            "1 body 131064",
+            "1 body 131064",
+            "2 ConfirmSelectOk",
+            "1 body 37872",
+            "1 ConfirmSelectOk",
+        ]
+    );
+    host.end(&mut world);
+}
+
+#[test]
+fn what_a_closed_channel_would_have_got_is_not_written() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    for channel in [1, 1, 2] {
+        let id = message(&mut world, b"late");
+        host.rules.put(channel, Kind::Deliver, id);
+    }
+    // Our own verdict: nothing follows the close, not even what the broker left at the front.
+    host.feed(&mut world, &method(1, &Method::BasicGet { queue: "", no_ack: true }));
+    assert_eq!(host.rules.outbox.len(), 2);
+    host.flush(&mut world);
+    let said = host.said();
+    assert_eq!(said[0], channel_close(1, 404, "NOT_FOUND - no previously declared queue", (60, 70)));
+    assert!(said[1].starts_with("2 BasicDeliver") && said.len() == 4, "{said:?}");
+    assert!(host.rules.outbox.is_empty());
+    host.end(&mut world);
+}
+
+#[test]
+fn get_ok_comes_from_the_outbox_and_get_empty_behind_it() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1]);
+    let id = message(&mut world, b"got");
+    host.rules.stock.push_back(id);
+    let mut script = get(1);
+    script.extend(get(1));
+    host.feed(&mut world, &script);
+    host.flush(&mut world);
+    let said = host.said();
+    let ok = Method::BasicGetOk {
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "x",
+        routing_key: b"key",
+        message_count: 0,
+    };
+    assert_eq!(said, [format!("1 {ok:?}"), "1 header 3".into(), "1 body 3".into(), "1 BasicGetEmpty".into()]);
+    host.end(&mut world);
+}
+
+#[test]
+fn a_connection_that_closes_finishes_the_frame_it_was_in() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    let large = message(&mut world, &vec![5; 300_000]);
+    host.rules.put(1, Kind::Deliver, large);
+    host.flush_once(&mut world, |_| 20_000);
+    let mut script = select(1); // nobody can read its reply any more
+    script.extend(select(2));
+    script.extend(frame(8, 1, b""));
+    host.feed(&mut world, &script);
+    assert!(!host.connection.is_over(), "a frame is begun");
+    host.flush_once(&mut world, |_| 50_000);
+    host.flush(&mut world);
+    assert!(host.connection.is_over());
+    assert_eq!(
+        host.said()[1..],
+        [
+            "1 header 300000".to_string(),
+            "1 body 131064".to_string(),
+            "2 ConfirmSelectOk".to_string(),
+            close(505, "UNEXPECTED_FRAME - type 8, all octets = <<>>", (0, 0)),
+        ]
+    );
+    host.end(&mut world);
+}

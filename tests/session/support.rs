@@ -1,0 +1,646 @@
+//! One session in memory: a client that is a byte string, a broker that is a table of rules, a socket that
+//! takes as much as the test says.
+//!
+//! What always holds: the broker here is the plainest one that obeys the contract of `command.rs`, so a test
+//! that fails points at the session; time stands still unless a test moves it.
+
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
+
+use std::collections::VecDeque;
+
+use leveret::command::{
+    ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
+};
+use leveret::error::{Fault, ReplyCode};
+use leveret::journal::Batch;
+use leveret::limits::Limits;
+use leveret::log_limiter::{LogLimiter, LogSource};
+use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::password::Secret;
+use leveret::session::{
+    Connection, Context, Identity, Marks, Names, Peer, Pools, Settings, Step, Suspension, Timeout,
+};
+use leveret::time::Now;
+use leveret::wire::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
+
+/// The pools and settings around sessions.
+pub struct World {
+    pub limits: Limits,
+    pub settings: Settings,
+    pub pools: Pools,
+    pub messages: Messages,
+    pub log: LogLimiter,
+    pub marks: Marks,
+    pub names: Names,
+    pub now: Now,
+    pub share: Share,
+    /// Everything up to this batch is durable.
+    pub durable: Batch,
+}
+
+impl World {
+    pub fn new(limits: Limits) -> Self {
+        let identity = Identity { product: "Leveret".into(), version: "0.1.0".into(), ..Identity::default() };
+        Self {
+            settings: Settings::new(&limits, &identity),
+            pools: Pools::new(&limits),
+            log: LogLimiter::default(),
+            messages: Messages::new(MessageLimits {
+                messages_max: limits.messages_max as usize,
+                body_bytes_max: limits.body_bytes_max as usize,
+                assembly_bytes_max: limits.assembly_bytes_max as usize,
+                owners_max: limits.vhosts_max as usize,
+            }),
+            marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
+            names: Names::default(),
+            now: Now::from_ms(1_000),
+            share: Share::Ordinary,
+            durable: Batch::NONE,
+            limits,
+        }
+    }
+}
+
+/// Limits small enough to be touched in a test.
+pub fn small_limits() -> Limits {
+    Limits {
+        connections_max: 8,
+        channels_max: 64,
+        messages_max: 4096,
+        body_bytes_max: 4 << 20,
+        assembly_bytes_max: 2 << 20,
+        message_size_max: 1 << 20,
+        ..Limits::default()
+    }
+}
+
+/// A delivery that waits to be written.
+pub struct Waiting {
+    pub sequence: u64,
+    pub channel: u16,
+    pub kind: Kind,
+    pub tag: u64,
+    pub message: MessageId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Deliver,
+    GetOk(u32),
+    Return,
+}
+
+/// A broker of rules: what a routing key says is what happens.
+///
+/// | key | outcome |
+/// |---|---|
+/// | `refuse` | a nack |
+/// | `missing` | 404 |
+/// | `wait` | no memory while `is_full` |
+/// | `deliver` | delivered to consumer "ctag" on the same channel |
+/// | `return` | returned when mandatory |
+/// | anything else | taken |
+#[derive(Default)]
+pub struct Rules {
+    pub log: Vec<String>,
+    pub outbox: VecDeque<Waiting>,
+    pub sequence: u64,
+    pub channels: Vec<Option<u16>>,
+    pub is_full: bool,
+    /// Messages that gets give out, per key.
+    pub stock: VecDeque<MessageId>,
+    /// What the confirms of publishes wait for.
+    pub batch: Batch,
+    tags: u64,
+}
+
+pub struct View<'b> {
+    outbox: &'b VecDeque<Waiting>,
+    at: usize,
+}
+
+impl Outbox for View<'_> {
+    fn peek(&self) -> Option<Delivery<'_>> {
+        let waiting = self.outbox.get(self.at)?;
+        let kind = match waiting.kind {
+            Kind::Deliver => DeliveryKind::Deliver { consumer_tag: "ctag" },
+            Kind::GetOk(message_count) => DeliveryKind::GetOk { message_count },
+            Kind::Return => DeliveryKind::Return(ReplyCode::NoRoute),
+        };
+        Some(Delivery {
+            sequence: waiting.sequence,
+            channel: waiting.channel,
+            kind,
+            delivery_tag: waiting.tag,
+            redelivered: false,
+            message: waiting.message,
+        })
+    }
+
+    fn advance(&mut self) {
+        self.at += 1;
+    }
+}
+
+pub fn name(text: &str) -> Name {
+    Name::try_from(text).unwrap()
+}
+
+impl Rules {
+    pub fn put(&mut self, channel: u16, kind: Kind, message: MessageId) {
+        self.sequence += 1;
+        self.tags += u64::from(kind != Kind::Return);
+        let tag = if kind == Kind::Return { 0 } else { self.tags };
+        self.outbox.push_back(Waiting { sequence: self.sequence, channel, kind, tag, message });
+    }
+
+    /// The order of a reply on a channel: behind what waits for it.
+    fn order(&self, channel: Option<u16>) -> ReplyOrder {
+        let last = self.outbox.iter().rfind(|waiting| Some(waiting.channel) == channel);
+        last.map_or(0, |waiting| waiting.sequence)
+    }
+
+    pub fn apply(
+        &mut self,
+        messages: &mut Messages,
+        channel: Option<ChannelId>,
+        command: Command<'_>,
+    ) -> (Outcome, ReplyOrder) {
+        let number = channel.and_then(|id| self.channels[id.index()]);
+        let outcome = self.outcome(messages, channel, number, command);
+        if outcome != Outcome::Wait {
+            let shown = match command {
+                Command::Publish { .. } => String::new(),
+                other => format!("{number:?} {other:?}"),
+            };
+            if !shown.is_empty() {
+                self.log.push(shown);
+            }
+        }
+        (outcome, self.order(number))
+    }
+
+    fn outcome(
+        &mut self,
+        messages: &mut Messages,
+        channel: Option<ChannelId>,
+        number: Option<u16>,
+        command: Command<'_>,
+    ) -> Outcome {
+        match command {
+            Command::Login { user: "guest", password: Secret(b"guest"), .. } => Outcome::Done,
+            Command::Login { .. } => fault(ReplyCode::AccessRefused, "wrong"),
+            Command::OpenVhost { vhost: "/" } => Outcome::Done,
+            Command::OpenVhost { vhost } => Outcome::Fault(Fault::connection(
+                ReplyCode::NotAllowed,
+                format_args!("vhost {vhost} not found"),
+            )),
+            Command::OpenChannel { number } => {
+                self.channels.push(Some(number));
+                Outcome::ChannelOpened(ChannelId::from_index(self.channels.len() - 1))
+            }
+            Command::CloseChannel => {
+                self.close(messages, channel, number);
+                Outcome::Done
+            }
+            Command::QueueDeclare { queue, .. } => {
+                let queue = if queue.is_empty() { "amq.gen-1" } else { queue }.into();
+                Outcome::QueueDeclared { queue, message_count: 7, consumer_count: 3 }
+            }
+            Command::QueuePurge { .. } | Command::QueueDelete { .. } => Outcome::MessageCount(5),
+            Command::QueueBind { exchange: "missing", .. } => fault(ReplyCode::NotFound, "no exchange"),
+            Command::Consume { tag, .. } => {
+                Outcome::Consuming { tag: if tag.is_empty() { "amq.ctag-1" } else { tag }.into() }
+            }
+            Command::Get { .. } => match (self.stock.pop_front(), number) {
+                (Some(message), Some(number)) => {
+                    self.put(number, Kind::GetOk(self.stock.len() as u32), message);
+                    Outcome::GetQueued
+                }
+                _ => Outcome::GetEmpty,
+            },
+            Command::Publish { message, mandatory } => {
+                self.publish(messages, number.expect("publish is on a channel"), message, mandatory)
+            }
+            _ => Outcome::Done,
+        }
+    }
+
+    fn close(&mut self, messages: &mut Messages, channel: Option<ChannelId>, number: Option<u16>) {
+        self.channels[channel.expect("a channel is closed").index()] = None;
+        let mut place = 0;
+        self.outbox.retain(|waiting| {
+            place += 1;
+            let stays = place == 1 || Some(waiting.channel) != number;
+            if !stays {
+                messages.release(waiting.message);
+            }
+            stays
+        });
+    }
+
+    fn publish(&mut self, messages: &mut Messages, number: u16, id: MessageId, mandatory: bool) -> Outcome {
+        let key = String::from_utf8_lossy(messages.routing_key(id)).into_owned();
+        if key == "wait" && self.is_full {
+            return Outcome::Wait;
+        }
+        let body = body_of(messages, id);
+        self.log.push(format!(
+            "{number} publish {}/{key} {mandatory} {:?} {}:{:x}",
+            messages.exchange(id),
+            messages.flags(id),
+            body.len(),
+            checksum(&body)
+        ));
+        match key.as_str() {
+            "deliver" => self.put(number, Kind::Deliver, id),
+            "return" if mandatory => self.put(number, Kind::Return, id),
+            _ => messages.release(id),
+        }
+        match key.as_str() {
+            "refuse" => Outcome::PublishRefused,
+            "missing" => fault(ReplyCode::NotFound, "no exchange 'missing' in vhost '/'"),
+            _ => Outcome::Published,
+        }
+    }
+}
+
+pub fn fault(code: ReplyCode, text: &str) -> Outcome {
+    Outcome::Fault(Fault::new(code, format_args!("{text}")))
+}
+
+pub fn body_of(messages: &Messages, id: MessageId) -> Vec<u8> {
+    let mut body = vec![0; messages.body_len(id) as usize];
+    let mut cursor = messages.body_cursor(id, 0);
+    messages.read(id, &mut cursor, &mut body);
+    body
+}
+
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A session between a client's bytes and [`Rules`].
+pub struct Host {
+    pub connection: Connection,
+    pub rules: Rules,
+    /// Input that was not consumed.
+    pub stash: Vec<u8>,
+    /// Everything the socket took.
+    pub output: Vec<u8>,
+    pub out_bytes: usize,
+    pub is_finished: bool,
+}
+
+macro_rules! context {
+    ($world:expr) => {
+        leveret::session::Context {
+            now: $world.now,
+            pools: &mut $world.pools,
+            messages: &mut $world.messages,
+            settings: &$world.settings,
+            share: $world.share,
+            owner: leveret::mem::Owner::default(),
+            durable: $world.durable,
+            log: &mut $world.log,
+        }
+    };
+}
+
+impl Host {
+    pub fn new(world: &World) -> Self {
+        let id = ConnectionId::from_index(0);
+        Self::with_id(world, id)
+    }
+
+    pub fn with_id(world: &World, id: ConnectionId) -> Self {
+        let peer = Peer { from_loopback: true, source: LogSource::Anybody };
+        Self {
+            connection: Connection::new(world.now, id, peer, &world.settings),
+            rules: Rules::default(),
+            stash: Vec::new(),
+            output: Vec::new(),
+            out_bytes: 64 << 10,
+            is_finished: false,
+        }
+    }
+
+    /// Hands in bytes and handles them as far as that goes.
+    pub fn feed(&mut self, world: &mut World, bytes: &[u8]) -> Option<Suspension> {
+        self.stash.extend_from_slice(bytes);
+        let input = core::mem::take(&mut self.stash);
+        let mut at = 0;
+        let suspended = loop {
+            let mut context: Context<'_> = context!(world);
+            match self.connection.next(&mut context, &mut world.names, &input, &mut at) {
+                Step::NeedMore => break None,
+                Step::Suspended(suspension) => break Some(suspension),
+                Step::Finished => {
+                    self.is_finished = true;
+                    break None;
+                }
+                Step::Command { channel, command } => {
+                    let (outcome, order) = self.rules.apply(context.messages, channel, command);
+                    let is_wait = outcome == Outcome::Wait;
+                    let batch = self.rules.batch;
+                    self.connection.answer(&mut context, outcome, order, batch);
+                    if is_wait {
+                        break Some(Suspension::ContentRoom);
+                    }
+                }
+            }
+        };
+        self.stash = input[at..].to_vec();
+        suspended
+    }
+
+    /// One fill, of which the socket takes what `accept` says; gives what was filled.
+    pub fn flush_once(&mut self, world: &mut World, accept: impl FnOnce(usize) -> usize) -> usize {
+        let mut out = vec![0; self.out_bytes];
+        let mut view = View { outbox: &self.rules.outbox, at: 0 };
+        let mut context: Context<'_> = context!(world);
+        let filled = self.connection.fill(&mut context, &mut out, &mut world.marks, &mut view);
+        let took = accept(filled);
+        let sent = self.connection.written(&mut context, took, &world.marks);
+        self.output.extend_from_slice(&out[..took]);
+        for _ in 0..sent {
+            let waiting = self.rules.outbox.pop_front().expect("no more is sent than waits");
+            world.messages.release(waiting.message);
+        }
+        filled
+    }
+
+    /// Writes all there is to write.
+    pub fn flush(&mut self, world: &mut World) {
+        for _ in 0..100_000 {
+            if self.flush_once(world, |filled| filled) == 0 {
+                return;
+            }
+        }
+        panic!("a connection that always has something to write");
+    }
+
+    /// Feeds, flushes and resumes until nothing moves.
+    pub fn run(&mut self, world: &mut World, bytes: &[u8]) {
+        let mut suspended = self.feed(world, bytes);
+        loop {
+            let before = (self.output.len(), self.stash.len(), self.rules.log.len());
+            self.flush(world);
+            if suspended.is_some() {
+                suspended = self.feed(world, &[]);
+                self.flush(world);
+            }
+            if before == (self.output.len(), self.stash.len(), self.rules.log.len()) {
+                return;
+            }
+        }
+    }
+
+    /// What was written since this was last asked, as text, one method, header or body a line.
+    pub fn said(&mut self) -> Vec<String> {
+        let output = core::mem::take(&mut self.output);
+        show(&output)
+    }
+
+    pub fn timeout(&mut self, world: &mut World) -> Timeout {
+        self.connection.handle_timeout(&mut context!(world))
+    }
+
+    /// Moves the clock and handles what is due by then.
+    pub fn later(&mut self, world: &mut World, ms: u64) -> Timeout {
+        world.now = Now::from_ms(world.now.as_ms() + ms);
+        self.timeout(world)
+    }
+
+    /// Moves the clock to the connection's next deadline and handles it.
+    pub fn pass_time(&mut self, world: &mut World) -> Timeout {
+        let left = self.connection.deadline().ms_left(world.now).expect("there is a deadline");
+        world.now = Now::from_ms(world.now.as_ms() + left);
+        self.timeout(world)
+    }
+
+    /// Closes a channel for what nobody said.
+    pub fn close_channel(&mut self, world: &mut World, number: u16, text: &str) -> bool {
+        let fault = Fault::new(ReplyCode::PreconditionFailed, format_args!("{text}"));
+        self.connection.close_channel(&mut context!(world), number, &fault)
+    }
+
+    /// Gives everything back and checks that the pools are whole again.
+    pub fn end(mut self, world: &mut World) {
+        self.connection.teardown(&mut context!(world));
+        for waiting in self.rules.outbox.drain(..) {
+            world.messages.release(waiting.message);
+        }
+        for message in self.rules.stock.drain(..) {
+            world.messages.release(message);
+        }
+        assert_eq!(world.pools.channels_used(), 0);
+        assert_eq!(world.pools.reply_bytes_used(), 0);
+        assert_eq!(
+            (
+                world.messages.messages_used(),
+                world.messages.body_bytes_used(),
+                world.messages.assembly_bytes_used()
+            ),
+            (0, 0, 0)
+        );
+    }
+}
+
+/// A connection that is open.
+pub fn open(world: &mut World) -> Host {
+    open_with(world, 0, &CAPABLE)
+}
+
+pub const CAPABLE: [&str; 3] =
+    ["authentication_failure_close", "consumer_cancel_notify", "connection.blocked"];
+
+pub fn open_with(world: &mut World, heartbeat: u16, capabilities: &[&str]) -> Host {
+    let mut host = Host::new(world);
+    let script = handshake(capabilities, b"\0guest\0guest", world.limits.frame_max, heartbeat);
+    host.run(world, &script);
+    let said = host.said();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[2].starts_with("0 ConnectionOpenOk"), "{said:?}");
+    host.rules.log.clear();
+    host
+}
+
+pub fn handshake(capabilities: &[&str], credentials: &[u8], frame_max: u32, heartbeat: u16) -> Vec<u8> {
+    let mut script = b"AMQP\0\0\x09\x01".to_vec();
+    script.extend(start_ok("PLAIN", credentials, capabilities));
+    script.extend(method(0, &Method::ConnectionTuneOk { channel_max: 2047, frame_max, heartbeat }));
+    script.extend(method(0, &Method::ConnectionOpen { virtual_host: "/" }));
+    script
+}
+
+pub fn start_ok(mechanism: &str, response: &[u8], capabilities: &[&str]) -> Vec<u8> {
+    let mut bytes = vec![0; 1024];
+    let mut writer = Writer::new(&mut bytes);
+    writer
+        .table(|table| {
+            table.table("capabilities", |inner| {
+                capabilities.iter().try_for_each(|capability| inner.bool(capability, true))
+            })
+        })
+        .unwrap();
+    let properties = writer.written()[4..].to_vec();
+    let start_ok = Method::ConnectionStartOk {
+        client_properties: Table::trusted(&properties),
+        mechanism,
+        response,
+        locale: "en_US",
+    };
+    method(0, &start_ok)
+}
+
+pub fn method(channel: u16, method: &Method<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; 8192];
+    let mut writer = Writer::new(&mut bytes);
+    method.emit_frame(channel, &mut writer).unwrap();
+    writer.written().to_vec()
+}
+
+pub fn open_channel(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ChannelOpen {})
+}
+
+pub fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    bytes.extend(channel.to_be_bytes());
+    bytes.extend((payload.len() as u32).to_be_bytes());
+    bytes.extend(payload);
+    bytes.push(0xCE);
+    bytes
+}
+
+pub fn header(channel: u16, body_len: u64, properties: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 8192];
+    let mut writer = Writer::new(&mut bytes);
+    ContentHeader::new(body_len, Properties::trusted(properties)).emit_frame(channel, &mut writer).unwrap();
+    writer.written().to_vec()
+}
+
+/// basic.publish with its content, in body frames of `piece` octets.
+pub fn publish_in(channel: u16, key: &str, mandatory: bool, body: &[u8], piece: usize) -> Vec<u8> {
+    let publish =
+        Method::BasicPublish { exchange: "x", routing_key: key.as_bytes(), mandatory, immediate: false };
+    let mut bytes = method(channel, &publish);
+    bytes.extend(header(channel, body.len() as u64, &[0, 0]));
+    for piece in body.chunks(piece) {
+        bytes.extend(frame(3, channel, piece));
+    }
+    bytes
+}
+
+pub fn publish(channel: u16, key: &str, body: &[u8]) -> Vec<u8> {
+    publish_in(channel, key, false, body, 131_064)
+}
+
+/// Frames as text.
+pub fn show(mut bytes: &[u8]) -> Vec<String> {
+    let mut shown = Vec::new();
+    if let Some(rest) = bytes.strip_prefix(b"AMQP\0\0\x09\x01") {
+        shown.push("AMQP".to_string());
+        bytes = rest;
+    }
+    while !bytes.is_empty() {
+        let frame = next_frame(bytes, 1 << 24).expect("we write frames").expect("whole frames");
+        bytes = &bytes[frame.input_len()..];
+        let channel = frame.header.channel;
+        shown.push(match frame.header.kind().expect("of a known kind") {
+            FrameKind::Method => match Method::parse(frame.payload).expect("methods") {
+                Method::ConnectionStart { mechanisms, .. } => {
+                    format!("{channel} ConnectionStart {}", String::from_utf8_lossy(mechanisms))
+                }
+                method => format!("{channel} {method:?}"),
+            },
+            FrameKind::Header => {
+                let header = ContentHeader::parse(frame.payload).expect("content headers");
+                format!("{channel} header {}", header.body_len)
+            }
+            FrameKind::Body => format!("{channel} body {}", frame.payload.len()),
+            FrameKind::Heartbeat => format!("{channel} heartbeat"),
+        });
+    }
+    shown
+}
+
+/// A stream of numbers from a seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+pub fn message(world: &mut World, body: &[u8]) -> MessageId {
+    let id = world.messages.begin("x", b"key", Share::Reserve).unwrap();
+    world
+        .messages
+        .reserve_content(id, &[0, 0], MessageFlags::NONE, body.len() as u32, Share::Reserve)
+        .unwrap();
+    world.messages.append_body(id, body);
+    world.messages.finish(id);
+    id
+}
+
+pub fn close(code: u16, text: &str, id: (u16, u16)) -> String {
+    let close =
+        Method::ConnectionClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
+    format!("0 {close:?}")
+}
+
+pub fn channel_close(channel: u16, code: u16, text: &str, id: (u16, u16)) -> String {
+    let close = Method::ChannelClose { reply_code: code, reply_text: text, class_id: id.0, method_id: id.1 };
+    format!("{channel} {close:?}")
+}
+
+pub fn client_closes(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ChannelClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 })
+}
+
+pub fn ack(channel: u16, delivery_tag: u64, multiple: bool) -> String {
+    format!("{channel} {:?}", Method::BasicAck { delivery_tag, multiple })
+}
+
+pub fn select(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ConfirmSelect { no_wait: false })
+}
+
+pub fn get(channel: u16) -> Vec<u8> {
+    method(channel, &Method::BasicGet { queue: "q", no_ack: true })
+}
+
+/// Octets of the method frame of a publish with a key of one letter, and of it and an empty header.
+pub const METHOD: usize = 19;
+pub const HEAD: usize = METHOD + 22;
+
+/// A connection with these channels open.
+pub fn open_channels(world: &mut World, channels: &[u16]) -> Host {
+    let mut host = open(world);
+    for channel in channels {
+        host.run(world, &open_channel(*channel));
+    }
+    host.said();
+    host.rules.log.clear();
+    host
+}
+
+pub fn declare(queue: &str) -> Method<'_> {
+    Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}

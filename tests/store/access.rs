@@ -1,0 +1,641 @@
+//! Users and permissions in the log: every change in two commits, a digest with each, and stores of before.
+
+use std::io;
+
+use leveret::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret::journal::{Definition, Journal};
+use leveret::mem::{MessageLimits, Messages};
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::{
+    ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
+};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
+const NOW: Now = Now::from_ms(1);
+const ALICE: &[u8] = b"\0\x02\x05alice";
+const BOB: &[u8] = b"\0\x02\x03bob";
+
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    disk
+}
+
+fn open(disk: &SimDisk) -> (Log, Report) {
+    disk.start(Trouble::Never);
+    Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).expect("it opens")
+}
+
+fn settings(segments_max: u32) -> Settings {
+    Settings {
+        segment_bytes: 64 << 10,
+        commit_bytes: 12 << 10,
+        segments_max,
+        syncs_per_s: 0,
+        ..Settings::default()
+    }
+}
+
+fn commit(log: &mut Log, disk: &mut SimDisk) {
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    let job = log.next_commit(NOW).expect("somebody waits");
+    log.commit_done(job.run(disk)).expect("the disk is well");
+}
+
+/// What the log says of access when it is alone.
+fn access_of_log(disk: &SimDisk) -> Access {
+    disk.lose_access_files();
+    open(disk).1.access.access
+}
+
+/// A definition as versions wrote it that knew of no digest, in a commit of its own; where that lies.
+fn say_as_before(log: &mut Log, disk: &mut SimDisk, version: u64, key: &[u8]) -> (u32, usize) {
+    let record = Record::Defined { version, key, value: Some(b"") };
+    log.append(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(log, disk);
+    disk.written().last().copied().expect("it was written")
+}
+
+fn flip(disk: &mut SimDisk, (slot, at): (u32, usize)) {
+    let mut bytes = [0; 200];
+    disk.read(slot, at as u64, &mut bytes).expect("it can be read");
+    bytes[80] ^= 4;
+    disk.write(slot, at as u64, &bytes).expect("it can be written");
+    disk.sync(slot).expect("it can be synced");
+}
+
+#[test]
+fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
+    let mut disk = new_disk();
+    let (mut log, report) = open(&disk);
+    assert_eq!(report.access.access, Access::New);
+    say_as_before(&mut log, &mut disk, 1, ALICE);
+    drop(log);
+    assert_eq!(open(&disk).1.access.access, Access::Silent, "nobody said that this is all");
+    let (mut log, _) = open(&disk);
+    say_as_before(&mut log, &mut disk, 2, &ACCESS_WRITTEN_KEY);
+    let place = say_as_before(&mut log, &mut disk, 3, BOB);
+    say_as_before(&mut log, &mut disk, 4, b"\x02\0\0");
+    drop(log);
+    let (log, report) = open(&disk);
+    assert_eq!(report.access.access, Access::Whole);
+    assert!(report.access.is_thin, "it wants to be written twice");
+    drop(log);
+    flip(&mut disk, place);
+    assert!(matches!(access_of_log(&disk), Access::InDoubt(_)));
+    assert!(matches!(access_of_log(&disk), Access::InDoubt(_)), "it is so at the next start, too");
+    assert!(matches!(open(&disk).1.access.access, Access::InDoubt(_)), "and its files say so");
+}
+
+#[test]
+fn the_digest_tells_what_is_missing() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    let mut say = |log: &mut Log, version, key: &[u8], value: Option<&[u8]>| {
+        let record = Record::Defined { version, key, value };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(log, &mut disk);
+        *disk.written().last().expect("it was written")
+    };
+    say(&mut log, 1, ALICE, Some(b"a"));
+    say(&mut log, 2, &ACCESS_WRITTEN_KEY, Some(b""));
+    let added = say(&mut log, 3, BOB, Some(b"b"));
+    let gone = say(&mut log, 4, ALICE, None);
+    say(&mut log, 5, b"\x02\0\0", Some(b"something that is no access"));
+    drop(log);
+    assert_eq!(open(&disk).1.access.access, Access::Whole);
+    for place in [added, gone] {
+        flip(&mut disk, place);
+        assert!(matches!(access_of_log(&disk), Access::InDoubt(_)), "{place:?}");
+    }
+    let (mut log, report) = open(&disk);
+    assert!(matches!(report.access.access, Access::InDoubt(_)));
+    let version = u64::from(log.life()) << 32;
+    let record = Record::Defined { version: version + 1, key: &ACCESS_WRITTEN_KEY, value: Some(b"") };
+    log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(&mut log, &mut disk);
+    drop(log);
+    assert_eq!(open(&disk).1.access.access, Access::Whole, "somebody has confirmed it");
+}
+
+#[test]
+fn a_change_is_durable_when_two_commits_have_it() {
+    let mut disk = new_disk();
+    let (log, _) = open(&disk);
+    let mut messages = Messages::new(MessageLimits {
+        messages_max: 10,
+        body_bytes_max: 64 << 10,
+        assembly_bytes_max: 64 << 10,
+        owners_max: 1,
+    });
+    let mut journal = Journal::new(10);
+    journal.start(log.life(), true, log.record_bytes_max() as u64);
+    let mut keeper = Keeper::new(log, 4096);
+    let user = Definition::User { name: "alice", tags: "", hash: &[0] };
+    let queue =
+        Definition::Queue { vhost: "/", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    for (definition, commits) in [(user, 2), (queue, 1), (user, 2)] {
+        let batch = journal.define(definition.key(), Some(definition.value()));
+        let mut made = 0;
+        while journal.durable() < batch {
+            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("somebody waits");
+            made += u32::from(matches!(write, Write::Commit(_)));
+            let done = write.run(&mut disk);
+            keeper.write_done(&mut journal, &mut messages, done, NOW).expect("the disk is well");
+        }
+        assert_eq!(made, commits, "{definition:?}");
+    }
+    let places = &keeper.log().index().definitions()[&user.key()];
+    let second = places.second.expect("it is there twice");
+    assert_ne!(places.place.at / 4096, second.at / 4096, "in one block");
+}
+
+/// The header of the only segment says its own length, which a flipped bit makes one that no file has.
+#[test]
+fn no_flipped_bit_of_the_only_header_costs_a_user() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    for (version, key, value) in
+        [(1, ALICE, Some(b"a".as_slice())), (2, &ACCESS_WRITTEN_KEY, Some(b"")), (3, ALICE, Some(b"a"))]
+    {
+        let record = Record::Defined { version, key, value };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop(log);
+    let slot = disk.slots().expect("it can be read")[0];
+    let mut flip_bit = |at: u64, bit: u8| {
+        let mut byte = [0];
+        disk.read(slot, at, &mut byte).expect("it can be read");
+        disk.write(slot, at, &[byte[0] ^ 1 << bit]).expect("it can be written");
+        Log::access_of(&mut disk).expect("it can be read")
+    };
+    for at in 0..76 {
+        for bit in 0..8 {
+            assert_eq!(flip_bit(at, bit), Access::Whole, "byte {at}, bit {bit}");
+            assert_eq!(flip_bit(at, bit), Access::Whole, "mended");
+        }
+    }
+}
+
+/// Keys and values.
+type Definitions = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Who there is, by the definitions that can be read.
+fn readable(disk: &SimDisk) -> (Report, Definitions) {
+    let (log, report) = open(disk);
+    let found = read(&log, disk).0;
+    (report, found)
+}
+
+/// All definitions, and whether it is among them that nobody exists but what is written.
+fn read(log: &Log, disk: &SimDisk) -> (Definitions, bool) {
+    let mut found = Vec::new();
+    let damaged =
+        log.read_definitions(&mut disk.clone(), |key, value| found.push((key.to_vec(), value.to_vec())));
+    assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");
+    assert!(found.is_sorted(), "in the order of their keys");
+    let all = found.len();
+    found.retain(|(key, _)| *key != ACCESS_WRITTEN_KEY);
+    let says_who_there_is = found.len() < all;
+    (found, says_who_there_is)
+}
+
+#[test]
+fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    let mut version = 0;
+    let mut places = Vec::new();
+    let mut say = |log: &mut Log, disk: &mut SimDisk, key: &[u8], value: Option<&[u8]>| {
+        version += 1;
+        let record = Record::Defined { version, key, value };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(log, disk);
+        places.extend(disk.written().last());
+    };
+    say(&mut log, &mut disk, ALICE, Some(b"old"));
+    say(&mut log, &mut disk, &ACCESS_WRITTEN_KEY, Some(b""));
+    say(&mut log, &mut disk, BOB, Some(b"bob"));
+    say(&mut log, &mut disk, ALICE, Some(b"new"));
+    say(&mut log, &mut disk, BOB, None);
+    say(&mut log, &mut disk, b"\x02\0\0", Some(b"something that is no access"));
+    drop(log);
+    let alice = vec![(ALICE.to_vec(), b"new".to_vec())];
+    // Everything that ever told of access is lost, from whichever commit on, and once the whole log.
+    for from in (0..places.len()).rev() {
+        places[from..].iter().for_each(|place| flip(&mut disk, *place));
+        let (report, mut found) = readable(&disk);
+        found.retain(|(key, _)| key[0] == 0);
+        assert_eq!((report.access.access, &found), (Access::Whole, &alice), "from commit {from} on");
+        assert_eq!(readable(&disk).0.access.restored, [], "once is enough");
+    }
+    for slot in disk.slots().expect("it can be read") {
+        disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
+    let (report, found) = readable(&disk);
+    assert!(report.is_lost && report.is_damaged(), "{report:?}");
+    assert_eq!((report.access.access, &found), (Access::Whole, &alice), "the log is lost");
+    let (report, found) = readable(&disk);
+    assert_eq!((report.access.access, &found), (Access::Whole, &alice), "and was begun anew");
+}
+
+/// A store whose log has lost the newest of access, or all of itself, which the files beside it still know;
+/// and who there is by them. With `large`, more than one commit takes.
+fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitions) {
+    let mut disk = SimDisk::new(seed, Mutant::None, IDENTITY);
+    let (mut log, _) = open(&disk);
+    let size = if large { 3 << 10 } else { 10 };
+    let old = vec![b'o'; size];
+    let new = vec![b'n'; size];
+    let users = [b"\0\x02\x01a", b"\0\x02\x01b", b"\0\x02\x01c", b"\0\x02\x01d", b"\0\x02\x01e"];
+    let mut said: Vec<(&[u8], Option<&[u8]>)> = users.iter().map(|key| (&key[..], Some(&old[..]))).collect();
+    said.extend([(BOB, Some(&b"bob"[..])), (&ACCESS_WRITTEN_KEY[..], Some(b""))]);
+    let kept = said.len();
+    said.extend(users.iter().map(|key| (&key[..], Some(&new[..]))));
+    said.extend([(BOB, None), (b"\x02\0\0", Some(&b"something that is no access"[..]))]);
+    let mut places = Vec::new();
+    for (version, (key, value)) in (1..).zip(said) {
+        if places.len() == kept {
+            // The files beside it are made when it starts.
+            drop(log);
+            log = open(&disk).0;
+            places.extend(disk.written().last());
+        }
+        let version = u64::from(log.life()) << 32 | version;
+        log.append_reserved(&Record::Defined { version, key, value }, Urgency::Awaited, NOW)
+            .expect("there is room");
+        commit(&mut log, &mut disk);
+        places.extend(disk.written().last());
+    }
+    drop(log);
+    if is_all_lost {
+        for slot in disk.slots().expect("it can be read") {
+            disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+            disk.sync(slot).expect("it can be synced");
+        }
+    }
+    disk.sync_directory().expect("it can be synced");
+    places[kept..].iter().for_each(|place| flip(&mut disk, *place));
+    (disk, users.map(|key| (key.to_vec(), new.clone())).to_vec())
+}
+
+/// The power goes at each call of the start that writes what the log had lost into it again: what only the
+/// files beside the log know must not be lost with it.
+#[test]
+fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
+    let kinds = [(false, false), (true, false), (false, true), (true, true)];
+    for (seed, (large, is_all_lost)) in (0..4).flat_map(|seed| kinds.map(|kind| (seed, kind))) {
+        for at in 0.. {
+            let (disk, users) = lossy_store(seed, large, is_all_lost);
+            let what = format!("seed {seed}, large {large}, all {is_all_lost}, cut at {at}");
+            disk.start(Trouble::Cut(at));
+            let report = Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).map(|(_, report)| report);
+            let is_whole = !disk.is_off();
+            assert_eq!(is_whole, report.is_ok_and(|report| report.unwritable.is_none()), "{what}");
+            disk.power_cut();
+            for start in 1..3 {
+                let (report, mut found) = readable(&disk);
+                found.retain(|(key, _)| key[0] == 0);
+                assert_eq!(report.access.access, Access::Whole, "{what}, start {start}");
+                assert_eq!(found, users, "{what}, start {start}");
+            }
+            if is_whole {
+                assert!(at > 4, "the start did something");
+                break;
+            }
+        }
+    }
+}
+
+/// The disk refuses a write or a sync of that start, and is well at the next.
+#[test]
+fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
+    for (at, fail) in (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at)), (at, Trouble::FailedSync(at))]) {
+        let (disk, users) = lossy_store(1, true, false);
+        disk.start(fail);
+        let (log, report) =
+            Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).expect("it can be read");
+        let unwritable = report.unwritable;
+        if unwritable.is_some() {
+            let (mut found, says_who_there_is) = read(&log, &disk);
+            found.retain(|(key, _)| key[0] == 0);
+            assert_eq!((report.access.access, &found), (Access::Whole, &users), "{fail:?}: by the files");
+            assert!(says_who_there_is, "{fail:?}");
+        }
+        assert!(unwritable.is_some() || at > 2, "{fail:?} was met");
+        disk.power_cut();
+        let (report, mut found) = readable(&disk);
+        found.retain(|(key, _)| key[0] == 0);
+        assert_eq!((report.access.access, found), (Access::Whole, users), "{fail:?}");
+    }
+}
+
+#[test]
+fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice())] {
+        let record = Record::Defined { version, key, value: Some(b"") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop((log, open(&disk)));
+    let slots = ACCESS_SLOTS;
+    let mut copy = [0; 4096];
+    assert_eq!(disk.read(slots[0], 0, &mut copy).expect("there is one"), copy.len());
+    let length = usize::from(copy[12]);
+    for byte in 0..length {
+        let mut damaged = copy;
+        damaged[byte] ^= 0x20;
+        for slot in slots {
+            disk.write(slot, 0, &damaged).expect("it can be written");
+            disk.sync(slot).expect("it can be synced");
+        }
+        let (report, found) = readable(&disk);
+        assert_eq!((report.access.access, found.len()), (Access::Whole, 1), "byte {byte}: the log says it");
+        for slot in slots {
+            let mut renewed = [0; 4096];
+            disk.read(slot, 0, &mut renewed).expect("it can be read");
+            assert!(renewed != damaged, "the files were made again");
+        }
+    }
+}
+
+/// What both files say.
+fn copies(disk: &mut SimDisk) -> Vec<[u8; 4096]> {
+    let mut read = |slot| {
+        let mut copy = [0; 4096];
+        assert_eq!(disk.read(slot, 0, &mut copy).expect("it can be read"), copy.len());
+        copy
+    };
+    ACCESS_SLOTS.map(&mut read).to_vec()
+}
+
+fn put_copies(disk: &mut SimDisk, copies: &[[u8; 4096]]) {
+    for (slot, copy) in ACCESS_SLOTS.into_iter().zip(copies) {
+        disk.write(slot, 0, copy).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
+}
+
+/// Alice and Bob, and a log that is written on.
+fn store_of_two() -> (SimDisk, Log) {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    for (version, key) in [(1, ALICE), (2, BOB), (3, &ACCESS_WRITTEN_KEY[..])] {
+        let record = Record::Defined { version, key, value: Some(b"") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop(log);
+    let log = open(&disk).0;
+    (disk, log)
+}
+
+/// A change, in the two commits that it takes; where the first lies.
+fn change(log: &mut Log, disk: &mut SimDisk, number: u64, key: &[u8], value: Option<&[u8]>) -> (u32, usize) {
+    let version = u64::from(log.life()) << 32 | number;
+    let record = Record::Defined { version, key, value };
+    log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(log, disk);
+    let place = disk.written().last().copied().expect("it was written");
+    commit(log, disk);
+    place
+}
+
+fn lose_log(disk: &mut SimDisk) {
+    for slot in disk.slots().expect("it can be read") {
+        disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
+}
+
+/// A file could neither be written nor removed for a while, and is read again when the log has lost that
+/// somebody was deleted meanwhile.
+#[test]
+fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
+    for is_damaged in [false, true] {
+        let (mut disk, mut log) = store_of_two();
+        let old = copies(&mut disk);
+        let gone = change(&mut log, &mut disk, 1, BOB, None);
+        let new = copies(&mut disk);
+        assert!(old != new, "the files follow");
+        drop(log);
+        if is_damaged {
+            flip(&mut disk, gone);
+        }
+        put_copies(&mut disk, &old);
+        let access = Log::access_of(&mut disk).expect("it can be read");
+        assert_eq!(matches!(access, Access::InDoubt(_)), is_damaged, "{access:?}");
+        put_copies(&mut disk, &new);
+        let (report, found) = readable(&disk);
+        assert_eq!(report.access.access, Access::Whole, "the newer ones vouch");
+        assert_eq!(found, [(ALICE.to_vec(), Vec::new())]);
+    }
+    // What is newer the log has itself, and the file has what the log has lost: together they are whole.
+    let (mut disk, mut log) = store_of_two();
+    let old = copies(&mut disk);
+    let first = change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
+    change(&mut log, &mut disk, 2, b"\0\x02\x05carol", Some(b"new"));
+    drop(log);
+    put_copies(&mut disk, &old);
+    flip(&mut disk, first);
+    assert_eq!(readable(&disk).0.access.access, Access::Whole);
+}
+
+/// Nothing good is left of both while the broker runs: the next change makes them again, without a start.
+#[test]
+fn files_of_access_that_were_lost_come_back_with_the_next_change() {
+    let (mut disk, mut log) = store_of_two();
+    put_copies(&mut disk, &[[0; 4096]; 2]);
+    change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
+    change(&mut log, &mut disk, 2, BOB, None);
+    drop(log);
+    lose_log(&mut disk);
+    let (report, found) = readable(&disk);
+    assert_eq!(report.access.access, Access::Whole, "by the files alone");
+    assert_eq!(found.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [ALICE, b"\0\x02\x05carol"]);
+}
+
+/// A card refuses the first reads of both files, and the log needs them.
+#[test]
+fn reads_that_are_refused_now_and_then_cost_nobody() {
+    for count in 1..5 {
+        let (mut disk, mut log) = store_of_two();
+        let gone = change(&mut log, &mut disk, 1, BOB, None);
+        drop(log);
+        flip(&mut disk, gone);
+        disk.start(Trouble::Never);
+        let mut worn = Flaky { disk: disk.clone(), refused: [ACCESS_SLOTS; 5][..count].concat() };
+        let (_, report) = Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it opens");
+        assert_eq!(report.access.access, Access::Whole, "{count}");
+        assert!(worn.refused.is_empty(), "{count}: they were refused");
+    }
+}
+
+/// A disk that refuses the next read of some files.
+struct Flaky {
+    disk: SimDisk,
+    refused: Vec<u32>,
+}
+
+impl Disk for Flaky {
+    fn lock(&mut self) -> io::Result<()> {
+        self.disk.lock()
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        self.disk.slots()
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.create(slot)
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(refused) = self.refused.iter().position(|other| *other == slot) {
+            self.refused.remove(refused);
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.disk.read(slot, at, bytes)
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(slot, at, bytes)
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        self.disk.zero(slot, at, bytes)
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.sync(slot)
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.remove(slot)
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+}
+
+/// What is wrong with a file, until it is made anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wear {
+    /// A sector cannot be written, and the write says so.
+    Write,
+    /// The sync says so, as it is with files that are written through the page cache.
+    Sync,
+    /// Its inode is damaged: it can neither be opened nor removed.
+    Inode,
+}
+
+/// A disk on which something is wrong with one file.
+struct Worn {
+    disk: SimDisk,
+    file: u32,
+    wear: Wear,
+    is_removed: bool,
+}
+
+impl Worn {
+    /// Fails what this wear makes fail.
+    fn fail_if(&self, slot: u32, wears: &[Wear]) -> io::Result<()> {
+        let is_met = slot == self.file && !self.is_removed && wears.contains(&self.wear);
+        let errno = if self.wear == Wear::Inode { 74 } else { 5 };
+        if is_met { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) }
+    }
+}
+
+impl Disk for Worn {
+    fn lock(&mut self) -> io::Result<()> {
+        self.disk.lock()
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        self.disk.slots()
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.fail_if(slot, &[Wear::Inode])?;
+        self.disk.create(slot)
+    }
+
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.fail_if(slot, &[Wear::Inode])?;
+        self.disk.read(slot, at, bytes)
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.fail_if(slot, &[Wear::Write, Wear::Inode])?;
+        self.disk.write(slot, at, bytes)
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        self.disk.zero(slot, at, bytes)
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.fail_if(slot, &[Wear::Sync, Wear::Inode])?;
+        self.disk.sync(slot)
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        assert!(ACCESS_SLOTS.contains(&slot), "no segment is removed");
+        self.fail_if(slot, &[Wear::Inode])?;
+        self.is_removed |= slot == self.file;
+        Ok(())
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+}
+
+#[test]
+fn a_worn_file_of_access_costs_that_file_alone() {
+    let wears = [Wear::Write, Wear::Sync, Wear::Inode];
+    for (file, wear) in ACCESS_SLOTS.into_iter().flat_map(|file| wears.map(|wear| (file, wear))) {
+        let mut disk = new_disk();
+        drop(open(&disk));
+        let mut worn = Worn { disk: disk.clone(), file, wear, is_removed: false };
+        // It is met in life, and again by the next start.
+        for life in 1..3 {
+            let (mut log, report) =
+                Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it can be read");
+            assert!(report.unwritable.is_none(), "{wear:?}: {report:?}");
+            for (version, key) in [(1, &ACCESS_WRITTEN_KEY[..]), (2, ALICE)] {
+                let version = u64::from(log.life()) << 32 | version;
+                log.append_reserved(
+                    &Record::Defined { version, key, value: Some(&[life]) },
+                    Urgency::Awaited,
+                    NOW,
+                )
+                .expect("there is room");
+                let job = log.next_commit(NOW).expect("somebody waits");
+                log.commit_done(job.run(&mut worn)).expect("the store goes on");
+            }
+        }
+        assert_eq!(worn.is_removed, wear != Wear::Inode, "it is made anew when it can be");
+        if wear == Wear::Inode {
+            // What was made of it by nobody is not there.
+            let mut byte = [0];
+            assert_eq!(disk.read(file, 0, &mut byte).unwrap_or(0), 0);
+        }
+        // The log alone would know of Alice; so do the files that can be had.
+        for slot in disk.slots().expect("it can be read") {
+            disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
+            disk.sync(slot).expect("it can be synced");
+        }
+        let (report, found) = readable(&disk);
+        assert_eq!(report.access.access, Access::Whole, "{wear:?}");
+        assert_eq!(found, [(ALICE.to_vec(), vec![2])], "{wear:?}");
+    }
+}

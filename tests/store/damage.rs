@@ -1,0 +1,335 @@
+//! Damage at the two places where it looks like something else: an end that looks unfinished, and files that
+//! look like nobody's. What can be told apart is told apart.
+
+use leveret::sim::{Mutant, Random, SimDisk, Trouble};
+use leveret::store::{
+    Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
+const OTHER: Identity = Identity { id: *b"another another!", secret: 99 };
+const NOW: Now = Now::from_ms(1);
+const HEADER_BYTES: usize = 76;
+
+fn settings() -> Settings {
+    Settings { segment_bytes: 64 << 10, commit_bytes: 12 << 10, segments_max: 30, ..Settings::default() }
+}
+
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    disk
+}
+
+fn open(disk: &SimDisk, fresh: Identity) -> (Log, Report) {
+    disk.start(Trouble::Never);
+    let (log, report) = Log::open(&mut disk.clone(), settings(), fresh, NOW).expect("it opens");
+    assert!(report.unwritable.is_none());
+    (log, report)
+}
+
+/// A message and its commit; where that lies.
+fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
+    let target = [Target { queue: 1, offset, lane: 0 }];
+    let message = Message {
+        targets: Targets::List(&target),
+        enqueued_ms: 0,
+        expiration_ms: None,
+        exchange: b"",
+        key: b"key",
+        properties: b"",
+        body: Body::Inline(&[7; 500]),
+    };
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
+    let job = log.next_commit(NOW).expect("somebody waits");
+    log.commit_done(job.run(disk)).expect("the disk is well");
+    disk.written().last().copied().expect("it was written")
+}
+
+/// The offsets that can be read.
+fn readable(log: &mut Log, disk: &mut SimDisk) -> Vec<u64> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < u64::MAX {
+        let job = log.fetch(1, Range { start: at, end: u64::MAX }, 64 << 10).expect("the buffer is free");
+        at = log.fetch_done(job.run(disk), |offset, _| found.push(offset)).through;
+    }
+    found
+}
+
+fn all(count: u64) -> Vec<u64> {
+    (0..count).collect()
+}
+
+#[test]
+fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
+    for count in [1, 5, 100] {
+        let mut disk = new_disk();
+        let (mut log, _) = open(&disk, IDENTITY);
+        for offset in 0..count {
+            publish(&mut log, &mut disk, offset);
+        }
+        let segments = log.index().segments().len();
+        assert_eq!(segments > 1, count == 100);
+        for slot in disk.slots().expect("the disk is well") {
+            disk.write(slot, 0, &[0xEE; 4096]).expect("the disk is well");
+            disk.sync(slot).expect("the disk is well");
+        }
+        let (mut log, report) = open(&disk, OTHER);
+        assert_eq!(*log.identity(), IDENTITY);
+        assert!(!report.is_new && report.set_aside.len() >= segments, "{report:?}");
+        assert_eq!(readable(&mut log, &mut disk), all(count));
+        publish(&mut log, &mut disk, count);
+        let (mut log, _) = open(&disk, OTHER);
+        assert_eq!((*log.identity(), readable(&mut log, &mut disk)), (IDENTITY, all(count + 1)));
+    }
+}
+
+/// What was sent with this offset.
+fn body(offset: u64) -> Vec<u8> {
+    vec![offset as u8; 100 + (offset * 7919 % 700) as usize]
+}
+
+/// Several segments with messages of several queues, some settled, some copied by the cleaner.
+fn filled(random: &mut Random) -> SimDisk {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    for offset in 0..400 + random.below(300) {
+        let targets: Vec<Target> =
+            (1..=1 + offset % 3).map(|queue| Target { queue, offset, lane: 0 }).collect();
+        let message = Message {
+            targets: Targets::List(&targets),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&body(offset)),
+        };
+        while log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
+            log.flush(NOW);
+            turn(&mut log, &mut disk);
+        }
+        if offset > 50 && random.one_in(3) {
+            let start = random.below(offset);
+            log.settle(1 + start % 3, Range { start, end: start + 1 }, Urgency::Lazy, NOW);
+        }
+        if random.one_in(4) {
+            log.flush(NOW);
+            turn(&mut log, &mut disk);
+        }
+    }
+    disk
+}
+
+fn turn(log: &mut Log, disk: &mut SimDisk) {
+    if let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    if let Some(job) = log.next_clean_read() {
+        log.clean_read_done(job.run(disk));
+    }
+    if let Some(job) = log.next_commit(NOW) {
+        log.commit_done(job.run(disk)).expect("the disk is well");
+    }
+}
+
+#[test]
+fn whatever_is_damaged_it_opens_and_what_it_gives_is_as_it_was_sent() {
+    for seed in 1..=200 {
+        let mut random = Random::new(seed);
+        let mut disk = filled(&mut random);
+        let slots = disk.slots().expect("the disk is well");
+        for _ in 0..1 + random.below(12) {
+            let slot = slots[random.below(slots.len() as u64) as usize];
+            // Headers and footers are small: they get their share.
+            let at = match random.below(4) {
+                0 => random.below(200),
+                1 => (64 << 10) - 1 - random.below(4000),
+                _ => random.below(64 << 10),
+            };
+            disk.flip(slot, at as usize);
+        }
+        for _ in 0..2 {
+            let (mut log, report) = open(&disk, OTHER);
+            for queue in 1..=3 {
+                let mut at = 0;
+                while at < u64::MAX {
+                    let job =
+                        log.fetch(queue, Range { start: at, end: u64::MAX }, 9_000).expect("it is free");
+                    at = log
+                        .fetch_done(job.run(&mut disk), |offset, message| {
+                            let expected = body(offset);
+                            let is_new = offset >= 100_000 && message.body == Body::Inline(&[7; 500]);
+                            let is_good = is_new || message.body == Body::Inline(&expected);
+                            assert!(is_good, "seed {seed}: {queue}/{offset} is not as it was sent");
+                        })
+                        .through;
+                }
+            }
+            let _ = report;
+            let next = log.index().queues().get(&1).map_or(0, |queue| queue.next_offset()).max(100_000);
+            for offset in next..next + 20 {
+                publish(&mut log, &mut disk, offset);
+            }
+            for _ in 0..50 {
+                turn(&mut log, &mut disk);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_commit_is_cut_without_a_word() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    publish(&mut log, &mut disk, 0);
+    let (slot, at) = publish(&mut log, &mut disk, 1);
+    disk.flip(slot, at + HEADER_BYTES + 20);
+    let (mut log, report) = open(&disk, IDENTITY);
+    assert!(report.set_aside.is_empty() && report.commits_missing == 0, "{report:?}");
+    assert_eq!(readable(&mut log, &mut disk), all(1));
+}
+
+#[test]
+fn a_commit_that_another_was_begun_behind_was_durable_and_is_missed() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    publish(&mut log, &mut disk, 0);
+    for offset in 1..3 {
+        let (slot, at) = publish(&mut log, &mut disk, offset);
+        disk.flip(slot, at + HEADER_BYTES + 20);
+    }
+    for start in 0..3 {
+        let (mut log, report) = open(&disk, IDENTITY);
+        // Until its segment has left the log: the first new commit repeats all that is live there.
+        assert_eq!(report.commits_missing, u64::from(start < 2), "start {start}: {report:?}");
+        assert_eq!(report.set_aside.is_empty(), start == 2, "start {start}: {report:?}");
+        let expected: Vec<u64> = [0].into_iter().chain(10..10 + start).collect();
+        assert_eq!(readable(&mut log, &mut disk), expected, "start {start}");
+        publish(&mut log, &mut disk, 10 + start);
+    }
+    assert!(disk.violations().is_empty(), "what is damaged is not written over: {:?}", disk.violations());
+}
+
+#[test]
+fn a_header_knows_how_many_commits_there_were() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    // Footer, sync, header, sync: the power goes with the commit itself.
+    disk.start(Trouble::Cut(4));
+    let (mut last, mut offset) = ((0, 0), 0);
+    loop {
+        let target = [Target { queue: 1, offset, lane: 0 }];
+        let message = Message {
+            targets: Targets::List(&target),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&[7; 500]),
+        };
+        disk.start(Trouble::Never);
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        disk.start(Trouble::Cut(4));
+        log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
+        let job = log.next_commit(NOW).expect("somebody waits");
+        if log.commit_done(job.run(&mut disk)).is_err() {
+            break;
+        }
+        (last, offset) = (disk.written().last().copied().expect("it was written"), offset + 1);
+    }
+    disk.power_cut();
+    let (slot, at) = last;
+    disk.flip(slot, at + HEADER_BYTES + 20);
+    let (mut log, report) = open(&disk, IDENTITY);
+    assert!(!report.set_aside.is_empty() && report.commits_missing == 1, "{report:?}");
+    assert_eq!(readable(&mut log, &mut disk), all(offset - 1));
+}
+
+/// Ten messages in one commit, from `offset` on; where that lies.
+fn publish_ten(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
+    for offset in offset..offset + 10 {
+        let target = [Target { queue: 1, offset, lane: 0 }];
+        let body = body(offset);
+        let message = Message {
+            targets: Targets::List(&target),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&body),
+        };
+        log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
+    }
+    log.flush(NOW);
+    let job = log.next_commit(NOW).expect("it is due");
+    log.commit_done(job.run(disk)).expect("the disk is well");
+    disk.written().last().copied().expect("it was written")
+}
+
+#[test]
+fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    publish_ten(&mut log, &mut disk, 0);
+    let (slot, at) = publish_ten(&mut log, &mut disk, 10);
+    publish_ten(&mut log, &mut disk, 20);
+    // Within the body of the fourth message.
+    let before: usize = (10..13).map(|offset| body(offset).len() + 30).sum();
+    disk.flip(slot, at + HEADER_BYTES + before + 60);
+    let left: Vec<u64> = (0..30).filter(|offset| *offset != 13).collect();
+    for _ in 0..3 {
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(report.commits_missing == 1 && !report.set_aside.is_empty(), "it is told: {report:?}");
+        assert_eq!(readable(&mut log, &mut disk), left);
+        let segment = *log.index().segments().keys().next().expect("there is one");
+        assert_eq!(log.index().queues()[&1].live, 29, "{segment}");
+    }
+    // Segments are filled until the cleaner takes the damaged one.
+    let (mut log, _) = open(&disk, IDENTITY);
+    let first = *log.index().segments().keys().next().expect("there is one");
+    let mut offset = 1000;
+    while log.index().segments().contains_key(&first) {
+        for _ in 0..20 {
+            turn(&mut log, &mut disk);
+        }
+        publish(&mut log, &mut disk, offset);
+        if offset % 3 > 0 {
+            log.settle(1, Range { start: offset, end: offset + 1 }, Urgency::Window, NOW);
+        }
+        offset += 1;
+        assert!(offset < 4_000, "the cleaner never empties it");
+    }
+    let found: Vec<u64> = readable(&mut log, &mut disk).into_iter().filter(|at| *at < 1000).collect();
+    assert_eq!(found, left, "copied");
+    let (mut log, _) = open(&disk, IDENTITY);
+    let found: Vec<u64> = readable(&mut log, &mut disk).into_iter().filter(|at| *at < 1000).collect();
+    assert_eq!(found, left, "and there after a start");
+}
+
+#[test]
+fn a_flipped_bit_in_the_head_of_a_commit_costs_that_commit_at_most() {
+    for byte in 0..HEADER_BYTES {
+        let mut disk = new_disk();
+        let (mut log, _) = open(&disk, IDENTITY);
+        publish_ten(&mut log, &mut disk, 0);
+        let (slot, at) = publish_ten(&mut log, &mut disk, 10);
+        publish_ten(&mut log, &mut disk, 20);
+        disk.flip(slot, at + byte);
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert_eq!(report.commits_missing, 1, "byte {byte}");
+        let found = readable(&mut log, &mut disk);
+        let others: Vec<u64> = found.iter().copied().filter(|offset| !(10..20).contains(offset)).collect();
+        assert_eq!(others, (0..10).chain(20..30).collect::<Vec<u64>>(), "byte {byte}");
+        let all_or_none = found.len() - others.len();
+        assert!(all_or_none == 0 || all_or_none == 10, "byte {byte}: {all_or_none} served");
+    }
+}

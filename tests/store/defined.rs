@@ -1,0 +1,228 @@
+//! What is defined survives the loss of any one block, and of any one segment that is full: it lies twice.
+
+use std::collections::BTreeMap;
+
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::{
+    BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDEF };
+const SEGMENT_BYTES: u32 = 64 << 10;
+
+type Defined = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn settings(segments_max: u32) -> Settings {
+    Settings { segment_bytes: SEGMENT_BYTES, commit_bytes: 12 << 10, segments_max, ..Settings::default() }
+}
+
+/// A store with a log that does what the loop does.
+struct Store {
+    disk: SimDisk,
+    log: Log,
+    now: Now,
+    version: u64,
+    offset: u64,
+    defined: Defined,
+}
+
+impl Store {
+    fn new(segments_max: u32) -> Self {
+        let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let now = Now::from_ms(1);
+        let log = Log::open(&mut disk.clone(), settings(segments_max), IDENTITY, now).expect("it opens").0;
+        let version = u64::from(log.life()) << 32;
+        Self { disk, log, now, version, offset: 0, defined: Defined::new() }
+    }
+
+    /// What the loop does until there is nothing to do, the windows over.
+    fn rest(&mut self) {
+        let mut idle = 0;
+        while idle < 3 {
+            self.now = Now::from_ms(self.now.as_ms() + 10_000);
+            idle += 1;
+            while let Some(job) = self.log.next_prepare() {
+                self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
+            }
+            while let Some(job) = self.log.next_clean_read() {
+                self.log.clean_read_done(job.run(&mut self.disk));
+                idle = 0;
+            }
+            if let Some(job) = self.log.next_commit(self.now) {
+                self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
+                idle = 0;
+            }
+        }
+    }
+
+    fn define(&mut self, key: &str, value: Option<&str>) {
+        self.version += 1;
+        // Whatever the first byte says that is neither access nor known here.
+        let key = [&[9], key.as_bytes()].concat();
+        let record = Record::Defined { version: self.version, key: &key, value: value.map(str::as_bytes) };
+        while self.log.append_reserved(&record, Urgency::Awaited, self.now).is_err() {
+            self.rest();
+        }
+        match value {
+            Some(value) => drop(self.defined.insert(key, value.as_bytes().to_vec())),
+            None => drop(self.defined.remove(&key)),
+        }
+    }
+
+    /// So many messages of 2 KB, and none of them stays but for each hundredth.
+    fn traffic(&mut self, messages: u64) {
+        for _ in 0..messages {
+            let target = [Target { queue: 1, offset: self.offset, lane: 0 }];
+            let message = Message {
+                targets: Targets::List(&target),
+                enqueued_ms: 0,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"key",
+                properties: b"",
+                body: Body::Inline(&[7; 2_000]),
+            };
+            while self.log.append(&Record::Message(message), Urgency::Awaited, self.now).is_err() {
+                self.rest();
+            }
+            if !self.offset.is_multiple_of(100) {
+                let range = leveret::store::Range { start: self.offset, end: self.offset + 1 };
+                self.log.settle(1, range, Urgency::Lazy, self.now);
+            }
+            self.offset += 1;
+        }
+        self.rest();
+    }
+
+    /// Every file as it is.
+    fn files(&self) -> Vec<(u32, Vec<u8>)> {
+        let mut disk = self.disk.clone();
+        let slots = disk.slots().expect("the disk is well");
+        let read = |slot| {
+            let mut bytes = vec![0; SEGMENT_BYTES as usize];
+            disk.read(slot, 0, &mut bytes).expect("the disk is well");
+            (slot, bytes)
+        };
+        slots.into_iter().map(read).collect()
+    }
+}
+
+/// What a start finds in these files.
+fn found_in(files: &[(u32, Vec<u8>)]) -> (Defined, u64, Report) {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    for (slot, bytes) in files {
+        disk.create(*slot).expect("the disk is well");
+        disk.write(*slot, 0, bytes).expect("the disk is well");
+        disk.sync(*slot).expect("the disk is well");
+    }
+    disk.sync_directory().expect("the disk is well");
+    let opened = Log::open(&mut disk, settings(30), IDENTITY, Now::from_ms(1));
+    let (log, report) = opened.expect("a damaged block hides no store");
+    let mut defined = Defined::new();
+    let damaged = log
+        .read_definitions(&mut disk, |key, value| drop(defined.insert(key.to_vec(), value.to_vec())))
+        .expect("it can be read");
+    // Whether access can be relied on is not what this is about.
+    defined.retain(|key, _| key[0] != 0);
+    (defined, damaged, report)
+}
+
+/// What was lost, and what came back.
+fn differences(found: &Defined, expected: &Defined, of: &str) {
+    let text = |key: &Vec<u8>| String::from_utf8_lossy(&key[1..]).into_owned();
+    let lost: Vec<_> =
+        expected.keys().filter(|key| found.get(*key) != expected.get(*key)).map(text).collect();
+    let back: Vec<_> = found.keys().filter(|key| !expected.contains_key(*key)).map(text).collect();
+    assert!(lost.is_empty() && back.is_empty(), "{of}: lost {lost:?}, came back {back:?}");
+}
+
+/// Zeroes each block with a part of a definition in it, one after the other; says how many there were.
+fn zero_each_block(files: &[(u32, Vec<u8>)], expected: &Defined) -> usize {
+    let mut count = 0;
+    for at in 0..files.len() {
+        for block in (0..SEGMENT_BYTES as usize).step_by(BLOCK_BYTES) {
+            if files[at].1[block..block + BLOCK_BYTES].iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let mut damaged = files.to_vec();
+            damaged[at].1[block..block + BLOCK_BYTES].fill(0);
+            let (found, unread, _) = found_in(&damaged);
+            let of = format!("block {block} of file {}", files[at].0);
+            differences(&found, expected, &of);
+            assert_eq!(unread, 0, "{of}");
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn no_block_of_a_store_at_rest_takes_a_definition() {
+    let mut store = Store::new(30);
+    for n in 0..100 {
+        store.define(&format!("queue {n}"), Some(&format!("value {n}")));
+        if n % 50 == 0 {
+            store.rest();
+        }
+    }
+    for n in (0..100).step_by(7) {
+        store.define(&format!("queue {n}"), (n % 2 == 0).then_some("another value"));
+    }
+    store.rest();
+    assert_eq!(store.log.index().segments().len(), 1);
+    let in_one = zero_each_block(&store.files(), &store.defined.clone());
+    store.traffic(60);
+    store.define("late", Some("and newer"));
+    store.rest();
+    let segments = store.log.index().segments().len();
+    assert!(segments > 1, "{segments}");
+    let in_some = zero_each_block(&store.files(), &store.defined.clone());
+    assert!(in_one > 5 && in_some > in_one, "{in_one}, {in_some}");
+}
+
+#[test]
+fn no_full_segment_takes_a_definition() {
+    let mut store = Store::new(30);
+    for n in 0..40 {
+        store.define(&format!("queue {n}"), Some(&format!("value {n}")));
+        store.traffic(3);
+        if n % 5 == 4 {
+            store.define(&format!("queue {}", n - 4), None);
+        }
+    }
+    store.rest();
+    let files = store.files();
+    let segments: Vec<u32> = store.log.index().segments().values().map(|segment| segment.slot).collect();
+    assert!(segments.len() > 4, "{segments:?}");
+    for slot in &segments[..segments.len() - 1] {
+        let mut damaged = files.clone();
+        let file = damaged.iter_mut().find(|(other, _)| other == slot).expect("it is there");
+        file.1[BLOCK_BYTES..].fill(0);
+        let (found, _, report) = found_in(&damaged);
+        differences(&found, &store.defined, &format!("file {slot}"));
+        assert!(report.is_damaged());
+    }
+}
+
+#[test]
+fn what_lies_twice_costs_next_to_nothing_and_goes_with_the_cleaner() {
+    let mut store = Store::new(12);
+    for n in 0..150 {
+        store.define(&format!("a queue with a name of some length, number {n}"), Some(&"v".repeat(60)));
+    }
+    store.rest();
+    store.traffic(3_000);
+    let files = store.files();
+    let recycled = store.log.counters().segments_recycled;
+    assert!(recycled > 50, "{recycled} segments were used again");
+    assert!(zero_each_block(&files, &store.defined.clone()) > 20);
+    let records: usize = store.defined.iter().map(|(key, value)| key.len() + value.len() + 20).sum();
+    // The cleaner has brought them along each time that their segments left.
+    let (payload, copied) = (store.log.counters().payload_bytes, store.log.counters().bytes_doubled);
+    assert!(copied * 100 <= payload * 2, "{copied} bytes for {payload}");
+    println!("{records} bytes of definitions, {payload} of messages, {copied} copied");
+    assert!(payload >= 3_000 * 2_000);
+}

@@ -1,0 +1,207 @@
+//! The store on real files under a low limit of file descriptors: of however many segments, few are open.
+//!
+//! Each case is a test that is run again, alone in a process of its own, for the limit is the process's.
+//! Always true there: no call fails for want of a descriptor.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use leveret::store::{
+    Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF11E5 };
+const NOW: Now = Now::from_ms(0);
+/// Says that this process is the one with the limit.
+const INSIDE: &str = "LEVERET_TEST_INSIDE";
+const SEGMENTS: u32 = 400;
+const QUEUE: u64 = 1;
+
+/// Whether this is the process with the limit; if not, it is made, and what it says is judged.
+#[track_caller]
+fn is_inside(test: &str, descriptors: usize) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let me = std::env::current_exe().expect("it runs");
+    let limited = format!("ulimit -n {descriptors} && exec \"$0\" --exact files::{test} --nocapture");
+    let output =
+        Command::new("sh").arg("-c").arg(limited).arg(me).env(INSIDE, "1").output().expect("sh runs");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+    false
+}
+
+/// A folder that goes away.
+struct Home(PathBuf);
+
+impl Home {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("leveret-files-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("the temporary folder can be written");
+        Self(path)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Segment files that this process has open.
+fn open_segments() -> usize {
+    let all = fs::read_dir("/proc/self/fd").expect("there is /proc");
+    let targets = all.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.extension().is_some_and(|suffix| suffix == "seg")).count()
+}
+
+/// A log with its two disks, as the helpers have them.
+struct World {
+    log: Log,
+    writes: FileDisk,
+    reads: FileDisk,
+    open_max: usize,
+}
+
+impl World {
+    fn open(home: &Path) -> Self {
+        let settings = Settings {
+            segment_bytes: 64 << 10,
+            commit_bytes: 20 << 10,
+            segments_max: SEGMENTS,
+            ..Settings::default()
+        };
+        let mut writes = FileDisk::new(home);
+        let (log, report) = Log::open(&mut writes, settings, IDENTITY, NOW).expect("it opens");
+        assert!(report.unwritable.is_none() && report.set_aside.is_empty(), "{report:?}");
+        Self { log, writes, reads: FileDisk::new(home), open_max: open_segments() }
+    }
+
+    /// All that the helpers have to do.
+    fn rest(&mut self) {
+        let mut did = true;
+        while core::mem::take(&mut did) {
+            if let Some(job) = self.log.next_prepare() {
+                self.log.prepare_done(job.run(&mut self.writes)).expect("the disk is well");
+                did = true;
+            }
+            if let Some(job) = self.log.next_clean_read() {
+                self.log.clean_read_done(job.run(&mut self.reads));
+                did = true;
+            }
+            if let Some(job) = self.log.next_commit(NOW) {
+                self.log.commit_done(job.run(&mut self.writes)).expect("the disk is well");
+                did = true;
+            }
+            self.open_max = self.open_max.max(open_segments());
+        }
+    }
+
+    /// Publishes until the disk limit; how many messages that were.
+    fn fill(&mut self) -> u64 {
+        for offset in 0.. {
+            let targets = [Target { queue: QUEUE, offset, lane: 0 }];
+            let message = Message {
+                targets: Targets::List(&targets),
+                enqueued_ms: 0,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"k",
+                properties: &[0, 0],
+                body: Body::Inline(&[7; 15_000]),
+            };
+            let mut appended = self.log.append(&Record::Message(message), Urgency::Awaited, NOW);
+            if appended.is_err() {
+                self.rest();
+                appended = self.log.append(&Record::Message(message), Urgency::Awaited, NOW);
+            }
+            match appended {
+                Ok(_) => self.rest(),
+                Err(Refused::Disk) => return offset,
+                Err(refused) => panic!("{refused:?}"),
+            }
+        }
+        0
+    }
+
+    /// Reads everything back; how many messages came.
+    fn drain(&mut self) -> u64 {
+        let (mut at, mut count) = (0, 0);
+        let all = |log: &Log| log.index().queues()[&QUEUE].next_offset();
+        while at < all(&self.log) {
+            let job =
+                self.log.fetch(QUEUE, Range { start: at, end: u64::MAX }, 1 << 20).expect("one at a time");
+            let fetched = self.log.fetch_done(job.run(&mut self.reads), |_, message| {
+                count += u64::from(message.body == Body::Inline(&[7; 15_000]));
+            });
+            assert_eq!(fetched.error, None);
+            at = fetched.through;
+            self.open_max = self.open_max.max(open_segments());
+        }
+        count
+    }
+}
+
+#[test]
+fn hundreds_of_segments_need_few_descriptors() {
+    if !is_inside("hundreds_of_segments_need_few_descriptors", 48) {
+        return;
+    }
+    let home = Home::new();
+    let mut world = World::open(&home.0);
+    let count = world.fill();
+    assert!(fs::read_dir(&home.0).expect("it is there").count() > SEGMENTS as usize, "they are many");
+    assert_eq!(world.drain(), count);
+    let first_open_max = world.open_max;
+    drop(world);
+    let mut world = World::open(&home.0);
+    assert_eq!(world.drain(), count);
+    world.log.settle(QUEUE, Range { start: 0, end: count }, Urgency::Awaited, NOW);
+    world.rest();
+    assert_eq!(world.log.index().segments().len(), 1, "all is free again");
+    let most = world.open_max.max(first_open_max);
+    println!("{count} messages, at most {most} segments open");
+    assert!(most <= 2 * FileDisk::DESCRIPTORS_MAX, "{most} segments were open");
+}
+
+#[test]
+fn no_descriptor_left_is_no_dead_disk() {
+    if !is_inside("no_descriptor_left_is_no_dead_disk", 32) {
+        return;
+    }
+    let home = Home::new();
+    let mut disk = FileDisk::new(&home.0);
+    disk.create(0).and_then(|()| disk.write(0, 0, b"kept")).and_then(|()| disk.sync(0)).expect("it is well");
+    drop(disk);
+    for writes in [false, true] {
+        let mut others: Vec<File> = Vec::new();
+        let full = loop {
+            match File::open("/dev/null") {
+                Ok(file) => others.push(file),
+                Err(error) => break error,
+            }
+        };
+        let mut disk = FileDisk::new(&home.0);
+        let waits = thread::spawn(move || -> io::Result<usize> {
+            if writes {
+                disk.write(0, 4, b" again").and_then(|()| disk.sync(0))?;
+                disk.sync_directory()?;
+            }
+            disk.read(0, 0, &mut [0; 64])
+        });
+        // Long enough for it to meet the limit; were it later, the test would only see less.
+        thread::sleep(Duration::from_millis(100));
+        drop(others);
+        let count = waits.join().expect("no panic").expect("it waited for a descriptor");
+        assert_eq!(count, if writes { 10 } else { 4 }, "{full}");
+    }
+    let mut looks = FileDisk::only_reading(&home.0);
+    let _others: Vec<File> = core::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "who only looks is told");
+}

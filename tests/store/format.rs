@@ -1,0 +1,335 @@
+//! Versions of the format: stores that older programs left are read, and written on as they are, until
+//! somebody asks for more; newer ones are refused and left alone.
+//!
+//! `formats/N.txt` is a store as a program of version N left it when it was killed (`formats/make.py`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use leveret::journal::Definition;
+use leveret::sim::Random;
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::look::{Look, LookError};
+use leveret::store::{
+    ACCESS_SLOTS, Body, Disk, FileDisk, Format, Identity, Log, OpenError, Record, Report, Settings, Urgency,
+};
+use leveret::time::Now;
+
+/// The key of a definition that is written to fill a segment.
+const FILLING: [u8; 1] = [7];
+const NOW: Now = Now::from_ms(1);
+const FRESH: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF0_12 };
+const FORMATS: [(Format, &str); 2] =
+    [(Format::One, include_str!("../formats/1.txt")), (Format::Two, include_str!("../formats/2.txt"))];
+
+fn settings() -> Settings {
+    Settings { segment_bytes: 512 << 10, commit_bytes: 160 << 10, segments_max: 12, ..Settings::default() }
+}
+
+/// The bytes of each file of a fixture.
+fn files_of(text: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |word: &str| word.parse::<usize>().expect("a number");
+        let [name, rest @ ..] = words.as_slice() else { unreachable!("a name") };
+        match rest {
+            [size] => drop(files.insert((*name).into(), vec![0; number(size)])),
+            [at, bytes] => {
+                let hex = |text: &str| u8::from_str_radix(text, 16).expect("hex");
+                let piece = match bytes.split_once('*') {
+                    Some((byte, count)) => vec![hex(byte); number(count)],
+                    None => (0..bytes.len()).step_by(2).map(|at| hex(&bytes[at..at + 2])).collect(),
+                };
+                let file = files.get_mut(*name).expect("its size came first");
+                file[number(at)..][..piece.len()].copy_from_slice(&piece);
+            }
+            _ => unreachable!("{line}"),
+        }
+    }
+    files
+}
+
+fn slot_of(name: &str) -> u32 {
+    match name {
+        "access.a" => ACCESS_SLOTS[0],
+        "access.b" => ACCESS_SLOTS[1],
+        _ => name.trim_end_matches(".seg").parse().expect("a slot"),
+    }
+}
+
+fn disk_of(text: &str, seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed, Mutant::None, FRESH);
+    disk.start(Trouble::Never);
+    let mut files = disk.clone();
+    for (name, bytes) in files_of(text) {
+        let slot = slot_of(&name);
+        files.create(slot).expect("the disk is well");
+        files.write(slot, 0, &bytes).expect("the disk is well");
+        files.sync(slot).expect("the disk is well");
+    }
+    files.sync_directory().expect("the disk is well");
+    disk.start(Trouble::Never);
+    disk
+}
+
+fn open(disk: &SimDisk, settings: Settings) -> (Log, Report) {
+    let (log, report) = Log::open(&mut disk.clone(), settings, FRESH, NOW).expect("it opens");
+    assert!(!report.is_damaged() && !report.is_lost && !report.is_new, "{report:?}");
+    (log, report)
+}
+
+/// Everything that a store holds, as text.
+fn contents(log: &Log, disk: &SimDisk) -> Vec<String> {
+    let (mut said, mut names) = (Vec::new(), BTreeMap::new());
+    let read = log.read_definitions(&mut disk.clone(), |key, value| {
+        if *key == FILLING {
+            return;
+        }
+        let definition = Definition::parse(key, value).expect("a definition");
+        if let Definition::Queue { name, incarnation, .. } = definition {
+            names.insert(incarnation, name.to_string());
+        }
+        said.push(definition.to_string());
+    });
+    assert_eq!(read.expect("the disk is well"), 0);
+    let (mut messages, mut chunks) = (BTreeMap::new(), BTreeMap::new());
+    let read = log.read_live(&mut disk.clone(), |record| match record {
+        Record::Message(message) => {
+            for (queue, offset) in log.live_targets(message) {
+                let body = match message.body {
+                    Body::Inline(body) => format!("{} bytes {:?}", body.len(), body[0] as char),
+                    Body::Chunked { body, bytes, .. } => format!("{bytes} bytes of {}", chunks[&body]),
+                };
+                messages.insert((names[&queue].clone(), offset), body);
+            }
+        }
+        Record::Chunk { body, bytes, .. } => *chunks.entry(*body).or_insert(0) += bytes.len(),
+        _ => {}
+    });
+    read.expect("the disk is well");
+    said.extend(messages.into_iter().map(|((queue, _), body)| format!("{queue}: {body}")));
+    said
+}
+
+fn expected() -> Vec<String> {
+    let mut said: Vec<String> = [
+        "that all users are written down",
+        "virtual host \"/\"",
+        "user \"guest\"",
+        "the permissions of user \"guest\" in virtual host \"/\"",
+        "exchange \"made\" in virtual host \"/\"",
+        "queue \"first\" in virtual host \"/\"",
+        "queue \"third\" in virtual host \"/\"",
+        "queue \"second\" in virtual host \"/\"",
+        "the binding from exchange \"amq.topic\" to Queue(\"first\") with key \"a.#\" in virtual host \"/\"",
+    ]
+    .map(String::from)
+    .to_vec();
+    said.extend(["first: 7 bytes 'f'"; 3].map(String::from));
+    said.push("second: 100000 bytes of 100000".into());
+    said.extend((0..6).map(|n| format!("second: 60001 bytes '{n}'")));
+    said.push("third: 4 bytes 'l'".into());
+    said
+}
+
+/// With which version each file that is part of the log begins.
+fn versions(disk: &SimDisk, log: &Log) -> Vec<u8> {
+    let slots = log.index().segments().values().map(|segment| segment.slot);
+    let mut magic = [0; 8];
+    let read = |slot| {
+        disk.clone().read(slot, 0, &mut magic).expect("the disk is well");
+        magic[7] - b'0'
+    };
+    slots.map(read).collect()
+}
+
+/// Writes until another segment is opened.
+fn write_on(log: &mut Log, disk: &mut SimDisk) {
+    let first = log.index().segments().len();
+    for number in 0.. {
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(disk)).expect("the disk is well");
+        }
+        let value = [number as u8; 30_000];
+        let record = Record::Defined {
+            version: (u64::from(log.life()) << 32) + number,
+            key: &FILLING,
+            value: Some(&value),
+        };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        let job = log.next_commit(NOW).expect("somebody waits");
+        log.commit_done(job.run(disk)).expect("the disk is well");
+        if log.index().segments().len() > first {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_store_of_every_version_is_read_and_written_on_as_it_is() {
+    for (format, text) in FORMATS {
+        let mut disk = disk_of(text, 1);
+        for life in 0..3 {
+            let (mut log, report) = open(&disk, settings());
+            assert_eq!(log.format(), format);
+            assert_eq!(report.footers_missing, 0, "{format:?}");
+            assert_eq!(contents(&log, &disk), expected(), "{format:?} in life {life}");
+            write_on(&mut log, &mut disk);
+            assert!(versions(&disk, &log).iter().all(|version| *version == format.number()));
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_opens_a_segment_of_the_newest_version_and_loses_nothing_wherever_the_power_goes() {
+    let upgrade = Settings { upgrade: true, ..settings() };
+    for cut in 0..200 {
+        let disk = disk_of(FORMATS[0].1, cut);
+        disk.foresee(Trouble::Cut(cut));
+        let outcome = Log::open(&mut disk.clone(), upgrade.clone(), FRESH, NOW);
+        let is_done = !disk.is_off();
+        if is_done {
+            let (log, report) = outcome.expect("it opens");
+            assert!(report.unwritable.is_none());
+            assert_eq!(log.format(), Format::Two);
+            assert_eq!(versions(&disk, &log).last(), Some(&2));
+            drop(log);
+        }
+        disk.power_cut();
+        disk.start(Trouble::Never);
+        // Whatever is there now, a program that knows both serves it, in the version that it has.
+        let (log, _) = open(&disk, settings());
+        assert_eq!(contents(&log, &disk), expected(), "cut at {cut}");
+        let newest = versions(&disk, &log).last().copied();
+        assert_eq!(newest, Some(log.format().number()));
+        assert!(!is_done || log.format() == Format::Two);
+        drop(log);
+        let (log, _) = open(&disk, upgrade.clone());
+        assert_eq!((log.format(), contents(&log, &disk)), (Format::Two, expected()));
+        drop(log);
+        let (log, _) = open(&disk, settings());
+        assert_eq!(log.format(), Format::Two, "it is not forgotten");
+        if is_done {
+            assert!(cut > 5, "the power went in the midst of it");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn a_newer_version_is_refused_with_a_sentence_and_left_alone() {
+    let folder = Folder::new("newer", FORMATS[1].1);
+    let name = folder.0.join("00000001.seg");
+    let mut bytes = fs::read(&name).expect("it is there");
+    bytes[7] = b'3';
+    let length = u32::from_le_bytes(bytes[12..16].try_into().expect("four")) as usize;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    fs::write(&name, &bytes).expect("a file");
+    let before = folder.files();
+    let opened = Log::open(&mut FileDisk::new(&folder.0), settings(), FRESH, NOW);
+    assert!(matches!(opened, Err(OpenError::NewerFormat)));
+    assert!(matches!(
+        Look::take(&mut FileDisk::only_reading(&folder.0)),
+        Err(LookError::Newer { slot: 1, version: b'3' })
+    ));
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", folder.name()]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("was written by a newer version of Leveret; run that one"), "{said}");
+    let output = run(&["upgrade-store", folder.name()]);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert_eq!(folder.files(), before);
+}
+
+#[test]
+fn the_command_upgrades_once_says_what_that_means_and_needs_a_store_that_nobody_has() {
+    let folder = Folder::new("upgrade", FORMATS[0].1);
+    let refused = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut broker = FileDisk::new(&folder.0);
+    broker.lock().expect("nobody has it");
+    let before = folder.files();
+    let output = run(&["upgrade-store", folder.name()]);
+    assert!(!output.status.success() && refused(&output).contains("a broker has it; stop that first"));
+    assert_eq!(folder.files(), before);
+    drop(broker);
+    let output = run(&["upgrade-store", folder.name()]);
+    assert!(output.status.success(), "{}", refused(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("was of format 1 and is of format 2 now"), "{said}");
+    let after = folder.files();
+    let output = run(&["upgrade-store", folder.name()]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("there is nothing to do"), "{said}");
+    assert_eq!(folder.files(), after);
+    assert_eq!(run(&["inspect", folder.name()]).status.code(), Some(0));
+    let output = run(&["upgrade-store", "/nowhere/at/all"]);
+    assert!(!output.status.success() && refused(&output).contains("/nowhere/at/all"));
+    let empty = Folder::new("empty", "");
+    let output = run(&["upgrade-store", empty.name()]);
+    assert!(!output.status.success() && refused(&output).contains("there is no store in it"));
+    assert!(empty.files().is_empty());
+}
+
+#[test]
+fn whatever_later_versions_let_others_pass_over_is_passed_over() {
+    let mut disk = disk_of(FORMATS[1].1, 1);
+    let mut random = Random::new(7);
+    let (mut log, _) = open(&disk, settings());
+    for kind in 128..=255_u8 {
+        let payload = vec![kind; random.below(200) as usize];
+        let record = Record::Optional { kind, payload: &payload };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        if kind % 9 == 0 {
+            let job = log.next_commit(NOW).expect("somebody waits");
+            log.commit_done(job.run(&mut disk)).expect("the disk is well");
+        }
+    }
+    write_on(&mut log, &mut disk);
+    drop(log);
+    let (log, report) = open(&disk, settings());
+    assert_eq!((report.footers_missing, log.format()), (0, Format::Two));
+    assert_eq!(contents(&log, &disk), expected());
+    assert!(Look::take(&mut disk).expect("it is readable").is_good());
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_leveret")).args(arguments).output().expect("it runs")
+}
+
+/// A folder with the files of a fixture.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str, text: &str) -> Self {
+        let path =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("format-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder");
+        for (name, bytes) in files_of(text) {
+            fs::write(path.join(name), bytes).expect("a file");
+        }
+        Self(path)
+    }
+
+    fn name(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+
+    /// What is in it, the lock left out.
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(&self.0).expect("a folder").map(|entry| entry.expect("an entry"));
+        let named = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        let kept = named.filter(|(name, _)| name != "lock");
+        kept.map(|(name, path)| (name, fs::read(path).expect("a file"))).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).expect("it is ours");
+    }
+}

@@ -1,0 +1,278 @@
+//! What belongs together is durable together: a transaction at whose every call the power goes.
+
+use leveret::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
+use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::{Identity, Keeper, Log, Settings, Write};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
+const NOW: Now = Now::from_ms(1);
+/// Two queues' incarnations.
+const INPUT: u64 = 7;
+const OUTPUT: u64 = 8;
+const COMMIT_BYTES: u32 = 152 << 10;
+
+struct World {
+    disk: SimDisk,
+    messages: Messages,
+    journal: Journal,
+    keeper: Keeper,
+    /// The start has found that something is missing.
+    is_damaged: bool,
+}
+
+impl World {
+    fn open(disk: &SimDisk) -> Option<Self> {
+        let settings = Settings {
+            segment_bytes: 512 << 10,
+            commit_bytes: COMMIT_BYTES,
+            segments_max: 30,
+            syncs_per_s: 0,
+            ..Settings::default()
+        };
+        let (log, report) = Log::open(&mut disk.clone(), settings, IDENTITY, NOW).ok()?;
+        if report.unwritable.is_some() {
+            return None;
+        }
+        assert_eq!((report.groups_damaged, report.groups_waiting), (0, 0));
+        let mut journal = Journal::new(4096);
+        journal.start(log.life(), true, log.record_bytes_max() as u64);
+        let messages = Messages::new(MessageLimits {
+            messages_max: 4096,
+            body_bytes_max: 16 << 20,
+            assembly_bytes_max: 1 << 20,
+            owners_max: 1,
+        });
+        let (keeper, is_damaged) = (Keeper::new(log, 4096), report.is_damaged());
+        Some(Self { disk: disk.clone(), messages, journal, keeper, is_damaged })
+    }
+
+    fn publish(&mut self, queue: u64, offset: u64, body_bytes: usize) -> MessageId {
+        let message = self.messages.begin("", b"key", Share::Ordinary).expect("there is memory");
+        self.messages
+            .reserve_content(message, &[0, 0], MessageFlags::PERSISTENT, body_bytes as u32, Share::Ordinary)
+            .expect("there is memory");
+        self.messages.append_body(message, &vec![offset as u8; body_bytes]);
+        self.messages.finish(message);
+        self.journal.push_target(Target { queue, offset });
+        self.journal.publish(&mut self.messages, message, 1, Urgency::Awaited);
+        message
+    }
+
+    /// Writes until `batch` is durable, or everything is; how many commits that took. `None`: the power went.
+    fn write_until(&mut self, is_done: impl Fn(&Self) -> bool) -> Option<u32> {
+        let mut commits = 0;
+        while !is_done(self) {
+            let Some(write) = self.keeper.next_write(&mut self.journal, &mut self.messages, NOW) else {
+                return is_done(self).then_some(commits);
+            };
+            commits += u32::from(matches!(write, Write::Commit(_)));
+            let done = write.run(&mut self.disk);
+            self.keeper.write_done(&mut self.journal, &mut self.messages, done, NOW).ok()?;
+        }
+        Some(commits)
+    }
+
+    fn store(&mut self, batch: Batch) -> Option<u32> {
+        self.write_until(|world| world.journal.durable() >= batch)
+    }
+
+    fn store_all(&mut self) -> Option<u32> {
+        self.keeper.close(NOW);
+        self.write_until(|world| world.keeper.is_idle(&world.journal))
+    }
+
+    /// Takes 40 messages out of one queue and puts `bodies` into the other, as a transaction.
+    fn transact(&mut self, inputs: &[MessageId], bodies: &[usize]) -> Batch {
+        self.journal.begin_group();
+        for (offset, bytes) in bodies.iter().enumerate() {
+            self.publish(OUTPUT, offset as u64, *bytes);
+        }
+        for (offset, input) in inputs.iter().enumerate() {
+            let target = Target { queue: INPUT, offset: offset as u64 };
+            self.journal.settle(&mut self.messages, target, *input);
+        }
+        self.journal.end_group(&self.messages)
+    }
+
+    fn live(&self, queue: u64) -> u64 {
+        self.keeper.log().index().queues().get(&queue).map_or(0, |queue| queue.live)
+    }
+
+    /// Every message of the output can be read back, as it was.
+    fn check_bodies(&mut self, bodies: &[usize]) {
+        let mut found = vec![0; bodies.len()];
+        let mut sizes = std::collections::BTreeMap::new();
+        let log = self.keeper.log();
+        log.read_live(&mut self.disk, |record| match record {
+            leveret::store::Record::Message(message) => {
+                for target in message.targets.iter().filter(|target| target.queue == OUTPUT) {
+                    let bytes = match message.body {
+                        leveret::store::Body::Inline(bytes) => bytes.len() as u64,
+                        leveret::store::Body::Chunked { body, bytes, .. } => {
+                            sizes.entry(body).or_insert((0, bytes)).1 = bytes;
+                            bytes
+                        }
+                    };
+                    found[target.offset as usize] = bytes as usize;
+                }
+            }
+            leveret::store::Record::Chunk { body, bytes, .. } => {
+                sizes.entry(*body).or_insert((0, 0)).0 += bytes.len() as u64;
+            }
+            _ => {}
+        })
+        .expect("it can be read");
+        assert_eq!(found, bodies);
+        let whole = sizes.values().filter(|(_, wanted)| *wanted > 0).all(|(there, wanted)| there >= wanted);
+        assert!(whole, "a large body has lost a part: {sizes:?}");
+    }
+}
+
+/// The power goes at every call in turn, of the transaction and of the start after it.
+fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
+    let (mut nothing, mut whole) = (0, 0);
+    for cut in 0.. {
+        let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("it opens");
+        let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
+        world.store_all().expect("the disk is well");
+        disk.foresee(Trouble::Cut(cut));
+        let batch = world.transact(&inputs, bodies);
+        let is_answered = world.store(batch).is_some();
+        let is_over = is_answered && world.store_all().is_some();
+        drop(world);
+        disk.power_cut();
+        // The start may be cut too; the one after it must come to the same end.
+        disk.start(Trouble::Cut(cut % 7));
+        drop(World::open(&disk));
+        disk.power_cut();
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("it opens");
+        match (world.live(INPUT), world.live(OUTPUT)) {
+            (40, 0) => {
+                assert!(!is_answered, "cut {cut}: it was told to be safe");
+                nothing += 1;
+            }
+            (0, all) if all == bodies.len() as u64 => {
+                world.check_bodies(bodies);
+                whole += 1;
+            }
+            half => panic!("cut {cut}: half of it is there: {half:?}"),
+        }
+        world.store_all().expect("the disk is well");
+        let left = world.keeper.log().index().queues().iter().filter(|(number, _)| is_group(**number));
+        assert_eq!(left.filter(|(_, queue)| queue.live > 0).count(), 0, "it was written down for good");
+        if is_over {
+            return (nothing, whole);
+        }
+    }
+    unreachable!("the last cut comes too late")
+}
+
+/// A message outside of any group, then a transaction in one commit with it or without, then a message behind
+/// them; one bit of the transaction's commit is flipped.
+#[test]
+fn a_damaged_transaction_is_whole_or_not_there() {
+    for place in (100..3_000).step_by(97) {
+        let disk = SimDisk::new(place, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("the disk is well");
+        let inputs: Vec<MessageId> = (0..10).map(|offset| world.publish(INPUT, offset, 20)).collect();
+        world.store_all().expect("the disk is well");
+        let batch = world.transact(&inputs, &[300; 10]);
+        world.store(batch).expect("the disk is well");
+        let (slot, at) = disk.written().last().copied().expect("it was written");
+        world.publish(OUTPUT, 100, 20);
+        world.store_all().expect("the disk is well");
+        disk.flip(slot, at + place as usize);
+        let world = World::open(&disk).expect("the disk is well");
+        assert!(world.is_damaged, "byte {place}: it is told");
+        let found = (world.live(INPUT), world.live(OUTPUT) - 1);
+        assert_eq!(found, (10, 0), "byte {place}: inputs and outputs");
+    }
+}
+
+#[test]
+fn what_fits_into_a_commit_is_in_one() {
+    let (nothing, whole) = at_every_cut(&[1000; 30]);
+    assert!(nothing > 1 && whole > 0, "{nothing} and {whole}");
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut world = World::open(&disk).expect("it opens");
+    let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
+    world.store_all().expect("the disk is well");
+    let batch = world.transact(&inputs, &[1000; 30]);
+    assert_eq!(world.store(batch), Some(1), "one commit, and nothing is written twice");
+}
+
+#[test]
+fn what_no_commit_holds_is_there_whole_or_not_at_all() {
+    // 90 messages of 10 KB and one settlement came back as 45 messages and no settlement once.
+    let (nothing, whole) = at_every_cut(&[10_000; 90]);
+    assert!(nothing > 10 && whole > 10, "{nothing} and {whole}");
+}
+
+#[test]
+fn large_bodies_belong_to_it() {
+    let (nothing, whole) = at_every_cut(&[100, 200_000, 100, 70_000]);
+    assert!(nothing > 3 && whole > 0, "{nothing} and {whole}");
+    let mut bodies = vec![20_000; 20];
+    bodies.extend([300_000, 100_000]);
+    let (nothing, whole) = at_every_cut(&bodies);
+    assert!(nothing > 10 && whole > 10, "{nothing} and {whole}");
+}
+
+#[test]
+fn ten_thousand_settlements_come_with_a_message() {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut world = World::open(&disk).expect("it opens");
+    world.journal.begin_group();
+    // Every other one, so that nothing merges.
+    for offset in 0..10_000 {
+        world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
+    }
+    world.publish(OUTPUT, 0, 100);
+    let message = world.publish(OUTPUT, 1, 100);
+    let target = Target { queue: OUTPUT, offset: 1 };
+    world.journal.settle(&mut world.messages, target, message);
+    let batch = world.journal.end_group(&world.messages);
+    world.store(batch).expect("the disk is well");
+    assert_eq!((world.live(INPUT), world.live(OUTPUT)), (0, 1));
+}
+
+/// Messages said one by one and a clean stop; where every commit of it lies.
+fn stopped(messages: u64) -> (SimDisk, Vec<(u32, usize)>) {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut world = World::open(&disk).expect("it opens");
+    for offset in 0..messages {
+        world.publish(OUTPUT, offset, 1000);
+        world.write_until(|world| world.journal.is_empty() && !world.keeper.log().is_busy());
+    }
+    world.store_all().expect("the disk is well");
+    let places = disk.written();
+    (disk, places)
+}
+
+/// Nothing can prove that a store's last commit was whole but what lies behind it.
+#[test]
+fn after_a_clean_stop_no_lost_message_is_taken_for_half_a_commit() {
+    let mut lost = 0;
+    for messages in [1, 2, 7] {
+        for place in 0..stopped(messages).1.len() {
+            let (disk, places) = stopped(messages);
+            let (slot, at) = places[place];
+            disk.flip(slot, at + 80);
+            disk.start(Trouble::Never);
+            let world = World::open(&disk).expect("it opens");
+            let live = world.live(OUTPUT);
+            assert!(live == messages || world.is_damaged, "{live} of {messages} without a word, {place}");
+            lost += messages - live;
+        }
+    }
+    assert!(lost > 0, "something was lost");
+}

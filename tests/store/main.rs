@@ -1,0 +1,18 @@
+//! The store alone: on the simulated disk, and on real files where it is about those.
+
+// The simulated disk is there only in builds that check themselves.
+#![cfg(debug_assertions)]
+
+mod access;
+mod bytes;
+mod clean;
+mod damage;
+mod defined;
+mod fetch;
+mod files;
+mod format;
+mod full;
+mod group;
+mod refused;
+mod room;
+mod sim;

@@ -1,0 +1,207 @@
+//! Blocks that the disk refuses to read: each costs what lies in it, and nothing else.
+
+use std::collections::BTreeSet;
+
+use leveret::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::look::Look;
+use leveret::store::{
+    Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets,
+    Urgency,
+};
+use leveret::time::Now;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xE10 };
+const NOW: Now = Now::from_ms(1);
+const SEGMENT_BYTES: u32 = 64 << 10;
+const ALICE: &[u8] = b"\0\x02\x05alice";
+/// Messages of a commit, and commits.
+const MESSAGES: u64 = 5;
+const COMMITS: u64 = 46;
+
+fn open(disk: &SimDisk) -> (Log, Report) {
+    disk.start(Trouble::Never);
+    let settings = Settings {
+        segment_bytes: SEGMENT_BYTES,
+        commit_bytes: 12 << 10,
+        segments_max: 30,
+        ..Settings::default()
+    };
+    Log::open(&mut disk.clone(), settings, IDENTITY, NOW).expect("a bad block hides no store")
+}
+
+fn commit(log: &mut Log, disk: &mut SimDisk) {
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    let job = log.next_commit(NOW).expect("somebody waits");
+    log.commit_done(job.run(disk)).expect("the disk is well");
+}
+
+fn publish(log: &mut Log, offset: u64) {
+    let record = Record::Message(Message {
+        targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+        enqueued_ms: 1,
+        expiration_ms: None,
+        exchange: b"",
+        key: b"q",
+        properties: &[0, 0],
+        body: Body::Inline(&[offset as u8; 700]),
+    });
+    log.append(&record, Urgency::Awaited, NOW).expect("there is room");
+}
+
+/// A user, and messages in several segments.
+fn written() -> SimDisk {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    let (mut log, _) = open(&disk);
+    for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice()), (3, ALICE)] {
+        let record = Record::Defined { version, key, value: Some(b"a") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    for offset in 0..MESSAGES * COMMITS {
+        publish(&mut log, offset);
+        if offset % MESSAGES == MESSAGES - 1 {
+            commit(&mut log, &mut disk);
+        }
+    }
+    disk
+}
+
+/// The offsets of messages that can be read, each as it was written.
+fn served(log: &Log, disk: &SimDisk) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    log.read_live(&mut disk.clone(), |record| {
+        if let Record::Message(message) = record {
+            let offset = message.targets.iter().next().expect("it has one").offset;
+            assert_eq!(message.body, Body::Inline(&[offset as u8; 700]), "it is as it was");
+            found.insert(offset);
+        }
+    })
+    .expect("the rest can be read");
+    found
+}
+
+/// Every block there is, by file and first byte.
+fn blocks(disk: &SimDisk) -> Vec<(u32, usize)> {
+    let slots = disk.clone().slots().expect("it can be read");
+    let of = |slot| (0..SEGMENT_BYTES as usize).step_by(BLOCK_BYTES).map(move |at| (slot, at));
+    slots.into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_refused_block_costs_its_commit_and_is_told() {
+    let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
+    let places = blocks(&written());
+    let last = written().written().last().copied().expect("there were commits");
+    assert!(places.len() > 4 * 16, "{} blocks", places.len());
+    let mut lossy = 0;
+    for (slot, at) in places {
+        let mut disk = written();
+        disk.refuse(slot, at);
+        let look = Look::take(&mut disk.clone()).expect("a bad block does not end an inspection");
+        let (mut log, report) = open(&disk);
+        assert_eq!(report.access.access, Access::Whole, "file {slot}, byte {at}");
+        let lost = &all - &served(&log, &disk);
+        assert!(lost.len() as u64 <= MESSAGES, "file {slot}, byte {at}: {lost:?} are lost");
+        let is_told = report.is_damaged() || !report.refused.is_empty() || !look.damage.is_empty();
+        assert!(lost.is_empty() || is_told, "file {slot}, byte {at}: {lost:?} are lost without a word");
+        lossy += usize::from(!lost.is_empty());
+        // What is promised now holds, whether or not the block can be read again one day.
+        for offset in 1_000..1_020 {
+            publish(&mut log, offset);
+            commit(&mut log, &mut disk);
+        }
+        drop(log);
+        for relents in [false, true, true] {
+            if relents {
+                disk.relent(slot, at);
+            }
+            let (log, report) = open(&disk);
+            assert_eq!(report.access.access, Access::Whole, "file {slot}, byte {at}");
+            let found = served(&log, &disk);
+            let promised: Vec<u64> = (1_000..1_020).filter(|offset| !found.contains(offset)).collect();
+            assert!(promised.is_empty(), "file {slot}, byte {at}, {relents}: {promised:?} were confirmed");
+            let missing = &all - &found;
+            assert!((&missing - &lost).is_empty(), "file {slot}, byte {at}: more is lost each time");
+            // Nothing behind it told of it, so it was not written over either.
+            let is_back = missing.is_empty() || !relents || (slot, at) != last;
+            assert!(is_back, "file {slot}, byte {at}: {missing:?} were written over");
+        }
+    }
+    assert!(lossy > 20, "only {lossy} blocks cost anything");
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
+    let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
+    let slots = written().slots().expect("it can be read");
+    let (mut lossy, mut spare) = (0, 0);
+    for slot in slots {
+        let mut disk = written();
+        let of_file = disk.written().iter().filter(|(other, _)| *other == slot).count() as u64;
+        disk.lose_file(slot, true);
+        let look = Look::take(&mut disk.clone()).expect("a bad file does not end an inspection");
+        assert!(look.damage.iter().any(|damage| damage.slot == slot), "file {slot}: inspect says nothing");
+        let (mut log, report) = open(&disk);
+        assert_eq!(report.access.access, Access::Whole, "file {slot}");
+        assert_eq!(report.unopened.len(), 1, "file {slot} is told");
+        assert!(log.is_damaged() && report.unwritable.is_none(), "file {slot}");
+        let lost = &all - &served(&log, &disk);
+        // The last commit is written once more by each start.
+        assert!(lost.len() as u64 <= of_file * MESSAGES, "file {slot}: {} are lost", lost.len());
+        lossy += usize::from(!lost.is_empty());
+        spare += usize::from(of_file == 0);
+        for offset in 1_000..1_040 {
+            publish(&mut log, offset);
+            commit(&mut log, &mut disk);
+        }
+        drop(log);
+        // What is promised now holds, whether or not the file can be opened again one day.
+        for relents in [false, true, true] {
+            disk.lose_file(slot, !relents);
+            let (log, report) = open(&disk);
+            assert_eq!(report.access.access, Access::Whole, "file {slot}, {relents}");
+            let found = served(&log, &disk);
+            let promised: Vec<u64> = (1_000..1_040).filter(|offset| !found.contains(offset)).collect();
+            assert!(promised.is_empty(), "file {slot}, {relents}: {promised:?} were confirmed");
+            assert!((&(&all - &found) - &lost).is_empty(), "file {slot}, {relents}: more is lost each time");
+        }
+    }
+    assert!(lossy > 3 && spare > 0, "{lossy} files cost anything, {spare} were spare ones");
+}
+
+#[test]
+fn the_newest_segment_that_cannot_be_opened_leaves_access_in_doubt_unless_the_files_vouch() {
+    let newest = written().written().last().copied().expect("there were commits").0;
+    let disk = written();
+    disk.lose_file(newest, true);
+    disk.lose_access_files();
+    let (_, report) = open(&disk);
+    assert!(matches!(report.access.access, Access::InDoubt(_)), "{:?}", report.access.access);
+    // A spare one may have held nothing: the newest that can be opened is not full.
+    let disk = written();
+    let all = disk.clone().slots().expect("it can be read");
+    let spare = all.into_iter().find(|slot| disk.written().iter().all(|(other, _)| other != slot));
+    disk.lose_file(spare.expect("one is kept ready"), true);
+    disk.lose_access_files();
+    let (_, report) = open(&disk);
+    assert_eq!(report.access.access, Access::Whole, "nothing of it can be missing");
+}
+
+/// Opens it with so many blocks refused.
+fn opens_without(blocks_refused: usize) -> bool {
+    let disk = written();
+    let places = blocks(&disk);
+    assert!(places.len() > blocks_refused, "there are {} blocks", places.len());
+    places.into_iter().rev().take(blocks_refused).for_each(|(slot, at)| disk.refuse(slot, at));
+    let settings = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
+    Log::open(&mut disk.clone(), settings, IDENTITY, NOW).is_ok()
+}
+
+#[test]
+fn a_disk_that_refuses_too_much_is_no_store_with_bad_spots() {
+    assert!(opens_without(60), "there are bad spots");
+    assert!(!opens_without(70), "it is broken as a whole");
+}

@@ -1,0 +1,7 @@
+//! The wire room alone: properties, and a second opinion on every octet.
+
+#[path = "../wire_checks/mod.rs"]
+mod wire_checks;
+
+mod against_amq_protocol;
+mod properties;
