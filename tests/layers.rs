@@ -67,9 +67,10 @@ const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("command.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
     ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
-    ("broker/exchanges.rs", 3, "each declaration looks for room before it changes anything"),
     ("journal/group.rs", 1, "the broker ends only what it began, within one command"),
-    ("broker/pairs.rs", 1, "a binding is counted with its pairs before it is added"),
+    ("broker/routing/mod.rs", 2, "each declaration looks for room before it changes anything"),
+    ("broker/routing/pairs.rs", 1, "a binding is counted with its pairs before it is added"),
+    ("broker/routing/trie.rs", 1, "each declaration looks for room before it changes anything"),
 ];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter, and at most so much here.

@@ -10,10 +10,10 @@ use crate::journal::{Batch, DestinationName};
 use crate::mem::Messages;
 
 use super::Broker;
-use super::exchange::Destination;
-use super::exchanges::{BindingSpec, ExchangeDeclaration, refuse_default};
+use super::exchanges::{ExchangeDeclaration, refuse_default};
 use super::jobs::Job;
 use super::queues::QueueDeclaration;
+use super::routing::{BindingSpec, Destination};
 
 impl Broker {
     /// Empties a queue; returns how many messages were ready.

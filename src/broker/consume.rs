@@ -17,7 +17,7 @@ use super::holders::of_connection;
 use super::jobs::Job;
 use super::queues::QueueDeclaration;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
-use super::route::RouteCache;
+use super::routing::RouteCache;
 use super::shares::has_its_share;
 use super::words::QueueInWords;
 

@@ -92,7 +92,7 @@ impl Broker {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
             if !self.has_credit(consumer) {
                 // Others of its channel used up the credit they share.
-                self.toil(1);
+                self.work.charge(1);
                 self.leave_eligible(consumer);
                 continue;
             }
@@ -299,7 +299,7 @@ impl Broker {
         }
         eligible.insert_after(&mut self.consumers, after, index, |consumer| &mut consumer.eligible_links);
         self.consumers[index].eligible = true;
-        self.toil(steps);
+        self.work.charge(steps);
     }
 
     pub(super) fn leave_eligible(&mut self, index: usize) {

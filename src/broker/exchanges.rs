@@ -4,18 +4,17 @@
 
 use crate::command::{BindingId, ConnectionId, ExchangeId, Outcome, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, DestinationName};
-use crate::mem::{Links, List};
+use crate::journal::DestinationName;
+use crate::mem::Slab;
 use crate::wire::field::{Table, Value};
 
 use super::Broker;
 use super::access::{Right, Thing};
 use super::arguments::{self, inequivalent_flag};
-use super::exchange::{Binding, Destination, Exchange, Kind, Node};
-use super::headers;
 use super::jobs::Job;
+use super::queue::Queue;
+use super::routing::{self, Binding, BindingSpec, Destination, End, Kind, NewExchange};
 use super::shares::{Declared, Declarer};
-use super::topic;
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
 
 /// exchange.declare's fields.
@@ -38,22 +37,13 @@ impl ExchangeDeclaration<'_> {
     }
 }
 
-/// A binding's fields, whichever method they came with.
-pub(super) struct BindingSpec<'a> {
-    pub(super) source: &'a str,
-    pub(super) routing_key: &'a str,
-    pub(super) arguments: &'a [u8],
-}
-
 impl Broker {
     pub(super) fn exchange_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> ExchangeInWords<'a> {
         ExchangeInWords { name, vhost: self.vhost_name(vhost) }
     }
 
     pub(super) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
-        let is_it =
-            |index: usize| self.exchanges[index].vhost == vhost && &*self.exchanges[index].name == name;
-        self.exchange_table.find((vhost, name), is_it).map(ExchangeId::from_index)
+        self.routing.find(vhost, name)
     }
 
     pub(super) fn require_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
@@ -66,7 +56,7 @@ impl Broker {
     pub(super) fn check_exchange_exists(&mut self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         refuse_default(name)?;
         let exchange = self.require_exchange(vhost, name)?;
-        self.await_defined(self.exchanges[exchange.index()].defined);
+        self.await_defined(self.routing.exchange(exchange).defined);
         Ok(Outcome::Done)
     }
 
@@ -104,7 +94,7 @@ impl Broker {
         self.check_not_left_out(vhost, name, declaration.durable)?;
         let version = self.version_for(declaration.durable)?;
         let exchange = self.add_exchange(vhost, kind, declaration, version)?;
-        self.say_exchange(exchange.index(), true);
+        self.say_exchange(exchange, true);
         Ok(Outcome::Done)
     }
 
@@ -116,7 +106,7 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         let words = self.exchange_in_words(vhost, declaration.exchange);
-        let record = &self.exchanges[exchange.index()];
+        let record = self.routing.exchange(exchange);
         if record.kind != kind {
             return Err(inequivalent_flag("type", &words, &kind.name(), &record.kind.name()));
         }
@@ -168,9 +158,7 @@ impl Broker {
         let bytes = declaration.exchange.len() + declaration.arguments.len();
         let declarer = self.take_share(Declared::Exchange, vhost, bytes)?;
         self.declared_exchanges += 1;
-        let exchange = self.insert_exchange(vhost, kind, declaration, version);
-        self.exchanges[exchange.index()].declarer = declarer;
-        Ok(exchange)
+        Ok(self.insert_exchange(vhost, kind, declaration, (version, declarer)))
     }
 
     /// The caller made sure of room.
@@ -179,34 +167,20 @@ impl Broker {
         vhost: VhostId,
         kind: Kind,
         declaration: &ExchangeDeclaration<'_>,
-        version: u64,
+        (version, declarer): (u64, Option<Declarer>),
     ) -> ExchangeId {
-        let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
-        let root = self.insert_node(None, b"", 0);
-        let record = Exchange {
+        self.hold_vhost(vhost);
+        self.routing.insert_exchange(&NewExchange {
             vhost,
-            name: declaration.exchange.into(),
+            name: declaration.exchange,
             kind,
             version,
-            defined: Batch::NONE,
             durable: declaration.durable,
             auto_delete: declaration.auto_delete,
             internal: declaration.internal,
-            arguments: declaration.arguments.into(),
-            declarer: None,
-            alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
-            root,
-            bindings: List::default(),
-            incoming: List::default(),
-            pairs: 0,
-            routed_at: 0,
-            dying: false,
-        };
-        let index = self.exchanges.insert(record).expect("there was room");
-        self.exchange_table.insert((vhost, declaration.exchange), index);
-        self.hold_vhost(vhost);
-        self.topology += 1;
-        ExchangeId::from_index(index)
+            arguments: declaration.arguments,
+            declarer,
+        })
     }
 
     pub(super) fn delete_exchange_by_name(
@@ -230,29 +204,25 @@ impl Broker {
             }
             return Ok(None);
         };
-        if if_unused && !self.exchanges[exchange.index()].bindings.is_empty() {
+        if if_unused && self.routing.is_source(exchange) {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("{} in use", self.exchange_in_words(vhost, name)),
             ));
         }
-        self.check_deletable(self.exchanges[exchange.index()].version != 0)?;
+        self.check_deletable(self.routing.exchange(exchange).version != 0)?;
         self.retire_exchange(exchange);
         Ok(Some(exchange))
     }
 
     /// Takes the name away; the record goes when its bindings are cleared.
     pub(super) fn retire_exchange(&mut self, exchange: ExchangeId) {
-        self.say_exchange(exchange.index(), false);
-        let record = &mut self.exchanges[exchange.index()];
-        record.dying = true;
-        self.exchange_table.remove((record.vhost, &*record.name), exchange.index());
-        self.topology += 1;
+        self.say_exchange(exchange, false);
+        self.routing.retire_exchange(exchange);
     }
 
     pub(super) fn free_exchange(&mut self, exchange: ExchangeId) {
-        let record = self.exchanges.remove(exchange.index());
-        self.nodes.remove(record.root);
+        let record = self.routing.free_exchange(exchange);
         // Those that every virtual host begins with are counted with it.
         if !is_system_name(&record.name) {
             let bytes = record.name.len() + record.arguments.len();
@@ -289,17 +259,16 @@ impl Broker {
         destination: Destination,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        let kind = self.exchanges[source.index()].kind;
-        if kind == Kind::Headers {
-            check_x_match(Table::trusted(spec.arguments))?;
+        if self.routing.exchange(source).kind == Kind::Headers {
+            check_x_match(spec.arguments)?;
         }
         if let Some(binding) = self.find_binding(source, destination, spec) {
-            if self.bindings[binding.index()].stored {
+            if self.routing.binding(binding).stored {
                 self.await_others();
             }
             return Ok(Outcome::Done);
         }
-        if self.is_stored_binding(source.index(), destination) {
+        if self.is_stored_binding(source, destination) {
             self.version_for(true)?;
         }
         let binding = self.add_binding(source, destination, spec)?;
@@ -318,8 +287,8 @@ impl Broker {
             && let Some(destination) = self.find_exchange(vhost, destination)
             && let Some(found) = self.find_binding(source, Destination::Exchange(destination), spec)
         {
-            self.check_deletable(self.bindings[found.index()].stored)?;
-            self.remove_binding(found.index());
+            self.check_deletable(self.routing.binding(found).stored)?;
+            self.remove_binding(found);
         } else {
             self.await_others();
         }
@@ -332,62 +301,20 @@ impl Broker {
         source: ExchangeId,
         destination: Destination,
         spec: &BindingSpec<'_>,
-    ) -> Result<usize, Fault> {
-        let kind = self.exchanges[source.index()].kind;
+    ) -> Result<BindingId, Fault> {
+        let record = self.routing.exchange(source);
+        let (kind, vhost) = (record.kind, record.vhost);
         let bytes = binding_bytes(kind, spec.routing_key, spec.arguments);
-        let declared = declared_binding(kind, spec.arguments);
-        let vhost = self.exchanges[source.index()].vhost;
+        let declared = Declared::Binding(routing::places_of_binding(kind, spec.arguments));
         let declarer = self.take_share(declared, vhost, bytes)?;
-        let missing = self.missing_nodes(source, kind, spec.routing_key.as_bytes());
+        let missing = self.routing.missing_nodes(source, spec.routing_key);
         if let Err(fault) = self.take_nodes(vhost, declarer, missing) {
             self.give_share_back(declared, (vhost, declarer), bytes);
             return Err(fault);
         }
-        let user = declarer.map_or(0, |declarer| declarer.user);
-        let node = self.node_for(source, kind, spec.routing_key.as_bytes(), user);
-        Ok(self.insert_binding(source, destination, spec, (node, declarer)))
-    }
-
-    fn insert_binding(
-        &mut self,
-        source: ExchangeId,
-        destination: Destination,
-        spec: &BindingSpec<'_>,
-        (node, declarer): (usize, Option<Declarer>),
-    ) -> usize {
-        let record = Binding {
-            source,
-            destination,
-            key: spec.routing_key.into(),
-            arguments: spec.arguments.into(),
-            stored: self.is_stored_binding(source.index(), destination),
-            declarer,
-            node,
-            hook: None,
-            source_links: Links::default(),
-            destination_links: Links::default(),
-            node_links: Links::default(),
-        };
-        let index = self.bindings.insert(record).expect("there was room");
-        self.binding_table.insert((source, destination, spec.routing_key, spec.arguments), index);
-        let outgoing = &mut self.exchanges[source.index()].bindings;
-        outgoing.push_back(&mut self.bindings, index, |binding| &mut binding.source_links);
-        let incoming = match destination {
-            Destination::Queue(queue) => &mut self.queues[queue.index()].bindings,
-            Destination::Exchange(exchange) => &mut self.exchanges[exchange.index()].incoming,
-        };
-        incoming.push_back(&mut self.bindings, index, |binding| &mut binding.destination_links);
-        let arguments = Table::trusted(spec.arguments);
-        if hangs_on_node(self.exchanges[source.index()].kind, arguments) {
-            let list = &mut self.nodes[node].bindings;
-            list.push_back(&mut self.bindings, index, |binding| &mut binding.node_links);
-        } else {
-            let (hook, count) = self.pairs.hang(source, index, arguments);
-            self.bindings[index].hook = hook;
-            self.exchanges[source.index()].pairs += count;
-        }
-        self.topology += 1;
-        index
+        let stored = self.is_stored_binding(source, destination);
+        let end = end(&mut self.queues, destination);
+        Ok(self.routing.insert_binding(source, end, spec, stored, declarer))
     }
 
     pub(super) fn find_binding(
@@ -396,60 +323,43 @@ impl Broker {
         destination: Destination,
         spec: &BindingSpec<'_>,
     ) -> Option<BindingId> {
-        let key = (source, destination, spec.routing_key, spec.arguments);
-        let is_it = |index: usize| {
-            let binding = &self.bindings[index];
-            (binding.source, binding.destination, &*binding.key, &*binding.arguments) == key
-        };
-        self.binding_table.find(key, is_it).map(BindingId::from_index)
+        self.routing.find_binding(source, destination, spec)
     }
 
     /// Takes a binding off everything it hangs on. An auto-delete source goes with its last binding.
-    pub(super) fn remove_binding(&mut self, index: usize) {
-        if !self.is_bound_anew(index) {
-            self.say_binding(index, false);
+    pub(super) fn remove_binding(&mut self, binding: BindingId) {
+        if !self.is_bound_anew(binding) {
+            self.say_binding(binding, false);
         }
-        let Binding { source, destination, node, hook, .. } = self.bindings[index];
-        let outgoing = &mut self.exchanges[source.index()].bindings;
-        outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
-        let incoming = match destination {
-            Destination::Queue(queue) => &mut self.queues[queue.index()].bindings,
-            Destination::Exchange(exchange) => &mut self.exchanges[exchange.index()].incoming,
-        };
-        incoming.remove(&mut self.bindings, index, |binding| &mut binding.destination_links);
-        let kind = self.exchanges[source.index()].kind;
-        if hangs_on_node(kind, Table::trusted(&self.bindings[index].arguments)) {
-            let list = &mut self.nodes[node].bindings;
-            list.remove(&mut self.bindings, index, |binding| &mut binding.node_links);
+        let end = end(&mut self.queues, self.routing.binding(binding).destination);
+        let mut gone = self.routing.remove_binding(binding, end);
+        let record = self.routing.exchange(gone.source);
+        let (kind, vhost) = (record.kind, record.vhost);
+        let bytes = binding_bytes(kind, &gone.key, &gone.arguments);
+        let declared = Declared::Binding(routing::places_of_binding(kind, &gone.arguments));
+        self.give_share_back(declared, (vhost, gone.declarer), bytes);
+        while let Some(user) = self.routing.prune(&mut gone) {
+            self.give_node_back(vhost, user);
         }
-        self.exchanges[source.index()].pairs -= self.pairs.take_off(hook);
-        let binding = self.bindings.remove(index);
-        self.binding_table.remove((source, destination, &*binding.key, &*binding.arguments), index);
-        let bytes = binding_bytes(kind, &binding.key, &binding.arguments);
-        let vhost = self.exchanges[source.index()].vhost;
-        let declared = declared_binding(kind, &binding.arguments);
-        self.give_share_back(declared, (vhost, binding.declarer), bytes);
-        self.prune(node, vhost);
-        self.topology += 1;
-        let record = &self.exchanges[source.index()];
-        if record.auto_delete && !record.dying && record.bindings.is_empty() {
-            self.retire_exchange(source);
-            self.queue_job(Job::Exchange(source));
+        let record = self.routing.exchange(gone.source);
+        if record.auto_delete && !record.dying && !self.routing.is_source(gone.source) {
+            self.retire_exchange(gone.source);
+            self.queue_job(Job::Exchange(gone.source));
         }
     }
 
     /// Whether an end of it was deleted, and things of the same names are bound the same way by now: to the
     /// log that is one binding, and it exists.
-    fn is_bound_anew(&self, index: usize) -> bool {
-        let binding = &self.bindings[index];
-        let source = &self.exchanges[binding.source.index()];
+    fn is_bound_anew(&self, binding: BindingId) -> bool {
+        let binding: &Binding = self.routing.binding(binding);
+        let source = self.routing.exchange(binding.source);
         let (is_dying, destination) = match binding.destination {
             Destination::Queue(queue) => {
                 let record = &self.queues[queue.index()];
                 (record.dying, self.find_queue(record.vhost, &record.name).map(Destination::Queue))
             }
             Destination::Exchange(exchange) => {
-                let record = &self.exchanges[exchange.index()];
+                let record = self.routing.exchange(exchange);
                 (record.dying, self.find_exchange(record.vhost, &record.name).map(Destination::Exchange))
             }
         };
@@ -460,82 +370,15 @@ impl Broker {
             BindingSpec { source: &source.name, routing_key: &binding.key, arguments: &binding.arguments };
         let ends = self.find_exchange(source.vhost, &source.name).zip(destination);
         let anew = ends.and_then(|(source, destination)| self.find_binding(source, destination, &spec));
-        anew.is_some_and(|anew| self.bindings[anew.index()].stored)
+        anew.is_some_and(|anew| self.routing.binding(anew).stored)
     }
+}
 
-    /// How many nodes there are to be made for a binding with this key.
-    fn missing_nodes(&self, source: ExchangeId, kind: Kind, key: &[u8]) -> usize {
-        let mut at = Some(self.exchanges[source.index()].root);
-        let mut is_missing = |word: &[u8]| {
-            at = at.and_then(|parent| topic::child(&self.nodes, &self.node_table, parent, word));
-            at.is_none()
-        };
-        match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => 0,
-            Kind::Direct => usize::from(is_missing(key)),
-            Kind::Topic => topic::words(key).filter(|word| is_missing(word)).count(),
-        }
-    }
-
-    /// The node where a binding with this key hangs; the caller made sure of room for those that are missing.
-    fn node_for(&mut self, source: ExchangeId, kind: Kind, key: &[u8], user: u32) -> usize {
-        let root = self.exchanges[source.index()].root;
-        match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => root,
-            Kind::Direct => self.child_or_new(root, key, user),
-            Kind::Topic => topic::words(key).fold(root, |at, word| self.child_or_new(at, word, user)),
-        }
-    }
-
-    fn child_or_new(&mut self, parent: usize, word: &[u8], user: u32) -> usize {
-        if let Some(child) = topic::child(&self.nodes, &self.node_table, parent, word) {
-            return child;
-        }
-        let child = self.insert_node(Some(parent), word, user);
-        self.node_table.insert((parent as u32, word), child);
-        let record = &mut self.nodes[parent];
-        record.children += 1;
-        match word {
-            b"*" => record.star = Some(child),
-            b"#" => record.hash = Some(child),
-            _ => {}
-        }
-        child
-    }
-
-    fn insert_node(&mut self, parent: Option<usize>, word: &[u8], user: u32) -> usize {
-        let node = Node {
-            parent,
-            word: word.into(),
-            bindings: List::default(),
-            children: 0,
-            user,
-            star: None,
-            hash: None,
-            reached_at: 0,
-        };
-        self.nodes.insert(node).expect("the caller made sure of room")
-    }
-
-    /// Removes a node that serves nothing any more, and its parents likewise.
-    fn prune(&mut self, node: usize, vhost: VhostId) {
-        let mut at = node;
-        while let Some(parent) = self.nodes[at].parent {
-            if self.nodes[at].children > 0 || !self.nodes[at].bindings.is_empty() {
-                return;
-            }
-            let record = self.nodes.remove(at);
-            self.give_node_back(vhost, record.user);
-            self.node_table.remove((parent as u32, &*record.word), at);
-            let above = &mut self.nodes[parent];
-            above.children -= 1;
-            match &*record.word {
-                b"*" => above.star = None,
-                b"#" => above.hash = None,
-                _ => {}
-            }
-            at = parent;
-        }
+/// Where a binding leads, with the list that it is on there.
+fn end(queues: &mut Slab<Queue>, destination: Destination) -> End<'_> {
+    match destination {
+        Destination::Queue(queue) => End::Queue(queue, &mut queues[queue.index()].bindings),
+        Destination::Exchange(exchange) => End::Exchange(exchange),
     }
 }
 
@@ -561,16 +404,6 @@ const fn binding_bytes(kind: Kind, key: &str, arguments: &[u8]) -> usize {
     key.len() * (1 + words as usize) + arguments.len()
 }
 
-/// A binding that is found by any of several pairs takes a place for each.
-fn declared_binding(kind: Kind, arguments: &[u8]) -> Declared {
-    Declared::Binding(if kind == Kind::Headers { headers::places(Table::trusted(arguments)) } else { 1 })
-}
-
-/// Whether a binding hangs on its node, or is found by its pairs.
-fn hangs_on_node(kind: Kind, arguments: Table<'_>) -> bool {
-    kind != Kind::Headers || headers::takes_everything(arguments)
-}
-
 /// The nameless exchange cannot be declared, bound or deleted.
 pub(super) fn refuse_default(name: &str) -> Result<(), Fault> {
     if name.is_empty() {
@@ -582,11 +415,11 @@ pub(super) fn refuse_default(name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_x_match(arguments: Table<'_>) -> Result<(), Fault> {
+fn check_x_match(arguments: &[u8]) -> Result<(), Fault> {
     let fault = |what: core::fmt::Arguments<'_>| {
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("Invalid x-match field {what}")))
     };
-    match headers::invalid_match(arguments) {
+    match routing::invalid_match(arguments) {
         None => Ok(()),
         Some(Value::LongStr(text)) => {
             fault(format_args!("value {}; expected all, any, all-with-x, or any-with-x", ErlangBinary(text)))

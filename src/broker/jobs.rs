@@ -5,7 +5,7 @@
 //! own command began a job is not read until the job is done, so it sees the effects in order; everybody else
 //! carries on in between.
 
-use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
+use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
 use crate::mem::{Entry, Fifo, Messages};
 
 use super::Broker;
@@ -180,7 +180,7 @@ impl Broker {
             if self.journal.is_crowded() {
                 return false;
             }
-            self.remove_binding(binding);
+            self.remove_binding(BindingId::from_index(binding));
             if !spend(left) {
                 return false;
             }
@@ -191,9 +191,7 @@ impl Broker {
     }
 
     fn run_exchange(&mut self, exchange: ExchangeId, left: &mut u32) -> bool {
-        loop {
-            let record = &self.exchanges[exchange.index()];
-            let Some(binding) = record.bindings.front().or(record.incoming.front()) else { break };
+        while let Some(binding) = self.routing.any_binding(exchange) {
             if self.journal.is_crowded() {
                 return false;
             }

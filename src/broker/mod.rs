@@ -3,9 +3,10 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `access` | users, virtual hosts, permissions, and what an operator changes about them |
-//! | `exchange`, `exchanges` | records of exchanges and bindings; declaring, binding, deleting |
+//! | `routing` | what is bound to what, and from an exchange and keys to queues |
+//! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
-//! | `route`, `topic`, `headers`, `pairs` | from a message to its queues |
+//! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliveries` | messages between queue and acknowledgement |
 //! | `front` | what stands first in a queue, and whether it may go |
@@ -36,35 +37,33 @@ mod changes;
 mod consume;
 mod deliver;
 mod deliveries;
-mod exchange;
 mod exchanges;
 mod front;
-mod headers;
 mod holders;
 mod jobs;
 mod left_out;
 mod names;
 mod overdue;
 mod pages;
-mod pairs;
 mod publish;
 mod queue;
 mod queues;
 mod records;
 mod route;
+mod routing;
 mod settle;
 mod shares;
 mod spill;
 mod stored;
 mod tidy;
-mod topic;
 mod transaction;
 mod views;
 mod words;
+mod work;
 
 use std::collections::VecDeque;
 
-use crate::command::{ChannelId, Command, ConnectionId, ExchangeId, Outcome, QueueId, ReplyOrder};
+use crate::command::{ChannelId, Command, ConnectionId, Outcome, QueueId, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
@@ -74,8 +73,7 @@ use access::{Access, Right, Thing};
 use consume::ConsumeRequest;
 use deliver::Getting;
 use deliveries::Deliveries;
-use exchange::{Binding, Destination, Exchange, Node};
-use exchanges::{BindingSpec, ExchangeDeclaration};
+use exchanges::ExchangeDeclaration;
 use jobs::{Begun, Job};
 use left_out::LeftOut;
 use names::IndexTable;
@@ -83,7 +81,9 @@ use overdue::Watch;
 use queue::Queue;
 use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
+use routing::{BindingSpec, Destination, Routing};
 use shares::{Declarer, Pinned};
+use work::Work;
 
 pub use access::{
     OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView, VhostLimits,
@@ -99,11 +99,6 @@ pub use views::{BindingView, ChannelView, ConnectionView, ConsumerView, Exchange
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
-/// Nodes of the routing tries per binding: a topic pattern of that many words on average.
-const NODES_PER_BINDING: u32 = 2;
-
-/// Steps beyond this are as good as any number.
-const MOST_STEPS: usize = 1 << 24;
 
 /// Fills a buffer with random bytes, for names that nobody may guess.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
@@ -165,16 +160,10 @@ pub struct Broker {
     settings: Settings,
     entropy: Entropy,
     access: Access,
-    exchanges: Slab<Exchange>,
-    exchange_table: IndexTable,
-    bindings: Slab<Binding>,
-    binding_table: IndexTable,
+    routing: Routing,
     /// Places that bindings take, of `binding_places_max`; most take one.
     binding_places: usize,
     binding_places_max: usize,
-    pairs: pairs::Pairs,
-    nodes: Slab<Node>,
-    node_table: IndexTable,
     queues: Slab<Queue>,
     queue_table: IndexTable,
     consumers: Slab<Consumer>,
@@ -211,13 +200,8 @@ pub struct Broker {
     jobs: VecDeque<Begun>,
     /// Connections whose outbox was empty and is not any more.
     noted: VecDeque<ConnectionId>,
-    /// Rises with every change that can change a route.
-    topology: u64,
-    route_number: u64,
-    walk: Option<topic::Walk>,
-    header_names: Option<headers::Names>,
+    /// The queues of the message under way.
     targets: Vec<QueueId>,
-    to_visit: Vec<ExchangeId>,
     scratch: Scratch,
     names_bytes: usize,
     /// What all connections keep of the memory for messages.
@@ -226,10 +210,7 @@ pub struct Broker {
     exchanges_max: usize,
     /// Exchanges that somebody declared.
     declared_exchanges: usize,
-    /// Steps taken that the size of what was asked does not tell: bindings looked at, consumers passed over.
-    effort: u32,
-    /// Beyond this much effort the routing under way is refused.
-    effort_max: u32,
+    work: Work,
     /// How pools are divided among virtual hosts and among users.
     divisions: holders::Divisions,
     /// For whom the command under way declares things; nobody at a start.
@@ -266,19 +247,10 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + LeftOut::ENTRY_BYTES
     + 2 * ALLOCATION_BYTES;
 /// An exchange with its root node.
-pub const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
-    + IndexTable::ENTRY_BYTES
-    + size_of::<ExchangeId>()
-    + size_of::<Begun>()
-    + NODE_BYTES
-    + LeftOut::ENTRY_BYTES
-    + 3 * ALLOCATION_BYTES;
+pub const EXCHANGE_BYTES: usize =
+    Routing::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
 /// A binding with its nodes, or its pairs.
-pub const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
-    + pairs::Pairs::BYTES_EACH
-    + IndexTable::ENTRY_BYTES
-    + NODES_PER_BINDING as usize * NODE_BYTES
-    + 2 * ALLOCATION_BYTES;
+pub const BINDING_BYTES: usize = Routing::BINDING_BYTES + (2 + Routing::NODES_PER_BINDING) * ALLOCATION_BYTES;
 /// A virtual host with the exchanges it begins with, and its place among the jobs.
 pub const VHOST_BYTES: usize =
     access::VHOST_BYTES + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES + size_of::<Begun>();
@@ -288,15 +260,12 @@ pub const USER_BYTES: usize = access::USER_BYTES;
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A delivery.
 pub const DELIVERY_BYTES: usize = deliver::DELIVERY_BYTES;
-/// A node in its table and in both sets of a topic walk.
-const NODE_BYTES: usize =
-    Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>() + ALLOCATION_BYTES;
 /// What the allocator adds to each piece it hands out, about.
 const ALLOCATION_BYTES: usize = 16;
 
 /// Buffers that are there once, for frames of so many bytes.
 pub const fn buffer_bytes(frame_max: usize) -> usize {
-    2 * frame_max + 256 + headers::Names::bytes(frame_max)
+    2 * frame_max + 256 + Routing::header_names_bytes(frame_max)
 }
 
 impl Broker {
@@ -308,7 +277,6 @@ impl Broker {
         let seed = draw_seed(&mut entropy);
         let vhosts = limits.vhosts_max as usize;
         let exchanges = limits.exchanges_max as usize + vhosts * access::PREDECLARED_EXCHANGES;
-        let nodes = exchanges + (limits.bindings_max * NODES_PER_BINDING) as usize;
         let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize, vhosts);
         let (queues, connections) = (limits.queues_max as usize, limits.connections_max as usize);
         let frame = limits.frame_max as usize;
@@ -322,15 +290,9 @@ impl Broker {
             },
             entropy,
             access,
-            exchanges: Slab::with_capacity(exchanges),
-            exchange_table: IndexTable::with_capacity(exchanges, seed),
-            bindings: Slab::with_capacity(limits.bindings_max as usize),
-            binding_table: IndexTable::with_capacity(limits.bindings_max as usize, seed),
+            routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             binding_places: 0,
             binding_places_max: limits.bindings_max as usize,
-            pairs: pairs::Pairs::with_capacity(limits.bindings_max as usize, seed),
-            nodes: Slab::with_capacity(nodes),
-            node_table: IndexTable::with_capacity(nodes, seed),
             queues: Slab::with_capacity(queues),
             queue_table: IndexTable::with_capacity(queues, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
@@ -356,12 +318,7 @@ impl Broker {
             ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             noted: VecDeque::with_capacity(connections),
-            topology: 1,
-            route_number: 0,
-            walk: Some(topic::Walk::with_capacity(nodes)),
-            header_names: Some(headers::Names::for_frames(frame, seed)),
             targets: Vec::with_capacity(queues),
-            to_visit: Vec::with_capacity(exchanges),
             scratch: Scratch {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
@@ -373,8 +330,7 @@ impl Broker {
             declared_exchanges: 0,
             divisions: holders::Divisions::default(),
             declarer: None,
-            effort: 0,
-            effort_max: u32::MAX,
+            work: Work::new(),
             lives: 0,
             releases: 0,
             starving: VecDeque::with_capacity(connections),
@@ -455,12 +411,7 @@ impl Broker {
     /// The steps since this was last asked that the size of what was asked does not tell: bindings looked at,
     /// consumers passed over, targets. Most messages take one or none.
     pub const fn take_effort(&mut self) -> u32 {
-        core::mem::replace(&mut self.effort, 0)
-    }
-
-    /// So many more of them.
-    const fn toil(&mut self, steps: usize) {
-        self.effort = self.effort.saturating_add(if steps > MOST_STEPS { MOST_STEPS } else { steps } as u32);
+        self.work.take()
     }
 
     /// What the pools hold.
@@ -471,7 +422,7 @@ impl Broker {
             consumers: self.consumers.len(),
             queues: self.queues.len(),
             exchanges: self.declared_exchanges,
-            bindings: self.bindings.len(),
+            bindings: self.routing.bindings_len(),
             deliveries: self.deliveries.slab.len(),
             chunks: self.fifo_pool.chunks_used(),
             names_bytes: self.names_bytes,

@@ -134,7 +134,7 @@ impl Broker {
         if !looks && self.route_from_cache(messages, channel, message) {
             return Ok(message);
         }
-        self.limit_effort(1);
+        self.limit_routing(1);
         let vhost = self.channels[channel.index()].vhost;
         self.check_publish(channel, messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, messages.exchange(message))?;
@@ -155,13 +155,13 @@ impl Broker {
             return Ok(());
         }
         // A pattern looks at each byte with all of its places.
-        self.toil(key.len());
+        self.work.charge(key.len());
         self.check_topic(connection, exchange, Right::Write, key)
     }
 
     fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
         let exchange = self.require_exchange(vhost, name)?;
-        let record = &self.exchanges[exchange.index()];
+        let record = &self.routing.exchange(exchange);
         if record.internal {
             return Err(Fault::new(
                 ReplyCode::AccessRefused,
@@ -460,7 +460,7 @@ impl Broker {
         let body_len = u64::from(messages.body_len(message));
         let logged = self.logged_targets(messages, message) as u32;
         let targets = core::mem::take(&mut self.targets);
-        self.toil(targets.len().saturating_sub(1));
+        self.work.charge(targets.len().saturating_sub(1));
         if logged > 0 {
             self.say_message(messages, message, &targets, (logged, urgency));
         }

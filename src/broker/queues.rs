@@ -6,16 +6,16 @@
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
-use crate::mem::{Fifo, List, Messages};
+use crate::mem::{Fifo, List, Messages, Slab};
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
-use super::exchange::Destination;
-use super::exchanges::BindingSpec;
 use super::jobs::{Job, Purged};
+use super::names::IndexTable;
 use super::queue::Queue;
 use super::records::ConsumerState;
+use super::routing::{BindingSpec, Destination};
 use super::shares::Declared;
 use super::words::QueueInWords;
 use super::{Broker, REPLY_TO};
@@ -42,8 +42,7 @@ impl Broker {
     }
 
     pub(super) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
-        let is_it = |index: usize| self.queues[index].vhost == vhost && &*self.queues[index].name == name;
-        self.queue_table.find((vhost, name), is_it).map(QueueId::from_index)
+        find_queue(&self.queues, &self.queue_table, vhost, name)
     }
 
     /// The queue, if this connection may use it.
@@ -236,7 +235,7 @@ impl Broker {
     /// Puts a queue where it is found.
     pub(super) fn add_queue(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         // Rises with every change of what there is, so no other queue has this number.
-        record.born = self.topology;
+        record.born = self.routing.revision();
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let hidden = record.hidden;
@@ -252,7 +251,7 @@ impl Broker {
             let owned = &mut self.connections[owner.index()].exclusive_queues;
             owned.push_back(&mut self.queues, index, |queue| &mut queue.owner_links);
         }
-        self.topology += 1;
+        self.routing.revise();
         Ok(QueueId::from_index(index))
     }
 
@@ -283,8 +282,8 @@ impl Broker {
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
         {
             self.check_exclusive(connection, queue)?;
-            self.check_deletable(self.bindings[binding.index()].stored)?;
-            self.remove_binding(binding.index());
+            self.check_deletable(self.routing.binding(binding).stored)?;
+            self.remove_binding(binding);
         } else {
             self.await_others();
         }
@@ -375,7 +374,7 @@ impl Broker {
             let owned = &mut self.connections[owner.index()].exclusive_queues;
             owned.remove(&mut self.queues, index, |queue| &mut queue.owner_links);
         }
-        self.topology += 1;
+        self.routing.revise();
     }
 
     /// Frees the record of a cleared queue once no delivery refers to it.
@@ -425,4 +424,15 @@ impl Broker {
         }
         None
     }
+}
+
+/// The queue of this name.
+pub(super) fn find_queue(
+    queues: &Slab<Queue>,
+    table: &IndexTable,
+    vhost: VhostId,
+    name: &str,
+) -> Option<QueueId> {
+    let is_it = |index: usize| queues[index].vhost == vhost && &*queues[index].name == name;
+    table.find((vhost, name), is_it).map(QueueId::from_index)
 }

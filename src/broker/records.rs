@@ -7,7 +7,7 @@
 use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, QueueId, VhostId};
 use crate::mem::{Links, List, MessageId};
 
-use super::route::RouteCache;
+use super::routing::RouteCache;
 use super::shares::{Holdings, Pinned};
 
 /// What the broker knows of a connection.

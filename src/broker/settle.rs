@@ -248,7 +248,7 @@ impl Broker {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
-            self.toil(1);
+            self.work.charge(1);
             self.make_eligible(index);
         }
     }

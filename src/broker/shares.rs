@@ -185,8 +185,7 @@ impl Broker {
         if count == 0 {
             return Ok(());
         }
-        // Each exchange has a root, so this leaves room for those of all that there can be.
-        let room = self.nodes.room() - self.exchanges.room();
+        let room = self.routing.node_room();
         if count > room {
             return Err(self.out_of("bindings_max"));
         }

@@ -5,17 +5,17 @@
 //! what there is no room for under today's limits, or of a type that only another version knows, stays
 //! untouched in the log, with its bindings.
 
-use crate::command::QueueId;
+use crate::command::{BindingId, ExchangeId, QueueId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Definition, DestinationName, Journal, Mode};
 use crate::wire::field::Table;
 
 use super::Broker;
 use super::arguments::QueueSettings;
-use super::exchange::{Destination, Kind};
-use super::exchanges::{BindingSpec, ExchangeDeclaration};
+use super::exchanges::ExchangeDeclaration;
 use super::pages::count_recovered;
 use super::queue::{Lane, Queue};
+use super::routing::{BindingSpec, Destination, Kind};
 
 /// What the log knows of a queue's messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -108,8 +108,8 @@ impl Broker {
     }
 
     /// Writes down that an exchange exists, or exists no more.
-    pub(super) fn say_exchange(&mut self, index: usize, exists: bool) {
-        let record = &self.exchanges[index];
+    pub(super) fn say_exchange(&mut self, exchange: ExchangeId, exists: bool) {
+        let record = self.routing.exchange(exchange);
         if record.version == 0 {
             return;
         }
@@ -124,7 +124,7 @@ impl Broker {
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
         let batch = self.journal.define(key, value);
-        self.exchanges[index].defined = batch;
+        self.routing.set_defined(exchange, batch);
         self.await_batch(batch);
     }
 
@@ -152,19 +152,19 @@ impl Broker {
     }
 
     /// Writes down that a binding exists, or exists no more.
-    pub(super) fn say_binding(&mut self, index: usize, exists: bool) {
-        let binding = &self.bindings[index];
+    pub(super) fn say_binding(&mut self, binding: BindingId, exists: bool) {
+        let binding = self.routing.binding(binding);
         if !binding.stored {
             return;
         }
-        let source = &self.exchanges[binding.source.index()];
+        let source = self.routing.exchange(binding.source);
         let (destination, destination_version) = match binding.destination {
             Destination::Queue(queue) => {
                 let queue = &self.queues[queue.index()];
                 (DestinationName::Queue(&queue.name), queue.logged.incarnation)
             }
             Destination::Exchange(exchange) => {
-                let exchange = &self.exchanges[exchange.index()];
+                let exchange = self.routing.exchange(exchange);
                 (DestinationName::Exchange(&exchange.name), exchange.version)
             }
         };
@@ -183,12 +183,12 @@ impl Broker {
     }
 
     /// Whether a binding between these outlives the broker.
-    pub(super) fn is_stored_binding(&self, source: usize, destination: Destination) -> bool {
+    pub(super) fn is_stored_binding(&self, source: ExchangeId, destination: Destination) -> bool {
         let ends = match destination {
             Destination::Queue(queue) => self.queues[queue.index()].logged.incarnation != 0,
-            Destination::Exchange(exchange) => self.exchanges[exchange.index()].durable,
+            Destination::Exchange(exchange) => self.routing.exchange(exchange).durable,
         };
-        self.journal.mode() != Mode::Off && self.exchanges[source].durable && ends
+        self.journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
     }
 
     // ---- at a start
@@ -266,7 +266,7 @@ impl Broker {
         let Some(vhost_id) = self.find_vhost(vhost) else { return self.orphaned() };
         let exchange = |name: &str, version: u64| {
             let found = self.find_exchange(vhost_id, name);
-            found.filter(|exchange| self.exchanges[exchange.index()].version == version)
+            found.filter(|exchange| self.routing.exchange(*exchange).version == version)
         };
         let from = exchange(source, source_version);
         let to = match destination {

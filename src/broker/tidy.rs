@@ -11,9 +11,7 @@ impl Broker {
         self.fifo_pool.idle_bytes()
             + self.deliveries.slab.idle_bytes()
             + self.queues.idle_bytes()
-            + self.bindings.idle_bytes()
-            + self.pairs.idle_bytes()
-            + self.nodes.idle_bytes()
+            + self.routing.idle_bytes()
             + self.consumers.idle_bytes()
             + self.channels.idle_bytes()
             + self.connections.idle_bytes()
@@ -23,9 +21,7 @@ impl Broker {
     pub fn trim(&mut self) -> bool {
         self.deliveries.slab.trim();
         self.queues.trim();
-        self.bindings.trim();
-        self.pairs.trim();
-        self.nodes.trim();
+        self.routing.trim();
         self.consumers.trim();
         self.channels.trim();
         self.connections.trim();

@@ -86,7 +86,7 @@ impl Broker {
         }
         self.check_commit_fits(messages, channel)?;
         // It took no longer than it may when it was checked, and must not end half-way.
-        self.effort_max = u32::MAX;
+        self.work.lift_limit();
         let said = self.journal.said();
         self.journal.begin_group();
         let outcome = self.carry_out(messages, channel);
@@ -202,12 +202,12 @@ impl Broker {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
         let owner = owner_of(self.channels[channel.index()].vhost);
-        self.limit_effort(COMMIT_TIMES);
+        self.limit_routing(COMMIT_TIMES);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         while let Some(message) = next {
             next = messages.link(message);
             self.route_again(messages, channel, message)?;
-            self.check_effort()?;
+            self.work.check()?;
             entries += self.targets.len();
             returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
             if self.logged_targets(messages, message) > 0 {

@@ -9,8 +9,8 @@ use crate::command::{ChannelId, ConnectionId};
 use crate::mem::List;
 use crate::wire::field::Table;
 
-use super::exchange::Destination;
 use super::records::{ConsumerState, Mode};
+use super::routing::Destination;
 use super::{Broker, QUEUE_BYTES};
 
 /// A queue.
@@ -180,12 +180,12 @@ impl Broker {
 
     /// Places of exchanges that were ever used.
     pub const fn exchange_places(&self) -> usize {
-        self.exchanges.places()
+        self.routing.exchange_places()
     }
 
     /// The exchange in a place.
     pub fn exchange_at(&self, place: usize) -> Option<ExchangeView<'_>> {
-        let record = self.exchanges.get(place).filter(|record| !record.dying)?;
+        let record = self.routing.exchange_at(place)?;
         Some(ExchangeView {
             vhost: self.vhost_name(record.vhost),
             name: &record.name,
@@ -199,21 +199,19 @@ impl Broker {
 
     /// Places of bindings that were ever used.
     pub const fn binding_places(&self) -> usize {
-        self.bindings.places()
+        self.routing.binding_places()
     }
 
     /// The binding in a place.
     pub fn binding_at(&self, place: usize) -> Option<BindingView<'_>> {
-        let record = self.bindings.get(place)?;
-        let source = self.exchanges.get(record.source.index()).filter(|source| !source.dying)?;
+        let record = self.routing.binding_at(place)?;
+        let source = self.routing.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
                 let queue = self.queues.get(queue.index()).filter(|queue| !queue.dying)?;
                 (&queue.name, queue.exclusive_owner.is_some())
             }
-            Destination::Exchange(exchange) => {
-                (&self.exchanges.get(exchange.index()).filter(|exchange| !exchange.dying)?.name, false)
-            }
+            Destination::Exchange(exchange) => (&self.routing.exchange_at(exchange.index())?.name, false),
         };
         Some(BindingView {
             vhost: self.vhost_name(source.vhost),

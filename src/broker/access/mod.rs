@@ -32,10 +32,10 @@ use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Slab};
 use crate::password;
 
-use crate::broker::exchange::Kind;
 use crate::broker::holders::Held;
 use crate::broker::names::IndexTable;
 use crate::broker::records::Connection;
+use crate::broker::routing::Kind;
 use crate::broker::{Broker, Entropy};
 use login::User;
 use rights::{Permission, TopicPermission};

@@ -13,7 +13,7 @@ use crate::error::{Fault, ReplyCode};
 use super::operator::OperatorFault;
 use super::pattern::{Pattern, escaped};
 use crate::broker::Broker;
-use crate::broker::exchange::Kind;
+use crate::broker::routing::Kind;
 
 /// What one can be allowed to do with an exchange or a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,12 +108,12 @@ impl Broker {
         let record = &self.channels[channel.index()];
         let (connection, vhost) = (record.connection, record.vhost);
         let found = self.find_exchange(vhost, exchange);
-        if found.is_some() && record.may_write == found && record.may_write_until == self.topology {
+        if found.is_some() && record.may_write == found && record.may_write_until == self.routing.revision() {
             return Ok(());
         }
         self.check(connection, vhost, Right::Write, Thing::Exchange(exchange))?;
         let record = &mut self.channels[channel.index()];
-        (record.may_write, record.may_write_until) = (found, self.topology);
+        (record.may_write, record.may_write_until) = (found, self.routing.revision());
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Broker {
     pub(in super::super) fn minds_topics(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         let user = self.connections[connection.index()].user_index;
         user.is_some_and(|user| self.access.users[user].topics > 0)
-            && self.exchanges[exchange.index()].kind == Kind::Topic
+            && self.routing.exchange(exchange).kind == Kind::Topic
     }
 
     /// Whether the user of a connection may use this key with a topic exchange.
@@ -133,7 +133,7 @@ impl Broker {
         key: &[u8],
     ) -> Result<(), Fault> {
         let record = &self.connections[connection.index()];
-        let topic = &self.exchanges[exchange.index()];
+        let topic = self.routing.exchange(exchange);
         let permission = record.user_index.filter(|_| topic.kind == Kind::Topic);
         let permission = permission.and_then(|user| self.find_topic(user, topic.vhost, &topic.name));
         let Some(permission) = permission else { return Ok(()) };
@@ -203,7 +203,7 @@ impl Broker {
                 self.access.permission_table.insert((user, vhost), index);
             }
         }
-        self.topology += 1;
+        self.routing.revise();
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Broker {
                 self.access.users[user].topics += 1;
             }
         }
-        self.topology += 1;
+        self.routing.revise();
         Ok(())
     }
 
@@ -260,7 +260,7 @@ impl Broker {
         let permission = self.access.permissions.remove(index);
         self.access.permission_table.remove((permission.user, permission.vhost), index);
         self.access.patterns_bytes -= bytes_of(&permission.patterns);
-        self.topology += 1;
+        self.routing.revise();
     }
 
     pub(super) fn remove_topic(&mut self, index: usize) {
@@ -268,7 +268,7 @@ impl Broker {
         self.access.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
         self.access.patterns_bytes -= bytes_of(&topic.patterns);
         self.access.users[topic.user].topics -= 1;
-        self.topology += 1;
+        self.routing.revise();
     }
 }
 

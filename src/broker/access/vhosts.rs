@@ -78,7 +78,7 @@ impl Broker {
                 internal,
                 arguments: &[],
             };
-            self.insert_exchange(vhost, kind, &declaration, 0);
+            self.insert_exchange(vhost, kind, &declaration, (0, None));
         }
         Ok(vhost)
     }
@@ -190,7 +190,7 @@ impl Broker {
     /// Takes the name away; a job clears the rest.
     pub(super) fn retire_vhost(&mut self, vhost: VhostId) {
         self.access.vhosts[vhost.index()].dying = true;
-        self.topology += 1;
+        self.routing.revise();
         self.queue_job(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
     }
 
@@ -208,12 +208,12 @@ impl Broker {
             }
             sweep.queue += 1;
         }
-        while sweep.exchange < self.exchanges.places() {
+        while sweep.exchange < self.routing.exchange_places() {
             if self.journal.is_crowded() || !spend(left) {
                 return false;
             }
-            let exchange = self.exchanges.get(sweep.exchange);
-            if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost && !exchange.dying) {
+            let exchange = self.routing.exchange_at(sweep.exchange);
+            if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
                 let exchange = ExchangeId::from_index(sweep.exchange);
                 self.retire_exchange(exchange);
                 self.queue_job(Job::Exchange(exchange));
