@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! poll ─ what the disk did ─ who may come in ─ read and apply ─ errands ─ who is put out ─ timers
-//!      ─ the operator ─ jobs ─ deliver ─ to the disk ─ write ─ who waited for room ─ who waited for a job
+//!      ─ the operator ─ jobs ─ deliver ─ write ─ to the disk ─ who waited for room ─ who waited for a job
 //!      ─ close ─ who waited for the stash ─ idle memory goes back
 //! ```
 //!
@@ -18,7 +18,8 @@
 //! come with time makes it look again every 20 ms.
 //!
 //! Why this order: what was read in a turn is delivered in the same turn, and whatever a turn gives a peer
-//! to read leaves in one write.
+//! to read leaves in one write. The disk comes after that: what a consumer without acknowledgements has taken
+//! is settled, and needs no place on the card.
 
 use std::io;
 use std::time::Duration;
@@ -87,8 +88,8 @@ impl House {
         self.serve_control();
         self.broker.run_jobs(&mut self.supplies.messages);
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
-        self.hand_to_disk();
         self.write();
+        self.hand_to_disk();
         self.resume_for_room();
         self.resume_after_jobs();
         self.close();

@@ -12,5 +12,6 @@ mod idle;
 mod left_out;
 mod less_memory;
 mod memory;
+mod passing_by;
 mod tls_crowd;
 mod waiting;

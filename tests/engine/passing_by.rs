@@ -1,0 +1,69 @@
+//! What the disk is asked for by persistent messages that are gone before a commit could be made: nothing.
+//!
+//! Why it exists: a card wears with every sync, and a message that a consumer took at once needs no place on
+//! it. Counted in commits, as the broker tells them at its end, so no clock has a say in it.
+
+use leveret::wire::{Method, Table};
+
+use crate::sockets::{Broker, Frame, Link, publish};
+use crate::world::consume;
+
+/// `delivery_mode` 2.
+const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
+const BURSTS: usize = 50;
+/// So many of 1 KiB come with one read on the smallest board.
+const BURST: usize = 20;
+/// The start, the queue, the end, and when this machine was late for a burst, that one's.
+const COMMITS_MAX: u32 = 12;
+
+/// Commits that the broker made, by its last words.
+fn commits(broker: Broker) -> u32 {
+    let said = broker.stop();
+    let line = said.iter().find_map(|line| line.split_once("the log: ")).expect("it had a log").1;
+    line.split(' ').next().and_then(|count| count.parse().ok()).expect("a number")
+}
+
+/// Through which message this confirms.
+fn confirmed(frame: &Frame) -> u64 {
+    match frame.method() {
+        Method::BasicAck { delivery_tag, .. } => delivery_tag,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Confirmed messages by bursts, each of which a consumer takes before the next is sent.
+fn commits_of_bursts(board: &str) -> u32 {
+    let broker = Broker::start(&["--board", board]);
+    let mut consumer = Link::open(broker.address, &[1]);
+    let declare = Method::QueueDeclare {
+        queue: "q",
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    };
+    consumer.ask(1, &declare);
+    consumer.ask(1, &consume("q", "it", true));
+    let mut publisher = Link::open(broker.address, &[1]);
+    publisher.ask(1, &Method::ConfirmSelect { no_wait: false });
+    let burst = publish("", "q", false, PERSISTENT, &[7; 1024]).repeat(BURST);
+    for number in 1..=BURSTS {
+        publisher.write(&burst);
+        for _ in 0..BURST {
+            assert_eq!(consumer.content().1.len(), 1024);
+        }
+        let last = (number * BURST) as u64;
+        while confirmed(&publisher.next()) < last {}
+    }
+    commits(broker)
+}
+
+#[test]
+fn what_a_consumer_takes_at_once_is_never_written() {
+    for board in ["generic", "router-64"] {
+        let commits = commits_of_bursts(board);
+        assert!(commits <= COMMITS_MAX, "{board}: {commits} commits for {BURSTS} bursts");
+    }
+}
