@@ -7,19 +7,20 @@
 //!
 //! Dependencies point one way, down this list; `tests/layers.rs` holds everybody to it.
 //!
-//! | room | owns | sees |
+//! | room | owns | sees besides the ground |
 //! |------|------|------|
-//! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time, words, bytes | nothing above |
-//! | [`log_limiter`] | the ground floor as well: how many lines peers may cause in the log | `time` |
-//! | [`journal`] | the ground floor as well: what is to be written down | `mem` |
-//! | [`password`] | the ground floor as well: what a password is kept as | `command` |
-//! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | the ground |
-//! | [`session`] | one peer, without its socket | the ground, `wire` |
-//! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | the ground, and of `wire` the views of tables and properties and the writer to edit them |
-//! | [`store`] | the disk: the append log of what must survive a power cut | the ground |
-//! | [`admin`] | the operator's view | the ground, `broker` |
-//! | [`config`] | what the operator said | the ground |
-//! | [`tool`] | what the binary does besides serving | what it needs |
+//! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time, words, bytes | nothing |
+//! | [`log_limiter`] | the ground floor as well: how many lines peers may cause in the log | nothing |
+//! | [`journal`] | the ground floor as well: what is to be written down | nothing |
+//! | [`password`] | the ground floor as well: what a password is kept as | nothing |
+//! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | nothing |
+//! | [`session`] | one peer, without its socket | `wire` |
+//! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer` |
+//! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
+//! | [`config`] | what the operator said | nothing |
+//! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::Writer`, `wire::Full` |
+//! | `tls` | handshakes, records and certificates, without a socket | `config` |
+//! | [`tool`] | what the binary does besides serving | everyone |
 //! | [`net`] | sockets and the turn | everyone |
 //! | `sim` | the broker's worst days, by chance; only in builds that check themselves | everyone |
 //!
@@ -101,5 +102,6 @@ pub mod session;
 pub mod sim;
 pub mod store;
 pub mod time;
+mod tls;
 pub mod tool;
 pub mod wire;

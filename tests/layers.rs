@@ -27,8 +27,8 @@ const SEES: &[(&str, &[&str])] = &[
     ("session", &["wire"]),
     ("broker", &["wire::field", "wire::props", "wire::Writer"]),
     ("store", &[]),
-    ("bridge", &["session", "wire"]),
     ("admin", &["broker", "wire::field", "wire::Writer", "wire::Full"]),
+    ("tls", &["config"]),
     ("tool", EVERYONE),
     ("net", EVERYONE),
     ("sim", EVERYONE),
@@ -53,7 +53,6 @@ const CORE: &[&str] = &[
     "session",
     "broker",
     "store",
-    "bridge",
 ];
 
 /// What a core room must not name.
@@ -74,7 +73,7 @@ const ASSERTIONS: &[(&str, usize, &str)] = &[
 ];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter, and at most so much here.
-const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "net", "admin", "wire"];
+const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "net", "admin", "wire", "tls"];
 
 /// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
 const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];
@@ -95,8 +94,8 @@ const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/listen.rs", 1, "once at a start"),
     ("net/local.rs", 1, "once at the end"),
     ("net/reload.rs", 4, "the operator asks for it"),
-    ("net/tls/certificates.rs", 7, "the operator changes files"),
-    ("net/tls/revoked.rs", 4, "the operator changes files"),
+    ("tls/certificates.rs", 7, "the operator changes files"),
+    ("tls/revoked.rs", 4, "the operator changes files"),
     ("net/turn.rs", 3, "once at the end"),
     ("session/output.rs", 1, "our own mistake, which an assertion finds first"),
 ];
@@ -115,7 +114,33 @@ fn the_rooms_keep_their_rule_and_the_files_are_tidy() {
     for (path, text) in read_sources(&root.join("tests")) {
         complaints.extend(check_shape(&format!("tests/{path}"), &text));
     }
+    complaints.extend(check_map(&sources["lib.rs"]));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// What the map in `lib.rs` says other than the table here.
+fn check_map(lib: &str) -> Vec<String> {
+    let rows = lib.lines().filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |"));
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
+    let names_in = |cell: &str| -> Vec<String> {
+        let quoted = cell.split('`').skip(1).step_by(2);
+        quoted.map(str::to_string).collect()
+    };
+    let mut mapped = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.len() == 3 && row[0].contains('`')) {
+        let seen = if row[2] == "everyone" { vec!["*".to_string()] } else { names_in(row[2]) };
+        mapped.extend(names_in(row[0]).into_iter().map(|room| (room, seen.clone())));
+    }
+    let rooms = SEES.iter().filter(|(room, _)| !["lib", "main"].contains(room));
+    let enforced: BTreeMap<String, Vec<String>> = rooms
+        .map(|(room, seen)| (room.to_string(), seen.iter().map(ToString::to_string).collect()))
+        .collect();
+    let differs = |room: &&String| mapped.get(*room) != enforced.get(*room);
+    let rooms = mapped.keys().chain(enforced.keys().filter(|room| !mapped.contains_key(*room)));
+    rooms
+        .filter(differs)
+        .map(|room| format!("lib.rs: its table says otherwise of {room} than the one that is enforced"))
+        .collect()
 }
 
 /// All complaints about a set of files, given by path relative to `src/` and text.
@@ -607,6 +632,19 @@ mod the_checker_sees {
         let two =
             ["mem/a.rs", "net/b.rs"].map(|path| (path.to_string(), "//! W.\nunsafe fn f() {}".to_string()));
         assert!(check_house(&BTreeMap::from(two))[0].contains("unsafe code in more than 1 file"));
+    }
+
+    #[test]
+    fn a_map_that_is_not_the_table() {
+        let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+        assert_eq!(check_map(&lib), Vec::<String>::new());
+        let says = |lib: &str, room: &str| check_map(lib).iter().any(|line| line.contains(room));
+        assert!(says(
+            &lib.replace("without its socket | `wire` |", "without its socket | nothing |"),
+            "session"
+        ));
+        assert!(says(&lib.replace("//! | `tls` |", "//! | tls |"), "tls"));
+        assert!(says(&format!("{lib}\n//! | `attic` | what is left | nothing |"), "attic"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::helper::Helper;
 use super::house::House;
 use super::login_throttle::{Login, LoginThrottle};
 use super::peer::{Ending, Waiting};
-use super::tls::{Handshake, Keeper, Shaken};
+use crate::tls::{CertificateStore, Handshake, Shaken};
 
 /// Something to be done elsewhere.
 pub(super) enum Errand {
@@ -60,12 +60,12 @@ pub(super) enum Done {
 
 impl Errand {
     /// In the helper, which has the certificates.
-    fn run(self, keeper: Option<&mut Keeper>) -> Done {
+    fn run(self, certificates: Option<&mut CertificateStore>) -> Done {
         match self {
             Self::Handshake(Shake { connection, ticket, since, handshake }) => {
-                Done::Handshake(connection, ticket, since, handshake.step(keeper))
+                Done::Handshake(connection, ticket, since, handshake.step(certificates))
             }
-            Self::Reload(config) => Done::Reload(Box::new(reload(&config, keeper))),
+            Self::Reload(config) => Done::Reload(Box::new(reload(&config, certificates))),
             Self::Password(login) => {
                 let is_right = login.check.is_right();
                 Done::Password(login, is_right)
@@ -75,11 +75,11 @@ impl Errand {
 }
 
 /// Reads the configuration again, and of one that can be the certificates.
-fn reload(before: &Config, keeper: Option<&mut Keeper>) -> Result<Config, String> {
+fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
     config.fit(super::record_sizes).map_err(|error| config.blame(&error).to_string())?;
-    if let Some(keeper) = keeper
-        && !keeper.reload(&config.tls)
+    if let Some(certificates) = certificates
+        && !certificates.reload(&config.tls)
     {
         config.tls.clone_from(&before.tls);
     }
@@ -110,12 +110,16 @@ impl Errands {
     ///
     /// # Errors
     /// The system starts no more threads.
-    pub(super) fn start(waker: Arc<Waker>, limits: &Limits, mut keeper: Option<Keeper>) -> io::Result<Self> {
-        let shakes_max = if keeper.is_some() { limits.tls_handshakes_max as usize } else { 0 };
-        let is_tls_shut = keeper.as_ref().is_some_and(Keeper::is_shut);
+    pub(super) fn start(
+        waker: Arc<Waker>,
+        limits: &Limits,
+        mut certificates: Option<CertificateStore>,
+    ) -> io::Result<Self> {
+        let shakes_max = if certificates.is_some() { limits.tls_handshakes_max as usize } else { 0 };
+        let is_tls_shut = certificates.as_ref().is_some_and(CertificateStore::is_shut);
         let work = move |errand: Errand| {
-            let done = errand.run(keeper.as_mut());
-            (done, keeper.as_ref().is_some_and(Keeper::is_shut))
+            let done = errand.run(certificates.as_mut());
+            (done, certificates.as_ref().is_some_and(CertificateStore::is_shut))
         };
         Ok(Self {
             helper: Helper::start("errands", waker, work)?,

@@ -34,8 +34,8 @@ use super::listen::{self, Door, SpareDescriptor};
 use super::peer::Peer;
 use super::signals;
 use super::stream::Buffers;
-use super::tls::Keeper;
 use super::turn::TRIM_AFTER_MS;
+use crate::tls::CertificateStore;
 
 const EVENTS_PER_POLL: usize = 256;
 /// The token of the signals' pipe.
@@ -171,7 +171,7 @@ impl House {
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
         let with_tls = !config.listen_tls.is_empty();
-        let keeper = with_tls.then(|| open_keeper(config)).transpose()?;
+        let certificates = with_tls.then(|| open_certificates(config)).transpose()?;
         let doors = listen::open_doors(&mut poll, config)?;
         tell_limits(config, &table);
         let connections = limits.connections_max as usize;
@@ -179,7 +179,7 @@ impl House {
         broker.set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
-        let errands = Errands::start(waker.clone(), &limits, keeper).map_err(no_thread)?;
+        let errands = Errands::start(waker.clone(), &limits, certificates).map_err(no_thread)?;
         let mut house = Self {
             started: Instant::now(),
             now: Now::from_ms(0),
@@ -269,18 +269,18 @@ fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
     Ok(table)
 }
 
-fn open_keeper(config: &Config) -> Result<Keeper, StartError> {
-    let (keeper, trouble) = read_certificates(config)?;
+fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
+    let (certificates, trouble) = read_certificates(config)?;
     trouble.iter().for_each(|trouble| log::error!("{trouble}"));
-    Ok(keeper)
+    Ok(certificates)
 }
 
 /// The certificates. Beside them: what is to be told, if they cannot be used and there are other doors.
-pub(super) fn read_certificates(config: &Config) -> Result<(Keeper, Option<String>), StartError> {
+pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
     let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
     let opened = match has_other_door {
-        true => Keeper::open_or_wait(&config.tls),
-        false => Keeper::open(&config.tls).map(|keeper| (keeper, None)),
+        true => CertificateStore::open_or_wait(&config.tls),
+        false => CertificateStore::open(&config.tls).map(|certificates| (certificates, None)),
     };
     opened.map_err(StartError::Tls)
 }

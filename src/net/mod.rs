@@ -8,7 +8,6 @@
 //! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
 //! | `socket` | a socket of the network or of this machine, and who is at its other end |
 //! | `stream` | the octets of a connection: readiness, TLS, input that has to wait |
-//! | `tls` | handshakes, records, certificates |
 //! | `strangers` | handshakes of TLS, and peers that speak something else |
 //! | `listen`, `local`, `readiness` | listening and accepting; whether somebody may be waiting |
 //! | `buffers` | the kernel's buffers for programs of this machine |
@@ -57,7 +56,7 @@ mod signals;
 mod socket;
 mod strangers;
 mod stream;
-mod tls;
+
 mod turn;
 
 use core::fmt;
@@ -70,12 +69,12 @@ use crate::config::{Config, ConfigError};
 use crate::limits::{LimitsError, MemoryTable, RecordSizes};
 use crate::mem::{self, BytePool};
 use crate::store::OpenError;
-use crate::{broker, session, store};
+use crate::{broker, session, store, tls};
 
+pub use crate::tls::TlsError;
 pub use control::SOCKET_NAME;
 pub use house::House;
 pub use rehearse::rehearse;
-pub use tls::TlsError;
 
 /// Why the broker cannot start, as one sentence that says what to change.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::wire::{Opening, classify_opening};
 use super::errands::Shake;
 use super::house::House;
 use super::peer::{Ending, Waiting};
-use super::tls::Shaken;
+use crate::tls::Shaken;
 
 /// For whoever looks at the port with a browser.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\

@@ -30,7 +30,7 @@ use crate::limits::{FRAME_BYTES_MIN, Limits};
 use crate::mem::{ByteChain, BytePool, PAGE_BYTES};
 
 use super::socket::Socket;
-use super::tls::{
+use crate::tls::{
     Handshake, Next, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Shaken, Tls,
 };
 

@@ -30,18 +30,18 @@ use rustls::server::UnbufferedServerConnection;
 
 use crate::mem::{ByteChain, BytePool};
 
-pub(super) use certificates::Keeper;
+pub(crate) use certificates::CertificateStore;
 pub use certificates::TlsError;
-pub(super) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
+pub(crate) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
 use records::{Opening, farewell, open, seal};
-pub(super) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
-pub(super) use revoked::CRL_BYTES;
+pub(crate) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
+pub(crate) use revoked::CRL_BYTES;
 
 /// Replies of rustls' own, such as an alert: a few dozen octets each.
 const REPLY_BYTES_MAX: usize = 512;
 
 /// TLS on one connection.
-pub(super) enum Tls {
+pub(crate) enum Tls {
     /// In its handshake, waiting for the peer.
     Shaking(Box<Handshake>),
     /// A step of the handshake is being made elsewhere.
@@ -65,36 +65,36 @@ impl core::fmt::Debug for Tls {
 
 impl Tls {
     /// At the very beginning.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::Shaking(Handshake::new())
     }
 }
 
 /// The keys of a connection whose handshake is over, and the beginning of a record that is not all there.
-pub(super) struct Session {
+pub(crate) struct Session {
     connection: UnbufferedServerConnection,
     /// Lies in what the connection has reserved.
-    pub(super) held: ByteChain,
+    pub(crate) held: ByteChain,
     /// It has broken the rules: rustls must not be asked for anything more.
     is_broken: bool,
 }
 
 /// What came out of encrypted input.
 #[derive(Debug, Default)]
-pub(super) struct Unsealed {
+pub(crate) struct Unsealed {
     /// Octets of plaintext.
-    pub(super) plain: usize,
+    pub(crate) plain: usize,
     /// Octets of input that are done with.
-    pub(super) taken: usize,
+    pub(crate) taken: usize,
     /// Records that held some.
-    pub(super) records: u32,
+    pub(crate) records: u32,
     /// Nothing more will come.
-    pub(super) end: bool,
+    pub(crate) end: bool,
 }
 
 impl Session {
     /// Goes on where the handshake has ended. What came behind it is the stash's; `None`: there is no room.
-    pub(super) fn begin(opened: Opened, pool: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
+    pub(crate) fn begin(opened: Opened, pool: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
         let mut held = ByteChain::default();
         if held.append(pool, &opened.incoming) && stash.append(pool, &opened.plain) {
             return Some(Self { connection: opened.connection, held, is_broken: false });
@@ -105,7 +105,7 @@ impl Session {
 
     /// Opens every whole record of `input` into `plain`, which is as long. What rustls has to say to the peer
     /// is added to `unsent`.
-    pub(super) fn unseal(
+    pub(crate) fn unseal(
         &mut self,
         input: &mut [u8],
         plain: &mut [u8],
@@ -130,7 +130,7 @@ impl Session {
 
     /// Seals at most [`PLAIN_BYTES_MAX`] octets into `out`, which has [`SEALED_BYTES_MAX`]; says how long it
     /// is.
-    pub(super) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
+    pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
         if self.is_broken {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
@@ -138,7 +138,7 @@ impl Session {
     }
 
     /// Seals the farewell into `out`; 0 when there is none to be said.
-    pub(super) fn farewell(&mut self, out: &mut [u8]) -> usize {
+    pub(crate) fn farewell(&mut self, out: &mut [u8]) -> usize {
         if self.is_broken { 0 } else { farewell(&mut self.connection, out).unwrap_or(0) }
     }
 }

@@ -77,7 +77,7 @@ type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
 /// Holds what is in use, and reads it again when the files change. It lives with whoever shakes hands.
 #[derive(Debug)]
-pub(in crate::net) struct Keeper {
+pub(crate) struct CertificateStore {
     tls: Tls,
     /// `None`: there is nothing yet that could be used, so nobody comes in.
     loaded: Option<Loaded>,
@@ -85,12 +85,12 @@ pub(in crate::net) struct Keeper {
     looked: Instant,
 }
 
-impl Keeper {
+impl CertificateStore {
     /// Reads the files.
     ///
     /// # Errors
     /// What is wrong with one of them.
-    pub(in crate::net) fn open(tls: &Tls) -> Result<Self, TlsError> {
+    pub(crate) fn open(tls: &Tls) -> Result<Self, TlsError> {
         let stamps = stamps(tls);
         Ok(Self { tls: tls.clone(), loaded: Some(load(tls)?), stamps, looked: Instant::now() })
     }
@@ -101,19 +101,19 @@ impl Keeper {
     ///
     /// # Errors
     /// What is wrong with the configuration itself.
-    pub(in crate::net) fn open_or_wait(tls: &Tls) -> Result<(Self, Option<String>), TlsError> {
+    pub(crate) fn open_or_wait(tls: &Tls) -> Result<(Self, Option<String>), TlsError> {
         let stamps = stamps(tls);
         match Self::open(tls) {
             Err(error) if error.is_of_file => {
                 let shut = Self { tls: tls.clone(), loaded: None, stamps, looked: Instant::now() };
                 Ok((shut, Some(format!("{error}; {SHUT}"))))
             }
-            opened => opened.map(|keeper| (keeper, None)),
+            opened => opened.map(|certificates| (certificates, None)),
         }
     }
 
     /// Nobody comes in, for there is nothing that could be used.
-    pub(in crate::net) const fn is_shut(&self) -> bool {
+    pub(crate) const fn is_shut(&self) -> bool {
         self.loaded.is_none()
     }
 
@@ -133,7 +133,7 @@ impl Keeper {
 
     /// Reads everything again, after what the configuration says now, and says whether it is in use from now
     /// on. Connections that are there stay.
-    pub(in crate::net) fn reload(&mut self, tls: &Tls) -> bool {
+    pub(crate) fn reload(&mut self, tls: &Tls) -> bool {
         let stamps = stamps(tls);
         self.read_again(tls, stamps)
     }

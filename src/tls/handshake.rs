@@ -19,7 +19,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 use rustls::{AlertDescription, CertificateError, Error};
 
-use super::certificates::Keeper;
+use super::certificates::CertificateStore;
 use super::clock::{Clock, Utc, system_s};
 use super::der::Certificate;
 use super::records::{RECORD_BYTES_MAX, first_record_len, is_aligned};
@@ -32,13 +32,13 @@ const RECORDS_MAX: u32 = 128;
 /// Octets of a handshake, whatever of it was used up: two hellos and the longest chain.
 const SENT_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
 /// A session keeps the certificates of its client for as long as it lives.
-pub(in crate::net) const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
+pub(crate) const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
 /// Bytes of a handshake in progress: what came, and rustls' own. Measured (5.3 KiB when little came), rounded
 /// up.
-pub(in crate::net) const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
+pub(crate) const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
 
 /// A handshake that is under way.
-pub(in crate::net) struct Handshake {
+pub(crate) struct Handshake {
     /// From the first step on.
     connection: Option<UnbufferedServerConnection>,
     incoming: Vec<u8>,
@@ -53,14 +53,14 @@ pub(in crate::net) struct Handshake {
 }
 
 /// What a step led to.
-pub(in crate::net) struct Shaken {
+pub(crate) struct Shaken {
     /// To be sent, whatever is next.
-    pub(in crate::net) outgoing: Vec<u8>,
-    pub(in crate::net) next: Next,
+    pub(crate) outgoing: Vec<u8>,
+    pub(crate) next: Next,
 }
 
 /// How it goes on.
-pub(in crate::net) enum Next {
+pub(crate) enum Next {
     /// The peer has to say more.
     More(Box<Handshake>),
     /// The handshake is over.
@@ -70,15 +70,15 @@ pub(in crate::net) enum Next {
 }
 
 /// A connection whose handshake is over.
-pub(in crate::net) struct Opened {
+pub(crate) struct Opened {
     pub(super) connection: UnbufferedServerConnection,
     /// What the peer sent behind its handshake: readable, and not yet.
     pub(super) plain: Vec<u8>,
     pub(super) incoming: Vec<u8>,
     /// The user name in the client's certificate, if it showed one.
-    pub(in crate::net) login: Option<String>,
+    pub(crate) login: Option<String>,
     /// Version and cipher, for the log.
-    pub(in crate::net) spoken: String,
+    pub(crate) spoken: String,
 }
 
 /// Why a handshake cannot go on.
@@ -103,12 +103,12 @@ impl Handshake {
     }
 
     /// How much may still come before a step has to use some of it up.
-    pub(in crate::net) const fn room(&self) -> usize {
+    pub(crate) const fn room(&self) -> usize {
         INCOMING_BYTES_MAX - self.incoming.len()
     }
 
     /// Takes what came, no more than there is room for.
-    pub(in crate::net) fn take_in(&mut self, bytes: &[u8]) {
+    pub(crate) fn take_in(&mut self, bytes: &[u8]) {
         self.incoming.extend_from_slice(bytes);
         self.sent += bytes.len();
         while self.records < RECORDS_MAX
@@ -122,12 +122,12 @@ impl Handshake {
     }
 
     /// The first octets, as long as nothing else is known of the peer.
-    pub(in crate::net) fn opening(&self) -> Option<&[u8]> {
+    pub(crate) fn opening(&self) -> Option<&[u8]> {
         self.connection.is_none().then_some(&self.incoming)
     }
 
     /// Whether there is a whole record that no step has seen, or never will be.
-    pub(in crate::net) const fn is_ready(&self) -> bool {
+    pub(crate) const fn is_ready(&self) -> bool {
         self.is_fresh || self.room() == 0
     }
 
@@ -143,12 +143,12 @@ impl Handshake {
     }
 
     /// Goes on as far as it can with what is there. This may take long.
-    pub(in crate::net) fn step(mut self: Box<Self>, keeper: Option<&mut Keeper>) -> Shaken {
+    pub(crate) fn step(mut self: Box<Self>, certificates: Option<&mut CertificateStore>) -> Shaken {
         let mut outgoing = Vec::new();
-        let Some(keeper) = keeper else {
+        let Some(certificates) = certificates else {
             return Shaken { outgoing, next: Next::Failed("there are no certificates".into()) };
         };
-        let next = match self.advance(keeper, &mut outgoing) {
+        let next = match self.advance(certificates, &mut outgoing) {
             Ok(Some(opened)) => Next::Open(Box::new(opened)),
             Ok(None) => {
                 self.is_fresh = false;
@@ -156,20 +156,24 @@ impl Handshake {
             }
             Err(Trouble::Tls(error)) => {
                 self.tell_peer(&mut outgoing);
-                Next::Failed(explain(&error, keeper.clock()))
+                Next::Failed(explain(&error, certificates.clock()))
             }
             Err(Trouble::Other(why)) => Next::Failed(why.into_owned()),
         };
         Shaken { outgoing, next }
     }
 
-    fn advance(&mut self, keeper: &mut Keeper, outgoing: &mut Vec<u8>) -> Result<Option<Opened>, Trouble> {
+    fn advance(
+        &mut self,
+        certificates: &mut CertificateStore,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<Option<Opened>, Trouble> {
         let is_first = self.connection.is_none();
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
                 let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
-                let config = keeper.current().ok_or(Trouble::Other(why.into()))?;
+                let config = certificates.current().ok_or(Trouble::Other(why.into()))?;
                 none.insert(UnbufferedServerConnection::new(config)?)
             }
         };
@@ -214,11 +218,11 @@ impl Handshake {
         if connection.is_handshaking() {
             return self.excess().map_or(Ok(None), |why| Err(Trouble::Other(why.into())));
         }
-        self.finish(keeper, plain).map(Some)
+        self.finish(certificates, plain).map(Some)
     }
 
     /// What the handshake has brought to light.
-    fn finish(&mut self, keeper: &Keeper, plain: Vec<u8>) -> Result<Opened, Trouble> {
+    fn finish(&mut self, certificates: &CertificateStore, plain: Vec<u8>) -> Result<Opened, Trouble> {
         let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
         else {
             return Err(Trouble::Other("it was over before it began".into()));
@@ -234,12 +238,12 @@ impl Handshake {
         let certificate = chain.first().and_then(|der| Certificate::parse(der));
         // A session that is taken up again comes without a look at the certificate it was begun with.
         if let Some(certificate) = certificate
-            && certificate.not_after < keeper.clock().now_s()
+            && certificate.not_after < certificates.clock().now_s()
         {
             let until = Utc(certificate.not_after);
             return Err(Trouble::Other(format!("its certificate was good until {until} only").into()));
         }
-        let login = certificate.and_then(|certificate| keeper.login(&certificate));
+        let login = certificate.and_then(|certificate| certificates.login(&certificate));
         let version = connection.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
         let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         let spoken = format!("{version}, {}", suite.unwrap_or("a cipher without a name"));

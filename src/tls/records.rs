@@ -12,16 +12,16 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
 /// What one record holds at most.
-pub(in crate::net) const PLAIN_BYTES_MAX: usize = 16 << 10;
+pub(crate) const PLAIN_BYTES_MAX: usize = 16 << 10;
 const HEAD_BYTES: usize = 5;
 /// A record with all that encryption may add.
-pub(in crate::net) const RECORD_BYTES_MAX: usize = HEAD_BYTES + PLAIN_BYTES_MAX + (2 << 10);
+pub(crate) const RECORD_BYTES_MAX: usize = HEAD_BYTES + PLAIN_BYTES_MAX + (2 << 10);
 /// Room for a sealed record and what rustls wants to say besides.
-pub(in crate::net) const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
+pub(crate) const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 
 /// Bytes of a session that is open: rustls' own with its keys. Measured (4.2 KiB with all else that a
 /// connection allocates), rounded up.
-pub(in crate::net) const SESSION_BYTES: usize = 6 << 10;
+pub(crate) const SESSION_BYTES: usize = 6 << 10;
 
 /// The length of the record at the start of `bytes`, which may be longer than they are; `None`: it cannot be
 /// told yet.

@@ -23,7 +23,7 @@ use super::der::{Certificate, RevocationList};
 const LISTS_BYTES_MAX: usize = 8 << 10;
 /// Bytes of memory that they take at most, the old ones included while new ones are read. An entry has 22
 /// octets at least and takes up to 180 bytes with the tables it lies in.
-pub(in crate::net) const CRL_BYTES: usize = LISTS_BYTES_MAX * 16;
+pub(crate) const CRL_BYTES: usize = LISTS_BYTES_MAX * 16;
 
 /// What the files hold.
 #[derive(Debug, Default)]

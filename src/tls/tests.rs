@@ -133,7 +133,10 @@ impl Line {
     }
 
     /// Shakes hands, octet by octet; says how many steps it took.
-    fn shake(&mut self, keeper: &mut Keeper) -> Result<(Session, Option<String>, u32), String> {
+    fn shake(
+        &mut self,
+        certificates: &mut CertificateStore,
+    ) -> Result<(Session, Option<String>, u32), String> {
         let mut handshake = Handshake::new();
         let mut steps = 0;
         for _ in 0..10 {
@@ -144,7 +147,7 @@ impl Line {
                     continue;
                 }
                 steps += 1;
-                let Shaken { outgoing, next } = handshake.step(Some(keeper));
+                let Shaken { outgoing, next } = handshake.step(Some(certificates));
                 self.hear(&outgoing);
                 handshake = match next {
                     Next::More(handshake) => handshake,
@@ -203,9 +206,9 @@ fn octets_go_both_ways_however_they_are_cut() {
     let office = Office::new("both-ways");
     office.issue("localhost", None);
     for versions in BOTH {
-        let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+        let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
         let mut line = Line::new(&office.client(None, versions), "localhost");
-        let (mut session, login, steps) = line.shake(&mut keeper).unwrap();
+        let (mut session, login, steps) = line.shake(&mut certificates).unwrap();
         assert_eq!(login, None);
         assert!(steps <= 4, "{steps} steps: each is an errand");
         let body: Vec<u8> = (0..100_000_u32).map(|number| (number * 7) as u8).collect();
@@ -231,14 +234,14 @@ fn a_client_that_comes_again_is_known_by_its_ticket_until_the_files_change() {
         let mut config = office.client(None, versions);
         Arc::get_mut(&mut config).unwrap().resumption = Resumption::in_memory_sessions(8);
         let keys = office.keys("localhost");
-        let mut keeper = Keeper::open(&keys).unwrap();
+        let mut certificates = CertificateStore::open(&keys).unwrap();
         let mut kinds = Vec::new();
         for round in 0..3 {
             if round == 2 {
-                keeper.reload(&keys);
+                certificates.reload(&keys);
             }
             let mut line = Line::new(&config, "localhost");
-            line.shake(&mut keeper).unwrap();
+            line.shake(&mut certificates).unwrap();
             kinds.push(line.client.handshake_kind());
         }
         let (full, resumed) = (Some(HandshakeKind::Full), Some(HandshakeKind::Resumed));
@@ -256,9 +259,9 @@ fn a_clients_certificate_names_its_user() {
             let mut keys = office.keys("localhost");
             keys.client_certificates = ClientCertificates::Require;
             keys.login_from = from;
-            let mut keeper = Keeper::open(&keys).unwrap();
+            let mut certificates = CertificateStore::open(&keys).unwrap();
             let mut line = Line::new(&office.client(Some(&paper), versions), "localhost");
-            let (_, login, _) = line.shake(&mut keeper).unwrap();
+            let (_, login, _) = line.shake(&mut certificates).unwrap();
             assert_eq!(login.as_deref(), Some(name));
         }
     }
@@ -274,9 +277,9 @@ fn who_shows_no_good_certificate_is_refused_with_the_reason() {
     let mut keys = office.keys("localhost");
     keys.client_certificates = ClientCertificates::Require;
     let refused = |paper: Option<&Paper>, keys: &Keys, versions| {
-        let mut keeper = Keeper::open(keys).unwrap();
+        let mut certificates = CertificateStore::open(keys).unwrap();
         let mut line = Line::new(&office.client(paper, versions), "localhost");
-        line.shake(&mut keeper).err().unwrap()
+        line.shake(&mut certificates).err().unwrap()
     };
     for versions in BOTH {
         assert!(refused(None, &keys, versions).starts_with("it shows no certificate"));
@@ -304,10 +307,10 @@ fn the_certificate_is_chosen_by_the_name_asked_for() {
     }
     keys.certificates.push(office.path("*.second.example.pem"));
     keys.keys.push(office.path("*.second.example.key"));
-    let mut keeper = Keeper::open(&keys).unwrap();
+    let mut certificates = CertificateStore::open(&keys).unwrap();
     for (name, is_served) in [("first.example", true), ("a.second.example", true), ("third.example", false)] {
         let mut line = Line::new(&office.client(None, BOTH[0]), name);
-        let shaken = line.shake(&mut keeper);
+        let shaken = line.shake(&mut certificates);
         assert_eq!(shaken.is_ok(), is_served, "{name}");
         if let Err(why) = shaken {
             assert!(why.contains("our certificate"), "{why}");
@@ -321,7 +324,7 @@ fn files_that_do_not_go_together_are_refused_and_the_old_ones_stay() {
     office.issue("localhost", None);
     office.issue("other", None);
     let good = office.keys("localhost");
-    let refused = |keys: &Keys| Keeper::open(keys).err().unwrap().to_string();
+    let refused = |keys: &Keys| CertificateStore::open(keys).err().unwrap().to_string();
     let mut keys = good.clone();
     keys.keys = vec![office.path("other.key")];
     assert!(refused(&keys).contains("is not the key of the certificate in"), "{}", refused(&keys));
@@ -340,17 +343,17 @@ fn files_that_do_not_go_together_are_refused_and_the_old_ones_stay() {
     fs::write(office.path("locked.key"), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n").unwrap();
     keys.keys = vec![office.path("locked.key")];
     assert!(refused(&keys).contains("is encrypted"));
-    let mut keeper = Keeper::open(&good).unwrap();
-    keeper.reload(&keys);
+    let mut certificates = CertificateStore::open(&good).unwrap();
+    certificates.reload(&keys);
     let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
-    assert!(line.shake(&mut keeper).is_ok(), "what was read before stays in use");
+    assert!(line.shake(&mut certificates).is_ok(), "what was read before stays in use");
 }
 
 #[test]
 fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
     let office = Office::new("damaged");
     office.issue("localhost", None);
-    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     let config = office.client(None, BOTH[0]);
     let hello = Line::new(&config, "localhost").said();
     for at in 0..hello.len() {
@@ -359,12 +362,12 @@ fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
         let mut handshake = Handshake::new();
         handshake.take_in(&damaged);
         if handshake.is_ready() {
-            drop(handshake.step(Some(&mut keeper)));
+            drop(handshake.step(Some(&mut certificates)));
         }
     }
     for at in [0, 3, 4, 5, 20] {
         let mut line = Line::new(&config, "localhost");
-        let (mut session, ..) = line.shake(&mut keeper).unwrap();
+        let (mut session, ..) = line.shake(&mut certificates).unwrap();
         line.client.writer().write_all(b"AMQP").unwrap();
         let mut sealed = line.said();
         sealed[at] ^= 0x80;
@@ -394,7 +397,7 @@ fn cut(records: &[u8], each: usize) -> Vec<u8> {
 fn a_handshake_takes_so_many_records_and_no_more() {
     let office = Office::new("records");
     office.issue("localhost", None);
-    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     for versions in BOTH {
         let hello = Line::new(&office.client(None, versions), "localhost").said();
         // One octet in each: cut off after a bounded number of steps, if they come one by one or at once.
@@ -409,7 +412,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
                     continue;
                 }
                 steps += 1;
-                match handshake.step(Some(&mut keeper)).next {
+                match handshake.step(Some(&mut certificates)).next {
                     Next::More(again) => handshake = again,
                     Next::Failed(said) => {
                         why = Some(said);
@@ -424,7 +427,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
         // In a hundred pieces it is a hello like any other.
         let mut handshake = Handshake::new();
         handshake.take_in(&cut(&hello, hello.len().div_ceil(100)));
-        let shaken = handshake.step(Some(&mut keeper));
+        let shaken = handshake.step(Some(&mut certificates));
         assert!(matches!(shaken.next, Next::More(_)) && !shaken.outgoing.is_empty(), "it is answered");
     }
 }
@@ -433,11 +436,11 @@ fn a_handshake_takes_so_many_records_and_no_more() {
 fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
     let office = Office::new("behind");
     office.issue("localhost", None);
-    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
     let mut handshake = Handshake::new();
     handshake.take_in(&line.said());
-    let Shaken { outgoing, next } = handshake.step(Some(&mut keeper));
+    let Shaken { outgoing, next } = handshake.step(Some(&mut certificates));
     let Next::More(mut handshake) = next else { panic!("more is to come") };
     line.hear(&outgoing);
     let mut said = line.said();
@@ -447,7 +450,7 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
         said.extend(line.said());
     }
     handshake.take_in(&said);
-    let Next::Open(opened) = handshake.step(Some(&mut keeper)).next else { panic!("it is over") };
+    let Next::Open(opened) = handshake.step(Some(&mut certificates)).next else { panic!("it is over") };
     assert_eq!((opened.plain, opened.incoming), (text, Vec::new()));
 }
 
@@ -476,8 +479,8 @@ fn a_chain_of_certificates_as_long_as_may_be_comes_in_small_records() {
                 rustls::sign::CertifiedKey::new(chain_of(bytes), signer),
             ));
             config.max_fragment_size = Some(512);
-            let mut keeper = Keeper::open(&keys).unwrap();
-            let shaken = Line::new(&Arc::new(config), "localhost").shake(&mut keeper);
+            let mut certificates = CertificateStore::open(&keys).unwrap();
+            let shaken = Line::new(&Arc::new(config), "localhost").shake(&mut certificates);
             match shaken {
                 Ok(..) => assert!(is_let_in, "{bytes}"),
                 Err(why) => {
@@ -495,9 +498,9 @@ fn a_chain_of_certificates_as_long_as_may_be_comes_in_small_records() {
 fn keys_are_not_changed_for_ever_and_records_are_counted() {
     let office = Office::new("floods");
     office.issue("localhost", None);
-    let mut keeper = Keeper::open(&office.keys("localhost")).unwrap();
+    let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
-    let (mut session, ..) = line.shake(&mut keeper).unwrap();
+    let (mut session, ..) = line.shake(&mut certificates).unwrap();
     for octet in 0..100 {
         line.client.writer().write_all(&[octet]).unwrap();
     }
@@ -546,23 +549,23 @@ fn a_revoked_certificate_is_refused_and_an_old_list_goes_on_counting() {
     let mut keys = office.keys("localhost");
     keys.client_certificates = ClientCertificates::Require;
     keys.crls = vec![office.path("crl.pem")];
-    let let_in = |keeper: &mut Keeper, versions, paper: &Paper| {
-        let shaken = Line::new(&office.client(Some(paper), versions), "localhost").shake(keeper);
+    let let_in = |certificates: &mut CertificateStore, versions, paper: &Paper| {
+        let shaken = Line::new(&office.client(Some(paper), versions), "localhost").shake(certificates);
         shaken.map(|_| ())
     };
     for versions in BOTH {
         for until in [date_time_ymd(2999, 1, 1), date_time_ymd(2024, 2, 1)] {
             list("crl.pem", &[], until);
-            let mut keeper = Keeper::open(&keys).unwrap();
-            assert_eq!(let_in(&mut keeper, versions, &papers[1]), Ok(()));
+            let mut certificates = CertificateStore::open(&keys).unwrap();
+            assert_eq!(let_in(&mut certificates, versions, &papers[1]), Ok(()));
             list("crl.pem", &[&papers[1]], until);
-            keeper.reload(&keys);
-            let why = let_in(&mut keeper, versions, &papers[1]).unwrap_err();
+            certificates.reload(&keys);
+            let why = let_in(&mut certificates, versions, &papers[1]).unwrap_err();
             assert_eq!(why, "its certificate was revoked: a list in [tls] crl names it");
-            assert_eq!(let_in(&mut keeper, versions, &papers[0]), Ok(()), "until {until}");
+            assert_eq!(let_in(&mut certificates, versions, &papers[0]), Ok(()), "until {until}");
         }
     }
-    let refused = |keys: &Keys| Keeper::open(keys).err().unwrap().to_string();
+    let refused = |keys: &Keys| CertificateStore::open(keys).err().unwrap().to_string();
     keys.client_certificates = ClientCertificates::None;
     assert!(refused(&keys).contains("[tls] crl: names lists"), "{}", refused(&keys));
     keys.client_certificates = ClientCertificates::Allow;
