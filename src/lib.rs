@@ -19,22 +19,25 @@
 //! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
 //! | [`config`] | what the operator said | nothing |
 //! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::Writer`, `wire::Full` |
-//! | `tls` | handshakes, records and certificates, without a socket | `config` |
+//! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
-//! | [`net`] | sockets and the turn | everyone |
+//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls` |
+//! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //! | `sim` | the broker's worst days, by chance; only in builds that check themselves | everyone |
 //!
 //! # Rules
 //!
 //! - Data flows one way: bytes, command, broker, journal, event, bytes. Nobody calls back up the stairs.
 //! - One thread decides, no locks; helpers hold no state of the broker: two wait for the disk, one runs
-//!   errands (hashing passwords, TLS handshakes), one writes the log. No clock and no socket below [`net`]:
-//!   time is handed in.
+//!   jobs (hashing passwords, TLS handshakes), one writes the log. No clock and no socket below [`net`]:
+//!   time is handed in. Only the certificates of [`tls`] are held against a clock, by that thread.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
 //! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
 //!
 //! # The life of a message
+//!
+//! All of it happens in `engine::Engine::turn`, step by step.
 //!
 //! ```text
 //! socket ─read→ input buffer ─→ session::Connection::next ─→ content collected in mem::Messages
@@ -57,10 +60,10 @@
 //! writes it:
 //!
 //! ```text
-//! Broker::publish ─→ Journal ─Keeper::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
-//!                       │ batch                                                                │
-//!                       ▼                                                                      ▼
-//!          confirms and replies wait for their batch  ◄──────── Journal::durable ◄── Keeper::write_done
+//! Broker::publish ─→ Journal ─StoreDriver::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
+//!                       │ batch                                                                     │
+//!                       ▼                                                                           ▼
+//!          confirms and replies wait for their batch  ◄──── Journal::durable ◄── StoreDriver::take_write
 //! ```
 //!
 //! So the one asynchronous boundary is the disk, and whoever need not wait for it does not. A message that is
@@ -90,6 +93,7 @@ pub mod admin;
 pub mod broker;
 pub mod command;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod journal;
 pub mod limits;
@@ -102,6 +106,6 @@ pub mod session;
 pub mod sim;
 pub mod store;
 pub mod time;
-mod tls;
+pub mod tls;
 pub mod tool;
 pub mod wire;

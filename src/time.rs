@@ -1,6 +1,6 @@
 //! Time as the core sees it: a value that is handed in, never read.
 //!
-//! Only `net` reads clocks, the loop after each poll; everything below it is given a [`Now`]. So a test can
+//! The loop's clock is read in `net`, after each poll; everything below it is given a [`Now`]. So a test can
 //! run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time.
 //! All of it is monotonic: a board without a clock chip boots in 1970 and jumps, and nothing here may notice.
 

@@ -14,7 +14,7 @@ use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, M
 const PROGRAM_BYTES: u64 = 5_500_000;
 /// Clients of the operator's socket at once; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
-/// Threads that wait for the disk, the one that runs errands, and the one that writes the log.
+/// Threads that wait for the disk, the one that does what else takes long, and the one that writes the log.
 const HELPERS: u64 = 4;
 /// Bytes of log lines that standard error has not taken yet; further ones are dropped and counted.
 pub const LOG_RING_BYTES: usize = 32 << 10;
@@ -209,7 +209,12 @@ impl Limits {
                 "clients of leveret ctl: a request and an answer each",
             ),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
-            line("helpers", HELPERS, HELPER_STACK_BYTES, "threads for the disk, for errands and for the log"),
+            line(
+                "helpers",
+                HELPERS,
+                HELPER_STACK_BYTES,
+                "threads for the disk, for what takes long and for the log",
+            ),
             line("log", 1, LOG_BYTES, "lines on their way out, who may have how many"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ]

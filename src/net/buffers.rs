@@ -14,7 +14,7 @@ use socket2::SockRef;
 use crate::limits::Limits;
 
 use super::listen::Door;
-use super::socket::Socket;
+use super::socket::{Socket, Stream};
 
 /// With buffers from here on up nobody waits: two segments of the loopback.
 const ENOUGH_BYTES: u32 = 128 << 10;
@@ -104,10 +104,10 @@ impl LocalBuffers {
 }
 
 fn is_local(socket: &Socket) -> bool {
-    match socket {
-        Socket::Tcp(stream) => {
+    match &socket.stream {
+        Stream::Tcp(stream) => {
             SockRef::from(stream).tcp_mss().is_ok_and(|bytes| bytes >= LOCAL_SEGMENT_BYTES_MIN)
         }
-        Socket::Unix(_) => true,
+        Stream::Unix(_) => true,
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn load(path: &Path, broker: &mut Broker) -> Result<(), StartError> {
             if matches!(item, Item::User(_)) {
                 systemd::still_starting();
             }
-            hash_password(broker, &mut item, &mut super::house::entropy);
+            hash_password(broker, &mut item, &mut super::start::entropy);
             apply(broker, &item)
         });
         match done {

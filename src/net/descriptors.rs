@@ -6,11 +6,11 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::engine::QUEUE_PLACES;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::store::FileDisk;
 
 use super::StartError;
-use super::accept_queue::QUEUE_PLACES;
 
 /// Standard streams, the poll and its waker, signals, the spare one, the operator's door; and what is open
 /// for a moment: certificates, the configuration, the service manager's socket.

@@ -1,4 +1,4 @@
-//! The store in the turn: opening it, and the threads that do what `desk` asks for.
+//! Opening the store, and the threads that do what the engine's `store_driver` asks for.
 //!
 //! Always true: the loop's thread touches no disk once it runs; after a failed write nothing more is
 //! confirmed, because the turn ends there and the process with it; a store that cannot be used is said to be
@@ -14,75 +14,77 @@ use mio::Waker;
 
 use crate::broker::Broker;
 use crate::config::{Config, FirstUser, first_user};
+use crate::engine::{First, StoreDriver, log_full, restore};
 use crate::limits::SEGMENTS_MIN;
-use crate::mem::Messages;
 use crate::password::{GUEST, PasswordHash};
 use crate::store::{
-    self, Access, FileDisk, Format, Log, OpenError, Report, Settings, SyncTimes, Unopened, Write, WriteDone,
+    self, Access, FileDisk, Format, Log, OpenError, Report, Settings, Unopened, Write, WriteDone,
 };
-use crate::time::{Deadline, Now};
+use crate::time::Now;
 
 use super::StartError;
-use super::desk::{Desk, First, restore};
 use super::directory;
 use super::helper::Helper;
-use super::house::entropy;
+use super::start::entropy;
 
 /// The most that `disk_limit = "auto"` takes.
 const AUTO_LIMIT_BYTES_MAX: u64 = 8 << 30;
 
-/// The store as the loop has it.
-pub(super) struct Disk {
-    desk: Desk,
-    writer: Helper<Write, (WriteDone, u64)>,
-    reader: Helper<store::Read, store::ReadOutcome>,
-    /// How long commits took.
-    sync_times: SyncTimes,
+/// The threads that wait for the disk.
+pub(super) struct Threads {
+    /// With what was written comes how many microseconds it took.
+    pub(super) writer: Helper<Write, (WriteDone, u64)>,
+    pub(super) reader: Helper<store::Read, store::ReadOutcome>,
 }
 
-impl Disk {
-    /// Opens the store of `config` and declares again what it holds. `None`: there is none to work with, and
-    /// nothing can be durable, and nobody is let in.
-    ///
-    /// # Errors
-    /// The store is another process's, or a newer version's, or whoever set it up made a mistake.
-    pub(super) fn open(
-        config: &Config,
-        broker: &mut Broker,
-        waker: Arc<Waker>,
-    ) -> Result<Option<Self>, StartError> {
-        let directory = &config.data_dir;
-        let refused = |error| StartError::Store(directory.clone(), error);
-        broker.set_persist_all(config.store.persist_all);
-        broker.set_spill_transient(config.store.spill_transient);
-        let mut files = FileDisk::new(directory);
-        if let Err(error) = directory::prepare(config, &mut files)? {
+/// Opens the store of `config` and declares again what it holds. `None`: there is none to work with, and
+/// nothing can be durable, and nobody is let in.
+///
+/// # Errors
+/// The store is another process's, or a newer version's, or whoever set it up made a mistake.
+pub(super) fn open(
+    config: &Config,
+    broker: &mut Broker,
+    waker: Arc<Waker>,
+) -> Result<Option<(StoreDriver, Threads)>, StartError> {
+    let directory = &config.data_dir;
+    let refused = |error| StartError::Store(directory.clone(), error);
+    broker.set_persist_all(config.store.persist_all);
+    broker.set_spill_transient(config.store.spill_transient);
+    let mut files = FileDisk::new(directory);
+    if let Err(error) = directory::prepare(config, &mut files)? {
+        return Ok(degraded(broker, directory, &error));
+    }
+    let settings = settings(config, directory);
+    let (log, mut report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
+        Ok(opened) => opened,
+        Err(OpenError::Unreadable(error)) => {
+            let error = directory::judge(config, error)?;
             return Ok(degraded(broker, directory, &error));
         }
-        let settings = settings(config, directory);
-        let (log, mut report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
-            Ok(opened) => opened,
-            Err(OpenError::Unreadable(error)) => {
-                let error = directory::judge(config, error)?;
-                return Ok(degraded(broker, directory, &error));
-            }
-            Err(error) => return Err(refused(error)),
-        };
-        if let Some(error) = report.unwritable.take() {
-            report.unwritable = Some(directory::judge(config, error)?);
-            if report.is_new {
-                report.access.access = Access::InDoubt("a new store could not be begun");
-            }
+        Err(error) => return Err(refused(error)),
+    };
+    if let Some(error) = report.unwritable.take() {
+        report.unwritable = Some(directory::judge(config, error)?);
+        if report.is_new {
+            report.access.access = Access::InDoubt("a new store could not be begun");
         }
-        tell(&report, directory);
-        let is_writable = report.unwritable.is_none();
-        let record_bytes_max = log.record_bytes_max() as u64;
-        broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
-        let (first, access) = (first_user(config, report.access.access), report.access.access);
-        restore(broker, &log, &mut files, report.access, first)
-            .map_err(|error| refused(OpenError::Unreadable(error)))?;
-        tell_of_first_user(config, broker, access);
-        let failed = |error| StartError::System("start a thread", error);
+    }
+    tell(&report, directory);
+    let is_writable = report.unwritable.is_none();
+    let record_bytes_max = log.record_bytes_max() as u64;
+    broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
+    let (first, access) = (first_user(config, report.access.access), report.access.access);
+    restore(broker, &log, &mut files, report.access, first)
+        .map_err(|error| refused(OpenError::Unreadable(error)))?;
+    tell_of_first_user(config, broker, access);
+    let driver = StoreDriver::new(log, config.limits.frame_max as usize);
+    let threads = Threads::start(files, directory, waker);
+    Ok(Some((driver, threads.map_err(|error| StartError::System("start a thread", error))?)))
+}
+
+impl Threads {
+    fn start(mut files: FileDisk, directory: &Path, waker: Arc<Waker>) -> io::Result<Self> {
         let timed = move |job: Write| {
             let start = Instant::now();
             let done = job.run(&mut files);
@@ -90,94 +92,10 @@ impl Disk {
         };
         let mut readable = FileDisk::new(directory);
         let reader = move |job: store::Read| job.run(&mut readable);
-        Ok(Some(Self {
-            desk: Desk::new(log, config.limits.frame_max as usize),
-            writer: Helper::start("store-write", waker.clone(), timed).map_err(failed)?,
-            reader: Helper::start("store-read", waker, reader).map_err(failed)?,
-            sync_times: SyncTimes::default(),
-        }))
-    }
-
-    /// Whether there is something to hand out now.
-    pub(super) fn has_work(&self, broker: &Broker, messages: &Messages) -> bool {
-        self.desk.has_work(broker, messages)
-    }
-
-    /// When there is something to do here if nothing else happens.
-    pub(super) fn deadline(&self) -> Deadline {
-        self.desk.deadline()
-    }
-
-    /// Takes what the helpers have done.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub(super) fn take_results(
-        &mut self,
-        broker: &mut Broker,
-        messages: &mut Messages,
-        now: Now,
-    ) -> io::Result<()> {
-        if let Some((done, took_us)) = self.writer.take() {
-            if done.is_commit() {
-                self.sync_times.add(took_us);
-            }
-            let was_full = broker.journal().is_file_system_full();
-            self.desk.take_write(broker, messages, done, now)?;
-            tell_full(was_full, broker.journal().is_file_system_full());
-        }
-        if let Some(outcome) = self.reader.take()
-            && let Some(more) = self.desk.take_read(broker, messages, outcome)
-        {
-            self.reader.give(more);
-        }
-        Ok(())
-    }
-
-    /// Hands out what is due.
-    pub(super) fn hand_out(&mut self, broker: &mut Broker, messages: &mut Messages, now: Now) {
-        if let Some(job) = self.desk.next_read(broker, messages) {
-            self.reader.give(job);
-        }
-        // After the reads, which may find that a segment can leave: that takes a commit.
-        if let Some(job) = self.desk.next_write(broker, messages, now) {
-            self.writer.give(job);
-        }
-    }
-
-    /// The log, for who copies it.
-    pub(super) const fn log_mut(&mut self) -> &mut Log {
-        self.desk.log_mut()
-    }
-
-    /// Says what was done since the start.
-    pub(super) fn tell_counters(&self) {
-        let counters = self.desk.counters();
-        if counters.commits > 0 {
-            let [half, most] = [500, 990].map(|per_mille| self.sync_times.quantile_us(per_mille));
-            log::debug!("{counters:?}");
-            log::info!("the log: {counters}; half of the commits took up to {half} µs, 99 % up to {most} µs");
-        }
-    }
-
-    /// Everything is to be written now.
-    pub(super) fn flush(&mut self, now: Now) {
-        self.desk.flush(now);
-    }
-
-    /// Nothing more will be said.
-    pub(super) fn close(&mut self, now: Now) {
-        self.desk.close(now);
-    }
-
-    /// Whether something waits that finds no room on the disk.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.desk.is_stuck()
-    }
-
-    /// Whether everything is written.
-    pub(super) fn is_idle(&self, broker: &Broker) -> bool {
-        self.desk.is_idle(broker)
+        Ok(Self {
+            writer: Helper::start("store-write", waker.clone(), timed)?,
+            reader: Helper::start("store-read", waker, reader)?,
+        })
     }
 }
 
@@ -242,7 +160,7 @@ fn tell_of_first_user(config: &Config, broker: &Broker, access: Access) {
 }
 
 /// There is no store: who may come in is not known, and nothing can be durable.
-fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<Disk> {
+fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<(StoreDriver, Threads)> {
     log::error!(
         "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, \
          and nothing is durable; see to the disk and start again",
@@ -253,21 +171,9 @@ fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<
     None
 }
 
-/// Says that the file system has become full, or has room again.
-fn tell_full(was_full: bool, is_full: bool) {
-    match (was_full, is_full) {
-        (false, true) => log::warn!(
-            "the file system of the data directory is full, before disk_limit is reached: publishers of \
-             persistent messages wait as soon as what is ready is used, and go on when there is room"
-        ),
-        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
-        _ => {}
-    }
-}
-
 fn tell(report: &Report, directory: &Path) {
     if report.is_full {
-        tell_full(false, true);
+        log_full(false, true);
     }
     if report.is_new {
         log::info!("{}: a new store", directory.display());

@@ -1,8 +1,6 @@
 //! The doors: addresses to listen on, and accepting from them.
 //!
-//! Always true: nobody who waits in the kernel's queue is forgotten (`readiness`), so peers that wait there
-//! while connections are at their cap are taken in as soon as there is room; running out of descriptors
-//! closes the newcomer, not the loop.
+//! Always true: running out of descriptors closes the newcomer, not the loop.
 
 use core::fmt;
 use std::fs::File;
@@ -13,10 +11,12 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
 use crate::config::Config;
 use crate::config::units::ListenAddress;
+use crate::engine::{AcceptFailure, PeerAddress, Visitor};
 use crate::error::is_out_of_descriptors;
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
@@ -25,8 +25,7 @@ use crate::time::Now;
 use super::StartError;
 use super::buffers::BufferSize;
 use super::local::{Folder, LocalDoor};
-use super::readiness::{AcceptFailure, Readiness};
-use super::socket::{PeerAddress, Socket};
+use super::socket::{Socket, Stream};
 
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
@@ -46,8 +45,6 @@ pub(super) struct Door {
     pub(super) address: DoorAddress,
     /// Whoever comes in here speaks TLS.
     pub(super) with_tls: bool,
-    /// Whether somebody may be waiting.
-    pub(super) readiness: Readiness,
 }
 
 #[derive(Debug)]
@@ -74,20 +71,12 @@ impl fmt::Display for DoorAddress {
     }
 }
 
-/// Who came in.
-#[derive(Debug)]
-pub(super) struct Visitor {
-    pub(super) socket: Socket,
-    pub(super) address: PeerAddress,
-    pub(super) with_tls: bool,
-}
-
 impl Listener {
     fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
-                Ok((Socket::Tcp(stream), PeerAddress::Network(address)))
+                Ok((Socket::new(Stream::Tcp(stream)), PeerAddress::Network(address)))
             }
             Self::Local(door) => door.accept(),
         }
@@ -108,7 +97,7 @@ impl Door {
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let address = DoorAddress::Network(listener.local_addr()?);
-        Ok(Self { listener: Listener::Tcp(listener), address, with_tls, readiness: Readiness::new() })
+        Ok(Self { listener: Listener::Tcp(listener), address, with_tls })
     }
 
     fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
@@ -133,9 +122,9 @@ impl Door {
         spare: &mut SpareDescriptor,
         limiter: &mut LogLimiter,
         now: Now,
-    ) -> Option<Visitor> {
+    ) -> Result<Visitor<Socket>, AcceptFailure> {
         let error = match self.listener.accept() {
-            Ok((socket, address)) => return Some(Visitor { socket, address, with_tls: self.with_tls }),
+            Ok((socket, address)) => return Ok(Visitor { socket, address }),
             Err(error) => error,
         };
         if is_out_of_descriptors(&error) {
@@ -143,14 +132,15 @@ impl Door {
             let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
             limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
             // It is said before anybody looks whether somebody is there.
-            if let Err(error) = spare.turn_away(&self.listener) {
-                self.readiness.note_failure(&error, now);
-            }
-        } else if self.readiness.note_failure(&error, now) == AcceptFailure::System {
+            let turned_away = spare.turn_away(&self.listener);
+            return Err(turned_away.map_or_else(|error| failure_of(&error), |()| AcceptFailure::Newcomer));
+        }
+        let failure = failure_of(&error);
+        if failure == AcceptFailure::System {
             let text = format_args!("accepting on {} failed: {error}", self.address);
             limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
         }
-        None
+        Err(failure)
     }
 }
 
@@ -189,12 +179,7 @@ pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, 
     if let Some(path) = &config.unix.path {
         let door = LocalDoor::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
         let listener = door.map(Listener::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
-        doors.push(Door {
-            listener,
-            address: DoorAddress::Local(path.clone()),
-            with_tls: false,
-            readiness: Readiness::new(),
-        });
+        doors.push(Door { listener, address: DoorAddress::Local(path.clone()), with_tls: false });
     }
     for (place, door) in doors.iter_mut().enumerate() {
         let failed = |error| StartError::System("wait for connections", error);
@@ -225,12 +210,12 @@ impl SpareDescriptor {
 
 /// Sets a new connection's socket up for a loop that gathers its writes and must notice lost peers.
 pub(super) fn prepare(socket: &Socket, limits: &Limits, size: BufferSize) -> io::Result<()> {
-    match socket {
-        Socket::Tcp(stream) => {
+    match &socket.stream {
+        Stream::Tcp(stream) => {
             prepare_tcp(stream, limits)?;
             size.set(&SockRef::from(stream), limits)
         }
-        Socket::Unix(stream) => size.set(&SockRef::from(stream), limits),
+        Stream::Unix(stream) => size.set(&SockRef::from(stream), limits),
     }
 }
 
@@ -245,4 +230,40 @@ fn prepare_tcp(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     // A little later than we would.
     let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
+}
+
+/// On Linux accept() also says what has become of the connection meanwhile, which it takes out of the queue.
+pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
+    match Errno::from_io_error(error) {
+        Some(Errno::WOULDBLOCK) => AcceptFailure::Nobody,
+        Some(
+            Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::TIMEDOUT
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NONET,
+        ) => AcceptFailure::Newcomer,
+        _ => AcceptFailure::System,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_no_sign_that_nobody_is_there() {
+        let of = |errno: Errno| failure_of(&errno.into());
+        assert_eq!(of(Errno::AGAIN), AcceptFailure::Nobody);
+        assert_eq!(of(Errno::PROTO), AcceptFailure::Newcomer);
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
+            assert_eq!(of(errno), AcceptFailure::System);
+        }
+    }
 }

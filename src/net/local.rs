@@ -16,7 +16,9 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open
 use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
 
-use super::socket::{PeerAddress, Socket};
+use crate::engine::PeerAddress;
+
+use super::socket::{Socket, Stream};
 
 /// What is known of the folder that a socket is to stand in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +63,7 @@ impl LocalDoor {
         let (stream, _) = self.listener.accept()?;
         let who = rustix::net::sockopt::socket_peercred(&stream)?;
         let address = PeerAddress::Local { pid: who.pid.as_raw_nonzero().get(), uid: who.uid.as_raw() };
-        Ok((Socket::Unix(stream), address))
+        Ok((Socket::new(Stream::Unix(stream)), address))
     }
 }
 

@@ -1,63 +1,42 @@
-//! OWNS SOCKETS AND THE TURN. The only room that reads a clock, and the only one that sees all others.
+//! OWNS SOCKETS, CLOCKS AND THREADS. The only room that reads a clock for the loop, and one that sees all
+//! others. What is decided is decided in `engine`; here is the system that it runs on.
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `turn` | the one loop, in its fixed order |
-//! | `house` | everything that runs, reserved at once |
-//! | `receive`, `send` | the way in and the way out of a turn |
-//! | `peer` | a connection as the loop sees it: socket, session, and what it waits for |
-//! | `socket` | a socket of the network or of this machine, and who is at its other end |
-//! | `stream` | the octets of a connection: readiness, TLS, input that has to wait |
-//! | `strangers` | handshakes of TLS, and peers that speak something else |
-//! | `listen`, `local`, `readiness` | listening and accepting; whether somebody may be waiting |
+//! | `event_loop` | the poll, the clock, and the engine's turns between |
+//! | `start` | everything that runs, made and reserved |
+//! | `system` | what the engine asks of the world outside, by `mio` and threads |
+//! | `socket` | a socket of the network or of this machine |
+//! | `listen`, `local` | listening and accepting |
 //! | `buffers` | the kernel's buffers for programs of this machine |
-//! | `accept_queue` | accepted, and without a handshake place yet |
-//! | `acceptor` | accepts, gives places, and ends the handshakes that have to go for it |
-//! | `admission` | who gets the next handshake place, and who gives one up |
 //! | `descriptors` | how many there may be |
-//! | `desk` | what passes between broker and store |
 //! | `directory` | whether the data directory is what it was set up to be |
-//! | `disk`, `helper` | the store in the turn, and the threads that wait for what takes long |
-//! | `errands` | what would hold the loop up, done by a thread of its own |
-//! | `login_throttle` | logins that wait for their password to be checked |
-//! | `control` | the operator's socket |
+//! | `disk` | opening the store |
+//! | `helper` | threads that wait for what takes long |
+//! | `worker` | passwords, handshakes and configuration, on such a thread |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
 //! | `rehearse` | whether a start would come to its end |
 //! | `reload` | what of a changed configuration can be had without a restart |
-//! | `deadlines` | who wants to be called when |
 //!
-//! Always true: one thread; nothing here blocks but the poll; what a peer can cause in one turn is bounded.
+//! Always true: one thread decides; nothing here blocks but the poll.
 
-mod accept_queue;
-mod acceptor;
-mod admission;
 mod buffers;
-mod control;
-mod deadlines;
 mod defined;
 mod descriptors;
-pub(crate) mod desk;
 mod directory;
 mod disk;
-mod errands;
+mod event_loop;
 mod helper;
-mod house;
 mod listen;
 mod local;
-mod login_throttle;
-mod peer;
-mod readiness;
-mod receive;
 mod rehearse;
 mod reload;
-mod send;
 mod signals;
 mod socket;
-mod strangers;
-mod stream;
-
-mod turn;
+mod start;
+mod system;
+mod worker;
 
 use core::fmt;
 use std::io;
@@ -67,14 +46,16 @@ use std::path::PathBuf;
 use crate::config::doors::ClientCertificates;
 use crate::config::{Config, ConfigError};
 use crate::limits::{LimitsError, MemoryTable, RecordSizes};
-use crate::mem::{self, BytePool};
+use crate::mem;
 use crate::store::OpenError;
-use crate::{broker, session, store, tls};
+use crate::{broker, engine, session, store, tls};
 
 pub use crate::tls::TlsError;
-pub use control::SOCKET_NAME;
-pub use house::House;
+pub use event_loop::EventLoop;
 pub use rehearse::rehearse;
+pub use system::SOCKET_NAME;
+
+use socket::Socket;
 
 /// Why the broker cannot start, as one sentence that says what to change.
 #[derive(Debug)]
@@ -180,16 +161,15 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
-    let reserved =
-        BytePool::bytes(connections.saturating_mul(stream::Buffers::RESERVED_BYTES)).div_ceil(connections);
+    let reserved = engine::tls_reserved_bytes(connections);
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame) + session::Marks::bytes(output),
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
-        tls_record_bytes: if_tls(stream::Buffers::scratch_bytes(limits)),
+        tls_record_bytes: if_tls(engine::tls_scratch_bytes(limits)),
         tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
-        connection_bytes: peer::PEER_BYTES + broker::CONNECTION_BYTES,
+        connection_bytes: engine::connection_bytes::<Socket>() + broker::CONNECTION_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,
         queue_bytes: broker::QUEUE_BYTES,
@@ -198,8 +178,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         vhost_bytes: broker::VHOST_BYTES,
         user_bytes: broker::USER_BYTES,
         permission_bytes: broker::PERMISSION_BYTES,
-        login_bytes: login_throttle::LOGIN_BYTES + accept_queue::PLACE_BYTES,
-        newcomers_bytes: accept_queue::QUEUE_BYTES + login_throttle::TABLES_BYTES,
+        login_bytes: engine::LOGIN_BYTES,
+        newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
         control_bytes: crate::admin::talk::TALK_BYTES,
     }
@@ -223,5 +203,5 @@ pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
 /// # Errors
 /// What keeps it from starting, or from going on.
 pub fn serve(config: &Config) -> Result<(), StartError> {
-    House::open(config)?.run()
+    EventLoop::open(config)?.run()
 }

@@ -7,7 +7,7 @@
 
 use crate::config::Config;
 
-use super::{StartError, defined, directory, house, listen};
+use super::{StartError, defined, directory, listen, start};
 
 /// Whether a broker would start with this configuration, as far as that can be seen without one; else why
 /// not. What it would complain of in its log is given as sentences.
@@ -18,7 +18,7 @@ pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
     let mut remarks = Vec::new();
     listen::wanted(config)?;
     if !config.listen_tls.is_empty() {
-        let (_, trouble) = house::read_certificates(config)?;
+        let (_, trouble) = start::read_certificates(config)?;
         remarks.extend(trouble);
     }
     if let Err(error) = directory::rehearse(config)? {

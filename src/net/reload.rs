@@ -6,18 +6,18 @@
 use crate::config::Config;
 use crate::tool::logging;
 
-use super::house::House;
+use super::event_loop::EventLoop;
 
 /// Keys that are live at once; those of `[tls]` besides.
 const LIVE: [&str; 1] = ["log_level"];
 
-impl House {
+impl EventLoop {
     pub(super) fn take_hangup(&mut self) {
         if !super::signals::drain(&mut self.hangups) {
             return;
         }
         log::info!("asked to read the configuration again");
-        self.errands.reload = Some(Box::new(self.config.clone()));
+        self.engine.reload(Box::new(self.config.clone()));
     }
 
     /// Makes of the configuration what can be made of it.
@@ -35,7 +35,7 @@ impl House {
         }
         self.config.log_level = config.log_level;
         self.config.tls = config.tls;
-        self.control.tell_config(&self.config);
+        self.engine.set_environment(self.config.shown());
     }
 }
 

@@ -5,14 +5,14 @@
 //!       ─ clients read ─ who waited for room
 //! ```
 //!
-//! Always true: the order of a turn is that of `net/turn.rs`; helpers are values with a delay, and what they
-//! do to the disk happens when they are given the job or when they are done, as chance has it.
+//! Always true: the order of a turn is that of `engine/turn.rs`; helpers are values with a delay, and what
+//! they do to the disk happens when they are given the job or when they are done, as chance has it.
 
 use crate::broker::Broker;
 use crate::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, ReplyOrder};
+use crate::engine::StoreDriver;
 use crate::journal::{Batch, NoRoom};
 use crate::mem::{Cursor, MessageId, Messages};
-use crate::net::desk::Desk;
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
 use crate::time::{Deadline, Now};
 
@@ -48,7 +48,7 @@ pub(super) struct Life<'w> {
     pub(super) w: &'w mut World,
     pub(super) broker: Broker,
     pub(super) messages: Messages,
-    pub(super) desk: Desk,
+    pub(super) driver: StoreDriver,
     pub(super) clients: Vec<Client>,
     pub(super) now: u64,
     writing: Option<Job<Write, WriteDone>>,
@@ -72,12 +72,12 @@ struct Seen {
 }
 
 impl<'w> Life<'w> {
-    pub(super) fn new(w: &'w mut World, broker: Broker, messages: Messages, desk: Desk) -> Self {
+    pub(super) fn new(w: &'w mut World, broker: Broker, messages: Messages, driver: StoreDriver) -> Self {
         Self {
             w,
             broker,
             messages,
-            desk,
+            driver,
             clients: Vec::new(),
             now: 0,
             writing: None,
@@ -131,7 +131,7 @@ impl<'w> Life<'w> {
         self.now += self.w.random.below(4);
         let due = [self.writing.as_ref().map(Job::at), self.reading.as_ref().map(Job::at)];
         let first = due.into_iter().flatten().min().unwrap_or(u64::MAX);
-        let deadline = self.desk.deadline();
+        let deadline = self.driver.deadline();
         if (self.is_calm || self.w.random.one_in(8)) && (first < u64::MAX || deadline != Deadline::NEVER) {
             let left = deadline.ms_left(self.now()).unwrap_or(u64::MAX);
             let jump = first.saturating_sub(self.now).min(left);
@@ -151,7 +151,9 @@ impl<'w> Life<'w> {
                 return Err(Ended::Disk);
             }
             self.w.counts.commits += u64::from(done.is_commit());
-            self.desk.take_write(&mut self.broker, &mut self.messages, done, now).map_err(|_| Ended::Disk)?;
+            self.driver
+                .take_write(&mut self.broker, &mut self.messages, done, now)
+                .map_err(|_| Ended::Disk)?;
         }
         if let Some(job) = self.reading.take_if(|job| job.at() <= now.as_ms()) {
             let done = match job {
@@ -161,7 +163,7 @@ impl<'w> Life<'w> {
             if self.w.disk.is_off() {
                 return Err(Ended::Disk);
             }
-            let more = self.desk.take_read(&mut self.broker, &mut self.messages, done);
+            let more = self.driver.take_read(&mut self.broker, &mut self.messages, done);
             self.read(more);
         }
         self.note_durable();
@@ -181,13 +183,13 @@ impl<'w> Life<'w> {
         self.w.counts.shed += self.broker.gauges().shed - gauges.shed;
         self.w.counts.absent += u64::from(self.broker.gauges().absent - gauges.absent);
         if self.reading.is_none() {
-            let job = self.desk.next_read(&mut self.broker, &self.messages);
+            let job = self.driver.next_read(&mut self.broker, &self.messages);
             self.read(job);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
         if self.writing.is_none() {
             let now = self.now();
-            if let Some(job) = self.desk.next_write(&mut self.broker, &mut self.messages, now) {
+            if let Some(job) = self.driver.next_write(&mut self.broker, &mut self.messages, now) {
                 let at = self.now + self.delay();
                 self.writing = Some(match self.w.random.one_in(2) {
                     true => Job::Done(job.run(&mut self.w.disk), at),
@@ -448,8 +450,8 @@ impl<'w> Life<'w> {
         let waits_for_room = |client: &Client| matches!(client.waiting, Waiting::Room(..));
         self.broker.has_work()
             || self.spills
-            || self.desk.has_work(&self.broker, &self.messages)
-            || self.desk.deadline() != Deadline::NEVER
+            || self.driver.has_work(&self.broker, &self.messages)
+            || self.driver.deadline() != Deadline::NEVER
             || self.writing.is_some()
             || self.reading.is_some()
             || self.clients.iter().any(|client| !client.outbox.is_empty())
@@ -461,7 +463,7 @@ impl<'w> Life<'w> {
             return Err(Ended::Disk);
         }
         self.was_full |= self.broker.journal().admit(8_000, 1) == Err(NoRoom::Disk);
-        if self.desk.is_idle(&self.broker) {
+        if self.driver.is_idle(&self.broker) {
             self.w.model.sync_all();
         }
         let used = self.messages.messages_used();
@@ -483,8 +485,8 @@ impl<'w> Life<'w> {
         match () {
             () if self.writing.is_some() => "writing",
             () if self.reading.is_some() => "reading",
-            () if !self.desk.is_idle(&self.broker) => "something is to be written",
-            () if self.desk.has_work(&self.broker, &self.messages) => "something is to be read",
+            () if !self.driver.is_idle(&self.broker) => "something is to be written",
+            () if self.driver.has_work(&self.broker, &self.messages) => "something is to be read",
             () if self.broker.has_work() => "the broker has work",
             () if self.clients.iter().any(is_busy) => "a client waits",
             () => "",

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use crate::broker::Broker;
+use crate::engine::{StoreDriver, restore};
 use crate::journal::{Batch, Definition, DestinationName, is_group, is_transient};
 use crate::mem::{MessageLimits, Messages};
-use crate::net::desk::{Desk, restore};
 use crate::store::{Body, Identity, Log, Message, Record};
 use crate::time::Now;
 
@@ -107,8 +107,8 @@ impl World {
         self.check_access(&mut broker, durable, &harms, is_damaged);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
-        let desk = Desk::new(log, limits.frame_max as usize);
-        Some(Life::new(self, broker, messages, desk))
+        let driver = StoreDriver::new(log, limits.frame_max as usize);
+        Some(Life::new(self, broker, messages, driver))
     }
 
     /// Who may do what is as it was promised; or nobody gets in, where damage explains that, until somebody

@@ -291,7 +291,7 @@ impl Life<'_> {
             }
             // At the disk limit nothing moves while nobody consumes, and no room ever comes on a disk that is
             // smaller than was promised.
-            if self.desk.is_stuck() && (self.w.is_full || self.clients.is_empty()) {
+            if self.driver.is_stuck() && (self.w.is_full || self.clients.is_empty()) {
                 return Err(Ended::Disk);
             }
             if !self.would_turn() {
@@ -320,11 +320,11 @@ impl Life<'_> {
             self.disconnect(0);
         }
         let now = crate::time::Now::from_ms(self.now);
-        self.desk.flush(now);
+        self.driver.flush(now);
         if self.calm_down("a clean stop").is_ok() {
             self.w.model.sync_all();
             let is_said = self.broker.rest();
-            self.desk.close(now);
+            self.driver.close(now);
             // If it cannot be written, it is as if it had not been said.
             let is_known = self.calm_down("what rested").is_ok() || !is_said;
             self.w.model.rest(is_known);

@@ -77,7 +77,7 @@ type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
 /// Holds what is in use, and reads it again when the files change. It lives with whoever shakes hands.
 #[derive(Debug)]
-pub(crate) struct CertificateStore {
+pub struct CertificateStore {
     tls: Tls,
     /// `None`: there is nothing yet that could be used, so nobody comes in.
     loaded: Option<Loaded>,
@@ -90,7 +90,7 @@ impl CertificateStore {
     ///
     /// # Errors
     /// What is wrong with one of them.
-    pub(crate) fn open(tls: &Tls) -> Result<Self, TlsError> {
+    pub fn open(tls: &Tls) -> Result<Self, TlsError> {
         let stamps = stamps(tls);
         Ok(Self { tls: tls.clone(), loaded: Some(load(tls)?), stamps, looked: Instant::now() })
     }

@@ -5,7 +5,7 @@
 //! | `certificates` | the operator's files, and reading them again |
 //! | `clock`        | what time it is at least |
 //! | `der`          | names and times in a certificate |
-//! | `handshake`    | the handshake, step by step, on the errand helper |
+//! | `handshake`    | the handshake, step by step, on a helper |
 //! | `records`      | opening and sealing, on the loop |
 //! | `revoked`      | lists of certificates that count no longer |
 //! | `suites`       | which ciphers, in which order |
@@ -30,8 +30,7 @@ use rustls::server::UnbufferedServerConnection;
 
 use crate::mem::{ByteChain, BytePool};
 
-pub(crate) use certificates::CertificateStore;
-pub use certificates::TlsError;
+pub use certificates::{CertificateStore, TlsError};
 pub(crate) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
 use records::{Opening, farewell, open, seal};
 pub(crate) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};

@@ -15,7 +15,7 @@ use crate::sockets::{Link, publish};
 use crate::world::{bind, consume, declare, qos};
 use leveret::config::units::ListenAddress;
 use leveret::config::{Config, Store};
-use leveret::net::House;
+use leveret::net::EventLoop;
 use leveret::wire::{Method, Table, Writer};
 
 static COUNT: Count = Count::new();
@@ -56,9 +56,9 @@ fn start_broker(spill_transient: bool) -> SocketAddr {
         config.data_dir = home.path().to_path_buf();
         config.profile.limits.messages_max = 4_000;
         config.store = Store { spill_transient, ..Store::default() };
-        let mut house = House::open(&config).expect("it starts");
+        let mut event_loop = EventLoop::open(&config).expect("it starts");
         COUNT.this_thread();
-        house.run().expect("it runs");
+        event_loop.run().expect("it runs");
     });
     receiver.recv().expect("it listens")
 }

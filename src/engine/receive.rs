@@ -6,8 +6,6 @@
 
 use std::io;
 
-use mio::{Interest, Token};
-
 use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::LogKind;
@@ -15,43 +13,31 @@ use crate::mem::Owner;
 use crate::session::{self, Stage, Step, Suspension};
 use crate::time::Deadline;
 
-use super::house::{FIRST_PEER, House};
-use super::listen;
 use super::peer::{Ending, Peer, Waiting};
+use super::platform::{Interest, Platform, Visitor};
+use super::state::Engine;
 use super::stream::{Reading, Stream};
 
 /// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
-const EFFORT_PER_TURN: u32 = 50_000;
+const WORK_UNITS_PER_TURN: u32 = 50_000;
 /// Steps that opening a record of TLS counts as, whatever is in it.
-const EFFORT_PER_RECORD: u32 = 16;
+const WORK_UNITS_PER_RECORD: u32 = 16;
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
 /// Connections that may try again to publish, per turn.
 const RETRIES_PER_TURN: usize = 64;
 
-impl House {
+impl<P: Platform> Engine<P> {
     /// Begins the handshake of a newcomer that has been given a place, and a record with it.
     pub(super) fn welcome(
         &mut self,
-        mut visitor: listen::Visitor,
-        is_registered: bool,
+        mut visitor: Visitor<P::Socket>,
+        with_tls: bool,
         is_unspent: bool,
     ) -> io::Result<ConnectionId> {
         let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
-        let buffer_size = self.local_buffers.take(&visitor.socket, &self.doors);
-        let token = Token(FIRST_PEER + id.index());
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registry = self.poll.registry();
-        let prepared = listen::prepare(&visitor.socket, &self.limits, buffer_size).and_then(|()| {
-            if is_registered {
-                registry.reregister(&mut visitor.socket, token, interest)
-            } else {
-                registry.register(&mut visitor.socket, token, interest)
-            }
-        });
-        if let Err(error) = prepared {
+        if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id)) {
             self.broker.release(id);
-            self.local_buffers.give_back(buffer_size, &self.doors);
             return Err(error);
         }
         let from_loopback = visitor.address.is_loopback();
@@ -64,7 +50,7 @@ impl House {
             number: self.connections_made,
             since: self.now,
             address: visitor.address,
-            stream: Stream::new(visitor.socket, visitor.with_tls),
+            stream: Stream::new(visitor.socket, with_tls),
             session,
             waiting: Waiting::No,
             ending: Ending::No,
@@ -74,7 +60,6 @@ impl House {
             for_stash: false,
             to_write: false,
             shaking_hands: true,
-            buffer_size,
             silent_since: self.now,
             is_unspent,
             stalled: Deadline::NEVER,
@@ -86,8 +71,8 @@ impl House {
         self.peers[id.index()] = Some(peer);
         self.peers_count += 1;
         self.handshaking.push(id);
-        self.tls_peers += u32::from(visitor.with_tls);
-        self.tls_handshakes += u32::from(visitor.with_tls);
+        self.tls_peers += u32::from(with_tls);
+        self.tls_handshakes += u32::from(with_tls);
         self.list_to_read(id);
         Ok(id)
     }
@@ -105,12 +90,12 @@ impl House {
     /// buffer's worth over all peers, and with something left to write only every other turn.
     pub(super) fn read(&mut self) {
         self.holds_back = !self.holds_back && !self.to_write.is_empty();
-        (self.bytes_read, self.effort) = (0, 0);
+        (self.bytes_read, self.work_units) = (0, 0);
         if self.holds_back || self.broker.journal().is_crowded() {
             return;
         }
         for _ in 0..self.to_read.len() {
-            if self.bytes_read >= self.input.len() || self.is_tired() {
+            if self.bytes_read >= self.input.len() || self.is_over_budget() {
                 break;
             }
             let Some(id) = self.to_read.pop_front() else { break };
@@ -144,7 +129,7 @@ impl House {
             let text = format_args!("{}: {text}", peer.address);
             self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
         }
-        self.effort = self.effort.saturating_add(peer.stream.take_records() * EFFORT_PER_RECORD);
+        self.work_units = self.work_units.saturating_add(peer.stream.take_records() * WORK_UNITS_PER_RECORD);
         if peer.stream.is_shaking_hands() {
             return self.shake_hands(id, got.end);
         }
@@ -179,8 +164,8 @@ impl House {
     }
 
     /// Whether the turn has had as much work as it may have, whatever is left to read.
-    const fn is_tired(&self) -> bool {
-        self.effort >= EFFORT_PER_TURN
+    const fn is_over_budget(&self) -> bool {
+        self.work_units >= WORK_UNITS_PER_TURN
     }
 
     /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
@@ -213,16 +198,16 @@ impl House {
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
                     let batch = self.broker.awaited();
-                    self.effort = self.effort.saturating_add(self.broker.take_effort());
+                    self.work_units = self.work_units.saturating_add(self.broker.take_effort());
                     let outcome = match outcome {
-                        Outcome::Check(check) if self.errands.throttle.is_known_wrong(&check) => {
+                        Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
                             self.broker.checked(id, &check, false)
                         }
                         Outcome::Check(check) => {
                             peer.session.defer_login(self.now);
-                            let ticket = self.errands.ticket();
-                            self.errands.throttle.enter(self.now, id, ticket, peer.address, check);
-                            peer.waiting = Waiting::Errand(ticket);
+                            let ticket = self.worker.ticket();
+                            self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
+                            peer.waiting = Waiting::Worker(ticket);
                             peer.silent_since = self.now;
                             break;
                         }
@@ -243,7 +228,7 @@ impl House {
                         peer.waiting = Waiting::Job;
                         break;
                     }
-                    if self.effort >= EFFORT_PER_TURN {
+                    if self.work_units >= WORK_UNITS_PER_TURN {
                         is_done = false;
                         break;
                     }
@@ -260,7 +245,7 @@ impl House {
             | Waiting::Replies
             | Waiting::Handshake(_)
             | Waiting::Disk(_)
-            | Waiting::Errand(_) => {}
+            | Waiting::Worker(_) => {}
         }
         (at, is_done)
     }
@@ -271,7 +256,7 @@ impl House {
         if peer.shaking_hands && peer.session.stage() == Stage::Open {
             peer.shaking_hands = false;
             let source = peer.address.origin();
-            self.errands.throttle.prove(self.now, source, self.broker.user_of(id));
+            self.worker.throttle.prove(self.now, source, self.broker.user_of(id));
             self.handshaking.retain(|other| *other != id);
             self.accept_queue.forgive_turn(source);
         }
@@ -335,10 +320,10 @@ impl House {
         // A large one may fit where small ones must wait, because room was set aside for it.
         let is_large_next = self.supplies.messages.claim_fits();
         // One may always try, whatever work there was in reading.
-        self.effort = 0;
+        self.work_units = 0;
         let mut left = RETRIES_PER_TURN;
         let mut at = 0;
-        while left > 0 && self.retries_left > 0 && !self.is_tired() {
+        while left > 0 && self.retries_left > 0 && !self.is_over_budget() {
             let Some(id) = self.for_room.get(at).copied() else {
                 self.retries_left = 0;
                 break;
@@ -428,10 +413,9 @@ impl House {
             ),
         );
         for index in 0..self.peers.len() {
+            let Some(peer) = &self.peers[index] else { continue };
             let id = ConnectionId::from_index(index);
-            let context = self.supplies.context(self.now, &self.broker, id);
-            let is_slow = |peer: &Peer| peer.session.has_body_for(&context, ms);
-            if self.peers[index].as_ref().is_some_and(is_slow) {
+            if peer.session.has_body_for(&self.supplies.context(self.now, &self.broker, id), ms) {
                 self.put_one_out(id, &fault);
             }
         }

@@ -14,11 +14,12 @@ use crate::time::Now;
 
 use super::accept_queue::{ACCEPTS_PER_TURN, MayRetry};
 use super::admission::{Place, Resource, Room, Rooms, Standing, Verdict};
-use super::house::House;
 use super::login_throttle::Turn;
 use super::peer::{Ending, Peer, Waiting};
+use super::platform::{ListenerId, Platform, Socket, Visitor};
+use super::state::Engine;
 
-impl House {
+impl<P: Platform> Engine<P> {
     /// Whether somebody at a door can be accepted: not when every connection is logged in, for then nobody
     /// can make place.
     pub(super) fn may_accept(&self, with_tls: bool) -> bool {
@@ -39,24 +40,20 @@ impl House {
     /// Accepts who is there, and gives places to those that spoke.
     pub(super) fn let_in(&mut self) {
         let patience_ms = self.limits.handshake_timeout_ms.into();
-        for door in 0..self.doors.len() {
-            self.doors[door].readiness.keep_time(self.now);
+        for place in 0..self.listeners.len() {
+            self.listeners[place].keep_time(self.now);
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.doors[door].readiness.is_ready() || !self.may_accept(self.doors[door].with_tls) {
+                let with_tls = self.listeners[place].with_tls;
+                if !self.listeners[place].is_ready() || !self.may_accept(with_tls) {
                     break;
                 }
-                let Some(visitor) =
-                    self.doors[door].accept(&mut self.spare, &mut self.supplies.log, self.now)
-                else {
-                    break;
-                };
-                if let Some(gone) = self.accept_queue.push(visitor, self.now, patience_ms) {
-                    let address = gone.visitor.address;
-                    let text = format_args!(
-                        "{address}: hung up on before it began: its address has filled the queue of \
-                         those that wait to come in"
-                    );
-                    self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+                let listener = ListenerId::Amqp(place);
+                match self.platform.accept(listener, &mut self.supplies.log, self.now) {
+                    Ok(visitor) => self.enqueue(visitor, with_tls),
+                    Err(failure) => {
+                        self.listeners[place].note_failure(failure, self.now);
+                        break;
+                    }
                 }
             }
         }
@@ -64,7 +61,19 @@ impl House {
         if self.accept_queue.is_time(self.now) {
             self.admit();
         }
-        self.accept_queue.watch(self.poll.registry(), self.now, &mut self.supplies.log);
+        self.accept_queue.watch(&mut self.platform, self.now, &mut self.supplies.log);
+    }
+
+    fn enqueue(&mut self, visitor: Visitor<P::Socket>, with_tls: bool) {
+        let patience_ms = self.limits.handshake_timeout_ms.into();
+        if let Some(gone) = self.accept_queue.push(visitor, with_tls, self.now, patience_ms) {
+            let address = gone.visitor.address;
+            let text = format_args!(
+                "{address}: hung up on before it began: its address has filled the queue of those that wait \
+                 to come in"
+            );
+            self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+        }
     }
 
     /// Gives places to those that spoke, in their order, as long as there are any to be had.
@@ -74,7 +83,7 @@ impl House {
         self.accept_queue.set_places(places);
         for _ in 0..ACCEPTS_PER_TURN {
             self.accept_queue.gather_claims();
-            let throttle = &self.errands.throttle;
+            let throttle = &self.worker.throttle;
             let is_exhausted = |source| throttle.is_exhausted(self.now, source);
             let (slot, verdict) = match self.accept_queue.choose(&self.rooms(), is_exhausted) {
                 Ok(chosen) => chosen,
@@ -91,7 +100,7 @@ impl House {
             }
             let Some(newcomer) = self.accept_queue.take(slot) else { break };
             let is_unspent = self.accept_queue.note_turn(newcomer.source);
-            match self.welcome(newcomer.visitor, newcomer.is_registered, is_unspent) {
+            match self.welcome(newcomer.visitor, newcomer.with_tls, is_unspent) {
                 Ok(id) => {
                     if let Some(place) = self.place_of(id) {
                         self.accept_queue.hold_place(place);
@@ -134,8 +143,8 @@ impl House {
             (true, true) => Resource::TlsHandshake,
         };
         let standing = match standing(peer, self.now) {
-            Standing::Silent(ms) if matches!(peer.waiting, Waiting::Errand(_)) => {
-                match self.errands.throttle.turn(self.now, id) {
+            Standing::Silent(ms) if matches!(peer.waiting, Waiting::Worker(_)) => {
+                match self.worker.throttle.turn(self.now, id) {
                     Turn::Next => Standing::Kept,
                     Turn::Delayed { is_suspect } => Standing::Delayed { ms, is_suspect },
                 }
@@ -165,7 +174,7 @@ impl House {
 }
 
 /// How a peer in its handshake stands, but for logins that wait.
-fn standing(peer: &Peer, now: Now) -> Standing {
+fn standing<S: Socket>(peer: &Peer<S>, now: Now) -> Standing {
     match (peer.ending, peer.session.stage(), peer.waiting) {
         (Ending::No, Stage::LoggedIn | Stage::Open, _) | (Ending::No, _, Waiting::Handshake(_)) => {
             Standing::Kept

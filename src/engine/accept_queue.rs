@@ -24,19 +24,17 @@
 //! is full, the address that fills it gives way at the door where it has most, and when none does, or all
 //! connections are logged in, nobody more is accepted.
 
-use mio::{Interest, Registry, Token};
-
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::time::{Deadline, Now};
 use crate::wire::{Opening, classify_opening};
 
+use super::address::Source;
 use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Rooms, Verdict};
-use super::listen::Visitor;
-use super::socket::Source;
+use super::platform::{Interest, Platform, Socket, Visitor};
 
 /// So many may wait here, if there are descriptors for them; more wait in the listen queue.
-pub(super) const QUEUE_PLACES: usize = 256;
+pub const QUEUE_PLACES: usize = 256;
 /// An address that has more than this part of the queue gives way when that is full.
 const CROWD_PART: usize = 8;
 /// Accepted in one turn, so that a crowd at the door does not hold up those inside.
@@ -51,27 +49,29 @@ const SPOKEN_TIMES: u64 = 6;
 const OPENING_BYTES: usize = 1024;
 /// Addresses whose last turn is known.
 const TURNS_KEPT: usize = 64;
-/// The token of the first; there are as many.
-pub(super) const FIRST_QUEUED: usize = 1 << 15;
 
 /// Bytes of the queue.
-pub(super) const QUEUE_BYTES: usize = QUEUE_PLACES * (size_of::<Option<Newcomer>>() + size_of::<Claim>())
-    + TURNS_KEPT * size_of::<(Source, u64)>();
+pub(super) const fn queue_bytes<S>() -> usize {
+    QUEUE_PLACES * (size_of::<Option<Newcomer<S>>>() + size_of::<Claim>())
+        + TURNS_KEPT * size_of::<(Source, u64)>()
+}
 /// Bytes for each handshake place.
 pub(super) const PLACE_BYTES: usize =
     size_of::<Place>() + size_of::<ConnectionId>() + size_of::<admission::AgeKey>();
 
 /// One that waits.
 #[derive(Debug)]
-pub(super) struct Newcomer {
-    pub(super) visitor: Visitor,
+pub(super) struct Newcomer<S> {
+    pub(super) visitor: Visitor<S>,
+    pub(super) with_tls: bool,
     pub(super) source: Source,
     since: Now,
     /// They are numbered in the order of their coming.
     number: u64,
     /// Its first words are there.
     has_spoken: bool,
-    pub(super) is_registered: bool,
+    /// What it says is reported.
+    is_registered: bool,
 }
 
 /// One that wants a place.
@@ -101,8 +101,8 @@ pub(super) struct Refusals {
 
 /// The queue.
 #[derive(Debug)]
-pub(super) struct AcceptQueue {
-    waiting: Vec<Option<Newcomer>>,
+pub(super) struct AcceptQueue<S> {
+    waiting: Vec<Option<Newcomer<S>>>,
     count: usize,
     numbers: u64,
     /// Nobody is to be hung up on before.
@@ -129,7 +129,7 @@ enum Look {
     Gone,
 }
 
-impl AcceptQueue {
+impl<S: Socket> AcceptQueue<S> {
     pub(super) fn new(handshakes_max: usize, queue_places: usize) -> Self {
         Self {
             waiting: (0..queue_places).map(|_| None).collect(),
@@ -166,16 +166,16 @@ impl AcceptQueue {
     fn who_gives_way(&self) -> Option<usize> {
         let source = self.crowd()?;
         let own = || self.entries().filter(|(_, entry)| entry.source == source);
-        let over_tls = own().filter(|(_, entry)| entry.visitor.with_tls).count();
+        let over_tls = own().filter(|(_, entry)| entry.with_tls).count();
         let is_over_tls = over_tls > own().count() - over_tls;
-        let crowd = own().filter(|(_, entry)| entry.visitor.with_tls == is_over_tls);
+        let crowd = own().filter(|(_, entry)| entry.with_tls == is_over_tls);
         let first = crowd.min_by_key(|(_, entry)| {
             (entry.has_spoken, if entry.has_spoken { u64::MAX - entry.number } else { entry.number })
         });
         first.map(|(slot, _)| slot)
     }
 
-    fn entries(&self) -> impl Iterator<Item = (usize, &Newcomer)> {
+    fn entries(&self) -> impl Iterator<Item = (usize, &Newcomer<S>)> {
         let entries = self.waiting.iter().enumerate();
         entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)))
     }
@@ -191,11 +191,17 @@ impl AcceptQueue {
     }
 
     /// Takes one in; hands back who had to give way.
-    pub(super) fn push(&mut self, visitor: Visitor, now: Now, patience_ms: u64) -> Option<Newcomer> {
+    pub(super) fn push(
+        &mut self,
+        visitor: Visitor<S>,
+        with_tls: bool,
+        now: Now,
+        patience_ms: u64,
+    ) -> Option<Newcomer<S>> {
         let gone = if self.count < self.waiting.len() { None } else { self.who_gives_way() };
         let gone = gone.and_then(|slot| self.take(slot));
         self.refusals.dropped += u64::from(gone.is_some());
-        let look = look(&visitor);
+        let look = look(&visitor.socket, with_tls);
         if let Some(place) = self.waiting.iter_mut().find(|place| place.is_none())
             && look != Look::Gone
         {
@@ -204,13 +210,15 @@ impl AcceptQueue {
             self.is_changed |= has_spoken;
             self.overdue = self.overdue.earlier(now.after_ms(patience_ms));
             let number = self.numbers;
-            *place = Some(Newcomer { visitor, source, since: now, number, has_spoken, is_registered: false });
+            let is_registered = false;
+            *place =
+                Some(Newcomer { visitor, with_tls, source, since: now, number, has_spoken, is_registered });
             self.count += 1;
         }
         gone
     }
 
-    pub(super) fn take(&mut self, slot: usize) -> Option<Newcomer> {
+    pub(super) fn take(&mut self, slot: usize) -> Option<Newcomer<S>> {
         let taken = self.waiting.get_mut(slot)?.take();
         self.count -= usize::from(taken.is_some());
         taken
@@ -219,7 +227,7 @@ impl AcceptQueue {
     /// Something happened at the socket of one.
     pub(super) fn note_event(&mut self, slot: usize, is_closed: bool) {
         let Some(newcomer) = self.waiting.get_mut(slot).and_then(Option::as_mut) else { return };
-        match look(&newcomer.visitor) {
+        match look(&newcomer.visitor.socket, newcomer.with_tls) {
             _ if is_closed => drop(self.take(slot)),
             Look::Gone => drop(self.take(slot)),
             Look::Spoken if !newcomer.has_spoken => {
@@ -275,7 +283,7 @@ impl AcceptQueue {
         self.claims.extend(spoken.filter(|(_, entry)| entry.has_spoken).map(|(slot, entry)| Claim {
             slot,
             source: entry.source,
-            with_tls: entry.visitor.with_tls,
+            with_tls: entry.with_tls,
             held: 0,
             turn: 0,
             order: if newest { u64::MAX - entry.number } else { entry.number },
@@ -356,14 +364,18 @@ impl AcceptQueue {
     }
 
     /// Those that have to wait are heard when they speak.
-    pub(super) fn watch(&mut self, registry: &Registry, now: Now, limiter: &mut LogLimiter) {
+    pub(super) fn watch(
+        &mut self,
+        platform: &mut impl Platform<Socket = S>,
+        now: Now,
+        limiter: &mut LogLimiter,
+    ) {
         if self.count == 0 {
             return;
         }
         for (slot, place) in self.waiting.iter_mut().enumerate() {
             let Some(newcomer) = place.as_mut().filter(|newcomer| !newcomer.is_registered) else { continue };
-            let token = Token(FIRST_QUEUED + slot);
-            match registry.register(&mut newcomer.visitor.socket, token, Interest::READABLE) {
+            match platform.register(&mut newcomer.visitor.socket, Interest::Newcomer(slot)) {
                 Ok(()) => newcomer.is_registered = true,
                 Err(error) => {
                     let text = format_args!("a connection could not be set up: {error}");
@@ -412,16 +424,16 @@ const fn is_newest_first(turn: u64) -> bool {
 }
 
 /// Whether enough is there to begin with. What is no AMQP and no TLS is, for it will be answered.
-fn look(visitor: &Visitor) -> Look {
+fn look(socket: &impl Socket, with_tls: bool) -> Look {
     let mut room = [0; OPENING_BYTES];
-    let count = match visitor.socket.peek(&mut room) {
+    let count = match socket.peek(&mut room) {
         Ok(0) => return Look::Gone,
         Ok(count) => count,
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Look::Silent,
         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Look::Silent,
         Err(_) => return Look::Gone,
     };
-    let is_enough = match (classify_opening(&room[..count]), visitor.with_tls) {
+    let is_enough = match (classify_opening(&room[..count]), with_tls) {
         (Opening::NeedMore, _) => false,
         (Opening::Tls, true) => match room[..count] {
             [_, _, _, high, low, ..] => {
@@ -437,52 +449,81 @@ fn look(visitor: &Visitor) -> Look {
 
 #[cfg(test)]
 mod tests {
-    use mio::net::UnixStream;
+    use std::io::{self, Read, Write};
 
+    use super::super::address::PeerAddress;
     use super::super::admission::{Room, Standing};
-    use super::super::socket::{PeerAddress, Socket};
     use super::*;
 
-    /// A queue that users of this machine have come into, in this order, and their ends.
-    fn queue(places: usize, users: &[u32]) -> (AcceptQueue, Vec<UnixStream>) {
-        let (mut queue, mut ends) = (AcceptQueue::new(8, places), Vec::new());
-        for user in users {
-            assert!(push(&mut queue, &mut ends, *user).is_none());
+    /// Somebody who says nothing.
+    #[derive(Debug)]
+    struct Mute;
+
+    impl Read for Mute {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
         }
-        (queue, ends)
     }
 
-    fn push(queue: &mut AcceptQueue, ends: &mut Vec<UnixStream>, uid: u32) -> Option<u64> {
-        let (near, far) = UnixStream::pair().unwrap();
-        ends.push(far);
-        let address = PeerAddress::Local { pid: 1, uid };
-        let visitor = Visitor { socket: Socket::Unix(near), address, with_tls: false };
-        queue.push(visitor, Now::from_ms(0), 1_000).map(|gone| gone.number)
+    impl Write for Mute {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Socket for Mute {
+        fn peek(&self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn shut_down_writing(&mut self) {}
+
+        fn local_address(&self) -> Option<core::net::SocketAddr> {
+            None
+        }
+    }
+
+    /// A queue that users of this machine have come into, in this order.
+    fn queue(places: usize, users: &[u32]) -> AcceptQueue<Mute> {
+        let mut queue = AcceptQueue::new(8, places);
+        for user in users {
+            assert!(push(&mut queue, *user).is_none());
+        }
+        queue
+    }
+
+    fn push(queue: &mut AcceptQueue<Mute>, uid: u32) -> Option<u64> {
+        let visitor = Visitor { socket: Mute, address: PeerAddress::Local { pid: 1, uid } };
+        queue.push(visitor, false, Now::from_ms(0), 1_000).map(|gone| gone.number)
     }
 
     #[test]
     fn the_address_that_fills_the_queue_gives_way_its_oldest_silent_one_first() {
         let users: Vec<u32> = (0..16).map(|at| if at % 4 == 0 { at } else { 99 }).collect();
-        let (mut queue, mut ends) = queue(16, &users);
+        let mut queue = queue(16, &users);
         assert!(queue.has_room());
-        assert_eq!(push(&mut queue, &mut ends, 7), Some(2), "the first of 99, whoever comes");
+        assert_eq!(push(&mut queue, 7), Some(2), "the first of 99, whoever comes");
         for newcomer in &mut queue.waiting.iter_mut().flatten() {
             newcomer.has_spoken = true;
         }
-        assert_eq!(push(&mut queue, &mut ends, 7), Some(16), "of those that spoke the last");
+        assert_eq!(push(&mut queue, 7), Some(16), "of those that spoke the last");
         assert_eq!(queue.count, 16);
     }
 
     #[test]
     fn a_queue_that_no_address_fills_takes_nobody_more() {
         let users: Vec<u32> = (0..16).map(|at| at / 2).collect();
-        let (queue, _ends) = queue(16, &users);
+        let queue = queue(16, &users);
         assert!(!queue.has_room(), "an eighth is no crowd");
     }
 
     #[test]
     fn claims_are_one_of_each_address_those_first_that_hold_fewest_places() {
-        let (mut queue, _ends) = queue(16, &[5, 5, 6, 6, 7]);
+        let mut queue = queue(16, &[5, 5, 6, 6, 7]);
         queue.turn = 1;
         let source = |uid| PeerAddress::Local { pid: 1, uid }.origin();
         for newcomer in queue.waiting.iter_mut().flatten() {
@@ -510,10 +551,10 @@ mod tests {
     #[test]
     fn who_waits_for_tls_holds_up_nobody_else_and_nothing_is_tried_in_vain() {
         let users: Vec<u32> = (1..=11).collect();
-        let (mut queue, _ends) = queue(16, &users);
+        let mut queue = queue(16, &users);
         for newcomer in queue.waiting.iter_mut().flatten() {
             newcomer.has_spoken = true;
-            newcomer.visitor.with_tls = newcomer.number <= 10;
+            newcomer.with_tls = newcomer.number <= 10;
         }
         let room = |free| Room { free, max: 8 };
         let mut rooms = Rooms { handshakes: room(8), tls_connections: room(0), tls_handshakes: room(8) };
@@ -540,18 +581,18 @@ mod tests {
     #[test]
     fn a_crowd_at_one_door_holds_up_nobody_of_its_address_at_the_other() {
         for crowd_over_tls in [false, true] {
-            let (mut queue, mut ends) = queue(32, &[9; 32]);
+            let mut queue = queue(32, &[9; 32]);
             for newcomer in queue.waiting.iter_mut().flatten() {
-                (newcomer.has_spoken, newcomer.visitor.with_tls) = (true, crowd_over_tls);
+                (newcomer.has_spoken, newcomer.with_tls) = (true, crowd_over_tls);
             }
-            assert_eq!(push(&mut queue, &mut ends, 9), Some(32), "of the crowd the last gives way");
+            assert_eq!(push(&mut queue, 9), Some(32), "of the crowd the last gives way");
             let honest = queue.numbers;
             let newcomer = queue.waiting.iter_mut().flatten().find(|one| one.number == honest).unwrap();
-            (newcomer.has_spoken, newcomer.visitor.with_tls) = (true, !crowd_over_tls);
+            (newcomer.has_spoken, newcomer.with_tls) = (true, !crowd_over_tls);
             // Whatever else took how many turns before.
             for turn in 0..1_000 {
                 queue.turn = turn;
-                let is_next = |queue: &mut AcceptQueue| {
+                let is_next = |queue: &mut AcceptQueue<Mute>| {
                     queue.gather_claims();
                     let first = queue.claims[0].slot;
                     queue.turn += 1;
@@ -561,10 +602,10 @@ mod tests {
             }
             // The crowd comes again and again, and the one at the other door is not who gives way.
             for number in 0..64 {
-                let gone = push(&mut queue, &mut ends, 9);
+                let gone = push(&mut queue, 9);
                 assert!(gone.is_some_and(|gone| gone != honest), "{gone:?}");
                 for newcomer in queue.waiting.iter_mut().flatten().filter(|one| one.number > honest) {
-                    (newcomer.has_spoken, newcomer.visitor.with_tls) = (true, crowd_over_tls);
+                    (newcomer.has_spoken, newcomer.with_tls) = (true, crowd_over_tls);
                 }
                 assert_eq!(queue.count, 32, "{number}");
             }
@@ -595,7 +636,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_ever() {
-        let (mut queue, _ends) = queue(16, &[1, 2]);
+        let mut queue = queue(16, &[1, 2]);
         let mut limiter = LogLimiter::default();
         if let Some(newcomer) = &mut queue.waiting[0] {
             newcomer.has_spoken = true;

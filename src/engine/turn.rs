@@ -3,7 +3,7 @@
 //! A turn does the same things in the same order, and everything it does is bounded:
 //!
 //! ```text
-//! poll ─ what the disk did ─ who may come in ─ read and apply ─ errands ─ who is put out ─ timers
+//! poll ─ what the disk did ─ who may come in ─ read and apply ─ worker ─ who is put out ─ timers
 //!      ─ the operator ─ jobs ─ deliver ─ write ─ to the disk ─ who waited for room ─ who waited for a job
 //!      ─ close ─ who waited for the stash ─ idle memory goes back
 //! ```
@@ -22,25 +22,19 @@
 //! is settled, and needs no place on the card.
 
 use std::io;
-use std::time::Duration;
 
-use mio::Token;
-
-use crate::admin::systemd;
 use crate::command::ConnectionId;
-use crate::error::{Fault, ReplyCode};
+use crate::error::Fault;
 use crate::journal::Batch;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::mem;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
-use super::StartError;
-use super::accept_queue::FIRST_QUEUED;
-use super::disk::Disk;
-use super::house::{FIRST_PEER, HANGUP, HELPERS, House, SIGNAL};
 use super::peer::{Ending, Waiting};
-use super::signals;
+use super::platform::{ListenerId, Platform, Readiness};
+use super::state::Engine;
+use super::store_driver::StoreDriver;
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
@@ -53,39 +47,26 @@ const IDLE_BYTES_KEPT: usize = 1 << 20;
 const LOST_OWNER_MS: u64 = 5_000;
 /// The same for one that only published. What programs sent before they ended counts, so it has time.
 const LOST_MS: u64 = 600_000;
-/// How long a stop may take: clients get so much time to take their connection.close.
-const STOP_MS: u64 = 700;
 
-impl House {
-    /// Turns until a signal says to stop.
+impl<P: Platform> Engine<P> {
+    /// The sleep is over, and it is now so late: for all that is noted now, and for the turn.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+        self.broker.set_time(now);
+    }
+
+    /// One turn.
     ///
     /// # Errors
-    /// The system's poll failed.
-    pub fn run(&mut self) -> Result<(), StartError> {
-        systemd::ready();
-        let stopped = self.run_until_stopped();
-        self.supplies.log.report();
-        stopped?;
-        log::info!("stopped");
-        Ok(())
-    }
-
-    fn run_until_stopped(&mut self) -> Result<(), StartError> {
-        while !self.is_stopped() {
-            self.turn()?;
-        }
-        self.flush()
-    }
-
-    fn turn(&mut self) -> Result<(), StartError> {
-        self.wait().map_err(|error| StartError::System("wait for events", error))?;
+    /// The disk failed: nothing more becomes durable, and the process must end.
+    pub fn turn(&mut self) -> io::Result<()> {
         self.take_from_disk()?;
         self.let_in();
         self.read();
-        self.run_errands();
+        self.run_worker();
         self.put_out();
         self.keep_time();
-        self.serve_control();
+        self.serve_admin();
         self.broker.run_jobs(&mut self.supplies.messages);
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
         self.write();
@@ -98,106 +79,89 @@ impl House {
         Ok(())
     }
 
-    fn wait(&mut self) -> io::Result<()> {
+    /// Until when to sleep before the next turn if nothing is reported; `None`: not at all, there is work.
+    pub fn sleeps_until(&mut self) -> Option<Deadline> {
+        if self.has_work() {
+            return None;
+        }
         #[cfg(debug_assertions)]
-        if !self.has_work() {
+        {
             self.check_no_sleeper();
+            if self.has_work() {
+                return None;
+            }
         }
-        let timeout = if self.has_work() {
-            Some(Duration::ZERO)
-        } else {
-            self.next_deadline().ms_left(self.clock()).map(Duration::from_millis)
-        };
-        self.wait_for(timeout)
+        Some(self.next_deadline())
     }
 
-    /// Waits for events, so long at most.
-    fn wait_for(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
-        self.now = self.clock();
-        self.broker.set_time(self.now);
-        let mut events = core::mem::replace(&mut self.events, mio::Events::with_capacity(0));
-        for event in &events {
-            self.take_event(event);
-        }
-        events.clear();
-        self.events = events;
-        Ok(())
-    }
-
-    fn clock(&self) -> Now {
-        Now::from_ms(self.started.elapsed().as_millis() as u64)
-    }
-
-    fn has_work(&self) -> bool {
+    /// Whether a turn would get on now, with nothing reported and no time passing.
+    pub fn has_work(&self) -> bool {
         self.broker.has_work()
             || !self.to_read.is_empty() && !self.broker.journal().is_crowded()
             || self.spills
-            || self.disk.as_ref().is_some_and(|disk| disk.has_work(&self.broker, &self.supplies.messages))
+            || self.store.as_ref().is_some_and(|store| store.has_work(&self.broker, &self.supplies.messages))
             || !self.to_write.is_empty()
-            || self.control.has_work(self.broker.journal().is_crowded())
+            || self.admin.has_work(self.broker.journal().is_crowded())
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
-            || self.has_errand()
+            || self.has_job()
             || self.broker.has_forced()
-            || self.doors.iter().any(|door| door.readiness.is_ready() && self.may_accept(door.with_tls))
+            || self.listeners.iter().any(|one| one.is_ready() && self.may_accept(one.with_tls))
     }
 
-    fn next_deadline(&self) -> Deadline {
-        let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
+    /// When to take a turn if nothing else happens.
+    pub fn next_deadline(&self) -> Deadline {
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
-        let disk = self.disk.as_ref().map_or(Deadline::NEVER, Disk::deadline);
+        let store = self.store.as_ref().map_or(Deadline::NEVER, StoreDriver::deadline);
         let overdue = self.broker.overdue_deadline();
         let crowded = self.crowded.map_or(Deadline::NEVER, |(_, at)| at);
-        let house =
-            watchdog.earlier(stop).earlier(crowded).earlier(self.trim_due).earlier(disk).earlier(overdue);
-        let house = house.earlier(self.supplies.log.deadline());
-        let doors = self.doors.iter().map(|door| door.readiness.deadline());
-        let house = doors.fold(house, Deadline::earlier);
-        let others = self.errand_deadline().earlier(self.accept_queue.deadline());
-        self.deadlines.next().earlier(house).earlier(others).earlier(self.control.deadline())
+        let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
+        let own = own.earlier(self.supplies.log.deadline());
+        let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
+        let others = self.job_deadline().earlier(self.accept_queue.deadline());
+        self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.deadline())
     }
 
-    fn take_event(&mut self, event: &mio::event::Event) {
-        if self.control.takes(event) {
-            return;
-        }
-        match event.token() {
-            SIGNAL => self.take_signal(),
-            HANGUP => self.take_hangup(),
-            // What they woke us for is taken in every turn.
-            HELPERS => {}
-            Token(door) if door < FIRST_QUEUED => {
-                if let Some(door) = self.doors.get_mut(door) {
-                    door.readiness.note_event();
+    // ---- what is reported
+
+    /// Somebody may have come to a listener.
+    pub fn note_listener(&mut self, listener: ListenerId) {
+        match listener {
+            ListenerId::Amqp(place) => {
+                if let Some(listener) = self.listeners.get_mut(place) {
+                    listener.note_event();
                 }
             }
-            Token(queued) if queued < FIRST_PEER => {
-                self.accept_queue
-                    .note_event(queued - FIRST_QUEUED, event.is_read_closed() || event.is_error());
-            }
-            Token(peer) => self.note_readiness(ConnectionId::from_index(peer - FIRST_PEER), event),
+            ListenerId::Admin => self.admin.listener.note_event(),
         }
     }
 
-    fn note_readiness(&mut self, id: ConnectionId, event: &mio::event::Event) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+    /// Something happened to a connection that waits for a handshake place.
+    pub fn note_newcomer(&mut self, place: usize, is_closed: bool) {
+        self.accept_queue.note_event(place, is_closed);
+    }
+
+    /// Something happened to an operator's client.
+    pub fn note_admin(&mut self, place: usize, readiness: Readiness) {
+        self.admin.note_readiness(place, readiness);
+    }
+
+    /// Something happened to a connection.
+    pub fn note_peer(&mut self, id: ConnectionId, seen: Readiness) {
+        let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        if seen.is_readable || seen.is_read_closed || seen.is_error {
             peer.stream.readable = true;
-            peer.stream.read_closed |= event.is_read_closed() || event.is_error();
+            peer.stream.read_closed |= seen.is_read_closed || seen.is_error;
             self.list_to_read(id);
         }
-        if event.is_error() || event.is_read_closed() {
+        if seen.is_error || seen.is_read_closed {
             self.note_loss(id);
         }
-        if event.is_error() || event.is_read_closed() && event.is_write_closed() {
+        if seen.is_error || seen.is_read_closed && seen.is_write_closed {
             // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
             // message may go where it would only be lost sight of.
             self.note_deaf(id);
-        } else if event.is_writable() {
+        } else if seen.is_writable {
             if let Some(peer) = self.peers[id.index()].as_mut() {
                 peer.stream.writable = true;
             }
@@ -210,7 +174,7 @@ impl House {
     /// an exclusive queue, the messages in that) for as long as nobody makes room.
     fn note_loss(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if let Waiting::Errand(_) = peer.waiting {
+        if let Waiting::Worker(_) = peer.waiting {
             // Nobody is left to be told, and somebody else may want its place.
             return self.end_now(id);
         }
@@ -234,12 +198,6 @@ impl House {
     }
 
     fn keep_time(&mut self) {
-        if let Some((interval_ms, at)) = self.watchdog
-            && at.is_due(self.now)
-        {
-            systemd::watchdog_ping();
-            self.watchdog = Some((interval_ms, self.now.after_ms(interval_ms)));
-        }
         self.end_slow_bodies();
         // Each connection once: one whose deadline is not moved by its being called waits for the next turn.
         for _ in 0..self.peers_count {
@@ -347,19 +305,38 @@ impl House {
     // ---- disk
 
     /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
-    fn take_from_disk(&mut self) -> Result<(), StartError> {
-        let Some(disk) = &mut self.disk else { return Ok(()) };
-        disk.take_results(&mut self.broker, &mut self.supplies.messages, self.now)
-            .map_err(|error| StartError::System("write to the data directory any more", error))?;
+    pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let (broker, messages) = (&mut self.broker, &mut self.supplies.messages);
+        if let Some((done, took_us)) = self.platform.take_written() {
+            if done.is_commit() {
+                store.note_sync(took_us);
+            }
+            let was_full = broker.journal().is_file_system_full();
+            store.take_write(broker, messages, done, self.now)?;
+            log_full(was_full, broker.journal().is_file_system_full());
+        }
+        if let Some(outcome) = self.platform.take_read()
+            && let Some(more) = store.take_read(broker, messages, outcome)
+        {
+            self.platform.start_read(more);
+        }
         self.note_durable();
         Ok(())
     }
 
-    fn hand_to_disk(&mut self) {
-        let Some(disk) = &mut self.disk else { return };
-        self.spills = self.broker.spill(&mut self.supplies.messages);
-        disk.hand_out(&mut self.broker, &mut self.supplies.messages, self.now);
-        if let Some(bytes) = disk.log_mut().take_index_overflow() {
+    pub(super) fn hand_to_disk(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let (broker, messages) = (&mut self.broker, &mut self.supplies.messages);
+        self.spills = broker.spill(messages);
+        if let Some(job) = store.next_read(broker, messages) {
+            self.platform.start_read(job);
+        }
+        // After the reads, which may find that a segment can leave: that takes a commit.
+        if let Some(job) = store.next_write(broker, messages, self.now) {
+            self.platform.start_write(job);
+        }
+        if let Some(bytes) = store.log_mut().take_index_overflow() {
             let text = format_args!(
                 "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"
@@ -408,42 +385,6 @@ impl House {
         if self.broker.has_output(id) {
             self.list_to_write(id);
         }
-    }
-
-    /// Writes what has not been written when the loop has ended.
-    fn flush(&mut self) -> Result<(), StartError> {
-        self.write_all()?;
-        if let Some(disk) = self.disk.as_mut().filter(|disk| disk.is_idle(&self.broker)) {
-            self.broker.rest();
-            disk.close(self.now);
-            self.write_all()?;
-        }
-        if let Some(disk) = &self.disk {
-            disk.tell_counters();
-        }
-        Ok(())
-    }
-
-    fn write_all(&mut self) -> Result<(), StartError> {
-        let Some(disk) = &mut self.disk else { return Ok(()) };
-        disk.flush(self.now);
-        let mut has_jobs = self.broker.run_jobs(&mut self.supplies.messages);
-        self.hand_to_disk();
-        while let Some(disk) = self.disk.as_ref().filter(|disk| !disk.is_idle(&self.broker)) {
-            if disk.is_stuck() {
-                log::warn!("the disk is full: what had not been confirmed yet is not written");
-                break;
-            }
-            // Of all that a turn waits for, only this matters: the stop itself has been due for long.
-            let is_busy = has_jobs || self.spills || disk.has_work(&self.broker, &self.supplies.messages);
-            let ms = if is_busy { Some(0) } else { disk.deadline().ms_left(self.clock()) };
-            self.wait_for(ms.map(Duration::from_millis))
-                .map_err(|error| StartError::System("wait for events", error))?;
-            self.take_from_disk()?;
-            has_jobs = self.broker.run_jobs(&mut self.supplies.messages);
-            self.hand_to_disk();
-        }
-        Ok(())
     }
 
     // ---- jobs
@@ -501,42 +442,22 @@ impl House {
         match waited {
             Waiting::Room => self.for_room.retain(|other| *other != id),
             Waiting::Job => self.for_jobs.retain(|other| *other != id),
-            Waiting::Errand(_) => self.errands.throttle.leave(id),
+            Waiting::Worker(_) => self.worker.throttle.leave(id),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
         self.resume(id);
         self.after_session(id);
     }
+}
 
-    fn take_signal(&mut self) {
-        signals::drain(&mut self.signals);
-        self.begin_stop("by a signal");
-    }
-
-    /// Tells everybody to go, and stops when they have gone or after a while.
-    pub(super) fn begin_stop(&mut self, how: &str) {
-        if self.stopping.is_some() {
-            // Asked twice: at once.
-            self.stopping = Some(self.now.after_ms(0));
-            return;
-        }
-        log::info!("asked to stop {how}");
-        systemd::stopping();
-        self.stopping = Some(self.now.after_ms(STOP_MS));
-        self.doors.clear();
-        self.accept_queue.clear();
-        let fault = Fault::connection(
-            ReplyCode::ConnectionForced,
-            format_args!("broker forced connection closure with reason 'shutdown'"),
-        );
-        for index in 0..self.peers.len() {
-            self.put_one_out(ConnectionId::from_index(index), &fault);
-        }
-        self.for_room.clear();
-        self.for_jobs.clear();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopping.is_some_and(|at| self.peers_count == 0 || at.is_due(self.now))
+/// Says that the file system has become full, or has room again.
+pub(crate) fn log_full(was_full: bool, is_full: bool) {
+    match (was_full, is_full) {
+        (false, true) => log::warn!(
+            "the file system of the data directory is full, before disk_limit is reached: publishers of \
+             persistent messages wait as soon as what is ready is used, and go on when there is room"
+        ),
+        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
+        _ => {}
     }
 }

@@ -9,13 +9,14 @@ use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
 
-use super::house::House;
 use super::peer::{Ending, Waiting};
+use super::platform::Platform;
+use super::state::Engine;
 
 /// How long a connection that is over may take to hang up.
 const DRAIN_MS: u64 = 1_000;
 
-impl House {
+impl<P: Platform> Engine<P> {
     pub(super) fn list_to_write(&mut self, id: ConnectionId) {
         if let Some(Some(peer)) = self.peers.get_mut(id.index())
             && !core::mem::replace(&mut peer.to_write, true)
@@ -158,17 +159,14 @@ impl House {
             peer.stream.release(&mut self.buffers);
             self.deadlines.remove(id);
             self.broker.release(id);
-            self.errands.leave(id);
+            self.worker.leave(id);
             self.peers_count -= 1;
-            self.local_buffers.give_back(peer.buffer_size, &self.doors);
             if peer.shaking_hands {
                 self.handshaking.retain(|other| *other != id);
             }
             self.tls_peers -= u32::from(peer.stream.is_tls());
             self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
-            if let Err(error) = self.poll.registry().deregister(&mut peer.stream.socket) {
-                log::debug!("{}: deregistering failed: {error}", peer.address);
-            }
+            self.platform.close(peer.stream.socket);
         }
         self.accept_queue.note_change();
         // Once for all that were closed, and before anybody else gets one of their ids.

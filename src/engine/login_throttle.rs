@@ -24,7 +24,7 @@ use crate::command::ConnectionId;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 use crate::time::{Deadline, Now};
 
-use super::socket::{PeerAddress, Source};
+use super::address::{PeerAddress, Source};
 
 /// Buckets kept beside those that somebody waits in.
 const BUCKETS_KEPT: usize = 128;
@@ -51,7 +51,7 @@ pub(super) const TABLES_BYTES: usize =
 
 /// A login that waits.
 #[derive(Debug)]
-pub(super) struct Login {
+pub struct Login {
     pub(super) connection: ConnectionId,
     pub(super) from: PeerAddress,
     /// The connection's id may be another's by the time of the result; this is not.
@@ -471,7 +471,7 @@ mod tests {
         for round in 0..400_u64 {
             let now = Now::from_ms(round * 1_000);
             let source =
-                Source::of(std::net::IpAddr::from([10, 0, (round / 200) as u8, (round % 200) as u8]));
+                Source::of(core::net::IpAddr::from([10, 0, (round / 200) as u8, (round % 200) as u8]));
             throttle.prove(now, source, "u");
         }
         assert_eq!(throttle.buckets.len(), 4 + BUCKETS_KEPT);

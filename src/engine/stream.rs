@@ -1,4 +1,4 @@
-//! One connection's octets: what the kernel told us about its socket, and input that has to wait.
+//! One connection's octets: what was reported of its socket, and input that has to wait.
 //!
 //! Readiness is a remembered flag. The kernel reports a change once (edge-triggered), and a socket that was
 //! not read or written at that moment gets no second report, so a flag is cleared only when the socket
@@ -24,15 +24,16 @@
 //! Sealed output cannot be taken back: what of one record the socket did not take waits, and nothing more is
 //! sealed before that has gone.
 
-use std::io::{self, Read, Write};
+use std::io;
 
 use crate::limits::{FRAME_BYTES_MIN, Limits};
 use crate::mem::{ByteChain, BytePool, PAGE_BYTES};
 
-use super::socket::Socket;
 use crate::tls::{
     Handshake, Next, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Shaken, Tls,
 };
+
+use super::platform::Socket;
 
 /// How input is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +93,11 @@ impl Buffers {
         self.stashes.bytes_free() >= bytes + self.stash_reserve
     }
 
+    /// Bytes of input and of sealed output that wait.
+    pub(super) const fn bytes_used(&self) -> usize {
+        self.stashes.bytes_used() + self.reserved.bytes_used()
+    }
+
     /// Bytes of memory that nothing lies in, and that could be given back.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.stashes.idle_bytes() + self.reserved.idle_bytes()
@@ -114,8 +120,8 @@ impl Buffers {
 
 /// One connection's octets.
 #[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) socket: Socket,
+pub(super) struct Stream<S> {
+    pub(super) socket: S,
     /// Reading may bring something.
     pub(super) readable: bool,
     /// Writing may take something.
@@ -146,8 +152,8 @@ pub(super) struct Stream {
     missing: usize,
 }
 
-impl Stream {
-    pub(super) fn new(socket: Socket, with_tls: bool) -> Self {
+impl<S: Socket> Stream<S> {
+    pub(super) fn new(socket: S, with_tls: bool) -> Self {
         Self {
             socket,
             readable: true,

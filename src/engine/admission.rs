@@ -27,7 +27,7 @@ use core::cmp::Reverse;
 
 use crate::command::ConnectionId;
 
-use super::socket::Source;
+use super::address::Source;
 
 /// So long a silent peer keeps its place when an address wants in that holds fewer, in its own time.
 pub(super) const YIELD_MS: u64 = 500;
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     fn source(last: u8) -> Source {
-        Source::of(std::net::IpAddr::from([192, 0, 2, last]))
+        Source::of(core::net::IpAddr::from([192, 0, 2, last]))
     }
 
     fn place(index: usize, last: u8, takes: Resource, standing: Standing) -> Place {

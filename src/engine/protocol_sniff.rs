@@ -6,12 +6,13 @@
 use crate::command::ConnectionId;
 use crate::log_limiter::LogKind;
 use crate::time::Now;
+use crate::tls::Shaken;
 use crate::wire::{Opening, classify_opening};
 
-use super::errands::Shake;
-use super::house::House;
 use super::peer::{Ending, Waiting};
-use crate::tls::Shaken;
+use super::platform::Platform;
+use super::state::Engine;
+use super::worker_queue::Shake;
 
 /// For whoever looks at the port with a browser.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
@@ -26,7 +27,7 @@ enum Stranger {
     Other,
 }
 
-impl House {
+impl<P: Platform> Engine<P> {
     /// Goes on with a TLS handshake after reading: next step, refusal, or end.
     pub(super) fn shake_hands(&mut self, id: ConnectionId, end: bool) {
         let Some(peer) = self.peers[id.index()].as_mut() else { return };
@@ -45,9 +46,9 @@ impl House {
             }
         }
         if let Some(handshake) = peer.stream.take_handshake() {
-            let ticket = self.errands.ticket();
+            let ticket = self.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
-            self.errands.shakes.push_back(Shake { connection: id, ticket, since: self.now, handshake });
+            self.worker.shakes.push_back(Shake { connection: id, ticket, since: self.now, handshake });
         } else if end {
             // Its last words, an alert maybe, have been heard by now.
             self.end_now(id);

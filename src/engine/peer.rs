@@ -5,9 +5,9 @@ use crate::journal::Batch;
 use crate::session;
 use crate::time::{Deadline, Now};
 
-use super::buffers::BufferSize;
+use super::address::PeerAddress;
 use super::deadlines::Deadlines;
-use super::socket::PeerAddress;
+use super::platform::Socket;
 use super::stream::Stream;
 
 /// Why a connection is not read.
@@ -18,15 +18,15 @@ use super::stream::Stream;
 /// | waits for | is over when | the loop notices by |
 /// |---|---|---|
 /// | `Replies` | some of its output was written | the socket's next report, at which all is written |
-/// | `Room` | something was given back | what the pools count: `House::has_room_to_offer` |
+/// | `Room` | something was given back | what the pools count: `Engine::has_room_to_offer` |
 /// | `Job` | the broker is not busy with it | `Broker::has_work`, as long as it is |
 /// | `Handshake` | the helper gave it back | the helper's waker |
-/// | `Errand` | the same, or its address may try again | that waker, and `LoginThrottle::deadline` |
-/// | `Disk` | the batch is durable | the helper's waker: `House::note_durable` |
+/// | `Worker` | the same, or its address may try again | that waker, and `LoginThrottle::deadline` |
+/// | `Disk` | the batch is durable | the helper's waker: `Engine::note_durable` |
 ///
 /// Besides, a connection that is read may need more of the stashes than is free (`for_stash`): it asks how
-/// much is free now, `House::has_stash_to_offer`. A place at a door is asked for in the same way
-/// (`House::may_accept`), and so is a journal that is crowded (`House::has_work`).
+/// much is free now, `Engine::has_stash_to_offer`. A place at a door is asked for in the same way
+/// (`Engine::may_accept`), and so is a journal that is crowded (`Engine::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     /// It is read.
@@ -37,12 +37,12 @@ pub(super) enum Waiting {
     Room,
     /// Its last command is still being carried out.
     Job,
-    /// A step of its handshake of TLS comes back when the errand with this ticket is done.
+    /// A step of its handshake of TLS comes back when the worker's job with this ticket is done.
     Handshake(u64),
     /// The answer to its last command leaves when this is durable.
     Disk(Batch),
-    /// The answer to its last command comes when the errand with this ticket is done.
-    Errand(u64),
+    /// The answer to its last command comes when the worker's job with this ticket is done.
+    Worker(u64),
 }
 
 /// How far the end of a connection has come.
@@ -61,12 +61,12 @@ pub(super) enum Ending {
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(super) struct Peer<S> {
     /// Connections are numbered in the order of their coming.
     pub(super) number: u64,
     pub(super) since: Now,
     pub(super) address: PeerAddress,
-    pub(super) stream: Stream,
+    pub(super) stream: Stream<S>,
     pub(super) session: session::Connection,
     pub(super) waiting: Waiting,
     pub(super) ending: Ending,
@@ -82,8 +82,6 @@ pub(super) struct Peer {
     pub(super) to_write: bool,
     /// It holds a handshake place.
     pub(super) shaking_hands: bool,
-    /// The kernel's buffers it was given.
-    pub(super) buffer_size: BufferSize,
     /// Since then it has not logged in, but for the time that it waited for us.
     pub(super) silent_since: Now,
     /// Its address has wasted no handshake place lately.
@@ -95,10 +93,11 @@ pub(super) struct Peer {
 }
 
 /// Bytes per connection in this room: the record, its places on the lists, its deadline.
-pub(super) const PEER_BYTES: usize =
-    size_of::<Option<Peer>>() + 8 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES;
+pub(super) const fn peer_bytes<S>() -> usize {
+    size_of::<Option<Peer<S>>>() + 8 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES
+}
 
-impl Peer {
+impl<S: Socket> Peer<S> {
     /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits
     /// without its connection.
     pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<Waiting> {

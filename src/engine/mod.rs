@@ -1,0 +1,84 @@
+//! THE LOOP WITHOUT THE MACHINE: peers and what they wait for, budgets, shares, deadlines, retries, and the
+//! jobs of helpers as values.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `platform` | what is asked of the world outside, and nothing else is |
+//! | `turn` | the one turn, in its fixed order |
+//! | `state` | everything that runs, reserved at once |
+//! | `receive`, `send` | the way in and the way out of a turn |
+//! | `stop` | the end of it all |
+//! | `peer` | a connection as the turn sees it: socket, session, and what it waits for |
+//! | `address` | who is at the other end of a connection |
+//! | `stream` | the octets of a connection: readiness, TLS, input that has to wait |
+//! | `protocol_sniff` | handshakes of TLS, and peers that speak something else |
+//! | `listener` | whether somebody may be waiting at a listening socket |
+//! | `accept_queue` | accepted, and without a handshake place yet |
+//! | `acceptor` | accepts, gives places, and ends the handshakes that have to go for it |
+//! | `admission` | who gets the next handshake place, and who gives one up |
+//! | `worker_queue` | what would hold the loop up, and who waits for it |
+//! | `login_throttle` | logins that wait for their password to be checked |
+//! | `store_driver` | what passes between broker and store |
+//! | `restore` | what a start makes of what the store holds |
+//! | `admin_socket` | the operator's socket |
+//! | `deadlines` | who wants to be called when |
+//!
+//! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
+//! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `net` drives
+//! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
+
+mod accept_queue;
+mod acceptor;
+mod address;
+mod admin_socket;
+mod admission;
+mod deadlines;
+mod listener;
+mod login_throttle;
+mod peer;
+mod platform;
+mod protocol_sniff;
+mod receive;
+mod restore;
+mod send;
+mod state;
+mod stop;
+mod store_driver;
+mod stream;
+mod turn;
+mod worker_queue;
+
+use crate::limits::Limits;
+use crate::mem::BytePool;
+
+pub use accept_queue::QUEUE_PLACES;
+pub use address::PeerAddress;
+pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
+pub(crate) use restore::{First, restore};
+pub use state::{Engine, Setup};
+pub use store_driver::StoreDriver;
+pub(crate) use turn::log_full;
+pub use worker_queue::{WorkerJob, WorkerResult};
+
+/// Bytes that a connection takes here, with sockets of this kind.
+pub(crate) const fn connection_bytes<S>() -> usize {
+    peer::peer_bytes::<S>()
+}
+
+/// Bytes for each that is in its handshake.
+pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + accept_queue::PLACE_BYTES;
+
+/// Bytes for those that wait to come in, with sockets of this kind, and for what is known of who failed.
+pub(crate) const fn newcomers_bytes<S>() -> usize {
+    accept_queue::queue_bytes::<S>() + login_throttle::TABLES_BYTES
+}
+
+/// Bytes of a connection over TLS, if all its connections are of that kind.
+pub(crate) fn tls_reserved_bytes(connections: usize) -> usize {
+    BytePool::bytes(connections.saturating_mul(stream::Buffers::RESERVED_BYTES)).div_ceil(connections)
+}
+
+/// Bytes to open and seal records of TLS in.
+pub(crate) fn tls_scratch_bytes(limits: &Limits) -> usize {
+    stream::Buffers::scratch_bytes(limits)
+}

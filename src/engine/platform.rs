@@ -1,0 +1,149 @@
+//! What the engine asks of the world outside: everything that a system has and a test can make up.
+//!
+//! ```text
+//!  octets          Socket::{read, peek, write, shut_down_writing}   one connection, never blocking
+//!  who comes in    Platform::accept, register, stop_listening
+//!  who has gone    Platform::close
+//!  what is long    Platform::{start_write, start_read, start_work}    one job of each kind at a time
+//!                  Platform::{take_written, take_read, take_worked}   its result, when it is there
+//! ```
+//!
+//! The other way go calls of the engine: `set_now` after each sleep, a `note_...` for whatever was reported,
+//! `turn`, and `sleeps_until` for how long to sleep next. So the same engine runs over `mio` and threads in
+//! `net`, and over lines in memory in the tests.
+//!
+//! Always true: no call here waits for anybody; time comes in by `set_now` and by nothing else; a readiness
+//! is reported when it begins, not as long as it lasts (edge-triggered); a job that was started gives a
+//! result, after which the engine is given another turn.
+
+use core::net::SocketAddr;
+use std::io::{self, Read, Write};
+
+use crate::command::ConnectionId;
+use crate::log_limiter::LogLimiter;
+use crate::store;
+use crate::time::Now;
+
+use super::address::PeerAddress;
+use super::worker_queue::{WorkerJob, WorkerResult};
+
+/// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.
+pub trait Socket: Read + Write {
+    /// Reads without taking: what it shows is still there for the next reading.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn peek(&self, room: &mut [u8]) -> io::Result<usize>;
+
+    /// Says that nothing more will be written. A peer that is gone needs no telling.
+    fn shut_down_writing(&mut self);
+
+    /// Our end, if it is one of the network.
+    fn local_address(&self) -> Option<SocketAddr>;
+}
+
+/// Who came in.
+#[derive(Debug)]
+pub struct Visitor<S> {
+    /// The connection.
+    pub socket: S,
+    /// Its other end.
+    pub address: PeerAddress,
+}
+
+/// A listening socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListenerId {
+    /// One for AMQP, by its place.
+    Amqp(usize),
+    /// The operator's.
+    Admin,
+}
+
+/// What is to be told the engine of a socket, and under which name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interest {
+    /// Something can be read from the newcomer in this place of the accept queue: `note_newcomer`.
+    Newcomer(usize),
+    /// Reading or writing leads to something for a connection: `note_peer`.
+    Peer(ConnectionId),
+    /// The same for the operator's client in this place: `note_admin`.
+    Admin(usize),
+}
+
+/// What was reported of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Readiness {
+    /// Reading may bring something.
+    pub is_readable: bool,
+    /// Writing may take something.
+    pub is_writable: bool,
+    /// The peer will send nothing more.
+    pub is_read_closed: bool,
+    /// The peer takes nothing more.
+    pub is_write_closed: bool,
+    /// The connection is broken.
+    pub is_error: bool,
+}
+
+/// Why nobody could be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AcceptFailure {
+    /// Nobody is there.
+    Nobody,
+    /// The newcomer has gone, cannot be reached or was turned away; the next may be there.
+    Newcomer,
+    /// The system cannot, whoever is there.
+    System,
+}
+
+/// The world outside.
+pub trait Platform {
+    /// Its sockets.
+    type Socket: Socket;
+
+    /// Accepts who is next at a listener.
+    ///
+    /// # Errors
+    /// There is nobody to be had; why that is not as it should be was logged.
+    fn accept(
+        &mut self,
+        listener: ListenerId,
+        log: &mut LogLimiter,
+        now: Now,
+    ) -> Result<Visitor<Self::Socket>, AcceptFailure>;
+
+    /// Reports from now on what happens at a socket, under this name and no other; for a connection it makes
+    /// the socket ready for traffic besides.
+    ///
+    /// # Errors
+    /// The system cannot: the socket is of no use.
+    fn register(&mut self, socket: &mut Self::Socket, interest: Interest) -> io::Result<()>;
+
+    /// Closes a socket that was registered.
+    fn close(&mut self, socket: Self::Socket);
+
+    /// Accepts no more connections of AMQP.
+    fn stop_listening(&mut self);
+
+    /// Begins to write, on a thread that may wait for the disk.
+    fn start_write(&mut self, job: store::Write);
+
+    /// What was written, if that is over, and how many microseconds it took.
+    fn take_written(&mut self) -> Option<(store::WriteDone, u64)>;
+
+    /// Begins to read, on a thread that may wait for the disk.
+    fn start_read(&mut self, job: store::Read);
+
+    /// What was read, if that is over.
+    fn take_read(&mut self) -> Option<store::ReadOutcome>;
+
+    /// Begins something else that takes long.
+    fn start_work(&mut self, job: WorkerJob);
+
+    /// What came of it, if that is over, and whether nobody can come in by TLS as things stand.
+    fn take_worked(&mut self) -> Option<(WorkerResult, bool)>;
+
+    /// Milliseconds since 1970 as far as the machine knows, to be shown and for nothing else.
+    fn unix_ms(&self) -> u64;
+}

@@ -1,0 +1,257 @@
+//! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
+
+use std::collections::VecDeque;
+
+use crate::admin::scene::Process;
+use crate::broker::Broker;
+use crate::command::ConnectionId;
+use crate::journal::Batch;
+use crate::limits::Limits;
+use crate::log_limiter::LogLimiter;
+use crate::mem::{MessageLimits, Messages};
+use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
+use crate::time::{Deadline, Now};
+
+use super::accept_queue::AcceptQueue;
+use super::admin_socket::AdminSocket;
+use super::deadlines::Deadlines;
+use super::listener::Listener;
+use super::peer::Peer;
+use super::platform::Platform;
+use super::store_driver::StoreDriver;
+use super::stream::Buffers;
+use super::turn::TRIM_AFTER_MS;
+use super::worker_queue::WorkerQueue;
+
+/// What an engine is made from.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How much there may be of everything; all of it is reserved.
+    pub limits: Limits,
+    /// What peers are told of the broker.
+    pub identity: Identity,
+    /// Connections that may wait for a handshake place.
+    pub queue_places: usize,
+    /// Listeners for AMQP, by their places: whether whoever comes in there speaks TLS.
+    pub listeners: Vec<bool>,
+    /// Nobody can come in by TLS as things stand.
+    pub is_tls_shut: bool,
+    /// All memory is locked: nothing is given back.
+    pub is_memory_locked: bool,
+    /// What an operator is told of the process.
+    pub process: Process,
+    /// The user that the process runs as; besides root, the only one who gets at the operator's socket.
+    pub own_uid: u32,
+}
+
+/// What sessions are lent while they work.
+#[derive(Debug)]
+pub(super) struct Supplies {
+    pub(super) settings: Settings,
+    pub(super) pools: Pools,
+    pub(super) messages: Messages,
+    /// What is logged of peers goes through it.
+    pub(super) log: LogLimiter,
+}
+
+impl Supplies {
+    #[inline]
+    pub(super) fn context(&mut self, now: Now, broker: &Broker, id: ConnectionId) -> Context<'_> {
+        Context {
+            now,
+            pools: &mut self.pools,
+            messages: &mut self.messages,
+            settings: &self.settings,
+            share: broker.content_share(id),
+            owner: broker.owner(id),
+            durable: broker.journal().durable(),
+            log: &mut self.log,
+        }
+    }
+}
+
+/// Everything that runs but for the system: peers, sessions' pools, messages, broker, store.
+pub struct Engine<P: Platform> {
+    pub(super) limits: Limits,
+    pub(super) now: Now,
+    /// The world outside.
+    pub platform: P,
+    pub(super) listeners: Vec<Listener>,
+    /// By connection id.
+    pub(super) peers: Vec<Option<Peer<P::Socket>>>,
+    pub(super) peers_count: u32,
+    /// Connections that ever came in.
+    pub(super) connections_made: u64,
+    /// Those that have not opened a virtual host yet: each holds a handshake place.
+    pub(super) handshaking: Vec<ConnectionId>,
+    pub(super) accept_queue: AcceptQueue<P::Socket>,
+    /// Peers over TLS.
+    pub(super) tls_peers: u32,
+    /// Those of them whose handshake of TLS is not over.
+    pub(super) tls_handshakes: u32,
+    pub(super) deadlines: Deadlines,
+    pub(super) supplies: Supplies,
+    pub(super) broker: Broker,
+    /// The store, unless it cannot be used at all.
+    pub(super) store: Option<StoreDriver>,
+    pub(super) worker: WorkerQueue,
+    /// Messages may leave memory in the next turn.
+    pub(super) spills: bool,
+    /// Connections with confirms or answers that wait for the disk.
+    pub(super) for_disk: VecDeque<ConnectionId>,
+    /// What they have been told of.
+    pub(super) durable_seen: Batch,
+    pub(super) buffers: Buffers,
+    pub(super) input: Box<[u8]>,
+    pub(super) output: Box<[u8]>,
+    pub(super) marks: Marks,
+    pub(super) names: Names,
+    pub(super) to_read: VecDeque<ConnectionId>,
+    pub(super) to_write: VecDeque<ConnectionId>,
+    pub(super) to_close: Vec<ConnectionId>,
+    /// Publishers that wait for room, first come first served.
+    pub(super) for_room: VecDeque<ConnectionId>,
+    /// Those whose input needs more of the stashes than is free.
+    pub(super) for_stash: VecDeque<ConnectionId>,
+    /// What [`Self::room_made`] said when they last tried.
+    pub(super) room_seen: u64,
+    /// So many of them have not tried since then.
+    pub(super) retries_left: usize,
+    /// The claim of a content that waits for others to be complete, and when they have had their time.
+    pub(super) crowded: Option<(u64, Deadline)>,
+    pub(super) for_jobs: VecDeque<ConnectionId>,
+    /// Bytes read from all peers in this turn.
+    pub(super) bytes_read: usize,
+    /// The broker's steps for them.
+    pub(super) work_units: u32,
+    /// Nothing is read in this turn, because the last one left something to write.
+    pub(super) holds_back: bool,
+    /// All memory is locked: nothing is given back.
+    pub(super) is_locked: bool,
+    /// When to give back what a burst left idle, or the start.
+    pub(super) trim_due: Deadline,
+    /// The start's code is still mapped.
+    pub(super) is_fresh: bool,
+    /// Idle bytes that were left when that was done last.
+    pub(super) idle_left: usize,
+    pub(super) stopping: Option<Deadline>,
+    pub(super) admin: AdminSocket<P::Socket>,
+}
+
+impl<P: Platform> core::fmt::Debug for Engine<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Engine").field("peers", &self.peers_count).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> Engine<P> {
+    /// Reserves everything. Nobody can come in before the first turn; a store comes by [`Self::set_store`].
+    pub fn new(setup: Setup, broker: Broker, platform: P) -> Self {
+        let limits = setup.limits;
+        let connections = limits.connections_max as usize;
+        let with_tls = setup.listeners.contains(&true);
+        // Of locked memory nothing is given back, so nothing is due for it.
+        let trim_due = match setup.is_memory_locked {
+            true => Deadline::NEVER,
+            false => Now::from_ms(0).after_ms(TRIM_AFTER_MS),
+        };
+        Self {
+            now: Now::from_ms(0),
+            platform,
+            listeners: setup.listeners.into_iter().map(Listener::new).collect(),
+            peers: Vec::with_capacity(connections),
+            peers_count: 0,
+            connections_made: 0,
+            handshaking: Vec::with_capacity(limits.handshakes_max as usize),
+            accept_queue: AcceptQueue::new(limits.handshakes_max as usize, setup.queue_places),
+            tls_peers: 0,
+            tls_handshakes: 0,
+            deadlines: Deadlines::with_capacity(connections),
+            supplies: Supplies {
+                settings: Settings::new(&limits, &setup.identity),
+                pools: Pools::new(&limits),
+                messages: Messages::new(message_limits(&limits)),
+                log: LogLimiter::default(),
+            },
+            broker,
+            store: None,
+            worker: WorkerQueue::new(&limits, with_tls, setup.is_tls_shut),
+            spills: false,
+            for_disk: VecDeque::with_capacity(connections),
+            durable_seen: Batch::NONE,
+            buffers: Buffers::new(&limits, with_tls),
+            input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
+            output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
+            marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
+            names: Names::default(),
+            to_read: VecDeque::with_capacity(connections),
+            to_write: VecDeque::with_capacity(connections),
+            to_close: Vec::with_capacity(connections),
+            for_room: VecDeque::with_capacity(connections),
+            for_stash: VecDeque::with_capacity(connections),
+            room_seen: 0,
+            retries_left: 0,
+            crowded: None,
+            for_jobs: VecDeque::with_capacity(connections),
+            bytes_read: 0,
+            work_units: 0,
+            holds_back: false,
+            is_locked: setup.is_memory_locked,
+            trim_due,
+            is_fresh: true,
+            idle_left: 0,
+            stopping: None,
+            admin: AdminSocket::closed(setup.process, setup.own_uid),
+            limits,
+        }
+    }
+
+    /// What is durable goes there from now on; the broker knows already what it holds.
+    pub fn set_store(&mut self, store: StoreDriver) {
+        self.store = Some(store);
+    }
+
+    /// The broker, for a start that declares what there is to be, and for whoever looks.
+    pub const fn broker_mut(&mut self) -> &mut Broker {
+        &mut self.broker
+    }
+
+    /// The broker.
+    pub const fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// All messages in memory.
+    pub const fn messages(&self) -> &Messages {
+        &self.supplies.messages
+    }
+
+    /// What the sessions share.
+    pub const fn pools(&self) -> &Pools {
+        &self.supplies.pools
+    }
+
+    /// Bytes of input that wait, of all peers.
+    pub const fn input_bytes_waiting(&self) -> usize {
+        self.buffers.bytes_used()
+    }
+
+    /// What was last set by `set_now`.
+    pub const fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Connections that are not gone.
+    pub const fn peers_count(&self) -> u32 {
+        self.peers_count
+    }
+}
+
+const fn message_limits(limits: &Limits) -> MessageLimits {
+    MessageLimits {
+        messages_max: limits.messages_max as usize,
+        body_bytes_max: limits.body_bytes_max as usize,
+        assembly_bytes_max: limits.assembly_bytes_max as usize,
+        owners_max: limits.vhosts_max as usize,
+    }
+}

@@ -1,0 +1,121 @@
+//! The end: everybody is told to go, and what is not written yet is written.
+//!
+//! ```text
+//! begin_stop ─ turns until is_stopped ─ begin_flush ─ flush until it is done ─ end_store ─ flush again
+//! ```
+//!
+//! Always true: a stop takes as long as peers need to take their `connection.close`, and no longer than
+//! [`STOP_MS`]; a store that finds no room on the disk is not waited for.
+
+use std::io;
+
+use crate::command::ConnectionId;
+use crate::error::{Fault, ReplyCode};
+use crate::time::Deadline;
+
+use super::platform::Platform;
+use super::state::Engine;
+
+/// How long a stop may take: clients get so much time to take their connection.close.
+const STOP_MS: u64 = 700;
+
+impl<P: Platform> Engine<P> {
+    /// Tells everybody to go, and stops when they have gone or after a while; `how` says on whose wish. Asked
+    /// a second time, it stops at once.
+    pub fn begin_stop(&mut self, how: &str) {
+        if self.stopping.is_some() {
+            self.stopping = Some(self.now.after_ms(0));
+            return;
+        }
+        log::info!("asked to stop {how}");
+        self.stopping = Some(self.now.after_ms(STOP_MS));
+        self.platform.stop_listening();
+        self.listeners.clear();
+        self.accept_queue.clear();
+        let fault = Fault::connection(
+            ReplyCode::ConnectionForced,
+            format_args!("broker forced connection closure with reason 'shutdown'"),
+        );
+        for index in 0..self.peers.len() {
+            self.put_one_out(ConnectionId::from_index(index), &fault);
+        }
+        self.for_room.clear();
+        self.for_jobs.clear();
+    }
+
+    /// Whether it is about to stop.
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Whether no turn is to be taken any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping.is_some_and(|at| self.peers_count == 0 || at.is_due(self.now))
+    }
+
+    /// Begins to write what has not been written when the turns have ended; `true`: [`Self::flush`] is to be
+    /// called, after a sleep.
+    pub fn begin_flush(&mut self) -> bool {
+        let Some(store) = &mut self.store else { return false };
+        store.flush(self.now);
+        self.go_on_flushing()
+    }
+
+    /// Goes on with that; `true`: once more.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        self.take_from_disk()?;
+        Ok(self.go_on_flushing())
+    }
+
+    fn go_on_flushing(&mut self) -> bool {
+        let has_jobs = self.broker.run_jobs(&mut self.supplies.messages);
+        self.hand_to_disk();
+        // Nobody asks for turns any more, so a job that is not over is as good a reason for the next call.
+        self.spills |= has_jobs;
+        self.is_flushing()
+    }
+
+    fn is_flushing(&self) -> bool {
+        let Some(store) = self.store.as_ref().filter(|store| !store.is_idle(&self.broker)) else {
+            return false;
+        };
+        if store.is_stuck() {
+            log::warn!("the disk is full: what had not been confirmed yet is not written");
+            return false;
+        }
+        true
+    }
+
+    /// Until when to sleep before that; `None`: not at all. Of all that a turn waits for, only the store
+    /// matters: the stop itself has been due for long.
+    pub fn flush_sleeps_until(&self) -> Option<Deadline> {
+        let store = self.store.as_ref()?;
+        let is_busy = self.spills || store.has_work(&self.broker, &self.supplies.messages);
+        (!is_busy).then(|| store.deadline())
+    }
+
+    /// Ends the store's life when everything is written; `true`: there is more to flush for that.
+    pub fn end_store(&mut self) -> bool {
+        let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.broker)) else {
+            return false;
+        };
+        self.broker.rest();
+        store.close(self.now);
+        self.begin_flush()
+    }
+
+    /// Logs what the store has done since the start.
+    pub fn log_counters(&self) {
+        if let Some(store) = &self.store {
+            store.log_counters();
+        }
+    }
+
+    /// Logs what was held back of peers' lines.
+    pub fn log_held_back(&mut self) {
+        self.supplies.log.report();
+    }
+}

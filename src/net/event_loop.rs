@@ -1,0 +1,191 @@
+//! The poll, the clock, signals, and the engine's turns between.
+//!
+//! ```text
+//! sleep until something is reported or due ─ set_now ─ what was reported ─ turn ─┐
+//!   ↑                                                                            │
+//!   └────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Always true: whoever still has work is on a list of the engine's, and the poll does not sleep then; a
+//! helper's result is taken in the turn that its wake-up begins; time is read once after each sleep, and
+//! once before it, for how long it may be.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::{Events, Token};
+
+use crate::admin::systemd;
+use crate::config::Config;
+use crate::engine::{Engine, Interest, Readiness};
+use crate::time::{Deadline, Now};
+
+use super::StartError;
+use super::signals;
+use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
+
+const EVENTS_PER_POLL: usize = 256;
+
+/// Everything that runs.
+pub struct EventLoop {
+    pub(super) engine: Engine<System>,
+    /// As it was read last.
+    pub(super) config: Config,
+    events: Events,
+    started: Instant,
+    signals: UnixStream,
+    pub(super) hangups: UnixStream,
+    /// The service manager wants to hear of us so often, and at the latest then.
+    watchdog: Option<(u64, Deadline)>,
+    has_said_stopping: bool,
+}
+
+impl core::fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("EventLoop").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl EventLoop {
+    /// Around an engine that is ready.
+    pub(super) fn new(
+        engine: Engine<System>,
+        config: Config,
+        signals: UnixStream,
+        hangups: UnixStream,
+    ) -> Self {
+        Self {
+            engine,
+            config,
+            events: Events::with_capacity(EVENTS_PER_POLL),
+            started: Instant::now(),
+            signals,
+            hangups,
+            watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
+            has_said_stopping: false,
+        }
+    }
+
+    /// Turns until a signal says to stop.
+    ///
+    /// # Errors
+    /// The system's poll failed, or the disk.
+    pub fn run(&mut self) -> Result<(), StartError> {
+        systemd::ready();
+        let stopped = self.run_until_stopped();
+        self.engine.log_held_back();
+        stopped?;
+        log::info!("stopped");
+        Ok(())
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), StartError> {
+        while !self.engine.is_stopped() {
+            self.wait()?;
+            self.engine.turn().map_err(disk_failed)?;
+            self.follow_up();
+        }
+        let goes_on = self.engine.begin_flush();
+        self.flush(goes_on)?;
+        let goes_on = self.engine.end_store();
+        self.flush(goes_on)?;
+        self.engine.log_counters();
+        Ok(())
+    }
+
+    fn flush(&mut self, mut goes_on: bool) -> Result<(), StartError> {
+        while goes_on {
+            let deadline = self.engine.flush_sleeps_until();
+            self.wait_until(deadline)?;
+            goes_on = self.engine.flush().map_err(disk_failed)?;
+        }
+        Ok(())
+    }
+
+    /// What of a turn concerns the system.
+    fn follow_up(&mut self) {
+        if self.engine.is_stopping() && !core::mem::replace(&mut self.has_said_stopping, true) {
+            systemd::stopping();
+        }
+        if let Some(again) = self.engine.take_reloaded() {
+            self.take_reloaded(again);
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), StartError> {
+        let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
+        let deadline = self.engine.sleeps_until().map(|deadline| deadline.earlier(watchdog));
+        self.wait_until(deadline)?;
+        if let Some((interval_ms, at)) = self.watchdog {
+            let now = self.engine.now();
+            if at.is_due(now) {
+                systemd::watchdog_ping();
+                self.watchdog = Some((interval_ms, now.after_ms(interval_ms)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for events until then at most; `None`: only takes those that are there.
+    fn wait_until(&mut self, deadline: Option<Deadline>) -> Result<(), StartError> {
+        let timeout = match deadline {
+            None => Some(Duration::ZERO),
+            Some(deadline) => deadline.ms_left(self.clock()).map(Duration::from_millis),
+        };
+        match self.engine.platform.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                return Err(StartError::System("wait for events", error));
+            }
+            _ => {}
+        }
+        let now = self.clock();
+        self.engine.set_now(now);
+        let (mut is_stop_wanted, mut is_reload_wanted) = (false, false);
+        for event in &self.events {
+            match event.token() {
+                SIGNAL => is_stop_wanted = true,
+                HANGUP => is_reload_wanted = true,
+                // What they woke us for is taken in every turn.
+                HELPERS => {}
+                token => report(&mut self.engine, token, event),
+            }
+        }
+        self.events.clear();
+        if is_stop_wanted {
+            signals::drain(&mut self.signals);
+            self.engine.begin_stop("by a signal");
+        }
+        if is_reload_wanted {
+            self.take_hangup();
+        }
+        Ok(())
+    }
+
+    fn clock(&self) -> Now {
+        Now::from_ms(self.started.elapsed().as_millis() as u64)
+    }
+}
+
+#[inline]
+fn report(engine: &mut Engine<System>, token: Token, event: &mio::event::Event) {
+    let readiness = Readiness {
+        is_readable: event.is_readable(),
+        is_writable: event.is_writable(),
+        is_read_closed: event.is_read_closed(),
+        is_write_closed: event.is_write_closed(),
+        is_error: event.is_error(),
+    };
+    match whose(token) {
+        Whose::Socket(Interest::Peer(id)) => engine.note_peer(id, readiness),
+        Whose::Socket(Interest::Newcomer(place)) => {
+            engine.note_newcomer(place, readiness.is_read_closed || readiness.is_error);
+        }
+        Whose::Socket(Interest::Admin(place)) => engine.note_admin(place, readiness),
+        Whose::Listener(listener) => engine.note_listener(listener),
+    }
+}
+
+fn disk_failed(error: io::Error) -> StartError {
+    StartError::System("write to the data directory any more", error)
+}

@@ -1,0 +1,173 @@
+//! Everything that runs, made and reserved before anybody is let in.
+
+use std::path;
+use std::sync::Arc;
+
+use mio::{Poll, Waker};
+use rustix::mm::{MlockAllFlags, mlockall};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::admin::scene::Process;
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::engine::{Engine, Setup};
+use crate::limits::{Megabytes, MemoryTable};
+use crate::session::Identity;
+use crate::tls::CertificateStore;
+use crate::tool::check::show_table;
+
+use super::event_loop::EventLoop;
+use super::listen::{self, Door};
+use super::system::{HANGUP, HELPERS, SIGNAL, System, shown};
+use super::{StartError, defined, descriptors, disk, signals, worker};
+
+impl EventLoop {
+    /// Reserves everything, listens, and says so.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        let mut config = config.clone();
+        let table = fit(&mut config)?;
+        let mut limits = config.limits.clone();
+        let queue_places;
+        (limits.connections_max, queue_places) = descriptors::connections(&config)?;
+        let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
+        let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
+        let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
+        let with_tls = !config.listen_tls.is_empty();
+        let certificates = with_tls.then(|| open_certificates(&config)).transpose()?;
+        let doors = listen::open_doors(&mut poll, &config)?;
+        tell_limits(&config, &table);
+        let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        broker.set_loopback_users(&config.loopback_users);
+        let no_thread = |error| StartError::System("start a thread", error);
+        let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
+        let setup = Setup {
+            limits: limits.clone(),
+            identity: identity(&config),
+            queue_places,
+            listeners: doors.iter().map(|door| door.with_tls).collect(),
+            is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
+            is_memory_locked: config.memory_lock,
+            process: process(&config, &doors),
+            own_uid: rustix::process::geteuid().as_raw(),
+        };
+        let worker = worker::start(waker.clone(), certificates).map_err(no_thread)?;
+        let system = System::new(poll, doors, worker, &config, limits);
+        let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);
+        started.begin(waker)?;
+        Ok(started)
+    }
+
+    fn begin(&mut self, waker: Arc<Waker>) -> Result<(), StartError> {
+        let Self { engine, config, .. } = self;
+        // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
+        if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
+            engine.platform.disk = Some(threads);
+            engine.set_store(store);
+        }
+        if let Some(file) = &config.load_definitions {
+            defined::load(file, engine.broker_mut())?;
+        }
+        engine.broker().warn_of_guest();
+        if engine.platform.open_admin_door() {
+            engine.open_admin_socket();
+        }
+        if config.memory_lock {
+            lock_memory()?;
+        }
+        // Said no earlier: whoever waits for this line takes it for a start that worked.
+        for door in &engine.platform.doors {
+            log::info!("listening {}on {}", if door.with_tls { "with TLS " } else { "" }, door.address);
+        }
+        Ok(())
+    }
+}
+
+/// Makes the limits of it, and says what is to be known of them.
+fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
+    let table = super::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    if let Some(remark) = config.tell_of_machine() {
+        log::warn!("{remark}");
+    }
+    Ok(table)
+}
+
+fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
+    let (certificates, trouble) = read_certificates(config)?;
+    trouble.iter().for_each(|trouble| log::error!("{trouble}"));
+    Ok(certificates)
+}
+
+/// The certificates. Beside them: what is to be told, if they cannot be used and there are other doors.
+pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
+    let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
+    let opened = match has_other_door {
+        true => CertificateStore::open_or_wait(&config.tls),
+        false => CertificateStore::open(&config.tls).map(|certificates| (certificates, None)),
+    };
+    opened.map_err(StartError::Tls)
+}
+
+fn tell_limits(config: &Config, table: &MemoryTable) {
+    for line in show_table(table, config.memory_limit_bytes).lines() {
+        log::debug!("{line}");
+    }
+    log::info!(
+        "the pools add up to {} of memory_limit {}; `leveret check` shows every line",
+        Megabytes(table.bytes()),
+        Megabytes(config.memory_limit_bytes)
+    );
+    if let Some(why) = &config.board_why {
+        log::info!("board {}: {why}", config.board);
+    }
+}
+
+fn process(config: &Config, doors: &[Door]) -> Process {
+    Process {
+        environment: config.shown(),
+        // It may not be there yet.
+        data_dir: path::absolute(&config.data_dir)
+            .unwrap_or_else(|_| config.data_dir.clone())
+            .display()
+            .to_string(),
+        listeners: doors.iter().map(shown).collect(),
+        product: (config.product.name.clone(), config.product.version.clone()),
+        memory_limit_bytes: config.memory_limit_bytes,
+        uptime_ms: 0,
+        connections: 0,
+        handshakes_evicted: 0,
+        newcomers_dropped: 0,
+        is_store_damaged: false,
+        is_tls_shut: false,
+        waiting_publishers: 0,
+    }
+}
+
+/// Touches and locks all that is reserved, and what comes later, so that nothing here ever waits for a page.
+fn lock_memory() -> Result<(), StartError> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    mlockall(all).map_err(|error| StartError::MemoryLock(error.into()))?;
+    log::info!("all memory is locked");
+    Ok(())
+}
+
+fn identity(config: &Config) -> Identity {
+    Identity {
+        product: config.product.name.clone(),
+        version: config.product.version.clone(),
+        platform: format!("Rust {}", std::env::consts::ARCH),
+        copyright: "Copyright the Leveret authors".to_string(),
+        information: "Licensed under MIT or Apache-2.0".to_string(),
+        cluster_name: "leveret".to_string(),
+    }
+}
+
+/// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
+/// may block here for a moment, and then goes on.
+pub(super) fn entropy(bytes: &mut [u8]) {
+    if let Err(error) = getrandom::fill(bytes) {
+        panic!("the system gives no random bytes: {error}");
+    }
+}

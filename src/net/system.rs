@@ -1,0 +1,251 @@
+//! What the engine asks of the world outside, by `mio` and threads.
+//!
+//! Always true: every socket has one token, by which the loop tells whose it is; helpers wake the poll when
+//! they have a result.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mio::{Interest, Poll, Token};
+
+use crate::command::ConnectionId;
+use crate::config::Config;
+use crate::engine::{self, AcceptFailure, ListenerId, Platform, Visitor, WorkerJob, WorkerResult};
+use crate::limits::{CONTROL_CLIENTS_MAX, Limits};
+use crate::log_limiter::{LogKind, LogLimiter, LogSource};
+use crate::store::{Read, ReadOutcome, Write, WriteDone};
+use crate::time::Now;
+
+use super::buffers::{BufferSize, LocalBuffers};
+use super::disk::Threads;
+use super::helper::Helper;
+use super::listen::{self, Door, DoorAddress, SpareDescriptor, failure_of};
+use super::local::{Folder, LocalDoor};
+use super::socket::Socket;
+
+/// The name of the operator's socket in the data directory.
+pub const SOCKET_NAME: &str = "ctl.sock";
+/// Operators' clients that may wait outside.
+const ADMIN_BACKLOG: i32 = 64;
+
+/// The token of the signals' pipe.
+pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
+/// The token of the helpers.
+pub(super) const HELPERS: Token = Token(usize::MAX - 2);
+/// The token of the pipe of SIGHUP.
+pub(super) const HANGUP: Token = Token(usize::MAX - 3);
+/// The token of the operator's door; those of its clients follow downwards.
+const ADMIN: usize = usize::MAX - 16;
+/// Tokens below are doors, from here on newcomers.
+const FIRST_NEWCOMER: usize = 1 << 15;
+/// From here on peers.
+const FIRST_PEER: usize = 1 << 16;
+
+/// Whose a token is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Whose {
+    Listener(ListenerId),
+    Socket(engine::Interest),
+}
+
+/// Of a token that belongs to a socket.
+pub(super) fn whose(Token(token): Token) -> Whose {
+    match token {
+        ADMIN => Whose::Listener(ListenerId::Admin),
+        token if token < FIRST_NEWCOMER => Whose::Listener(ListenerId::Amqp(token)),
+        token if token < FIRST_PEER => Whose::Socket(engine::Interest::Newcomer(token - FIRST_NEWCOMER)),
+        token if token < ADMIN && token >= ADMIN - CONTROL_CLIENTS_MAX => {
+            Whose::Socket(engine::Interest::Admin(ADMIN - 1 - token))
+        }
+        token => Whose::Socket(engine::Interest::Peer(ConnectionId::from_index(token - FIRST_PEER))),
+    }
+}
+
+const fn token_of(interest: engine::Interest) -> Token {
+    Token(match interest {
+        engine::Interest::Newcomer(place) => FIRST_NEWCOMER + place,
+        engine::Interest::Peer(id) => FIRST_PEER + id.index(),
+        engine::Interest::Admin(place) => ADMIN - 1 - place,
+    })
+}
+
+/// The system as the engine has it.
+pub(super) struct System {
+    pub(super) poll: Poll,
+    pub(super) doors: Vec<Door>,
+    admin_door: Option<LocalDoor>,
+    admin_path: PathBuf,
+    spare: SpareDescriptor,
+    local_buffers: LocalBuffers,
+    limits: Limits,
+    /// Where there is a store.
+    pub(super) disk: Option<Threads>,
+    worker: Helper<WorkerJob, (WorkerResult, bool)>,
+}
+
+impl System {
+    pub(super) fn new(
+        poll: Poll,
+        doors: Vec<Door>,
+        worker: Helper<WorkerJob, (WorkerResult, bool)>,
+        config: &Config,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            poll,
+            local_buffers: LocalBuffers::new(&limits, &doors),
+            doors,
+            admin_door: None,
+            admin_path: config.data_dir.join(SOCKET_NAME),
+            spare: SpareDescriptor::new(),
+            limits,
+            disk: None,
+            worker,
+        }
+    }
+
+    /// Listens for the operator in the data directory, which is ours by now. `false`: it cannot, and says so;
+    /// the rest of the broker runs without it.
+    pub(super) fn open_admin_door(&mut self) -> bool {
+        // Whoever comes in is asked who he is besides.
+        let opened = LocalDoor::open(&self.admin_path, Folder::Ours, 0o600, ADMIN_BACKLOG);
+        match opened.and_then(|mut door| door.register(&self.poll, Token(ADMIN)).map(|()| door)) {
+            Ok(door) => self.admin_door = Some(door),
+            Err(error) => {
+                let path = self.admin_path.display();
+                log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
+            }
+        }
+        self.admin_door.is_some()
+    }
+
+    fn accept_admin(&self, limiter: &mut LogLimiter, now: Now) -> Result<Visitor<Socket>, AcceptFailure> {
+        let Some(door) = &self.admin_door else { return Err(AcceptFailure::Nobody) };
+        door.accept().map(|(socket, address)| Visitor { socket, address }).map_err(|error| {
+            let failure = failure_of(&error);
+            if failure == AcceptFailure::System {
+                let text = format_args!("accepting on {} failed: {error}", self.admin_path.display());
+                limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            }
+            failure
+        })
+    }
+
+    fn threads(&mut self) -> &mut Threads {
+        match &mut self.disk {
+            Some(threads) => threads,
+            None => unreachable!("a store comes with its threads"),
+        }
+    }
+
+    fn give_back(&mut self, socket: &Socket) {
+        self.local_buffers.give_back(socket.buffer_size, &self.doors);
+    }
+}
+
+impl Platform for System {
+    type Socket = Socket;
+
+    fn accept(
+        &mut self,
+        listener: ListenerId,
+        log: &mut LogLimiter,
+        now: Now,
+    ) -> Result<Visitor<Socket>, AcceptFailure> {
+        match listener {
+            ListenerId::Amqp(place) => self.doors[place].accept(&mut self.spare, log, now),
+            ListenerId::Admin => self.accept_admin(log, now),
+        }
+    }
+
+    fn register(&mut self, socket: &mut Socket, interest: engine::Interest) -> io::Result<()> {
+        let token = token_of(interest);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match interest {
+            engine::Interest::Newcomer(_) => socket.register(self.poll.registry(), token, Interest::READABLE),
+            engine::Interest::Admin(_) => socket.register(self.poll.registry(), token, both),
+            engine::Interest::Peer(_) => {
+                socket.buffer_size = self.local_buffers.take(socket, &self.doors);
+                let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
+                    .and_then(|()| socket.register(self.poll.registry(), token, both));
+                if prepared.is_err() {
+                    self.give_back(socket);
+                    socket.buffer_size = BufferSize::Usual;
+                }
+                prepared
+            }
+        }
+    }
+
+    fn close(&mut self, mut socket: Socket) {
+        self.give_back(&socket);
+        if let Err(error) = socket.deregister(self.poll.registry()) {
+            log::debug!("deregistering a socket failed: {error}");
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        self.doors.clear();
+    }
+
+    fn start_write(&mut self, job: Write) {
+        self.threads().writer.give(job);
+    }
+
+    fn take_written(&mut self) -> Option<(WriteDone, u64)> {
+        self.disk.as_mut()?.writer.take()
+    }
+
+    fn start_read(&mut self, job: Read) {
+        self.threads().reader.give(job);
+    }
+
+    fn take_read(&mut self) -> Option<ReadOutcome> {
+        self.disk.as_mut()?.reader.take()
+    }
+
+    fn start_work(&mut self, job: WorkerJob) {
+        self.worker.give(job);
+    }
+
+    fn take_worked(&mut self) -> Option<(WorkerResult, bool)> {
+        self.worker.take()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+    }
+}
+
+/// What is spoken at a door, and where it is.
+pub(super) fn shown(door: &Door) -> String {
+    let protocol = match (&door.address, door.with_tls) {
+        (DoorAddress::Local(_), _) => "amqp/local",
+        (DoorAddress::Network(_), true) => "amqp/ssl",
+        (DoorAddress::Network(_), false) => "amqp",
+    };
+    format!("{protocol} {}", door.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_whose_it_is() {
+        let interests = [
+            engine::Interest::Newcomer(0),
+            engine::Interest::Newcomer(255),
+            engine::Interest::Peer(ConnectionId::from_index(0)),
+            engine::Interest::Peer(ConnectionId::from_index(65_535)),
+            engine::Interest::Admin(0),
+            engine::Interest::Admin(CONTROL_CLIENTS_MAX - 1),
+        ];
+        for interest in interests {
+            assert_eq!(whose(token_of(interest)), Whose::Socket(interest));
+        }
+        assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
+        assert_eq!(whose(Token(ADMIN)), Whose::Listener(ListenerId::Admin));
+    }
+}

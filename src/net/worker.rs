@@ -1,0 +1,48 @@
+//! The thread that does what would hold the loop up: passwords, handshakes of TLS, and reading the
+//! configuration again. It has the certificates.
+
+use std::io;
+use std::sync::Arc;
+
+use mio::Waker;
+
+use crate::config::Config;
+use crate::engine::{WorkerJob, WorkerResult};
+use crate::tls::CertificateStore;
+
+use super::helper::Helper;
+
+/// Starts the thread; with each result comes whether nobody can come in by TLS.
+///
+/// # Errors
+/// The system starts no more threads.
+pub(super) fn start(
+    waker: Arc<Waker>,
+    mut certificates: Option<CertificateStore>,
+) -> io::Result<Helper<WorkerJob, (WorkerResult, bool)>> {
+    let work = move |job: WorkerJob| {
+        let result = run(job, certificates.as_mut());
+        (result, certificates.as_ref().is_some_and(CertificateStore::is_shut))
+    };
+    Helper::start("worker", waker, work)
+}
+
+fn run(job: WorkerJob, certificates: Option<&mut CertificateStore>) -> WorkerResult {
+    match job {
+        WorkerJob::Password(login) => login.check(),
+        WorkerJob::Handshake(shake) => shake.step(certificates),
+        WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(reload(&config, certificates))),
+    }
+}
+
+/// Reads the configuration again, and of one that can be the certificates.
+fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
+    let mut config = before.again().map_err(|error| error.to_string())?;
+    config.fit(super::record_sizes).map_err(|error| config.blame(&error).to_string())?;
+    if let Some(certificates) = certificates
+        && !certificates.reload(&config.tls)
+    {
+        config.tls.clone_from(&before.tls);
+    }
+    Ok(config)
+}
