@@ -55,7 +55,7 @@ pub(super) fn whose(Token(token): Token) -> Whose {
         ADMIN => Whose::Listener(ListenerId::Admin),
         token if token < FIRST_NEWCOMER => Whose::Listener(ListenerId::Amqp(token)),
         token if token < FIRST_PEER => Whose::Socket(engine::Interest::Newcomer(token - FIRST_NEWCOMER)),
-        token if token < ADMIN && token >= ADMIN - CONTROL_CLIENTS_MAX => {
+        token if (ADMIN - CONTROL_CLIENTS_MAX..ADMIN).contains(&token) => {
             Whose::Socket(engine::Interest::Admin(ADMIN - 1 - token))
         }
         token => Whose::Socket(engine::Interest::Peer(ConnectionId::from_index(token - FIRST_PEER))),
