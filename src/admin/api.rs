@@ -10,8 +10,8 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 
 use super::columns::{
-    Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Permissions, Queues,
-    TopicPermissions, Users, Vhosts, parse_connection_pid,
+    Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Orphans, Permissions,
+    Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
 };
 use super::http::{Request, Status, Verb, decode};
 use super::json::Json;
@@ -21,7 +21,7 @@ use super::talk::body;
 use super::{access, definitions};
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 6;
+const ALARMS_MAX: usize = 8;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -58,6 +58,10 @@ pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
             done(Status::NoContent)
         }
         (Verb::Get, ["ctl", "alarms"]) => alarms(scene),
+        (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS, &[]),
+        (verb @ (Verb::Put | Verb::Delete), ["ctl", "orphans", incarnation, queue @ ..]) => {
+            orphan(scene.broker, verb, incarnation, queue)
+        }
         (Verb::Post, ["ctl", "backup"]) => match &scene.files {
             Some(_) => Answer::Hold(scene.broker.journal_mut().await_all()),
             None => Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy")),
@@ -122,6 +126,7 @@ const BINDINGS: &[Part] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>
 const CONNECTIONS: &[Part] = &[part::<Connections>(WHOLE)];
 const CHANNELS: &[Part] = &[part::<Channels>(WHOLE)];
 const CONSUMERS: &[Part] = &[part::<Consumers>(WHOLE)];
+const ORPHANS: &[Part] = &[part::<Orphans>(WHOLE)];
 const VHOSTS: &[Part] = &[part::<Vhosts>(WHOLE)];
 const USERS: &[Part] = &[part::<Users>(WHOLE)];
 const PERMISSIONS: &[Part] = &[part::<Permissions>(WHOLE)];
@@ -250,6 +255,16 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
              `leveret inspect` with the data directory",
         ),
         (
+            scene.broker.has_orphans(),
+            "orphans: there are messages whose queue is lost; list_orphans shows them, adopt_orphan gives \
+             them a queue, delete_orphan deletes them",
+        ),
+        (
+            scene.broker.has_rebuilt(),
+            "rebuilt: what some queues were declared with is lost, and they are plain durable ones; the log \
+             says which; whoever declares them again ends this",
+        ),
+        (
             scene.process.is_tls_shut,
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
@@ -335,7 +350,20 @@ fn delete_queue(request: &Request<'_>, scene: &mut Scene<'_>, vhost: &str, queue
     counted(scene.broker, deleted)
 }
 
-fn counted(broker: &Broker, outcome: Result<u32, Fault>) -> Answer {
+/// Gives an orphan a queue, or deletes it.
+fn orphan(broker: &mut Broker, verb: Verb, incarnation: &str, queue: &[&str]) -> Answer {
+    let Ok(incarnation) = incarnation.parse() else {
+        return bad_request(&format!("'{incarnation}' is no incarnation: see list_orphans"));
+    };
+    let done = match (verb, queue) {
+        (Verb::Put, [vhost, queue]) => broker.operator_adopt_orphan(incarnation, vhost, queue),
+        (Verb::Delete, []) => broker.operator_delete_orphan(incarnation),
+        _ => return not_found("Not Found"),
+    };
+    counted(broker, done)
+}
+
+fn counted(broker: &Broker, outcome: Result<impl Into<i128>, Fault>) -> Answer {
     match outcome {
         Ok(count) => {
             let body = body(|json| {

@@ -4,7 +4,7 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, PermissionView, QueueView,
+    BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, Orphan, PermissionView, QueueView,
     TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
@@ -404,6 +404,34 @@ impl Kind for Vhosts {
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.name)
+    }
+}
+
+/// Messages whose queue no definition is left of.
+#[derive(Debug)]
+pub struct Orphans;
+
+impl Kind for Orphans {
+    type View<'a> = &'a Orphan;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("incarnation", |orphan, pen| pen.json.number(orphan.incarnation)),
+        ("messages", |orphan, pen| pen.json.number(orphan.contents.count)),
+        ("message_bytes", |orphan, pen| pen.json.number(orphan.contents.bytes)),
+        ("vhost", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(vhost, _)| vhost))),
+        ("name", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(_, name)| name))),
+    ];
+
+    fn places(sight: Sight<'_>) -> usize {
+        sight.broker.orphans().len()
+    }
+
+    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+        sight.broker.orphans().get(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        view.name.as_ref().map(|(vhost, _)| &**vhost)
     }
 }
 

@@ -92,7 +92,8 @@ impl Broker {
         }
     }
 
-    /// Deletes what the start left out, a queue with its messages; `false` when there is no such thing.
+    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
+    /// there is no such thing.
     ///
     /// # Errors
     /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
@@ -102,13 +103,18 @@ impl Broker {
         name: DestinationName<'_>,
         is_conditional: bool,
     ) -> Result<bool, Fault> {
-        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else { return Ok(false) };
+        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else {
+            return match name {
+                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(vhost, name),
+                _ => Ok(false),
+            };
+        };
         if is_conditional {
             return Err(self.is_left_out(vhost, name));
         }
         self.check_deletable(true)?;
         let vhost = self.vhost_name(vhost);
-        let (auto_delete, arguments) = (false, &[][..]);
+        let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
         let (key, incarnation) = match name {
             DestinationName::Exchange(name) => {
                 let (kind, internal) = ("", false);
@@ -117,8 +123,14 @@ impl Broker {
                 (definition.key(), None)
             }
             DestinationName::Queue(name) => {
-                let definition =
-                    Definition::Queue { vhost, name, incarnation: version, auto_delete, arguments };
+                let definition = Definition::Queue {
+                    vhost,
+                    name,
+                    incarnation: version,
+                    auto_delete,
+                    is_rebuilt,
+                    arguments,
+                };
                 (definition.key(), Some(version))
             }
         };

@@ -13,6 +13,7 @@
 //! | `deliver` | from queues to outboxes |
 //! | `pages` | queues deeper than memory |
 //! | `stored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
+//! | `orphans` | messages whose queue no definition is left of |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `overdue` | who settles nothing for too long |
@@ -43,6 +44,7 @@ mod holders;
 mod jobs;
 mod left_out;
 mod names;
+mod orphans;
 mod overdue;
 mod pages;
 mod publish;
@@ -77,6 +79,7 @@ use exchanges::ExchangeDeclaration;
 use jobs::{Begun, Job};
 use left_out::LeftOut;
 use names::IndexTable;
+use orphans::Orphans;
 use overdue::Watch;
 use queue::Queue;
 use queues::QueueDeclaration;
@@ -91,6 +94,7 @@ pub use access::{
 };
 pub use changes::Declared;
 pub use deliver::OutboxView;
+pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use pages::{Fetch, Page, PageIn};
 pub use stored::{Contents, Restored};
@@ -173,6 +177,7 @@ pub struct Broker {
     deliveries: Deliveries,
     journal: Journal,
     left_out: LeftOut,
+    orphans: Orphans,
     /// What the answer to the command under way must wait for.
     awaited: Batch,
     /// Every message to a durable queue is persistent, whatever it says.
@@ -265,7 +270,7 @@ const ALLOCATION_BYTES: usize = 16;
 
 /// Buffers that are there once, for frames of so many bytes.
 pub const fn buffer_bytes(frame_max: usize) -> usize {
-    2 * frame_max + 256 + Routing::header_names_bytes(frame_max)
+    2 * frame_max + 256 + Routing::header_names_bytes(frame_max) + orphans::ORPHANS_BYTES
 }
 
 impl Broker {
@@ -303,6 +308,7 @@ impl Broker {
             chunks_reserve: fifo_pool.chunks_max() / 16,
             journal: Journal::new(limits.messages_max as usize),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
+            orphans: Orphans::default(),
             awaited: Batch::NONE,
             persist_all: false,
             spill_transient: false,

@@ -120,6 +120,8 @@ pub(super) struct Queue {
     pub(super) name: Box<str>,
     pub(super) durable: bool,
     pub(super) auto_delete: bool,
+    /// What it was declared with is lost: it is so until somebody declares it again.
+    pub(super) is_rebuilt: bool,
     pub(super) exclusive_owner: Option<ConnectionId>,
     /// In whose share it is.
     pub(super) declarer: Option<Declarer>,
@@ -184,6 +186,7 @@ impl Queue {
             name: name.into(),
             durable: false,
             auto_delete: false,
+            is_rebuilt: false,
             exclusive_owner: None,
             declarer: None,
             arguments: arguments.into(),

@@ -34,6 +34,10 @@ impl QueueDeclaration<'_> {
     const fn outlives_broker(&self) -> bool {
         self.durable && !self.exclusive
     }
+
+    const fn flags(&self) -> QueueFlags {
+        QueueFlags { durable: self.durable, exclusive: self.exclusive, auto_delete: self.auto_delete }
+    }
 }
 
 impl Broker {
@@ -138,14 +142,25 @@ impl Broker {
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
+        self.check_dead_letters(connection, vhost, declaration)?;
+        let queue = self.create_checked(Some(connection), vhost, declaration)?;
+        Ok(self.declared(queue))
+    }
+
+    /// Whether a connection may have the messages that this queue gives up go where it says.
+    fn check_dead_letters(
+        &mut self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
         let arguments = Table::trusted(declaration.arguments);
         if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
             let exchange = core::str::from_utf8(exchange).unwrap_or_default();
             self.check(connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
             self.check(connection, vhost, Right::Write, Thing::Exchange(exchange))?;
         }
-        let queue = self.create_checked(Some(connection), vhost, declaration)?;
-        Ok(self.declared(queue))
+        Ok(())
     }
 
     /// Makes a queue whose name is free, if its arguments and the limits allow it.
@@ -155,13 +170,8 @@ impl Broker {
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<QueueId, Fault> {
-        let flags = QueueFlags {
-            durable: declaration.durable,
-            exclusive: declaration.exclusive,
-            auto_delete: declaration.auto_delete,
-        };
         let words = self.queue_in_words(vhost, declaration.queue);
-        arguments::check(words, Table::trusted(declaration.arguments), flags)?;
+        arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
         self.check_queue_limit(vhost, declaration.queue)?;
         self.create_queue(owner, vhost, declaration, false)
     }
@@ -178,6 +188,9 @@ impl Broker {
         if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
             return Err(self.locked(queue));
         }
+        if record.is_rebuilt && declaration.durable {
+            self.check_dead_letters(connection, vhost, declaration)?;
+        }
         self.compare_properties(vhost, queue, declaration)?;
         Ok(self.declared(queue))
     }
@@ -190,6 +203,10 @@ impl Broker {
     ) -> Result<(), Fault> {
         let words = self.queue_in_words(vhost, declaration.queue);
         let record = &self.queues[queue.index()];
+        if record.is_rebuilt && declaration.outlives_broker() {
+            arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
+            return self.redefine_rebuilt(vhost, queue, declaration);
+        }
         let flags = [
             ("durable", declaration.outlives_broker(), record.durable),
             ("auto_delete", declaration.auto_delete, record.auto_delete),
@@ -206,7 +223,7 @@ impl Broker {
         let record = &self.queues[queue.index()];
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: record.ready(),
+            message_count: record.ready() + self.orphans.adopted_by(queue),
             consumer_count: record.consumers.len(),
         }
     }
@@ -218,6 +235,23 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
         hidden: bool,
     ) -> Result<QueueId, Fault> {
+        let orphan = match declaration.outlives_broker() {
+            true => self.take_orphan_of(vhost, declaration.queue),
+            false => None,
+        };
+        let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
+        let created = self.create_as(owner, vhost, declaration, (hidden, incarnation));
+        self.end_creation(created, orphan)
+    }
+
+    /// Makes a queue, perhaps one that the store has messages of.
+    pub(super) fn create_as(
+        &mut self,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+        (hidden, incarnation): (bool, Option<u64>),
+    ) -> Result<QueueId, Fault> {
         let durable = declaration.outlives_broker();
         self.check_not_left_out(vhost, DestinationName::Queue(declaration.queue), durable)?;
         let settings = QueueSettings::of(Table::trusted(declaration.arguments));
@@ -226,7 +260,7 @@ impl Broker {
         record.auto_delete = declaration.auto_delete;
         record.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
-        record.logged.incarnation = self.version_for(record.durable)?;
+        record.logged.incarnation = incarnation.unwrap_or(self.version_for(record.durable)?);
         let queue = self.add_queue(record)?;
         self.say_queue(queue.index(), true);
         Ok(queue)
@@ -238,12 +272,13 @@ impl Broker {
         record.born = self.routing.revision();
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
-        let hidden = record.hidden;
+        let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
         self.check_vhost_alive(vhost)?;
         record.declarer = self.take_share(Declared::Queue, vhost, bytes)?;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
+        self.orphans.rebuilt += u32::from(is_rebuilt);
         if !hidden {
             self.count_queue(vhost, true);
         }
@@ -361,6 +396,7 @@ impl Broker {
         self.say_shed_gone(index);
         let record = &mut self.queues[index];
         record.dying = true;
+        self.orphans.rebuilt -= u32::from(record.is_rebuilt);
         let (vhost, hidden) = (record.vhost, record.hidden);
         self.queue_table.remove((vhost, &*record.name), index);
         if !hidden {

@@ -154,6 +154,20 @@ impl Broker {
         Ok(declarer)
     }
 
+    /// Counts more names of something that no connection answers for.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(super) fn take_names(&mut self, vhost: VhostId, names_bytes: usize) -> Result<(), Fault> {
+        if names_bytes > self.settings.names_bytes_max.saturating_sub(self.names_bytes) {
+            return Err(self.out_of("names_bytes_max"));
+        }
+        self.names_bytes += names_bytes;
+        let holder = self.holder_of(vhost, None);
+        self.count_for(holder, |held| held.declared.names_bytes += names_bytes as u32);
+        Ok(())
+    }
+
     /// It exists no more.
     pub(super) fn give_share_back(
         &mut self,

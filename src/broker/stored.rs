@@ -140,6 +140,7 @@ impl Broker {
             name: &record.name,
             incarnation,
             auto_delete: record.auto_delete,
+            is_rebuilt: record.is_rebuilt,
             arguments: &record.arguments,
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
@@ -229,11 +230,11 @@ impl Broker {
                     Err(_) => Restored::NoRoom,
                 }
             }
-            Definition::Queue { vhost, name, incarnation, auto_delete, arguments } => {
+            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments } => {
                 let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
                 let settings = QueueSettings::of(Table::trusted(arguments));
                 let mut record = Queue::new(vhost, name, arguments, settings);
-                (record.durable, record.auto_delete) = (true, auto_delete);
+                (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
                 record.logged.incarnation = incarnation;
                 match self.add_queue(record) {
                     Ok(queue) => Restored::Exists(Some(queue)),

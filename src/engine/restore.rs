@@ -2,14 +2,15 @@
 //! messages lie.
 //!
 //! Always true: no message is read here; what cannot be made is logged and stays in the store, unless it
-//! belongs to nothing that there is.
+//! belongs to nothing that there is; messages that belong to nothing stay.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::broker::{Broker, Contents, Restored};
 use crate::command::QueueId;
-use crate::journal::definition::is_access;
-use crate::journal::{Definition, is_transient};
+use crate::journal::definition::{is_access, queue_in};
+use crate::journal::{Definition, DestinationName, is_transient};
 use crate::password::PasswordHash;
 use crate::store::{self, Access, AccessReport, Log};
 
@@ -38,31 +39,41 @@ pub(crate) fn restore(
     Ok(())
 }
 
-fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Disk) -> io::Result<()> {
-    let mut orphans: Vec<(Box<[u8]>, Option<u64>)> = Vec::new();
-    let mut queues: Vec<(u64, QueueId)> = Vec::new();
-    let damaged = log.read_definitions(disk, |key, value| {
+/// A definition that belongs to nothing: key and value, and the queue that is to go with it.
+type Unowned = (Box<[u8]>, Box<[u8]>, Option<u64>);
+
+/// What a start has made of the definitions.
+struct Restoring {
+    /// The version of the newest definition of each queue.
+    versions: BTreeMap<u64, u64>,
+    /// The queues that are there again, by their incarnations.
+    queues: BTreeMap<u64, QueueId>,
+    /// Queues that are defined and not there.
+    absent: BTreeSet<u64>,
+    /// Definitions that belong to nothing.
+    orphans: Vec<Unowned>,
+}
+
+impl Restoring {
+    /// Declares again what a definition says.
+    fn restore(&mut self, broker: &mut Broker, log: &Log, (key, value): (&[u8], &[u8])) {
         let Some(definition) = Definition::parse(key, value) else { return };
-        if let Definition::Queue { incarnation, .. } = definition
-            && log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone)
-        {
-            // It was deleted: what says so of its name was damaged.
-            orphans.push((key.into(), None));
+        let incarnation =
+            if let Definition::Queue { incarnation, .. } = definition { incarnation } else { 0 };
+        let is_gone = log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
+        let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
+        let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
+        if is_gone || is_renamed || self.queues.contains_key(&incarnation) {
+            // It was deleted, or has another name by now: what says so of this one was damaged.
+            self.orphans.push((key.into(), value.into(), None));
             return;
         }
         match broker.restore(&definition) {
-            Restored::Exists(Some(queue)) => {
-                if let Definition::Queue { incarnation, .. } = definition {
-                    queues.push((incarnation, queue));
-                }
-            }
+            Restored::Exists(Some(queue)) => drop(self.queues.insert(incarnation, queue)),
             Restored::Exists(None) => {}
             Restored::Orphaned => {
-                let incarnation = match definition {
-                    Definition::Queue { incarnation, .. } => Some(incarnation),
-                    _ => None,
-                };
-                orphans.push((key.into(), incarnation));
+                let incarnation = Some(incarnation).filter(|incarnation| *incarnation > 0);
+                self.orphans.push((key.into(), value.into(), incarnation));
             }
             not_now @ (Restored::NoRoom | Restored::Unknown) => {
                 let why = match not_now {
@@ -70,20 +81,112 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
                     _ => "only another version knows its type",
                 };
                 log::error!("{definition} is stored, but {why}");
+                self.absent.insert(incarnation);
             }
+        }
+    }
+
+    /// Sees to messages of queues that nothing defines.
+    fn restore_lost(
+        &mut self,
+        broker: &mut Broker,
+        log: &Log,
+        disk: &mut impl store::Disk,
+    ) -> io::Result<()> {
+        let mut lost = log.index().queues_with_messages();
+        lost.retain(|queue| !self.queues.contains_key(queue) && !self.absent.contains(queue));
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut keys = log.read_names(disk, &lost)?;
+        keys.extend(self.orphans.iter().filter_map(|(key, value, _)| named_by(key, value)));
+        for incarnation in lost {
+            let Some(found) = log.index().queues().get(&incarnation) else { continue };
+            let key = keys.get(&incarnation);
+            let name = key.and_then(|key| queue_in(key));
+            let is_deleted = key.is_some_and(|key| log.index().is_deleted_since(key, incarnation));
+            let words = match name {
+                Some((vhost, queue)) => format!("queue '{queue}' in vhost '{vhost}'"),
+                None => "a queue of which no name is left".to_string(),
+            };
+            let words = format!("{words}: what defines it is lost, its {} messages are not", found.live);
+            let contents = contents_of(found);
+            if let Some(queue) = broker.restore_lost(incarnation, contents, name, !is_deleted) {
+                log::error!(
+                    "{words}: it is there again as a plain durable queue, until somebody declares it as it \
+                     should be"
+                );
+                self.queues.insert(incarnation, queue);
+            } else {
+                log::error!(
+                    "{words}: leveretctl list_orphans shows them, adopt_orphan gives them a queue, \
+                     delete_orphan deletes them"
+                );
+                self.absent.insert(incarnation);
+            }
+        }
+        // Its bindings may be among what belonged to nothing.
+        for (key, value, incarnation) in core::mem::take(&mut self.orphans) {
+            let definition = Definition::parse(&key, &value);
+            let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
+            if !binding.is_some_and(|binding| broker.restore(&binding) == Restored::Exists(None)) {
+                self.orphans.push((key, value, incarnation));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of which queue a definition says the name, and the key that it is defined under.
+fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
+    let (vhost, name, incarnation) = match Definition::parse(key, value)? {
+        Definition::Queue { incarnation, .. } => return Some((incarnation, key.into())),
+        Definition::Binding {
+            vhost, destination: DestinationName::Queue(name), destination_version, ..
+        } => (vhost, name, destination_version),
+        _ => return None,
+    };
+    let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
+    let queue = Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments };
+    Some((incarnation, queue.key()))
+}
+
+fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Disk) -> io::Result<()> {
+    let mut restoring = Restoring {
+        versions: log.index().versions_of_queues(),
+        queues: BTreeMap::new(),
+        absent: BTreeSet::new(),
+        orphans: Vec::new(),
+    };
+    let mut repeated = Vec::new();
+    let damaged = log.read_definitions(disk, |key, value, is_repeated| {
+        restoring.restore(broker, log, (key, value));
+        if is_repeated && !is_access(key) {
+            repeated.push((Box::from(key), Box::from(value)));
         }
     })?;
     if damaged > 0 {
         log::error!("{damaged} definitions are damaged and left out");
     }
-    if damaged > 0 || log.is_damaged() || broker.access_doubt().is_some() {
+    if !repeated.is_empty() {
+        log::warn!("{} definitions were damaged and are written again, from footers", repeated.len());
+    }
+    for (key, value) in repeated {
+        broker.journal_mut().define(key, Some(value));
+    }
+    let is_suspect = damaged > 0 || log.is_damaged() || broker.access_doubt().is_some();
+    if !is_suspect {
+        restoring.absent.extend(restoring.orphans.iter().filter_map(|(.., incarnation)| *incarnation));
+    }
+    restoring.restore_lost(broker, log, disk)?;
+    if is_suspect {
         // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
         // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
-        let hidden = orphans.drain(..).map(|(key, _)| key).filter(|key| is_access(key));
+        let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
         broker.hide_access(hidden.collect());
     }
-    for (key, incarnation) in orphans {
-        broker.forget(&key, incarnation);
+    for (key, _, incarnation) in &restoring.orphans {
+        broker.forget(key, *incarnation);
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
@@ -91,23 +194,32 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
         }
     }
     let mut messages = 0;
-    for (incarnation, queue) in queues {
+    for (incarnation, queue) in restoring.queues {
         messages += restore_queue(broker, log, incarnation, queue);
     }
     log::info!("the store has {messages} messages");
     Ok(())
 }
 
-fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueId) -> u64 {
-    let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
-    let contents = Contents {
+fn contents_of(found: &store::QueueIndex) -> Contents {
+    Contents {
         count: found.live,
         bytes: found.live_bytes(),
         next_offset: found.next_offset(),
         delivered_through: found.delivered_below(),
         marked_through: found.delivered_through,
-    };
-    broker.restore_contents(queue, &contents);
+    }
+}
+
+fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueId) -> u64 {
+    let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
+    broker.restore_contents(queue, &contents_of(found));
+    restore_messages(broker, found, queue);
+    found.live
+}
+
+/// Puts into a queue what the log has for it.
+pub(super) fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
     for range in found.live_ranges() {
         if !broker.restore_messages(queue, range.start, range.end) {
             log::error!(
@@ -116,5 +228,4 @@ fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueI
             break;
         }
     }
-    found.live
 }

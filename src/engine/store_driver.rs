@@ -13,6 +13,8 @@ use crate::mem::{MessageId, Messages};
 use crate::store::{self, Keeper, Log, Read, ReadOutcome, SyncTimes, Write, WriteDone};
 use crate::time::{Deadline, Now};
 
+use super::restore::restore_messages;
+
 /// The store as the loop's thread sees it.
 pub struct StoreDriver {
     keeper: Keeper,
@@ -111,6 +113,7 @@ impl StoreDriver {
 
     /// What to read next, if nothing is being read.
     pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
+        self.put_adopted(broker);
         if !matches!(self.reading, Reading::Nothing) {
             return None;
         }
@@ -134,6 +137,16 @@ impl StoreDriver {
             self.may_fetch = false;
         }
         self.clean()
+    }
+
+    /// Puts into queues that adopted orphans what the log has of those, before anybody takes from them.
+    fn put_adopted(&self, broker: &mut Broker) {
+        while let Some((incarnation, queue)) = broker.next_adopted() {
+            if let Some(found) = self.keeper.log().index().queues().get(&incarnation) {
+                restore_messages(broker, found, queue);
+            }
+            broker.end_adoption(queue);
+        }
     }
 
     fn clean(&mut self) -> Option<Read> {

@@ -18,7 +18,7 @@
 //!          a topic     | write u16 + text | read u16 + text |
 //!          limits      | max-connections u32 | max-channels u32 |                of a user that has any
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
-//!          a queue     | flags: 1 auto-delete             | incarnation u64     | arguments |
+//!          a queue     | flags: 1 auto-delete, 2 rebuilt  | incarnation u64     | arguments |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
 //! ```
 //!
@@ -112,6 +112,8 @@ pub enum Definition<'a> {
         incarnation: u64,
         /// It goes with its last consumer.
         auto_delete: bool,
+        /// What it was declared with is lost: it is so until somebody declares it again.
+        is_rebuilt: bool,
         /// Its arguments: the bytes of a table.
         arguments: &'a [u8],
     },
@@ -185,6 +187,22 @@ pub fn is_access(key: &[u8]) -> bool {
     key.first() == Some(&ACCESS)
 }
 
+/// Virtual host and name in the key of what defines a queue.
+pub fn queue_in(key: &[u8]) -> Option<(&str, &str)> {
+    let mut key = Input(key);
+    let kind = key.byte()?;
+    let (vhost, name) = (key.name()?, key.name()?);
+    (kind == QUEUE && key.0.is_empty()).then_some((vhost, name))
+}
+
+/// The incarnation in what defines a queue; `None` when that is something else.
+pub fn incarnation_in(key: &[u8], value: &[u8]) -> Option<u64> {
+    match Definition::parse(key, value)? {
+        Definition::Queue { incarnation, .. } => Some(incarnation),
+        _ => None,
+    }
+}
+
 const VHOST: u8 = 1;
 const USER: u8 = 2;
 const PERMISSION: u8 = 3;
@@ -195,6 +213,7 @@ const QUEUE: u8 = 2;
 const BINDING: u8 = 3;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
+const REBUILT: u8 = 2;
 
 impl<'a> Definition<'a> {
     /// What is defined.
@@ -263,8 +282,8 @@ impl<'a> Definition<'a> {
                 put_name(&mut value, kind);
                 value.extend_from_slice(arguments);
             }
-            Self::Queue { incarnation, auto_delete, arguments, .. } => {
-                value.push(u8::from(auto_delete) * AUTO_DELETE);
+            Self::Queue { incarnation, auto_delete, is_rebuilt, arguments, .. } => {
+                value.push(u8::from(auto_delete) * AUTO_DELETE + u8::from(is_rebuilt) * REBUILT);
                 value.extend_from_slice(&incarnation.to_le_bytes());
                 value.extend_from_slice(arguments);
             }
@@ -295,9 +314,10 @@ impl<'a> Definition<'a> {
             }
             QUEUE => {
                 let name = key.name()?;
-                let auto_delete = value.byte()? & AUTO_DELETE != 0;
+                let flags = value.byte()?;
                 let incarnation = value.number()?;
-                Some(Self::Queue { vhost, name, incarnation, auto_delete, arguments: value.0 })
+                let (auto_delete, is_rebuilt) = (flags & AUTO_DELETE != 0, flags & REBUILT != 0);
+                Some(Self::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: value.0 })
             }
             BINDING => {
                 let source = key.name()?;
@@ -422,8 +442,14 @@ mod tests {
             internal: false,
             arguments: b"\x01xt\x01",
         };
-        let queue =
-            Definition::Queue { vhost: "/", name: "", incarnation: 9, auto_delete: false, arguments: b"" };
+        let queue = Definition::Queue {
+            vhost: "/",
+            name: "",
+            incarnation: 9,
+            auto_delete: false,
+            is_rebuilt: true,
+            arguments: b"",
+        };
         let binding = Definition::Binding {
             vhost: "/",
             source: "logs",

@@ -52,6 +52,21 @@ impl Copy {
     }
 }
 
+/// Queues of which damage has left but the name, and orphans, are more than the model promises, and clients
+/// would take them for others: somebody deletes them.
+fn delete_rebuilt(broker: &mut Broker, messages: &mut Messages) {
+    while let Some((vhost, queue)) = broker.next_rebuilt() {
+        if broker.operator_delete_queue(messages, &vhost, &queue, (false, false)).is_err() {
+            return;
+        }
+    }
+    while let Some(incarnation) = broker.orphans().first().map(|orphan| orphan.incarnation) {
+        if broker.operator_delete_orphan(incarnation).is_err() {
+            return;
+        }
+    }
+}
+
 /// What a simulated disk is made with.
 pub(super) const fn identity() -> Identity {
     IDENTITY
@@ -93,7 +108,7 @@ impl World {
         broker.set_persist_all(self.plan.persist_all);
         broker.set_spill_transient(self.plan.spill_transient);
         broker.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
-        let messages = Messages::new(MessageLimits {
+        let mut messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
@@ -103,6 +118,7 @@ impl World {
         if restore(&mut broker, &log, &mut self.disk, report.access, first).is_err() {
             return None;
         }
+        delete_rebuilt(&mut broker, &mut messages);
         self.check_counts(&broker, &found);
         self.check_access(&mut broker, durable, &harms, is_damaged);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
@@ -192,7 +208,7 @@ impl World {
         let mut incarnations: BTreeMap<u64, Number> = BTreeMap::new();
         let mut versions: BTreeMap<u64, Number> = BTreeMap::new();
         let is_gone = |incarnation| log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
-        let read = log.read_definitions(&mut self.disk, |key, value| {
+        let read = log.read_definitions(&mut self.disk, |key, value, _| {
             match Definition::parse(key, value) {
                 Some(Definition::Exchange { name, version, arguments, .. }) => {
                     found.exchanges.insert(name.into(), number_in(arguments));

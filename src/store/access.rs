@@ -43,6 +43,15 @@ const WHOLE: u8 = 1;
 const IN_DOUBT: u8 = 2;
 /// What the digest takes in a commit at most, in bytes.
 pub(super) const DIGEST_RECORD_BYTES: usize = 48;
+/// Where a definition could be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FoundAt {
+    First,
+    Second,
+    /// At no place of its own: a footer repeats it.
+    Footer,
+}
+
 /// So many commits lost at the end may have held a change that was answered: every change is in two.
 const LOST_COMMITS_MIN: u64 = 2;
 
@@ -249,8 +258,8 @@ impl Log {
             let is_digest = **key == ACCESS_WRITTEN_KEY;
             is_thin |= definition.second.is_none() && !is_digest;
             match self.read_definition(disk, (key, definition), &mut bytes)? {
-                Some((value, is_second)) => {
-                    is_thin |= is_second && !is_digest;
+                Some((value, place)) => {
+                    is_thin |= place != FoundAt::First && !is_digest;
                     if is_digest {
                         written = Some((definition.version, said(value)));
                     }
@@ -437,16 +446,17 @@ impl Log {
         known.collect()
     }
 
-    /// The value of a definition, from the one or the other place that has it; and whether it is the other.
+    /// The value of a definition, from the one or the other place that has it, or a footer; and from which.
     pub(super) fn read_definition<'b, D: Disk>(
         &self,
         disk: &mut D,
         (key, definition): (&[u8], &DefinitionIndex),
         bytes: &'b mut Vec<u8>,
-    ) -> io::Result<Option<(&'b [u8], bool)>> {
-        let places = [Some(definition.place), definition.second].into_iter().flatten();
+    ) -> io::Result<Option<(&'b [u8], FoundAt)>> {
+        let first = (FoundAt::First, definition.place);
+        let second = definition.second.map(|place| (FoundAt::Second, place));
         let mut found_at = None;
-        for (at, place) in places.enumerate() {
+        for (at, place) in [Some(first), second].into_iter().flatten() {
             let is_found = match self.read_record(disk, place, bytes)? {
                 Some(Record::Defined { version, key: found, value }) => {
                     found == key && version == definition.version && value.is_some()
@@ -458,9 +468,13 @@ impl Log {
                 break;
             }
         }
-        let Some(at) = found_at else { return Ok(None) };
+        let at = match found_at {
+            Some(at) => at,
+            None if self.read_repeated(disk, (key, definition), bytes)? => FoundAt::Footer,
+            None => return Ok(None),
+        };
         match Record::parse_known(bytes) {
-            Ok((Record::Defined { value: Some(value), .. }, _)) => Ok(Some((value, at > 0))),
+            Ok((Record::Defined { value: Some(value), .. }, _)) => Ok(Some((value, at))),
             _ => Ok(None),
         }
     }

@@ -14,6 +14,7 @@ use super::footer::Trailer;
 use super::index::{Index, Place};
 use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Reached, Seal, Write};
 use super::log::{Failed, InFlight, Log, Position};
+use super::names;
 use super::record::Record;
 use super::segment::{SegmentHeader, SegmentRef};
 use super::space::Slot;
@@ -253,13 +254,15 @@ impl Log {
             time_ms: self.time_ms(now),
         };
         let (empty, bytes, parts) = core::mem::take(&mut self.seal_spare);
+        let mut noted = self.footer.replace(empty);
+        self.name_queues(&mut noted);
         Some(Seal {
             slot: self.active.slot,
             segment_bytes: self.settings.segment_bytes,
             tail: self.tail,
             trailer,
             seed: self.identity.seed(),
-            noted: self.footer.replace(empty),
+            noted,
             bytes,
             parts,
             at: 0,
@@ -296,6 +299,7 @@ impl Log {
         self.live_spare = header.live;
         self.tail = bytes.len() as u32;
         self.footer.clear();
+        self.footer.keep_room_for_names(names::room_kept(&self.index, self.settings.segment_bytes));
         (self.active, Write { slot, at: 0, bytes })
     }
 

@@ -9,7 +9,7 @@
 //! A checkpoint of everything at each segment would cost what all definitions take, for ever. This costs two
 //! copies of what is defined, once, and one more when the cleaner has brought both into one segment: nothing
 //! beside the messages that it is for. Deletions are copied as well, as long as they kill something that lies
-//! elsewhere.
+//! elsewhere; that of a queue, as long as messages of it do.
 //!
 //! Always true: one definition is read at a time, by the helper; nobody waits for a copy, and it rides along
 //! with what is written within the settle window; nothing is copied while room is short, for that makes none,
@@ -22,7 +22,8 @@ use crate::journal::definition::is_access;
 use super::index::Place;
 use super::jobs::ReadJob;
 use super::log::{Log, Position};
-use super::record::Record;
+use super::names::Naming;
+use super::record::{RECORD_OVERHEAD_BYTES_MAX, Record};
 
 /// How far the definitions have been gone through.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub(super) struct Doubling {
     reading: Option<(u64, Place)>,
     /// The copies made so far are durable with this.
     copied: Position,
+    /// What is written of definitions besides.
+    pub(super) naming: Naming,
 }
 
 impl Doubling {
@@ -64,6 +67,7 @@ impl Log {
             let Some((key, definition)) = self.index.next_thin(&self.doubling.key, self.active.sequence)
             else {
                 self.doubling.is_going = false;
+                self.double_deletions();
                 return None;
             };
             let (version, place, is_deleted) = (definition.version, definition.place, definition.deleted);
@@ -81,6 +85,20 @@ impl Log {
             let mut buffer = core::mem::take(&mut self.read_spare);
             buffer.resize(place.bytes as usize, 0);
             return Some(ReadJob { slot, at: place.at, buffer });
+        }
+    }
+
+    /// Copies that queues are deleted, where messages of theirs lie elsewhere: those would come back with
+    /// their names when the one segment that knows better is lost.
+    fn double_deletions(&mut self) {
+        let mut last = 0;
+        while let Some(queue) = self.index.next_gone_once(last, self.active.sequence) {
+            if self.admit(RECORD_OVERHEAD_BYTES_MAX).is_err() {
+                self.doubling.is_due = true;
+                return;
+            }
+            self.copy_double(&Record::Gone { queue });
+            last = queue;
         }
     }
 

@@ -17,6 +17,8 @@
 //! defined | version | deleted u8 | key with its length
 //! ```
 //!
+//! The last facts of version 2 are names, which lie nowhere else: see `names`.
+//!
 //! The footer begins in a block of its own. Facts are all records but messages, in their order; they have
 //! the kinds of records. Messages are told queue by queue, in one part each (drawn in `parts`), so that a
 //! queue is read back through its own part and nothing else. The CRC covers the trailer behind it and then
@@ -36,6 +38,7 @@
 use super::commit::padded;
 use super::format::Format;
 use super::index::Place;
+use super::names::NAMED;
 use super::parts::{self, Before, Entry, Part, PartWriter, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::varint::{self, Input};
@@ -70,6 +73,8 @@ pub(super) struct Footer {
     /// The newest entries of some queues, to know what theirs will take.
     seen: Vec<Option<(u64, Before)>>,
     parts_bytes: usize,
+    /// Room that is kept for names.
+    names_bytes: usize,
     mark: (Mark, Mark, usize),
 }
 
@@ -132,6 +137,7 @@ impl Footer {
     /// At least the bytes that the footer takes as it stands.
     pub(super) const fn bytes_max(&self) -> usize {
         self.facts.bytes.len()
+            + self.names_bytes
             + self.parts_bytes
             + self.parts_bytes / BLOCKS_SHARE
             + BLOCKS_BYTES_MIN
@@ -191,8 +197,29 @@ impl Footer {
     pub(super) fn clear(&mut self) {
         self.messages.undo(Mark::default());
         self.facts.undo(Mark::default());
-        self.parts_bytes = 0;
+        (self.parts_bytes, self.names_bytes) = (0, 0);
         self.seen.fill(None);
+    }
+
+    /// Keeps room for so many bytes of names.
+    pub(super) const fn keep_room_for_names(&mut self, bytes: usize) {
+        self.names_bytes = bytes;
+    }
+
+    /// The most bytes of names that there is room for, when the footer may take so many.
+    pub(super) const fn room_for_names(&self, footer_bytes: usize) -> usize {
+        footer_bytes.saturating_sub(self.bytes_max() - self.names_bytes)
+    }
+
+    /// Notes a name, behind all other facts.
+    pub(super) fn note_name(&mut self, record: &Record<'_>) {
+        let facts = &mut self.facts.bytes;
+        let start = facts.len();
+        record.encode(facts);
+        let bytes = facts.len() - start;
+        facts.extend([NAMED, 0]);
+        varint::put(facts, bytes as u64);
+        facts[start..].rotate_left(bytes);
     }
 
     /// An empty footer with the buffers of `spare`; this one is to be written.
@@ -408,17 +435,15 @@ pub(super) fn for_each_fact(
     let mut input = Input::new(facts);
     let mut end = 0_u32;
     while !input.is_empty() {
-        let (kind, has_place) = match format {
-            Format::One => {
-                let flags = input.byte()?;
-                (flags & KIND, flags & HAS_PLACE != 0)
-            }
-            Format::Two => (input.byte()?, input.byte()? & FACT_HAS_PLACE != 0),
-        };
+        let (kind, has_place) = read_kind(&mut input, format)?;
         let (at, bytes) = read_place(&mut input, has_place, end)?;
         end = at.checked_add(bytes)?;
         let place = Place { segment, at, bytes };
         match kind {
+            // It lies nowhere else.
+            NAMED if format >= Format::Two => {
+                input.take(bytes as usize)?;
+            }
             CHUNK => {
                 let (body, index) = (input.varint()?, u32::try_from(input.varint()?).ok()?);
                 each(&Record::Chunk { body, index, bytes: &[] }, place);
@@ -434,6 +459,34 @@ pub(super) fn for_each_fact(
         }
     }
     Some(())
+}
+
+/// Calls `each` with the records of the names among the facts of a footer of version 2.
+pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
+    let mut input = Input::new(facts);
+    while !input.is_empty() {
+        let (kind, has_place) = read_kind(&mut input, Format::Two)?;
+        let (_, bytes) = read_place(&mut input, has_place, 0)?;
+        if kind == CHUNK {
+            input.varint()?;
+            input.varint()?;
+            continue;
+        }
+        let record = input.take(bytes as usize)?;
+        if kind == NAMED {
+            each(record);
+        }
+    }
+    Some(())
+}
+
+/// The kind of a fact, and whether its place follows.
+fn read_kind(input: &mut Input<'_>, format: Format) -> Option<(u8, bool)> {
+    if format == Format::One {
+        let flags = input.byte()?;
+        return Some((flags & KIND, flags & HAS_PLACE != 0));
+    }
+    Some((input.byte()?, input.byte()? & FACT_HAS_PLACE != 0))
 }
 
 fn read_place(input: &mut Input<'_>, has_place: bool, end: u32) -> Option<(u32, u32)> {

@@ -8,10 +8,11 @@
 //! is; a segment is left out of the log only when that is 0 and every settlement or deletion in it that
 //! still kills a record elsewhere was written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::journal::definition::ACCESS_WRITTEN_KEY;
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
+use crate::journal::{is_group, is_transient};
 
 use super::access::Digest;
 use super::parts::{Entry, Part};
@@ -58,6 +59,9 @@ pub struct DefinitionIndex {
     pub second: Option<Place>,
     /// It is a deletion.
     pub deleted: bool,
+    /// The incarnation of the queue that it defines; 0 when it defines none, or one that a footer of version
+    /// 1 does not tell.
+    pub queue: u64,
     /// Segments with records of this key.
     segments: Vec<u64>,
 }
@@ -71,6 +75,16 @@ impl DefinitionIndex {
         let second = self.second.map_or(first, |second| second.segment);
         let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
         is_alone && (!self.deleted || first == active || kills())
+    }
+
+    /// Whether there is a name in it for messages.
+    pub(super) const fn names_queue(&self) -> bool {
+        self.queue != 0 && !self.deleted
+    }
+
+    /// Segments with records of its key.
+    pub(super) fn segments(&self) -> &[u64] {
+        &self.segments
     }
 
     /// Whether a segment has a place of it that counts.
@@ -136,6 +150,29 @@ impl Index {
     /// The definitions by key, deleted ones included.
     pub const fn definitions(&self) -> &BTreeMap<Box<[u8]>, DefinitionIndex> {
         &self.definitions
+    }
+
+    /// The queues that have messages, but for what the log alone knows them by, and transient ones.
+    pub fn queues_with_messages(&self) -> BTreeSet<u64> {
+        let is_queue = |(incarnation, queue): &(&u64, &QueueIndex)| {
+            queue.live > 0 && !queue.gone && !is_transient(**incarnation) && !is_group(**incarnation)
+        };
+        self.queues.iter().filter(is_queue).map(|(incarnation, _)| *incarnation).collect()
+    }
+
+    /// Whether what a key defines was deleted after this queue had begun to exist.
+    pub fn is_deleted_since(&self, key: &[u8], queue: u64) -> bool {
+        self.definitions.get(key).is_some_and(|definition| definition.deleted && definition.version > queue)
+    }
+
+    /// The version of the newest definition of each queue.
+    pub fn versions_of_queues(&self) -> BTreeMap<u64, u64> {
+        let mut newest = BTreeMap::new();
+        for definition in self.definitions.values().filter(|definition| definition.names_queue()) {
+            let version = newest.entry(definition.queue).or_default();
+            *version = definition.version.max(*version);
+        }
+        newest
     }
 
     /// The digest of the live definitions of access.
@@ -226,10 +263,11 @@ impl Index {
             Record::Gone { queue } => {
                 self.note_settlement(*queue, place);
                 self.settle(*queue, Range { start: 0, end: u64::MAX });
-                self.queue(*queue).gone = true;
+                self.queue(*queue).note_gone(place.segment);
             }
             Record::Defined { version, key, value } => {
-                self.apply_defined(*version, key, value.is_none(), place)
+                let queue = value.and_then(|value| incarnation_in(key, value)).unwrap_or(0);
+                self.apply_defined(*version, key, (value.is_none(), queue), place);
             }
             Record::Marked { queue, offset } => {
                 self.note_settlement(*queue, place);
@@ -355,11 +393,11 @@ impl Index {
         self.gain(place.segment, place.bytes.into());
     }
 
-    fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, place: Place) {
+    fn apply_defined(&mut self, version: u64, key: &[u8], (deleted, queue): (bool, u64), place: Place) {
         self.has_defined |= is_twice(key);
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
-            let fresh = DefinitionIndex { version, place, second: None, deleted, segments };
+            let fresh = DefinitionIndex { version, place, second: None, deleted, queue, segments };
             self.definitions.insert(key.into(), fresh);
             if !deleted {
                 self.access.add(key, version);
@@ -375,6 +413,7 @@ impl Index {
             return;
         }
         if old.version == version && old.deleted == deleted {
+            old.queue = old.queue.max(queue);
             if place != old.place {
                 self.apply_again(key, place);
             }
@@ -389,6 +428,7 @@ impl Index {
         }
         let counts_second = is_twice(key);
         (old.version, old.place, old.second, old.deleted) = (version, place, None, deleted);
+        old.queue = queue;
         for lost in lost.into_iter().take(if counts_second { 2 } else { 1 }).flatten() {
             self.lose(lost.segment, lost.bytes.into());
         }
@@ -591,6 +631,12 @@ impl Index {
         let mut definitions = self.definitions.range::<[u8], _>(behind);
         let found = definitions.find(|(key, definition)| is_twice(key) && definition.is_thin(active));
         found.map(|(key, definition)| (&**key, definition))
+    }
+
+    /// The first queue behind `after` of whose deletion one full segment alone knows.
+    pub(super) fn next_gone_once(&self, after: u64, active: u64) -> Option<u64> {
+        let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
+        queues.find(|(_, queue)| queue.is_gone_once(active)).map(|(queue, _)| *queue)
     }
 
     /// Queues whose settlements must be written again before these segments, rising, may be left out, and in

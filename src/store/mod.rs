@@ -8,6 +8,7 @@
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `double` | definitions lie in two erase blocks |
+//! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `recover`, `reader`, `newest`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `salvage` | what of a damaged commit is still served |
@@ -77,6 +78,7 @@ mod jobs;
 mod keeper;
 mod log;
 pub mod look;
+mod names;
 mod newest;
 mod parts;
 mod queue_index;
@@ -107,6 +109,7 @@ pub use index::{DefinitionIndex, Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};
+pub use names::Names;
 pub use parts::Part;
 pub use queue_index::{QueueIndex, Run};
 pub use ranges::RangeSet;

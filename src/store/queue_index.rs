@@ -53,6 +53,8 @@ pub struct QueueIndex {
     pub(super) rested: Rested,
     /// The queue is deleted.
     pub gone: bool,
+    /// The newest two segments that say so; 0 for none.
+    gone_in: [u64; 2],
     /// Settlements and marks lie in this segment and later ones.
     pub(super) settled_since: u64,
     /// Segments with messages of this queue, dead ones too, and its part of their footers.
@@ -73,6 +75,7 @@ impl Default for QueueIndex {
             delivered_through: 0,
             rested: Rested::default(),
             gone: false,
+            gone_in: [0; 2],
             settled_since: u64::MAX,
             held: Vec::new(),
             large: BTreeMap::new(),
@@ -229,6 +232,21 @@ impl QueueIndex {
         lost
     }
 
+    /// A segment says that it is deleted.
+    pub(super) const fn note_gone(&mut self, segment: u64) {
+        self.gone = true;
+        if self.gone_in[0] != segment {
+            self.gone_in = [segment, self.gone_in[0]];
+        }
+    }
+
+    /// Whether one segment alone, which is not `active`, says that it is deleted, and another has messages of
+    /// it: lost, it would have them back.
+    pub(super) fn is_gone_once(&self, active: u64) -> bool {
+        let [only, other] = self.gone_in;
+        self.gone && other == 0 && only != active && self.is_held_by(|segment| segment != only)
+    }
+
     fn hold(&mut self, segment: u64) {
         if self.held.last().is_some_and(|(last, _)| *last == segment) {
             return;
@@ -294,6 +312,8 @@ impl QueueIndex {
     /// Segments have left the log.
     pub(super) fn forget_segments(&mut self, have_left: impl Fn(&u64) -> bool) {
         self.held.retain(|(segment, _)| !have_left(segment));
+        let [newer, older] = self.gone_in.map(|segment| if have_left(&segment) { 0 } else { segment });
+        self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
         self.runs.retain(|run| !have_left(&run.segment));
         // What a backlog took is given back when it is gone.
         self.held.shrink_to(2 * self.held.len());

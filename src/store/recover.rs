@@ -18,7 +18,7 @@ use std::io;
 
 use crate::time::Now;
 
-use super::access::{Access, AccessReport, Restored};
+use super::access::{Access, AccessReport, FoundAt, Restored};
 use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, Unopened, is_full};
@@ -262,20 +262,21 @@ impl Log {
         Ok(if self.is_postponed() { Step::Nothing } else { Step::Committed })
     }
 
-    /// Reads the values of all definitions, in the order of their keys.
+    /// Reads the values of all definitions, in the order of their keys; tells of each whether no place of its
+    /// own can be read, but a footer that repeats it.
     ///
     /// # Errors
     /// The disk cannot be read. A value that is damaged is left out and counted in the result.
     pub fn read_definitions<D: Disk>(
         &self,
         disk: &mut D,
-        mut each: impl FnMut(&[u8], &[u8]),
+        mut each: impl FnMut(&[u8], &[u8], bool),
     ) -> io::Result<u64> {
         let (mut bytes, mut damaged) = (Vec::new(), 0);
         let mut unwritten = self.unwritten_access.iter().peekable();
         for (key, definition) in self.index.definitions() {
             let mut say = |Restored { key, value }: &Restored| {
-                value.iter().for_each(|value| each(key, value));
+                value.iter().for_each(|value| each(key, value, false));
             };
             while let Some(restored) = unwritten.next_if(|restored| restored.key < *key) {
                 say(restored);
@@ -288,12 +289,12 @@ impl Log {
                 continue;
             }
             match self.read_definition(disk, (key, definition), &mut bytes)? {
-                Some((value, _)) => each(key, value),
+                Some((value, place)) => each(key, value, place == FoundAt::Footer),
                 None => damaged += 1,
             }
         }
         for Restored { key, value } in unwritten {
-            value.iter().for_each(|value| each(key, value));
+            value.iter().for_each(|value| each(key, value, false));
         }
         Ok(damaged)
     }

@@ -391,8 +391,14 @@ fn what_there_is_no_room_for_is_not_forgotten() {
         Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap()
     };
     let vhost = |name| Definition::Vhost { name, queues_max: None, connections_max: None };
-    let queue =
-        Definition::Queue { vhost: "b", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    let queue = Definition::Queue {
+        vhost: "b",
+        name: "q",
+        incarnation: 7,
+        auto_delete: false,
+        is_rebuilt: false,
+        arguments: &[],
+    };
     assert_eq!(small.broker.restore(&vhost("a")), Restored::Exists(None));
     assert_eq!(small.broker.restore(&vhost("b")), Restored::NoRoom);
     assert_eq!(small.broker.restore(&queue), Restored::NoRoom, "its virtual host may come back");

@@ -265,7 +265,8 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
         internal: false,
         arguments,
     };
-    let queue = Definition::Queue { vhost, name: "q", incarnation: 8, auto_delete, arguments };
+    let queue =
+        Definition::Queue { vhost, name: "q", incarnation: 8, auto_delete, is_rebuilt: false, arguments };
     let binding = |source_version| Definition::Binding {
         vhost,
         source: "x",
@@ -287,8 +288,14 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     use leveret::journal::Definition;
     let mut house = House::new(64);
     house.broker.journal_mut().start(2, true, 1 << 20);
-    let definition =
-        Definition::Queue { vhost: "/", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    let definition = Definition::Queue {
+        vhost: "/",
+        name: "q",
+        incarnation: 7,
+        auto_delete: false,
+        is_rebuilt: false,
+        arguments: &[],
+    };
     let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
     house.broker.restore_contents(
         queue,

@@ -47,6 +47,7 @@ fn restored(runs: &[Range]) -> (House, QueueId) {
         name: "q",
         incarnation: INCARNATION,
         auto_delete: false,
+        is_rebuilt: false,
         arguments: &[],
     };
     let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };

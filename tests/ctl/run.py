@@ -19,10 +19,11 @@ import folders  # noqa: E402
 import hostile  # noqa: E402
 import looks  # noqa: E402
 import operator_cases  # noqa: E402
+import orphans  # noqa: E402
 from harness import brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [operator_cases, looks, hostile, backups, folders, defined, alike]
+GROUPS = [operator_cases, looks, hostile, backups, folders, defined, orphans, alike]
 
 
 def main() -> int:

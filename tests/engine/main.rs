@@ -12,6 +12,7 @@ mod idle;
 mod left_out;
 mod less_memory;
 mod memory;
+mod orphans;
 mod passing_by;
 mod tls_crowd;
 mod waiting;

@@ -135,8 +135,14 @@ fn a_change_is_durable_when_two_commits_have_it() {
     journal.start(log.life(), true, log.record_bytes_max() as u64);
     let mut keeper = Keeper::new(log, 4096);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
-    let queue =
-        Definition::Queue { vhost: "/", name: "q", incarnation: 7, auto_delete: false, arguments: &[] };
+    let queue = Definition::Queue {
+        vhost: "/",
+        name: "q",
+        incarnation: 7,
+        auto_delete: false,
+        is_rebuilt: false,
+        arguments: &[],
+    };
     for (definition, commits) in [(user, 2), (queue, 1), (user, 2)] {
         let batch = journal.define(definition.key(), Some(definition.value()));
         let mut made = 0;
@@ -195,7 +201,7 @@ fn readable(disk: &SimDisk) -> (Report, Definitions) {
 fn read(log: &Log, disk: &SimDisk) -> (Definitions, bool) {
     let mut found = Vec::new();
     let damaged =
-        log.read_definitions(&mut disk.clone(), |key, value| found.push((key.to_vec(), value.to_vec())));
+        log.read_definitions(&mut disk.clone(), |key, value, _| found.push((key.to_vec(), value.to_vec())));
     assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");
     assert!(found.is_sorted(), "in the order of their keys");
     let all = found.len();

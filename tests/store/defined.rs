@@ -1,7 +1,8 @@
 //! What is defined survives the loss of any one block, and of any one segment that is full: it lies twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use leveret::journal::Definition;
 use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
@@ -123,7 +124,7 @@ fn found_in(files: &[(u32, Vec<u8>)]) -> (Defined, u64, Report) {
     let (log, report) = opened.expect("a damaged block hides no store");
     let mut defined = Defined::new();
     let damaged = log
-        .read_definitions(&mut disk, |key, value| drop(defined.insert(key.to_vec(), value.to_vec())))
+        .read_definitions(&mut disk, |key, value, _| drop(defined.insert(key.to_vec(), value.to_vec())))
         .expect("it can be read");
     // Whether access can be relied on is not what this is about.
     defined.retain(|key, _| key[0] != 0);
@@ -225,4 +226,96 @@ fn what_lies_twice_costs_next_to_nothing_and_goes_with_the_cleaner() {
     assert!(copied * 100 <= payload * 2, "{copied} bytes for {payload}");
     println!("{records} bytes of definitions, {payload} of messages, {copied} copied");
     assert!(payload >= 3_000 * 2_000);
+}
+
+/// As on the largest board: names that fill more than a segment. They are copied a record at a time, over as
+/// many segments as it takes, and afterwards cost next to nothing of what is written.
+#[test]
+fn names_that_fill_a_segment_lie_twice_and_cost_little() {
+    let mut store = Store::new(200);
+    for n in 0..250 {
+        store.define(&format!("{n:0>255}"), Some(&"v".repeat(40)));
+    }
+    store.rest();
+    let records: u64 = store.defined.iter().map(|(key, value)| (key.len() + value.len() + 20) as u64).sum();
+    assert!(records > u64::from(SEGMENT_BYTES), "{records}");
+    let first = store.log.counters().bytes_doubled;
+    assert!(first < 3 * records, "{first} bytes for {records}");
+    store.traffic(9_000);
+    let counters = store.log.counters();
+    let (payload, copied) = (counters.payload_bytes, counters.bytes_doubled - first);
+    println!("{records} bytes of definitions, {payload} of messages, {copied} copied after {first}");
+    assert!(counters.segments_recycled > 20 && copied * 100 <= payload * 2, "{copied} bytes for {payload}");
+    let files = store.files();
+    let segments: Vec<u32> = store.log.index().segments().values().map(|segment| segment.slot).collect();
+    for slot in segments[..segments.len() - 1].iter().step_by(7) {
+        let mut damaged = files.clone();
+        let file = damaged.iter_mut().find(|(other, _)| other == slot).expect("it is there");
+        file.1[BLOCK_BYTES..].fill(0);
+        let (found, ..) = found_in(&damaged);
+        differences(&found, &store.defined, &format!("file {slot}"));
+    }
+}
+
+/// What defines queue `n`, and the incarnation that its messages know it by.
+fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
+    let (vhost, incarnation, arguments) = ("/", (1 << 32) + 1_000_000 + n, &[][..]);
+    let (auto_delete, is_rebuilt) = (false, false);
+    let definition = Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments };
+    (definition.key(), definition.value(), incarnation)
+}
+
+/// Each footer has so many names at most, and the next goes on behind them: a few segments name all queues.
+#[test]
+fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
+    let mut store = Store::new(60);
+    let names: Vec<String> = (0..6).map(|n| format!("{n:0>150}")).collect();
+    let queues: Vec<_> = names.iter().zip(0..).map(|(name, n)| queue(name, n)).collect();
+    for (key, value, _) in &queues {
+        store.version += 1;
+        let record = Record::Defined { version: store.version, key, value: Some(value) };
+        store.log.append_reserved(&record, Urgency::Awaited, store.now).expect("there is room");
+    }
+    store.rest();
+    for offset in 0..60 {
+        // The last one has nothing anywhere.
+        for (.., incarnation) in &queues[..5] {
+            let target = [Target { queue: *incarnation, offset, lane: 0 }];
+            let message = Message {
+                targets: Targets::List(&target),
+                enqueued_ms: 0,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"key",
+                properties: b"",
+                body: Body::Inline(&[7; 2_000]),
+            };
+            while store.log.append(&Record::Message(message), Urgency::Awaited, store.now).is_err() {
+                store.rest();
+            }
+        }
+    }
+    store.rest();
+    assert!(store.log.index().segments().len() > 5);
+    let all = queues.iter().map(|(.., incarnation)| *incarnation).collect();
+    let found = store.log.read_names(&mut store.disk.clone(), &all).expect("the disk is well");
+    // What defines the last one is in a footer, too.
+    let expected = queues.iter().map(|(key, _, incarnation)| (*incarnation, key.clone())).collect();
+    assert_eq!(found, expected);
+    // Of the segments that define nothing, those that are full have a few names each, and all of them the
+    // five.
+    let files = store.files();
+    let (mut counts, mut named) = (Vec::new(), BTreeSet::new());
+    for (_, bytes) in &files {
+        let defines = |at: &usize| queues.iter().any(|(key, ..)| bytes[*at..].starts_with(key));
+        let places: Vec<usize> = (0..bytes.len()).filter(defines).collect();
+        let has_commits = places.iter().any(|at| *at < 48 << 10);
+        if !places.is_empty() && !has_commits {
+            counts.push(places.len());
+            named.extend(places.iter().map(|at| bytes[at + 4..at + 4 + 150].to_vec()));
+        }
+    }
+    // 512 bytes, with some 180 each.
+    assert!(counts.len() > 3 && counts.iter().all(|count| *count == 2), "{counts:?}");
+    assert_eq!(named.len(), 5, "{counts:?}");
 }

@@ -84,7 +84,7 @@ fn open(disk: &SimDisk, settings: Settings) -> (Log, Report) {
 /// Everything that a store holds, as text.
 fn contents(log: &Log, disk: &SimDisk) -> Vec<String> {
     let (mut said, mut names) = (Vec::new(), BTreeMap::new());
-    let read = log.read_definitions(&mut disk.clone(), |key, value| {
+    let read = log.read_definitions(&mut disk.clone(), |key, value, _| {
         if *key == FILLING {
             return;
         }

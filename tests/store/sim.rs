@@ -287,7 +287,7 @@ impl World {
 
     fn check_definitions(&mut self, log: &Log) {
         let mut actual = BTreeMap::new();
-        let read = log.read_definitions(&mut self.disk.clone(), |key, value| {
+        let read = log.read_definitions(&mut self.disk.clone(), |key, value, _| {
             let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
             // What the log itself says of access has a shorter key.
             if let Some(key) = number(key) {

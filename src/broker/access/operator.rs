@@ -243,6 +243,7 @@ impl Broker {
         self.remove_permissions(|user_and_vhost| user_and_vhost.1 == vhost);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.retire_vhost(vhost);
+        self.delete_orphans_in(name);
         Ok(self.journal.await_facts())
     }
 

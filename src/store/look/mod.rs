@@ -30,6 +30,8 @@ use crate::store::commit::BLOCK_BYTES;
 use crate::store::disk::Disk;
 use crate::store::format::Format;
 use crate::store::index::{Index, Place};
+use crate::store::names::{Footers, Names};
+use crate::store::read_around::ReadAround;
 use crate::store::record::Record;
 use crate::store::segment::{HeaderRead, SegmentHeader};
 use survey::read_around;
@@ -349,6 +351,25 @@ impl Look {
     fn read_segment<D: Disk>(&self, disk: &mut D, segment: &SegmentLook, bytes: &mut [u8]) -> Option<usize> {
         let (length, _) = read_around(disk, segment.slot, bytes).ok()?;
         segment.is_still(disk, &bytes[..length]).then_some(length)
+    }
+
+    /// Queues with messages that nothing defines, as `is_defined` knows, and the keys under which footers say
+    /// that they were defined, as far as they do.
+    pub fn orphans<D: Disk>(
+        &self,
+        disk: &mut D,
+        is_defined: impl Fn(u64) -> bool,
+    ) -> BTreeMap<u64, Option<Box<[u8]>>> {
+        let mut queues = self.index.queues_with_messages();
+        queues.retain(|queue| !is_defined(*queue));
+        let mut names = Names::new();
+        if !queues.is_empty()
+            && let Some(seed) = self.seed
+        {
+            let footers = Footers { index: &self.index, segment_bytes: self.segment_bytes, seed };
+            names = footers.read_names(&mut ReadAround::at_any_price(disk), &queues).unwrap_or_default();
+        }
+        queues.into_iter().map(|queue| (queue, names.remove(&queue))).collect()
     }
 
     /// Reads one record again, checked; `None` when it cannot be had any more.

@@ -20,6 +20,8 @@ use crate::store::build::for_each_record;
 use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::store::disk::Disk;
 use crate::store::footer::{Footer, Trailer};
+use crate::store::format::Format;
+use crate::store::names::NAME_OVERHEAD_BYTES;
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
 use crate::store::segment::{Identity, SegmentHeader, SegmentRef};
@@ -60,6 +62,8 @@ struct Remains {
     /// The number of the last commit before the segment, as far as that is known.
     before: u64,
     trailer: Option<(Trailer, u32)>,
+    /// The names in its footer.
+    names: Vec<Vec<u8>>,
     refused: Vec<u32>,
     tail: u32,
     /// Records of a commit at the end that is not whole.
@@ -236,6 +240,7 @@ impl Repair<'_> {
             last: start,
             before: number,
             trailer: None,
+            names: Vec::new(),
             refused,
             tail: 0,
             end: (Vec::new(), 0),
@@ -270,7 +275,9 @@ impl Repair<'_> {
             Event::Record { .. } | Event::Strange(_) | Event::Tail(_) => {}
         });
         (remains.tail, remains.end) = (end.tail, (records, count));
-        remains.trailer = walk.footer().map(|footer| (footer.trailer, footer.from));
+        let footer = walk.footer();
+        remains.names = footer.as_ref().map_or_else(Vec::new, FoundFooter::names);
+        remains.trailer = footer.map(|footer| (footer.trailer, footer.from));
         remains
     }
 
@@ -422,6 +429,14 @@ impl Repair<'_> {
             footer.note_records(records, *at);
         }
         let CommitHeader { format, life, number, time_ms, .. } = last;
+        let room = (self.look.segment_bytes - remains.tail) as usize;
+        for bytes in remains.names.iter().filter(|_| format >= Format::Two) {
+            if bytes.len() + NAME_OVERHEAD_BYTES <= footer.room_for_names(room)
+                && let Ok((record, _)) = Record::parse(bytes)
+            {
+                footer.note_name(&record);
+            }
+        }
         let trailer = Trailer { format, life, sequence, number, time_ms };
         let trailer = match remains.trailer {
             Some((old, _)) => Trailer { life: old.life, time_ms: old.time_ms, ..trailer },

@@ -139,6 +139,16 @@ impl FoundFooter<'_> {
         footer::for_each_fact(self.trailer.format, self.facts, segment, each)
     }
 
+    /// The records of the names in it.
+    pub(super) fn names(&self) -> Vec<Vec<u8>> {
+        let mut names = Vec::new();
+        if self.trailer.format >= Format::Two {
+            // A checked footer makes sense.
+            let _ = footer::for_each_name(self.facts, |record| names.push(record.to_vec()));
+        }
+        names
+    }
+
     /// Calls `each` with every message in every queue; `None` when something of that is damaged.
     pub(super) fn messages(&self, mut each: impl FnMut(&Entry)) -> Option<()> {
         let mut at = 0;

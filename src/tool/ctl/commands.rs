@@ -76,7 +76,18 @@ const SECTIONS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("Definitions", &["backup", "export_definitions", "import_definitions"]),
-    ("Operations", &["close_all_connections", "close_connection", "delete_queue", "purge_queue"]),
+    (
+        "Operations",
+        &[
+            "adopt_orphan",
+            "close_all_connections",
+            "close_connection",
+            "delete_orphan",
+            "delete_queue",
+            "list_orphans",
+            "purge_queue",
+        ],
+    ),
 ];
 
 macro_rules! commands {
@@ -173,6 +184,13 @@ commands! {
         "Purges a queue (removes all messages in it)";
     "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
         operations::delete_queue, "Deletes a queue";
+    "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::orphans,
+        "Lists messages whose queue was lost with the blocks that defined it. Columns: incarnation, \
+         messages, message_bytes, vhost, name; the last two are empty where nothing says them any more";
+    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, operations::adopt_orphan,
+        "Gives an orphan (see list_orphans) a new durable queue of that name, with all its messages in order";
+    "delete_orphan", " <incarnation>", 1..=1, operations::delete_orphan,
+        "Deletes an orphan (see list_orphans) with all its messages";
     "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
         "Closes a connection, named by its pid (see list_connections pid name)";
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 
 use crate::admin::columns::{
-    Bindings, Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts,
+    Bindings, Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
 };
 use crate::admin::http::encode;
 
@@ -72,6 +72,11 @@ pub(super) fn channels(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn vhosts(call: &Call) -> Result<(), Failure> {
     everywhere::<Vhosts>(call, "/api/vhosts".into(), "Listing vhosts ...", &["name"])
+}
+
+pub(super) fn orphans(call: &Call) -> Result<(), Failure> {
+    let columns = ["incarnation", "messages", "message_bytes", "vhost", "name"];
+    everywhere::<Orphans>(call, "/api/ctl/orphans".into(), "Listing orphans ...", &columns)
 }
 
 fn in_vhost<K: Kind>(call: &Call, what: &str, banner: String, default: &[&str]) -> Result<(), Failure> {

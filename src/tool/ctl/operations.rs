@@ -161,6 +161,30 @@ pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
     }
 }
 
+pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
+    let [incarnation, queue] = call.args.as_slice() else { return Ok(()) };
+    tell(call, &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()))?;
+    let path = format!("/api/ctl/orphans/{}/{}/{}", encode(incarnation), encode(call.vhost()), encode(queue));
+    let count = orphan_done(&connect(call)?.ask("PUT", &path, "", "")?)?;
+    writeln!(io::stdout(), "Queue was successfully declared with {count} ready messages")?;
+    Ok(())
+}
+
+pub(super) fn delete_orphan(call: &Call) -> Result<(), Failure> {
+    let incarnation = &call.args[0];
+    tell(call, &format!("Deleting orphan {incarnation} ..."))?;
+    let path = format!("/api/ctl/orphans/{}", encode(incarnation));
+    let count = orphan_done(&connect(call)?.ask("DELETE", &path, "", "")?)?;
+    writeln!(io::stdout(), "Orphan was successfully deleted with {count} messages")?;
+    Ok(())
+}
+
+/// How many messages it was about.
+fn orphan_done(reply: &Reply) -> Result<u64, Failure> {
+    let count = reply.body.get("messages").and_then(Value::as_u64).filter(|_| reply.status == 200);
+    count.ok_or_else(|| Failure::refused(reply))
+}
+
 pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     let queue = &call.args[0];
     let (if_empty, if_unused) = (call.has("if-empty"), call.has("if-unused"));

@@ -110,6 +110,8 @@ pub enum Verdict {
     CutTail,
     /// Something is not as it was written.
     Damaged,
+    /// What is there is as it was written, but there are messages whose queue nothing defines.
+    Orphans,
     /// What is there is as it was written, but users and permissions are not all there, or may not be.
     AccessInDoubt,
 }
@@ -120,14 +122,15 @@ impl Verdict {
         match self {
             Self::Good => 0,
             Self::CutTail => 1,
-            Self::Damaged | Self::AccessInDoubt => 2,
+            Self::Damaged | Self::AccessInDoubt | Self::Orphans => 2,
         }
     }
 
-    fn of(look: &Look, access: Access) -> Self {
+    fn of(look: &Look, names: &Names, access: Access) -> Self {
         match (look.damage.is_empty(), &look.tail) {
             (false, _) => Self::Damaged,
             _ if matches!(access, Access::InDoubt(_)) => Self::AccessInDoubt,
+            _ if !names.orphans.is_empty() => Self::Orphans,
             (true, Some(_)) => Self::CutTail,
             (true, None) => Self::Good,
         }
@@ -164,7 +167,7 @@ pub fn inspect(options: &Options, out: &mut dyn Write, messages: &mut dyn Write)
     let mut disk = FileDisk::only_reading(directory);
     let broker = Broker::of(directory);
     let (look, changing) = look_at(&mut disk, directory, broker)?;
-    let names = Names::of(&look, &mut disk);
+    let names = names_of(&look, &mut disk, directory, broker)?;
     report::write(out, &report::Subject { directory, broker, changing, look: &look, names: &names })?;
     if options.records {
         let recycled = dump::write(out, &look, &mut disk)?;
@@ -174,13 +177,34 @@ pub fn inspect(options: &Options, out: &mut dyn Write, messages: &mut dyn Write)
         let exported = export::run(&look, directory, target, messages)?;
         write_exported(out, target, &exported)?;
     }
-    let look = if options.drop_set_aside { drop_set_aside(directory, out)? } else { look };
+    let (look, names) = match options.drop_set_aside {
+        false => (look, names),
+        true => {
+            let look = drop_set_aside(directory, out)?;
+            let names = Names::of(&look, &mut FileDisk::only_reading(directory));
+            (look, names)
+        }
+    };
+    report::write_orphans(out, &look, &names)?;
     let access = access_of(directory, broker)?;
     report::write_access(out, access)?;
-    let verdict = Verdict::of(&look, access);
+    let verdict = Verdict::of(&look, &names, access);
     report::write_verdict(out, verdict, &look)?;
     out.flush()?;
     Ok(verdict)
+}
+
+/// What the definitions say. Beside a broker, what has no definition twice has none: it may have moved.
+fn names_of(look: &Look, disk: &mut FileDisk, directory: &Path, broker: Broker) -> Result<Names, Trouble> {
+    let mut names = Names::of(look, disk);
+    if !names.orphans.is_empty() && broker != Broker::No {
+        thread::sleep(UNFINISHED_FOR);
+        let mut disk = FileDisk::only_reading(directory);
+        let trouble = |why| Trouble::Directory { path: directory.to_path_buf(), why };
+        let again = Names::of(&Look::take(&mut disk).map_err(trouble)?, &mut disk);
+        names.orphans.retain(|queue, _| again.orphans.contains_key(queue));
+    }
+    Ok(names)
 }
 
 /// What a start would say of users and permissions. Beside a broker, what is in doubt twice is in doubt.

@@ -7,6 +7,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 
 use super::json::Object;
+use crate::journal::definition::queue_in;
 use crate::journal::{Definition, DestinationName, is_group, is_transient};
 use crate::store::look::Look;
 use crate::store::{Disk, Record};
@@ -16,6 +17,8 @@ use crate::store::{Disk, Record};
 pub(super) struct Names {
     /// Virtual host and name of each queue by its incarnation.
     pub(super) queues: BTreeMap<u64, (String, String)>,
+    /// Queues with messages that nothing defines, and virtual host and name if a footer has them.
+    pub(super) orphans: BTreeMap<u64, Option<(String, String)>>,
     pub(super) exchanges: u64,
     pub(super) bindings: u64,
     /// Definitions that nobody can read.
@@ -28,11 +31,18 @@ impl Names {
         let (mut names, mut bytes) = (Self::default(), Vec::new());
         let living = look.index.definitions().iter().filter(|(_, definition)| !definition.deleted);
         for (key, definition) in living {
-            let value = match look.read_record(disk, definition.place, &mut bytes) {
-                Some(Record::Defined { key: found, value: Some(value), .. }) if *found == **key => value,
-                _ => &[],
-            };
-            match Definition::parse(key, value) {
+            let places = [Some(definition.place), definition.second].into_iter().flatten();
+            let mut value = Vec::new();
+            for place in places {
+                let record = look.read_record(disk, place, &mut bytes);
+                if let Some(Record::Defined { key: found, value: Some(found_value), .. }) = record
+                    && *found == **key
+                {
+                    value = found_value.to_vec();
+                    break;
+                }
+            }
+            match Definition::parse(key, &value) {
                 Some(Definition::Queue { vhost, name, incarnation, .. }) => {
                     names.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
                 }
@@ -49,7 +59,15 @@ impl Names {
                 None => names.unread += 1,
             }
         }
+        let orphans = look.orphans(disk, |queue| names.queues.contains_key(&queue));
+        let name = |key: Box<[u8]>| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into()));
+        names.orphans = orphans.into_iter().map(|(queue, key)| (queue, key.and_then(name))).collect();
         names
+    }
+
+    /// Virtual host and name of a queue, defined or not.
+    fn of_queue(&self, queue: u64) -> Option<&(String, String)> {
+        self.queues.get(&queue).or_else(|| self.orphans.get(&queue)?.as_ref())
     }
 
     /// What to call a queue in a table: its name and its virtual host.
@@ -69,16 +87,17 @@ impl Names {
                 }
             }
         }
-        Shown(queue, self.queues.get(&queue))
+        Shown(queue, self.of_queue(queue))
     }
 
     /// The fields that name a queue.
     pub(super) fn write(&self, object: &mut Object<'_>, queue: u64) -> io::Result<()> {
-        if let Some((vhost, name)) = self.queues.get(&queue) {
+        if let Some((vhost, name)) = self.of_queue(queue) {
             object.bytes("vhost", vhost.as_bytes())?;
             object.bytes("name", name.as_bytes())?;
         }
-        object.number("incarnation", queue)
+        object.number("incarnation", queue)?;
+        if self.orphans.contains_key(&queue) { object.truth("orphan", true) } else { Ok(()) }
     }
 }
 
@@ -121,10 +140,10 @@ impl fmt::Display for Defined<'_> {
                 flags(f, &[("auto_delete", auto_delete), ("internal", internal)])?;
                 write!(f, " arguments={}", arguments.len())
             }
-            Definition::Queue { vhost, name, incarnation, auto_delete, arguments } => {
+            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments } => {
                 let (vhost, name) = (quoted(vhost), quoted(name));
                 write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
-                flags(f, &[("auto_delete", auto_delete)])?;
+                flags(f, &[("auto_delete", auto_delete), ("rebuilt", is_rebuilt)])?;
                 write!(f, " arguments={}", arguments.len())
             }
             Definition::Binding { vhost, source, destination, routing_key, arguments, .. } => {

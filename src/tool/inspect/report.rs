@@ -238,6 +238,27 @@ pub(super) fn write_dropped(out: &mut dyn Write, before: &Look, after: &Look) ->
     Ok(())
 }
 
+/// Says which messages belong to no queue that is defined.
+pub(super) fn write_orphans(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<()> {
+    for &queue in names.orphans.keys() {
+        let count = look.index.queues().get(&queue).map_or(0, |queue| queue.live);
+        writeln!(
+            out,
+            "orphan     {queue}: {count} messages of a queue that nothing defines: {}",
+            names.shown(queue)
+        )?;
+    }
+    if names.orphans.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "           a start makes plain durable queues of those with a name, where it is free; the others \
+         wait until somebody gives them one (leveret ctl list_orphans, adopt_orphan) or deletes them \
+         (delete_orphan)"
+    )
+}
+
 /// Says whether users and permissions can be relied on.
 pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()> {
     match access {
@@ -264,6 +285,12 @@ pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) 
             "verdict    cut tail: the last commit is not whole, as a power cut leaves it; the next start \
              cuts it"
         ),
+        Verdict::Orphans => {
+            writeln!(
+                out,
+                "verdict    orphans: everything is as it was written, but there are messages without a queue"
+            )
+        }
         Verdict::AccessInDoubt => {
             writeln!(out, "verdict    in doubt: the store cannot vouch for its users and permissions")
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use leveret::journal::Definition;
 use leveret::store::look::{DamageKind, Look};
 use leveret::store::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
 use leveret::time::Now;
@@ -26,6 +27,11 @@ fn write_until(
     let mut disk = FileDisk::new(directory);
     let (start, now) = (Instant::now(), Now::from_ms(0));
     let (mut log, _) = Log::open(&mut disk, Traffic::settings(), IDENTITY, now).expect("it opens");
+    let (vhost, name, incarnation, auto_delete, is_rebuilt) = ("/", "queue \"1\"", 1, false, false);
+    let queue = Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: &[] };
+    let (key, value) = (queue.key(), queue.value());
+    let defined = Record::Defined { version: 1, key: &key, value: Some(&value) };
+    log.append(&defined, Urgency::Awaited, now).expect("there is room");
     let (mut offset, mut settled, mut window) = (0_u64, 0, 60);
     while !done.load(Ordering::Relaxed) {
         let now = Now::from_ms(start.elapsed().as_millis() as u64);

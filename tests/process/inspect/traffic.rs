@@ -86,6 +86,8 @@ impl Traffic {
                 *next = log.index().queues().get(queue).map_or(*next, |known| known.next_offset()).max(*next);
             }
         }
+        let queues: Vec<u64> = self.queues.keys().copied().collect();
+        queues.into_iter().for_each(|queue| self.define_queue(queue));
         for _ in 0..steps {
             if self.log.is_none() {
                 return;
@@ -222,12 +224,23 @@ impl Traffic {
 
     /// Declares a queue, once more with every call; it is called after its number.
     fn define(&mut self) {
-        self.count += 1;
         let at = self.random.below(self.queues.len() as u64) as usize;
-        let Some(&incarnation) = self.queues.keys().nth(at) else { return };
+        if let Some(&incarnation) = self.queues.keys().nth(at) {
+            self.define_queue(incarnation);
+        }
+    }
+
+    fn define_queue(&mut self, incarnation: u64) {
+        self.count += 1;
         let name = format!("queue \"{incarnation}\"");
-        let queue =
-            Definition::Queue { vhost: "/", name: &name, incarnation, auto_delete: false, arguments: b"" };
+        let queue = Definition::Queue {
+            vhost: "/",
+            name: &name,
+            incarnation,
+            auto_delete: false,
+            is_rebuilt: false,
+            arguments: b"",
+        };
         let (version, key, value) = (self.count, queue.key(), queue.value());
         let _ = self.append(&Record::Defined { version, key: &key, value: Some(&value) });
     }

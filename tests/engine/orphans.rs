@@ -1,0 +1,320 @@
+//! Queues whose definitions a card has lost, in every place: they are there again where something still says
+//! what they were called, and their messages wait for somebody where nothing does. Nothing is lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::home::Home;
+use crate::sockets::{Broker, Link, publish};
+use leveret::wire::{Method, Table};
+
+/// `delivery_mode` 2.
+const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
+/// `x-max-length` 10000, as the bytes of a table.
+const LENGTH: &[u8] = b"\x0cx-max-lengthI\x00\x00\x27\x10";
+const CONFIG: &str =
+    "frame_max = \"16KiB\"\n[limits]\nsegment_bytes = \"512KiB\"\ncommit_bytes_max = \"160KiB\"\n";
+
+fn start(home: &Home) -> Broker {
+    let file = home.path().join("leveret.toml");
+    fs::write(&file, CONFIG).expect("the folder can be written");
+    let store = home.path().join("store");
+    let texts = [&file, &store].map(|path| path.to_str().expect("UTF-8"));
+    Broker::start(&["--config", texts[0], "--data-dir", texts[1]])
+}
+
+/// What `leveret ctl` prints; how it ends is the first.
+fn ctl(home: &Home, words: &[&str]) -> (bool, String) {
+    let store = home.path().join("store");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+    let done = command.args(["ctl", "-q", "--data-dir"]).arg(store).args(words).output().expect("it runs");
+    (done.status.success(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+}
+
+fn inspect(home: &Home) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+    let done = command.arg("inspect").arg(home.path().join("store")).output().expect("it runs");
+    (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+fn queue<'a>(name: &'a str, passive: bool, arguments: &'a [u8]) -> Method<'a> {
+    Method::QueueDeclare {
+        queue: name,
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::trusted(arguments),
+    }
+}
+
+fn count(link: &mut Link, method: &Method<'_>) -> u32 {
+    match link.ask(1, method).method() {
+        Method::QueueDeclareOk { message_count, .. } => message_count,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a channel is closed with.
+fn refusal(link: &mut Link, method: &Method<'_>) -> String {
+    link.send(1, method);
+    match link.next().method() {
+        Method::ChannelClose { reply_code, reply_text, .. } => format!("{reply_code} {reply_text}"),
+        other => panic!("{method:?}: {other:?}"),
+    }
+}
+
+/// A queue with a limit, bound to `amq.direct` by `key`, and so many messages of 12 KB in it.
+fn fill(home: &Home, messages: u32) {
+    let broker = start(home);
+    let mut link = Link::open(broker.address, &[1]);
+    link.ask(1, &queue("q1", false, LENGTH));
+    let (exchange, routing_key) = ("amq.direct", "key");
+    link.ask(
+        1,
+        &Method::QueueBind { queue: "q1", exchange, routing_key, no_wait: false, arguments: Table::EMPTY },
+    );
+    link.ask(1, &Method::ConfirmSelect { no_wait: false });
+    for number in 0..messages {
+        link.write(&publish("", "q1", false, PERSISTENT, &body(number)));
+    }
+    let mut confirmed = 0;
+    while confirmed < u64::from(messages) {
+        if let Method::BasicAck { delivery_tag, multiple } = link.next().method() {
+            confirmed = if multiple { delivery_tag } else { confirmed.max(delivery_tag) };
+        }
+    }
+    drop(link);
+    broker.stop();
+}
+
+fn body(number: u32) -> Vec<u8> {
+    let mut body = vec![b'.'; 12_000];
+    body[..4].copy_from_slice(&number.to_be_bytes());
+    body
+}
+
+/// Takes everything from the queue, and sees that it is what was published.
+#[track_caller]
+fn take_all(link: &mut Link, name: &str, messages: u32) {
+    for number in 0..messages {
+        let get = Method::BasicGet { queue: name, no_ack: true };
+        link.send(1, &get);
+        let (_, found) = link.content();
+        assert_eq!(found[..4], number.to_be_bytes(), "in order");
+    }
+    let get = Method::BasicGet { queue: name, no_ack: true };
+    assert!(matches!(link.ask(1, &get).method(), Method::BasicGetEmpty { .. }), "nothing twice");
+}
+
+/// Which places of definitions are damaged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Places {
+    /// Those in commits.
+    Commits,
+    /// Those, and all others in the same segments.
+    Segments,
+}
+
+/// Turns over one bit in each of these places that says that the queue exists, and says how many segments
+/// there are, and in how many that was.
+fn damage(home: &Home, name: &str, places: Places) -> (usize, usize) {
+    let key = [b"\x02\x01/", &[name.len() as u8][..], name.as_bytes()].concat();
+    let (mut segments, mut damaged) = (0, 0);
+    for file in segment_files(&home.path().join("store")) {
+        let mut bytes = fs::read(&file).expect("readable");
+        let footer = footer_of(&bytes);
+        let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
+        segments += usize::from(bytes.iter().any(|byte| *byte != 0));
+        if found.iter().all(|at| *at >= footer) {
+            continue;
+        }
+        damaged += 1;
+        let is_hit = |at: &&usize| places == Places::Segments || **at < footer;
+        found.iter().filter(is_hit).for_each(|at| bytes[*at + 3] ^= 0x80);
+        fs::write(&file, bytes).expect("writable");
+    }
+    (segments, damaged)
+}
+
+fn segment_files(store: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(store).expect("a store").map(|entry| entry.expect("an entry").path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "seg")).collect()
+}
+
+/// Where the footer begins; the end if there is none.
+fn footer_of(bytes: &[u8]) -> usize {
+    let Some(trailer) = bytes.len().checked_sub(44).map(|at| &bytes[at..]) else { return bytes.len() };
+    let number = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four")) as usize;
+    if trailer[..4] == *b"LVF3" {
+        bytes.len() - (number(8) + number(12) + 44).next_multiple_of(4096)
+    } else {
+        bytes.len()
+    }
+}
+
+#[test]
+fn a_definition_is_read_from_a_footer_where_no_block_of_it_is_left() {
+    let home = Home::new("orphans");
+    fill(&home, 300);
+    let (segments, damaged) = damage(&home, "q1", Places::Commits);
+    assert!(segments > 5 && (1..4).contains(&damaged), "{damaged} of {segments}");
+    let broker = start(&home);
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 300, "as it was declared");
+    assert!(!ctl(&home, &["list_alarms"]).1.contains("rebuilt"));
+    take_all(&mut link, "q1", 300);
+    drop(link);
+    broker.stop();
+    let broker = start(&home);
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 0, "it was written again, as it was declared");
+    drop(link);
+    broker.stop();
+}
+
+#[test]
+fn a_queue_whose_definition_is_lost_is_rebuilt_by_its_name() {
+    let home = Home::new("orphans");
+    fill(&home, 300);
+    let (segments, damaged) = damage(&home, "q1", Places::Segments);
+    assert!(segments > 5 && (1..4).contains(&damaged), "{damaged} of {segments}");
+    let broker = start(&home);
+    let (_, alarms) = ctl(&home, &["list_alarms"]);
+    assert!(alarms.contains("rebuilt: ") && !alarms.contains("orphans: "), "{alarms}");
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, &queue("q1", true, b"")), 300);
+    drop(link);
+    broker.stop();
+
+    // It stays so over a start. Then it is what its program says.
+    let broker = start(&home);
+    let mut link = Link::open(broker.address, &[1]);
+    assert!(ctl(&home, &["list_alarms"]).1.contains("rebuilt: "));
+    assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 300);
+    assert!(!ctl(&home, &["list_alarms"]).1.contains("rebuilt: "));
+    drop(link);
+    broker.stop();
+    let broker = start(&home);
+    let mut link = Link::open(broker.address, &[1]);
+    let said = refusal(&mut link, &queue("q1", false, b""));
+    assert!(said.starts_with("406 ") && said.contains("x-max-length"), "{said}");
+    link.send(1, &Method::ChannelCloseOk {});
+    link.ask(1, &Method::ChannelOpen {});
+    // Its binding names it by what the messages know it by.
+    link.write(&publish("amq.direct", "key", false, PERSISTENT, &body(300)));
+    take_all(&mut link, "q1", 301);
+    drop(link);
+    broker.stop();
+}
+
+/// One segment, so no footer names the queue, and no binding does.
+fn fill_nameless(home: &Home) {
+    let broker = start(home);
+    let mut link = Link::open(broker.address, &[1]);
+    link.ask(1, &queue("q1", false, b""));
+    link.ask(1, &Method::ConfirmSelect { no_wait: false });
+    for number in 0..8 {
+        link.write(&publish("", "q1", false, PERSISTENT, &body(number)));
+        while !matches!(link.next().method(), Method::BasicAck { .. }) {}
+    }
+    drop(link);
+    broker.stop();
+    assert_eq!(damage(home, "q1", Places::Segments), (1, 1));
+}
+
+fn orphan(home: &Home) -> String {
+    let (done, listed) =
+        ctl(home, &["list_orphans", "incarnation", "messages", "name", "--no-table-headers"]);
+    let words: Vec<&str> = listed.split_whitespace().collect();
+    assert!(done && words.len() == 2 && words[1] == "8", "{listed}");
+    words[0].into()
+}
+
+#[test]
+fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
+    let home = Home::new("orphans");
+    fill_nameless(&home);
+    let (code, told) = inspect(&home);
+    assert!(code == Some(2) && told.contains("orphan     "), "{told}");
+    let broker = start(&home);
+    assert!(ctl(&home, &["list_alarms"]).1.contains("orphans: "));
+    let mut link = Link::open(broker.address, &[1]);
+    // Of the same name, but nobody knows that.
+    assert_eq!(count(&mut link, &queue("q1", false, b"")), 0);
+    let incarnation = orphan(&home);
+    for (words, why) in [
+        (&["adopt_orphan", &incarnation, "q1"][..], "exists already"),
+        (&["adopt_orphan", &incarnation, "amq.q"], "take another name"),
+        (&["adopt_orphan", "-p", "nowhere", &incarnation, "q2"], "no virtual host 'nowhere'"),
+        (&["adopt_orphan", "77", "q2"], "no orphan 77"),
+        (&["adopt_orphan", "x", "q2"], "no incarnation"),
+        (&["delete_orphan", "77"], "no orphan 77"),
+    ] {
+        let (done, said) = ctl(&home, words);
+        assert!(!done && said.contains(why), "{words:?}: {said}");
+    }
+    drop(link);
+    broker.stop();
+
+    // It waits from start to start.
+    let broker = start(&home);
+    assert_eq!(orphan(&home), incarnation);
+    let (done, said) = ctl(&home, &["adopt_orphan", &incarnation, "q2"]);
+    assert!(done && said.contains("with 8 ready messages"), "{said}");
+    assert_eq!(ctl(&home, &["list_orphans", "--no-table-headers"]).1.trim(), "");
+    assert!(!ctl(&home, &["list_alarms"]).1.contains("orphans: "));
+    let mut link = Link::open(broker.address, &[1]);
+    assert_eq!(count(&mut link, &queue("q2", false, b"")), 8);
+    link.ask(1, &Method::ConfirmSelect { no_wait: false });
+    link.write(&publish("", "q2", false, PERSISTENT, &body(8)));
+    assert!(matches!(link.next().method(), Method::BasicAck { .. }));
+    drop(link);
+    broker.stop();
+
+    let broker = start(&home);
+    let mut link = Link::open(broker.address, &[1]);
+    take_all(&mut link, "q2", 9);
+    assert_eq!(count(&mut link, &queue("q1", false, b"")), 0);
+    drop(link);
+    broker.stop();
+}
+
+#[test]
+fn an_orphan_that_is_deleted_is_gone() {
+    let home = Home::new("orphans");
+    fill_nameless(&home);
+    let broker = start(&home);
+    let incarnation = orphan(&home);
+    let (done, said) = ctl(&home, &["delete_orphan", &incarnation]);
+    assert!(done && said.contains("with 8 messages"), "{said}");
+    broker.stop();
+    let broker = start(&home);
+    assert_eq!(ctl(&home, &["list_orphans", "--no-table-headers"]).1.trim(), "");
+    broker.stop();
+}
+
+/// Everything is as it was written, and yet there are messages that nobody can reach.
+#[test]
+fn inspect_calls_no_directory_good_that_has_orphans() {
+    let home = Home::new("orphans");
+    fill_nameless(&home);
+    let drop_set_aside = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+        command.arg("inspect").arg(home.path().join("store")).arg("--drop-set-aside");
+        let done = command.output().expect("it runs");
+        (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    let (code, told) = drop_set_aside();
+    assert!(code == Some(2) && told.contains("8 messages of a queue that nothing defines: ?"), "{told}");
+    let (code, told) = drop_set_aside();
+    assert!(code == Some(2) && told.contains("verdict    orphans: "), "{told}");
+    let broker = start(&home);
+    let incarnation = orphan(&home);
+    assert!(ctl(&home, &["adopt_orphan", &incarnation, "q1"]).0);
+    broker.stop();
+    let (code, told) = inspect(&home);
+    assert!(code == Some(0) && told.contains("verdict    good"), "{told}");
+}
