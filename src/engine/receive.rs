@@ -300,6 +300,13 @@ impl<P: Platform> Engine<P> {
         self.resume_for_room();
         self.close();
         self.retries_left = 0;
+        // Whoever has output and a full socket was listed to be written to; it can be no more than before.
+        let peers = &mut self.peers;
+        self.to_write.retain(|id| {
+            let Some(peer) = &mut peers[id.index()] else { return false };
+            peer.to_write = peer.stream.writable;
+            peer.to_write
+        });
         for id in sleepers {
             let peer = self.peers[id.index()].as_ref();
             let still_waits =

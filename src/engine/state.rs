@@ -140,7 +140,21 @@ pub struct Engine<P: Platform> {
 
 impl<P: Platform> core::fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Engine").field("peers", &self.peers_count).finish_non_exhaustive()
+        let waiting: Vec<_> = self.peers.iter().flatten().map(|peer| (peer.waiting, peer.ending)).collect();
+        f.debug_struct("Engine")
+            .field("now", &self.now)
+            .field("peers", &waiting)
+            .field("to_read", &self.to_read)
+            .field("to_write", &self.to_write)
+            .field("for_room", &self.for_room)
+            .field("for_stash", &self.for_stash)
+            .field("for_jobs", &self.for_jobs)
+            .field("for_disk", &self.for_disk)
+            .field("broker_has_work", &self.broker.has_work())
+            .field("has_room_to_offer", &self.has_room_to_offer())
+            .field("has_job", &self.has_job())
+            .field("next_deadline", &self.next_deadline())
+            .finish_non_exhaustive()
     }
 }
 

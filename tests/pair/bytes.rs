@@ -86,7 +86,8 @@ fn a_peer_lost_after_any_byte_leaves_nothing_and_disturbs_nobody() {
     let client = world.connect(Manners::default(), Shape::WIDE);
     world.run();
     converse(&mut world, client);
-    let (up, down) = (world.lines[client].sent_up(), world.lines[client].sent_down());
+    let up = world.line(client).sent_up();
+    let down = world.line(client).sent_down();
     assert!(up > 6_000 && down > 6_000, "{up} up, {down} down");
     let every = |total: u64| (0..=total).filter(move |at| *at < 900 || at % 23 == 0 || *at > total - 700);
     for cut in every(up) {
@@ -101,11 +102,12 @@ fn lose_at(up: Option<u64>, down: Option<u64>) {
     let mut world = World::new(small_limits());
     let other = world.open(&[1]);
     let client = world.connect(Manners::default(), Shape::WIDE);
-    (world.lines[client].cut_up, world.lines[client].cut_down) = (up, down);
+    world.line(client).cut_up = up;
+    world.line(client).cut_down = down;
     world.run();
     converse_in_bursts(&mut world, client);
     world.pass_ms(20_000);
-    assert_eq!(world.house.peers_count(), 1, "cut at {up:?}, {down:?}");
+    assert_eq!(world.peers_count(), 1, "cut at {up:?}, {down:?}");
     world.ask(other, 1, &delete("q"));
     assert_eq!(world.ask(other, 1, &passive_missing()).method().id(), (20, 40), "the exclusive one is gone");
     world.ask(other, 1, &Method::ChannelOpen {});
@@ -231,7 +233,7 @@ fn a_frame_out_of_place_closes_its_connection_and_no_other() {
             world.publish_to(other, 1, "q", b"undisturbed");
             assert_eq!(world.counts(other, 1, "q"), (1, 0));
             world.pass_ms(5_000);
-            assert_eq!(world.house.peers_count(), 1);
+            assert_eq!(world.peers_count(), 1);
             world.end(&["q"]);
         }
     }

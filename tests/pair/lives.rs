@@ -126,7 +126,7 @@ impl Life {
         let role = match number {
             0 => Role::Publisher,
             1 => Role::Consumer,
-            _ if self.world.house.messages.messages_max() < 100 => {
+            _ if self.world.engine.messages().messages_max() < 100 => {
                 self.random.one_of(&[Role::Publisher, Role::Consumer])
             }
             _ => Role::Both,

@@ -1,4 +1,4 @@
-//! Sessions and broker in one world with their clients, under a clock that jumps: what no socket can be made
+//! The engine in one world with its clients, under a clock that jumps: what no socket can be made
 //! to do at will.
 //!
 //! | file      | what it is about |

@@ -36,18 +36,18 @@ fn crowded() -> (World, usize, usize) {
 /// Lets the worker do something; while that is being done, the neighbour's messages must pass.
 fn during(world: &mut World, neighbour: usize, start: impl FnOnce(&mut World)) {
     start(world);
-    while world.house.broker.gauges().jobs == 0 {
+    while world.engine.broker().gauges().jobs == 0 {
         assert!(world.round(), "no job was begun: it was all done in one go");
     }
     let mut passed = 0;
-    while world.house.broker.gauges().jobs > 0 {
+    while world.engine.broker().gauges().jobs > 0 {
         world.publish_to(neighbour, 1, "own", b"in between");
         for _ in 0..6 {
             world.round();
         }
         let heard = world.deliveries(neighbour).len();
         passed += heard;
-        assert!(heard > 0 || world.house.broker.gauges().jobs == 0, "the neighbour is held up");
+        assert!(heard > 0 || world.engine.broker().gauges().jobs == 0, "the neighbour is held up");
     }
     assert!(passed >= 2, "{passed} messages passed");
     world.run();
@@ -140,7 +140,7 @@ fn many_rejected_at_once_come_again_in_order_before_what_is_new() {
 fn many_acknowledged_at_once_are_gone() {
     let (mut world, worker, neighbour) = with_all_unacknowledged();
     during(&mut world, neighbour, |world| world.ack(worker, 2, u64::from(MANY), true));
-    assert_eq!(world.house.messages.messages_used(), 0);
+    assert_eq!(world.engine.messages().messages_used(), 0);
     world.end(&["many", "own"]);
 }
 
@@ -178,11 +178,11 @@ fn an_exchange_with_many_bindings() {
         world.send(worker, 1, &bind("q", "x", &format!("{number}.#")));
     }
     world.run();
-    assert_eq!(world.house.broker.gauges().bindings, 9_000);
+    assert_eq!(world.engine.broker().gauges().bindings, 9_000);
     during(&mut world, neighbour, |world| {
         let delete = Method::ExchangeDelete { exchange: "x", if_unused: false, no_wait: false };
         world.send(worker, 1, &delete);
     });
-    assert_eq!(world.house.broker.gauges().bindings, 0);
+    assert_eq!(world.engine.broker().gauges().bindings, 0);
     world.end(&["q", "own"]);
 }

@@ -24,7 +24,7 @@ fn fill(world: &mut World, queues: [&str; 2]) -> [usize; 2] {
     queues.map(|queue| {
         let filler = world.open(&[1]);
         world.declare(filler, 1, queue);
-        for _ in 0..world.house.messages.messages_max() + 10 {
+        for _ in 0..world.engine.messages().messages_max() + 10 {
             world.publish_to(filler, 1, queue, b"filling");
         }
         world.run();
@@ -302,7 +302,7 @@ fn a_fanout_that_can_never_fit_is_refused_and_reaches_nobody() {
     for name in &names {
         assert_eq!(world.counts(client, 1, name), (0, 0));
     }
-    assert_eq!(world.house.messages.messages_used(), 0);
+    assert_eq!(world.engine.messages().messages_used(), 0);
     world.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
@@ -360,8 +360,8 @@ fn a_hundred_slow_consumers_of_a_large_message_share_one_copy() {
         world.clients[*client].manners.greed = 1_000 + turn;
     }
     while world.round() {
-        most = most.max(world.house.messages.body_bytes_used());
-        assert!(world.house.messages.messages_used() <= 1);
+        most = most.max(world.engine.messages().body_bytes_used());
+        assert!(world.engine.messages().messages_used() <= 1);
     }
     assert!((SIZE..SIZE + 8192).contains(&most), "{most} bytes for one body");
     for client in consumers {
@@ -435,7 +435,7 @@ fn when_a_waiting_publisher_goes_the_next_one_has_its_turn() {
         world.lose(filler);
     }
     world.pass_ms(LOST_MS);
-    assert_eq!(world.house.peers_count(), 2, "that they are gone is noticed although they wait");
+    assert_eq!(world.peers_count(), 2, "that they are gone is noticed although they wait");
     world.ask(operator, 1, &purge("full"));
     world.pass_ms(UNBLOCKED_AFTER_MS);
     assert!(!world.clients[second].checker.is_blocked);
@@ -485,7 +485,7 @@ fn a_publisher_that_does_not_read_its_returns_waits_for_itself_alone() {
         world.publish(careless, 1, publish, &[3; 500]);
     }
     world.run();
-    assert!(world.house.messages.messages_used() < 100, "its returns are not heaped up");
+    assert!(world.engine.messages().messages_used() < 100, "its returns are not heaped up");
     world.publish_to(other, 1, "q", b"nobody else waits");
     assert_eq!(world.counts(other, 1, "q"), (1, 0));
     world.clients[careless].manners.greed = 300;

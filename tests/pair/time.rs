@@ -24,7 +24,7 @@ fn a_day_of_heartbeats_both_ways() {
     for interval in intervals {
         world.open_with(with_heartbeat(interval, true), Shape::WIDE, &[1]);
     }
-    let before = world.house.turns;
+    let before = world.turns;
     world.pass_ms(DAY_MS);
     let mut most_turns = 0;
     for (client, interval) in intervals.into_iter().enumerate() {
@@ -35,7 +35,7 @@ fn a_day_of_heartbeats_both_ways() {
         // One to send, one to read, one to look whether the peer is lost, each with a turn to settle it.
         most_turns += 6 * halves + 6;
     }
-    let turns = world.house.turns - before;
+    let turns = world.turns - before;
     assert!(turns < most_turns, "{turns} turns for {most_turns}");
     world.end(&[]);
 }
@@ -84,9 +84,9 @@ fn a_peer_without_heartbeats_is_lost_after_two_intervals_and_not_before() {
         assert_eq!(world.deliveries(silent).len(), 1);
         let two_intervals = u64::from(heartbeat_s) * 2_000;
         world.pass_ms(two_intervals - 1);
-        assert_eq!(world.house.peers_count(), 2);
+        assert_eq!(world.peers_count(), 2);
         world.pass_ms(1);
-        assert_eq!((world.house.peers_count(), world.lines[silent].broker_is_done), (1, true));
+        assert_eq!((world.peers_count(), world.line(silent).broker_is_done), (1, true));
         assert_eq!(world.counts(other, 1, "held"), (1, 0), "what it held went back");
         world.end(&["held"]);
     }
@@ -107,7 +107,7 @@ fn a_peer_that_neither_reads_nor_writes_is_lost_with_its_window_full() {
     world.run();
     assert!(world.counts(other, 1, "q").0 < 100, "some are on their way to it");
     world.pass_ms(20_000);
-    assert_eq!(world.house.peers_count(), 1);
+    assert_eq!(world.peers_count(), 1);
     assert_eq!(world.counts(other, 1, "q"), (100, 0));
     world.end(&["q"]);
 }
@@ -131,9 +131,21 @@ fn idle_connections_without_heartbeats_cause_no_turn_at_all() {
     }
     // The handshake's deadline is looked at once more before it is forgotten.
     world.pass_ms(60_000);
-    let before = world.house.turns;
+    let before = world.turns;
     world.pass_ms(365 * DAY_MS);
-    assert_eq!(world.house.turns, before, "nobody did anything, and nothing was due");
+    assert_eq!(world.turns, before, "nobody did anything, and nothing was due");
+    world.end(&[]);
+}
+
+/// Nothing is given back then, so nothing may be due for that.
+#[test]
+fn with_all_memory_locked_nobody_stays_awake() {
+    let mut world = World::with_memory_locked(small_limits(), true);
+    world.open(&[1]);
+    world.pass_ms(60_000);
+    let before = world.turns;
+    world.pass_ms(DAY_MS);
+    assert_eq!(world.turns, before);
     world.end(&[]);
 }
 
@@ -146,9 +158,9 @@ fn who_does_not_finish_the_handshake_is_closed_in_time() {
         let other = world.open(&[1]);
         let client = world.connect(silent(silence), Shape::WIDE);
         world.pass_ms(timeout - 1);
-        assert_eq!(world.house.peers_count(), 2, "{silence:?}");
+        assert_eq!(world.peers_count(), 2, "{silence:?}");
         world.pass_ms(1);
-        assert!(world.lines[client].broker_is_done, "{silence:?}");
+        assert!(world.line(client).broker_is_done, "{silence:?}");
         world.ask(other, 1, &qos(1));
         world.end(&[]);
     }
@@ -159,10 +171,10 @@ fn a_handshake_that_comes_one_byte_a_second_is_too_slow() {
     let mut world = World::new(small_limits());
     let client = world.connect(silent(Silence::AtOnce), Shape::WIDE);
     for byte in b"AMQP\0\0\x09\x01".iter().chain(&[1; 20]) {
-        world.lines[client].write_up(&[*byte]);
+        world.line(client).write_up(&[*byte]);
         world.pass_ms(1_000);
     }
-    assert_eq!((world.house.peers_count(), world.lines[client].broker_is_done), (0, true));
+    assert_eq!((world.peers_count(), world.line(client).broker_is_done), (0, true));
     world.end(&[]);
 }
 
@@ -200,7 +212,7 @@ fn who_sends_half_a_frame_or_half_a_content_is_told_and_closed() {
             closed.as_ref().is_some_and(|(code, text)| *code == 506 && text.contains("did not go on"));
         assert!(is_told, "{} bytes of {}: {closed:?}", beginning.len(), publish_len.len());
         world.pass_ms(60_000);
-        assert_eq!(world.house.peers_count(), 1);
+        assert_eq!(world.peers_count(), 1);
         assert_eq!(world.counts(other, 1, "q"), (0, 0));
         world.end(&["q"]);
     }
@@ -233,9 +245,9 @@ fn a_close_that_is_not_answered_ends_by_itself() {
     world.round();
     world.clients[client].die();
     world.run();
-    assert_eq!(world.house.peers_count(), 1, "it waits for close-ok");
+    assert_eq!(world.peers_count(), 1, "it waits for close-ok");
     world.pass_ms(30_000);
     world.pass_ms(5_000);
-    assert_eq!(world.house.peers_count(), 0);
+    assert_eq!(world.peers_count(), 0);
     world.end(&[]);
 }

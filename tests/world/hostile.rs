@@ -112,12 +112,12 @@ impl Guests<'_> {
                 self.say(guest, &frame(kind, channel, payload));
             }
             11 => {
-                self.world.lines[guest].shape.up_fragment = 1 + self.script.below(200);
-                self.world.lines[guest].shape.down_fragment = 1 + self.script.below(200);
+                self.world.line(guest).shape.up_fragment = 1 + self.script.below(200);
+                self.world.line(guest).shape.down_fragment = 1 + self.script.below(200);
             }
             12 => {
                 self.world.clients[guest].manners.greed = self.script.one_of(&[0, 1, 50, usize::MAX]);
-                self.world.lines[guest].shape.down_room = self.script.one_of(&[10, 300, 5_000, 1 << 20]);
+                self.world.line(guest).shape.down_room = self.script.one_of(&[10, 300, 5_000, 1 << 20]);
             }
             13 => self.depart(number, guest),
             14 => self.world.pass_ms(u64::from(self.script.octet()) * 200),
@@ -164,8 +164,8 @@ impl Guests<'_> {
             0 => self.world.lose(guest),
             1 => self.world.hang_up(guest),
             _ => {
-                self.world.lines[guest].cut_up = {
-                    let sent = self.world.lines[guest].sent_up();
+                self.world.line(guest).cut_up = {
+                    let sent = self.world.line(guest).sent_up();
                     Some(sent + u64::from(self.script.octet()))
                 }
             }
@@ -269,14 +269,14 @@ impl Guests<'_> {
         }
         self.world.pass_ms(LOST_MS);
         let world = &mut self.world;
-        assert_eq!(world.house.peers_count(), 1, "the guests are gone");
+        assert_eq!(world.peers_count(), 1, "the guests are gone");
         for queue in ["red", "green", "blue"] {
             world.ask(witness, 1, &super::delete(queue));
         }
         for exchange in ["x", "y"] {
             world.ask(witness, 1, &Method::ExchangeDelete { exchange, if_unused: false, no_wait: false });
         }
-        let gauges = world.house.broker.gauges();
+        let gauges = world.engine.broker().gauges();
         assert_eq!((gauges.connections, gauges.channels, gauges.consumers), (1, 1, 1), "{gauges:?}");
         assert_eq!((gauges.deliveries, gauges.jobs), (0, 0), "{gauges:?}");
         if self.anything {
@@ -288,7 +288,7 @@ impl Guests<'_> {
         assert_eq!(world.deliveries(witness).len(), 1);
         world.ask(witness, 1, &super::delete("witness"));
         world.lose_everybody();
-        world.house.assert_empty();
+        world.assert_empty();
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Line {
     state: State,
     /// The broker shut down its side, or closed the socket.
     pub broker_is_done: bool,
+    /// The broker has the connection: it waits to be accepted, or has not been closed.
+    pub is_held: bool,
     wants_space: bool,
     edges: Edges,
     /// The line breaks when so many bytes went up, or down.
@@ -91,6 +93,7 @@ impl Line {
             down: VecDeque::new(),
             state: State::Alive,
             broker_is_done: false,
+            is_held: false,
             wants_space: false,
             edges: Edges { writable: true, ..Edges::default() },
             cut_up: None,
@@ -180,6 +183,12 @@ impl Line {
             self.edges.writable = true;
         }
         count > 0
+    }
+
+    /// Everything that is there already counts as if it had just come.
+    pub fn tell_again(&mut self) {
+        self.edges.readable |= !self.received.is_empty();
+        self.edges.writable = true;
     }
 
     /// What changed since this was last asked. A closed side is reported once, too.

@@ -1,9 +1,9 @@
-//! A world in memory: real sessions, the real broker and real message pools, joined to clients by lines of
-//! bytes, under a clock that jumps.
+//! A world in memory: the engine that serves in the field, joined to clients by lines of bytes, under a clock
+//! that jumps.
 //!
 //! | file      | what it is |
 //! |-----------|------------|
-//! | `house`   | the broker's side: everything below `net`, and the turn |
+//! | `platform` | what the engine runs on: lines and no system |
 //! | `line`    | one connection: fragments, windows, breaks |
 //! | `client`  | the other side |
 //! | `checker` | what a client demands of what it hears |
@@ -11,27 +11,39 @@
 //!
 //! Why it exists: what depends on timing (a window that is full, a byte that comes late, a day of heartbeats)
 //! can be had here exactly, again and again. Always true: the same calls give the same run; a world that
-//! does not come to rest is a failure, for the loop would be burning a processor.
+//! does not come to rest is a failure, for the loop would be burning a processor; so is one that rests while
+//! somebody in it could go on (the engine looks before every sleep, in builds with assertions).
 
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
 pub mod checker;
 pub mod client;
 pub mod hostile;
-pub mod house;
 pub mod line;
+pub mod platform;
 
+use std::cell::{RefCell, RefMut};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use leveret::admin::scene::Process;
+use leveret::broker::{Broker, Gauges};
+use leveret::engine::{Engine, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;
+use leveret::session::Identity;
 use leveret::time::{Deadline, Now};
 use leveret::wire::{Method, Table};
 
 pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
-pub use house::House;
 pub use line::{Line, Shape};
+pub use platform::Memory;
 
 /// A peer that is gone while it waits for room is given up after so long.
 pub const LOST_MS: u64 = 600_000;
+/// Who waits for a handshake place is looked at so often, and has one after so many looks at the latest.
+const ADMIT_MS: u64 = 20;
+const ADMIT_TRIES: u32 = 5;
 /// Rounds at one instant after which a world that still moves is held to be running in circles.
 const ROUNDS_MAX: u64 = 3_000_000;
 
@@ -99,27 +111,69 @@ impl Default for Publish<'_> {
     }
 }
 
-/// Clients, lines, house and clock.
+/// Clients, lines, engine and clock.
 #[derive(Debug)]
 pub struct World {
-    pub house: House,
+    pub engine: Engine<Memory>,
     pub clients: Vec<Client>,
-    pub lines: Vec<Line>,
+    pub lines: Vec<Rc<RefCell<Line>>>,
     pub now: Now,
+    limits: Limits,
+    /// Turns made so far.
+    pub turns: u64,
+    /// The most jobs that waited at the end of a turn.
+    pub jobs_seen: usize,
 }
 
 impl World {
     pub fn new(limits: Limits) -> Self {
-        Self { house: House::new(limits, 1), clients: Vec::new(), lines: Vec::new(), now: Now::from_ms(0) }
+        Self::with_memory_locked(limits, false)
     }
 
-    /// A client connects; its number.
+    pub fn with_memory_locked(limits: Limits, is_memory_locked: bool) -> Self {
+        let mut random = Random::new(1);
+        let entropy = move |bytes: &mut [u8]| bytes.fill_with(|| random.below(256) as u8);
+        let broker = Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker");
+        let setup = Setup {
+            limits: limits.clone(),
+            identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
+            queue_places: QUEUE_PLACES,
+            listeners: vec![false],
+            is_tls_shut: false,
+            is_memory_locked,
+            process: process(),
+            own_uid: 0,
+        };
+        Self {
+            engine: Engine::new(setup, broker, Memory::default()),
+            clients: Vec::new(),
+            lines: Vec::new(),
+            now: Now::from_ms(0),
+            limits,
+            turns: 0,
+            jobs_seen: 0,
+        }
+    }
+
+    /// A client connects, from an address of its own; its number.
     pub fn connect(&mut self, manners: Manners, shape: Shape) -> usize {
         let number = self.lines.len();
-        self.lines.push(Line::new(shape));
+        let line = Rc::new(RefCell::new(Line::new(shape)));
+        let [_, a, b, c] = (number as u32 + 1).to_be_bytes();
+        self.engine.platform.arrive(&line, SocketAddr::from(([127, a, b, c], 7)));
+        self.lines.push(line);
         self.clients.push(Client::new(manners));
-        assert!(self.house.welcome(number, self.now), "there is a free record");
         number
+    }
+
+    /// The connection of a client.
+    pub fn line(&self, client: usize) -> RefMut<'_, Line> {
+        self.lines[client].borrow_mut()
+    }
+
+    /// Connections that the broker has not closed.
+    pub fn peers_count(&self) -> usize {
+        self.lines.iter().filter(|line| line.borrow().is_held).count()
     }
 
     /// A client with an open connection and these channels.
@@ -130,6 +184,12 @@ impl World {
     pub fn open_with(&mut self, manners: Manners, shape: Shape, channels: &[u16]) -> usize {
         let client = self.connect(manners, shape);
         self.run();
+        // A place may have to be cleared away first; who waits for one is looked at every so often.
+        for _ in 0..ADMIT_TRIES {
+            if self.clients[client].checker.phase != Phase::Open {
+                self.pass_ms(ADMIT_MS);
+            }
+        }
         assert_eq!(self.clients[client].checker.phase, Phase::Open);
         for channel in channels {
             self.ask(client, *channel, &Method::ChannelOpen {});
@@ -140,20 +200,37 @@ impl World {
 
     // ---- time
 
-    /// One round: everybody sends and receives once, and the house takes a turn if the poll would return.
+    /// One round: everybody sends and receives once, and the engine takes a turn if its loop would wake up.
     /// Says whether anything moved.
     pub fn round(&mut self) -> bool {
         let mut moved = false;
-        for (client, line) in self.clients.iter_mut().zip(&mut self.lines) {
-            moved |= client.step(line, self.now);
-            moved |= line.arrive();
+        for (client, line) in self.clients.iter_mut().zip(&self.lines) {
+            moved |= client.step(&mut line.borrow_mut(), self.now);
+            moved |= line.borrow_mut().arrive();
         }
-        let woken = self.house.take_events(&mut self.lines);
-        if woken || self.house.has_work() || self.house.next_deadline().is_due(self.now) {
-            self.house.turn(&mut self.lines, self.now);
+        self.engine.set_now(self.now);
+        let is_woken = Memory::report(&mut self.engine);
+        if is_woken || self.engine.sleeps_until().is_none_or(|deadline| deadline.is_due(self.now)) {
+            self.engine.turn().expect("there is no disk that could fail");
+            self.turns += 1;
+            self.check_bounds();
             moved = true;
         }
         moved
+    }
+
+    /// What holds after each turn: every pool is within its limit.
+    fn check_bounds(&mut self) {
+        let (limits, gauges) = (&self.limits, self.engine.broker().gauges());
+        assert!(self.engine.messages().messages_used() <= limits.messages_max as usize);
+        assert!(self.engine.messages().body_bytes_used() as u64 <= limits.body_bytes_max);
+        assert!(gauges.connections <= limits.connections_max as usize);
+        assert!(gauges.channels <= limits.channels_max as usize);
+        assert!(gauges.consumers <= limits.consumers_max as usize);
+        assert!(gauges.queues <= limits.queues_max as usize);
+        assert!(gauges.bindings <= limits.bindings_max as usize);
+        assert!(gauges.deliveries <= limits.unacknowledged_max as usize);
+        self.jobs_seen = self.jobs_seen.max(gauges.jobs);
     }
 
     /// Goes on until nobody can do anything before time passes.
@@ -161,13 +238,13 @@ impl World {
         let mut rounds = 0;
         while self.round() {
             rounds += 1;
-            assert!(rounds < ROUNDS_MAX, "the world does not come to rest");
+            assert!(rounds < ROUNDS_MAX, "the world does not come to rest: {:?}", self.engine);
         }
     }
 
     pub fn next_deadline(&self) -> Deadline {
         let clients = self.clients.iter().map(Client::next_deadline);
-        clients.fold(self.house.next_deadline(), Deadline::earlier)
+        clients.fold(self.engine.next_deadline(), Deadline::earlier)
     }
 
     /// Lets so much time pass, jumping from deadline to deadline.
@@ -267,13 +344,13 @@ impl World {
 
     /// The client says nothing more; what it sent still arrives.
     pub fn hang_up(&mut self, client: usize) {
-        self.lines[client].hang_up();
+        self.line(client).hang_up();
     }
 
     /// The connection breaks.
     pub fn lose(&mut self, client: usize) {
         self.clients[client].die();
-        self.lines[client].lose();
+        self.line(client).lose();
     }
 
     /// Everybody is gone: then nothing is left but what was declared to stay.
@@ -283,7 +360,7 @@ impl World {
         }
         // Those who wait for room are given time for what they sent before.
         self.pass_ms(LOST_MS);
-        assert_eq!(self.house.peers_count(), 0, "a lost peer is noticed");
+        assert_eq!(self.peers_count(), 0, "a lost peer is noticed");
     }
 
     /// A newcomer deletes these queues; then every pool must be empty.
@@ -296,7 +373,52 @@ impl World {
             self.ask(cleaner, 1, &delete);
         }
         self.lose_everybody();
-        self.house.assert_empty();
+        self.assert_empty();
+    }
+}
+
+impl World {
+    /// Everything was given back: nobody is connected, nothing was declared, nothing is held.
+    #[track_caller]
+    pub fn assert_empty(&self) {
+        let gauges = self.engine.broker().gauges();
+        assert_eq!(gauges, Gauges::default(), "something was left in a pool of the broker");
+        self.assert_no_bytes();
+    }
+
+    /// No session holds anything and there are no messages, whatever is declared.
+    #[track_caller]
+    pub fn assert_no_bytes(&self) {
+        let messages = self.engine.messages();
+        assert_eq!(
+            (messages.messages_used(), messages.body_bytes_used(), messages.assembly_bytes_used()),
+            (0, 0, 0),
+            "messages, bytes of bodies, bytes being assembled"
+        );
+        let pools = self.engine.pools();
+        assert_eq!(
+            (pools.channels_used(), pools.reply_bytes_used(), self.engine.input_bytes_waiting()),
+            (0, 0, 0),
+            "channels, bytes of replies, bytes of input"
+        );
+    }
+}
+
+/// What an operator would be told of it.
+fn process() -> Process {
+    Process {
+        environment: String::new(),
+        data_dir: String::new(),
+        listeners: Vec::new(),
+        product: (String::new(), String::new()),
+        memory_limit_bytes: 0,
+        uptime_ms: 0,
+        connections: 0,
+        handshakes_evicted: 0,
+        newcomers_dropped: 0,
+        is_store_damaged: false,
+        is_tls_shut: false,
+        waiting_publishers: 0,
     }
 }
 
