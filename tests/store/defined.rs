@@ -72,22 +72,28 @@ impl Store {
         }
     }
 
+    /// A message of 2 KB for some queues.
+    fn publish(&mut self, queues: &[u64], offset: u64) {
+        let targets: Vec<Target> =
+            queues.iter().map(|queue| Target { queue: *queue, offset, lane: 0 }).collect();
+        let message = Message {
+            targets: Targets::List(&targets),
+            enqueued_ms: 0,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"key",
+            properties: b"",
+            body: Body::Inline(&[7; 2_000]),
+        };
+        while self.log.append(&Record::Message(message), Urgency::Awaited, self.now).is_err() {
+            self.rest();
+        }
+    }
+
     /// So many messages of 2 KB, and none of them stays but for each hundredth.
     fn traffic(&mut self, messages: u64) {
         for _ in 0..messages {
-            let target = [Target { queue: 1, offset: self.offset, lane: 0 }];
-            let message = Message {
-                targets: Targets::List(&target),
-                enqueued_ms: 0,
-                expiration_ms: None,
-                exchange: b"",
-                key: b"key",
-                properties: b"",
-                body: Body::Inline(&[7; 2_000]),
-            };
-            while self.log.append(&Record::Message(message), Urgency::Awaited, self.now).is_err() {
-                self.rest();
-            }
+            self.publish(&[1], self.offset);
             if !self.offset.is_multiple_of(100) {
                 let range = leveret::store::Range { start: self.offset, end: self.offset + 1 };
                 self.log.settle(1, range, Urgency::Lazy, self.now);
@@ -110,8 +116,8 @@ impl Store {
     }
 }
 
-/// What a start finds in these files.
-fn found_in(files: &[(u32, Vec<u8>)]) -> (Defined, u64, Report) {
+/// A store with these files.
+fn opened(files: &[(u32, Vec<u8>)]) -> (SimDisk, Log, Report) {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     for (slot, bytes) in files {
@@ -122,6 +128,12 @@ fn found_in(files: &[(u32, Vec<u8>)]) -> (Defined, u64, Report) {
     disk.sync_directory().expect("the disk is well");
     let opened = Log::open(&mut disk, settings(30), IDENTITY, Now::from_ms(1));
     let (log, report) = opened.expect("a damaged block hides no store");
+    (disk, log, report)
+}
+
+/// What a start finds in these files.
+fn found_in(files: &[(u32, Vec<u8>)]) -> (Defined, u64, Report) {
+    let (mut disk, log, report) = opened(files);
     let mut defined = Defined::new();
     let damaged = log
         .read_definitions(&mut disk, |key, value, _| drop(defined.insert(key.to_vec(), value.to_vec())))
@@ -280,19 +292,7 @@ fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
     for offset in 0..60 {
         // The last one has nothing anywhere.
         for (.., incarnation) in &queues[..5] {
-            let target = [Target { queue: *incarnation, offset, lane: 0 }];
-            let message = Message {
-                targets: Targets::List(&target),
-                enqueued_ms: 0,
-                expiration_ms: None,
-                exchange: b"",
-                key: b"key",
-                properties: b"",
-                body: Body::Inline(&[7; 2_000]),
-            };
-            while store.log.append(&Record::Message(message), Urgency::Awaited, store.now).is_err() {
-                store.rest();
-            }
+            store.publish(&[*incarnation], offset);
         }
     }
     store.rest();
@@ -318,4 +318,31 @@ fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
     // 512 bytes, with some 180 each.
     assert!(counts.len() > 3 && counts.iter().all(|count| *count == 2), "{counts:?}");
     assert_eq!(named.len(), 5, "{counts:?}");
+}
+
+/// One full segment says that a queue is deleted, others have its messages: without a copy they would come
+/// back with the loss of that segment.
+#[test]
+fn no_full_segment_takes_a_deletion() {
+    let mut store = Store::new(60);
+    for offset in 0..120 {
+        // Another queue keeps the segments with the messages of the first.
+        store.publish(if offset < 60 { &[1, 2] } else { &[2] }, offset);
+        if offset == 75 {
+            let gone = Record::Gone { queue: 1 };
+            store.log.append_reserved(&gone, Urgency::Awaited, store.now).expect("there is room");
+            store.rest();
+        }
+    }
+    store.rest();
+    let files = store.files();
+    let segments: Vec<u32> = store.log.index().segments().values().map(|segment| segment.slot).collect();
+    assert!(segments.len() > 3, "{segments:?}");
+    for slot in &segments[..segments.len() - 1] {
+        let mut damaged = files.clone();
+        let file = damaged.iter_mut().find(|(other, _)| other == slot).expect("it is there");
+        file.1[BLOCK_BYTES..].fill(0);
+        let queues = opened(&damaged).1.index().queues_with_messages();
+        assert!(!queues.contains(&1) && queues.contains(&2), "file {slot}: {queues:?}");
+    }
 }
