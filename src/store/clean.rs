@@ -16,7 +16,7 @@
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
-use super::index::Index;
+use super::index::{Index, Segment};
 use super::jobs::{ReadDone, ReadJob};
 use super::log::{InFlight, Log, Position};
 use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Target, Targets, ranges_fitting};
@@ -25,12 +25,20 @@ use super::space::SEGMENTS_RESERVED;
 
 /// The cleaner starts when no more than this many segments are free beside the reserved ones.
 const CLEAN_BELOW_FREE: usize = 1;
-/// A segment is worth copying when at most so many of 8 parts of its bytes are live.
-const LIVE_EIGHTHS_MAX: u64 = 6;
+/// Once it has started, it goes on until one in so many segments more is free: what it copies in one go lies
+/// together, apart from what is published meanwhile, and what has lived for long mostly lives on.
+const CLEAN_AHEAD_PART: usize = 16;
+/// At most so many, so that publishers are held back for seconds only.
+const CLEAN_AHEAD_MAX: usize = 8;
+/// A segment is worth copying when what must be written for it takes at most so many percent of its bytes.
+const WRITTEN_PERCENT_MAX: u64 = 96;
+/// The same while it goes on though segments are not short any more.
+const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
 /// About what a settled range takes when it is written again, in bytes.
 const RANGE_BYTES: usize = 5;
-/// The cleaner stops when so many runs are pieces of others: its copies may cut them, and each takes memory.
-const PIECES_MAX: usize = 32 << 10;
+/// The cleaner stops when there is a piece of a run for so many bytes that the index may have: its copies may
+/// cut runs, and a piece takes half as much.
+const PIECES_BYTES: usize = 64;
 /// Room in a commit that makes carrying worth while, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// The most that a record takes that says that a segment has left, in bytes.
@@ -203,7 +211,7 @@ impl Log {
             self.cleaning = self.choose_victim();
             self.index.set_cleaned(self.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
         }
-        let is_crowded = self.index.pieces() >= PIECES_MAX;
+        let is_crowded = self.index.pieces() >= self.settings.index_bytes / PIECES_BYTES;
         // Settlements may wait for room that they cannot have before the cleaner goes on.
         let is_all_written = !self.has_gathered() && self.in_flight.is_none();
         let cleaning = self.cleaning.as_mut()?;
@@ -346,7 +354,8 @@ impl Log {
         if live == 0 {
             return true;
         }
-        if !self.has_room(raw.len()) || self.gathers_copy_of(record) {
+        let overfills = self.gathered_copies > 0 && self.overfills(raw.len());
+        if overfills || !self.has_room(raw.len()) || self.gathers_copy_of(record) {
             self.hurry();
             cleaning.waits_for = self.number + 1;
             return false;
@@ -381,32 +390,47 @@ impl Log {
         }
         self.gathered += 1;
         self.appended.0 += 1;
-        self.counters.bytes_copied += (self.gather.len() - start) as u64;
+        let copied = self.gather.len() - start;
+        self.gathered_copies += copied;
+        self.counters.bytes_copied += copied as u64;
     }
 
-    /// The sealed segment with the smallest live part, when segments are short and it is small enough.
-    fn choose_victim(&mut self) -> Option<Cleaning> {
+    /// The most percent of a segment that may have to be written for it, when it is time to clean: while
+    /// segments are short nearly all, and then less until some more are free.
+    fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.slots.spare();
-        let has_room = spare > SEGMENTS_RESERVED + CLEAN_BELOW_FREE && !self.is_index_full;
-        if self.drain.is_some() || has_room {
+        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE;
+        let high = low + (self.slots.most() / CLEAN_AHEAD_PART).min(CLEAN_AHEAD_MAX);
+        let is_short = self.is_index_full || spare <= low;
+        self.cleans_ahead = is_short || self.cleans_ahead && spare <= high;
+        let percent = if is_short { WRITTEN_PERCENT_MAX } else { WRITTEN_AHEAD_PERCENT_MAX };
+        self.cleans_ahead.then_some(percent)
+    }
+
+    /// The sealed segment that gives the most room for what is written for it, if there is one to be cleaned.
+    fn choose_victim(&mut self) -> Option<Cleaning> {
+        if self.drain.is_some() {
             return None;
         }
+        let percent = self.percent_worth_writing()?;
         if !core::mem::take(&mut self.may_clean) {
             return None;
         }
-        let sealed = self.index.segments().iter().filter(|&(sequence, segment)| {
-            *sequence != self.active.sequence
-                && segment.live > 0
-                && !segment.stuck
-                && self.copies_bytes(segment.live_bytes) * 8 <= u64::from(segment.bytes) * LIVE_EIGHTHS_MAX
-        });
-        let (&segment, found) =
-            sealed.min_by_key(|(_, segment)| segment.live_bytes * 1000 / u64::from(segment.bytes.max(1)))?;
-        let ranges: usize = self.index.queues_to_carry(&[segment]).map(|(_, ranges)| ranges).sum();
-        let copies = self.copies_bytes(found.live_bytes) as usize;
-        if copies + ranges * RANGE_BYTES > self.room_to_clean() {
-            return None;
-        }
+        let (room, carries) = (self.room_to_clean() as u64, self.index.carries());
+        let worth = |(&sequence, segment): (&u64, &Segment)| {
+            if sequence == self.active.sequence || segment.live == 0 || segment.stuck {
+                return None;
+            }
+            let (ranges, segments) = carries.before(sequence);
+            let carried = (ranges * RANGE_BYTES) as u64;
+            let copied = self.copies_bytes(segment.live_bytes);
+            let written = copied + carried / segments;
+            let is_worth = written * 100 <= u64::from(segment.bytes) * percent;
+            let has_room = copied + carried <= room;
+            (is_worth && has_room).then(|| (written * 10_000 / u64::from(segment.bytes), sequence))
+        };
+        let (_, segment) = self.index.segments().iter().filter_map(worth).min()?;
+        let found = self.index.segments().get(&segment)?;
         // The header's length is not known here; blocks that are no commit are passed over one by one.
         Some(Cleaning {
             segment,

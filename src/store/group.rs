@@ -111,8 +111,9 @@ impl Keeper {
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
             // What comes before it in its commit must not keep it out for ever, so half of one is for that.
             if bytes <= self.log.record_bytes_max() / 2 {
-                let is_written =
-                    self.log.admit(bytes).is_ok() && self.write_members(journal, messages, group, now);
+                let is_written = !self.log.yields(bytes)
+                    && self.log.admit(bytes).is_ok()
+                    && self.write_members(journal, messages, group, now);
                 self.groups.is_waiting = !is_written;
                 return is_written;
             }

@@ -650,6 +650,21 @@ impl Index {
         })
     }
 
+    /// What is settled, to know at once what a segment that leaves has written again.
+    pub(super) fn carries(&self) -> Carries {
+        let settled = self.queues.values().filter(|queue| queue.settled_since != u64::MAX);
+        let mut since: Vec<(u64, usize)> =
+            settled.map(|queue| (queue.settled_since, 1 + queue.settled.ranges().len())).collect();
+        since.sort_unstable();
+        let mut ranges = 0;
+        for (_, sum) in &mut since {
+            ranges += *sum;
+            *sum = ranges;
+        }
+        let oldest = since.first().map_or(u64::MAX, |(oldest, _)| *oldest);
+        Carries { since, segments: self.segments.range(oldest..).count().max(1) as u64 }
+    }
+
     /// Deleted definitions whose record must be written again before `segment` may be left out.
     pub(super) fn deletions_to_carry(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
@@ -657,6 +672,25 @@ impl Index {
             (definition.deleted && definition.lies_in(key, segment) && kills)
                 .then_some((&**key, definition.version))
         })
+    }
+}
+
+/// What is settled, by the oldest segment that tells of it.
+pub(super) struct Carries {
+    /// Segments, rising, and in how many ranges is settled what they and those before them are the first to
+    /// tell of.
+    since: Vec<(u64, usize)>,
+    /// Segments that may tell of any: when it was written again, none of them does any more.
+    segments: u64,
+}
+
+impl Carries {
+    /// How many ranges, about and rather too many, are written again before `segment` leaves, and for how
+    /// many segments at once.
+    pub(super) fn before(&self, segment: u64) -> (usize, u64) {
+        let end = self.since.partition_point(|(since, _)| *since <= segment);
+        let ranges = end.checked_sub(1).map_or(0, |last| self.since[last].1);
+        (ranges, self.segments)
     }
 }
 

@@ -20,7 +20,9 @@ use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{Failed, Log, Refused};
 use super::read_back::{FetchDone, Scratch};
-use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, Targets};
+use super::record::{
+    Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Record, Target, Targets,
+};
 
 /// A queue may fill so many fifths of what the disk limit leaves for messages, so that one that nobody reads
 /// leaves room for others.
@@ -382,6 +384,10 @@ impl Keeper {
                 continue;
             }
             let Some(front) = front else { return true };
+            let bytes = (messages.body_len(front.message) as usize).min(CHUNK_BODY_BYTES);
+            if self.log.yields(bytes + RECORD_OVERHEAD_BYTES_MAX) {
+                return false;
+            }
             if !self.write_message(messages, journal.time_ms(), front, now) {
                 return false;
             }

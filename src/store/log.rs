@@ -95,6 +95,10 @@ impl Settings {
     }
 }
 
+/// While the cleaner is at work, what is new takes one of so many parts of a commit: so what has lived for long
+/// lies together, apart from what may die soon.
+const FRESH_PART: usize = 32;
+
 /// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Position(pub u64);
@@ -155,6 +159,9 @@ pub struct Log {
     pub(super) footer: Footer,
     pub(super) gather: Vec<u8>,
     pub(super) gathered: u32,
+    /// Bytes of messages and chunks that gather: new ones, and those that the cleaner has copied.
+    pub(super) gathered_fresh: usize,
+    pub(super) gathered_copies: usize,
     pub(super) spare: Vec<u8>,
     pub(super) header_spare: Vec<u8>,
     pub(super) live_spare: Vec<SegmentRef>,
@@ -177,6 +184,8 @@ pub struct Log {
     pub(super) drain: Option<Drain>,
     pub(super) cleaning: Option<Cleaning>,
     pub(super) doubling: Doubling,
+    /// The cleaner has started, and goes on until some more segments are free.
+    pub(super) cleans_ahead: bool,
     /// Something has changed since the cleaner looked for work.
     pub(super) may_clean: bool,
     pub(super) read_spare: Vec<u8>,
@@ -267,6 +276,8 @@ impl Log {
             footer: start.footer.with_room(start.settings.segment_bytes),
             gather,
             gathered: start.again_records,
+            gathered_fresh: 0,
+            gathered_copies: 0,
             spare: Vec::with_capacity(commit_bytes),
             header_spare: Vec::new(),
             live_spare: Vec::new(),
@@ -287,6 +298,7 @@ impl Log {
             drain: None,
             cleaning: None,
             doubling: Doubling::due(),
+            cleans_ahead: false,
             may_clean: true,
             read_spare: vec![0; start.settings.commit_bytes as usize],
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
@@ -363,7 +375,9 @@ impl Log {
     /// There is no room now; nothing was changed.
     pub fn append(&mut self, record: &Record<'_>, urgency: Urgency, now: Now) -> Result<Position, Refused> {
         self.admit(record.bytes_max())?;
+        let start = self.gather.len();
         record.encode(&mut self.gather);
+        self.gathered_fresh += self.gather.len() - start;
         if let Record::Message(message) = record {
             self.count_payload(
                 message,
@@ -389,7 +403,9 @@ impl Log {
     ) -> Result<Position, Refused> {
         let message = Message { body: record::Body::Inline(&[]), ..*message };
         self.admit(Record::Message(message).bytes_max() + body_bytes)?;
+        let start = self.gather.len();
         record::encode_message(&message, body_bytes, &mut self.gather, fill);
+        self.gathered_fresh += self.gather.len() - start;
         self.count_payload(&message, body_bytes);
         Ok(self.appended_one(urgency, now))
     }
@@ -509,6 +525,25 @@ impl Log {
     /// Bytes of each commit that only settlements use.
     pub(super) const fn settle_share(&self) -> usize {
         self.settings.commit_bytes as usize / 8
+    }
+
+    /// Whether new messages of so many bytes should be left to the next commit, though this one may have room:
+    /// the cleaner is at work and what is new has had its part, or they would not fit into the segment that
+    /// the commit fills up. Never true of the first ones of a commit. Who appends all the same is served.
+    pub fn yields(&mut self, bytes: usize) -> bool {
+        let has_had_its_part = self.is_cleaning()
+            && self.gathered_fresh + bytes > self.settings.commit_bytes as usize / FRESH_PART;
+        let yields = self.gathered_fresh > 0 && (has_had_its_part || self.overfills(bytes));
+        if yields {
+            self.hurry();
+        }
+        yields
+    }
+
+    /// Whether what gathers fills the active segment up, and would not fit with so many bytes more.
+    pub(super) fn overfills(&self, bytes: usize) -> bool {
+        let room = self.filling_room();
+        self.gather.len() <= room && self.gather.len() + bytes + self.settle_share() > room
     }
 
     /// Whether records of so many bytes are taken now.

@@ -36,6 +36,9 @@ const SEGMENTS_READY: usize = 2;
 const ASK_AGAIN_MS: u64 = 1_000;
 const ASK_AGAIN_MS_MAX: u64 = 30_000;
 
+/// A commit that fills a segment up is worth its sync from one in so many parts of the largest on.
+const FILLING_PART: usize = 8;
+
 /// What a slot's file is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Slot {
@@ -161,6 +164,11 @@ impl Slots {
         self.free
     }
 
+    /// `disk_limit` in segments, or what the file system has room for.
+    pub(super) const fn most(&self) -> usize {
+        self.max
+    }
+
     /// Segments that are free, or may still be made.
     pub(super) const fn spare(&self) -> usize {
         self.free + self.limit().saturating_sub(self.used)
@@ -264,6 +272,17 @@ impl Log {
         room / 2 / BLOCK_BYTES * BLOCK_BYTES
     }
 
+    /// About the most bytes of a commit that fills the active segment up, and leaves room for its footer: so
+    /// little of it stays unused. 0 when a commit of so few is not worth its sync.
+    pub(super) fn filling_room(&self) -> usize {
+        let (tail, footer) = (self.tail as usize, self.footer.bytes_max());
+        let room = (self.settings.segment_bytes as usize).saturating_sub(tail + footer);
+        let commit =
+            (room as u64 * tail as u64 / (tail + footer) as u64) as usize / BLOCK_BYTES * BLOCK_BYTES;
+        let commit = commit.saturating_sub(BLOCK_BYTES);
+        if commit * FILLING_PART < self.settings.commit_bytes as usize { 0 } else { commit }
+    }
+
     /// The most bytes that may gather.
     pub(super) fn gather_bytes_max(&self) -> usize {
         let most = self.settings.commit_bytes as usize;
@@ -281,7 +300,9 @@ impl Log {
             return None;
         }
         if self.fits_active(most) || (self.slots.free() > 0 && self.may_open()) {
-            return Some(most);
+            let filling = self.filling_room().min(most);
+            let fills = self.gathered > 0 && self.gather.len() < filling;
+            return Some(if fills { filling } else { most });
         }
         let room = self.active_room().min(most);
         (padded(self.gather.len() + 1) <= room).then_some(room)
