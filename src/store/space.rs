@@ -301,7 +301,7 @@ impl Log {
         }
         if self.fits_active(most) || (self.slots.free() > 0 && self.may_open()) {
             let filling = self.filling_room().min(most);
-            let fills = self.gathered > 0 && self.gather.len() < filling;
+            let fills = self.gathered > 0 && self.gather.len() + self.settle_share() <= filling;
             return Some(if fills { filling } else { most });
         }
         let room = self.active_room().min(most);
