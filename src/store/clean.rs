@@ -34,6 +34,9 @@ const CLEAN_AHEAD_MAX: usize = 8;
 const WRITTEN_PERCENT_MAX: u64 = 96;
 /// The same while it goes on though segments are not short any more.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
+/// While the cleaner is at work, what is new takes one of so many parts of a commit: so what has lived for
+/// long lies together, apart from what may die soon.
+const FRESH_PART: usize = 32;
 /// About what a settled range takes when it is written again, in bytes.
 const RANGE_BYTES: usize = 5;
 /// The cleaner stops when there is a piece of a run for so many bytes that the index may have: its copies may
@@ -109,6 +112,26 @@ impl Log {
 
     pub(super) fn is_cleaning_done_copying(&self) -> bool {
         self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
+    }
+
+    /// Whether new messages of so many bytes should be left to the next commit, though this one may have
+    /// room: the cleaner is at work and what is new has had its part, or they would not fit into the segment
+    /// that the commit fills up. Never true of the first ones of a commit. Who appends all the same is
+    /// served.
+    pub fn yields(&mut self, bytes: usize) -> bool {
+        let has_had_its_part = self.is_cleaning()
+            && self.gathered_fresh + bytes > self.settings.commit_bytes as usize / FRESH_PART;
+        let yields = self.gathered_fresh > 0 && (has_had_its_part || self.overfills(bytes));
+        if yields {
+            self.hurry();
+        }
+        yields
+    }
+
+    /// Whether what gathers fills the active segment up, and would not fit with so many bytes more.
+    fn overfills(&self, bytes: usize) -> bool {
+        let room = self.filling_room();
+        self.gather.len() <= room && self.gather.len() + bytes + self.settle_share() > room
     }
 
     /// Writes again what is settled in queues that the draining segment may speak of, as far as it fits.

@@ -14,6 +14,7 @@ use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
 use super::access::{Restored, Vouch};
+use super::budget::Budget;
 use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
@@ -94,10 +95,6 @@ impl Settings {
         }
     }
 }
-
-/// While the cleaner is at work, what is new takes one of so many parts of a commit: so what has lived for long
-/// lies together, apart from what may die soon.
-const FRESH_PART: usize = 32;
 
 /// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -525,25 +522,6 @@ impl Log {
     /// Bytes of each commit that only settlements use.
     pub(super) const fn settle_share(&self) -> usize {
         self.settings.commit_bytes as usize / 8
-    }
-
-    /// Whether new messages of so many bytes should be left to the next commit, though this one may have room:
-    /// the cleaner is at work and what is new has had its part, or they would not fit into the segment that
-    /// the commit fills up. Never true of the first ones of a commit. Who appends all the same is served.
-    pub fn yields(&mut self, bytes: usize) -> bool {
-        let has_had_its_part = self.is_cleaning()
-            && self.gathered_fresh + bytes > self.settings.commit_bytes as usize / FRESH_PART;
-        let yields = self.gathered_fresh > 0 && (has_had_its_part || self.overfills(bytes));
-        if yields {
-            self.hurry();
-        }
-        yields
-    }
-
-    /// Whether what gathers fills the active segment up, and would not fit with so many bytes more.
-    pub(super) fn overfills(&self, bytes: usize) -> bool {
-        let room = self.filling_room();
-        self.gather.len() <= room && self.gather.len() + bytes + self.settle_share() > room
     }
 
     /// Whether records of so many bytes are taken now.
