@@ -419,13 +419,14 @@ impl Log {
     }
 
     /// The most percent of a segment that may have to be written for it, when it is time to clean: while
-    /// segments are short nearly all, and then less until some more are free.
+    /// segments are short nearly all, else less until some more are free. A full index alone must not have
+    /// what lies densely written again and again.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.slots.spare();
         let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE;
         let high = low + (self.slots.most() / CLEAN_AHEAD_PART).min(CLEAN_AHEAD_MAX);
-        let is_short = self.is_index_full || spare <= low;
-        self.cleans_ahead = is_short || self.cleans_ahead && spare <= high;
+        let is_short = spare <= low;
+        self.cleans_ahead = is_short || self.is_index_full || self.cleans_ahead && spare <= high;
         let percent = if is_short { WRITTEN_PERCENT_MAX } else { WRITTEN_AHEAD_PERCENT_MAX };
         self.cleans_ahead.then_some(percent)
     }
@@ -439,7 +440,8 @@ impl Log {
         if !core::mem::take(&mut self.may_clean) {
             return None;
         }
-        let (room, carries) = (self.room_to_clean() as u64, self.index.carries());
+        let (room, carries) =
+            (self.room_to_clean() as u64, self.index.carries(core::mem::take(&mut self.since_spare)));
         let worth = |(&sequence, segment): (&u64, &Segment)| {
             if sequence == self.active.sequence || segment.live == 0 || segment.stuck {
                 return None;
@@ -452,7 +454,9 @@ impl Log {
             let has_room = copied + carried <= room;
             (is_worth && has_room).then(|| (written * 10_000 / u64::from(segment.bytes), sequence))
         };
-        let (_, segment) = self.index.segments().iter().filter_map(worth).min()?;
+        let best = self.index.segments().iter().filter_map(worth).min();
+        self.since_spare = carries.into_since();
+        let (_, segment) = best?;
         let found = self.index.segments().get(&segment)?;
         // The header's length is not known here; blocks that are no commit are passed over one by one.
         Some(Cleaning {

@@ -12,9 +12,10 @@
 //! elsewhere; that of a queue, as long as messages of it do.
 //!
 //! Always true: one definition is read at a time, by the helper; nobody waits for a copy, and it rides along
-//! with what is written within the settle window; nothing is copied while room is short, for that makes none,
-//! nor while the cleaner copies, which has the buffer; a copy is made of what is durable, so it lies in
-//! another commit than that.
+//! with what is written within the settle window; copies get the room that publishers get and leave the
+//! reserve alone, but they come before the next segment is cleaned, which may bring both copies into one: so
+//! a limit that is nearly full for years has them in two as well; nothing is copied while the cleaner copies,
+//! which has the buffer; a copy is made of what is durable, so it lies in another commit than that.
 
 use crate::journal::Urgency;
 use crate::journal::definition::is_access;
@@ -52,7 +53,7 @@ impl Doubling {
 impl Log {
     /// The next definition to read because it lies at one place only.
     pub(super) fn next_double(&mut self) -> Option<ReadJob> {
-        if self.cleaning.is_some() || self.drain.is_some() || self.is_short() {
+        if self.cleaning.is_some() || self.drain.is_some() {
             return None;
         }
         if !self.doubling.is_going {

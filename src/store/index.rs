@@ -650,11 +650,12 @@ impl Index {
         })
     }
 
-    /// What is settled, to know at once what a segment that leaves has written again.
-    pub(super) fn carries(&self) -> Carries {
+    /// What is settled, to know at once what a segment that leaves has written again; in the memory of
+    /// `since`.
+    pub(super) fn carries(&self, mut since: Vec<(u64, usize)>) -> Carries {
         let settled = self.queues.values().filter(|queue| queue.settled_since != u64::MAX);
-        let mut since: Vec<(u64, usize)> =
-            settled.map(|queue| (queue.settled_since, 1 + queue.settled.ranges().len())).collect();
+        since.clear();
+        since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.ranges().len())));
         since.sort_unstable();
         let mut ranges = 0;
         for (_, sum) in &mut since {
@@ -691,6 +692,10 @@ impl Carries {
         let end = self.since.partition_point(|(since, _)| *since <= segment);
         let ranges = end.checked_sub(1).map_or(0, |last| self.since[last].1);
         (ranges, self.segments)
+    }
+
+    pub(super) fn into_since(self) -> Vec<(u64, usize)> {
+        self.since
     }
 }
 

@@ -183,6 +183,8 @@ pub struct Log {
     pub(super) doubling: Doubling,
     /// The cleaner has started, and goes on until some more segments are free.
     pub(super) cleans_ahead: bool,
+    /// For [`Index::carries`].
+    pub(super) since_spare: Vec<(u64, usize)>,
     /// Something has changed since the cleaner looked for work.
     pub(super) may_clean: bool,
     pub(super) read_spare: Vec<u8>,
@@ -296,6 +298,7 @@ impl Log {
             cleaning: None,
             doubling: Doubling::due(),
             cleans_ahead: false,
+            since_spare: Vec::new(),
             may_clean: true,
             read_spare: vec![0; start.settings.commit_bytes as usize],
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
