@@ -14,7 +14,6 @@ use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
 use super::access::{Restored, Vouch};
-use super::budget::Budget;
 use super::clean::{Cleaning, Drain};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;

@@ -5,7 +5,6 @@
 //! | `log` | what gathers, who must wait; settings, positions, counters |
 //! | `due` | when a commit is due, and the syncs that the card can stand |
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
-//! | `budget` | how many syncs the card may do |
 //! | `space` | which files there are, and who may use the last of them |
 //! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `double` | definitions lie in two erase blocks |
@@ -60,7 +59,6 @@ mod access;
 mod access_file;
 mod alignment;
 mod belonging;
-mod budget;
 mod build;
 mod clean;
 mod commit;

@@ -10,6 +10,7 @@ mod damage;
 mod defined;
 mod fetch;
 mod files;
+mod fill;
 mod format;
 mod full;
 mod group;

@@ -4,19 +4,13 @@
 //! Two loads: messages that die in no order at all, which is the hardest there is for a log, and queues that
 //! nobody reads for long beside queues whose messages live for a moment, which is what boards have.
 
-// The simulated disk is there only in builds that check themselves.
-#![cfg(debug_assertions)]
-
-#[allow(dead_code, reason = "each test of the store uses a part of it")]
-mod store_support;
-
 use std::collections::VecDeque;
 
+use leveret::sim::{Mutant, Random, SimDisk, Trouble};
 use leveret::store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 use leveret::time::Now;
-use store_support::{Mutant, Random, SimDisk, Trouble};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF111 };
 const SEGMENT_BYTES: u32 = 1 << 20;
