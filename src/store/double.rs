@@ -53,7 +53,9 @@ impl Doubling {
 impl Log {
     /// The next definition to read because it lies at one place only.
     pub(super) fn next_double(&mut self) -> Option<ReadJob> {
-        if self.cleaning.is_some() || self.drain.is_some() {
+        // A full file system may not have the room that the limit promises.
+        let is_scarce = self.is_short() && self.is_file_system_full();
+        if self.cleaning.is_some() || self.drain.is_some() || is_scarce {
             return None;
         }
         if !self.doubling.is_going {
