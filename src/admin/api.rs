@@ -270,7 +270,10 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
         ),
         (
             !journal.has_room_to_define() && !journal.is_file_system_full(),
-            "disk: disk_limit is reached, so publishers of persistent messages wait",
+            match journal.room_key() {
+                "disk_limit" => "disk: disk_limit is reached, so publishers of persistent messages wait",
+                _ => "disk: index_bytes_max is reached, so publishers of persistent messages wait",
+            },
         ),
         (
             journal.is_file_system_full(),

@@ -606,7 +606,7 @@ impl Broker {
                 format_args!("the file system of this broker's data directory is full: make room there"),
             );
         }
-        self.out_of("disk_limit")
+        self.out_of(self.journal.room_key())
     }
 
     fn out_of(&self, key: &str) -> Fault {

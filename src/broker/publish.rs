@@ -391,9 +391,10 @@ impl Broker {
                  messages are taken"
             );
         } else {
+            let key = self.journal.room_key();
             log::warn!(
-                "no room on the disk under disk_limit: publishers of persistent messages to queue '{name}' \
-                 wait until some of its {count} messages are taken"
+                "no room for the log under {key}: publishers of persistent messages to queue '{name}' wait \
+                 until some of its {count} messages are taken"
             );
         }
     }

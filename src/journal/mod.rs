@@ -201,6 +201,8 @@ pub struct Journal {
     disk_room_bytes: u64,
     queue_bytes_max: u64,
     is_file_system_full: bool,
+    /// Whether what memory may know of the log, not the disk limit, leaves no more room.
+    is_index_full: bool,
     room_made: u64,
 }
 
@@ -247,6 +249,7 @@ impl Journal {
             disk_room_bytes: u64::MAX,
             queue_bytes_max: u64::MAX,
             is_file_system_full: false,
+            is_index_full: false,
             room_made: 0,
         }
     }
@@ -393,6 +396,16 @@ impl Journal {
     /// Whether the file system has less room than the disk limit.
     pub const fn is_file_system_full(&self) -> bool {
         self.is_file_system_full
+    }
+
+    /// The configuration's key that leaves no more room when there is none: what an operator can raise.
+    pub const fn room_key(&self) -> &'static str {
+        if self.is_index_full { "index_bytes_max" } else { "disk_limit" }
+    }
+
+    /// Whether what is known of the log in memory has reached `index_bytes_max`.
+    pub const fn set_index_full(&mut self, is_full: bool) {
+        self.is_index_full = is_full;
     }
 
     /// Names one of the queues of the message that is published next.

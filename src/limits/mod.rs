@@ -144,7 +144,7 @@ impl Default for Limits {
             consumer_timeout_ms: 1_800_000,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
-            index_bytes_max: 2 << 20,
+            index_bytes_max: 5 << 20,
         }
     }
 }

@@ -106,7 +106,7 @@ impl Life<'_> {
                 | OperatorFault::NoSuchVhost(_)
                 | OperatorFault::BeingDeleted(_)
                 | OperatorFault::FileSystemFull
-                | OperatorFault::NoRoom("disk_limit"),
+                | OperatorFault::NoRoom("disk_limit" | "index_bytes_max"),
             ) => {}
             Err(fault) => self.w.model.complain(format!("an operator was refused: {fault}")),
         }

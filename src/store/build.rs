@@ -169,7 +169,7 @@ impl Log {
             self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
             self.seal_spare = (seal.noted, seal.bytes, seal.parts);
         }
-        if changes_segments || self.is_index_full {
+        if changes_segments || self.is_index_full || self.cleaning.is_some() {
             self.weigh_index();
         }
         self.doubling.is_due |= changes_segments | self.index.take_defined();

@@ -39,9 +39,6 @@ const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
 const FRESH_PART: usize = 32;
 /// About what a settled range takes when it is written again, in bytes.
 const RANGE_BYTES: usize = 5;
-/// The cleaner stops when there is a piece of a run for so many bytes that the index may have: its copies may
-/// cut runs, and a piece takes half as much.
-const PIECES_BYTES: usize = 64;
 /// Room in a commit that makes carrying worth while, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// The most that a record takes that says that a segment has left, in bytes.
@@ -234,7 +231,8 @@ impl Log {
             self.cleaning = self.choose_victim();
             self.index.set_cleaned(self.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
         }
-        let is_crowded = self.index.pieces() >= self.settings.index_bytes / PIECES_BYTES;
+        // Its copies may cut runs in pieces, and each takes memory.
+        let is_crowded = self.index_weight >= self.index_weight_max;
         // Settlements may wait for room that they cannot have before the cleaner goes on.
         let is_all_written = !self.has_gathered() && self.in_flight.is_none();
         let cleaning = self.cleaning.as_mut()?;

@@ -45,8 +45,8 @@ pub(super) enum Source {
     Nothing,
     /// From what was noted of the segment that fills, a copy of which the job has.
     Noted,
-    /// From a part of the segment's footer.
-    Part(Part),
+    /// From the queue's part of the segment's footer, which lies in this span of it.
+    Span(Part),
     /// From the records themselves: the segment has no good footer.
     Scan,
     /// It is known: a chunk of a body, with its index.
@@ -90,10 +90,11 @@ impl Log {
             };
             scratch.note(noted);
             Source::Noted
-        } else if plan.part == Part::default() {
-            Source::Scan
         } else {
-            Source::Part(plan.part)
+            match self.index.span_of(plan.segment, queue) {
+                Part { bytes: 0, .. } => Source::Scan,
+                span => Source::Span(span),
+            }
         };
         let job = self.job(source, plan.segment, scratch)?;
         let bytes_max = (bytes_max as usize).min(FETCH_BYTES);

@@ -18,6 +18,7 @@ use super::access::Digest;
 use super::parts::{Entry, Part};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
 use super::record::{Body, Message, Range, Record, Target};
+use super::spans::Spans;
 
 /// Where a record lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -46,6 +47,8 @@ pub struct Segment {
     pub bytes: u32,
     /// The cleaner could not read all that is live in it.
     pub stuck: bool,
+    /// Where the queues' parts of its footer lie.
+    spans: Spans,
 }
 
 /// The newest state of one definition.
@@ -125,15 +128,16 @@ pub struct Index {
     definitions: BTreeMap<Box<[u8]>, DefinitionIndex>,
     bodies: BTreeMap<u64, LargeBody>,
     next_body: u64,
-    /// Runs of all queues, and in how many segments the queues have messages, summed up.
+    /// Runs of all queues.
     runs: usize,
-    held: usize,
     /// Of the live definitions of access.
     access: Digest,
     /// Segments whose records are being written again, to leave the log: cleaned, drained.
     leaving: [u64; 2],
     /// Something was defined.
     has_defined: bool,
+    /// The memory of those of a segment that has left, for the next.
+    spare_spans: Spans,
 }
 
 impl Index {
@@ -200,6 +204,7 @@ impl Index {
             .map(|definition| definition.segments.capacity() * size_of::<u64>() + ALLOCATION_BYTES);
         let chunks = |body: &LargeBody| tree_bytes::<u32, Place>(body.chunks.len());
         tree_bytes::<u64, Segment>(self.segments.len())
+            + self.segments.values().map(|s| s.spans.heap_bytes() + ALLOCATION_BYTES).sum::<usize>()
             + tree_bytes::<u64, QueueIndex>(self.queues.len())
             + tree_bytes::<Box<[u8]>, DefinitionIndex>(self.definitions.len())
             + tree_bytes::<u64, LargeBody>(self.bodies.len())
@@ -214,11 +219,6 @@ impl Index {
         self.runs
     }
 
-    /// Runs beyond two for each queue and segment: what copies have cut into pieces.
-    pub(super) const fn pieces(&self) -> usize {
-        self.runs.saturating_sub(2 * self.held)
-    }
-
     /// An id for a large body that no other ever had.
     pub const fn take_body_id(&mut self) -> u64 {
         self.next_body += 1;
@@ -227,9 +227,9 @@ impl Index {
 
     pub(super) fn add_segment(&mut self, sequence: u64, slot: u32, bytes: u32) {
         let (live, live_bytes, pending, pending_bytes) = (0, 0, 0, 0);
-        let stuck = false;
-        self.segments
-            .insert(sequence, Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck });
+        let (stuck, spans) = (false, Spans::default());
+        let segment = Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck, spans };
+        self.segments.insert(sequence, segment);
     }
 
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
@@ -344,10 +344,9 @@ impl Index {
             self.bodies.entry(body).or_default();
         }
         let entry = self.queues.entry(queue).or_default();
-        let (runs, held) = (entry.runs.len(), entry.held());
+        let runs = entry.runs.len();
         let seen = entry.add(offset, segment, bytes);
         self.runs = self.runs + entry.runs.len() - runs;
-        self.held = self.held + entry.held() - held;
         match seen {
             Seen::Again | Seen::Dead => {}
             Seen::Moved(old, lost) => {
@@ -368,11 +367,15 @@ impl Index {
 
     /// Where the parts of the footer of a sealed segment lie, counted from byte `base` of the segment.
     pub(super) fn set_parts(&mut self, segment: u64, base: u32, parts: &[(u64, Part)]) {
-        for (queue, part) in parts {
-            if let Some(queue) = self.queues.get_mut(queue) {
-                queue.set_part(segment, Part { at: base + part.at, bytes: part.bytes });
-            }
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.spans = Spans::of(base, parts, core::mem::take(&mut self.spare_spans));
         }
+    }
+
+    /// Where in a sealed segment's footer the part of a queue is to be looked for; no bytes when that is not
+    /// known.
+    pub(super) fn span_of(&self, segment: u64, queue: u64) -> Part {
+        self.segments.get(&segment).map_or(Part::default(), |segment| segment.spans.find(queue))
     }
 
     /// Where a chunk of a large body lies.
@@ -561,11 +564,11 @@ impl Index {
     pub(super) fn remove_segments(&mut self, left: &[u64]) {
         let has_left = |segment: &u64| left.binary_search(segment).is_ok();
         for segment in left {
-            self.segments.remove(segment);
+            if let Some(segment) = self.segments.remove(segment) {
+                self.spare_spans = segment.spans;
+            }
         }
-        for queue in self.queues.values_mut() {
-            queue.forget_segments(has_left);
-        }
+        self.queues.values_mut().for_each(|queue| queue.forget_segments(has_left));
         for definition in self.definitions.values_mut() {
             definition.segments.retain(|segment| !has_left(segment));
             definition.second = definition.second.filter(|place| !has_left(&place.segment));
@@ -582,9 +585,9 @@ impl Index {
     }
 
     fn forget_gone(&mut self) {
-        self.queues.retain(|_, queue| !queue.gone || queue.is_held_by(|_| true));
+        let segments = &self.segments;
+        self.queues.retain(|_, queue| !queue.gone || segments_of(segments, queue).next().is_some());
         self.runs = self.queues.values().map(|queue| queue.runs.len()).sum();
-        self.held = self.queues.values().map(QueueIndex::held).sum();
     }
 
     /// Whether a message still waits in this queue and `segment` is its place.
@@ -636,7 +639,11 @@ impl Index {
     /// The first queue behind `after` of whose deletion one full segment alone knows.
     pub(super) fn next_gone_once(&self, after: u64, active: u64) -> Option<u64> {
         let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
-        queues.find(|(_, queue)| queue.is_gone_once(active)).map(|(queue, _)| *queue)
+        let is_gone_once = |queue: &QueueIndex| {
+            let only = queue.gone_only_in(active);
+            only.is_some_and(|only| segments_of(&self.segments, queue).any(|segment| segment != only))
+        };
+        queues.find(|(_, queue)| is_gone_once(queue)).map(|(queue, _)| *queue)
     }
 
     /// Queues whose settlements must be written again before these segments, rising, may be left out, and in
@@ -645,25 +652,10 @@ impl Index {
         let last = leaving.last().copied().unwrap_or(0);
         self.queues.iter().filter_map(move |(&queue, entry)| {
             let stays = |segment: u64| leaving.binary_search(&segment).is_err();
-            let is_needed = entry.settled_since <= last && (!entry.gone || entry.is_held_by(stays));
+            let mut held = segments_of(&self.segments, entry);
+            let is_needed = entry.settled_since <= last && (!entry.gone || held.any(stays));
             is_needed.then(|| (queue, entry.settled.ranges().len()))
         })
-    }
-
-    /// What is settled, to know at once what a segment that leaves has written again; in the memory of
-    /// `since`.
-    pub(super) fn carries(&self, mut since: Vec<(u64, usize)>) -> Carries {
-        let settled = self.queues.values().filter(|queue| queue.settled_since != u64::MAX);
-        since.clear();
-        since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.ranges().len())));
-        since.sort_unstable();
-        let mut ranges = 0;
-        for (_, sum) in &mut since {
-            ranges += *sum;
-            *sum = ranges;
-        }
-        let oldest = since.first().map_or(u64::MAX, |(oldest, _)| *oldest);
-        Carries { since, segments: self.segments.range(oldest..).count().max(1) as u64 }
     }
 
     /// Deleted definitions whose record must be written again before `segment` may be left out.
@@ -676,32 +668,15 @@ impl Index {
     }
 }
 
-/// What is settled, by the oldest segment that tells of it.
-pub(super) struct Carries {
-    /// Segments, rising, and in how many ranges is settled what they and those before them are the first to
-    /// tell of.
-    since: Vec<(u64, usize)>,
-    /// Segments that may tell of any: when it was written again, none of them does any more.
-    segments: u64,
-}
-
-impl Carries {
-    /// How many ranges, about and rather too many, are written again before `segment` leaves, and for how
-    /// many segments at once.
-    pub(super) fn before(&self, segment: u64) -> (usize, u64) {
-        let end = self.since.partition_point(|(since, _)| *since <= segment);
-        let ranges = end.checked_sub(1).map_or(0, |last| self.since[last].1);
-        (ranges, self.segments)
-    }
-
-    pub(super) fn into_since(self) -> Vec<(u64, usize)> {
-        self.since
-    }
-}
-
 /// Whether both places of a definition count: those of what every commit repeats do not.
 fn is_twice(key: &[u8]) -> bool {
     *key != ACCESS_WRITTEN_KEY
+}
+
+/// The segments of the log among which those are that have records of a queue.
+fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl Iterator<Item = u64> {
+    let between = queue.held_between().map(|(first, last)| segments.range(first..=last));
+    between.into_iter().flatten().map(|(sequence, _)| *sequence)
 }
 
 fn note(list: &mut Vec<u64>, segment: u64) {

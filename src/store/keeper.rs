@@ -345,6 +345,7 @@ impl Keeper {
     fn tell_room(&self, journal: &mut Journal) {
         let (room, most) = (self.log.room_bytes(), self.log.most_bytes() / 5 * QUEUE_FIFTHS);
         journal.set_disk_room(room, most, self.log.is_file_system_full());
+        journal.set_index_full(self.log.is_index_full());
     }
 
     /// Fetches as much as one commit takes, in the order in which it was said.

@@ -141,6 +141,9 @@ pub struct Log {
     pub(super) index: Index,
     /// The index takes as much memory as it may.
     pub(super) is_index_full: bool,
+    /// What it took when it was weighed last, and at what the cleaner waits, in bytes.
+    pub(super) index_weight: usize,
+    pub(super) index_weight_max: usize,
     /// It has become full, which nobody was told yet.
     pub(super) index_overflow: Option<usize>,
     pub(super) slots: Slots,
@@ -256,12 +259,15 @@ impl Log {
         commit::begin(&mut gather);
         gather.extend_from_slice(&start.again);
         let budget = SyncBudget::new(start.settings.syncs_per_s, start.settings.sync_burst);
+        let (weight, most) = (start.index.bytes(), start.settings.index_bytes);
         Self {
             identity: start.identity,
             life: start.life,
             number: start.number,
             time_base_ms: start.time_base_ms,
-            is_index_full: start.index.bytes() > start.settings.index_bytes,
+            is_index_full: weight > most,
+            index_weight: weight,
+            index_weight_max: weight.max(most) / 4 * 5,
             index_overflow: None,
             index: start.index,
             slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot),

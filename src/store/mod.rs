@@ -6,7 +6,7 @@
 //! | `due` | when a commit is due, and the syncs that the card can stand |
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
 //! | `space` | which files there are, and who may use the last of them |
-//! | `clean` | the cleaner: copy what is live, carry what is settled, leave the rest out |
+//! | `clean`, `carries` | the cleaner: copy what is live, carry what is settled, leave the rest out |
 //! | `double` | definitions lie in two erase blocks |
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
@@ -14,7 +14,7 @@
 //! | `salvage` | what of a damaged commit is still served |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `look` | what a store holds and whether it is whole, without touching it |
-//! | `index`, `queue_index`, `ranges`, `settling` | which segment holds which part of each queue, and what is settled |
+//! | `index`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `hold` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
@@ -60,6 +60,7 @@ mod access_file;
 mod alignment;
 mod belonging;
 mod build;
+mod carries;
 mod clean;
 mod commit;
 mod counters;
@@ -88,10 +89,12 @@ mod read_back;
 mod reader;
 mod record;
 mod recover;
+mod runs;
 mod salvage;
 mod segment;
 mod settling;
 mod space;
+mod spans;
 mod varint;
 
 pub use crate::journal::Urgency;
@@ -111,7 +114,7 @@ pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};
 pub use names::Names;
 pub use parts::Part;
-pub use queue_index::{QueueIndex, Run};
+pub use queue_index::QueueIndex;
 pub use ranges::RangeSet;
 pub use read_back::FetchDone;
 pub use record::{
@@ -119,5 +122,6 @@ pub use record::{
     Targets,
 };
 pub use recover::{OpenError, Report, SetAside};
+pub use runs::{Run, Runs};
 pub use segment::{Identity, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use space::SEGMENTS_RESERVED;

@@ -86,7 +86,9 @@ impl Log {
         let again = definitions.range::<[u8], _>((Bound::Unbounded, Bound::Included(&**after)));
         let mut last = None;
         for (key, definition) in behind.chain(again).filter(|(_, definition)| definition.names_queue()) {
-            let is_there = |queue: &super::QueueIndex| queue.is_held_by(|held| held == segment);
+            // No segment is newer.
+            let is_there =
+                |queue: &super::QueueIndex| queue.held_between().is_some_and(|(_, last)| last == segment);
             if !self.index.queues().get(&definition.queue).is_some_and(is_there) {
                 continue;
             }

@@ -1,9 +1,10 @@
 //! What memory knows of one queue: which segment holds which of its offsets, and which are live.
 //!
 //! A queue's messages come in *runs*: rising offsets in one segment, so a queue costs a run per segment
-//! however many messages it has. Offsets that were settled before the next one was written do not end a run:
-//! what was consumed before its commit is never written at all, and such holes must cost nothing. A message
-//! that the cleaner copies leaves its run for one of the segment it is copied to.
+//! however many messages it has, and a run costs a few bytes (drawn in `runs`). Offsets that were settled
+//! before the next one was written do not end a run: what was consumed before its commit is never written at
+//! all, and such holes must cost nothing. A message that the cleaner copies leaves its run for one of the
+//! segment it is copied to.
 //!
 //! Always true: an offset of a run is live, and lies in the run's segment, or it is settled; runs rise, do
 //! not overlap, and have something live in them; `live` is the number of offsets in runs that are not
@@ -11,23 +12,9 @@
 
 use std::collections::BTreeMap;
 
-use super::parts::Part;
 use super::ranges::RangeSet;
 use super::record::Range;
-
-/// Offsets whose live records lie in one segment; those that are missing are settled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// The offsets.
-    pub offsets: Range,
-    /// The segment.
-    pub segment: u64,
-    /// Live messages.
-    pub live: u32,
-    /// Bytes of their records; a record for several queues is shared. After some were settled that is what
-    /// their number makes likely.
-    pub bytes: u32,
-}
+use super::runs::{Run, Runs, share_of};
 
 /// Up to where a queue had been delivered when the broker was stopped, although a mark ran ahead.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -42,7 +29,7 @@ pub(super) struct Rested {
 #[derive(Clone, Debug)]
 pub struct QueueIndex {
     /// Where its live messages lie.
-    pub runs: Vec<Run>,
+    pub runs: Runs,
     /// Settled offsets.
     pub settled: RangeSet,
     /// Live messages.
@@ -57,8 +44,9 @@ pub struct QueueIndex {
     gone_in: [u64; 2],
     /// Settlements and marks lie in this segment and later ones.
     pub(super) settled_since: u64,
-    /// Segments with messages of this queue, dead ones too, and its part of their footers.
-    held: Vec<(u64, Part)>,
+    /// The first and the last segment with messages of this queue, dead ones too; none when the first is
+    /// behind the last.
+    held: (u64, u64),
     /// Live messages whose bodies are chunks.
     pub(super) large: BTreeMap<u64, u64>,
     /// Bytes of those chunks.
@@ -69,7 +57,7 @@ pub struct QueueIndex {
 impl Default for QueueIndex {
     fn default() -> Self {
         Self {
-            runs: Vec::new(),
+            runs: Runs::default(),
             settled: RangeSet::default(),
             live: 0,
             delivered_through: 0,
@@ -77,7 +65,7 @@ impl Default for QueueIndex {
             gone: false,
             gone_in: [0; 2],
             settled_since: u64::MAX,
-            held: Vec::new(),
+            held: (u64::MAX, 0),
             large: BTreeMap::new(),
             large_bytes: 0,
             next_offset: 0,
@@ -111,7 +99,6 @@ pub(super) enum Lost {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
     pub segment: u64,
-    pub part: Part,
     /// Where the offsets that this fetch covers end.
     pub through: u64,
     /// The offsets that the part is likely to be about.
@@ -138,26 +125,17 @@ impl QueueIndex {
 
     /// Bytes it takes on the heap beside itself, about.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.runs.capacity() * size_of::<Run>()
-            + self.held.capacity() * size_of::<(u64, Part)>()
+        self.runs.heap_bytes(ALLOCATION_BYTES)
             + self.settled.heap_bytes()
             + tree_bytes::<u64, u64>(self.large.len())
-            + 3 * ALLOCATION_BYTES
+            + 2 * ALLOCATION_BYTES
     }
 
-    /// How many segments have messages of this queue, dead ones too.
-    pub(super) const fn held(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Whether any record of this queue, dead or alive, lies in a segment that `counts`.
-    pub(super) fn is_held_by(&self, counts: impl Fn(u64) -> bool) -> bool {
-        self.held.iter().any(|(segment, _)| counts(*segment))
-    }
-
-    /// Where the first run that ends behind `offset` is.
-    fn at(&self, offset: u64) -> usize {
-        self.runs.partition_point(|run| run.offsets.end <= offset)
+    /// The segments between which every record of this queue lies, dead or alive, both included; `None` when
+    /// there is none.
+    pub(super) fn held_between(&self) -> Option<(u64, u64)> {
+        let (first, last) = self.held;
+        (first <= last).then_some(self.held)
     }
 
     /// The segment that holds a live message.
@@ -165,8 +143,7 @@ impl QueueIndex {
         if self.settled.contains(offset) {
             return None;
         }
-        let run = self.runs.get(self.at(offset)).filter(|run| run.offsets.start <= offset);
-        run.map(|run| run.segment)
+        self.runs.around(offset).map(|run| run.segment)
     }
 
     /// Takes note of a message in `segment`.
@@ -176,13 +153,12 @@ impl QueueIndex {
         if self.gone || self.settled.contains(offset) {
             return Seen::Dead;
         }
-        let at = self.at(offset);
-        match self.runs.get(at).filter(|run| run.offsets.start <= offset).map(|run| run.segment) {
-            Some(old) if old == segment => Seen::Again,
-            Some(old) => {
-                let lost = self.take_out(at, offset, bytes);
+        match self.runs.around(offset) {
+            Some(run) if run.segment == segment => Seen::Again,
+            Some(run) => {
+                let lost = self.take_out(run, offset, bytes);
                 self.put_in(offset, segment, bytes);
-                Seen::Moved(old, lost)
+                Seen::Moved(run.segment, lost)
             }
             None => {
                 self.put_in(offset, segment, bytes);
@@ -194,40 +170,39 @@ impl QueueIndex {
 
     /// Puts a live message that is in no run into one.
     fn put_in(&mut self, offset: u64, segment: u64, bytes: u32) {
-        let at = self.at(offset);
         let end = offset + 1;
-        if let Some(run) = at.checked_sub(1).and_then(|before| self.runs.get_mut(before))
-            && run.segment == segment
-            && self.settled.contains_all(Range { start: run.offsets.end, end: offset })
-        {
+        let is_free = |start| self.settled.contains_all(Range { start, end: offset });
+        let before = self.runs.before(offset);
+        let before = before.filter(|run| run.segment == segment && is_free(run.offsets.end));
+        if let Some(run) = before.and_then(|run| self.runs.heat(run.offsets.start)) {
             run.offsets.end = end;
             run.live += 1;
             run.bytes += bytes;
             return;
         }
-        self.runs.insert(at, Run { offsets: Range { start: offset, end }, segment, live: 1, bytes });
+        self.runs.insert(Run { offsets: Range { start: offset, end }, segment, live: 1, bytes });
     }
 
     /// Takes a live message out of the run that has it; the bytes that the run loses.
-    fn take_out(&mut self, at: usize, offset: u64, bytes: u32) -> u32 {
-        let run = &mut self.runs[at];
-        let before = Range { start: run.offsets.start, end: offset };
+    fn take_out(&mut self, mut run: Run, offset: u64, bytes: u32) -> u32 {
+        let start = run.offsets.start;
+        let before = Range { start, end: offset };
         let after = Range { start: offset + 1, end: run.offsets.end };
         let lost = if run.live == 1 { run.bytes } else { bytes.min(run.bytes) };
         run.live -= 1;
         run.bytes -= lost;
         if run.live == 0 {
-            self.runs.remove(at);
+            self.runs.replace(start, &[]);
         } else if self.settled.contains_all(before) {
-            run.offsets = after;
+            self.runs.replace(start, &[Run { offsets: after, ..run }]);
         } else if self.settled.contains_all(after) {
-            run.offsets = before;
+            self.runs.replace(start, &[Run { offsets: before, ..run }]);
         } else {
             let live = (before.end - before.start - self.settled.count_in(before)) as u32;
             let bytes = share_of(run.bytes, live, run.live);
-            let rest = Run { offsets: after, live: run.live - live, bytes: run.bytes - bytes, ..*run };
-            *run = Run { offsets: before, live, bytes, ..*run };
-            self.runs.insert(at + 1, rest);
+            let first = Run { offsets: before, live, bytes, ..run };
+            let rest = Run { offsets: after, live: run.live - live, bytes: run.bytes - bytes, ..run };
+            self.runs.replace(start, &[first, rest]);
         }
         lost
     }
@@ -240,32 +215,15 @@ impl QueueIndex {
         }
     }
 
-    /// Whether one segment alone, which is not `active`, says that it is deleted, and another has messages of
-    /// it: lost, it would have them back.
-    pub(super) fn is_gone_once(&self, active: u64) -> bool {
+    /// The one segment that says that it is deleted, when there is no other and it is not `active`.
+    pub(super) fn gone_only_in(&self, active: u64) -> Option<u64> {
         let [only, other] = self.gone_in;
-        self.gone && other == 0 && only != active && self.is_held_by(|segment| segment != only)
+        (self.gone && other == 0 && only != active).then_some(only)
     }
 
     fn hold(&mut self, segment: u64) {
-        if self.held.last().is_some_and(|(last, _)| *last == segment) {
-            return;
-        }
-        if let Err(at) = self.held.binary_search_by_key(&segment, |(segment, _)| *segment) {
-            self.held.insert(at, (segment, Part::default()));
-        }
-    }
-
-    /// Where the queue's part of a sealed segment's footer lies.
-    pub(super) fn set_part(&mut self, segment: u64, part: Part) {
-        if let Ok(at) = self.held.binary_search_by_key(&segment, |(segment, _)| *segment) {
-            self.held[at].1 = part;
-        }
-    }
-
-    fn part_of(&self, segment: u64) -> Part {
-        let held = self.held.binary_search_by_key(&segment, |(segment, _)| *segment);
-        held.map_or(Part::default(), |at| self.held[at].1)
+        let (first, last) = self.held;
+        self.held = (first.min(segment), last.max(segment));
     }
 
     /// Settles offsets and tells what that costs, part by part.
@@ -279,45 +237,35 @@ impl QueueIndex {
     }
 
     fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, Lost)) {
-        let first = self.at(fresh.start);
-        let (mut at, mut kept) = (first, first);
-        while let Some(run) = self.runs.get_mut(at).filter(|run| run.offsets.start < fresh.end) {
+        let mut runs = core::mem::take(&mut self.runs);
+        runs.retain_in(fresh, |run| {
             // All of it that was settled before is not fresh, so what is fresh is live.
             let count = (run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start)) as u32;
             let bytes = share_of(run.bytes, count, run.live);
             run.bytes -= bytes;
             run.live -= count;
             self.live -= u64::from(count);
-            let (segment, is_dead) = (run.segment, run.live == 0);
-            tell(self, Lost::Live(segment, count, bytes));
-            if !is_dead {
-                self.runs.swap(kept, at);
-                kept += 1;
-            }
-            at += 1;
-        }
-        self.runs.drain(kept..at);
+            tell(self, Lost::Live(run.segment, count, bytes));
+            run.live > 0
+        });
+        self.runs = runs;
     }
 
     /// Calls `each` with the segments that have live messages of `range`, how many, and how many bytes.
     pub(super) fn for_each_held(&self, range: Range, mut each: impl FnMut(u64, u32, u32)) {
-        let runs = &self.runs[self.at(range.start)..];
-        for run in runs.iter().take_while(|run| run.offsets.start < range.end) {
+        let runs = self.runs.iter_from(range.start);
+        for run in runs.take_while(|run| run.offsets.start < range.end) {
             let count = run.offsets.end.min(range.end) - run.offsets.start.max(range.start);
             let count = count.min(run.live.into()) as u32;
             each(run.segment, count, share_of(run.bytes, count, run.live));
         }
     }
 
-    /// Segments have left the log.
+    /// Segments have left the log. Nothing lives in one that leaves, so no run does.
     pub(super) fn forget_segments(&mut self, have_left: impl Fn(&u64) -> bool) {
-        self.held.retain(|(segment, _)| !have_left(segment));
         let [newer, older] = self.gone_in.map(|segment| if have_left(&segment) { 0 } else { segment });
         self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
-        self.runs.retain(|run| !have_left(&run.segment));
         // What a backlog took is given back when it is gone.
-        self.held.shrink_to(2 * self.held.len());
-        self.runs.shrink_to(2 * self.runs.len());
         self.settled.shrink_to(2 * self.settled.ranges().len());
     }
 
@@ -328,48 +276,58 @@ impl QueueIndex {
 
     /// Live offsets from `start` on.
     pub fn live_ranges_from(&self, start: u64) -> impl Iterator<Item = Range> + '_ {
-        let mut at = start;
+        let mut pieces = self.pieces_from(start).map(|(piece, _)| piece).peekable();
         core::iter::from_fn(move || {
-            let mut range = self.next_piece(at)?;
-            while let Some(next) = self.next_piece(range.end).filter(|next| next.start == range.end) {
+            let mut range = pieces.next()?;
+            while let Some(next) = pieces.next_if(|next| next.start == range.end) {
                 range.end = next.end;
             }
-            at = range.end;
             Some(range)
         })
     }
 
-    /// The first live offset from `at` on, and those right behind it in the same run.
-    fn next_piece(&self, mut at: u64) -> Option<Range> {
-        loop {
-            let run = self.runs.get(self.at(at))?.offsets;
-            let start = run.start.max(at);
-            match self.settled.first_from(start) {
-                Some(hole) if hole.start <= start => at = hole.end,
-                Some(hole) => return Some(Range { start, end: run.end.min(hole.start) }),
-                None => return Some(Range { start, end: run.end }),
+    /// Live offsets from `start` on which lie together, and the run of each.
+    fn pieces_from(&self, start: u64) -> impl Iterator<Item = (Range, Run)> + '_ {
+        let mut runs = self.runs.iter_from(start);
+        let mut holes = self.settled.iter_from(start).peekable();
+        let (mut at, mut run) = (start, runs.next());
+        core::iter::from_fn(move || {
+            loop {
+                let this = run?;
+                at = at.max(this.offsets.start);
+                if at >= this.offsets.end {
+                    run = runs.next();
+                    continue;
+                }
+                while holes.next_if(|hole| hole.end <= at).is_some() {}
+                let start = at;
+                match holes.peek() {
+                    Some(hole) if hole.start <= at => at = hole.end,
+                    hole => {
+                        let end = this.offsets.end;
+                        at = hole.map_or(end, |hole| end.min(hole.start));
+                        return Some((Range { start, end: at }, this));
+                    }
+                }
             }
-        }
+        })
     }
 
     /// What to read for the first live messages within `offsets`, all in one segment: `wanted` gets exactly
     /// the live offsets, as many ranges as it has room for. `None` when nothing is live there.
     pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<Plan> {
         wanted.clear();
-        let first = self.next_piece(offsets.start).filter(|piece| piece.start < offsets.end)?.start;
-        let run = self.runs.get(self.at(first))?;
+        let mut pieces = self.pieces_from(offsets.start).peekable();
+        let (_, run) = *pieces.peek().filter(|(piece, _)| piece.start < offsets.end)?;
         let mut through = run.offsets.end.min(offsets.end);
-        let mut at = first;
-        while let Some(piece) = self.next_piece(at).filter(|piece| piece.start < through) {
+        for (piece, _) in pieces.take_while(|(piece, _)| piece.start < through) {
             if wanted.len() == wanted.capacity() {
-                through = at;
+                through = wanted.last().map_or(through, |last| last.end);
                 break;
             }
-            at = piece.end.min(through);
-            wanted.push(Range { start: piece.start, end: at });
+            wanted.push(Range { start: piece.start, end: piece.end.min(through) });
         }
-        let part = self.part_of(run.segment);
-        Some(Plan { segment: run.segment, part, through, hint: run.offsets })
+        Some(Plan { segment: run.segment, through, hint: run.offsets })
     }
 }
 
@@ -379,11 +337,6 @@ pub(super) const ALLOCATION_BYTES: usize = 16;
 /// Bytes of a tree's nodes, which are half full at least.
 pub(super) const fn tree_bytes<K, V>(entries: usize) -> usize {
     entries * (2 * (size_of::<K>() + size_of::<V>()) + ALLOCATION_BYTES)
-}
-
-/// What `count` of `all` messages take when all take `bytes`.
-fn share_of(bytes: u32, count: u32, all: u32) -> u32 {
-    (u64::from(bytes) * u64::from(count) / u64::from(all.max(1))) as u32
 }
 
 #[cfg(test)]
@@ -421,7 +374,8 @@ mod tests {
             (queue.live_bytes(), queue.runs.iter().map(|run| u64::from(run.live)).sum()),
             (queue.live * 10, queue.live)
         );
-        assert!(queue.runs.windows(2).all(|pair| pair[0].offsets.end <= pair[1].offsets.start));
+        let ends = queue.runs.iter().map(|run| run.offsets.end);
+        assert!(ends.zip(queue.runs.iter().skip(1)).all(|(end, next)| end <= next.offsets.start));
         assert!(queue.runs.iter().all(|run| run.live > 0));
         let mut wanted = Vec::with_capacity(3);
         let (mut at, mut planned) = (0, Vec::new());

@@ -41,9 +41,9 @@ impl RangeSet {
         within.map(|old| old.end.min(range.end) - old.start.max(range.start)).sum()
     }
 
-    /// The first range that ends behind `offset`.
-    pub fn first_from(&self, offset: u64) -> Option<Range> {
-        self.ranges.get(self.ranges.partition_point(|range| range.end <= offset)).copied()
+    /// The ranges that end behind `offset`, rising.
+    pub(super) fn iter_from(&self, offset: u64) -> impl Iterator<Item = Range> + '_ {
+        self.ranges[self.ranges.partition_point(|range| range.end <= offset)..].iter().copied()
     }
 
     /// The end of the last range; 0 when there is none.

@@ -17,6 +17,7 @@ use super::footer::{NOTED_PART, for_each_message};
 use super::parts::{PART_BLOCK_BYTES, Part, PartBlock, Smallest, part_seed};
 use super::record::{Message, Range, Record};
 use super::salvage;
+use super::spans::SHARED_SPAN_BYTES_MAX;
 
 /// The most records of one fetch.
 const RECORDS_MAX: usize = 1024;
@@ -111,8 +112,9 @@ impl FetchJob {
                 self.find_noted();
                 self.read(disk, &mut error);
             }
-            Source::Part(part) => {
-                if self.find_in_part(disk, part, &mut error).is_none() {
+            Source::Span(span) => {
+                let part = self.find_part(disk, span, &mut error);
+                if part.and_then(|part| self.find_in_part(disk, part, &mut error)).is_none() {
                     self.find_by_scan(disk, &mut error);
                 }
                 self.read(disk, &mut error);
@@ -209,6 +211,34 @@ impl FetchJob {
             self.through = next.offset;
         }
         self.scratch.found.truncate(count);
+    }
+
+    /// Goes through a span to the part of the queue. A long one is that part.
+    fn find_part(
+        &mut self,
+        disk: &mut impl Disk,
+        span: Part,
+        error: &mut Option<io::ErrorKind>,
+    ) -> Option<Part> {
+        if span.bytes >= SHARED_SPAN_BYTES_MAX {
+            return Some(span);
+        }
+        let seed = part_seed(self.seed, self.segment);
+        let bytes = &mut self.scratch.bytes;
+        bytes.resize(span.bytes as usize, 0);
+        let known = read(disk, self.slot, span.at, bytes, error);
+        let (mut at, mut from) = (0, None);
+        while at < known {
+            let block = PartBlock::parse(&bytes[at..known], seed)?;
+            match from {
+                None if block.queue == self.queue => from = Some(at),
+                Some(_) if block.queue != self.queue => break,
+                _ => {}
+            }
+            at += block.stride;
+        }
+        let from = from?;
+        Some(Part { at: span.at + from as u32, bytes: (at.min(known) - from) as u32 })
     }
 
     /// Finds the wanted offsets in a part of the footer. `None` when the part is damaged.

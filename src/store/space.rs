@@ -335,9 +335,15 @@ impl Log {
         self.index_overflow.take()
     }
 
+    /// Whether what memory knows of the log is as large as it may be.
+    pub const fn is_index_full(&self) -> bool {
+        self.is_index_full
+    }
+
     /// Looks how much memory the index takes.
     pub(super) fn weigh_index(&mut self) {
         let (bytes, most) = (self.index.bytes(), self.settings.index_bytes);
+        self.index_weight = bytes;
         let was_full = core::mem::replace(&mut self.is_index_full, bytes > most);
         if self.is_index_full && !was_full {
             self.index_overflow = Some(bytes);

@@ -10,9 +10,9 @@ use leveret::store::{
 use leveret::time::Now;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
-const QUEUES: u64 = 150;
-const INDEX_BYTES: usize = 200_000;
-const SEGMENTS_MAX: u32 = 400;
+const QUEUES: u64 = 60;
+const INDEX_BYTES: usize = 150_000;
+const SEGMENTS_MAX: u32 = 1_000;
 
 fn settings() -> Settings {
     Settings {
@@ -30,13 +30,18 @@ struct World {
     now_ms: u64,
     /// Messages published so far; they take turns on the queues.
     count: u64,
+    queues: u64,
 }
 
 impl World {
     fn open(home: &Home) -> Self {
+        Self::open_with(home, settings(), QUEUES)
+    }
+
+    fn open_with(home: &Home, settings: Settings, queues: u64) -> Self {
         let mut disk = FileDisk::new(home.path());
-        let (log, _) = Log::open(&mut disk, settings(), IDENTITY, Now::from_ms(0)).expect("it opens");
-        Self { disk, log, now_ms: 0, count: 0 }
+        let (log, _) = Log::open(&mut disk, settings, IDENTITY, Now::from_ms(0)).expect("it opens");
+        Self { disk, log, now_ms: 0, count: 0, queues }
     }
 
     /// Until nothing is to be done any more.
@@ -65,7 +70,7 @@ impl World {
     }
 
     fn publish(&mut self) -> Result<(), Refused> {
-        let to = Target { queue: 1 + self.count % QUEUES, offset: self.count / QUEUES, lane: 0 };
+        let to = Target { queue: 1 + self.count % self.queues, offset: self.count / self.queues, lane: 0 };
         let message = Message {
             targets: Targets::List(&[to]),
             enqueued_ms: 0,
@@ -130,4 +135,62 @@ fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consume
     drop(world);
     // A start takes what there is, however much that is.
     assert!(World::open(&home).publish().is_ok());
+}
+
+/// Publishes in turn to so many queues until so many segments are in use; the heap that is held then.
+fn held_with(world: &mut World, segments: usize) -> f64 {
+    while world.log.index().segments().len() < segments {
+        if world.publish().is_err() {
+            world.rest();
+        }
+    }
+    world.rest();
+    counting::held_bytes() as f64
+}
+
+/// What so many queues cost, and what each segment more costs, in bytes. They are written in turn, the worst
+/// that is usual: of each there is something in each segment.
+fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
+    let home = Home::new("store-index-pairs");
+    let settings = Settings {
+        segment_bytes,
+        commit_bytes: 20 << 10,
+        segments_max: 900,
+        index_bytes: 64 << 20,
+        ..settings()
+    };
+    let mut world = World::open_with(&home, settings, queues);
+    world.rest();
+    let before = counting::held_bytes() as f64;
+    let (few, many) = (held_with(&mut world, 200), held_with(&mut world, 800));
+    let segment = (many - few) / 600.0;
+    (few - before - 200.0 * segment, segment)
+}
+
+/// What a board's profile says of a key, in bytes.
+fn said(board: &str, key: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("{}/boards/{board}.toml", env!("CARGO_MANIFEST_DIR")));
+    let text = text.expect("the profile is there");
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+    let value = line.expect("the profile says it").trim_matches('"');
+    let (number, unit) = value.split_at(value.len() - 3);
+    number.parse::<f64>().expect("a number") * if unit == "MiB" { 1024.0 * 1024.0 } else { 1024.0 }
+}
+
+#[test]
+fn a_thousand_queues_over_8_gb_fit_the_default_and_a_hundred_over_1_gb_the_smallest_router() {
+    let (alone, of_one) = cost_of(1, 64 << 10);
+    let (queues_alone, of_many) = cost_of(150, 64 << 10);
+    let (queue, pair) = ((queues_alone - alone) / 149.0, (of_many - of_one) / 149.0);
+    println!("{queue:.0} bytes a queue, {of_one:.0} a segment, {pair:.2} a queue in a segment");
+    assert!(pair < 3.0, "{pair:.2} bytes for each queue in each segment");
+    for (board, queues, disk_mib) in [("generic", 1_000.0, 8.0 * 1024.0), ("router-64", 100.0, 1024.0)] {
+        let segments = disk_mib * 1024.0 * 1024.0 / said(board, "segment_bytes");
+        // Spans take one in 2 KiB of what the footers tell of the messages, three bytes for each of 300.
+        let spans = 16.0 * said(board, "segment_bytes") / 300.0 * 3.0 / 2_048.0;
+        let needed = queues * (queue + pair * segments) + segments * (of_one + spans);
+        let most = said(board, "index_bytes_max");
+        println!("{board}: {needed:.0} of {most} bytes");
+        assert!(needed < most, "{needed:.0} bytes do not fit into the {most} of {board}");
+    }
 }

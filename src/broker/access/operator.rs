@@ -225,7 +225,7 @@ impl Broker {
             return Err(if is_full {
                 OperatorFault::FileSystemFull
             } else {
-                OperatorFault::NoRoom("disk_limit")
+                OperatorFault::NoRoom(self.journal.room_key())
             });
         }
         let vhost = self.add_vhost(name).map_err(store)?;
