@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict
 
-from harness import brokers, wire
+from harness import backlog, brokers, wire
 
 from support import (
     MIB, PERSISTENT, QUICK, Leveret, Publisher, client, count, declare, fill, lives, number_in, numbers_of, system,
     take_all, until,
 )
 
+# Records, their places in the footers, and neighbours that nobody wants yet: for each byte of message.
+READ_MOST = 2.0
 MEMORY_KIB = 64_000_000 // 1024
 BOARD = ["--board", "pi-zero-w"]
 # The board's own budget of syncs would make this a test of patience; and over loopback, where segments are
@@ -90,6 +92,29 @@ def deep_queues_interleaved() -> None:
                 half = names[:50] if how else names[50:]
                 drain_in_order(peer, dict.fromkeys(half, each))
         within_memory(series.broker)
+
+
+def deep_and_small() -> None:
+    """Messages of 256 B, more than there are slots for, in one queue and over 800: in their order through a kill,
+    within the memory, and little more is read than there is."""
+    total, size = (20_000, 256) if QUICK else (200_000, 256)
+    for queues in ([f"s{number}" for number in range(count)] for count in (1, 800)):
+        with lives(CONFIG, args=BOARD) as series:
+            with client(series.start(), timeout=60.0) as peer:
+                for queue in queues:
+                    declare(peer, queue)
+                backlog.fill(peer, queues, total, size)
+            within_memory(series.broker)
+            broker = series.again("kill")
+            before = backlog.file_bytes_read(broker)
+            # No connection has as many consumers as that on this board.
+            for some in (queues[::2], queues[1::2]) if len(queues) > 1 else (queues,):
+                with client(broker, timeout=60.0) as peer:
+                    backlog.drain(peer, some, total * len(some) // len(queues), size, max(20, 2_000 // len(some)))
+            read = (backlog.file_bytes_read(broker) - before) / (total * size)
+            print(f"# {len(queues)} queues: {read:.2f} bytes read for each byte of message")
+            assert read < READ_MOST, f"{read:.2f} bytes were read for each byte of message"
+            within_memory(broker)
 
 
 def deep_and_large() -> None:
@@ -194,6 +219,6 @@ def inspected(data_dir: Path) -> str:
     return system(str(brokers.leveret_binary()), "inspect", str(data_dir))
 
 
-CASES = [deep_backlog, deep_queues_interleaved, deep_and_large, requeued_from_the_deep, taken_and_not_settled,
-         transient_and_deep]
+CASES = [deep_backlog, deep_queues_interleaved, deep_and_small, deep_and_large, requeued_from_the_deep,
+         taken_and_not_settled, transient_and_deep]
 QUICK_CASES = CASES

@@ -1,0 +1,83 @@
+"""Backlogs of millions of small messages: published and drained by a client that is fast enough for that.
+
+The bytes of a queue's messages are the same but for a number, so they are made once; what comes back is read
+without making an object of each frame.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Dict, List
+
+from . import wire
+from .brokers import Leveret
+from .raw import Client
+
+# Messages between two waits for confirms.
+WINDOW = 20_000
+# Deliveries that one acknowledgement covers.
+ACK_EVERY = 200
+PERSISTENT = 2
+NUMBER = struct.Struct(">Q")
+HEAD = struct.Struct(">BHI")
+BASIC_DELIVER, BASIC_ACK = (60, 60), (60, 80)
+
+
+def fill(peer: Client, queues: List[str], total: int, size: int) -> None:
+    """Publish so many persistent messages of `size` bytes to the queues in turn, all of them confirmed."""
+    peer.call(1, "confirm.select")
+    templates = []
+    for queue in queues:
+        whole = wire.publish(1, "", queue, bytes(size), props={"delivery_mode": PERSISTENT})
+        templates.append((whole[:-size - 1], whole[-size - 1 + NUMBER.size:]))
+    for start in range(0, total, WINDOW):
+        end = min(start + WINDOW, total)
+        out = bytearray()
+        for count in range(start, end):
+            before, behind = templates[count % len(queues)]
+            out += before + NUMBER.pack(count // len(queues)) + behind
+        peer.send(bytes(out))
+        confirmed = 0
+        while confirmed < end:
+            confirmed = max(confirmed, peer.expect("basic.ack").args["delivery_tag"])
+
+
+def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int) -> None:
+    """Consume all of it, the queues together, each from its first number to its last."""
+    peer.call(1, "basic.qos", prefetch_count=prefetch)
+    for queue in queues:
+        peer.send(wire.method(1, "basic.consume", queue=queue, consumer_tag=queue, nowait=True))
+    following: Dict[bytes, int] = {queue.encode(): 0 for queue in queues}
+    received, buffer, tag, queue = 0, bytearray(), 0, b""
+    while received < total:
+        buffer += peer.socket.recv(1 << 20)
+        at, length = 0, len(buffer)
+        while at + HEAD.size <= length:
+            kind, _, payload = HEAD.unpack_from(buffer, at)
+            if at + HEAD.size + payload + 1 > length:
+                break
+            start = at + HEAD.size
+            if kind == wire.FRAME_METHOD:
+                assert struct.unpack_from(">HH", buffer, start) == BASIC_DELIVER, "not a delivery"
+                name = buffer[start + 4]
+                queue = bytes(buffer[start + 5:start + 5 + name])
+                tag = NUMBER.unpack_from(buffer, start + 5 + name)[0]
+            elif payload == size and kind == wire.FRAME_BODY:
+                number = NUMBER.unpack_from(buffer, start)[0]
+                assert number == following[queue], f"{queue!r}: {number} instead of {following[queue]}"
+                following[queue] += 1
+                received += 1
+                if received % ACK_EVERY == 0:
+                    peer.send(wire.method(1, "basic.ack", delivery_tag=tag, multiple=True))
+            at = start + payload + 1
+        del buffer[:at]
+    peer.send(wire.method(1, "basic.ack", delivery_tag=tag, multiple=True))
+    assert sum(following.values()) == total
+
+
+def file_bytes_read(broker: Leveret) -> int:
+    """Bytes that it has read from files since its start, from the page cache too; what comes by sockets is
+    not among them."""
+    text = Path(f"/proc/{broker.process.pid}/io").read_text()
+    return int(dict(line.split(": ") for line in text.splitlines())["rchar"])
