@@ -18,7 +18,9 @@
 //!
 //! Whom the log cannot vouch for, the files beside it may (`access_file`): what they say is everything that
 //! anybody was told to be done, and what the log has lost of it is written into the log again. A file that
-//! is older than what the log says of itself vouches for nobody: it could not be removed when it was due.
+//! is older than what the log says of itself vouches for nobody: it could not be removed when it was due. And
+//! a file that is not older and says "in doubt" is believed: who writes over what is damaged notes there what
+//! the damage told.
 //!
 //! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
 //! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with
@@ -54,6 +56,8 @@ pub(super) enum FoundAt {
 
 /// So many commits lost at the end may have held a change that was answered: every change is in two.
 const LOST_COMMITS_MIN: u64 = 2;
+
+const DOUBTED: Access = Access::InDoubt("they were so before, and nobody has confirmed them");
 
 /// What can be said of the users and permissions in a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -284,10 +288,16 @@ impl Log {
             Some((_, Said::Nothing)) => Access::Whole,
             Some((_, Said::Whole(digest))) if *digest == self.index.access() => Access::Whole,
             Some((_, Said::Whole(_))) => Access::InDoubt("they are not those that were written last"),
-            Some((_, Said::InDoubt)) => Access::InDoubt("they were so before, and nobody has confirmed them"),
+            Some((_, Said::InDoubt)) => DOUBTED,
         };
         let kept = access_file::read(disk).filter(|copy| copy.owner.identity == self.identity);
-        let kept = kept.map(|copy| copy.snapshot).filter(|snapshot| !snapshot.is_in_doubt);
+        let kept = kept.map(|copy| copy.snapshot);
+        let newest = written.map_or(0, |(version, _)| version);
+        let access = match &kept {
+            Some(kept) if kept.is_in_doubt && kept.version >= newest && access != Access::New => DOUBTED,
+            _ => access,
+        };
+        let kept = kept.filter(|snapshot| !snapshot.is_in_doubt);
         let kept = kept.map(|kept| (self.differences(&kept, &unreadable), kept));
         let said = written.map(|(_, said)| said);
         let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, said));
@@ -309,6 +319,22 @@ impl Log {
         };
         report.access = AccessReport { access, unreadable, is_thin, restored };
         Ok(())
+    }
+
+    /// Before what is damaged is written over: has the files beside the log say that users and permissions are
+    /// in doubt, if a start would say so now, for what tells of it may be in the damage.
+    pub(super) fn note_doubt<D: Disk>(&self, disk: &mut D, access: Access) -> io::Result<()> {
+        if !matches!(access, Access::InDoubt(_)) {
+            return Ok(());
+        }
+        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        let kept = access_file::read(disk).filter(|copy| copy.owner == owner);
+        let mut snapshot = kept.map(|copy| copy.snapshot).unwrap_or_default();
+        (snapshot.version, snapshot.is_in_doubt) = (snapshot.version.max(self.version_of_life()), true);
+        match access_file::write(disk, &owner, &snapshot, 0)? {
+            0 => Err(io::Error::other("neither access.a nor access.b can be made")),
+            _ => Ok(()),
+        }
     }
 
     /// Above every version of the lives before.

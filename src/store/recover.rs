@@ -203,6 +203,12 @@ impl Log {
         Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
     }
 
+    /// See [`Self::note_doubt`]; the disk must have the lock.
+    pub(super) fn note_doubt_found<D: Disk>(disk: &mut D, identity: Identity) -> Result<(), OpenError> {
+        let (log, report) = Self::look(disk, Settings::default(), identity)?;
+        log.note_doubt(disk, report.access.access).map_err(OpenError::Unreadable)
+    }
+
     /// The version of the format that a start would write, and the bytes of a segment; takes no lock, and
     /// writes nothing.
     ///

@@ -5,8 +5,9 @@
 //! of theirs that are whole, settles the messages that are lost, so that their offsets are never used again,
 //! and says how many commits it stands for. Then the footer, if there was one, and the header are made again.
 //!
-//! Always true: whole commits are not touched; after each write a start finds no less than before; done twice
-//! it does nothing more. What is in a commit of a newer version stays, and so does the commit at the end,
+//! Always true: whole commits are not touched; after each write a start finds no less than before, and is in
+//! doubt about users if it was, for that is noted before anything is written over; done twice it does nothing
+//! more. What is in a commit of a newer version stays, and so does the commit at the end,
 //! which the next start cuts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +23,10 @@ use crate::store::disk::Disk;
 use crate::store::footer::{Footer, Trailer};
 use crate::store::format::Format;
 use crate::store::names::NAME_OVERHEAD_BYTES;
+use crate::store::log::Log;
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
+use crate::store::recover::OpenError;
 use crate::store::segment::{Identity, SegmentHeader, SegmentRef};
 
 /// A commit that takes the place of those that are missing.
@@ -88,7 +91,11 @@ struct Repair<'l> {
 /// Writes over what is damaged. The store must be locked. Tells what the store is like afterwards.
 pub(super) fn drop_set_aside<D: Disk>(look: &Look, disk: &mut D) -> Result<Look, LookError> {
     let survey = Survey::of(disk)?;
-    if let Some(identity) = survey.identity {
+    if let Some(identity) = survey.identity.filter(|_| !look.damage.is_empty()) {
+        Log::note_doubt_found(disk, identity).map_err(|error| match error {
+            OpenError::Unreadable(error) => LookError::Unreadable(error),
+            error => LookError::Unreadable(io::Error::other(error.to_string())),
+        })?;
         let stays = survey.log.iter().filter(|listed| is_there(listed) && !look.misses(listed.segment));
         let mut repair = Repair { look, identity, log: stays.map(|listed| listed.segment).collect() };
         let newer = repair.newer(&survey).map(|listed| listed.segment);
@@ -115,9 +122,6 @@ impl Look {
 
 impl Repair<'_> {
     fn run<D: Disk>(&self, disk: &mut D, survey: &Survey) -> io::Result<()> {
-        if self.look.damage.is_empty() {
-            return Ok(());
-        }
         let (mut bytes, mut chain) = (vec![0; self.look.segment_bytes as usize], Chain::default());
         let listed: Vec<Listed> = survey.log.iter().chain(&self.newer(survey)).copied().collect();
         for (at, this) in listed.iter().enumerate() {
