@@ -47,6 +47,25 @@ fn measured(line: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
+/// Whichever is named last: a bench that is to run for a while at most must not run on for its messages.
+#[test]
+fn it_ends_at_whichever_comes_first_messages_or_seconds() {
+    let sent = |line: &str| {
+        let json: serde_json::Value = serde_json::from_str(&measured(line)).expect("a line of JSON");
+        json["published"].as_u64().expect("it says how many")
+    };
+    assert_eq!(sent("--messages 100 --seconds 60 --json"), 100);
+    assert_eq!(sent("--seconds 60 --messages 100 --json"), 100);
+    for line in [
+        "--seconds 500ms --messages 1000000 --rate 1000 --json",
+        "--messages 1000000 --seconds 500ms \
+                 --rate 1000 --json",
+    ] {
+        let sent = sent(line);
+        assert!((1..100_000).contains(&sent), "{line}: {sent}");
+    }
+}
+
 #[test]
 fn every_way_to_acknowledge_and_confirm() {
     for line in [

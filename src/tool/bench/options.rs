@@ -33,7 +33,8 @@ Where:
 What (the number in brackets is taken when nothing is said):
   --size SIZE           bytes of body [16]; from 8 up it carries a number that is checked
   --messages N          end after so many messages
-  --seconds S           end publishing after so many seconds [5]
+  --seconds S           end publishing after so many seconds [5, without --messages]; with both, at
+                        whichever comes first
   --publishers N        connections that publish [1]
   --consumers N         connections that consume [1]; 0 only fills the queues
   --queues N            queues; publishers and consumers take turns on them [1]
@@ -121,11 +122,21 @@ pub(super) enum Target {
     At(Url),
 }
 
-/// When it is enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Volume {
-    Messages(u64),
-    Time(Duration),
+/// How long it takes when nothing is said.
+const TIME: Duration = Duration::from_secs(5);
+
+/// When it is enough: at whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Volume {
+    pub(super) messages: Option<u64>,
+    time: Option<Duration>,
+}
+
+impl Volume {
+    /// How long publishers publish; without an end when only messages are counted.
+    pub(super) fn time(&self) -> Option<Duration> {
+        self.time.or_else(|| self.messages.is_none().then_some(TIME))
+    }
 }
 
 /// How messages find their queues, when not through the default exchange.
@@ -181,7 +192,7 @@ impl Default for Options {
             target: Target::Own(Vec::new()),
             broker_pid: None,
             size: 16,
-            volume: Volume::Time(Duration::from_secs(5)),
+            volume: Volume::default(),
             publishers: 1,
             consumers: 1,
             queues: 1,
@@ -250,8 +261,8 @@ impl Options {
                 let Bytes(size) = value::<Bytes<u32>>(name, parser)?;
                 self.size = usize::try_from(size).unwrap_or(usize::MAX);
             }
-            "--messages" => self.volume = Volume::Messages(number(name, parser, 1, MESSAGES_MAX)?),
-            "--seconds" => self.volume = Volume::Time(seconds(name, parser)?),
+            "--messages" => self.volume.messages = Some(number(name, parser, 1, MESSAGES_MAX)?),
+            "--seconds" => self.volume.time = Some(seconds(name, parser)?),
             "--publishers" => self.publishers = number(name, parser, 1, CLIENTS_MAX)?,
             "--consumers" => self.consumers = number(name, parser, 0, CLIENTS_MAX)?,
             "--queues" => self.queues = number(name, parser, 1, QUEUES_MAX)?,
@@ -379,7 +390,7 @@ mod tests {
             target: Target::At(Url::of_address("127.0.0.1:1".parse().expect("an address"))),
             broker_pid: Some(7),
             size: 1024,
-            volume: Volume::Messages(10),
+            volume: Volume { messages: Some(10), time: None },
             publishers: 2,
             consumers: 3,
             queues: 4,
@@ -394,7 +405,14 @@ mod tests {
             json: true,
         };
         assert_eq!(parsed(line), Ok(expected));
-        assert_eq!(parsed("--seconds 500ms").map(|o| o.volume), Ok(Volume::Time(Duration::from_millis(500))));
+        let ends = |line| parsed(line).map(|options| (options.volume.messages, options.volume.time()));
+        let half = Some(Duration::from_millis(500));
+        assert_eq!(ends("--seconds 500ms"), Ok((None, half)));
+        assert_eq!(ends("--messages 3"), Ok((Some(3), None)));
+        assert_eq!(ends(""), Ok((None, Some(TIME))));
+        for both in ["--messages 3 --seconds 500ms", "--seconds 500ms --messages 3"] {
+            assert_eq!(ends(both), Ok((Some(3), half)));
+        }
         assert_eq!(parsed("relay --seconds 2").map(|o| o.relay), Ok(Relay::Only));
     }
 

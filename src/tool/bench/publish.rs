@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, CHANNEL};
 use super::histogram::Histogram;
 use super::link::{Link, PATIENCE, read_method};
-use super::options::{Options, Volume};
+use super::options::Options;
 use super::pace::{Pace, wake_on_time};
 use super::plan::Plan;
 use super::run::Run;
@@ -143,14 +143,11 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(options: &Options, plan: &Plan, id: u16, frame_max: u32) -> Result<Self, Trouble> {
         let of = u64::from(options.publishers);
-        let (quota, until) = match options.volume {
-            Volume::Messages(count) => (count / of + u64::from(u64::from(id) < count % of), None),
-            Volume::Time(time) => (u64::MAX, Some(time)),
-        };
+        let part = |count: u64| count / of + u64::from(u64::from(id) < count % of);
         Ok(Self {
             batch: Batch::new(options, plan, id, frame_max)?,
-            quota,
-            until,
+            quota: options.volume.messages.map_or(u64::MAX, part),
+            until: options.volume.time(),
             pace: options.rate.map(|rate| Pace::new(rate, id, options.publishers)),
             sent: 0,
         })

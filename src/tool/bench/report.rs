@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::histogram::Histogram;
-use super::options::{Options, Volume};
+use super::options::Options;
 use super::process::CpuTime;
 use super::relay::Relayed;
 use super::stage::Outcome;
@@ -171,9 +171,11 @@ impl Report<'_> {
         json.optional("confirms", options.confirms.map(f64::from));
         json.boolean("persistent", options.persistent);
         json.optional("rate", options.rate.map(|rate| rate as f64));
-        match options.volume {
-            Volume::Messages(count) => json.number("messages", count as f64),
-            Volume::Time(time) => json.number("seconds", time.as_secs_f64()),
+        if let Some(count) = options.volume.messages {
+            json.number("messages", count as f64);
+        }
+        if let Some(time) = options.volume.time() {
+            json.number("seconds", time.as_secs_f64());
         }
         if let Some(outcome) = &self.outcome {
             self.put_outcome(&mut json, outcome);
