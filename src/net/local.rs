@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use mio::net::UnixListener;
 use mio::{Interest, Poll, Token};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open};
 use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
@@ -61,8 +63,9 @@ impl LocalDoor {
 
     pub(super) fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
         let (stream, _) = self.listener.accept()?;
-        let who = rustix::net::sockopt::socket_peercred(&stream)?;
-        let address = PeerAddress::Local { pid: who.pid.as_raw_nonzero().get(), uid: who.uid.as_raw() };
+        // The process is 0 where it is of another namespace, such as a container's.
+        let who = getsockopt(&stream, PeerCredentials)?;
+        let address = PeerAddress::Local { pid: who.pid(), uid: who.uid() };
         Ok((Socket::new(Stream::Unix(stream)), address))
     }
 }

@@ -10,6 +10,7 @@ from typing import Callable, Dict
 
 from harness import brokers, wire
 from harness.raw import Client
+from harness.suite import Skip
 
 from office import Office
 from support import Broker, context, raw_client, wait_for
@@ -96,6 +97,29 @@ def unix_socket(folder: Path) -> None:
         broker.close()
 
 
+def unix_socket_of_a_container(folder: Path) -> None:
+    """The broker's process namespace is its own, so the kernel has no number for who visits: it gets in all the same."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if os.getuid() != 0 or subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        raise Skip("only root makes a process namespace")
+    path = folder / "amqp.sock"
+    broker = brokers.Leveret(brokers.leveret_binary(), ["--listen-unix", str(path), "--log-level", "debug"], prefix=alone)
+    try:
+        for _ in range(3):
+            peer = socket.socket(socket.AF_UNIX)
+            peer.settimeout(10.0)
+            peer.connect(str(path))
+            client = Client(None, connected=peer)
+            client.open()
+            client.call(1, "queue.declare", queue="local", exclusive=True)
+            client.close()
+        wait_for(lambda: f"process 0 of user {os.getuid()}" in broker.log())
+    finally:
+        # What was started is the one that waits for it.
+        broker.process.kill()
+        broker.close()
+
+
 def bad_files(folder: Path) -> None:
     """Files that cannot be used: one sentence with key and path, nothing of what is in them; and no start, where there
     is no other door."""
@@ -157,6 +181,7 @@ def credentials_and_modes(folder: Path) -> None:
 CASES: Dict[str, Callable[[Path], None]] = {
     "wrong-doors": wrong_doors,
     "unix-socket": unix_socket,
+    "unix-socket-of-a-container": unix_socket_of_a_container,
     "bad-files": bad_files,
     "credentials-and-modes": credentials_and_modes,
 }
