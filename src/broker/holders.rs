@@ -7,8 +7,9 @@
 //! with more, a quarter of each pool is kept in equal parts for those that have less than theirs
 //! (`Division`). What is declared counts for its virtual host for as long as it exists, over restarts too;
 //! for the user that declared it while the broker runs and the user exists: what was there at the start is
-//! nobody's, and a user's part is one of what is left. The memory of messages is divided among virtual hosts
-//! alone (`mem::Messages`), for a message outlives whoever sent it.
+//! nobody's, and a user's part is one of what is left. The memory of messages (`mem::Messages`) and their
+//! room on the disk (`log_shares`) are divided among virtual hosts alone, for a message outlives whoever
+//! sent it.
 
 use crate::command::{ConnectionId, VhostId};
 use crate::error::{Fault, ReplyCode, Scope};
@@ -29,6 +30,8 @@ pub(super) struct Held {
     /// Messages in open transactions, and their bytes of blocks; only while pools are divided.
     open_messages: u64,
     open_bytes: u64,
+    /// What its messages take in the log; only while that matters (`log_shares`).
+    pub(super) log_bytes: u64,
 }
 
 /// How the pools that are asked for with every message are divided; the others are worked out when asked for.
@@ -45,7 +48,7 @@ pub(super) struct Divisions {
     vhosts: Divided,
     users: Divided,
     /// There are several of one of them.
-    any: bool,
+    pub(super) any: bool,
     /// The pools of messages and of entries are to hear of it.
     pub(super) changed: bool,
 }
@@ -260,6 +263,7 @@ impl Broker {
 
     /// Divides the pools anew: a virtual host or a user has come or gone.
     pub(super) fn divide(&mut self) {
+        self.forget_log_shares();
         self.divisions.changed = true;
         self.divisions.any =
             self.access.vhosts_held().nth(1).is_some() || self.access.users_held().nth(1).is_some();
@@ -320,7 +324,7 @@ fn leaves_enough(all: impl Iterator<Item = u64> + Clone, own: u64, room: u64, pl
 }
 
 /// 506: what is left is for others.
-fn has_its_share(who: &str, key: &str) -> Fault {
+pub(super) fn has_its_share(who: &str, key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(

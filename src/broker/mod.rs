@@ -43,6 +43,7 @@ mod front;
 mod holders;
 mod jobs;
 mod left_out;
+mod log_shares;
 mod names;
 mod orphans;
 mod overdue;
@@ -218,6 +219,7 @@ pub struct Broker {
     work: Work,
     /// How pools are divided among virtual hosts and among users.
     divisions: holders::Divisions,
+    log_shares: log_shares::LogShares,
     /// For whom the command under way declares things; nobody at a start.
     declarer: Option<Declarer>,
     /// Connections there have been.
@@ -335,6 +337,7 @@ impl Broker {
             exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
             divisions: holders::Divisions::default(),
+            log_shares: log_shares::LogShares::default(),
             declarer: None,
             work: Work::new(),
             lives: 0,

@@ -43,6 +43,8 @@ enum Hindrance {
     Wait,
     /// The same, and it is room on the disk.
     Disk,
+    /// The same, and what is left of it is kept for other virtual hosts.
+    DiskShare,
     Fault(Fault),
 }
 
@@ -101,15 +103,29 @@ impl Broker {
             return self.unroutable(messages, message, publish);
         }
         let refused = self.leave_out_unwilling(messages, message);
-        match self.reserve(messages, message, publish) {
+        self.weigh_log();
+        let mut reserved = self.reserve(messages, message, publish);
+        if matches!(reserved, Err(Hindrance::DiskShare)) {
+            // Some of its messages may have been taken since they were counted.
+            self.forget_log_shares();
+            self.weigh_log();
+            reserved = self.reserve(messages, message, publish);
+        }
+        match reserved {
             Ok(()) => {
                 self.push_to_targets(messages, message, publish.urgency);
                 messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(hindrance @ (Hindrance::Wait | Hindrance::Disk)) => {
-                if matches!(hindrance, Hindrance::Disk) {
-                    self.say_disk_is_full();
+            Err(hindrance @ (Hindrance::Wait | Hindrance::Disk | Hindrance::DiskShare)) => {
+                let vhost = self.channels[publish.channel.index()].vhost;
+                match hindrance {
+                    Hindrance::Disk => self.say_disk_is_full(None),
+                    Hindrance::DiskShare => {
+                        self.want_log_room(vhost);
+                        self.say_disk_is_full(Some(vhost));
+                    }
+                    Hindrance::Wait | Hindrance::Fault(_) => {}
                 }
                 self.note_wait(messages, publish.channel);
                 // What gathers may be what it waits for.
@@ -364,18 +380,23 @@ impl Broker {
         let room = self.journal.admit(bytes, logged);
         let most = self.journal.queue_bytes_max();
         let within = self.targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
+        let vhost = self.channels[publish.channel.index()].vhost;
+        let leaves_enough = self.leaves_log(vhost, bytes * logged as u64);
         match room {
-            Ok(()) if within => Ok(()),
+            Ok(()) if within && leaves_enough => Ok(()),
             // In a commit, everything was asked before.
             _ if !publish.may_wait => Ok(()),
             Err(NoRoom::Commit) => Err(Hindrance::Wait),
+            Ok(()) if within && publish.share == Share::Ordinary => Err(Hindrance::DiskShare),
+            Ok(()) if within => Err(Hindrance::Fault(self.has_its_log())),
             Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Disk),
             Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk())),
         }
     }
 
-    /// Somebody has to know why publishers stand still; once a minute is enough.
-    fn say_disk_is_full(&mut self) {
+    /// Somebody has to know why publishers stand still; once a minute is enough. With a virtual host, it is
+    /// that which has its share.
+    fn say_disk_is_full(&mut self, with_its_share: Option<VhostId>) {
         let now = self.journal.time_ms();
         if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
             return;
@@ -384,7 +405,14 @@ impl Broker {
         let longest = self.targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
         let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
         let (name, count) = (queue.name.escape_debug(), queue.logged.count);
-        if self.journal.is_file_system_full() {
+        if let Some(vhost) = with_its_share {
+            let vhost = self.vhost_name(vhost).escape_debug();
+            log::warn!(
+                "virtual host '{vhost}' has its share of disk_limit, what is left is for the others: \
+                 publishers of persistent messages to queue '{name}' wait until some of its {count} messages \
+                 are taken"
+            );
+        } else if self.journal.is_file_system_full() {
             log::warn!(
                 "the file system of the data directory is full, before disk_limit is reached: publishers of \
                  persistent messages to queue '{name}' wait until there is room, or some of its {count} \
@@ -494,6 +522,9 @@ impl Broker {
         (logged, urgency): (u32, Urgency),
     ) {
         let bytes = log_bytes(messages, message);
+        if let Some(queue) = targets.first() {
+            self.count_in_log(self.queues[queue.index()].vhost, bytes * u64::from(logged));
+        }
         for queue in targets {
             let record = &mut self.queues[queue.index()].logged;
             if record.incarnation != 0 {

@@ -274,7 +274,9 @@ impl Broker {
 
     fn shedding(&self, messages: &Messages, queue: QueueId, message: MessageId) -> Shedding {
         let bytes = messages.stream_len(message) as u64;
-        let has_share = self.queues[queue.index()].log_bytes() + bytes <= self.journal.queue_bytes_max();
+        let record = &self.queues[queue.index()];
+        let has_share = record.log_bytes() + bytes <= self.journal.queue_bytes_max()
+            && self.leaves_log(record.vhost, bytes);
         let fits = self.journal.fits_commit(bytes, messages.body_len(message).into(), 1);
         match self.journal.admit(bytes, 1) {
             // For another of its queues it is being written already.

@@ -5,7 +5,7 @@
 //! the memory for messages (`shares`), and for persistent messages the journal's room; commit first makes
 //! sure that everything fits and only then changes anything.
 
-use crate::command::{ChannelId, Outcome, Settlement};
+use crate::command::{ChannelId, Outcome, Settlement, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
@@ -203,6 +203,7 @@ impl Broker {
         let mut next = transaction.first;
         let owner = owner_of(self.channels[channel.index()].vhost);
         self.limit_routing(COMMIT_TIMES);
+        self.weigh_log();
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         while let Some(message) = next {
             next = messages.link(message);
@@ -220,7 +221,7 @@ impl Broker {
                 if !self.journal.fits_transaction(logged) {
                     return Err(too_much_to_write());
                 }
-                self.check_log(log_bytes)?;
+                self.check_log(self.channels[channel.index()].vhost, log_bytes)?;
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
@@ -235,7 +236,7 @@ impl Broker {
     }
 
     /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
-    fn check_log(&self, bytes: u64) -> Result<(), Fault> {
+    fn check_log(&self, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
         let times = if self.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match self.journal.admit(times * bytes, 1) {
             Err(NoRoom::Disk) => Err(self.out_of_disk()),
@@ -243,6 +244,7 @@ impl Broker {
                 ReplyCode::ResourceError,
                 format_args!("the store cannot be written, so nothing persistent is taken now"),
             )),
+            Ok(()) if !self.leaves_log(vhost, times * bytes) => Err(self.has_its_log()),
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
         }
     }

@@ -168,10 +168,16 @@ impl Journal {
         self.durable > before
     }
 
-    /// So many bytes may still be written, and so many for one queue in all; what says so is the disk limit,
-    /// or a file system that is full before that.
-    pub const fn set_disk_room(&mut self, bytes: u64, queue_bytes_max: u64, is_file_system_full: bool) {
+    /// So many bytes may still be written of so many when the log is empty, and so many for one queue in all;
+    /// what says so is the disk limit, or a file system that is full before that.
+    pub const fn set_disk_room(
+        &mut self,
+        (bytes, bytes_max): (u64, u64),
+        queue_bytes_max: u64,
+        is_file_system_full: bool,
+    ) {
         self.is_file_system_full = is_file_system_full;
+        self.disk_bytes_max = bytes_max;
         self.queue_bytes_max = queue_bytes_max;
         if bytes > self.disk_room_bytes {
             self.room_made += 1;

@@ -199,7 +199,10 @@ pub struct Journal {
     batch_bytes_max: u64,
     durable: Batch,
     disk_room_bytes: u64,
+    disk_bytes_max: u64,
     queue_bytes_max: u64,
+    /// Room that is kept for others than those who wait for some.
+    kept_bytes: u64,
     is_file_system_full: bool,
     /// Whether what memory may know of the log, not the disk limit, leaves no more room.
     is_index_full: bool,
@@ -247,6 +250,8 @@ impl Journal {
             batch_bytes_max: u64::MAX,
             durable: Batch::NONE,
             disk_room_bytes: u64::MAX,
+            disk_bytes_max: 0,
+            kept_bytes: 0,
             queue_bytes_max: u64::MAX,
             is_file_system_full: false,
             is_index_full: false,
@@ -336,6 +341,29 @@ impl Journal {
     /// No queue may hold more bytes of the log than this, so that there is room for the others.
     pub const fn queue_bytes_max(&self) -> u64 {
         self.queue_bytes_max
+    }
+
+    /// Bytes that may still be written before the disk limit, without what waits here.
+    pub const fn disk_room(&self) -> u64 {
+        self.disk_room_bytes.saturating_sub(self.pending_bytes)
+    }
+
+    /// What that is at most, when the log is empty; 0 while there is no limit.
+    pub const fn disk_bytes_max(&self) -> u64 {
+        self.disk_bytes_max
+    }
+
+    /// So much room is kept for others than those who wait: the store is to make room beside it.
+    pub const fn keep_room(&mut self, bytes: u64) {
+        if bytes < self.kept_bytes {
+            self.room_made += 1;
+        }
+        self.kept_bytes = bytes;
+    }
+
+    /// See [`Self::keep_room`].
+    pub const fn kept_room(&self) -> u64 {
+        self.kept_bytes
     }
 
     /// Rises with everything that makes room here.

@@ -156,7 +156,7 @@ fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
     journal.start(1, false, 0);
     assert_eq!(journal.admit(10, 1), Err(NoRoom::Commit));
     journal.start(1, true, 64 << 10);
-    journal.set_disk_room(1_000, 800, false);
+    journal.set_disk_room((1_000, 1_000), 800, false);
     assert_eq!(journal.admit(100, 1), Ok(()));
     assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
 }

@@ -252,6 +252,7 @@ impl Keeper {
     /// What to write next, if the helper is free and it is time.
     pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
         journal.set_time(self.log.time_ms(now));
+        self.log.keep_room(journal.kept_room());
         if let Some(urgency) = journal.take_urgency() {
             self.log.note(urgency, now);
             self.is_blocked = false;
@@ -343,8 +344,9 @@ impl Keeper {
     }
 
     fn tell_room(&self, journal: &mut Journal) {
-        let (room, most) = (self.log.room_bytes(), self.log.most_bytes() / 5 * QUEUE_FIFTHS);
-        journal.set_disk_room(room, most, self.log.is_file_system_full());
+        let most = self.log.most_bytes();
+        let room = (self.log.room_bytes(), most);
+        journal.set_disk_room(room, most / 5 * QUEUE_FIFTHS, self.log.is_file_system_full());
         journal.set_index_full(self.log.is_index_full());
     }
 

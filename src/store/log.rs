@@ -189,6 +189,8 @@ pub struct Log {
     pub(super) since_spare: Vec<(u64, usize)>,
     /// Something has changed since the cleaner looked for work.
     pub(super) may_clean: bool,
+    /// Segments that are kept for others than those who wait for room.
+    pub(super) segments_kept: usize,
     pub(super) read_spare: Vec<u8>,
     /// The buffers for the next fetch, and the file that the present one reads.
     pub(super) fetch_spare: Option<Scratch>,
@@ -305,6 +307,7 @@ impl Log {
             cleans_ahead: false,
             since_spare: Vec::new(),
             may_clean: true,
+            segments_kept: 0,
             read_spare: vec![0; start.settings.commit_bytes as usize],
             fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
             pinned: None,

@@ -135,7 +135,7 @@ impl Slots {
     }
 
     pub(super) fn set(&mut self, slot: u32, state: Slot) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(place) = self.slots.get_mut(slot as usize) else { panic!("there is no file {slot}") };
         let old = core::mem::replace(place, state);
         if old == Slot::Free {
             // Nearly always the first.
@@ -214,7 +214,15 @@ impl Log {
 
     /// Whether segments should leave at once: somebody waits for their room, or soon will.
     pub(super) const fn needs_room(&self) -> bool {
-        self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.is_index_full
+        self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY + self.segments_kept || self.is_index_full
+    }
+
+    /// So many bytes are kept for others than those who wait for room: what makes room does so beside them.
+    pub(super) fn keep_room(&mut self, bytes: u64) {
+        let segments = bytes.div_ceil(u64::from(self.settings.segment_bytes / 16 * 15)) as usize;
+        // Whoever came to wait may wait for what nobody has looked for yet.
+        self.may_clean |= segments > self.segments_kept;
+        self.segments_kept = segments;
     }
 
     /// Whether a file would be made next: one that is used already does as well, and wears nothing.

@@ -28,8 +28,9 @@ HONEST = 3000
 class Ward:
     """One broker with the profile of a board, and its tenant; it can be started anew with what it has."""
 
-    def __init__(self, board: str) -> None:
+    def __init__(self, board: str, disk_limit: str = "200MB") -> None:
         self.board = board
+        self.disk_limit = disk_limit
         self.home = tempfile.TemporaryDirectory(prefix="leveret-shares-")
         self.start()
         self.broker.ctl("add_vhost", "loud")
@@ -38,7 +39,7 @@ class Ward:
 
     def start(self) -> None:
         """Run it."""
-        config = f'board = "{self.board}"\n[store]\ndisk_limit = "200MB"\n'
+        config = f'board = "{self.board}"\n[store]\ndisk_limit = "{self.disk_limit}"\n'
         self.broker = brokers.Leveret(brokers.leveret_binary(), [], config, data_dir=Path(self.home.name) / "data")
 
     def restart(self) -> None:
@@ -187,7 +188,77 @@ def flood_of_bodies(ward: Ward) -> None:
     flood(ward, 4000, {"pi-zero-w": 14_000_000, "router-64": 1_200_000}[ward.board])
 
 
-CASES = [exchanges, patterns, flood_of_small, flood_of_bodies]
+class Durably:
+    """A publisher of persistent messages to some queues in turn, each window of them confirmed before the next."""
+
+    WINDOW = 20
+    BODY = b"." * 16_000
+
+    def __init__(self, client: Client, queues: List[str]) -> None:
+        self.client, self.queues = client, queues
+        self.sent = self.confirmed = 0
+        for queue in queues:
+            client.call(1, "queue.declare", queue=queue, durable=True)
+        client.call(1, "confirm.select")
+
+    def publish(self, count: int, patience: float) -> int:
+        """So many; how many were confirmed, each within so many seconds."""
+        begin = self.confirmed
+        self.client.socket.settimeout(patience)
+        try:
+            self.await_confirms()
+            while self.confirmed < begin + count:
+                for _ in range(self.WINDOW):
+                    queue = self.queues[self.sent % len(self.queues)]
+                    self.client.publish(1, "", queue, self.BODY, props={"delivery_mode": 2})
+                    self.sent += 1
+                self.await_confirms()
+        except TimeoutError:
+            pass
+        return self.confirmed - begin
+
+    def await_confirms(self) -> None:
+        """Of all that was sent."""
+        while self.confirmed < self.sent:
+            got = self.client.recv()
+            if got.name in ("connection.blocked", "connection.unblocked"):
+                continue
+            assert got.name == "basic.ack", got
+            self.confirmed = got.args["delivery_tag"]
+
+
+def disk(ward: Ward) -> None:
+    """The tenant fills disk_limit with persistent messages; the honest program's confirms come all the same."""
+    honest = Durably(ward.honest(), ["mine"])
+    loud = Durably(ward.tenant(), ["full-0", "full-1", "full-2", "full-3"])
+    taken = loud.publish(10_000, 8.0)
+    assert taken * len(loud.BODY) > 24_000_000, f"{taken} messages of the tenant are there, so this was no flood"
+    assert honest.publish(100, 30.0) == 100, f"of {taken} messages of the tenant: {honest.confirmed} of ours"
+    said = ward.broker.log()
+    assert "virtual host 'loud' has its share of disk_limit" in said, said
+    ward.broker.ctl("add_user", "another", "secret")
+    # Its own publisher waits, but for what the cleaner finds yet, until some of its messages are taken.
+    more = loud.publish(10_000, 5.0)
+    assert more < taken / 5, f"it does not wait: {more} after {taken}"
+    assert honest.publish(100, 30.0) == 100, f"of {taken + more} messages of the tenant: {honest.confirmed} of ours"
+    taker = ward.tenant()
+    for queue in loud.queues:
+        taker.call(1, "queue.purge", queue=queue)
+    assert loud.publish(taken // 2, 30.0) >= taken // 2, "it does not go on"
+    assert honest.publish(20, 30.0) == 20, "it fills the rest"
+
+
+def disk_of_one(ward: Ward) -> None:
+    """With one virtual host nothing shrinks."""
+    ward.broker.ctl("delete_vhost", "loud")
+    taken = Durably(ward.honest(), ["mine", "other"]).publish(10_000, 8.0)
+    assert taken * len(Durably.BODY) >= 0.6 * 64_000_000, f"{taken} messages"
+    assert "has its share of disk_limit" not in ward.broker.log()
+
+
+CASES = [exchanges, patterns, flood_of_small, flood_of_bodies, disk, disk_of_one]
+# Small enough to be filled.
+DISK_LIMITS = {disk: "64MiB", disk_of_one: "64MiB"}
 
 
 def main() -> int:
@@ -200,7 +271,7 @@ def main() -> int:
     for board in BOARDS:
         suite = Suite(f"shares/{board}", args.case)
         for case in CASES:
-            ward = Ward(board)
+            ward = Ward(board, DISK_LIMITS.get(case, "200MB"))
             try:
                 suite.case(case.__name__.replace("_", "-"), lambda: case(ward), ward.broker.log)
             finally:

@@ -264,6 +264,15 @@ impl Access {
         user.map_or(0, |user| self.users[user].life)
     }
 
+    /// What virtual hosts have of the log is counted anew.
+    pub(super) fn forget_held_of_log(&mut self) {
+        for index in 0..self.vhosts.places() {
+            if let Some(vhost) = self.vhosts.get_mut(index) {
+                vhost.held_of_pools.log_bytes = 0;
+            }
+        }
+    }
+
     pub(super) fn forget_held_by_connections(&mut self) {
         for index in 0..self.vhosts.places() {
             if let Some(vhost) = self.vhosts.get_mut(index) {

@@ -1,0 +1,88 @@
+//! What a virtual host may fill of `disk_limit` with its messages.
+//!
+//! Why it exists: the log is one, and a tenant whose queues nobody empties would take all of it; then the
+//! confirms of everybody else's publishers stay away, too, and nobody can declare or be added any more.
+//!
+//! Always true: with one virtual host there are no shares; with more, a quarter of what the log may hold is
+//! kept in equal parts for those whose messages take less of it than that (`Division`), as of the memory for
+//! messages: by virtual host alone, for a message outlives whoever sent it. While less room is left than is
+//! kept for others, the publishers of a virtual host that has its part wait, or are refused where they must
+//! not wait, and meanwhile the cleaner makes room as if what is kept were in use. What each has is counted
+//! anew with every commit and before somebody waits, and only while at most half of the log is free.
+
+use crate::command::VhostId;
+use crate::error::Fault;
+use crate::journal::{Batch, Mode};
+use crate::mem::Division;
+
+use super::Broker;
+use super::holders::has_its_share;
+
+/// What the log may hold, divided among virtual hosts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LogShares {
+    division: Division,
+    /// What was durable when it was counted; `None` while there is plenty of room.
+    weighed: Option<Batch>,
+}
+
+impl Broker {
+    /// Counts what the messages of each virtual host take in the log, if that matters now.
+    pub(super) fn weigh_log(&mut self) {
+        let (room, most) = (self.journal.disk_room(), self.journal.disk_bytes_max());
+        let is_shared = self.divisions.any && self.journal.mode() == Mode::On;
+        if !is_shared || room > most / 2 {
+            self.log_shares.weighed = None;
+            if self.journal.kept_room() > 0 {
+                self.journal.keep_room(0);
+            }
+            return;
+        }
+        let durable = self.journal.durable();
+        if self.log_shares.weighed == Some(durable) {
+            return;
+        }
+        self.access.forget_held_of_log();
+        for (_, queue) in self.queues.iter().filter(|(_, queue)| !queue.dying) {
+            self.access.vhost_held_mut(queue.vhost).log_bytes += queue.log_bytes();
+        }
+        let division = Division::new(most, self.access.vhosts_held().map(|held| held.log_bytes));
+        self.log_shares = LogShares { division, weighed: Some(durable) };
+    }
+
+    /// A virtual host has come or gone, or somebody is about to wait: it is counted anew.
+    pub(super) const fn forget_log_shares(&mut self) {
+        self.log_shares.weighed = None;
+    }
+
+    /// Whether a virtual host may add messages that take so many bytes of the log, and leaves the others
+    /// what is kept for them.
+    pub(super) fn leaves_log(&self, vhost: VhostId, bytes: u64) -> bool {
+        let LogShares { division, weighed } = &self.log_shares;
+        let held = self.access.vhost_held(vhost).log_bytes;
+        weighed.is_none()
+            || division.is_own_part(held, bytes)
+            || self.journal.disk_room() >= bytes + division.kept_for_others(held)
+    }
+
+    /// Messages of a virtual host that take so many bytes are to be written.
+    pub(super) fn count_in_log(&mut self, vhost: VhostId, bytes: u64) {
+        if self.log_shares.weighed.is_some() {
+            let held = self.access.vhost_held_mut(vhost);
+            self.log_shares.division.take(held.log_bytes, bytes);
+            held.log_bytes += bytes;
+        }
+    }
+
+    /// A publisher of a virtual host that has its share waits: the cleaner is to make room behind what is
+    /// kept for others.
+    pub(super) fn want_log_room(&mut self, vhost: VhostId) {
+        let held = self.access.vhost_held(vhost).log_bytes;
+        self.journal.keep_room(self.log_shares.division.kept_for_others(held));
+    }
+
+    /// 506 for who must not wait: the rest of the disk is for others.
+    pub(super) fn has_its_log(&self) -> Fault {
+        has_its_share("virtual host", "disk_limit")
+    }
+}
