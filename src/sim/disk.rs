@@ -140,6 +140,8 @@ pub struct Counts {
     pub reads: u64,
     /// Bytes of them.
     pub read_bytes: u64,
+    /// The most bytes that one of them asked for.
+    pub read_bytes_max: u64,
 }
 
 /// The disk, and which of its files could not be opened; clones are the same disk.
@@ -171,6 +173,12 @@ impl SimDisk {
     /// What was asked of it so far.
     pub fn counts(&self) -> Counts {
         self.0.borrow().counts
+    }
+
+    /// What is read is counted from now on.
+    pub fn forget_reads(&self) {
+        let counts = &mut self.0.borrow_mut().counts;
+        (counts.reads, counts.read_bytes, counts.read_bytes_max) = (0, 0, 0);
     }
 
     /// Slot and place of each write to the log that was made.
@@ -527,6 +535,7 @@ impl Disk for SimDisk {
         bytes[..count].copy_from_slice(&cache[from..from + count]);
         inner.counts.reads += 1;
         inner.counts.read_bytes += count as u64;
+        inner.counts.read_bytes_max = inner.counts.read_bytes_max.max(bytes.len() as u64);
         Ok(count)
     }
 

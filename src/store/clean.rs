@@ -18,7 +18,7 @@ use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
 use super::index::{Index, Segment};
 use super::jobs::{ReadDone, ReadJob};
-use super::log::{InFlight, Log, Position};
+use super::log::{InFlight, Log, Position, Settings};
 use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Target, Targets, ranges_fitting};
 use super::salvage::{self, Served};
 use super::space::SEGMENTS_RESERVED;
@@ -43,7 +43,8 @@ const RANGE_BYTES: usize = 5;
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// The most that a record takes that says that a segment has left, in bytes.
 const LEFT_BYTES_MAX: usize = 16;
-/// The most bytes that are read at once, but for a longer commit.
+/// The most bytes that are read at once, but for a longer commit; beyond `commit_bytes` only for one that its
+/// checksum has proven.
 const READ_BYTES_MAX: usize = 128 << 10;
 
 /// Segments on their way out whose settlements are being carried.
@@ -240,6 +241,7 @@ impl Log {
             if position <= self.durable || is_all_written {
                 let (segment, is_whole) = (cleaning.segment, cleaning.left > 0);
                 self.cleaning = None;
+                self.give_buffer_back();
                 self.index.set_cleaned(0);
                 self.index.end_copying(segment, is_whole);
                 self.find_drain();
@@ -256,9 +258,20 @@ impl Log {
             return None;
         }
         cleaning.reading = true;
+        let (slot, at, wanted) = (cleaning.slot, cleaning.at, cleaning.wanted);
+        self.give_buffer_back();
         let mut buffer = core::mem::take(&mut self.read_spare);
-        buffer.resize(cleaning.wanted, 0);
-        Some(ReadJob { slot: cleaning.slot, at: cleaning.at, buffer })
+        let most = self.settings.commit_bytes as usize;
+        buffer.resize(wanted.min(most), 0);
+        Some(ReadJob { slot, at, buffer, longer: (wanted > most).then(|| (wanted, self.identity.seed())) })
+    }
+
+    /// A commit may be longer than those of today, for settings change: then the buffer is, for that one.
+    fn give_buffer_back(&mut self) {
+        let most = self.settings.commit_bytes as usize;
+        if self.read_spare.capacity() > most {
+            self.read_spare = vec![0; most];
+        }
     }
 
     /// Takes what was read and copies what is live in it, as far as there is room. What cannot be read
@@ -268,8 +281,8 @@ impl Log {
         if self.double_done(done.outcome.as_ref().map_or(0, |known| *known)) {
             return;
         }
-        let Some(mut cleaning) = self.cleaning.take() else {
-            return;
+        let Some(mut cleaning) = self.cleaning.take().filter(|cleaning| cleaning.reading) else {
+            panic!("a read is done that nobody asked for")
         };
         cleaning.reading = false;
         self.is_damaged |= done.outcome.is_err();
@@ -289,14 +302,15 @@ impl Log {
     }
 
     /// Bytes that the cleaner reads at once: an eighth of a segment, so that small segments are read in parts
-    /// like large ones.
+    /// like large ones; never more than a commit has, which is what there is memory for.
     fn read_bytes(&self) -> usize {
-        READ_BYTES_MAX.min(self.settings.segment_bytes as usize / 8)
+        let Settings { segment_bytes, commit_bytes, .. } = self.settings;
+        READ_BYTES_MAX.min(segment_bytes as usize / 8).min(commit_bytes as usize)
     }
 
     /// Copies what is live in the buffer, as far as there is room; says what to read next.
     fn copy_on(&mut self) {
-        let Some(mut cleaning) = self.cleaning.take() else { return };
+        let Some(mut cleaning) = self.cleaning.take() else { panic!("there is nothing to copy") };
         let bytes = core::mem::take(&mut self.read_spare);
         let end = self.index.segments().get(&cleaning.segment).map_or(0, |segment| segment.bytes);
         cleaning.waits_for = 0;
@@ -421,7 +435,7 @@ impl Log {
     /// what lies densely written again and again.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.slots.spare();
-        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE;
+        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE + self.segments_kept;
         let high = low + (self.slots.most() / CLEAN_AHEAD_PART).min(CLEAN_AHEAD_MAX);
         let is_short = spare <= low;
         self.cleans_ahead = is_short || self.is_index_full || self.cleans_ahead && spare <= high;

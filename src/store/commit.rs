@@ -20,6 +20,9 @@
 //! Always true: a commit is whole or no part of the log, but for what `salvage` serves; it starts in a block
 //! of its own; its number is above that of every commit before it, its life not below theirs.
 
+use std::io;
+
+use super::disk::Disk;
 use super::format::Format;
 use super::segment::Identity;
 use super::varint::Input;
@@ -28,6 +31,9 @@ use super::varint::Input;
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a commit's header.
 pub(super) const COMMIT_HEADER_BYTES: usize = 76;
+
+/// Bytes that are read at once to prove a commit.
+const PROOF_STEP_BYTES: usize = 16 << 10;
 
 /// The bits of `covers` that say that records belong together.
 const GROUP_BITS: u32 = 3 << 30;
@@ -114,6 +120,31 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     (Format::of_commit(magic).is_some() && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
+/// The length of the commit at byte `at` of a slot when its checksum agrees. Read in small steps: a length that
+/// nobody has proven takes no memory.
+pub(super) fn proven_length<D: Disk>(
+    disk: &mut D,
+    slot: u32,
+    at: u64,
+    seed: u32,
+) -> io::Result<Option<usize>> {
+    let mut bytes = [0; PROOF_STEP_BYTES];
+    let known = disk.read(slot, at, &mut bytes)?;
+    let Some(length) = claimed_length(&bytes[..known]) else { return Ok(None) };
+    let said = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let mut done = known.min(length);
+    let mut sum = crc32c::crc32c_append(seed, &bytes[8..done]);
+    while done < length {
+        let step = PROOF_STEP_BYTES.min(length - done);
+        if disk.read(slot, at + done as u64, &mut bytes[..step])? < step {
+            return Ok(None);
+        }
+        sum = crc32c::crc32c_append(sum, &bytes[..step]);
+        done += step;
+    }
+    Ok((sum == said).then_some(length))
+}
+
 /// What a block would say if it were the start of a commit; checked in no way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Claim {
@@ -168,10 +199,15 @@ impl<'a> Commit<'a> {
 
     /// Whose the commit at the start of `bytes` says that it is, when its checksum agrees.
     pub(super) fn owner(bytes: &'a [u8]) -> Option<Owner> {
+        let owner = Self::claimed_owner(bytes)?;
+        Self::parse(bytes, owner.identity.seed()).map(|_| owner)
+    }
+
+    /// The same, where its checksum is still to be looked at.
+    pub(super) fn claimed_owner(bytes: &[u8]) -> Option<Owner> {
         let mut input = Input::new(bytes.get(48..)?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
-        let owner = Owner { identity, segment_bytes: input.u32()? };
-        Self::parse(bytes, identity.seed()).map(|_| owner)
+        Some(Owner { identity, segment_bytes: input.u32()? })
     }
 
     /// Bytes it takes in the segment, padding included.

@@ -87,7 +87,7 @@ impl Log {
             self.doubling.reading = Some((version, place));
             let mut buffer = core::mem::take(&mut self.read_spare);
             buffer.resize(place.bytes as usize, 0);
-            return Some(ReadJob { slot, at: place.at, buffer });
+            return Some(ReadJob { slot, at: place.at, buffer, longer: None });
         }
     }
 

@@ -6,18 +6,15 @@
 //! many there were, the head of a torn commit says its number. And each commit says whose it is.
 //!
 //! Always true: nothing is written; a torn or a hostile head cannot claim more commits than there are blocks
-//! for them.
+//! for them, nor memory: what it says of its length is proven block by block.
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length};
+use super::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length, proven_length};
 use super::disk::Disk;
 use super::reader::{Chain, Found};
 use super::record::Record;
 use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
-
-/// No commit is longer, in bytes.
-const COMMIT_BYTES_MAX: usize = 64 << 20;
 
 /// Whether a commit that leaves others out stands where one of them was, because the card has put its block
 /// there: then the next one behind it belongs before it. `before` is the number of the last one before it.
@@ -81,19 +78,17 @@ pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[Found]) -> io::Result<Opt
 }
 
 fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
-    let mut bytes = Vec::new();
+    let mut bytes = [0; BLOCK_BYTES];
     for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(BLOCK_BYTES) {
-        bytes.resize(BLOCK_BYTES, 0);
         if disk.read(slot, at, &mut bytes)? < BLOCK_BYTES {
             return Ok(None);
         }
-        if let Some(length) = claimed_length(&bytes).filter(|length| *length <= COMMIT_BYTES_MAX) {
-            bytes.resize(length.max(BLOCK_BYTES), 0);
-            let known = disk.read(slot, at, &mut bytes)?;
-            let owner = Commit::owner(&bytes[..known]);
-            if owner.is_some_and(|owner| is_segment_size(owner.segment_bytes)) {
-                return Ok(owner);
-            }
+        let Some(length) = claimed_length(&bytes) else { continue };
+        let owner = Commit::claimed_owner(&bytes).filter(|owner| is_segment_size(owner.segment_bytes));
+        if let Some(owner) = owner.filter(|owner| length <= owner.segment_bytes as usize)
+            && proven_length(disk, slot, at, owner.identity.seed())?.is_some()
+        {
+            return Ok(Some(owner));
         }
     }
     Ok(None)

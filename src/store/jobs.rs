@@ -9,7 +9,7 @@
 use std::io;
 
 use super::access_file::{self, Known, Updated};
-use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner};
+use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, proven_length};
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
 use super::parts::Part;
@@ -171,7 +171,7 @@ impl CommitJob {
 }
 
 impl CommitDone {
-    /// Syncs that it did.
+    /// Syncs that it did, but for those of the directory and of a copy of access that was given up.
     pub fn syncs(&self) -> u64 {
         let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
         1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + access
@@ -211,6 +211,9 @@ pub struct ReadJob {
     pub(super) slot: u32,
     pub(super) at: u32,
     pub(super) buffer: Vec<u8>,
+    /// The buffer may grow to so many bytes for a commit that is longer, of the store with this seed, once
+    /// its checksum has proven it.
+    pub(super) longer: Option<(usize, u32)>,
 }
 
 /// A read job that was run.
@@ -224,6 +227,11 @@ pub struct ReadDone {
 impl ReadJob {
     /// Does it; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> ReadDone {
+        if let Some((bytes, seed)) = self.longer
+            && let Ok(Some(length)) = proven_length(disk, self.slot, self.at.into(), seed)
+        {
+            self.buffer.resize(padded(length).min(bytes), 0);
+        }
         let outcome = disk.read(self.slot, self.at.into(), &mut self.buffer);
         ReadDone { buffer: self.buffer, outcome }
     }

@@ -6,11 +6,11 @@
 //!
 //! Always true: what was found has been checked, record by record, and is what was asked for; a place that
 //! cannot be read costs the records in it and no others; no buffer grows beyond one fetch and one span,
-//! but for a single longer record.
+//! but for a single longer record, or a longer commit that its checksum has proven, until the next fetch.
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, Commit, claimed_length};
+use super::commit::{BLOCK_BYTES, Commit, claimed_length, proven_length};
 use super::disk::Disk;
 use super::fetch::{FETCH_BYTES, FetchJob, Source};
 use super::footer::{NOTED_PART, for_each_message};
@@ -141,13 +141,16 @@ impl FetchJob {
     /// Goes through the segment commit by commit.
     fn find_by_scan(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
         let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
-        let mut bytes = vec![0; BLOCK_BYTES];
+        let mut bytes = core::mem::take(&mut self.scratch.bytes);
         let mut at = BLOCK_BYTES as u32;
         while at < self.segment_bytes {
             bytes.resize(BLOCK_BYTES, 0);
             let mut known = read(disk, self.slot, at, &mut bytes, error);
             let length = claimed_length(&bytes[..known]).unwrap_or(0);
-            if length > known && length <= (self.segment_bytes - at) as usize {
+            if length > known
+                && length <= (self.segment_bytes - at) as usize
+                && self.may_hold(disk, at, length)
+            {
                 bytes.resize(length, 0);
                 known = read(disk, self.slot, at, &mut bytes, error);
             }
@@ -173,7 +176,16 @@ impl FetchJob {
             }
             at += commit.bytes() as u32;
         }
+        bytes.clear();
+        self.scratch.bytes = bytes;
         self.keep(smallest);
+    }
+
+    /// Whether there is memory for a commit: for one of today's, and for a longer one when its checksum says
+    /// that it is one.
+    fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize) -> bool {
+        length <= FETCH_BYTES + SPAN_BYTES_MAX
+            || matches!(proven_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 
     fn note_targets(&self, message: &Message<'_>, at: u32, bytes: u32, smallest: &mut Smallest<Found>) {

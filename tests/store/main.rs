@@ -5,6 +5,7 @@
 
 mod access;
 mod bytes;
+mod claims;
 mod clean;
 mod damage;
 mod defined;
