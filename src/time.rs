@@ -1,7 +1,9 @@
 //! Time as the core sees it: a value that is handed in, never read.
 //!
 //! The loop's clock is read in `net`, after each poll; everything below it is given a [`Now`]. So a test can
-//! run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time.
+//! run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time. Who
+//! reads another clock (how long a sync took, the date of an answer, whether a certificate has run out) says
+//! something with it, and no deadline of the loop follows.
 //! All of it is monotonic: a board without a clock chip boots in 1970 and jumps, and nothing here may notice.
 
 /// An instant in monotonic milliseconds since the process started.

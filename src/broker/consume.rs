@@ -238,6 +238,7 @@ impl Broker {
 
     /// Frees the record of an ended consumer once nothing refers to it.
     pub(super) fn free_consumer_if_done(&mut self, index: usize) {
+        // What refers to it last may ask once more than needed.
         let Some(consumer) = self.consumers.get(index) else { return };
         if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.to_tell {
             return;

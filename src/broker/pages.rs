@@ -261,6 +261,7 @@ impl Broker {
     }
 
     fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
+        // The queue may have been purged, or have gone, while the disk was asked.
         let Some((lane, start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
@@ -281,8 +282,8 @@ impl Broker {
     /// The first `count` messages leave the run at the front of the middle.
     pub(super) fn leave_stored(&mut self, queue: QueueId, count: u32) {
         let record = &mut self.queues[queue.index()];
-        let Some(entry) = record.deep.middle.front(&self.fifo_pool) else { return };
-        let Place::Stored(lane, start, all) = Place::of(entry) else { return };
+        let front = record.deep.middle.front(&self.fifo_pool).map(Place::of);
+        let Some(Place::Stored(lane, start, all)) = front else { panic!("no run is at the front") };
         let share = body_share(record, count);
         record.deep.body_bytes -= share;
         record.deep.messages -= count;

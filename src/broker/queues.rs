@@ -415,6 +415,7 @@ impl Broker {
 
     /// Frees the record of a cleared queue once no delivery refers to it.
     pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
+        // What refers to it last may ask once more than needed.
         let Some(record) = self.queues.get(queue.index()) else { return };
         if record.cleared && record.unsettled == 0 && record.returning == 0 {
             self.free_queue(queue);

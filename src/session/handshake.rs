@@ -262,9 +262,7 @@ impl Connection {
     }
 
     fn tune_ok(&mut self, context: &mut Context<'_>, channel_max: u16, frame_max: u32, heartbeat: u16) {
-        let Phase::Tune { due } = self.phase else {
-            return;
-        };
+        let Phase::Tune { due } = self.phase else { panic!("this phase has no tune-ok") };
         self.phase = Phase::Opening { due };
         if let Some(fault) = check_negotiated(context.settings, channel_max, frame_max) {
             // RabbitMQ names connection.tune as the method that failed.

@@ -3,6 +3,8 @@
 //! Why it exists: connection.start says the same to everybody, so it is written once, at boot, and sent from
 //! there; the limits a session keeps lie beside it, so that a session needs to see no more of the
 //! configuration than this.
+//!
+//! Always true: nothing of it changes while the broker runs, and what was told is what is held to.
 
 use crate::limits::Limits;
 use crate::wire::{Full, Method, Table, TableWriter, Writer};

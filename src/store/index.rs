@@ -306,6 +306,9 @@ impl Index {
         }
     }
 
+    // What is damaged, or came back from the page cache, may name a segment that is in the log no more: it
+    // counts for none.
+
     fn gain(&mut self, segment: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live += 1;
@@ -445,7 +448,9 @@ impl Index {
     /// counts.
     fn apply_again(&mut self, key: &[u8], place: Place) {
         let leaving = self.leaving;
-        let Some(definition) = self.definitions.get_mut(key) else { return };
+        let Some(definition) = self.definitions.get_mut(key) else {
+            panic!("a definition that nobody knows is seen again")
+        };
         let is_deleted = definition.deleted;
         let lost = if !is_twice(key) {
             definition.second = Some(definition.place);
@@ -506,6 +511,7 @@ impl Index {
     /// Offsets are settled that are not durably so yet: what their segments are going to lose.
     pub(super) fn note_pending(&mut self, queue: u64, range: Range) {
         let Self { queues, segments, bodies, .. } = self;
+        // What is settled before its message was written may be all that was ever said of the queue.
         let Some(entry) = queues.get(&queue) else { return };
         let mut note = |segment, count: u32, bytes: u32| {
             if let Some(segment) = segments.get_mut(&segment) {

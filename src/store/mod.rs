@@ -44,7 +44,8 @@
 //!
 //! # What always holds
 //!
-//! - A block that was synced is not written again before its segment is recycled.
+//! - A block that was synced is not written again before its segment is recycled; only `inspect
+//!   --drop-set-aside` does, with no broker there, to what nobody can read.
 //! - Facts form a set that only grows: reading them twice or in another order changes nothing, so copies,
 //!   repeated commits and recovery need no rules of their own.
 //! - A settlement is dropped only when every segment with something that it kills has durably left the log;
@@ -52,7 +53,8 @@
 //! - Damage costs the records that it touched, and of a commit with a group, or with a damaged head, all.
 //!   All that is lost is told, but for the end of the log after a kill: there, commits of which one head or
 //!   none is left look like one that was not finished.
-//! - A failed write or sync is final.
+//! - A failed write or sync is final, but for a write for which the file system has no room, and for the
+//!   files of access beside the log.
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
 mod access;

@@ -151,7 +151,9 @@ impl Broker {
     pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
-        let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else { return };
+        let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
+            panic!("users_max is at least 1, and there is nobody")
+        };
         if let Some(vhost) = self.find_vhost(FIRST_VHOST) {
             let _ = self.put_permission(user, vhost, [".*"; 3]);
         }
