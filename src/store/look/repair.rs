@@ -22,8 +22,8 @@ use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, Commi
 use crate::store::disk::Disk;
 use crate::store::footer::{Footer, Trailer};
 use crate::store::format::Format;
-use crate::store::names::NAME_OVERHEAD_BYTES;
 use crate::store::log::Log;
+use crate::store::names::NAME_OVERHEAD_BYTES;
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
 use crate::store::recover::OpenError;
