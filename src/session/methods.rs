@@ -4,8 +4,8 @@
 //! to context is filled in (an empty queue name is the one declared last), what RabbitMQ strips is stripped,
 //! what nobody implements is refused in its words.
 //!
-//! Always true: a method is answered here, or becomes one command whose answer is awaited, or is a fault; what
-//! is borrowed from the input goes no further than the command.
+//! Always true: a method is answered here, or becomes one command whose answer is awaited, or is a fault;
+//! what is borrowed from the input goes no further than the command.
 
 use super::channel::{NONE, Slot, State};
 use super::content::Content;

@@ -321,8 +321,8 @@ impl Log {
         Ok(())
     }
 
-    /// Before what is damaged is written over: has the files beside the log say that users and permissions are
-    /// in doubt, if a start would say so now, for what tells of it may be in the damage.
+    /// Before what is damaged is written over: has the files beside the log say that users and permissions
+    /// are in doubt, if a start would say so now, for what tells of it may be in the damage.
     pub(super) fn note_doubt<D: Disk>(&self, disk: &mut D, access: Access) -> io::Result<()> {
         if !matches!(access, Access::InDoubt(_)) {
             return Ok(());

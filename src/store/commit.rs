@@ -120,8 +120,8 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     (Format::of_commit(magic).is_some() && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
-/// The length of the commit at byte `at` of a slot when its checksum agrees. Read in small steps: a length that
-/// nobody has proven takes no memory.
+/// The length of the commit at byte `at` of a slot when its checksum agrees. Read in small steps: a length
+/// that nobody has proven takes no memory.
 pub(super) fn proven_length<D: Disk>(
     disk: &mut D,
     slot: u32,

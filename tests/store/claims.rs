@@ -59,8 +59,8 @@ fn append(log: &mut Log, disk: &mut SimDisk, offset: u64, body: &[u8]) {
     }
 }
 
-/// More than there is room for; of each segment something stays, so that there is no room but what the cleaner
-/// makes.
+/// More than there is room for; of each segment something stays, so that there is no room but what the
+/// cleaner makes.
 fn fill(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     for more in offset..offset + 1_500 {
         publish(log, disk, more, &[7; 20_000]);
