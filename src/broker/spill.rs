@@ -52,9 +52,7 @@ impl Broker {
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
     pub fn spill(&mut self, messages: &mut Messages) -> bool {
-        let is_short =
-            messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2;
-        if self.journal.mode() != Mode::On || !is_short {
+        if self.journal.mode() != Mode::On || !self.is_short(messages) {
             return false;
         }
         // Only what is durable can leave memory.
@@ -76,6 +74,10 @@ impl Broker {
             self.spill_hand += 1;
         }
         left < SPILL_STEP
+    }
+
+    fn is_short(&self, messages: &Messages) -> bool {
+        messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2
     }
 
     /// What was delivered needs its memory again only if it comes back, so it leaves first; says whether some
@@ -134,7 +136,8 @@ impl Broker {
 
     /// Says whether it ended because there is nothing `left` to be done in this step.
     fn spill_from(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
-        while *left > 0 {
+        // What leaves beyond need is read back at once where a consumer keeps up.
+        while *left > 0 && self.is_short(messages) {
             if self.fifo_pool.chunks_free() < CHUNKS_LEFT {
                 return false;
             }

@@ -13,3 +13,4 @@ mod offsets;
 mod overdue;
 mod routing;
 mod shares;
+mod spilling;
