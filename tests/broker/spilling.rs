@@ -1,7 +1,7 @@
 //! What leaves memory when it is short: no more than makes it enough again.
 //!
-//! A consumer that keeps up wants the next messages back at once; each that left without need is read from the
-//! card, checked and kept again.
+//! A consumer that keeps up wants the next messages back at once; each that left without need is read from
+//! the card, checked and kept again.
 
 use leveret::command::{Command, Outcome};
 use leveret::limits::Limits;
