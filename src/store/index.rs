@@ -306,9 +306,7 @@ impl Index {
         }
     }
 
-    // What is damaged, or came back from the page cache, may name a segment that is in the log no more: it
-    // counts for none.
-
+    // What is damaged may name a segment that is in the log no more: it counts for none.
     fn gain(&mut self, segment: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live += 1;
@@ -448,9 +446,7 @@ impl Index {
     /// counts.
     fn apply_again(&mut self, key: &[u8], place: Place) {
         let leaving = self.leaving;
-        let Some(definition) = self.definitions.get_mut(key) else {
-            panic!("a definition that nobody knows is seen again")
-        };
+        let Some(definition) = self.definitions.get_mut(key) else { panic!("it is not known yet") };
         let is_deleted = definition.deleted;
         let lost = if !is_twice(key) {
             definition.second = Some(definition.place);
