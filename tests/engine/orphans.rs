@@ -16,6 +16,9 @@ const LENGTH: &[u8] = b"\x0cx-max-lengthI\x00\x00\x27\x10";
 const CONFIG: &str =
     "frame_max = \"16KiB\"\n[limits]\nsegment_bytes = \"512KiB\"\ncommit_bytes_max = \"160KiB\"\n";
 
+/// Messages of 12 KB that fill two segments and more.
+const OTHERS: u32 = 100;
+
 fn start(home: &Home) -> Broker {
     let file = home.path().join("leveret.toml");
     fs::write(&file, CONFIG).expect("the folder can be written");
@@ -66,22 +69,27 @@ fn refusal(link: &mut Link, method: &Method<'_>) -> String {
     }
 }
 
-/// A queue with a limit, bound to `amq.direct` by `key`, and so many messages of 12 KB in it.
-fn fill(home: &Home, messages: u32) {
+/// A queue with a limit, perhaps bound to `amq.direct` by `key`, and so many messages of 12 KB in it.
+fn fill(home: &Home, messages: u32, is_bound: bool) {
     let broker = start(home);
     let mut link = Link::open(broker.address, &[1]);
     link.ask(1, &queue("q1", false, LENGTH));
     let (exchange, routing_key) = ("amq.direct", "key");
-    link.ask(
-        1,
-        &Method::QueueBind { queue: "q1", exchange, routing_key, no_wait: false, arguments: Table::EMPTY },
-    );
+    let (no_wait, arguments) = (false, Table::EMPTY);
+    if is_bound {
+        link.ask(1, &Method::QueueBind { queue: "q1", exchange, routing_key, no_wait, arguments });
+    }
+    link.ask(1, &queue("other", false, b""));
     link.ask(1, &Method::ConfirmSelect { no_wait: false });
+    // What defines the queue is copied along with these, which may be lost with it.
+    for number in 0..OTHERS {
+        link.write(&publish("", "other", false, PERSISTENT, &body(number)));
+    }
     for number in 0..messages {
         link.write(&publish("", "q1", false, PERSISTENT, &body(number)));
     }
     let mut confirmed = 0;
-    while confirmed < u64::from(messages) {
+    while confirmed < u64::from(OTHERS + messages) {
         if let Method::BasicAck { delivery_tag, multiple } = link.next().method() {
             confirmed = if multiple { delivery_tag } else { confirmed.max(delivery_tag) };
         }
@@ -158,13 +166,13 @@ fn footer_of(bytes: &[u8]) -> usize {
 #[test]
 fn a_definition_is_read_from_a_footer_where_no_block_of_it_is_left() {
     let home = Home::new("orphans");
-    fill(&home, 300);
+    fill(&home, 300, true);
     let (segments, damaged) = damage(&home, "q1", Places::Commits);
     assert!(segments > 5 && (1..4).contains(&damaged), "{damaged} of {segments}");
     let broker = start(&home);
+    assert!(!ctl(&home, &["list_alarms"]).1.contains("rebuilt"), "it is as it was declared");
     let mut link = Link::open(broker.address, &[1]);
-    assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 300, "as it was declared");
-    assert!(!ctl(&home, &["list_alarms"]).1.contains("rebuilt"));
+    assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 300);
     take_all(&mut link, "q1", 300);
     drop(link);
     broker.stop();
@@ -176,9 +184,23 @@ fn a_definition_is_read_from_a_footer_where_no_block_of_it_is_left() {
 }
 
 #[test]
-fn a_queue_whose_definition_is_lost_is_rebuilt_by_its_name() {
+fn a_queue_whose_definition_is_lost_is_rebuilt_by_the_names_in_footers() {
     let home = Home::new("orphans");
-    fill(&home, 300);
+    fill(&home, 300, false);
+    damage(&home, "q1", Places::Segments);
+    let broker = start(&home);
+    let (_, alarms) = ctl(&home, &["list_alarms"]);
+    assert!(alarms.contains("rebuilt: ") && !alarms.contains("orphans: "), "{alarms}");
+    let mut link = Link::open(broker.address, &[1]);
+    take_all(&mut link, "q1", 300);
+    drop(link);
+    broker.stop();
+}
+
+#[test]
+fn a_queue_whose_definition_is_lost_is_rebuilt_with_its_bindings() {
+    let home = Home::new("orphans");
+    fill(&home, 300, true);
     let (segments, damaged) = damage(&home, "q1", Places::Segments);
     assert!(segments > 5 && (1..4).contains(&damaged), "{damaged} of {segments}");
     let broker = start(&home);
