@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::definition::is_access;
-use crate::store::look::Look;
+use crate::store::look::{Look, Trust};
 use crate::store::{BLOCK_BYTES, Body, Range, RangeSet, Record, Report};
 
 use super::client::number_of;
@@ -170,8 +170,16 @@ fn copies(look: &Look, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
     let mut spans: BTreeMap<(u64, u64, u32), (u32, u32)> = BTreeMap::new();
     let mut found = Vec::new();
     let walked = look.for_each(disk, |record| -> Result<(), ()> {
+        // What no start serves is no copy.
+        if record.trust == Trust::Tail {
+            return Ok(());
+        }
         let place = record.place;
-        let key = (place.segment, record.commit, record.life);
+        // A record that only a footer still knows stands for itself.
+        let key = match record.commit {
+            0 => (place.segment, 0, place.at),
+            commit => (place.segment, commit, record.life),
+        };
         let span = spans.entry(key).or_insert((place.at, place.at + place.bytes));
         *span = (span.0.min(place.at), span.1.max(place.at + place.bytes));
         found.push((key, says(&record.record)));

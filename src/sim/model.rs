@@ -314,11 +314,18 @@ impl Model {
         targets
     }
 
-    /// Whether the queue's own policy refuses one more.
-    pub(super) fn refuses(&self, number: Number) -> bool {
-        self.queues.get(&number).is_some_and(|queue| {
-            queue.rejects && queue.max_length.is_some_and(|most| queue.ready.len() as u64 >= most)
-        })
+    /// Whether the queue's own policy refuses one more; `None` where damage leaves it open how many it has.
+    pub(super) fn refuses(&self, number: Number) -> Option<bool> {
+        self.queues.get(&number).map_or(Some(false), Queue::refuses)
+    }
+
+    /// Nobody knows whether the queue took this message.
+    pub(super) fn doubt(&mut self, number: Number, content: u64) {
+        if let Some(arrival) = self.arrival(number, content)
+            && let Some(copy) = self.copy(number, arrival)
+        {
+            copy.droppable = true;
+        }
     }
 
     pub(super) fn push(&mut self, number: Number, content: u64, logged: Option<Batch>) {

@@ -62,6 +62,8 @@ pub(super) struct Queue {
     /// a client, or the first of its queue.
     pub(super) pushed: u64,
     pub(super) out_through: u64,
+    /// Messages that the log counts and that cannot be read: they go when they are to be.
+    pub(super) unreadable: u64,
 }
 
 impl Queue {
@@ -80,6 +82,7 @@ impl Queue {
             past: BTreeMap::new(),
             pushed: 0,
             out_through: 0,
+            unreadable: 0,
         }
     }
 
@@ -91,6 +94,17 @@ impl Queue {
             self.copies.values().filter(|copy| copy.was_ever_out).map(|copy| offset(copy.content)).max();
         (self.pushed, self.out_through) = (next, out.unwrap_or(0).max(through));
         self.copies.values_mut().for_each(|copy| copy.ordinal = offset(copy.content));
+    }
+
+    pub(super) fn refuses(&self) -> Option<bool> {
+        let Some(most) = self.max_length.filter(|_| self.rejects) else { return Some(false) };
+        let is_sure = |at: &&Arrival| self.copies.get(at).is_none_or(|copy| !copy.droppable);
+        let least = self.ready.iter().filter(is_sure).count() as u64;
+        match most {
+            most if most <= least => Some(true),
+            most if most > self.ready.len() as u64 + self.unreadable => Some(false),
+            _ => None,
+        }
     }
 
     /// A message that was there once is there again.

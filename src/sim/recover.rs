@@ -22,6 +22,8 @@ pub(super) struct Found {
     pub(super) offsets: BTreeMap<(Number, u64), u64>,
     /// Where the next message of each queue will.
     pub(super) next_offsets: BTreeMap<Number, u64>,
+    /// How many of each queue the log counts and nobody can read.
+    pub(super) unreadable: BTreeMap<Number, u64>,
 }
 
 /// After a start.
@@ -193,6 +195,7 @@ impl Model {
             queue.start_again(found.contents.get(number).map_or(&[], Vec::as_slice), is_strict);
             let next = found.next_offsets.get(number).copied().unwrap_or(0);
             queue.count_again(next, |content| found.offsets.get(&(*number, content)).copied().unwrap_or(0));
+            queue.unreadable = found.unreadable.get(number).copied().unwrap_or(0);
             self.queue_names.insert(name.clone(), *number);
             self.queues.insert(*number, queue);
             self.found(Key::Queue(name.clone()), Some(*number));

@@ -194,6 +194,7 @@ impl World {
             let number = incarnations.get(incarnation).copied().unwrap_or(*incarnation);
             found.next_offsets.insert(number, queue.next_offset());
             let have = found.contents.get(&number).map_or(0, Vec::len) as u64;
+            found.unreadable.insert(number, queue.live.saturating_sub(have));
             if queue.live != have && !self.is_damaged && !is_group(*incarnation) {
                 self.model.complain(format!("queue {number} counts {} and has {have}", queue.live));
             }

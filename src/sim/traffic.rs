@@ -311,11 +311,14 @@ impl Life<'_> {
                 }
             }
             Outcome::Published | Outcome::PublishRefused => {
-                let is_refused = targets.iter().any(|queue| self.w.model.refuses(*queue));
-                if is_refused != (outcome == Outcome::PublishRefused) {
+                let was_refused = outcome == Outcome::PublishRefused;
+                let refuses = |queue: &Number| self.w.model.refuses(*queue);
+                let is_sure = targets.iter().any(|queue| refuses(queue) == Some(true));
+                let is_possible = targets.iter().any(|queue| refuses(queue) != Some(false));
+                if was_refused && !is_possible || !was_refused && is_sure {
                     self.w.model.miss(format!("message {}: {outcome:?} is wrong", content.number));
                 }
-                self.pushed(&content, targets.into_iter().collect());
+                self.pushed(&content, targets.into_iter().collect(), Some(was_refused));
                 if let Some(channel) = self.clients[at].channel(number).filter(|_| mode == Mode::Confirm) {
                     channel.unconfirmed.push_back((content.number, awaited, order));
                 }
@@ -330,12 +333,17 @@ impl Life<'_> {
         self.look();
     }
 
-    fn pushed(&mut self, content: &Content, targets: Vec<Number>) {
+    /// A message was taken; whether any queue refused it is known but for transactions.
+    fn pushed(&mut self, content: &Content, targets: Vec<Number>, was_refused: Option<bool>) {
         let is_logged = content.persistent || self.w.plan.persist_all;
         let batch = is_logged.then(|| self.batch());
-        let taken: Vec<Number> = targets.into_iter().filter(|queue| !self.w.model.refuses(*queue)).collect();
-        for queue in taken {
+        let mut refusing = targets.iter().map(|queue| (*queue, self.w.model.refuses(*queue))).collect();
+        decide(&mut refusing, was_refused);
+        for (queue, refuses) in refusing.into_iter().filter(|(_, refuses)| *refuses != Some(true)) {
             self.w.model.push(queue, content.number, batch);
+            if refuses.is_none() {
+                self.w.model.doubt(queue, content.number);
+            }
         }
     }
 
@@ -387,7 +395,7 @@ impl Life<'_> {
         let contents = published.iter().map(|content| content.number).collect();
         for content in &published {
             let targets = self.w.model.route(&content.exchange, &content.key);
-            self.pushed(content, targets.into_iter().collect());
+            self.pushed(content, targets.into_iter().collect(), None);
         }
         let done = decided.iter().filter(|(_, _, settlement)| *settlement != Settlement::Requeue);
         let done: Vec<_> = done.map(|(_, place, _)| *place).collect();
@@ -587,4 +595,16 @@ impl Life<'_> {
             self.w.model.check_count(queue, 0, "get-empty");
         }
     }
+}
+
+/// Which queues refused a message, from whether any did, where their lengths alone do not tell.
+fn decide(refusing: &mut Vec<(Number, Option<bool>)>, was_refused: Option<bool>) {
+    let open = refusing.iter().filter(|(_, refuses)| refuses.is_none()).count();
+    let is_explained = refusing.iter().any(|(_, refuses)| *refuses == Some(true));
+    let answer = match was_refused {
+        Some(false) => Some(false),
+        Some(true) if open == 1 && !is_explained => Some(true),
+        _ => None,
+    };
+    refusing.iter_mut().filter(|(_, refuses)| refuses.is_none()).for_each(|(_, refuses)| *refuses = answer);
 }

@@ -10,7 +10,7 @@ use super::access_file;
 use super::build::apply_records;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
-use super::evidence::{has_more, is_misplaced};
+use super::evidence::{has_more, is_misplaced, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
@@ -214,9 +214,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         for file in found {
             let HeaderRead::Good(header, bytes) = &file.header else { continue };
-            let behind = u64::from(bytes + BLOCK_BYTES as u32);
-            let length = self.disk.read(file.slot, behind, &mut self.bytes)?;
-            if header.commits > 0 || self.bytes[..length].iter().any(|byte| *byte != 0) {
+            let (first, chain, seed) = (*bytes as usize, Chain::default(), Some(self.identity.seed()));
+            let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
+            let synced = synced_by_heads(&self.bytes[..length], first, header.sequence, &chain, seed);
+            if header.commits.max(synced) > 0 {
                 return Ok(true);
             }
         }
@@ -241,6 +242,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             }
         }
         headless.sort_unstable_by_key(|segment| (segment.sequence, segment.slot));
+        // The list is older than the present use of their files.
+        list.retain(|segment| headless.iter().all(|newer: &SegmentRef| newer.slot != segment.slot));
         list.extend(headless);
         Ok(())
     }
