@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::{ACCESS_SLOTS, BLOCK_BYTES};
+use crate::store::{BLOCK_BYTES, is_beside_the_log};
 
 use super::disk::{File, SimDisk};
 use super::random::Random;
@@ -70,7 +70,7 @@ impl SimDisk {
                 block..last
             }
             // A real disk takes another name for those.
-            1 if !ACCESS_SLOTS.contains(&slot) => {
+            1 if !is_beside_the_log(slot) => {
                 file.is_lost = true;
                 damaged.files.insert(slot);
                 return damaged;

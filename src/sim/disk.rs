@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use crate::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Range, Ranges, Record, Unopened};
+use crate::store::{
+    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Range, Ranges, Record, Unopened, is_beside_the_log,
+};
 
 use super::random::Random;
 
@@ -391,7 +393,7 @@ impl Inner {
 
     /// Whether a file that ends there would be more than there is room for.
     fn is_beyond_room(&self, slot: u32, end: u64) -> bool {
-        let others = self.files.iter().filter(|(other, _)| **other != slot && !ACCESS_SLOTS.contains(other));
+        let others = self.files.iter().filter(|(other, _)| **other != slot && !is_beside_the_log(**other));
         let bytes: u64 = others.map(|(_, file)| file.cache.len() as u64).sum();
         let have = self.files.get(&slot).map_or(0, |file| file.cache.len() as u64);
         end > have && self.room.is_some_and(|room| bytes + end > room)
@@ -414,7 +416,7 @@ impl Inner {
                 bytes[12..16].copy_from_slice(&1_u32.to_le_bytes());
                 self.seal_commit(&mut bytes);
             }
-            Mutant::NoLife if at == 0 && bytes.starts_with(b"LEVERET") => {
+            Mutant::NoLife if at == 0 && bytes.starts_with(b"LEVERET") && bytes[7].is_ascii_digit() => {
                 let length = number_at(&bytes, 12) as usize;
                 bytes[20..24].copy_from_slice(&1_u32.to_le_bytes());
                 let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
@@ -505,7 +507,7 @@ impl Disk for SimDisk {
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         let mut inner = self.0.borrow_mut();
         inner.call()?;
-        Ok(inner.files.keys().copied().filter(|slot| !ACCESS_SLOTS.contains(slot)).collect())
+        Ok(inner.files.keys().copied().filter(|slot| !is_beside_the_log(*slot)).collect())
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
@@ -553,7 +555,7 @@ impl Disk for SimDisk {
             return Ok(());
         }
         let at = at as usize;
-        if !ACCESS_SLOTS.contains(&slot) {
+        if !is_beside_the_log(slot) {
             inner.written.push((slot, at));
         }
         let mut bytes = inner.mutate(at, bytes);

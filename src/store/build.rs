@@ -236,6 +236,7 @@ impl Log {
             keeps_access,
             access_places: (keeps_access && self.is_access_lost).then(|| self.access_places()),
             access: Updated::default(),
+            noted: 0,
             done,
             gives,
             given: None,

@@ -17,6 +17,14 @@ pub fn is_full(error: &io::Error) -> bool {
 /// The slots of two small files that are not part of the log; see `access_file`.
 pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 
+/// The slot of another one; see `newest_note`.
+pub const NEWEST_SLOT: u32 = u32::MAX - 2;
+
+/// Whether a slot is that of a small file beside the log.
+pub const fn is_beside_the_log(slot: u32) -> bool {
+    slot >= NEWEST_SLOT
+}
+
 /// A file of the store that cannot be opened: its inode is damaged, or something else stands there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unopened {

@@ -28,11 +28,12 @@ use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
 
-use super::disk::{ACCESS_SLOTS, Disk, Unopened};
+use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened};
 use super::read_around::is_about_a_block;
 
 const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
+const NEWEST_NAME: &str = "newest";
 const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
 /// Taken for those that cannot be opened.
 const ACCESS_SPARE_NAMES: [&str; 2] = ["access.c", "access.d"];
@@ -197,6 +198,9 @@ impl FileDisk {
     /// What a slot's file is called: a small one otherwise when that name leads to nothing that can be
     /// opened.
     fn name_of(&self, slot: u32) -> String {
+        if slot == NEWEST_SLOT {
+            return NEWEST_NAME.into();
+        }
         let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else {
             return format!("{slot:08}{SUFFIX}");
         };

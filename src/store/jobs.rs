@@ -12,6 +12,7 @@ use super::access_file::{self, Known, Updated};
 use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, proven_length};
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
+use super::newest_note;
 use super::parts::Part;
 
 /// Writes a commit, and when it opens a segment, the footer of the one before and its own header first.
@@ -29,6 +30,8 @@ pub struct CommitJob {
     pub(super) access_places: Option<Vec<Known>>,
     /// What became of them.
     pub(super) access: Updated,
+    /// Bytes of the note beside the log about the segment that it opens.
+    pub(super) noted: usize,
     /// What of it is durable.
     pub(super) done: Reached,
     /// A file that is ready to be a segment, to be given up when the file system has no room for a write.
@@ -161,6 +164,7 @@ impl CommitJob {
         if self.done == Reached::Seal {
             if let Some(header) = &self.header {
                 reserve.put(disk, (header.slot, header.at), &header.bytes)?;
+                self.noted = note_newest(disk, header);
             }
             commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
             self.done = Reached::Header;
@@ -170,18 +174,27 @@ impl CommitJob {
     }
 }
 
+/// What cannot be noted is only told less surely when it is destroyed, so it ends nothing.
+fn note_newest(disk: &mut impl Disk, header: &Write) -> usize {
+    newest_note::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
+        log::warn!("the file newest cannot be written ({error}): the end of the log is not noted");
+        0
+    })
+}
+
 impl CommitDone {
     /// Syncs that it did, but for those of the directory and of a copy of access that was given up.
     pub fn syncs(&self) -> u64 {
         let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
-        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + access
+        let noted = u64::from(self.job.noted > 0);
+        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + noted + access
     }
 
     /// Bytes that it wrote.
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
         let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
-        footer + header + self.job.commit.bytes.len() + self.job.access.bytes
+        footer + header + self.job.noted + self.job.commit.bytes.len() + self.job.access.bytes
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `double` | definitions lie in two erase blocks |
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
+//! | `newest_note` | the newest segment's header once more, beside the log |
 //! | `recover`, `reader`, `newest`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
 //! | `salvage` | what of a damaged commit is still served |
 //! | `read_around` | reading a disk that refuses single blocks |
@@ -29,7 +30,7 @@
 //! # The format
 //!
 //! ```text
-//! directory | lock | access.a | access.b | 00000000.seg | ...  segments: one size, recycled, never renamed
+//! directory | lock | access.a | access.b | newest | 00000000.seg | ...  segments: one size, recycled, never renamed
 //! segment   | header: who, which, the list of live segments | commit | commit | ... | footer |
 //! commit    | header: life, number, length, whose, CRC32C | record | record | ... | zeros to 4 KiB |
 //! record    | type | length | CRC32C | payload |
@@ -83,6 +84,7 @@ mod log;
 pub mod look;
 mod names;
 mod newest;
+mod newest_note;
 mod parts;
 mod queue_index;
 mod ranges;
@@ -105,7 +107,7 @@ pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
-pub use disk::{ACCESS_SLOTS, Disk, Unopened, is_full};
+pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened, is_beside_the_log, is_full};
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::{FileDisk, make_directory};
 pub use format::Format;
@@ -115,6 +117,7 @@ pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone,
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};
 pub use names::Names;
+pub use newest_note::forget as forget_newest;
 pub use parts::Part;
 pub use queue_index::QueueIndex;
 pub use ranges::RangeSet;

@@ -122,6 +122,35 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
+    /// What the note beside the log says of the newest segment: its header was synced, its file had its
+    /// length. Where they are not as they were, and no commit of it can be found either, as many as may have
+    /// been there are taken for lost.
+    pub(super) fn find_noted(&mut self, newest: &mut Newest) -> io::Result<()> {
+        let Some(noted) = self.noted.filter(|noted| noted.sequence >= newest.segment.sequence) else {
+            return Ok(());
+        };
+        let (SegmentRef { sequence, slot }, end) = (noted, self.segment_bytes);
+        if noted == newest.segment {
+            if self.is_noted_only {
+                let to = BLOCK_BYTES as u32;
+                self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to });
+            }
+            return Ok(());
+        }
+        let length = self.disk.read(slot, 0, &mut self.bytes)? as u32;
+        if !self.is_noted_only && length == end {
+            return Ok(());
+        }
+        let from = if self.is_noted_only { 0 } else { length };
+        self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: end });
+        let commits = u64::from(end / BLOCK_BYTES as u32);
+        self.report.commits_lost_at_end += commits;
+        self.chain.number += commits;
+        self.set_aside.push(slot);
+        (newest.is_damaged, newest.tail) = (true, end);
+        Ok(())
+    }
+
     /// A segment has its length before it gets a header. So one that is shorter was cut, and as many commits
     /// as may have been in what is gone are taken for lost.
     pub(super) fn find_cut_end(&mut self, newest: &mut Newest) {

@@ -77,6 +77,9 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) misplaced: Vec<u32>,
     /// Files that cannot be opened and may be segments newer than every one that can.
     pub(super) newer_unopened: u32,
+    /// The newest segment, by the note beside the log; and whether its file has not its header.
+    pub(super) noted: Option<SegmentRef>,
+    pub(super) is_noted_only: bool,
     /// The newest version of the format that a commit was found in.
     pub(super) format: Format,
     pub(super) identity: Identity,
@@ -123,6 +126,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             set_aside: Vec::new(),
             misplaced: Vec::new(),
             newer_unopened: 0,
+            noted: None,
+            is_noted_only: false,
             format: Format::One,
             identity,
             segment_bytes,
@@ -154,7 +159,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.add_headless(found, newest.sequence, &mut list)?;
         self.leave_out(newest.sequence, &mut list, headers)?;
         let Some(&newest) = list.last() else {
-            self.report.is_lost = self.has_remains(found)?;
+            self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
             self.report.is_new = !self.report.is_lost;
             self.report.is_gone =
                 self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
@@ -162,7 +167,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.chain.number = noted;
             self.newer_unopened = self.unopened_beside(found, &[]);
             let tail = self.segment_bytes;
-            return Ok(Newest {
+            let mut newest = Newest {
                 segment: none,
                 format: Format::NEWEST,
                 tail,
@@ -172,7 +177,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 footer: Footer::default(),
                 synced: 0,
                 is_damaged: noted > 0,
-            });
+            };
+            self.find_noted(&mut newest)?;
+            return Ok(newest);
         };
         let mut olds = Vec::new();
         for segment in &list[..list.len() - 1] {
@@ -193,12 +200,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(&named);
         self.find_lost_end(&mut newest, headers, noted)?;
+        self.find_noted(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_rested();
         }
-        if !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
+        let is_noted_only = self.is_noted_only && self.noted == Some(newest.segment);
+        if is_noted_only || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
             // Its header is damaged; the next one will be good.
             newest.tail = self.segment_bytes;
         }
@@ -460,13 +469,17 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     pub(super) fn slots(&mut self, found: &[Found], headers: &[(u32, u32, &SegmentHeader)]) -> Vec<Slot> {
         // The file of a segment may be gone.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
-        let last = found.iter().map(|file| file.slot).chain(of_log).max();
+        let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
+        let last = of_files.chain(of_log).max();
         let count = last.map_or(0, |slot| slot as usize + 1);
         let mut slots = vec![Slot::Unusable; count];
+        // A header that is noted only makes no file one of this store.
+        let noted_only = self.noted.filter(|_| self.is_noted_only).map(|noted| noted.slot);
+        let stand = || headers.iter().map(|(slot, _, _)| *slot).filter(|slot| Some(*slot) != noted_only);
         for file in found {
-            let is_ours = headers.iter().any(|(slot, _, _)| *slot == file.slot)
+            let is_ours = stand().any(|slot| slot == file.slot)
                 || matches!(file.header, HeaderRead::Empty)
-                || (!headers.is_empty() && !matches!(file.header, HeaderRead::Good(..)))
+                || (stand().next().is_some() && !matches!(file.header, HeaderRead::Good(..)))
                 || self.is_blank_behind(file);
             if self.disk.is_unopened(file.slot) {
                 continue;

@@ -27,6 +27,7 @@ use super::format::Format;
 use super::group::waiting_count;
 use super::index::{Index, Place};
 use super::log::{Log, Settings, Start};
+use super::newest_note::{self, Note};
 use super::read_around::{ReadAround, is_about_a_block};
 use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
@@ -225,7 +226,7 @@ impl Log {
 
     /// The first commits of a life.
     fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
-        self.begin_life(disk, now)?;
+        self.begin_life(disk, report, now)?;
         self.finish_groups(disk, report, now)?;
         self.restore_access(disk, &report.access.restored, now)?;
         self.renew_access_file(disk)
@@ -234,8 +235,12 @@ impl Log {
     /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
     /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
     /// the disk.
-    fn begin_life<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
+    fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
         self.find_drain();
+        // Where the end is lost, the note is one of the witnesses until the next segment has its own.
+        if report.commits_lost_at_end == 0 {
+            newest_note::renew(disk, self.active)?;
+        }
         // A file may have been made by a process that was killed before it synced the directory.
         disk.sync_directory()?;
         let mut is_large = self.gather.len() > BLOCK_BYTES;
@@ -398,6 +403,8 @@ fn recover<D: Disk>(
             headers.push((file.slot, *bytes, header));
         }
     }
+    let note = newest_note::read(disk);
+    let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
     headers.sort_unstable_by_key(|(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
     let owner = match headers.first() {
         Some((_, _, header)) => {
@@ -410,6 +417,8 @@ fn recover<D: Disk>(
     let Owner { identity, segment_bytes } =
         owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
     let mut reader = Reader::new(disk, identity, segment_bytes);
+    reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
+    reader.is_noted_only = is_noted_only;
     headers.retain(|(_, _, header)| header.identity == identity);
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     let noted = access_file::read_end_of(reader.disk, &identity);
@@ -452,4 +461,16 @@ fn recover<D: Disk>(
         covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
     };
     Ok((start, reader.report))
+}
+
+/// Puts the header that is noted beside the log in the place of the one that its file has lost; tells whether
+/// it has.
+fn take_noted<'h>(headers: &mut Vec<(u32, u32, &'h SegmentHeader)>, note: &'h Note) -> bool {
+    let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
+    let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
+    if is_newer && is_ours {
+        headers.retain(|(slot, _, _)| *slot != note.segment.slot);
+        headers.push((note.segment.slot, note.header_bytes, &note.header));
+    }
+    is_newer && is_ours
 }

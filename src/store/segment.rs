@@ -149,6 +149,11 @@ impl SegmentHeader {
         out.resize(padded(length), 0);
     }
 
+    /// The bytes that the header at the start of `bytes` claims to have, zeros behind it not included.
+    pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+        Input::new(bytes.get(12..)?).u32().map(|length| length as usize)
+    }
+
     /// Reads the header at the start of `bytes`.
     pub(super) fn parse(bytes: &[u8]) -> HeaderRead {
         if bytes.iter().all(|byte| *byte == 0) {
@@ -157,11 +162,7 @@ impl SegmentHeader {
         if !bytes.starts_with(&MAGIC_OF_ANY_VERSION) {
             return HeaderRead::Bad;
         }
-        let Some(length) =
-            Input::new(bytes.get(12..).unwrap_or_default()).u32().map(|length| length as usize)
-        else {
-            return HeaderRead::Bad;
-        };
+        let Some(length) = Self::length(bytes) else { return HeaderRead::Bad };
         if length > bytes.len() {
             return HeaderRead::Longer(padded(length));
         }

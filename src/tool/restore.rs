@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::store::look::Look;
-use crate::store::{Disk, FileDisk, forget_access};
+use crate::store::{Disk, FileDisk, forget_access, forget_newest};
 use crate::tool::checksums::{self, Checksums};
 use crate::tool::{folder, tar};
 
@@ -107,6 +107,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     // What a store that was removed from here said of users and permissions beside its log is not that of the
     // backup, and newer: it would hold.
     forget_access(&mut disk).map_err(of(folder))?;
+    forget_newest(&mut disk).map_err(of(folder))?;
     let newest = look.segments.last().map(|segment| segment_name(segment.slot));
     made.finish(newest.as_deref()).map_err(of(folder))?;
     Ok(format!("{}: {} segment files restored, every checksum holds\n", folder.display(), made.files.len()))

@@ -127,16 +127,8 @@ def heads(data: bytes) -> List[int]:
     return [at for at in blocks if data[at : at + 3] == b"LVC" and data[at + 24 : at + 32] == sequence]
 
 
-def whole_heads(data: bytes) -> List[int]:
-    """Where commits begin whose end is there too."""
-    return [at for at in heads(data) if at + int.from_bytes(data[at + 8 : at + 12], "little") <= len(data)]
-
-
 def looks_unfinished(before: bytes, after: bytes) -> bool:
     """Whether what was destroyed at the end of the log is no more than what a torn write can leave."""
-    if not after.strip(b"\0") or (len(after) < len(before) and not whole_heads(after)):
-        # It looks like a file that was never used, or not yet.
-        return True
     if len(after) < len(before) or after[:4096] != before[:4096]:
         return False
     ends = [*heads(before)[1:], len(before)]

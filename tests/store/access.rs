@@ -334,7 +334,8 @@ fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
             assert_eq!((report.access.access, &found), (Access::Whole, &users), "{fail:?}: by the files");
             assert!(says_who_there_is, "{fail:?}");
         }
-        assert!(unwritable.is_some() || at > 2, "{fail:?} was met");
+        // The second is that of the note of the newest segment, which ends nothing.
+        assert!(unwritable.is_some() || at > 3 || at == 1, "{fail:?} was met");
         disk.power_cut();
         let (report, mut found) = readable(&disk);
         found.retain(|(key, _)| key[0] == 0);

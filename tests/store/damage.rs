@@ -3,7 +3,8 @@
 
 use leveret::sim::{Mutant, Random, SimDisk, Trouble};
 use leveret::store::{
-    Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency,
+    Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Report, Settings, Target, Targets,
+    Urgency,
 };
 use leveret::time::Now;
 
@@ -66,7 +67,7 @@ fn all(count: u64) -> Vec<u64> {
 
 #[test]
 fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
-    for count in [1, 5, 100] {
+    for (count, is_noted) in [1, 5, 100].into_iter().flat_map(|count| [(count, true), (count, false)]) {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
         for offset in 0..count {
@@ -78,9 +79,14 @@ fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
             disk.write(slot, 0, &[0xEE; 4096]).expect("the disk is well");
             disk.sync(slot).expect("the disk is well");
         }
+        if !is_noted {
+            zero(&mut disk, NEWEST_SLOT, 0..1);
+        }
         let (mut log, report) = open(&disk, OTHER);
         assert_eq!(*log.identity(), IDENTITY);
-        assert!(!report.is_new && report.set_aside.len() >= segments, "{report:?}");
+        // Where the newest header is known, the others are not needed.
+        let told = if is_noted { 1 } else { segments };
+        assert!(!report.is_new && report.set_aside.len() >= told, "{report:?}");
         assert_eq!(readable(&mut log, &mut disk), all(count));
         publish(&mut log, &mut disk, count);
         let (mut log, _) = open(&disk, OTHER);
@@ -331,5 +337,137 @@ fn a_flipped_bit_in_the_head_of_a_commit_costs_that_commit_at_most() {
         assert_eq!(others, (0..10).chain(20..30).collect::<Vec<u64>>(), "byte {byte}");
         let all_or_none = found.len() - others.len();
         assert!(all_or_none == 0 || all_or_none == 10, "byte {byte}: {all_or_none} served");
+    }
+}
+
+/// A store of several segments of which some have left the log, as a kill leaves it; its newest segment's
+/// file, the offsets in that, and all that are live.
+fn with_segments_that_left() -> (SimDisk, u32, Vec<u64>, Vec<u64>) {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    let (mut offset, mut in_newest, mut newest) = (0, Vec::new(), u32::MAX);
+    while log.index().segments().len() < 4 || in_newest.len() < 3 || log.counters().segments_recycled < 3 {
+        let (slot, _) = publish(&mut log, &mut disk, offset);
+        if slot != newest {
+            (newest, in_newest) = (slot, Vec::new());
+        }
+        in_newest.push(offset);
+        if offset % 8 > 0 && offset > 20 {
+            log.settle(1, Range { start: offset - 20, end: offset - 19 }, Urgency::Window, NOW);
+        }
+        for _ in 0..4 {
+            turn(&mut log, &mut disk);
+        }
+        offset += 1;
+        assert!(offset < 10_000, "nothing leaves the log");
+    }
+    log.flush(NOW);
+    turn(&mut log, &mut disk);
+    let (mut log, _) = open(&disk, IDENTITY);
+    let newest =
+        *log.index().segments().values().map(|segment| &segment.slot).next_back().expect("it is there");
+    let live = readable(&mut log, &mut disk);
+    (disk, newest, in_newest, live)
+}
+
+fn zero(disk: &mut SimDisk, slot: u32, blocks: core::ops::Range<u64>) {
+    for block in blocks {
+        disk.write(slot, block * 4096, &[0; 4096]).expect("the disk is well");
+    }
+    disk.sync(slot).expect("the disk is well");
+}
+
+#[test]
+fn a_newest_segment_that_is_gone_is_missed_after_a_kill_too() {
+    for kind in ["zeroed", "removed", "cut"] {
+        let mut disk = new_disk();
+        let (mut log, _) = open(&disk, IDENTITY);
+        let (mut offset, mut newest, mut first) = (0, 0, 0);
+        while log.index().segments().len() < 3 {
+            let (slot, _) = publish(&mut log, &mut disk, offset);
+            if slot != newest {
+                (newest, first) = (slot, offset);
+            }
+            offset += 1;
+        }
+        match kind {
+            "zeroed" => zero(&mut disk, newest, 0..16),
+            "removed" => disk.remove(newest).expect("the disk is well"),
+            _ => {
+                // Nothing of it but its header and half of its first commit.
+                let mut bytes = vec![0; 4096 + 300];
+                disk.read(newest, 0, &mut bytes).expect("the disk is well");
+                disk.remove(newest).expect("the disk is well");
+                disk.create(newest).expect("the disk is well");
+                disk.write(newest, 0, &bytes).expect("the disk is well");
+                disk.sync(newest).expect("the disk is well");
+            }
+        }
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(report.is_damaged() && report.commits_lost_at_end > 0, "{kind}: {report:?}");
+        assert_eq!(readable(&mut log, &mut disk), all(first), "{kind}");
+        let sequence = *log.index().segments().keys().next_back().expect("it is there");
+        assert!(sequence > 3, "{kind}: segment {sequence} is there a second time");
+        publish(&mut log, &mut disk, 1_000);
+        let (mut log, _) = open(&disk, IDENTITY);
+        let expected: Vec<u64> = (0..first).chain([1_000]).collect();
+        assert_eq!(readable(&mut log, &mut disk), expected, "{kind}");
+    }
+}
+
+#[test]
+fn what_has_left_the_log_stays_away_where_the_newest_header_is_damaged_or_an_older_one() {
+    let (disk, _, _, _) = with_segments_that_left();
+    let mut stale = vec![0; 4096];
+    let older = disk.clone().slots().expect("the disk is well")[0];
+    disk.clone().read(older, 0, &mut stale).expect("the disk is well");
+    for block in [vec![0; 4096], vec![0xA5; 4096], stale] {
+        let (mut disk, newest, _, live) = with_segments_that_left();
+        if newest == older {
+            continue;
+        }
+        let (log, _) = open(&disk, IDENTITY);
+        let segments: Vec<u64> = log.index().segments().keys().copied().collect();
+        drop(log);
+        disk.write(newest, 0, &block).expect("the disk is well");
+        disk.sync(newest).expect("the disk is well");
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(report.is_damaged(), "it is told: {report:?}");
+        let back: Vec<u64> = log.index().segments().keys().copied().collect();
+        let is_back =
+            back.iter().any(|segment| !segments.contains(segment) && Some(segment) < segments.last());
+        assert!(!is_back, "of {segments:?} came back {back:?}");
+        assert_eq!(readable(&mut log, &mut disk), live);
+    }
+}
+
+#[test]
+fn a_note_that_is_damaged_costs_nothing_and_comes_back() {
+    let (mut disk, newest, _, live) = with_segments_that_left();
+    zero(&mut disk, NEWEST_SLOT, 0..1);
+    let (mut log, report) = open(&disk, IDENTITY);
+    assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{report:?}");
+    assert_eq!(readable(&mut log, &mut disk), live);
+    zero(&mut disk, newest, 0..1);
+    let (mut log, report) = open(&disk, IDENTITY);
+    assert!(report.is_damaged(), "it is told: {report:?}");
+    assert_eq!(readable(&mut log, &mut disk), live);
+}
+
+#[test]
+fn the_note_costs_a_sync_and_a_block_for_each_segment() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    publish(&mut log, &mut disk, 0);
+    for offset in 1..100 {
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        let (before, counters) = (log.index().segments().len(), log.counters());
+        publish(&mut log, &mut disk, offset);
+        let syncs = log.counters().syncs - counters.syncs;
+        let opened = log.index().segments().len() - before;
+        // Its own; and for a segment: the footer of the one before, the header, the note.
+        assert_eq!(syncs, 1 + 3 * opened as u64, "message {offset}");
     }
 }

@@ -12,6 +12,7 @@ use super::LookError;
 use super::walk::Walk;
 use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
+use crate::store::newest_note::{self, Note};
 use crate::store::read_around::ReadAround;
 use crate::store::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
 
@@ -149,6 +150,16 @@ impl Survey {
                 break;
             }
         }
+        // A start goes by the note beside the log where the newest segment has lost its header.
+        let mut missed = None;
+        if let Some(note) = newest_note::read(disk).filter(|note| self.is_missed(note)) {
+            let length = read_around(disk, note.segment.slot, bytes).map_or(0, |(length, _)| length);
+            if self.walk(&bytes[..length], note.segment, note.header_bytes).has_commit() {
+                proven = Some((note.segment, note.header.live));
+            } else {
+                missed = Some(note.segment);
+            }
+        }
         let (newest, mut list) = proven.unwrap_or((SegmentRef { sequence: 0, slot: 0 }, Vec::new()));
         if newest.sequence > 0 {
             list.push(newest);
@@ -157,6 +168,7 @@ impl Survey {
         // A file that is one of those was another segment before; that has left the log.
         list.retain(|segment| headless.iter().all(|newer| newer.slot != segment.slot));
         list.extend(headless);
+        list.extend(missed);
         let (mut left, mut last) = (Vec::new(), None);
         for segment in list.iter().filter(|segment| segment.sequence >= newest.sequence) {
             if let Ok((length, _)) = read_around(disk, segment.slot, bytes) {
@@ -174,6 +186,12 @@ impl Survey {
             by.is_none_or(|(_, number)| Some(*number) == last && !is_replaced)
         });
         Ok(())
+    }
+
+    /// Whether no file has as new a header as the one that is noted.
+    fn is_missed(&self, note: &Note) -> bool {
+        Some(note.header.identity) == self.identity
+            && self.headers().all(|(_, _, header)| header.sequence < note.segment.sequence)
     }
 
     /// Segments whose header cannot be read but whose commits are newer than every header that can.

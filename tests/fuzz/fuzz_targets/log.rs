@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use leveret::store::{ACCESS_SLOTS, Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
+use leveret::store::{is_beside_the_log, Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
@@ -21,7 +21,7 @@ impl Disk for Memory {
     }
 
     fn slots(&mut self) -> io::Result<Vec<u32>> {
-        Ok(self.0.keys().copied().filter(|slot| !ACCESS_SLOTS.contains(slot)).collect())
+        Ok(self.0.keys().copied().filter(|slot| !is_beside_the_log(*slot)).collect())
     }
 
     fn create(&mut self, slot: u32) -> io::Result<()> {
