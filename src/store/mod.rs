@@ -30,7 +30,7 @@
 //! # The format
 //!
 //! ```text
-//! directory | lock | access.a | access.b | newest | 00000000.seg | ...  segments: one size, recycled, never renamed
+//! directory | lock | access.a | access.b | newest | 00000000.seg | ...  segments of one size, recycled
 //! segment   | header: who, which, the list of live segments | commit | commit | ... | footer |
 //! commit    | header: life, number, length, whose, CRC32C | record | record | ... | zeros to 4 KiB |
 //! record    | type | length | CRC32C | payload |
