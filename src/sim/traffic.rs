@@ -337,7 +337,8 @@ impl Life<'_> {
     fn pushed(&mut self, content: &Content, targets: Vec<Number>, was_refused: Option<bool>) {
         let is_logged = content.persistent || self.w.plan.persist_all;
         let batch = is_logged.then(|| self.batch());
-        let mut refusing = targets.iter().map(|queue| (*queue, self.w.model.refuses(*queue))).collect();
+        let mut refusing: Vec<_> =
+            targets.iter().map(|queue| (*queue, self.w.model.refuses(*queue))).collect();
         decide(&mut refusing, was_refused);
         for (queue, refuses) in refusing.into_iter().filter(|(_, refuses)| *refuses != Some(true)) {
             self.w.model.push(queue, content.number, batch);
@@ -598,7 +599,7 @@ impl Life<'_> {
 }
 
 /// Which queues refused a message, from whether any did, where their lengths alone do not tell.
-fn decide(refusing: &mut Vec<(Number, Option<bool>)>, was_refused: Option<bool>) {
+fn decide(refusing: &mut [(Number, Option<bool>)], was_refused: Option<bool>) {
     let open = refusing.iter().filter(|(_, refuses)| refuses.is_none()).count();
     let is_explained = refusing.iter().any(|(_, refuses)| *refuses == Some(true));
     let answer = match was_refused {

@@ -51,7 +51,8 @@ pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Note> {
     let HeaderRead::Good(header, header_bytes) = SegmentHeader::parse(input.rest()) else { return None };
     let end = HEADER_AT + SegmentHeader::length(input.rest())?;
     let is_good = *magic == MAGIC && sum == crc32c::crc32c(bytes.get(12..end)?);
-    is_good.then(|| Note { segment: SegmentRef { sequence: header.sequence, slot }, header, header_bytes })
+    let segment = SegmentRef { sequence: header.sequence, slot };
+    is_good.then_some(Note { segment, header, header_bytes })
 }
 
 /// Writes the note of a segment whose header was just synced; returns the bytes.
