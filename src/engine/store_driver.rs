@@ -284,6 +284,12 @@ impl StoreDriver {
         }
     }
 
+    /// Segments that can never leave the log.
+    #[cfg(debug_assertions)]
+    pub(crate) fn segments_stuck(&self) -> usize {
+        self.keeper.log().segments_stuck()
+    }
+
     /// Whether the disk has no room for what is to be written, and nothing is on its way that could make any.
     pub(crate) fn is_stuck(&self) -> bool {
         self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)

@@ -23,6 +23,8 @@ type Seen = BTreeSet<String>;
 #[derive(Debug, Default)]
 pub(super) struct Accesses {
     said: Vec<(Batch, Seen)>,
+    /// What there was before that: a device that ignores syncs may give it back, and nobody can know.
+    past: BTreeSet<Seen>,
 }
 
 impl Accesses {
@@ -47,13 +49,15 @@ impl Accesses {
     }
 
     /// After a start: what is found must be what was there after the last durable change, or after a later
-    /// one.
-    pub(super) fn recover(&mut self, durable: Batch, broker: &Broker) -> Option<String> {
+    /// one; or any that there was, where the device has lost what it said that it had synced.
+    pub(super) fn recover(&mut self, durable: Batch, broker: &Broker, may_be_old: bool) -> Option<String> {
         let found = seen(broker);
         let promised = self.said.iter().rposition(|(batch, _)| *batch <= durable).unwrap_or(0);
         let possible = self.said.get(promised..).unwrap_or_default();
         let is_possible = possible.is_empty() || possible.iter().any(|(_, seen)| *seen == found);
         let complaint = format!("access is {found:?}, and was {possible:?}");
+        self.past.extend(self.said.drain(..).map(|(_, seen)| seen));
+        let is_possible = is_possible || may_be_old && self.past.contains(&found);
         self.said = vec![(Batch::NONE, found)];
         (!is_possible).then_some(complaint)
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::store::{BLOCK_BYTES, is_beside_the_log};
 
-use super::disk::{File, SimDisk};
+use super::disk::{File, Inner, SECTOR, SimDisk};
 use super::random::Random;
 
 /// Blocks that a card loses together at most, beside one that it was writing.
@@ -25,6 +25,10 @@ pub struct Damaged {
 }
 
 impl Damaged {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.files.is_empty() && self.blocks.is_empty()
+    }
+
     /// Whether a whole file is lost.
     pub(super) fn has_files(&self) -> bool {
         !self.files.is_empty()
@@ -43,6 +47,30 @@ impl SimDisk {
         let copy = Self(std::rc::Rc::new(std::cell::RefCell::new(self.0.borrow().clone())), Vec::new());
         copy.revive();
         copy
+    }
+
+    /// After a power cut: what the device only said that it had synced is as it was before, here and there.
+    pub(super) fn lose_owed(&self) -> Damaged {
+        let mut inner = self.0.borrow_mut();
+        let Inner { files, faults, .. } = &mut *inner;
+        let (mut damaged, keep) = (Damaged::default(), faults.below(3));
+        for (slot, file) in files {
+            for (sector, old) in core::mem::take(&mut file.owed) {
+                if keep == 0 || !faults.one_in(keep) {
+                    continue;
+                }
+                let from = sector * SECTOR;
+                for side in [&mut file.media, &mut file.cache] {
+                    let to = (from + SECTOR).min(side.len());
+                    if let Some(place) = side.get_mut(from..to) {
+                        place.copy_from_slice(&old[..to - from]);
+                    }
+                }
+                file.synced.clear();
+                damaged.blocks.insert((*slot, from / BLOCK_BYTES));
+            }
+        }
+        damaged
     }
 
     /// Damages something that was synced, in one of the ways that there are.

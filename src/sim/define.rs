@@ -10,6 +10,9 @@ use super::life::Life;
 use super::model::{Binding, End, Exchange, Key, Queue};
 use super::topology::{EXCHANGES, LENGTH_MAX, PATTERNS, SOURCES, arguments, is_durable_exchange, kind_of};
 
+/// Source, exchange or else queue, key; and the binding when both are there.
+pub(super) type Between = (String, Result<String, String>, String, Option<Binding>);
+
 impl Life<'_> {
     pub(super) fn define(&mut self, at: usize, number: u16) {
         match self.w.random.below(20) {
@@ -86,7 +89,7 @@ impl Life<'_> {
     }
 
     /// A binding between what there is, as far as it is there.
-    fn some_binding(&mut self, at: usize) -> (String, Result<String, String>, String, Option<Binding>) {
+    fn some_binding(&mut self, at: usize) -> Between {
         let mut source = self.w.random.one_of(&SOURCES);
         if !self.w.model.exchange_names.contains_key(source) && !self.w.random.one_in(10) {
             source = "amq.topic";
@@ -106,9 +109,14 @@ impl Life<'_> {
     }
 
     pub(super) fn bind(&mut self, at: usize, number: u16) {
+        let binding = self.some_binding(at);
+        self.bind_to(at, number, binding);
+    }
+
+    pub(super) fn bind_to(&mut self, at: usize, number: u16, between: Between) {
         let id = self.clients[at].id;
         let Some(channel_id) = self.channel_id(at, number) else { return };
-        let (source, to, routing_key, binding) = self.some_binding(at);
+        let (source, to, routing_key, binding) = between;
         let (source, routing_key, arguments): (&str, &str, &[u8]) = (&source, &routing_key, &[]);
         let command = match &to {
             Ok(destination) => Command::ExchangeBind { destination, source, routing_key, arguments },

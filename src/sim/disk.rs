@@ -12,82 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use crate::store::{
-    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Range, Ranges, Record, Unopened, is_beside_the_log,
-};
+use crate::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Unopened, is_beside_the_log};
 
+use super::mutant::Mutant;
 use super::random::Random;
+use super::trouble::{Trouble, Troubles};
 
-const SECTOR: usize = 512;
-/// Bytes before the first record of a commit.
-const COMMIT_HEADER: usize = 76;
-
-/// A mistake put between the store and the disk, to prove that the checks see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mutant {
-    /// No mistake.
-    None,
-    /// Syncs say that they are done and do nothing.
-    SyncLeftOut,
-    /// Settlements say one offset more than was settled, whose message is still to come.
-    SettlementAhead,
-    /// Settlements are not written again when the segment that has them leaves the log.
-    SettlementDropped,
-    /// Every commit and header says life 1.
-    NoLife,
-    /// The first write of a life is not made.
-    LastCommitNotRewritten,
-    /// Each commit writes the block before it once more.
-    BlockRewritten,
-}
-
-/// What happens at which call, counted from now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trouble {
-    /// Nothing.
-    Never,
-    /// The power goes.
-    Cut(u64),
-    /// The process is killed, and what it wrote stays in the page cache.
-    Kill(u64),
-    /// A sync fails; so many syncs from now.
-    FailedSync(u64),
-    /// The file system is full for zeros from this call on.
-    Full(u64),
-    /// The file system is full after so many writes and zeros, for so many; then it has room again.
-    NoRoom(u64, u64),
-    /// A write is refused; so many writes from now.
-    FailedWrite(u64),
-    /// A read is refused; so many reads from now. The next one goes well.
-    FailedRead(u64),
-}
-
-/// Calls that are left until each kind of trouble.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Troubles {
-    cut: Option<u64>,
-    kill: Option<u64>,
-    sync: Option<u64>,
-    full: Option<u64>,
-    no_room: Option<(u64, u64)>,
-    write: Option<u64>,
-    read: Option<u64>,
-}
-
-/// Counts down; true when it was the last call.
-fn is_last(left: &mut Option<u64>) -> bool {
-    match left {
-        Some(0) => {
-            *left = None;
-            true
-        }
-        Some(count) => {
-            *count -= 1;
-            false
-        }
-        None => false,
-    }
-}
+pub(super) const SECTOR: usize = 512;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct File {
@@ -104,13 +35,21 @@ pub(super) struct File {
     pub(super) is_lost: bool,
     /// What was in blocks before they were written the last time.
     pub(super) stale: BTreeMap<usize, Vec<u8>>,
+    /// What was in sectors that a device has only promised to keep, since its last honest sync.
+    pub(super) owed: BTreeMap<usize, Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Inner {
     pub(super) files: BTreeMap<u32, File>,
     pub(super) random: Random,
+    /// For faults that came later, so that seeds go on meaning what they meant.
+    pub(super) faults: Random,
     pub(super) troubles: Troubles,
+    /// Of so many syncs the device ignores all but one; 0 when it is honest.
+    pub(super) lies_one_in: u64,
+    /// Files that were removed, as long as the directory was not synced.
+    pub(super) removed: BTreeMap<u32, File>,
     pub(super) off: bool,
     /// The process was killed, and the power stayed.
     pub(super) killed: bool,
@@ -119,6 +58,8 @@ pub(super) struct Inner {
     pub(super) mutant: Mutant,
     pub(super) first_write: bool,
     pub(super) has_failed_sync: bool,
+    /// In this life.
+    pub(super) has_failed_read: bool,
     pub(super) violations: Vec<String>,
     pub(super) settled: BTreeMap<u64, BTreeSet<u64>>,
     pub(super) identity: Identity,
@@ -156,13 +97,17 @@ impl SimDisk {
         let inner = Inner {
             files: BTreeMap::new(),
             random: Random::new(seed),
+            faults: Random::new(seed ^ 0xFA_0175),
             troubles: Troubles::default(),
+            lies_one_in: 0,
+            removed: BTreeMap::new(),
             off: false,
             killed: false,
             room: None,
             mutant,
             first_write: false,
             has_failed_sync: false,
+            has_failed_read: false,
             violations: Vec::new(),
             settled: BTreeMap::new(),
             identity,
@@ -239,6 +184,11 @@ impl SimDisk {
         self.0.borrow().has_failed_sync
     }
 
+    /// Whether a read has failed in this life.
+    pub fn has_failed_read(&self) -> bool {
+        self.0.borrow().has_failed_read
+    }
+
     /// Whether the process was killed.
     pub fn is_killed(&self) -> bool {
         let inner = self.0.borrow();
@@ -254,6 +204,7 @@ impl SimDisk {
     pub fn start(&self, trouble: Trouble) {
         let mut inner = self.0.borrow_mut();
         inner.troubles = Troubles::default();
+        inner.has_failed_read = false;
         inner.first_write = inner.files.len() > 2;
         drop(inner);
         self.foresee(trouble);
@@ -261,17 +212,12 @@ impl SimDisk {
 
     /// More trouble is ahead.
     pub fn foresee(&self, trouble: Trouble) {
-        let troubles = &mut self.0.borrow_mut().troubles;
-        match trouble {
-            Trouble::Never => {}
-            Trouble::Cut(calls) => troubles.cut = Some(calls),
-            Trouble::Kill(calls) => troubles.kill = Some(calls),
-            Trouble::FailedSync(syncs) => troubles.sync = Some(syncs),
-            Trouble::Full(zeros) => troubles.full = Some(zeros),
-            Trouble::NoRoom(after, count) => troubles.no_room = Some((after, count)),
-            Trouble::FailedWrite(writes) => troubles.write = Some(writes),
-            Trouble::FailedRead(reads) => troubles.read = Some(reads),
-        }
+        self.0.borrow_mut().troubles.foresee(trouble);
+    }
+
+    /// Of so many syncs the device makes only one, by chance; 0 for all of them.
+    pub(super) fn set_lies(&self, one_in: u64) {
+        self.0.borrow_mut().lies_one_in = one_in;
     }
 
     /// The file system has room for so many bytes of files, or for as many as it likes.
@@ -291,7 +237,13 @@ impl SimDisk {
     /// The power goes and comes back.
     pub fn power_cut(&self) {
         let mut inner = self.0.borrow_mut();
-        let Inner { files, random, .. } = &mut *inner;
+        let Inner { files, random, faults, removed, .. } = &mut *inner;
+        // That a file is gone is durable with the directory.
+        for (slot, file) in core::mem::take(removed) {
+            if faults.one_in(2) && file.is_durable {
+                files.entry(slot).or_insert(file);
+            }
+        }
         let keep = random.below(4);
         files.retain(|_, file| {
             let kept = file.is_durable || random.one_in(2);
@@ -343,6 +295,29 @@ impl File {
             self.persist(sector);
         }
         self.synced.append(&mut self.unsynced);
+        self.owed.clear();
+    }
+
+    /// A sync that the device says it has made: what was there before is what a cut may leave.
+    fn owe(&mut self) {
+        for sector in &self.dirty {
+            let mut old: Vec<u8> = self.media.iter().skip(sector * SECTOR).take(SECTOR).copied().collect();
+            old.resize(SECTOR, 0);
+            self.owed.entry(*sector).or_insert(old);
+        }
+        let owed = core::mem::take(&mut self.owed);
+        self.sync();
+        self.owed = owed;
+    }
+
+    /// A sync that fails: what it was for is there in part, and no later one writes the rest.
+    fn fail_sync(&mut self, random: &mut Random) {
+        for sector in core::mem::take(&mut self.dirty) {
+            if random.one_in(2) {
+                self.persist(sector);
+            }
+        }
+        self.unsynced.clear();
     }
 
     fn lose(&mut self, random: &mut Random, keep: u64) {
@@ -371,24 +346,9 @@ impl Inner {
         if self.off {
             return Err(io::Error::other("the power is off"));
         }
-        self.killed = is_last(&mut self.troubles.kill);
-        self.off = self.killed || is_last(&mut self.troubles.cut);
+        self.killed = self.troubles.kill.hits();
+        self.off = self.killed || self.troubles.cut.hits();
         Ok(self.off)
-    }
-
-    /// Whether there is no room for a write.
-    const fn has_no_room(&mut self) -> bool {
-        match &mut self.troubles.no_room {
-            Some((0, 0)) | None => false,
-            Some((0, count)) => {
-                *count -= 1;
-                true
-            }
-            Some((after, _)) => {
-                *after -= 1;
-                false
-            }
-        }
     }
 
     /// Whether a file that ends there would be more than there is room for.
@@ -399,100 +359,14 @@ impl Inner {
         end > have && self.room.is_some_and(|room| bytes + end > room)
     }
 
+    /// Whether the device ignores this sync.
+    const fn ignores_sync(&mut self) -> bool {
+        self.lies_one_in > 0 && !self.faults.one_in(self.lies_one_in)
+    }
+
     fn file(&mut self, slot: u32) -> io::Result<&mut File> {
         self.files.get_mut(&slot).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
-
-    fn seed(&self) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.identity.secret.to_le_bytes()), &self.identity.id)
-    }
-
-    /// What the mutant makes of a write.
-    fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
-        let mut bytes = bytes.to_vec();
-        let is_commit = bytes.starts_with(b"LVC");
-        match self.mutant {
-            Mutant::NoLife if is_commit => {
-                bytes[12..16].copy_from_slice(&1_u32.to_le_bytes());
-                self.seal_commit(&mut bytes);
-            }
-            Mutant::NoLife if at == 0 && bytes.starts_with(b"LEVERET") && bytes[7].is_ascii_digit() => {
-                let length = number_at(&bytes, 12) as usize;
-                bytes[20..24].copy_from_slice(&1_u32.to_le_bytes());
-                let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
-                bytes[8..12].copy_from_slice(&sum.to_le_bytes());
-            }
-            Mutant::SettlementDropped if is_commit => self.drop_settlements(&mut bytes),
-            Mutant::SettlementAhead if is_commit => self.settle_ahead(&mut bytes),
-            _ => {}
-        }
-        bytes
-    }
-
-    fn seal_commit(&self, bytes: &mut [u8]) {
-        let length = number_at(bytes, 8) as usize;
-        let sum = crc32c::crc32c_append(self.seed(), &bytes[8..length]);
-        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
-    }
-
-    /// Stretches every settlement in a commit by one offset.
-    fn settle_ahead(&mut self, bytes: &mut Vec<u8>) {
-        let (padded, mut kept) = (bytes.len(), bytes[..COMMIT_HEADER].to_vec());
-        let mut rest = &bytes[COMMIT_HEADER..];
-        while let Ok((record, length)) = Record::parse(rest) {
-            if let Record::Settled { queue, ranges } = &record {
-                let mut ranges: Vec<Range> = ranges.iter().collect();
-                if let Some(last) = ranges.last_mut() {
-                    last.end += 1;
-                }
-                Record::Settled { queue: *queue, ranges: Ranges::List(&ranges) }.encode(&mut kept);
-            } else {
-                kept.extend_from_slice(&rest[..length]);
-            }
-            rest = &rest[length..];
-        }
-        if kept.len() > padded {
-            return;
-        }
-        let length = kept.len() as u32;
-        kept[8..12].copy_from_slice(&length.to_le_bytes());
-        kept.resize(padded, 0);
-        *bytes = kept;
-        self.seal_commit(bytes);
-    }
-
-    /// Takes out of a commit all settlements that say nothing new. What is put in their place has the same
-    /// length, for the other records must stay where the log knows them.
-    fn drop_settlements(&mut self, bytes: &mut [u8]) {
-        let mut at = COMMIT_HEADER;
-        while let Ok((record, length)) = Record::parse(&bytes[at..]) {
-            let mut is_new = true;
-            if let Record::Settled { queue, ranges } = &record {
-                let known = self.settled.entry(*queue).or_default();
-                let offsets = ranges.iter().flat_map(|range| range.start..range.end);
-                is_new = offsets.filter(|offset| known.insert(*offset)).count() > 0;
-            }
-            if !is_new && let Some(filling) = filling(length) {
-                bytes[at..at + length].copy_from_slice(&filling);
-            }
-            at += length;
-        }
-        self.seal_commit(bytes);
-    }
-}
-
-/// A record of this length that means nothing: that something was deleted which never was.
-fn filling(length: usize) -> Option<Vec<u8>> {
-    (0..length).find_map(|name| {
-        let key = vec![b'~'; name];
-        let mut bytes = Vec::new();
-        Record::Defined { version: 0, key: &key, value: None }.encode(&mut bytes);
-        (bytes.len() == length).then_some(bytes)
-    })
-}
-
-fn number_at(bytes: &[u8], at: usize) -> u32 {
-    (0..4).map(|byte| u32::from(bytes[at + byte]) << (8 * byte)).sum()
 }
 
 impl Disk for SimDisk {
@@ -524,7 +398,8 @@ impl Disk for SimDisk {
         if inner.off {
             return Err(io::Error::other("the power is off"));
         }
-        if is_last(&mut inner.troubles.read) {
+        if inner.troubles.read.hits() {
+            inner.has_failed_read = true;
             return Err(io::Error::other("the read failed"));
         }
         // As on a real disk, a file that is gone reads as an empty one.
@@ -547,7 +422,7 @@ impl Disk for SimDisk {
         let cut = inner.call()?;
         inner.counts.writes += 1;
         inner.counts.bytes += bytes.len() as u64;
-        if is_last(&mut inner.troubles.write) {
+        if inner.troubles.write.hits() {
             return Err(io::Error::other("the write failed"));
         }
         if std::mem::take(&mut inner.first_write) && inner.mutant == Mutant::LastCommitNotRewritten && at > 0
@@ -559,7 +434,8 @@ impl Disk for SimDisk {
             inner.written.push((slot, at));
         }
         let mut bytes = inner.mutate(at, bytes);
-        let is_full = !cut && inner.has_no_room();
+        inner.troubles.note_write(&bytes);
+        let is_full = !cut && inner.troubles.no_room.hits();
         if cut || is_full {
             let length = inner.random.below(bytes.len() as u64 + 1) as usize;
             bytes.truncate(length);
@@ -593,7 +469,9 @@ impl Disk for SimDisk {
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         let mut inner = self.0.borrow_mut();
         inner.call()?;
-        inner.files.remove(&slot).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let file = inner.files.remove(&slot).ok_or(io::ErrorKind::NotFound)?;
+        inner.removed.insert(slot, file);
+        Ok(())
     }
 
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
@@ -601,11 +479,10 @@ impl Disk for SimDisk {
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
         let end = at + u64::from(bytes);
-        if inner.troubles.full == Some(0) || !cut && (inner.has_no_room() || inner.is_beyond_room(slot, end))
-        {
+        let is_full = inner.troubles.full.hits();
+        if is_full || !cut && (inner.troubles.no_room.hits() || inner.is_beyond_room(slot, end)) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let _ = is_last(&mut inner.troubles.full);
         inner.counts.zeros += u64::from(bytes);
         let file = inner.file(slot)?;
         file.synced.clear();
@@ -621,17 +498,24 @@ impl Disk for SimDisk {
         if cut {
             return Err(io::Error::other("the power went"));
         }
-        if is_last(&mut inner.troubles.sync) {
+        let is_full = inner.troubles.full_sync.hits();
+        if inner.troubles.sync.hits() || is_full {
             inner.has_failed_sync = true;
-            let file = inner.file(slot)?;
-            file.dirty.clear();
-            file.unsynced.clear();
-            return Err(io::Error::other("the sync failed"));
+            let Inner { files, faults, .. } = &mut *inner;
+            files.get_mut(&slot).ok_or(io::ErrorKind::NotFound)?.fail_sync(faults);
+            return Err(if is_full {
+                io::ErrorKind::StorageFull.into()
+            } else {
+                io::Error::other("a sync failed")
+            });
         }
         let left_out = inner.mutant == Mutant::SyncLeftOut;
+        let lies = inner.ignores_sync();
         let file = inner.file(slot)?;
-        if !left_out {
-            file.sync();
+        match () {
+            () if left_out => {}
+            () if lies => file.owe(),
+            () => file.sync(),
         }
         Ok(())
     }
@@ -642,6 +526,7 @@ impl Disk for SimDisk {
             return Err(io::Error::other("the power went"));
         }
         inner.files.values_mut().for_each(|file| file.is_durable = true);
+        inner.removed.clear();
         Ok(())
     }
 }

@@ -99,7 +99,7 @@ impl<'w> Life<'w> {
         self.take_results()?;
         if !self.is_calm {
             self.stride();
-            for _ in 0..self.w.random.below(8) {
+            for _ in 0..self.w.random.below(8) * self.w.plan.hazards.haste.max(1) {
                 self.act();
             }
         }
@@ -471,6 +471,12 @@ impl<'w> Life<'w> {
             || self.messages.body_bytes_used() > self.messages.body_bytes_max()
         {
             self.w.model.complain(format!("{used} messages are more than there may be"));
+        }
+        let stuck = self.driver.segments_stuck();
+        if stuck > 0 && !self.w.is_damaged && !self.w.disk.has_failed_read() {
+            self.w
+                .model
+                .complain(format!("{stuck} segments are never to leave, and all of them can be read"));
         }
         if self.w.model.complaints.is_empty() { Ok(()) } else { Err(Ended::Complaint) }
     }

@@ -3,12 +3,14 @@
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `disk` | the simulated disk, and mistakes to put in front of it |
+//! | `disk` | the simulated disk |
+//! | `trouble` | what goes wrong with it at which call |
+//! | `mutant` | mistakes to put in front of it |
 //! | `damage` | what happens to blocks that were synced |
 //! | `harm` | what of the store that may cost |
 //! | `random`, `plan` | numbers from a seed, and what a run is made of |
 //! | `model`, `queue`, `recover` | what must be true, and what of it a start must find |
-//! | `topology`, `client`, `traffic`, `define` | who does what |
+//! | `topology`, `client`, `traffic`, `cargo`, `define` | who does what |
 //! | `access` | who changes who may do what |
 //! | `life` | the turn of a loop without sockets, helpers as values |
 //! | `start` | what a start finds |
@@ -23,6 +25,7 @@
 //! shipped.
 
 mod access;
+mod cargo;
 mod client;
 mod damage;
 mod define;
@@ -30,6 +33,7 @@ mod disk;
 mod harm;
 mod life;
 mod model;
+mod mutant;
 mod plan;
 mod queue;
 mod random;
@@ -37,13 +41,16 @@ mod recover;
 mod start;
 mod topology;
 mod traffic;
+mod trouble;
 mod world;
 
 use std::io::Write as _;
 
 pub use damage::Damaged;
-pub use disk::{Counts as DiskCounts, Mutant, SimDisk, Trouble};
+pub use disk::{Counts as DiskCounts, SimDisk};
+pub use mutant::Mutant;
 pub use random::Random;
+pub use trouble::{LASTING, Trouble};
 pub use world::Counts;
 
 /// How a run ended.

@@ -9,6 +9,7 @@
 use crate::limits::Limits;
 use crate::store::{Format, Settings};
 
+use super::cargo::Cargo;
 use super::random::Random;
 
 /// What one run is made of.
@@ -44,6 +45,18 @@ pub(super) struct Hazards {
     pub(super) habit: Habit,
     /// Blocks that were synced are damaged between lives.
     pub(super) damage_one_in: u64,
+    /// Kills come just when a segment has left, before that is synced.
+    pub(super) kills_as_left: bool,
+    /// Syncs find the file system full, for what is allocated late.
+    pub(super) has_full_syncs: bool,
+    /// Reads fail for a while.
+    pub(super) has_read_spells: bool,
+    /// Of so many syncs the device makes only one, and a power cut shows it; 0 for an honest device.
+    pub(super) lies_one_in: u64,
+    /// A turn has so many times the actions.
+    pub(super) haste: u64,
+    /// What most messages are.
+    pub(super) cargo: Cargo,
 }
 
 /// What clients mostly do.
@@ -64,6 +77,12 @@ impl Plan {
         // Seeds that found something long ago go on meaning what they meant.
         if seed % 4 != 3 {
             plan.vary(&mut Random::new(seed ^ 0x5_3A97));
+        }
+        if seed % 4 != 3 {
+            plan.trouble(&mut Random::new(seed ^ 0xFAB));
+        }
+        if seed % 4 == 2 {
+            plan.single_out(&mut Random::new(seed ^ 0x0DD));
         }
         plan
     }
@@ -140,5 +159,56 @@ impl Plan {
         if random.one_in(12) {
             self.settings.index_bytes = 16_000 + random.below(30_000) as usize;
         }
+    }
+
+    /// Faults that came later.
+    fn trouble(&mut self, random: &mut Random) {
+        let hazards = &mut self.hazards;
+        hazards.has_full_syncs = random.one_in(3);
+        hazards.has_read_spells = random.one_in(3);
+        if hazards.damage_one_in > 0 && random.one_in(3) {
+            hazards.lies_one_in = 1 + random.below(4);
+        }
+    }
+
+    /// Makes the run search for one thing: where segments leave, and what has to be written again for that.
+    fn single_out(&mut self, random: &mut Random) {
+        (self.hazards.damage_one_in, self.hazards.lies_one_in) = (0, 0);
+        self.hazards.haste = 1 + random.below(4);
+        if self.is_strict {
+            // In haste more comes back at once, and what finds no record loses its place.
+            self.limits.unacknowledged_max = 8_192;
+        }
+        self.settings.segments_max = 8 + random.below(3) as u32;
+        match random.below(4) {
+            0 | 1 => {
+                // Few and large commits: each third opens a segment, that of a start as well.
+                self.hazards.kills_as_left = true;
+                self.hazards.hits_starts = true;
+                self.hazards.segments_room = None;
+                self.hazards.haste = 4 + random.below(4);
+                self.widen(20 + random.below(200));
+            }
+            2 => {
+                self.hazards.cargo = Cargo::Copies;
+                self.hazards.haste = 2 + random.below(4);
+            }
+            _ => {
+                self.hazards.cargo = Cargo::Pieces;
+                // Without it, transient messages may fill the memory that the large one before them needs.
+                self.spill_transient = true;
+                self.hazards.habit = Habit::Any;
+                (self.settings.segment_bytes, self.settings.commit_bytes) = (256 << 10, 84 << 10);
+                (self.large_bytes, self.body_bytes_max) = (100_000, 7_000);
+                self.limits.body_bytes_max = 1 << 20;
+            }
+        }
+    }
+
+    /// Commits are made that seldom, so that they are large.
+    fn widen(&mut self, window_ms: u64) {
+        let settings = &mut self.settings;
+        (settings.commit_window_ms, settings.confirm_window_ms) = (window_ms, window_ms);
+        settings.settle_window_ms = window_ms;
     }
 }

@@ -135,7 +135,8 @@ impl World {
             self.model.complain(format!("nobody gets in: {why}"));
         }
         let is_excused = doubt.is_some() || harms.iter().any(|harm| harm.is_unbounded);
-        let complaint = self.accesses.recover(durable, broker).filter(|_| !is_excused);
+        let may_be_old = core::mem::take(&mut self.has_broken_promises);
+        let complaint = self.accesses.recover(durable, broker, may_be_old).filter(|_| !is_excused);
         complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
         if doubt.is_some() && !self.accesses.confirm(broker) {
             self.model.complain("nobody gets in, and that cannot be confirmed".into());
@@ -167,6 +168,9 @@ impl World {
         });
         if walked.is_err() {
             self.model.complain("the store cannot be read".into());
+        }
+        if !self.is_damaged {
+            self.check_copies(&copies);
         }
         let mut actual: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         for copy in copies {
@@ -202,6 +206,23 @@ impl World {
         // Of another life: void.
         found.contents.retain(|number, _| !is_transient(*number));
         found
+    }
+
+    /// What the cleaner copies it copies for every queue that still needs it: no copy of a message has a part
+    /// of its queues, and another one the rest.
+    fn check_copies(&mut self, copies: &[Copy]) {
+        let mut of: BTreeMap<(u64, u64), &[(u64, u64)]> = BTreeMap::new();
+        for copy in copies {
+            for target in &copy.targets {
+                let first = *of.entry(*target).or_insert(&copy.targets);
+                if first != copy.targets {
+                    let targets = &copy.targets;
+                    return self
+                        .model
+                        .complain(format!("one copy is for {first:?}, another for {targets:?}"));
+                }
+            }
+        }
     }
 
     /// Fills in the definitions; gives the numbers of queues by incarnation.

@@ -5,8 +5,10 @@
 
 use crate::command::{ChannelId, Command, Outcome, Settlement};
 use crate::error::ReplyCode;
+use crate::journal::NoRoom;
 use crate::mem::{Draw, MessageFlags, MessageId, PoolFull, Share};
 
+use super::cargo::Cargo;
 use super::client::{Channel, Client, Content, Mode, Place, Reply, Waiting, body_of, properties_of};
 use super::life::{Ended, Life};
 use super::model::Number;
@@ -49,7 +51,7 @@ impl Life<'_> {
             return self.administer();
         }
         let at = self.w.random.below(self.clients.len() as u64) as usize;
-        if self.w.random.one_in(150) {
+        if self.w.random.one_in(150 * self.w.plan.hazards.haste.max(1)) {
             return self.disconnect(at);
         }
         if self.clients[at].is_waiting() {
@@ -62,7 +64,13 @@ impl Life<'_> {
         }
         let index = self.w.random.below(self.clients[at].channels.len() as u64) as usize;
         let number = self.clients[at].channels[index].number;
-        match self.w.mood.pick(&mut self.w.random) {
+        let mood = if self.is_to_ebb() { Mood::Ebb } else { self.w.mood };
+        let (pick, cargo) = (mood.pick(&mut self.w.random), self.w.plan.hazards.cargo);
+        match pick {
+            // What ends a channel, or holds it back, is for runs in which there is less to do.
+            74..77 | 82..96 if cargo != Cargo::Any && !self.w.random.one_in(20) => {
+                (0..8).for_each(|_| self.settle_some(at, number));
+            }
             0..45 => self.begin_publish(at, number),
             45..66 if self.w.plan.hazards.habit == Habit::Any => self.settle(at, number),
             45..66 => (0..4).for_each(|_| self.settle_some(at, number)),
@@ -86,10 +94,19 @@ impl Life<'_> {
         }
     }
 
+    fn is_disk_full(&self) -> bool {
+        self.broker.journal().admit(8_000, 1) == Err(NoRoom::Disk)
+    }
+
+    /// In a run that is about what leaves, a full disk is where it begins to and not where it ends.
+    fn is_to_ebb(&mut self) -> bool {
+        self.is_disk_full() && self.w.plan.hazards.cargo != Cargo::Any && !self.w.random.one_in(8)
+    }
+
     /// Some of what there usually is, declared by the first client.
     pub(super) fn settle_in(&mut self) -> Result<(), Ended> {
         self.connect();
-        for _ in 0..30 {
+        for step in 0_usize..30 {
             if self.clients.is_empty() || self.clients[0].is_waiting() {
                 break;
             }
@@ -99,6 +116,7 @@ impl Life<'_> {
             }
             let number = self.clients[0].channels[0].number;
             match self.w.random.below(4) {
+                _ if self.rig(step.saturating_sub(1), number) => {}
                 0 | 1 => {
                     let name = self.w.random.one_of(&QUEUES);
                     self.declare_queue(0, number, name);
@@ -111,6 +129,10 @@ impl Life<'_> {
                 let turned = self.turn();
                 self.is_calm = false;
                 turned?;
+                // Nobody consumes yet.
+                if self.driver.is_stuck() || !self.would_turn() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -244,11 +266,19 @@ impl Life<'_> {
             false if random.one_in(4) => random.one_of(&QUEUES).to_string(),
             false => random.one_of(&KEYS).to_string(),
         };
+        let freight = self.w.plan.hazards.cargo.load(random, self.w.plan.large_bytes);
+        let (exchange, key) =
+            freight.map_or((exchange, key), |(exchange, key, _)| (exchange, key.to_string()));
+        let to_queue = exchange.is_empty();
         // What is not there is asked for seldom.
         let exists = match to_queue {
             true => self.w.model.queue_names.contains_key(&key),
             false => self.w.model.exchange_names.contains_key(exchange),
         };
+        if !exists && self.w.plan.hazards.cargo != Cargo::Any && self.is_disk_full() {
+            return;
+        }
+        let random = &mut self.w.random;
         if !exists && !random.one_in(20) {
             return self.define(at, channel);
         }
@@ -259,6 +289,7 @@ impl Life<'_> {
             _ => 8 + random.below(90) as u32,
         };
         let len = if len < 65_000 { len.min(self.w.plan.body_bytes_max) } else { len };
+        let len = freight.map_or(len, |(_, _, len)| len);
         let content = Content {
             number: self.w.next_content,
             exchange: exchange.to_string(),
@@ -527,7 +558,7 @@ impl Life<'_> {
     }
 
     fn consume(&mut self, at: usize, number: u16) {
-        let queue = self.some_real_queue(at);
+        let queue = self.some_full_queue(at);
         let no_ack = self.w.random.one_in(4);
         self.consume_from(at, number, &queue, no_ack);
     }
@@ -572,7 +603,7 @@ impl Life<'_> {
     }
 
     fn get(&mut self, at: usize, number: u16) {
-        let queue = self.some_real_queue(at);
+        let queue = self.some_full_queue(at);
         let no_ack = self.w.random.one_in(3);
         let id = self.clients[at].id;
         let Some(channel_id) = self.channel_id(at, number) else { return };

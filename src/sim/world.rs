@@ -10,21 +10,24 @@ use crate::store::Format;
 
 use super::access::Accesses;
 use super::client::Content;
-use super::disk::{Mutant, SimDisk, Trouble};
+use super::damage::Damaged;
+use super::disk::SimDisk;
 use super::harm::Harm;
 use super::life::{Ended, Life};
 use super::model::Model;
+use super::mutant::Mutant;
 use super::plan::Plan;
 use super::random::Random;
 use super::start::identity;
 use super::traffic::Mood;
+use super::trouble::Trouble;
 
 /// Power cuts in a run, at least.
 const CUTS: u64 = 6;
 /// Lives in a run, at most.
 const LIVES: u64 = 24;
 /// Turns in which everything must come to rest.
-const CALM_TURNS: u64 = 4_000;
+const CALM_TURNS: u64 = 40_000;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +88,8 @@ impl Counts {
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) random: Random,
+    /// For faults that came later, so that seeds go on meaning what they meant.
+    faults: Random,
     pub(super) disk: SimDisk,
     pub(super) model: Model,
     pub(super) accesses: Accesses,
@@ -101,6 +106,8 @@ pub(super) struct World {
     pub(super) harms: Vec<Harm>,
     /// A start since then has told of damage.
     pub(super) is_told: bool,
+    /// The device has lost something that it said it had synced, and no start has come behind it.
+    pub(super) has_broken_promises: bool,
     /// The file system has less room than the settings say.
     pub(super) is_full: bool,
     /// From this life on the store's format is to be the newest.
@@ -137,8 +144,10 @@ impl World {
             damages: Vec::new(),
             harms: Vec::new(),
             is_told: false,
+            has_broken_promises: false,
             is_full: room.is_some(),
             was_killed: false,
+            faults: Random::new(seed ^ 0xFA_0175),
             upgraded_in: older.one_in(2).then(|| older.below(LIVES / 2)),
             life: 0,
             awaited: Batch::NONE,
@@ -175,17 +184,25 @@ impl World {
             _ => self.random.below(400),
         };
         self.disk.start(Trouble::Never);
+        self.disk.set_lies(self.plan.hazards.lies_one_in);
         self.is_full = self.plan.hazards.segments_room.is_some();
+        if self.plan.hazards.has_full_syncs && self.faults.one_in(3) {
+            self.disk.foresee(Trouble::FullSync(self.faults.below(80), 1));
+        }
         if core::mem::take(&mut self.was_killed) && self.plan.hazards.hits_starts {
-            return self.disk.foresee(Trouble::Cut(self.random.below(12)));
+            let calls = if self.plan.hazards.kills_as_left { 6 } else { 12 };
+            return self.disk.foresee(Trouble::Cut(self.random.below(calls)));
         }
         if self.plan.hazards.kills_one_in > 0 && self.random.one_in(self.plan.hazards.kills_one_in) {
             return self.disk.foresee(Trouble::Kill(calls));
         }
+        if self.plan.hazards.kills_as_left && self.random.one_in(2) {
+            return self.disk.foresee(Trouble::KillAsLeft(self.random.below(3)));
+        }
         match self.random.below(10) {
             0 => {}
             1 => self.disk.foresee(Trouble::FailedSync(calls / 3)),
-            2 => self.disk.foresee(Trouble::FailedWrite(calls / 3)),
+            2 => self.disk.foresee(Trouble::FailedWrite(calls / 3, 1)),
             3 => {
                 self.is_full = true;
                 self.disk.foresee(Trouble::Full(self.random.below(5)));
@@ -209,7 +226,9 @@ impl World {
             life.w.counts.lives += 1;
             if life.w.random.one_in(4) {
                 let reads = life.w.random.below(30);
-                life.w.disk.foresee(Trouble::FailedRead(reads));
+                let is_long = life.w.plan.hazards.has_read_spells;
+                let count = if is_long { 1 + life.w.faults.below(3) } else { 1 };
+                life.w.disk.foresee(Trouble::FailedRead(reads, count));
             }
             let ended = life.settle_in().and_then(|()| (0..turns).try_for_each(|_| life.turn()));
             if ended.is_ok() && ends_well {
@@ -229,6 +248,7 @@ impl World {
             self.disk.power_cut();
             self.counts.cuts += 1;
             self.counts.cuts_at_start += u64::from(!is_started);
+            self.break_promises();
         }
         let one_in = self.plan.hazards.damage_one_in;
         if one_in > 0 && self.random.one_in(one_in) {
@@ -236,12 +256,26 @@ impl World {
         }
     }
 
+    /// The device has lost some of what it only said that it had synced.
+    fn break_promises(&mut self) {
+        let before = self.disk.copy();
+        let lost = self.disk.lose_owed();
+        if !lost.is_nothing() {
+            self.note_damage(before, &lost);
+            self.has_broken_promises = true;
+        }
+    }
+
     /// Something that was synced is damaged.
     fn damage(&mut self) {
-        let mut before = self.disk.copy();
+        let before = self.disk.copy();
         let damaged = self.disk.damage();
+        self.note_damage(before, &damaged);
+    }
+
+    fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
         self.damages.push(format!("before life {}: {damaged:?}", self.life + 1));
-        self.harms.push(Harm::of(&mut before, &damaged));
+        self.harms.push(Harm::of(&mut before, damaged));
         (self.is_damaged, self.model.is_lenient) = (true, true);
         self.counts.damaged += 1;
     }
@@ -259,6 +293,7 @@ impl World {
             }
         }
         self.disk.start(Trouble::Never);
+        self.disk.set_lies(0);
         self.disk.set_room(None);
         self.is_full = false;
         let Some(mut life) = self.start() else {

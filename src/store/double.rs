@@ -18,7 +18,7 @@
 //! which has the buffer; a copy is made of what is durable, so it lies in another commit than that.
 
 use crate::journal::Urgency;
-use crate::journal::definition::is_access;
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
 use super::index::Place;
 use super::jobs::ReadJob;
@@ -48,6 +48,11 @@ impl Doubling {
     pub(super) fn due() -> Self {
         Self { is_due: true, ..Self::default() }
     }
+}
+
+/// Whether both places of a definition count: those of what every commit repeats do not.
+pub(super) fn is_twice(key: &[u8]) -> bool {
+    *key != ACCESS_WRITTEN_KEY
 }
 
 impl Log {
@@ -132,5 +137,25 @@ impl Log {
         self.gathers_access |= matches!(record, Record::Defined { key, .. } if is_access(key));
         self.counters.bytes_doubled += (self.gather.len() - start) as u64;
         self.doubling.copied = self.appended_one(Urgency::Lazy, self.asked_at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::index::Index;
+
+    use super::*;
+
+    /// The segment stayed in the log for good once, for the sake of the place that had just been copied.
+    #[test]
+    fn the_only_place_of_a_definition_counts_no_more_when_the_cleaner_has_copied_it() {
+        let mut index = Index::default();
+        (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
+        let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
+        index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
+        index.set_cleaned(1);
+        index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
+        let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
+        assert_eq!(live, [0, 1]);
     }
 }

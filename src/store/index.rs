@@ -15,6 +15,7 @@ use crate::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
 use crate::journal::{is_group, is_transient};
 
 use super::access::Digest;
+use super::double::is_twice;
 use super::parts::{Entry, Part};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
 use super::record::{Body, Message, Range, Record, Target};
@@ -453,6 +454,10 @@ impl Index {
             Some(core::mem::replace(&mut definition.place, place))
         } else {
             match definition.second {
+                // The cleaner has copied the only one: it would stay for that one's sake.
+                None if leaving.contains(&definition.place.segment) => {
+                    Some(core::mem::replace(&mut definition.place, place))
+                }
                 None => {
                     definition.second = Some(core::mem::replace(&mut definition.place, place));
                     None
@@ -668,11 +673,6 @@ impl Index {
                 .then_some((&**key, definition.version))
         })
     }
-}
-
-/// Whether both places of a definition count: those of what every commit repeats do not.
-fn is_twice(key: &[u8]) -> bool {
-    *key != ACCESS_WRITTEN_KEY
 }
 
 /// The segments of the log among which those are that have records of a queue.

@@ -207,6 +207,11 @@ impl Log {
         }
     }
 
+    /// Segments that the cleaner has given up, for some of what is live in them cannot be read.
+    pub fn segments_stuck(&self) -> usize {
+        self.index.stuck()
+    }
+
     /// Segments ready to be opened.
     pub const fn segments_free(&self) -> usize {
         self.slots.free()

@@ -39,7 +39,7 @@ fn no_more_leaves_than_makes_memory_enough_again() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut house = House::with(&limits);
     house.broker.journal_mut().start(1, true, 1 << 20);
-    house.broker.journal_mut().set_disk_room(u64::MAX, u64::MAX, false);
+    house.broker.journal_mut().set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
     let at = house.connect();
     let declare = Command::QueueDeclare {
         queue: "q",

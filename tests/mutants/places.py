@@ -93,6 +93,4 @@ NOT_FOUND_YET = {
     "left-in-the-unsynced-last-commit-believed",
     "second-half-of-carried-settlements-dropped",
     "first-half-of-carried-settlements-dropped",
-    "chunks-not-copied",
-    "further-targets-not-copied",
 }

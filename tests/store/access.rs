@@ -322,7 +322,9 @@ fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
 /// The disk refuses a write or a sync of that start, and is well at the next.
 #[test]
 fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
-    for (at, fail) in (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at)), (at, Trouble::FailedSync(at))]) {
+    for (at, fail) in
+        (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at, 1)), (at, Trouble::FailedSync(at))])
+    {
         let (disk, users) = lossy_store(1, true, false);
         disk.start(fail);
         let (log, report) =
