@@ -222,6 +222,7 @@ impl Log {
         };
         let bytes = core::mem::replace(&mut self.gather, core::mem::take(&mut self.spare));
         commit::begin(&mut self.gather);
+        self.fresh_bytes += self.gathered_fresh as u64;
         (self.gathered_fresh, self.gathered_copies) = (0, 0);
         let commit = Write { slot: self.active.slot, at: self.tail, bytes };
         self.tail += length as u32;

@@ -34,6 +34,10 @@ const CLEAN_AHEAD_MAX: usize = 8;
 const WRITTEN_PERCENT_MAX: u64 = 96;
 /// The same while it goes on though segments are not short any more.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
+/// A segment that took as much to clean as it gave lowers these by so many percent for the next ones, by so
+/// many at most, and one that gave room raises them by one again.
+const CAUTION_STEP_PERCENT: u64 = 5;
+const CAUTION_MAX_PERCENT: u64 = 46;
 /// While the cleaner is at work, what is new takes one of so many parts of a commit: so what has lived for
 /// long lies together, apart from what may die soon.
 const FRESH_PART: usize = 32;
@@ -99,6 +103,8 @@ pub(super) struct Cleaning {
     reading: bool,
     /// There was no room any more in what gathered for the commit of this number.
     pub(super) waits_for: u64,
+    /// What the log had taken before it, what is new left out, in bytes.
+    taken_before: u64,
     targets: Vec<Target>,
 }
 
@@ -240,8 +246,10 @@ impl Log {
         if let Some(position) = cleaning.copied {
             if position <= self.durable || is_all_written {
                 let (segment, is_whole) = (cleaning.segment, cleaning.left > 0);
+                let before = cleaning.taken_before;
                 self.cleaning = None;
                 self.give_buffer_back();
+                self.reckon(before);
                 self.index.set_cleaned(0);
                 self.index.end_copying(segment, is_whole);
                 self.find_drain();
@@ -440,7 +448,24 @@ impl Log {
         let is_short = spare <= low;
         self.cleans_ahead = is_short || self.is_index_full || self.cleans_ahead && spare <= high;
         let percent = if is_short { WRITTEN_PERCENT_MAX } else { WRITTEN_AHEAD_PERCENT_MAX };
-        self.cleans_ahead.then_some(percent)
+        self.cleans_ahead.then_some(percent.min(WRITTEN_PERCENT_MAX - self.caution_percent))
+    }
+
+    /// What the log has taken so far, in bytes: ends of segments that stay unused too, but no new messages.
+    const fn taken_besides_new(&self) -> u64 {
+        let segments = self.active.sequence * self.settings.segment_bytes as u64;
+        (segments + self.tail as u64).saturating_sub(self.fresh_bytes)
+    }
+
+    /// Learns from what a segment has taken: nothing must be copied for nothing again and again, and wear the
+    /// card of a board on which nothing happens.
+    fn reckon(&mut self, taken_before: u64) {
+        let taken = self.taken_besides_new().saturating_sub(taken_before);
+        self.caution_percent = if taken < self.settings.segment_bytes.into() {
+            self.caution_percent.saturating_sub(1)
+        } else {
+            (self.caution_percent + CAUTION_STEP_PERCENT).min(CAUTION_MAX_PERCENT)
+        };
     }
 
     /// The sealed segment that gives the most room for what is written for it, if there is one to be cleaned.
@@ -484,6 +509,7 @@ impl Log {
             copied: None,
             reading: false,
             waits_for: 0,
+            taken_before: self.taken_besides_new(),
             targets: Vec::new(),
         })
     }

@@ -161,6 +161,8 @@ pub struct Log {
     /// Bytes of messages and chunks that gather: new ones, and those that the cleaner has copied.
     pub(super) gathered_fresh: usize,
     pub(super) gathered_copies: usize,
+    /// Bytes of new messages and chunks in all commits so far.
+    pub(super) fresh_bytes: u64,
     pub(super) spare: Vec<u8>,
     pub(super) header_spare: Vec<u8>,
     pub(super) live_spare: Vec<SegmentRef>,
@@ -185,6 +187,8 @@ pub struct Log {
     pub(super) doubling: Doubling,
     /// The cleaner has started, and goes on until some more segments are free.
     pub(super) cleans_ahead: bool,
+    /// It is content with so many percent less: segments gave no room of late.
+    pub(super) caution_percent: u64,
     /// For [`Index::carries`].
     pub(super) since_spare: Vec<(u64, usize)>,
     /// Something has changed since the cleaner looked for work.
@@ -284,6 +288,7 @@ impl Log {
             gathered: start.again_records,
             gathered_fresh: 0,
             gathered_copies: 0,
+            fresh_bytes: 0,
             spare: Vec::with_capacity(commit_bytes),
             header_spare: Vec::new(),
             live_spare: Vec::new(),
@@ -305,6 +310,7 @@ impl Log {
             cleaning: None,
             doubling: Doubling::due(),
             cleans_ahead: false,
+            caution_percent: 0,
             since_spare: Vec::new(),
             may_clean: true,
             segments_kept: 0,
