@@ -125,7 +125,7 @@ impl Default for Limits {
             permissions_max: 256,
             patterns_bytes_max: 512 << 10,
             messages_max: 216_000,
-            body_bytes_max: 35 << 20,
+            body_bytes_max: 32 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,

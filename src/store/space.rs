@@ -26,7 +26,7 @@ pub const SEGMENTS_RESERVED: usize = 2;
 /// Segments beyond `disk_limit` that the cleaner may have made rather than never be able to write again: when
 /// crash after crash has used up the reserve before it could free any. It has one more for each segment that
 /// it cannot read.
-const SEGMENTS_EMERGENCY: usize = 2;
+const SEGMENTS_EMERGENCY: usize = 4;
 /// Zeros written in one step, in bytes.
 const PREPARE_STEP_BYTES: u32 = 256 << 10;
 /// Segments kept ready beyond the reserved ones.
@@ -337,6 +337,14 @@ impl Log {
         self.index.would_leave(self.active.sequence, is_worth)
     }
 
+    /// Whether the cleaner would free some segment by copying at most half of it, if it had room for that.
+    fn has_half_dead(&self) -> bool {
+        let mut sealed = self.index.segments().iter().filter(|(sequence, _)| **sequence != self.active.sequence);
+        sealed.any(|(_, segment)| {
+            !segment.stuck && self.copies_bytes(segment.live_bytes) * 2 <= u64::from(segment.bytes)
+        })
+    }
+
     /// What copies of so many live bytes take: every commit may waste a block, the first and the last more.
     pub(super) fn copies_bytes(&self, live_bytes: u64) -> u64 {
         let commit = (self.settings.commit_bytes as usize - self.settle_share() - BLOCK_BYTES / 2) as u64;
@@ -403,9 +411,10 @@ impl Log {
         if self.slots.unready == 0 && !is_wanted {
             return None;
         }
-        // Without one a start would fail, and so would the next; and settlements that leave a segment with
-        // nothing in it give a file for a file, without reading anything.
-        let gives_one = || self.index.would_leave(self.active.sequence, |live, _| live == 0);
+        // Without one a start would fail, and so would the next; and a segment with nothing in it that is on its
+        // way out, or settlements that leave one so, give a file for a file, without reading anything.
+        let gives_one =
+            || self.drain.is_some() || self.index.would_leave(self.active.sequence, |live, _| live == 0);
         let most = match is_stuck {
             true if self.is_starting || gives_one() => self.slots.used + 1,
             true => self.slots.max + SEGMENTS_EMERGENCY + self.index.stuck(),
@@ -432,7 +441,8 @@ impl Log {
         let copying = match (self.gathered, &self.cleaning) {
             (0, Some(cleaning)) => cleaning.waits_for == self.number + 1,
             (_, Some(_)) => is_blocked,
-            (_, None) => is_blocked && self.has_settlements() && self.would_leave_half(),
+            (_, None) if !is_blocked => false,
+            (_, None) => (self.has_settlements() && self.would_leave_half()) || self.has_half_dead(),
         };
         self.slots.spare() == 0 && (copying || (must && is_blocked))
     }
@@ -454,6 +464,7 @@ impl Log {
                     self.slots.prepared = 0;
                     self.slots.set(slot, Slot::Free);
                     self.slots.note_room();
+                    self.may_clean = true;
                 }
                 Ok(())
             }
