@@ -188,6 +188,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let header_bytes = bytes_of_header(newest, headers);
         self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
         let chain = self.chain;
+        // Where it is sealed, its footer knows what damaged commits said, and later starts go by that.
+        self.read_footer(newest)?;
+        self.chain = chain;
         self.scan(newest, header_bytes, Pass::Facts)?;
         for old in &olds {
             self.read_messages(old)?;

@@ -221,12 +221,11 @@ fn a_commit_that_another_was_begun_behind_was_durable_and_is_missed() {
     assert!(disk.violations().is_empty(), "what is damaged is not written over: {:?}", disk.violations());
 }
 
-#[test]
-fn a_header_knows_how_many_commits_there_were() {
+/// A segment that is full and sealed, and the power went with the commit that opens the next: each message
+/// settles the one two before it. Where its last commit lies, and how many messages were durable.
+fn sealed_by_a_cut(settles: bool) -> (SimDisk, (u32, usize), u64) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
-    // Footer, sync, header, sync: the power goes with the commit itself.
-    disk.start(Trouble::Cut(4));
     let (mut last, mut offset) = ((0, 0), 0);
     loop {
         let target = [Target { queue: 1, offset, lane: 0 }];
@@ -243,8 +242,12 @@ fn a_header_knows_how_many_commits_there_were() {
         while let Some(job) = log.next_prepare() {
             log.prepare_done(job.run(&mut disk)).expect("the disk is well");
         }
+        // Footer, sync, header, sync: the power goes with what comes behind.
         disk.start(Trouble::Cut(4));
         log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
+        if settles && offset > 1 {
+            log.settle(1, Range { start: offset - 2, end: offset - 1 }, Urgency::Awaited, NOW);
+        }
         let job = log.next_commit(NOW).expect("somebody waits");
         if log.commit_done(job.run(&mut disk)).is_err() {
             break;
@@ -252,11 +255,28 @@ fn a_header_knows_how_many_commits_there_were() {
         (last, offset) = (disk.written().last().copied().expect("it was written"), offset + 1);
     }
     disk.power_cut();
-    let (slot, at) = last;
+    disk.start(Trouble::Never);
+    (disk, last, offset)
+}
+
+#[test]
+fn a_header_knows_how_many_commits_there_were() {
+    let (mut disk, (slot, at), count) = sealed_by_a_cut(false);
     disk.flip(slot, at + HEADER_BYTES + 20);
     let (mut log, report) = open(&disk, IDENTITY);
     assert!(!report.set_aside.is_empty() && report.commits_missing == 1, "{report:?}");
-    assert_eq!(readable(&mut log, &mut disk), all(offset - 1));
+    assert_eq!(readable(&mut log, &mut disk), all(count - 1));
+}
+
+#[test]
+fn what_a_damaged_commit_has_settled_stays_settled_where_its_segment_is_sealed() {
+    let (mut disk, (slot, at), count) = sealed_by_a_cut(true);
+    zero(&mut disk, slot, at as u64 / 4096..at as u64 / 4096 + 1);
+    for start in 0..3 {
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(start > 0 || report.is_damaged(), "it is told: {report:?}");
+        assert_eq!(readable(&mut log, &mut disk), [count - 2], "start {start}");
+    }
 }
 
 /// Ten messages in one commit, from `offset` on; where that lies.
