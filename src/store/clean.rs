@@ -116,6 +116,13 @@ impl Log {
         self.drain.is_some() || self.cleaning.is_some()
     }
 
+    /// Whether the cleaner goes on with what it copies though no other commit is made.
+    pub(super) fn is_copying(&self) -> bool {
+        let is_going =
+            |cleaning: &Cleaning| cleaning.copied.is_none() && cleaning.waits_for != self.number + 1;
+        self.index_weight < self.index_weight_max && self.cleaning.as_ref().is_some_and(is_going)
+    }
+
     pub(super) fn is_cleaning_done_copying(&self) -> bool {
         self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
     }

@@ -93,7 +93,11 @@ impl Log {
     }
 
     pub(super) fn has_only_lazy_settlements(&self) -> bool {
-        !self.has_gathered() && self.drain.is_none() && !self.awaited && !self.is_starting
+        self.has_only_settlements() && !self.awaited
+    }
+
+    pub(super) fn has_only_settlements(&self) -> bool {
+        !self.has_gathered() && self.drain.is_none() && !self.is_starting
     }
 
     /// A commit was handed out: what is still there gathers for the next one.

@@ -306,7 +306,9 @@ impl Log {
     pub(super) fn commit_bytes_max(&self) -> Option<usize> {
         let most = self.settings.commit_bytes as usize;
         let spare = self.slots.spare();
-        let is_lazy = self.has_only_lazy_settlements();
+        // Who awaits something that finds no room must not have every settlement take a block of the last
+        // one, before the cleaner has made any.
+        let is_lazy = self.has_only_lazy_settlements() || (self.is_copying() && self.has_only_settlements());
         // What the cleaner has copied leaves the log when everything said before it is durable.
         let may_wait = !self.is_cleaning_done_copying() && (self.is_cleaning() || !self.would_leave_half());
         if spare == 0 && is_lazy && may_wait {
