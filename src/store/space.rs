@@ -341,7 +341,8 @@ impl Log {
 
     /// Whether the cleaner would free some segment by copying at most half of it, if it had room for that.
     fn has_half_dead(&self) -> bool {
-        let mut sealed = self.index.segments().iter().filter(|(sequence, _)| **sequence != self.active.sequence);
+        let mut sealed =
+            self.index.segments().iter().filter(|(sequence, _)| **sequence != self.active.sequence);
         sealed.any(|(_, segment)| {
             !segment.stuck && self.copies_bytes(segment.live_bytes) * 2 <= u64::from(segment.bytes)
         })
@@ -413,8 +414,8 @@ impl Log {
         if self.slots.unready == 0 && !is_wanted {
             return None;
         }
-        // Without one a start would fail, and so would the next; and a segment with nothing in it that is on its
-        // way out, or settlements that leave one so, give a file for a file, without reading anything.
+        // Without one a start would fail, and so would the next; and a segment with nothing in it that is on
+        // its way out, or settlements that leave one so, give a file for a file, without reading anything.
         let gives_one =
             || self.drain.is_some() || self.index.would_leave(self.active.sequence, |live, _| live == 0);
         let most = match is_stuck {
