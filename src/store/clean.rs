@@ -448,8 +448,8 @@ impl Log {
     }
 
     /// The most percent of a segment that may have to be written for it, when it is time to clean: while
-    /// segments are short nearly all, else less until some more are free, and out of the reserve. A full index
-    /// alone must not have what lies densely written again and again.
+    /// segments are short nearly all, else less until some more are free, and out of the reserve. A full
+    /// index alone must not have what lies densely written again and again.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.slots.spare();
         let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE + self.segments_kept;
