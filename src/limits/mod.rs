@@ -124,8 +124,8 @@ impl Default for Limits {
             users_max: 64,
             permissions_max: 256,
             patterns_bytes_max: 512 << 10,
-            messages_max: 216_000,
-            body_bytes_max: 32 << 20,
+            messages_max: 200_000,
+            body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
@@ -144,7 +144,7 @@ impl Default for Limits {
             consumer_timeout_ms: 1_800_000,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
-            index_bytes_max: 5 << 20,
+            index_bytes_max: 4352 << 10,
         }
     }
 }
