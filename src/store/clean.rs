@@ -32,7 +32,7 @@ const CLEAN_AHEAD_PART: usize = 16;
 const CLEAN_AHEAD_MAX: usize = 8;
 /// A segment is worth copying when what must be written for it takes at most so many percent of its bytes.
 const WRITTEN_PERCENT_MAX: u64 = 96;
-/// The same out of the reserve, and while it goes on though segments are not short any more.
+/// The same while it goes on though segments are not short any more.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
 /// The same with the last room there is: what gives less may not give enough for the next one.
 const WRITTEN_LAST_PERCENT_MAX: u64 = 50;
@@ -448,7 +448,7 @@ impl Log {
     }
 
     /// The most percent of a segment that may have to be written for it, when it is time to clean: while
-    /// segments are short nearly all, else less until some more are free, and out of the reserve. A full
+    /// segments are short nearly all, else less until some more are free, and with the last room. A full
     /// index alone must not have what lies densely written again and again.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.slots.spare();
@@ -458,7 +458,7 @@ impl Log {
         self.cleans_ahead = is_short || self.is_index_full || self.cleans_ahead && spare <= high;
         let percent = match spare {
             0 => WRITTEN_LAST_PERCENT_MAX,
-            _ if is_short && spare > SEGMENTS_RESERVED => WRITTEN_PERCENT_MAX,
+            _ if is_short => WRITTEN_PERCENT_MAX,
             _ => WRITTEN_AHEAD_PERCENT_MAX,
         };
         self.cleans_ahead.then_some(percent.min(WRITTEN_PERCENT_MAX - self.caution_percent))
