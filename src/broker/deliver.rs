@@ -51,7 +51,7 @@ impl Broker {
             self.queues[queue].on_ready_list = false;
             let id = QueueId::from_index(queue);
             left -= self.deliver_from(messages, id, left.min(QUEUE_BURST));
-            left = left.saturating_sub(self.take_effort() / STEPS_PER_DELIVERY);
+            left = left.saturating_sub(self.take_work_units() / STEPS_PER_DELIVERY);
             if self.queues[queue].settings.limits_length() {
                 self.drop_head(messages, id);
             }

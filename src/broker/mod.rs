@@ -419,7 +419,7 @@ impl Broker {
 
     /// The steps since this was last asked that the size of what was asked does not tell: bindings looked at,
     /// consumers passed over, targets. Most messages take one or none.
-    pub const fn take_effort(&mut self) -> u32 {
+    pub const fn take_work_units(&mut self) -> u32 {
         self.work.take()
     }
 

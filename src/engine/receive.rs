@@ -198,7 +198,7 @@ impl<P: Platform> Engine<P> {
                 Step::Command { channel, command } => {
                     let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
                     let batch = self.broker.awaited();
-                    self.work_units = self.work_units.saturating_add(self.broker.take_effort());
+                    self.work_units = self.work_units.saturating_add(self.broker.take_work_units());
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
                             self.broker.checked(id, &check, false)

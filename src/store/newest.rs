@@ -141,8 +141,11 @@ impl<D: Disk> Reader<'_, '_, D> {
         if !self.is_noted_only && length == end {
             return Ok(());
         }
-        let from = if self.is_noted_only { 0 } else { length };
-        self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: end });
+        if self.is_noted_only {
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: end });
+        } else {
+            self.note_cut(noted, length);
+        }
         let commits = u64::from(end / BLOCK_BYTES as u32);
         self.report.commits_lost_at_end += commits;
         self.chain.number += commits;

@@ -464,14 +464,14 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
         let (queue, exchange) = ("q", "amq.fanout");
         house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
-    house.broker.take_effort();
+    house.broker.take_work_units();
     house.publish(at, "q", 10);
-    assert_eq!(house.broker.take_effort(), 0, "one queue by its name is no effort");
+    assert_eq!(house.broker.take_work_units(), 0, "one queue by its name is no effort");
     let id = house.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
     house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
     house.messages.finish(id);
     house.done(at, Command::Publish { message: id, mandatory: false });
-    assert_eq!(house.broker.take_effort(), 2_000);
+    assert_eq!(house.broker.take_work_units(), 2_000);
     // A thousand consumers that share one credit: each acknowledgement passes by all of them.
     house.done(at, Command::Qos { prefetch_count: 1, global: true });
     for number in 0..1_000 {
@@ -479,7 +479,7 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
         house.done(at, Command::Consume { queue, tag, no_ack: false, exclusive: false, arguments: &[] });
     }
     assert_eq!(house.turn(at), 1);
-    house.broker.take_effort();
+    house.broker.take_work_units();
     house.settle(at, 1, false, Settlement::Ack);
-    assert!(house.broker.take_effort() >= 1_000);
+    assert!(house.broker.take_work_units() >= 1_000);
 }

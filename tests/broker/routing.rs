@@ -92,19 +92,19 @@ impl House {
 
     /// What publishing takes.
     fn steps(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
-        self.broker.take_effort();
+        self.broker.take_work_units();
         assert_eq!(self.publish(exchange, key, headers), Outcome::Published);
-        self.broker.take_effort()
+        self.broker.take_work_units()
     }
 
     /// The same where it is refused.
     fn steps_until_refused(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
-        self.broker.take_effort();
+        self.broker.take_work_units();
         match self.publish(exchange, key, headers) {
             Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
             other => panic!("{other:?}"),
         }
-        self.broker.take_effort()
+        self.broker.take_work_units()
     }
 
     fn ready(&mut self, queue: &str) -> u32 {
@@ -441,13 +441,13 @@ fn a_commit_may_not_take_long_either() {
     // Each of them may be routed, all of them together may not.
     for _ in 0..1_000 {
         assert_eq!(house.publish("amq.topic", &key[..47], &[]), Outcome::Published);
-        assert!(house.broker.take_effort() < STEPS_MAX);
+        assert!(house.broker.take_work_units() < STEPS_MAX);
     }
     match house.ask(Command::TxCommit) {
         Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
         other => panic!("{other:?}"),
     }
-    let steps = house.broker.take_effort();
+    let steps = house.broker.take_work_units();
     assert!(steps <= 9 * STEPS_MAX, "{steps} steps for a commit");
     assert_eq!(house.ask(Command::TxRollback), Outcome::Done);
     assert_eq!(house.messages.messages_used(), 0);
