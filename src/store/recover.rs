@@ -195,13 +195,19 @@ impl Log {
         Ok((log, report))
     }
 
-    /// What a start would say of users and permissions; takes no lock, and writes nothing.
+    /// What a start would say of users and permissions; takes no lock, and writes nothing. A broker may write
+    /// meanwhile and open a segment, so what is in doubt is looked at twice.
     ///
     /// # Errors
     /// See [`Self::open`].
     pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
         let nobody = Identity { id: [0; 16], secret: 0 };
-        Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
+        let mut access =
+            || Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access);
+        match access()? {
+            Access::InDoubt(_) => access(),
+            sure => Ok(sure),
+        }
     }
 
     /// See [`Self::note_doubt`]; the disk must have the lock.

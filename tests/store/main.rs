@@ -15,6 +15,7 @@ mod fill;
 mod format;
 mod full;
 mod group;
+mod meanwhile;
 mod refused;
 mod room;
 mod sim;
