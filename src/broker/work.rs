@@ -1,7 +1,7 @@
 //! How much work a command was, beyond what its size tells: bindings looked at, consumers passed over.
 //!
-//! The event loop takes the units (`Broker::take_work_units`) and ends a peer's turn when they are many; within
-//! one command there is a limit, so that no message can hold up all others by its routing.
+//! The event loop takes the units (`Broker::take_work_units`) and ends a peer's turn when they are many;
+//! within one command there is a limit, so that no message can hold up all others by its routing.
 //!
 //! Always true: what grows with several things at once (keys, their words, exchanges) is charged while it
 //! is done, not afterwards.
