@@ -53,10 +53,10 @@ impl<P: Platform> Engine<P> {
             self.broker.told_cancelled(id);
         }
         let mut outbox = self.broker.outbox(id);
-        let filled = peer.session.fill(&mut context, &mut self.output, &mut self.marks, &mut outbox);
+        let filled = peer.session.fill(&mut context, &mut self.output, &mut self.write_plan, &mut outbox);
         let taken = peer.stream.write(&mut self.buffers, &self.output[..filled]);
         let count = *taken.as_ref().unwrap_or(&0);
-        let sent = peer.session.written(&mut context, count, &self.marks);
+        let sent = peer.session.written(&mut context, count, &self.write_plan);
         self.broker.sent(&mut self.supplies.messages, id, sent);
         self.broker.set_writable(id, !peer.session.has_remainder() && !peer.stream.has_unsent());
         self.note_stall(id, count);

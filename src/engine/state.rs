@@ -9,7 +9,7 @@ use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::{MessageLimits, Messages};
-use crate::session::{Context, Identity, Marks, Names, Pools, Settings};
+use crate::session::{Context, Identity, Names, Pools, Settings, WritePlan};
 use crate::time::{Deadline, Now};
 
 use super::accept_queue::AcceptQueue;
@@ -104,7 +104,7 @@ pub struct Engine<P: Platform> {
     pub(super) buffers: Buffers,
     pub(super) input: Box<[u8]>,
     pub(super) output: Box<[u8]>,
-    pub(super) marks: Marks,
+    pub(super) write_plan: WritePlan,
     pub(super) names: Names,
     pub(super) to_read: VecDeque<ConnectionId>,
     pub(super) to_write: VecDeque<ConnectionId>,
@@ -196,7 +196,7 @@ impl<P: Platform> Engine<P> {
             buffers: Buffers::new(&limits, with_tls),
             input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
             output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
-            marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
+            write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
             to_read: VecDeque::with_capacity(connections),
             to_write: VecDeque::with_capacity(connections),

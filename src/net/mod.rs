@@ -163,7 +163,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let connections = limits.tls_connections_max.max(1) as usize;
     let reserved = engine::tls_reserved_bytes(connections);
     RecordSizes {
-        scratch_bytes: broker::buffer_bytes(frame) + session::Marks::bytes(output),
+        scratch_bytes: broker::buffer_bytes(frame) + session::WritePlan::bytes(output),
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),

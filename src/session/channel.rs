@@ -138,12 +138,16 @@ pub(super) struct Channels {
 pub(super) struct OwnChannels {
     pub(super) first: Slot,
     pub(super) count: u16,
+    /// Those that we closed and the peer has not.
+    pub(super) closing: u16,
+    /// Those that hold a message which is not complete or not taken yet.
+    pub(super) contents: u16,
     /// The one used last: number and place.
     cached: (u16, Slot),
 }
 
 impl OwnChannels {
-    pub(super) const NONE: Self = Self { first: NONE, count: 0, cached: (0, NONE) };
+    pub(super) const NONE: Self = Self { first: NONE, count: 0, closing: 0, contents: 0, cached: (0, NONE) };
 }
 
 impl Channels {

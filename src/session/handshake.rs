@@ -18,36 +18,24 @@
 
 use core::fmt;
 
-use super::replies::{Kind, Pending};
-use super::{Capabilities, Connection, Context, Names, Phase, Settings, Step, hard_fault, timers};
+use super::connection::{Capabilities, Connection, PARTING_MS, Phase};
+use super::context::{Context, Names};
+use super::frame_faults::{fault_of_frame, fault_of_method, hard_fault, unexpected_method};
+use super::pending::{Kind, Mechanism, Pending};
+use super::settings::Settings;
+use super::step::Step;
+use super::timers;
 use crate::command::{Command, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::FRAME_BYTES_MIN;
 use crate::log_limiter::LogKind;
 use crate::password::Secret;
 use crate::wire::{
-    FRAME_OVERHEAD, Frame, FrameError, FrameKind, Method, MethodError, Opening, PROTOCOL_HEADER, Table,
-    classify_opening, next_frame,
+    FRAME_OVERHEAD, Frame, FrameError, FrameKind, Method, Opening, PROTOCOL_HEADER, Table, classify_opening,
+    next_frame,
 };
 
-/// How a client logs in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mechanism {
-    Plain,
-    AmqPlain,
-    /// The transport vouches for the user.
-    External,
-}
-
 impl Mechanism {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "PLAIN",
-            Self::AmqPlain => "AMQPLAIN",
-            Self::External => "EXTERNAL",
-        }
-    }
-
     /// User and password in a start-ok's response.
     fn credentials(self, response: &[u8]) -> Result<(&str, &[u8]), Unusable> {
         let (user, password) = match self {
@@ -95,7 +83,7 @@ impl Connection {
             Opening::NeedMore => return Some(Step::NeedMore),
             Opening::Amqp091 => {
                 *at += PROTOCOL_HEADER.len();
-                self.rest.start_left = self.start_frame(context.settings).len() as u16;
+                self.output.partial.start_left = self.start_frame(context.settings).len() as u16;
                 self.phase = Phase::Start { due };
                 return None;
             }
@@ -103,7 +91,7 @@ impl Connection {
             Opening::Http | Opening::Tls | Opening::OtherAmqp | Opening::Unknown => {}
         }
         *at = input.len();
-        self.rest.set_small(&PROTOCOL_HEADER);
+        self.output.partial.set_small(&PROTOCOL_HEADER);
         self.finish(context.now);
         Some(Step::Finished)
     }
@@ -122,7 +110,7 @@ impl Connection {
     ) -> Step<'a> {
         while matches!(self.phase, Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }) {
             let rest = &input[*at..];
-            let frame = match next_frame(rest, self.frame_max) {
+            let frame = match next_frame(rest, self.negotiated.frame_max) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Step::NeedMore,
                 Err(error) if matches!(self.phase, Phase::Opening { .. }) => {
@@ -146,7 +134,7 @@ impl Connection {
             if let Some(step) = self.handle_handshake_frame(context, frame) {
                 return step;
             }
-            if self.pending.is_login(Mechanism::External) {
+            if self.input.pending.is_login(Mechanism::External) {
                 names.queue =
                     Name::try_from(self.certificate_name.as_deref().unwrap_or_default()).unwrap_or_default();
                 let from_loopback = self.peer.from_loopback;
@@ -194,7 +182,7 @@ impl Connection {
                 None
             }
             (Phase::Opening { .. }, Method::ConnectionOpen { virtual_host }) => {
-                self.pending = Pending::on_connection(Kind::OpenVhost, method.id());
+                self.input.pending = Pending::on_connection(Kind::OpenVhost, method.id());
                 Some(Step::Command { channel: None, command: Command::OpenVhost { vhost: virtual_host } })
             }
             (Phase::Opening { .. }, _) => {
@@ -221,7 +209,7 @@ impl Connection {
             "PLAIN" => Mechanism::Plain,
             "AMQPLAIN" => Mechanism::AmqPlain,
             "EXTERNAL" if self.certificate_name.is_some() => {
-                self.pending = Pending::on_connection(Kind::Login(Mechanism::External), (10, 11));
+                self.input.pending = Pending::on_connection(Kind::Login(Mechanism::External), (10, 11));
                 return None;
             }
             _ => {
@@ -240,7 +228,7 @@ impl Connection {
                 return None;
             }
         };
-        self.pending = Pending::on_connection(Kind::Login(known), (10, 11));
+        self.input.pending = Pending::on_connection(Kind::Login(known), (10, 11));
         let (password, from_loopback) = (Secret(password), self.peer.from_loopback);
         let command = Command::Login { user, password, from_loopback };
         Some(Step::Command { channel: None, command })
@@ -269,10 +257,10 @@ impl Connection {
             self.close_connection(context, &fault, (10, 30));
             return;
         }
-        self.channel_max = channel_max;
-        self.frame_max = frame_max;
-        self.heartbeat_ms = u32::from(heartbeat) * 1000;
-        self.wrote = context.now;
+        self.negotiated.channel_max = channel_max;
+        self.negotiated.frame_max = frame_max;
+        self.negotiated.heartbeat_ms = u32::from(heartbeat) * 1000;
+        self.timing.wrote = context.now;
     }
 
     /// Leaves the peer waiting for a while; then its socket is closed without a word.
@@ -306,50 +294,9 @@ impl Connection {
         );
         self.close_connection(context, &fault, (0, 0));
         if let Phase::Closing { until, .. } = &mut self.phase {
-            *until = context.now.after_ms(timers::PARTING_MS);
+            *until = context.now.after_ms(PARTING_MS);
         }
     }
-}
-
-/// What is wrong with a frame before its payload is read as anything; RabbitMQ's checks in its order. The
-/// frame is allowed on channel 0 only, and methods and heartbeats are allowed there.
-pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
-    let kind = super::input::payload_kind(frame);
-    match (kind, frame.header.channel) {
-        (None, _) => Some(super::input::unknown_frame(frame)),
-        (Some(FrameKind::Method | FrameKind::Heartbeat), 0) => None,
-        _ => Some(super::input::unexpected_frame(frame)),
-    }
-}
-
-/// The fault for a method that cannot be read, and which method it concerns.
-pub(super) fn fault_of_method(
-    error: MethodError,
-    payload: &[u8],
-    on_connection: bool,
-) -> (Fault, (u16, u16)) {
-    use super::erlang::Numbers;
-    use crate::wire::WireError;
-    match error {
-        MethodError::NoId => (hard_fault(ReplyCode::FrameError, format_args!("no method")), (0, 0)),
-        MethodError::Unknown { class_id, method_id } => (
-            hard_fault(ReplyCode::CommandInvalid, format_args!("unknown method {class_id}.{method_id}")),
-            (class_id, method_id),
-        ),
-        MethodError::Malformed { class_id, method_id, error: WireError::NotUtf8 } => (
-            hard_fault(ReplyCode::FrameError, format_args!("{}", WireError::NotUtf8)),
-            if on_connection { (class_id, method_id) } else { (0, 0) },
-        ),
-        MethodError::Malformed { class_id, method_id, .. } => {
-            let fields = Numbers(payload.get(4..).unwrap_or_default());
-            (hard_fault(ReplyCode::FrameError, format_args!("cannot decode {fields}")), (class_id, method_id))
-        }
-    }
-}
-
-/// A method that makes no sense in this phase of the connection.
-pub(super) fn unexpected_method(phase: &str) -> Fault {
-    hard_fault(ReplyCode::ChannelError, format_args!("unexpected method in connection state {phase}"))
 }
 
 fn capabilities(client_properties: Table<'_>) -> Capabilities {

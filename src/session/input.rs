@@ -9,54 +9,22 @@
 //! close-ok means anything.
 
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
-use super::content::{Content, misplaced_body};
+use super::connection::{Blocked, Connection, PARTING_MS, Phase};
+use super::content::Content;
+use super::context::{Context, Names};
 use super::erlang::{BadEnd, FrameSnippet};
-use super::handshake::{fault_of_method, unexpected_method};
-use super::replies::{Kind, Pending};
-use super::{Blocked, Connection, Context, Names, Phase, Step, Suspension, hard_fault, timers};
+use super::frame_faults::{
+    fault_of_method, hard_fault, payload_kind, unexpected_frame, unexpected_method, unknown_frame,
+};
+use super::pending::{Kind, Pending};
+use super::publish::misplaced_body;
+use super::step::{BodyFrame, Step, Suspension, Verdict};
 use crate::command::Command;
 use crate::error::{Fault, ReplyCode, Scope};
 use crate::log_limiter::LogKind;
 use crate::wire::{
     FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameHeader, FrameKind, Method, next_frame,
 };
-
-/// The body frame that is being streamed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BodyFrame {
-    /// Whose content it belongs to; [`NONE`] when it is only read over.
-    pub(super) slot: Slot,
-    /// Octets of payload still to come; the end octet follows.
-    left: u32,
-    is_begun: bool,
-}
-
-impl BodyFrame {
-    pub(super) const NONE: Self = Self { slot: NONE, left: 0, is_begun: false };
-}
-
-/// What handling one frame led to.
-pub(super) enum Verdict<'a> {
-    /// It is handled.
-    Done,
-    /// It cannot be begun now and stays in the input.
-    Wait(Suspension),
-    /// It is handled, and the broker is asked.
-    Step(Step<'a>),
-    /// A method on an open channel that becomes a command with names.
-    Named(Slot, Method<'a>),
-    /// The peer's mistake, with the method at fault and the channel, if it is one that is open.
-    Fault(Fault, (u16, u16), Slot),
-}
-
-impl Verdict<'_> {
-    pub(super) fn hard(code: ReplyCode, text: core::fmt::Arguments<'_>, id: (u16, u16)) -> Self {
-        Self::Fault(hard_fault(code, text), id, NONE)
-    }
-}
-
-/// basic.publish, the method that contents belong to.
-pub(super) const PUBLISH: (u16, u16) = (60, 40);
 
 impl Connection {
     /// Handles input from `input[*at..]`, moves `at` past what was consumed, and stops at the first thing
@@ -76,7 +44,7 @@ impl Connection {
         let step = self.step(context, names, input, at);
         match step {
             Step::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
-            Step::Suspended(_) => self.is_suspended = true,
+            Step::Suspended(_) => self.input.is_suspended = true,
             Step::Command { .. } | Step::Finished => {}
         }
         step
@@ -109,8 +77,8 @@ impl Connection {
 
     /// The broker is to take back what a channel held that a fault ended, before anything else.
     fn step_release(&mut self) -> Option<Step<'static>> {
-        let (_, channel) = self.release.take()?;
-        self.pending = Pending::on_connection(Kind::Release, (0, 0));
+        let (_, channel) = self.input.release.take()?;
+        self.input.pending = Pending::on_connection(Kind::Release, (0, 0));
         Some(Step::Command { channel: Some(channel), command: Command::CloseChannel })
     }
 
@@ -125,7 +93,7 @@ impl Connection {
             if self.phase != Phase::Open {
                 return self.step_over(context, input, at);
             }
-            if self.body.is_begun {
+            if self.input.body.is_begun {
                 let Some(verdict) = self.stream_body(context, input, at) else {
                     return Step::NeedMore;
                 };
@@ -149,7 +117,7 @@ impl Connection {
                     None => continue,
                 }
             }
-            let frame = match next_frame(rest, self.frame_max) {
+            let frame = match next_frame(rest, self.negotiated.frame_max) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Step::NeedMore,
                 Err(error) => {
@@ -207,7 +175,10 @@ impl Connection {
     #[inline]
     fn begin_body(&mut self, context: &Context<'_>, rest: &[u8]) -> Option<Verdict<'static>> {
         let header = FrameHeader::peek(rest)?;
-        if header.raw_kind != FrameKind::Body as u8 || header.channel == 0 || header.size > self.frame_max {
+        if header.raw_kind != FrameKind::Body as u8
+            || header.channel == 0
+            || header.size > self.negotiated.frame_max
+        {
             return None;
         }
         let channels = &context.pools.channels;
@@ -215,7 +186,7 @@ impl Connection {
         let content = found.map_or(Content::None, |slot| channels[slot].content);
         let is_next = matches!(content, Content::Body { missing, .. } if u64::from(header.size) <= missing);
         let slot = found.filter(|_| is_next).unwrap_or(NONE);
-        self.body = BodyFrame { slot, left: header.size, is_begun: true };
+        self.input.body = BodyFrame { slot, left: header.size, is_begun: true };
         Some(if is_next { Verdict::Done } else { misplaced_body(content) })
     }
 
@@ -227,25 +198,25 @@ impl Connection {
         at: &mut usize,
     ) -> Option<Verdict<'static>> {
         let rest = &input[*at..];
-        let here = rest.len().min(self.body.left as usize);
+        let here = rest.len().min(self.input.body.left as usize);
         if here > 0 {
-            self.append_body(context, self.body.slot, &rest[..here]);
-            self.body.left -= here as u32;
+            self.append_body(context, self.input.body.slot, &rest[..here]);
+            self.input.body.left -= here as u32;
             *at += here;
         }
-        let end = *rest.get(here).filter(|_| self.body.left == 0)?;
+        let end = *rest.get(here).filter(|_| self.input.body.left == 0)?;
         if end != FRAME_END {
             return Some(self.bad_body_end(context, end));
         }
         *at += 1;
-        self.body.is_begun = false;
-        Some(self.body_frame_complete(context, self.body.slot))
+        self.input.body.is_begun = false;
+        Some(self.body_frame_complete(context, self.input.body.slot))
     }
 
     /// The octets of the body are in the message by now, so the text cannot show them; it is the one text
     /// that differs from RabbitMQ's.
     fn bad_body_end(&mut self, context: &mut Context<'_>, found: u8) -> Verdict<'static> {
-        self.body = BodyFrame::NONE;
+        self.input.body = BodyFrame::NONE;
         let fault = hard_fault(
             ReplyCode::FrameError,
             format_args!("type 3, body: {{invalid_frame_end_marker,{found}}}"),
@@ -288,7 +259,7 @@ impl Connection {
                     self.id.index()
                 );
                 self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
-                self.begin_end(context, Phase::Ending { until: context.now.after_ms(timers::PARTING_MS) });
+                self.begin_end(context, Phase::Ending { until: context.now.after_ms(PARTING_MS) });
                 Verdict::Done
             }
             Method::ConnectionUpdateSecret { .. } => {
@@ -328,13 +299,13 @@ impl Connection {
     /// Reads over the next frame of a connection that we closed; `false` when there is none.
     fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
         let rest = &input[*at..];
-        if self.body.is_begun {
+        if self.input.body.is_begun {
             // Payload and end octet apart: together they may be 2^32, which a 32-bit board cannot count.
-            let here = rest.len().min(self.body.left as usize);
-            self.body.left -= here as u32;
-            let has_end = self.body.left == 0 && rest.len() > here;
+            let here = rest.len().min(self.input.body.left as usize);
+            self.input.body.left -= here as u32;
+            let has_end = self.input.body.left == 0 && rest.len() > here;
             *at += here + usize::from(has_end);
-            self.body.is_begun = !has_end;
+            self.input.body.is_begun = !has_end;
             return has_end;
         }
         let Some(header) = FrameHeader::peek(rest) else {
@@ -342,10 +313,10 @@ impl Connection {
         };
         if header.channel != 0 || header.raw_kind != FrameKind::Method as u8 {
             *at += FRAME_HEADER_LEN;
-            self.body = BodyFrame { slot: NONE, left: header.size, is_begun: true };
+            self.input.body = BodyFrame { slot: NONE, left: header.size, is_begun: true };
             return true;
         }
-        match next_frame(rest, self.frame_max) {
+        match next_frame(rest, self.negotiated.frame_max) {
             Ok(None) => return false,
             Ok(Some(frame)) => {
                 *at += frame.input_len();
@@ -371,7 +342,7 @@ impl Connection {
                     "type {}, all octets = <<>>: {{frame_too_large,{},{}}}",
                     header.raw_kind,
                     header.size,
-                    self.frame_max - 8
+                    self.negotiated.frame_max - 8
                 ),
             ),
             FrameError::BadEnd { header, found } => {
@@ -390,7 +361,7 @@ impl Connection {
     }
 
     fn go_deaf(&mut self, context: &Context<'_>) {
-        let until = context.now.after_ms(timers::PARTING_MS);
+        let until = context.now.after_ms(PARTING_MS);
         self.phase = Phase::Closing { until, is_deaf: true };
     }
 
@@ -418,9 +389,9 @@ impl Connection {
         };
         self.push_reply(context, number, &close, order);
         context.pools.channels[slot].state = State::Closing;
-        self.closing_channels += 1;
+        self.channels.closing += 1;
         if let State::Open(channel) = state {
-            self.release = Some((slot, channel));
+            self.input.release = Some((slot, channel));
         }
     }
 
@@ -441,10 +412,10 @@ impl Connection {
     /// From here on nothing is asked of the broker.
     fn begin_end(&mut self, context: &mut Context<'_>, phase: Phase) {
         self.phase = phase;
-        self.pending = Pending::NOTHING;
-        self.release = None;
-        self.is_suspended = false;
-        self.heartbeat_due = false;
+        self.input.pending = Pending::NOTHING;
+        self.input.release = None;
+        self.input.is_suspended = false;
+        self.output.is_heartbeat_due = false;
         self.blocked = Blocked::default();
         self.stop_channels(context);
     }
@@ -452,9 +423,9 @@ impl Connection {
     /// No channel is of use any more but those with confirms that can still be told; those which would have
     /// to wait for a return are not, for the client must not take their messages for routed.
     fn stop_channels(&mut self, context: &mut Context<'_>) {
-        self.held_publish = NONE;
-        self.body.slot = NONE;
-        (self.to_confirm, self.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
+        self.input.held_publish = NONE;
+        self.input.body.slot = NONE;
+        (self.confirms.to_tell, self.confirms.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
         let mut slot = self.channels.first;
         while slot != NONE {
             let next = context.pools.channels.next(slot);
@@ -470,28 +441,4 @@ impl Connection {
             slot = next;
         }
     }
-}
-
-/// What a payload can be read as; `None` when it is too short for its kind or of none.
-pub(super) fn payload_kind(frame: Frame<'_>) -> Option<FrameKind> {
-    let kind = frame.header.kind()?;
-    let is_possible = match kind {
-        FrameKind::Method => frame.payload.len() >= 4,
-        FrameKind::Header => frame.payload.len() >= 12,
-        FrameKind::Body => true,
-        FrameKind::Heartbeat => frame.payload.is_empty(),
-    };
-    is_possible.then_some(kind)
-}
-
-pub(super) fn unknown_frame(frame: Frame<'_>) -> Fault {
-    hard_fault(ReplyCode::FrameError, format_args!("{}: unknown_frame", snippet(frame)))
-}
-
-pub(super) fn unexpected_frame(frame: Frame<'_>) -> Fault {
-    hard_fault(ReplyCode::UnexpectedFrame, format_args!("{}", snippet(frame)))
-}
-
-const fn snippet(frame: Frame<'_>) -> FrameSnippet<'_> {
-    FrameSnippet { raw_kind: frame.header.raw_kind, payload: frame.payload }
 }

@@ -8,11 +8,12 @@
 //! what is borrowed from the input goes no further than the command.
 
 use super::channel::{NONE, Slot, State};
+use super::connection::Connection;
 use super::content::Content;
-use super::handshake::fault_of_method;
-use super::input::Verdict;
-use super::replies::{Kind, Pending};
-use super::{Connection, Context, Names, Step, Suspension, hard_fault};
+use super::context::{Context, Names};
+use super::frame_faults::{fault_of_method, hard_fault};
+use super::pending::{Kind, Pending};
+use super::step::{Step, Suspension, Verdict};
 use crate::command::{Command, Name, Settlement};
 use crate::error::{Fault, ReplyCode};
 use crate::wire::Method;
@@ -34,12 +35,12 @@ impl Connection {
                 _ => verdict,
             };
         }
-        if found.is_none() && self.channels.count >= self.channel_max {
+        if found.is_none() && self.channels.count >= self.negotiated.channel_max {
             return Verdict::hard(
                 ReplyCode::NotAllowed,
                 format_args!(
                     "number of channels opened ({}) has reached the negotiated channel_max ({})",
-                    self.channels.count, self.channel_max
+                    self.channels.count, self.negotiated.channel_max
                 ),
                 (0, 0),
             );
@@ -85,7 +86,7 @@ impl Connection {
             let text = format_args!("no channel is left on this broker; raise channels_max");
             return Verdict::hard(ReplyCode::ResourceError, text, method.id());
         };
-        self.pending = Pending::on_channel(Kind::OpenChannel, method.id(), slot, false);
+        self.input.pending = Pending::on_channel(Kind::OpenChannel, method.id(), slot, false);
         Verdict::Step(Step::Command { channel: None, command: Command::OpenChannel { number } })
     }
 
@@ -209,7 +210,7 @@ impl Connection {
         kind: Kind,
         command: Command<'a>,
     ) -> Verdict<'a> {
-        self.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
+        self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
         Verdict::Step(self.ask(context, slot, command))
     }
 
@@ -238,7 +239,7 @@ impl Connection {
             Method::BasicGet { .. } => Kind::Get,
             _ => Kind::Plain,
         };
-        self.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
+        self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
         if let Method::BasicCancel { consumer_tag, .. } = method {
             keep(&mut context.pools.cancelled_tag, consumer_tag);
         }

@@ -12,16 +12,18 @@
 //!   content on its own channel; replies keep their order; confirms go when no reply waits before them, so
 //!   they never overtake a select-ok.
 //! - At the start of a fill at most one frame is cut: a reply (how much of it has gone), a delivery (how much
-//!   of it has gone), or a small frame whose rest is kept in [`super::marks::Rest`].
+//!   of it has gone), or a small frame whose rest is kept in [`super::write_plan::PartialFrame`].
 //! - Once the connection is closing, no delivery is begun; the frame that was cut is finished.
 
 use super::channel::{ConfirmList, NONE};
+use super::connection::{Connection, Phase};
+use super::context::Context;
 use super::deliveries::{Begun, Layout, write_part};
-use super::marks::{
-    Mark, Marks, REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, TOLD_MAX, Told, What, blocked_method, small_frame,
-};
 use super::replies::RECORD_HEAD_BYTES;
-use super::{Connection, Context, Phase};
+use super::write_plan::{
+    REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, Stretch, TOLD_MAX, Told, What, WritePlan, blocked_method,
+    small_frame,
+};
 use crate::command::{Delivery, Outbox};
 use crate::mem::Messages;
 use crate::wire::HEARTBEAT_FRAME;
@@ -47,8 +49,8 @@ impl Page<'_> {
     }
 
     #[inline]
-    fn mark(&self, marks: &mut Marks, what: What) {
-        marks.marks.push(Mark { end: self.at as u32, what });
+    fn note(&self, plan: &mut WritePlan, what: What) {
+        plan.stretches.push(Stretch { end: self.at as u32, what });
     }
 }
 
@@ -68,18 +70,18 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         out: &mut [u8],
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         outbox: &mut O,
     ) -> usize {
-        marks.clear(self.begun);
-        marks.replies_len = self.replies.len().min(REPLIES_AT_ONCE);
-        self.replies.copy_front(&context.pools.replies, &mut marks.replies[..marks.replies_len]);
+        plan.clear(self.output.begun);
+        plan.replies_len = self.output.replies.len().min(REPLIES_AT_ONCE);
+        self.output.replies.copy_front(&context.pools.replies, &mut plan.replies[..plan.replies_len]);
         let mut page = Page { out, at: 0 };
-        if self.resume(context, &mut page, marks, outbox) == Room::Left {
-            marks.is_resumed = true;
-            self.fill_page(context, &mut page, marks, outbox);
+        if self.resume(context, &mut page, plan, outbox) == Room::Left {
+            plan.is_resumed = true;
+            self.fill_page(context, &mut page, plan, outbox);
         }
-        marks.filled = page.at;
+        plan.filled = page.at;
         page.at
     }
 
@@ -88,31 +90,31 @@ impl Connection {
         &self,
         context: &Context<'_>,
         page: &mut Page<'_>,
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         outbox: &O,
     ) -> Room {
         let start = self.start_frame(context.settings);
-        if self.rest.start_left > 0 {
-            let from = start.len() - self.rest.start_left as usize;
+        if self.output.partial.start_left > 0 {
+            let from = start.len() - self.output.partial.start_left as usize;
             let took = page.copy(&start[from..]);
-            page.mark(marks, What::Start);
-            if took < self.rest.start_left as usize {
+            page.note(plan, What::Start);
+            if took < self.output.partial.start_left as usize {
                 return Room::Full;
             }
         }
-        if self.rest.small_len > 0 {
-            let took = page.copy(self.rest.small());
-            page.mark(marks, What::Small);
-            if took < self.rest.small_len as usize {
+        if self.output.partial.small_len > 0 {
+            let took = page.copy(self.output.partial.small());
+            page.note(plan, What::Small);
+            if took < self.output.partial.small_len as usize {
                 return Room::Full;
             }
         }
-        if self.rest.reply_sent > 0 && self.resume_reply(page, marks) == Room::Full {
+        if self.output.partial.reply_sent > 0 && self.resume_reply(page, plan) == Room::Full {
             return Room::Full;
         }
-        match (self.begun, outbox.peek()) {
+        match (self.output.begun, outbox.peek()) {
             (Some(begun), Some(delivery)) => {
-                self.resume_frame(context.messages, page, marks, begun, &delivery)
+                self.resume_frame(context.messages, page, plan, begun, &delivery)
             }
             (Some(_), None) => {
                 debug_assert!(false, "a delivery that was begun stays in the outbox until it is sent");
@@ -123,19 +125,19 @@ impl Connection {
         }
     }
 
-    fn resume_reply(&self, page: &mut Page<'_>, marks: &mut Marks) -> Room {
-        let Some(record) = Record::at(marks, marks.replies_at) else {
+    fn resume_reply(&self, page: &mut Page<'_>, plan: &mut WritePlan) -> Room {
+        let Some(record) = Record::at(plan, plan.replies_at) else {
             return Room::Left;
         };
         let len = record.len();
-        let rest = &record.frame[self.rest.reply_sent as usize..];
+        let rest = &record.frame[self.output.partial.reply_sent as usize..];
         let (wanted, took) = (rest.len(), page.copy(rest));
         if took < wanted {
-            page.mark(marks, What::ReplyPart);
+            page.note(plan, What::ReplyPart);
             return Room::Full;
         }
-        page.mark(marks, What::Reply(len as u16));
-        marks.replies_at += len;
+        page.note(plan, What::Reply(len as u16));
+        plan.replies_at += len;
         Room::Left
     }
 
@@ -144,11 +146,11 @@ impl Connection {
         &self,
         messages: &Messages,
         page: &mut Page<'_>,
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         begun: Begun,
         delivery: &Delivery<'_>,
     ) -> Room {
-        let layout = Layout::of(messages, delivery, self.frame_max);
+        let layout = Layout::of(messages, delivery, self.negotiated.frame_max);
         let end = layout.frame_end(begun.sent);
         if end == begun.sent {
             return Room::Left;
@@ -157,12 +159,12 @@ impl Connection {
         page.at += (after.sent - begun.sent) as usize;
         if after.sent == layout.total() {
             // Its place in the outbox is left to the caller, who sees that nothing is begun any more.
-            marks.begun = None;
-            marks.deliveries += 1;
-            page.mark(marks, What::Delivered);
+            plan.begun = None;
+            plan.deliveries += 1;
+            page.note(plan, What::Delivered);
         } else {
-            marks.begun = Some(after);
-            page.mark(marks, What::Piece);
+            plan.begun = Some(after);
+            page.note(plan, What::Piece);
         }
         if after.sent < end { Room::Full } else { Room::Left }
     }
@@ -171,41 +173,41 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         page: &mut Page<'_>,
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         outbox: &mut O,
     ) {
-        if marks.deliveries > 0 {
+        if plan.deliveries > 0 {
             outbox.advance();
         }
         if self.phase != Phase::Open {
-            if marks.begun.take().is_some() {
-                self.cut_channel = outbox.peek().map_or(0, |delivery| delivery.channel);
+            if plan.begun.take().is_some() {
+                self.output.cut_channel = outbox.peek().map_or(0, |delivery| delivery.channel);
             }
-            self.write_asides(context, page, marks, None);
+            self.write_asides(context, page, plan, None);
             return;
         }
-        let released = self.release.map(|(slot, _)| context.pools.channels[slot].number());
+        let released = self.input.release.map(|(slot, _)| context.pools.channels[slot].number());
         let mut has_asides = self.has_asides();
-        while marks.has_room() {
+        while plan.has_room() {
             let front = outbox.peek();
             if has_asides {
-                if self.write_asides(context, page, marks, front.as_ref()) == Room::Full {
+                if self.write_asides(context, page, plan, front.as_ref()) == Room::Full {
                     return;
                 }
-                has_asides = marks.replies_at < self.replies.len() || !self.to_confirm.is_empty();
+                has_asides = plan.replies_at < self.output.replies.len() || !self.confirms.to_tell.is_empty();
             }
             let Some(delivery) = front else {
                 return;
             };
             // Its channel was closed by us, and the broker is about to take it back.
-            if marks.begun.is_none() && Some(delivery.channel) == released {
+            if plan.begun.is_none() && Some(delivery.channel) == released {
                 return;
             }
-            if marks.begun.is_none() && self.is_closing(context, delivery.channel) {
+            if plan.begun.is_none() && self.is_closing(context, delivery.channel) {
                 // It counts as sent: the broker knows that its channel is gone.
-                marks.deliveries += 1;
-                page.mark(marks, What::Delivered);
-            } else if self.write_delivery(context.messages, page, marks, &delivery) == Room::Full {
+                plan.deliveries += 1;
+                page.note(plan, What::Delivered);
+            } else if self.write_delivery(context.messages, page, plan, &delivery) == Room::Full {
                 return;
             }
             outbox.advance();
@@ -218,28 +220,28 @@ impl Connection {
         &self,
         messages: &Messages,
         page: &mut Page<'_>,
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         delivery: &Delivery<'_>,
     ) -> Room {
-        let layout = Layout::of(messages, delivery, self.frame_max);
+        let layout = Layout::of(messages, delivery, self.negotiated.frame_max);
         let total = layout.total();
         let room = (page.out.len() - page.at) as u64;
         // What does not fit now but into a page of its own waits for that.
-        if marks.begun.is_none() && total > room && total <= page.out.len() as u64 {
+        if plan.begun.is_none() && total > room && total <= page.out.len() as u64 {
             return Room::Full;
         }
-        let begun = marks.begun.unwrap_or(Begun { sent: 0, body_at: None });
+        let begun = plan.begun.unwrap_or(Begun { sent: 0, body_at: None });
         let after = write_part(messages, delivery, layout, begun, total, page.room());
         page.at += (after.sent - begun.sent) as usize;
         if after.sent == total {
-            marks.begun = None;
-            marks.deliveries += 1;
-            page.mark(marks, What::Delivered);
+            plan.begun = None;
+            plan.deliveries += 1;
+            page.note(plan, What::Delivered);
             return Room::Left;
         }
         if after.sent > begun.sent {
-            marks.begun = Some(after);
-            page.mark(marks, What::Piece);
+            plan.begun = Some(after);
+            page.note(plan, What::Piece);
         }
         Room::Full
     }
@@ -248,14 +250,17 @@ impl Connection {
     #[inline]
     fn is_closing(&mut self, context: &Context<'_>, number: u16) -> bool {
         let channels = &context.pools.channels;
-        self.closing_channels > 0
+        self.channels.closing > 0
             && channels
                 .find(&mut self.channels, self.id, number)
                 .is_some_and(|slot| channels[slot].state.is_closed())
     }
 
     fn has_asides(&self) -> bool {
-        self.heartbeat_due || self.blocked.is_due() || !self.replies.is_empty() || !self.to_confirm.is_empty()
+        self.output.is_heartbeat_due
+            || self.blocked.is_due()
+            || !self.output.replies.is_empty()
+            || !self.confirms.to_tell.is_empty()
     }
 
     /// Everything but deliveries, at a frame boundary in front of `front`.
@@ -263,64 +268,65 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         page: &mut Page<'_>,
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         front: Option<&Delivery<'_>>,
     ) -> Room {
-        if (self.heartbeat_due || self.blocked.is_due()) && self.write_small_asides(page, marks) == Room::Full
+        if (self.output.is_heartbeat_due || self.blocked.is_due())
+            && self.write_small_asides(page, plan) == Room::Full
         {
             return Room::Full;
         }
         let content_on = match front {
-            Some(delivery) if marks.begun.is_some() => delivery.channel,
-            _ => self.cut_channel,
+            Some(delivery) if plan.begun.is_some() => delivery.channel,
+            _ => self.output.cut_channel,
         };
         let gone = front.map_or(u64::MAX, |delivery| delivery.sequence.saturating_sub(1));
-        while let Some(record) = Record::at(marks, marks.replies_at) {
+        while let Some(record) = Record::at(plan, plan.replies_at) {
             let len = record.len();
             let is_inside = content_on != 0 && record.channel() == content_on;
-            if is_inside && content_on == self.cut_channel {
+            if is_inside && content_on == self.output.cut_channel {
                 // Nobody will read it: nothing but the close is left to say.
-                page.mark(marks, What::Reply(len as u16));
-                marks.replies_at += len;
+                page.note(plan, What::Reply(len as u16));
+                plan.replies_at += len;
                 continue;
             }
             if record.order > gone || is_inside {
                 return Room::Left;
             }
-            if marks.replies_at + len == self.replies.len() && self.phase != Phase::Open {
+            if plan.replies_at + len == self.output.replies.len() && self.phase != Phase::Open {
                 // The last words are the close; confirms go before it.
-                if self.write_confirms(context, page, marks, gone, content_on) == Room::Full {
+                if self.write_confirms(context, page, plan, gone, content_on) == Room::Full {
                     return Room::Full;
                 }
             }
-            if page.out.len() - page.at < len - RECORD_HEAD_BYTES || !marks.has_room() {
+            if page.out.len() - page.at < len - RECORD_HEAD_BYTES || !plan.has_room() {
                 return Room::Full;
             }
-            let frame = marks.replies_at + RECORD_HEAD_BYTES..marks.replies_at + len;
-            page.copy(&marks.replies[frame]);
-            page.mark(marks, What::Reply(len as u16));
-            marks.replies_at += len;
+            let frame = plan.replies_at + RECORD_HEAD_BYTES..plan.replies_at + len;
+            page.copy(&plan.replies[frame]);
+            page.note(plan, What::Reply(len as u16));
+            plan.replies_at += len;
         }
-        if marks.replies_at < self.replies.len() {
+        if plan.replies_at < self.output.replies.len() {
             // More than was looked at; the next fill has them.
             return Room::Full;
         }
-        self.write_confirms(context, page, marks, gone, content_on)
+        self.write_confirms(context, page, plan, gone, content_on)
     }
 
-    fn write_small_asides(&mut self, page: &mut Page<'_>, marks: &mut Marks) -> Room {
-        if page.out.len() - page.at < 2 * SMALL_FRAME_BYTES_MAX || !marks.has_room() {
+    fn write_small_asides(&mut self, page: &mut Page<'_>, plan: &mut WritePlan) -> Room {
+        if page.out.len() - page.at < 2 * SMALL_FRAME_BYTES_MAX || !plan.has_room() {
             return Room::Full;
         }
-        if core::mem::replace(&mut self.heartbeat_due, false) {
+        if core::mem::replace(&mut self.output.is_heartbeat_due, false) {
             page.copy(&HEARTBEAT_FRAME);
-            page.mark(marks, What::Heartbeat);
+            page.note(plan, What::Heartbeat);
         }
         if self.blocked.is_due() {
             self.blocked.told = !self.blocked.told;
             let (frame, len) = small_frame(0, &blocked_method(self.blocked.told));
             page.copy(&frame[..len]);
-            page.mark(marks, What::Blocked);
+            page.note(plan, What::Blocked);
         }
         Room::Left
     }
@@ -330,11 +336,11 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         page: &mut Page<'_>,
-        marks: &mut Marks,
+        plan: &mut WritePlan,
         gone: u64,
         content_on: u16,
     ) -> Room {
-        let mut slot = self.to_confirm.first;
+        let mut slot = self.confirms.to_tell.first;
         while slot != NONE {
             let next = ConfirmList::after(&context.pools.channels, slot);
             let record = &mut context.pools.channels[slot];
@@ -344,14 +350,14 @@ impl Connection {
                     break;
                 }
                 let is_full = page.out.len() - page.at < SMALL_FRAME_BYTES_MAX;
-                if is_full || !marks.has_room() || marks.told.len() == TOLD_MAX {
+                if is_full || !plan.has_room() || plan.told.len() == TOLD_MAX {
                     return Room::Full;
                 }
                 if let Some((run, before)) = record.confirms.take() {
                     let (frame, len) = small_frame(number, &run.method(before));
                     page.copy(&frame[..len]);
-                    page.mark(marks, What::Confirm(marks.told.len() as u32));
-                    marks.told.push(Told { slot, number, run, before });
+                    page.note(plan, What::Confirm(plan.told.len() as u32));
+                    plan.told.push(Told { slot, number, run, before });
                 }
             }
             self.list_to_confirm(context, slot);
@@ -363,24 +369,24 @@ impl Connection {
     /// Whether there is something to write besides what waits in the outbox.
     pub const fn has_output(&self) -> bool {
         self.has_remainder()
-            || self.heartbeat_due
+            || self.output.is_heartbeat_due
             || self.blocked.is_due()
-            || !self.replies.is_empty()
-            || !self.to_confirm.is_empty()
+            || !self.output.replies.is_empty()
+            || !self.confirms.to_tell.is_empty()
     }
 
     /// Whether something begun is not fully written; see also [`Self::has_begun_delivery`].
     pub const fn has_remainder(&self) -> bool {
-        self.rest.start_left > 0
-            || self.rest.small_len > 0
-            || self.rest.reply_sent > 0
-            || self.begun.is_some()
+        self.output.partial.start_left > 0
+            || self.output.partial.small_len > 0
+            || self.output.partial.reply_sent > 0
+            || self.output.begun.is_some()
     }
 
     /// Whether the front delivery of the outbox is partly written. It must stay there until it is reported
     /// as sent, also when its channel is closed: the frames are a promise.
     pub const fn has_begun_delivery(&self) -> bool {
-        self.begun.is_some()
+        self.output.begun.is_some()
     }
 }
 
@@ -392,8 +398,8 @@ struct Record<'r> {
 
 impl<'r> Record<'r> {
     /// The record at an offset of those looked at; `None` when it is not there in full.
-    fn at(marks: &'r Marks, at: usize) -> Option<Self> {
-        let rest = marks.replies.get(at..marks.replies_len)?;
+    fn at(plan: &'r WritePlan, at: usize) -> Option<Self> {
+        let rest = plan.replies.get(at..plan.replies_len)?;
         let (order, rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let frame = rest.get(..usize::from(u16::from_be_bytes(*len)))?;

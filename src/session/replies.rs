@@ -10,8 +10,10 @@
 //! connection can keep another from being answered.
 
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
-use super::handshake::Mechanism;
-use super::{Connection, Context, Phase, timers};
+use super::connection::{Connection, Phase};
+use super::context::Context;
+use super::pending::{Kind, Pending};
+use super::timers;
 use crate::command::{Name, Outcome, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
@@ -25,67 +27,12 @@ pub(super) const RECORD_HEAD_BYTES: usize = 10;
 /// The longest record: queue.declare-ok with the longest name.
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
 
-/// What a command was for: what its answer becomes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    Nothing,
-    Login(Mechanism),
-    OpenVhost,
-    OpenChannel,
-    /// By the client.
-    CloseChannel,
-    /// After a fault: the peer was told already.
-    Release,
-    Publish,
-    /// No reply whatever the outcome, but for faults.
-    Silent,
-    /// The method's plain "ok".
-    Plain,
-    ConfirmSelect,
-    QueueDeclare,
-    /// Purge and delete.
-    Count,
-    Consume,
-    Cancel,
-    Get,
-}
-
-/// The command that the broker is being asked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pending {
-    kind: Kind,
-    /// Class and method, for the text of a close and for the "ok".
-    id: (u16, u16),
-    slot: Slot,
-    no_wait: bool,
-}
-
-impl Pending {
-    pub(super) const NOTHING: Self = Self::on_connection(Kind::Nothing, (0, 0));
-
-    pub(super) const fn on_connection(kind: Kind, id: (u16, u16)) -> Self {
-        Self { kind, id, slot: NONE, no_wait: false }
-    }
-
-    fn is_something(self) -> bool {
-        self.kind != Kind::Nothing
-    }
-
-    pub(super) fn is_login(self, mechanism: Mechanism) -> bool {
-        self.kind == Kind::Login(mechanism)
-    }
-
-    pub(super) const fn on_channel(kind: Kind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
-        Self { kind, id, slot, no_wait }
-    }
-}
-
 impl Connection {
     /// Takes the broker's answer to the command that [`Self::next`] returned last. The reply follows the
     /// deliveries up to `order`; so do the confirm of a publish and the close of a channel. The confirm waits
     /// for `batch` as well; other answers that have to are given when it is durable.
     pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
-        let pending = core::mem::replace(&mut self.pending, Pending::NOTHING);
+        let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
         // An outcome is large; the two that come by the million are told without moving it.
         match (pending.kind, &outcome) {
             (Kind::Publish, Outcome::Published) => {
@@ -108,8 +55,8 @@ impl Connection {
                 self.published(context, pending.slot, true, (order, batch));
             }
             (Kind::Publish, Outcome::Wait) => {
-                self.held_publish = pending.slot;
-                self.is_suspended = true;
+                self.input.held_publish = pending.slot;
+                self.input.is_suspended = true;
             }
             (Kind::Nothing | Kind::Release, _) => {}
             (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
@@ -233,7 +180,7 @@ impl Connection {
         head[..8].copy_from_slice(&order.to_be_bytes());
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
         let record = &record[..RECORD_HEAD_BYTES + len];
-        if !self.replies.append(&mut context.pools.replies, record) {
+        if !self.output.replies.append(&mut context.pools.replies, record) {
             // The pool is sized so that this cannot be; were it otherwise, a reply that is missing would
             // be worse than a connection that is.
             self.warn(
@@ -261,7 +208,7 @@ impl Connection {
     const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
         // The chain's first block may be used up but for its last octet, so it takes one block more than
         // its length says.
-        self.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
+        self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
     }
 
@@ -281,7 +228,7 @@ impl Connection {
         self.unlist_to_confirm(context, slot);
         self.drop_content(context, slot);
         if context.pools.channels[slot].state.is_closed() {
-            self.closing_channels -= 1;
+            self.channels.closing -= 1;
         }
         context.pools.channels.close(&mut self.channels, slot);
     }
@@ -302,8 +249,8 @@ impl Connection {
         context.pools.channels[slot].listed = listed;
         match listed {
             Listed::No => {}
-            Listed::ToConfirm => self.to_confirm.push(&mut context.pools.channels, slot),
-            Listed::ToBeStored => self.to_be_stored.push(&mut context.pools.channels, slot),
+            Listed::ToConfirm => self.confirms.to_tell.push(&mut context.pools.channels, slot),
+            Listed::ToBeStored => self.confirms.to_be_stored.push(&mut context.pools.channels, slot),
         }
     }
 
@@ -311,8 +258,8 @@ impl Connection {
         let channels = &mut context.pools.channels;
         match core::mem::replace(&mut channels[slot].listed, Listed::No) {
             Listed::No => {}
-            Listed::ToConfirm => self.to_confirm.remove(channels, slot),
-            Listed::ToBeStored => self.to_be_stored.remove(channels, slot),
+            Listed::ToConfirm => self.confirms.to_tell.remove(channels, slot),
+            Listed::ToBeStored => self.confirms.to_be_stored.remove(channels, slot),
         }
     }
 
@@ -325,12 +272,12 @@ impl Connection {
         else {
             return true;
         };
-        let is_busy = self.expects_answer() || self.release.is_some();
+        let is_busy = self.expects_answer() || self.input.release.is_some();
         if is_busy || self.phase != Phase::Open || !self.has_reply_room(context) {
             return false;
         }
-        if self.held_publish == slot {
-            self.held_publish = NONE;
+        if self.input.held_publish == slot {
+            self.input.held_publish = NONE;
         }
         self.drop_content(context, slot);
         self.fail(context, slot, fault, (0, 0), 0);
@@ -339,7 +286,7 @@ impl Connection {
 
     /// More is durable: confirms that waited for that may be told now.
     pub fn note_durable(&mut self, context: &mut Context<'_>) {
-        let mut slot = self.to_be_stored.first;
+        let mut slot = self.confirms.to_be_stored.first;
         while slot != NONE {
             let next = ConfirmList::after(&context.pools.channels, slot);
             self.list_to_confirm(context, slot);
@@ -349,29 +296,29 @@ impl Connection {
 
     /// Whether confirms wait for the disk.
     pub const fn awaits_disk(&self) -> bool {
-        !self.to_be_stored.is_empty()
+        !self.confirms.to_be_stored.is_empty()
     }
 
     /// Whether the peer wants no answer to the command that [`Self::next`] returned last.
     pub const fn wants_no_answer(&self) -> bool {
-        self.pending.no_wait
+        self.input.pending.no_wait
     }
 
     /// The answer to the command that [`Self::next`] returned last comes later; input stands still until
     /// then.
     pub const fn defer(&mut self) {
-        self.is_suspended = true;
+        self.input.is_suspended = true;
     }
 
     /// The same for a login. Time that it waits for us does not count against the handshake.
     pub fn defer_login(&mut self, now: Now) {
-        self.is_suspended = true;
+        self.input.is_suspended = true;
         self.phase = Phase::Start { due: now.after_ms(timers::LOGIN_PATIENCE_MS) };
     }
 
     /// Whether an answer is still expected: the connection may have closed while it was on its way.
     pub fn expects_answer(&self) -> bool {
-        self.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
+        self.input.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
     }
 }
 

@@ -6,8 +6,10 @@
 //! so no connection keeps the loop awake.
 
 use super::channel::NONE;
+use super::connection::{Connection, Phase};
 use super::content::Content;
-use super::{Connection, Context, Phase};
+use super::context::Context;
+use super::frame_faults::hard_fault;
 use crate::log_limiter::LogKind;
 use crate::time::{Deadline, Now};
 
@@ -15,8 +17,6 @@ use crate::time::{Deadline, Now};
 pub(super) const REFUSAL_DELAY_MS: u64 = 1_000;
 /// How long a login may wait for its password to be checked.
 pub(super) const LOGIN_PATIENCE_MS: u64 = 60_000;
-/// How long a peer may take to close its socket when all has been said.
-pub(super) const PARTING_MS: u64 = 3_000;
 /// How long a peer may take to answer connection.close, unless its heartbeat says less.
 const CLOSE_OK_MS: u64 = 30_000;
 
@@ -49,18 +49,24 @@ impl Connection {
     }
 
     fn heartbeat_deadline(&self) -> Deadline {
-        if self.heartbeat_ms == 0 {
+        if self.negotiated.heartbeat_ms == 0 {
             return Deadline::NEVER;
         }
-        let send =
-            if self.heartbeat_due { Deadline::NEVER } else { self.wrote.after_ms(self.send_after_ms()) };
-        let lost =
-            if self.is_suspended { Deadline::NEVER } else { self.heard.after_ms(self.lost_after_ms()) };
+        let send = if self.output.is_heartbeat_due {
+            Deadline::NEVER
+        } else {
+            self.timing.wrote.after_ms(self.send_after_ms())
+        };
+        let lost = if self.input.is_suspended {
+            Deadline::NEVER
+        } else {
+            self.timing.heard.after_ms(self.lost_after_ms())
+        };
         send.earlier(lost)
     }
 
     const fn content_deadline(&self) -> Deadline {
-        if self.is_suspended { Deadline::NEVER } else { self.content_due }
+        if self.input.is_suspended { Deadline::NEVER } else { self.timing.content_due }
     }
 
     const fn blocked_deadline(&self) -> Deadline {
@@ -71,11 +77,11 @@ impl Connection {
     }
 
     const fn send_after_ms(&self) -> u64 {
-        self.heartbeat_ms as u64 / 2
+        self.negotiated.heartbeat_ms as u64 / 2
     }
 
     const fn lost_after_ms(&self) -> u64 {
-        self.heartbeat_ms as u64 * 2
+        self.negotiated.heartbeat_ms as u64 * 2
     }
 
     /// Does what is due at `context.now`.
@@ -94,7 +100,7 @@ impl Connection {
                 Timeout::GoOn => {
                     self.blocked.lasts |= self.blocked_deadline().is_due(now);
                     // One whose input we let stand has all the time that we take.
-                    if !self.is_suspended {
+                    if !self.input.is_suspended {
                         self.check_contents(context);
                     }
                     Timeout::GoOn
@@ -111,49 +117,50 @@ impl Connection {
 
     fn handle_heartbeats(&mut self, context: &mut Context<'_>) -> Timeout {
         let now = context.now;
-        if self.heartbeat_ms == 0 {
+        if self.negotiated.heartbeat_ms == 0 {
             return Timeout::GoOn;
         }
-        if !self.is_suspended && self.heard.after_ms(self.lost_after_ms()).is_due(now) {
-            let seconds = self.heartbeat_ms / 1000;
+        if !self.input.is_suspended && self.timing.heard.after_ms(self.lost_after_ms()).is_due(now) {
+            let seconds = self.negotiated.heartbeat_ms / 1000;
             let text = format_args!(": missed heartbeats from client, timeout: {seconds}s");
             self.warn(context, LogKind::Timeout, text);
             return Timeout::Close;
         }
-        if self.wrote.after_ms(self.send_after_ms()).is_due(now) {
-            self.heartbeat_due = true;
+        if self.timing.wrote.after_ms(self.send_after_ms()).is_due(now) {
+            self.output.is_heartbeat_due = true;
         }
         Timeout::GoOn
     }
 
     /// Looks for a content without progress; sets the next time to look.
     fn check_contents(&mut self, context: &mut Context<'_>) {
-        if !self.content_due.is_due(context.now) {
+        if !self.timing.content_due.is_due(context.now) {
             return;
         }
         let patience = context.settings.content_timeout_ms;
-        let mut oldest = (self.unread > 0).then_some(self.unread_since.max(self.resumed));
-        let mut slot = if self.contents > 0 { self.channels.first } else { NONE };
+        let mut oldest =
+            (self.timing.unread > 0).then_some(self.timing.unread_since.max(self.timing.resumed));
+        let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
         while slot != NONE {
             let record = &context.pools.channels[slot];
             if record.content.holds_message() {
-                let since = record.progress.max(self.resumed);
+                let since = record.progress.max(self.timing.resumed);
                 oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
             }
             slot = context.pools.channels.next(slot);
         }
-        self.content_due = oldest.map_or(Deadline::NEVER, |since| since.after_ms(patience));
-        if self.content_due.is_due(context.now) {
-            self.content_due = Deadline::NEVER;
+        self.timing.content_due = oldest.map_or(Deadline::NEVER, |since| since.after_ms(patience));
+        if self.timing.content_due.is_due(context.now) {
+            self.timing.content_due = Deadline::NEVER;
             let text = format_args!("a message or frame was begun and did not go on for {patience} ms");
-            let fault = super::hard_fault(crate::error::ReplyCode::ResourceError, text);
+            let fault = hard_fault(crate::error::ReplyCode::ResourceError, text);
             self.close_connection(context, &fault, (0, 0));
         }
     }
 
     /// Whether a body has been coming in for `ms` milliseconds.
     pub fn has_body_for(&self, context: &Context<'_>, ms: u64) -> bool {
-        let mut slot = if self.contents > 0 { self.channels.first } else { NONE };
+        let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
         while slot != NONE {
             let record = &context.pools.channels[slot];
             let is_body = matches!(record.content, Content::Body { message: Some(_), .. });
@@ -168,13 +175,13 @@ impl Connection {
     /// So many octets are there to be handled. Those left over from the last time are no sign of life.
     #[inline]
     pub(super) fn note_input(&mut self, now: Now, octets: usize) {
-        if self.is_suspended {
-            self.is_suspended = false;
-            self.resumed = now;
-            self.heard = now;
+        if self.input.is_suspended {
+            self.input.is_suspended = false;
+            self.timing.resumed = now;
+            self.timing.heard = now;
         }
-        if octets > self.unread as usize {
-            self.heard = now;
+        if octets > self.timing.unread as usize {
+            self.timing.heard = now;
         }
     }
 
@@ -182,20 +189,20 @@ impl Connection {
     #[inline]
     pub(super) fn note_progress(&mut self, context: &Context<'_>, has_moved: bool, unread: usize) {
         let unread = unread as u32;
-        if has_moved || unread != self.unread {
-            self.unread_since = context.now;
-            self.unread = unread;
+        if has_moved || unread != self.timing.unread {
+            self.timing.unread_since = context.now;
+            self.timing.unread = unread;
         }
-        if unread == 0 && self.contents == 0 {
-            self.content_due = Deadline::NEVER;
-        } else if self.content_due == Deadline::NEVER {
-            self.content_due = context.now.after_ms(context.settings.content_timeout_ms);
+        if unread == 0 && self.channels.contents == 0 {
+            self.timing.content_due = Deadline::NEVER;
+        } else if self.timing.content_due == Deadline::NEVER {
+            self.timing.content_due = context.now.after_ms(context.settings.content_timeout_ms);
         }
     }
 
     /// How long to wait for close-ok.
     pub(super) const fn close_patience_ms(&self) -> u64 {
-        match self.heartbeat_ms as u64 {
+        match self.negotiated.heartbeat_ms as u64 {
             ms if ms > 0 && ms < CLOSE_OK_MS => ms,
             _ => CLOSE_OK_MS,
         }

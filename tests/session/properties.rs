@@ -244,7 +244,7 @@ fn any_appetite_gets_the_same_bytes() {
             host.connection.blocked(world.now, true);
             host.later(&mut world, 100);
             host.out_bytes = out_bytes;
-            world.marks = leveret::session::Marks::for_output_bytes(8 << 20);
+            world.write_plan = leveret::session::WritePlan::for_output_bytes(8 << 20);
             while host.flush_once(&mut world, |filled| (random.below(appetite + 1) as usize).min(filled)) > 0
             {
             }

@@ -18,7 +18,7 @@ use leveret::log_limiter::{LogLimiter, LogSource};
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
 use leveret::password::Secret;
 use leveret::session::{
-    Connection, Context, Identity, Marks, Names, Peer, Pools, Settings, Step, Suspension, Timeout,
+    Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout, WritePlan,
 };
 use leveret::time::Now;
 use leveret::wire::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
@@ -30,7 +30,7 @@ pub struct World {
     pub pools: Pools,
     pub messages: Messages,
     pub log: LogLimiter,
-    pub marks: Marks,
+    pub write_plan: WritePlan,
     pub names: Names,
     pub now: Now,
     pub share: Share,
@@ -51,7 +51,7 @@ impl World {
                 assembly_bytes_max: limits.assembly_bytes_max as usize,
                 owners_max: limits.vhosts_max as usize,
             }),
-            marks: Marks::for_output_bytes(limits.output_buffer_bytes as usize),
+            write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
             now: Now::from_ms(1_000),
             share: Share::Ordinary,
@@ -361,9 +361,9 @@ impl Host {
         let mut out = vec![0; self.out_bytes];
         let mut view = View { outbox: &self.rules.outbox, at: 0 };
         let mut context: Context<'_> = context!(world);
-        let filled = self.connection.fill(&mut context, &mut out, &mut world.marks, &mut view);
+        let filled = self.connection.fill(&mut context, &mut out, &mut world.write_plan, &mut view);
         let took = accept(filled);
-        let sent = self.connection.written(&mut context, took, &world.marks);
+        let sent = self.connection.written(&mut context, took, &world.write_plan);
         self.output.extend_from_slice(&out[..took]);
         for _ in 0..sent {
             let waiting = self.rules.outbox.pop_front().expect("no more is sent than waits");

@@ -7,10 +7,11 @@
 //! so nothing is decided here but that nothing needs to be.
 
 use super::channel::{Slot, State};
+use super::connection::Connection;
 use super::content::{Content, PublishFlags, message_flags};
-use super::input::PUBLISH;
-use super::replies::{Kind, Pending};
-use super::{Connection, Context, Step};
+use super::context::Context;
+use super::pending::{Kind, Pending};
+use super::step::{PUBLISH, Step};
 use crate::command::{ChannelId, Command, Settlement};
 use crate::mem::MessageFlags;
 use crate::wire::{FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, Properties};
@@ -66,7 +67,7 @@ impl Connection {
         let payload: &[u8; ACK_PAYLOAD_LEN] = payload.try_into().ok()?;
         let [_, _, _, _, tag @ .., bits] = *payload;
         let (slot, channel) = self.idle_channel(context, number)?;
-        self.pending = Pending::on_channel(Kind::Silent, (60, 80), slot, true);
+        self.input.pending = Pending::on_channel(Kind::Silent, (60, 80), slot, true);
         let command = Command::Settle {
             delivery_tag: u64::from_be_bytes(tag),
             multiple: bits & 1 != 0,
@@ -81,7 +82,7 @@ impl Connection {
         number: u16,
         rest: &[u8],
     ) -> Option<(usize, Step<'static>)> {
-        let whole = Whole::read(rest, number, self.frame_max)?;
+        let whole = Whole::read(rest, number, self.negotiated.frame_max)?;
         if whole.body.len() > context.settings.message_size_max as usize || whole.bits & IMMEDIATE != 0 {
             return None;
         }
@@ -106,9 +107,9 @@ impl Connection {
         let mandatory = whole.bits & MANDATORY != 0;
         let flags = PublishFlags { mandatory, immediate: false };
         context.pools.channels[slot].content = Content::Complete { message, flags };
-        self.contents += 1;
+        self.channels.contents += 1;
         self.blocked.concerned = self.capabilities.connection_blocked;
-        self.pending = Pending::on_channel(Kind::Publish, PUBLISH, slot, true);
+        self.input.pending = Pending::on_channel(Kind::Publish, PUBLISH, slot, true);
         let command = Command::Publish { message, mandatory };
         Some((whole.input_len, Step::Command { channel: Some(channel), command }))
     }

@@ -1,0 +1,94 @@
+//! What a session is lent for one call, and what all sessions hold together.
+
+use super::channel::Channels;
+use super::settings::Settings;
+use crate::command::Name;
+use crate::journal::Batch;
+use crate::limits::Limits;
+use crate::log_limiter::LogLimiter;
+use crate::mem::{BytePool, Draw, Messages, Owner, Share};
+use crate::time::Now;
+
+/// What sessions hold beyond their own records.
+#[derive(Debug)]
+pub struct Pools {
+    pub(super) channels: Channels,
+    pub(super) replies: BytePool,
+    /// The consumer tag of the basic.cancel under way. There is one at most: a command is answered before
+    /// any connection is asked for its next.
+    pub(super) cancelled_tag: Name,
+}
+
+impl Pools {
+    /// Reserves the pools without touching them.
+    pub fn new(limits: &Limits) -> Self {
+        let replies = limits.connections_max as usize * limits.replies_bytes_max as usize;
+        Self {
+            channels: Channels::new(limits.channels_max as usize),
+            replies: BytePool::with_bytes(replies),
+            cancelled_tag: Name::new(),
+        }
+    }
+
+    /// Bytes of a channel's record, for the memory table.
+    pub const fn channel_record_bytes() -> usize {
+        Channels::RECORD_BYTES
+    }
+
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.channels.idle_bytes() + self.replies.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.channels.trim();
+        self.replies.trim()
+    }
+
+    /// Channels open or closing.
+    pub const fn channels_used(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Bytes of replies on their way, in whole pages; 0 when there are none.
+    pub const fn reply_bytes_used(&self) -> usize {
+        self.replies.bytes_used()
+    }
+}
+
+/// Where a command's names lie when they are not in the input as they are (the queue declared last, names
+/// that came with line ends). The loop owns one for all connections.
+#[derive(Debug, Default)]
+pub struct Names {
+    pub(super) queue: Name,
+    pub(super) exchange: Name,
+}
+
+/// What a session is lent for one call.
+#[derive(Debug)]
+pub struct Context<'p> {
+    /// The time of this turn.
+    pub now: Now,
+    /// The sessions' pools.
+    pub pools: &'p mut Pools,
+    /// The messages.
+    pub messages: &'p mut Messages,
+    /// What all connections share.
+    pub settings: &'p Settings,
+    /// From which part of the pools this connection publishes.
+    pub share: Share,
+    /// Whose memory its messages take.
+    pub owner: Owner,
+    /// Everything up to this batch is durable.
+    pub durable: Batch,
+    /// What is logged of peers goes through it.
+    pub log: &'p mut LogLimiter,
+}
+
+impl Context<'_> {
+    /// Where the memory for a content comes from.
+    pub(super) const fn draw(&self) -> Draw {
+        Draw { share: self.share, owner: self.owner }
+    }
+}

@@ -1,0 +1,150 @@
+//! What one fill of the output buffer holds, stretch by stretch, so that it can be made true later.
+//!
+//! Always true: a stretch is noted for everything that is written, in its order; the loop owns one plan for
+//! all connections, made once, and a fill ends before it could be full.
+
+use super::channel::Slot;
+use super::confirms::Run;
+use super::deliveries::Begun;
+use crate::wire::{Method, Writer};
+
+/// Replies looked at in one fill, in octets.
+pub(super) const REPLIES_AT_ONCE: usize = 4096;
+/// The longest frame that is kept when it was cut: connection.blocked.
+pub(super) const SMALL_FRAME_BYTES_MAX: usize = 32;
+const BLOCKED_REASON: &str = "low on memory";
+/// The shortest delivery: what a stretch stands for at least.
+const DELIVERY_BYTES_MIN: usize = 46;
+/// Confirms in one fill.
+pub(super) const TOLD_MAX: usize = 1024;
+
+/// Rests of frames that are not deliveries.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct PartialFrame {
+    /// Octets of connection.start that have not gone.
+    pub(super) start_left: u16,
+    /// Octets of the front reply that have gone.
+    pub(super) reply_sent: u16,
+    /// A small frame, or what is left of it.
+    small: [u8; SMALL_FRAME_BYTES_MAX],
+    pub(super) small_len: u8,
+}
+
+impl PartialFrame {
+    pub(super) fn set_small(&mut self, octets: &[u8]) {
+        let len = octets.len().min(SMALL_FRAME_BYTES_MAX);
+        self.small[..len].copy_from_slice(&octets[..len]);
+        self.small_len = len as u8;
+    }
+
+    pub(super) fn small(&self) -> &[u8] {
+        &self.small[..self.small_len as usize]
+    }
+
+    pub(super) fn drop_small(&mut self, count: usize) {
+        self.small.copy_within(count..self.small_len as usize, 0);
+        self.small_len -= count as u8;
+    }
+}
+
+/// What a stretch of a fill is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    Start,
+    Small,
+    Heartbeat,
+    Blocked,
+    /// A record of the replies, of so many octets; its frame from some byte on, up to its end.
+    Reply(u16),
+    /// Some of the frame of the first reply, but not up to its end.
+    ReplyPart,
+    /// The n-th confirm of this fill.
+    Confirm(u32),
+    /// Frames of a delivery that goes on.
+    Piece,
+    /// The last frames of a delivery.
+    Delivered,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    pub(super) end: u32,
+    pub(super) what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) slot: Slot,
+    pub(super) number: u16,
+    pub(super) run: Run,
+    pub(super) before: u64,
+}
+
+/// What one `Connection::fill` wrote, so that `Connection::written` can tell what has gone out.
+/// The loop owns one, made once.
+#[derive(Debug)]
+pub struct WritePlan {
+    pub(super) stretches: Vec<Stretch>,
+    pub(super) told: Vec<Told>,
+    pub(super) replies: Box<[u8]>,
+    pub(super) replies_len: usize,
+    pub(super) replies_at: usize,
+    pub(super) filled: usize,
+    pub(super) deliveries: u32,
+    pub(super) begun: Option<Begun>,
+    /// The frame that was cut before is complete now.
+    pub(super) is_resumed: bool,
+}
+
+impl WritePlan {
+    /// Enough for every fill of a buffer of so many bytes.
+    pub fn for_output_bytes(bytes: usize) -> Self {
+        Self {
+            stretches: Vec::with_capacity(bytes / DELIVERY_BYTES_MIN + TOLD_MAX + 16),
+            told: Vec::with_capacity(TOLD_MAX),
+            replies: vec![0; REPLIES_AT_ONCE].into_boxed_slice(),
+            replies_len: 0,
+            replies_at: 0,
+            filled: 0,
+            deliveries: 0,
+            begun: None,
+            is_resumed: false,
+        }
+    }
+
+    /// Bytes that takes, for the memory table.
+    pub const fn bytes(output_bytes: usize) -> usize {
+        (output_bytes / DELIVERY_BYTES_MIN + TOLD_MAX + 16) * size_of::<Stretch>()
+            + TOLD_MAX * size_of::<Told>()
+            + REPLIES_AT_ONCE
+    }
+
+    pub(super) fn clear(&mut self, begun: Option<Begun>) {
+        self.stretches.clear();
+        self.told.clear();
+        (self.replies_len, self.replies_at, self.filled, self.deliveries) = (0, 0, 0, 0);
+        (self.begun, self.is_resumed) = (begun, false);
+    }
+
+    pub(super) const fn has_room(&self) -> bool {
+        self.stretches.len() < self.stretches.capacity()
+    }
+}
+
+pub(super) const fn blocked_method(blocked: bool) -> Method<'static> {
+    if blocked {
+        Method::ConnectionBlocked { reason: BLOCKED_REASON }
+    } else {
+        Method::ConnectionUnblocked {}
+    }
+}
+
+/// A method that is known to be short, as a frame.
+pub(super) fn small_frame(channel: u16, method: &Method<'_>) -> ([u8; SMALL_FRAME_BYTES_MAX], usize) {
+    let mut frame = [0; SMALL_FRAME_BYTES_MAX];
+    let mut writer = Writer::new(&mut frame);
+    let written = method.emit_frame(channel, &mut writer);
+    debug_assert!(written.is_ok(), "{} is not short", method.name());
+    let len = writer.at();
+    (frame, len)
+}
