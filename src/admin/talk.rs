@@ -89,16 +89,9 @@ impl Talk {
         self.is_partial = false;
     }
 
-    /// Goes on with what can be done now: at most one request, or one part of a listing.
-    pub fn step(&mut self, scene: &mut Scene<'_>) {
-        if self.can_handle() {
-            self.handle(scene);
-        }
-        self.go_on(scene);
-    }
-
-    /// What waited for the disk may be answered, also when it need not wait at all.
-    fn go_on(&mut self, scene: &mut Scene<'_>) {
+    /// Puts what can leave now behind the output: an answer that waited for the disk, also when it need not
+    /// wait at all, or one part of a listing.
+    pub fn fill(&mut self, scene: &mut Scene<'_>) {
         match &mut self.state {
             State::Waiting(batch, status, body) if *batch <= scene.durable() => {
                 let (status, body) = (*status, core::mem::take(body));
@@ -119,21 +112,17 @@ impl Talk {
         }
     }
 
-    /// Whether a step would get on without anything new from outside.
-    pub fn has_work(&self) -> bool {
-        match self.state {
-            State::Reading => self.can_handle(),
-            State::Listing(_) => self.output().len() < OUTPUT_BYTES_ENOUGH,
-            State::Waiting(..) | State::Changing(..) | State::Holding(_) | State::Ending => false,
-        }
-    }
-
-    /// What the last request left to be written goes first.
-    fn can_handle(&self) -> bool {
+    /// Whether a request can be handled. What the last one left to be written goes first.
+    pub fn has_request(&self) -> bool {
         matches!(self.state, State::Reading)
             && self.output().is_empty()
             && !self.input.is_empty()
             && !self.is_partial
+    }
+
+    /// Whether there is something to be written, now or by [`Self::fill`], without anything new from outside.
+    pub fn has_output(&self) -> bool {
+        !self.output().is_empty() || matches!(self.state, State::Listing(_))
     }
 
     /// Bytes to be written.
@@ -154,9 +143,9 @@ impl Talk {
         }
     }
 
-    /// Whether everything is said, and nothing more will be.
-    pub fn is_over(&self) -> bool {
-        matches!(self.state, State::Ending) && self.output().is_empty()
+    /// Whether nothing more is read: when the output has left, it is over.
+    pub const fn is_ending(&self) -> bool {
+        matches!(self.state, State::Ending)
     }
 
     /// Whether it waits for the disk.
@@ -164,7 +153,11 @@ impl Talk {
         matches!(self.state, State::Waiting(..) | State::Changing(..) | State::Holding(_))
     }
 
-    fn handle(&mut self, scene: &mut Scene<'_>) {
+    /// Handles one request, if a whole one is there.
+    pub fn handle(&mut self, scene: &mut Scene<'_>) {
+        if !self.has_request() {
+            return;
+        }
         let input = core::mem::take(&mut self.input);
         let parsed = http::parse(&input, REQUEST_BYTES_MAX);
         if matches!(parsed, Parsed::NeedMore) {

@@ -15,7 +15,7 @@ use crate::time::Now;
 use super::accept_queue::{ACCEPTS_PER_TURN, MayRetry};
 use super::admission::{Place, Resource, Room, Rooms, Standing, Verdict};
 use super::login_throttle::Turn;
-use super::peer::{Ending, Peer, Waiting};
+use super::peer::{Ending, Peer, Session, Waiting};
 use super::platform::{ListenerId, Platform, Socket, Visitor};
 use super::state::Engine;
 
@@ -25,15 +25,14 @@ impl<P: Platform> Engine<P> {
     pub(super) fn may_accept(&self, with_tls: bool) -> bool {
         let in_handshake = self.handshaking.len() as u32;
         self.stopping.is_none()
-            && self.peers_count - in_handshake < self.limits.connections_max
+            && self.connections_count - in_handshake < self.limits.connections_max
             && (!with_tls || self.has_tls_connection_to_offer())
             && self.accept_queue.has_room()
     }
 
     fn has_tls_connection_to_offer(&self) -> bool {
         let max = self.limits.tls_connections_max;
-        let is_tls =
-            |id: &&ConnectionId| self.peers[id.index()].as_ref().is_some_and(|peer| peer.stream.is_tls());
+        let is_tls = |id: &&ConnectionId| self.peers.get(**id).is_some_and(|peer| peer.stream.is_tls());
         self.tls_peers < max || self.handshaking.iter().any(|id| is_tls(&id))
     }
 
@@ -118,14 +117,15 @@ impl<P: Platform> Engine<P> {
 
     /// Whether the broker still clears away what a closed connection held, and with it its record.
     fn is_clearing_away(&self) -> bool {
-        self.broker.connections_room() < self.limits.connections_max.saturating_sub(self.peers_count) as usize
+        self.broker.connections_room()
+            < self.limits.connections_max.saturating_sub(self.connections_count) as usize
     }
 
     fn rooms(&self) -> Rooms {
         let limits = &self.limits;
         let room = |max: u32, taken: u32| Room { free: max.saturating_sub(taken), max };
         let handshakes = room(limits.handshakes_max, self.handshaking.len() as u32);
-        let mut connections = room(limits.connections_max, self.peers_count);
+        let mut connections = room(limits.connections_max, self.connections_count);
         connections.free = connections.free.min(self.broker.connections_room() as u32);
         Rooms {
             handshakes: Room { free: handshakes.free.min(connections.free), max: handshakes.max },
@@ -136,7 +136,7 @@ impl<P: Platform> Engine<P> {
 
     /// Which place one in its handshake holds, and how it stands.
     fn place_of(&self, id: ConnectionId) -> Option<Place> {
-        let peer = self.peers[id.index()].as_ref()?;
+        let peer = self.peers.get(id)?;
         let takes = match (peer.stream.is_tls(), peer.stream.is_shaking_hands()) {
             (false, _) => Resource::Handshake,
             (true, false) => Resource::TlsConnection,
@@ -158,7 +158,7 @@ impl<P: Platform> Engine<P> {
     /// Ends a handshake, for somebody else to have its place at once.
     fn evict(&mut self, id: ConnectionId) {
         self.accept_queue.refusals.evicted += 1;
-        if let Some(peer) = self.peers[id.index()].as_ref() {
+        if let Some(peer) = self.peers.get(id) {
             let address = peer.address;
             let text = format_args!(
                 "{address}: hung up on before its login, for others want in and its address holds most of \
@@ -169,13 +169,14 @@ impl<P: Platform> Engine<P> {
         self.end_now(id);
         self.close();
         let peers = &self.peers;
-        self.accept_queue.retain_places(|id| peers[id.index()].is_some());
+        self.accept_queue.retain_places(|id| peers.get(id).is_some());
     }
 }
 
 /// How a peer in its handshake stands, but for logins that wait.
 fn standing<S: Socket>(peer: &Peer<S>, now: Now) -> Standing {
-    match (peer.ending, peer.session.stage(), peer.waiting) {
+    let Session::Amqp(session) = &peer.session else { return Standing::Kept };
+    match (peer.ending, session.stage(), peer.waiting) {
         (Ending::No, Stage::LoggedIn | Stage::Open, _) | (Ending::No, _, Waiting::Handshake(_)) => {
             Standing::Kept
         }

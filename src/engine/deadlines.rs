@@ -1,33 +1,36 @@
-//! Which connection wants to be called when: a heap with one place per connection.
+//! Which peer wants to be called when: a heap with one place per peer.
 //!
 //! Deadlines mostly move later (each byte received puts the heartbeat's loss off), so the heap is only told
 //! about earlier ones. When an entry comes due, its owner is asked anew and often says "later": one extra
 //! look per heartbeat interval instead of one heap operation per read.
 //!
-//! Always true: a connection has at most one entry; nothing allocates after start.
+//! Always true: a peer has at most one entry; nothing allocates after start.
 
-use crate::command::ConnectionId;
 use crate::time::{Deadline, Now};
+
+use super::peers::PeerId;
 
 const ABSENT: u32 = u32::MAX;
 
 /// The heap.
 #[derive(Debug)]
 pub(super) struct Deadlines {
-    heap: Vec<(Deadline, ConnectionId)>,
-    /// Where in the heap a connection's entry is.
+    heap: Vec<(Deadline, PeerId)>,
+    /// Where in the heap a peer's entry is.
     places: Box<[u32]>,
 }
 
 impl Deadlines {
-    /// Bytes per connection.
-    pub(super) const ENTRY_BYTES: usize = size_of::<(Deadline, ConnectionId)>() + size_of::<u32>();
+    /// Bytes per peer.
+    pub(super) const ENTRY_BYTES: usize = size_of::<(Deadline, PeerId)>() + size_of::<u32>();
 
-    pub(super) fn with_capacity(connections_max: usize) -> Self {
-        Self {
-            heap: Vec::with_capacity(connections_max),
-            places: vec![ABSENT; connections_max].into_boxed_slice(),
-        }
+    pub(super) fn with_capacity(peers_max: usize) -> Self {
+        Self { heap: Vec::with_capacity(peers_max), places: vec![ABSENT; peers_max].into_boxed_slice() }
+    }
+
+    /// Peers that want to be called at some time.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     /// The earliest of all.
@@ -36,14 +39,14 @@ impl Deadlines {
     }
 
     /// Wants to be called at `deadline`, or before if it already said so.
-    pub(super) fn lower(&mut self, connection: ConnectionId, deadline: Deadline) {
+    pub(super) fn lower(&mut self, peer: PeerId, deadline: Deadline) {
         if deadline == Deadline::NEVER {
             return;
         }
-        match self.places[connection.index()] {
+        match self.places[peer.index()] {
             ABSENT => {
-                self.heap.push((deadline, connection));
-                self.places[connection.index()] = self.heap.len() as u32 - 1;
+                self.heap.push((deadline, peer));
+                self.places[peer.index()] = self.heap.len() as u32 - 1;
                 self.rise(self.heap.len() - 1);
             }
             place if self.heap[place as usize].0 > deadline => {
@@ -55,17 +58,17 @@ impl Deadlines {
     }
 
     /// Takes the earliest if it is due.
-    pub(super) fn pop_due(&mut self, now: Now) -> Option<ConnectionId> {
-        let &(deadline, connection) = self.heap.first()?;
+    pub(super) fn pop_due(&mut self, now: Now) -> Option<PeerId> {
+        let &(deadline, peer) = self.heap.first()?;
         deadline.is_due(now).then(|| {
-            self.remove(connection);
-            connection
+            self.remove(peer);
+            peer
         })
     }
 
-    /// Forgets a connection.
-    pub(super) fn remove(&mut self, connection: ConnectionId) {
-        let place = core::mem::replace(&mut self.places[connection.index()], ABSENT);
+    /// Forgets a peer.
+    pub(super) fn remove(&mut self, peer: PeerId) {
+        let place = core::mem::replace(&mut self.places[peer.index()], ABSENT);
         if place == ABSENT {
             return;
         }
@@ -118,13 +121,13 @@ mod tests {
         let mut deadlines = Deadlines::with_capacity(100);
         let start = Now::from_ms(0);
         for index in 0..100_usize {
-            let id = ConnectionId::from_index(index);
+            let id = PeerId::from_index(index);
             deadlines.lower(id, start.after_ms((index as u64 * 37) % 101 + 500));
             deadlines.lower(id, start.after_ms((index as u64 * 37) % 101));
             deadlines.lower(id, start.after_ms(9_000));
         }
         for index in (0..100).step_by(7) {
-            deadlines.remove(ConnectionId::from_index(index));
+            deadlines.remove(PeerId::from_index(index));
         }
         let mut last = 0;
         let mut seen = 0;

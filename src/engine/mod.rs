@@ -8,9 +8,11 @@
 //! | `state` | everything that runs, reserved at once |
 //! | `receive`, `send` | the way in and the way out of a turn |
 //! | `stop` | the end of it all |
-//! | `peer` | a connection as the turn sees it: socket, session, and what it waits for |
-//! | `address` | who is at the other end of a connection |
-//! | `stream` | the octets of a connection: readiness, TLS, input that has to wait |
+//! | `peer` | a peer of whatever kind: socket, session, and what it waits for |
+//! | `peers` | all of them, by their places |
+//! | `wait_list` | a list of peers, and who is on it |
+//! | `address` | who is at the other end |
+//! | `stream` | the octets of a peer: readiness, TLS, input that has to wait |
 //! | `protocol_sniff` | handshakes of TLS, and peers that speak something else |
 //! | `listener` | whether somebody may be waiting at a listening socket |
 //! | `accept_queue` | accepted, and without a handshake place yet |
@@ -20,7 +22,7 @@
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
-//! | `admin_socket` | the operator's socket |
+//! | `admin_socket` | the operator's clients: another kind of peer |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
@@ -36,6 +38,7 @@ mod deadlines;
 mod listener;
 mod login_throttle;
 mod peer;
+mod peers;
 mod platform;
 mod protocol_sniff;
 mod receive;
@@ -46,6 +49,7 @@ mod stop;
 mod store_driver;
 mod stream;
 mod turn;
+mod wait_list;
 mod worker_queue;
 
 use crate::limits::Limits;
@@ -53,6 +57,7 @@ use crate::mem::BytePool;
 
 pub use accept_queue::QUEUE_PLACES;
 pub use address::PeerAddress;
+pub use peers::PeerId;
 pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
 pub(crate) use restore::{First, restore};
 pub use state::{Engine, Setup};
@@ -60,8 +65,8 @@ pub use store_driver::StoreDriver;
 pub(crate) use turn::log_full;
 pub use worker_queue::{WorkerJob, WorkerResult};
 
-/// Bytes that a connection takes here, with sockets of this kind.
-pub(crate) const fn connection_bytes<S>() -> usize {
+/// Bytes that a peer takes here, with sockets of this kind.
+pub(crate) const fn peer_bytes<S>() -> usize {
     peer::peer_bytes::<S>()
 }
 

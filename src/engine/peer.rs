@@ -1,4 +1,10 @@
-//! A connection as the loop sees it: its socket, its session, and what it waits for.
+//! A peer as the loop sees it: its socket, its session of whatever kind, and what it waits for.
+//!
+//! Why it exists: a client of AMQP, the operator's client, and whatever else is connected one day are peers
+//! in the same lists. Reading, writing, closing, deadlines and budgets know no kinds; what a kind makes of
+//! its bytes is behind [`Session`].
+//!
+//! Always true: which kind a peer is of, and whether the broker has a record of it, never changes.
 
 use crate::command::{ConnectionId, Outcome, ReplyOrder};
 use crate::journal::Batch;
@@ -6,9 +12,11 @@ use crate::session;
 use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
+use super::admin_socket::AdminConnection;
 use super::deadlines::Deadlines;
 use super::platform::Socket;
 use super::stream::Stream;
+use super::wait_list::WaitList;
 
 /// Why a connection is not read.
 ///
@@ -59,27 +67,71 @@ pub(super) enum Ending {
     Now,
 }
 
-/// One connection.
+/// What is spoken with a peer.
+#[derive(Debug)]
+pub(super) enum Session {
+    /// A client of AMQP, which has a record at the broker under the same id.
+    Amqp(session::Connection),
+    /// An operator's client, which has none.
+    Admin(AdminConnection),
+}
+
+impl Session {
+    /// The session of a peer that the broker has a record of.
+    #[inline]
+    pub(super) fn amqp(&mut self) -> &mut session::Connection {
+        match self {
+            Self::Amqp(session) => session,
+            Self::Admin(_) => unreachable!("whoever has a record at the broker speaks AMQP"),
+        }
+    }
+
+    /// When it wants to be called.
+    pub(super) fn deadline(&self) -> Deadline {
+        match self {
+            Self::Amqp(session) => session.deadline(),
+            Self::Admin(client) => client.deadline(),
+        }
+    }
+
+    /// Whether something it is to say leaves when the disk has caught up.
+    pub(super) fn awaits_disk(&self) -> bool {
+        match self {
+            Self::Amqp(session) => session.awaits_disk(),
+            Self::Admin(client) => client.talk.awaits_disk(),
+        }
+    }
+
+    /// Whether it has something to say by itself, not counting deliveries.
+    pub(super) fn has_output(&self) -> bool {
+        match self {
+            Self::Amqp(session) => session.has_output(),
+            Self::Admin(client) => client.talk.has_output(),
+        }
+    }
+
+    /// Whether it was cut short in something it says.
+    pub(super) fn has_remainder(&self) -> bool {
+        match self {
+            Self::Amqp(session) => session.has_remainder(),
+            Self::Admin(_) => false,
+        }
+    }
+}
+
+/// One peer.
 #[derive(Debug)]
 pub(super) struct Peer<S> {
-    /// Connections are numbered in the order of their coming.
+    /// The broker's connections are numbered in the order of their coming; other peers have no number.
     pub(super) number: u64,
     pub(super) since: Now,
     pub(super) address: PeerAddress,
     pub(super) stream: Stream<S>,
-    pub(super) session: session::Connection,
+    pub(super) session: Session,
     pub(super) waiting: Waiting,
     pub(super) ending: Ending,
-    /// On the list of connections to read from.
-    pub(super) to_read: bool,
     /// The answer that waits for the disk.
     pub(super) held: Option<(Outcome, ReplyOrder)>,
-    /// On the list of connections with something that waits for the disk.
-    pub(super) for_disk: bool,
-    /// On the list of connections that wait for the stashes.
-    pub(super) for_stash: bool,
-    /// On the list of connections to write to.
-    pub(super) to_write: bool,
     /// It holds a handshake place.
     pub(super) shaking_hands: bool,
     /// Since then it has not logged in, but for the time that it waited for us.
@@ -92,23 +144,54 @@ pub(super) struct Peer<S> {
     pub(super) lost: Deadline,
 }
 
-/// Bytes per connection in this room: the record, its places on the lists, its deadline.
+/// Lists of peers that the engine keeps.
+const LISTS: usize = 6;
+
+/// Bytes per peer in this room: the record, its places on the lists, its deadline.
 pub(super) const fn peer_bytes<S>() -> usize {
-    size_of::<Option<Peer<S>>>() + 8 * size_of::<ConnectionId>() + Deadlines::ENTRY_BYTES
+    size_of::<Option<Peer<S>>>()
+        + LISTS * WaitList::ENTRY_BYTES
+        + 2 * size_of::<ConnectionId>()
+        + Deadlines::ENTRY_BYTES
 }
 
 impl<S: Socket> Peer<S> {
+    /// One that has just come in.
+    pub(super) fn new(socket: S, address: PeerAddress, session: Session, now: Now) -> Self {
+        Self {
+            number: 0,
+            since: now,
+            address,
+            stream: Stream::new(socket),
+            session,
+            waiting: Waiting::No,
+            ending: Ending::No,
+            held: None,
+            shaking_hands: false,
+            silent_since: now,
+            is_unspent: true,
+            stalled: Deadline::NEVER,
+            lost: Deadline::NEVER,
+        }
+    }
+
+    /// When it is to be looked at if nothing happens to it.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.session.deadline().earlier(self.lost).earlier(self.stalled)
+    }
+
     /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits
     /// without its connection.
     pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<Waiting> {
+        let session = self.session.amqp();
         let waiting = match outcome {
             Outcome::Later => Waiting::Job,
             Outcome::Published | Outcome::PublishRefused | Outcome::Wait => return None,
             // Without an answer nothing is said that could turn out wrong.
-            _ if batch <= durable || self.session.wants_no_answer() => return None,
+            _ if batch <= durable || session.wants_no_answer() => return None,
             _ => Waiting::Disk(batch),
         };
-        self.session.defer();
+        session.defer();
         Some(waiting)
     }
 }

@@ -19,12 +19,12 @@
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 
-use crate::command::ConnectionId;
 use crate::log_limiter::LogLimiter;
 use crate::store;
 use crate::time::Now;
 
 use super::address::PeerAddress;
+use super::peers::PeerId;
 use super::worker_queue::{WorkerJob, WorkerResult};
 
 /// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.
@@ -65,10 +65,8 @@ pub enum ListenerId {
 pub enum Interest {
     /// Something can be read from the newcomer in this place of the accept queue: `note_newcomer`.
     Newcomer(usize),
-    /// Reading or writing leads to something for a connection: `note_peer`.
-    Peer(ConnectionId),
-    /// The same for the operator's client in this place: `note_admin`.
-    Admin(usize),
+    /// Reading or writing leads to something for a peer, of whatever kind: `note_peer`.
+    Peer(PeerId),
 }
 
 /// What was reported of a socket.
@@ -113,8 +111,8 @@ pub trait Platform {
         now: Now,
     ) -> Result<Visitor<Self::Socket>, AcceptFailure>;
 
-    /// Reports from now on what happens at a socket, under this name and no other; for a connection it makes
-    /// the socket ready for traffic besides.
+    /// Reports from now on what happens at a socket, under this name and no other; for a connection of the
+    /// broker it makes the socket ready for traffic besides.
     ///
     /// # Errors
     /// The system cannot: the socket is of no use.

@@ -30,7 +30,7 @@ enum Stranger {
 impl<P: Platform> Engine<P> {
     /// Goes on with a TLS handshake after reading: next step, refusal, or end.
     pub(super) fn shake_hands(&mut self, id: ConnectionId, end: bool) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         match peer.stream.opening().map(classify_opening) {
             None | Some(Opening::NeedMore | Opening::Tls) => {}
             Some(Opening::Amqp091 | Opening::OtherAmqp) => {
@@ -59,10 +59,10 @@ impl<P: Platform> Engine<P> {
 
     /// A step of a handshake has been made.
     pub(super) fn take_shaken(&mut self, id: ConnectionId, since: Now, shaken: Shaken) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
         let waited_ms = self.now.ms_since(since);
-        peer.session.postpone(waited_ms);
+        peer.session.amqp().postpone(waited_ms);
         peer.silent_since = Now::from_ms(peer.silent_since.as_ms() + waited_ms);
         match peer.stream.shaken(&mut self.buffers, shaken) {
             Ok(None) => {}
@@ -71,7 +71,7 @@ impl<P: Platform> Engine<P> {
                 self.accept_queue.note_change();
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
                 if let Some(login) = login {
-                    peer.session.set_certificate_name(&login);
+                    peer.session.amqp().set_certificate_name(&login);
                 }
             }
             Err(why) => {
@@ -83,13 +83,13 @@ impl<P: Platform> Engine<P> {
         }
         self.list_to_write(id);
         self.list_to_read(id);
-        self.after_session(id);
+        self.after_session(id.into());
     }
 
     /// Looks at the first octets of a peer that should speak AMQP; `false` when it does not, and is to be
     /// told so in its own language. Others are answered by their session, as AMQP has it.
     pub(super) fn look_at_opening(&mut self, id: ConnectionId, len: usize) -> bool {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return false };
+        let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
         let hint = match classify_opening(&self.input[..len]) {
             Opening::NeedMore | Opening::Amqp091 => return true,
@@ -111,7 +111,7 @@ impl<P: Platform> Engine<P> {
 
     /// Hangs up on a peer that speaks something else, with an answer if that is HTTP.
     fn turn_away(&mut self, id: ConnectionId, stranger: Stranger, hint: &str) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);
         self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         if stranger == Stranger::Http {

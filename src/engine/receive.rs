@@ -11,12 +11,12 @@ use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::LogKind;
 use crate::mem::Owner;
 use crate::session::{self, Stage, Step, Suspension};
-use crate::time::Deadline;
 
-use super::peer::{Ending, Peer, Waiting};
+use super::peer::{Ending, Peer, Session, Waiting};
+use super::peers::PeerId;
 use super::platform::{Interest, Platform, Visitor};
 use super::state::Engine;
-use super::stream::{Reading, Stream};
+use super::stream::Reading;
 
 /// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
 const WORK_UNITS_PER_TURN: u32 = 50_000;
@@ -36,40 +36,25 @@ impl<P: Platform> Engine<P> {
         is_unspent: bool,
     ) -> io::Result<ConnectionId> {
         let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
-        if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id)) {
+        if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id.into())) {
             self.broker.release(id);
             return Err(error);
         }
         let from_loopback = visitor.address.is_loopback();
         let other_end = session::Peer { from_loopback, source: visitor.address.source() };
         let session = session::Connection::new(self.now, id, other_end, &self.supplies.settings);
-        self.deadlines.lower(id, session.deadline());
-        log::debug!("connection {}: from {}", id.index(), visitor.address);
+        let Visitor { socket, address } = visitor;
+        log::debug!("connection {}: from {address}", id.index());
         self.connections_made += 1;
-        let peer = Peer {
-            number: self.connections_made,
-            since: self.now,
-            address: visitor.address,
-            stream: Stream::new(visitor.socket, with_tls),
-            session,
-            waiting: Waiting::No,
-            ending: Ending::No,
-            to_read: false,
-            held: None,
-            for_disk: false,
-            for_stash: false,
-            to_write: false,
-            shaking_hands: true,
-            silent_since: self.now,
-            is_unspent,
-            stalled: Deadline::NEVER,
-            lost: Deadline::NEVER,
-        };
-        while self.peers.len() <= id.index() {
-            self.peers.push(None);
+        let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
+        peer.number = self.connections_made;
+        (peer.shaking_hands, peer.is_unspent) = (true, is_unspent);
+        if with_tls {
+            peer.stream.begin_tls();
         }
-        self.peers[id.index()] = Some(peer);
-        self.peers_count += 1;
+        self.deadlines.lower(id.into(), peer.deadline());
+        self.peers.put(id, peer);
+        self.connections_count += 1;
         self.handshaking.push(id);
         self.tls_peers += u32::from(with_tls);
         self.tls_handshakes += u32::from(with_tls);
@@ -79,10 +64,11 @@ impl<P: Platform> Engine<P> {
 
     // ---- read and apply
 
-    pub(super) fn list_to_read(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if peer.waiting == Waiting::No && !core::mem::replace(&mut peer.to_read, true) {
-            self.to_read.push_back(id);
+    pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
+        let id = id.into();
+        let Some(peer) = self.peers.get(id) else { return };
+        if peer.waiting == Waiting::No {
+            self.to_read.push(id);
         }
     }
 
@@ -98,14 +84,13 @@ impl<P: Platform> Engine<P> {
             if self.bytes_read >= self.input.len() || self.is_over_budget() {
                 break;
             }
-            let Some(id) = self.to_read.pop_front() else { break };
+            let Some(id) = self.to_read.pop() else { break };
             self.read_from(id);
         }
     }
 
-    pub(super) fn read_from(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        peer.to_read = false;
+    pub(super) fn read_from(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if let Ending::Draining(_) = peer.ending {
             if peer.stream.drain(&mut self.input) {
                 self.end_now(id);
@@ -115,9 +100,19 @@ impl<P: Platform> Engine<P> {
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;
         }
+        match id.connection() {
+            Some(connection) => self.read_amqp(connection),
+            None => self.read_operator(id),
+        }
+    }
+
+    /// Reads once, and applies as much of it as can be.
+    fn read_amqp(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let is_scarce =
             self.supplies.messages.is_held(self.broker.owner(id)) || !self.buffers.can_take(self.input.len());
-        let reading = match peer.session.is_logged_in() {
+        let session = peer.session.amqp();
+        let reading = match session.is_logged_in() {
             false => Reading::Stranger,
             true if is_scarce => Reading::Look,
             true => Reading::Take,
@@ -133,9 +128,9 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_shaking_hands() {
             return self.shake_hands(id, got.end);
         }
-        let is_known = !peer.session.awaits_header() || self.look_at_opening(id, got.len);
+        let is_known = !session.awaits_header() || self.look_at_opening(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let more = peer.waiting != Waiting::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.input, got.len, handled, more);
         if !kept {
@@ -153,14 +148,14 @@ impl<P: Platform> Engine<P> {
             let is_starved = peer.stream.is_starved();
             // Who is starved and got nowhere would get nowhere again.
             let goes_on = peer.stream.readable && (handled > 0 || !is_starved);
-            if is_starved && !core::mem::replace(&mut peer.for_stash, true) {
-                self.for_stash.push_back(id);
+            if is_starved {
+                self.for_stash.push(id);
             }
             if goes_on {
                 self.list_to_read(id);
             }
         }
-        self.after_session(id);
+        self.after_session(id.into());
     }
 
     /// Whether the turn has had as much work as it may have, whatever is left to read.
@@ -173,10 +168,11 @@ impl<P: Platform> Engine<P> {
     pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
         let mut at = 0;
         let mut is_done = true;
-        let Some(peer) = self.peers[id.index()].as_mut() else { return (0, true) };
+        let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
+            let session = peer.session.amqp();
             let mut context = self.supplies.context(self.now, &self.broker, id);
-            match peer.session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
+            match session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
                 Step::NeedMore => break,
                 Step::Finished => {
                     peer.ending = Ending::Flushing;
@@ -184,7 +180,7 @@ impl<P: Platform> Engine<P> {
                 }
                 Step::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
                     peer.ending = Ending::Now;
-                    self.to_close.push(id);
+                    self.to_close.push(id.into());
                     break;
                 }
                 Step::Suspended(Suspension::ReplySpace) => {
@@ -204,7 +200,7 @@ impl<P: Platform> Engine<P> {
                             self.broker.checked(id, &check, false)
                         }
                         Outcome::Check(check) => {
-                            peer.session.defer_login(self.now);
+                            session.defer_login(self.now);
                             let ticket = self.worker.ticket();
                             self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
                             peer.waiting = Waiting::Worker(ticket);
@@ -219,7 +215,7 @@ impl<P: Platform> Engine<P> {
                         break;
                     }
                     let must_wait = matches!(outcome, Outcome::Wait);
-                    peer.session.answer(&mut context, outcome, order, batch);
+                    peer.session.amqp().answer(&mut context, outcome, order, batch);
                     if must_wait {
                         peer.waiting = Waiting::Room;
                         break;
@@ -237,10 +233,10 @@ impl<P: Platform> Engine<P> {
         }
         match peer.waiting {
             Waiting::Room => {
-                peer.session.blocked(self.now, true);
-                self.for_room.push_back(id);
+                peer.session.amqp().blocked(self.now, true);
+                self.for_room.push(id);
             }
-            Waiting::Job => self.for_jobs.push_back(id),
+            Waiting::Job => self.for_jobs.push(id),
             Waiting::No
             | Waiting::Replies
             | Waiting::Handshake(_)
@@ -251,25 +247,34 @@ impl<P: Platform> Engine<P> {
     }
 
     /// What may have changed whenever a session was asked to do something.
-    pub(super) fn after_session(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if peer.shaking_hands && peer.session.stage() == Stage::Open {
+    pub(super) fn after_session(&mut self, id: PeerId) {
+        match id.connection() {
+            Some(connection) => self.after_amqp(connection),
+            None => self.after_operator(id),
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        self.deadlines.lower(id, peer.deadline());
+        if peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_)) {
+            self.for_disk.push(id);
+        }
+        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
+            self.list_to_write(id);
+        }
+    }
+
+    /// How far a connection of the broker has come: its handshake is over, or all of it.
+    fn after_amqp(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let session = peer.session.amqp();
+        if peer.shaking_hands && session.stage() == Stage::Open {
             peer.shaking_hands = false;
             let source = peer.address.origin();
             self.worker.throttle.prove(self.now, source, self.broker.user_of(id));
             self.handshaking.retain(|other| *other != id);
             self.accept_queue.forgive_turn(source);
         }
-        if peer.session.is_over() {
+        if session.is_over() {
             self.broker.disconnect(id);
-        }
-        self.deadlines.lower(id, peer.session.deadline().earlier(peer.lost).earlier(peer.stalled));
-        let awaits_disk = peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_));
-        if awaits_disk && !core::mem::replace(&mut peer.for_disk, true) {
-            self.for_disk.push_back(id);
-        }
-        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
-            self.list_to_write(id);
         }
     }
 
@@ -295,23 +300,18 @@ impl<P: Platform> Engine<P> {
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;
         }
-        let sleepers: heapless::Vec<ConnectionId, RETRIES_PER_TURN> = self.for_room.iter().copied().collect();
+        let sleepers: heapless::Vec<PeerId, RETRIES_PER_TURN> = self.for_room.iter().collect();
         self.retries_left = waiting;
         self.resume_for_room();
         self.close();
         self.retries_left = 0;
         // Whoever has output and a full socket was listed to be written to; it can be no more than before.
-        let peers = &mut self.peers;
-        self.to_write.retain(|id| {
-            let Some(peer) = &mut peers[id.index()] else { return false };
-            peer.to_write = peer.stream.writable;
-            peer.to_write
-        });
+        self.to_write.retain(|id| self.peers.get(id).is_some_and(|peer| peer.stream.writable));
         for id in sleepers {
-            let peer = self.peers[id.index()].as_ref();
+            let peer = self.peers.get(id);
             let still_waits =
                 peer.is_none_or(|peer| peer.waiting == Waiting::Room || peer.ending != Ending::No);
-            assert!(still_waits, "connection {} slept although there was room for it", id.index());
+            assert!(still_waits, "peer {} slept although there was room for it", id.index());
         }
     }
 
@@ -331,10 +331,11 @@ impl<P: Platform> Engine<P> {
         let mut left = RETRIES_PER_TURN;
         let mut at = 0;
         while left > 0 && self.retries_left > 0 && !self.is_over_budget() {
-            let Some(id) = self.for_room.get(at).copied() else {
+            let Some(peer) = self.for_room.get(at) else {
                 self.retries_left = 0;
                 break;
             };
+            let id = peer.connection().expect("the broker's connections wait for its room");
             let owner = self.broker.owner(id);
             if !self.may_enter(owner) && !is_large_next {
                 // The first in line of its virtual host did not fit: all of that wait until it does, each in
@@ -342,23 +343,22 @@ impl<P: Platform> Engine<P> {
                 at += 1;
                 continue;
             }
-            self.for_room.remove(at);
+            let waiting = self.for_room.take(at);
             self.retries_left -= 1;
             left -= 1;
             if self.broker.is_kept_waiting(&self.supplies.messages, id) {
-                self.for_room.push_back(id);
+                self.for_room.push(waiting);
                 continue;
             }
-            let Some(peer) = self.peers[id.index()].as_mut() else { continue };
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             peer.waiting = Waiting::No;
-            peer.session.blocked(self.now, false);
+            peer.session.amqp().blocked(self.now, false);
             peer.stream.look_again();
-            self.read_from(id);
+            self.read_from(waiting);
             let is_held = self.supplies.messages.is_held(owner) && !is_large_next;
             // It may have been refused instead, when it wanted more than a connection may wait for.
-            if is_held && self.for_room.back() == Some(&id) {
-                self.for_room.pop_back();
-                self.for_room.insert(at, id);
+            if is_held && self.for_room.last() == Some(waiting) {
+                self.for_room.move_to(waiting, at);
             }
         }
     }
@@ -372,22 +372,21 @@ impl<P: Platform> Engine<P> {
     /// Whether so much is free that one of those who wait for it can go on. Those who wait otherwise as well
     /// need not stay on the list: they are read when that is over.
     pub(super) fn has_stash_to_offer(&self) -> bool {
-        self.for_stash.iter().any(|id| self.has_stash_for(*id))
+        self.for_stash.iter().any(|id| self.has_stash_for(id))
     }
 
-    fn has_stash_for(&self, id: ConnectionId) -> bool {
-        let peer = self.peers[id.index()].as_ref();
+    fn has_stash_for(&self, id: PeerId) -> bool {
+        let peer = self.peers.get(id);
         peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_go_on(&self.buffers))
     }
 
     /// Lets those be read for whom so much is free as was missing.
     pub(super) fn resume_for_stash(&mut self) {
         for _ in 0..self.for_stash.len() {
-            let Some(id) = self.for_stash.pop_front() else { break };
+            let Some(id) = self.for_stash.pop() else { break };
             if !self.has_stash_for(id) {
-                self.for_stash.push_back(id);
-            } else if let Some(peer) = self.peers[id.index()].as_mut() {
-                peer.for_stash = false;
+                self.for_stash.push(id);
+            } else if let Some(peer) = self.peers.get_mut(id) {
                 peer.stream.look_again();
                 self.list_to_read(id);
             }
@@ -419,10 +418,10 @@ impl<P: Platform> Engine<P> {
                  raise assembly_bytes_max"
             ),
         );
-        for index in 0..self.peers.len() {
-            let Some(peer) = &self.peers[index] else { continue };
+        for index in 0..self.peers.connections_seen() {
             let id = ConnectionId::from_index(index);
-            if peer.session.has_body_for(&self.supplies.context(self.now, &self.broker, id), ms) {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            if peer.session.amqp().has_body_for(&self.supplies.context(self.now, &self.broker, id), ms) {
                 self.put_one_out(id, &fault);
             }
         }

@@ -9,7 +9,8 @@ use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
 
-use super::peer::{Ending, Waiting};
+use super::peer::{Ending, Peer, Waiting};
+use super::peers::PeerId;
 use super::platform::Platform;
 use super::state::Engine;
 
@@ -17,12 +18,8 @@ use super::state::Engine;
 const DRAIN_MS: u64 = 1_000;
 
 impl<P: Platform> Engine<P> {
-    pub(super) fn list_to_write(&mut self, id: ConnectionId) {
-        if let Some(Some(peer)) = self.peers.get_mut(id.index())
-            && !core::mem::replace(&mut peer.to_write, true)
-        {
-            self.to_write.push_back(id);
-        }
+    pub(super) fn list_to_write(&mut self, id: impl Into<PeerId>) {
+        self.to_write.push(id);
     }
 
     pub(super) fn write(&mut self) {
@@ -30,39 +27,44 @@ impl<P: Platform> Engine<P> {
             self.list_to_write(id);
         }
         for _ in 0..self.to_write.len() {
-            let Some(id) = self.to_write.pop_front() else { break };
+            let Some(id) = self.to_write.pop() else { break };
             self.write_to(id);
         }
     }
 
-    pub(super) fn write_to(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        peer.to_write = false;
-        if !peer.stream.writable {
-            self.note_stall(id, 0);
+    pub(super) fn write_to(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let is_over = matches!(peer.ending, Ending::Draining(_) | Ending::Now);
+        match (id.connection(), peer.stream.writable) {
+            (Some(connection), true) if !is_over => self.write_amqp(connection),
+            (Some(connection), false) => self.note_stall(connection, 0),
+            (None, true) if !is_over => self.write_operator(id),
+            _ => {}
         }
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        if !peer.stream.writable || matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
-            return;
-        }
+    }
+
+    /// Writes once: what the session says, then deliveries.
+    fn write_amqp(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let session = peer.session.amqp();
         let mut context = self.supplies.context(self.now, &self.broker, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
-            if !peer.session.server_cancel(&mut context, channel, tag, order) {
+            if !session.server_cancel(&mut context, channel, tag, order) {
                 break;
             }
             self.broker.told_cancelled(id);
         }
         let mut outbox = self.broker.outbox(id);
-        let filled = peer.session.fill(&mut context, &mut self.output, &mut self.write_plan, &mut outbox);
+        let filled = session.fill(&mut context, &mut self.output, &mut self.write_plan, &mut outbox);
         let taken = peer.stream.write(&mut self.buffers, &self.output[..filled]);
         let count = *taken.as_ref().unwrap_or(&0);
-        let sent = peer.session.written(&mut context, count, &self.write_plan);
+        let sent = session.written(&mut context, count, &self.write_plan);
         self.broker.sent(&mut self.supplies.messages, id, sent);
-        self.broker.set_writable(id, !peer.session.has_remainder() && !peer.stream.has_unsent());
+        self.broker.set_writable(id, !session.has_remainder() && !peer.stream.has_unsent());
         self.note_stall(id, count);
         match taken {
-            Ok(_) => self.after_write(id, count),
-            Err(error) => self.lose_writing(id, &error),
+            Ok(_) => self.after_write(id.into(), count),
+            Err(error) => self.lose_writing(id.into(), &error),
         }
     }
 
@@ -70,14 +72,14 @@ impl<P: Platform> Engine<P> {
     /// for it waits in memory.
     fn note_stall(&mut self, id: ConnectionId, count: usize) {
         let patience = self.limits.consumer_stall_timeout_ms;
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        let is_cut = peer.session.has_begun_delivery() || peer.stream.has_unsent();
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let is_cut = peer.session.amqp().has_begun_delivery() || peer.stream.has_unsent();
         let waits = is_cut || self.broker.has_output(id);
         if peer.stream.writable || !waits || patience == 0 {
             peer.stalled = Deadline::NEVER;
         } else if count > 0 || peer.stalled == Deadline::NEVER {
             peer.stalled = self.now.after_ms(patience.into());
-            self.deadlines.lower(id, peer.stalled);
+            self.deadlines.lower(id.into(), peer.stalled);
         }
     }
 
@@ -85,10 +87,10 @@ impl<P: Platform> Engine<P> {
     /// reads slowly is asked once more.
     pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
         let patience = self.limits.consumer_stall_timeout_ms;
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.stream.writable = true;
-        self.write_to(id);
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        self.write_to(id.into());
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if !peer.stalled.is_due(self.now) {
             return;
         }
@@ -101,19 +103,20 @@ impl<P: Platform> Engine<P> {
             ),
         );
         let mut context = self.supplies.context(self.now, &self.broker, id);
-        peer.session.close(&mut context, &fault);
-        if peer.session.has_begun_delivery() {
+        let session = peer.session.amqp();
+        session.close(&mut context, &fault);
+        if session.has_begun_delivery() {
             // Nothing can be said behind half a frame; the log has the sentence.
             self.end_now(id);
         }
     }
 
-    pub(super) fn after_write(&mut self, id: ConnectionId, count: usize) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+    pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.waiting == Waiting::Replies && count > 0 {
             self.resume(id);
         }
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
         if peer.ending == Ending::Flushing && !more {
             peer.stream.shut_down_writing(&mut self.buffers);
@@ -122,15 +125,19 @@ impl<P: Platform> Engine<P> {
             peer.stream.look_again();
             self.deadlines.lower(id, until);
             self.list_to_read(id);
-        } else if peer.stream.writable && (more || self.broker.has_output(id)) && count > 0 {
+        } else if peer.stream.writable && count > 0 && (more || self.has_deliveries(id)) {
             self.list_to_write(id);
         }
         self.after_session(id);
     }
 
+    fn has_deliveries(&self, id: PeerId) -> bool {
+        id.connection().is_some_and(|connection| self.broker.has_output(connection))
+    }
+
     /// The peer takes nothing any more. What it sent before still counts and is read to its end.
-    pub(super) fn lose_writing(&mut self, id: ConnectionId, error: &io::Error) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+    pub(super) fn lose_writing(&mut self, id: PeerId, error: &io::Error) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         log::debug!("{}: writing failed: {error}", peer.address);
         peer.stream.writable = false;
         peer.stream.read_closed = true;
@@ -139,8 +146,9 @@ impl<P: Platform> Engine<P> {
         self.list_to_read(id);
     }
 
-    pub(super) fn end_now(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers[id.index()].as_mut()
+    pub(super) fn end_now(&mut self, id: impl Into<PeerId>) {
+        let id = id.into();
+        if let Some(peer) = self.peers.get_mut(id)
             && peer.ending != Ending::Now
         {
             peer.ending = Ending::Now;
@@ -153,26 +161,34 @@ impl<P: Platform> Engine<P> {
             return;
         }
         while let Some(id) = self.to_close.pop() {
-            let Some(mut peer) = self.peers[id.index()].take() else { continue };
-            let mut context = self.supplies.context(self.now, &self.broker, id);
-            peer.session.teardown(&mut context);
+            let Some(mut peer) = self.peers.take(id) else { continue };
+            match id.connection() {
+                Some(connection) => self.forget_connection(connection, &mut peer),
+                None => self.forget_operator(id),
+            }
             peer.stream.release(&mut self.buffers);
             self.deadlines.remove(id);
-            self.broker.release(id);
-            self.worker.leave(id);
-            self.peers_count -= 1;
-            if peer.shaking_hands {
-                self.handshaking.retain(|other| *other != id);
-            }
-            self.tls_peers -= u32::from(peer.stream.is_tls());
-            self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
             self.platform.close(peer.stream.socket);
         }
         self.accept_queue.note_change();
-        // Once for all that were closed, and before anybody else gets one of their ids.
+        // Once for all that were closed, and before anybody else gets one of their places.
         let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
-            list.retain(|id| self.peers[id.index()].is_some());
+            list.retain(|id| self.peers.get(id).is_some());
         }
+    }
+
+    /// A connection of the broker is gone.
+    fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
+        let mut context = self.supplies.context(self.now, &self.broker, id);
+        peer.session.amqp().teardown(&mut context);
+        self.broker.release(id);
+        self.worker.leave(id);
+        self.connections_count -= 1;
+        if peer.shaking_hands {
+            self.handshaking.retain(|other| *other != id);
+        }
+        self.tls_peers -= u32::from(peer.stream.is_tls());
+        self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
     }
 }

@@ -1,7 +1,5 @@
 //! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
 
-use std::collections::VecDeque;
-
 use crate::admin::scene::Process;
 use crate::broker::Broker;
 use crate::command::ConnectionId;
@@ -16,11 +14,12 @@ use super::accept_queue::AcceptQueue;
 use super::admin_socket::AdminSocket;
 use super::deadlines::Deadlines;
 use super::listener::Listener;
-use super::peer::Peer;
+use super::peers::{PeerId, Peers};
 use super::platform::Platform;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::turn::TRIM_AFTER_MS;
+use super::wait_list::WaitList;
 use super::worker_queue::WorkerQueue;
 
 /// What an engine is made from.
@@ -77,10 +76,11 @@ pub struct Engine<P: Platform> {
     /// The world outside.
     pub platform: P,
     pub(super) listeners: Vec<Listener>,
-    /// By connection id.
-    pub(super) peers: Vec<Option<Peer<P::Socket>>>,
-    pub(super) peers_count: u32,
-    /// Connections that ever came in.
+    /// Whoever is connected, of whatever kind.
+    pub(super) peers: Peers<P::Socket>,
+    /// Those of them that are connections of the broker.
+    pub(super) connections_count: u32,
+    /// Connections of the broker that ever came in.
     pub(super) connections_made: u64,
     /// Those that have not opened a virtual host yet: each holds a handshake place.
     pub(super) handshaking: Vec<ConnectionId>,
@@ -97,8 +97,8 @@ pub struct Engine<P: Platform> {
     pub(super) worker: WorkerQueue,
     /// Messages may leave memory in the next turn.
     pub(super) spills: bool,
-    /// Connections with confirms or answers that wait for the disk.
-    pub(super) for_disk: VecDeque<ConnectionId>,
+    /// Peers with confirms or answers that wait for the disk.
+    pub(super) for_disk: WaitList,
     /// What they have been told of.
     pub(super) durable_seen: Batch,
     pub(super) buffers: Buffers,
@@ -106,20 +106,20 @@ pub struct Engine<P: Platform> {
     pub(super) output: Box<[u8]>,
     pub(super) write_plan: WritePlan,
     pub(super) names: Names,
-    pub(super) to_read: VecDeque<ConnectionId>,
-    pub(super) to_write: VecDeque<ConnectionId>,
-    pub(super) to_close: Vec<ConnectionId>,
+    pub(super) to_read: WaitList,
+    pub(super) to_write: WaitList,
+    pub(super) to_close: Vec<PeerId>,
     /// Publishers that wait for room, first come first served.
-    pub(super) for_room: VecDeque<ConnectionId>,
+    pub(super) for_room: WaitList,
     /// Those whose input needs more of the stashes than is free.
-    pub(super) for_stash: VecDeque<ConnectionId>,
+    pub(super) for_stash: WaitList,
     /// What [`Self::room_made`] said when they last tried.
     pub(super) room_seen: u64,
     /// So many of them have not tried since then.
     pub(super) retries_left: usize,
     /// The claim of a content that waits for others to be complete, and when they have had their time.
     pub(super) crowded: Option<(u64, Deadline)>,
-    pub(super) for_jobs: VecDeque<ConnectionId>,
+    pub(super) for_jobs: WaitList,
     /// Bytes read from all peers in this turn.
     pub(super) bytes_read: usize,
     /// The broker's steps for them.
@@ -135,12 +135,12 @@ pub struct Engine<P: Platform> {
     /// Idle bytes that were left when that was done last.
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
-    pub(super) admin: AdminSocket<P::Socket>,
+    pub(super) admin: AdminSocket,
 }
 
 impl<P: Platform> core::fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let waiting: Vec<_> = self.peers.iter().flatten().map(|peer| (peer.waiting, peer.ending)).collect();
+        let waiting: Vec<_> = self.peers.iter().map(|peer| (peer.waiting, peer.ending)).collect();
         f.debug_struct("Engine")
             .field("now", &self.now)
             .field("peers", &waiting)
@@ -163,6 +163,7 @@ impl<P: Platform> Engine<P> {
     pub fn new(setup: Setup, broker: Broker, platform: P) -> Self {
         let limits = setup.limits;
         let connections = limits.connections_max as usize;
+        let peers = Peers::<P::Socket>::places_max(connections);
         let with_tls = setup.listeners.contains(&true);
         // Of locked memory nothing is given back, so nothing is due for it.
         let trim_due = match setup.is_memory_locked {
@@ -173,14 +174,14 @@ impl<P: Platform> Engine<P> {
             now: Now::from_ms(0),
             platform,
             listeners: setup.listeners.into_iter().map(Listener::new).collect(),
-            peers: Vec::with_capacity(connections),
-            peers_count: 0,
+            peers: Peers::with_capacity(connections),
+            connections_count: 0,
             connections_made: 0,
             handshaking: Vec::with_capacity(limits.handshakes_max as usize),
             accept_queue: AcceptQueue::new(limits.handshakes_max as usize, setup.queue_places),
             tls_peers: 0,
             tls_handshakes: 0,
-            deadlines: Deadlines::with_capacity(connections),
+            deadlines: Deadlines::with_capacity(peers),
             supplies: Supplies {
                 settings: Settings::new(&limits, &setup.identity),
                 pools: Pools::new(&limits),
@@ -191,22 +192,22 @@ impl<P: Platform> Engine<P> {
             store: None,
             worker: WorkerQueue::new(&limits, with_tls, setup.is_tls_shut),
             spills: false,
-            for_disk: VecDeque::with_capacity(connections),
+            for_disk: WaitList::with_capacity(peers),
             durable_seen: Batch::NONE,
             buffers: Buffers::new(&limits, with_tls),
             input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
             output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
             write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
-            to_read: VecDeque::with_capacity(connections),
-            to_write: VecDeque::with_capacity(connections),
-            to_close: Vec::with_capacity(connections),
-            for_room: VecDeque::with_capacity(connections),
-            for_stash: VecDeque::with_capacity(connections),
+            to_read: WaitList::with_capacity(peers),
+            to_write: WaitList::with_capacity(peers),
+            to_close: Vec::with_capacity(peers),
+            for_room: WaitList::with_capacity(peers),
+            for_stash: WaitList::with_capacity(peers),
             room_seen: 0,
             retries_left: 0,
             crowded: None,
-            for_jobs: VecDeque::with_capacity(connections),
+            for_jobs: WaitList::with_capacity(peers),
             bytes_read: 0,
             work_units: 0,
             holds_back: false,
@@ -253,11 +254,6 @@ impl<P: Platform> Engine<P> {
     /// What was last set by `set_now`.
     pub const fn now(&self) -> Now {
         self.now
-    }
-
-    /// Connections that are not gone.
-    pub const fn peers_count(&self) -> u32 {
-        self.peers_count
     }
 }
 

@@ -36,7 +36,7 @@ impl<P: Platform> Engine<P> {
             ReplyCode::ConnectionForced,
             format_args!("broker forced connection closure with reason 'shutdown'"),
         );
-        for index in 0..self.peers.len() {
+        for index in 0..self.peers.connections_seen() {
             self.put_one_out(ConnectionId::from_index(index), &fault);
         }
         self.for_room.clear();
@@ -50,7 +50,7 @@ impl<P: Platform> Engine<P> {
 
     /// Whether no turn is to be taken any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopping.is_some_and(|at| self.peers_count == 0 || at.is_due(self.now))
+        self.stopping.is_some_and(|at| self.connections_count == 0 || at.is_due(self.now))
     }
 
     /// Begins to write what has not been written when the turns have ended; `true`: [`Self::flush`] is to be

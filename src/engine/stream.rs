@@ -153,7 +153,8 @@ pub(super) struct Stream<S> {
 }
 
 impl<S: Socket> Stream<S> {
-    pub(super) fn new(socket: S, with_tls: bool) -> Self {
+    /// Speaks plainly at first; see [`Self::begin_tls`].
+    pub(super) fn new(socket: S) -> Self {
         Self {
             socket,
             readable: true,
@@ -167,11 +168,16 @@ impl<S: Socket> Stream<S> {
             from_stash: 0,
             reading: Reading::Take,
             is_taken: false,
-            tls: with_tls.then(Tls::new),
+            tls: None,
             unsent: ByteChain::default(),
             records: 0,
             missing: 0,
         }
+    }
+
+    /// Speaks TLS from the first octet on.
+    pub(super) fn begin_tls(&mut self) {
+        self.tls = Some(Tls::new());
     }
 
     /// Reads once: stashed bytes first, then what the socket has.

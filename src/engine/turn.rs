@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! poll ─ what the disk did ─ who may come in ─ read and apply ─ worker ─ who is put out ─ timers
-//!      ─ the operator ─ jobs ─ deliver ─ write ─ to the disk ─ who waited for room ─ who waited for a job
-//!      ─ close ─ who waited for the stash ─ idle memory goes back
+//!      ─ the operator's orders ─ jobs ─ deliver ─ write ─ to the disk ─ who waited for room
+//!      ─ who waited for a job ─ close ─ who waited for the stash ─ idle memory goes back
 //! ```
 //!
 //! Always true: whoever waits is woken by an event, by a deadline, or is on a list that is looked at in every
@@ -32,6 +32,7 @@ use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
 use super::peer::{Ending, Waiting};
+use super::peers::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
 use super::store_driver::StoreDriver;
@@ -62,11 +63,12 @@ impl<P: Platform> Engine<P> {
     pub fn turn(&mut self) -> io::Result<()> {
         self.take_from_disk()?;
         self.let_in();
+        self.let_operators_in();
         self.read();
         self.run_worker();
         self.put_out();
         self.keep_time();
-        self.serve_admin();
+        self.follow_orders();
         self.broker.run_jobs(&mut self.supplies.messages);
         self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
         self.write();
@@ -101,7 +103,7 @@ impl<P: Platform> Engine<P> {
             || self.spills
             || self.store.as_ref().is_some_and(|store| store.has_work(&self.broker, &self.supplies.messages))
             || !self.to_write.is_empty()
-            || self.admin.has_work(self.broker.journal().is_crowded())
+            || self.may_let_operator_in()
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
             || self.has_job()
@@ -119,7 +121,7 @@ impl<P: Platform> Engine<P> {
         let own = own.earlier(self.supplies.log.deadline());
         let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
         let others = self.job_deadline().earlier(self.accept_queue.deadline());
-        self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.deadline())
+        self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
     }
 
     // ---- what is reported
@@ -141,14 +143,9 @@ impl<P: Platform> Engine<P> {
         self.accept_queue.note_event(place, is_closed);
     }
 
-    /// Something happened to an operator's client.
-    pub fn note_admin(&mut self, place: usize, readiness: Readiness) {
-        self.admin.note_readiness(place, readiness);
-    }
-
-    /// Something happened to a connection.
-    pub fn note_peer(&mut self, id: ConnectionId, seen: Readiness) {
-        let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { return };
+    /// Something happened to a peer.
+    pub fn note_peer(&mut self, id: PeerId, seen: Readiness) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if seen.is_readable || seen.is_read_closed || seen.is_error {
             peer.stream.readable = true;
             peer.stream.read_closed |= seen.is_read_closed || seen.is_error;
@@ -162,7 +159,7 @@ impl<P: Platform> Engine<P> {
             // message may go where it would only be lost sight of.
             self.note_deaf(id);
         } else if seen.is_writable {
-            if let Some(peer) = self.peers[id.index()].as_mut() {
+            if let Some(peer) = self.peers.get_mut(id) {
                 peer.stream.writable = true;
             }
             self.list_to_write(id);
@@ -171,15 +168,16 @@ impl<P: Platform> Engine<P> {
 
     /// The peer is gone, or will say nothing more, which is the same: AMQP has no half of a connection. One
     /// that waits is not read to its end, so it would keep what it holds (its place among the connections,
-    /// an exclusive queue, the messages in that) for as long as nobody makes room.
-    fn note_loss(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+    /// an exclusive queue, the messages in that) for as long as nobody makes room. An operator's client may
+    /// say its last and wait for the answer.
+    fn note_loss(&mut self, id: PeerId) {
+        let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if let Waiting::Worker(_) = peer.waiting {
             // Nobody is left to be told, and somebody else may want its place.
             return self.end_now(id);
         }
         if peer.lost == Deadline::NEVER {
-            let ms = if self.broker.owns_queues(id) { LOST_OWNER_MS } else { LOST_MS };
+            let ms = if self.broker.owns_queues(connection) { LOST_OWNER_MS } else { LOST_MS };
             peer.lost = self.now.after_ms(ms);
             self.deadlines.lower(id, peer.lost);
         }
@@ -187,20 +185,24 @@ impl<P: Platform> Engine<P> {
 
     /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait
     /// until its last deadline, with all that it holds.
-    pub(super) fn note_deaf(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+    pub(super) fn note_deaf(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.stream.write_closed = true;
         let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
-        self.broker.set_writable(id, false);
-        if is_waiting_for_writing {
+        let connection = id.connection();
+        if let Some(connection) = connection {
+            self.broker.set_writable(connection, false);
+        }
+        // Who has no record at the broker came for answers, and nothing else.
+        if is_waiting_for_writing || connection.is_none() {
             self.end_now(id);
         }
     }
 
     fn keep_time(&mut self) {
         self.end_slow_bodies();
-        // Each connection once: one whose deadline is not moved by its being called waits for the next turn.
-        for _ in 0..self.peers_count {
+        // Each peer once: one whose deadline is not moved by its being called waits for the next turn.
+        for _ in 0..self.deadlines.len() {
             let Some(id) = self.deadlines.pop_due(self.now) else { break };
             self.call_at_deadline(id);
         }
@@ -213,21 +215,21 @@ impl<P: Platform> Engine<P> {
     fn close_overdue(&mut self) {
         while let Some(overdue) = self.broker.next_overdue() {
             let id = overdue.connection;
-            let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { continue };
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             let mut context = self.supplies.context(self.now, &self.broker, id);
-            if !peer.session.close_channel(&mut context, overdue.channel, &overdue.fault) {
+            if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
             }
             if peer.waiting == Waiting::Room {
-                peer.session.blocked(self.now, false);
-                self.for_room.retain(|other| *other != id);
+                peer.session.amqp().blocked(self.now, false);
+                self.for_room.remove(id);
                 self.resume(id);
             }
-            if let Some(peer) = self.peers[id.index()].as_mut() {
+            if let Some(peer) = self.peers.get_mut(id) {
                 peer.stream.look_again();
             }
             self.list_to_read(id);
-            self.after_session(id);
+            self.after_session(id.into());
         }
     }
 
@@ -269,8 +271,8 @@ impl<P: Platform> Engine<P> {
         parts.into_iter().all(|is_done| is_done)
     }
 
-    fn call_at_deadline(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+    fn call_at_deadline(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if let Ending::Draining(until) = peer.ending {
             if until.is_due(self.now) {
                 self.end_now(id);
@@ -286,16 +288,17 @@ impl<P: Platform> Engine<P> {
         if peer.lost.is_due(self.now) {
             return self.end_now(id);
         }
+        let Some(connection) = id.connection() else { return self.call_operator(id) };
         if peer.stalled.is_due(self.now) {
-            self.end_if_stalled(id);
+            self.end_if_stalled(connection);
         }
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
-        let mut context = self.supplies.context(self.now, &self.broker, id);
-        if peer.session.handle_timeout(&mut context) == Timeout::Close {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let mut context = self.supplies.context(self.now, &self.broker, connection);
+        if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
             return self.end_now(id);
         }
         // Time may have let the session go on with input it had left standing, or finish.
-        if let Some(peer) = self.peers[id.index()].as_mut() {
+        if let Some(peer) = self.peers.get_mut(id) {
             peer.stream.look_again();
         }
         self.list_to_read(id);
@@ -308,7 +311,9 @@ impl<P: Platform> Engine<P> {
     pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let (broker, messages) = (&mut self.broker, &mut self.supplies.messages);
-        if let Some((done, took_us)) = self.platform.take_written() {
+        let written = self.platform.take_written();
+        let is_written = written.is_some();
+        if let Some((done, took_us)) = written {
             if done.is_commit() {
                 store.note_sync(took_us);
             }
@@ -321,7 +326,7 @@ impl<P: Platform> Engine<P> {
         {
             self.platform.start_read(more);
         }
-        self.note_durable();
+        self.note_durable(is_written);
         Ok(())
     }
 
@@ -343,24 +348,29 @@ impl<P: Platform> Engine<P> {
             );
             self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
         }
-        self.note_durable();
+        self.note_durable(false);
     }
 
-    /// Tells those who wait for the disk what is durable now.
-    fn note_durable(&mut self) {
+    /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
+    /// so they look after every write.
+    fn note_durable(&mut self, is_written: bool) {
         self.broker.note_durable();
         let durable = self.broker.journal().durable();
-        if core::mem::replace(&mut self.durable_seen, durable) == durable {
+        if core::mem::replace(&mut self.durable_seen, durable) == durable && !is_written {
             return;
         }
         for _ in 0..self.for_disk.len() {
-            let Some(id) = self.for_disk.pop_front() else { break };
-            let Some(peer) = self.peers[id.index()].as_mut() else { continue };
-            peer.for_disk = false;
-            let mut context = self.supplies.context(self.now, &self.broker, id);
-            peer.session.note_durable(&mut context);
+            let Some(id) = self.for_disk.pop() else { break };
+            let Some(connection) = id.connection() else {
+                // What it waits for is put together where it is written.
+                self.list_to_write(id);
+                continue;
+            };
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            let mut context = self.supplies.context(self.now, &self.broker, connection);
+            peer.session.amqp().note_durable(&mut context);
             if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
-                self.answer_held(id);
+                self.answer_held(connection);
             }
             self.after_session(id);
         }
@@ -368,16 +378,17 @@ impl<P: Platform> Engine<P> {
 
     /// Gives the answer that had to wait, and lets the connection go on.
     fn answer_held(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let session = peer.session.amqp();
         if let Some((outcome, order)) = peer.held.take()
-            && peer.session.expects_answer()
+            && session.expects_answer()
         {
             let mut context = self.supplies.context(self.now, &self.broker, id);
-            peer.session.answer(&mut context, outcome, order, Batch::NONE);
+            session.answer(&mut context, outcome, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
             peer.waiting = Waiting::Job;
-            self.for_jobs.push_back(id);
+            self.for_jobs.push(id);
         } else {
             self.resume(id);
         }
@@ -392,25 +403,27 @@ impl<P: Platform> Engine<P> {
     /// After everything in a turn that applies commands, for a command may end the job of another.
     fn resume_after_jobs(&mut self) {
         for _ in 0..self.for_jobs.len() {
-            let Some(id) = self.for_jobs.pop_front() else { break };
+            let Some(peer) = self.for_jobs.pop() else { break };
+            let id = peer.connection().expect("jobs are of the broker's connections");
             if self.broker.is_busy(id) {
-                self.for_jobs.push_back(id);
+                self.for_jobs.push(peer);
                 continue;
             }
             if let Some(later) = self.broker.take_later(id)
-                && let Some(peer) = self.peers[id.index()].as_mut()
+                && let Some(peer) = self.peers.get_mut(id)
             {
                 peer.held = Some(later);
                 self.answer_held(id);
-                self.after_session(id);
+                self.after_session(id.into());
             } else {
                 self.resume(id);
             }
         }
     }
 
-    pub(super) fn resume(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers[id.index()].as_mut() {
+    pub(super) fn resume(&mut self, id: impl Into<PeerId>) {
+        let id = id.into();
+        if let Some(peer) = self.peers.get_mut(id) {
             peer.waiting = Waiting::No;
             peer.stream.look_again();
             self.list_to_read(id);
@@ -425,28 +438,28 @@ impl<P: Platform> Engine<P> {
 
     /// Closes a connection from our side, whatever it waits for.
     pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
-        let Some(peer) = self.peers.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stream.is_shaking_hands() {
             return self.end_now(id);
         }
         let mut context = self.supplies.context(self.now, &self.broker, id);
-        peer.session.close(&mut context, fault);
+        peer.session.amqp().close(&mut context, fault);
         self.resume_closed(id);
     }
 
     /// What we closed is read again, for its answer.
     fn resume_closed(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.held = None;
         let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
         match waited {
-            Waiting::Room => self.for_room.retain(|other| *other != id),
-            Waiting::Job => self.for_jobs.retain(|other| *other != id),
+            Waiting::Room => self.for_room.remove(id),
+            Waiting::Job => self.for_jobs.remove(id),
             Waiting::Worker(_) => self.worker.throttle.leave(id),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
         self.resume(id);
-        self.after_session(id);
+        self.after_session(id.into());
     }
 }
 

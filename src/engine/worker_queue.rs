@@ -240,19 +240,19 @@ impl<P: Platform> Engine<P> {
 
     /// Whether a connection still waits for this.
     fn awaits(&self, id: ConnectionId, awaited: Waiting) -> bool {
-        let peer = self.peers.get(id.index()).and_then(Option::as_ref);
-        peer.is_some_and(|peer| peer.waiting == awaited && peer.ending == Ending::No)
+        self.peers.get(id).is_some_and(|peer| peer.waiting == awaited && peer.ending == Ending::No)
     }
 
     /// Gives the answer that had to wait for the worker, and lets the connection go on.
     fn answer_login(&mut self, id: ConnectionId, outcome: Outcome) {
-        let Some(peer) = self.peers[id.index()].as_mut() else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.silent_since = self.now;
-        if peer.session.expects_answer() {
+        let session = peer.session.amqp();
+        if session.expects_answer() {
             let mut context = self.supplies.context(self.now, &self.broker, id);
-            peer.session.answer(&mut context, outcome, 0, Batch::NONE);
+            session.answer(&mut context, outcome, 0, Batch::NONE);
         }
         self.resume(id);
-        self.after_session(id);
+        self.after_session(id.into());
     }
 }

@@ -181,7 +181,6 @@ fn report(engine: &mut Engine<System>, token: Token, event: &mio::event::Event) 
         Whose::Socket(Interest::Newcomer(place)) => {
             engine.note_newcomer(place, readiness.is_read_closed || readiness.is_error);
         }
-        Whose::Socket(Interest::Admin(place)) => engine.note_admin(place, readiness),
         Whose::Listener(listener) => engine.note_listener(listener),
     }
 }

@@ -169,7 +169,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
         tls_record_bytes: if_tls(engine::tls_scratch_bytes(limits)),
         tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
-        connection_bytes: engine::connection_bytes::<Socket>() + broker::CONNECTION_BYTES,
+        connection_bytes: engine::peer_bytes::<Socket>() + broker::CONNECTION_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,
         queue_bytes: broker::QUEUE_BYTES,
@@ -181,7 +181,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         login_bytes: engine::LOGIN_BYTES,
         newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
-        control_bytes: crate::admin::talk::TALK_BYTES,
+        control_bytes: crate::admin::talk::TALK_BYTES + engine::peer_bytes::<Socket>(),
     }
 }
 

@@ -9,10 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Token};
 
-use crate::command::ConnectionId;
 use crate::config::Config;
-use crate::engine::{self, AcceptFailure, ListenerId, Platform, Visitor, WorkerJob, WorkerResult};
-use crate::limits::{CONTROL_CLIENTS_MAX, Limits};
+use crate::engine::{self, AcceptFailure, ListenerId, PeerId, Platform, Visitor, WorkerJob, WorkerResult};
+use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
 use crate::time::Now;
@@ -35,7 +34,7 @@ pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
 pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 /// The token of the pipe of SIGHUP.
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
-/// The token of the operator's door; those of its clients follow downwards.
+/// The token of the operator's door.
 const ADMIN: usize = usize::MAX - 16;
 /// Tokens below are doors, from here on newcomers.
 const FIRST_NEWCOMER: usize = 1 << 15;
@@ -55,10 +54,7 @@ pub(super) fn whose(Token(token): Token) -> Whose {
         ADMIN => Whose::Listener(ListenerId::Admin),
         token if token < FIRST_NEWCOMER => Whose::Listener(ListenerId::Amqp(token)),
         token if token < FIRST_PEER => Whose::Socket(engine::Interest::Newcomer(token - FIRST_NEWCOMER)),
-        token if (ADMIN - CONTROL_CLIENTS_MAX..ADMIN).contains(&token) => {
-            Whose::Socket(engine::Interest::Admin(ADMIN - 1 - token))
-        }
-        token => Whose::Socket(engine::Interest::Peer(ConnectionId::from_index(token - FIRST_PEER))),
+        token => Whose::Socket(engine::Interest::Peer(PeerId::from_index(token - FIRST_PEER))),
     }
 }
 
@@ -66,7 +62,6 @@ const fn token_of(interest: engine::Interest) -> Token {
     Token(match interest {
         engine::Interest::Newcomer(place) => FIRST_NEWCOMER + place,
         engine::Interest::Peer(id) => FIRST_PEER + id.index(),
-        engine::Interest::Admin(place) => ADMIN - 1 - place,
     })
 }
 
@@ -164,7 +159,10 @@ impl Platform for System {
         let both = Interest::READABLE | Interest::WRITABLE;
         match interest {
             engine::Interest::Newcomer(_) => socket.register(self.poll.registry(), token, Interest::READABLE),
-            engine::Interest::Admin(_) => socket.register(self.poll.registry(), token, both),
+            // What an operator's client says and hears fits whatever the system gives.
+            engine::Interest::Peer(id) if id.connection().is_none() => {
+                socket.register(self.poll.registry(), token, both)
+            }
             engine::Interest::Peer(_) => {
                 socket.buffer_size = self.local_buffers.take(socket, &self.doors);
                 let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
@@ -237,10 +235,8 @@ mod tests {
         let interests = [
             engine::Interest::Newcomer(0),
             engine::Interest::Newcomer(255),
-            engine::Interest::Peer(ConnectionId::from_index(0)),
-            engine::Interest::Peer(ConnectionId::from_index(65_535)),
-            engine::Interest::Admin(0),
-            engine::Interest::Admin(CONTROL_CLIENTS_MAX - 1),
+            engine::Interest::Peer(PeerId::from_index(0)),
+            engine::Interest::Peer(PeerId::from_index(65_535)),
         ];
         for interest in interests {
             assert_eq!(whose(token_of(interest)), Whose::Socket(interest));

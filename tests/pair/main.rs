@@ -7,6 +7,7 @@
 //! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
 //! | `lives`   | random lives of several connections, and what every run must keep |
 //! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
+//! | `operators` | the operator's clients, as peers among the others |
 //! | `mass`    | one command that means a lot of work |
 //!
 //! Always true: no test here waits; a world that is stuck has come to rest without what was expected, and
@@ -19,4 +20,5 @@ mod bytes;
 mod lives;
 mod mass;
 mod memory;
+mod operators;
 mod time;

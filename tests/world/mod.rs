@@ -117,6 +117,8 @@ pub struct World {
     pub engine: Engine<Memory>,
     pub clients: Vec<Client>,
     pub lines: Vec<Rc<RefCell<Line>>>,
+    /// Those of the operator's clients.
+    pub operators: Vec<Rc<RefCell<Line>>>,
     pub now: Now,
     limits: Limits,
     /// Turns made so far.
@@ -148,6 +150,7 @@ impl World {
             engine: Engine::new(setup, broker, Memory::default()),
             clients: Vec::new(),
             lines: Vec::new(),
+            operators: Vec::new(),
             now: Now::from_ms(0),
             limits,
             turns: 0,
@@ -164,6 +167,20 @@ impl World {
         self.lines.push(line);
         self.clients.push(Client::new(manners));
         number
+    }
+
+    /// A program connects to the operator's socket, as this user; its number among those.
+    pub fn connect_operator(&mut self, shape: Shape, uid: u32) -> usize {
+        let line = Rc::new(RefCell::new(Line::new(shape)));
+        self.engine.open_admin_socket();
+        self.engine.platform.arrive_operator(&line, uid);
+        self.operators.push(line);
+        self.operators.len() - 1
+    }
+
+    /// The connection of an operator's client.
+    pub fn operator(&self, number: usize) -> RefMut<'_, Line> {
+        self.operators[number].borrow_mut()
     }
 
     /// The connection of a client.
@@ -206,6 +223,9 @@ impl World {
         let mut moved = false;
         for (client, line) in self.clients.iter_mut().zip(&self.lines) {
             moved |= client.step(&mut line.borrow_mut(), self.now);
+            moved |= line.borrow_mut().arrive();
+        }
+        for line in &self.operators {
             moved |= line.borrow_mut().arrive();
         }
         self.engine.set_now(self.now);

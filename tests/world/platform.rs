@@ -82,6 +82,8 @@ struct Registered {
 #[derive(Debug, Default)]
 pub struct Memory {
     arrivals: VecDeque<Visitor<LineEnd>>,
+    operators: VecDeque<Visitor<LineEnd>>,
+    has_news_of_operators: bool,
     registered: Vec<Registered>,
     worked: Option<WorkerResult>,
 }
@@ -94,12 +96,28 @@ impl Memory {
         self.arrivals.push_back(Visitor { socket, address: PeerAddress::Network(address) });
     }
 
+    /// A program of this machine connects to the operator's socket, as this user.
+    pub fn arrive_operator(&mut self, line: &Rc<RefCell<Line>>, uid: u32) {
+        line.borrow_mut().is_held = true;
+        let socket = LineEnd(line.clone());
+        self.operators.push_back(Visitor { socket, address: PeerAddress::Local { pid: 1, uid } });
+        self.has_news_of_operators = true;
+    }
+
+    /// Operator's clients that were not let in yet.
+    pub fn operators_outside(&self) -> usize {
+        self.operators.len()
+    }
+
     /// Tells the engine what happened since this was last done; says whether that was anything, a result of
     /// the worker included.
     pub fn report(engine: &mut Engine<Self>) -> bool {
         let mut any = engine.platform.worked.is_some();
         if !engine.platform.arrivals.is_empty() {
             engine.note_listener(ListenerId::Amqp(0));
+        }
+        if core::mem::take(&mut engine.platform.has_news_of_operators) {
+            engine.note_listener(ListenerId::Admin);
         }
         engine.platform.registered.retain(|registered| registered.line.borrow().is_held);
         for index in 0..engine.platform.registered.len() {
@@ -112,7 +130,6 @@ impl Memory {
             match *interest {
                 Interest::Peer(id) => engine.note_peer(id, readiness(edges)),
                 Interest::Newcomer(place) => engine.note_newcomer(place, edges.closed || edges.error),
-                Interest::Admin(place) => engine.note_admin(place, readiness(edges)),
             }
         }
         any
@@ -134,11 +151,15 @@ impl Platform for Memory {
 
     fn accept(
         &mut self,
-        _: ListenerId,
+        listener: ListenerId,
         _: &mut LogLimiter,
         _: Now,
     ) -> Result<Visitor<LineEnd>, AcceptFailure> {
-        self.arrivals.pop_front().ok_or(AcceptFailure::Nobody)
+        let waiting = match listener {
+            ListenerId::Amqp(_) => &mut self.arrivals,
+            ListenerId::Admin => &mut self.operators,
+        };
+        waiting.pop_front().ok_or(AcceptFailure::Nobody)
     }
 
     fn register(&mut self, socket: &mut LineEnd, interest: Interest) -> io::Result<()> {

@@ -72,7 +72,8 @@ impl Stage {
             files: None,
             orders: &mut self.orders,
         };
-        talk.step(&mut scene);
+        talk.handle(&mut scene);
+        talk.fill(&mut scene);
     }
 }
 
@@ -117,7 +118,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
             let name = format!("comes-{}", round - 3);
             stage.broker.operator_delete_queue(&mut stage.messages, "/", &name, (false, false)).unwrap();
         }
-        if !talk.has_work() && talk.output().is_empty() {
+        if !talk.has_request() && !talk.has_output() {
             break;
         }
     }
@@ -143,7 +144,7 @@ fn arguments_that_fit_nowhere_are_told_to_be_so() {
     let mut talk = Talk::default();
     talk.take(LIST);
     let mut answer = Vec::new();
-    while talk.has_work() || !talk.output().is_empty() {
+    while talk.has_request() || talk.has_output() {
         stage.step(&mut talk);
         answer.extend_from_slice(talk.output());
         talk.wrote(talk.output().len());
@@ -164,7 +165,7 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
     let first = String::from_utf8_lossy(talk.output()).into_owned();
     assert!(first.contains("200 OK") && !first.contains("404"), "one after the other: {first}");
     let mut answer = Vec::new();
-    while talk.has_work() || !talk.output().is_empty() {
+    while talk.has_request() || talk.has_output() {
         answer.extend_from_slice(talk.output());
         talk.wrote(talk.output().len());
         stage.step(&mut talk);
@@ -177,5 +178,5 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
     stage.step(&mut talk);
     assert!(talk.output().starts_with(b"HTTP/1.1 400"));
     talk.wrote(talk.output().len());
-    assert!(talk.is_over());
+    assert!(talk.is_ending() && talk.output().is_empty());
 }

@@ -1,0 +1,123 @@
+//! The operator's clients are peers like the others: what they say and hear, how long they may be still, and
+//! how many there may be.
+
+use leveret::limits::CONTROL_CLIENTS_MAX;
+
+use super::world::{Publish, Shape, World, small_limits};
+
+const LIST: &[u8] = b"GET /api/queues/%2F?columns=name HTTP/1.1\r\n\r\n";
+const NONE: &[u8] = b"GET /api/queues/%2F/none HTTP/1.1\r\n\r\n";
+const LAST: &[u8] = b"GET /api/vhosts?columns=name HTTP/1.1\r\nConnection: close\r\n\r\n";
+const IDLE_MS: u64 = 60_000;
+
+/// What is there for a client to read, at most so much of it.
+fn read(world: &World, operator: usize, most: usize) -> String {
+    let mut bytes = Vec::new();
+    world.operator(operator).read_down(most, &mut bytes);
+    String::from_utf8(bytes).expect("answers are text")
+}
+
+fn is_held(world: &World, operator: usize) -> bool {
+    world.operator(operator).is_held
+}
+
+#[test]
+fn requests_said_at_once_are_answered_in_their_order_and_an_end_is_heard_after_them() {
+    for shape in [Shape::WIDE, Shape::fragments(1)] {
+        let mut world = World::new(small_limits());
+        let client = world.open(&[1]);
+        world.declare(client, 1, "readings");
+        let operator = world.connect_operator(shape, 0);
+        world.operator(operator).write_up(&[LIST, NONE, LIST].concat());
+        world.operator(operator).hang_up();
+        world.run();
+        let heard = read(&world, operator, usize::MAX);
+        let status: Vec<&str> =
+            heard.match_indices("HTTP/1.1 ").map(|(at, _)| &heard[at + 9..at + 12]).collect();
+        assert_eq!(status, ["200", "404", "200"], "{heard}");
+        assert_eq!(heard.matches("readings").count(), 2);
+        assert!(!is_held(&world, operator), "it said its last, and has its answers");
+    }
+}
+
+#[test]
+fn a_client_that_closes_after_its_answer_is_shut_down_and_let_go() {
+    let mut world = World::new(small_limits());
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    world.operator(operator).write_up(LAST);
+    world.run();
+    assert!(read(&world, operator, usize::MAX).contains("200 OK"));
+    assert!(world.operator(operator).broker_is_done, "nothing more will be said");
+    world.operator(operator).hang_up();
+    world.run();
+    assert!(!is_held(&world, operator));
+}
+
+#[test]
+fn a_listing_goes_on_as_its_reader_takes_it_however_busy_the_broker_is() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    for number in 0..400 {
+        world.declare(client, 1, &format!("queue-{number}-{}", "x".repeat(200)));
+    }
+    let operator = world.connect_operator(Shape { down_room: 700, ..Shape::WIDE }, 0);
+    world.operator(operator).write_up(LIST);
+    let mut heard = String::new();
+    for round in 0..2_000 {
+        let publish = Publish { key: "queue-0", ..Publish::default() };
+        world.publish(client, 1, publish, b"one more");
+        world.run();
+        heard += &read(&world, operator, if round % 7 == 0 { 0 } else { 500 });
+    }
+    assert!(heard.ends_with("0\r\n\r\n"), "all of it: {} bytes", heard.len());
+    assert_eq!(heard.matches("\"queue-").count(), 400);
+    assert!(is_held(&world, operator), "and it may ask again");
+}
+
+#[test]
+fn who_is_still_for_a_minute_is_hung_up_on_and_who_is_not_stays() {
+    let mut world = World::new(small_limits());
+    let [still, busy] = [0, 1].map(|_| world.connect_operator(Shape::WIDE, 0));
+    world.run();
+    for _ in 0..3 {
+        world.pass_ms(IDLE_MS / 2 - 1);
+        world.operator(busy).write_up(NONE);
+        world.run();
+        assert!(read(&world, busy, usize::MAX).contains("404"));
+    }
+    assert_eq!((is_held(&world, still), is_held(&world, busy)), (false, true));
+    // Half a request is no reason to wait for the other half.
+    world.operator(busy).write_up(&NONE[..9]);
+    world.pass_ms(IDLE_MS - 1);
+    assert!(is_held(&world, busy));
+    world.pass_ms(2);
+    assert!(!is_held(&world, busy));
+}
+
+#[test]
+fn more_of_them_wait_outside_until_one_has_gone_and_connections_of_the_broker_are_not_counted() {
+    let mut world = World::new(small_limits());
+    let clients = [0, 1].map(|_| world.open(&[1]));
+    for _ in 0..=CONTROL_CLIENTS_MAX {
+        world.connect_operator(Shape::WIDE, 0);
+    }
+    world.run();
+    assert_eq!(world.engine.platform.operators_outside(), 1);
+    world.operator(1).lose();
+    world.run();
+    assert_eq!((is_held(&world, 1), world.engine.platform.operators_outside()), (false, 0));
+    let overview = b"GET /api/connections?columns=state HTTP/1.1\r\n\r\n";
+    world.operator(CONTROL_CLIENTS_MAX).write_up(overview);
+    world.run();
+    let heard = read(&world, CONTROL_CLIENTS_MAX, usize::MAX);
+    assert_eq!(heard.matches("running").count(), clients.len(), "{heard}");
+}
+
+#[test]
+fn other_users_are_turned_away() {
+    let mut world = World::new(small_limits());
+    let operator = world.connect_operator(Shape::WIDE, 1000);
+    world.operator(operator).write_up(LIST);
+    world.run();
+    assert!(!is_held(&world, operator) && read(&world, operator, usize::MAX).is_empty());
+}
