@@ -195,6 +195,8 @@ pub struct Broker {
     hungry_since: u64,
     /// Where the search for what may leave memory goes on.
     spill_hand: usize,
+    /// What is kept free to read back what only the log has.
+    read_back: spill::ReadBackRoom,
     /// Gets that wait for their message.
     getting: VecDeque<Getting>,
     /// One of them may find its message now.
@@ -320,6 +322,7 @@ impl Broker {
             hungry: VecDeque::new(),
             hungry_since: 0,
             spill_hand: 0,
+            read_back: spill::ReadBackRoom::new(limits),
             getting: VecDeque::new(),
             gets_due: false,
             fifo_pool,

@@ -232,6 +232,11 @@ impl Queue {
         self.resident() + self.deep.stored + self.returned_absent
     }
 
+    /// Whether only the log has some of its messages, delivered ones included.
+    pub(super) const fn has_absent(&self) -> bool {
+        self.deep.stored > 0 || self.returned_absent > 0 || self.unsettled_absent > 0
+    }
+
     /// Those of them that are in memory.
     pub(super) fn resident(&self) -> u32 {
         let deep = self.deep.head.len() + self.deep.messages - self.deep.stored + self.deep.leaving.len();

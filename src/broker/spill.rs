@@ -10,10 +10,12 @@
 //!
 //! Always true: order is kept; a message is given up only when its commit is durable; what cannot leave
 //! stays where it is in the order, and does not keep back what is behind it; what a consumer takes while it
-//! is leaving stays.
+//! is leaving stays; as long as the log alone has a message, the memory to read it back is kept free of what
+//! cannot leave, whatever is published meanwhile.
 
 use crate::command::QueueId;
 use crate::journal::{Mode, NoRoom, Target};
+use crate::limits::Limits;
 use crate::mem::{Entry, MessageFlags, MessageId, Messages};
 
 use super::Broker;
@@ -43,7 +45,68 @@ enum Shedding {
     No,
 }
 
+/// The memory that is kept to read back the largest message that only the log has: it may stand before
+/// transient ones that fill all the rest.
+#[derive(Debug)]
+pub(super) struct ReadBackRoom {
+    /// Bytes of that message, or of one that has left since; 0 when the log alone has none.
+    bytes: u64,
+    /// Bytes of the largest message there can be.
+    message_bytes_max: u64,
+    /// Bytes that names and properties may add to a body.
+    frame_bytes: u64,
+    /// Where the search for a message that only the log has goes on, and the places in a row without one.
+    hand: usize,
+    clear: usize,
+}
+
+impl ReadBackRoom {
+    pub(super) fn new(limits: &Limits) -> Self {
+        // Exchange and routing key are short strings.
+        let frame_bytes = u64::from(limits.frame_max) + 512;
+        let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
+        Self { bytes: 0, message_bytes_max, frame_bytes, hand: 0, clear: 0 }
+    }
+
+    /// From now on only the log has a message of so many bytes.
+    fn need(&mut self, bytes: u64) {
+        self.bytes = self.bytes.max(bytes);
+        self.clear = 0;
+    }
+}
+
 impl Broker {
+    /// At a start: the largest body in the log has so many bytes; 0 when there is no message in it.
+    pub fn recovered_largest(&mut self, body_bytes: u64) {
+        if body_bytes > 0 {
+            self.read_back.need(body_bytes + self.read_back.frame_bytes);
+        }
+    }
+
+    /// Keeps room for what is to be read back, as long as there is any; says whether it is still being looked
+    /// for.
+    fn keep_read_back_room(&mut self, messages: &mut Messages) -> bool {
+        let Self { read_back: room, queues, .. } = self;
+        if room.bytes == 0 {
+            return false;
+        }
+        let places = queues.places();
+        for _ in 0..SPILL_QUEUES {
+            if queues.get(room.hand).is_some_and(Queue::has_absent) {
+                room.clear = 0;
+                break;
+            }
+            room.hand = if room.hand + 1 < places { room.hand + 1 } else { 0 };
+            room.clear += 1;
+        }
+        let is_needed = room.clear < places;
+        if !is_needed {
+            (room.bytes, room.clear) = (0, 0);
+        }
+        messages.keep_for_read_back(room.bytes, room.message_bytes_max);
+        is_needed && room.clear > 0
+    }
+
     /// Whether transient messages may go to the log when memory is short.
     pub const fn set_spill_transient(&mut self, spill_transient: bool) {
         self.spill_transient = spill_transient;
@@ -52,8 +115,9 @@ impl Broker {
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
     pub fn spill(&mut self, messages: &mut Messages) -> bool {
+        let is_looking = self.keep_read_back_room(messages);
         if self.journal.mode() != Mode::On || !self.is_short(messages) {
-            return false;
+            return is_looking;
         }
         // Only what is durable can leave memory.
         self.journal.hurry();
@@ -73,7 +137,7 @@ impl Broker {
             }
             self.spill_hand += 1;
         }
-        left < SPILL_STEP
+        left < SPILL_STEP || is_looking
     }
 
     fn is_short(&self, messages: &Messages) -> bool {
@@ -88,7 +152,10 @@ impl Broker {
             let Some(index) = self.deliveries.first_to_leave() else { break };
             let delivery = &self.deliveries.slab[index];
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else { break };
-            let is_wanted = delivery.returned && !self.queues[queue.index()].consumers.is_empty();
+            // Unless a first message finds no memory: what came back behind it can wait, it cannot.
+            let is_wanted = delivery.returned
+                && self.hungry.is_empty()
+                && !self.queues[queue.index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // It would not be free, or not for long: later.
                 self.deliveries.keep(index);
@@ -122,6 +189,7 @@ impl Broker {
             let connection = self.channels[channel.index()].connection;
             self.unpin(messages, connection, Some(queue), message);
         }
+        self.read_back.need(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }
@@ -213,6 +281,7 @@ impl Broker {
         record.ready_body_bytes -= body_len;
         record.deep.body_bytes += body_len;
         self.push_stored(queue, lane, offset, 1);
+        self.read_back.need(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }

@@ -193,6 +193,7 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
             broker.forget_transient(incarnation);
         }
     }
+    broker.recovered_largest(log.index().largest_body_bytes());
     let mut messages = 0;
     for (incarnation, queue) in restoring.queues {
         messages += restore_queue(broker, log, incarnation, queue);

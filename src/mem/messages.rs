@@ -189,6 +189,8 @@ pub struct Messages {
     pages_reserve: usize,
     /// The same for pages, with no more in use.
     pages_easy: usize,
+    /// Pages kept to read a message back, beyond the last part.
+    pages_kept: usize,
     assembly_pages: usize,
     assembly_pages_max: usize,
     owners: Owners,
@@ -211,8 +213,6 @@ impl Messages {
     /// Reserves the pools without touching them.
     pub fn new(limits: MessageLimits) -> Self {
         let pages_max = limits.body_bytes_max / PAGE_BYTES;
-        // In a small pool the last part is more than the reserve.
-        let easy = |all: usize| all - (all / 16).max(all.div_ceil(LAST_PART));
         Self {
             slots: Plain::new(limits.messages_max),
             slots_reserve: limits.messages_max / 16,
@@ -221,6 +221,7 @@ impl Messages {
             pages_max,
             pages_reserve: pages_max / 16,
             pages_easy: easy(pages_max),
+            pages_kept: 0,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             owners: Owners::new(limits.owners_max),
@@ -495,10 +496,29 @@ impl Messages {
     }
 
     /// Whether so much is in use that messages the store has should leave memory: half of what ordinary
-    /// publishers may use.
-    pub const fn is_above_spill_mark(&self) -> bool {
+    /// publishers may use, or whatever keeps a large one from coming in.
+    pub fn is_above_spill_mark(&self) -> bool {
         self.slots.used() > (self.slots.max() - self.slots_reserve) / 2
-            || self.blocks.pages_used() > (self.pages_max - self.pages_reserve) / 2
+            || self.blocks.pages_used() > self.pages_for_publishers() / 2
+            || self.claims_pages()
+    }
+
+    /// Keeps room to read back a message of so many bytes, or of as many as leave room for one of
+    /// `message_bytes_max` to come in: what cannot leave memory may fill all the rest, and then nobody could
+    /// ever have that message, nor what is behind it.
+    pub fn keep_for_read_back(&mut self, bytes: u64, message_bytes_max: u64) {
+        let pages = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(PAGE_BYTES);
+        let room = (self.pages_max - self.pages_reserve).saturating_sub(pages(message_bytes_max));
+        let kept = pages(bytes).saturating_sub(last_part(self.pages_max)).min(room);
+        // Room was made: whoever waits for it may try.
+        self.completions += u64::from(kept < self.pages_kept);
+        self.pages_easy = easy(self.pages_max).saturating_sub(kept);
+        self.pages_kept = kept;
+    }
+
+    /// Pages that ordinary publishers may use.
+    const fn pages_for_publishers(&self) -> usize {
+        (self.pages_max - self.pages_reserve).saturating_sub(self.pages_kept)
     }
 
     /// Bytes that nobody uses and the system holds memory for, about.
@@ -618,9 +638,19 @@ impl Slot {
     }
 }
 
+/// What of a pool is for reading back alone.
+const fn last_part(all: usize) -> usize {
+    all.div_ceil(LAST_PART)
+}
+
 /// What transactions leave of a pool: half of the reserve, and what is for reading back alone.
 const fn half_reserve(reserve: usize, all: usize) -> usize {
-    (reserve + all.div_ceil(LAST_PART)).div_ceil(2)
+    (reserve + last_part(all)).div_ceil(2)
+}
+
+/// Up to where nobody has to ask how much there is. In a small pool the last part is more than the reserve.
+fn easy(all: usize) -> usize {
+    all - (all / 16).max(last_part(all))
 }
 
 /// Names were checked when they came off the wire.

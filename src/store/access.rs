@@ -34,8 +34,9 @@ use crate::time::Now;
 
 use super::access_file::{self, Entry, Known, Snapshot};
 use super::commit::Owner;
+use super::definition_index::DefinitionIndex;
 use super::disk::Disk;
-use super::index::{DefinitionIndex, Place};
+use super::index::Place;
 use super::log::Log;
 use super::record::Record;
 use super::recover::{Report, Step};

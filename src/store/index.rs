@@ -15,10 +15,12 @@ use crate::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
 use crate::journal::{is_group, is_transient};
 
 use super::access::Digest;
+use super::definition_index::DefinitionIndex;
 use super::double::is_twice;
+use super::large_body::LargeBody;
 use super::parts::{Entry, Part};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
-use super::record::{Body, Message, Range, Record, Target};
+use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
 use super::spans::Spans;
 
 /// Where a record lies.
@@ -52,72 +54,10 @@ pub struct Segment {
     spans: Spans,
 }
 
-/// The newest state of one definition.
-#[derive(Clone, Debug)]
-pub struct DefinitionIndex {
-    /// Its version.
-    pub version: u64,
-    /// Where it lies.
-    pub place: Place,
-    /// Where it lies too, in another commit, and soon in another segment.
-    pub second: Option<Place>,
-    /// It is a deletion.
-    pub deleted: bool,
-    /// The incarnation of the queue that it defines; 0 when it defines none, or one that a footer of version
-    /// 1 does not tell.
-    pub queue: u64,
-    /// Segments with records of this key.
-    segments: Vec<u64>,
-}
-
-impl DefinitionIndex {
-    /// Whether damage to one block, or to one sealed segment, may take it. A deletion is no loss when what it
-    /// kills goes with it; a sealed segment's footer has both, the active one's blocks go one by one.
-    fn is_thin(&self, active: u64) -> bool {
-        let first = self.place.segment;
-        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
-        let second = self.second.map_or(first, |second| second.segment);
-        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
-        is_alone && (!self.deleted || first == active || kills())
-    }
-
-    /// Whether there is a name in it for messages.
-    pub(super) const fn names_queue(&self) -> bool {
-        self.queue != 0 && !self.deleted
-    }
-
-    /// Segments with records of its key.
-    pub(super) fn segments(&self) -> &[u64] {
-        &self.segments
-    }
-
-    /// Whether a segment has a place of it that counts.
-    fn lies_in(&self, key: &[u8], segment: u64) -> bool {
-        self.place.segment == segment
-            || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct LargeBody {
-    /// Place by index.
-    chunks: BTreeMap<u32, Place>,
-    holders: u64,
-    /// Those of them that are done with it, but not durably.
-    pending: u64,
-    dead: bool,
-}
-
 impl Segment {
-    const fn lose(&mut self, count: u64, bytes: u64) {
+    pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
         self.live -= count;
         self.live_bytes = self.live_bytes.saturating_sub(bytes);
-    }
-}
-
-impl LargeBody {
-    fn bytes(&self) -> u64 {
-        self.chunks.values().map(|place| u64::from(place.bytes)).sum()
     }
 }
 
@@ -180,6 +120,14 @@ impl Index {
         newest
     }
 
+    /// Bytes of the largest body that some queue has, rather too many; 0 when there is no message.
+    pub fn largest_body_bytes(&self) -> u64 {
+        let wanted = self.bodies.values().filter(|body| !body.dead);
+        let in_one_piece = self.queues.values().any(|queue| queue.live > 0);
+        let least = if in_one_piece { CHUNK_BODY_BYTES as u64 } else { 0 };
+        wanted.map(LargeBody::bytes).max().unwrap_or(0).max(least)
+    }
+
     /// The digest of the live definitions of access.
     pub(super) const fn access(&self) -> Digest {
         self.access
@@ -203,13 +151,12 @@ impl Index {
             .definitions
             .values()
             .map(|definition| definition.segments.capacity() * size_of::<u64>() + ALLOCATION_BYTES);
-        let chunks = |body: &LargeBody| tree_bytes::<u32, Place>(body.chunks.len());
         tree_bytes::<u64, Segment>(self.segments.len())
             + self.segments.values().map(|s| s.spans.heap_bytes() + ALLOCATION_BYTES).sum::<usize>()
             + tree_bytes::<u64, QueueIndex>(self.queues.len())
             + tree_bytes::<Box<[u8]>, DefinitionIndex>(self.definitions.len())
             + tree_bytes::<u64, LargeBody>(self.bodies.len())
-            + self.bodies.values().map(chunks).sum::<usize>()
+            + self.bodies.values().map(LargeBody::heap_bytes).sum::<usize>()
             + queues
             + keys
             + places.sum::<usize>()
@@ -329,7 +276,7 @@ impl Index {
         }
         // All its queues may be done with it already; then nothing will end its chunks later.
         if let Some(large) = body.and_then(|body| self.bodies.get_mut(&body)).filter(|l| l.holders == 0) {
-            bury(large, &mut self.segments);
+            large.bury(&mut self.segments);
         }
     }
 
@@ -494,7 +441,7 @@ impl Index {
                 entry.large_bytes = entry.large_bytes.saturating_sub(large.bytes());
                 large.holders -= 1;
                 if large.holders == 0 {
-                    bury(large, segments);
+                    large.bury(segments);
                 }
             }
         };
@@ -552,7 +499,7 @@ impl Index {
     /// Chunks whose message will never come.
     pub(super) fn drop_body(&mut self, body: u64) {
         if let Some(large) = self.bodies.get_mut(&body) {
-            bury(large, &mut self.segments);
+            large.bury(&mut self.segments);
         }
     }
 
@@ -561,7 +508,7 @@ impl Index {
     pub(super) fn end_recovery(&mut self, named: &[u64]) {
         for (body, large) in &mut self.bodies {
             if large.holders == 0 && !named.contains(body) {
-                bury(large, &mut self.segments);
+                large.bury(&mut self.segments);
             }
         }
         self.forget_gone();
@@ -684,17 +631,5 @@ fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl It
 fn note(list: &mut Vec<u64>, segment: u64) {
     if let Err(at) = list.binary_search(&segment) {
         list.insert(at, segment);
-    }
-}
-
-fn bury(large: &mut LargeBody, segments: &mut BTreeMap<u64, Segment>) {
-    if large.dead {
-        return;
-    }
-    large.dead = true;
-    for place in large.chunks.values() {
-        if let Some(segment) = segments.get_mut(&place.segment) {
-            segment.lose(1, place.bytes.into());
-        }
     }
 }

@@ -15,7 +15,7 @@
 //! | `salvage` | what of a damaged commit is still served |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `look` | what a store holds and whether it is whole, without touching it |
-//! | `index`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
+//! | `index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `hold` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
@@ -67,6 +67,7 @@ mod carries;
 mod clean;
 mod commit;
 mod counters;
+mod definition_index;
 mod disk;
 mod double;
 mod due;
@@ -80,6 +81,7 @@ mod hold;
 mod index;
 mod jobs;
 mod keeper;
+mod large_body;
 mod log;
 pub mod look;
 mod names;
@@ -107,12 +109,13 @@ pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
+pub use definition_index::DefinitionIndex;
 pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened, is_beside_the_log, is_full};
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::{FileDisk, make_directory};
 pub use format::Format;
 pub use hold::Held;
-pub use index::{DefinitionIndex, Index, Place, Segment};
+pub use index::{Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};

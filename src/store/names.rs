@@ -25,10 +25,11 @@ use std::ops::Bound;
 use crate::journal::definition::incarnation_in;
 
 use super::commit::BLOCK_BYTES;
+use super::definition_index::DefinitionIndex;
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::format::{Format, OPTIONAL};
-use super::index::{DefinitionIndex, Index};
+use super::index::Index;
 use super::log::Log;
 use super::read_around::is_about_a_block;
 use super::record::Record;

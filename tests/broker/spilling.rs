@@ -3,7 +3,10 @@
 //! A consumer that keeps up wants the next messages back at once; each that left without need is read from
 //! the card, checked and kept again.
 
+use leveret::broker::{Page, PageIn};
 use leveret::command::{Command, Outcome};
+use leveret::config::board::BOARDS;
+use leveret::config::{Config, Layer};
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, Share};
 
@@ -64,4 +67,97 @@ fn no_more_leaves_than_makes_memory_enough_again() {
     assert!(!house.messages.is_above_spill_mark(), "nothing left");
     let (kept, before) = (house.messages.messages_used(), published + 100);
     assert!(kept + 10 >= published, "{kept} of {before} stayed, and {published} have room");
+}
+
+/// Publishes transient messages until those who publish wait; says how many there was room for.
+fn fill(house: &mut House, at: At, queue: &str, body_len: u32) -> u32 {
+    let mut count = 0;
+    house.messages.lift_hold(house.broker.owner(at.connection));
+    while house.offer(at, queue, body_len) == Outcome::Published {
+        count += 1;
+    }
+    count
+}
+
+/// Publishes a persistent message as large as may be, and lets it leave memory.
+fn leave_to_the_log(house: &mut House, at: At, limits: &Limits) {
+    let body = limits.message_size_max;
+    let id = house.messages.begin("", b"q", Share::Ordinary).unwrap();
+    let reserved =
+        house.messages.reserve_content(id, &[0x10, 0, 2], MessageFlags::PERSISTENT, body, Share::Ordinary);
+    assert_eq!(reserved, Ok(()), "another of the largest messages comes in");
+    let piece = vec![7; 1 << 16];
+    for at in (0..body).step_by(piece.len()) {
+        house.messages.append_body(id, &piece[..piece.len().min((body - at) as usize)]);
+    }
+    house.messages.finish(id);
+    assert_eq!(house.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    store(house);
+}
+
+/// What is first in memory of a queue whose first message only the log has.
+fn read_back(house: &mut House, limits: &Limits) -> PageIn {
+    let fetch = house.broker.next_fetch(&house.messages).expect("somebody wants the first message");
+    let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
+    let body_len = limits.message_size_max;
+    let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len };
+    house.broker.page_in(&mut house.messages, &fetch, &page)
+}
+
+/// A queue whose first message only the log has, as large as may be, and behind it transient messages that take
+/// all the memory that publishers can have.
+fn crowd(limits: &Limits, is_after_start: bool) -> (House, At) {
+    let mut house = House::with(limits);
+    house.broker.journal_mut().start(1, true, u64::MAX >> 8);
+    house.broker.journal_mut().set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    let at = house.connect();
+    let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
+    let arguments = &[];
+    let queue = "q";
+    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    leave_to_the_log(&mut house, at, limits);
+    // As long as something else is short of memory it leaves.
+    let helper = fill(&mut house, at, "q", 3_000);
+    while house.broker.spill(&mut house.messages) {}
+    if is_after_start {
+        house.broker.recovered_largest(limits.message_size_max.into());
+    }
+    let mut count = helper;
+    for body_len in [20_000, 3_000, 10] {
+        count += fill(&mut house, at, "q", body_len);
+        while house.broker.spill(&mut house.messages) {}
+    }
+    assert!(count > 50, "{count} messages are no crowd");
+    (house, at)
+}
+
+#[test]
+fn on_every_board_a_crowd_of_transient_messages_leaves_room_for_the_largest_that_stands_before_them() {
+    for board in BOARDS {
+        let mut flags = Layer::default();
+        flags.board = Some(board.name.to_string());
+        let limits = Config::gather(None, flags).expect("it comes with the program").limits;
+        for is_after_start in [false, true] {
+            let (mut house, at) = crowd(&limits, is_after_start);
+            house.consume(at, "q");
+            house.turns(at);
+            let PageIn::Begun(id) = read_back(&mut house, &limits) else {
+                panic!("{}: the first message cannot be read back", board.name);
+            };
+            house.messages.release(id);
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_to_read_back_is_for_publishers_again_when_nothing_is() {
+    let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 20, ..Limits::default() };
+    let (mut house, at) = crowd(&limits, false);
+    let before = house.messages.body_bytes_used();
+    house.done(at, Command::QueuePurge { queue: "q" });
+    house.turns(at);
+    while house.broker.spill(&mut house.messages) {}
+    fill(&mut house, at, "q", 3_000);
+    let now = house.messages.body_bytes_used();
+    assert!(now >= before + (300 << 10), "{before} bytes were in use beside it, and {now} without it");
 }

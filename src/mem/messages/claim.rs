@@ -64,6 +64,11 @@ impl Messages {
         Err(PoolFull::Assembly)
     }
 
+    /// Whether a large message waits for pages.
+    pub(super) fn claims_pages(&self) -> bool {
+        self.claim.is_some_and(|claim| claim.pages_since.is_some())
+    }
+
     /// The number of the claim of a content that waits for others to be complete.
     pub fn awaits_assembly(&self) -> Option<u64> {
         self.claim.filter(|claim| claim.assembly_since.is_some()).map(|claim| claim.number)
@@ -73,7 +78,7 @@ impl Messages {
     pub fn claim_fits(&self) -> bool {
         let most = self.pages_max - self.pages_reserve;
         let fits = |claim: Claim| {
-            let kept = self.owners.pages_kept(self.slots[claim.id.index()].owner);
+            let kept = self.kept_from(self.slots[claim.id.index()].owner);
             self.blocks.pages_used() + claim.pages + kept <= most
         };
         self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))

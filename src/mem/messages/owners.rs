@@ -258,7 +258,7 @@ impl Messages {
         let slots = self.slots.max() - self.slots_reserve;
         let pages = self.pages_max - self.pages_reserve - self.set_aside(None);
         let slots_low = slots.saturating_sub(self.owners.slots_kept(number)) / 8 * 7;
-        let pages_low = pages.saturating_sub(self.owners.pages_kept(number)) / 8 * 7;
+        let pages_low = pages.saturating_sub(self.kept_from(number)) / 8 * 7;
         let is_low = self.slots.used() <= slots_low && self.blocks.pages_used() <= pages_low;
         if is_low || self.is_well_within_part(owner) {
             self.owners.tallies[owner.index()].held = false;
@@ -285,7 +285,14 @@ impl Messages {
         let most = self.pages_max - self.pages_reserve;
         !self.is_held(owner)
             && self.slots.used() + self.owners.slots_kept(number) < slots
-            && self.blocks.pages_used() + pages + self.owners.pages_kept(number) <= most
+            && self.blocks.pages_used() + pages + self.kept_from(number) <= most
+    }
+
+    /// Pages kept from an owner: for others, or to read back. The larger of both, for with both a large
+    /// message might never come in.
+    pub(super) fn kept_from(&self, owner: u16) -> usize {
+        let for_others = if self.owners.is_divided { self.owners.pages_kept(owner) } else { 0 };
+        for_others.max(self.pages_kept)
     }
 
     /// Whether a message may begin, with a page for its names or without.
@@ -316,7 +323,7 @@ impl Messages {
 
     fn slots_limit(&self, share: Share, owner: u16) -> usize {
         let most = self.slots.max();
-        let of_reserve = most - most.div_ceil(super::LAST_PART);
+        let of_reserve = most - super::last_part(most);
         let limit = match share {
             Share::ReadBack => return most,
             Share::Ordinary => most - self.slots_reserve,
@@ -342,7 +349,7 @@ impl Messages {
         owner: u16,
     ) -> Result<(), PoolFull> {
         let most = self.pages_max;
-        let of_reserve = most - most.div_ceil(super::LAST_PART);
+        let of_reserve = most - super::last_part(most);
         let limit = match share {
             Share::ReadBack => most,
             Share::Ordinary => most - self.pages_reserve - self.set_aside(asks),
@@ -351,9 +358,8 @@ impl Messages {
         };
         let limit = match share {
             Share::ReadBack => limit,
-            _ if !self.owners.is_divided => limit,
-            _ if self.owners.owns_pages(owner, pages) => of_reserve,
-            _ => limit.saturating_sub(self.owners.pages_kept(owner)),
+            _ if self.owners.owns_pages(owner, pages) => of_reserve.saturating_sub(self.pages_kept),
+            _ => limit.saturating_sub(self.kept_from(owner)),
         };
         // Split pages with room may hold the tail of a chain; counting whole pages errs on the safe side,
         // but never refuses what is smaller than a page while a split page might still have room.

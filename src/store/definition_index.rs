@@ -1,0 +1,52 @@
+//! Where a definition lies: the newest state of one key, at two places as a rule.
+//!
+//! Always true: of all states that the log has of a key this is the one with the highest version.
+
+use super::double::is_twice;
+use super::index::Place;
+
+/// The newest state of one definition.
+#[derive(Clone, Debug)]
+pub struct DefinitionIndex {
+    /// Its version.
+    pub version: u64,
+    /// Where it lies.
+    pub place: Place,
+    /// Where it lies too, in another commit, and soon in another segment.
+    pub second: Option<Place>,
+    /// It is a deletion.
+    pub deleted: bool,
+    /// The incarnation of the queue that it defines; 0 when it defines none, or one that a footer of version
+    /// 1 does not tell.
+    pub queue: u64,
+    /// Segments with records of this key.
+    pub(super) segments: Vec<u64>,
+}
+
+impl DefinitionIndex {
+    /// Whether damage to one block, or to one sealed segment, may take it. A deletion is no loss when what it
+    /// kills goes with it; a sealed segment's footer has both, the active one's blocks go one by one.
+    pub(super) fn is_thin(&self, active: u64) -> bool {
+        let first = self.place.segment;
+        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
+        let second = self.second.map_or(first, |second| second.segment);
+        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
+        is_alone && (!self.deleted || first == active || kills())
+    }
+
+    /// Whether there is a name in it for messages.
+    pub(super) const fn names_queue(&self) -> bool {
+        self.queue != 0 && !self.deleted
+    }
+
+    /// Segments with records of its key.
+    pub(super) fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+
+    /// Whether a segment has a place of it that counts.
+    pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
+        self.place.segment == segment
+            || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
+    }
+}
