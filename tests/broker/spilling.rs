@@ -104,8 +104,8 @@ fn read_back(house: &mut House, limits: &Limits) -> PageIn {
     house.broker.page_in(&mut house.messages, &fetch, &page)
 }
 
-/// A queue whose first message only the log has, as large as may be, and behind it transient messages that take
-/// all the memory that publishers can have.
+/// A queue whose first message only the log has, as large as may be, and behind it transient messages that
+/// take all the memory that publishers can have.
 fn crowd(limits: &Limits, is_after_start: bool) -> (House, At) {
     let mut house = House::with(limits);
     house.broker.journal_mut().start(1, true, u64::MAX >> 8);
