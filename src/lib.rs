@@ -55,12 +55,12 @@
 //!                               Broker::sent; the consumer's ack → Command::Settle → the record is freed
 //! ```
 //!
-//! What must survive goes another way besides. The broker puts it into its [`journal::Journal`], by
-//! reference; at the end of the turn, when the disk is free and it is time, the store fetches it and a helper
-//! writes it:
+//! What must survive goes another way besides. The broker appends it to the engine's [`journal::Journal`], by
+//! reference, and only what [`journal::Journal::append`] gives back for it gets into a queue; at the end of
+//! the turn, when the disk is free and it is time, the store fetches it and a helper writes it:
 //!
 //! ```text
-//! Broker::publish ─→ Journal ─StoreDriver::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
+//! Journal::append ─→ Journal ─StoreDriver::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
 //!                       │ batch                                                                     │
 //!                       ▼                                                                           ▼
 //!          confirms and replies wait for their batch  ◄──── Journal::durable ◄── StoreDriver::take_write

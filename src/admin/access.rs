@@ -5,7 +5,7 @@
 
 use crate::admin::definitions::{Fields, Limits, UserLimits, limits_of, user_limits_of};
 use crate::broker::{Broker, OperatorFault};
-use crate::journal::Batch;
+use crate::journal::{Batch, Journal};
 use crate::password::PasswordHash;
 
 use super::api::{Answer, bad_request, not_found, problem};
@@ -16,52 +16,57 @@ type Changed = Result<Batch, OperatorFault>;
 
 /// Answers a request to change who may do what.
 pub(super) fn handle(request: &Request<'_>, path: &[&str], scene: &mut Scene<'_>) -> Answer {
-    let broker = &mut *scene.broker;
+    let (broker, journal) = (&mut *scene.broker, &mut *scene.journal);
     match (request.verb, path) {
         (Verb::Put, ["users", user]) => put_user(request, scene, user),
-        (Verb::Delete, ["users", user]) => changed(broker.delete_user(user)),
-        (Verb::Put, ["vhosts", vhost]) => changed(broker.put_vhost(vhost)),
-        (Verb::Delete, ["vhosts", vhost]) => changed(broker.delete_vhost(vhost)),
+        (Verb::Delete, ["users", user]) => changed(broker.delete_user(journal, user)),
+        (Verb::Put, ["vhosts", vhost]) => changed(broker.put_vhost(journal, vhost)),
+        (Verb::Delete, ["vhosts", vhost]) => {
+            let (broker, mut context) = scene.broker();
+            changed(broker.delete_vhost(&mut context, vhost))
+        }
         (Verb::Put, ["permissions", vhost, user]) => match texts(request, ["configure", "write", "read"]) {
             Ok([configure, write, read]) => {
-                changed(broker.set_permissions(user, vhost, &configure, &write, &read))
+                changed(broker.set_permissions(journal, user, vhost, &configure, &write, &read))
             }
             Err(why) => bad_request(&why),
         },
-        (Verb::Delete, ["permissions", vhost, user]) => changed(broker.clear_permissions(user, vhost)),
+        (Verb::Delete, ["permissions", vhost, user]) => {
+            changed(broker.clear_permissions(journal, user, vhost))
+        }
         (Verb::Put, ["topic-permissions", vhost, user]) => {
             match texts(request, ["exchange", "write", "read"]) {
                 Ok([exchange, write, read]) => {
-                    changed(broker.set_topic_permissions(user, vhost, &exchange, &write, &read))
+                    changed(broker.set_topic_permissions(journal, user, vhost, &exchange, &write, &read))
                 }
                 Err(why) => bad_request(&why),
             }
         }
         (Verb::Delete, ["topic-permissions", vhost, user]) => {
-            changed(broker.clear_topic_permissions(user, vhost, None))
+            changed(broker.clear_topic_permissions(journal, user, vhost, None))
         }
         (Verb::Delete, ["topic-permissions", vhost, user, exchange]) => {
-            changed(broker.clear_topic_permissions(user, vhost, Some(exchange)))
+            changed(broker.clear_topic_permissions(journal, user, vhost, Some(exchange)))
         }
         (Verb::Put, ["vhost-limits", vhost]) => match Fields::parse(request.body).and_then(Limits::read) {
-            Ok(limits) => changed(broker.set_vhost_limits(vhost, limits_of(limits))),
+            Ok(limits) => changed(broker.set_vhost_limits(journal, vhost, limits_of(limits))),
             Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["vhost-limits", vhost]) => {
-            changed(broker.set_vhost_limits(vhost, crate::broker::VhostLimits::default()))
+            changed(broker.set_vhost_limits(journal, vhost, crate::broker::VhostLimits::default()))
         }
         (Verb::Put, ["user-limits", user]) => match Fields::parse(request.body).and_then(UserLimits::read) {
-            Ok(limits) => put_user_limits(broker, user, limits),
+            Ok(limits) => put_user_limits(broker, journal, user, limits),
             Err(why) => bad_request(&why),
         },
-        (Verb::Delete, ["user-limits", user, limit]) => clear_user_limit(broker, user, limit),
-        (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.confirm_access()),
+        (Verb::Delete, ["user-limits", user, limit]) => clear_user_limit(broker, journal, user, limit),
+        (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.confirm_access(journal)),
         _ => not_found("Not Found"),
     }
 }
 
 /// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
-fn put_user_limits(broker: &mut Broker, user: &str, said: UserLimits) -> Answer {
+fn put_user_limits(broker: &mut Broker, journal: &mut Journal, user: &str, said: UserLimits) -> Answer {
     let Some(view) = broker.users().find(|view| view.name == user) else {
         return changed(Err(OperatorFault::NoSuchUser(user.into())));
     };
@@ -72,11 +77,11 @@ fn put_user_limits(broker: &mut Broker, user: &str, said: UserLimits) -> Answer 
     if said.channels_max.is_none() {
         limits.channels_max = view.limits.channels_max;
     }
-    changed(broker.set_user_limits(user, limits))
+    changed(broker.set_user_limits(journal, user, limits))
 }
 
 /// Takes one limit of a user away, or all.
-fn clear_user_limit(broker: &mut Broker, user: &str, limit: &str) -> Answer {
+fn clear_user_limit(broker: &mut Broker, journal: &mut Journal, user: &str, limit: &str) -> Answer {
     let Some(view) = broker.users().find(|view| view.name == user) else {
         return changed(Err(OperatorFault::NoSuchUser(user.into())));
     };
@@ -88,7 +93,7 @@ fn clear_user_limit(broker: &mut Broker, user: &str, limit: &str) -> Answer {
         // RabbitMQ takes away whatever is not there without a word.
         _ => {}
     }
-    changed(broker.set_user_limits(user, limits))
+    changed(broker.set_user_limits(journal, user, limits))
 }
 
 /// Texts that all must be said.
@@ -141,14 +146,14 @@ fn put_user(request: &Request<'_>, scene: &mut Scene<'_>, user: &str) -> Answer 
         },
         _ => None,
     };
-    let broker = &mut *scene.broker;
+    let (broker, journal) = (&mut *scene.broker, &mut *scene.journal);
     changed(match (exists, hash, said.tags) {
-        (true, Some(hash), Some(tags)) => broker.put_user(user, hash, &tags),
-        (true, Some(hash), None) => broker.change_password_hash(user, hash),
-        (true, None, Some(tags)) => broker.set_tags(user, &tags),
-        (true, None, None) => Ok(broker.journal().await_facts()),
+        (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
+        (true, Some(hash), None) => broker.change_password_hash(journal, user, hash),
+        (true, None, Some(tags)) => broker.set_tags(journal, user, &tags),
+        (true, None, None) => Ok(journal.await_facts()),
         (false, hash, tags) => {
-            broker.put_user(user, hash.unwrap_or(PasswordHash::Nobodys), &tags.unwrap_or_default())
+            broker.put_user(journal, user, hash.unwrap_or(PasswordHash::Nobodys), &tags.unwrap_or_default())
         }
     })
 }

@@ -4,7 +4,7 @@
 //! Always true: a change is answered when it is durable; a mistake is answered with what is wrong; nothing
 //! here does more than a bounded piece of work.
 
-use crate::broker::Broker;
+use crate::broker::Context;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
@@ -60,10 +60,10 @@ pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
         (Verb::Get, ["ctl", "alarms"]) => alarms(scene),
         (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS, &[]),
         (verb @ (Verb::Put | Verb::Delete), ["ctl", "orphans", incarnation, queue @ ..]) => {
-            orphan(scene.broker, verb, incarnation, queue)
+            orphan(scene, verb, incarnation, queue)
         }
         (Verb::Post, ["ctl", "backup"]) => match &scene.files {
-            Some(_) => Answer::Hold(scene.broker.journal_mut().await_all()),
+            Some(_) => Answer::Hold(scene.journal.await_all()),
             None => Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy")),
         },
         (Verb::Get, ["ctl", "backup"]) => match &scene.files {
@@ -100,8 +100,9 @@ pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
         (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS, &[]),
         (Verb::Delete, ["queues", vhost, queue]) => delete_queue(request, scene, vhost, queue),
         (Verb::Delete, ["queues", vhost, queue, "contents"]) => {
-            let purged = scene.broker.operator_purge(scene.messages, vhost, queue);
-            counted(scene.broker, purged)
+            let (broker, mut context) = scene.broker();
+            let purged = broker.operator_purge(&mut context, vhost, queue);
+            counted(&context, purged)
         }
         (
             _,
@@ -234,7 +235,7 @@ fn alarms(scene: &Scene<'_>) -> Answer {
 
 /// What an operator should see to, in words that begin with a name for it.
 fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
-    let journal = scene.broker.journal();
+    let journal = &*scene.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
     let has_doubt = scene.broker.access_doubt().is_some();
     let states = [
@@ -320,7 +321,8 @@ fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
         let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
             let told = unknown_fields.iter().map(|name| (number, "remark", definitions::unknown_field(name)));
             problems.extend(told);
-            definitions::apply(scene.broker, &item)
+            let (broker, mut context) = scene.broker();
+            definitions::apply(broker, &mut context, &item)
         });
         match applied {
             Ok(applied) => {
@@ -349,24 +351,26 @@ fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
 
 fn delete_queue(request: &Request<'_>, scene: &mut Scene<'_>, vhost: &str, queue: &str) -> Answer {
     let only = (request.says("if-unused"), request.says("if-empty"));
-    let deleted = scene.broker.operator_delete_queue(scene.messages, vhost, queue, only);
-    counted(scene.broker, deleted)
+    let (broker, mut context) = scene.broker();
+    let deleted = broker.operator_delete_queue(&mut context, vhost, queue, only);
+    counted(&context, deleted)
 }
 
 /// Gives an orphan a queue, or deletes it.
-fn orphan(broker: &mut Broker, verb: Verb, incarnation: &str, queue: &[&str]) -> Answer {
+fn orphan(scene: &mut Scene<'_>, verb: Verb, incarnation: &str, queue: &[&str]) -> Answer {
     let Ok(incarnation) = incarnation.parse() else {
         return bad_request(&format!("'{incarnation}' is no incarnation: see list_orphans"));
     };
+    let (broker, mut context) = scene.broker();
     let done = match (verb, queue) {
-        (Verb::Put, [vhost, queue]) => broker.operator_adopt_orphan(incarnation, vhost, queue),
-        (Verb::Delete, []) => broker.operator_delete_orphan(incarnation),
+        (Verb::Put, [vhost, queue]) => broker.operator_adopt_orphan(&mut context, incarnation, vhost, queue),
+        (Verb::Delete, []) => broker.operator_delete_orphan(&mut context, incarnation),
         _ => return not_found("Not Found"),
     };
-    counted(broker, done)
+    counted(&context, done)
 }
 
-fn counted(broker: &Broker, outcome: Result<impl Into<i128>, Fault>) -> Answer {
+fn counted(context: &Context<'_>, outcome: Result<impl Into<i128>, Fault>) -> Answer {
     match outcome {
         Ok(count) => {
             let body = body(|json| {
@@ -374,7 +378,7 @@ fn counted(broker: &Broker, outcome: Result<impl Into<i128>, Fault>) -> Answer {
                 json.number(count);
                 json.raw(b"}");
             });
-            Answer::Durable(broker.awaited(), Status::Ok, body)
+            Answer::Durable(context.awaited(), Status::Ok, body)
         }
         Err(fault) => refused(&fault),
     }

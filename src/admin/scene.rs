@@ -5,17 +5,21 @@
 
 use std::net::SocketAddr;
 
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::command::ConnectionId;
-use crate::journal::Batch;
+use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
 
 /// Lent to a client's machine for one step.
 pub struct Scene<'s> {
     /// What there is.
     pub broker: &'s mut Broker,
-    /// Its messages.
+    /// What it has said that is to be written.
+    pub journal: &'s mut Journal,
+    /// All messages in memory.
     pub messages: &'s mut Messages,
+    /// What its calls cost.
+    pub work: &'s mut broker::Work,
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
     /// The process.
@@ -46,7 +50,12 @@ impl core::fmt::Debug for Scene<'_> {
 impl Scene<'_> {
     /// Everything up to this batch is durable.
     pub const fn durable(&self) -> Batch {
-        self.broker.journal().durable()
+        self.journal.durable()
+    }
+
+    /// The broker, and what it works with.
+    pub const fn broker(&mut self) -> (&mut Broker, broker::Context<'_>) {
+        (self.broker, broker::Context::new(self.journal, self.messages, self.work))
     }
 
     /// For whoever only looks.

@@ -97,7 +97,7 @@ impl Talk {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
-            State::Changing(facts, status, body) if *facts <= scene.broker.journal().facts_safe() => {
+            State::Changing(facts, status, body) if *facts <= scene.journal.facts_safe() => {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
@@ -186,7 +186,7 @@ impl Talk {
             Answer::Now(status, body) => self.answer(status, &body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
             Answer::Changed(status, body) => {
-                self.state = State::Changing(scene.broker.journal().facts_said(), status, body);
+                self.state = State::Changing(scene.journal.facts_said(), status, body);
             }
             Answer::Hold(batch) => self.state = State::Holding(batch),
             Answer::List(listing) => {

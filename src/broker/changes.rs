@@ -6,33 +6,26 @@
 
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, DestinationName};
-use crate::mem::Messages;
+use crate::journal::DestinationName;
 
-use super::Broker;
 use super::exchanges::{ExchangeDeclaration, refuse_default};
 use super::jobs::Job;
 use super::queues::QueueDeclaration;
 use super::routing::{BindingSpec, Destination};
+use super::{Broker, Context};
 
 impl Broker {
     /// Empties a queue; returns how many messages were ready.
     ///
     /// # Errors
     /// There is no such queue.
-    pub fn operator_purge(
-        &mut self,
-        messages: &mut Messages,
-        vhost: &str,
-        queue: &str,
-    ) -> Result<u32, Fault> {
-        self.awaited = Batch::NONE;
+    pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
         let (queue, _) = self.operator_queue(vhost, queue)?;
         let (count, parts) = self.detach_messages(queue);
         self.queue_job(Job::Purge { queue, parts });
-        self.run_jobs(messages);
-        let batch = self.journal.await_settles();
-        self.await_batch(batch);
+        self.run_jobs(cx);
+        let batch = cx.journal.await_settles();
+        cx.await_batch(batch);
         Ok(count)
     }
 
@@ -42,15 +35,14 @@ impl Broker {
     /// There is no such queue, or it is used or not empty although it must not be.
     pub fn operator_delete_queue(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         vhost: &str,
         name: &str,
         (if_unused, if_empty): (bool, bool),
     ) -> Result<u32, Fault> {
-        self.awaited = Batch::NONE;
         if let Some(vhost) = self.find_vhost(vhost)
             && self.find_queue(vhost, name).is_none()
-            && self.delete_left_out(vhost, DestinationName::Queue(name), if_unused || if_empty)?
+            && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
         {
             return Ok(0);
         }
@@ -61,10 +53,10 @@ impl Broker {
             () if if_unused && !record.consumers.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",
             () => {
-                self.check_deletable(record.logged.incarnation != 0)?;
-                self.retire_queue(queue);
+                self.check_deletable(cx.journal, record.logged.incarnation != 0)?;
+                self.retire_queue(cx, queue);
                 self.queue_job(Job::Queue(queue));
-                self.run_jobs(messages);
+                self.run_jobs(cx);
                 return Ok(count);
             }
         };
@@ -106,19 +98,19 @@ impl Broker {
     /// It cannot be, or there is no room.
     pub fn operator_declare_exchange(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: &str,
         (exchange, kind): (&str, &str),
         (durable, auto_delete, internal): (bool, bool, bool),
         arguments: &[u8],
     ) -> Result<Declared, Fault> {
-        self.awaited = Batch::NONE;
         let vhost = self.operator_vhost(vhost)?;
         let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
         let kind = declaration.kind()?;
         refuse_default(exchange)?;
         match self.find_exchange(vhost, exchange) {
-            Some(found) => compared(self.compare_exchange(vhost, found, kind, &declaration)),
-            None => self.create_exchange(vhost, kind, &declaration).map(|_| Declared::Done),
+            Some(found) => compared(self.compare_exchange(cx, vhost, found, kind, &declaration)),
+            None => self.create_exchange(cx, vhost, kind, &declaration).map(|_| Declared::Done),
         }
     }
 
@@ -128,18 +120,18 @@ impl Broker {
     /// It cannot be, or there is no room.
     pub fn operator_declare_queue(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: &str,
         queue: &str,
         (durable, auto_delete): (bool, bool),
         arguments: &[u8],
     ) -> Result<Declared, Fault> {
-        self.awaited = Batch::NONE;
         let vhost = self.operator_vhost(vhost)?;
         let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
         match self.find_queue(vhost, queue) {
             Some(found) if self.queues[found.index()].exclusive_owner.is_some() => Ok(Declared::Differs),
-            Some(found) => compared(self.compare_properties(vhost, found, &declaration)),
-            None => self.create_checked(None, vhost, &declaration).map(|_| Declared::Done),
+            Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
+            None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
         }
     }
 
@@ -149,12 +141,12 @@ impl Broker {
     /// An end is missing, it cannot be, or there is no room.
     pub fn operator_bind(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: &str,
         (source, routing_key): (&str, &str),
         (destination, is_exchange): (&str, bool),
         arguments: &[u8],
     ) -> Result<Declared, Fault> {
-        self.awaited = Batch::NONE;
         let id = self.operator_vhost(vhost)?;
         // Every queue is bound to it already, and nothing else can be.
         refuse_default(source)?;
@@ -165,7 +157,7 @@ impl Broker {
         } else {
             Destination::Queue(self.operator_queue(vhost, destination)?.0)
         };
-        self.bind(from, to, &BindingSpec { source, routing_key, arguments }).map(|_| Declared::Done)
+        self.bind(cx, from, to, &BindingSpec { source, routing_key, arguments }).map(|_| Declared::Done)
     }
 
     fn operator_vhost(&self, name: &str) -> Result<VhostId, Fault> {

@@ -6,10 +6,9 @@
 
 use crate::command::{ChannelId, ConnectionId, ConsumerId, Name, Outcome, QueueId, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
-use crate::mem::{Links, List, Messages};
+use crate::mem::{Links, List};
 use crate::wire::field::Table;
 
-use super::Broker;
 use super::REPLY_TO;
 use super::access::{Right, Thing};
 use super::deliveries::Carrier;
@@ -20,6 +19,7 @@ use super::records::{Channel, Consumer, ConsumerState, Mode};
 use super::routing::RouteCache;
 use super::shares::has_its_share;
 use super::words::QueueInWords;
+use super::{Broker, Context};
 
 /// basic.consume's fields.
 pub(super) struct ConsumeRequest<'a> {
@@ -33,13 +33,14 @@ pub(super) struct ConsumeRequest<'a> {
 impl Broker {
     pub(super) fn consume(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         channel: ChannelId,
         request: &ConsumeRequest<'_>,
     ) -> Result<Outcome, Fault> {
         let vhost = self.channels[channel.index()].vhost;
         if request.queue == REPLY_TO {
-            return self.consume_replies(connection, channel, request);
+            return self.consume_replies(cx, connection, channel, request);
         }
         if !request.tag.is_empty() && self.find_consumer(channel, request.tag).is_some() {
             return Err(Fault::new(
@@ -56,12 +57,13 @@ impl Broker {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
         }
         let tag = self.consumer_tag(request.tag);
-        self.start_consumer(channel, queue, tag, priority, request)
+        self.start_consumer(cx, channel, queue, tag, priority, request)
     }
 
     /// Consuming from amq.rabbitmq.reply-to makes a queue of its own that only its token reaches.
     fn consume_replies(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         channel: ChannelId,
         request: &ConsumeRequest<'_>,
@@ -83,9 +85,9 @@ impl Broker {
             auto_delete: true,
             arguments: &[],
         };
-        let queue = self.create_queue(Some(connection), vhost, &declaration, true)?;
+        let queue = self.create_queue(cx, Some(connection), vhost, &declaration, true)?;
         let tag = self.consumer_tag(request.tag);
-        self.start_consumer(channel, queue, tag, 0, request)
+        self.start_consumer(cx, channel, queue, tag, 0, request)
     }
 
     fn consumer_tag(&mut self, asked: &str) -> Name {
@@ -97,6 +99,7 @@ impl Broker {
 
     fn start_consumer(
         &mut self,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         queue: QueueId,
         tag: Name,
@@ -117,7 +120,7 @@ impl Broker {
         record.consumers.push_back(&mut self.consumers, index, |consumer| &mut consumer.queue_links);
         record.had_consumer = true;
         record.exclusively_consumed |= request.exclusive;
-        self.make_eligible(index);
+        self.make_eligible(cx, index);
         Ok(Outcome::Consuming { tag: tag.as_str().into() })
     }
 
@@ -171,16 +174,16 @@ impl Broker {
     }
 
     /// basic.cancel by the client; an unknown tag is fine.
-    pub(super) fn cancel(&mut self, channel: ChannelId, tag: &str) {
+    pub(super) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
         if let Some(index) = self.find_consumer(channel, tag) {
-            self.deactivate(index);
+            self.deactivate(cx, index);
             self.free_consumer_if_done(index);
         }
     }
 
     /// The queue goes: the consumer ends, and its client is told.
-    pub(super) fn cancel_by_broker(&mut self, index: usize) {
-        self.deactivate(index);
+    pub(super) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
+        self.deactivate(cx, index);
         let connection = self.channels[self.consumers[index].channel.index()].connection;
         let record = &mut self.connections[connection.index()];
         if !record.dying {
@@ -217,7 +220,7 @@ impl Broker {
     }
 
     /// The consumer takes no more messages; its queue may go with it.
-    fn deactivate(&mut self, index: usize) {
+    fn deactivate(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.consumers[index].state != ConsumerState::Active {
             return;
         }
@@ -231,7 +234,7 @@ impl Broker {
         record.consumers.remove(&mut self.consumers, index, |consumer| &mut consumer.queue_links);
         record.exclusively_consumed &= !exclusive;
         if record.auto_delete && record.consumers.is_empty() && !record.dying {
-            self.retire_queue(queue);
+            self.retire_queue(cx, queue);
             self.queue_job(Job::Queue(queue));
         }
     }
@@ -253,11 +256,17 @@ impl Broker {
         self.count_for(self.holder(connection), |held| held.consumers -= 1);
     }
 
-    pub(super) fn set_prefetch(&mut self, channel: ChannelId, prefetch_count: u16, global: bool) {
+    pub(super) fn set_prefetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        prefetch_count: u16,
+        global: bool,
+    ) {
         let record = &mut self.channels[channel.index()];
         if global {
             record.global_prefetch_count = prefetch_count;
-            self.make_all_eligible(channel);
+            self.make_all_eligible(cx, channel);
         } else {
             record.prefetch_count = prefetch_count;
         }
@@ -319,29 +328,29 @@ impl Broker {
     /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest goes back.
     pub(super) fn close_channel(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         channel: ChannelId,
     ) {
-        self.stop_channel(channel);
-        self.withdraw_unwritten(messages, connection, channel);
-        self.start_job(messages, connection, Job::Channel(channel));
+        self.stop_channel(cx, channel);
+        self.withdraw_unwritten(cx, connection, channel);
+        self.start_job(cx, connection, Job::Channel(channel));
     }
 
-    fn stop_channel(&mut self, channel: ChannelId) {
+    fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         self.channels[channel.index()].closing = true;
         self.mark_returning(channel);
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
-            self.deactivate(index);
+            self.deactivate(cx, index);
             self.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
 
     /// Takes the channel's deliveries out of the outbox, but for the first of all, which may be half written.
-    fn withdraw_unwritten(&mut self, messages: &mut Messages, connection: ConnectionId, channel: ChannelId) {
+    fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
         let front = self.connections[connection.index()].outbox.front();
         let mut at = front;
         while let Some(index) = at {
@@ -352,7 +361,7 @@ impl Broker {
             }
             if Some(index) != front {
                 self.leave_outbox(connection, index);
-                self.abandon_unsent(messages, index);
+                self.abandon_unsent(cx, index);
             } else if delivery.carrier != Carrier::Return {
                 self.orphan(channel, index);
             }
@@ -393,8 +402,8 @@ impl Broker {
     }
 
     /// The socket is closed: the id may be used again as soon as everything went back.
-    pub fn release(&mut self, connection: ConnectionId) {
-        self.disconnect(connection);
+    pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        self.disconnect(cx, connection);
         self.connections[connection.index()].released = true;
         self.free_connection_if_done(connection);
     }
@@ -411,7 +420,7 @@ impl Broker {
 
     /// The peer will ask for nothing more. Its names vanish now; what it held goes back in bounded steps.
     /// Once is enough, but more does no harm.
-    pub fn disconnect(&mut self, connection: ConnectionId) {
+    pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         if core::mem::replace(&mut self.connections[connection.index()].dying, true) {
             return;
         }
@@ -422,12 +431,12 @@ impl Broker {
             at = List::after(&self.channels, index, |channel| &channel.links);
             let channel = ChannelId::from_index(index);
             if !self.channels[index].closing {
-                self.stop_channel(channel);
+                self.stop_channel(cx, channel);
             }
         }
         while let Some(queue) = self.connections[connection.index()].exclusive_queues.front() {
             let queue = QueueId::from_index(queue);
-            self.retire_queue(queue);
+            self.retire_queue(cx, queue);
             self.queue_job(Job::Queue(queue));
         }
         self.queue_job(Job::Connection(connection));

@@ -13,10 +13,10 @@ use crate::command::{
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
-use super::Broker;
 use super::deliveries::{Carrier, Deliveries, NewDelivery};
 use super::front::Taken;
 use super::records::{Consumer, ConsumerState};
+use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
@@ -40,9 +40,9 @@ pub(super) struct Getting {
 
 impl Broker {
     /// Hands out at most `most` messages.
-    pub fn deliver(&mut self, messages: &mut Messages, most: u32) {
-        self.recheck_starving();
-        self.serve_gets(messages);
+    pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
+        self.recheck_starving(cx);
+        self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
             let Some(queue) = self.ready.pop_front(&mut self.queues, |queue| &mut queue.ready_links) else {
@@ -50,17 +50,17 @@ impl Broker {
             };
             self.queues[queue].on_ready_list = false;
             let id = QueueId::from_index(queue);
-            left -= self.deliver_from(messages, id, left.min(QUEUE_BURST));
-            left = left.saturating_sub(self.take_work_units() / STEPS_PER_DELIVERY);
+            left -= self.deliver_from(cx, id, left.min(QUEUE_BURST));
+            left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
             if self.queues[queue].settings.limits_length() {
-                self.drop_head(messages, id);
+                self.drop_head(cx, id);
             }
             self.wake(id);
         }
     }
 
     /// Whoever was refused for its share may try again, for something was settled since.
-    fn recheck_starving(&mut self) {
+    fn recheck_starving(&mut self, cx: &mut Context<'_>) {
         if !core::mem::take(&mut self.recheck_starving) {
             return;
         }
@@ -70,7 +70,7 @@ impl Broker {
             if !core::mem::take(&mut record.starves) {
                 continue;
             }
-            self.unpark(connection);
+            self.unpark(cx, connection);
             if !self.connection(connection).parked.is_empty() {
                 self.note_share(connection);
             }
@@ -86,13 +86,13 @@ impl Broker {
         }
     }
 
-    fn deliver_from(&mut self, messages: &mut Messages, queue: QueueId, most: u32) -> u32 {
+    fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let mut delivered = 0;
         while delivered < most && self.queues[queue.index()].wants_delivery() {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
             if !self.has_credit(consumer) {
                 // Others of its channel used up the credit they share.
-                self.work.charge(1);
+                cx.work.charge(1);
                 self.leave_eligible(consumer);
                 continue;
             }
@@ -102,11 +102,11 @@ impl Broker {
                 self.park(consumer);
                 continue;
             }
-            if !self.first_may_go(messages, queue) {
+            if !self.first_may_go(cx, queue) {
                 break;
             }
-            let Some(taken) = self.take_ready(messages, queue) else { break };
-            self.assign(messages, consumer, &taken);
+            let Some(taken) = self.take_ready(cx, queue) else { break };
+            self.assign(cx, consumer, &taken);
             delivered += 1;
         }
         delivered
@@ -121,7 +121,7 @@ impl Broker {
             && self.within_delivery_share(channel.connection)
     }
 
-    fn assign(&mut self, messages: &Messages, index: usize, taken: &Taken) {
+    fn assign(&mut self, cx: &mut Context<'_>, index: usize, taken: &Taken) {
         let consumer = &mut self.consumers[index];
         consumer.unsettled += 1;
         let (queue, channel, no_ack) = (consumer.queue, consumer.channel, consumer.no_ack);
@@ -129,10 +129,10 @@ impl Broker {
         if !no_ack {
             self.channels[channel.index()].consumer_unsettled += 1;
         }
-        self.note_delivery(messages, queue, taken);
+        self.note_delivery(cx, queue, taken);
         let tag = self.next_tag(channel);
         self.put_into_outbox(
-            messages,
+            cx.messages,
             NewDelivery {
                 tag,
                 offset: taken.offset,
@@ -147,7 +147,7 @@ impl Broker {
             },
         );
         if self.has_credit(index) {
-            self.rotate(index);
+            self.rotate(cx, index);
         } else {
             self.leave_eligible(index);
         }
@@ -203,7 +203,7 @@ impl Broker {
     }
 
     /// The first `count` deliveries of the outbox are completely written.
-    pub fn sent(&mut self, messages: &mut Messages, connection: ConnectionId, count: u32) {
+    pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
         for _ in 0..count {
             let Some(index) = self.connection(connection).outbox.front() else { break };
             self.leave_outbox(connection, index);
@@ -214,9 +214,9 @@ impl Broker {
                 self.channels[channel.index()].last_sent = delivery.tag;
             }
             if delivery.orphaned && !delivery.no_ack {
-                self.give_back(messages, index);
+                self.give_back(cx, index);
             } else if delivery.no_ack {
-                self.settle_sent(messages, index);
+                self.settle_sent(cx, index);
             } else {
                 self.deliveries.let_leave(index);
             }
@@ -225,17 +225,17 @@ impl Broker {
         if count > 0 {
             self.releases += 1;
             self.gets_due |= !self.getting.is_empty();
-            self.unpark(connection);
+            self.unpark(cx, connection);
         }
     }
 
     /// Whether the socket takes more. While it does not, none of the connection's consumers gets messages.
-    pub fn set_writable(&mut self, connection: ConnectionId, writable: bool) {
+    pub fn set_writable(&mut self, cx: &mut Context<'_>, connection: ConnectionId, writable: bool) {
         let record = &mut self.connections[connection.index()];
         if record.writable != writable {
             record.writable = writable;
             if writable {
-                self.unpark(connection);
+                self.unpark(cx, connection);
             }
         }
     }
@@ -276,17 +276,17 @@ impl Broker {
     }
 
     /// Puts the consumer on its queue's eligible list, behind those of its priority.
-    pub(super) fn make_eligible(&mut self, index: usize) {
+    pub(super) fn make_eligible(&mut self, cx: &mut Context<'_>, index: usize) {
         let consumer = &self.consumers[index];
         if consumer.eligible || consumer.parked || !self.has_credit(index) {
             return;
         }
-        self.enter_eligible(index);
+        self.enter_eligible(cx, index);
         let queue = self.consumers[index].queue;
         self.wake(queue);
     }
 
-    fn enter_eligible(&mut self, index: usize) {
+    fn enter_eligible(&mut self, cx: &mut Context<'_>, index: usize) {
         let (queue, priority) = (self.consumers[index].queue, self.consumers[index].priority);
         let eligible = &mut self.queues[queue.index()].eligible;
         let (mut after, mut steps) = (eligible.back(), 0);
@@ -299,7 +299,7 @@ impl Broker {
         }
         eligible.insert_after(&mut self.consumers, after, index, |consumer| &mut consumer.eligible_links);
         self.consumers[index].eligible = true;
-        self.work.charge(steps);
+        cx.work.charge(steps);
     }
 
     pub(super) fn leave_eligible(&mut self, index: usize) {
@@ -312,11 +312,11 @@ impl Broker {
     }
 
     /// The consumer was served: behind the others of its priority.
-    fn rotate(&mut self, index: usize) {
+    fn rotate(&mut self, cx: &mut Context<'_>, index: usize) {
         let queue = self.consumers[index].queue;
         if self.queues[queue.index()].eligible.len() > 1 {
             self.leave_eligible(index);
-            self.enter_eligible(index);
+            self.enter_eligible(cx, index);
         }
     }
 
@@ -330,7 +330,7 @@ impl Broker {
     }
 
     /// Lets the parked consumers of a connection try again.
-    pub(super) fn unpark(&mut self, connection: ConnectionId) {
+    pub(super) fn unpark(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let record = self.connection(connection);
         let can_take = record.writable
             && !record.dying
@@ -345,7 +345,7 @@ impl Broker {
         };
         while let Some(index) = parked(self) {
             self.consumers[index].parked = false;
-            self.make_eligible(index);
+            self.make_eligible(cx, index);
         }
     }
 
@@ -362,12 +362,12 @@ impl Broker {
     /// basic.get.
     pub(super) fn get(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         queue: QueueId,
         no_ack: bool,
     ) -> Result<Outcome, Fault> {
-        match self.get_now(messages, channel, queue, no_ack)? {
+        match self.get_now(cx, channel, queue, no_ack)? {
             Some(true) => Ok(Outcome::GetQueued),
             Some(false) => Ok(Outcome::GetEmpty),
             None => {
@@ -384,7 +384,7 @@ impl Broker {
     /// Gets the first message if there is one; `None` while it is on its way into memory or back.
     fn get_now(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         queue: QueueId,
         no_ack: bool,
@@ -404,17 +404,17 @@ impl Broker {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
             return if owner.outbox.is_empty() { Err(self.has_its_deliveries(connection)) } else { Ok(None) };
         }
-        if !self.first_may_go(messages, queue) {
+        if !self.first_may_go(cx, queue) {
             return Ok(None);
         }
         let stand_in = self.get_stand_in(channel, queue)?;
-        let Some(taken) = self.take_ready(messages, queue) else { return Ok(Some(false)) };
-        self.note_delivery(messages, queue, &taken);
+        let Some(taken) = self.take_ready(cx, queue) else { return Ok(Some(false)) };
+        self.note_delivery(cx, queue, &taken);
         self.queues[queue.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
         self.put_into_outbox(
-            messages,
+            cx.messages,
             NewDelivery {
                 tag,
                 offset: taken.offset,
@@ -432,7 +432,7 @@ impl Broker {
     }
 
     /// Lets the gets try again whose queue has something for them now.
-    fn serve_gets(&mut self, messages: &mut Messages) {
+    fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.gets_due = false;
         for at in 0..self.getting.len() {
             let Getting { connection, channel, queue, born, no_ack, ref outcome } = self.getting[at];
@@ -444,7 +444,7 @@ impl Broker {
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
                 () if self.queues[queue.index()].stalled => Ok(None),
-                () => self.get_now(messages, channel, queue, no_ack),
+                () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
                 self.getting[at].outcome = Some(outcome);

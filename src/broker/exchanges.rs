@@ -8,7 +8,6 @@ use crate::journal::DestinationName;
 use crate::mem::Slab;
 use crate::wire::field::{Table, Value};
 
-use super::Broker;
 use super::access::{Right, Thing};
 use super::arguments::{self, inequivalent_flag};
 use super::jobs::Job;
@@ -16,6 +15,7 @@ use super::queue::Queue;
 use super::routing::{self, Binding, BindingSpec, Destination, End, Kind, NewExchange};
 use super::shares::{Declared, Declarer};
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
+use super::{Broker, Context};
 
 /// exchange.declare's fields.
 pub(super) struct ExchangeDeclaration<'a> {
@@ -53,15 +53,21 @@ impl Broker {
     }
 
     /// exchange.declare with passive set: who is told that it is there may rely on it.
-    pub(super) fn check_exchange_exists(&mut self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+    pub(super) fn check_exchange_exists(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
         refuse_default(name)?;
         let exchange = self.require_exchange(vhost, name)?;
-        self.await_defined(self.routing.exchange(exchange).defined);
+        cx.await_defined(self.routing.exchange(exchange).defined);
         Ok(Outcome::Done)
     }
 
     pub(super) fn declare_exchange(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &ExchangeDeclaration<'_>,
@@ -71,19 +77,20 @@ impl Broker {
         refuse_default(name)?;
         self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
         if let Some(exchange) = self.find_exchange(vhost, name) {
-            return self.compare_exchange(vhost, exchange, kind, declaration);
+            return self.compare_exchange(cx, vhost, exchange, kind, declaration);
         }
         check_exchange_name(name)?;
         if let Some(alternate) = self.alternate_argument(vhost, declaration)? {
             self.check(connection, vhost, Right::Read, Thing::Exchange(name))?;
             self.check(connection, vhost, Right::Write, Thing::Exchange(alternate))?;
         }
-        self.create_exchange(vhost, kind, declaration)
+        self.create_exchange(cx, vhost, kind, declaration)
     }
 
     /// Makes an exchange whose name is free.
     pub(super) fn create_exchange(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         kind: Kind,
         declaration: &ExchangeDeclaration<'_>,
@@ -92,14 +99,15 @@ impl Broker {
         self.alternate_argument(vhost, declaration)?;
         let name = DestinationName::Exchange(declaration.exchange);
         self.check_not_left_out(vhost, name, declaration.durable)?;
-        let version = self.version_for(declaration.durable)?;
-        let exchange = self.add_exchange(vhost, kind, declaration, version)?;
-        self.say_exchange(exchange, true);
+        let version = self.version_for(cx.journal, declaration.durable)?;
+        let exchange = self.add_exchange(cx, vhost, kind, declaration, version)?;
+        self.say_exchange(cx, exchange, true);
         Ok(Outcome::Done)
     }
 
     pub(super) fn compare_exchange(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         exchange: ExchangeId,
         kind: Kind,
@@ -123,7 +131,7 @@ impl Broker {
         if !arguments::equivalent(received, current) {
             return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
         }
-        self.await_defined(record.defined);
+        cx.await_defined(record.defined);
         Ok(Outcome::Done)
     }
 
@@ -149,6 +157,7 @@ impl Broker {
     /// Puts an exchange where it is found.
     pub(super) fn add_exchange(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         kind: Kind,
         declaration: &ExchangeDeclaration<'_>,
@@ -156,7 +165,7 @@ impl Broker {
     ) -> Result<ExchangeId, Fault> {
         self.check_vhost_alive(vhost)?;
         let bytes = declaration.exchange.len() + declaration.arguments.len();
-        let declarer = self.take_share(Declared::Exchange, vhost, bytes)?;
+        let declarer = self.take_share(cx, Declared::Exchange, vhost, bytes)?;
         self.declared_exchanges += 1;
         Ok(self.insert_exchange(vhost, kind, declaration, (version, declarer)))
     }
@@ -185,6 +194,7 @@ impl Broker {
 
     pub(super) fn delete_exchange_by_name(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
@@ -199,8 +209,8 @@ impl Broker {
         }
         self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
         let Some(exchange) = self.find_exchange(vhost, name) else {
-            if !self.delete_left_out(vhost, DestinationName::Exchange(name), if_unused)? {
-                self.await_others();
+            if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
+                cx.await_others();
             }
             return Ok(None);
         };
@@ -210,14 +220,14 @@ impl Broker {
                 format_args!("{} in use", self.exchange_in_words(vhost, name)),
             ));
         }
-        self.check_deletable(self.routing.exchange(exchange).version != 0)?;
-        self.retire_exchange(exchange);
+        self.check_deletable(cx.journal, self.routing.exchange(exchange).version != 0)?;
+        self.retire_exchange(cx, exchange);
         Ok(Some(exchange))
     }
 
     /// Takes the name away; the record goes when its bindings are cleared.
-    pub(super) fn retire_exchange(&mut self, exchange: ExchangeId) {
-        self.say_exchange(exchange, false);
+    pub(super) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
+        self.say_exchange(cx, exchange, false);
         self.routing.retire_exchange(exchange);
     }
 
@@ -255,6 +265,7 @@ impl Broker {
     /// exchange.bind and queue.bind, once the destination is known.
     pub(super) fn bind(
         &mut self,
+        cx: &mut Context<'_>,
         source: ExchangeId,
         destination: Destination,
         spec: &BindingSpec<'_>,
@@ -264,21 +275,22 @@ impl Broker {
         }
         if let Some(binding) = self.find_binding(source, destination, spec) {
             if self.routing.binding(binding).stored {
-                self.await_others();
+                cx.await_others();
             }
             return Ok(Outcome::Done);
         }
-        if self.is_stored_binding(source, destination) {
-            self.version_for(true)?;
+        if self.is_stored_binding(cx.journal, source, destination) {
+            self.version_for(cx.journal, true)?;
         }
-        let binding = self.add_binding(source, destination, spec)?;
-        self.say_binding(binding, true);
+        let binding = self.add_binding(cx, source, destination, spec)?;
+        self.say_binding(cx, binding, true);
         Ok(Outcome::Done)
     }
 
     /// Unbinding what is not there is fine, whatever of it is missing.
     pub(super) fn unbind_exchange(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         destination: &str,
         spec: &BindingSpec<'_>,
@@ -287,10 +299,10 @@ impl Broker {
             && let Some(destination) = self.find_exchange(vhost, destination)
             && let Some(found) = self.find_binding(source, Destination::Exchange(destination), spec)
         {
-            self.check_deletable(self.routing.binding(found).stored)?;
-            self.remove_binding(found);
+            self.check_deletable(cx.journal, self.routing.binding(found).stored)?;
+            self.remove_binding(cx, found);
         } else {
-            self.await_others();
+            cx.await_others();
         }
         Ok(())
     }
@@ -298,6 +310,7 @@ impl Broker {
     /// Puts a binding on everything it hangs on.
     pub(super) fn add_binding(
         &mut self,
+        cx: &mut Context<'_>,
         source: ExchangeId,
         destination: Destination,
         spec: &BindingSpec<'_>,
@@ -306,13 +319,13 @@ impl Broker {
         let (kind, vhost) = (record.kind, record.vhost);
         let bytes = binding_bytes(kind, spec.routing_key, spec.arguments);
         let declared = Declared::Binding(routing::places_of_binding(kind, spec.arguments));
-        let declarer = self.take_share(declared, vhost, bytes)?;
+        let declarer = self.take_share(cx, declared, vhost, bytes)?;
         let missing = self.routing.missing_nodes(source, spec.routing_key);
         if let Err(fault) = self.take_nodes(vhost, declarer, missing) {
             self.give_share_back(declared, (vhost, declarer), bytes);
             return Err(fault);
         }
-        let stored = self.is_stored_binding(source, destination);
+        let stored = self.is_stored_binding(cx.journal, source, destination);
         let end = end(&mut self.queues, destination);
         Ok(self.routing.insert_binding(source, end, spec, stored, declarer))
     }
@@ -327,9 +340,9 @@ impl Broker {
     }
 
     /// Takes a binding off everything it hangs on. An auto-delete source goes with its last binding.
-    pub(super) fn remove_binding(&mut self, binding: BindingId) {
+    pub(super) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
         if !self.is_bound_anew(binding) {
-            self.say_binding(binding, false);
+            self.say_binding(cx, binding, false);
         }
         let end = end(&mut self.queues, self.routing.binding(binding).destination);
         let mut gone = self.routing.remove_binding(binding, end);
@@ -343,7 +356,7 @@ impl Broker {
         }
         let record = self.routing.exchange(gone.source);
         if record.auto_delete && !record.dying && !self.routing.is_source(gone.source) {
-            self.retire_exchange(gone.source);
+            self.retire_exchange(cx, gone.source);
             self.queue_job(Job::Exchange(gone.source));
         }
     }

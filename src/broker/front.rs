@@ -5,12 +5,12 @@
 //! a queue is in memory.
 
 use crate::command::QueueId;
-use crate::journal::{Mode, Settled, Target};
+use crate::journal::{Journal, Mode, Settled, Target};
 use crate::mem::{MessageId, Messages};
 
-use super::Broker;
 use super::holders::owner_of;
 use super::queue::{Lane, Place};
+use super::{Broker, Context};
 
 /// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
 /// cut that never were.
@@ -74,7 +74,7 @@ impl Broker {
     }
 
     /// Whether the first message can go now. If not, what it waits for has been asked for.
-    pub(super) fn first_may_go(&mut self, messages: &Messages, queue: QueueId) -> bool {
+    pub(super) fn first_may_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let may_go = match self.first(queue) {
             None => return false,
             Some(First::CameBack | First::At(_, Place::Plain(_) | Place::Shed(..))) => true,
@@ -83,7 +83,7 @@ impl Broker {
                 false
             }
             Some(First::At(_, Place::Logged(message, offset))) => {
-                self.journal.is_gathering(messages, message) || self.is_marked(queue, offset)
+                cx.journal.is_gathering(cx.messages, message) || self.is_marked(cx.journal, queue, offset)
             }
         };
         if !may_go {
@@ -93,8 +93,8 @@ impl Broker {
     }
 
     /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.
-    fn is_marked(&mut self, queue: QueueId, offset: u64) -> bool {
-        if self.journal.mode() != Mode::On {
+    fn is_marked(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
+        if journal.mode() != Mode::On {
             return true;
         }
         let logged = &mut self.queues[queue.index()].logged;
@@ -103,15 +103,15 @@ impl Broker {
             let through = (offset + MARK_STEP).max(logged.marked_before + 1);
             let incarnation = logged.incarnation;
             logged.mark_asked = through;
-            let fact = self.journal.mark(incarnation, through);
+            let fact = journal.mark(incarnation, through);
             self.marking.push_back((fact, queue, incarnation, through));
         }
         offset < self.queues[queue.index()].logged.marked
     }
 
     /// Something may have become durable: queues that waited for a mark go on.
-    pub fn note_durable(&mut self) {
-        let durable = self.journal.facts_stored();
+    pub fn note_durable(&mut self, journal: &Journal) {
+        let durable = journal.facts_stored();
         while let Some(&(fact, queue, incarnation, through)) = self.marking.front() {
             if fact > durable {
                 return;
@@ -128,12 +128,11 @@ impl Broker {
 
     /// The last thing before a clean stop, when all else is written: marks that ran ahead of the deliveries
     /// are set right, so that what nobody was sent is not called redelivered. Says whether there were any.
-    pub fn rest(&mut self) -> bool {
-        let Self { queues, journal, .. } = self;
+    pub fn rest(&mut self, journal: &mut Journal) -> bool {
         if journal.mode() != Mode::On {
             return false;
         }
-        for (_, queue) in queues.iter() {
+        for (_, queue) in self.queues.iter() {
             let logged = &queue.logged;
             let marked = logged.mark_asked.max(logged.marked_before);
             let is_ahead = logged.count > 0 && marked > logged.taken_below && !queue.dying;
@@ -146,7 +145,7 @@ impl Broker {
 
     /// Takes the first message of a queue: what came back before what is new. `None` also when the first is
     /// not in memory.
-    pub(super) fn take_ready(&mut self, messages: &mut Messages, queue: QueueId) -> Option<Taken> {
+    pub(super) fn take_ready(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<Taken> {
         let first = self.first(queue)?;
         let record = &mut self.queues[queue.index()];
         let taken = match first {
@@ -177,19 +176,19 @@ impl Broker {
                     && deep.head.len() < HEAD_LOW
                     && !deep.middle.is_empty()
                     && (deep.head.is_empty()
-                        || messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES));
+                        || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES));
                 if wants_more {
                     self.want_pages(queue);
                 }
                 if let Place::Shed(_, offset) = place {
-                    self.unshed(messages, queue, message, offset);
+                    self.unshed(cx, queue, message, offset);
                 }
                 Taken { message, offset, logged, redelivered }
             }
         };
         let record = &mut self.queues[queue.index()];
-        record.ready_bytes -= u64::from(messages.footprint_bytes(taken.message));
-        record.ready_body_bytes -= u64::from(messages.body_len(taken.message));
+        record.ready_bytes -= u64::from(cx.messages.footprint_bytes(taken.message));
+        record.ready_body_bytes -= u64::from(cx.messages.body_len(taken.message));
         self.releases += 1;
         Some(taken)
     }
@@ -211,25 +210,25 @@ impl Broker {
     }
 
     /// A message on its way to a consumer before its commit was made: the commit says so.
-    pub(super) fn note_delivery(&mut self, messages: &Messages, queue: QueueId, taken: &Taken) {
+    pub(super) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
-            && self.journal.is_gathering(messages, taken.message)
+            && cx.journal.is_gathering(cx.messages, taken.message)
         {
-            self.journal.ride(self.queues[queue.index()].logged.incarnation, offset + 1);
+            cx.journal.ride(self.queues[queue.index()].logged.incarnation, offset + 1);
         }
     }
 
     /// Drops a message that was taken and goes nowhere.
-    pub(super) fn forget_taken(&mut self, messages: &mut Messages, queue: QueueId, taken: &Taken) {
-        self.settle_logged(messages, queue, taken.logged, taken.message);
-        messages.release(taken.message);
+    pub(super) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        self.settle_logged(cx, queue, taken.logged, taken.message);
+        cx.messages.release(taken.message);
         self.releases += 1;
     }
 
     /// A message of a queue is done with: so it is in the log.
     pub(super) fn settle_logged(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         queue: QueueId,
         logged: Option<u64>,
         message: MessageId,
@@ -237,34 +236,34 @@ impl Broker {
         let Some(offset) = logged else { return };
         let record = &mut self.queues[queue.index()];
         record.logged.count -= 1;
-        record.logged.bytes = record.logged.bytes.saturating_sub(log_bytes(messages, message));
+        record.logged.bytes = record.logged.bytes.saturating_sub(log_bytes(cx.messages, message));
         if record.dying {
-            self.journal.forsake(messages, record.logged.incarnation, message);
+            cx.journal.forsake(cx.messages, record.logged.incarnation, message);
         } else {
             let target = Target { queue: record.logged.incarnation, offset };
-            self.journal.settle(messages, target, message);
+            cx.journal.settle(cx.messages, target, message);
         }
     }
 
     /// Drops the first message, in memory or not; `false` when there is none.
-    pub(super) fn drop_first(&mut self, messages: &mut Messages, queue: QueueId) -> bool {
+    pub(super) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
             Some(First::Absent(offset)) => {
                 self.leave_absent(queue);
-                self.settle_run(queue, Lane::Durable, offset, 1);
+                self.settle_run(cx.journal, queue, Lane::Durable, offset, 1);
                 true
             }
             Some(First::At(part, Place::Stored(lane, start, count))) => {
                 debug_assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
                 let count = if self.queues[queue.index()].dying { count } else { 1 };
-                self.settle_run(queue, lane, start, count);
+                self.settle_run(cx.journal, queue, lane, start, count);
                 self.leave_stored(queue, count);
                 true
             }
             Some(_) => {
-                let Some(taken) = self.take_ready(messages, queue) else { return false };
-                self.forget_taken(messages, queue, &taken);
+                let Some(taken) = self.take_ready(cx, queue) else { return false };
+                self.forget_taken(cx, queue, &taken);
                 true
             }
         }
@@ -282,12 +281,19 @@ impl Broker {
     }
 
     /// The first `count` messages of a run that only the log has are done with, unread.
-    pub(super) fn settle_run(&mut self, queue: QueueId, lane: Lane, start: u64, count: u32) {
+    pub(super) fn settle_run(
+        &mut self,
+        journal: &mut Journal,
+        queue: QueueId,
+        lane: Lane,
+        start: u64,
+        count: u32,
+    ) {
         let record = &mut self.queues[queue.index()];
         record.uncount_stored(lane, count.into());
         if !record.dying {
             let end = start + u64::from(count);
-            self.journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
+            journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
         }
     }
 }

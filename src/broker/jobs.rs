@@ -6,13 +6,13 @@
 //! carries on in between.
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
-use crate::mem::{Entry, Fifo, Messages};
+use crate::mem::{Entry, Fifo};
 
-use super::Broker;
 use super::access::Sweep;
 use super::deliveries::{Carrier, ReturnedHeap};
 use super::queue::Place;
 use super::records::Mode;
+use super::{Broker, Context};
 
 /// Records cleared away in one go.
 const STEP: u32 = 512;
@@ -57,12 +57,12 @@ impl Broker {
     }
 
     /// Does a bounded part of the work that waits; says whether there is more.
-    pub fn run_jobs(&mut self, messages: &mut Messages) -> bool {
-        self.divide_messages(messages);
+    pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
+        self.divide_messages(cx.messages);
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop_front() else { return false };
-            let done = self.run(messages, &mut begun.job, &mut left);
+            let done = self.run(cx, &mut begun.job, &mut left);
             if !done {
                 self.jobs.push_front(begun);
                 return true;
@@ -75,10 +75,10 @@ impl Broker {
     }
 
     /// Begins a job for a connection and does the first step at once, which is nearly always all of it.
-    pub(super) fn start_job(&mut self, messages: &mut Messages, connection: ConnectionId, job: Job) {
+    pub(super) fn start_job(&mut self, cx: &mut Context<'_>, connection: ConnectionId, job: Job) {
         self.connections[connection.index()].jobs += 1;
         self.jobs.push_back(Begun { job, waiting: Some(connection) });
-        self.run_jobs(messages);
+        self.run_jobs(cx);
     }
 
     /// Begins a job that nobody waits for.
@@ -86,23 +86,23 @@ impl Broker {
         self.jobs.push_back(Begun { job, waiting: None });
     }
 
-    fn run(&mut self, messages: &mut Messages, job: &mut Job, left: &mut u32) -> bool {
+    fn run(&mut self, cx: &mut Context<'_>, job: &mut Job, left: &mut u32) -> bool {
         match job {
             Job::Settle { channel, through, settlement } => {
-                self.run_settle(messages, *channel, *through, *settlement, left)
+                self.run_settle(cx, *channel, *through, *settlement, left)
             }
-            Job::Purge { queue, parts } => self.run_purge(messages, *queue, parts, left),
-            Job::Queue(queue) => self.run_queue(messages, *queue, left),
-            Job::Exchange(exchange) => self.run_exchange(*exchange, left),
-            Job::Channel(channel) => self.run_channel(messages, *channel, left),
-            Job::Connection(connection) => self.run_connection(messages, *connection, left),
-            Job::Vhost(sweep) => self.run_vhost(sweep, left),
+            Job::Purge { queue, parts } => self.run_purge(cx, *queue, parts, left),
+            Job::Queue(queue) => self.run_queue(cx, *queue, left),
+            Job::Exchange(exchange) => self.run_exchange(cx, *exchange, left),
+            Job::Channel(channel) => self.run_channel(cx, *channel, left),
+            Job::Connection(connection) => self.run_connection(cx, *connection, left),
+            Job::Vhost(sweep) => self.run_vhost(cx, sweep, left),
         }
     }
 
     fn run_settle(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         through: u64,
         settlement: Settlement,
@@ -113,17 +113,17 @@ impl Broker {
                 return false;
             }
             self.leave_unacknowledged(channel, index);
-            self.settle_one(messages, index, settlement);
+            self.settle_one(cx, index, settlement);
         }
         self.unmark_returning(channel);
         let connection = self.channels[channel.index()].connection;
-        self.unpark(connection);
+        self.unpark(cx, connection);
         true
     }
 
     fn run_purge(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         queue: QueueId,
         parts: &mut Purged,
         left: &mut u32,
@@ -135,11 +135,11 @@ impl Broker {
             self.releases += 1;
             if let Some(index) = parts.returned.pop(&mut self.deliveries) {
                 let delivery = self.deliveries.remove(index);
-                self.settle_delivered(messages, queue, &delivery);
+                self.settle_delivered(cx, queue, &delivery);
             } else if let Some((_, entry)) =
                 parts.fifos.iter_mut().find_map(|fifo| fifo.pop(&mut self.fifo_pool))
             {
-                self.purge_entry(messages, queue, entry);
+                self.purge_entry(cx, queue, entry);
             }
         }
         self.queues[queue.index()].returning -= 1;
@@ -149,38 +149,38 @@ impl Broker {
         true
     }
 
-    fn purge_entry(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) {
+    fn purge_entry(&mut self, cx: &mut Context<'_>, queue: QueueId, entry: Entry) {
         match Place::of(entry) {
-            Place::Plain(message) => messages.release(message),
+            Place::Plain(message) => cx.messages.release(message),
             Place::Logged(message, offset) => {
-                self.settle_logged(messages, queue, Some(offset), message);
-                messages.release(message);
+                self.settle_logged(cx, queue, Some(offset), message);
+                cx.messages.release(message);
             }
             Place::Shed(message, offset) => {
-                self.unshed(messages, queue, message, offset);
-                messages.release(message);
+                self.unshed(cx, queue, message, offset);
+                cx.messages.release(message);
             }
-            Place::Stored(lane, start, count) => self.settle_run(queue, lane, start, count),
+            Place::Stored(lane, start, count) => self.settle_run(cx.journal, queue, lane, start, count),
         }
     }
 
-    fn run_queue(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
-        while self.drop_first(messages, queue) {
+    fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        while self.drop_first(cx, queue) {
             if !spend(left) {
                 return false;
             }
         }
         while let Some(consumer) = self.queues[queue.index()].consumers.front() {
-            self.cancel_by_broker(consumer);
+            self.cancel_by_broker(cx, consumer);
             if !spend(left) {
                 return false;
             }
         }
         while let Some(binding) = self.queues[queue.index()].bindings.front() {
-            if self.journal.is_crowded() {
+            if cx.journal.is_crowded() {
                 return false;
             }
-            self.remove_binding(BindingId::from_index(binding));
+            self.remove_binding(cx, BindingId::from_index(binding));
             if !spend(left) {
                 return false;
             }
@@ -190,12 +190,12 @@ impl Broker {
         true
     }
 
-    fn run_exchange(&mut self, exchange: ExchangeId, left: &mut u32) -> bool {
+    fn run_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, left: &mut u32) -> bool {
         while let Some(binding) = self.routing.any_binding(exchange) {
-            if self.journal.is_crowded() {
+            if cx.journal.is_crowded() {
                 return false;
             }
-            self.remove_binding(binding);
+            self.remove_binding(cx, binding);
             if !spend(left) {
                 return false;
             }
@@ -204,16 +204,16 @@ impl Broker {
         true
     }
 
-    fn run_channel(&mut self, messages: &mut Messages, channel: ChannelId, left: &mut u32) -> bool {
+    fn run_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId, left: &mut u32) -> bool {
         if matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
-            self.abandon_transaction(messages, channel);
+            self.abandon_transaction(cx.messages, channel);
         }
         while let Some(index) = self.channels[channel.index()].unacknowledged.front() {
             if !spend(left) {
                 return false;
             }
             self.leave_unacknowledged(channel, index);
-            self.give_back(messages, index);
+            self.give_back(cx, index);
         }
         self.unmark_returning(channel);
         self.channels[channel.index()].cleared = true;
@@ -221,17 +221,17 @@ impl Broker {
         true
     }
 
-    fn run_connection(&mut self, messages: &mut Messages, connection: ConnectionId, left: &mut u32) -> bool {
+    fn run_connection(&mut self, cx: &mut Context<'_>, connection: ConnectionId, left: &mut u32) -> bool {
         while let Some(index) = self.connections[connection.index()].outbox.front() {
             if !spend(left) {
                 return false;
             }
             self.leave_outbox(connection, index);
-            self.abandon_unsent(messages, index);
+            self.abandon_unsent(cx, index);
         }
         while let Some(channel) = self.connections[connection.index()].channels.front() {
             let channel = ChannelId::from_index(channel);
-            if !self.run_channel(messages, channel, left) {
+            if !self.run_channel(cx, channel, left) {
                 return false;
             }
             assert!(
@@ -246,11 +246,11 @@ impl Broker {
 
     /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
     /// given back; what is not goes back now, for nobody has seen it.
-    pub(super) fn abandon_unsent(&mut self, messages: &mut Messages, index: usize) {
+    pub(super) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.deliveries.slab[index];
         match delivery.carrier {
-            Carrier::Return => self.settle_sent(messages, index),
-            _ if delivery.no_ack || delivery.orphaned => self.give_back(messages, index),
+            Carrier::Return => self.settle_sent(cx, index),
+            _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
             _ => self.deliveries.slab[index].sent = true,
         }
     }

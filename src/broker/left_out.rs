@@ -17,7 +17,7 @@ use crate::command::VhostId;
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Definition, DestinationName};
 
-use super::Broker;
+use super::{Broker, Context};
 
 /// Which they are.
 #[derive(Debug)]
@@ -99,20 +99,21 @@ impl Broker {
     /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
     pub(super) fn delete_left_out(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         name: DestinationName<'_>,
         is_conditional: bool,
     ) -> Result<bool, Fault> {
         let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else {
             return match name {
-                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(vhost, name),
+                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
                 _ => Ok(false),
             };
         };
         if is_conditional {
             return Err(self.is_left_out(vhost, name));
         }
-        self.check_deletable(true)?;
+        self.check_deletable(cx.journal, true)?;
         let vhost = self.vhost_name(vhost);
         let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
         let (key, incarnation) = match name {
@@ -137,10 +138,10 @@ impl Broker {
         let vhost: Box<str> = vhost.into();
         self.left_out.remove(&vhost, name);
         if let Some(incarnation) = incarnation {
-            self.journal.queue_gone(incarnation);
+            cx.journal.queue_gone(incarnation);
         }
-        let batch = self.journal.define(key, None);
-        self.await_batch(batch);
+        let batch = cx.journal.define(key, None);
+        cx.await_batch(batch);
         Ok(true)
     }
 

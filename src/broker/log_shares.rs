@@ -12,7 +12,7 @@
 
 use crate::command::VhostId;
 use crate::error::Fault;
-use crate::journal::{Batch, Mode};
+use crate::journal::{Batch, Journal, Mode};
 use crate::mem::Division;
 
 use super::Broker;
@@ -28,17 +28,17 @@ pub(super) struct LogShares {
 
 impl Broker {
     /// Counts what the messages of each virtual host take in the log, if that matters now.
-    pub(super) fn weigh_log(&mut self) {
-        let (room, most) = (self.journal.disk_room(), self.journal.disk_bytes_max());
-        let is_shared = self.divisions.any && self.journal.mode() == Mode::On;
+    pub(super) fn weigh_log(&mut self, journal: &mut Journal) {
+        let (room, most) = (journal.disk_room(), journal.disk_bytes_max());
+        let is_shared = self.divisions.any && journal.mode() == Mode::On;
         if !is_shared || room > most / 2 {
             self.log_shares.weighed = None;
-            if self.journal.kept_room() > 0 {
-                self.journal.keep_room(0);
+            if journal.kept_room() > 0 {
+                journal.keep_room(0);
             }
             return;
         }
-        let durable = self.journal.durable();
+        let durable = journal.durable();
         if self.log_shares.weighed == Some(durable) {
             return;
         }
@@ -57,12 +57,12 @@ impl Broker {
 
     /// Whether a virtual host may add messages that take so many bytes of the log, and leaves the others
     /// what is kept for them.
-    pub(super) fn leaves_log(&self, vhost: VhostId, bytes: u64) -> bool {
+    pub(super) fn leaves_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> bool {
         let LogShares { division, weighed } = &self.log_shares;
         let held = self.access.vhost_held(vhost).log_bytes;
         weighed.is_none()
             || division.is_own_part(held, bytes)
-            || self.journal.disk_room() >= bytes + division.kept_for_others(held)
+            || journal.disk_room() >= bytes + division.kept_for_others(held)
     }
 
     /// Messages of a virtual host that take so many bytes are to be written.
@@ -76,9 +76,9 @@ impl Broker {
 
     /// A publisher of a virtual host that has its share waits: the cleaner is to make room behind what is
     /// kept for others.
-    pub(super) fn want_log_room(&mut self, vhost: VhostId) {
+    pub(super) fn want_log_room(&mut self, journal: &mut Journal, vhost: VhostId) {
         let held = self.access.vhost_held(vhost).log_bytes;
-        self.journal.keep_room(self.log_shares.division.kept_for_others(held));
+        journal.keep_room(self.log_shares.division.kept_for_others(held));
     }
 
     /// 506 for who must not wait: the rest of the disk is for others.

@@ -6,6 +6,7 @@
 //! | `routing` | what is bound to what, and from an exchange and keys to queues |
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
+//! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliveries` | messages between queue and acknowledgement |
@@ -36,6 +37,7 @@ mod access;
 mod arguments;
 mod changes;
 mod consume;
+mod context;
 mod deliver;
 mod deliveries;
 mod exchanges;
@@ -70,7 +72,7 @@ use crate::command::{ChannelId, Command, ConnectionId, Outcome, QueueId, ReplyOr
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
-use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Messages, Share, Slab};
+use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Share, Slab};
 
 use access::{Access, Right, Thing};
 use consume::ConsumeRequest;
@@ -86,20 +88,21 @@ use queue::Queue;
 use queues::QueueDeclaration;
 use records::{Channel, Connection, Consumer};
 use routing::{BindingSpec, Destination, Routing};
-use shares::{Declarer, Pinned};
-use work::Work;
+use shares::Pinned;
 
 pub use access::{
     OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView, VhostLimits,
     VhostView,
 };
 pub use changes::Declared;
+pub use context::Context;
 pub use deliver::OutboxView;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use pages::{Fetch, Page, PageIn};
 pub use stored::{Contents, Restored};
 pub use views::{BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, QueueView};
+pub use work::Work;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -176,11 +179,8 @@ pub struct Broker {
     channels: Slab<Channel>,
     connections: Slab<Connection>,
     deliveries: Deliveries,
-    journal: Journal,
     left_out: LeftOut,
     orphans: Orphans,
-    /// What the answer to the command under way must wait for.
-    awaited: Batch,
     /// Every message to a durable queue is persistent, whatever it says.
     persist_all: bool,
     spill_transient: bool,
@@ -218,12 +218,9 @@ pub struct Broker {
     exchanges_max: usize,
     /// Exchanges that somebody declared.
     declared_exchanges: usize,
-    work: Work,
     /// How pools are divided among virtual hosts and among users.
     divisions: holders::Divisions,
     log_shares: log_shares::LogShares,
-    /// For whom the command under way declares things; nobody at a start.
-    declarer: Option<Declarer>,
     /// Connections there have been.
     lives: u32,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
@@ -310,10 +307,8 @@ impl Broker {
             connections: Slab::with_capacity(connections),
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             chunks_reserve: fifo_pool.chunks_max() / 16,
-            journal: Journal::new(limits.messages_max as usize),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
-            awaited: Batch::NONE,
             persist_all: false,
             spill_transient: false,
             full_said_ms: None,
@@ -341,8 +336,6 @@ impl Broker {
             declared_exchanges: 0,
             divisions: holders::Divisions::default(),
             log_shares: log_shares::LogShares::default(),
-            declarer: None,
-            work: Work::new(),
             lives: 0,
             releases: 0,
             starving: VecDeque::with_capacity(connections),
@@ -355,19 +348,19 @@ impl Broker {
     /// Applies one command and says where a reply to it stands among the connection's deliveries.
     pub fn apply(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         channel: Option<ChannelId>,
         command: Command<'_>,
     ) -> (Outcome, ReplyOrder) {
-        self.awaited = Batch::NONE;
+        cx.awaited = Batch::NONE;
         let answers_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
         let result = match channel {
-            None => self.apply_to_connection(connection, command),
-            Some(channel) => self.apply_to_channel(messages, connection, channel, command),
+            None => self.apply_to_connection(cx.journal, connection, command),
+            Some(channel) => self.apply_to_channel(cx, connection, channel, command),
         };
         if answers_at_once || result.is_err() {
-            self.awaited = Batch::NONE;
+            cx.awaited = Batch::NONE;
         }
         let outcome = result.unwrap_or_else(Outcome::Fault);
         (outcome, self.reply_order(connection, channel))
@@ -405,9 +398,9 @@ impl Broker {
 
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
     /// that became possible, connections with something new to send.
-    pub fn has_work(&self) -> bool {
+    pub fn has_work(&self, journal: &Journal) -> bool {
         self.gets_due
-            || !self.jobs.is_empty() && !self.journal.is_crowded()
+            || !self.jobs.is_empty() && !journal.is_crowded()
             || !self.ready.is_empty()
             || !self.noted.is_empty()
             || self.recheck_starving
@@ -418,12 +411,6 @@ impl Broker {
     /// their pools count themselves, what a queue has of its share, and what waits in an outbox.
     pub const fn room_made(&self) -> u64 {
         self.fifo_pool.given() + self.deliveries.slab.given() + self.releases
-    }
-
-    /// The steps since this was last asked that the size of what was asked does not tell: bindings looked at,
-    /// consumers passed over, targets. Most messages take one or none.
-    pub const fn take_work_units(&mut self) -> u32 {
-        self.work.take()
     }
 
     /// What the pools hold.
@@ -449,15 +436,16 @@ impl Broker {
 
     fn apply_to_connection(
         &mut self,
+        journal: &Journal,
         connection: ConnectionId,
         command: Command<'_>,
     ) -> Result<Outcome, Fault> {
         match command {
             Command::Login { user, password, from_loopback } => {
-                self.login(connection, user, password.0, from_loopback)
+                self.login(journal, connection, user, password.0, from_loopback)
             }
             Command::LoginExternal { user, from_loopback } => {
-                self.login_external(connection, user, from_loopback)
+                self.login_external(journal, connection, user, from_loopback)
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
@@ -467,41 +455,41 @@ impl Broker {
 
     fn apply_to_channel(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         channel: ChannelId,
         command: Command<'_>,
     ) -> Result<Outcome, Fault> {
         match command {
-            Command::Publish { message, mandatory } => self.publish(messages, channel, message, mandatory),
+            Command::Publish { message, mandatory } => self.publish(cx, channel, message, mandatory),
             Command::Settle { delivery_tag, multiple, settlement } => {
-                self.settle(messages, channel, delivery_tag, multiple, settlement)
+                self.settle(cx, channel, delivery_tag, multiple, settlement)
             }
             Command::CloseChannel => {
-                self.close_channel(messages, connection, channel);
+                self.close_channel(cx, connection, channel);
                 Ok(Outcome::Done)
             }
             Command::Recover => {
-                self.recover(messages, channel);
+                self.recover(cx, channel);
                 Ok(Outcome::Done)
             }
             Command::Qos { prefetch_count, global } => {
-                self.set_prefetch(channel, prefetch_count, global);
+                self.set_prefetch(cx, channel, prefetch_count, global);
                 Ok(Outcome::Done)
             }
             Command::ConfirmSelect => self.select_confirms(channel),
             Command::TxSelect => self.select_transactions(channel),
-            Command::TxCommit => self.commit(messages, channel),
-            Command::TxRollback => self.rollback(messages, channel),
+            Command::TxCommit => self.commit(cx, channel),
+            Command::TxRollback => self.rollback(cx.messages, channel),
             Command::Cancel { tag } => {
-                self.cancel(channel, tag);
-                self.run_jobs(messages);
+                self.cancel(cx, channel, tag);
+                self.run_jobs(cx);
                 Ok(Outcome::Done)
             }
             _ => {
-                self.declare_for(connection);
-                let result = self.apply_definition(messages, connection, channel, command);
-                self.declarer = None;
+                self.declare_for(cx, connection);
+                let result = self.apply_definition(cx, connection, channel, command);
+                cx.declarer = None;
                 result
             }
         }
@@ -510,7 +498,7 @@ impl Broker {
     /// What names queues or exchanges.
     fn apply_definition(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         channel: ChannelId,
         command: Command<'_>,
@@ -518,20 +506,20 @@ impl Broker {
         let vhost = self.channels[channel.index()].vhost;
         match command {
             Command::ExchangeDeclare { exchange, passive: true, .. } => {
-                self.check_exchange_exists(vhost, exchange)
+                self.check_exchange_exists(cx, vhost, exchange)
             }
             Command::ExchangeDeclare {
                 exchange, kind, durable, auto_delete, internal, arguments, ..
             } => {
                 let declaration =
                     ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
-                self.declare_exchange(connection, vhost, &declaration)
+                self.declare_exchange(cx, connection, vhost, &declaration)
             }
             Command::ExchangeDelete { exchange, if_unused } => {
                 if let Some(exchange) =
-                    self.delete_exchange_by_name(connection, vhost, exchange, if_unused)?
+                    self.delete_exchange_by_name(cx, connection, vhost, exchange, if_unused)?
                 {
-                    self.start_job(messages, connection, Job::Exchange(exchange));
+                    self.start_job(cx, connection, Job::Exchange(exchange));
                 }
                 Ok(Outcome::Done)
             }
@@ -540,44 +528,44 @@ impl Broker {
                 self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
                 let source_id = self.require_exchange(vhost, source)?;
                 let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
-                self.bind(source_id, destination, &spec)
+                self.bind(cx, source_id, destination, &spec)
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
                 self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
-                self.unbind_exchange(vhost, destination, &spec)?;
-                self.run_jobs(messages);
+                self.unbind_exchange(cx, vhost, destination, &spec)?;
+                self.run_jobs(cx);
                 Ok(Outcome::Done)
             }
             Command::QueueDeclare { queue, passive: true, .. } => {
-                self.check_queue_exists(connection, vhost, queue)
+                self.check_queue_exists(cx, connection, vhost, queue)
             }
             Command::QueueDeclare { queue, durable, exclusive, auto_delete, arguments, .. } => {
                 let declaration = QueueDeclaration { queue, durable, exclusive, auto_delete, arguments };
-                self.declare_queue(connection, vhost, &declaration)
+                self.declare_queue(cx, connection, vhost, &declaration)
             }
             Command::QueueBind { queue, exchange, routing_key, arguments } => {
                 let spec = BindingSpec { source: exchange, routing_key, arguments };
-                self.bind_queue(connection, vhost, queue, &spec)
+                self.bind_queue(cx, connection, vhost, queue, &spec)
             }
             Command::QueueUnbind { queue, exchange, routing_key, arguments } => {
                 let spec = BindingSpec { source: exchange, routing_key, arguments };
-                let outcome = self.unbind_queue(connection, vhost, queue, &spec);
-                self.run_jobs(messages);
+                let outcome = self.unbind_queue(cx, connection, vhost, queue, &spec);
+                self.run_jobs(cx);
                 outcome
             }
-            Command::QueuePurge { queue } => self.purge_queue(messages, connection, vhost, queue),
+            Command::QueuePurge { queue } => self.purge_queue(cx, connection, vhost, queue),
             Command::QueueDelete { queue, if_unused, if_empty } => {
-                self.delete_queue_by_name(messages, connection, vhost, queue, (if_unused, if_empty))
+                self.delete_queue_by_name(cx, connection, vhost, queue, (if_unused, if_empty))
             }
             Command::Consume { queue, tag, no_ack, exclusive, arguments } => {
                 let request = ConsumeRequest { queue, tag, no_ack, exclusive, arguments };
-                self.consume(connection, channel, &request)
+                self.consume(cx, connection, channel, &request)
             }
             Command::Get { queue, no_ack } => {
                 self.check(connection, vhost, Right::Read, Thing::Queue(queue))?;
                 let queue = self.require_queue(connection, vhost, queue)?;
-                self.get(messages, channel, queue, no_ack)
+                self.get(cx, channel, queue, no_ack)
             }
             _ => Err(out_of_place()),
         }
@@ -605,14 +593,14 @@ impl Broker {
     }
 
     /// 506: this board's configuration has no room for that; the key says what to raise.
-    fn out_of_disk(&self) -> Fault {
-        if self.journal.is_file_system_full() {
+    fn out_of_disk(&self, journal: &Journal) -> Fault {
+        if journal.is_file_system_full() {
             return Fault::new(
                 ReplyCode::ResourceError,
                 format_args!("the file system of this broker's data directory is full: make room there"),
             );
         }
-        self.out_of(self.journal.room_key())
+        self.out_of(journal.room_key())
     }
 
     fn out_of(&self, key: &str) -> Fault {

@@ -16,13 +16,13 @@
 
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, Definition};
+use crate::journal::Definition;
 use crate::wire::field::Table;
 
 use super::arguments::QueueSettings;
 use super::queue::Queue;
 use super::queues::QueueDeclaration;
-use super::{Broker, Contents};
+use super::{Broker, Contents, Context};
 
 /// So many orphans are known at once; what is beyond them waits in the store.
 const ORPHANS_MAX: usize = 256;
@@ -96,13 +96,14 @@ impl Broker {
     /// whether it may be rebuilt. The queue, if it is there again.
     pub fn restore_lost(
         &mut self,
+        cx: &mut Context<'_>,
         incarnation: u64,
         contents: Contents,
         name: Option<(&str, &str)>,
         may_rebuild: bool,
     ) -> Option<QueueId> {
         if let Some((vhost, queue)) = name.filter(|_| may_rebuild)
-            && let Some(rebuilt) = self.rebuild(vhost, queue, incarnation)
+            && let Some(rebuilt) = self.rebuild(cx, vhost, queue, incarnation)
         {
             return Some(rebuilt);
         }
@@ -111,7 +112,13 @@ impl Broker {
         None
     }
 
-    fn rebuild(&mut self, vhost: &str, name: &str, incarnation: u64) -> Option<QueueId> {
+    fn rebuild(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        incarnation: u64,
+    ) -> Option<QueueId> {
         let vhost = self.find_vhost(vhost)?;
         if self.find_queue(vhost, name).is_some() {
             return None;
@@ -119,8 +126,8 @@ impl Broker {
         let mut record = Queue::new(vhost, name, &[], QueueSettings::of(Table::EMPTY));
         (record.durable, record.is_rebuilt) = (true, true);
         record.logged.incarnation = incarnation;
-        let queue = self.add_queue(record).ok()?;
-        self.say_queue(queue.index(), true);
+        let queue = self.add_queue(cx, record).ok()?;
+        self.say_queue(cx, queue.index(), true);
         Some(queue)
     }
 
@@ -203,11 +210,11 @@ impl Broker {
     /// There is no such orphan or virtual host, there is a queue of that name, or there is no room.
     pub fn operator_adopt_orphan(
         &mut self,
+        cx: &mut Context<'_>,
         incarnation: u64,
         vhost: &str,
         queue: &str,
     ) -> Result<u64, Fault> {
-        self.awaited = Batch::NONE;
         let id = self
             .find_vhost(vhost)
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
@@ -232,10 +239,10 @@ impl Broker {
             QueueDeclaration { queue, durable, exclusive: false, auto_delete: false, arguments };
         let count = orphan.contents.count;
         let old = orphan.name.clone().filter(|(host, name)| (&**host, &**name) != (vhost, queue));
-        let created = self.create_as(None, id, &declaration, (false, Some(incarnation)));
+        let created = self.create_as(cx, None, id, &declaration, (false, Some(incarnation)));
         self.end_creation(created, Some(orphan))?;
         if let Some((vhost, name)) = old {
-            self.forget_name(&vhost, &name);
+            self.forget_name(cx, &vhost, &name);
         }
         Ok(count)
     }
@@ -244,18 +251,17 @@ impl Broker {
     ///
     /// # Errors
     /// There is no such orphan, or the store cannot be written.
-    pub fn operator_delete_orphan(&mut self, incarnation: u64) -> Result<u64, Fault> {
-        self.awaited = Batch::NONE;
+    pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
         let at = self.find_orphan(incarnation)?;
-        self.check_deletable(true)?;
-        Ok(self.delete_orphan(at))
+        self.check_deletable(cx.journal, true)?;
+        Ok(self.delete_orphan(cx, at))
     }
 
     /// The virtual host is deleted with all its queues, so these go, too.
-    pub(super) fn delete_orphans_in(&mut self, vhost: &str) {
+    pub(super) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
         let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
         while let Some(at) = self.orphans.entries.iter().position(is_in) {
-            self.delete_orphan(at);
+            self.delete_orphan(cx, at);
         }
     }
 
@@ -263,22 +269,27 @@ impl Broker {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub(super) fn delete_orphan_of(&mut self, vhost: VhostId, queue: &str) -> Result<bool, Fault> {
+    pub(super) fn delete_orphan_of(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: &str,
+    ) -> Result<bool, Fault> {
         let mut orphans = self.orphans.entries.iter();
         let Some(at) = orphans.position(|orphan| orphan.is_of(self.vhost_name(vhost), queue)) else {
             return Ok(false);
         };
-        self.check_deletable(true)?;
-        self.delete_orphan(at);
+        self.check_deletable(cx.journal, true)?;
+        self.delete_orphan(cx, at);
         Ok(true)
     }
 
-    fn delete_orphan(&mut self, at: usize) -> u64 {
+    fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
         let orphan = self.orphans.take(at);
-        let batch = self.journal.queue_gone(orphan.incarnation);
-        self.await_batch(batch);
+        let batch = cx.journal.queue_gone(orphan.incarnation);
+        cx.await_batch(batch);
         if let Some((vhost, name)) = &orphan.name {
-            self.forget_name(vhost, name);
+            self.forget_name(cx, vhost, name);
         }
         orphan.contents.count
     }
@@ -292,7 +303,7 @@ impl Broker {
 
     /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
     /// another one by now.
-    fn forget_name(&mut self, vhost: &str, name: &str) {
+    fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used = self.find_vhost(vhost).is_some_and(|vhost| self.find_queue(vhost, name).is_some());
         if is_used {
             return;
@@ -300,8 +311,8 @@ impl Broker {
         let (incarnation, auto_delete, is_rebuilt) = (0, false, false);
         let definition =
             Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: &[] };
-        let batch = self.journal.define(definition.key(), None);
-        self.await_batch(batch);
+        let batch = cx.journal.define(definition.key(), None);
+        cx.await_batch(batch);
     }
 
     // ---- what was rebuilt
@@ -312,11 +323,12 @@ impl Broker {
     /// There is no room for its arguments, or the store cannot be written.
     pub(super) fn redefine_rebuilt(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
-        self.version_for(true)?;
+        self.version_for(cx.journal, true)?;
         self.take_names(vhost, declaration.arguments.len())?;
         let record = &mut self.queues[queue.index()];
         debug_assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
@@ -324,7 +336,7 @@ impl Broker {
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
-        self.say_queue(queue.index(), true);
+        self.say_queue(cx, queue.index(), true);
         Ok(())
     }
 }

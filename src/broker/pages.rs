@@ -11,10 +11,10 @@ use crate::command::QueueId;
 use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
 use crate::wire::props::Properties;
 
-use super::Broker;
 use super::front::First;
 use super::holders::owner_of;
 use super::queue::{Lane, Place, Queue};
+use super::{Broker, Context};
 
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;
@@ -180,30 +180,24 @@ impl Broker {
 
     /// The body is whole: the message stands in its queue again, if it is wanted still. `false`: it is, but
     /// there is no place for it now.
-    pub fn paged_in(
-        &mut self,
-        messages: &mut Messages,
-        fetch: &Fetch,
-        offset: u64,
-        message: MessageId,
-    ) -> bool {
-        messages.finish(message);
+    pub fn paged_in(&mut self, cx: &mut Context<'_>, fetch: &Fetch, offset: u64, message: MessageId) -> bool {
+        cx.messages.finish(message);
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.fifo_pool.chunks_free() >= 2) else {
-            messages.release(message);
+            cx.messages.release(message);
             return next.is_none();
         };
         if fetch.came_back {
-            self.come_back(messages, fetch.queue, (message, offset));
+            self.come_back(cx.messages, fetch.queue, (message, offset));
             return true;
         }
         self.leave_stored(fetch.queue, 1);
         if lane == Lane::Transient {
-            self.settle_run(fetch.queue, lane, offset, 1);
+            self.settle_run(cx.journal, fetch.queue, lane, offset, 1);
         }
         let record = &mut self.queues[fetch.queue.index()];
-        let body_len = u64::from(messages.body_len(message));
-        record.ready_bytes += u64::from(messages.footprint_bytes(message));
+        let body_len = u64::from(cx.messages.body_len(message));
+        record.ready_bytes += u64::from(cx.messages.footprint_bytes(message));
         record.ready_body_bytes += body_len;
         let place = match lane {
             Lane::Durable => Place::Logged(message, offset),

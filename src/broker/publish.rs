@@ -7,7 +7,7 @@
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Mode as JournalMode, NoRoom, Target, Urgency};
+use crate::journal::{Appended, Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
@@ -18,12 +18,13 @@ use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::front::log_bytes;
 use super::holders::owner_of;
-use super::queue::{Place, Queue};
+use super::queue::Queue;
 use super::records::Mode;
 use super::route::copies;
 use super::stored::unwritable;
 use super::words::Lossy;
-use super::{Broker, REPLY_TO};
+use super::work::Work;
+use super::{Broker, Context, REPLY_TO};
 
 /// How a message is published.
 pub(super) struct Publish {
@@ -60,33 +61,33 @@ impl Broker {
     /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
     pub(super) fn publish(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
         mandatory: bool,
     ) -> Result<Outcome, Fault> {
-        let routed = match self.look_and_route(messages, channel, message) {
+        let routed = match self.look_and_route(cx, channel, message) {
             Ok(routed) => routed,
             Err(fault) => {
-                messages.release(message);
+                cx.messages.release(message);
                 return Err(fault);
             }
         };
         let in_transaction = matches!(self.channels[channel.index()].mode, Mode::Transaction(_));
         let result = if in_transaction {
-            self.publish_in_transaction(messages, channel, routed, mandatory)
+            self.publish_in_transaction(cx.messages, channel, routed, mandatory)
         } else {
             let share = self.publish_share(self.channels[channel.index()].connection);
             let is_awaited = matches!(self.channels[channel.index()].mode, Mode::Confirm);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
             let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
-            self.deliver_to_targets(messages, routed, &publish)
+            self.deliver_to_targets(cx, routed, &publish)
         };
         if routed != message {
             match result {
                 // The session keeps what it sent, and comes with that again.
-                Ok(Outcome::Wait) => messages.discard(routed),
-                _ => messages.release(message),
+                Ok(Outcome::Wait) => cx.messages.discard(routed),
+                _ => cx.messages.release(message),
             }
         }
         result
@@ -95,45 +96,45 @@ impl Broker {
     /// Pushes to the queues in `self.targets`.
     pub(super) fn deliver_to_targets(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         message: MessageId,
         publish: &Publish,
     ) -> Result<Outcome, Fault> {
         if self.targets.is_empty() {
-            return self.unroutable(messages, message, publish);
+            return self.unroutable(cx.messages, message, publish);
         }
-        let refused = self.leave_out_unwilling(messages, message);
-        self.weigh_log();
-        let mut reserved = self.reserve(messages, message, publish);
+        let refused = self.leave_out_unwilling(cx.messages, message);
+        self.weigh_log(cx.journal);
+        let mut reserved = self.reserve(cx, message, publish);
         if matches!(reserved, Err(Hindrance::DiskShare)) {
             // Some of its messages may have been taken since they were counted.
             self.forget_log_shares();
-            self.weigh_log();
-            reserved = self.reserve(messages, message, publish);
+            self.weigh_log(cx.journal);
+            reserved = self.reserve(cx, message, publish);
         }
         match reserved {
             Ok(()) => {
-                self.push_to_targets(messages, message, publish.urgency);
-                messages.release(message);
+                self.push_to_targets(cx, message, publish.urgency);
+                cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
             Err(hindrance @ (Hindrance::Wait | Hindrance::Disk | Hindrance::DiskShare)) => {
                 let vhost = self.channels[publish.channel.index()].vhost;
                 match hindrance {
-                    Hindrance::Disk => self.say_disk_is_full(None),
+                    Hindrance::Disk => self.say_disk_is_full(cx.journal, None),
                     Hindrance::DiskShare => {
-                        self.want_log_room(vhost);
-                        self.say_disk_is_full(Some(vhost));
+                        self.want_log_room(cx.journal, vhost);
+                        self.say_disk_is_full(cx.journal, Some(vhost));
                     }
                     Hindrance::Wait | Hindrance::Fault(_) => {}
                 }
-                self.note_wait(messages, publish.channel);
+                self.note_wait(cx.messages, publish.channel);
                 // What gathers may be what it waits for.
-                self.journal.hurry();
+                cx.journal.hurry();
                 Ok(Outcome::Wait)
             }
             Err(Hindrance::Fault(fault)) => {
-                messages.release(message);
+                cx.messages.release(message);
                 Err(fault)
             }
         }
@@ -142,36 +143,42 @@ impl Broker {
     /// Finds the targets. What goes to them is the message itself, or a copy where its properties change.
     fn look_and_route(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
     ) -> Result<MessageId, Fault> {
-        let looks = messages.flags(message).has(MessageFlags::LOOK_INSIDE);
-        if !looks && self.route_from_cache(messages, channel, message) {
+        let looks = cx.messages.flags(message).has(MessageFlags::LOOK_INSIDE);
+        if !looks && self.route_from_cache(cx.messages, channel, message) {
             return Ok(message);
         }
-        self.limit_routing(1);
+        self.limit_routing(cx.work, 1);
         let vhost = self.channels[channel.index()].vhost;
-        self.check_publish(channel, messages.exchange(message))?;
-        let exchange = self.publishable_exchange(vhost, messages.exchange(message))?;
-        self.check_key(channel, exchange, messages.routing_key(message))?;
+        self.check_publish(channel, cx.messages.exchange(message))?;
+        let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
+        self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
         if !looks {
-            self.route(messages, channel, exchange, message, Table::EMPTY)?;
+            self.route(cx.messages, cx.work, channel, exchange, message, Table::EMPTY)?;
             return Ok(message);
         }
         let mut scratch = core::mem::take(&mut self.scratch);
-        let result = self.look_inside(messages, channel, exchange, message, &mut scratch);
+        let result = self.look_inside(cx, channel, exchange, message, &mut scratch);
         self.scratch = scratch;
         result
     }
 
-    fn check_key(&mut self, channel: ChannelId, exchange: ExchangeId, key: &[u8]) -> Result<(), Fault> {
+    fn check_key(
+        &self,
+        work: &mut Work,
+        channel: ChannelId,
+        exchange: ExchangeId,
+        key: &[u8],
+    ) -> Result<(), Fault> {
         let connection = self.channels[channel.index()].connection;
         if !self.minds_topics(connection, exchange) {
             return Ok(());
         }
         // A pattern looks at each byte with all of its places.
-        self.work.charge(key.len());
+        work.charge(key.len());
         self.check_topic(connection, exchange, Right::Write, key)
     }
 
@@ -191,13 +198,13 @@ impl Broker {
     /// on.
     fn look_inside(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         exchange: ExchangeId,
         message: MessageId,
         scratch: &mut super::Scratch,
     ) -> Result<MessageId, Fault> {
-        let bytes = messages.properties(message, &mut scratch.properties);
+        let bytes = cx.messages.properties(message, &mut scratch.properties);
         let properties = Properties::trusted(bytes);
         let headers = properties.headers().unwrap_or(Table::EMPTY);
         self.check_user_id(channel, &properties)?;
@@ -206,14 +213,14 @@ impl Broker {
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
         for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
-            self.check_key(channel, exchange, key)?;
+            self.check_key(cx.work, channel, exchange, key)?;
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
         let carries_bcc = headers.get("BCC").is_some();
-        self.route(messages, channel, exchange, message, headers)?;
+        self.route(cx.messages, cx.work, channel, exchange, message, headers)?;
         let due = if due_at_once { MessageFlags::DUE_AT_ONCE } else { MessageFlags::NONE };
         if reply_to.is_none() && !carries_bcc {
-            messages.add_flags(message, due);
+            cx.messages.add_flags(message, due);
             return Ok(message);
         }
         let edit = PropertyEdit {
@@ -223,10 +230,10 @@ impl Broker {
         };
         let mut writer = Writer::new(&mut scratch.rewritten);
         let written = properties.write_with(edit, &mut writer);
-        let flags = messages.flags(message).with(due);
+        let flags = cx.messages.flags(message).with(due);
         written
             .ok()
-            .and_then(|()| messages.copy_with_properties(message, writer.written(), flags).ok())
+            .and_then(|()| cx.messages.copy_with_properties(message, writer.written(), flags).ok())
             .ok_or_else(|| self.out_of("messages_max"))
     }
 
@@ -332,7 +339,7 @@ impl Broker {
     }
 
     /// Whether every target takes the message now; changes nothing.
-    fn reserve(&self, messages: &Messages, message: MessageId, publish: &Publish) -> Result<(), Hindrance> {
+    fn reserve(&self, cx: &Context<'_>, message: MessageId, publish: &Publish) -> Result<(), Hindrance> {
         let share = publish.share;
         let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
@@ -345,10 +352,10 @@ impl Broker {
         // All of them are in the virtual host of the channel.
         let owner = || owner_of(self.channels[publish.channel.index()].vhost);
         let fits = self.fifo_pool.may_take(owner, needed, reserve);
-        let within_share =
-            share == Share::Reserve || self.targets.iter().all(|&queue| self.within_share(messages, queue));
+        let within_share = share == Share::Reserve
+            || self.targets.iter().all(|&queue| self.within_share(cx.messages, queue));
         match (fits && within_share, share) {
-            (true, _) => self.reserve_log(messages, message, publish),
+            (true, _) => self.reserve_log(cx, message, publish),
             (false, Share::Ordinary) => Err(Hindrance::Wait),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
                 Err(Hindrance::Fault(self.out_of("queue_entries_max")))
@@ -358,30 +365,25 @@ impl Broker {
 
     /// Whether the log takes the message now, if it is one for the log. For its next commit everybody can
     /// wait; for room on the disk only those who hold nothing that others wait for.
-    fn reserve_log(
-        &self,
-        messages: &Messages,
-        message: MessageId,
-        publish: &Publish,
-    ) -> Result<(), Hindrance> {
-        let logged = self.logged_targets(messages, message);
+    fn reserve_log(&self, cx: &Context<'_>, message: MessageId, publish: &Publish) -> Result<(), Hindrance> {
+        let logged = self.logged_targets(cx, message);
         if logged == 0 {
             return Ok(());
         }
-        let bytes = messages.stream_len(message) as u64;
-        if !self.journal.fits_commit(bytes, messages.body_len(message).into(), logged) {
+        let bytes = cx.messages.stream_len(message) as u64;
+        if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
             return Err(Hindrance::Fault(self.out_of("commit_bytes_max")));
         }
         let holds_up = publish.share == Share::Reserve && publish.may_wait;
-        if holds_up && self.journal.mode() == JournalMode::Unwritable {
+        if holds_up && cx.journal.mode() == JournalMode::Unwritable {
             // Others wait for what it holds, and the disk will not get well by itself.
             return Err(Hindrance::Fault(unwritable()));
         }
-        let room = self.journal.admit(bytes, logged);
-        let most = self.journal.queue_bytes_max();
+        let room = cx.journal.admit(bytes, logged);
+        let most = cx.journal.queue_bytes_max();
         let within = self.targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;
-        let leaves_enough = self.leaves_log(vhost, bytes * logged as u64);
+        let leaves_enough = self.leaves_log(cx.journal, vhost, bytes * logged as u64);
         match room {
             Ok(()) if within && leaves_enough => Ok(()),
             // In a commit, everything was asked before.
@@ -390,14 +392,14 @@ impl Broker {
             Ok(()) if within && publish.share == Share::Ordinary => Err(Hindrance::DiskShare),
             Ok(()) if within => Err(Hindrance::Fault(self.has_its_log())),
             Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Disk),
-            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk())),
+            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk(cx.journal))),
         }
     }
 
     /// Somebody has to know why publishers stand still; once a minute is enough. With a virtual host, it is
     /// that which has its share.
-    fn say_disk_is_full(&mut self, with_its_share: Option<VhostId>) {
-        let now = self.journal.time_ms();
+    fn say_disk_is_full(&mut self, journal: &Journal, with_its_share: Option<VhostId>) {
+        let now = journal.time_ms();
         if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
             return;
         }
@@ -412,14 +414,14 @@ impl Broker {
                  publishers of persistent messages to queue '{name}' wait until some of its {count} messages \
                  are taken"
             );
-        } else if self.journal.is_file_system_full() {
+        } else if journal.is_file_system_full() {
             log::warn!(
                 "the file system of the data directory is full, before disk_limit is reached: publishers of \
                  persistent messages to queue '{name}' wait until there is room, or some of its {count} \
                  messages are taken"
             );
         } else {
-            let key = self.journal.room_key();
+            let key = journal.room_key();
             log::warn!(
                 "no room for the log under {key}: publishers of persistent messages to queue '{name}' wait \
                  until some of its {count} messages are taken"
@@ -427,10 +429,15 @@ impl Broker {
         }
     }
 
+    /// Whether queues of the log write this message down.
+    fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
+        let is_persistent = self.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        is_persistent && cx.journal.mode() != JournalMode::Off
+    }
+
     /// How many of the targets write this message down.
-    pub(super) fn logged_targets(&self, messages: &Messages, message: MessageId) -> usize {
-        let persistent = self.persist_all || messages.flags(message).has(MessageFlags::PERSISTENT);
-        if !persistent || self.journal.mode() == JournalMode::Off {
+    pub(super) fn logged_targets(&self, cx: &Context<'_>, message: MessageId) -> usize {
+        if !self.is_for_log(cx, message) {
             return 0;
         }
         self.targets.iter().filter(|queue| self.queues[queue.index()].logged.incarnation != 0).count()
@@ -484,65 +491,51 @@ impl Broker {
             || settings.max_length_bytes.is_some_and(|most| bytes > most)
     }
 
-    fn push_to_targets(&mut self, messages: &mut Messages, message: MessageId, urgency: Urgency) {
-        let footprint = u64::from(messages.footprint_bytes(message));
-        let body_len = u64::from(messages.body_len(message));
-        let logged = self.logged_targets(messages, message) as u32;
+    fn push_to_targets(&mut self, cx: &mut Context<'_>, message: MessageId, urgency: Urgency) {
+        let footprint = u64::from(cx.messages.footprint_bytes(message));
+        let body_len = u64::from(cx.messages.body_len(message));
         let targets = core::mem::take(&mut self.targets);
-        self.work.charge(targets.len().saturating_sub(1));
-        if logged > 0 {
-            self.say_message(messages, message, &targets, (logged, urgency));
-        }
+        cx.work.charge(targets.len().saturating_sub(1));
+        let appended = self.append_to_journal(cx, message, &targets, urgency);
         for &queue in &targets {
-            messages.retain(message);
+            cx.messages.retain(message);
             let record = &mut self.queues[queue.index()];
-            let place = match logged > 0 && record.logged.incarnation != 0 {
-                true => Place::Logged(message, record.logged.next_offset - 1),
-                false => Place::Plain(message),
-            };
-            let pushed = record.fifo.push(&mut self.fifo_pool, place.entry());
-            assert!(pushed, "a chunk was reserved for every target");
-            record.ready_bytes += footprint;
-            record.ready_body_bytes += body_len;
+            record.push(&mut self.fifo_pool, &appended, (footprint, body_len));
             // With a consumer ready the message may still go before the queue is over its length.
             if record.settings.limits_length() && record.eligible.is_empty() {
-                self.drop_head(messages, queue);
+                self.drop_head(cx, queue);
             }
             self.wake(queue);
         }
         self.targets = targets;
     }
 
-    /// Gives the message its next offset in each durable queue, and hands it to the journal.
-    fn say_message(
+    /// Gives the message its next offset in each durable queue if it is to be kept, and hands it to the
+    /// journal.
+    fn append_to_journal(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
-        (logged, urgency): (u32, Urgency),
-    ) {
-        let bytes = log_bytes(messages, message);
-        if let Some(queue) = targets.first() {
-            self.count_in_log(self.queues[queue.index()].vhost, bytes * u64::from(logged));
-        }
-        for queue in targets {
-            let record = &mut self.queues[queue.index()].logged;
-            if record.incarnation != 0 {
-                self.journal.push_target(Target { queue: record.incarnation, offset: record.next_offset });
-                record.next_offset += 1;
-                record.count += 1;
-                record.bytes += bytes;
+        urgency: Urgency,
+    ) -> Appended {
+        let targets = if self.is_for_log(cx, message) { targets } else { &[] };
+        let bytes = log_bytes(cx.messages, message);
+        let queues = &mut self.queues;
+        let places = targets.iter().filter_map(|queue| queues[queue.index()].logged.next_target(bytes));
+        let appended = cx.journal.append(cx.messages, message, places, urgency);
+        if appended.targets() > 0 {
+            self.count_in_log(self.queues[targets[0].index()].vhost, bytes * u64::from(appended.targets()));
+            if urgency == Urgency::Awaited {
+                cx.await_batch(appended.batch());
             }
         }
-        let batch = self.journal.publish(messages, message, logged, urgency);
-        if urgency == Urgency::Awaited {
-            self.await_batch(batch);
-        }
+        appended
     }
 
     /// The drop-head overflow policy: the oldest make room for the newest.
-    pub(super) fn drop_head(&mut self, messages: &mut Messages, queue: QueueId) {
-        while self.is_over_length(queue) && self.drop_first(messages, queue) {}
+    pub(super) fn drop_head(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        while self.is_over_length(queue) && self.drop_first(cx, queue) {}
     }
 
     fn is_over_length(&self, queue: QueueId) -> bool {

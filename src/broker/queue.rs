@@ -17,8 +17,8 @@
 //! it has a message, a consumer that can take it, and nothing that has to come first.
 
 use crate::command::{ConnectionId, VhostId};
-use crate::journal::Batch;
-use crate::mem::{Entry, Fifo, Links, List, MessageId};
+use crate::journal::{Appended, Batch, Target};
+use crate::mem::{Entry, Fifo, FifoPool, Links, List, MessageId};
 
 use super::arguments::QueueSettings;
 use super::deliveries::ReturnedHeap;
@@ -77,6 +77,21 @@ pub(super) struct Logged {
     pub(super) marked_before: u64,
     /// Offsets below are all that were really taken to be delivered, in this life or another.
     pub(super) taken_below: u64,
+}
+
+impl Logged {
+    /// The place of the next message, which takes so many bytes there; none for a queue that is not in the
+    /// log.
+    pub(super) fn next_target(&mut self, bytes: u64) -> Option<Target> {
+        if self.incarnation == 0 {
+            return None;
+        }
+        let target = Target { queue: self.incarnation, offset: self.next_offset };
+        self.next_offset += 1;
+        self.count += 1;
+        self.bytes += bytes;
+        Some(target)
+    }
 }
 
 /// What the log has of the queue's transient messages; all 0 until the first of them had to leave memory.
@@ -225,6 +240,38 @@ impl Queue {
             ready_links: Links::default(),
             owner_links: Links::default(),
         }
+    }
+
+    /// Takes a new message of so many bytes in memory and of body. The caller made sure of room.
+    #[inline]
+    pub(super) fn push(
+        &mut self,
+        pool: &mut FifoPool,
+        appended: &Appended,
+        (footprint, body_len): (u64, u64),
+    ) {
+        let place = match appended.targets() > 0 && self.logged.incarnation != 0 {
+            true => Place::Logged(appended.message(), self.logged.next_offset - 1),
+            false => Place::Plain(appended.message()),
+        };
+        let pushed = self.fifo.push(pool, place.entry());
+        assert!(pushed, "a chunk was reserved for every target");
+        self.ready_bytes += footprint;
+        self.ready_body_bytes += body_len;
+    }
+
+    /// The first message of the fifo is leaving memory: its record is in the journal.
+    pub(super) fn begin_leaving(&mut self, pool: &mut FifoPool, appended: &Appended) {
+        self.shed.awaits = appended.batch();
+        let place = Place::Shed(appended.message(), self.shed.next_offset - 1);
+        self.leave_fifo(pool, place);
+    }
+
+    /// The first message of the fifo is to be given up, or to stay before those that leave memory.
+    pub(super) fn leave_fifo(&mut self, pool: &mut FifoPool, place: Place) {
+        self.fifo.pop(pool);
+        let kept = self.deep.leaving.push(pool, place.entry());
+        assert!(kept, "chunks are kept for what leaves memory");
     }
 
     /// Messages ready for delivery.

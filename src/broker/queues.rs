@@ -6,7 +6,7 @@
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
-use crate::mem::{Fifo, List, Messages, Slab};
+use crate::mem::{Fifo, List, Slab};
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
@@ -18,7 +18,7 @@ use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
 use super::shares::Declared;
 use super::words::QueueInWords;
-use super::{Broker, REPLY_TO};
+use super::{Broker, Context, REPLY_TO};
 
 /// queue.declare's fields.
 pub(super) struct QueueDeclaration<'a> {
@@ -87,6 +87,7 @@ impl Broker {
     /// queue.declare with passive set: who is told that it is there may rely on it.
     pub(super) fn check_queue_exists(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
@@ -95,7 +96,7 @@ impl Broker {
             return self.check_reply_queue(vhost, name);
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        self.await_defined(self.queues[queue.index()].logged.defined);
+        cx.await_defined(self.queues[queue.index()].logged.defined);
         Ok(self.declared(queue))
     }
 
@@ -110,6 +111,7 @@ impl Broker {
 
     pub(super) fn declare_queue(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
@@ -127,23 +129,24 @@ impl Broker {
             let name = self.unique_name("amq.gen-");
             let named = QueueDeclaration { queue: &name, ..*declaration };
             self.check(connection, vhost, Right::Configure, Thing::Queue(&name))?;
-            return self.create_declared(connection, vhost, &named);
+            return self.create_declared(cx, connection, vhost, &named);
         }
         self.check(connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
         match self.find_queue(vhost, declaration.queue) {
-            Some(queue) => self.compare_queue(connection, vhost, queue, declaration),
-            None => self.create_declared(connection, vhost, declaration),
+            Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
+            None => self.create_declared(cx, connection, vhost, declaration),
         }
     }
 
     fn create_declared(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         self.check_dead_letters(connection, vhost, declaration)?;
-        let queue = self.create_checked(Some(connection), vhost, declaration)?;
+        let queue = self.create_checked(cx, Some(connection), vhost, declaration)?;
         Ok(self.declared(queue))
     }
 
@@ -166,6 +169,7 @@ impl Broker {
     /// Makes a queue whose name is free, if its arguments and the limits allow it.
     pub(super) fn create_checked(
         &mut self,
+        cx: &mut Context<'_>,
         owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
@@ -173,11 +177,12 @@ impl Broker {
         let words = self.queue_in_words(vhost, declaration.queue);
         arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
         self.check_queue_limit(vhost, declaration.queue)?;
-        self.create_queue(owner, vhost, declaration, false)
+        self.create_queue(cx, owner, vhost, declaration, false)
     }
 
     fn compare_queue(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         queue: QueueId,
@@ -191,12 +196,13 @@ impl Broker {
         if record.is_rebuilt && declaration.durable {
             self.check_dead_letters(connection, vhost, declaration)?;
         }
-        self.compare_properties(vhost, queue, declaration)?;
+        self.compare_properties(cx, vhost, queue, declaration)?;
         Ok(self.declared(queue))
     }
 
     pub(super) fn compare_properties(
         &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
@@ -205,7 +211,7 @@ impl Broker {
         let record = &self.queues[queue.index()];
         if record.is_rebuilt && declaration.outlives_broker() {
             arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
-            return self.redefine_rebuilt(vhost, queue, declaration);
+            return self.redefine_rebuilt(cx, vhost, queue, declaration);
         }
         let flags = [
             ("durable", declaration.outlives_broker(), record.durable),
@@ -215,7 +221,7 @@ impl Broker {
             return Err(inequivalent_flag(name, &words, &received, &current));
         }
         arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
-        self.await_defined(record.logged.defined);
+        cx.await_defined(record.logged.defined);
         Ok(())
     }
 
@@ -230,6 +236,7 @@ impl Broker {
 
     pub(super) fn create_queue(
         &mut self,
+        cx: &mut Context<'_>,
         owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
@@ -240,13 +247,14 @@ impl Broker {
             false => None,
         };
         let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
-        let created = self.create_as(owner, vhost, declaration, (hidden, incarnation));
+        let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
         self.end_creation(created, orphan)
     }
 
     /// Makes a queue, perhaps one that the store has messages of.
     pub(super) fn create_as(
         &mut self,
+        cx: &mut Context<'_>,
         owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
@@ -260,21 +268,21 @@ impl Broker {
         record.auto_delete = declaration.auto_delete;
         record.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
-        record.logged.incarnation = incarnation.unwrap_or(self.version_for(record.durable)?);
-        let queue = self.add_queue(record)?;
-        self.say_queue(queue.index(), true);
+        record.logged.incarnation = incarnation.unwrap_or(self.version_for(cx.journal, record.durable)?);
+        let queue = self.add_queue(cx, record)?;
+        self.say_queue(cx, queue.index(), true);
         Ok(queue)
     }
 
     /// Puts a queue where it is found.
-    pub(super) fn add_queue(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+    pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         // Rises with every change of what there is, so no other queue has this number.
         record.born = self.routing.revision();
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
         self.check_vhost_alive(vhost)?;
-        record.declarer = self.take_share(Declared::Queue, vhost, bytes)?;
+        record.declarer = self.take_share(cx, Declared::Queue, vhost, bytes)?;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
@@ -292,6 +300,7 @@ impl Broker {
 
     pub(super) fn bind_queue(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         queue: &str,
@@ -300,12 +309,13 @@ impl Broker {
         self.check_bind(connection, vhost, Thing::Queue(queue), spec)?;
         let source = self.require_exchange(vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
-        self.bind(source, Destination::Queue(queue), spec)
+        self.bind(cx, source, Destination::Queue(queue), spec)
     }
 
     /// Unbinding what is not there is fine, whatever of it is missing.
     pub(super) fn unbind_queue(
         &mut self,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         queue: &str,
@@ -317,17 +327,17 @@ impl Broker {
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
         {
             self.check_exclusive(connection, queue)?;
-            self.check_deletable(self.routing.binding(binding).stored)?;
-            self.remove_binding(binding);
+            self.check_deletable(cx.journal, self.routing.binding(binding).stored)?;
+            self.remove_binding(cx, binding);
         } else {
-            self.await_others();
+            cx.await_others();
         }
         Ok(Outcome::Done)
     }
 
     pub(super) fn purge_queue(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
@@ -335,7 +345,7 @@ impl Broker {
         self.check(connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
         let (count, parts) = self.detach_messages(queue);
-        self.start_job(messages, connection, Job::Purge { queue, parts });
+        self.start_job(cx, connection, Job::Purge { queue, parts });
         Ok(Outcome::MessageCount(count))
     }
 
@@ -359,7 +369,7 @@ impl Broker {
 
     pub(super) fn delete_queue_by_name(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
@@ -367,8 +377,8 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(connection, vhost, Right::Configure, Thing::Queue(name))?;
         if self.find_queue(vhost, name).is_none() {
-            if !self.delete_left_out(vhost, DestinationName::Queue(name), if_unused || if_empty)? {
-                self.await_others();
+            if !self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)? {
+                cx.await_others();
             }
             return Ok(Outcome::MessageCount(0));
         }
@@ -379,9 +389,9 @@ impl Broker {
             () if if_empty && record.ready() > 0 => "not empty",
             () => {
                 let count = record.ready();
-                self.check_deletable(record.logged.incarnation != 0)?;
-                self.retire_queue(queue);
-                self.start_job(messages, connection, Job::Queue(queue));
+                self.check_deletable(cx.journal, record.logged.incarnation != 0)?;
+                self.retire_queue(cx, queue);
+                self.start_job(cx, connection, Job::Queue(queue));
                 return Ok(Outcome::MessageCount(count));
             }
         };
@@ -390,10 +400,10 @@ impl Broker {
     }
 
     /// Takes the name away and stops deliveries; a job clears the rest.
-    pub(super) fn retire_queue(&mut self, queue: QueueId) {
+    pub(super) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
-        self.say_queue(index, false);
-        self.say_shed_gone(index);
+        self.say_queue(cx, index, false);
+        self.say_shed_gone(cx.journal, index);
         let record = &mut self.queues[index];
         record.dying = true;
         self.orphans.rebuilt -= u32::from(record.is_rebuilt);

@@ -12,6 +12,7 @@ use super::names::IndexTable;
 use super::queue::Queue;
 use super::queues::find_queue;
 use super::routing::{Keys, Queues};
+use super::work::Work;
 
 /// The lists of further keys. What is not text in them is no key.
 pub(super) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
@@ -50,6 +51,7 @@ impl Broker {
     pub(super) fn route(
         &mut self,
         messages: &Messages,
+        work: &mut Work,
         channel: ChannelId,
         exchange: ExchangeId,
         message: MessageId,
@@ -59,7 +61,7 @@ impl Broker {
         self.targets.clear();
         let mut targets =
             Targets { queues: &mut self.queues, table: &self.queue_table, chosen: &mut self.targets };
-        let by_key_alone = self.routing.select(exchange, &keys, &mut targets, &mut self.work)?;
+        let by_key_alone = self.routing.select(exchange, &keys, &mut targets, work)?;
         if by_key_alone && headers.is_empty() {
             let names = messages.names(message);
             let exchange_len = messages.exchange_len(message);
@@ -70,8 +72,8 @@ impl Broker {
     }
 
     /// From here on, routing may take as much work as that of so many messages may.
-    pub(super) const fn limit_routing(&mut self, messages: u32) {
-        self.work.limit(self.routing.units_max().saturating_mul(messages));
+    pub(super) const fn limit_routing(&self, work: &mut Work, messages: u32) {
+        work.limit(self.routing.units_max().saturating_mul(messages));
     }
 
     /// Takes the channel's last route if this message goes the same way.

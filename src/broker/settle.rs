@@ -8,24 +8,24 @@ use crate::command::{ChannelId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
-use super::Broker;
 use super::deliveries::Delivered;
 use super::jobs::Job;
 use super::queue::{Lane, Place};
 use super::records::{Channel, ConsumerState, Mode};
+use super::{Broker, Context};
 
 impl Broker {
     /// basic.ack, basic.nack and basic.reject.
     pub(super) fn settle(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         tag: u64,
         multiple: bool,
         settlement: Settlement,
     ) -> Result<Outcome, Fault> {
         if multiple && tag == 0 {
-            return self.settle_through(messages, channel, u64::MAX, settlement);
+            return self.settle_through(cx, channel, u64::MAX, settlement);
         }
         let Some(index) = self.find_sent(channel, tag) else {
             return Err(Fault::new(
@@ -34,20 +34,20 @@ impl Broker {
             ));
         };
         if multiple {
-            return self.settle_through(messages, channel, tag, settlement);
+            return self.settle_through(cx, channel, tag, settlement);
         }
         if let Mode::Transaction(_) = self.channels[channel.index()].mode {
             self.decide(channel, index, settlement);
         } else {
             self.leave_unacknowledged(channel, index);
-            self.settle_one(messages, index, settlement);
+            self.settle_one(cx, index, settlement);
         }
         Ok(Outcome::Done)
     }
 
     fn settle_through(
         &mut self,
-        messages: &mut Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         through: u64,
         settlement: Settlement,
@@ -58,30 +58,24 @@ impl Broker {
             }
             return Ok(Outcome::Done);
         }
-        self.settle_now(messages, channel, through, settlement);
+        self.settle_now(cx, channel, through, settlement);
         Ok(Outcome::Done)
     }
 
     /// basic.recover: not part of a transaction, whatever the channel's mode.
-    pub(super) fn recover(&mut self, messages: &mut Messages, channel: ChannelId) {
-        self.settle_now(messages, channel, u64::MAX, Settlement::Requeue);
+    pub(super) fn recover(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
+        self.settle_now(cx, channel, u64::MAX, Settlement::Requeue);
     }
 
     /// Everything written so far up to `through` goes back to its queue or is forgotten, in bounded steps.
-    fn settle_now(
-        &mut self,
-        messages: &mut Messages,
-        channel: ChannelId,
-        through: u64,
-        settlement: Settlement,
-    ) {
+    fn settle_now(&mut self, cx: &mut Context<'_>, channel: ChannelId, through: u64, settlement: Settlement) {
         if settlement == Settlement::Requeue {
             self.mark_returning(channel);
         }
         let Channel { connection, last_sent, .. } = self.channels[channel.index()];
         // The job may take several turns, and what is written in those was not meant.
         let through = through.min(last_sent);
-        self.start_job(messages, connection, Job::Settle { channel, through, settlement });
+        self.start_job(cx, connection, Job::Settle { channel, through, settlement });
     }
 
     fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {
@@ -105,54 +99,54 @@ impl Broker {
     }
 
     /// Settles a delivery that is on no list any more and whose tag is forgotten.
-    pub(super) fn settle_one(&mut self, messages: &mut Messages, index: usize, settlement: Settlement) {
+    pub(super) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
-            Settlement::Requeue => self.give_back(messages, index),
-            Settlement::Ack | Settlement::Reject => self.settle_sent(messages, index),
+            Settlement::Requeue => self.give_back(cx, index),
+            Settlement::Ack | Settlement::Reject => self.settle_sent(cx, index),
         }
     }
 
     /// The delivery is over and its message is not wanted any more.
-    pub(super) fn settle_sent(&mut self, messages: &mut Messages, index: usize) {
-        self.uncount(messages, index);
+    pub(super) fn settle_sent(&mut self, cx: &mut Context<'_>, index: usize) {
+        self.uncount(cx.messages, index);
         let delivery = self.deliveries.remove(index);
         match (delivery.queue, delivery.message) {
-            (Some(queue), _) => self.settle_delivered(messages, queue, &delivery),
-            (None, Some(message)) => messages.release(message),
+            (Some(queue), _) => self.settle_delivered(cx, queue, &delivery),
+            (None, Some(message)) => cx.messages.release(message),
             (None, None) => {}
         }
         self.releases += 1;
-        self.after_uncount(delivery.queue, delivery.consumer, delivery.channel);
+        self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
     /// The message goes back to its old place in its queue.
-    pub(super) fn give_back(&mut self, messages: &mut Messages, index: usize) {
-        self.uncount(messages, index);
+    pub(super) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
+        self.uncount(cx.messages, index);
         let delivery = &mut self.deliveries.slab[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
         delivery.redelivered = true;
         match queue {
             Some(queue) if !self.queues[queue.index()].dying => {
-                self.put_back(messages, queue, index);
+                self.put_back(cx.messages, queue, index);
                 // It goes before what the queue waits for, which may be the very memory that it takes.
                 self.unstall(queue);
                 let record = &self.queues[queue.index()];
                 if record.settings.limits_length() {
-                    self.drop_head(messages, queue);
+                    self.drop_head(cx, queue);
                 }
                 self.wake(queue);
             }
             _ => {
                 let delivery = self.deliveries.remove(index);
                 if let Some(queue) = queue {
-                    self.settle_delivered(messages, queue, &delivery);
+                    self.settle_delivered(cx, queue, &delivery);
                 } else if let Some(message) = delivery.message {
-                    messages.release(message);
+                    cx.messages.release(message);
                 }
                 self.releases += 1;
             }
         }
-        self.after_uncount(queue, consumer, channel);
+        self.after_uncount(cx, queue, consumer, channel);
     }
 
     /// Among those that came back, as its record or, when there are too many of those, as an entry.
@@ -185,13 +179,13 @@ impl Broker {
     }
 
     /// What was delivered is done with.
-    pub(super) fn settle_delivered(&mut self, messages: &mut Messages, queue: QueueId, delivery: &Delivered) {
+    pub(super) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
         match (delivery.message, delivery.logged) {
             (Some(message), logged) => {
-                self.settle_logged(messages, queue, logged, message);
-                messages.release(message);
+                self.settle_logged(cx, queue, logged, message);
+                cx.messages.release(message);
             }
-            (None, Some(offset)) => self.settle_run(queue, Lane::Durable, offset, 1),
+            (None, Some(offset)) => self.settle_run(cx.journal, queue, Lane::Durable, offset, 1),
             (None, None) => {}
         }
     }
@@ -226,6 +220,7 @@ impl Broker {
     /// What the room that was made allows now.
     fn after_uncount(
         &mut self,
+        cx: &mut Context<'_>,
         queue: Option<QueueId>,
         consumer: Option<crate::command::ConsumerId>,
         channel: ChannelId,
@@ -233,9 +228,9 @@ impl Broker {
         self.recheck_starving |= !self.starving.is_empty();
         if let Some(consumer) = consumer {
             if self.channels[channel.index()].global_prefetch_count > 0 {
-                self.make_all_eligible(channel);
+                self.make_all_eligible(cx, channel);
             } else {
-                self.make_eligible(consumer.index());
+                self.make_eligible(cx, consumer.index());
             }
             self.free_consumer_if_done(consumer.index());
         }
@@ -244,12 +239,12 @@ impl Broker {
         }
     }
 
-    pub(super) fn make_all_eligible(&mut self, channel: ChannelId) {
+    pub(super) fn make_all_eligible(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
-            self.work.charge(1);
-            self.make_eligible(index);
+            cx.work.charge(1);
+            self.make_eligible(cx, index);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
 use super::holders::{Held, Holder};
-use super::{Broker, SLOT_BYTES};
+use super::{Broker, Context, SLOT_BYTES};
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
 const DECLARED_TIMES: usize = 15;
@@ -105,6 +105,7 @@ impl Broker {
     /// There is no more room, or the connection, its virtual host or its user has its share.
     pub(super) fn take_share(
         &mut self,
+        cx: &mut Context<'_>,
         declared: Declared,
         vhost: VhostId,
         names_bytes: usize,
@@ -122,7 +123,7 @@ impl Broker {
         if names_bytes > names_room {
             return Err(self.out_of("names_bytes_max"));
         }
-        let declarer = self.declarer;
+        let declarer = cx.declarer;
         let holder = self.holder_of(vhost, declarer);
         // What was there before a start comes back whatever the shares are, and an operator knows best.
         if declarer.is_some() {
@@ -218,10 +219,10 @@ impl Broker {
     }
 
     /// Whoever declares something until further notice does it for this connection.
-    pub(super) fn declare_for(&mut self, connection: ConnectionId) {
+    pub(super) fn declare_for(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let record = &self.connections[connection.index()];
         let (life, user) = (record.life, self.access.life_of(record.user_index));
-        self.declarer = Some(Declarer { connection, life, user });
+        cx.declarer = Some(Declarer { connection, life, user });
     }
 
     fn holdings(&mut self, declarer: Declarer) -> Option<&mut Holdings> {

@@ -14,13 +14,13 @@
 //! cannot leave, whatever is published meanwhile.
 
 use crate::command::QueueId;
-use crate::journal::{Mode, NoRoom, Target};
+use crate::journal::{Appended, Journal, Mode, NoRoom, Target};
 use crate::limits::Limits;
 use crate::mem::{Entry, MessageFlags, MessageId, Messages};
 
-use super::Broker;
 use super::front::log_bytes;
 use super::queue::{Lane, Place, Queue};
+use super::{Broker, Context};
 
 /// Messages that one step takes out of memory.
 const SPILL_STEP: u32 = 512;
@@ -114,15 +114,15 @@ impl Broker {
 
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
-    pub fn spill(&mut self, messages: &mut Messages) -> bool {
-        let is_looking = self.keep_read_back_room(messages);
-        if self.journal.mode() != Mode::On || !self.is_short(messages) {
+    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_looking = self.keep_read_back_room(cx.messages);
+        if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
             return is_looking;
         }
         // Only what is durable can leave memory.
-        self.journal.hurry();
+        cx.journal.hurry();
         let mut left = SPILL_STEP;
-        if self.spill_delivered(messages) {
+        if self.spill_delivered(cx.messages) {
             return true;
         }
         for _ in 0..SPILL_QUEUES.min(self.queues.places()) {
@@ -131,7 +131,7 @@ impl Broker {
             }
             let index = self.spill_hand;
             let may_spill = self.queues.get(index).is_some_and(|queue| self.may_spill(queue));
-            if may_spill && self.spill_from(messages, QueueId::from_index(index), &mut left) {
+            if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
                 // There is more in this one.
                 return true;
             }
@@ -203,17 +203,17 @@ impl Broker {
     }
 
     /// Says whether it ended because there is nothing `left` to be done in this step.
-    fn spill_from(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+    fn spill_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         // What leaves beyond need is read back at once where a consumer keeps up.
-        while *left > 0 && self.is_short(messages) {
+        while *left > 0 && self.is_short(cx.messages) {
             if self.fifo_pool.chunks_free() < CHUNKS_LEFT {
                 return false;
             }
             let record = &self.queues[queue.index()];
             let goes_on = match record.deep.leaving.front(&self.fifo_pool) {
-                Some(entry) => self.leave(messages, queue, entry),
+                Some(entry) => self.leave(cx, queue, entry),
                 None if record.fifo.is_empty() => false,
-                None => self.keep_window(queue) || self.spill_first(messages, queue, left),
+                None => self.keep_window(queue) || self.spill_first(cx, queue, left),
             };
             if !goes_on {
                 return false;
@@ -237,20 +237,20 @@ impl Broker {
     }
 
     /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
-    fn spill_first(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+    fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let record = &self.queues[queue.index()];
         let may_shed = self.may_shed(record);
         let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
         match Place::of(entry) {
             Place::Logged(message, offset) => {
-                if !is_stored(messages, record, message) {
+                if !is_stored(cx.messages, record, message) {
                     return false;
                 }
                 self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
-                self.give_up(messages, queue, message, (Lane::Durable, offset));
+                self.give_up(cx.messages, queue, message, (Lane::Durable, offset));
                 true
             }
-            Place::Plain(_) if may_shed => self.shed(messages, queue, left),
+            Place::Plain(_) if may_shed => self.shed(cx, queue, left),
             Place::Plain(_) | Place::Shed(..) | Place::Stored(..) => {
                 self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
                 self.stay(queue, entry);
@@ -318,25 +318,24 @@ impl Broker {
 
     /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
     /// what stands between them along with them; `false` when none can be taken now.
-    fn shed(&mut self, messages: &mut Messages, queue: QueueId, left: &mut u32) -> bool {
+    fn shed(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let mut taken = false;
         while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
             let record = &mut self.queues[queue.index()];
             let Some(entry) = record.fifo.front(&self.fifo_pool) else { break };
             let place = Place::of(entry);
             let shedding = match place {
-                Place::Plain(message) => self.shedding(messages, queue, message),
+                Place::Plain(message) => self.shedding(cx, queue, message),
                 _ => Shedding::No,
             };
-            let place = match (shedding, place) {
+            match (shedding, place) {
                 (Shedding::Later, _) => break,
-                (Shedding::Now, Place::Plain(message)) => self.begin_shedding(messages, queue, message),
-                _ => place,
-            };
-            let record = &mut self.queues[queue.index()];
-            record.fifo.pop(&mut self.fifo_pool);
-            let kept = record.deep.leaving.push(&mut self.fifo_pool, place.entry());
-            debug_assert!(kept, "there are chunks");
+                (Shedding::Now, Place::Plain(message)) => {
+                    let appended = self.begin_shedding(cx, queue, message);
+                    self.queues[queue.index()].begin_leaving(&mut self.fifo_pool, &appended);
+                }
+                _ => self.queues[queue.index()].leave_fifo(&mut self.fifo_pool, place),
+            }
             taken = true;
             *left -= 1;
         }
@@ -344,43 +343,42 @@ impl Broker {
         taken
     }
 
-    fn shedding(&self, messages: &Messages, queue: QueueId, message: MessageId) -> Shedding {
-        let bytes = messages.stream_len(message) as u64;
+    fn shedding(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Shedding {
+        let bytes = cx.messages.stream_len(message) as u64;
         let record = &self.queues[queue.index()];
-        let has_share = record.log_bytes() + bytes <= self.journal.queue_bytes_max()
-            && self.leaves_log(record.vhost, bytes);
-        let fits = self.journal.fits_commit(bytes, messages.body_len(message).into(), 1);
-        match self.journal.admit(bytes, 1) {
+        let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
+            && self.leaves_log(cx.journal, record.vhost, bytes);
+        let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
+        match cx.journal.admit(bytes, 1) {
             // For another of its queues it is being written already.
-            _ if self.journal.is_waiting(messages, message) => Shedding::Later,
+            _ if cx.journal.is_waiting(cx.messages, message) => Shedding::Later,
             Ok(()) if has_share && fits => Shedding::Now,
             Err(NoRoom::Commit) => Shedding::Later,
             Ok(()) | Err(NoRoom::Disk) => Shedding::No,
         }
     }
 
-    fn begin_shedding(&mut self, messages: &mut Messages, queue: QueueId, message: MessageId) -> Place {
+    fn begin_shedding(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Appended {
         if self.queues[queue.index()].shed.incarnation == 0 {
-            self.queues[queue.index()].shed.incarnation = self.journal.next_transient();
+            self.queues[queue.index()].shed.incarnation = cx.journal.next_transient();
         }
         let shed = &mut self.queues[queue.index()].shed;
         let offset = shed.next_offset;
         shed.next_offset += 1;
         shed.count += 1;
-        shed.bytes += log_bytes(messages, message);
+        shed.bytes += log_bytes(cx.messages, message);
         let target = Target { queue: shed.incarnation, offset };
-        shed.awaits = self.journal.shed(messages, message, target);
-        Place::Shed(message, offset)
+        cx.journal.shed(cx.messages, message, target)
     }
 
     /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
-    fn leave(&mut self, messages: &mut Messages, queue: QueueId, entry: Entry) -> bool {
-        let durable = self.journal.durable();
+    fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, entry: Entry) -> bool {
+        let durable = cx.journal.durable();
         let record = &mut self.queues[queue.index()];
         let place = Place::of(entry);
         let is_there = match place {
             Place::Shed(..) => record.shed.awaits <= durable && record.deep.messages < DEEP_MAX,
-            Place::Logged(message, _) => is_stored(messages, record, message),
+            Place::Logged(message, _) => is_stored(cx.messages, record, message),
             Place::Plain(_) | Place::Stored(..) => true,
         };
         if !is_there {
@@ -388,43 +386,41 @@ impl Broker {
         }
         record.deep.leaving.pop(&mut self.fifo_pool);
         match place {
-            Place::Shed(message, offset) => self.give_up(messages, queue, message, (Lane::Transient, offset)),
-            Place::Logged(message, offset) => self.give_up(messages, queue, message, (Lane::Durable, offset)),
+            Place::Shed(message, offset) => {
+                self.give_up(cx.messages, queue, message, (Lane::Transient, offset))
+            }
+            Place::Logged(message, offset) => {
+                self.give_up(cx.messages, queue, message, (Lane::Durable, offset))
+            }
             Place::Plain(_) | Place::Stored(..) => self.stay(queue, entry),
         }
         true
     }
 
     /// A message that was leaving stays in memory: the log need not have it.
-    pub(super) fn unshed(
-        &mut self,
-        messages: &mut Messages,
-        queue: QueueId,
-        message: MessageId,
-        offset: u64,
-    ) {
+    pub(super) fn unshed(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId, offset: u64) {
         let record = &mut self.queues[queue.index()];
         record.shed.count -= 1;
-        record.shed.bytes = record.shed.bytes.saturating_sub(log_bytes(messages, message));
+        record.shed.bytes = record.shed.bytes.saturating_sub(log_bytes(cx.messages, message));
         let target = Target { queue: record.shed.incarnation, offset };
         if record.dying {
-            self.journal.forsake(messages, target.queue, message);
+            cx.journal.forsake(cx.messages, target.queue, message);
         } else {
-            self.journal.unshed(messages, target, message);
+            cx.journal.unshed(cx.messages, target, message);
         }
     }
 
     /// A queue is gone: so is what the log has of its transient messages.
-    pub(super) fn say_shed_gone(&mut self, index: usize) {
+    pub(super) fn say_shed_gone(&mut self, journal: &mut Journal, index: usize) {
         let incarnation = self.queues[index].shed.incarnation;
         if incarnation != 0 {
-            self.journal.queue_gone(incarnation);
+            journal.queue_gone(incarnation);
         }
     }
 
     /// At a start: what another life had taken out of memory is void.
-    pub fn forget_transient(&mut self, incarnation: u64) {
-        self.journal.queue_gone(incarnation);
+    pub fn forget_transient(&mut self, journal: &mut Journal, incarnation: u64) {
+        journal.queue_gone(incarnation);
     }
 }
 

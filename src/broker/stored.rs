@@ -7,15 +7,15 @@
 
 use crate::command::{BindingId, ExchangeId, QueueId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, Definition, DestinationName, Journal, Mode};
+use crate::journal::{Definition, DestinationName, Journal, Mode};
 use crate::wire::field::Table;
 
-use super::Broker;
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
 use super::pages::count_recovered;
 use super::queue::{Lane, Queue};
 use super::routing::{BindingSpec, Destination, Kind};
+use super::{Broker, Context};
 
 /// What the log knows of a queue's messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -46,54 +46,19 @@ pub enum Restored {
 }
 
 impl Broker {
-    /// What waits to be written.
-    pub const fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
-    /// For the store, which fetches from it.
-    pub const fn journal_mut(&mut self) -> &mut Journal {
-        &mut self.journal
-    }
-
     /// Whether messages to durable queues count as persistent whatever they say.
     pub const fn set_persist_all(&mut self, persist_all: bool) {
         self.persist_all = persist_all;
-    }
-
-    /// The batch that must be durable before the last command is answered.
-    pub const fn awaited(&self) -> Batch {
-        self.awaited
-    }
-
-    /// The answer waits for this too.
-    pub(super) fn await_batch(&mut self, batch: Batch) {
-        self.awaited = self.awaited.max(batch);
-    }
-
-    /// What was asked for is so already, because of somebody else; who is told so may rely on it, so the
-    /// answer waits until what the other said is durable.
-    pub(super) fn await_others(&mut self) {
-        let batch = self.journal.await_facts();
-        self.await_batch(batch);
-    }
-
-    /// Whoever is told that something durable is there may rely on it: the answer waits until what says so is
-    /// durable. Not for everything said: on a full disk that waits for room, and who only asks must not.
-    pub(super) fn await_defined(&mut self, defined: Batch) {
-        if defined > self.journal.durable() {
-            self.await_batch(defined);
-        }
     }
 
     /// The version for something durable that is about to exist.
     ///
     /// # Errors
     /// The store cannot be written, so nothing durable can begin to exist.
-    pub(super) fn version_for(&mut self, durable: bool) -> Result<u64, Fault> {
-        match self.journal.mode() {
-            Mode::On if durable && !self.journal.has_room_to_define() => Err(self.out_of_disk()),
-            Mode::On if durable => Ok(self.journal.next_version()),
+    pub(super) fn version_for(&mut self, journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
+        match journal.mode() {
+            Mode::On if durable && !journal.has_room_to_define() => Err(self.out_of_disk(journal)),
+            Mode::On if durable => Ok(journal.next_version()),
             Mode::Unwritable if durable => Err(unwritable()),
             Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
         }
@@ -103,12 +68,12 @@ impl Broker {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn check_deletable(&self, is_stored: bool) -> Result<(), Fault> {
-        if is_stored && self.journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+    pub(super) fn check_deletable(&self, journal: &Journal, is_stored: bool) -> Result<(), Fault> {
+        if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
     }
 
     /// Writes down that an exchange exists, or exists no more.
-    pub(super) fn say_exchange(&mut self, exchange: ExchangeId, exists: bool) {
+    pub(super) fn say_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
         let record = self.routing.exchange(exchange);
         if record.version == 0 {
             return;
@@ -123,13 +88,13 @@ impl Broker {
             arguments: &record.arguments,
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        let batch = self.journal.define(key, value);
+        let batch = cx.journal.define(key, value);
         self.routing.set_defined(exchange, batch);
-        self.await_batch(batch);
+        cx.await_batch(batch);
     }
 
     /// Writes down that a queue exists, or exists no more with all its messages.
-    pub(super) fn say_queue(&mut self, index: usize, exists: bool) {
+    pub(super) fn say_queue(&mut self, cx: &mut Context<'_>, index: usize, exists: bool) {
         let record = &self.queues[index];
         let incarnation = record.logged.incarnation;
         if incarnation == 0 {
@@ -145,15 +110,15 @@ impl Broker {
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
         if !exists {
-            self.journal.queue_gone(incarnation);
+            cx.journal.queue_gone(incarnation);
         }
-        let batch = self.journal.define(key, value);
+        let batch = cx.journal.define(key, value);
         self.queues[index].logged.defined = batch;
-        self.await_batch(batch);
+        cx.await_batch(batch);
     }
 
     /// Writes down that a binding exists, or exists no more.
-    pub(super) fn say_binding(&mut self, binding: BindingId, exists: bool) {
+    pub(super) fn say_binding(&mut self, cx: &mut Context<'_>, binding: BindingId, exists: bool) {
         let binding = self.routing.binding(binding);
         if !binding.stored {
             return;
@@ -179,25 +144,30 @@ impl Broker {
             arguments: &binding.arguments,
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        let batch = self.journal.define(key, value);
-        self.await_batch(batch);
+        let batch = cx.journal.define(key, value);
+        cx.await_batch(batch);
     }
 
     /// Whether a binding between these outlives the broker.
-    pub(super) fn is_stored_binding(&self, source: ExchangeId, destination: Destination) -> bool {
+    pub(super) fn is_stored_binding(
+        &self,
+        journal: &Journal,
+        source: ExchangeId,
+        destination: Destination,
+    ) -> bool {
         let ends = match destination {
             Destination::Queue(queue) => self.queues[queue.index()].logged.incarnation != 0,
             Destination::Exchange(exchange) => self.routing.exchange(exchange).durable,
         };
-        self.journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
+        journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
     }
 
     // ---- at a start
 
     /// Declares again what was durable; definitions come in the order of their keys, so what belongs to
     /// something comes behind it.
-    pub fn restore(&mut self, definition: &Definition<'_>) -> Restored {
-        let restored = self.declare_again(definition);
+    pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        let restored = self.declare_again(cx, definition);
         if let Restored::NoRoom | Restored::Unknown = restored {
             match *definition {
                 Definition::Exchange { vhost, name, version, .. } => {
@@ -212,7 +182,7 @@ impl Broker {
         restored
     }
 
-    fn declare_again(&mut self, definition: &Definition<'_>) -> Restored {
+    fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
                 let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
@@ -225,7 +195,7 @@ impl Broker {
                     internal,
                     arguments,
                 };
-                match self.add_exchange(vhost, kind_found, &declaration, version) {
+                match self.add_exchange(cx, vhost, kind_found, &declaration, version) {
                     Ok(_) => Restored::Exists(None),
                     Err(_) => Restored::NoRoom,
                 }
@@ -236,22 +206,22 @@ impl Broker {
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
                 record.logged.incarnation = incarnation;
-                match self.add_queue(record) {
+                match self.add_queue(cx, record) {
                     Ok(queue) => Restored::Exists(Some(queue)),
                     Err(_) => Restored::NoRoom,
                 }
             }
-            Definition::Binding { .. } => self.restore_binding(definition),
+            Definition::Binding { .. } => self.restore_binding(cx, definition),
             Definition::AccessWritten
             | Definition::Vhost { .. }
             | Definition::User { .. }
             | Definition::Permission { .. }
             | Definition::TopicPermission { .. }
-            | Definition::UserLimits { .. } => self.restore_access(definition),
+            | Definition::UserLimits { .. } => self.restore_access(cx, definition),
         }
     }
 
-    fn restore_binding(&mut self, definition: &Definition<'_>) -> Restored {
+    fn restore_binding(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let Definition::Binding {
             vhost,
             source,
@@ -283,7 +253,7 @@ impl Broker {
                 || is_left_out(destination, destination_version);
             return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
         };
-        match self.add_binding(from, to, &BindingSpec { source, routing_key, arguments }) {
+        match self.add_binding(cx, from, to, &BindingSpec { source, routing_key, arguments }) {
             Ok(_) => Restored::Exists(None),
             Err(_) => Restored::NoRoom,
         }
@@ -318,24 +288,24 @@ impl Broker {
     /// As if so many messages had come to every durable queue and gone before they were written: their
     /// offsets are used up. For the simulator, which has no days to wait for that.
     #[cfg(debug_assertions)]
-    pub fn pass_offsets(&mut self, count: u64) {
+    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
         for index in 0..self.queues.places() {
             let Some(queue) = self.queues.get_mut(index).filter(|queue| !queue.dying) else { continue };
             let (queue, start) = (queue.logged.incarnation, queue.logged.next_offset);
             if queue != 0 {
                 self.queues[index].logged.next_offset = start + count;
-                self.journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
+                journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
             }
         }
     }
 
     /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its
     /// messages.
-    pub fn forget(&mut self, key: &[u8], incarnation: Option<u64>) {
+    pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnation: Option<u64>) {
         if let Some(incarnation) = incarnation {
-            self.journal.queue_gone(incarnation);
+            journal.queue_gone(incarnation);
         }
-        self.journal.define(key.into(), None);
+        journal.define(key.into(), None);
     }
 }
 

@@ -7,14 +7,14 @@
 
 use crate::command::{ChannelId, Outcome, Settlement, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Mode as JournalMode, NoRoom, Urgency};
+use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
 use super::holders::owner_of;
 use super::publish::Publish;
 use super::records::{Mode, Transaction};
-use super::{Broker, SLOT_BYTES};
+use super::{Broker, Context, SLOT_BYTES};
 
 /// Routing all of its messages may take as long as routing so many of the worst.
 const COMMIT_TIMES: u32 = 8;
@@ -80,31 +80,31 @@ impl Broker {
         }
     }
 
-    pub(super) fn commit(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(super) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
         if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
-        self.check_commit_fits(messages, channel)?;
+        self.check_commit_fits(cx, channel)?;
         // It took no longer than it may when it was checked, and must not end half-way.
-        self.work.lift_limit();
-        let said = self.journal.said();
-        self.journal.begin_group();
-        let outcome = self.carry_out(messages, channel);
-        let batch = self.journal.end_group(messages);
-        if self.journal.said() != said {
-            self.await_batch(batch);
+        cx.work.lift_limit();
+        let said = cx.journal.said();
+        cx.journal.begin_group();
+        let outcome = self.carry_out(cx, channel);
+        let batch = cx.journal.end_group(cx.messages);
+        if cx.journal.said() != said {
+            cx.await_batch(batch);
         }
         outcome
     }
 
     /// Does what the transaction holds.
-    fn carry_out(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+    fn carry_out(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
         while let Some(message) = next {
-            next = messages.link(message);
-            let mandatory = messages.is_mandatory(message);
-            self.route_again(messages, channel, message)?;
+            next = cx.messages.link(message);
+            let mandatory = cx.messages.is_mandatory(message);
+            self.route_again(cx, channel, message)?;
             // That everything fits was made sure of; what a queue's own policy refuses is dropped, for
             // nobody can be told inside a transaction.
             let publish = Publish {
@@ -114,19 +114,19 @@ impl Broker {
                 may_wait: false,
                 urgency: Urgency::Awaited,
             };
-            let outcome = self.deliver_to_targets(messages, message, &publish)?;
+            let outcome = self.deliver_to_targets(cx, message, &publish)?;
             debug_assert!(outcome != Outcome::Wait, "a commit never waits");
         }
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
             // For a queue that is being deleted the deletion is what settles.
-            self.await_others();
+            cx.await_others();
         }
         while let Some(index) =
             settlements.pop_front(&mut self.deliveries.slab, |delivery| &mut delivery.links)
         {
             let settlement = self.deliveries.slab[index].decided.take().unwrap_or(Settlement::Ack);
-            self.settle_one(messages, index, settlement);
+            self.settle_one(cx, index, settlement);
         }
         Ok(Outcome::Done)
     }
@@ -176,18 +176,24 @@ impl Broker {
 
     fn route_again(
         &mut self,
-        messages: &Messages,
+        cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
     ) -> Result<(), Fault> {
         let vhost = self.channels[channel.index()].vhost;
-        match self.find_exchange(vhost, messages.exchange(message)) {
+        match self.find_exchange(vhost, cx.messages.exchange(message)) {
             Some(exchange) => {
                 let mut scratch = core::mem::take(&mut self.scratch);
-                let bytes = messages.properties(message, &mut scratch.properties);
+                let bytes = cx.messages.properties(message, &mut scratch.properties);
                 let headers = crate::wire::props::Properties::trusted(bytes).headers();
-                let routed =
-                    self.route(messages, channel, exchange, message, headers.unwrap_or(Table::EMPTY));
+                let routed = self.route(
+                    cx.messages,
+                    cx.work,
+                    channel,
+                    exchange,
+                    message,
+                    headers.unwrap_or(Table::EMPTY),
+                );
                 self.scratch = scratch;
                 routed
             }
@@ -198,30 +204,30 @@ impl Broker {
         }
     }
 
-    fn check_commit_fits(&mut self, messages: &Messages, channel: ChannelId) -> Result<(), Fault> {
+    fn check_commit_fits(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<(), Fault> {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
         let owner = owner_of(self.channels[channel.index()].vhost);
-        self.limit_routing(COMMIT_TIMES);
-        self.weigh_log();
+        self.limit_routing(cx.work, COMMIT_TIMES);
+        self.weigh_log(cx.journal);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         while let Some(message) = next {
-            next = messages.link(message);
-            self.route_again(messages, channel, message)?;
-            self.work.check()?;
+            next = cx.messages.link(message);
+            self.route_again(cx, channel, message)?;
+            cx.work.check()?;
             entries += self.targets.len();
-            returns += usize::from(self.targets.is_empty() && messages.is_mandatory(message));
-            if self.logged_targets(messages, message) > 0 {
-                log_bytes += messages.stream_len(message) as u64;
-                let (bytes, body_bytes) = (messages.stream_len(message), messages.body_len(message));
-                if !self.journal.fits_commit(bytes as u64, body_bytes.into(), self.targets.len()) {
+            returns += usize::from(self.targets.is_empty() && cx.messages.is_mandatory(message));
+            if self.logged_targets(cx, message) > 0 {
+                log_bytes += cx.messages.stream_len(message) as u64;
+                let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
+                if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), self.targets.len()) {
                     return Err(self.out_of("commit_bytes_max"));
                 }
                 logged += 1;
-                if !self.journal.fits_transaction(logged) {
+                if !cx.journal.fits_transaction(logged) {
                     return Err(too_much_to_write());
                 }
-                self.check_log(self.channels[channel.index()].vhost, log_bytes)?;
+                self.check_log(cx.journal, self.channels[channel.index()].vhost, log_bytes)?;
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
@@ -236,15 +242,15 @@ impl Broker {
     }
 
     /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
-    fn check_log(&self, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
-        let times = if self.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
-        match self.journal.admit(times * bytes, 1) {
-            Err(NoRoom::Disk) => Err(self.out_of_disk()),
-            Err(NoRoom::Commit) if self.journal.mode() == JournalMode::Unwritable => Err(Fault::new(
+    fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
+        let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        match journal.admit(times * bytes, 1) {
+            Err(NoRoom::Disk) => Err(self.out_of_disk(journal)),
+            Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => Err(Fault::new(
                 ReplyCode::ResourceError,
                 format_args!("the store cannot be written, so nothing persistent is taken now"),
             )),
-            Ok(()) if !self.leaves_log(vhost, times * bytes) => Err(self.has_its_log()),
+            Ok(()) if !self.leaves_log(journal, vhost, times * bytes) => Err(self.has_its_log()),
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! How much work a command was, beyond what its size tells: bindings looked at, consumers passed over.
 //!
-//! The event loop takes the units (`Broker::take_work_units`) and ends a peer's turn when they are many;
-//! within one command there is a limit, so that no message can hold up all others by its routing.
+//! The engine takes the units ([`Work::take`]) and ends a peer's turn when they are many; within
+//! one command there is a limit, so that no message can hold up all others by its routing.
 //!
 //! Always true: what grows with several things at once (keys, their words, exchanges) is charged while it
 //! is done, not afterwards.
@@ -11,19 +11,22 @@ use crate::error::{Fault, ReplyCode};
 /// Charges beyond this are as good as any number.
 const CHARGE_MAX: usize = 1 << 24;
 
-/// Units of work since they were last taken.
+/// Units of work since they were last taken: steps that the size of what was asked does not tell, such as
+/// bindings looked at, consumers passed over, targets. Most messages take one or none.
 #[derive(Debug)]
-pub(super) struct Work {
+pub struct Work {
     units: u32,
     /// Beyond these the routing under way is refused.
     units_max: u32,
 }
 
-impl Work {
-    pub(super) const fn new() -> Self {
+impl Default for Work {
+    fn default() -> Self {
         Self { units: 0, units_max: u32::MAX }
     }
+}
 
+impl Work {
     /// Counts so many units.
     #[inline]
     pub(super) const fn charge(&mut self, units: usize) {
@@ -32,7 +35,7 @@ impl Work {
     }
 
     /// What was charged since the last call.
-    pub(super) const fn take(&mut self) -> u32 {
+    pub const fn take(&mut self) -> u32 {
         core::mem::replace(&mut self.units, 0)
     }
 

@@ -148,7 +148,7 @@ impl<P: Platform> Engine<P> {
         }
         if client.talk.has_request() {
             self.serve_operator(id, Talk::handle);
-            self.work_units = self.work_units.saturating_add(self.broker.take_work_units());
+            self.work_units = self.work_units.saturating_add(self.work.take());
         }
         self.after_session(id);
     }
@@ -230,7 +230,9 @@ impl<P: Platform> Engine<P> {
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
         let mut scene = Scene {
             broker: &mut self.broker,
+            journal: &mut self.journal,
             messages: &mut self.supplies.messages,
+            work: &mut self.work,
             sockets: &peers,
             process,
             files: files.as_mut().map(|files| files as &mut dyn Files),

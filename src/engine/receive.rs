@@ -6,6 +6,7 @@
 
 use std::io;
 
+use crate::broker;
 use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::LogKind;
@@ -37,7 +38,9 @@ impl<P: Platform> Engine<P> {
     ) -> io::Result<ConnectionId> {
         let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
         if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id.into())) {
-            self.broker.release(id);
+            let context =
+                &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            self.broker.release(context, id);
             return Err(error);
         }
         let from_loopback = visitor.address.is_loopback();
@@ -77,7 +80,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn read(&mut self) {
         self.holds_back = !self.holds_back && !self.to_write.is_empty();
         (self.bytes_read, self.work_units) = (0, 0);
-        if self.holds_back || self.broker.journal().is_crowded() {
+        if self.holds_back || self.journal.is_crowded() {
             return;
         }
         for _ in 0..self.to_read.len() {
@@ -166,12 +169,11 @@ impl<P: Platform> Engine<P> {
     /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
     /// whether that is all that can be handled now.
     pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
-        let mut at = 0;
-        let mut is_done = true;
+        let (mut at, mut is_done) = (0, true);
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
             let session = peer.session.amqp();
-            let mut context = self.supplies.context(self.now, &self.broker, id);
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             match session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
                 Step::NeedMore => break,
                 Step::Finished => {
@@ -192,12 +194,13 @@ impl<P: Platform> Engine<P> {
                     break;
                 }
                 Step::Command { channel, command } => {
-                    let (outcome, order) = self.broker.apply(context.messages, id, channel, command);
-                    let batch = self.broker.awaited();
-                    self.work_units = self.work_units.saturating_add(self.broker.take_work_units());
+                    let mut lent = broker::Context::new(&mut self.journal, context.messages, &mut self.work);
+                    let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
+                    let batch = lent.awaited();
+                    self.work_units = self.work_units.saturating_add(self.work.take());
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
-                            self.broker.checked(id, &check, false)
+                            self.broker.checked(&self.journal, id, &check, false)
                         }
                         Outcome::Check(check) => {
                             session.defer_login(self.now);
@@ -274,7 +277,9 @@ impl<P: Platform> Engine<P> {
             self.accept_queue.forgive_turn(source);
         }
         if session.is_over() {
-            self.broker.disconnect(id);
+            let context =
+                &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            self.broker.disconnect(context, id);
         }
     }
 
@@ -283,7 +288,7 @@ impl<P: Platform> Engine<P> {
     /// Rises with everything that can make room for a publisher: each pool counts for itself what is given
     /// back, and [`Self::check_no_sleeper`] finds what is counted nowhere.
     fn room_made(&self) -> u64 {
-        self.broker.room_made() + self.broker.journal().room_made() + self.supplies.messages.room_made()
+        self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()
     }
 
     /// Whether somebody waits who has not tried since room was made.
@@ -421,7 +426,11 @@ impl<P: Platform> Engine<P> {
         for index in 0..self.peers.connections_seen() {
             let id = ConnectionId::from_index(index);
             let Some(peer) = self.peers.get_mut(id) else { continue };
-            if peer.session.amqp().has_body_for(&self.supplies.context(self.now, &self.broker, id), ms) {
+            if peer
+                .session
+                .amqp()
+                .has_body_for(&self.supplies.context(self.now, &self.broker, &self.journal, id), ms)
+            {
                 self.put_one_out(id, &fault);
             }
         }

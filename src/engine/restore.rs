@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::broker::{Broker, Contents, Restored};
+use crate::broker::{Broker, Contents, Context, Restored};
 use crate::command::QueueId;
 use crate::journal::definition::{is_access, queue_in};
 use crate::journal::{Definition, DestinationName, is_transient};
@@ -21,6 +21,7 @@ pub(crate) type First<'a> = Option<(&'a str, PasswordHash)>;
 /// as it can vouch for that, and for a new one whoever is `first`.
 pub(crate) fn restore(
     broker: &mut Broker,
+    context: &mut Context<'_>,
     log: &Log,
     disk: &mut impl store::Disk,
     report: AccessReport,
@@ -32,9 +33,9 @@ pub(crate) fn restore(
         Access::InDoubt(why) => broker.doubt_access(why, unreadable),
         Access::Whole => {}
     }
-    restore_definitions(broker, log, disk)?;
+    restore_definitions(broker, context, log, disk)?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
-        broker.write_access();
+        broker.write_access(context.journal_mut());
     }
     Ok(())
 }
@@ -56,7 +57,13 @@ struct Restoring {
 
 impl Restoring {
     /// Declares again what a definition says.
-    fn restore(&mut self, broker: &mut Broker, log: &Log, (key, value): (&[u8], &[u8])) {
+    fn restore(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        log: &Log,
+        (key, value): (&[u8], &[u8]),
+    ) {
         let Some(definition) = Definition::parse(key, value) else { return };
         let incarnation =
             if let Definition::Queue { incarnation, .. } = definition { incarnation } else { 0 };
@@ -68,7 +75,7 @@ impl Restoring {
             self.orphans.push((key.into(), value.into(), None));
             return;
         }
-        match broker.restore(&definition) {
+        match broker.restore(context, &definition) {
             Restored::Exists(Some(queue)) => drop(self.queues.insert(incarnation, queue)),
             Restored::Exists(None) => {}
             Restored::Orphaned => {
@@ -90,6 +97,7 @@ impl Restoring {
     fn restore_lost(
         &mut self,
         broker: &mut Broker,
+        context: &mut Context<'_>,
         log: &Log,
         disk: &mut impl store::Disk,
     ) -> io::Result<()> {
@@ -111,7 +119,7 @@ impl Restoring {
             };
             let words = format!("{words}: what defines it is lost, its {} messages are not", found.live);
             let contents = contents_of(found);
-            if let Some(queue) = broker.restore_lost(incarnation, contents, name, !is_deleted) {
+            if let Some(queue) = broker.restore_lost(context, incarnation, contents, name, !is_deleted) {
                 log::error!(
                     "{words}: it is there again as a plain durable queue, until somebody declares it as it \
                      should be"
@@ -129,7 +137,7 @@ impl Restoring {
         for (key, value, incarnation) in core::mem::take(&mut self.orphans) {
             let definition = Definition::parse(&key, &value);
             let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
-            if !binding.is_some_and(|binding| broker.restore(&binding) == Restored::Exists(None)) {
+            if !binding.is_some_and(|binding| broker.restore(context, &binding) == Restored::Exists(None)) {
                 self.orphans.push((key, value, incarnation));
             }
         }
@@ -151,7 +159,12 @@ fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
     Some((incarnation, queue.key()))
 }
 
-fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Disk) -> io::Result<()> {
+fn restore_definitions(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    log: &Log,
+    disk: &mut impl store::Disk,
+) -> io::Result<()> {
     let mut restoring = Restoring {
         versions: log.index().versions_of_queues(),
         queues: BTreeMap::new(),
@@ -160,7 +173,7 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
     };
     let mut repeated = Vec::new();
     let damaged = log.read_definitions(disk, |key, value, is_repeated| {
-        restoring.restore(broker, log, (key, value));
+        restoring.restore(broker, context, log, (key, value));
         if is_repeated && !is_access(key) {
             repeated.push((Box::from(key), Box::from(value)));
         }
@@ -172,25 +185,25 @@ fn restore_definitions(broker: &mut Broker, log: &Log, disk: &mut impl store::Di
         log::warn!("{} definitions were damaged and are written again, from footers", repeated.len());
     }
     for (key, value) in repeated {
-        broker.journal_mut().define(key, Some(value));
+        context.journal_mut().define(key, Some(value));
     }
     let is_suspect = damaged > 0 || log.is_damaged() || broker.access_doubt().is_some();
     if !is_suspect {
         restoring.absent.extend(restoring.orphans.iter().filter_map(|(.., incarnation)| *incarnation));
     }
-    restoring.restore_lost(broker, log, disk)?;
+    restoring.restore_lost(broker, context, log, disk)?;
     if is_suspect {
         // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
         // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
-        broker.hide_access(hidden.collect());
+        broker.hide_access(context.journal_mut(), hidden.collect());
     }
     for (key, _, incarnation) in &restoring.orphans {
-        broker.forget(key, *incarnation);
+        broker.forget(context.journal_mut(), key, *incarnation);
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
-            broker.forget_transient(incarnation);
+            broker.forget_transient(context.journal_mut(), incarnation);
         }
     }
     broker.recovered_largest(log.index().largest_body_bytes());

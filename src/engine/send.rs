@@ -5,6 +5,7 @@
 
 use std::io;
 
+use crate::broker;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
@@ -47,7 +48,7 @@ impl<P: Platform> Engine<P> {
     fn write_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let session = peer.session.amqp();
-        let mut context = self.supplies.context(self.now, &self.broker, id);
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
             if !session.server_cancel(&mut context, channel, tag, order) {
                 break;
@@ -59,8 +60,10 @@ impl<P: Platform> Engine<P> {
         let taken = peer.stream.write(&mut self.buffers, &self.output[..filled]);
         let count = *taken.as_ref().unwrap_or(&0);
         let sent = session.written(&mut context, count, &self.write_plan);
-        self.broker.sent(&mut self.supplies.messages, id, sent);
-        self.broker.set_writable(id, !session.has_remainder() && !peer.stream.has_unsent());
+        let context =
+            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+        self.broker.sent(context, id, sent);
+        self.broker.set_writable(context, id, !session.has_remainder() && !peer.stream.has_unsent());
         self.note_stall(id, count);
         match taken {
             Ok(_) => self.after_write(id.into(), count),
@@ -102,7 +105,7 @@ impl<P: Platform> Engine<P> {
                  faster, or raise consumer_stall_timeout"
             ),
         );
-        let mut context = self.supplies.context(self.now, &self.broker, id);
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         let session = peer.session.amqp();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
@@ -180,9 +183,11 @@ impl<P: Platform> Engine<P> {
 
     /// A connection of the broker is gone.
     fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
-        let mut context = self.supplies.context(self.now, &self.broker, id);
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         peer.session.amqp().teardown(&mut context);
-        self.broker.release(id);
+        let context =
+            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+        self.broker.release(context, id);
         self.worker.leave(id);
         self.connections_count -= 1;
         if peer.shaking_hands {

@@ -1,9 +1,9 @@
 //! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
 
 use crate::admin::scene::Process;
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::command::ConnectionId;
-use crate::journal::Batch;
+use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::{MessageLimits, Messages};
@@ -55,7 +55,13 @@ pub(super) struct Supplies {
 
 impl Supplies {
     #[inline]
-    pub(super) fn context(&mut self, now: Now, broker: &Broker, id: ConnectionId) -> Context<'_> {
+    pub(super) fn context(
+        &mut self,
+        now: Now,
+        broker: &Broker,
+        journal: &Journal,
+        id: ConnectionId,
+    ) -> Context<'_> {
         Context {
             now,
             pools: &mut self.pools,
@@ -63,7 +69,7 @@ impl Supplies {
             settings: &self.settings,
             share: broker.content_share(id),
             owner: broker.owner(id),
-            durable: broker.journal().durable(),
+            durable: journal.durable(),
             log: &mut self.log,
         }
     }
@@ -92,6 +98,10 @@ pub struct Engine<P: Platform> {
     pub(super) deadlines: Deadlines,
     pub(super) supplies: Supplies,
     pub(super) broker: Broker,
+    /// What the broker has said that is to be written.
+    pub(super) journal: Journal,
+    /// What the broker's last calls cost.
+    pub(super) work: broker::Work,
     /// The store, unless it cannot be used at all.
     pub(super) store: Option<StoreDriver>,
     pub(super) worker: WorkerQueue,
@@ -150,7 +160,7 @@ impl<P: Platform> core::fmt::Debug for Engine<P> {
             .field("for_stash", &self.for_stash)
             .field("for_jobs", &self.for_jobs)
             .field("for_disk", &self.for_disk)
-            .field("broker_has_work", &self.broker.has_work())
+            .field("broker_has_work", &self.broker.has_work(&self.journal))
             .field("has_room_to_offer", &self.has_room_to_offer())
             .field("has_job", &self.has_job())
             .field("next_deadline", &self.next_deadline())
@@ -189,6 +199,8 @@ impl<P: Platform> Engine<P> {
                 log: LogLimiter::default(),
             },
             broker,
+            journal: Journal::new(limits.messages_max as usize),
+            work: broker::Work::default(),
             store: None,
             worker: WorkerQueue::new(&limits, with_tls, setup.is_tls_shut),
             spills: false,
@@ -226,14 +238,21 @@ impl<P: Platform> Engine<P> {
         self.store = Some(store);
     }
 
-    /// The broker, for a start that declares what there is to be, and for whoever looks.
-    pub const fn broker_mut(&mut self) -> &mut Broker {
-        &mut self.broker
+    /// The broker and what it works with, for a start that declares what there is to be, and for whoever
+    /// looks.
+    pub const fn broker_mut(&mut self) -> (&mut Broker, broker::Context<'_>) {
+        let context = broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+        (&mut self.broker, context)
     }
 
     /// The broker.
     pub const fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// What the broker has said that is to be written.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// All messages in memory.

@@ -71,7 +71,8 @@ impl<P: Platform> Engine<P> {
     }
 
     fn go_on_flushing(&mut self) -> bool {
-        let has_jobs = self.broker.run_jobs(&mut self.supplies.messages);
+        let (broker, mut context) = self.broker_mut();
+        let has_jobs = broker.run_jobs(&mut context);
         self.hand_to_disk();
         // Nobody asks for turns any more, so a job that is not over is as good a reason for the next call.
         self.spills |= has_jobs;
@@ -79,7 +80,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn is_flushing(&self) -> bool {
-        let Some(store) = self.store.as_ref().filter(|store| !store.is_idle(&self.broker)) else {
+        let Some(store) = self.store.as_ref().filter(|store| !store.is_idle(&self.journal)) else {
             return false;
         };
         if store.is_stuck() {
@@ -93,16 +94,16 @@ impl<P: Platform> Engine<P> {
     /// matters: the stop itself has been due for long.
     pub fn flush_sleeps_until(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
-        let is_busy = self.spills || store.has_work(&self.broker, &self.supplies.messages);
+        let is_busy = self.spills || store.has_work(&self.broker, &self.journal, &self.supplies.messages);
         (!is_busy).then(|| store.deadline())
     }
 
     /// Ends the store's life when everything is written; `true`: there is more to flush for that.
     pub fn end_store(&mut self) -> bool {
-        let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.broker)) else {
+        let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.journal)) else {
             return false;
         };
-        self.broker.rest();
+        self.broker.rest(&mut self.journal);
         store.close(self.now);
         self.begin_flush()
     }

@@ -8,7 +8,8 @@
 
 use std::io;
 
-use crate::broker::{Broker, Fetch, Page, PageIn};
+use crate::broker::{Broker, Context, Fetch, Page, PageIn};
+use crate::journal::Journal;
 use crate::mem::{MessageId, Messages};
 use crate::store::{self, Keeper, Log, Read, ReadOutcome, SyncTimes, Write, WriteDone};
 use crate::time::{Deadline, Now};
@@ -76,8 +77,8 @@ impl StoreDriver {
     }
 
     /// Whether there is something to hand out now.
-    pub(crate) fn has_work(&self, broker: &Broker, messages: &Messages) -> bool {
-        broker.journal().has_news()
+    pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
+        journal.has_news()
             || self.may_fetch && broker.wants_pages(messages) && matches!(self.reading, Reading::Nothing)
     }
 
@@ -89,11 +90,11 @@ impl StoreDriver {
     /// What to write next, if nothing is being written and it is time.
     pub(crate) fn next_write(
         &mut self,
-        broker: &mut Broker,
+        journal: &mut Journal,
         messages: &mut Messages,
         now: Now,
     ) -> Option<Write> {
-        self.keeper.next_write(broker.journal_mut(), messages, now)
+        self.keeper.next_write(journal, messages, now)
     }
 
     /// Takes what was written.
@@ -102,13 +103,13 @@ impl StoreDriver {
     /// The disk failed.
     pub(crate) fn take_write(
         &mut self,
-        broker: &mut Broker,
+        journal: &mut Journal,
         messages: &mut Messages,
         done: WriteDone,
         now: Now,
     ) -> io::Result<()> {
         self.may_fetch = true;
-        self.keeper.write_done(broker.journal_mut(), messages, done, now).map_err(|failed| failed.0)
+        self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)
     }
 
     /// What to read next, if nothing is being read.
@@ -159,7 +160,7 @@ impl StoreDriver {
     pub(crate) fn take_read(
         &mut self,
         broker: &mut Broker,
-        messages: &mut Messages,
+        context: &mut Context<'_>,
         outcome: ReadOutcome,
     ) -> Option<Read> {
         match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
@@ -168,10 +169,10 @@ impl StoreDriver {
                 None
             }
             (Reading::Queue(fetch), ReadOutcome::Fetch(done)) => {
-                self.take_pages(broker, messages, fetch, done)
+                self.take_pages(broker, context, fetch, done)
             }
             (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
-                self.take_chunk(broker, messages, (fetch, large), done)
+                self.take_chunk(broker, context, (fetch, large), done)
             }
             _ => {
                 debug_assert!(false, "what comes back is what was asked for");
@@ -184,7 +185,7 @@ impl StoreDriver {
     fn take_pages(
         &mut self,
         broker: &mut Broker,
-        messages: &mut Messages,
+        context: &mut Context<'_>,
         fetch: Fetch,
         done: store::FetchDone,
     ) -> Option<Read> {
@@ -196,13 +197,13 @@ impl StoreDriver {
         let mut stopped = None;
         let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
             if stopped.is_none() {
-                stopped = take_page(broker, messages, &fetch, offset, message);
+                stopped = take_page(broker, context, &fetch, offset, message);
             }
         });
         match stopped {
             None => broker.fetched(&fetch, fetched.through),
-            Some(Stopped::NoRoom) => broker.page_later(messages, &fetch),
-            Some(Stopped::Large(large)) => return self.read_chunk(broker, messages, fetch, large),
+            Some(Stopped::NoRoom) => broker.page_later(context.messages_mut(), &fetch),
+            Some(Stopped::Large(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
     }
@@ -211,16 +212,16 @@ impl StoreDriver {
     fn read_chunk(
         &mut self,
         broker: &mut Broker,
-        messages: &mut Messages,
+        context: &mut Context<'_>,
         fetch: Fetch,
         large: Large,
     ) -> Option<Read> {
         if large.next == large.chunks {
-            let is_whole = messages.body_missing(large.message) == 0;
+            let is_whole = context.messages_mut().body_missing(large.message) == 0;
             if !is_whole {
-                messages.release(large.message);
-            } else if !broker.paged_in(messages, &fetch, large.offset, large.message) {
-                broker.page_later(messages, &fetch);
+                context.messages_mut().release(large.message);
+            } else if !broker.paged_in(context, &fetch, large.offset, large.message) {
+                broker.page_later(context.messages_mut(), &fetch);
                 return None;
             }
             broker.fetched(&fetch, large.offset + 1);
@@ -232,8 +233,8 @@ impl StoreDriver {
                 Some(Read::Fetch(job))
             }
             None => {
-                messages.release(large.message);
-                broker.page_later(messages, &fetch);
+                context.messages_mut().release(large.message);
+                broker.page_later(context.messages_mut(), &fetch);
                 None
             }
         }
@@ -242,17 +243,17 @@ impl StoreDriver {
     fn take_chunk(
         &mut self,
         broker: &mut Broker,
-        messages: &mut Messages,
+        context: &mut Context<'_>,
         (fetch, mut large): (Fetch, Large),
         done: store::FetchDone,
     ) -> Option<Read> {
         let tries_again = self.tries_again(done.was_refused());
         let mut is_good = false;
         let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
-            if let Some(bytes) =
-                bytes.filter(|bytes| bytes.len() <= messages.body_missing(large.message) as usize)
+            if let Some(bytes) = bytes
+                .filter(|bytes| bytes.len() <= context.messages_mut().body_missing(large.message) as usize)
             {
-                messages.append_body(large.message, bytes);
+                context.messages_mut().append_body(large.message, bytes);
                 is_good = true;
             }
         });
@@ -261,7 +262,7 @@ impl StoreDriver {
             (false, retry) if retry || tries_again => {}
             (false, _) => large.next = large.chunks,
         }
-        self.read_chunk(broker, messages, fetch, large)
+        self.read_chunk(broker, context, fetch, large)
     }
 
     /// The log, for who copies it.
@@ -306,15 +307,15 @@ impl StoreDriver {
     }
 
     /// Whether everything is written.
-    pub(crate) fn is_idle(&self, broker: &Broker) -> bool {
-        self.keeper.is_idle(broker.journal())
+    pub(crate) fn is_idle(&self, journal: &Journal) -> bool {
+        self.keeper.is_idle(journal)
     }
 }
 
 /// Puts one message into its queue; says why not, if that stops everything behind it.
 fn take_page(
     broker: &mut Broker,
-    messages: &mut Messages,
+    context: &mut Context<'_>,
     fetch: &Fetch,
     offset: u64,
     message: &store::Message<'_>,
@@ -330,7 +331,7 @@ fn take_page(
         properties: message.properties,
         body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
     };
-    let id = match broker.page_in(messages, fetch, &page) {
+    let id = match broker.page_in(context.messages_mut(), fetch, &page) {
         PageIn::Begun(id) => id,
         PageIn::NotWanted => return None,
         PageIn::NoRoom => return Some(Stopped::NoRoom),
@@ -338,6 +339,6 @@ fn take_page(
     if let store::Body::Chunked { body, chunks, .. } = message.body {
         return Some(Stopped::Large(Large { offset, message: id, body, chunks, next: 0 }));
     }
-    messages.append_body(id, body);
-    if broker.paged_in(messages, fetch, offset, id) { None } else { Some(Stopped::NoRoom) }
+    context.messages_mut().append_body(id, body);
+    if broker.paged_in(context, fetch, offset, id) { None } else { Some(Stopped::NoRoom) }
 }

@@ -23,6 +23,7 @@
 
 use std::io;
 
+use crate::broker;
 use crate::command::ConnectionId;
 use crate::error::Fault;
 use crate::journal::Batch;
@@ -69,8 +70,9 @@ impl<P: Platform> Engine<P> {
         self.put_out();
         self.keep_time();
         self.follow_orders();
-        self.broker.run_jobs(&mut self.supplies.messages);
-        self.broker.deliver(&mut self.supplies.messages, DELIVERIES_PER_TURN);
+        let (broker, mut context) = self.broker_mut();
+        broker.run_jobs(&mut context);
+        broker.deliver(&mut context, DELIVERIES_PER_TURN);
         self.write();
         self.hand_to_disk();
         self.resume_for_room();
@@ -98,10 +100,13 @@ impl<P: Platform> Engine<P> {
 
     /// Whether a turn would get on now, with nothing reported and no time passing.
     pub fn has_work(&self) -> bool {
-        self.broker.has_work()
-            || !self.to_read.is_empty() && !self.broker.journal().is_crowded()
+        self.broker.has_work(&self.journal)
+            || !self.to_read.is_empty() && !self.journal.is_crowded()
             || self.spills
-            || self.store.as_ref().is_some_and(|store| store.has_work(&self.broker, &self.supplies.messages))
+            || self
+                .store
+                .as_ref()
+                .is_some_and(|store| store.has_work(&self.broker, &self.journal, &self.supplies.messages))
             || !self.to_write.is_empty()
             || self.may_let_operator_in()
             || self.has_room_to_offer()
@@ -191,7 +196,8 @@ impl<P: Platform> Engine<P> {
         let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
         let connection = id.connection();
         if let Some(connection) = connection {
-            self.broker.set_writable(connection, false);
+            let (broker, mut context) = self.broker_mut();
+            broker.set_writable(&mut context, connection, false);
         }
         // Who has no record at the broker came for answers, and nothing else.
         if is_waiting_for_writing || connection.is_none() {
@@ -216,7 +222,7 @@ impl<P: Platform> Engine<P> {
         while let Some(overdue) = self.broker.next_overdue() {
             let id = overdue.connection;
             let Some(peer) = self.peers.get_mut(id) else { continue };
-            let mut context = self.supplies.context(self.now, &self.broker, id);
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
             }
@@ -293,7 +299,7 @@ impl<P: Platform> Engine<P> {
             self.end_if_stalled(connection);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let mut context = self.supplies.context(self.now, &self.broker, connection);
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
         if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
             return self.end_now(id);
         }
@@ -310,19 +316,20 @@ impl<P: Platform> Engine<P> {
     /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
     pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
-        let (broker, messages) = (&mut self.broker, &mut self.supplies.messages);
+        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
         let written = self.platform.take_written();
         let is_written = written.is_some();
         if let Some((done, took_us)) = written {
             if done.is_commit() {
                 store.note_sync(took_us);
             }
-            let was_full = broker.journal().is_file_system_full();
-            store.take_write(broker, messages, done, self.now)?;
-            log_full(was_full, broker.journal().is_file_system_full());
+            let was_full = journal.is_file_system_full();
+            store.take_write(journal, messages, done, self.now)?;
+            log_full(was_full, journal.is_file_system_full());
         }
         if let Some(outcome) = self.platform.take_read()
-            && let Some(more) = store.take_read(broker, messages, outcome)
+            && let Some(more) =
+                store.take_read(broker, &mut broker::Context::new(journal, messages, &mut self.work), outcome)
         {
             self.platform.start_read(more);
         }
@@ -332,13 +339,13 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn hand_to_disk(&mut self) {
         let Some(store) = &mut self.store else { return };
-        let (broker, messages) = (&mut self.broker, &mut self.supplies.messages);
-        self.spills = broker.spill(messages);
+        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
+        self.spills = broker.spill(&mut broker::Context::new(journal, messages, &mut self.work));
         if let Some(job) = store.next_read(broker, messages) {
             self.platform.start_read(job);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
-        if let Some(job) = store.next_write(broker, messages, self.now) {
+        if let Some(job) = store.next_write(journal, messages, self.now) {
             self.platform.start_write(job);
         }
         if let Some(bytes) = store.log_mut().take_index_overflow() {
@@ -354,8 +361,8 @@ impl<P: Platform> Engine<P> {
     /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
     /// so they look after every write.
     fn note_durable(&mut self, is_written: bool) {
-        self.broker.note_durable();
-        let durable = self.broker.journal().durable();
+        self.broker.note_durable(&self.journal);
+        let durable = self.journal.durable();
         if core::mem::replace(&mut self.durable_seen, durable) == durable && !is_written {
             return;
         }
@@ -367,7 +374,7 @@ impl<P: Platform> Engine<P> {
                 continue;
             };
             let Some(peer) = self.peers.get_mut(id) else { continue };
-            let mut context = self.supplies.context(self.now, &self.broker, connection);
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
             peer.session.amqp().note_durable(&mut context);
             if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
                 self.answer_held(connection);
@@ -383,7 +390,7 @@ impl<P: Platform> Engine<P> {
         if let Some((outcome, order)) = peer.held.take()
             && session.expects_answer()
         {
-            let mut context = self.supplies.context(self.now, &self.broker, id);
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
@@ -442,7 +449,7 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_shaking_hands() {
             return self.end_now(id);
         }
-        let mut context = self.supplies.context(self.now, &self.broker, id);
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         peer.session.amqp().close(&mut context, fault);
         self.resume_closed(id);
     }

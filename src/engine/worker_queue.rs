@@ -234,7 +234,7 @@ impl<P: Platform> Engine<P> {
         if !self.awaits(login.connection, Waiting::Worker(login.ticket)) {
             return;
         }
-        let outcome = self.broker.checked(login.connection, &login.check, is_right);
+        let outcome = self.broker.checked(&self.journal, login.connection, &login.check, is_right);
         self.answer_login(login.connection, outcome);
     }
 
@@ -249,7 +249,7 @@ impl<P: Platform> Engine<P> {
         peer.silent_since = self.now;
         let session = peer.session.amqp();
         if session.expects_answer() {
-            let mut context = self.supplies.context(self.now, &self.broker, id);
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);
         }
         self.resume(id);

@@ -101,6 +101,40 @@ pub const fn is_transient(incarnation: u64) -> bool {
     incarnation & TRANSIENT != 0
 }
 
+/// A message on its way into queues: the journal has its record, or it is none for the journal.
+///
+/// A queue takes no new message without one, and only the journal makes one: so what is to be durable is in
+/// no queue before the journal has it. It cannot be made up:
+///
+/// ```compile_fail,E0451
+/// # use leveret::{journal::{Appended, Batch}, mem::MessageId};
+/// let forged = Appended { message: MessageId::from_index(0), targets: 1, batch: Batch::NONE };
+/// ```
+#[derive(Debug)]
+#[must_use = "a message that the journal has belongs into its queues"]
+pub struct Appended {
+    message: MessageId,
+    targets: u32,
+    batch: Batch,
+}
+
+impl Appended {
+    /// The message.
+    pub const fn message(&self) -> MessageId {
+        self.message
+    }
+
+    /// So many queues of the log have it.
+    pub const fn targets(&self) -> u32 {
+        self.targets
+    }
+
+    /// With this its record is durable; nothing to wait for if it has none.
+    pub const fn batch(&self) -> Batch {
+        self.batch
+    }
+}
+
 /// Offsets that are done with, the end not included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
@@ -436,36 +470,38 @@ impl Journal {
         self.is_index_full = is_full;
     }
 
-    /// Names one of the queues of the message that is published next.
-    pub fn push_target(&mut self, target: Target) {
-        self.targets.push_back(target);
-    }
-
-    /// Takes a message for the last `targets` that were pushed.
-    pub fn publish(
+    /// Takes a message for these queues of the log. For none of them there is nothing to be written.
+    pub fn append(
         &mut self,
         messages: &mut Messages,
         message: MessageId,
-        targets: u32,
+        targets: impl Iterator<Item = Target>,
         urgency: Urgency,
-    ) -> Batch {
-        self.append(messages, message, (targets, 0), urgency)
+    ) -> Appended {
+        let before = self.targets.len();
+        self.targets.extend(targets);
+        let targets = (self.targets.len() - before) as u32;
+        if targets == 0 {
+            return Appended { message, targets, batch: Batch::NONE };
+        }
+        self.push_pending(messages, message, (targets, 0), urgency)
     }
 
     /// Takes a message that must leave memory, for one queue; it must not be waiting for a commit already.
-    pub fn shed(&mut self, messages: &mut Messages, message: MessageId, target: Target) -> Batch {
-        debug_assert!(is_transient(target.queue) && !self.is_waiting(messages, message));
-        self.push_target(target);
-        self.append(messages, message, (1, target.queue), Urgency::Awaited)
+    pub fn shed(&mut self, messages: &mut Messages, message: MessageId, target: Target) -> Appended {
+        assert!(is_transient(target.queue), "a lane of its own");
+        debug_assert!(!self.is_waiting(messages, message));
+        self.targets.push_back(target);
+        self.push_pending(messages, message, (1, target.queue), Urgency::Awaited)
     }
 
-    fn append(
+    fn push_pending(
         &mut self,
         messages: &mut Messages,
         message: MessageId,
         (targets, shed): (u32, u64),
         urgency: Urgency,
-    ) -> Batch {
+    ) -> Appended {
         let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
         if self.open_bytes > 0 && self.open_bytes + bytes > self.batch_bytes_max {
             self.close_batch();
@@ -475,10 +511,11 @@ impl Journal {
         messages.retain(message);
         messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
-        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch: self.open, shed });
+        let batch = self.open;
+        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, shed });
         self.live += 1;
         self.note(urgency);
-        self.open
+        Appended { message, targets, batch: self.open }
     }
 
     /// Whether the message, to be kept, has not gone into a commit yet.

@@ -28,11 +28,9 @@ impl World {
         self.messages.append_body(message, &[7; 1000]);
         self.messages.finish(message);
         self.offsets += 1;
-        for &queue in queues {
-            self.journal.push_target(Target { queue, offset: self.offsets });
-        }
-        let batch = self.journal.publish(&mut self.messages, message, queues.len() as u32, urgency);
-        (message, batch, self.offsets)
+        let targets = queues.iter().map(|&queue| Target { queue, offset: self.offsets });
+        let appended = self.journal.append(&mut self.messages, message, targets, urgency);
+        (message, appended.batch(), self.offsets)
     }
 
     /// The consumer of a queue is done with a message; the queue holds one reference.
@@ -171,7 +169,7 @@ fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
     let lane = world.journal.next_transient();
     assert!(is_transient(lane) && !is_transient(5));
     let target = Target { queue: lane, offset: 0 };
-    world.journal.shed(&mut world.messages, message, target);
+    let _ = world.journal.shed(&mut world.messages, message, target);
     assert!(world.journal.is_waiting(&world.messages, message));
     assert!(!world.journal.is_gathering(&world.messages, message), "its own commit was made long ago");
     // The queue that keeps it is done with it: the lane is not.
@@ -184,7 +182,7 @@ fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
     world.journal.unshed(&mut world.messages, target, message);
     assert_eq!(world.commit().0, 0);
     // And after: what was written is done with.
-    let batch = world.journal.shed(&mut world.messages, message, target);
+    let batch = world.journal.shed(&mut world.messages, message, target).batch();
     assert_eq!(world.commit().0, 1);
     world.journal.stored(&mut world.messages, batch);
     assert!(batch <= world.journal.durable());

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::admin::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
 use crate::admin::systemd;
-use crate::broker::Broker;
+use crate::broker::{Broker, Context};
 
 use super::StartError;
 
@@ -20,7 +20,7 @@ use super::StartError;
 ///
 /// # Errors
 /// It cannot be read to its end.
-pub(super) fn load(path: &Path, broker: &mut Broker) -> Result<(), StartError> {
+pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), StartError> {
     let (mut made, mut refused) = (0, 0);
     go_through(path, |at, parsed| {
         let done = parsed.and_then(|parsed| {
@@ -32,7 +32,7 @@ pub(super) fn load(path: &Path, broker: &mut Broker) -> Result<(), StartError> {
                 systemd::still_starting();
             }
             hash_password(broker, &mut item, &mut super::start::entropy);
-            apply(broker, &item)
+            apply(broker, &mut context, &item)
         });
         match done {
             Ok(applied) => {

@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use mio::Waker;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Context};
 use crate::config::{Config, FirstUser, first_user};
 use crate::engine::{First, StoreDriver, log_full, restore};
+use crate::journal::Journal;
 use crate::limits::SEGMENTS_MIN;
 use crate::password::{GUEST, PasswordHash};
 use crate::store::{
@@ -44,7 +45,7 @@ pub(super) struct Threads {
 /// The store is another process's, or a newer version's, or whoever set it up made a mistake.
 pub(super) fn open(
     config: &Config,
-    broker: &mut Broker,
+    (broker, mut context): (&mut Broker, Context<'_>),
     waker: Arc<Waker>,
 ) -> Result<Option<(StoreDriver, Threads)>, StartError> {
     let directory = &config.data_dir;
@@ -53,14 +54,14 @@ pub(super) fn open(
     broker.set_spill_transient(config.store.spill_transient);
     let mut files = FileDisk::new(directory);
     if let Err(error) = directory::prepare(config, &mut files)? {
-        return Ok(degraded(broker, directory, &error));
+        return Ok(degraded(broker, context.journal_mut(), directory, &error));
     }
     let settings = settings(config, directory);
     let (log, mut report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
         Ok(opened) => opened,
         Err(OpenError::Unreadable(error)) => {
             let error = directory::judge(config, error)?;
-            return Ok(degraded(broker, directory, &error));
+            return Ok(degraded(broker, context.journal_mut(), directory, &error));
         }
         Err(error) => return Err(refused(error)),
     };
@@ -73,9 +74,9 @@ pub(super) fn open(
     tell(&report, directory);
     let is_writable = report.unwritable.is_none();
     let record_bytes_max = log.record_bytes_max() as u64;
-    broker.journal_mut().start(log.life(), is_writable, record_bytes_max);
+    context.journal_mut().start(log.life(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
-    restore(broker, &log, &mut files, report.access, first)
+    restore(broker, &mut context, &log, &mut files, report.access, first)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
     tell_of_first_user(config, broker, access);
     let driver = StoreDriver::new(log, config.limits.frame_max as usize);
@@ -160,13 +161,18 @@ fn tell_of_first_user(config: &Config, broker: &Broker, access: Access) {
 }
 
 /// There is no store: who may come in is not known, and nothing can be durable.
-fn degraded(broker: &mut Broker, directory: &Path, error: &io::Error) -> Option<(StoreDriver, Threads)> {
+fn degraded(
+    broker: &mut Broker,
+    journal: &mut Journal,
+    directory: &Path,
+    error: &io::Error,
+) -> Option<(StoreDriver, Threads)> {
     log::error!(
         "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, \
          and nothing is durable; see to the disk and start again",
         directory.display()
     );
-    broker.journal_mut().start(0, false, 0);
+    journal.start(0, false, 0);
     broker.doubt_access("it cannot be read", Vec::new());
     None
 }

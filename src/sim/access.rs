@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::broker::{Broker, OperatorFault, VhostLimits};
-use crate::journal::Batch;
+use crate::broker::{Broker, Context, OperatorFault, VhostLimits};
+use crate::journal::{Batch, Journal};
 use crate::password::PasswordHash;
 
 use super::life::Life;
@@ -34,13 +34,13 @@ impl Accesses {
     }
 
     /// Somebody has looked at what there is, and it is to stay; `guest` is among them.
-    pub(super) fn confirm(&mut self, broker: &mut Broker) -> bool {
+    pub(super) fn confirm(&mut self, broker: &mut Broker, journal: &mut Journal) -> bool {
         if !broker.users().any(|user| user.name == "guest") {
             let hash = PasswordHash::RabbitSha256 { salt: [0; 4], digest: [0; 32] };
-            let _ = broker.put_user("guest", hash, "administrator");
-            let _ = broker.set_permissions("guest", "/", ".*", ".*", ".*");
+            let _ = broker.put_user(journal, "guest", hash, "administrator");
+            let _ = broker.set_permissions(journal, "guest", "/", ".*", ".*", ".*");
         }
-        match broker.confirm_access() {
+        match broker.confirm_access(journal) {
             Ok(batch) => self.note(batch, broker),
             Err(OperatorFault::NoRoom(_) | OperatorFault::FileSystemFull) => {}
             Err(_) => return false,
@@ -82,22 +82,26 @@ impl Life<'_> {
         let (is_ours, number) = (user == "guest", self.w.random.below(256) as u8);
         let hash = PasswordHash::RabbitSha256 { salt: [number; 4], digest: [number; 32] };
         let limit = Some(u32::from(number)).filter(|number| number % 2 == 0);
-        let broker = &mut self.broker;
+        let (broker, journal) = (&mut self.broker, &mut self.journal);
         let result = match self.w.random.below(12) {
-            0 | 1 if !is_ours => broker.put_user(user, hash, tags),
-            2 if !is_ours => broker.delete_user(user),
-            3 => broker.set_tags(user, tags),
-            4 => broker.change_password_hash(user, hash),
-            5 => broker.put_vhost(vhost),
-            6 if vhost != "/" => broker.delete_vhost(vhost),
+            0 | 1 if !is_ours => broker.put_user(journal, user, hash, tags),
+            2 if !is_ours => broker.delete_user(journal, user),
+            3 => broker.set_tags(journal, user, tags),
+            4 => broker.change_password_hash(journal, user, hash),
+            5 => broker.put_vhost(journal, vhost),
+            6 if vhost != "/" => {
+                broker.delete_vhost(&mut Context::new(journal, &mut self.messages, &mut self.work), vhost)
+            }
             7 if vhost != "/" => {
                 let limits = VhostLimits { queues_max: limit, connections_max: None };
-                broker.set_vhost_limits(vhost, limits)
+                broker.set_vhost_limits(journal, vhost, limits)
             }
-            8 if !is_ours || vhost != "/" => broker.set_permissions(user, vhost, pattern, ".*", pattern),
-            9 if !is_ours || vhost != "/" => broker.clear_permissions(user, vhost),
-            10 if !is_ours => broker.set_topic_permissions(user, vhost, "amq.topic", pattern, ".*"),
-            11 => broker.clear_topic_permissions(user, vhost, None),
+            8 if !is_ours || vhost != "/" => {
+                broker.set_permissions(journal, user, vhost, pattern, ".*", pattern)
+            }
+            9 if !is_ours || vhost != "/" => broker.clear_permissions(journal, user, vhost),
+            10 if !is_ours => broker.set_topic_permissions(journal, user, vhost, "amq.topic", pattern, ".*"),
+            11 => broker.clear_topic_permissions(journal, user, vhost, None),
             _ => return,
         };
         match result {

@@ -8,10 +8,10 @@
 //! Always true: the order of a turn is that of `engine/turn.rs`; helpers are values with a delay, and what
 //! they do to the disk happens when they are given the job or when they are done, as chance has it.
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Context, Work};
 use crate::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, ReplyOrder};
 use crate::engine::StoreDriver;
-use crate::journal::{Batch, NoRoom};
+use crate::journal::{Batch, Journal, NoRoom};
 use crate::mem::{Cursor, MessageId, Messages};
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
 use crate::time::{Deadline, Now};
@@ -47,7 +47,9 @@ impl<J, D> Job<J, D> {
 pub(super) struct Life<'w> {
     pub(super) w: &'w mut World,
     pub(super) broker: Broker,
+    pub(super) journal: Journal,
     pub(super) messages: Messages,
+    pub(super) work: Work,
     pub(super) driver: StoreDriver,
     pub(super) clients: Vec<Client>,
     pub(super) now: u64,
@@ -72,11 +74,18 @@ struct Seen {
 }
 
 impl<'w> Life<'w> {
-    pub(super) fn new(w: &'w mut World, broker: Broker, messages: Messages, driver: StoreDriver) -> Self {
+    pub(super) fn new(
+        w: &'w mut World,
+        broker: Broker,
+        (journal, messages): (Journal, Messages),
+        driver: StoreDriver,
+    ) -> Self {
         Self {
             w,
             broker,
+            journal,
             messages,
+            work: Work::default(),
             driver,
             clients: Vec::new(),
             now: 0,
@@ -105,7 +114,7 @@ impl<'w> Life<'w> {
         }
         self.finish_jobs();
         let most = 1 + self.w.random.below(64) as u32;
-        self.broker.deliver(&mut self.messages, most);
+        self.broker.deliver(&mut Context::new(&mut self.journal, &mut self.messages, &mut self.work), most);
         self.look();
         self.take_laters();
         self.hand_out();
@@ -122,7 +131,7 @@ impl<'w> Life<'w> {
         {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
-            self.broker.pass_offsets(count);
+            self.broker.pass_offsets(&mut self.journal, count);
             self.w.model.stride(count);
         }
     }
@@ -152,7 +161,7 @@ impl<'w> Life<'w> {
             }
             self.w.counts.commits += u64::from(done.is_commit());
             self.driver
-                .take_write(&mut self.broker, &mut self.messages, done, now)
+                .take_write(&mut self.journal, &mut self.messages, done, now)
                 .map_err(|_| Ended::Disk)?;
         }
         if let Some(job) = self.reading.take_if(|job| job.at() <= now.as_ms()) {
@@ -163,7 +172,11 @@ impl<'w> Life<'w> {
             if self.w.disk.is_off() {
                 return Err(Ended::Disk);
             }
-            let more = self.driver.take_read(&mut self.broker, &mut self.messages, done);
+            let more = self.driver.take_read(
+                &mut self.broker,
+                &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                done,
+            );
             self.read(more);
         }
         self.note_durable();
@@ -174,7 +187,8 @@ impl<'w> Life<'w> {
         self.w.model.note_first();
         let (before, gauges) = (self.messages.messages_used(), self.broker.gauges());
         loop {
-            self.spills = self.broker.spill(&mut self.messages);
+            self.spills =
+                self.broker.spill(&mut Context::new(&mut self.journal, &mut self.messages, &mut self.work));
             if !self.spills || self.w.random.one_in(2) {
                 break;
             }
@@ -189,7 +203,7 @@ impl<'w> Life<'w> {
         // After the reads, which may find that a segment can leave: that takes a commit.
         if self.writing.is_none() {
             let now = self.now();
-            if let Some(job) = self.driver.next_write(&mut self.broker, &mut self.messages, now) {
+            if let Some(job) = self.driver.next_write(&mut self.journal, &mut self.messages, now) {
                 let at = self.now + self.delay();
                 self.writing = Some(match self.w.random.one_in(2) {
                     true => Job::Done(job.run(&mut self.w.disk), at),
@@ -216,7 +230,8 @@ impl<'w> Life<'w> {
 
     /// Jobs are done to their end, so that the model need not know how far they are.
     pub(super) fn finish_jobs(&mut self) {
-        while self.broker.run_jobs(&mut self.messages) {}
+        while self.broker.run_jobs(&mut Context::new(&mut self.journal, &mut self.messages, &mut self.work)) {
+        }
     }
 
     /// Asks the broker for something, to its end.
@@ -226,8 +241,9 @@ impl<'w> Life<'w> {
         channel: Option<ChannelId>,
         command: Command<'_>,
     ) -> (Outcome, ReplyOrder) {
-        let answer = self.broker.apply(&mut self.messages, connection, channel, command);
-        let awaited = self.broker.awaited();
+        let mut context = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let answer = self.broker.apply(&mut context, connection, channel, command);
+        let awaited = context.awaited();
         self.finish_jobs();
         self.look();
         self.w.awaited = awaited;
@@ -236,7 +252,7 @@ impl<'w> Life<'w> {
 
     /// The batch that what was said last belongs to.
     pub(super) fn batch(&self) -> Batch {
-        self.broker.journal().batch()
+        self.journal.batch()
     }
 
     // ---- deliveries
@@ -313,7 +329,11 @@ impl<'w> Life<'w> {
             };
             let id = self.clients[at].id;
             let unsent: Vec<Unsent> = self.clients[at].outbox.drain(..count as usize).collect();
-            self.broker.sent(&mut self.messages, id, count as u32);
+            self.broker.sent(
+                &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                id,
+                count as u32,
+            );
             for unsent in unsent {
                 self.receive(at, &unsent);
             }
@@ -342,7 +362,7 @@ impl<'w> Life<'w> {
     }
 
     fn tell_confirms(&mut self, at: usize) {
-        let durable = self.broker.journal().durable();
+        let durable = self.journal.durable();
         let client = &mut self.clients[at];
         let first = client.outbox.front().map_or(u64::MAX, |unsent| unsent.sequence);
         for channel in &mut client.channels {
@@ -361,8 +381,8 @@ impl<'w> Life<'w> {
 
     fn note_durable(&mut self) {
         // As the loop does: facts become durable though messages before them wait for room.
-        self.broker.note_durable();
-        let durable = self.broker.journal().durable();
+        self.broker.note_durable(&self.journal);
+        let durable = self.journal.durable();
         if core::mem::replace(&mut self.durable_seen, durable) == durable {
             return;
         }
@@ -380,7 +400,7 @@ impl<'w> Life<'w> {
     /// The client gets its answer, now or when it is durable.
     pub(super) fn answer(&mut self, at: usize, reply: Reply) {
         let awaited = self.w.awaited;
-        if awaited <= self.broker.journal().durable() {
+        if awaited <= self.journal.durable() {
             self.tell(reply);
         } else {
             self.clients[at].waiting = Waiting::Disk(awaited, reply);
@@ -439,7 +459,7 @@ impl<'w> Life<'w> {
     }
 
     fn room_made(&self) -> u64 {
-        self.broker.room_made() + self.broker.journal().room_made() + self.messages.room_made()
+        self.broker.room_made() + self.journal.room_made() + self.messages.room_made()
     }
 
     // ---- checks of every turn
@@ -448,9 +468,9 @@ impl<'w> Life<'w> {
     /// a deadline, or a result. What is not at rest then waits for ever.
     pub(super) fn would_turn(&self) -> bool {
         let waits_for_room = |client: &Client| matches!(client.waiting, Waiting::Room(..));
-        self.broker.has_work()
+        self.broker.has_work(&self.journal)
             || self.spills
-            || self.driver.has_work(&self.broker, &self.messages)
+            || self.driver.has_work(&self.broker, &self.journal, &self.messages)
             || self.driver.deadline() != Deadline::NEVER
             || self.writing.is_some()
             || self.reading.is_some()
@@ -462,8 +482,8 @@ impl<'w> Life<'w> {
         if self.w.disk.is_off() {
             return Err(Ended::Disk);
         }
-        self.was_full |= self.broker.journal().admit(8_000, 1) == Err(NoRoom::Disk);
-        if self.driver.is_idle(&self.broker) {
+        self.was_full |= self.journal.admit(8_000, 1) == Err(NoRoom::Disk);
+        if self.driver.is_idle(&self.journal) {
             self.w.model.sync_all();
         }
         let used = self.messages.messages_used();
@@ -491,9 +511,11 @@ impl<'w> Life<'w> {
         match () {
             () if self.writing.is_some() => "writing",
             () if self.reading.is_some() => "reading",
-            () if !self.driver.is_idle(&self.broker) => "something is to be written",
-            () if self.driver.has_work(&self.broker, &self.messages) => "something is to be read",
-            () if self.broker.has_work() => "the broker has work",
+            () if !self.driver.is_idle(&self.journal) => "something is to be written",
+            () if self.driver.has_work(&self.broker, &self.journal, &self.messages) => {
+                "something is to be read"
+            }
+            () if self.broker.has_work(&self.journal) => "the broker has work",
             () if self.clients.iter().any(is_busy) => "a client waits",
             () => "",
         }

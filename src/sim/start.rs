@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Context, Work};
 use crate::engine::{StoreDriver, restore};
-use crate::journal::{Batch, Definition, DestinationName, is_group, is_transient};
+use crate::journal::{Batch, Definition, DestinationName, Journal, is_group, is_transient};
 use crate::mem::{MessageLimits, Messages};
 use crate::store::{Body, Identity, Log, Message, Record};
 use crate::time::Now;
@@ -54,14 +54,14 @@ impl Copy {
 
 /// Queues of which damage has left but the name, and orphans, are more than the model promises, and clients
 /// would take them for others: somebody deletes them.
-fn delete_rebuilt(broker: &mut Broker, messages: &mut Messages) {
+fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
     while let Some((vhost, queue)) = broker.next_rebuilt() {
-        if broker.operator_delete_queue(messages, &vhost, &queue, (false, false)).is_err() {
+        if broker.operator_delete_queue(context, &vhost, &queue, (false, false)).is_err() {
             return;
         }
     }
     while let Some(incarnation) = broker.orphans().first().map(|orphan| orphan.incarnation) {
-        if broker.operator_delete_orphan(incarnation).is_err() {
+        if broker.operator_delete_orphan(context, incarnation).is_err() {
             return;
         }
     }
@@ -107,29 +107,38 @@ impl World {
         };
         broker.set_persist_all(self.plan.persist_all);
         broker.set_spill_transient(self.plan.spill_transient);
-        broker.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
+        let mut journal = Journal::new(limits.messages_max as usize);
+        journal.start(log.life(), true, log.record_bytes_max() as u64);
         let mut messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
             owners_max: limits.vhosts_max as usize,
         });
+        let mut work = Work::default();
+        let mut context = Context::new(&mut journal, &mut messages, &mut work);
         let first = Some(("guest", crate::password::GUEST));
-        if restore(&mut broker, &log, &mut self.disk, report.access, first).is_err() {
+        if restore(&mut broker, &mut context, &log, &mut self.disk, report.access, first).is_err() {
             return None;
         }
-        delete_rebuilt(&mut broker, &mut messages);
+        delete_rebuilt(&mut broker, &mut context);
         self.check_counts(&broker, &found);
-        self.check_access(&mut broker, durable, &harms, is_damaged);
+        self.check_access((&mut broker, &mut journal), durable, &harms, is_damaged);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
         let driver = StoreDriver::new(log, limits.frame_max as usize);
-        Some(Life::new(self, broker, messages, driver))
+        Some(Life::new(self, broker, (journal, messages), driver))
     }
 
     /// Who may do what is as it was promised; or nobody gets in, where damage explains that, until somebody
     /// has looked.
-    fn check_access(&mut self, broker: &mut Broker, durable: Batch, harms: &[Harm], is_damaged: bool) {
+    fn check_access(
+        &mut self,
+        (broker, journal): (&mut Broker, &mut Journal),
+        durable: Batch,
+        harms: &[Harm],
+        is_damaged: bool,
+    ) {
         let doubt = broker.access_doubt();
         if let Some(why) = doubt.filter(|_| !is_damaged) {
             self.model.complain(format!("nobody gets in: {why}"));
@@ -138,7 +147,7 @@ impl World {
         let may_be_old = core::mem::take(&mut self.has_broken_promises);
         let complaint = self.accesses.recover(durable, broker, may_be_old).filter(|_| !is_excused);
         complaint.into_iter().for_each(|complaint| self.model.complain(complaint));
-        if doubt.is_some() && !self.accesses.confirm(broker) {
+        if doubt.is_some() && !self.accesses.confirm(broker, journal) {
             self.model.complain("nobody gets in, and that cannot be confirmed".into());
         }
     }

@@ -3,6 +3,7 @@
 //! Always true: the model is told of what the broker took, and of nothing that it refused; a refusal that
 //! cannot be is a complaint.
 
+use crate::broker::Context;
 use crate::command::{ChannelId, Command, Outcome, Settlement};
 use crate::error::ReplyCode;
 use crate::journal::NoRoom;
@@ -82,7 +83,11 @@ impl Life<'_> {
             93 => self.recover(at, number),
             94 => {
                 let writable = self.w.random.one_in(2);
-                self.broker.set_writable(self.clients[at].id, writable);
+                self.broker.set_writable(
+                    &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                    self.clients[at].id,
+                    writable,
+                );
             }
             95 => {
                 let prefetch_count = self.w.random.below(6) as u16;
@@ -95,7 +100,7 @@ impl Life<'_> {
     }
 
     fn is_disk_full(&self) -> bool {
-        self.broker.journal().admit(8_000, 1) == Err(NoRoom::Disk)
+        self.journal.admit(8_000, 1) == Err(NoRoom::Disk)
     }
 
     /// In a run that is about what leaves, a full disk is where it begins to and not where it ends.
@@ -178,7 +183,8 @@ impl Life<'_> {
         if let Waiting::Room(_, _, Some(message)) = client.waiting {
             self.messages.release(message);
         }
-        self.broker.release(client.id);
+        self.broker
+            .release(&mut Context::new(&mut self.journal, &mut self.messages, &mut self.work), client.id);
         let batch = self.batch();
         for (number, _) in client.consumers.values() {
             self.w.model.drop_consumer(*number, batch);
@@ -226,7 +232,12 @@ impl Life<'_> {
             false
         });
         // Before the broker is asked: what comes back may go out again at once.
-        self.broker.apply(&mut self.messages, id, Some(channel.id), Command::CloseChannel);
+        self.broker.apply(
+            &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+            id,
+            Some(channel.id),
+            Command::CloseChannel,
+        );
         let batch = self.batch();
         for queue in queues {
             self.w.model.drop_consumer(queue, batch);
@@ -327,8 +338,9 @@ impl Life<'_> {
             content.exchange.is_empty() || self.w.model.exchange_names.contains_key(&content.exchange);
         let targets = self.w.model.route(&content.exchange, &content.key);
         let command = Command::Publish { message, mandatory: content.mandatory };
-        let (outcome, order) = self.broker.apply(&mut self.messages, id, Some(channel), command);
-        let (awaited, batch) = (self.broker.awaited(), self.batch());
+        let mut context = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let (outcome, order) = self.broker.apply(&mut context, id, Some(channel), command);
+        let (awaited, batch) = (context.awaited(), self.batch());
         let mode = self.clients[at].channel(number).map_or(Mode::Plain, |channel| channel.mode);
         match outcome {
             Outcome::Wait => {
@@ -404,8 +416,12 @@ impl Life<'_> {
         };
         let channel_id = channel.id;
         if self.w.random.one_in(4) {
-            let (outcome, _) =
-                self.broker.apply(&mut self.messages, id, Some(channel_id), Command::TxRollback);
+            let (outcome, _) = self.broker.apply(
+                &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                id,
+                Some(channel_id),
+                Command::TxRollback,
+            );
             if let Some(channel) = self.clients[at].channel(number) {
                 channel.published.clear();
                 let decided = core::mem::take(&mut channel.decided);
@@ -416,8 +432,9 @@ impl Life<'_> {
             }
             return;
         }
-        let (outcome, _) = self.broker.apply(&mut self.messages, id, Some(channel_id), Command::TxCommit);
-        let awaited = self.broker.awaited();
+        let mut context = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let (outcome, _) = self.broker.apply(&mut context, id, Some(channel_id), Command::TxCommit);
+        let awaited = context.awaited();
         if outcome != Outcome::Done {
             return self.refused(at, number, &outcome, &[]);
         }
@@ -482,7 +499,12 @@ impl Life<'_> {
             channel.decided.extend(settled.iter().map(|(tag, place)| (*tag, *place, settlement)));
         }
         let command = Command::Settle { delivery_tag, multiple, settlement };
-        let (outcome, _) = self.broker.apply(&mut self.messages, id, Some(channel_id), command);
+        let (outcome, _) = self.broker.apply(
+            &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+            id,
+            Some(channel_id),
+            command,
+        );
         if mode != Mode::Transaction {
             for (queue, arrival) in settled.into_values() {
                 match settlement {
@@ -516,7 +538,12 @@ impl Life<'_> {
         channel.unsettled.remove(&delivery_tag);
         let channel_id = channel.id;
         let command = Command::Settle { delivery_tag, multiple: false, settlement: Settlement::Ack };
-        let (outcome, _) = self.broker.apply(&mut self.messages, id, Some(channel_id), command);
+        let (outcome, _) = self.broker.apply(
+            &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+            id,
+            Some(channel_id),
+            command,
+        );
         self.w.model.finish(place.0, place.1);
         self.finish_jobs();
         self.look();
@@ -530,7 +557,12 @@ impl Life<'_> {
         let Some(channel) = self.clients[at].channel(number) else { return };
         let channel_id = channel.id;
         let back = core::mem::take(&mut channel.unsettled);
-        self.broker.apply(&mut self.messages, id, Some(channel_id), Command::Recover);
+        self.broker.apply(
+            &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+            id,
+            Some(channel_id),
+            Command::Recover,
+        );
         for (queue, arrival) in back.into_values() {
             self.w.model.requeue(queue, arrival);
         }
@@ -593,7 +625,12 @@ impl Life<'_> {
         };
         let id = self.clients[at].id;
         let Some(channel_id) = self.channel_id(at, number) else { return };
-        self.broker.apply(&mut self.messages, id, Some(channel_id), Command::Cancel { tag: &tag });
+        self.broker.apply(
+            &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+            id,
+            Some(channel_id),
+            Command::Cancel { tag: &tag },
+        );
         let batch = self.batch();
         if let Some((queue, _)) = self.clients[at].consumers.remove(&(number, tag)) {
             self.w.model.drop_consumer(queue, batch);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::broker::Gauges;
+use crate::broker::{Context, Gauges};
 use crate::journal::Batch;
 use crate::store::Format;
 
@@ -317,7 +317,11 @@ impl Life<'_> {
     fn calm_down(&mut self, what: &str) -> Result<(), Ended> {
         self.is_calm = true;
         for at in 0..self.clients.len() {
-            self.broker.set_writable(self.clients[at].id, true);
+            self.broker.set_writable(
+                &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                self.clients[at].id,
+                true,
+            );
         }
         for _ in 0..CALM_TURNS {
             self.turn()?;
@@ -341,7 +345,7 @@ impl Life<'_> {
             .flat_map(|client| &client.channels)
             .map(|channel| channel.unconfirmed.len())
             .sum();
-        let (restless, journal) = (self.restless(), self.broker.journal().len());
+        let (restless, journal) = (self.restless(), self.journal.len());
         self.w.model.complain(format!(
             "{what}: not at rest: {restless}, {journal} messages unwritten, {unconfirmed} confirms missing, \
              {waiting:?}"
@@ -358,7 +362,7 @@ impl Life<'_> {
         self.driver.flush(now);
         if self.calm_down("a clean stop").is_ok() {
             self.w.model.sync_all();
-            let is_said = self.broker.rest();
+            let is_said = self.broker.rest(&mut self.journal);
             self.driver.close(now);
             // If it cannot be written, it is as if it had not been said.
             let is_known = self.calm_down("what rested").is_ok() || !is_said;

@@ -2,8 +2,9 @@
 //! messages that go one way, nor for those that go two by turns, nor where each key is looked at.
 
 use crate::counting::Count;
-use leveret::broker::Broker;
+use leveret::broker::{Broker, Context, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret::journal::Journal;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
 use leveret::password::PasswordHash;
@@ -13,6 +14,8 @@ static COUNT: Count = Count::new();
 /// A broker with a user who has patterns for everything.
 struct House {
     broker: Broker,
+    journal: Journal,
+    work: Work,
     messages: Messages,
     connection: ConnectionId,
     channel: Option<ChannelId>,
@@ -22,9 +25,14 @@ impl House {
     fn new() -> Self {
         let limits = Limits::default();
         let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
-        broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
-        broker.set_permissions("u", "/", "^q[0-9]$", "^amq\\.(topic|direct|default)$", "^(q|amq)").unwrap();
-        broker.set_topic_permissions("u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*").unwrap();
+        let mut journal = Journal::new(limits.messages_max as usize);
+        broker.put_user(&mut journal, "u", PasswordHash::Nobodys, "").unwrap();
+        broker
+            .set_permissions(&mut journal, "u", "/", "^q[0-9]$", "^amq\\.(topic|direct|default)$", "^(q|amq)")
+            .unwrap();
+        broker
+            .set_topic_permissions(&mut journal, "u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*")
+            .unwrap();
         let connection = broker.connect().unwrap();
         let messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
@@ -32,11 +40,12 @@ impl House {
             assembly_bytes_max: limits.assembly_bytes_max as usize,
             owners_max: limits.vhosts_max as usize,
         });
-        Self { broker, messages, connection, channel: None }
+        Self { broker, journal, work: Work::default(), messages, connection, channel: None }
     }
 
     fn ask(&mut self, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut self.messages, self.connection, self.channel, command).0
+        let mut context = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.broker.apply(&mut context, self.connection, self.channel, command).0
     }
 
     fn enter(&mut self) {

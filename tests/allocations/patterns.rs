@@ -1,8 +1,9 @@
 //! What the patterns of permissions take is what `patterns_bytes_max` counts for them, at least.
 
 use crate::counting;
-use leveret::broker::{Broker, PATTERN_BYTES_MAX};
+use leveret::broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
 use leveret::command::Command;
+use leveret::journal::Journal;
 use leveret::limits::Limits;
 use leveret::mem::{MessageLimits, Messages};
 use leveret::password::PasswordHash;
@@ -17,20 +18,24 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
         assembly_bytes_max: 1 << 20,
         owners_max: 2,
     });
-    broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
-    broker.set_permissions("u", "/", ".*", ".*", ".*").unwrap();
+    let (mut journal, mut work) = (Journal::new(16), Work::default());
+    let mut context = Context::new(&mut journal, &mut messages, &mut work);
+    broker.put_user(context.journal_mut(), "u", PasswordHash::Nobodys, "").unwrap();
+    broker.set_permissions(context.journal_mut(), "u", "/", ".*", ".*", ".*").unwrap();
     let connection = broker.connect().unwrap();
-    let mut ask =
-        |broker: &mut Broker, channel, command| broker.apply(&mut messages, connection, channel, command).0;
-    ask(&mut broker, None, Command::LoginExternal { user: "u", from_loopback: true });
-    ask(&mut broker, None, Command::OpenVhost { vhost: "/" });
-    let opened = ask(&mut broker, None, Command::OpenChannel { number: 1 });
+    let ask = |broker: &mut Broker, context: &mut Context<'_>, channel, command| {
+        broker.apply(context, connection, channel, command).0
+    };
+    ask(&mut broker, &mut context, None, Command::LoginExternal { user: "u", from_loopback: true });
+    ask(&mut broker, &mut context, None, Command::OpenVhost { vhost: "/" });
+    let opened = ask(&mut broker, &mut context, None, Command::OpenChannel { number: 1 });
     let leveret::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
     let before = counting::held_bytes();
-    broker.set_permissions("u", "/", pattern, ".*", ".*").ok()?;
+    broker.set_permissions(context.journal_mut(), "u", "/", pattern, ".*", ".*").ok()?;
     // Matching needs space too, which is kept.
     ask(
         &mut broker,
+        &mut context,
         Some(channel),
         Command::QueueDelete { queue: "none", if_unused: false, if_empty: false },
     );

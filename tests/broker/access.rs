@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use leveret::broker::{Broker, Gauges, OperatorFault, Restored, VhostLimits};
+use leveret::broker::{Broker, Context, Gauges, OperatorFault, Restored, VhostLimits, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret::journal::{Definition, Fact};
+use leveret::journal::{Definition, Fact, Journal};
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
 use leveret::password::PasswordHash;
@@ -12,6 +12,8 @@ use leveret::password::PasswordHash;
 /// A broker with its messages.
 struct House {
     broker: Broker,
+    journal: Journal,
+    work: Work,
     messages: Messages,
     /// What was said to the journal, taken out of it.
     facts: Vec<Fact>,
@@ -49,21 +51,22 @@ impl House {
             assembly_bytes_max: limits.assembly_bytes_max as usize,
             owners_max: limits.vhosts_max as usize,
         });
-        let mut broker = Broker::new(&limits, Box::new(count)).unwrap();
-        broker.journal_mut().start(1, true, 1 << 20);
-        Self { broker, messages, facts: Vec::new() }
+        let broker = Broker::new(&limits, Box::new(count)).unwrap();
+        let mut journal = Journal::new(limits.messages_max as usize);
+        journal.start(1, true, 1 << 20);
+        Self { broker, journal, work: Work::default(), messages, facts: Vec::new() }
     }
 
     /// With a user who may do this in `/`.
     fn with_user(user: &str, configure: &str, write: &str, read: &str) -> Self {
         let mut house = Self::new();
-        house.broker.put_user(user, PasswordHash::Nobodys, "").unwrap();
-        house.broker.set_permissions(user, "/", configure, write, read).unwrap();
+        house.broker.put_user(&mut house.journal, user, PasswordHash::Nobodys, "").unwrap();
+        house.broker.set_permissions(&mut house.journal, user, "/", configure, write, read).unwrap();
         house
     }
 
     fn ask_connection(&mut self, connection: ConnectionId, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut self.messages, connection, None, command).0
+        self.broker.apply(&mut context!(self), connection, None, command).0
     }
 
     fn connect(&mut self, user: &str, vhost: &str) -> Result<At, Outcome> {
@@ -82,26 +85,26 @@ impl House {
     }
 
     fn hang_up(&mut self, connection: ConnectionId) {
-        self.broker.release(connection);
+        self.broker.release(&mut context!(self), connection);
         self.work();
     }
 
     /// Jobs to their end; they wait for the journal when it is crowded.
     fn work(&mut self) {
-        while self.broker.run_jobs(&mut self.messages) {
+        while self.broker.run_jobs(&mut context!(self)) {
             self.drain_facts();
         }
     }
 
     fn drain_facts(&mut self) {
-        while let Some(fact) = self.broker.journal().fact() {
+        while let Some(fact) = self.journal.fact() {
             self.facts.push(fact.clone());
-            self.broker.journal_mut().pop_fact();
+            self.journal.pop_fact();
         }
     }
 
     fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut self.messages, at.connection, Some(at.channel), command).0
+        self.broker.apply(&mut context!(self), at.connection, Some(at.channel), command).0
     }
 
     fn declare(&mut self, at: At, queue: &str) -> Outcome {
@@ -130,7 +133,9 @@ impl House {
     fn log_in(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (bool, bool) {
         let (connection, outcome) = self.login(user, password, from_loopback);
         let (outcome, took_time) = match outcome {
-            Outcome::Check(check) => (self.broker.checked(connection, &check, check.is_right()), true),
+            Outcome::Check(check) => {
+                (self.broker.checked(&self.journal, connection, &check, check.is_right()), true)
+            }
             outcome => (outcome, false),
         };
         self.hang_up(connection);
@@ -166,8 +171,8 @@ impl House {
         for (key, value) in log {
             let Some(value) = value else { continue };
             let definition = Definition::parse(key, value).unwrap();
-            if house.broker.restore(&definition) == Restored::Orphaned {
-                house.broker.forget(key, None);
+            if house.broker.restore(&mut context!(house), &definition) == Restored::Orphaned {
+                house.broker.forget(&mut house.journal, key, None);
             }
         }
         house
@@ -178,16 +183,16 @@ impl House {
 fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
     let mut house = House::new();
     let hash = |password: &[u8]| PasswordHash::of(password, &mut |salt| salt.fill(1));
-    house.broker.put_user("u", hash(b"one"), "").unwrap();
+    house.broker.put_user(&mut house.journal, "u", hash(b"one"), "").unwrap();
     assert_eq!(house.log_in("u", b"two", true), (false, true));
     assert_eq!(house.log_in("u", b"one", true), (true, true));
     assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
     assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
     assert_eq!(house.log_in("nobody", b"one", true), (false, true), "who is not there takes as long");
-    house.broker.change_password_hash("u", hash(b"two")).unwrap();
+    house.broker.change_password_hash(&mut house.journal, "u", hash(b"two")).unwrap();
     assert_eq!(house.log_in("u", b"one", true), (false, true));
     assert_eq!(house.log_in("u", b"two", true), (true, true));
-    house.broker.delete_user("u").unwrap();
+    house.broker.delete_user(&mut house.journal, "u").unwrap();
     assert_eq!(house.log_in("u", b"two", true), (false, true));
 }
 
@@ -196,8 +201,8 @@ fn a_check_means_nothing_when_the_password_changed_meanwhile() {
     let mut house = House::new();
     let (connection, outcome) = house.login("guest", b"guest", true);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    house.broker.change_password_hash("guest", PasswordHash::Nobodys).unwrap();
-    assert!(matches!(house.broker.checked(connection, &check, true), Outcome::Fault(_)));
+    house.broker.change_password_hash(&mut house.journal, "guest", PasswordHash::Nobodys).unwrap();
+    assert!(matches!(house.broker.checked(&house.journal, connection, &check, true), Outcome::Fault(_)));
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
     }
     let (connection, outcome) = house.login("guest", b"guest", false);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    let outcome = house.broker.checked(connection, &check, check.is_right());
+    let outcome = house.broker.checked(&house.journal, connection, &check, check.is_right());
     let said = refused(&outcome);
     assert!(said.contains("make a user of your own") && said.contains("loopback_users = []"), "{said}");
     house.broker.set_loopback_users(&[]);
@@ -236,24 +241,27 @@ fn what_a_channel_remembers_ends_with_the_permission() {
     let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
     assert_eq!(refused(&house.publish(at, "y", "k")), text);
     assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
-    house.broker.set_permissions("u", "/", "", "^y$", "").unwrap();
+    house.broker.set_permissions(&mut house.journal, "u", "/", "", "^y$", "").unwrap();
     assert!(refused(&house.publish(at, "x", "k")).contains("access to exchange 'x'"));
     assert_eq!(house.publish(at, "y", "k"), Outcome::Published);
-    house.broker.clear_permissions("u", "/").unwrap();
+    house.broker.clear_permissions(&mut house.journal, "u", "/").unwrap();
     assert!(refused(&house.publish(at, "y", "k")).contains("access to exchange 'y'"));
 }
 
 #[test]
 fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
     let mut house = House::with_user("u", ".*", ".*", ".*");
-    house.broker.set_topic_permissions("u", "/", "amq.topic", "^{username}\\.", ".*").unwrap();
+    house
+        .broker
+        .set_topic_permissions(&mut house.journal, "u", "/", "amq.topic", "^{username}\\.", ".*")
+        .unwrap();
     let at = house.connect("u", "/").unwrap();
     for _ in 0..2 {
         assert_eq!(house.publish(at, "amq.topic", "u.1"), Outcome::Published);
         assert!(refused(&house.publish(at, "amq.topic", "v.1")).contains("access to topic 'v.1'"));
         assert_eq!(house.publish(at, "amq.direct", "v.1"), Outcome::Published);
     }
-    house.broker.clear_topic_permissions("u", "/", Some("amq.topic")).unwrap();
+    house.broker.clear_topic_permissions(&mut house.journal, "u", "/", Some("amq.topic")).unwrap();
     assert_eq!(house.publish(at, "amq.topic", "v.1"), Outcome::Published);
 }
 
@@ -261,14 +269,14 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
 fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
     let mut house = House::with_user("u", ".*", ".*", ".*");
     let at = house.connect("u", "/").unwrap();
-    house.broker.delete_user("u").unwrap();
+    house.broker.delete_user(&mut house.journal, "u").unwrap();
     let (connection, fault) = house.broker.next_forced().unwrap();
     assert_eq!(connection, at.connection);
     assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' is deleted");
     assert!(house.broker.next_forced().is_none());
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
     // Another of the same name has nothing of it.
-    house.broker.put_user("u", PasswordHash::Nobodys, "").unwrap();
+    house.broker.put_user(&mut house.journal, "u", PasswordHash::Nobodys, "").unwrap();
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
     let refusal = house.connect("u", "/").map(|_| ()).unwrap_err();
     assert_eq!(refused(&refusal), "NOT_ALLOWED - access to vhost '/' refused for user 'u'");
@@ -280,8 +288,8 @@ fn a_virtual_host_goes_with_everything_in_it() {
     let other = house.connect("u", "/").unwrap();
     house.declare(other, "q");
     let before = house.broker.gauges();
-    house.broker.put_vhost("v").unwrap();
-    house.broker.set_permissions("u", "v", ".*", ".*", ".*").unwrap();
+    house.broker.put_vhost(&mut house.journal, "v").unwrap();
+    house.broker.set_permissions(&mut house.journal, "u", "v", ".*", ".*", ".*").unwrap();
     let at = house.connect("u", "v").unwrap();
     for queue in 0..700 {
         let queue = format!("q{queue}");
@@ -294,14 +302,14 @@ fn a_virtual_host_goes_with_everything_in_it() {
         assert_eq!(house.publish(at, "amq.topic", "a.b"), Outcome::Published);
     }
     let facts = house.take_facts();
-    house.broker.delete_vhost("v").unwrap();
-    assert_eq!(house.broker.put_vhost("v"), Err(OperatorFault::BeingDeleted("v".into())));
+    house.broker.delete_vhost(&mut context!(house), "v").unwrap();
+    assert_eq!(house.broker.put_vhost(&mut house.journal, "v"), Err(OperatorFault::BeingDeleted("v".into())));
     let (connection, fault) = house.broker.next_forced().unwrap();
     assert_eq!((connection, &*fault.text), (at.connection, "CONNECTION_FORCED - vhost 'v' is deleted"));
     assert!(refused(&house.declare(at, "late")).contains("refused"));
     house.hang_up(at.connection);
     assert_eq!(house.broker.gauges(), before, "nothing is left of it");
-    house.broker.put_vhost("v").unwrap();
+    house.broker.put_vhost(&mut house.journal, "v").unwrap();
     assert_eq!(house.broker.vhosts().count(), 2);
     // A start after a power cut in the middle finds the other one whole, and nothing of this one.
     let deletion = house.take_facts();
@@ -317,10 +325,10 @@ fn a_virtual_host_goes_with_everything_in_it() {
 #[test]
 fn limits_of_a_virtual_host_hold_and_others_have_none() {
     let mut house = House::new();
-    house.broker.put_vhost("v").unwrap();
-    house.broker.set_permissions("guest", "v", ".*", ".*", ".*").unwrap();
+    house.broker.put_vhost(&mut house.journal, "v").unwrap();
+    house.broker.set_permissions(&mut house.journal, "guest", "v", ".*", ".*", ".*").unwrap();
     let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
-    house.broker.set_vhost_limits("v", limits).unwrap();
+    house.broker.set_vhost_limits(&mut house.journal, "v", limits).unwrap();
     let at = house.connect("guest", "v").unwrap();
     let second = house.connect("guest", "v").unwrap();
     let full = house.connect("guest", "v").map(|_| ()).unwrap_err();
@@ -344,22 +352,29 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let mut house = House::new();
     let mut sights = vec![house.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
-    type Change<'a> = Box<dyn Fn(&mut Broker) -> Result<leveret::journal::Batch, OperatorFault> + 'a>;
+    type Change<'a> =
+        Box<dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret::journal::Batch, OperatorFault> + 'a>;
     let changes: Vec<Change<'_>> = vec![
-        Box::new(|broker| broker.put_user("u", hash, "monitoring, x")),
-        Box::new(|broker| broker.put_vhost("v")),
-        Box::new(|broker| broker.set_permissions("u", "v", "^a", "b", "")),
-        Box::new(|broker| broker.set_topic_permissions("u", "v", "t", "{username}", "")),
-        Box::new(|broker| {
-            broker.set_vhost_limits("v", VhostLimits { queues_max: Some(3), ..Default::default() })
+        Box::new(|broker, context| broker.put_user(context.journal_mut(), "u", hash, "monitoring, x")),
+        Box::new(|broker, context| broker.put_vhost(context.journal_mut(), "v")),
+        Box::new(|broker, context| broker.set_permissions(context.journal_mut(), "u", "v", "^a", "b", "")),
+        Box::new(|broker, context| {
+            broker.set_topic_permissions(context.journal_mut(), "u", "v", "t", "{username}", "")
         }),
-        Box::new(|broker| broker.delete_user("guest")),
-        Box::new(|broker| broker.delete_vhost("v")),
-        Box::new(|broker| broker.delete_user("u")),
-        Box::new(|broker| broker.delete_vhost("/")),
+        Box::new(|broker, context| {
+            broker.set_vhost_limits(
+                context.journal_mut(),
+                "v",
+                VhostLimits { queues_max: Some(3), ..Default::default() },
+            )
+        }),
+        Box::new(|broker, context| broker.delete_user(context.journal_mut(), "guest")),
+        Box::new(|broker, context| broker.delete_vhost(context, "v")),
+        Box::new(|broker, context| broker.delete_user(context.journal_mut(), "u")),
+        Box::new(|broker, context| broker.delete_vhost(context, "/")),
     ];
     for change in changes {
-        change(&mut house.broker).unwrap();
+        change(&mut house.broker, &mut context!(house)).unwrap();
         house.work();
         sights.push(house.sight());
     }
@@ -380,10 +395,10 @@ fn a_power_cut_leaves_the_old_or_the_new() {
 fn what_there_is_no_room_for_is_not_forgotten() {
     let mut house = House::new();
     for name in ["a", "b", "c"] {
-        house.broker.put_vhost(name).unwrap();
+        house.broker.put_vhost(&mut house.journal, name).unwrap();
     }
     assert_eq!(house.broker.vhosts().count(), 4);
-    let full = house.broker.put_vhost("d").unwrap_err();
+    let full = house.broker.put_vhost(&mut house.journal, "d").unwrap_err();
     assert!(full.to_string().contains("vhosts_max"), "{full}");
     let mut small = House::new();
     small.broker = {
@@ -399,33 +414,43 @@ fn what_there_is_no_room_for_is_not_forgotten() {
         is_rebuilt: false,
         arguments: &[],
     };
-    assert_eq!(small.broker.restore(&vhost("a")), Restored::Exists(None));
-    assert_eq!(small.broker.restore(&vhost("b")), Restored::NoRoom);
-    assert_eq!(small.broker.restore(&queue), Restored::NoRoom, "its virtual host may come back");
+    assert_eq!(small.broker.restore(&mut context!(small), &vhost("a")), Restored::Exists(None));
+    assert_eq!(small.broker.restore(&mut context!(small), &vhost("b")), Restored::NoRoom);
+    assert_eq!(
+        small.broker.restore(&mut context!(small), &queue),
+        Restored::NoRoom,
+        "its virtual host may come back"
+    );
 }
 
 #[test]
 fn an_operator_is_told_what_cannot_be() {
     let mut house = House::with_user("u", ".*", ".*", ".*");
-    let broker = &mut house.broker;
+    let (broker, journal) = (&mut house.broker, &mut house.journal);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
-    assert_eq!(text(broker.set_tags("x", "")), "User 'x' does not exist");
-    assert_eq!(text(broker.set_permissions("u", "x", "", "", "")), "Virtual host 'x' does not exist");
+    assert_eq!(text(broker.set_tags(journal, "x", "")), "User 'x' does not exist");
+    assert_eq!(
+        text(broker.set_permissions(journal, "u", "x", "", "", "")),
+        "Virtual host 'x' does not exist"
+    );
     assert!(
-        text(broker.set_permissions("u", "/", "", "(", "")).starts_with("the pattern to write is invalid")
+        text(broker.set_permissions(journal, "u", "/", "", "(", ""))
+            .starts_with("the pattern to write is invalid")
     );
     let endless = "(((((a{100}){100}){100})";
-    assert!(text(broker.set_permissions("u", "/", endless, "", "")).contains("configure"));
+    assert!(text(broker.set_permissions(journal, "u", "/", endless, "", "")).contains("configure"));
     let long = "x".repeat(leveret::broker::PATTERN_BYTES_MAX + 1);
-    assert!(text(broker.set_permissions("u", "/", "", "", &long)).contains("longer than"));
+    assert!(text(broker.set_permissions(journal, "u", "/", "", "", &long)).contains("longer than"));
     assert_eq!(broker.permissions().filter(|permission| permission.configure == ".*").count(), 2);
-    assert!(text(broker.put_user("", PasswordHash::Nobodys, "")).contains("not be empty"));
-    assert!(text(broker.put_vhost(&long)).contains("at most 255 bytes"));
+    assert!(text(broker.put_user(journal, "", PasswordHash::Nobodys, "")).contains("not be empty"));
+    assert!(text(broker.put_vhost(journal, &long)).contains("at most 255 bytes"));
     for number in 0..14 {
-        broker.set_topic_permissions("u", "/", &number.to_string(), ".*", "").unwrap();
+        broker.set_topic_permissions(journal, "u", "/", &number.to_string(), ".*", "").unwrap();
     }
-    assert!(text(broker.set_topic_permissions("u", "/", "more", "", "")).contains("permissions_max"));
-    broker.delete_user("u").unwrap();
+    assert!(
+        text(broker.set_topic_permissions(journal, "u", "/", "more", "", "")).contains("permissions_max")
+    );
+    broker.delete_user(journal, "u").unwrap();
     assert_eq!((broker.permissions().count(), broker.topic_permissions().count()), (1, 0));
 }
 
@@ -433,16 +458,17 @@ fn an_operator_is_told_what_cannot_be() {
 fn patterns_have_a_pool_of_their_own() {
     let limits = Limits { patterns_bytes_max: 20_000, ..limits() };
     let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
+    let mut journal = Journal::new(16);
     let pattern = "^(sensors|actors)-[a-z]+-[0-9]{1,4}$";
     let mut set = 0;
-    while broker.set_topic_permissions("guest", "/", &format!("{set}"), pattern, ".*").is_ok() {
+    while broker.set_topic_permissions(&mut journal, "guest", "/", &format!("{set}"), pattern, ".*").is_ok() {
         set += 1;
         assert!(set < 16, "the pool never ends");
     }
     assert!(set > 0);
-    broker.clear_topic_permissions("guest", "/", None).unwrap();
+    broker.clear_topic_permissions(&mut journal, "guest", "/", None).unwrap();
     assert_eq!(broker.topic_permissions().count(), 0);
-    broker.set_topic_permissions("guest", "/", "again", pattern, ".*").unwrap();
+    broker.set_topic_permissions(&mut journal, "guest", "/", "again", pattern, ".*").unwrap();
 }
 
 #[test]

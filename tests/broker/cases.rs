@@ -39,7 +39,7 @@ fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement(
     house.consume(at, "q");
     assert_eq!(house.turns(at), 32);
     house.settle(at, 1, false, Settlement::Ack);
-    assert!(house.broker.has_work(), "or the loop would sleep now");
+    assert!(house.broker.has_work(&house.journal), "or the loop would sleep now");
     assert_eq!(house.turns(at), 1);
 }
 
@@ -73,7 +73,7 @@ fn messages_that_came_back_keep_nobody_from_getting_others() {
             let got = house.turns(good);
             house.settle(good, 0, true, Settlement::Ack);
             count += got;
-            if got == 0 && !house.broker.has_work() {
+            if got == 0 && !house.broker.has_work(&house.journal) {
                 break;
             }
         }
@@ -90,7 +90,7 @@ fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
     let message = house.message("q", 1 << 20);
     house.done(at, Command::Publish { message, mandatory: false });
     house.consume(at, "q");
-    house.broker.deliver(&mut house.messages, 1);
+    house.broker.deliver(&mut context!(house), 1);
     let message = house.message("nowhere", 10);
     let publish = Command::Publish { message, mandatory: true };
     assert_eq!(house.ask(at, publish), Outcome::Wait);
@@ -145,8 +145,8 @@ fn a_commit_that_cannot_be_leaves_no_message_behind() {
         house.done(at, Command::Publish { message, mandatory: false });
     }
     assert!(matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_)));
-    house.broker.release(at.connection);
-    while house.broker.run_jobs(&mut house.messages) {}
+    house.broker.release(&mut context!(house), at.connection);
+    while house.broker.run_jobs(&mut context!(house)) {}
     assert_eq!(house.messages.messages_used(), 0);
 }
 
@@ -171,7 +171,7 @@ fn nobody_else_unbinds_an_exclusive_queue() {
 #[test]
 fn a_passive_declaration_waits_for_what_another_declared() {
     let mut house = House::new(64);
-    house.broker.journal_mut().start(1, true, 1 << 20);
+    house.journal.start(1, true, 1 << 20);
     let (a, b) = (house.connect(), house.connect());
     let queue = |queue, passive, durable| Command::QueueDeclare {
         queue,
@@ -192,33 +192,33 @@ fn a_passive_declaration_waits_for_what_another_declared() {
     };
     house.done(a, queue("transient", false, false));
     house.done(a, queue("q", false, true));
-    let declared = house.broker.awaited();
+    let declared = house.awaited;
     assert!(!declared.is_none());
     house.done(b, queue("q", true, false));
-    assert_eq!(house.broker.awaited(), declared);
+    assert_eq!(house.awaited, declared);
     house.done(a, exchange(false));
-    let declared = house.broker.awaited();
+    let declared = house.awaited;
     house.done(b, exchange(true));
-    assert_eq!(house.broker.awaited(), declared);
+    assert_eq!(house.awaited, declared);
     house.done(b, queue("transient", true, false));
-    assert!(house.broker.awaited().is_none(), "nobody relies on that");
+    assert!(house.awaited.is_none(), "nobody relies on that");
     // What else is said may wait for room for long.
-    while house.broker.journal().fact().is_some() {
-        house.broker.journal_mut().pop_fact();
+    while house.journal.fact().is_some() {
+        house.journal.pop_fact();
     }
-    let batch = house.broker.journal_mut().cover(false);
-    house.broker.journal_mut().stored(&mut house.messages, batch);
+    let batch = house.journal.cover(false);
+    house.journal.stored(&mut house.messages, batch);
     house.done(a, queue("later", false, true));
     for asked in [queue("q", true, false), queue("q", false, true), exchange(true), exchange(false)] {
         house.done(b, asked);
-        assert!(house.broker.awaited().is_none(), "{asked:?} waits for what is nothing to it");
+        assert!(house.awaited.is_none(), "{asked:?} waits for what is nothing to it");
     }
 }
 
 #[test]
 fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     let mut house = House::new(64);
-    house.broker.journal_mut().start(1, true, 1 << 20);
+    house.journal.start(1, true, 1 << 20);
     let a = house.connect();
     let b = house.connect();
     let declare = Command::QueueDeclare {
@@ -236,13 +236,13 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     house.ask(a, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     house.done(b, declare);
     house.done(b, bind);
-    while house.broker.run_jobs(&mut house.messages) {}
+    while house.broker.run_jobs(&mut context!(house)) {}
     let mut said = std::collections::BTreeMap::new();
-    while let Some(fact) = house.broker.journal().fact() {
+    while let Some(fact) = house.journal.fact() {
         if let leveret::journal::Fact::Defined { key, value, .. } = fact {
             said.insert(key.clone(), value.is_some());
         }
-        house.broker.journal_mut().pop_fact();
+        house.journal.pop_fact();
     }
     let bindings: Vec<bool> = said.iter().filter(|(key, _)| key[0] == 3).map(|(_, exists)| *exists).collect();
     assert_eq!(bindings, [true], "the binding that exists is written down as existing");
@@ -254,7 +254,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     use leveret::broker::Restored;
     use leveret::journal::{Definition, DestinationName};
     let mut house = House::new(64);
-    house.broker.journal_mut().start(2, true, 1 << 20);
+    house.journal.start(2, true, 1 << 20);
     let (vhost, arguments, auto_delete) = ("/", &[][..], false);
     let exchange = Definition::Exchange {
         vhost,
@@ -276,10 +276,18 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
         routing_key: "key",
         arguments,
     };
-    assert_eq!(house.broker.restore(&exchange), Restored::Unknown);
-    assert!(matches!(house.broker.restore(&queue), Restored::Exists(Some(_))));
-    assert_eq!(house.broker.restore(&binding(7)), Restored::NoRoom, "its exchange may come back");
-    assert_eq!(house.broker.restore(&binding(6)), Restored::Orphaned, "of one that was deleted before");
+    assert_eq!(house.broker.restore(&mut context!(house), &exchange), Restored::Unknown);
+    assert!(matches!(house.broker.restore(&mut context!(house), &queue), Restored::Exists(Some(_))));
+    assert_eq!(
+        house.broker.restore(&mut context!(house), &binding(7)),
+        Restored::NoRoom,
+        "its exchange may come back"
+    );
+    assert_eq!(
+        house.broker.restore(&mut context!(house), &binding(6)),
+        Restored::Orphaned,
+        "of one that was deleted before"
+    );
 }
 
 #[test]
@@ -287,7 +295,7 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     use leveret::broker::{Contents, Page, PageIn, Restored};
     use leveret::journal::Definition;
     let mut house = House::new(64);
-    house.broker.journal_mut().start(2, true, 1 << 20);
+    house.journal.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
         name: "q",
@@ -296,7 +304,9 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
         is_rebuilt: false,
         arguments: &[],
     };
-    let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
+    let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
+        panic!("it is taken")
+    };
     house.broker.restore_contents(
         queue,
         &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, marked_through: 10 },
@@ -311,7 +321,7 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
         panic!("it is taken")
     };
     house.messages.append_body(id, b"abc");
-    house.broker.paged_in(&mut house.messages, &fetch, 0, id);
+    house.broker.paged_in(&mut context!(house), &fetch, 0, id);
     // For the next one there is no memory.
     house.broker.page_later(&house.messages, &fetch);
     assert_eq!(house.turns(at), 1, "the first message is there and can go");
@@ -333,8 +343,7 @@ fn what_one_connection_may_take_leaves_some_for_others() {
         house.ask(at, Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] })
     }
     fn open(house: &mut House, at: At, number: u16) -> Outcome {
-        let House { broker, messages } = house;
-        broker.apply(messages, at.connection, None, Command::OpenChannel { number }).0
+        house.broker.apply(&mut context!(house), at.connection, None, Command::OpenChannel { number }).0
     }
     fn consume(house: &mut House, at: At, tag: &str) -> Outcome {
         house
@@ -375,7 +384,7 @@ fn what_one_connection_may_take_leaves_some_for_others() {
     assert!(matches!(declare(&mut house, other, "another"), Outcome::QueueDeclared { .. }));
     assert_eq!(bind(&mut house, other, "another"), Outcome::Done);
     // Another life with the same id holds nothing of that.
-    house.broker.release(greedy.connection);
+    house.broker.release(&mut context!(house), greedy.connection);
     house.turns(other);
     let reborn = house.connect();
     assert_eq!(reborn.connection, greedy.connection, "the test means to get the same id");
@@ -464,14 +473,14 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
         let (queue, exchange) = ("q", "amq.fanout");
         house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
-    house.broker.take_work_units();
+    house.work.take();
     house.publish(at, "q", 10);
-    assert_eq!(house.broker.take_work_units(), 0, "one queue by its name is no effort");
+    assert_eq!(house.work.take(), 0, "one queue by its name is no work");
     let id = house.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
     house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
     house.messages.finish(id);
     house.done(at, Command::Publish { message: id, mandatory: false });
-    assert_eq!(house.broker.take_work_units(), 2_000);
+    assert_eq!(house.work.take(), 2_000);
     // A thousand consumers that share one credit: each acknowledgement passes by all of them.
     house.done(at, Command::Qos { prefetch_count: 1, global: true });
     for number in 0..1_000 {
@@ -479,7 +488,7 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
         house.done(at, Command::Consume { queue, tag, no_ack: false, exclusive: false, arguments: &[] });
     }
     assert_eq!(house.turn(at), 1);
-    house.broker.take_work_units();
+    house.work.take();
     house.settle(at, 1, false, Settlement::Ack);
-    assert!(house.broker.take_work_units() >= 1_000);
+    assert!(house.work.take() >= 1_000);
 }

@@ -58,9 +58,9 @@ fn take_exchanges(house: &mut House, user: &str, vhost: &str, connections: u32) 
                 _ => taken += 1,
             }
         }
-        house.broker.release(at.connection);
+        house.broker.release(&mut context!(house), at.connection);
     }
-    while house.broker.run_jobs(&mut house.messages) {}
+    while house.broker.run_jobs(&mut context!(house)) {}
     (taken, refusal)
 }
 
@@ -84,7 +84,7 @@ fn a_user_has_a_share_in_the_virtual_host_that_it_shares_with_others() {
     assert!(refusal.contains("this user has its share of exchanges_max"), "{refusal}");
     assert_eq!(take_exchanges(&mut house, "guest", "/", 8).0, 8);
     // What a deleted user declared stays, and is no user's.
-    house.broker.delete_user("loud").unwrap();
+    house.broker.delete_user(&mut house.journal, "loud").unwrap();
     house.admit("again", "/");
     assert_eq!(take_exchanges(&mut house, "again", "/", 2).0, 0);
 }
@@ -104,9 +104,9 @@ fn one_virtual_host_and_one_user_have_everything() {
     assert_eq!(take_exchanges(&mut house, "guest", "/", 2).0, 0);
     assert_eq!(take_exchanges(&mut house, "late", "late", 4).0, 4);
     // It goes, and with it its part.
-    house.broker.delete_vhost("late").unwrap();
-    house.broker.delete_user("late").unwrap();
-    while house.broker.run_jobs(&mut house.messages) {}
+    house.broker.delete_vhost(&mut context!(house), "late").unwrap();
+    house.broker.delete_user(&mut house.journal, "late").unwrap();
+    while house.broker.run_jobs(&mut context!(house)) {}
     assert_eq!(take_exchanges(&mut house, "guest", "/", 8).0, 4);
 }
 
@@ -131,7 +131,7 @@ fn channels_consumers_and_connections_are_left_as_well() {
         }
         for number in 2..64 {
             let open = Command::OpenChannel { number };
-            let opened = house.broker.apply(&mut house.messages, at.connection, None, open).0;
+            let opened = house.broker.apply(&mut context!(house), at.connection, None, open).0;
             channels += u32::from(matches!(opened, Outcome::ChannelOpened(_)));
         }
     }
@@ -140,18 +140,18 @@ fn channels_consumers_and_connections_are_left_as_well() {
     loop {
         let connection = house.broker.connect().unwrap();
         let login = Command::LoginExternal { user: "loud", from_loopback: true };
-        house.broker.apply(&mut house.messages, connection, None, login);
+        house.broker.apply(&mut context!(house), connection, None, login);
         let open = Command::OpenVhost { vhost: "loud" };
-        match house.broker.apply(&mut house.messages, connection, None, open).0 {
+        match house.broker.apply(&mut context!(house), connection, None, open).0 {
             Outcome::Fault(fault) => {
                 assert!(fault.text.contains("share of connections_max"), "{fault}");
-                house.broker.release(connection);
+                house.broker.release(&mut context!(house), connection);
                 break;
             }
             _ => connections += 1,
         }
     }
-    while house.broker.run_jobs(&mut house.messages) {}
+    while house.broker.run_jobs(&mut context!(house)) {}
     assert_eq!(connections, 32 - 4);
     let (one, other) = (house.connect(), house.connect());
     house.declare(one, "mine", false);
@@ -184,9 +184,9 @@ fn take_patterns(house: &mut House, user: &str, vhost: &str, words: usize) -> (u
                 _ => taken += 1,
             }
         }
-        house.broker.release(at.connection);
+        house.broker.release(&mut context!(house), at.connection);
     }
-    while house.broker.run_jobs(&mut house.messages) {}
+    while house.broker.run_jobs(&mut context!(house)) {}
     (taken, refusal)
 }
 
@@ -209,7 +209,7 @@ fn the_words_of_one_users_patterns_leave_exchanges_and_patterns_to_others() {
         let at = house.connect_as(user, vhost);
         let delete = Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false };
         house.done(at, delete);
-        while house.broker.run_jobs(&mut house.messages) {}
+        while house.broker.run_jobs(&mut context!(house)) {}
         assert_eq!(take_patterns(&mut house, user, vhost, 8).0, 56);
     }
 }
@@ -218,15 +218,15 @@ fn try_connect(house: &mut House, user: &str, vhost: &str) -> Option<At> {
     let connection = house.broker.connect()?;
     let login = Command::LoginExternal { user, from_loopback: true };
     for command in [login, Command::OpenVhost { vhost }] {
-        if house.broker.apply(&mut house.messages, connection, None, command).0 != Outcome::Done {
-            house.broker.release(connection);
+        if house.broker.apply(&mut context!(house), connection, None, command).0 != Outcome::Done {
+            house.broker.release(&mut context!(house), connection);
             return None;
         }
     }
-    match house.broker.apply(&mut house.messages, connection, None, Command::OpenChannel { number: 1 }).0 {
+    match house.broker.apply(&mut context!(house), connection, None, Command::OpenChannel { number: 1 }).0 {
         Outcome::ChannelOpened(channel) => Some(At { connection, channel }),
         _ => {
-            house.broker.release(connection);
+            house.broker.release(&mut context!(house), connection);
             None
         }
     }
@@ -271,7 +271,7 @@ fn a_virtual_host_that_fills_the_memory_makes_its_own_publishers_wait() {
         }
         assert!(mine >= 50, "{mine} messages of its own are waiting");
         house.done(other, Command::QueuePurge { queue: "backlog" });
-        while house.broker.run_jobs(&mut house.messages) {}
+        while house.broker.run_jobs(&mut context!(house)) {}
         let owner = house.broker.owner(other.connection);
         assert!(house.messages.lift_hold(owner));
         assert_eq!(house.offer(other, "mine", body_len), Outcome::Published);
@@ -409,20 +409,20 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
     let mut house = shared();
     house.admit("loud", "/");
     let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
-    house.broker.set_user_limits("loud", limits).unwrap();
+    house.broker.set_user_limits(&mut house.journal, "loud", limits).unwrap();
     let (one, _other) = (house.connect_as("loud", "/"), house.connect_as("loud", "loud"));
     let third = house.broker.connect().unwrap();
     let login = Command::LoginExternal { user: "loud", from_loopback: true };
-    house.broker.apply(&mut house.messages, third, None, login);
+    house.broker.apply(&mut context!(house), third, None, login);
     let open = Command::OpenVhost { vhost: "/" };
-    let Outcome::Fault(fault) = house.broker.apply(&mut house.messages, third, None, open).0 else {
+    let Outcome::Fault(fault) = house.broker.apply(&mut context!(house), third, None, open).0 else {
         panic!("a third connection")
     };
     let words = "NOT_ALLOWED - connection refused for user 'loud': user connection limit (2) is reached";
     assert_eq!(&*fault.text, words);
     let third_channel = house.open(one, 2);
     let open = Command::OpenChannel { number: 3 };
-    let Outcome::Fault(fault) = house.broker.apply(&mut house.messages, one.connection, None, open).0 else {
+    let Outcome::Fault(fault) = house.broker.apply(&mut context!(house), one.connection, None, open).0 else {
         panic!("a fourth channel")
     };
     assert_eq!(
@@ -432,12 +432,12 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
     );
     // What is given back may be taken again; and a limit may be lifted.
     house.done(third_channel, Command::CloseChannel);
-    while house.broker.run_jobs(&mut house.messages) {}
+    while house.broker.run_jobs(&mut context!(house)) {}
     let _ = house.open(one, 3);
-    house.broker.set_user_limits("loud", UserLimits::default()).unwrap();
+    house.broker.set_user_limits(&mut house.journal, "loud", UserLimits::default()).unwrap();
     let _ = house.open(one, 4);
     assert_eq!(
-        house.broker.apply(&mut house.messages, third, None, Command::OpenVhost { vhost: "/" }).0,
+        house.broker.apply(&mut context!(house), third, None, Command::OpenVhost { vhost: "/" }).0,
         Outcome::Done
     );
 }

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::broker::{Broker, Gauges};
+use leveret::broker::{Broker, Gauges, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret::journal::Journal;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
 
@@ -48,6 +49,8 @@ fn limits() -> Limits {
 /// A broker with its messages and the clients' side of it.
 struct World {
     broker: Broker,
+    journal: Journal,
+    work: Work,
     messages: Messages,
     random: Random,
     clients: Vec<Client>,
@@ -75,6 +78,8 @@ impl World {
         };
         Self {
             broker: Broker::new(&limits, Box::new(fill)).unwrap(),
+            journal: Journal::new(limits.messages_max as usize),
+            work: Work::default(),
             messages: Messages::new(MessageLimits {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
@@ -93,7 +98,7 @@ impl World {
         channel: Option<ChannelId>,
         command: Command<'_>,
     ) -> Outcome {
-        self.broker.apply(&mut self.messages, connection, channel, command).0
+        self.broker.apply(&mut context!(self), connection, channel, command).0
     }
 
     fn connect(&mut self) {
@@ -138,12 +143,12 @@ impl World {
 
     fn disconnect(&mut self, client: usize) {
         let client = self.clients.swap_remove(client);
-        self.broker.release(client.connection);
+        self.broker.release(&mut context!(self), client.connection);
         self.settle_jobs();
     }
 
     fn settle_jobs(&mut self) {
-        while self.broker.run_jobs(&mut self.messages) {}
+        while self.broker.run_jobs(&mut context!(self)) {}
     }
 
     fn message(&mut self, exchange: &str, key: &str, share: Share) -> Option<MessageId> {
@@ -179,7 +184,7 @@ impl World {
     }
 
     fn deliver(&mut self) {
-        self.broker.deliver(&mut self.messages, 64);
+        self.broker.deliver(&mut context!(self), 64);
         let connections: Vec<_> = self.clients.iter().map(|client| client.connection).collect();
         for connection in connections {
             if self.random.below(4) > 0 {
@@ -214,7 +219,7 @@ impl World {
             }
             outbox.advance();
         }
-        self.broker.sent(&mut self.messages, connection, count);
+        self.broker.sent(&mut context!(self), connection, count);
         while let Some((_, tag, _)) = self.broker.next_cancelled(connection) {
             assert!(!tag.is_empty());
             self.broker.told_cancelled(connection);

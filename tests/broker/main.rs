@@ -3,6 +3,7 @@
 // Offsets are followed into the simulated disk, which is there only in builds that check themselves.
 #![cfg(debug_assertions)]
 
+#[macro_use]
 mod support;
 
 mod access;

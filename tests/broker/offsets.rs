@@ -41,7 +41,7 @@ fn offsets(runs: &[Range]) -> Vec<u64> {
 /// A broker that was started with these messages of a queue in its log.
 fn restored(runs: &[Range]) -> (House, QueueId) {
     let mut house = House::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
-    house.broker.journal_mut().start(2, true, 1 << 20);
+    house.journal.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
         name: "q",
@@ -50,7 +50,9 @@ fn restored(runs: &[Range]) -> (House, QueueId) {
         is_rebuilt: false,
         arguments: &[],
     };
-    let Restored::Exists(Some(queue)) = house.broker.restore(&definition) else { panic!("it is taken") };
+    let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
+        panic!("it is taken")
+    };
     let (count, next_offset) = (offsets(runs).len() as u64, runs.last().map_or(0, |run| run.end));
     let contents = Contents {
         count,
@@ -73,7 +75,7 @@ fn read_back(house: &mut House, fetch: &Fetch) -> Vec<u64> {
         let page = Page { offset, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3 };
         if let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, fetch, &page) {
             house.messages.append_body(id, b"abc");
-            assert!(house.broker.paged_in(&mut house.messages, fetch, offset, id));
+            assert!(house.broker.paged_in(&mut context!(house), fetch, offset, id));
             taken.push(offset);
         }
     }
@@ -84,7 +86,7 @@ fn read_back(house: &mut House, fetch: &Fetch) -> Vec<u64> {
 /// What the journal says is settled in the queue.
 fn settled(house: &mut House) -> Vec<u64> {
     let mut settled = Vec::new();
-    house.broker.journal_mut().drain_settles(|said| {
+    house.journal.drain_settles(|said| {
         assert_eq!(said.queue, INCARNATION);
         settled.extend(said.start..said.end);
     });
@@ -117,7 +119,7 @@ proptest! {
             tag *= 2;
         }
         house.settle(at, tag, true, Settlement::Ack);
-        while house.broker.run_jobs(&mut house.messages) {}
+        while house.broker.run_jobs(&mut context!(house)) {}
         prop_assert_eq!(settled(&mut house), expected);
     }
 
@@ -177,7 +179,7 @@ fn what_came_back_stays_itself_while_the_queue_goes_on() {
             for at in both {
                 house.settle(at, 0, true, settlement);
             }
-            while house.broker.run_jobs(&mut house.messages) {}
+            while house.broker.run_jobs(&mut context!(house)) {}
         }
         assert_eq!(settled(&mut house), offsets(&runs), "2^{width}");
     }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use leveret::broker::Broker;
+use leveret::broker::{Broker, Context, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret::journal::Journal;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
 use leveret::wire::{Table, Value};
@@ -14,6 +15,8 @@ use proptest::prelude::*;
 /// A broker with its messages, and one channel.
 struct House {
     broker: Broker,
+    journal: Journal,
+    work: Work,
     messages: Messages,
     connection: ConnectionId,
     channel: ChannelId,
@@ -39,20 +42,22 @@ impl House {
             assembly_bytes_max: limits.assembly_bytes_max as usize,
             owners_max: limits.vhosts_max as usize,
         });
+        let (mut journal, mut work) = (Journal::new(limits.messages_max as usize), Work::default());
+        let mut context = Context::new(&mut journal, &mut messages, &mut work);
         let connection = broker.connect().unwrap();
         let login = Command::LoginExternal { user: "guest", from_loopback: true };
         for command in [login, Command::OpenVhost { vhost: "/" }] {
-            assert_eq!(broker.apply(&mut messages, connection, None, command).0, Outcome::Done);
+            assert_eq!(broker.apply(&mut context, connection, None, command).0, Outcome::Done);
         }
         let open = Command::OpenChannel { number: 1 };
-        match broker.apply(&mut messages, connection, None, open).0 {
-            Outcome::ChannelOpened(channel) => Self { broker, messages, connection, channel },
+        match broker.apply(&mut context, connection, None, open).0 {
+            Outcome::ChannelOpened(channel) => Self { broker, journal, work, messages, connection, channel },
             other => panic!("channel.open answered {other:?}"),
         }
     }
 
     fn ask(&mut self, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut self.messages, self.connection, Some(self.channel), command).0
+        self.broker.apply(&mut context!(self), self.connection, Some(self.channel), command).0
     }
 
     fn queue(&mut self, queue: &str) {
@@ -92,19 +97,19 @@ impl House {
 
     /// What publishing takes.
     fn steps(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
-        self.broker.take_work_units();
+        self.work.take();
         assert_eq!(self.publish(exchange, key, headers), Outcome::Published);
-        self.broker.take_work_units()
+        self.work.take()
     }
 
     /// The same where it is refused.
     fn steps_until_refused(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
-        self.broker.take_work_units();
+        self.work.take();
         match self.publish(exchange, key, headers) {
             Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
             other => panic!("{other:?}"),
         }
-        self.broker.take_work_units()
+        self.work.take()
     }
 
     fn ready(&mut self, queue: &str) -> u32 {
@@ -441,13 +446,13 @@ fn a_commit_may_not_take_long_either() {
     // Each of them may be routed, all of them together may not.
     for _ in 0..1_000 {
         assert_eq!(house.publish("amq.topic", &key[..47], &[]), Outcome::Published);
-        assert!(house.broker.take_work_units() < STEPS_MAX);
+        assert!(house.work.take() < STEPS_MAX);
     }
     match house.ask(Command::TxCommit) {
         Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
         other => panic!("{other:?}"),
     }
-    let steps = house.broker.take_work_units();
+    let steps = house.work.take();
     assert!(steps <= 9 * STEPS_MAX, "{steps} steps for a commit");
     assert_eq!(house.ask(Command::TxRollback), Outcome::Done);
     assert_eq!(house.messages.messages_used(), 0);

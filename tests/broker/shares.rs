@@ -32,9 +32,9 @@ fn flood(house: &mut House, at: At, key: &str) -> (u32, Outcome) {
 /// Closes everything, and looks whether every counter is where it was.
 fn end(mut house: House, all: &[At]) {
     for at in all {
-        house.broker.release(at.connection);
+        house.broker.release(&mut context!(house), at.connection);
     }
-    while house.broker.run_jobs(&mut house.messages) {}
+    while house.broker.run_jobs(&mut context!(house)) {}
     let left = house.broker.gauges();
     assert_eq!((left.unsettled_bytes, left.open_messages, left.open_bytes), (0, 0, 0));
     assert_eq!(left.connections, 0);
@@ -60,7 +60,7 @@ fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
     }
     // Four fifths of 512 pages for the queue, of which the consumer has half of 480.
     assert_eq!((taken, house.broker.gauges().deliveries), (410, 240));
-    assert!(!house.broker.has_work(), "the consumer waits without cost");
+    assert!(!house.broker.has_work(&house.journal), "the consumer waits without cost");
     for tag in 1..=1000 {
         assert_eq!(house.offer(pair, "pair", BODY), Outcome::Published);
         assert_eq!(house.turns(pair), 1);

@@ -25,7 +25,7 @@ fn publish_persistent(house: &mut House, at: At) {
 
 /// As if a commit had all of it.
 fn store(house: &mut House) {
-    let journal = house.broker.journal_mut();
+    let journal = &mut house.journal;
     while journal.fact().is_some() {
         journal.pop_fact();
     }
@@ -41,8 +41,8 @@ fn store(house: &mut House) {
 fn no_more_leaves_than_makes_memory_enough_again() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut house = House::with(&limits);
-    house.broker.journal_mut().start(1, true, 1 << 20);
-    house.broker.journal_mut().set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.start(1, true, 1 << 20);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
     let at = house.connect();
     let declare = Command::QueueDeclare {
         queue: "q",
@@ -63,7 +63,7 @@ fn no_more_leaves_than_makes_memory_enough_again() {
         publish_persistent(&mut house, at);
         store(&mut house);
     }
-    while house.broker.spill(&mut house.messages) {}
+    while house.broker.spill(&mut context!(house)) {}
     assert!(!house.messages.is_above_spill_mark(), "nothing left");
     let (kept, before) = (house.messages.messages_used(), published + 100);
     assert!(kept + 10 >= published, "{kept} of {before} stayed, and {published} have room");
@@ -108,8 +108,8 @@ fn read_back(house: &mut House, limits: &Limits) -> PageIn {
 /// take all the memory that publishers can have.
 fn crowd(limits: &Limits, is_after_start: bool) -> (House, At) {
     let mut house = House::with(limits);
-    house.broker.journal_mut().start(1, true, u64::MAX >> 8);
-    house.broker.journal_mut().set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.start(1, true, u64::MAX >> 8);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
     let at = house.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = &[];
@@ -118,14 +118,14 @@ fn crowd(limits: &Limits, is_after_start: bool) -> (House, At) {
     leave_to_the_log(&mut house, at, limits);
     // As long as something else is short of memory it leaves.
     let helper = fill(&mut house, at, "q", 3_000);
-    while house.broker.spill(&mut house.messages) {}
+    while house.broker.spill(&mut context!(house)) {}
     if is_after_start {
         house.broker.recovered_largest(limits.message_size_max.into());
     }
     let mut count = helper;
     for body_len in [20_000, 3_000, 10] {
         count += fill(&mut house, at, "q", body_len);
-        while house.broker.spill(&mut house.messages) {}
+        while house.broker.spill(&mut context!(house)) {}
     }
     assert!(count > 50, "{count} messages are no crowd");
     (house, at)
@@ -156,7 +156,7 @@ fn what_is_kept_to_read_back_is_for_publishers_again_when_nothing_is() {
     let before = house.messages.body_bytes_used();
     house.done(at, Command::QueuePurge { queue: "q" });
     house.turns(at);
-    while house.broker.spill(&mut house.messages) {}
+    while house.broker.spill(&mut context!(house)) {}
     fill(&mut house, at, "q", 3_000);
     let now = house.messages.body_bytes_used();
     assert!(now >= before + (300 << 10), "{before} bytes were in use beside it, and {now} without it");

@@ -2,15 +2,28 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
-use leveret::broker::Broker;
+use leveret::broker::{Broker, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret::journal::{Batch, Journal};
 use leveret::limits::Limits;
 use leveret::mem::{Draw, MessageFlags, MessageId, MessageLimits, Messages, Share};
 use leveret::password::PasswordHash;
 
-/// A broker with its messages.
+/// What a call to the broker of a house works with.
+#[macro_export]
+macro_rules! context {
+    ($house:expr) => {
+        leveret::broker::Context::new(&mut $house.journal, &mut $house.messages, &mut $house.work)
+    };
+}
+
+/// A broker with its journal and messages.
 pub struct House {
     pub broker: Broker,
+    pub journal: Journal,
+    pub work: Work,
+    /// What the last answer must wait for.
+    pub awaited: Batch,
     pub messages: Messages,
 }
 
@@ -36,6 +49,9 @@ impl House {
         };
         Self {
             broker: Broker::new(limits, Box::new(count)).unwrap(),
+            journal: Journal::new(limits.messages_max as usize),
+            work: Work::default(),
+            awaited: Batch::NONE,
             messages: Messages::new(MessageLimits {
                 messages_max: limits.messages_max as usize,
                 body_bytes_max: limits.body_bytes_max as usize,
@@ -51,12 +67,12 @@ impl House {
 
     /// A user who may do everything in a virtual host, both made if they are not there.
     pub fn admit(&mut self, user: &str, vhost: &str) {
-        self.broker.put_vhost(vhost).unwrap();
+        self.broker.put_vhost(&mut self.journal, vhost).unwrap();
         if self.broker.users().all(|view| view.name != user) {
-            self.broker.put_user(user, PasswordHash::Nobodys, "").unwrap();
+            self.broker.put_user(&mut self.journal, user, PasswordHash::Nobodys, "").unwrap();
         }
-        self.broker.set_permissions(user, vhost, ".*", ".*", ".*").unwrap();
-        self.broker.run_jobs(&mut self.messages);
+        self.broker.set_permissions(&mut self.journal, user, vhost, ".*", ".*", ".*").unwrap();
+        self.broker.run_jobs(&mut context!(self));
     }
 
     pub fn connect_as(&mut self, user: &str, vhost: &str) -> At {
@@ -64,9 +80,9 @@ impl House {
         let login = Command::LoginExternal { user, from_loopback: true };
         let open = Command::OpenChannel { number: 1 };
         for command in [login, Command::OpenVhost { vhost }] {
-            assert_eq!(self.broker.apply(&mut self.messages, connection, None, command).0, Outcome::Done);
+            assert_eq!(self.broker.apply(&mut context!(self), connection, None, command).0, Outcome::Done);
         }
-        match self.broker.apply(&mut self.messages, connection, None, open).0 {
+        match self.broker.apply(&mut context!(self), connection, None, open).0 {
             Outcome::ChannelOpened(channel) => At { connection, channel },
             other => panic!("channel.open answered {other:?}"),
         }
@@ -75,14 +91,17 @@ impl House {
     /// Another channel of the same connection.
     pub fn open(&mut self, at: At, number: u16) -> At {
         let open = Command::OpenChannel { number };
-        match self.broker.apply(&mut self.messages, at.connection, None, open).0 {
+        match self.broker.apply(&mut context!(self), at.connection, None, open).0 {
             Outcome::ChannelOpened(channel) => At { connection: at.connection, channel },
             other => panic!("channel.open answered {other:?}"),
         }
     }
 
     pub fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut self.messages, at.connection, Some(at.channel), command).0
+        let mut context = context!(self);
+        let (outcome, _) = self.broker.apply(&mut context, at.connection, Some(at.channel), command);
+        self.awaited = context.awaited();
+        outcome
     }
 
     #[track_caller]
@@ -146,22 +165,22 @@ impl House {
 
     /// What a turn does after reading, the whole outbox written; says how many deliveries that were.
     pub fn turn(&mut self, at: At) -> u32 {
-        self.broker.run_jobs(&mut self.messages);
-        self.broker.deliver(&mut self.messages, 8192);
+        self.broker.run_jobs(&mut context!(self));
+        self.broker.deliver(&mut context!(self), 8192);
         let mut count = 0;
         let mut outbox = self.broker.outbox(at.connection);
         while outbox.peek().is_some() {
             count += 1;
             outbox.advance();
         }
-        self.broker.sent(&mut self.messages, at.connection, count);
+        self.broker.sent(&mut context!(self), at.connection, count);
         count
     }
 
     /// Turns while there is work; says how many deliveries were written.
     pub fn turns(&mut self, at: At) -> u32 {
         let mut count = 0;
-        while self.broker.has_work() {
+        while self.broker.has_work(&self.journal) {
             count += self.turn(at);
             while self.broker.next_noted().is_some() {}
         }

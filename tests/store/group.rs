@@ -55,8 +55,8 @@ impl World {
             .expect("there is memory");
         self.messages.append_body(message, &vec![offset as u8; body_bytes]);
         self.messages.finish(message);
-        self.journal.push_target(Target { queue, offset });
-        self.journal.publish(&mut self.messages, message, 1, Urgency::Awaited);
+        let target = core::iter::once(Target { queue, offset });
+        let _ = self.journal.append(&mut self.messages, message, target, Urgency::Awaited);
         message
     }
 

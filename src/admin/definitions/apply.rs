@@ -1,6 +1,7 @@
 //! One thing into the broker. Doing it twice is doing it once.
 
-use crate::broker::{self, Broker, Declared, VhostLimits};
+use crate::broker::{self, Broker, Context, Declared, VhostLimits};
+use crate::journal::Journal;
 use crate::password::PasswordHash;
 
 use super::item::{Item, Limits, Password, User, UserLimits};
@@ -34,37 +35,38 @@ impl Applied {
 ///
 /// # Errors
 /// Why it cannot be.
-pub fn apply(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
+pub fn apply(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
     if is_so(broker, item) {
         return Ok(Applied::Done);
     }
+    let journal = context.journal_mut();
     let changed = match item {
-        Item::Vhost(name, limits) => broker.put_vhost(name).and_then(|batch| match limits {
-            Some(limits) => broker.set_vhost_limits(name, limits_of(*limits)),
+        Item::Vhost(name, limits) => broker.put_vhost(journal, name).and_then(|batch| match limits {
+            Some(limits) => broker.set_vhost_limits(journal, name, limits_of(*limits)),
             None => Ok(batch),
         }),
-        Item::User(user) => return put_user(broker, user),
+        Item::User(user) => return put_user(broker, journal, user),
         Item::Permission(it) => {
-            broker.set_permissions(&it.user, &it.vhost, &it.configure, &it.write, &it.read)
+            broker.set_permissions(journal, &it.user, &it.vhost, &it.configure, &it.write, &it.read)
         }
         Item::TopicPermission(it) => {
-            broker.set_topic_permissions(&it.user, &it.vhost, &it.exchange, &it.write, &it.read)
+            broker.set_topic_permissions(journal, &it.user, &it.vhost, &it.exchange, &it.write, &it.read)
         }
-        Item::Limits(vhost, limits) => broker.set_vhost_limits(vhost, limits_of(*limits)),
-        Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, item),
+        Item::Limits(vhost, limits) => broker.set_vhost_limits(journal, vhost, limits_of(*limits)),
+        Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
 }
 
-fn put_user(broker: &mut Broker, user: &User) -> Result<Applied, String> {
+fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<Applied, String> {
     let Some(hash) = kept_as(&user.password) else {
         let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
                    import_definitions`, which does";
         return Err(why.to_string());
     };
     let had = broker.users().find(|it| it.name == user.name).map(|it| *it.hash);
-    let put = broker.put_user(&user.name, hash, &user.tags).and_then(|batch| match user.limits {
-        Some(limits) => broker.set_user_limits(&user.name, user_limits_of(limits)),
+    let put = broker.put_user(journal, &user.name, hash, &user.tags).and_then(|batch| match user.limits {
+        Some(limits) => broker.set_user_limits(journal, &user.name, user_limits_of(limits)),
         None => Ok(batch),
     });
     put.map_err(|fault| fault.to_string())?;
@@ -137,18 +139,24 @@ fn limit(said: Option<i64>) -> Option<u32> {
     said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
 }
 
-fn declare(broker: &mut Broker, item: &Item) -> Result<Applied, String> {
+fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
     let declared = match item {
         Item::Exchange(it) => broker.operator_declare_exchange(
+            context,
             &it.vhost,
             (&it.name, &it.kind),
             (it.durable, it.auto_delete, it.internal),
             &it.arguments,
         ),
-        Item::Queue(it) => {
-            broker.operator_declare_queue(&it.vhost, &it.name, (it.durable, it.auto_delete), &it.arguments)
-        }
+        Item::Queue(it) => broker.operator_declare_queue(
+            context,
+            &it.vhost,
+            &it.name,
+            (it.durable, it.auto_delete),
+            &it.arguments,
+        ),
         Item::Binding(it) => broker.operator_bind(
+            context,
             &it.vhost,
             (&it.source, &it.routing_key),
             (&it.destination, it.destination_type == "exchange"),

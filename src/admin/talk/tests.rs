@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::admin::scene::{Orders, Process, SocketView, Sockets};
-use crate::broker::Broker;
+use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
+use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mem::{MessageLimits, Messages};
 
@@ -25,6 +26,8 @@ impl Sockets for NoSockets {
 
 struct Stage {
     broker: Broker,
+    journal: Journal,
+    work: Work,
     messages: Messages,
     process: Process,
     orders: Orders,
@@ -35,6 +38,8 @@ impl Stage {
         let limits = Limits { queues_max: 2000, ..Limits::default() };
         Self {
             broker: Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap(),
+            journal: Journal::new(64),
+            work: Work::default(),
             messages: Messages::new(MessageLimits {
                 messages_max: 64,
                 body_bytes_max: 1 << 20,
@@ -60,13 +65,23 @@ impl Stage {
     }
 
     fn declare(&mut self, queue: &str, arguments: &[u8]) {
-        self.broker.operator_declare_queue("/", queue, (false, false), arguments).unwrap();
+        self.broker
+            .operator_declare_queue(
+                &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                "/",
+                queue,
+                (false, false),
+                arguments,
+            )
+            .unwrap();
     }
 
     fn step(&mut self, talk: &mut Talk) {
         let mut scene = Scene {
             broker: &mut self.broker,
+            journal: &mut self.journal,
             messages: &mut self.messages,
+            work: &mut self.work,
             sockets: &NoSockets,
             process: &self.process,
             files: None,
@@ -116,7 +131,15 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
             stage.declare(&format!("comes-{round}"), &[]);
         } else if round % 5 == 3 && round > 5 {
             let name = format!("comes-{}", round - 3);
-            stage.broker.operator_delete_queue(&mut stage.messages, "/", &name, (false, false)).unwrap();
+            stage
+                .broker
+                .operator_delete_queue(
+                    &mut Context::new(&mut stage.journal, &mut stage.messages, &mut stage.work),
+                    "/",
+                    &name,
+                    (false, false),
+                )
+                .unwrap();
         }
         if !talk.has_request() && !talk.has_output() {
             break;

@@ -10,55 +10,61 @@
 
 use crate::command::VhostId;
 use crate::journal::definition::ACCESS_WRITTEN_KEY;
-use crate::journal::{Batch, Definition, Mode};
+use crate::journal::{Batch, Definition, Journal, Mode};
 use crate::password::PasswordHash;
 
 use super::login::User;
 use super::operator::{OperatorFault, UserLimits, VhostLimits};
 use super::{ADMINISTRATOR, FIRST_VHOST};
-use crate::broker::Broker;
 use crate::broker::stored::Restored;
+use crate::broker::{Broker, Context};
 
 impl Broker {
     /// Writes down that a virtual host exists, or exists no more.
-    pub(super) fn say_vhost(&mut self, vhost: VhostId, exists: bool) -> Batch {
-        if !self.begin_to_write() {
+    pub(super) fn say_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
+        if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
         let record = &self.access.vhosts[vhost.index()];
         let VhostLimits { queues_max, connections_max } = record.limits;
         let definition = Definition::Vhost { name: &record.name, queues_max, connections_max };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        self.journal.define(key, value)
+        journal.define(key, value)
     }
 
     /// Writes down that a user exists, or exists no more.
-    pub(super) fn say_user(&mut self, user: usize, exists: bool) -> Batch {
-        if !self.begin_to_write() {
+    pub(super) fn say_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
+        if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
         let record = &self.access.users[user];
         let hash = record.hash().to_bytes();
         let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        self.journal.define(key, value)
+        journal.define(key, value)
     }
 
     /// Writes down what a user may have, or that it has no limits.
-    pub(super) fn say_user_limits(&mut self, user: usize, exist: bool) -> Batch {
-        if !self.begin_to_write() {
+    pub(super) fn say_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
+        if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
         let UserLimits { connections_max, channels_max } = self.access.users[user].limits;
         let user = self.user_name(user);
         let definition = Definition::UserLimits { user, connections_max, channels_max };
         let (key, value) = (definition.key(), exist.then(|| definition.value()));
-        self.journal.define(key, value)
+        journal.define(key, value)
     }
 
     /// Writes down what a user may do in a virtual host, or that it may do nothing there.
-    pub(super) fn say_permission(&mut self, user: usize, vhost: VhostId, exists: bool) -> Batch {
-        if !self.begin_to_write() {
+    pub(super) fn say_permission(
+        &mut self,
+        journal: &mut Journal,
+        user: usize,
+        vhost: VhostId,
+        exists: bool,
+    ) -> Batch {
+        if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
         let Some(index) = self.find_permission(user, vhost) else { return Batch::NONE };
@@ -66,12 +72,19 @@ impl Broker {
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::Permission { vhost, user, patterns };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        self.journal.define(key, value)
+        journal.define(key, value)
     }
 
     /// Writes down which keys of an exchange a user may use, or that it may use all.
-    pub(super) fn say_topic(&mut self, user: usize, vhost: VhostId, exchange: &str, exists: bool) -> Batch {
-        if !self.begin_to_write() {
+    pub(super) fn say_topic(
+        &mut self,
+        journal: &mut Journal,
+        user: usize,
+        vhost: VhostId,
+        exchange: &str,
+        exists: bool,
+    ) -> Batch {
+        if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
         let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
@@ -79,54 +92,54 @@ impl Broker {
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        self.journal.define(key, value)
+        journal.define(key, value)
     }
 
     /// Before the first change: everything there is goes into the log. `false`: nothing is written at all.
-    fn begin_to_write(&mut self) -> bool {
-        if self.journal.mode() != Mode::On {
+    fn begin_to_write(&mut self, journal: &mut Journal) -> bool {
+        if journal.mode() != Mode::On {
             return false;
         }
         if !self.access.is_written {
-            self.write_access();
+            self.write_access(journal);
         }
         true
     }
 
     /// Writes down everything there is, and last that this is all.
-    pub fn write_access(&mut self) -> Batch {
-        if self.journal.mode() != Mode::On {
+    pub fn write_access(&mut self, journal: &mut Journal) -> Batch {
+        if journal.mode() != Mode::On {
             return Batch::NONE;
         }
         self.access.is_written = true;
         for index in 0..self.access.vhosts.places() {
             if self.access.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
-                self.say_vhost(super::vhost_at(index), true);
+                self.say_vhost(journal, super::vhost_at(index), true);
             }
         }
         for index in 0..self.access.users.places() {
             if let Some(user) = self.access.users.get(index) {
                 let has_limits = user.limits != UserLimits::default();
-                self.say_user(index, true);
+                self.say_user(journal, index, true);
                 if has_limits {
-                    self.say_user_limits(index, true);
+                    self.say_user_limits(journal, index, true);
                 }
             }
         }
         for index in 0..self.access.permissions.places() {
             if let Some(permission) = self.access.permissions.get(index) {
                 let (user, vhost) = (permission.user, permission.vhost);
-                self.say_permission(user, vhost, true);
+                self.say_permission(journal, user, vhost, true);
             }
         }
         for index in 0..self.access.topics.places() {
             if let Some(topic) = self.access.topics.get(index) {
                 let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-                self.say_topic(user, vhost, &exchange, true);
+                self.say_topic(journal, user, vhost, &exchange, true);
             }
         }
         let all = Definition::AccessWritten;
-        self.journal.define(all.key(), Some(all.value()))
+        journal.define(all.key(), Some(all.value()))
     }
 
     /// Somebody has looked at all users and permissions and says that they are right as they are now: what
@@ -134,15 +147,15 @@ impl Broker {
     ///
     /// # Errors
     /// The store cannot be written, or has no room.
-    pub fn confirm_access(&mut self) -> Result<Batch, OperatorFault> {
-        self.check_changeable()?;
+    pub fn confirm_access(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
+        self.check_changeable(journal)?;
         for key in core::mem::take(&mut self.access.unreadable) {
             if *key != ACCESS_WRITTEN_KEY {
-                self.journal.define(key, None);
+                journal.define(key, None);
             }
         }
         self.access.doubt = None;
-        Ok(self.write_access())
+        Ok(self.write_access(journal))
     }
 
     // ---- at a start
@@ -170,11 +183,11 @@ impl Broker {
 
     /// Definitions that belong to nobody who can be read: when nobody is let in, they are forgotten with what
     /// cannot be read; else everybody can be read, and they are forgotten at once.
-    pub fn hide_access(&mut self, keys: Vec<Box<[u8]>>) {
+    pub fn hide_access(&mut self, journal: &mut Journal, keys: Vec<Box<[u8]>>) {
         if self.access.doubt.is_some() {
             self.access.unreadable.extend(keys);
         } else {
-            keys.into_iter().for_each(|key| self.forget(&key, None));
+            keys.into_iter().for_each(|key| self.forget(journal, &key, None));
         }
     }
 
@@ -184,18 +197,22 @@ impl Broker {
     }
 
     /// What to do when nobody is let in: only what can be written down can be confirmed.
-    pub fn doubt_remedy(&self) -> &'static str {
-        match self.journal.mode() {
+    pub fn doubt_remedy(&self, journal: &Journal) -> &'static str {
+        match journal.mode() {
             Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
             _ => "see to the disk and start again",
         }
     }
 
     /// Puts back what the log says of access; in the order of the keys.
-    pub(in super::super) fn restore_access(&mut self, definition: &Definition<'_>) -> Restored {
+    pub(in super::super) fn restore_access(
+        &mut self,
+        cx: &mut Context<'_>,
+        definition: &Definition<'_>,
+    ) -> Restored {
         match *definition {
             Definition::AccessWritten => {
-                self.forget_defaults();
+                self.forget_defaults(cx);
                 Restored::Exists(None)
             }
             Definition::Vhost { name, queues_max, connections_max } => {
@@ -270,7 +287,7 @@ impl Broker {
     }
 
     /// The log says who there is: what a new store begins with is not assumed.
-    fn forget_defaults(&mut self) {
+    fn forget_defaults(&mut self, cx: &mut Context<'_>) {
         if self.access.doubt.is_some() {
             // What lies in them is to be found again.
             return;
@@ -279,7 +296,7 @@ impl Broker {
         self.forget_users();
         for index in 0..self.access.vhosts.places() {
             if self.access.vhosts.get(index).is_some() {
-                self.drop_empty_vhost(super::vhost_at(index));
+                self.drop_empty_vhost(cx, super::vhost_at(index));
             }
         }
     }

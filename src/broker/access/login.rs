@@ -9,6 +9,7 @@ use ring::hmac;
 
 use crate::command::{ConnectionId, NAME_BYTES_MAX, Name, Outcome};
 use crate::error::{Fault, ReplyCode};
+use crate::journal::Journal;
 use crate::password::{PasswordCheck, PasswordHash};
 
 use super::operator::UserLimits;
@@ -78,6 +79,7 @@ impl Broker {
     /// SASL credentials of a user and its password.
     pub(in super::super) fn login(
         &mut self,
+        journal: &Journal,
         connection: ConnectionId,
         user: &str,
         password: &[u8],
@@ -92,7 +94,7 @@ impl Broker {
         let hash = known.map_or(PasswordHash::Nobodys, |user| self.access.users[user].hash);
         let check = PasswordCheck::new(name, password, hash, from_loopback);
         if self.is_remembered(&check) {
-            return self.admit(connection, user, from_loopback);
+            return self.admit(journal, connection, user, from_loopback);
         }
         Ok(Outcome::Check(Box::new(check)))
     }
@@ -116,7 +118,13 @@ impl Broker {
     }
 
     /// What came of the check that a login was answered with.
-    pub fn checked(&mut self, connection: ConnectionId, check: &PasswordCheck, is_right: bool) -> Outcome {
+    pub fn checked(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        check: &PasswordCheck,
+        is_right: bool,
+    ) -> Outcome {
         let user = self.find_user(check.user()).filter(|_| is_right);
         // Another password since the check began: what was found out means nothing.
         let user = user.filter(|user| self.access.users[*user].hash == *check.hash());
@@ -124,7 +132,7 @@ impl Broker {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
                 self.access.users[user].remembered = Some(digest);
-                self.admit(connection, check.user(), check.from_loopback())
+                self.admit(journal, connection, check.user(), check.from_loopback())
             }
             None if self.is_loopback_user(check.user()) && !check.from_loopback() => {
                 Err(refused(check.user(), LOOPBACK_ONLY))
@@ -137,6 +145,7 @@ impl Broker {
     /// A user whom something else than a password vouches for: a client certificate.
     pub(in super::super) fn login_external(
         &mut self,
+        journal: &Journal,
         connection: ConnectionId,
         user: &str,
         from_loopback: bool,
@@ -146,7 +155,7 @@ impl Broker {
                        that needs no password";
             return Err(refused(user, why));
         }
-        self.admit(connection, user, from_loopback)
+        self.admit(journal, connection, user, from_loopback)
     }
 
     /// Whether the user of a connection may have one connection more.
@@ -182,9 +191,15 @@ impl Broker {
         }
     }
 
-    fn admit(&mut self, connection: ConnectionId, name: &str, from_loopback: bool) -> Result<Outcome, Fault> {
+    fn admit(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        name: &str,
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
         if let Some(why) = self.access.doubt {
-            let remedy = self.doubt_remedy();
+            let remedy = self.doubt_remedy(journal);
             return Err(refused(
                 name,
                 &format!(

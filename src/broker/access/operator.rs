@@ -8,11 +8,11 @@ use core::fmt;
 
 use crate::command::{NAME_BYTES_MAX, VhostId};
 use crate::error::Fault;
-use crate::journal::{Batch, Mode};
+use crate::journal::{Batch, Journal, Mode};
 use crate::password::PasswordHash;
 
 use super::login::User;
-use crate::broker::Broker;
+use crate::broker::{Broker, Context};
 
 /// The most bytes of a user's tags, with the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
@@ -211,61 +211,61 @@ impl Broker {
     ///
     /// # Errors
     /// The name cannot be, or there is no room.
-    pub fn put_vhost(&mut self, name: &str) -> Changed {
+    pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Changed {
         check_name("virtual host", name)?;
         if self.find_vhost(name).is_some() {
-            return Ok(self.journal.await_facts());
+            return Ok(journal.await_facts());
         }
         if self.is_being_deleted(name) {
             return Err(OperatorFault::BeingDeleted(name.into()));
         }
-        self.check_changeable()?;
-        if self.journal.mode() == Mode::On && !self.journal.has_room_to_define() {
-            let is_full = self.journal.is_file_system_full();
+        self.check_changeable(journal)?;
+        if journal.mode() == Mode::On && !journal.has_room_to_define() {
+            let is_full = journal.is_file_system_full();
             return Err(if is_full {
                 OperatorFault::FileSystemFull
             } else {
-                OperatorFault::NoRoom(self.journal.room_key())
+                OperatorFault::NoRoom(journal.room_key())
             });
         }
         let vhost = self.add_vhost(name).map_err(store)?;
-        Ok(self.say_vhost(vhost, true))
+        Ok(self.say_vhost(journal, vhost, true))
     }
 
     /// Deletes a virtual host with everything in it. Its name is gone at once; the rest goes step by step.
     ///
     /// # Errors
     /// There is none, or the store cannot be written.
-    pub fn delete_vhost(&mut self, name: &str) -> Changed {
+    pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Changed {
         let vhost = self.require_vhost(name)?;
-        self.check_deletable(true).map_err(store)?;
-        self.say_vhost(vhost, false);
-        self.remove_permissions(|user_and_vhost| user_and_vhost.1 == vhost);
+        self.check_deletable(cx.journal, true).map_err(store)?;
+        self.say_vhost(cx.journal, vhost, false);
+        self.remove_permissions(cx.journal, |user_and_vhost| user_and_vhost.1 == vhost);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.retire_vhost(vhost);
-        self.delete_orphans_in(name);
-        Ok(self.journal.await_facts())
+        self.delete_orphans_in(cx, name);
+        Ok(cx.journal.await_facts())
     }
 
     /// Limits what a virtual host may have from now on; what is there stays.
     ///
     /// # Errors
     /// There is no such virtual host, or the store has no room.
-    pub fn set_vhost_limits(&mut self, name: &str, limits: VhostLimits) -> Changed {
+    pub fn set_vhost_limits(&mut self, journal: &mut Journal, name: &str, limits: VhostLimits) -> Changed {
         let vhost = self.require_vhost(name)?;
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         self.access.vhosts[vhost.index()].limits = limits;
-        Ok(self.say_vhost(vhost, true))
+        Ok(self.say_vhost(journal, vhost, true))
     }
 
     /// Makes a user, or gives one another password and other tags (words with commas between them).
     ///
     /// # Errors
     /// The name or the tags cannot be, or there is no room.
-    pub fn put_user(&mut self, name: &str, hash: PasswordHash, tags: &str) -> Changed {
+    pub fn put_user(&mut self, journal: &mut Journal, name: &str, hash: PasswordHash, tags: &str) -> Changed {
         check_name("user", name)?;
         let tags = checked_tags(tags)?;
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         let index = match self.find_user(name) {
             Some(index) => {
                 self.access.users[index].set_tags(&tags);
@@ -277,21 +277,21 @@ impl Broker {
                 self.add_user(user).ok_or(OperatorFault::NoRoom("users_max"))?
             }
         };
-        Ok(self.say_user(index, true))
+        Ok(self.say_user(journal, index, true))
     }
 
     /// Deletes a user with its permissions, and closes its connections.
     ///
     /// # Errors
     /// There is none, or the store cannot be written.
-    pub fn delete_user(&mut self, name: &str) -> Changed {
+    pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Changed {
         let user = self.require_user(name)?;
-        self.check_deletable(true).map_err(store)?;
-        self.say_user(user, false);
+        self.check_deletable(journal, true).map_err(store)?;
+        self.say_user(journal, user, false);
         if self.access.users[user].limits != UserLimits::default() {
-            self.say_user_limits(user, false);
+            self.say_user_limits(journal, user, false);
         }
-        self.remove_permissions(|user_and_vhost| user_and_vhost.0 == user);
+        self.remove_permissions(journal, |user_and_vhost| user_and_vhost.0 == user);
         let reason = format!("user '{name}' is deleted");
         self.force_close_all(&reason, |record| record.user_index == Some(user));
         for index in 0..self.connections.places() {
@@ -300,41 +300,41 @@ impl Broker {
             }
         }
         self.remove_user(user);
-        Ok(self.journal.await_facts())
+        Ok(journal.await_facts())
     }
 
     /// Limits what a user may have from now on; what is there stays.
     ///
     /// # Errors
     /// There is no such user, or the store has no room.
-    pub fn set_user_limits(&mut self, name: &str, limits: UserLimits) -> Changed {
+    pub fn set_user_limits(&mut self, journal: &mut Journal, name: &str, limits: UserLimits) -> Changed {
         let user = self.require_user(name)?;
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         self.access.users[user].limits = limits;
-        Ok(self.say_user_limits(user, limits != UserLimits::default()))
+        Ok(self.say_user_limits(journal, user, limits != UserLimits::default()))
     }
 
     /// Gives a user other tags: words with commas between them.
     ///
     /// # Errors
     /// There is no such user, the tags cannot be, or the store has no room.
-    pub fn set_tags(&mut self, name: &str, tags: &str) -> Changed {
+    pub fn set_tags(&mut self, journal: &mut Journal, name: &str, tags: &str) -> Changed {
         let user = self.require_user(name)?;
         let tags = checked_tags(tags)?;
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         self.access.users[user].set_tags(&tags);
-        Ok(self.say_user(user, true))
+        Ok(self.say_user(journal, user, true))
     }
 
     /// Gives a user another password, known by its hash. Its connections stay.
     ///
     /// # Errors
     /// There is no such user, or the store has no room.
-    pub fn change_password_hash(&mut self, name: &str, hash: PasswordHash) -> Changed {
+    pub fn change_password_hash(&mut self, journal: &mut Journal, name: &str, hash: PasswordHash) -> Changed {
         let user = self.require_user(name)?;
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         self.access.users[user].set_hash(hash);
-        Ok(self.say_user(user, true))
+        Ok(self.say_user(journal, user, true))
     }
 
     /// Says what a user may configure, write to and read from in a virtual host, as patterns of names.
@@ -343,6 +343,7 @@ impl Broker {
     /// There is no such user or virtual host, a pattern cannot be, or there is no room.
     pub fn set_permissions(
         &mut self,
+        journal: &mut Journal,
         user: &str,
         vhost: &str,
         configure: &str,
@@ -350,23 +351,23 @@ impl Broker {
         read: &str,
     ) -> Changed {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         self.put_permission(user, vhost, [configure, write, read])?;
-        Ok(self.say_permission(user, vhost, true))
+        Ok(self.say_permission(journal, user, vhost, true))
     }
 
     /// Takes a user's permission for a virtual host away; fine when there is none.
     ///
     /// # Errors
     /// There is no such user or virtual host, or the store cannot be written.
-    pub fn clear_permissions(&mut self, user: &str, vhost: &str) -> Changed {
+    pub fn clear_permissions(&mut self, journal: &mut Journal, user: &str, vhost: &str) -> Changed {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        self.check_deletable(true).map_err(store)?;
+        self.check_deletable(journal, true).map_err(store)?;
         if let Some(permission) = self.find_permission(user, vhost) {
-            self.say_permission(user, vhost, false);
+            self.say_permission(journal, user, vhost, false);
             self.remove_permission(permission);
         }
-        Ok(self.journal.await_facts())
+        Ok(journal.await_facts())
     }
 
     /// Says with which keys a user may publish to, and bind to, a topic exchange, which need not exist.
@@ -375,6 +376,7 @@ impl Broker {
     /// There is no such user or virtual host, a pattern cannot be, or there is no room.
     pub fn set_topic_permissions(
         &mut self,
+        journal: &mut Journal,
         user: &str,
         vhost: &str,
         exchange: &str,
@@ -385,50 +387,56 @@ impl Broker {
         if exchange.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("exchange", "have at most 255 bytes"));
         }
-        self.check_changeable()?;
+        self.check_changeable(journal)?;
         self.put_topic(user, vhost, exchange, [write, read])?;
-        Ok(self.say_topic(user, vhost, exchange, true))
+        Ok(self.say_topic(journal, user, vhost, exchange, true))
     }
 
     /// Takes a user's topic permissions in a virtual host away: that for one exchange, or all.
     ///
     /// # Errors
     /// There is no such user or virtual host, or the store cannot be written.
-    pub fn clear_topic_permissions(&mut self, user: &str, vhost: &str, exchange: Option<&str>) -> Changed {
+    pub fn clear_topic_permissions(
+        &mut self,
+        journal: &mut Journal,
+        user: &str,
+        vhost: &str,
+        exchange: Option<&str>,
+    ) -> Changed {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        self.check_deletable(true).map_err(store)?;
+        self.check_deletable(journal, true).map_err(store)?;
         for index in 0..self.access.topics.places() {
             let Some(topic) = self.access.topics.get(index) else { continue };
             let is_meant = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
             if (topic.user, topic.vhost) == (user, vhost) && is_meant {
-                self.drop_topic(index);
+                self.drop_topic(journal, index);
             }
         }
-        Ok(self.journal.await_facts())
+        Ok(journal.await_facts())
     }
 
     /// Takes away all permissions of a user, or all for a virtual host.
-    fn remove_permissions(&mut self, is_meant: impl Fn((usize, VhostId)) -> bool) {
+    fn remove_permissions(&mut self, journal: &mut Journal, is_meant: impl Fn((usize, VhostId)) -> bool) {
         for index in 0..self.access.topics.places() {
             let topic = self.access.topics.get(index);
             if topic.is_some_and(|topic| is_meant((topic.user, topic.vhost))) {
-                self.drop_topic(index);
+                self.drop_topic(journal, index);
             }
         }
         for index in 0..self.access.permissions.places() {
             let Some(permission) = self.access.permissions.get(index) else { continue };
             let (user, vhost) = (permission.user, permission.vhost);
             if is_meant((user, vhost)) {
-                self.say_permission(user, vhost, false);
+                self.say_permission(journal, user, vhost, false);
                 self.remove_permission(index);
             }
         }
     }
 
-    fn drop_topic(&mut self, index: usize) {
+    fn drop_topic(&mut self, journal: &mut Journal, index: usize) {
         let topic = &self.access.topics[index];
         let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-        self.say_topic(user, vhost, &exchange, false);
+        self.say_topic(journal, user, vhost, &exchange, false);
         self.remove_topic(index);
     }
 
@@ -443,8 +451,8 @@ impl Broker {
     /// Whether the store takes what is to be written. On a full disk it does: somebody has filled it, and
     /// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
     /// have for themselves.
-    pub(super) fn check_changeable(&self) -> Result<(), OperatorFault> {
-        match self.journal.mode() {
+    pub(super) fn check_changeable(&self, journal: &Journal) -> Result<(), OperatorFault> {
+        match journal.mode() {
             Mode::Unwritable => Err(store(crate::broker::stored::unwritable())),
             Mode::On | Mode::Off => Ok(()),
         }

@@ -9,10 +9,10 @@ use crate::error::{Fault, ReplyCode};
 
 use super::operator::VhostLimits;
 use super::{PREDECLARED, vhost_at};
-use crate::broker::Broker;
 use crate::broker::exchanges::ExchangeDeclaration;
 use crate::broker::holders::{Held, Holder, of_connection};
 use crate::broker::jobs::{Job, spend};
+use crate::broker::{Broker, Context};
 
 /// One virtual host.
 pub(super) struct Vhost {
@@ -84,10 +84,10 @@ impl Broker {
     }
 
     /// At a start: one that has nothing but the predeclared exchanges goes at once.
-    pub(super) fn drop_empty_vhost(&mut self, vhost: VhostId) {
+    pub(super) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
             if let Some(exchange) = self.find_exchange(vhost, name) {
-                self.retire_exchange(exchange);
+                self.retire_exchange(cx, exchange);
                 self.free_exchange(exchange);
             }
         }
@@ -195,27 +195,32 @@ impl Broker {
     }
 
     /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
-    pub(in super::super) fn run_vhost(&mut self, sweep: &mut Sweep, left: &mut u32) -> bool {
+    pub(in super::super) fn run_vhost(
+        &mut self,
+        cx: &mut Context<'_>,
+        sweep: &mut Sweep,
+        left: &mut u32,
+    ) -> bool {
         while sweep.queue < self.queues.places() {
-            if self.journal.is_crowded() || !spend(left) {
+            if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let queue = self.queues.get(sweep.queue);
             if queue.is_some_and(|queue| queue.vhost == sweep.vhost && !queue.dying) {
                 let queue = QueueId::from_index(sweep.queue);
-                self.retire_queue(queue);
+                self.retire_queue(cx, queue);
                 self.queue_job(Job::Queue(queue));
             }
             sweep.queue += 1;
         }
         while sweep.exchange < self.routing.exchange_places() {
-            if self.journal.is_crowded() || !spend(left) {
+            if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let exchange = self.routing.exchange_at(sweep.exchange);
             if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
                 let exchange = ExchangeId::from_index(sweep.exchange);
-                self.retire_exchange(exchange);
+                self.retire_exchange(cx, exchange);
                 self.queue_job(Job::Exchange(exchange));
             }
             sweep.exchange += 1;
