@@ -5,7 +5,7 @@
 //!
 //! # Rooms
 //!
-//! Dependencies point one way, down this list; `tests/layers.rs` holds everybody to it.
+//! Dependencies point one way, down this list; `tests/layers` holds everybody to it.
 //!
 //! | room | owns | sees besides the ground |
 //! |------|------|------|

@@ -9,6 +9,8 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+mod cycles;
+
 /// The ground floor: every room may look at these, and they see nothing above them.
 const GROUND: &[&str] = &["limits", "error", "time", "command", "mem", "journal", "password", "log_limiter"];
 
@@ -123,6 +125,7 @@ fn the_rooms_keep_their_rule_and_the_files_are_tidy() {
         complaints.extend(check_shape(&format!("tests/{path}"), &text));
     }
     complaints.extend(check_map(&sources["lib.rs"]));
+    complaints.extend(cycles::check(&sources));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -213,7 +216,7 @@ fn check_layers(path: &str, code: &Code) -> Vec<String> {
     let room = room_of(path);
     let Some((_, seen)) = SEES.iter().find(|(name, _)| *name == room) else {
         return vec![format!(
-            "{path}: the room {room} has no line in the table of who sees whom (tests/layers.rs)"
+            "{path}: the room {room} has no line in the table of who sees whom (tests/layers)"
         )];
     };
     if *seen == EVERYONE {
@@ -257,7 +260,7 @@ fn check_assertions(path: &str, code: &Code) -> Vec<String> {
     }
     let lines: Vec<String> = lines.iter().map(|at| code.line_of(*at).to_string()).collect();
     vec![format!(
-        "{path}: {} of unwrap() and expect( (lines {}), {allowed} justified in tests/layers.rs",
+        "{path}: {} of unwrap() and expect( (lines {}), {allowed} justified in tests/layers",
         lines.len(),
         lines.join(", ")
     )]
@@ -277,7 +280,7 @@ fn check_log_calls(path: &str, code: &Code) -> Vec<String> {
     let allowed = BARE_LOG_CALLS.iter().find(|(file, _, _)| *file == path).map_or(0, |(_, count, _)| *count);
     if found > allowed {
         complaints.push(format!(
-            "{path}: {found} log calls past the limiter, {allowed} justified in tests/layers.rs; what a peer \
+            "{path}: {found} log calls past the limiter, {allowed} justified in tests/layers; what a peer \
              causes goes through log_limiter"
         ));
     }

@@ -1,0 +1,391 @@
+//! No file needs one that needs it: whoever reads one reads it without what stands above it.
+//!
+//! What a file needs is what the paths in its code lead to: from the crate's root, from the folder above, or
+//! into its own children; a name that a file only passes on counts as the file's where it stands. So a
+//! `mod.rs` that passes names on is no reason for a circle, and one that its children need things of is.
+//!
+//! Always true: what is on the list below still is in a circle, so the list can only become shorter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Code, expand, folder_of_children, is_within, test_only_files};
+
+/// Files that are in circles still, by their folders; those of no folder have none. Nothing may come to it.
+const IN_CYCLES: &[(&str, &[&str])] = &[
+    (
+        "admin",
+        &[
+            "access.rs",
+            "api.rs",
+            "definitions/apply.rs",
+            "definitions/item.rs",
+            "definitions/mod.rs",
+            "definitions/read.rs",
+            "talk.rs",
+        ],
+    ),
+    (
+        "broker",
+        &[
+            "access/login.rs",
+            "access/mod.rs",
+            "access/operator.rs",
+            "access/rights.rs",
+            "access/vhosts.rs",
+            "changes.rs",
+            "consume.rs",
+            "context.rs",
+            "deliver.rs",
+            "exchanges.rs",
+            "front.rs",
+            "holders.rs",
+            "jobs.rs",
+            "left_out.rs",
+            "log_shares.rs",
+            "mod.rs",
+            "orphans.rs",
+            "overdue.rs",
+            "pages.rs",
+            "queue.rs",
+            "queues.rs",
+            "records.rs",
+            "routing/cache.rs",
+            "routing/mod.rs",
+            "routing/records.rs",
+            "routing/select.rs",
+            "routing/trie.rs",
+            "shares.rs",
+            "spill.rs",
+            "stored.rs",
+            "views.rs",
+        ],
+    ),
+    ("", &["command.rs", "config.rs", "password.rs"]),
+    ("config", &["board.rs", "derive.rs", "doors.rs", "layer.rs"]),
+    (
+        "engine",
+        &[
+            "accept_queue.rs",
+            "admin_socket.rs",
+            "deadlines.rs",
+            "listener.rs",
+            "peer.rs",
+            "peers.rs",
+            "platform.rs",
+            "state.rs",
+            "stream.rs",
+            "turn.rs",
+            "wait_list.rs",
+            "worker_queue.rs",
+        ],
+    ),
+    ("journal", &["fact.rs", "group.rs", "mod.rs", "settle.rs"]),
+    ("limits", &["check.rs", "memory.rs", "mod.rs"]),
+    ("mem", &["fifo.rs", "messages.rs", "messages/claim.rs", "messages/owners.rs", "mod.rs"]),
+    (
+        "net",
+        &[
+            "buffers.rs",
+            "defined.rs",
+            "descriptors.rs",
+            "directory.rs",
+            "disk.rs",
+            "event_loop.rs",
+            "listen.rs",
+            "local.rs",
+            "mod.rs",
+            "rehearse.rs",
+            "signals.rs",
+            "socket.rs",
+            "start.rs",
+            "system.rs",
+            "worker.rs",
+        ],
+    ),
+    (
+        "sim",
+        &[
+            "access.rs",
+            "cargo.rs",
+            "disk.rs",
+            "life.rs",
+            "model.rs",
+            "mutant.rs",
+            "plan.rs",
+            "queue.rs",
+            "start.rs",
+            "traffic.rs",
+            "world.rs",
+        ],
+    ),
+    (
+        "store",
+        &[
+            "access.rs",
+            "access_file.rs",
+            "build.rs",
+            "clean.rs",
+            "commit.rs",
+            "definition_index.rs",
+            "double.rs",
+            "due.rs",
+            "evidence.rs",
+            "fetch.rs",
+            "footer.rs",
+            "group.rs",
+            "index.rs",
+            "jobs.rs",
+            "keeper.rs",
+            "large_body.rs",
+            "log.rs",
+            "look/mod.rs",
+            "look/repair.rs",
+            "look/salvage.rs",
+            "look/survey.rs",
+            "look/take.rs",
+            "look/walk.rs",
+            "names.rs",
+            "newest.rs",
+            "read_back.rs",
+            "reader.rs",
+            "recover.rs",
+            "salvage.rs",
+            "segment.rs",
+            "space.rs",
+        ],
+    ),
+    ("tls", &["certificates.rs", "revoked.rs"]),
+    (
+        "tool",
+        &[
+            "args.rs",
+            "bench/batch.rs",
+            "bench/consume.rs",
+            "bench/mod.rs",
+            "bench/options.rs",
+            "bench/plan.rs",
+            "bench/publish.rs",
+            "bench/relay.rs",
+            "bench/report.rs",
+            "bench/stage.rs",
+            "bench/topology.rs",
+            "check.rs",
+            "ctl/access.rs",
+            "ctl/backup.rs",
+            "ctl/client.rs",
+            "ctl/commands.rs",
+            "ctl/definitions.rs",
+            "ctl/find.rs",
+            "ctl/limits.rs",
+            "ctl/listings.rs",
+            "ctl/mod.rs",
+            "ctl/operations.rs",
+            "inspect/export.rs",
+            "inspect/mod.rs",
+            "inspect/options.rs",
+            "inspect/report.rs",
+        ],
+    ),
+    ("wire", &["field.rs", "field/writer.rs", "method.rs", "mod.rs", "props.rs"]),
+];
+
+/// Every file that is in a circle and may not be, and every one that may be and is in none.
+pub(super) fn check_cycles(sources: &BTreeMap<String, String>, known: &[String]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut found = BTreeSet::new();
+    for cycle in cycles(&needs(sources)) {
+        if let Some(new) = cycle.iter().find(|file| !known.contains(file)) {
+            let all: Vec<&str> = cycle.iter().map(String::as_str).collect();
+            complaints.push(format!("{new}: in a circle of files that need each other: {}", all.join(", ")));
+        }
+        found.extend(cycle);
+    }
+    for file in known.iter().filter(|file| !found.contains(*file)) {
+        complaints.push(format!("{file}: in no circle any more, so its line in tests/layers/cycles.rs goes"));
+    }
+    complaints
+}
+
+/// The check on the sources, with the list.
+pub(super) fn check(sources: &BTreeMap<String, String>) -> Vec<String> {
+    let in_folder = |(folder, files): &(&str, &[&str])| -> Vec<String> {
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        files.iter().map(|file| format!("{prefix}{file}")).collect()
+    };
+    let known: Vec<String> = IN_CYCLES.iter().flat_map(in_folder).collect();
+    check_cycles(sources, &known)
+}
+
+/// Which files each file needs.
+fn needs(sources: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let test_files = test_only_files(sources);
+    let codes: BTreeMap<&String, Code> = sources
+        .iter()
+        .filter(|(path, _)| !test_files.iter().any(|prefix| is_within(path, prefix)))
+        .map(|(path, text)| (path, Code::of(text, false)))
+        .collect();
+    let modules: Modules<'_> = codes.keys().map(|path| (module_of(path), path.as_str())).collect();
+    let paths: BTreeMap<&str, Vec<Found>> =
+        codes.iter().map(|(path, code)| (path.as_str(), paths_in(path, code, &modules))).collect();
+    let needed = |path: &&String| {
+        let targets = paths[path.as_str()].iter().filter_map(|found| resolve(&modules, &paths, &found.path));
+        targets.filter(|target| target != path).map(ToString::to_string).collect()
+    };
+    codes.keys().map(|path| (path.to_string(), needed(path))).collect()
+}
+
+/// Files by the modules that they are.
+type Modules<'m> = BTreeMap<Vec<String>, &'m str>;
+
+/// A path from the crate's root that a file has in its code.
+struct Found {
+    path: Vec<String>,
+    /// The file passes the name on.
+    is_passed_on: bool,
+}
+
+/// The module that a file is: `broker::queue` for `broker/queue.rs`.
+fn module_of(path: &str) -> Vec<String> {
+    let folder = folder_of_children(path);
+    folder.split('/').filter(|part| !part.is_empty()).map(ToString::to_string).collect()
+}
+
+/// Every path in a file, from the crate's root.
+fn paths_in(path: &str, code: &Code, modules: &Modules<'_>) -> Vec<Found> {
+    let module = module_of(path);
+    let mut found = Vec::new();
+    for (at, word) in code.words() {
+        let before = code.text[..at].trim_end();
+        let Some(rest) = code.text[at + word.len()..].trim_start().strip_prefix("::") else { continue };
+        if before.ends_with("::") {
+            continue;
+        }
+        let mut child = module.clone();
+        child.push(word.to_string());
+        let (mut base, mut rest) = match word {
+            "crate" => (Vec::new(), rest),
+            "self" => (module.clone(), rest),
+            "super" => (module[..module.len().saturating_sub(1)].to_vec(), rest),
+            _ if modules.contains_key(&child) => (child, rest),
+            _ => continue,
+        };
+        while let Some(above) = rest.trim_start().strip_prefix("super::") {
+            base.pop();
+            rest = above;
+        }
+        let statement = before.rsplit([';', '}']).next().unwrap_or_default().trim();
+        let is_passed_on = statement.starts_with("pub") && statement.ends_with("use");
+        for target in expand(rest.trim_start()) {
+            let mut path = base.clone();
+            path.extend(target.split("::").map(ToString::to_string));
+            found.push(Found { path, is_passed_on });
+        }
+    }
+    found
+}
+
+/// The file in which what a path names stands.
+fn resolve<'m>(
+    modules: &Modules<'m>,
+    paths: &BTreeMap<&str, Vec<Found>>,
+    path: &[String],
+) -> Option<&'m str> {
+    let mut module: Vec<String> = Vec::new();
+    for name in path {
+        let file = *modules.get(&module)?;
+        module.push(name.clone());
+        if modules.contains_key(&module) {
+            continue;
+        }
+        let passed_on =
+            paths[file].iter().find(|found| found.is_passed_on && found.path.last() == Some(name));
+        // A name that its file passes on to itself would never end.
+        return match passed_on.filter(|found| found.path != path) {
+            Some(found) => resolve(modules, paths, &found.path),
+            None => Some(file),
+        };
+    }
+    modules.get(&module).copied()
+}
+
+/// The circles: files each of which is reached from each other.
+fn cycles(needs: &BTreeMap<String, BTreeSet<String>>) -> Vec<BTreeSet<String>> {
+    let reached = |from: &String| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(file) = next.pop() {
+            next.extend(needs[file].iter().filter(|other| seen.insert((*other).clone())));
+        }
+        seen
+    };
+    let reached: BTreeMap<&String, BTreeSet<String>> =
+        needs.keys().map(|file| (file, reached(file))).collect();
+    let mut cycles: Vec<BTreeSet<String>> = Vec::new();
+    for (file, from_it) in &reached {
+        if from_it.contains(*file) && !cycles.iter().any(|cycle| cycle.contains(*file)) {
+            cycles.push(from_it.iter().filter(|other| reached[other].contains(*file)).cloned().collect());
+        }
+    }
+    cycles
+}
+
+mod the_checker_sees {
+    use super::*;
+
+    fn circles(files: &[(&str, &str)]) -> Vec<String> {
+        let root = ("lib.rs", "mod a;");
+        let sources = files.iter().chain([&root]).map(|(path, text)| (path.to_string(), text.to_string()));
+        check_cycles(&sources.collect(), &[])
+    }
+
+    #[test]
+    fn two_that_need_each_other_whichever_way_they_say_so() {
+        for (one, two) in [
+            ("use super::two::Two;", "use super::one::One;"),
+            ("use crate::a::two::Two;", "fn f() -> super::one::One {}"),
+            ("use super::{Two, three};", "fn f() { crate::a::one::f() }"),
+        ] {
+            let found = circles(&[
+                ("a/mod.rs", "mod one;\nmod two;\nmod three;\npub use two::{Two, Other};"),
+                ("a/one.rs", one),
+                ("a/two.rs", two),
+                ("a/three.rs", ""),
+            ]);
+            assert_eq!(found.len(), 1, "{one} {two}: {found:?}");
+            assert!(found[0].contains("a/one.rs, a/two.rs"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_and_what_is_in_it() {
+        let found =
+            circles(&[("a/mod.rs", "mod one;\nuse one::One;\nstruct All;"), ("a/one.rs", "use super::All;")]);
+        assert_eq!(found, ["a/mod.rs: in a circle of files that need each other: a/mod.rs, a/one.rs"]);
+        let passes_on = circles(&[
+            ("a/mod.rs", "mod all;\nmod one;\npub use all::All;\npub use one::One;"),
+            ("a/all.rs", "pub struct All;"),
+            ("a/one.rs", "use super::All;"),
+        ]);
+        assert_eq!(passes_on, [""; 0]);
+    }
+
+    #[test]
+    fn long_ways_round_and_the_ground_floor() {
+        let found = circles(&[
+            ("a.rs", "use crate::b::B;"),
+            ("b.rs", "use crate::c::{self, C};"),
+            ("c.rs", "use crate::a;\nfn f() -> a::A {}"),
+            ("d.rs", "use crate::{a, b, c};"),
+        ]);
+        assert_eq!(found, ["a.rs: in a circle of files that need each other: a.rs, b.rs, c.rs"]);
+        let tests =
+            [("a.rs", "use crate::b::B;"), ("b.rs", "#[cfg(test)]\nmod t {\n    use crate::a::A;\n}")];
+        assert_eq!(circles(&tests), [""; 0]);
+    }
+
+    #[test]
+    fn a_line_of_the_list_that_is_not_needed_any_more() {
+        let sources =
+            BTreeMap::from([("a.rs".to_string(), String::new()), ("lib.rs".to_string(), String::new())]);
+        assert!(check_cycles(&sources, &["a.rs".to_string()])[0].contains("in no circle any more"));
+    }
+}
