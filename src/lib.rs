@@ -107,5 +107,4 @@ pub mod sim;
 pub mod store;
 pub mod time;
 pub mod tls;
-pub mod tool;
 pub mod wire;

@@ -113,6 +113,7 @@ impl Broker {
     }
 
     /// Room in the output of the consumer's connection, and in its share of the deliveries.
+    #[inline]
     pub(super) fn connection_can_take(&self, consumer: usize) -> bool {
         let channel = &self.channels[self.consumers[consumer].channel.index()];
         let connection = self.connection(channel.connection);
@@ -260,6 +261,7 @@ impl Broker {
     }
 
     /// Whether its prefetch limits allow the consumer another message.
+    #[inline]
     pub(super) fn has_credit(&self, index: usize) -> bool {
         let consumer = &self.consumers[index];
         if consumer.state != ConsumerState::Active {

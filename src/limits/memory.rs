@@ -3,7 +3,7 @@
 //! Always true: a line is reckoned from the sizes of the records themselves, so it cannot be forgotten when
 //! a record grows; what only measuring tells is a constant here.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 use super::Limits;
 use crate::journal::Journal;
@@ -59,6 +59,27 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
+    /// The table as text, its sum set against the limit.
+    pub fn shown(&self, memory_limit_bytes: u64) -> String {
+        let mut text = format!("# {:<20}{:>11} ×{:>10} ={:>13}\n", "memory", "count", "bytes", "in all");
+        for line in &self.lines {
+            let (key, reason) = (line.key, line.reason);
+            let [count, each, bytes] = [line.count, line.bytes_each, line.bytes()].map(grouped);
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "# {key:<20}{count:>11} ×{each:>10} ={bytes:>13}  {reason}");
+        }
+        let kernel = match self.kernel_bytes {
+            Some(bytes) => format!("at most {}", Megabytes(bytes)),
+            None => "as much as the system allows".to_string(),
+        };
+        let (sum, limit) = (Megabytes(self.bytes()), Megabytes(memory_limit_bytes));
+        let _ = writeln!(
+            text,
+            "# in all {sum} of memory_limit {limit}; besides, the kernel's socket buffers: {kernel}"
+        );
+        text
+    }
+
     /// The sum of all lines in bytes; the kernel's part is not in it.
     pub fn bytes(&self) -> u64 {
         self.lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add)
@@ -276,5 +297,29 @@ impl fmt::Display for Megabytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tenths = self.0.div_ceil(100_000);
         write!(f, "{}.{} MB", tenths / 10, tenths % 10)
+    }
+}
+
+/// A number with its digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_come_in_groups_of_three() {
+        let shown = [0, 999, 1_000, 12_345_678].map(grouped);
+        assert_eq!(shown, ["0", "999", "1,000", "12,345,678"]);
     }
 }

@@ -186,18 +186,21 @@ impl Blocks {
     }
 
     /// The bytes of a block.
+    #[inline]
     pub(super) fn bytes(&self, block: BlockId) -> &[u8] {
         let start = (block as usize - 1) * BLOCK_UNIT_BYTES;
         &self.bytes[start..start + self.block_len(block)]
     }
 
     /// The bytes of a block, to write.
+    #[inline]
     pub(super) fn bytes_mut(&mut self, block: BlockId) -> &mut [u8] {
         let start = (block as usize - 1) * BLOCK_UNIT_BYTES;
         let len = self.block_len(block);
         &mut self.bytes[start..start + len]
     }
 
+    #[inline]
     fn block_len(&self, block: BlockId) -> usize {
         match self.pages[(block as usize - 1) / UNITS_PER_PAGE].kind {
             Use::Whole => PAGE_BYTES,

@@ -368,6 +368,7 @@ impl Messages {
     }
 
     /// The exchange it was published to.
+    #[inline]
     pub fn exchange(&self, id: MessageId) -> &str {
         let slot = &self.slots[id.index()];
         text(&self.names(id)[..slot.exchange_len as usize])

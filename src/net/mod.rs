@@ -13,6 +13,8 @@
 //! | `directory` | whether the data directory is what it was set up to be |
 //! | `disk` | opening the store |
 //! | `helper` | threads that wait for what takes long |
+//! | `logging`, `log_writer` | the log, and the thread that writes it |
+//! | `printable` | what a terminal may be sent |
 //! | `worker` | passwords, handshakes and configuration, on such a thread |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
@@ -30,6 +32,9 @@ mod event_loop;
 mod helper;
 mod listen;
 mod local;
+mod log_writer;
+pub mod logging;
+pub mod printable;
 mod rehearse;
 mod reload;
 mod signals;

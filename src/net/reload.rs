@@ -4,9 +4,9 @@
 //! named, so that nobody waits for it.
 
 use crate::config::Config;
-use crate::tool::logging;
 
 use super::event_loop::EventLoop;
+use super::logging;
 
 /// Keys that are live at once; those of `[tls]` besides.
 const LIVE: [&str; 1] = ["log_level"];

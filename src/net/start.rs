@@ -14,7 +14,6 @@ use crate::engine::{Engine, Setup};
 use crate::limits::{Megabytes, MemoryTable};
 use crate::session::Identity;
 use crate::tls::CertificateStore;
-use crate::tool::check::show_table;
 
 use super::event_loop::EventLoop;
 use super::listen::{self, Door};
@@ -111,7 +110,7 @@ pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Op
 }
 
 fn tell_limits(config: &Config, table: &MemoryTable) {
-    for line in show_table(table, config.memory_limit_bytes).lines() {
+    for line in table.shown(config.memory_limit_bytes).lines() {
         log::debug!("{line}");
     }
     log::info!(

@@ -3,15 +3,21 @@
 //! Always true: what [`put`] wrote, [`Input::varint`] reads; reading never goes beyond its bytes and never
 //! panics, whatever they are.
 
+/// Bytes of the largest number.
+const BYTES_MAX: usize = 10;
+
 /// Appends `value`.
 pub(super) fn put(out: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        return out.push(value as u8);
+    }
     let (bytes, length) = encode(value);
     out.extend_from_slice(&bytes[..length]);
 }
 
 /// The bytes of `value`, and how many there are.
-pub(super) fn encode(mut value: u64) -> ([u8; 10], usize) {
-    let (mut bytes, mut length) = ([0; 10], 0);
+pub(super) fn encode(mut value: u64) -> ([u8; BYTES_MAX], usize) {
+    let (mut bytes, mut length) = ([0; BYTES_MAX], 0);
     while value >= 0x80 {
         bytes[length] = value as u8 | 0x80;
         value >>= 7;
@@ -73,19 +79,22 @@ impl<'a> Input<'a> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
-    // Records are read in dozens of places, and none of them is where time counts.
+    // Records are read in dozens of places, so this is there once; most numbers are of one byte.
     #[inline(never)]
     pub(super) fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
+        let (first, rest) = self.bytes.split_first()?;
+        if *first < 0x80 {
+            self.bytes = rest;
+            return Some(u64::from(*first));
+        }
+        let (mut value, mut at) = (u64::from(first & 0x7f), 1);
+        while at < BYTES_MAX {
+            let byte = *self.bytes.get(at)?;
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            at += 1;
+            if byte < 0x80 {
+                self.bytes = &self.bytes[at..];
+                return (at < BYTES_MAX || byte <= 1).then_some(value);
             }
         }
         None

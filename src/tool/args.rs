@@ -13,7 +13,7 @@ use lexopt::Arg;
 use crate::config::doors::TlsAddress;
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
-use crate::tool::{bench, inspect};
+use crate::{bench, inspect};
 
 /// What a person wants of the program.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! WHAT THE BINARY DOES BESIDES SERVING: reading its arguments, logging, checking a configuration,
+//! WHAT THE BINARY DOES BESIDES SERVING: reading its arguments, checking a configuration,
 //! measuring, inspecting a data directory, speaking to a running broker.
 //!
 //! Everything here runs on behalf of a person at a prompt or of systemd, never for a peer. Always true: what
@@ -11,10 +11,8 @@ mod checksums;
 pub mod ctl;
 mod folder;
 pub mod inspect;
-mod log_writer;
-pub mod logging;
 mod new_file;
-mod printable;
+pub mod program;
 pub mod restore;
 #[cfg(debug_assertions)]
 pub mod sim;
@@ -23,6 +21,9 @@ pub mod upgrade;
 
 use std::error::Error;
 use std::process::ExitCode;
+
+// The rooms of the broker, by the names they have there.
+use leveret_broker::{admin, config, journal, net, password, store, time, wire};
 
 /// What the program ends with when it could not do what was asked.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {

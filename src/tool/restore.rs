@@ -28,10 +28,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use crate::checksums::{self, Checksums};
 use crate::store::look::Look;
 use crate::store::{Disk, FileDisk, forget_access, forget_newest};
-use crate::tool::checksums::{self, Checksums};
-use crate::tool::{folder, tar};
+use crate::{folder, tar};
 
 /// Where everything lies until it is whole.
 const PART: &str = "restore.part";

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::sim;
+use leveret_broker::sim;
 
 /// Runs so many seeds from `seed` on, each `step` behind the one before; the sum of what they did.
 ///

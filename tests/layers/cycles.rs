@@ -169,7 +169,6 @@ const IN_CYCLES: &[(&str, &[&str])] = &[
             "bench/report.rs",
             "bench/stage.rs",
             "bench/topology.rs",
-            "check.rs",
             "ctl/access.rs",
             "ctl/backup.rs",
             "ctl/client.rs",
@@ -276,12 +275,21 @@ fn paths_in(path: &str, code: &Code, modules: &Modules<'_>) -> Vec<Found> {
         let statement = before.rsplit([';', '}']).next().unwrap_or_default().trim();
         let is_passed_on = statement.starts_with("pub") && statement.ends_with("use");
         for target in expand(rest.trim_start()) {
-            let mut path = base.clone();
+            let mut path = if word == "crate" { crate_of(&module, &target, modules) } else { base.clone() };
             path.extend(target.split("::").map(ToString::to_string));
             found.push(Found { path, is_passed_on });
         }
     }
     found
+}
+
+/// What `crate` stands for ahead of `target`: the tools are a crate of their own, which has the broker's
+/// rooms under their names beside its own files.
+fn crate_of(module: &[String], target: &str, modules: &Modules<'_>) -> Vec<String> {
+    let is_tool = module.first().is_some_and(|room| room == "tool");
+    let first = target.split("::").next().unwrap_or_default();
+    let own = vec!["tool".to_string(), first.to_string()];
+    if is_tool && modules.contains_key(&own) { own[..1].to_vec() } else { Vec::new() }
 }
 
 /// The file in which what a path names stands.

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use leveret::tool::logging;
+use leveret::net::logging;
 use log::LevelFilter;
 
 const TASK: &str = "LEVERET_TEST_LOG_TASK";

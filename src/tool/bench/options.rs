@@ -12,9 +12,9 @@ use lexopt::Arg;
 
 use super::body::{NUMBERED_SIZE_MIN, STAMPED_SIZE_MIN};
 use super::url::Url;
+use crate::args::{BadArguments, value};
 use crate::config::describe_unknown;
 use crate::config::units::{Bytes, ListenAddress, Millis};
-use crate::tool::args::{BadArguments, value};
 
 /// What `leveret bench --help` prints.
 pub const HELP: &str = "\

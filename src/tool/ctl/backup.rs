@@ -21,9 +21,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags, openat};
 use serde_json::Value;
 
-use crate::tool::checksums::{self, Checksums};
-use crate::tool::new_file::{NewFile, Old};
-use crate::tool::tar;
+use crate::checksums::{self, Checksums};
+use crate::new_file::{NewFile, Old};
+use crate::tar;
 
 use super::args::Call;
 use super::client::Client;

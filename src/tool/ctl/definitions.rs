@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::admin::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
-use crate::tool::new_file::{NewFile, Old};
+use crate::new_file::{NewFile, Old};
 
 use super::access::hash_of;
 use super::args::Call;

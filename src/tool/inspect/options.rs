@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use lexopt::Arg;
 
+use crate::args::BadArguments;
 use crate::config::describe_unknown;
-use crate::tool::args::BadArguments;
 
 /// What `leveret inspect --help` prints.
 pub const HELP: &str = "\

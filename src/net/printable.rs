@@ -19,7 +19,7 @@ const INVISIBLE: [(char, char); 8] = [
 ];
 
 /// Whether a character may be shown as it is.
-pub(super) fn is_printable(letter: char) -> bool {
+pub fn is_printable(letter: char) -> bool {
     if letter.is_ascii() {
         return !letter.is_ascii_control();
     }
@@ -32,7 +32,7 @@ pub(super) fn is_printable(letter: char) -> bool {
 }
 
 /// A text with everything escaped that is not printable.
-pub(super) struct Printable<T>(pub(super) T);
+pub struct Printable<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Printable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use env_logger::fmt::Formatter as Line;
 use env_logger::{Builder, Target};
-use log::{Level, LevelFilter, Record};
 
 use super::log_writer::WRITER;
 use super::printable::Escaping;
@@ -35,11 +34,11 @@ const LAST_LINES: Duration = Duration::from_millis(900);
 ///
 /// # Errors
 /// The system starts no more threads.
-pub fn start(level: LevelFilter) -> io::Result<()> {
+pub fn start(level: log::LevelFilter) -> io::Result<()> {
     WRITER.start()?;
     let mut builder = Builder::new();
     // What is let through is set beside it, so that it can be changed; RUST_LOG goes before it.
-    builder.filter_level(if is_fixed() { level } else { LevelFilter::Trace }).parse_default_env();
+    builder.filter_level(if is_fixed() { level } else { log::LevelFilter::Trace }).parse_default_env();
     if is_journal() {
         builder.format(write_for_journal);
     } else if io::stderr().is_terminal() {
@@ -56,7 +55,7 @@ pub fn start(level: LevelFilter) -> io::Result<()> {
 }
 
 /// Changes how much is logged, unless RUST_LOG says it.
-pub fn set_level(level: LevelFilter) {
+pub fn set_level(level: log::LevelFilter) {
     if !is_fixed() {
         log::set_max_level(level);
     }
@@ -115,15 +114,15 @@ fn is_journal() -> bool {
     fs::metadata("/proc/self/fd/2").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-fn write_for_journal(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
+fn write_for_journal(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
     writeln!(out, "<{}>{}", priority(record.level()), Text(*record.args()))
 }
 
-fn write_for_person(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
+fn write_for_person(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
     writeln!(out, "{:5} {}", record.level(), Text(*record.args()))
 }
 
-fn write_for_file(out: &mut Line, record: &Record<'_>) -> io::Result<()> {
+fn write_for_file(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
     writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), Text(*record.args()))
 }
 
@@ -174,12 +173,12 @@ impl fmt::Write for Cutting<'_, '_> {
 }
 
 /// The syslog priority of a level.
-const fn priority(level: Level) -> u8 {
+const fn priority(level: log::Level) -> u8 {
     match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
+        log::Level::Error => 3,
+        log::Level::Warn => 4,
+        log::Level::Info => 6,
+        log::Level::Debug | log::Level::Trace => 7,
     }
 }
 

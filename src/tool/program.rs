@@ -1,0 +1,63 @@
+//! The program from its arguments to its end.
+//!
+//! Why it is here and not in `main.rs`: what is done once is to be small; see `Cargo.toml`.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::args::{self, Ask, HELP};
+use crate::config::Config;
+use crate::net::{self, StartError, logging};
+use crate::{bench, check, ctl, inspect, restore, upgrade};
+
+/// Does what the arguments say; the code to end with.
+pub fn main() -> ExitCode {
+    let code = run().unwrap_or_else(|error| {
+        logging::say_fatal(error.as_ref());
+        super::exit_code(error.as_ref())
+    });
+    logging::finish();
+    code
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
+    match args::parse_all(std::env::args_os())? {
+        Ask::Help => print(HELP)?,
+        Ask::Bench(None) => print(bench::options::HELP)?,
+        Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
+        Ask::Inspect(None) => print(inspect::options::HELP)?,
+        Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
+        Ask::Restore(archive, said) => {
+            let config = Config::gather(said.file.as_deref(), said.flags)?;
+            print(&restore::run(&archive, &config.data_dir)?)?;
+        }
+        Ask::UpgradeStore(directory) => print(&upgrade::run(&directory)?)?,
+        Ask::Ctl(arguments) => return Ok(ctl::run(arguments)),
+        #[cfg(debug_assertions)]
+        Ask::Sim(seed, runs, step) => {
+            // Whoever replays a run wants to hear what the broker says of it.
+            logging::start(if runs == 1 { log::LevelFilter::Info } else { log::LevelFilter::Off })?;
+            print(&crate::sim::run(seed, runs, step)?)?;
+        }
+        Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
+        Ask::Check(said) => {
+            let config = Config::gather(said.file.as_deref(), said.flags)?;
+            let (report, verdict) = check::check(config);
+            print(&report)?;
+            verdict?;
+        }
+        Ask::Serve(said) => {
+            let config = Config::gather(said.file.as_deref(), said.flags)?;
+            let no_thread = |error| StartError::System("start the thread that writes the log", error);
+            logging::start(config.log_level).map_err(no_thread)?;
+            net::serve(&config)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints to standard output; an error when nobody reads it.
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())
+}
