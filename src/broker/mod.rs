@@ -208,8 +208,8 @@ pub struct Broker {
     jobs: VecDeque<Begun>,
     /// Connections whose outbox was empty and is not any more.
     noted: VecDeque<ConnectionId>,
-    /// The queues of the message under way.
-    targets: Vec<QueueId>,
+    /// Room for the queues of a message; it is taken out while one is routed and pushed.
+    targets_buffer: Vec<QueueId>,
     scratch: Scratch,
     names_bytes: usize,
     /// What all connections keep of the memory for messages.
@@ -324,7 +324,7 @@ impl Broker {
             ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             noted: VecDeque::with_capacity(connections),
-            targets: Vec::with_capacity(queues),
+            targets_buffer: Vec::with_capacity(queues),
             scratch: Scratch {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),

@@ -66,7 +66,21 @@ impl Broker {
         message: MessageId,
         mandatory: bool,
     ) -> Result<Outcome, Fault> {
-        let routed = match self.look_and_route(cx, channel, message) {
+        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let result = self.publish_by(cx, channel, (message, mandatory), &mut targets);
+        self.targets_buffer = targets;
+        result
+    }
+
+    #[inline]
+    fn publish_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        (message, mandatory): (MessageId, bool),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        let routed = match self.look_and_route(cx, channel, message, targets) {
             Ok(routed) => routed,
             Err(fault) => {
                 cx.messages.release(message);
@@ -81,7 +95,7 @@ impl Broker {
             let is_awaited = matches!(self.channels[channel.index()].mode, Mode::Confirm);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
             let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
-            self.deliver_to_targets(cx, routed, &publish)
+            self.deliver_to_targets(cx, routed, targets, &publish)
         };
         if routed != message {
             match result {
@@ -93,42 +107,43 @@ impl Broker {
         result
     }
 
-    /// Pushes to the queues in `self.targets`.
+    /// Pushes to the queues that routing chose, but for those that take no more.
     pub(super) fn deliver_to_targets(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
+        targets: &mut Vec<QueueId>,
         publish: &Publish,
     ) -> Result<Outcome, Fault> {
-        if self.targets.is_empty() {
+        if targets.is_empty() {
             return self.unroutable(cx.messages, message, publish);
         }
-        let refused = self.leave_out_unwilling(cx.messages, message);
+        let refused = self.leave_out_unwilling(cx.messages, message, targets);
         self.weigh_log(cx.journal);
-        let mut reserved = self.reserve(cx, message, publish);
+        let mut reserved = self.reserve(cx, message, targets, publish);
         if matches!(reserved, Err(Hindrance::DiskShare)) {
             // Some of its messages may have been taken since they were counted.
             self.forget_log_shares();
             self.weigh_log(cx.journal);
-            reserved = self.reserve(cx, message, publish);
+            reserved = self.reserve(cx, message, targets, publish);
         }
         match reserved {
             Ok(()) => {
-                self.push_to_targets(cx, message, publish.urgency);
+                self.push_to_targets(cx, message, targets, publish.urgency);
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
             Err(hindrance @ (Hindrance::Wait | Hindrance::Disk | Hindrance::DiskShare)) => {
                 let vhost = self.channels[publish.channel.index()].vhost;
                 match hindrance {
-                    Hindrance::Disk => self.say_disk_is_full(cx.journal, None),
+                    Hindrance::Disk => self.say_disk_is_full(cx.journal, targets, None),
                     Hindrance::DiskShare => {
                         self.want_log_room(cx.journal, vhost);
-                        self.say_disk_is_full(cx.journal, Some(vhost));
+                        self.say_disk_is_full(cx.journal, targets, Some(vhost));
                     }
                     Hindrance::Wait | Hindrance::Fault(_) => {}
                 }
-                self.note_wait(cx.messages, publish.channel);
+                self.note_wait(cx.messages, targets, publish.channel);
                 // What gathers may be what it waits for.
                 cx.journal.hurry();
                 Ok(Outcome::Wait)
@@ -146,9 +161,10 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
+        targets: &mut Vec<QueueId>,
     ) -> Result<MessageId, Fault> {
         let looks = cx.messages.flags(message).has(MessageFlags::LOOK_INSIDE);
-        if !looks && self.route_from_cache(cx.messages, channel, message) {
+        if !looks && self.route_from_cache(cx.messages, channel, message, targets) {
             return Ok(message);
         }
         self.limit_routing(cx.work, 1);
@@ -157,11 +173,11 @@ impl Broker {
         let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
         self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
         if !looks {
-            self.route(cx.messages, cx.work, channel, exchange, message, Table::EMPTY)?;
+            self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
             return Ok(message);
         }
         let mut scratch = core::mem::take(&mut self.scratch);
-        let result = self.look_inside(cx, channel, exchange, message, &mut scratch);
+        let result = self.look_inside(cx, channel, exchange, (message, targets), &mut scratch);
         self.scratch = scratch;
         result
     }
@@ -201,7 +217,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         exchange: ExchangeId,
-        message: MessageId,
+        (message, targets): (MessageId, &mut Vec<QueueId>),
         scratch: &mut super::Scratch,
     ) -> Result<MessageId, Fault> {
         let bytes = cx.messages.properties(message, &mut scratch.properties);
@@ -217,7 +233,7 @@ impl Broker {
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
         let carries_bcc = headers.get("BCC").is_some();
-        self.route(cx.messages, cx.work, channel, exchange, message, headers)?;
+        self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
         let due = if due_at_once { MessageFlags::DUE_AT_ONCE } else { MessageFlags::NONE };
         if reply_to.is_none() && !carries_bcc {
             cx.messages.add_flags(message, due);
@@ -313,20 +329,23 @@ impl Broker {
 
     /// Leaves out queues that take no more by their own policy, and for a message that is due at once those
     /// where nobody waits for it; says whether a policy refused it.
-    fn leave_out_unwilling(&mut self, messages: &Messages, message: MessageId) -> bool {
+    fn leave_out_unwilling(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> bool {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
         let picky = |&queue: &QueueId| self.queues[queue.index()].settings.limits_length();
-        if !due && !self.targets.iter().any(picky) {
+        if !due && !targets.iter().any(picky) {
             return false;
         }
-        let mut targets = core::mem::take(&mut self.targets);
         let mut refused = false;
         targets.retain(|&queue| {
             let refuses = self.refuses(messages, queue, message);
             refused |= refuses;
             !refuses && (!due || self.goes_on_at_once(queue))
         });
-        self.targets = targets;
         refused
     }
 
@@ -339,9 +358,15 @@ impl Broker {
     }
 
     /// Whether every target takes the message now; changes nothing.
-    fn reserve(&self, cx: &Context<'_>, message: MessageId, publish: &Publish) -> Result<(), Hindrance> {
+    fn reserve(
+        &self,
+        cx: &Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        publish: &Publish,
+    ) -> Result<(), Hindrance> {
         let share = publish.share;
-        let needed = self.targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
+        let needed = targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.chunks_reserve,
             Share::Transaction | Share::Reserve | Share::ReadBack => 0,
@@ -352,10 +377,10 @@ impl Broker {
         // All of them are in the virtual host of the channel.
         let owner = || owner_of(self.channels[publish.channel.index()].vhost);
         let fits = self.fifo_pool.may_take(owner, needed, reserve);
-        let within_share = share == Share::Reserve
-            || self.targets.iter().all(|&queue| self.within_share(cx.messages, queue));
+        let within_share =
+            share == Share::Reserve || targets.iter().all(|&queue| self.within_share(cx.messages, queue));
         match (fits && within_share, share) {
-            (true, _) => self.reserve_log(cx, message, publish),
+            (true, _) => self.reserve_log(cx, message, targets, publish),
             (false, Share::Ordinary) => Err(Hindrance::Wait),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
                 Err(Hindrance::Fault(self.out_of("queue_entries_max")))
@@ -365,8 +390,14 @@ impl Broker {
 
     /// Whether the log takes the message now, if it is one for the log. For its next commit everybody can
     /// wait; for room on the disk only those who hold nothing that others wait for.
-    fn reserve_log(&self, cx: &Context<'_>, message: MessageId, publish: &Publish) -> Result<(), Hindrance> {
-        let logged = self.logged_targets(cx, message);
+    fn reserve_log(
+        &self,
+        cx: &Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        publish: &Publish,
+    ) -> Result<(), Hindrance> {
+        let logged = self.logged_targets(cx, message, targets);
         if logged == 0 {
             return Ok(());
         }
@@ -381,7 +412,7 @@ impl Broker {
         }
         let room = cx.journal.admit(bytes, logged);
         let most = cx.journal.queue_bytes_max();
-        let within = self.targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
+        let within = targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;
         let leaves_enough = self.leaves_log(cx.journal, vhost, bytes * logged as u64);
         match room {
@@ -398,13 +429,13 @@ impl Broker {
 
     /// Somebody has to know why publishers stand still; once a minute is enough. With a virtual host, it is
     /// that which has its share.
-    fn say_disk_is_full(&mut self, journal: &Journal, with_its_share: Option<VhostId>) {
+    fn say_disk_is_full(&mut self, journal: &Journal, targets: &[QueueId], with_its_share: Option<VhostId>) {
         let now = journal.time_ms();
         if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
             return;
         }
         self.full_said_ms = Some(now);
-        let longest = self.targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
+        let longest = targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
         let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
         let (name, count) = (queue.name.escape_debug(), queue.logged.count);
         if let Some(vhost) = with_its_share {
@@ -436,11 +467,11 @@ impl Broker {
     }
 
     /// How many of the targets write this message down.
-    pub(super) fn logged_targets(&self, cx: &Context<'_>, message: MessageId) -> usize {
+    pub(super) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
         if !self.is_for_log(cx, message) {
             return 0;
         }
-        self.targets.iter().filter(|queue| self.queues[queue.index()].logged.incarnation != 0).count()
+        targets.iter().filter(|queue| self.queues[queue.index()].logged.incarnation != 0).count()
     }
 
     /// Fresh chunks that one message may ever take.
@@ -458,8 +489,8 @@ impl Broker {
     }
 
     /// Remembers for which queue the channel's connection waits, if it is one that has its share.
-    fn note_wait(&mut self, messages: &Messages, channel: ChannelId) {
-        let full = self.targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
+    fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
+        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
         let connection = self.channels[channel.index()].connection;
         self.connections[connection.index()].waits_for =
             full.map(|queue| (queue, self.queues[queue.index()].born));
@@ -491,13 +522,18 @@ impl Broker {
             || settings.max_length_bytes.is_some_and(|most| bytes > most)
     }
 
-    fn push_to_targets(&mut self, cx: &mut Context<'_>, message: MessageId, urgency: Urgency) {
+    fn push_to_targets(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        urgency: Urgency,
+    ) {
         let footprint = u64::from(cx.messages.footprint_bytes(message));
         let body_len = u64::from(cx.messages.body_len(message));
-        let targets = core::mem::take(&mut self.targets);
         cx.work.charge(targets.len().saturating_sub(1));
-        let appended = self.append_to_journal(cx, message, &targets, urgency);
-        for &queue in &targets {
+        let appended = self.append_to_journal(cx, message, targets, urgency);
+        for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.queues[queue.index()];
             record.push(&mut self.fifo_pool, &appended, (footprint, body_len));
@@ -507,7 +543,6 @@ impl Broker {
             }
             self.wake(queue);
         }
-        self.targets = targets;
     }
 
     /// Gives the message its next offset in each durable queue if it is to be kept, and hands it to the
@@ -519,7 +554,9 @@ impl Broker {
         targets: &[QueueId],
         urgency: Urgency,
     ) -> Appended {
-        let targets = if self.is_for_log(cx, message) { targets } else { &[] };
+        if !self.is_for_log(cx, message) {
+            return Journal::transient(message);
+        }
         let bytes = log_bytes(cx.messages, message);
         let queues = &mut self.queues;
         let places = targets.iter().filter_map(|queue| queues[queue.index()].logged.next_target(bytes));

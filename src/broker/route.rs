@@ -1,6 +1,6 @@
 //! A message's targets: from its channel's last route, or from the routing.
 //!
-//! Always true: `targets` holds the queues of the message under way, each once, until the next one is routed.
+//! Always true: each queue is chosen once, and only one that is not being deleted.
 
 use crate::command::{ChannelId, ExchangeId, QueueId, VhostId};
 use crate::error::Fault;
@@ -44,29 +44,27 @@ impl Queues for Targets<'_> {
 }
 
 impl Broker {
-    /// Chooses the queues for a message into `self.targets`. `headers` is empty unless they matter.
+    /// Chooses the queues for a message into `targets`. `headers` is empty unless they matter.
     ///
     /// # Errors
     /// It takes more work than [`Self::limit_routing`] allowed.
     pub(super) fn route(
         &mut self,
-        messages: &Messages,
-        work: &mut Work,
+        (messages, work): (&Messages, &mut Work),
         channel: ChannelId,
         exchange: ExchangeId,
-        message: MessageId,
-        headers: Table<'_>,
+        (message, headers): (MessageId, Table<'_>),
+        targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
         let keys = Keys { own: messages.routing_key(message), copies: copies(headers), headers };
-        self.targets.clear();
-        let mut targets =
-            Targets { queues: &mut self.queues, table: &self.queue_table, chosen: &mut self.targets };
-        let by_key_alone = self.routing.select(exchange, &keys, &mut targets, work)?;
+        targets.clear();
+        let mut chosen = Targets { queues: &mut self.queues, table: &self.queue_table, chosen: targets };
+        let by_key_alone = self.routing.select(exchange, &keys, &mut chosen, work)?;
         if by_key_alone && headers.is_empty() {
             let names = messages.names(message);
             let exchange_len = messages.exchange_len(message);
             let cache = &mut self.channels[channel.index()].route_cache;
-            cache.set(self.routing.revision(), exchange_len, names, &self.targets);
+            cache.set(self.routing.revision(), exchange_len, names, targets);
         }
         Ok(())
     }
@@ -82,12 +80,13 @@ impl Broker {
         messages: &Messages,
         channel: ChannelId,
         message: MessageId,
+        targets: &mut Vec<QueueId>,
     ) -> bool {
         let cache = &self.channels[channel.index()].route_cache;
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
-        let Some(targets) = cache.get(self.routing.revision(), exchange_len, names) else { return false };
-        self.targets.clear();
-        self.targets.extend_from_slice(targets);
+        let Some(cached) = cache.get(self.routing.revision(), exchange_len, names) else { return false };
+        targets.clear();
+        targets.extend_from_slice(cached);
         true
     }
 }

@@ -5,7 +5,7 @@
 //! the memory for messages (`shares`), and for persistent messages the journal's room; commit first makes
 //! sure that everything fits and only then changes anything.
 
-use crate::command::{ChannelId, Outcome, Settlement, VhostId};
+use crate::command::{ChannelId, Outcome, QueueId, Settlement, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
@@ -84,12 +84,24 @@ impl Broker {
         if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
-        self.check_commit_fits(cx, channel)?;
+        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let result = self.commit_by(cx, channel, &mut targets);
+        self.targets_buffer = targets;
+        result
+    }
+
+    fn commit_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        self.check_commit_fits(cx, channel, targets)?;
         // It took no longer than it may when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
-        let outcome = self.carry_out(cx, channel);
+        let outcome = self.carry_out(cx, channel, targets);
         let batch = cx.journal.end_group(cx.messages);
         if cx.journal.said() != said {
             cx.await_batch(batch);
@@ -98,13 +110,18 @@ impl Broker {
     }
 
     /// Does what the transaction holds.
-    fn carry_out(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
+    fn carry_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
         while let Some(message) = next {
             next = cx.messages.link(message);
             let mandatory = cx.messages.is_mandatory(message);
-            self.route_again(cx, channel, message)?;
+            self.route_again(cx, channel, message, targets)?;
             // That everything fits was made sure of; what a queue's own policy refuses is dropped, for
             // nobody can be told inside a transaction.
             let publish = Publish {
@@ -114,7 +131,7 @@ impl Broker {
                 may_wait: false,
                 urgency: Urgency::Awaited,
             };
-            let outcome = self.deliver_to_targets(cx, message, &publish)?;
+            let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
             debug_assert!(outcome != Outcome::Wait, "a commit never waits");
         }
         let mut settlements = transaction.settlements;
@@ -179,6 +196,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
+        targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
         let vhost = self.channels[channel.index()].vhost;
         match self.find_exchange(vhost, cx.messages.exchange(message)) {
@@ -186,25 +204,25 @@ impl Broker {
                 let mut scratch = core::mem::take(&mut self.scratch);
                 let bytes = cx.messages.properties(message, &mut scratch.properties);
                 let headers = crate::wire::props::Properties::trusted(bytes).headers();
-                let routed = self.route(
-                    cx.messages,
-                    cx.work,
-                    channel,
-                    exchange,
-                    message,
-                    headers.unwrap_or(Table::EMPTY),
-                );
+                let headers = headers.unwrap_or(Table::EMPTY);
+                let lent = (&*cx.messages, &mut *cx.work);
+                let routed = self.route(lent, channel, exchange, (message, headers), targets);
                 self.scratch = scratch;
                 routed
             }
             None => {
-                self.targets.clear();
+                targets.clear();
                 Ok(())
             }
         }
     }
 
-    fn check_commit_fits(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<(), Fault> {
+    fn check_commit_fits(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
         let mut next = transaction.first;
         let owner = owner_of(self.channels[channel.index()].vhost);
@@ -213,14 +231,14 @@ impl Broker {
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         while let Some(message) = next {
             next = cx.messages.link(message);
-            self.route_again(cx, channel, message)?;
+            self.route_again(cx, channel, message, targets)?;
             cx.work.check()?;
-            entries += self.targets.len();
-            returns += usize::from(self.targets.is_empty() && cx.messages.is_mandatory(message));
-            if self.logged_targets(cx, message) > 0 {
+            entries += targets.len();
+            returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
+            if self.logged_targets(cx, message, targets) > 0 {
                 log_bytes += cx.messages.stream_len(message) as u64;
                 let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
-                if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), self.targets.len()) {
+                if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
                     return Err(self.out_of("commit_bytes_max"));
                 }
                 logged += 1;
@@ -231,7 +249,7 @@ impl Broker {
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-            if !self.fifo_pool.may_take(|| owner, chunks, 0) || self.targets.len() > self.fan_out_max() {
+            if !self.fifo_pool.may_take(|| owner, chunks, 0) || targets.len() > self.fan_out_max() {
                 return Err(self.out_of("queue_entries_max"));
             }
         }

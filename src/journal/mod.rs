@@ -470,6 +470,12 @@ impl Journal {
         self.is_index_full = is_full;
     }
 
+    /// A message that is not to be kept, and goes into its queues without a record.
+    #[inline]
+    pub const fn transient(message: MessageId) -> Appended {
+        Appended { message, targets: 0, batch: Batch::NONE }
+    }
+
     /// Takes a message for these queues of the log. For none of them there is nothing to be written.
     pub fn append(
         &mut self,
