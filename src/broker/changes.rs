@@ -9,7 +9,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
 
 use super::exchanges::{ExchangeDeclaration, refuse_default};
-use super::jobs::Job;
+use super::job::Job;
 use super::queues::QueueDeclaration;
 use super::routing::{BindingSpec, Destination};
 use super::{Broker, Context};

@@ -9,15 +9,15 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{Links, List};
 use crate::wire::field::Table;
 
-use super::REPLY_TO;
 use super::access::{Right, Thing};
 use super::deliveries::Carrier;
 use super::holders::of_connection;
-use super::jobs::Job;
+use super::job::Job;
 use super::queues::QueueDeclaration;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
 use super::routing::RouteCache;
 use super::shares::has_its_share;
+use super::state::REPLY_TO;
 use super::words::QueueInWords;
 use super::{Broker, Context};
 

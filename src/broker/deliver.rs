@@ -13,9 +13,9 @@ use crate::command::{
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
-use super::deliveries::{Carrier, Deliveries, NewDelivery};
+use super::deliveries::{Carrier, NewDelivery};
 use super::front::Taken;
-use super::records::{Consumer, ConsumerState};
+use super::records::{Consumer, ConsumerState, Getting};
 use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
@@ -24,19 +24,6 @@ const QUEUE_BURST: u32 = 64;
 const STEPS_PER_DELIVERY: u32 = 8;
 /// What the frames around a small body cost on the wire, roughly.
 const FRAMES_BYTES: u32 = 48;
-
-/// A get that waits for its message to be read back.
-#[derive(Debug)]
-pub(super) struct Getting {
-    connection: ConnectionId,
-    channel: ChannelId,
-    queue: QueueId,
-    /// When the queue was declared: another may get its id.
-    born: u64,
-    no_ack: bool,
-    /// It is over: whether there was a message, or why not.
-    outcome: Option<Result<bool, Fault>>,
-}
 
 impl Broker {
     /// Hands out at most `most` messages.
@@ -524,6 +511,3 @@ impl Outbox for OutboxView<'_> {
         self.at = self.at.and_then(|at| List::after(slab, at, |delivery| &delivery.outbox_links));
     }
 }
-
-/// Bytes per delivery record, for the memory table.
-pub(super) const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;

@@ -10,10 +10,10 @@ use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, inequivalent_flag};
-use super::jobs::Job;
+use super::holdings::{Declared, Declarer};
+use super::job::Job;
 use super::queue::Queue;
 use super::routing::{self, Binding, BindingSpec, Destination, End, Kind, NewExchange};
-use super::shares::{Declared, Declarer};
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
 use super::{Broker, Context};
 

@@ -8,7 +8,7 @@ use crate::command::QueueId;
 use crate::journal::{Journal, Mode, Settled, Target};
 use crate::mem::{MessageId, Messages};
 
-use super::holders::owner_of;
+use super::divisions::owner_of;
 use super::queue::{Lane, Place};
 use super::{Broker, Context};
 

@@ -16,55 +16,8 @@ use crate::error::{Fault, ReplyCode, Scope};
 use crate::mem::{Division, Messages, Owner};
 
 use super::Broker;
-use super::shares::{Declarer, Holdings};
-
-/// What one virtual host, or one user, holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Held {
-    pub(super) declared: Holdings,
-    pub(super) connections: u32,
-    pub(super) channels: u32,
-    pub(super) consumers: u32,
-    /// Deliveries that are not settled; only while pools are divided.
-    unsettled: u64,
-    /// Messages in open transactions, and their bytes of blocks; only while pools are divided.
-    open_messages: u64,
-    open_bytes: u64,
-    /// What its messages take in the log; only while that matters (`log_shares`).
-    pub(super) log_bytes: u64,
-}
-
-/// How the pools that are asked for with every message are divided; the others are worked out when asked for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Divided {
-    unsettled: Division,
-    open_messages: Division,
-    open_bytes: Division,
-}
-
-/// Pools divided among virtual hosts, and among users.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Divisions {
-    vhosts: Divided,
-    users: Divided,
-    /// There are several of one of them.
-    pub(super) any: bool,
-    /// The pools of messages and of entries are to hear of it.
-    pub(super) changed: bool,
-}
-
-/// For whom a connection holds something.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Holder {
-    pub(super) vhost: Option<VhostId>,
-    pub(super) user: Option<usize>,
-}
-
-/// Whose memory the messages of a virtual host take.
-#[inline]
-pub(super) const fn owner_of(vhost: VhostId) -> Owner {
-    Owner::from_index(vhost.index())
-}
+use super::divisions::{Divided, Held, Holder, owner_of};
+use super::holdings::Declarer;
 
 impl Broker {
     /// Whose memory the messages of a connection take.
@@ -293,23 +246,6 @@ impl Broker {
         let owners = self.access.vhost_ids().map(owner_of);
         messages.divide_among(owners.clone());
         self.fifo_pool.divide_among(self.fan_out_max(), owners);
-    }
-}
-
-impl Held {
-    /// What it has by connections is counted anew.
-    pub(super) const fn forget_pinned(&mut self) {
-        (self.unsettled, self.open_messages, self.open_bytes) = (0, 0, 0);
-    }
-}
-
-impl Divided {
-    fn new<'h>([unsettled, messages, bytes]: [u64; 3], all: impl Iterator<Item = &'h Held> + Clone) -> Self {
-        Self {
-            unsettled: Division::new(unsettled, all.clone().map(|held| held.unsettled)),
-            open_messages: Division::new(messages, all.clone().map(|held| held.open_messages)),
-            open_bytes: Division::new(bytes, all.map(|held| held.open_bytes)),
-        }
     }
 }
 

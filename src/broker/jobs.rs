@@ -6,49 +6,16 @@
 //! carries on in between.
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
-use crate::mem::{Entry, Fifo};
+use crate::mem::Entry;
 
-use super::access::Sweep;
-use super::deliveries::{Carrier, ReturnedHeap};
+use super::deliveries::Carrier;
+use super::job::{Begun, Job, Purged, spend};
 use super::queue::Place;
 use super::records::Mode;
 use super::{Broker, Context};
 
 /// Records cleared away in one go.
 const STEP: u32 = 512;
-
-/// One piece of work.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
-    Settle { channel: ChannelId, through: u64, settlement: Settlement },
-    /// Drop messages that were taken out of a queue.
-    Purge { queue: QueueId, parts: Box<Purged> },
-    /// Clear a deleted queue: messages, consumers, bindings.
-    Queue(QueueId),
-    /// Clear a deleted exchange: bindings.
-    Exchange(ExchangeId),
-    /// Give back what a closed channel held.
-    Channel(ChannelId),
-    /// Give back what a lost connection held.
-    Connection(ConnectionId),
-    /// Clear a deleted virtual host: queues, exchanges.
-    Vhost(Sweep),
-}
-
-/// What was taken out of a queue to be dropped.
-#[derive(Debug)]
-pub(super) struct Purged {
-    pub(super) fifos: [Fifo; 5],
-    pub(super) returned: ReturnedHeap,
-}
-
-/// A job and the connection that waits for it.
-#[derive(Debug)]
-pub(super) struct Begun {
-    job: Job,
-    waiting: Option<ConnectionId>,
-}
 
 impl Broker {
     /// Whether the connection's last command is still being carried out; until then it is not read.
@@ -254,13 +221,4 @@ impl Broker {
             _ => self.deliveries.slab[index].sent = true,
         }
     }
-}
-
-/// Takes one from the allowance; `false` when it is used up.
-pub(super) fn spend(left: &mut u32) -> bool {
-    if *left == 0 {
-        return false;
-    }
-    *left -= 1;
-    true
 }

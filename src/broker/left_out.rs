@@ -13,21 +13,17 @@ use core::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
 
-use crate::command::VhostId;
-use crate::error::{Fault, ReplyCode};
-use crate::journal::{Definition, DestinationName};
-
-use super::{Broker, Context};
+use crate::journal::DestinationName;
 
 /// Which they are.
 #[derive(Debug)]
 pub(super) struct LeftOut {
     /// Hashes of their virtual hosts, kinds and names, in order, each with its version or incarnation.
-    entries: Vec<(u64, u64)>,
-    entries_max: usize,
+    pub(super) entries: Vec<(u64, u64)>,
+    pub(super) entries_max: usize,
     /// There are more.
-    has_more: bool,
-    hasher: FixedState,
+    pub(super) has_more: bool,
+    pub(super) hasher: FixedState,
 }
 
 impl LeftOut {
@@ -57,114 +53,19 @@ impl LeftOut {
     }
 
     /// The version of what was left out and has this name.
-    fn version_of(&self, vhost: &str, name: DestinationName<'_>) -> Option<u64> {
+    pub(super) fn version_of(&self, vhost: &str, name: DestinationName<'_>) -> Option<u64> {
         self.find(vhost, name).map(|at| self.entries[at].1)
     }
 
-    fn remove(&mut self, vhost: &str, name: DestinationName<'_>) {
+    pub(super) fn remove(&mut self, vhost: &str, name: DestinationName<'_>) {
         if let Some(at) = self.find(vhost, name) {
             self.entries.remove(at);
         }
     }
 
-    fn find(&self, vhost: &str, name: DestinationName<'_>) -> Option<usize> {
+    pub(super) fn find(&self, vhost: &str, name: DestinationName<'_>) -> Option<usize> {
         let hash = self.hasher.hash_one((vhost, name));
         self.entries.binary_search_by_key(&hash, |(other, _)| *other).ok()
-    }
-}
-
-impl Broker {
-    /// Whether something of this name may be declared: not while the store has one that the start left out.
-    ///
-    /// # Errors
-    /// It has, or it may have, and what is to be declared is durable, too.
-    pub(super) fn check_not_left_out(
-        &self,
-        vhost: VhostId,
-        name: DestinationName<'_>,
-        durable: bool,
-    ) -> Result<(), Fault> {
-        let is_left_out = self.left_out.version_of(self.vhost_name(vhost), name).is_some();
-        if is_left_out || durable && self.left_out.has_more {
-            Err(self.is_left_out(vhost, name))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
-    /// there is no such thing.
-    ///
-    /// # Errors
-    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
-    pub(super) fn delete_left_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        vhost: VhostId,
-        name: DestinationName<'_>,
-        is_conditional: bool,
-    ) -> Result<bool, Fault> {
-        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else {
-            return match name {
-                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
-                _ => Ok(false),
-            };
-        };
-        if is_conditional {
-            return Err(self.is_left_out(vhost, name));
-        }
-        self.check_deletable(cx.journal, true)?;
-        let vhost = self.vhost_name(vhost);
-        let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
-        let (key, incarnation) = match name {
-            DestinationName::Exchange(name) => {
-                let (kind, internal) = ("", false);
-                let definition =
-                    Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments };
-                (definition.key(), None)
-            }
-            DestinationName::Queue(name) => {
-                let definition = Definition::Queue {
-                    vhost,
-                    name,
-                    incarnation: version,
-                    auto_delete,
-                    is_rebuilt,
-                    arguments,
-                };
-                (definition.key(), Some(version))
-            }
-        };
-        let vhost: Box<str> = vhost.into();
-        self.left_out.remove(&vhost, name);
-        if let Some(incarnation) = incarnation {
-            cx.journal.queue_gone(incarnation);
-        }
-        let batch = cx.journal.define(key, None);
-        cx.await_batch(batch);
-        Ok(true)
-    }
-
-    fn is_left_out(&self, vhost: VhostId, name: DestinationName<'_>) -> Fault {
-        let remedy = "raise that and start again, or delete it";
-        match name {
-            DestinationName::Exchange(name) => Fault::new(
-                ReplyCode::ResourceError,
-                format_args!(
-                    "{} is in the store, but the start did not know its type or exchanges_max had no room \
-                     for it: {remedy}",
-                    self.exchange_in_words(vhost, name)
-                ),
-            ),
-            DestinationName::Queue(name) => Fault::new(
-                ReplyCode::ResourceError,
-                format_args!(
-                    "{} is in the store with its messages, but queues_max had no room for it at the start: \
-                     {remedy}",
-                    self.queue_in_words(vhost, name)
-                ),
-            ),
-        }
     }
 }
 
@@ -173,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_much_to_be_remembered_may_be_anything() {
+    pub(super) fn what_is_too_much_to_be_remembered_may_be_anything() {
         let mut left_out = LeftOut::new(2, 1);
         for (name, version) in [("a", 1), ("b", 2)] {
             left_out.add("/", DestinationName::Queue(name), version);

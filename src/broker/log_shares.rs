@@ -12,19 +12,12 @@
 
 use crate::command::VhostId;
 use crate::error::Fault;
-use crate::journal::{Batch, Journal, Mode};
+use crate::journal::{Journal, Mode};
 use crate::mem::Division;
 
 use super::Broker;
+use super::divisions::LogShares;
 use super::holders::has_its_share;
-
-/// What the log may hold, divided among virtual hosts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LogShares {
-    division: Division,
-    /// What was durable when it was counted; `None` while there is plenty of room.
-    weighed: Option<Batch>,
-}
 
 impl Broker {
     /// Counts what the messages of each virtual host take in the log, if that matters now.

@@ -8,6 +8,9 @@ use core::hash::{BuildHasher, Hash};
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
+/// Fills a buffer with random bytes, for names that nobody may guess.
+pub type Entropy = Box<dyn FnMut(&mut [u8])>;
+
 /// One table from a key to the index of a record.
 #[derive(Debug)]
 pub(super) struct IndexTable {

@@ -12,29 +12,11 @@ use crate::error::{Fault, ReplyCode};
 use crate::time::{Deadline, Now};
 
 use super::Broker;
-use super::jobs::spend;
+use super::job::spend;
 use super::records::{Channel, Mode};
 
-/// The least time between two looks.
-const LOOK_EVERY_S: u32 = 60;
 /// Channels looked at in one turn.
 const LOOK_STEP: u32 = 512;
-
-/// When to look at whom.
-#[derive(Debug)]
-pub(super) struct Watch {
-    /// How long a delivery may wait to be settled; 0 is for ever.
-    timeout_ms: u32,
-    /// The second of this turn, since the start of the process.
-    now_s: u32,
-    /// When to look next.
-    look_s: Option<u32>,
-    /// Where the look under way goes on, and the oldest it has seen.
-    hand: usize,
-    oldest_s: Option<u32>,
-    /// So many channels may still be looked at in this turn.
-    left: u32,
-}
 
 /// A channel to be closed, and why.
 #[derive(Debug)]
@@ -45,37 +27,6 @@ pub struct Overdue {
     pub channel: u16,
     /// What its client is told.
     pub fault: Fault,
-}
-
-impl Watch {
-    pub(super) const fn new(timeout_ms: u32) -> Self {
-        Self { timeout_ms, now_s: 0, look_s: None, hand: 0, oldest_s: None, left: 0 }
-    }
-
-    /// Something is held from now on; says since when, in seconds.
-    pub(super) const fn begin(&mut self) -> u32 {
-        if self.look_s.is_none() && self.timeout_ms > 0 {
-            self.look_s = Some(self.overdue_s(self.now_s));
-        }
-        self.now_s
-    }
-
-    /// The first second in which what is held since another is overdue: both are cut off, so one later.
-    const fn overdue_s(&self, since_s: u32) -> u32 {
-        since_s.saturating_add(self.timeout_ms.div_ceil(1000)).saturating_add(1)
-    }
-
-    const fn is_overdue(&self, since_s: u32) -> bool {
-        self.overdue_s(since_s) <= self.now_s
-    }
-
-    /// The look is over: when the next one is.
-    fn end(&mut self) {
-        let pause_s = LOOK_EVERY_S.min(self.timeout_ms.div_ceil(1000));
-        let oldest = self.oldest_s.take();
-        self.look_s = oldest.map(|since| self.overdue_s(since).max(self.now_s.saturating_add(pause_s)));
-        self.hand = 0;
-    }
 }
 
 impl Broker {

@@ -11,8 +11,8 @@ use crate::command::QueueId;
 use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
 use crate::wire::props::Properties;
 
+use super::divisions::owner_of;
 use super::front::First;
-use super::holders::owner_of;
 use super::queue::{Lane, Place, Queue};
 use super::{Broker, Context};
 

@@ -16,15 +16,16 @@ use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use super::access::Right;
 use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
+use super::divisions::owner_of;
 use super::front::log_bytes;
-use super::holders::owner_of;
 use super::queue::Queue;
 use super::records::Mode;
 use super::route::copies;
+use super::state::{REPLY_TO, SLOT_BYTES, Scratch};
 use super::stored::unwritable;
 use super::words::Lossy;
 use super::work::Work;
-use super::{Broker, Context, REPLY_TO};
+use super::{Broker, Context};
 
 /// How a message is published.
 pub(super) struct Publish {
@@ -218,7 +219,7 @@ impl Broker {
         channel: ChannelId,
         exchange: ExchangeId,
         (message, targets): (MessageId, &mut Vec<QueueId>),
-        scratch: &mut super::Scratch,
+        scratch: &mut Scratch,
     ) -> Result<MessageId, Fault> {
         let bytes = cx.messages.properties(message, &mut scratch.properties);
         let properties = Properties::trusted(bytes);
@@ -591,7 +592,7 @@ impl Broker {
 fn is_below(messages: &Messages, queue: &Queue, eighths: u64) -> bool {
     let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
     let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
-    let slots_bytes = u64::from(queue.resident()) * super::SLOT_BYTES;
+    let slots_bytes = u64::from(queue.resident()) * SLOT_BYTES;
     u64::from(queue.resident() + queue.unsettled - queue.unsettled_absent) < messages_share
         && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
 }

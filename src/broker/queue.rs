@@ -22,8 +22,8 @@ use crate::mem::{Entry, Fifo, FifoPool, Links, List, MessageId};
 
 use super::arguments::QueueSettings;
 use super::deliveries::ReturnedHeap;
-use super::holders::owner_of;
-use super::shares::Declarer;
+use super::divisions::owner_of;
+use super::holdings::Declarer;
 
 /// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
 const LOGGED: u64 = 1;

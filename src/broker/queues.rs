@@ -11,14 +11,15 @@ use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
-use super::jobs::{Job, Purged};
+use super::holdings::Declared;
+use super::job::{Job, Purged};
 use super::names::IndexTable;
 use super::queue::Queue;
 use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
-use super::shares::Declared;
+use super::state::REPLY_TO;
 use super::words::QueueInWords;
-use super::{Broker, Context, REPLY_TO};
+use super::{Broker, Context};
 
 /// queue.declare's fields.
 pub(super) struct QueueDeclaration<'a> {

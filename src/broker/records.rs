@@ -5,10 +5,11 @@
 //! from; a channel that was closed stays until everything it held has gone back.
 
 use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, QueueId, VhostId};
+use crate::error::Fault;
 use crate::mem::{Links, List, MessageId};
 
+use super::holdings::{Holdings, Pinned};
 use super::routing::RouteCache;
-use super::shares::{Holdings, Pinned};
 
 /// What the broker knows of a connection.
 #[derive(Debug)]
@@ -199,4 +200,17 @@ impl Consumer {
     pub(super) fn id(index: usize) -> ConsumerId {
         ConsumerId::from_index(index)
     }
+}
+
+/// A get that waits for its message to be read back.
+#[derive(Debug)]
+pub(super) struct Getting {
+    pub(super) connection: ConnectionId,
+    pub(super) channel: ChannelId,
+    pub(super) queue: QueueId,
+    /// When the queue was declared: another may get its id.
+    pub(super) born: u64,
+    pub(super) no_ack: bool,
+    /// It is over: whether there was a message, or why not.
+    pub(super) outcome: Option<Result<bool, Fault>>,
 }

@@ -9,7 +9,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
 use super::deliveries::Delivered;
-use super::jobs::Job;
+use super::job::Job;
 use super::queue::{Lane, Place};
 use super::records::{Channel, ConsumerState, Mode};
 use super::{Broker, Context};

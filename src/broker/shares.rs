@@ -15,88 +15,13 @@ use crate::command::{ConnectionId, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
-use super::holders::{Held, Holder};
-use super::{Broker, Context, SLOT_BYTES};
+use super::divisions::{Held, Holder};
+use super::holdings::{Declared, Declarer, Holdings};
+use super::state::SLOT_BYTES;
+use super::{Broker, Context};
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
 const DECLARED_TIMES: usize = 15;
-
-/// Who declared something: a connection, by the number that no other has had.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Declarer {
-    connection: ConnectionId,
-    life: u32,
-    /// The number of its user; 0 for one that is gone.
-    pub(super) user: u32,
-}
-
-/// What a connection declared and what still exists of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Holdings {
-    queues: u32,
-    exchanges: u32,
-    bindings: u32,
-    names_bytes: u32,
-    /// Of virtual hosts and users: nodes made for keys and patterns.
-    nodes: u32,
-}
-
-/// What is kept of the memory for messages by those who may settle or commit at any time, or never.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Pinned {
-    /// Bytes of blocks of messages that are delivered and not settled.
-    pub(super) unsettled_bytes: u64,
-    /// Messages in open transactions.
-    pub(super) open_messages: u32,
-    /// Their bytes of blocks.
-    pub(super) open_bytes: u64,
-}
-
-/// What can be declared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Declared {
-    Queue,
-    Exchange,
-    /// One that takes so many places among the bindings.
-    Binding(u32),
-}
-
-impl Declared {
-    const fn places(self) -> usize {
-        match self {
-            Self::Queue | Self::Exchange => 1,
-            Self::Binding(places) => places as usize,
-        }
-    }
-
-    const fn key(self) -> &'static str {
-        match self {
-            Self::Queue => "queues_max",
-            Self::Exchange => "exchanges_max",
-            Self::Binding(_) => "bindings_max",
-        }
-    }
-}
-
-impl Holdings {
-    const fn of(&mut self, declared: Declared) -> &mut u32 {
-        match declared {
-            Declared::Queue => &mut self.queues,
-            Declared::Exchange => &mut self.exchanges,
-            Declared::Binding(_) => &mut self.bindings,
-        }
-    }
-
-    const fn take(&mut self, declared: Declared, names_bytes: usize) {
-        *self.of(declared) += declared.places() as u32;
-        self.names_bytes += names_bytes as u32;
-    }
-
-    const fn give_back(&mut self, declared: Declared, names_bytes: usize) {
-        *self.of(declared) -= declared.places() as u32;
-        self.names_bytes -= names_bytes as u32;
-    }
-}
 
 impl Broker {
     /// Counts something that is about to be declared, with its names; says who answers for it.

@@ -15,7 +15,6 @@
 
 use crate::command::QueueId;
 use crate::journal::{Appended, Journal, Mode, NoRoom, Target};
-use crate::limits::Limits;
 use crate::mem::{Entry, MessageFlags, MessageId, Messages};
 
 use super::front::log_bytes;
@@ -43,36 +42,6 @@ enum Shedding {
     /// After the commit that is being gathered.
     Later,
     No,
-}
-
-/// The memory that is kept to read back the largest message that only the log has: it may stand before
-/// transient ones that fill all the rest.
-#[derive(Debug)]
-pub(super) struct ReadBackRoom {
-    /// Bytes of that message, or of one that has left since; 0 when the log alone has none.
-    bytes: u64,
-    /// Bytes of the largest message there can be.
-    message_bytes_max: u64,
-    /// Bytes that names and properties may add to a body.
-    frame_bytes: u64,
-    /// Where the search for a message that only the log has goes on, and the places in a row without one.
-    hand: usize,
-    clear: usize,
-}
-
-impl ReadBackRoom {
-    pub(super) fn new(limits: &Limits) -> Self {
-        // Exchange and routing key are short strings.
-        let frame_bytes = u64::from(limits.frame_max) + 512;
-        let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
-        Self { bytes: 0, message_bytes_max, frame_bytes, hand: 0, clear: 0 }
-    }
-
-    /// From now on only the log has a message of so many bytes.
-    fn need(&mut self, bytes: u64) {
-        self.bytes = self.bytes.max(bytes);
-        self.clear = 0;
-    }
 }
 
 impl Broker {

@@ -5,7 +5,7 @@
 //! what there is no room for under today's limits, or of a type that only another version knows, stays
 //! untouched in the log, with its bindings.
 
-use crate::command::{BindingId, ExchangeId, QueueId};
+use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Definition, DestinationName, Journal, Mode};
 use crate::wire::field::Table;
@@ -14,36 +14,9 @@ use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
 use super::pages::count_recovered;
 use super::queue::{Lane, Queue};
+use super::restored::{Contents, Restored};
 use super::routing::{BindingSpec, Destination, Kind};
 use super::{Broker, Context};
-
-/// What the log knows of a queue's messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Contents {
-    /// Messages not settled.
-    pub count: u64,
-    /// Their bytes in the log.
-    pub bytes: u64,
-    /// The offset of the next message.
-    pub next_offset: u64,
-    /// Offsets below may have been delivered.
-    pub delivered_through: u64,
-    /// What the marks in the log say, which ran ahead.
-    pub marked_through: u64,
-}
-
-/// What became of a definition at a start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Restored {
-    /// It exists again; a queue can take its messages now.
-    Exists(Option<QueueId>),
-    /// What it needs does not exist: a deletion was interrupted.
-    Orphaned,
-    /// Today's limits have no room for it, or for what it belongs to.
-    NoRoom,
-    /// This version does not know its type.
-    Unknown,
-}
 
 impl Broker {
     /// Whether messages to durable queues count as persistent whatever they say.
@@ -306,6 +279,101 @@ impl Broker {
             journal.queue_gone(incarnation);
         }
         journal.define(key.into(), None);
+    }
+}
+
+impl Broker {
+    /// Whether something of this name may be declared: not while the store has one that the start left out.
+    ///
+    /// # Errors
+    /// It has, or it may have, and what is to be declared is durable, too.
+    pub(super) fn check_not_left_out(
+        &self,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        durable: bool,
+    ) -> Result<(), Fault> {
+        let is_left_out = self.left_out.version_of(self.vhost_name(vhost), name).is_some();
+        if is_left_out || durable && self.left_out.has_more {
+            Err(self.is_left_out(vhost, name))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
+    /// there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    pub(super) fn delete_left_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else {
+            return match name {
+                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
+                _ => Ok(false),
+            };
+        };
+        if is_conditional {
+            return Err(self.is_left_out(vhost, name));
+        }
+        self.check_deletable(cx.journal, true)?;
+        let vhost = self.vhost_name(vhost);
+        let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
+        let (key, incarnation) = match name {
+            DestinationName::Exchange(name) => {
+                let (kind, internal) = ("", false);
+                let definition =
+                    Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments };
+                (definition.key(), None)
+            }
+            DestinationName::Queue(name) => {
+                let definition = Definition::Queue {
+                    vhost,
+                    name,
+                    incarnation: version,
+                    auto_delete,
+                    is_rebuilt,
+                    arguments,
+                };
+                (definition.key(), Some(version))
+            }
+        };
+        let vhost: Box<str> = vhost.into();
+        self.left_out.remove(&vhost, name);
+        if let Some(incarnation) = incarnation {
+            cx.journal.queue_gone(incarnation);
+        }
+        let batch = cx.journal.define(key, None);
+        cx.await_batch(batch);
+        Ok(true)
+    }
+
+    fn is_left_out(&self, vhost: VhostId, name: DestinationName<'_>) -> Fault {
+        let remedy = "raise that and start again, or delete it";
+        match name {
+            DestinationName::Exchange(name) => Fault::new(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "{} is in the store, but the start did not know its type or exchanges_max had no room \
+                     for it: {remedy}",
+                    self.exchange_in_words(vhost, name)
+                ),
+            ),
+            DestinationName::Queue(name) => Fault::new(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "{} is in the store with its messages, but queues_max had no room for it at the start: \
+                     {remedy}",
+                    self.queue_in_words(vhost, name)
+                ),
+            ),
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{List, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
-use super::holders::owner_of;
+use super::divisions::owner_of;
 use super::publish::Publish;
 use super::records::{Mode, Transaction};
-use super::{Broker, Context, SLOT_BYTES};
+use super::state::SLOT_BYTES;
+use super::{Broker, Context};
 
 /// Routing all of its messages may take as long as routing so many of the worst.
 const COMMIT_TIMES: u32 = 8;

@@ -9,9 +9,10 @@ use crate::command::{ChannelId, ConnectionId};
 use crate::mem::List;
 use crate::wire::field::Table;
 
+use super::Broker;
 use super::records::{ConsumerState, Mode};
 use super::routing::Destination;
-use super::{Broker, QUEUE_BYTES};
+use super::sizes::QUEUE_BYTES;
 
 /// A queue.
 #[derive(Clone, Copy, Debug)]

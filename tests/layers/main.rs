@@ -89,7 +89,7 @@ const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log
 /// Files of those rooms with bare log calls: how many, and why no peer can cause a line, or not often.
 const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("admin/systemd.rs", 1, "the service manager refuses a message"),
-    ("broker/access/mod.rs", 1, "once at a start"),
+    ("broker/access/users.rs", 1, "once at a start"),
     ("broker/pages.rs", 2, "damage, or a limit that was lowered"),
     ("broker/publish.rs", 3, "once a minute by its own clock"),
     ("engine/restore.rs", 7, "once at a start"),

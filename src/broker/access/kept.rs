@@ -13,10 +13,10 @@ use crate::journal::definition::ACCESS_WRITTEN_KEY;
 use crate::journal::{Batch, Definition, Journal, Mode};
 use crate::password::PasswordHash;
 
-use super::login::User;
-use super::operator::{OperatorFault, UserLimits, VhostLimits};
-use super::{ADMINISTRATOR, FIRST_VHOST};
-use crate::broker::stored::Restored;
+use super::fault::OperatorFault;
+use super::records::{User, UserLimits, VhostLimits};
+use super::state::{ADMINISTRATOR, FIRST_VHOST, vhost_at};
+use crate::broker::restored::Restored;
 use crate::broker::{Broker, Context};
 
 impl Broker {
@@ -114,7 +114,7 @@ impl Broker {
         self.access.is_written = true;
         for index in 0..self.access.vhosts.places() {
             if self.access.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
-                self.say_vhost(journal, super::vhost_at(index), true);
+                self.say_vhost(journal, vhost_at(index), true);
             }
         }
         for index in 0..self.access.users.places() {
@@ -296,7 +296,7 @@ impl Broker {
         self.forget_users();
         for index in 0..self.access.vhosts.places() {
             if self.access.vhosts.get(index).is_some() {
-                self.drop_empty_vhost(cx, super::vhost_at(index));
+                self.drop_empty_vhost(cx, vhost_at(index));
             }
         }
     }

@@ -12,68 +12,11 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::Journal;
 use crate::password::{PasswordCheck, PasswordHash};
 
-use super::operator::UserLimits;
 use crate::broker::Broker;
-use crate::broker::holders::Held;
 
 /// Why a user of [`Broker::set_loopback_users`] is refused.
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make a user of your own for other \
                              machines, or let it in from anywhere with loopback_users = []";
-
-/// One user.
-pub(super) struct User {
-    name: Box<str>,
-    /// With commas between them.
-    tags: Box<str>,
-    hash: PasswordHash,
-    /// The digest of the password, once it was found right.
-    remembered: Option<hmac::Tag>,
-    /// Topic permissions it has, in all virtual hosts.
-    pub(super) topics: u32,
-    /// What tells it from all that had its place or its name before.
-    pub(super) life: u32,
-    pub(super) held: Held,
-    pub(super) limits: UserLimits,
-}
-
-impl User {
-    pub(super) fn new(name: &str, tags: &str, hash: PasswordHash) -> Self {
-        Self {
-            name: name.into(),
-            tags: tags.into(),
-            hash,
-            remembered: None,
-            topics: 0,
-            life: 0,
-            held: Held::default(),
-            limits: UserLimits::default(),
-        }
-    }
-
-    pub(super) const fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) const fn tags(&self) -> &str {
-        &self.tags
-    }
-
-    pub(super) const fn hash(&self) -> &PasswordHash {
-        &self.hash
-    }
-
-    pub(super) fn set_tags(&mut self, tags: &str) {
-        self.tags = tags.into();
-    }
-
-    pub(super) fn set_hash(&mut self, hash: PasswordHash) {
-        (self.hash, self.remembered) = (hash, None);
-    }
-
-    pub(super) fn has_tag(&self, tag: &str) -> bool {
-        self.tags.split(',').any(|other| other == tag)
-    }
-}
 
 impl Broker {
     /// SASL credentials of a user and its password.

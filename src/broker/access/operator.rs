@@ -4,36 +4,17 @@
 //! here is what can be, once. What always holds: a change is made wholly or not at all, and gives the
 //! [`Batch`] that must be durable before anybody is told that it is done.
 
-use core::fmt;
-
 use crate::command::{NAME_BYTES_MAX, VhostId};
 use crate::error::Fault;
 use crate::journal::{Batch, Journal, Mode};
 use crate::password::PasswordHash;
 
-use super::login::User;
+use super::fault::OperatorFault;
+use super::records::{User, UserLimits, VhostLimits};
 use crate::broker::{Broker, Context};
 
 /// The most bytes of a user's tags, with the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
-
-/// What one virtual host may have at most; `None` is without limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct VhostLimits {
-    /// Queues (`max-queues`).
-    pub queues_max: Option<u32>,
-    /// Connections (`max-connections`).
-    pub connections_max: Option<u32>,
-}
-
-/// What one user may have at most, in all virtual hosts together; `None` is without limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct UserLimits {
-    /// Connections (`max-connections`).
-    pub connections_max: Option<u32>,
-    /// Channels (`max-channels`).
-    pub channels_max: Option<u32>,
-}
 
 /// A virtual host as an operator sees it.
 #[derive(Clone, Copy, Debug)]
@@ -86,55 +67,6 @@ pub struct TopicPermissionView<'a> {
     /// Keys that may be bound.
     pub read: &'a str,
 }
-
-/// Why a change is not made.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum OperatorFault {
-    /// There is no such virtual host.
-    NoSuchVhost(String),
-    /// There is no such user.
-    NoSuchUser(String),
-    /// A virtual host of this name is still being deleted.
-    BeingDeleted(String),
-    /// A name that cannot be: what it names, and why.
-    BadName(&'static str, &'static str),
-    /// A pattern that cannot be.
-    BadPattern {
-        /// To do what it was for.
-        right: &'static str,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A cap was reached: the configuration key to raise.
-    NoRoom(&'static str),
-    /// The file system has no room, although `disk_limit` has.
-    FileSystemFull,
-    /// The store has no room, or cannot be written.
-    Store(String),
-}
-
-impl fmt::Display for OperatorFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSuchVhost(name) => write!(f, "Virtual host '{name}' does not exist"),
-            Self::NoSuchUser(name) => write!(f, "User '{name}' does not exist"),
-            Self::BeingDeleted(name) => {
-                write!(f, "Virtual host '{name}' is still being deleted; try again in a moment")
-            }
-            Self::BadName(what, why) => write!(f, "the name of a {what} must {why}"),
-            Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
-            Self::NoRoom(key) => {
-                write!(f, "there is no more room for that: raise {key} in the configuration")
-            }
-            Self::FileSystemFull => {
-                f.write_str("the file system of the broker's data directory is full: make room there")
-            }
-            Self::Store(why) => f.write_str(why),
-        }
-    }
-}
-
-impl core::error::Error for OperatorFault {}
 
 type Changed = Result<Batch, OperatorFault>;
 

@@ -5,70 +5,14 @@
 //! host. A check neither allocates nor asks twice: whoever may write to an exchange is remembered by its
 //! channel until the topology changes.
 
-use core::fmt;
-
 use crate::command::{ChannelId, ConnectionId, ExchangeId, VhostId};
 use crate::error::{Fault, ReplyCode};
 
-use super::operator::OperatorFault;
+use super::fault::OperatorFault;
 use super::pattern::{Pattern, escaped};
+use super::records::{Permission, Right, Thing, TopicPermission};
 use crate::broker::Broker;
 use crate::broker::routing::Kind;
-
-/// What one can be allowed to do with an exchange or a queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) enum Right {
-    /// Declare and delete.
-    Configure,
-    /// Publish to an exchange; bind a queue to something.
-    Write,
-    /// Get, consume, purge; bind something to an exchange.
-    Read,
-}
-
-/// What it is done with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) enum Thing<'a> {
-    Exchange(&'a str),
-    Queue(&'a str),
-}
-
-impl<'a> Thing<'a> {
-    /// The nameless exchange has a name here.
-    fn name(self) -> &'a str {
-        match self {
-            Self::Exchange("") => "amq.default",
-            Self::Exchange(name) | Self::Queue(name) => name,
-        }
-    }
-}
-
-impl fmt::Display for Thing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self {
-            Self::Exchange(_) => "exchange",
-            Self::Queue(_) => "queue",
-        };
-        write!(f, "{kind} '{}'", self.name())
-    }
-}
-
-/// What a user may do in a virtual host.
-pub(super) struct Permission {
-    pub(super) user: usize,
-    pub(super) vhost: VhostId,
-    /// To configure, write and read.
-    pub(super) patterns: [Pattern; 3],
-}
-
-/// With which keys a user may write to and read from a topic exchange.
-pub(super) struct TopicPermission {
-    pub(super) user: usize,
-    pub(super) vhost: VhostId,
-    pub(super) exchange: Box<str>,
-    /// To write and read.
-    pub(super) patterns: [Pattern; 2],
-}
 
 impl Broker {
     /// Whether the user of a connection may do this.

@@ -7,35 +7,13 @@
 use crate::command::{ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 
-use super::operator::VhostLimits;
-use super::{PREDECLARED, vhost_at};
+use super::records::{Vhost, VhostLimits};
+use super::state::{PREDECLARED, vhost_at};
+use crate::broker::divisions::{Held, Holder};
 use crate::broker::exchanges::ExchangeDeclaration;
-use crate::broker::holders::{Held, Holder, of_connection};
-use crate::broker::jobs::{Job, spend};
+use crate::broker::holders::of_connection;
+use crate::broker::job::{Job, Sweep, spend};
 use crate::broker::{Broker, Context};
-
-/// One virtual host.
-pub(super) struct Vhost {
-    pub(super) name: Box<str>,
-    pub(super) limits: VhostLimits,
-    /// Queues that can be found.
-    queues: u32,
-    pub(super) held_of_pools: Held,
-    /// Records of queues, exchanges and connections that still name it.
-    held: u32,
-    /// It is deleted, and being cleared away.
-    pub(super) dying: bool,
-    /// Nothing of it can be found any more.
-    swept: bool,
-}
-
-/// How far the clearing of a virtual host has come.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Sweep {
-    vhost: VhostId,
-    queue: usize,
-    exchange: usize,
-}
 
 impl Broker {
     pub(in super::super) fn vhost_name(&self, vhost: VhostId) -> &str {

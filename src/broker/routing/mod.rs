@@ -26,8 +26,8 @@ use crate::journal::Batch;
 use crate::mem::{Links, List, Slab};
 use crate::wire::field::{Table, Value};
 
+use crate::broker::holdings::Declarer;
 use crate::broker::names::IndexTable;
-use crate::broker::shares::Declarer;
 
 use pairs::Pairs;
 use trie::Trie;

@@ -6,7 +6,7 @@
 //! Always true: a binding is on its source's list, on its destination's list and, unless it is found by its
 //! pairs, on its node's list. What links a record to others is seen in this room only.
 
-use crate::broker::shares::Declarer;
+use crate::broker::holdings::Declarer;
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List};

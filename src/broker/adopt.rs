@@ -1,0 +1,272 @@
+//! Messages whose queue no definition is left of: rebuilt, adopted or deleted (`orphans` says what they are).
+//!
+//! Adoption is one definition with the old incarnation: no message is copied, and a power cut leaves them
+//! adopted or not.
+//!
+//! Always true: what is known to have been deleted is not rebuilt; nobody is bound to a queue that was
+//! rebuilt but by bindings of its own that are left; an adopted queue delivers nothing before what it adopted
+//! stands in it.
+
+use crate::command::{QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::Definition;
+use crate::wire::field::Table;
+
+use super::arguments::QueueSettings;
+use super::orphans::Orphan;
+use super::queue::Queue;
+use super::queues::QueueDeclaration;
+use super::restored::Contents;
+use super::{Broker, Context};
+
+impl Broker {
+    // ---- at a start
+
+    /// The store has messages for a queue that nothing defines; what it was called, if something says it, and
+    /// whether it may be rebuilt. The queue, if it is there again.
+    pub fn restore_lost(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: u64,
+        contents: Contents,
+        name: Option<(&str, &str)>,
+        may_rebuild: bool,
+    ) -> Option<QueueId> {
+        if let Some((vhost, queue)) = name.filter(|_| may_rebuild)
+            && let Some(rebuilt) = self.rebuild(cx, vhost, queue, incarnation)
+        {
+            return Some(rebuilt);
+        }
+        let name = name.map(|(vhost, queue)| (vhost.into(), queue.into()));
+        self.orphans.add(Orphan { incarnation, contents, name });
+        None
+    }
+
+    fn rebuild(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        incarnation: u64,
+    ) -> Option<QueueId> {
+        let vhost = self.find_vhost(vhost)?;
+        if self.find_queue(vhost, name).is_some() {
+            return None;
+        }
+        let mut record = Queue::new(vhost, name, &[], QueueSettings::of(Table::EMPTY));
+        (record.durable, record.is_rebuilt) = (true, true);
+        record.logged.incarnation = incarnation;
+        let queue = self.add_queue(cx, record).ok()?;
+        self.say_queue(cx, queue.index(), true);
+        Some(queue)
+    }
+
+    // ---- in life
+
+    /// Orphans, in no order.
+    pub fn orphans(&self) -> &[Orphan] {
+        &self.orphans.entries
+    }
+
+    /// Whether there are orphans, listed or not.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.entries.is_empty() || self.orphans.unlisted > 0
+    }
+
+    /// Orphans that are not listed, for there is no room to remember them.
+    pub const fn orphans_unlisted(&self) -> u64 {
+        self.orphans.unlisted
+    }
+
+    /// Whether there are queues that were rebuilt and nobody has declared since.
+    pub const fn has_rebuilt(&self) -> bool {
+        self.orphans.rebuilt > 0
+    }
+
+    /// Virtual host and name of a queue that was rebuilt, for the simulator, whose clients know of none.
+    #[cfg(debug_assertions)]
+    pub fn next_rebuilt(&self) -> Option<(String, String)> {
+        let mut queues = self.queues.iter().map(|(_, queue)| queue);
+        let queue = queues.find(|queue| queue.is_rebuilt && !queue.dying)?;
+        Some((self.vhost_name(queue.vhost).into(), queue.name.to_string()))
+    }
+
+    /// The orphan that a new durable queue of this name is for.
+    pub(super) fn take_orphan_of(&mut self, vhost: VhostId, queue: &str) -> Option<Orphan> {
+        if self.orphans.entries.is_empty() {
+            return None;
+        }
+        let at =
+            self.orphans.entries.iter().position(|orphan| orphan.is_of(self.vhost_name(vhost), queue))?;
+        Some(self.orphans.take(at))
+    }
+
+    /// A queue that was just declared with the incarnation of an orphan has its messages. They stand in it
+    /// when the store has been asked where they lie; until then it waits. What could not be declared leaves
+    /// its orphan one.
+    pub(super) fn end_creation(
+        &mut self,
+        created: Result<QueueId, Fault>,
+        orphan: Option<Orphan>,
+    ) -> Result<QueueId, Fault> {
+        let Some(orphan) = orphan else { return created };
+        let Ok(queue) = created else {
+            self.orphans.add(orphan);
+            return created;
+        };
+        self.restore_contents(queue, &orphan.contents);
+        self.queues[queue.index()].returning += 1;
+        self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
+        Ok(queue)
+    }
+
+    /// The next queue whose adopted messages are to be put into it, with its incarnation; then
+    /// [`Self::end_adoption`].
+    pub fn next_adopted(&mut self) -> Option<(u64, QueueId)> {
+        self.orphans.adopted.pop().map(|(incarnation, queue, _)| (incarnation, queue))
+    }
+
+    /// What was adopted stands in the queue.
+    pub fn end_adoption(&mut self, queue: QueueId) {
+        self.queues[queue.index()].returning -= 1;
+        self.gets_due |= !self.getting.is_empty();
+        self.wake(queue);
+        self.free_queue_if_done(queue);
+    }
+
+    /// Gives an orphan a new durable queue; returns how many messages that has.
+    ///
+    /// # Errors
+    /// There is no such orphan or virtual host, there is a queue of that name, or there is no room.
+    pub fn operator_adopt_orphan(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: u64,
+        vhost: &str,
+        queue: &str,
+    ) -> Result<u64, Fault> {
+        let id = self
+            .find_vhost(vhost)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
+        let at = self.find_orphan(incarnation)?;
+        let words = self.queue_in_words(id, queue);
+        if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{words} cannot be declared: take another name"),
+            ));
+        }
+        if self.find_queue(id, queue).is_some() {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
+            ));
+        }
+        self.check_queue_limit(id, queue)?;
+        let orphan = self.orphans.take(at);
+        let (durable, arguments) = (true, &[][..]);
+        let declaration =
+            QueueDeclaration { queue, durable, exclusive: false, auto_delete: false, arguments };
+        let count = orphan.contents.count;
+        let old = orphan.name.clone().filter(|(host, name)| (&**host, &**name) != (vhost, queue));
+        let created = self.create_as(cx, None, id, &declaration, (false, Some(incarnation)));
+        self.end_creation(created, Some(orphan))?;
+        if let Some((vhost, name)) = old {
+            self.forget_name(cx, &vhost, &name);
+        }
+        Ok(count)
+    }
+
+    /// Deletes an orphan; returns how many messages it had.
+    ///
+    /// # Errors
+    /// There is no such orphan, or the store cannot be written.
+    pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
+        let at = self.find_orphan(incarnation)?;
+        self.check_deletable(cx.journal, true)?;
+        Ok(self.delete_orphan(cx, at))
+    }
+
+    /// The virtual host is deleted with all its queues, so these go, too.
+    pub(super) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
+        let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
+        while let Some(at) = self.orphans.entries.iter().position(is_in) {
+            self.delete_orphan(cx, at);
+        }
+    }
+
+    /// The queue of that name is to be deleted; `false` when there is no orphan of it.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub(super) fn delete_orphan_of(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: &str,
+    ) -> Result<bool, Fault> {
+        let mut orphans = self.orphans.entries.iter();
+        let Some(at) = orphans.position(|orphan| orphan.is_of(self.vhost_name(vhost), queue)) else {
+            return Ok(false);
+        };
+        self.check_deletable(cx.journal, true)?;
+        self.delete_orphan(cx, at);
+        Ok(true)
+    }
+
+    fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
+        let orphan = self.orphans.take(at);
+        let batch = cx.journal.queue_gone(orphan.incarnation);
+        cx.await_batch(batch);
+        if let Some((vhost, name)) = &orphan.name {
+            self.forget_name(cx, vhost, name);
+        }
+        orphan.contents.count
+    }
+
+    fn find_orphan(&self, incarnation: u64) -> Result<usize, Fault> {
+        let found = self.orphans.entries.iter().position(|orphan| orphan.incarnation == incarnation);
+        found.ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no orphan {incarnation}: see list_orphans"))
+        })
+    }
+
+    /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
+    /// another one by now.
+    fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
+        let is_used = self.find_vhost(vhost).is_some_and(|vhost| self.find_queue(vhost, name).is_some());
+        if is_used {
+            return;
+        }
+        let (incarnation, auto_delete, is_rebuilt) = (0, false, false);
+        let definition =
+            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: &[] };
+        let batch = cx.journal.define(definition.key(), None);
+        cx.await_batch(batch);
+    }
+
+    // ---- what was rebuilt
+
+    /// Somebody declares a queue that was rebuilt: what it is like is what they say.
+    ///
+    /// # Errors
+    /// There is no room for its arguments, or the store cannot be written.
+    pub(super) fn redefine_rebuilt(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        self.version_for(cx.journal, true)?;
+        self.take_names(vhost, declaration.arguments.len())?;
+        let record = &mut self.queues[queue.index()];
+        debug_assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
+        record.arguments = declaration.arguments.into();
+        record.settings = QueueSettings::of(Table::trusted(&record.arguments));
+        (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
+        self.orphans.rebuilt -= 1;
+        self.say_queue(cx, queue.index(), true);
+        Ok(())
+    }
+}
