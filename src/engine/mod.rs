@@ -59,7 +59,7 @@ pub use accept_queue::QUEUE_PLACES;
 pub use address::PeerAddress;
 pub use peers::PeerId;
 pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
-pub(crate) use restore::{First, restore};
+pub use restore::{First, restore};
 pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
 pub(crate) use turn::log_full;

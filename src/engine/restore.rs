@@ -15,11 +15,14 @@ use crate::password::PasswordHash;
 use crate::store::{self, Access, AccessReport, Log};
 
 /// Whom a new store begins with: a name, and what its password is kept as.
-pub(crate) type First<'a> = Option<(&'a str, PasswordHash)>;
+pub type First<'a> = Option<(&'a str, PasswordHash)>;
 
 /// Declares everything again, and says where its messages lie. Who may come in is what the store says, as far
 /// as it can vouch for that, and for a new one whoever is `first`.
-pub(crate) fn restore(
+///
+/// # Errors
+/// The disk refused a read.
+pub fn restore(
     broker: &mut Broker,
     context: &mut Context<'_>,
     log: &Log,

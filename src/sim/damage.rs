@@ -25,7 +25,8 @@ pub struct Damaged {
 }
 
 impl Damaged {
-    pub(super) fn is_nothing(&self) -> bool {
+    /// Whether nothing is damaged.
+    pub fn is_nothing(&self) -> bool {
         self.files.is_empty() && self.blocks.is_empty()
     }
 
@@ -43,14 +44,14 @@ impl Damaged {
 
 impl SimDisk {
     /// The same bytes on another disk, to which nothing happens.
-    pub(super) fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         let copy = Self(std::rc::Rc::new(std::cell::RefCell::new(self.0.borrow().clone())), Vec::new());
         copy.revive();
         copy
     }
 
     /// After a power cut: what the device only said that it had synced is as it was before, here and there.
-    pub(super) fn lose_owed(&self) -> Damaged {
+    pub fn lose_owed(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         let Inner { files, faults, .. } = &mut *inner;
         let (mut damaged, keep) = (Damaged::default(), faults.below(3));

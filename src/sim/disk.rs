@@ -216,7 +216,7 @@ impl SimDisk {
     }
 
     /// Of so many syncs the device makes only one, by chance; 0 for all of them.
-    pub(super) fn set_lies(&self, one_in: u64) {
+    pub fn set_lies(&self, one_in: u64) {
         self.0.borrow_mut().lies_one_in = one_in;
     }
 

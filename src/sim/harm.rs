@@ -44,11 +44,11 @@ enum Says {
 
 /// What some damage may have cost.
 #[derive(Debug, Default)]
-pub(super) struct Harm {
+pub struct Harm {
     /// No start has come behind it.
-    pub(super) is_fresh: bool,
+    pub is_fresh: bool,
     /// Anything may be missing or be there again.
-    pub(super) is_unbounded: bool,
+    pub is_unbounded: bool,
     /// Contents with a place none of whose copies is whole, and whether a start can notice that.
     lost: BTreeMap<u64, bool>,
     /// Every content that the log knew.
@@ -65,7 +65,7 @@ pub(super) struct Harm {
 
 impl Harm {
     /// What damage to these blocks may cost; `disk` is as it was before.
-    pub(super) fn of(disk: &mut SimDisk, damaged: &Damaged) -> Self {
+    pub fn of(disk: &mut SimDisk, damaged: &Damaged) -> Self {
         let Ok(look) = Look::take(disk) else {
             return Self { is_fresh: true, is_unbounded: true, ..Self::default() };
         };
@@ -141,23 +141,23 @@ impl Harm {
     }
 
     /// Whether this content may be missing.
-    pub(super) fn may_lose(&self, content: u64) -> bool {
+    pub fn may_lose(&self, content: u64) -> bool {
         self.is_unbounded || self.lost.contains_key(&content) || !self.known.contains(&content)
     }
 
     /// Whether this content may be there again.
-    pub(super) fn may_return(&self, content: u64) -> bool {
+    pub fn may_return(&self, content: u64) -> bool {
         self.is_unbounded || self.has_left || self.has_settlements || self.returned.contains(&content)
     }
 
     /// Whether a definition may be another, or none.
-    pub(super) fn may_change(&self) -> bool {
+    pub fn may_change(&self) -> bool {
         self.is_unbounded || self.has_left || self.has_definitions
     }
 
     /// Whether the loss of this content is to be told at the start: something behind it proves that it was
     /// durable, and its segment is read commit by commit.
-    pub(super) fn must_tell(&self, content: u64) -> bool {
+    pub fn must_tell(&self, content: u64) -> bool {
         !self.is_unbounded && self.lost.get(&content) == Some(&true)
     }
 }
@@ -227,7 +227,7 @@ fn says(record: &Record<'_>) -> Says {
 }
 
 /// Whether a start has told of damage.
-pub(super) fn is_told(report: &Report) -> bool {
+pub fn is_told(report: &Report) -> bool {
     report.is_damaged()
         || report.is_lost
         || report.commits_lost_at_end > 0

@@ -48,6 +48,7 @@ use std::io::Write as _;
 
 pub use damage::Damaged;
 pub use disk::{Counts as DiskCounts, SimDisk};
+pub use harm::{Harm, is_told};
 pub use mutant::Mutant;
 pub use random::Random;
 pub use trouble::{LASTING, Trouble};

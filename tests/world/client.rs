@@ -41,6 +41,9 @@ pub struct Manners {
     /// It looks at frames only to see that they are sound, and reacts to nothing.
     pub is_heedless: bool,
     pub capabilities: &'static [&'static str],
+    /// Whom it logs in as; the password is the same word.
+    pub user: &'static str,
+    pub vhost: &'static str,
 }
 
 pub const CAPABLE: [&str; 3] =
@@ -57,6 +60,8 @@ impl Default for Manners {
             sends_first: false,
             is_heedless: false,
             capabilities: &CAPABLE,
+            user: "guest",
+            vhost: "/",
         }
     }
 }
@@ -120,8 +125,25 @@ impl Client {
         self.outgoing.clear();
     }
 
+    /// Takes note of what was written to it and it will never read, and reacts to none of it.
+    pub fn overhear(&mut self, line: &mut Line) {
+        line.read_down(usize::MAX, &mut self.incoming);
+        let incoming = core::mem::take(&mut self.incoming);
+        let mut at = 0;
+        while let Some((len, said)) = self.checker.take(&incoming[at..]) {
+            at += len;
+            self.heard.extend(said);
+        }
+        self.incoming = incoming[at..].to_vec();
+    }
+
     pub fn is_done_sending(&self) -> bool {
         self.outgoing.is_empty() && self.held_back.is_empty()
+    }
+
+    /// Octets that it has not handed to its line yet.
+    pub const fn unsent(&self) -> usize {
+        self.outgoing.len() + self.held_back.len()
     }
 
     /// Most recent moment at which something arrived.
@@ -193,7 +215,7 @@ impl Client {
     fn react(&mut self, said: &Said, now: Now) {
         match said.method() {
             Method::ConnectionStart { .. } if self.manners.silence != Silence::AfterHeader => {
-                self.outgoing.extend(start_ok(self.manners.capabilities));
+                self.outgoing.extend(start_ok(self.manners.capabilities, self.manners.user));
             }
             Method::ConnectionTune { channel_max, frame_max, .. }
                 if self.manners.silence != Silence::AfterStartOk =>
@@ -204,7 +226,7 @@ impl Client {
                 let tune_ok = Method::ConnectionTuneOk { channel_max, frame_max, heartbeat };
                 self.outgoing.extend(method_frame(0, &tune_ok));
                 if self.manners.silence != Silence::AfterTuneOk {
-                    let open = Method::ConnectionOpen { virtual_host: "/" };
+                    let open = Method::ConnectionOpen { virtual_host: self.manners.vhost };
                     self.outgoing.extend(method_frame(0, &open));
                 }
                 if heartbeat > 0 && self.manners.sends_heartbeats {
@@ -227,7 +249,7 @@ impl Client {
     }
 }
 
-fn start_ok(capabilities: &[&str]) -> Vec<u8> {
+fn start_ok(capabilities: &[&str], user: &str) -> Vec<u8> {
     let mut bytes = vec![0; 1024];
     let mut writer = Writer::new(&mut bytes);
     let written = writer.table(|table| {
@@ -237,10 +259,11 @@ fn start_ok(capabilities: &[&str]) -> Vec<u8> {
     });
     assert!(written.is_ok());
     let properties = writer.written()[4..].to_vec();
+    let response = format!("\0{user}\0{user}");
     let start_ok = Method::ConnectionStartOk {
         client_properties: Table::trusted(&properties),
         mechanism: "PLAIN",
-        response: b"\0guest\0guest",
+        response: response.as_bytes(),
         locale: "en_US",
     };
     method_frame(0, &start_ok)

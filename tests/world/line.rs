@@ -177,12 +177,26 @@ impl Line {
             self.edges.closed = true;
             return true;
         }
-        // A fragment smaller than the space there is.
+        self.offer_space();
+        count > 0
+    }
+
+    /// Tells of room for the broker's bytes, where a fragment was smaller than the space there is.
+    pub fn offer_space(&mut self) {
         if self.wants_space && self.down.len() < self.shape.down_room {
             self.wants_space = false;
             self.edges.writable = true;
         }
-        count > 0
+    }
+
+    /// Whether something is on its way to the broker that has not arrived.
+    pub fn has_to_arrive(&self) -> bool {
+        !self.under_way.is_empty() || self.state == State::HungUp && !self.edges.closed
+    }
+
+    /// What the broker wrote and nobody has read.
+    pub fn unread(&self) -> usize {
+        self.down.len()
     }
 
     /// Everything that is there already counts as if it had just come.

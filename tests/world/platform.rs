@@ -1,4 +1,8 @@
-//! The world outside of the engine, in memory: lines instead of sockets, and a worker that is done at once.
+//! The world outside of the engine, in memory: lines instead of sockets, a simulated disk or none, and
+//! helpers that take as long as they are told to.
+//!
+//! A helper's job is done to the disk when it is handed over or when it is over, as chance has it: a power
+//! cut finds both.
 //!
 //! Always true: what happens at a line is reported once, when it begins, and only of those lines that the
 //! engine has registered; so an engine that forgets a flag stands still here as it would in the field.
@@ -14,8 +18,10 @@ use leveret::engine::{
     WorkerJob, WorkerResult,
 };
 use leveret::log_limiter::LogLimiter;
+use leveret::sim::{Random, SimDisk};
 use leveret::store::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
 use leveret::time::Now;
+use leveret::tls::CertificateStore;
 
 use super::line::{Edges, Io, Line};
 
@@ -78,44 +84,137 @@ struct Registered {
     closed_told: bool,
 }
 
+/// A job that a helper has.
+enum Job<J, D> {
+    /// It is done to the disk when it is due.
+    ToDo(J, u64),
+    Done(D, u64),
+}
+
+impl<J, D> Job<J, D> {
+    const fn due_ms(&self) -> u64 {
+        match self {
+            Self::ToDo(_, due_ms) | Self::Done(_, due_ms) => *due_ms,
+        }
+    }
+}
+
+/// The threads beside the loop, as values.
+pub struct Helpers {
+    /// What is written and read, if there is a store.
+    pub disk: Option<SimDisk>,
+    pub certificates: Option<CertificateStore>,
+    pub now_ms: u64,
+    random: Random,
+    /// A job takes less than this; 0: it is over at once.
+    slowness_ms: u64,
+    writing: Option<Job<WriteJob, WriteDone>>,
+    reading: Option<Job<ReadJob, ReadOutcome>>,
+    working: Option<(WorkerResult, u64)>,
+    pub commits: u64,
+    pub reads: u64,
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        Self::new(None, Random::new(0), 0)
+    }
+}
+
+impl Helpers {
+    pub const fn new(disk: Option<SimDisk>, random: Random, slowness_ms: u64) -> Self {
+        Self {
+            disk,
+            certificates: None,
+            now_ms: 0,
+            random,
+            slowness_ms,
+            writing: None,
+            reading: None,
+            working: None,
+            commits: 0,
+            reads: 0,
+        }
+    }
+
+    /// When the first of them is done with what it has.
+    pub fn due_ms(&self) -> Option<u64> {
+        let working = self.working.as_ref().map(|(_, due_ms)| *due_ms);
+        let disk = [self.writing.as_ref().map(Job::due_ms), self.reading.as_ref().map(Job::due_ms)];
+        disk.into_iter().chain([working]).flatten().min()
+    }
+
+    fn later_ms(&mut self) -> u64 {
+        self.now_ms + if self.slowness_ms > 0 { self.random.below(self.slowness_ms) } else { 0 }
+    }
+
+    const fn disk(&mut self) -> &mut SimDisk {
+        self.disk.as_mut().expect("jobs for a disk come from a store")
+    }
+}
+
 /// What the engine runs on.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Memory {
-    arrivals: VecDeque<Visitor<LineEnd>>,
-    operators: VecDeque<Visitor<LineEnd>>,
+    arrivals: VecDeque<(ListenerId, Visitor<LineEnd>)>,
     has_news_of_operators: bool,
     registered: Vec<Registered>,
-    worked: Option<WorkerResult>,
+    pub helpers: Helpers,
+}
+
+impl core::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Memory").field("registered", &self.registered).finish_non_exhaustive()
+    }
 }
 
 impl Memory {
     /// Somebody connects from this address.
     pub fn arrive(&mut self, line: &Rc<RefCell<Line>>, address: SocketAddr) {
+        self.arrive_at(ListenerId::Amqp(0), line, PeerAddress::Network(address));
+    }
+
+    /// Somebody connects to this listener.
+    pub fn arrive_at(&mut self, listener: ListenerId, line: &Rc<RefCell<Line>>, address: PeerAddress) {
         line.borrow_mut().is_held = true;
-        let socket = LineEnd(line.clone());
-        self.arrivals.push_back(Visitor { socket, address: PeerAddress::Network(address) });
+        self.arrivals.push_back((listener, Visitor { socket: LineEnd(line.clone()), address }));
+    }
+
+    /// Says of every line that something may have happened to it, although nothing has: whoever gets on by
+    /// that has been forgotten.
+    pub fn report_falsely(engine: &mut Engine<Self>) {
+        let readiness = Readiness { is_readable: true, is_writable: true, ..Readiness::default() };
+        for index in 0..engine.platform.registered.len() {
+            match engine.platform.registered[index].interest {
+                Interest::Peer(id) => engine.note_peer(id, readiness),
+                Interest::Newcomer(place) => engine.note_newcomer(place, false),
+            }
+        }
+        engine.note_listener(ListenerId::Amqp(0));
+        engine.note_listener(ListenerId::Admin);
     }
 
     /// A program of this machine connects to the operator's socket, as this user.
     pub fn arrive_operator(&mut self, line: &Rc<RefCell<Line>>, uid: u32) {
-        line.borrow_mut().is_held = true;
-        let socket = LineEnd(line.clone());
-        self.operators.push_back(Visitor { socket, address: PeerAddress::Local { pid: 1, uid } });
+        self.arrive_at(ListenerId::Admin, line, PeerAddress::Local { pid: 1, uid });
         self.has_news_of_operators = true;
     }
 
     /// Operator's clients that were not let in yet.
     pub fn operators_outside(&self) -> usize {
-        self.operators.len()
+        self.arrivals.iter().filter(|(listener, _)| *listener == ListenerId::Admin).count()
     }
 
     /// Tells the engine what happened since this was last done; says whether that was anything, a result of
-    /// the worker included.
+    /// a helper included.
     pub fn report(engine: &mut Engine<Self>) -> bool {
-        let mut any = engine.platform.worked.is_some();
-        if !engine.platform.arrivals.is_empty() {
-            engine.note_listener(ListenerId::Amqp(0));
-        }
+        let now_ms = engine.now().as_ms();
+        engine.platform.helpers.now_ms = now_ms;
+        let mut any = engine.platform.helpers.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+        // Of those that came to the operator's socket it is told once.
+        let arrivals = engine.platform.arrivals.iter().map(|(listener, _)| *listener);
+        let listeners: Vec<_> = arrivals.filter(|listener| *listener != ListenerId::Admin).collect();
+        listeners.into_iter().for_each(|listener| engine.note_listener(listener));
         if core::mem::take(&mut engine.platform.has_news_of_operators) {
             engine.note_listener(ListenerId::Admin);
         }
@@ -155,11 +254,9 @@ impl Platform for Memory {
         _: &mut LogLimiter,
         _: Now,
     ) -> Result<Visitor<LineEnd>, AcceptFailure> {
-        let waiting = match listener {
-            ListenerId::Amqp(_) => &mut self.arrivals,
-            ListenerId::Admin => &mut self.operators,
-        };
-        waiting.pop_front().ok_or(AcceptFailure::Nobody)
+        let next = self.arrivals.iter().position(|(other, _)| *other == listener);
+        let next = next.and_then(|at| self.arrivals.remove(at));
+        next.map(|(_, visitor)| visitor).ok_or(AcceptFailure::Nobody)
     }
 
     fn register(&mut self, socket: &mut LineEnd, interest: Interest) -> io::Result<()> {
@@ -179,33 +276,60 @@ impl Platform for Memory {
         self.arrivals.clear();
     }
 
-    fn start_write(&mut self, _: WriteJob) {
-        unreachable!("there is no store here");
-    }
-
-    fn take_written(&mut self) -> Option<(WriteDone, u64)> {
-        None
-    }
-
-    fn start_read(&mut self, _: ReadJob) {
-        unreachable!("there is no store here");
-    }
-
-    fn take_read(&mut self) -> Option<ReadOutcome> {
-        None
-    }
-
-    fn start_work(&mut self, job: WorkerJob) {
-        assert!(self.worked.is_none(), "one job at a time");
-        self.worked = Some(match job {
-            WorkerJob::Password(login) => login.check(),
-            WorkerJob::Handshake(shake) => shake.step(None),
-            WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
+    fn start_write(&mut self, job: WriteJob) {
+        let helpers = &mut self.helpers;
+        assert!(helpers.writing.is_none(), "one job at a time");
+        let due_ms = helpers.later_ms();
+        helpers.writing = Some(match helpers.random.one_in(2) {
+            true => Job::Done(job.run(helpers.disk()), due_ms),
+            false => Job::ToDo(job, due_ms),
         });
     }
 
+    fn take_written(&mut self) -> Option<(WriteDone, u64)> {
+        let helpers = &mut self.helpers;
+        let done = match helpers.writing.take_if(|job| job.due_ms() <= helpers.now_ms)? {
+            Job::ToDo(job, _) => job.run(helpers.disk()),
+            Job::Done(done, _) => done,
+        };
+        helpers.commits += u64::from(done.is_commit());
+        Some((done, 0))
+    }
+
+    fn start_read(&mut self, job: ReadJob) {
+        let helpers = &mut self.helpers;
+        assert!(helpers.reading.is_none(), "one job at a time");
+        helpers.reads += 1;
+        let due_ms = helpers.later_ms();
+        helpers.reading = Some(match helpers.random.one_in(2) {
+            true => Job::Done(job.run(helpers.disk()), due_ms),
+            false => Job::ToDo(job, due_ms),
+        });
+    }
+
+    fn take_read(&mut self) -> Option<ReadOutcome> {
+        let helpers = &mut self.helpers;
+        Some(match helpers.reading.take_if(|job| job.due_ms() <= helpers.now_ms)? {
+            Job::ToDo(job, _) => job.run(helpers.disk()),
+            Job::Done(done, _) => done,
+        })
+    }
+
+    fn start_work(&mut self, job: WorkerJob) {
+        let helpers = &mut self.helpers;
+        assert!(helpers.working.is_none(), "one job at a time");
+        let result = match job {
+            WorkerJob::Password(login) => login.check(),
+            WorkerJob::Handshake(shake) => shake.step(helpers.certificates.as_mut()),
+            WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
+        };
+        let due_ms = helpers.later_ms();
+        helpers.working = Some((result, due_ms));
+    }
+
     fn take_worked(&mut self) -> Option<(WorkerResult, bool)> {
-        self.worked.take().map(|result| (result, false))
+        let helpers = &mut self.helpers;
+        helpers.working.take_if(|(_, due_ms)| *due_ms <= helpers.now_ms).map(|(result, _)| (result, false))
     }
 
     fn unix_ms(&self) -> u64 {

@@ -1,0 +1,576 @@
+//! A client: a connection, its channels, what it asked for on them and waits to hear, and what it holds.
+//!
+//! Always true: it asks for more before the answers come, as programs do, but for what changes how a channel
+//! is to be understood; answers come in the order of the requests, or the checker of its frames has failed by
+//! then; the ledger is told of what was sent before it leaves, and of what was heard as it comes.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use leveret::wire::Method;
+
+use super::ledger::{Holder, Key, Ledger, Settled, Tick, body_of, number_of};
+use super::world::{Client, Line, Phase, Said};
+
+/// A message in a queue.
+pub type Place = (Key, u64);
+
+/// What a channel is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Plain,
+    Confirm,
+    Transaction,
+}
+
+/// What was asked for and not answered.
+#[derive(Clone, Debug)]
+pub enum Pending {
+    Setting,
+    Recover,
+    Declare(Key),
+    Look(Key),
+    Delete(Key),
+    Purge(Key),
+    DeclareExchange(&'static str),
+    DeleteExchange(&'static str),
+    Bind(usize),
+    Unbind(usize),
+    Consume,
+    Cancel(String),
+    Get { key: Key, no_ack: bool, since: Tick },
+    Commit { published: Vec<u64>, settled: Vec<(Place, bool)> },
+    Close,
+}
+
+/// Where deliveries come from.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    pub key: Key,
+    pub no_ack: bool,
+    pub since: Tick,
+}
+
+#[derive(Debug)]
+pub struct Channel {
+    pub mode: Mode,
+    /// Asked for, with the moment.
+    pub pending: VecDeque<(Pending, Tick)>,
+    pub consumers: BTreeMap<String, Consumer>,
+    /// By delivery tag.
+    pub unacked: BTreeMap<u64, Place>,
+    /// By publish number.
+    pub unconfirmed: BTreeMap<u64, u64>,
+    pub publishes: u64,
+    /// What the open transaction has: messages, and settlements with whether they give back.
+    pub published: Vec<u64>,
+    pub decided: Vec<(Place, bool)>,
+    /// Settled, and nothing answered since.
+    pub settling: VecDeque<(Tick, Place)>,
+    pub is_closing: bool,
+}
+
+impl Channel {
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            pending: VecDeque::new(),
+            consumers: BTreeMap::new(),
+            unacked: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
+            publishes: 0,
+            published: Vec::new(),
+            decided: Vec::new(),
+            settling: VecDeque::new(),
+            is_closing: false,
+        }
+    }
+
+    /// What comes now was on its way when all was asked back, and somebody else may have it already.
+    fn is_recovering(&self) -> bool {
+        self.pending.iter().any(|(pending, _)| matches!(pending, Pending::Recover))
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.pending.is_empty() && self.unconfirmed.is_empty()
+    }
+}
+
+/// How its connection behaves now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Link {
+    /// Nothing arrives at the broker before then, and nothing is read by the client.
+    pub up_at: u64,
+    pub down_at: u64,
+    /// A fragment takes at most so long.
+    pub latency_ms: u64,
+}
+
+/// How the client left, if it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    No,
+    /// It has said so.
+    Politely,
+    /// It is gone, and what it asked for may happen as long as the broker has its connection.
+    Gone,
+}
+
+#[derive(Debug)]
+pub struct Actor {
+    pub number: u64,
+    pub vhost: &'static str,
+    pub client: Client,
+    pub line: Rc<RefCell<Line>>,
+    pub link: Link,
+    pub channels: BTreeMap<u16, Channel>,
+    pub next_channel: u16,
+    pub act_at: u64,
+    pub leaving: Leaving,
+    /// Requests of channels that are no more.
+    ghosts: Vec<Pending>,
+    has_ended: bool,
+    /// Consumers that acknowledge nothing, of a client that is gone, by channel and tag.
+    unread_consumers: BTreeMap<(u16, String), Key>,
+    has_unread_gets: bool,
+    /// What it says and hears is shown on standard error.
+    is_traced: bool,
+}
+
+impl Actor {
+    pub fn new(
+        number: u64,
+        vhost: &'static str,
+        client: Client,
+        line: Rc<RefCell<Line>>,
+        link: Link,
+    ) -> Self {
+        Self {
+            number,
+            vhost,
+            client,
+            line,
+            link,
+            channels: BTreeMap::new(),
+            next_channel: 0,
+            act_at: 0,
+            leaving: Leaving::No,
+            ghosts: Vec::new(),
+            has_ended: false,
+            unread_consumers: BTreeMap::new(),
+            has_unread_gets: false,
+            is_traced: std::env::var_os("LEVERET_TRACE").is_some(),
+        }
+    }
+
+    pub const fn holder(&self, channel: u16) -> Holder {
+        Holder { connection: self.number, channel }
+    }
+
+    pub fn key(&self, name: &str) -> Key {
+        (self.vhost, name.to_string())
+    }
+
+    /// Its own queue.
+    pub fn own_queue(&self) -> String {
+        format!("x{}", self.number)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.leaving == Leaving::No && self.client.checker.phase == Phase::Open
+    }
+
+    /// Whether the broker may still do something for it.
+    pub fn is_held(&self) -> bool {
+        self.line.borrow().is_held
+    }
+
+    /// Nothing is missing that it asked for.
+    pub fn is_at_rest(&self) -> bool {
+        self.leaving != Leaving::No
+            || self.client.is_done_sending() && self.channels.values().all(Channel::is_at_rest)
+    }
+
+    pub fn shown(&self) -> String {
+        let channels = self.channels.iter().filter(|(_, channel)| !channel.is_at_rest());
+        let channels: Vec<String> = channels
+            .map(|(number, channel)| {
+                let confirms = channel.unconfirmed.len();
+                format!("{number}: {:?}, {confirms} confirms", channel.pending.front())
+            })
+            .collect();
+        format!("connection {}: {} octets unsent, {channels:?}", self.number, self.client.unsent())
+    }
+
+    /// Asks for something on a channel.
+    pub fn ask(&mut self, ledger: &mut Ledger, number: u16, pending: Pending, method: &Method<'_>) {
+        let at = ledger.tick();
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        channel.pending.push_back((pending, at));
+        self.send(number, method);
+    }
+
+    pub fn send(&mut self, number: u16, method: &Method<'_>) {
+        if self.is_traced {
+            eprintln!("{} -> {number} {method:?}", self.number);
+        }
+        self.client.send(number, method);
+    }
+
+    // ---- what it hears
+
+    /// Sends and receives, and tells the ledger.
+    pub fn step(&mut self, ledger: &mut Ledger, now: leveret::time::Now) -> bool {
+        let moved = self.client.step(&mut self.line.borrow_mut(), now);
+        while let Some(said) = self.client.heard.pop_front() {
+            self.hear(ledger, &said);
+        }
+        if self.leaving == Leaving::Politely && self.client.is_done_sending() {
+            self.line.borrow_mut().hang_up();
+        }
+        moved
+    }
+
+    fn hear(&mut self, ledger: &mut Ledger, said: &Said) {
+        if self.is_traced {
+            eprintln!(
+                "{} <- {} {:?}",
+                self.number,
+                said.shown(),
+                said.body.first_chunk::<8>().map(|b| u64::from_le_bytes(*b))
+            );
+        }
+        let method = said.method();
+        if said.channel == 0 {
+            if let Method::ConnectionClose { reply_code, reply_text, .. } = method {
+                self.check_close(ledger, reply_code, reply_text);
+                self.end(ledger);
+            }
+            if let Method::ConnectionCloseOk {} = method {
+                self.end(ledger);
+            }
+            return;
+        }
+        match method {
+            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
+                let channel = self.channels.get(&said.channel);
+                let consumer = channel.and_then(|channel| channel.consumers.get(consumer_tag)).cloned();
+                let Some(Consumer { key, no_ack, since }) = consumer else { return };
+                let sent = (exchange, routing_key);
+                let number = self.take(ledger, said, sent);
+                if !no_ack && channel.is_some_and(Channel::is_recovering) {
+                    return ledger.pass_by(&key, number, self.number);
+                }
+                let holder = self.holder(said.channel);
+                ledger.deliver(&key, number, holder, (redelivered, no_ack), since);
+                if let Some(channel) = self.channels.get_mut(&said.channel).filter(|_| !no_ack) {
+                    channel.unacked.insert(delivery_tag, (key, number));
+                }
+            }
+            Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key, .. } => {
+                let number = self.take(ledger, said, (exchange, routing_key));
+                let holder = self.holder(said.channel);
+                if let Some((Pending::Get { key, no_ack, since }, _)) =
+                    self.pop(ledger, said.channel, method.id())
+                {
+                    ledger.deliver(&key, number, holder, (redelivered, no_ack), since);
+                    if let Some(channel) = self.channels.get_mut(&said.channel).filter(|_| !no_ack) {
+                        channel.unacked.insert(delivery_tag, (key, number));
+                    }
+                }
+            }
+            Method::BasicReturn { exchange, routing_key, .. } => {
+                let number = self.take(ledger, said, (exchange, routing_key));
+                ledger.take_return(number);
+            }
+            Method::BasicAck { delivery_tag, multiple } => {
+                for number in self.confirmed(said.channel, delivery_tag, multiple) {
+                    ledger.confirm(number);
+                }
+            }
+            Method::BasicNack { delivery_tag, multiple, .. } => {
+                for number in self.confirmed(said.channel, delivery_tag, multiple) {
+                    ledger.refuse(number);
+                }
+            }
+            Method::BasicCancel { consumer_tag, .. } => {
+                if let Some(channel) = self.channels.get_mut(&said.channel)
+                    && let Some(consumer) = channel.consumers.remove(consumer_tag)
+                {
+                    ledger.note_return(&consumer.key);
+                }
+            }
+            Method::ChannelClose { reply_code, reply_text, class_id, method_id } => {
+                let about = (class_id, method_id);
+                self.check_channel_close(ledger, said.channel, (reply_code, reply_text), about);
+                self.note_closed(ledger, said.channel);
+                self.end_channel(ledger, said.channel);
+            }
+            Method::ChannelCloseOk {} => self.end_channel(ledger, said.channel),
+            _ => {
+                if let Some((pending, _)) = self.pop(ledger, said.channel, method.id()) {
+                    self.answer(ledger, said.channel, pending, &method);
+                }
+            }
+        }
+    }
+
+    /// The publishes that a confirm is about.
+    fn confirmed(&mut self, number: u16, tag: u64, multiple: bool) -> Vec<u64> {
+        let Some(channel) = self.channels.get_mut(&number) else { return Vec::new() };
+        if multiple {
+            let left = channel.unconfirmed.split_off(&(tag + 1));
+            core::mem::replace(&mut channel.unconfirmed, left).into_values().collect()
+        } else {
+            channel.unconfirmed.remove(&tag).into_iter().collect()
+        }
+    }
+
+    /// The next request is answered; what was settled before it has been taken note of. The message of a get
+    /// may be left out where the channel is about to be closed.
+    fn pop(&mut self, ledger: &mut Ledger, number: u16, id: (u16, u16)) -> Option<(Pending, Tick)> {
+        let channel = self.channels.get_mut(&number)?;
+        while !matches!(id, (60, 71 | 72))
+            && matches!(channel.pending.front(), Some((Pending::Get { .. }, _)))
+            && let Some((Pending::Get { key, .. }, _)) = channel.pending.pop_front()
+        {
+            ledger.note_return(&key);
+        }
+        let (pending, at) = channel.pending.pop_front()?;
+        let holder = Holder { connection: self.number, channel: number };
+        ledger.note_alive(holder, at);
+        let settled = channel.settling.partition_point(|(sent, _)| *sent < at);
+        for (_, place) in channel.settling.drain(..settled) {
+            ledger.note_settled(&place, holder, Settled::Applied);
+        }
+        Some((pending, at))
+    }
+
+    fn answer(&mut self, ledger: &mut Ledger, number: u16, pending: Pending, method: &Method<'_>) {
+        let (vhost, holder) = (self.vhost, self.holder(number));
+        match pending {
+            Pending::Declare(key) => ledger.queue(&key).fact.settle(true),
+            Pending::Look(key) => {
+                if ledger.queue(&key).fact.is_there == Some(false)
+                    && !super::topology::may_go(&key.1)
+                    && ledger.queue(&key).fact.is_quiet()
+                {
+                    ledger.miss(format!("queue {key:?} was deleted and is there: {method:?}"));
+                }
+                ledger.queue(&key).fact.learn(true);
+            }
+            Pending::Delete(key) => ledger.end_deletion(&key, true),
+            Pending::Purge(key) => ledger.end_purge(&key),
+            Pending::DeclareExchange(name) => ledger.exchange(vhost, name).settle(true),
+            Pending::DeleteExchange(name) => ledger.end_exchange_deletion(vhost, name, true),
+            Pending::Bind(at) | Pending::Unbind(at) => ledger.binding(vhost, at).settle(true),
+            Pending::Cancel(tag) => {
+                if let Some(channel) = self.channels.get_mut(&number)
+                    && let Some(consumer) = channel.consumers.remove(&tag)
+                {
+                    ledger.note_return(&consumer.key);
+                }
+            }
+            Pending::Commit { published, settled } => {
+                published.iter().for_each(|number| ledger.confirm_committed(*number));
+                for (place, _) in settled.iter().filter(|(_, gives_back)| !gives_back) {
+                    ledger.note_settled(place, holder, Settled::Durable);
+                }
+            }
+            // What was on its way then goes back as well.
+            Pending::Recover => self.give_all_back(ledger, number),
+            Pending::Setting | Pending::Consume | Pending::Get { .. } | Pending::Close => {}
+        }
+    }
+
+    /// A message that came, compared octet by octet with what was sent.
+    fn take(&self, ledger: &mut Ledger, said: &Said, (exchange, key): (&str, &[u8])) -> u64 {
+        let number = number_of(&said.body);
+        let Some(content) = ledger.contents.get(&number) else { return number };
+        let is_same = exchange == content.exchange
+            && key == content.key.as_bytes()
+            && said.properties == content.properties()
+            && said.body == body_of(number, content.len);
+        if !is_same {
+            ledger.complain(format!("message {number} was altered"));
+        }
+        number
+    }
+
+    // ---- ends
+
+    fn check_close(&self, ledger: &mut Ledger, code: u16, text: &str) {
+        let is_known = matches!(code, 320 | 403 | 530) || code == 506;
+        if !is_known {
+            ledger.complain(format!("connection {} is closed with {code} {text}", self.number));
+        }
+    }
+
+    fn check_channel_close(
+        &self,
+        ledger: &mut Ledger,
+        number: u16,
+        (code, text): (u16, &str),
+        about: (u16, u16),
+    ) {
+        let Some(channel) = self.channels.get(&number) else { return };
+        match code {
+            // No such thing: it may be so if somebody deleted it, or nobody is sure that it is there.
+            404 if about != (60, 40) => {
+                let sure = channel.pending.front().and_then(|(pending, _)| match pending {
+                    Pending::Look(key) | Pending::Purge(key) | Pending::Get { key, .. } => Some(key),
+                    _ => None,
+                });
+                let is_meant = |key: &&Key| text.contains(&format!("'{}'", key.1));
+                if let Some(key) = sure.filter(|key| !super::topology::may_go(&key.1)).filter(is_meant)
+                    && ledger.queue(key).fact.is_sure()
+                {
+                    let key = key.clone();
+                    ledger.miss(format!("queue {key:?} is gone and nobody deleted it: {text}"));
+                }
+                if let Some((Pending::Look(key), _)) = channel.pending.front()
+                    && is_meant(&key)
+                {
+                    ledger.queue(key).fact.learn(false);
+                }
+            }
+            // Shares and pools; deliveries that waited too long; somebody else's exclusive queue.
+            506 | 406 | 405 | 404 => {}
+            _ => ledger.complain(format!("channel {number} is closed with {code} {text}")),
+        }
+    }
+
+    /// The broker has closed a channel: what needed no acknowledgement there, and was not written yet, may be
+    /// gone, and nobody can say what it was.
+    fn note_closed(&self, ledger: &mut Ledger, number: u16) {
+        let Some(channel) = self.channels.get(&number) else { return };
+        let consumed = channel.consumers.values().filter(|consumer| consumer.no_ack);
+        let got = channel.pending.iter().filter_map(|(pending, _)| match pending {
+            Pending::Get { key, no_ack: true, .. } => Some(key),
+            _ => None,
+        });
+        for key in consumed.map(|consumer| &consumer.key).chain(got) {
+            ledger.doubt(key);
+        }
+    }
+
+    /// A channel is no more: what it held goes back, what it asked for may happen or not.
+    pub fn end_channel(&mut self, ledger: &mut Ledger, number: u16) {
+        let Some(channel) = self.channels.remove(&number) else { return };
+        let holder = self.holder(number);
+        ledger.note_ended(holder);
+        for place in channel.unacked.values() {
+            ledger.give_back(place, holder);
+        }
+        for (_, place) in &channel.settling {
+            ledger.give_back(place, holder);
+        }
+        for (place, _) in &channel.decided {
+            ledger.give_back(place, holder);
+        }
+        for consumer in channel.consumers.values() {
+            ledger.note_return(&consumer.key);
+        }
+        for (pending, _) in channel.pending {
+            if let Pending::Get { key, .. } = &pending {
+                ledger.note_return(key);
+            }
+            if let Pending::Commit { settled, .. } = &pending {
+                settled.iter().for_each(|(place, _)| ledger.give_back(place, holder));
+            }
+            self.ghosts.push(pending);
+        }
+        self.lay_ghosts(ledger);
+    }
+
+    /// What was asked for on channels that ended is over when the broker said so, or has let go.
+    fn lay_ghosts(&mut self, ledger: &mut Ledger) {
+        if self.leaving == Leaving::Gone && self.is_held() {
+            return;
+        }
+        let vhost = self.vhost;
+        for ghost in self.ghosts.drain(..) {
+            match ghost {
+                Pending::Declare(key) => ledger.queue(&key).fact.settle(false),
+                Pending::Delete(key) => ledger.end_deletion(&key, false),
+                Pending::Purge(key) => ledger.end_purge(&key),
+                Pending::DeclareExchange(name) => ledger.exchange(vhost, name).settle(false),
+                Pending::DeleteExchange(name) => ledger.end_exchange_deletion(vhost, name, false),
+                Pending::Bind(at) | Pending::Unbind(at) => ledger.binding(vhost, at).settle(false),
+                _ => {}
+            }
+        }
+    }
+
+    /// Its connection is over for both sides.
+    pub fn end(&mut self, ledger: &mut Ledger) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Politely;
+        }
+        for number in self.channels.keys().copied().collect::<Vec<_>>() {
+            self.end_channel(ledger, number);
+        }
+        self.lay_ghosts(ledger);
+    }
+
+    /// Its connection breaks, or the client is gone without a word: what was written to it is lost.
+    pub fn vanish(&mut self, ledger: &mut Ledger) {
+        if self.leaving == Leaving::Gone {
+            return;
+        }
+        self.leaving = Leaving::Gone;
+        self.note_unread();
+        self.read_unheard(ledger);
+        for number in self.channels.keys().copied().collect::<Vec<_>>() {
+            self.end_channel(ledger, number);
+        }
+        self.client.die();
+    }
+
+    /// Looks at what was written and never read: of those who need not acknowledge it, it is settled.
+    fn read_unheard(&mut self, ledger: &mut Ledger) {
+        self.client.overhear(&mut self.line.borrow_mut());
+        while let Some(said) = self.client.heard.pop_front() {
+            let content = number_of(&said.body);
+            match said.method() {
+                Method::BasicDeliver { consumer_tag, .. } => {
+                    let place = (said.channel, consumer_tag.to_string());
+                    if let Some(key) = self.unread_consumers.get(&place) {
+                        ledger.lose(&(key.clone(), content));
+                    }
+                }
+                Method::BasicGetOk { .. } if self.has_unread_gets => ledger.lose_everywhere(content),
+                _ => {}
+            }
+        }
+    }
+
+    /// Remembers where what it will never read comes from.
+    fn note_unread(&mut self) {
+        for (number, channel) in &self.channels {
+            let consumers = channel.consumers.iter().filter(|(_, consumer)| consumer.no_ack);
+            let consumers = consumers.map(|(tag, consumer)| ((*number, tag.clone()), consumer.key.clone()));
+            self.unread_consumers.extend(consumers);
+            let is_get =
+                |(pending, _): &(Pending, Tick)| matches!(pending, Pending::Get { no_ack: true, .. });
+            self.has_unread_gets |= channel.pending.iter().any(is_get);
+        }
+    }
+
+    /// After a turn of the broker: whether it has let go of the connection.
+    pub fn note_turn(&mut self, ledger: &mut Ledger) {
+        if self.has_ended || self.is_held() {
+            return;
+        }
+        self.has_ended = true;
+        // The broker may have ended it without a word.
+        self.vanish(ledger);
+        self.read_unheard(ledger);
+        self.lay_ghosts(ledger);
+    }
+
+    pub const fn is_over(&self) -> bool {
+        self.has_ended
+    }
+}

@@ -1,0 +1,181 @@
+//! What a run is made of: sizes, limits, habits and faults, each by chance.
+//!
+//! Why a run has only some of them: a mistake is found where two rare things meet, and they meet seldom where
+//! everything happens. So each run leaves most things out and does what is left often, with pools and a store
+//! so small that they are full most of the time.
+//!
+//! Always true: a plan follows from its seed and nothing else.
+
+use leveret::limits::Limits;
+use leveret::sim::Random;
+use leveret::store::{Format, Settings};
+
+/// Virtual hosts, and who works in each.
+pub const VHOSTS: [&str; 2] = ["/", "w"];
+pub const USERS: [&str; 2] = ["guest", "ann"];
+
+/// What one run is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub limits: Limits,
+    pub settings: Settings,
+    pub persist_all: bool,
+    pub spill_transient: bool,
+    /// Helpers take less than this.
+    pub slowness_ms: u64,
+    /// Bodies may be so much larger than what goes into one piece; 0 for none.
+    pub large_bytes: u32,
+    /// The largest body that is in one piece.
+    pub body_bytes_max: u32,
+    /// Connections at once.
+    pub actors_max: usize,
+    /// Connections behave as badly as one in so many chances; 0: never.
+    pub link_trouble_one_in: u64,
+    pub latency_ms: u64,
+    /// Seconds; 0: none.
+    pub heartbeat_s: u16,
+    pub hazards: Hazards,
+}
+
+/// What may go wrong with the disk and the power. An `one_in` of 0 is never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hazards {
+    /// Lives end by a kill in the middle of a write, and the page cache stays.
+    pub kills_one_in: u64,
+    /// Starts are cut soon after such an end.
+    pub hits_starts: bool,
+    /// The file system has room for so many segments.
+    pub segments_room: Option<u32>,
+    /// Blocks that were synced are damaged between lives.
+    pub damage_one_in: u64,
+    /// Kills come just when a segment has left, before that is synced.
+    pub kills_as_left: bool,
+    /// Syncs find the file system full, for what is allocated late.
+    pub has_full_syncs: bool,
+    /// Reads fail for a while.
+    pub has_read_spells: bool,
+    /// Of so many syncs the device makes only one, and a power cut shows it; 0 for an honest device.
+    pub lies_one_in: u64,
+    /// What clients mostly do, whatever the mood of a life.
+    pub habit: Habit,
+}
+
+/// What clients mostly do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Habit {
+    /// Anything.
+    #[default]
+    Any,
+    /// They take most of what they were sent, in any order, and leave holes.
+    Sieve,
+    /// They take nearly everything, and the rest stays: segments are nearly dead.
+    Leave,
+    /// What goes to several queues, some of which are left alone.
+    Copies,
+    /// Bodies in pieces; what is beside them goes soon, and some of them stay.
+    Pieces,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let random = &mut Random::new(seed ^ 0x91A5);
+        let is_large = random.one_in(4);
+        let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
+        let is_tight = random.one_in(4);
+        let limits = Limits {
+            connections_max: if random.one_in(4) { 8 } else { 24 },
+            handshakes_max: 4,
+            channels_max: if random.one_in(5) { 12 } else { 64 },
+            consumers_max: 64,
+            queues_max: if random.one_in(8) { 14 } else { 64 },
+            exchanges_max: 32,
+            bindings_max: 64,
+            messages_max: random.one_of(&[48, 96, 400, 400]),
+            queue_entries_max: if is_tight { 600 } else { 4_000 },
+            unacknowledged_max: if is_tight { 64 } else { 1_024 },
+            body_bytes_max: if is_large { 1 << 20 } else { random.one_of(&[64 << 10, 256 << 10]) },
+            assembly_bytes_max: if is_large { 512 << 10 } else { 64 << 10 },
+            message_size_max: if is_large { 256 << 10 } else { 32 << 10 },
+            frame_max: 4_096,
+            heartbeat_s: 0,
+            input_buffer_bytes: 16 << 10,
+            output_buffer_bytes: 16 << 10,
+            stash_bytes_max: random.one_of(&[64 << 10, 128 << 10]),
+            replies_bytes_max: 4 << 10,
+            ..Limits::default()
+        };
+        let settings = Settings {
+            segment_bytes: segment,
+            commit_bytes: commit,
+            segments_max: 8 + random.below(6) as u32,
+            commit_window_ms: 20,
+            confirm_window_ms: 5,
+            settle_window_ms: 50,
+            syncs_per_s: if random.one_in(4) { 200 } else { 0 },
+            index_bytes: 2 << 20,
+            sync_burst: 10,
+            may_begin: true,
+            upgrade: false,
+            format: if random.one_in(3) { Format::One } else { Format::NEWEST },
+        };
+        let mut plan = Self {
+            limits,
+            settings,
+            persist_all: random.one_in(8),
+            spill_transient: random.one_in(2),
+            slowness_ms: random.one_of(&[0, 1, 4, 12, 300]),
+            large_bytes: if is_large { 100_000 } else { 0 },
+            body_bytes_max: 6_000,
+            actors_max: 2 + random.below(6) as usize,
+            link_trouble_one_in: random.one_of(&[0, 10, 40]),
+            latency_ms: random.one_of(&[0, 0, 3, 40]),
+            heartbeat_s: random.one_of(&[0, 0, 2]),
+            hazards: Hazards::default(),
+        };
+        plan.endanger(random);
+        plan
+    }
+
+    fn endanger(&mut self, random: &mut Random) {
+        let hazards = &mut self.hazards;
+        hazards.habit = random.one_of(&[
+            Habit::Any,
+            Habit::Any,
+            Habit::Any,
+            Habit::Sieve,
+            Habit::Leave,
+            Habit::Copies,
+            if self.large_bytes > 0 { Habit::Pieces } else { Habit::Any },
+        ]);
+        if random.one_in(2) {
+            hazards.kills_one_in = 3;
+            hazards.hits_starts = random.one_in(2);
+        }
+        if random.one_in(3) {
+            hazards.segments_room = Some(4 + random.below(5) as u32);
+        }
+        if random.one_in(4) {
+            hazards.damage_one_in = 3;
+        }
+        hazards.has_full_syncs = random.one_in(4);
+        hazards.has_read_spells = random.one_in(4);
+        if hazards.damage_one_in > 0 && random.one_in(3) {
+            hazards.lies_one_in = 1 + random.below(4);
+        }
+        if self.large_bytes == 0 && random.one_in(2) {
+            self.settings.commit_bytes = random.one_of(&[4 << 10, 8 << 10, 12 << 10]);
+            self.body_bytes_max = self.settings.commit_bytes / 3;
+        }
+        if random.one_in(12) {
+            self.settings.index_bytes = 16_000 + random.below(30_000) as usize;
+        }
+        if random.one_in(6) {
+            // Few and large commits: each third opens a segment, that of a start as well.
+            (hazards.kills_as_left, hazards.hits_starts) = (true, true);
+            (hazards.segments_room, hazards.damage_one_in, hazards.lies_one_in) = (None, 0, 0);
+            let window_ms = 20 + random.below(200);
+            (self.settings.commit_window_ms, self.settings.confirm_window_ms) = (window_ms, window_ms);
+            self.settings.settle_window_ms = window_ms;
+        }
+    }
+}

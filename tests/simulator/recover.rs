@@ -1,0 +1,180 @@
+//! The ledger after a start: what the disk held is compared with what was promised.
+//!
+//! Always true: afterwards the ledger is what was found, and all of it is promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leveret::sim::Harm;
+
+use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
+use super::topology::{self, BINDINGS};
+
+/// What a start found on the disk.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Contents of each queue that is defined, in order.
+    pub queues: BTreeMap<(String, String), Vec<u64>>,
+    pub exchanges: BTreeSet<(String, String)>,
+    /// Virtual host, source, routing key, queue.
+    pub bindings: BTreeSet<(String, String, String, String)>,
+}
+
+/// After a start.
+impl Ledger {
+    /// A start has found this on the disk.
+    pub fn begin(&mut self, life: u32, found: &Found, harms: &[Harm], is_told: bool) {
+        self.life = life;
+        self.last_new.clear();
+        self.contests.clear();
+        self.suspects.clear();
+        self.check_definitions(found, harms);
+        let mut keys: Vec<Key> = self.queues.keys().cloned().collect();
+        for (vhost, name) in found.queues.keys() {
+            let vhost = super::plan::VHOSTS.into_iter().find(|known| known == vhost);
+            match vhost {
+                Some(vhost) => keys.push((vhost, name.clone())),
+                None => self.miss(format!("queue {name} is in a virtual host that nobody made")),
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        if !harms.iter().any(|harm| harm.is_fresh) {
+            self.check_transactions(found);
+        }
+        self.asked.clear();
+        for key in keys {
+            let contents = found.queues.get(&(key.0.to_string(), key.1.clone()));
+            self.begin_queue(&key, contents.map(Vec::as_slice), harms, is_told);
+        }
+    }
+
+    fn check_definitions(&mut self, found: &Found, harms: &[Harm]) {
+        let may_change = harms.iter().any(Harm::may_change);
+        let mut wrong = Vec::new();
+        for ((vhost, name), fact) in &mut self.exchanges {
+            fact.forget_requests();
+            let is_there = found.exchanges.contains(&(vhost.to_string(), name.to_string()));
+            if fact.is_there.is_some_and(|was| was != is_there) && !may_change {
+                wrong.push(format!("exchange {name} of {vhost}: {:?} before, {is_there} now", fact.is_there));
+            }
+            fact.is_there = Some(is_there);
+        }
+        for ((vhost, at), fact) in &mut self.bindings {
+            fact.forget_requests();
+            let (source, key, queue) = BINDINGS[*at];
+            let (vhost, source) = (vhost.to_string(), source.to_string());
+            let is_there = found.bindings.contains(&(vhost, source, key.into(), queue.into()));
+            let is_stored = topology::is_durable(queue);
+            let is_known = is_stored && fact.is_there.is_some_and(|was| was != is_there);
+            if (is_known || is_there && !is_stored) && !may_change {
+                wrong
+                    .push(format!("binding {:?}: {:?} before, {is_there} now", BINDINGS[*at], fact.is_there));
+            }
+            fact.is_there = Some(is_there);
+        }
+        wrong.into_iter().for_each(|what| self.complain(what));
+    }
+
+    /// All of a transaction is there, or nothing. What was deleted since says nothing.
+    fn check_transactions(&mut self, found: &Found) {
+        let is_there = |(key, number, _): &(Key, u64, u32)| {
+            let contents = found.queues.get(&(key.0.to_string(), key.1.clone()));
+            contents.is_some_and(|contents| contents.contains(number))
+        };
+        let mut wrong = Vec::new();
+        for asked in &self.asked {
+            let entry = |(key, number, epoch): &(Key, u64, u32)| {
+                let is_same =
+                    |queue: &&Queue| queue.fact.is_there == Some(true) && queue.fact.epoch == *epoch;
+                let queue = self.queues.get(key).filter(is_same)?;
+                Some(queue.entries.get(number).cloned().unwrap_or_default())
+            };
+            // What went another way since is no witness that it never came.
+            let is_missing = |place: &&(Key, u64, u32)| {
+                let is_plain =
+                    |entry: Entry| entry.settled == Settled::No && !entry.has_been_out() && !entry.vanishes;
+                entry(place).is_some_and(is_plain) && !is_there(place)
+            };
+            let is_settled =
+                |place: &&(Key, u64, u32)| entry(place).is_some_and(|e| !e.vanishes) && !is_there(place);
+            let is_left = |place: &&(Key, u64, u32)| entry(place).is_some() && is_there(place);
+            let came = asked.published.iter().find(|place| is_there(place));
+            let happened = came.or_else(|| asked.settled.iter().find(is_settled));
+            let missing = asked.published.iter().find(is_missing);
+            let has_not = missing.or_else(|| asked.settled.iter().find(is_left));
+            if let Some((happened, has_not)) = happened.zip(has_not) {
+                wrong.push(format!("half of a transaction: {happened:?} happened, {has_not:?} did not"));
+            }
+        }
+        wrong.into_iter().for_each(|what| self.complain(what));
+    }
+
+    fn begin_queue(&mut self, key: &Key, contents: Option<&[u64]>, harms: &[Harm], is_told: bool) {
+        let may_change = harms.iter().any(Harm::may_change);
+        let has_fresh = harms.iter().any(|harm| harm.is_fresh);
+        let is_lenient = self.is_lenient;
+        let mut queue = core::mem::take(self.queue(key));
+        queue.fact.forget_requests();
+        let mut wrong = Vec::new();
+        let is_stored = topology::is_durable(&key.1);
+        let was_there = if is_stored { queue.fact.is_there } else { Some(false) };
+        if was_there.is_some_and(|was| was != contents.is_some()) && !may_change {
+            wrong.push(format!("its definition: there before: {was_there:?}, now: {}", contents.is_some()));
+        }
+        let there: BTreeSet<u64> = contents.unwrap_or_default().iter().copied().collect();
+        let mut last: BTreeMap<Holder, u64> = BTreeMap::new();
+        for number in contents.unwrap_or_default() {
+            let Some(content) = self.contents.get(number) else {
+                wrong.push(format!("message {number} is invented"));
+                continue;
+            };
+            if !topology::may_route(content.exchange, &content.key, &key.1) || content.vhost != key.0 {
+                wrong.push(format!("message {number} cannot have come here"));
+            }
+            if !content.persistent && !self.persist_all {
+                wrong.push(format!("message {number} was not for the disk"));
+            }
+            let before = last.entry(content.stream).or_insert(0);
+            if *before >= *number && !is_lenient {
+                wrong.push(format!("message {number} lies behind {before}"));
+            }
+            *before = (*before).max(*number);
+            let entry = queue.entries.get(number);
+            let is_settled = entry.is_some_and(|entry| entry.settled == Settled::Durable);
+            if is_settled || entry.is_none() && queue.past.contains(number) {
+                let may_return = |harm: &Harm| harm.may_return(*number);
+                if !(is_lenient && (!has_fresh || harms.iter().any(may_return))) {
+                    wrong.push(format!("message {number} was gone for good and is there again"));
+                }
+            }
+        }
+        if there.len() < contents.unwrap_or_default().len() {
+            wrong.push("a message is there twice".into());
+        }
+        for (number, entry) in &queue.entries {
+            let is_wanted =
+                entry.promise == Promise::Durable && entry.settled == Settled::No && !entry.vanishes;
+            if !is_wanted || there.contains(number) || was_there != Some(true) || may_change {
+                continue;
+            }
+            if !harms.iter().any(|harm| harm.may_lose(*number)) {
+                wrong.push(format!("message {number} was durable and is lost"));
+            } else if !is_told && harms.iter().any(|harm| harm.is_fresh && harm.must_tell(*number)) {
+                wrong.push(format!("message {number} was hit and is lost, and nobody is told"));
+            }
+        }
+        let old = core::mem::take(&mut queue.entries);
+        queue.past.extend(old.keys().filter(|number| !there.contains(number)));
+        for number in &there {
+            queue.past.remove(number);
+            let seen_before = old.get(number).is_some_and(Entry::has_been_out);
+            let vanishes = topology::drops(&key.1);
+            let entry = Entry { promise: Promise::Durable, seen_before, vanishes, ..Entry::default() };
+            queue.entries.insert(*number, entry);
+        }
+        queue.fact.is_there = Some(contents.is_some());
+        (queue.may_have_returned, queue.purges) = (false, 0);
+        self.queues.insert(key.clone(), queue);
+        wrong.into_iter().for_each(|what| self.complain(format!("queue {key:?}: {what}")));
+    }
+}

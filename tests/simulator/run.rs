@@ -1,0 +1,251 @@
+//! A run: one disk and one life of the broker after the other on it, each ended by something worse.
+//!
+//! Always true: everything in a run follows from its seed.
+
+use leveret::sim::{Damaged, Harm, Mutant, Random, SimDisk, Trouble};
+use leveret::store::Format;
+
+use super::ledger::Ledger;
+use super::life::{Ended, Life};
+use super::plan::Plan;
+use super::start::IDENTITY;
+
+/// Power cuts in a run, at least.
+const CUTS: u64 = 6;
+/// Lives in a run, at most.
+const LIVES: u64 = 16;
+
+/// What runs did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub cuts: u64,
+    /// Those of them that came while the store was being opened.
+    pub cuts_at_start: u64,
+    pub lives: u64,
+    pub stops: u64,
+    pub connections: u64,
+    pub requests: u64,
+    pub published: u64,
+    pub confirmed: u64,
+    pub delivered: u64,
+    pub commits: u64,
+    pub reads: u64,
+    /// Moments at which everybody slept, and nobody should have been awake.
+    pub rests: u64,
+    pub damaged: u64,
+}
+
+impl Counts {
+    pub const fn add(&mut self, other: &Self) {
+        self.cuts += other.cuts;
+        self.cuts_at_start += other.cuts_at_start;
+        self.lives += other.lives;
+        self.stops += other.stops;
+        self.connections += other.connections;
+        self.requests += other.requests;
+        self.published += other.published;
+        self.confirmed += other.confirmed;
+        self.delivered += other.delivered;
+        self.commits += other.commits;
+        self.reads += other.reads;
+        self.rests += other.rests;
+        self.damaged += other.damaged;
+    }
+}
+
+/// Everything that outlives a life.
+pub struct Run {
+    pub seed: u64,
+    pub random: Random,
+    pub disk: SimDisk,
+    pub ledger: Ledger,
+    pub plan: Plan,
+    pub is_damaged: bool,
+    /// All damage of the run, for whoever looks into it.
+    damages: Vec<String>,
+    /// What all of it may have cost.
+    pub harms: Vec<Harm>,
+    /// A start since then has told of damage.
+    pub is_told: bool,
+    /// The file system may have less room than the settings say.
+    pub is_full: bool,
+    /// From this life on the store's format is to be the newest.
+    upgraded_in: Option<u64>,
+    /// The life before was killed in the middle of a write.
+    was_killed: bool,
+    pub next_content: u64,
+    pub next_connection: u64,
+    pub counts: Counts,
+}
+
+impl Run {
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let plan = Plan::of(seed);
+        let disk = SimDisk::new(seed ^ 0xD15C, Mutant::None, IDENTITY);
+        let room = plan.hazards.segments_room;
+        disk.set_room(room.map(|segments| u64::from(segments) * u64::from(plan.settings.segment_bytes)));
+        let is_old = plan.settings.format == Format::One;
+        let ledger = Ledger { persist_all: plan.persist_all, ..Ledger::default() };
+        Self {
+            seed,
+            disk,
+            ledger,
+            is_damaged: false,
+            damages: Vec::new(),
+            harms: Vec::new(),
+            is_told: false,
+            is_full: room.is_some(),
+            upgraded_in: (is_old && random.one_in(2)).then(|| random.below(LIVES / 2)),
+            was_killed: false,
+            next_content: 1,
+            next_connection: 1,
+            counts: Counts::default(),
+            plan,
+            random,
+        }
+    }
+
+    pub fn run(&mut self) {
+        for life in 0..LIVES {
+            if self.counts.cuts >= CUTS || !self.ledger.complaints.is_empty() {
+                break;
+            }
+            self.plan_trouble(life);
+            self.live();
+        }
+        if self.ledger.complaints.is_empty() {
+            self.ledger.complaints.extend(self.disk.violations());
+        }
+        if self.ledger.complaints.is_empty() {
+            self.last_life();
+        }
+        if !self.ledger.complaints.is_empty() {
+            self.ledger.complaints.append(&mut self.damages);
+        }
+        (self.counts.confirmed, self.counts.delivered) = (self.ledger.confirmed, self.ledger.delivered);
+    }
+
+    fn plan_trouble(&mut self, life: u64) {
+        let hazards = self.plan.hazards;
+        self.plan.settings.upgrade = self.upgraded_in.is_some_and(|first| life >= first);
+        let calls = match self.random.below(6) {
+            // In the midst of the start.
+            0 if life > 0 => self.random.below(8),
+            0 | 1 => self.random.below(60),
+            _ => self.random.below(400),
+        };
+        self.disk.start(Trouble::Never);
+        self.disk.set_lies(hazards.lies_one_in);
+        self.is_full = hazards.segments_room.is_some();
+        if hazards.has_full_syncs && self.random.one_in(3) {
+            self.is_full = true;
+            self.disk.foresee(Trouble::FullSync(self.random.below(80), 1));
+        }
+        if core::mem::take(&mut self.was_killed) && hazards.hits_starts {
+            let calls = if hazards.kills_as_left { 6 } else { 12 };
+            return self.disk.foresee(Trouble::Cut(self.random.below(calls)));
+        }
+        if hazards.kills_one_in > 0 && self.random.one_in(hazards.kills_one_in) {
+            return self.disk.foresee(Trouble::Kill(calls));
+        }
+        if hazards.kills_as_left && self.random.one_in(2) {
+            return self.disk.foresee(Trouble::KillAsLeft(self.random.below(3)));
+        }
+        match self.random.below(10) {
+            0 => {}
+            1 => self.disk.foresee(Trouble::FailedSync(calls / 3)),
+            2 => self.disk.foresee(Trouble::FailedWrite(calls / 3, 1)),
+            3 => {
+                self.is_full = true;
+                self.disk.foresee(Trouble::Full(self.random.below(5)));
+                self.disk.foresee(Trouble::Cut(calls));
+            }
+            4 => {
+                self.is_full = true;
+                let (after, count) = (self.random.below(40), 1 + self.random.below(12));
+                self.disk.foresee(Trouble::NoRoom(after, count));
+                self.disk.foresee(Trouble::Cut(calls));
+            }
+            _ => self.disk.foresee(Trouble::Cut(calls)),
+        }
+    }
+
+    /// One life, and what ends it.
+    fn live(&mut self) {
+        let steps = 60 + self.random.below(700);
+        let ends_well = self.random.one_in(5);
+        let engine = self.start();
+        let is_started = engine.is_some();
+        if let Some(engine) = engine {
+            self.counts.lives += 1;
+            if self.random.one_in(4) {
+                let reads = self.random.below(30);
+                let is_long = self.plan.hazards.has_read_spells;
+                let count = if is_long { 1 + self.random.below(3) } else { 1 };
+                self.disk.foresee(Trouble::FailedRead(reads, count));
+            }
+            let mut life = Life::new(self, engine);
+            let ended = life.run(steps);
+            if ended.is_ok() && ends_well {
+                life.stop();
+            }
+            life.end();
+        }
+        // A kill keeps the page cache; most ends do not.
+        if self.disk.is_killed() {
+            self.disk.revive();
+            self.was_killed = true;
+        } else if self.disk.is_off() || self.random.below(4) > 0 {
+            self.disk.power_cut();
+            self.counts.cuts += 1;
+            self.counts.cuts_at_start += u64::from(!is_started);
+            self.break_promises();
+        }
+        let one_in = self.plan.hazards.damage_one_in;
+        if one_in > 0 && self.random.one_in(one_in) {
+            self.damage();
+        }
+    }
+
+    /// The device has lost some of what it only said that it had synced.
+    fn break_promises(&mut self) {
+        let before = self.disk.copy();
+        let lost = self.disk.lose_owed();
+        if !lost.is_nothing() {
+            self.note_damage(before, &lost);
+        }
+    }
+
+    /// Something that was synced is damaged.
+    fn damage(&mut self) {
+        let before = self.disk.copy();
+        let damaged = self.disk.damage();
+        self.note_damage(before, &damaged);
+    }
+
+    fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
+        self.damages.push(format!("before life {}: {damaged:?}", self.ledger.life + 1));
+        self.harms.push(Harm::of(&mut before, damaged));
+        (self.is_damaged, self.ledger.is_lenient) = (true, true);
+        self.counts.damaged += 1;
+    }
+
+    /// A life without trouble, in which everything is brought to an end.
+    fn last_life(&mut self) {
+        self.disk.start(Trouble::Never);
+        self.disk.set_lies(0);
+        self.disk.set_room(None);
+        self.is_full = false;
+        let Some(engine) = self.start() else {
+            return self.ledger.complain("the last start failed".into());
+        };
+        self.counts.lives += 1;
+        let mut life = Life::new(self, engine);
+        let ended = life.run(100).and_then(|()| life.wind_up());
+        life.end();
+        if ended == Err(Ended::Disk) {
+            self.ledger.complain("the disk failed by itself".into());
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A start: the store is opened and looked into, record by record, and the broker is filled from it, as the
+//! real one does.
+//!
+//! Always true: what the store has is held against the ledger before anybody is let in; what the broker makes
+//! of it is seen by clients.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leveret::admin::scene::Process;
+use leveret::broker::{Broker, Context};
+use leveret::engine::{Engine, Setup, StoreDriver, restore};
+use leveret::journal::{Definition, DestinationName, is_group, is_transient};
+use leveret::password::PasswordHash;
+use leveret::sim::{Random, is_told};
+use leveret::store::{Body, Identity, Log, Message, Record};
+use leveret::time::Now;
+
+use super::ledger::{body_of, number_of};
+use super::plan::{USERS, VHOSTS};
+use super::recover::Found;
+use super::run::Run;
+use super::world::Memory;
+use super::world::platform::Helpers;
+
+pub const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
+
+/// A body as it lies in the log: whole, or the number its chunks have.
+enum Bytes {
+    Whole(Vec<u8>),
+    Chunks(u64, u64),
+}
+
+/// A copy of a message: its targets, and what there is to compare.
+struct Copy {
+    targets: Vec<(u64, u64)>,
+    exchange: Vec<u8>,
+    key: Vec<u8>,
+    properties: Vec<u8>,
+    body: Bytes,
+}
+
+impl Copy {
+    fn of(log: &Log, message: &Message<'_>) -> Self {
+        Self {
+            targets: log.live_targets(message).collect(),
+            exchange: message.exchange.to_vec(),
+            key: message.key.to_vec(),
+            properties: message.properties.to_vec(),
+            body: match message.body {
+                Body::Inline(bytes) => Bytes::Whole(bytes.to_vec()),
+                Body::Chunked { body, bytes, .. } => Bytes::Chunks(body, bytes),
+            },
+        }
+    }
+}
+
+/// SHA-256 of `salt` and the name, for each of [`USERS`]: the password is the name, and quick to check.
+const DIGESTS: [[u8; 32]; 2] = [
+    [
+        0x34, 0x70, 0x32, 0xEC, 0x38, 0x92, 0x03, 0x59, 0x86, 0x6D, 0x1C, 0x11, 0x8C, 0x75, 0x9B, 0x83, 0x40,
+        0x47, 0xA0, 0x42, 0x76, 0x99, 0x71, 0x0D, 0xD1, 0x5B, 0x9C, 0x38, 0xDB, 0x44, 0x82, 0xAA,
+    ],
+    [
+        0x43, 0xE6, 0x5E, 0x7F, 0x7E, 0xA7, 0xC2, 0x89, 0x77, 0xD9, 0xA3, 0x5C, 0x20, 0xB5, 0x81, 0xE4, 0xEF,
+        0x68, 0xC0, 0x4B, 0xB0, 0x62, 0x30, 0x6C, 0xCE, 0x46, 0xE9, 0xB5, 0x1A, 0x88, 0x91, 0x0A,
+    ],
+];
+
+fn hash_of(user: &str) -> PasswordHash {
+    let at = usize::from(user != USERS[0]);
+    PasswordHash::RabbitSha256 { salt: *b"salt", digest: DIGESTS[at] }
+}
+
+/// Queues of which damage has left but the name, and orphans, are more than the ledger promises: somebody
+/// deletes them.
+fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
+    while let Some((vhost, queue)) = broker.next_rebuilt() {
+        if broker.operator_delete_queue(context, &vhost, &queue, (false, false)).is_err() {
+            return;
+        }
+    }
+    while let Some(incarnation) = broker.orphans().first().map(|orphan| orphan.incarnation) {
+        if broker.operator_delete_orphan(context, incarnation).is_err() {
+            return;
+        }
+    }
+}
+
+impl Run {
+    /// Opens the store and starts a broker with it; `None` when the power went again, or the disk failed.
+    pub fn start(&mut self) -> Option<Engine<Memory>> {
+        let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
+        let (log, report) = opened.ok()?;
+        self.is_told |= is_told(&report);
+        // What was found may be lost with the next cut when it could not be written again.
+        if report.unwritable.is_some() || report.is_pending {
+            return None;
+        }
+        let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());
+        let tells = !report.set_aside.is_empty() || report.commits_missing > 0;
+        if self.ledger.life > 0 && !is_damaged && tells {
+            self.ledger.complain(format!("damage is reported where there is none: {report:?}"));
+        }
+        if log.life() <= self.ledger.life && !self.is_damaged {
+            self.ledger.complain(format!("life {} is lived twice", log.life()));
+        }
+        let found = self.find(&log);
+        let mut harms = core::mem::take(&mut self.harms);
+        let is_told = core::mem::take(&mut self.is_told);
+        self.ledger.begin(log.life(), &found, &harms, is_told);
+        harms.iter_mut().for_each(|harm| harm.is_fresh = false);
+        self.harms = harms;
+        let limits = self.plan.limits.clone();
+        let mut entropy = Random::new(self.seed ^ u64::from(log.life()) << 32);
+        let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
+        let broker = Broker::new(&limits, Box::new(fill)).expect("the limits have room for a broker");
+        let helpers = Helpers::new(
+            Some(self.disk.clone()),
+            Random::new(self.random.below(u64::MAX)),
+            self.plan.slowness_ms,
+        );
+        let mut memory = Memory::default();
+        memory.helpers = helpers;
+        let setup = Setup {
+            limits,
+            identity: leveret::session::Identity::default(),
+            queue_places: 64,
+            listeners: vec![false],
+            is_tls_shut: false,
+            is_memory_locked: false,
+            process: process(),
+            own_uid: 0,
+        };
+        let mut engine = Engine::new(setup, broker, memory);
+        let (broker, mut context) = engine.broker_mut();
+        broker.set_persist_all(self.plan.persist_all);
+        broker.set_spill_transient(self.plan.spill_transient);
+        context.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
+        let first = Some((USERS[0], hash_of(USERS[0])));
+        restore(broker, &mut context, &log, &mut self.disk, report.access, first).ok()?;
+        self.check_access(broker, &mut context, is_damaged);
+        delete_rebuilt(broker, &mut context);
+        let driver = StoreDriver::new(log, self.plan.limits.frame_max as usize);
+        engine.set_store(driver);
+        engine.open_admin_socket();
+        Some(engine)
+    }
+
+    /// Nobody is locked out, unless damage explains that; whoever works here can come in.
+    fn check_access(&mut self, broker: &mut Broker, context: &mut Context<'_>, is_damaged: bool) {
+        let journal = context.journal_mut();
+        if let Some(why) = broker.access_doubt() {
+            if !is_damaged {
+                self.ledger.complain(format!("nobody gets in: {why}"));
+            }
+            let _ = broker.confirm_access(journal);
+        }
+        for (vhost, user) in VHOSTS.into_iter().zip(USERS) {
+            if !broker.vhosts().any(|view| view.name == vhost) {
+                let _ = broker.put_vhost(journal, vhost);
+            }
+            if !broker.users().any(|view| view.name == user) {
+                let _ = broker.put_user(journal, user, hash_of(user), "");
+            }
+            let _ = broker.set_permissions(journal, user, vhost, ".*", ".*", ".*");
+        }
+    }
+
+    /// Reads everything there is.
+    fn find(&mut self, log: &Log) -> Found {
+        let mut found = Found::default();
+        let queues = self.find_definitions(log, &mut found);
+        let mut chunks: BTreeMap<u64, BTreeMap<u32, Vec<u8>>> = BTreeMap::new();
+        let mut copies = Vec::new();
+        let walked = log.read_live(&mut self.disk, |record| match record {
+            Record::Message(message) if message.targets.iter().any(|target| is_group(target.queue)) => {}
+            Record::Message(message) => copies.push(Copy::of(log, message)),
+            Record::Chunk { body, index, bytes } => {
+                chunks.entry(*body).or_default().insert(*index, bytes.to_vec());
+            }
+            _ => {}
+        });
+        if walked.is_err() {
+            self.ledger.complain("the store cannot be read".into());
+        }
+        if !self.is_damaged {
+            self.check_copies(&copies);
+        }
+        let mut actual: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        for copy in copies {
+            let (bytes, wanted) = match copy.body {
+                Bytes::Whole(bytes) => (bytes, None),
+                Bytes::Chunks(body, wanted) => {
+                    let parts = chunks.get(&body).into_iter().flat_map(|parts| parts.values().flatten());
+                    (parts.copied().collect(), Some(wanted))
+                }
+            };
+            // What lost a part is never delivered.
+            if self.is_damaged && wanted.is_some_and(|wanted| bytes.len() as u64 != wanted) {
+                continue;
+            }
+            let number = self.compare(&bytes, &copy.exchange, &copy.key, &copy.properties);
+            actual.extend(copy.targets.iter().map(|target| (*target, number)));
+        }
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        for ((incarnation, _), number) in actual {
+            if is_transient(incarnation) {
+                // Of another life: void.
+                continue;
+            }
+            *counts.entry(incarnation).or_default() += 1;
+            match queues.get(&incarnation).and_then(|key| found.queues.get_mut(key)) {
+                Some(contents) => contents.push(number),
+                None if self.is_damaged => {}
+                None => self.ledger.complain(format!("message {number} is in a queue that is not defined")),
+            }
+        }
+        for (incarnation, queue) in log.index().queues() {
+            let have = counts.get(incarnation).copied().unwrap_or(0);
+            let is_counted = !is_group(*incarnation) && !is_transient(*incarnation) && !queue.gone;
+            if queue.live != have && !self.is_damaged && is_counted {
+                self.ledger.complain(format!("a queue counts {} messages and has {have}", queue.live));
+            }
+        }
+        found
+    }
+
+    /// What the cleaner copies it copies for every queue that still needs it: no copy of a message has a part
+    /// of its queues, and another one the rest.
+    fn check_copies(&mut self, copies: &[Copy]) {
+        let mut of: BTreeMap<(u64, u64), &[(u64, u64)]> = BTreeMap::new();
+        for copy in copies {
+            for target in &copy.targets {
+                let first = *of.entry(*target).or_insert(&copy.targets);
+                if first != copy.targets {
+                    let targets = &copy.targets;
+                    let what = format!("one copy is for {first:?}, another for {targets:?}");
+                    return self.ledger.complain(what);
+                }
+            }
+        }
+    }
+
+    fn compare(&mut self, body: &[u8], exchange: &[u8], key: &[u8], properties: &[u8]) -> u64 {
+        let number = number_of(body);
+        let Some(content) = self.ledger.contents.get(&number) else { return number };
+        let is_same = exchange == content.exchange.as_bytes()
+            && key == content.key.as_bytes()
+            && properties == content.properties()
+            && body == body_of(number, content.len);
+        if !is_same {
+            self.ledger.complain(format!("message {number} was altered"));
+        }
+        number
+    }
+
+    /// Fills in the definitions; gives the queues by their incarnations.
+    fn find_definitions(&mut self, log: &Log, found: &mut Found) -> BTreeMap<u64, (String, String)> {
+        let (mut queues, mut versions) = (BTreeMap::new(), BTreeSet::new());
+        let is_gone = |incarnation| log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
+        let read =
+            log.read_definitions(&mut self.disk, |key, value, _| match Definition::parse(key, value) {
+                Some(Definition::Exchange { vhost, name, version, .. }) => {
+                    versions.insert(version);
+                    found.exchanges.insert((vhost.into(), name.into()));
+                }
+                Some(Definition::Queue { vhost, name, incarnation, .. }) if !is_gone(incarnation) => {
+                    found.queues.insert((vhost.into(), name.into()), Vec::new());
+                    queues.insert(incarnation, (vhost.into(), name.into()));
+                }
+                Some(Definition::Binding {
+                    vhost,
+                    source,
+                    source_version,
+                    destination: DestinationName::Queue(queue),
+                    destination_version,
+                    routing_key,
+                    ..
+                }) if queues.contains_key(&destination_version) && versions.contains(&source_version) => {
+                    found.bindings.insert((vhost.into(), source.into(), routing_key.into(), queue.into()));
+                }
+                Some(_) | None => {}
+            });
+        if !matches!(read, Ok(0)) && !self.is_damaged {
+            self.ledger.complain(format!("definitions cannot be read: {read:?}"));
+        }
+        queues
+    }
+}
+
+fn process() -> Process {
+    Process {
+        environment: String::new(),
+        data_dir: String::new(),
+        listeners: Vec::new(),
+        product: (String::new(), String::new()),
+        memory_limit_bytes: 0,
+        uptime_ms: 0,
+        connections: 0,
+        handshakes_evicted: 0,
+        newcomers_dropped: 0,
+        is_store_damaged: false,
+        is_tls_shut: false,
+        waiting_publishers: 0,
+    }
+}

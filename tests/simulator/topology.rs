@@ -1,0 +1,134 @@
+//! The names that simulated clients use, and what each of them means.
+//!
+//! ```text
+//! d0 .. d3  durable       l0  durable, keeps 12 and drops the oldest      r0  durable, keeps 12 and refuses
+//! t0 t1     transient     a0  transient, goes with its last consumer      xN  exclusive, of connection N
+//! ```
+//!
+//! Always true: a name says what is declared under it, so that two clients never contradict each other; which
+//! bindings there may be is fixed, so that a message in a queue that it cannot get to is a mistake whenever
+//! it is seen.
+
+use leveret::wire::{Method, Table};
+
+/// Queues that everybody uses.
+pub const QUEUES: [&str; 9] = ["d0", "d1", "d2", "d3", "l0", "r0", "a0", "t0", "t1"];
+
+/// Bindings there may be: source, routing key, queue.
+pub const BINDINGS: [(&str, &str, &str); 10] = [
+    ("fan", "", "d0"),
+    ("fan", "", "d1"),
+    ("fan", "", "t0"),
+    ("fan", "", "l0"),
+    ("dir", "k0", "d1"),
+    ("dir", "k0", "d2"),
+    ("dir", "k1", "r0"),
+    ("top", "a.*", "d2"),
+    ("top", "a.#", "d3"),
+    ("top", "#.c", "t1"),
+];
+
+/// Exchanges that are declared: name and type.
+pub const EXCHANGES: [(&str, &str); 3] = [("fan", "fanout"), ("dir", "direct"), ("top", "topic")];
+
+/// What is published through them.
+pub const ROUTES: [(&str, &str); 7] = [
+    ("fan", "x"),
+    ("dir", "k0"),
+    ("dir", "k1"),
+    ("dir", "none"),
+    ("top", "a.b"),
+    ("top", "a.b.c"),
+    ("top", "c"),
+];
+
+/// Messages that the queues with a limited length keep.
+const LENGTH_MAX: i64 = 12;
+
+pub fn is_durable(queue: &str) -> bool {
+    queue.starts_with(['d', 'l', 'r'])
+}
+
+/// It may drop any message for its length.
+pub fn drops(queue: &str) -> bool {
+    queue.starts_with('l')
+}
+
+/// It may refuse any message for its length.
+pub fn refuses(queue: &str) -> bool {
+    queue.starts_with('r')
+}
+
+/// Whether it may go without anybody deleting it.
+pub fn may_go(queue: &str) -> bool {
+    queue.starts_with(['a', 'x'])
+}
+
+/// Whether a binding lets a message through.
+fn fits(source: &str, pattern: &str, key: &str) -> bool {
+    match source {
+        "fan" => true,
+        "dir" => pattern == key,
+        _ => match pattern {
+            "a.*" => key == "a.b",
+            "a.#" => key == "a" || key.starts_with("a."),
+            "#.c" => key == "c" || key.ends_with(".c"),
+            _ => false,
+        },
+    }
+}
+
+/// The bindings that may bring a message to queues, by their places in the table.
+pub fn bindings_for<'a>(exchange: &'a str, key: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let all = BINDINGS.iter().enumerate();
+    all.filter(move |(_, (source, pattern, _))| *source == exchange && fits(source, pattern, key))
+        .map(|(at, _)| at)
+}
+
+/// Whether a message may come to a queue at all.
+pub fn may_route(exchange: &str, key: &str, queue: &str) -> bool {
+    match exchange {
+        "" => key == queue,
+        _ => bindings_for(exchange, key).any(|at| BINDINGS[at].2 == queue),
+    }
+}
+
+/// Arguments of a declaration.
+pub fn arguments(queue: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if drops(queue) || refuses(queue) {
+        bytes.push(12);
+        bytes.extend_from_slice(b"x-max-lengthl");
+        bytes.extend_from_slice(&LENGTH_MAX.to_be_bytes());
+    }
+    if refuses(queue) {
+        bytes.push(10);
+        bytes.extend_from_slice(b"x-overflowS\x00\x00\x00\x0ereject-publish");
+    }
+    bytes
+}
+
+pub fn declare<'a>(queue: &'a str, arguments: &'a [u8]) -> Method<'a> {
+    Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable: is_durable(queue),
+        exclusive: queue.starts_with('x'),
+        auto_delete: queue.starts_with('a'),
+        no_wait: false,
+        arguments: Table::trusted(arguments),
+    }
+}
+
+pub fn declare_exchange<'a>(exchange: &'a str, kind: &'a str) -> Method<'a> {
+    Method::ExchangeDeclare {
+        exchange,
+        kind,
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
