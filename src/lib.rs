@@ -37,13 +37,23 @@
 //!
 //! # The life of a message
 //!
-//! All of it happens in `engine::Engine::turn`, step by step.
+//! All of it happens in `engine::Engine::turn`, step by step: a publish, and its confirm, by the names that
+//! are in the code.
+//!
+//! ```text
+//! publish:  Engine::read_from → Connection::next → Broker::apply → Broker::publish → Broker::route
+//!           → Journal::append → Queue::push → Broker::deliver → Connection::fill → Broker::sent
+//!
+//! confirm:  Journal::append → Connection::answer → StoreDriver::next_write ~ Write::run (on a helper)
+//!           ~ StoreDriver::take_write → Journal::stored → Engine::note_durable
+//!           → Connection::note_durable → Connection::fill
+//! ```
 //!
 //! ```text
 //! socket ─read→ input buffer ─→ session::Connection::next ─→ content collected in mem::Messages
 //!                                                              │ Command::Publish
 //!                                                              ▼
-//!                               Broker::apply → route → every target queue's Fifo, or none
+//!                               Broker::publish → route → Queue::push, or none
 //!                                                              │ Outcome::Published → a confirm is due
 //!                                                              ▼
 //!                               Broker::deliver: queue → delivery record → outbox of the connection
