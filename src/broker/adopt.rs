@@ -261,7 +261,7 @@ impl Broker {
         self.version_for(cx.journal, true)?;
         self.take_names(vhost, declaration.arguments.len())?;
         let record = &mut self.queues[queue.index()];
-        debug_assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
+        assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);

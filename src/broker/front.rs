@@ -255,7 +255,7 @@ impl Broker {
                 true
             }
             Some(First::At(part, Place::Stored(lane, start, count))) => {
-                debug_assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
+                assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
                 let count = if self.queues[queue.index()].dying { count } else { 1 };
                 self.settle_run(cx.journal, queue, lane, start, count);
                 self.leave_stored(queue, count);

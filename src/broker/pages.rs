@@ -204,7 +204,7 @@ impl Broker {
             Lane::Transient => Place::Plain(message),
         };
         let pushed = record.deep.head.push(&mut self.fifo_pool, place.entry());
-        debug_assert!(pushed, "there are chunks");
+        assert!(pushed, "there are chunks");
         true
     }
 

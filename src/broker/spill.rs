@@ -201,7 +201,7 @@ impl Broker {
         }
         let Some((_, entry)) = record.fifo.pop(&mut self.fifo_pool) else { return false };
         let kept = record.deep.head.push(&mut self.fifo_pool, entry);
-        debug_assert!(kept, "there are chunks");
+        assert!(kept, "there are chunks");
         true
     }
 
@@ -233,7 +233,7 @@ impl Broker {
         let deep = &mut self.queues[queue.index()].deep;
         deep.messages += 1;
         let kept = deep.middle.push(&mut self.fifo_pool, entry);
-        debug_assert!(kept, "there are chunks");
+        assert!(kept, "there are chunks");
     }
 
     /// From now on only the log has this message.

@@ -133,7 +133,7 @@ impl Broker {
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
-            debug_assert!(outcome != Outcome::Wait, "a commit never waits");
+            assert!(outcome != Outcome::Wait, "a commit never waits");
         }
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
