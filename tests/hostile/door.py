@@ -421,8 +421,8 @@ SPRAYS: Dict[str, Callable[[int], str]] = {
 
 
 def wrong_passwords_next_door(board: str) -> None:
-    """Forty right logins of forty, while another program at the same address sends wrong passwords without end: of
-    one that never logged in before, too."""
+    """Forty right logins of forty, by either door, while another program at the same address sends wrong passwords
+    without end: of one that never logged in before, too."""
     for spray, response in SPRAYS.items():
         with door_of(board) as door:
             for user in ("known", "honest"):
@@ -432,14 +432,16 @@ def wrong_passwords_next_door(board: str) -> None:
             sprayer = Sprayer(door, HONEST, response)
             try:
                 with ThreadPoolExecutor(4) as pool:
-                    ask = [pool.submit(served, door, "plain", HONEST, 15.0, "known", "right") for _ in range(40)]
-                    times = [asked.result() for asked in ask]
-                first = served(door, "plain", HONEST, 15.0, "honest", "right")
+                    ask = [pool.submit(served, door, ("plain", "tls")[number % 2], HONEST, 15.0, "known", "right")
+                           for number in range(40)]
+                    plain, tls = (max(asked.result() for asked in ask[at::2]) for at in range(2))
+                first = served(door, "tls", HONEST, 15.0, "honest", "right")
                 other = served(door, "plain", "127.0.0.10", IN_TIME_S)
             finally:
                 sprayer.end()
-            print(f"# {board}, {spray}: {sprayer.sent} wrong ones; 40 right ones took {max(times) * 1000:.0f} ms at "
-                  f"most, the first of another user {first * 1000:.0f} ms, one from elsewhere {other * 1000:.0f} ms")
+            print(f"# {board}, {spray}: {sprayer.sent} wrong ones; 40 right ones took {plain * 1000:.0f} ms at most "
+                  f"and {tls * 1000:.0f} ms over TLS, the first of another user {first * 1000:.0f} ms, one from "
+                  f"elsewhere {other * 1000:.0f} ms")
             assert sprayer.sent >= 5, "nobody sprayed"
 
 
