@@ -58,10 +58,10 @@ pub(super) struct LogShares {
     pub(super) weighed: Option<Batch>,
 }
 
-/// Whose memory the messages of a virtual host take.
+/// Whose memory the messages of a virtual host take that no connection sends.
 #[inline]
 pub(super) const fn owner_of(vhost: VhostId) -> Owner {
-    Owner::from_index(vhost.index())
+    Owner::of_vhost(vhost.index())
 }
 
 impl Held {

@@ -5,11 +5,12 @@
 //!
 //! Always true: with one virtual host there are no shares of virtual hosts, with one user none of users;
 //! with more, a quarter of each pool is kept in equal parts for those that have less than theirs
-//! (`Division`). What is declared counts for its virtual host for as long as it exists, over restarts too;
+//! (`Division`), for virtual hosts and for users besides, so that neither part comes out of the other. What is
+//! declared counts for its virtual host for as long as it exists, over restarts too;
 //! for the user that declared it while the broker runs and the user exists: what was there at the start is
-//! nobody's, and a user's part is one of what is left. The memory of messages (`mem::Messages`) and their
-//! room on the disk (`log_shares`) are divided among virtual hosts alone, for a message outlives whoever
-//! sent it.
+//! nobody's, and a user's part is one of what is left. The memory of messages counts for the
+//! virtual host and for who sent them (`mem::Messages`); their entries in queues and their room on the disk
+//! (`log_shares`) for the virtual host alone, for those are the queue's, and outlive whoever sent them.
 
 use crate::command::{ConnectionId, VhostId};
 use crate::error::{Fault, ReplyCode, Scope};
@@ -23,8 +24,9 @@ impl Broker {
     /// Whose memory the messages of a connection take.
     #[inline]
     pub fn owner(&self, connection: ConnectionId) -> Owner {
-        let vhost = self.connections.get(connection.index()).and_then(|record| record.vhost);
-        vhost.map_or_else(Owner::default, owner_of)
+        let Some(record) = self.connections.get(connection.index()) else { return Owner::default() };
+        let owner = record.vhost.map_or_else(Owner::default, owner_of);
+        record.user_index.map_or(owner, |user| owner.with_user(user))
     }
 
     pub(super) fn holder(&self, connection: ConnectionId) -> Holder {
@@ -46,15 +48,18 @@ impl Broker {
     ) -> Result<(), Fault> {
         let held = |other: &Held| u64::from(held(other));
         let (room, places) = (room as u64, places as u64);
+        let mut kept = 0;
         if let Some(vhost) = holder.vhost {
             let all = self.access.vhosts_held().map(held);
-            if !leaves_enough(all, held(self.access.vhost_held(vhost)), room, places) {
+            kept += kept_from(all, held(self.access.vhost_held(vhost)), room, places);
+            if kept > 0 && places + kept > room {
                 return Err(has_its_share("virtual host", key));
             }
         }
         if let Some(user) = holder.user {
             let all = self.access.users_held().map(held);
-            if !leaves_enough(all, held(self.access.user_held(user)), room, places) {
+            kept += kept_from(all, held(self.access.user_held(user)), room, places);
+            if kept > 0 && places + kept > room {
                 return Err(has_its_share("user", key));
             }
         }
@@ -90,14 +95,11 @@ impl Broker {
     #[inline(never)]
     fn is_delivery_left_for(&self, connection: ConnectionId) -> bool {
         let room = self.deliveries.slab.room() as u64;
-        let fits = |division: &Division, held: u64| {
-            division.is_own_part(held, 1) || room > division.kept_for_others(held)
-        };
+        let kept = |divided: &Divided, held: &Held| divided.unsettled.kept_from(held.unsettled, 1);
         let Holder { vhost, user } = self.holder(connection);
-        vhost.is_none_or(|vhost| {
-            fits(&self.divisions.vhosts.unsettled, self.access.vhost_held(vhost).unsettled)
-        }) && user
-            .is_none_or(|user| fits(&self.divisions.users.unsettled, self.access.user_held(user).unsettled))
+        let of_vhost = vhost.map_or(0, |vhost| kept(&self.divisions.vhosts, self.access.vhost_held(vhost)));
+        let of_user = user.map_or(0, |user| kept(&self.divisions.users, self.access.user_held(user)));
+        room > of_vhost + of_user
     }
 
     /// A connection has one delivery more.
@@ -155,21 +157,20 @@ impl Broker {
         let messages_room =
             u64::from(self.settings.messages / 2).saturating_sub(self.pinned.open_messages.into());
         let bytes_room = (self.settings.body_bytes / 2).saturating_sub(self.pinned.open_bytes);
-        let fits = |divided: &Divided, held: &Held| {
-            let messages = &divided.open_messages;
-            let has_slot = messages.is_own_part(held.open_messages, 1)
-                || messages_room > messages.kept_for_others(held.open_messages);
-            let has_bytes = divided.open_bytes.is_own_part(held.open_bytes, bytes)
-                || bytes_room >= bytes + divided.open_bytes.kept_for_others(held.open_bytes);
-            match (has_slot, has_bytes) {
-                (true, true) => Ok(()),
-                (false, _) => Err("messages_max"),
-                (true, false) => Err("body_bytes_max"),
-            }
+        let kept = |divided: &Divided, held: &Held| {
+            let messages = divided.open_messages.kept_from(held.open_messages, 1);
+            (messages, divided.open_bytes.kept_from(held.open_bytes, bytes))
         };
         let Holder { vhost, user } = self.holder(connection);
-        vhost.map_or(Ok(()), |vhost| fits(&self.divisions.vhosts, self.access.vhost_held(vhost)))?;
-        user.map_or(Ok(()), |user| fits(&self.divisions.users, self.access.user_held(user)))
+        let of_vhost =
+            vhost.map_or((0, 0), |vhost| kept(&self.divisions.vhosts, self.access.vhost_held(vhost)));
+        let of_user = user.map_or((0, 0), |user| kept(&self.divisions.users, self.access.user_held(user)));
+        // Within its own parts it is not asked how much there is: that is kept for it.
+        let fits = |room: u64, wanted: u64, kept: u64| kept == 0 || room >= wanted + kept;
+        if !fits(messages_room, 1, of_vhost.0 + of_user.0) {
+            return Err("messages_max");
+        }
+        if fits(bytes_room, bytes, of_vhost.1 + of_user.1) { Ok(()) } else { Err("body_bytes_max") }
     }
 
     /// A connection has so many messages more in open transactions.
@@ -244,7 +245,7 @@ impl Broker {
             return;
         }
         let owners = self.access.vhost_ids().map(owner_of);
-        messages.divide_among(owners.clone());
+        messages.divide_among(owners.clone(), self.access.senders());
         self.fifo_pool.divide_among(self.fan_out_max(), owners);
     }
 }
@@ -254,9 +255,8 @@ pub(super) fn of_connection(fault: Fault) -> Fault {
     Fault { scope: Scope::Connection, ..fault }
 }
 
-fn leaves_enough(all: impl Iterator<Item = u64> + Clone, own: u64, room: u64, places: u64) -> bool {
-    let division = Division::new(room + all.clone().sum::<u64>(), all);
-    division.is_own_part(own, places) || places + division.kept_for_others(own) <= room
+fn kept_from(all: impl Iterator<Item = u64> + Clone, own: u64, room: u64, places: u64) -> u64 {
+    Division::new(room + all.clone().sum::<u64>(), all).kept_from(own, places)
 }
 
 /// 506: what is left is for others.

@@ -194,7 +194,8 @@ fn derive_message_size(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, 
     let assembly = if by_hand.has("assembly_bytes_max") { wanted } else { limits.assembly_bytes_max };
     let own = u64::from(profile.message_size_max);
     let size = scaled(own, scale, PAGE).min(MESSAGE_BYTES_MAX.max(own));
-    limits.message_size_max = size.min(assembly.saturating_sub(frame)).max(PAGE) as u32;
+    let least = MESSAGE_BYTES_MIN.min(own);
+    limits.message_size_max = size.max(least).min(assembly.saturating_sub(frame)).max(PAGE) as u32;
 }
 
 impl Config {
@@ -434,6 +435,8 @@ mod tests {
                 Err(other) => panic!("{board}, {limit}: {other}\n{}", config.shown()),
             };
             fitted += 1;
+            let is_small = u64::from(config.limits.message_size_max) < MESSAGE_BYTES_MIN;
+            assert!(!is_alone || !is_small, "{board}, {limit}: {}", config.limits.message_size_max);
             assert!(table.bytes() <= limit, "{board}, {limit}: {}", table.bytes());
             assert!(!is_alone || table.bytes() >= limit / 10 * 9, "{board}, {limit}: {}", table.bytes());
             for pool in &POOLS {

@@ -281,6 +281,7 @@ const fn message_limits(limits: &Limits) -> MessageLimits {
         messages_max: limits.messages_max as usize,
         body_bytes_max: limits.body_bytes_max as usize,
         assembly_bytes_max: limits.assembly_bytes_max as usize,
-        owners_max: limits.vhosts_max as usize,
+        vhosts_max: limits.vhosts_max as usize,
+        users_max: limits.users_max as usize,
     }
 }

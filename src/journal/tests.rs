@@ -15,7 +15,8 @@ impl World {
             messages_max: 4096,
             body_bytes_max: 1 << 20,
             assembly_bytes_max: 1 << 20,
-            owners_max: 1,
+            vhosts_max: 1,
+            users_max: 1,
         };
         let mut journal = Journal::new(4096);
         journal.start(1, true, 64 << 10);

@@ -161,15 +161,16 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 22] = [
+        let rules: [(bool, &'static str, &'static str); 23] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (self.channels_max >= 1, "channels_max", "at least 1"),
             (self.channel_max >= 1, "channel_max", "at least 1"),
             (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
             (self.vhosts_max >= 1, "vhosts_max", "at least 1"),
-            (self.vhosts_max as usize <= Owner::MAX, "vhosts_max", "at most 65535"),
+            (self.vhosts_max as usize <= Owner::MAX, "vhosts_max", "at most 65534"),
             (self.users_max >= 1, "users_max", "at least 1"),
+            (self.users_max as usize <= Owner::MAX, "users_max", "at most 65534"),
             (self.permissions_max >= 1, "permissions_max", "at least 1"),
             (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),
             (

@@ -50,7 +50,7 @@ const _: () = assert!(CHUNK_BYTES == 256, "no chunk lies across two groups that 
 #[derive(Debug)]
 pub struct FifoPool {
     chunks: Plain<Chunk>,
-    /// Chunks of each owner, and whether a part is kept for it.
+    /// Chunks of each virtual host, and whether a part is kept for it.
     owners: Box<[(u32, bool)]>,
     division: Division,
 }
@@ -78,16 +78,16 @@ impl FifoPool {
         }
     }
 
-    /// Bytes that one owner takes.
+    /// Bytes that one virtual host takes.
     pub const OWNER_BYTES: usize = size_of::<(u32, bool)>();
 
     /// From now on so many chunks are divided among these; one alone has all.
     pub fn divide_among(&mut self, chunks: usize, owners: impl Iterator<Item = Owner> + Clone) {
         let is_one_of_several = owners.clone().nth(1).is_some();
         self.owners.iter_mut().for_each(|owner| owner.1 = false);
-        owners.clone().for_each(|owner| self.owners[owner.index()].1 = is_one_of_several);
+        owners.clone().for_each(|owner| self.owners[owner.vhost()].1 = is_one_of_several);
         let counts = &self.owners;
-        self.division = Division::new(chunks as u64, owners.map(|owner| counts[owner.index()].0.into()));
+        self.division = Division::new(chunks as u64, owners.map(|owner| counts[owner.vhost()].0.into()));
     }
 
     /// Whether an owner may have so many chunks more, of all but a reserve of so many.
@@ -101,7 +101,7 @@ impl FifoPool {
 
     #[inline(never)]
     fn may_take_of_divided(&self, owner: Owner, chunks: usize, reserve: usize) -> bool {
-        let (held, has_part) = self.owners[owner.index()];
+        let (held, has_part) = self.owners[owner.vhost()];
         let free = self.chunks_free();
         if has_part && self.division.is_own_part(held.into(), chunks as u64) {
             return chunks <= free;
@@ -143,7 +143,7 @@ impl FifoPool {
     fn take(&mut self, owner: Owner) -> Option<u32> {
         let chunk = self.chunks.take()?;
         self.chunks[chunk].next = 0;
-        let (held, has_part) = &mut self.owners[owner.index()];
+        let (held, has_part) = &mut self.owners[owner.vhost()];
         if *has_part {
             self.division.take((*held).into(), 1);
         }
@@ -153,7 +153,7 @@ impl FifoPool {
 
     fn give(&mut self, owner: Owner, chunk: u32) {
         self.chunks.give(chunk as usize - 1);
-        let (held, has_part) = &mut self.owners[owner.index()];
+        let (held, has_part) = &mut self.owners[owner.vhost()];
         *held -= 1;
         if *has_part {
             self.division.give_back((*held).into(), 1);

@@ -1,7 +1,7 @@
 //! Messages: one slot each, however many queues hold them.
 //!
 //! ```text
-//! slot (128 B) | counts and lengths | inline: first 92 bytes of the stream |
+//! slot (128 B) | counts and lengths | inline: first 90 bytes of the stream |
 //!                                     then the chain of blocks, if there is more
 //! stream       | exchange | routing key | properties | body |
 //! ```
@@ -14,7 +14,7 @@
 //! until [`Messages::finish`]. From then on it does not change; [`Messages::retain`] and
 //! [`Messages::release`] count its holders.
 //!
-//! Always true: each belongs to an owner (`owners`), and the pools are divided among those; ordinary
+//! Always true: each belongs to a virtual host and to who sent it (`owners`), and the pools are divided among those; ordinary
 //! publishers never take the reserve, so what drains the broker (deliveries, acknowledgements of connections
 //! that also publish) finds memory when everybody else waits; half-sent contents never hold more than the
 //! assembly share, but for the parts that are kept for each owner.
@@ -32,9 +32,9 @@ mod stream;
 
 use claim::Claim;
 use owners::Owners;
-pub use owners::{Draw, Owner};
+pub use owners::{Draw, Owner, Sender};
 
-const INLINE_BYTES: usize = 92;
+const INLINE_BYTES: usize = 90;
 /// One in so many slots and pages is for what is read back alone.
 const LAST_PART: usize = 64;
 /// Bytes of one message slot.
@@ -142,8 +142,10 @@ pub struct MessageLimits {
     pub body_bytes_max: usize,
     /// Bytes of blocks that contents may hold while they are incomplete.
     pub assembly_bytes_max: usize,
-    /// Owners of messages: virtual hosts.
-    pub owners_max: usize,
+    /// Virtual hosts.
+    pub vhosts_max: usize,
+    /// Users that send them.
+    pub users_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -159,13 +161,15 @@ struct Slot {
     /// Within a page.
     write_at: u16,
     /// Whose memory it is.
-    owner: u16,
+    vhost: u16,
     /// The next slot on a list of the owner's (an open transaction); from 1.
     link: u32,
     exchange_len: u8,
     key_len: u8,
     inline_len: u8,
     flags: MessageFlags,
+    /// And who sent it.
+    user: u16,
     inline: [u8; INLINE_BYTES],
 }
 
@@ -224,7 +228,7 @@ impl Messages {
             pages_kept: 0,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
-            owners: Owners::new(limits.owners_max),
+            owners: Owners::new(limits.vhosts_max, limits.users_max),
             claim: None,
             claims: 0,
             frees: 0,
@@ -249,10 +253,10 @@ impl Messages {
         let names_len = exchange.len() + routing_key.len();
         let mut first_block = 0;
         if names_len > INLINE_BYTES {
-            self.admit(share, 1, owner.number())?;
+            self.admit(share, 1, owner)?;
             first_block = self.blocks.allocate_chain(PAGE_BYTES).ok_or(PoolFull::Bodies)?;
         } else {
-            self.admit(share, 0, owner.number())?;
+            self.admit(share, 0, owner)?;
         }
         // What was admitted has a place.
         let place = self.slots.take().ok_or(PoolFull::Messages)?;
@@ -265,14 +269,16 @@ impl Messages {
             filled: 0,
             write_block: first_block,
             write_at: 0,
-            owner: owner.number(),
+            vhost: 0,
             link: 0,
             exchange_len: exchange.len() as u8,
             key_len: routing_key.len() as u8,
             inline_len: inline_len as u8,
             flags: MessageFlags::NONE,
+            user: 0,
             inline: [0; INLINE_BYTES],
         };
+        self.slots[place].set_owner(owner);
         let id = MessageId::from_index(place);
         if self.owners.is_divided() {
             self.count_begun(id);
@@ -571,7 +577,7 @@ impl Messages {
     /// Whether a content of so many pages may take them. A large one that may not has a claim instead, if
     /// nobody else has.
     fn admit_content(&mut self, share: Share, pages: usize, id: MessageId) -> Result<(), PoolFull> {
-        let owner = self.slots[id.index()].owner;
+        let owner = self.owner(id);
         let Err(full) = self.admit_pages(share, pages, Some(id), owner) else { return Ok(()) };
         if share == Share::Ordinary && self.claim(id, pages) {
             return Err(full);
@@ -604,7 +610,8 @@ impl Messages {
         }
         let pages = slot.assembly_pages();
         slot.flags = slot.flags.without(MessageFlags::ASSEMBLING);
-        self.owners.assembled(slot.owner, pages);
+        let owner = slot.owner();
+        self.owners.assembled(owner, pages);
         self.assembly_pages -= pages;
         self.assembly_left += pages as u64;
         pages

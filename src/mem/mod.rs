@@ -36,6 +36,6 @@ pub use give_back::{let_go_of_start, would_be_given};
 pub use list::{Links, LinksOf, List};
 pub use messages::{
     Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, Owner, PoolFull,
-    Share,
+    Sender, Share,
 };
 pub use slab::Slab;

@@ -61,9 +61,9 @@ impl Places {
         self.end
     }
 
-    /// Those that are taken, from the lowest.
-    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
-        (0..self.end).filter(|place| self.bits[place / BITS] & 1 << (place % BITS) == 0)
+    /// Whether somebody has it.
+    pub(super) fn is_taken(&self, place: usize) -> bool {
+        place < self.end && self.bits[place / BITS] & 1 << (place % BITS) == 0
     }
 
     /// Takes the lowest free place.
@@ -221,6 +221,6 @@ mod tests {
             }
             assert_eq!(places.used(), taken.len());
         }
-        assert!(places.taken().eq(taken.iter().copied()));
+        assert!((0..places.end).filter(|place| places.is_taken(*place)).eq(taken.iter().copied()));
     }
 }

@@ -56,9 +56,10 @@ impl<T: Pod> Plain<T> {
         self.places.max()
     }
 
-    /// The places in use, from the lowest.
-    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
-        self.places.taken()
+    /// Those in use, from the lowest place.
+    pub(super) fn taken_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let Self { places, data, .. } = self;
+        data.iter_mut().enumerate().filter(|(place, _)| places.is_taken(*place)).map(|(_, value)| value)
     }
 
     /// Takes a place; what is in it is left from before, or zeros.

@@ -40,7 +40,8 @@ impl House {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
             assembly_bytes_max: limits.assembly_bytes_max as usize,
-            owners_max: limits.vhosts_max as usize,
+            vhosts_max: limits.vhosts_max as usize,
+            users_max: limits.users_max as usize,
         });
         let (mut journal, mut work) = (Journal::new(limits.messages_max as usize), Work::default());
         let mut context = Context::new(&mut journal, &mut messages, &mut work);

@@ -42,7 +42,8 @@ impl World {
             messages_max: 4096,
             body_bytes_max: 16 << 20,
             assembly_bytes_max: 1 << 20,
-            owners_max: 1,
+            vhosts_max: 1,
+            users_max: 1,
         });
         let (keeper, is_damaged) = (Keeper::new(log, 4096), report.is_damaged());
         Some(Self { disk: disk.clone(), messages, journal, keeper, is_damaged })

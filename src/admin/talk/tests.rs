@@ -44,7 +44,8 @@ impl Stage {
                 messages_max: 64,
                 body_bytes_max: 1 << 20,
                 assembly_bytes_max: 1 << 19,
-                owners_max: 64,
+                vhosts_max: 64,
+                users_max: 64,
             }),
             process: Process {
                 environment: String::new(),

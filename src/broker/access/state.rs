@@ -8,7 +8,7 @@ use ring::hmac;
 
 use crate::command::{ConnectionId, VhostId};
 use crate::limits::Limits;
-use crate::mem::{FifoPool, Messages, Slab};
+use crate::mem::{FifoPool, Messages, Sender, Slab};
 
 use super::records::{Permission, TopicPermission, User, Vhost};
 use crate::broker::divisions::Held;
@@ -37,7 +37,8 @@ pub(in crate::broker) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
 /// A virtual host without its exchanges, a user, and a permission, each with the longest names.
 pub(in crate::broker) const VHOST_BYTES: usize =
     Slab::<Vhost>::record_bytes() + 256 + Messages::OWNER_BYTES + FifoPool::OWNER_BYTES;
-pub(in crate::broker) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
+pub(in crate::broker) const USER_BYTES: usize =
+    Slab::<User>::record_bytes() + 2 * 256 + Messages::OWNER_BYTES;
 pub(in crate::broker) const PERMISSION_BYTES: usize =
     if size_of::<Permission>() > size_of::<TopicPermission>() {
         Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
@@ -134,6 +135,11 @@ impl Access {
 
     pub(in crate::broker) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> + Clone {
         self.vhosts.iter().map(|(index, _)| vhost_at(index))
+    }
+
+    /// Those whose messages count.
+    pub(in crate::broker) fn senders(&self) -> impl Iterator<Item = Sender> + Clone {
+        self.users.iter().map(|(index, user)| Sender { index, life: user.life })
     }
 
     /// The user that has this number, if it is still there.

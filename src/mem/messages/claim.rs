@@ -52,7 +52,7 @@ impl Messages {
         let claim = self.claim.filter(|claim| is_ordinary && claim.id != asks);
         let aside = claim.map_or(0, |claim| claim.set_aside(claim.assembly_since, self.assembly_left));
         let taken = self.assembly_pages + aside;
-        let owner = self.slots[asks.index()].owner;
+        let owner = self.owner(asks);
         let fits = taken == 0 || taken + pages <= self.assembly_pages_max;
         if fits || self.owners.may_assemble(owner, pages) {
             return Ok(());
@@ -78,7 +78,7 @@ impl Messages {
     pub fn claim_fits(&self) -> bool {
         let most = self.pages_max - self.pages_reserve;
         let fits = |claim: Claim| {
-            let kept = self.kept_from(self.slots[claim.id.index()].owner);
+            let kept = self.kept_from(self.owner(claim.id), claim.pages);
             self.blocks.pages_used() + claim.pages + kept <= most
         };
         self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))

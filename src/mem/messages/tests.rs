@@ -3,7 +3,13 @@
 use super::*;
 
 fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
-    Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max, owners_max: 4 })
+    Messages::new(MessageLimits {
+        messages_max,
+        body_bytes_max,
+        assembly_bytes_max,
+        vhosts_max: 4,
+        users_max: 4,
+    })
 }
 
 fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
