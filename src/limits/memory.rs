@@ -265,7 +265,8 @@ impl Limits {
             line(
                 "vhosts_max",
                 self.vhosts_max.into(),
-                sizes.vhost_bytes,
+                // And a bit for each of its users whose publishers wait.
+                sizes.vhost_bytes + (self.users_max as usize + 1).div_ceil(8),
                 "virtual host, its first exchanges",
             ),
             line("users_max", self.users_max.into(), sizes.user_bytes, "user with its tags"),

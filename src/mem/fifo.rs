@@ -62,7 +62,8 @@ pub struct Fifo {
     tail_chunk: u32,
     head_at: u8,
     tail_at: u8,
-    owner: Owner,
+    /// The virtual host that its chunks count for.
+    vhost: u16,
     len: u32,
     head_offset: u64,
 }
@@ -140,10 +141,10 @@ impl FifoPool {
         self.chunks.trim()
     }
 
-    fn take(&mut self, owner: Owner) -> Option<u32> {
+    fn take(&mut self, vhost: u16) -> Option<u32> {
         let chunk = self.chunks.take()?;
         self.chunks[chunk].next = 0;
-        let (held, has_part) = &mut self.owners[owner.vhost()];
+        let (held, has_part) = &mut self.owners[vhost as usize];
         if *has_part {
             self.division.take((*held).into(), 1);
         }
@@ -151,9 +152,9 @@ impl FifoPool {
         Some(chunk as u32 + 1)
     }
 
-    fn give(&mut self, owner: Owner, chunk: u32) {
+    fn give(&mut self, vhost: u16, chunk: u32) {
         self.chunks.give(chunk as usize - 1);
-        let (held, has_part) = &mut self.owners[owner.vhost()];
+        let (held, has_part) = &mut self.owners[vhost as usize];
         *held -= 1;
         if *has_part {
             self.division.give_back((*held).into(), 1);
@@ -178,7 +179,7 @@ impl FifoPool {
 impl Fifo {
     /// An empty fifo, whose chunks count for this owner.
     pub fn owned_by(owner: Owner) -> Self {
-        Self { owner, ..Self::default() }
+        Self { vhost: owner.vhost() as u16, ..Self::default() }
     }
 
     /// How many entries it holds.
@@ -205,7 +206,7 @@ impl Fifo {
     #[must_use]
     pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
         if self.needs_chunk() {
-            let Some(chunk) = pool.take(self.owner) else {
+            let Some(chunk) = pool.take(self.vhost) else {
                 return false;
             };
             if self.len == 0 {
@@ -255,13 +256,13 @@ impl Fifo {
         self.head_at += 1;
         self.len -= 1;
         if self.len == 0 {
-            pool.give(self.owner, self.head_chunk);
+            pool.give(self.vhost, self.head_chunk);
             (self.head_chunk, self.tail_chunk) = (0, 0);
         } else if self.head_at as usize == ENTRIES_PER_CHUNK {
             let chunk = self.head_chunk;
             self.head_chunk = pool.chunks[chunk as usize - 1].next;
             self.head_at = 0;
-            pool.give(self.owner, chunk);
+            pool.give(self.vhost, chunk);
         }
         Some((offset, entry))
     }
@@ -270,7 +271,7 @@ impl Fifo {
     #[must_use]
     pub fn detach(&mut self) -> Self {
         let next_offset = self.head_offset + u64::from(self.len);
-        core::mem::replace(self, Self { head_offset: next_offset, ..Self::owned_by(self.owner) })
+        core::mem::replace(self, Self { head_offset: next_offset, vhost: self.vhost, ..Self::default() })
     }
 }
 

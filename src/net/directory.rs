@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::store::{Disk, FileDisk, OpenError, make_directory};
+use crate::tool::restore::PART;
 
 use super::StartError;
 
@@ -46,11 +47,20 @@ pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Resul
     expect_store(config, files)
 }
 
-/// Whether there is a store where there must be one.
+/// Whether there is a store where there must be one, or at least no half of one.
 fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match files.slots() {
         Ok(slots) if slots.is_empty() && config.store.require_store => {
             Err(StartError::Store(config.data_dir.clone(), OpenError::NoStore))
+        }
+        Ok(slots) if slots.is_empty() && fs::symlink_metadata(config.data_dir.join(PART)).is_ok() => {
+            let part = config.data_dir.join(PART);
+            let why = format!(
+                "a restore into it was cut short, and a broker would begin a new store with a new store's \
+                 users: remove what it left (rm -r {}), and restore again",
+                part.display()
+            );
+            Err(StartError::Directory(config.data_dir.clone(), why))
         }
         Ok(_) => Ok(Ok(())),
         Err(error) => judge(config, error).map(Err),

@@ -34,7 +34,7 @@ use crate::store::{Disk, FileDisk, forget_access, forget_newest};
 use crate::{folder, tar};
 
 /// Where everything lies until it is whole.
-const PART: &str = "restore.part";
+pub(crate) const PART: &str = "restore.part";
 /// More than any segment has.
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 

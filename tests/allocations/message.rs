@@ -46,14 +46,14 @@ impl log::Log for Ear {
 }
 
 /// Starts a broker in a thread that ends with the process.
-fn start_broker(spill_transient: bool) -> SocketAddr {
+fn start_broker(home: &Home, spill_transient: bool) -> SocketAddr {
+    let data_dir = home.path().to_path_buf();
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
     std::thread::spawn(move || {
-        let home = Home::new("allocations");
         let mut config = Config::default();
         config.listen = vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        config.data_dir = home.path().to_path_buf();
+        config.data_dir = data_dir;
         config.profile.limits.messages_max = 4_000;
         config.store = Store { spill_transient, ..Store::default() };
         let mut event_loop = EventLoop::open(&config).expect("it starts");
@@ -189,8 +189,9 @@ const SPILLING_WAYS: [Way; 2] = [("read back", read_back), ("transient, read bac
 fn nothing_is_allocated_on_the_way_of_a_message() {
     log::set_logger(&EAR).expect("the test has no other");
     log::set_max_level(log::LevelFilter::Info);
-    go_all(&mut set_up(start_broker(true)), &SPILLING_WAYS);
-    let mut cast = set_up(start_broker(false));
+    let homes = [Home::new("allocations"), Home::new("allocations")];
+    go_all(&mut set_up(start_broker(&homes[0], true)), &SPILLING_WAYS);
+    let mut cast = set_up(start_broker(&homes[1], false));
     go_all(&mut cast, &WAYS);
     assert!(COUNT.allocations() > 0, "the counter does not count");
     // A large body in the log is known chunk by chunk, which takes a little; nothing of the body's size.

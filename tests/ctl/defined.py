@@ -45,7 +45,12 @@ KEPT = ["vhosts", "users", "permissions", "topic_permissions", "exchanges", "que
 def there_and_back() -> None:
     """What a RabbitMQ 3.10.8 exports is imported here, exported, and imported by another RabbitMQ."""
     environment.have_rabbitmq()
-    home = Path(tempfile.mkdtemp(prefix="leveret-defined-"))
+    with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home:
+        go_there_and_back(Path(home))
+
+
+def go_there_and_back(home: Path) -> None:
+    """With files in this folder."""
     things, exported, ours, back = (home / name for name in ("things", "rabbit.json", "ours.json", "back.json"))
     things.write_text(json.dumps(THINGS))
     with rabbitmq() as oracle:

@@ -218,6 +218,7 @@ fn check_refuses_what_a_start_refuses() {
     let home = Home::new("check");
     let place = |name: &str| home.path().join(name).display().to_string();
     fs::write(place("file"), "text").expect("the folder can be written");
+    fs::create_dir_all(place("cut/restore.part")).expect("the folder can be written");
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let free = free.expect("a free port");
     let tls_alone =
@@ -234,6 +235,7 @@ fn check_refuses_what_a_start_refuses() {
         ("", "none/data", "none is not there; make it (mkdir -p "),
         ("", "file/data", "something on the way to it is no directory"),
         ("[store]\nrequire_store = true\n", "f", "require_store"),
+        ("", "cut", "a restore into it was cut short"),
     ] {
         let file = ConfigFile::new("check-refuses", text);
         let data = place(data);

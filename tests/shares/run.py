@@ -1,6 +1,6 @@
 """A tenant that takes what it can get, and what is left to another virtual host and user, on small boards.
 
-The tenant `loud` has a user and a virtual host of its own; the honest program is guest in `/`. Suite lines:
+The tenant `loud` has a user and a virtual host of its own (in one case it is in `/`); the honest program is guest in `/`. Suite lines:
 `PASS shares/BOARD/NAME`.
 """
 
@@ -53,9 +53,9 @@ class Ward:
         self.broker.close()
         self.home.cleanup()
 
-    def tenant(self) -> Client:
+    def tenant(self, vhost: str = "loud") -> Client:
         """A connection of the tenant, with a channel."""
-        client = Client(self.broker.address, user="loud", password="secret", vhost="loud")
+        client = Client(self.broker.address, user="loud", password="secret", vhost=vhost)
         client.open()
         return client
 
@@ -106,7 +106,7 @@ def exchanges(ward: Ward) -> None:
     for connection in range(4):
         count, refusal = take_all(ward.tenant(), f"t{connection}")
         taken.append(count)
-    assert sum(taken) >= 50, f"it took no more than {taken}"
+    assert sum(taken) >= 40, f"it took no more than {taken}"
     assert "RESOURCE_ERROR" in refusal and "exchanges_max" in refusal, refusal
     client = ward.honest()
     for number in range(3):
@@ -114,7 +114,8 @@ def exchanges(ward: Ward) -> None:
     client.close()
     ward.restart()
     count, refusal = take_all(ward.tenant(), "again")
-    assert count == 0, f"after a start the tenant has {count} more than its share"
+    # For users it counts no longer, and a part of what was kept for them is to be had again; for virtual hosts it does.
+    assert count <= sum(taken) / 4, f"after a start the tenant has {count} more than its share of {taken}"
     client = ward.honest()
     for number in range(3, 6):
         work(client, number, 10)
@@ -142,11 +143,11 @@ def patterns(ward: Ward) -> None:
         client.call(1, "queue.bind", queue="sensors", exchange="amq.topic", routing_key=key)
 
 
-def flooded(ward: Ward, size: int) -> Iterator[Client]:
+def flooded(ward: Ward, size: int, vhost: str) -> Iterator[Client]:
     """Connections of the tenant that publish transient messages, each until nothing is taken any more."""
     body = b"." * size
     for connection in range(4):
-        client = ward.tenant()
+        client = ward.tenant(vhost)
         client.call(1, "queue.declare", queue=f"full-{connection}")
         client.socket.settimeout(1.5)
         try:
@@ -156,12 +157,12 @@ def flooded(ward: Ward, size: int) -> Iterator[Client]:
             yield client
 
 
-def flood(ward: Ward, size: int, least_bytes: int) -> None:
+def flood(ward: Ward, size: int, least_bytes: int, vhost: str = "loud") -> None:
     """Nobody takes what the tenant sends; the honest program's confirms come all the same."""
     client = ward.honest()
     client.call(1, "queue.declare", queue="mine")
-    loud = list(flooded(ward, size))
-    rows = ward.broker.ctl("list_queues", "-p", "loud", "--no-table-headers", "messages").split()
+    loud = list(flooded(ward, size, vhost))
+    rows = ward.broker.ctl("list_queues", "-p", vhost, "--no-table-headers", "messages").split()
     held = sum(map(int, rows)) * max(size, 128)
     assert len(loud) == 4 and held >= least_bytes, f"{held:,} bytes of the tenant are there, so this was no flood"
     client.call(1, "confirm.select")
@@ -180,12 +181,18 @@ def flood(ward: Ward, size: int, least_bytes: int) -> None:
 
 def flood_of_small(ward: Ward) -> None:
     """By their number."""
-    flood(ward, 16, {"pi-zero-w": 8_000_000, "router-64": 1_200_000}[ward.board])
+    flood(ward, 16, {"pi-zero-w": 7_000_000, "router-64": 1_000_000}[ward.board])
 
 
 def flood_of_bodies(ward: Ward) -> None:
     """By their bytes."""
-    flood(ward, 4000, {"pi-zero-w": 14_000_000, "router-64": 1_200_000}[ward.board])
+    flood(ward, 4000, {"pi-zero-w": 12_000_000, "router-64": 1_000_000}[ward.board])
+
+
+def flood_in_the_same_virtual_host(ward: Ward) -> None:
+    """The tenant is another user of `/`: the memory for messages is divided among users, too."""
+    ward.broker.ctl("set_permissions", "-p", "/", "loud", ".*", ".*", ".*")
+    flood(ward, 4000, {"pi-zero-w": 12_000_000, "router-64": 1_000_000}[ward.board], "/")
 
 
 class Durably:
@@ -256,7 +263,7 @@ def disk_of_one(ward: Ward) -> None:
     assert "has its share of disk_limit" not in ward.broker.log()
 
 
-CASES = [exchanges, patterns, flood_of_small, flood_of_bodies, disk, disk_of_one]
+CASES = [exchanges, patterns, flood_of_small, flood_of_bodies, flood_in_the_same_virtual_host, disk, disk_of_one]
 # Small enough to be filled.
 DISK_LIMITS = {disk: "64MiB", disk_of_one: "64MiB"}
 
@@ -273,7 +280,7 @@ def main() -> int:
         for case in CASES:
             ward = Ward(board, DISK_LIMITS.get(case, "200MB"))
             try:
-                suite.case(case.__name__.replace("_", "-"), lambda: case(ward), ward.broker.log)
+                suite.case(case.__name__.replace("_", "-"), lambda: case(ward), lambda: ward.broker.log())
             finally:
                 ward.close()
         status |= suite.status()
