@@ -5,8 +5,8 @@
 //!
 //! Always true: with one virtual host there are no shares of virtual hosts, with one user none of users;
 //! with more, a quarter of each pool is kept in equal parts for those that have less than theirs
-//! (`Division`), for virtual hosts and for users besides, so that neither part comes out of the other. What is
-//! declared counts for its virtual host for as long as it exists, over restarts too;
+//! (`Division`), for virtual hosts and for users besides, so that neither part comes out of the other. What
+//! is declared counts for its virtual host for as long as it exists, over restarts too;
 //! for the user that declared it while the broker runs and the user exists: what was there at the start is
 //! nobody's, and a user's part is one of what is left. The memory of messages counts for the
 //! virtual host and for who sent them (`mem::Messages`); their entries in queues and their room on the disk

@@ -45,7 +45,7 @@ impl Division {
         held + more <= self.part
     }
 
-    /// What is kept for others from a holder that has so much and wants so much more: nothing within its part.
+    /// What is kept from a holder that has so much and wants so much more; nothing within its part.
     pub const fn kept_from(&self, held: u64, more: u64) -> u64 {
         if self.is_own_part(held, more) { 0 } else { self.kept_for_others(held) }
     }

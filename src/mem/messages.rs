@@ -14,10 +14,10 @@
 //! until [`Messages::finish`]. From then on it does not change; [`Messages::retain`] and
 //! [`Messages::release`] count its holders.
 //!
-//! Always true: each belongs to a virtual host and to who sent it (`owners`), and the pools are divided among those; ordinary
-//! publishers never take the reserve, so what drains the broker (deliveries, acknowledgements of connections
-//! that also publish) finds memory when everybody else waits; half-sent contents never hold more than the
-//! assembly share, but for the parts that are kept for each owner.
+//! Always true: each belongs to a virtual host and to who sent it (`owners`), and the pools are divided
+//! among those; ordinary publishers never take the reserve, so what drains the broker (deliveries,
+//! acknowledgements of connections that also publish) finds memory when everybody else waits; half-sent
+//! contents never hold more than the assembly share, but for the parts that are kept for each owner.
 
 use core::num::NonZeroU32;
 

@@ -316,8 +316,8 @@ fn a_user_that_fills_the_memory_makes_its_own_publishers_wait_and_not_those_besi
         let owner = house.broker.owner(at.connection);
         assert!(!house.messages.lift_hold(owner), "the loud one still waits");
         // It is deleted: what it sent stays, and is nobody's, whoever comes in its place.
-        house.broker.release(at.connection);
-        house.broker.delete_user("loud").unwrap();
+        house.broker.release(&mut context!(house), at.connection);
+        house.broker.delete_user(&mut house.journal, "loud").unwrap();
         house.admit("late", "/");
         while house.broker.run_jobs(&mut context!(house)) {}
         let late = house.connect_as("late", "/");

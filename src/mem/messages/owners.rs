@@ -340,8 +340,8 @@ impl Messages {
         self.owners.users.divide(pools, users.map(|user| user.index + 1));
     }
 
-    /// Counts what each owner has, for while there was one alone nobody did; what somebody sent who is gone is
-    /// nobody's.
+    /// Counts what each owner has, for while there was one alone nobody did; what somebody sent who is gone
+    /// is nobody's.
     fn count_again(&mut self) {
         for tally in self.owners.vhosts.tallies.iter_mut().chain(&mut self.owners.users.tallies) {
             (tally.slots, tally.bytes, tally.assembly_pages, tally.has_part) = (0, 0, 0, false);
