@@ -17,9 +17,11 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::store::{Disk, FileDisk, OpenError, make_directory};
-use crate::tool::restore::PART;
 
 use super::StartError;
+
+/// Where `leveret restore` puts everything until it is whole.
+pub const RESTORE_PART: &str = "restore.part";
 
 /// What stands where the data directory belongs.
 enum Found {
@@ -53,8 +55,8 @@ fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>,
         Ok(slots) if slots.is_empty() && config.store.require_store => {
             Err(StartError::Store(config.data_dir.clone(), OpenError::NoStore))
         }
-        Ok(slots) if slots.is_empty() && fs::symlink_metadata(config.data_dir.join(PART)).is_ok() => {
-            let part = config.data_dir.join(PART);
+        Ok(slots) if slots.is_empty() && fs::symlink_metadata(config.data_dir.join(RESTORE_PART)).is_ok() => {
+            let part = config.data_dir.join(RESTORE_PART);
             let why = format!(
                 "a restore into it was cut short, and a broker would begin a new store with a new store's \
                  users: remove what it left (rm -r {}), and restore again",

@@ -56,6 +56,7 @@ use crate::store::OpenError;
 use crate::{broker, engine, session, store, tls};
 
 pub use crate::tls::TlsError;
+pub use directory::RESTORE_PART;
 pub use event_loop::EventLoop;
 pub use rehearse::rehearse;
 pub use system::SOCKET_NAME;

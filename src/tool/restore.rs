@@ -29,12 +29,11 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::checksums::{self, Checksums};
+use crate::net::RESTORE_PART;
 use crate::store::look::Look;
 use crate::store::{Disk, FileDisk, forget_access, forget_newest};
 use crate::{folder, tar};
 
-/// Where everything lies until it is whole.
-pub(crate) const PART: &str = "restore.part";
 /// More than any segment has.
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 
@@ -88,7 +87,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     if !disk.slots().map_err(of(folder))?.is_empty() {
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
-    let mut made = Made::begin(target).map_err(of(&folder.join(PART)))?;
+    let mut made = Made::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
     let is_vouched_for = unpack(&mut source, &mut made).map_err(of(archive))?;
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
     let look = Look::take(&mut part)
@@ -128,7 +127,7 @@ impl Made {
     /// somebody to remove who knows that it is that: whoever owns the folder may give the name to others.
     fn begin(folder: OwnedFd) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-        match unlinkat(&folder, PART, AtFlags::REMOVEDIR) {
+        match unlinkat(&folder, RESTORE_PART, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => {
                 let why = format!(
@@ -137,8 +136,8 @@ impl Made {
                 return Err(io::Error::other(why));
             }
         }
-        mkdirat(&folder, PART, Mode::RWXU)?;
-        let part = openat(&folder, PART, flags, Mode::empty())?;
+        mkdirat(&folder, RESTORE_PART, Mode::RWXU)?;
+        let part = openat(&folder, RESTORE_PART, flags, Mode::empty())?;
         Ok(Self { folder, part, files: Vec::new(), named: 0, is_finished: false })
     }
 
@@ -170,7 +169,7 @@ impl Drop for Made {
                 let _ = unlinkat(&self.folder, &**file, AtFlags::empty());
             }
         }
-        let _ = unlinkat(&self.folder, PART, AtFlags::REMOVEDIR);
+        let _ = unlinkat(&self.folder, RESTORE_PART, AtFlags::REMOVEDIR);
     }
 }
 
