@@ -280,7 +280,7 @@ fn a_virtual_host_that_fills_the_memory_makes_its_own_publishers_wait() {
     }
 }
 
-/// Alone in the broker, and beside other virtual hosts and users, whose parts must not be taken out of its own.
+/// Alone in the broker, and beside other virtual hosts, whose parts must not be taken out of its own.
 #[test]
 fn a_user_that_fills_the_memory_makes_its_own_publishers_wait_and_not_those_beside_it() {
     for (body_len, others) in [(BODY, 0), (20, 0), (BODY, 3), (20, 3)] {
@@ -301,7 +301,7 @@ fn a_user_that_fills_the_memory_makes_its_own_publishers_wait_and_not_those_besi
         }
         let at = house.connect_as("loud", "/");
         assert_eq!(house.offer(at, "full-0", body_len), Outcome::Wait);
-        // What is beyond its own part is refused to it too; with room it is let in again, and the loud one not.
+        // Beyond its own part it waits too; with room it is let in again, and the loud one not.
         house.declare(other, "backlog", false);
         let mut mine = 0;
         while house.offer(other, "backlog", body_len) == Outcome::Published {
