@@ -78,8 +78,9 @@ impl StoreDriver {
 
     /// Whether there is something to hand out now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
-        journal.has_news()
-            || self.may_fetch && broker.wants_pages(messages) && matches!(self.reading, Reading::Nothing)
+        let wants_to_read =
+            self.may_fetch && broker.wants_pages(messages) || self.keeper.log().looks_for_work();
+        journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
     /// When there is something to do here if nothing else happens.

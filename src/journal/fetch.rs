@@ -50,17 +50,17 @@ impl Journal {
         self.settles.drain(..).for_each(each);
     }
 
-    /// Marks that ride along, before they are merged.
-    pub fn riding_len(&self) -> usize {
-        self.riding.len()
-    }
-
-    /// Gives the marks that ride along.
-    pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64)) {
+    /// Hands out the marks that ride along, one for each queue, until `each` has no room for one; says whether
+    /// all of them are handed out.
+    pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
         self.merge_riding();
-        for (queue, offset) in self.riding.drain(..) {
-            each(queue, offset);
+        while let Some(&(queue, offset)) = self.riding.last() {
+            if !each(queue, offset) {
+                return false;
+            }
+            self.riding.pop();
         }
+        true
     }
 
     /// The next message to write, with its places in `targets`.

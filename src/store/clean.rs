@@ -82,6 +82,17 @@ impl Drain {
     }
 }
 
+/// What the cleaner has learned from the segments that it has cleaned.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reckoning {
+    /// What the log had taken when the last one was chosen, what is new left out, in bytes.
+    taken_before: Option<u64>,
+    /// The first of those written since one gave no room.
+    barren_from: Option<u64>,
+    /// What had been said by then.
+    news: u64,
+}
+
 /// A segment whose live records are being copied.
 #[derive(Debug)]
 pub(super) struct Cleaning {
@@ -105,8 +116,6 @@ pub(super) struct Cleaning {
     reading: bool,
     /// There was no room any more in what gathered for the commit of this number.
     pub(super) waits_for: u64,
-    /// What the log had taken before it, what is new left out, in bytes.
-    taken_before: u64,
     targets: Vec<Target>,
 }
 
@@ -114,6 +123,11 @@ impl Log {
     /// Whether a segment is on its way out.
     pub(super) const fn is_cleaning(&self) -> bool {
         self.drain.is_some() || self.cleaning.is_some()
+    }
+
+    /// Whether the cleaner is to look for a segment to clean: something has changed since it last did.
+    pub fn looks_for_work(&self) -> bool {
+        self.may_clean && !self.is_cleaning() && !self.failed && !self.read_spare.is_empty()
     }
 
     /// Whether the cleaner goes on with what it copies though no other commit is made.
@@ -255,10 +269,8 @@ impl Log {
         if let Some(position) = cleaning.copied {
             if position <= self.durable || is_all_written {
                 let (segment, is_whole) = (cleaning.segment, cleaning.left > 0);
-                let before = cleaning.taken_before;
                 self.cleaning = None;
                 self.give_buffer_back();
-                self.reckon(before);
                 self.index.set_cleaned(0);
                 self.index.end_copying(segment, is_whole);
                 self.find_drain();
@@ -470,15 +482,23 @@ impl Log {
         (segments + self.tail as u64).saturating_sub(self.fresh_bytes)
     }
 
-    /// Learns from what a segment has taken: nothing must be copied for nothing again and again, and wear the
-    /// card of a board on which nothing happens.
-    fn reckon(&mut self, taken_before: u64) {
-        let taken = self.taken_besides_new().saturating_sub(taken_before);
-        self.caution_percent = if taken < self.settings.segment_bytes.into() {
-            self.caution_percent.saturating_sub(1)
+    /// Learns from what a segment has taken until it had left: nothing must be copied for nothing again and
+    /// again, and wear the card of a board on which nothing happens. Once a segment gave no room, what has
+    /// been written since then is left alone, until one gives some or there is news.
+    fn reckon(&mut self) {
+        let (taken, news) = (self.taken_besides_new(), self.news);
+        let reckoning = &mut self.reckoning;
+        if reckoning.news != news {
+            (reckoning.news, reckoning.barren_from) = (news, None);
+        }
+        let Some(before) = reckoning.taken_before.take() else { return };
+        if taken.saturating_sub(before) < self.settings.segment_bytes.into() {
+            reckoning.barren_from = None;
+            self.caution_percent = self.caution_percent.saturating_sub(1);
         } else {
-            (self.caution_percent + CAUTION_STEP_PERCENT).min(CAUTION_MAX_PERCENT)
-        };
+            reckoning.barren_from.get_or_insert(self.active.sequence);
+            self.caution_percent = (self.caution_percent + CAUTION_STEP_PERCENT).min(CAUTION_MAX_PERCENT);
+        }
     }
 
     /// The sealed segment that gives the most room for what is written for it, if there is one to be cleaned.
@@ -486,14 +506,17 @@ impl Log {
         if self.drain.is_some() {
             return None;
         }
-        let percent = self.percent_worth_writing()?;
         if !core::mem::take(&mut self.may_clean) {
             return None;
         }
+        self.reckon();
+        let percent = self.percent_worth_writing()?;
+        let barren = self.reckoning.barren_from;
         let (room, carries) =
             (self.room_to_clean() as u64, self.index.carries(core::mem::take(&mut self.since_spare)));
         let worth = |(&sequence, segment): (&u64, &Segment)| {
-            if sequence == self.active.sequence || segment.live == 0 || segment.stuck {
+            let is_barren = barren.is_some_and(|barren| sequence >= barren);
+            if sequence == self.active.sequence || segment.live == 0 || segment.stuck || is_barren {
                 return None;
             }
             let (ranges, segments) = carries.before(sequence);
@@ -507,6 +530,7 @@ impl Log {
         let best = self.index.segments().iter().filter_map(worth).min();
         self.since_spare = carries.into_since();
         let (_, segment) = best?;
+        self.reckoning.taken_before = Some(self.taken_besides_new());
         let found = self.index.segments().get(&segment)?;
         // The header's length is not known here; blocks that are no commit are passed over one by one.
         Some(Cleaning {
@@ -522,7 +546,6 @@ impl Log {
             copied: None,
             reading: false,
             waits_for: 0,
-            taken_before: self.taken_besides_new(),
             targets: Vec::new(),
         })
     }

@@ -27,8 +27,6 @@ use super::record::{
 /// A queue may fill so many fifths of what the disk limit leaves for messages, so that one that nobody reads
 /// leaves room for others.
 const QUEUE_FIFTHS: u64 = 4;
-/// What a mark takes at most when room is asked for it, in bytes.
-const MARK_BYTES: usize = 160;
 
 /// Something to be written, by a helper.
 #[derive(Debug)]
@@ -364,13 +362,14 @@ impl Keeper {
         if !is_late {
             self.gather_settles(journal, now);
         }
-        if !self.log.has_room(MARK_BYTES * journal.riding_len()) {
+        // What was delivered is marked in this commit or before, its message in this one or later.
+        let log = &mut self.log;
+        let all_ride = journal.drain_riding(|queue, offset| {
+            log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now).is_ok()
+        });
+        if !all_ride {
             return;
         }
-        journal.drain_riding(|queue, offset| {
-            let marked = self.log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now);
-            debug_assert!(marked.is_ok(), "there was room for all of them");
-        });
         if self.gather_messages(journal, messages, now) && is_late {
             self.gather_settles(journal, now);
         }

@@ -14,7 +14,7 @@ use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
 use super::access::{Restored, Vouch};
-use super::clean::{Cleaning, Drain};
+use super::clean::{Cleaning, Drain, Reckoning};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
 use super::double::Doubling;
@@ -189,6 +189,9 @@ pub struct Log {
     pub(super) cleans_ahead: bool,
     /// It is content with so many percent less: segments gave no room of late.
     pub(super) caution_percent: u64,
+    /// What came of it, and how often something was said that makes records dead, or new ones.
+    pub(super) reckoning: Reckoning,
+    pub(super) news: u64,
     /// For [`Index::carries`].
     pub(super) since_spare: Vec<(u64, usize)>,
     /// Something has changed since the cleaner looked for work.
@@ -311,6 +314,8 @@ impl Log {
             doubling: Doubling::due(),
             cleans_ahead: false,
             caution_percent: 0,
+            reckoning: Reckoning::default(),
+            news: 0,
             since_spare: Vec::new(),
             may_clean: true,
             segments_kept: 0,
@@ -526,6 +531,7 @@ impl Log {
     }
 
     fn appended_already(&mut self, urgency: Urgency, now: Now) -> Position {
+        self.news += 1;
         self.appended.0 += 1;
         self.note(urgency, now);
         self.appended
