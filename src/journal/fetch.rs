@@ -50,8 +50,8 @@ impl Journal {
         self.settles.drain(..).for_each(each);
     }
 
-    /// Hands out the marks that ride along, one for each queue, until `each` has no room for one; says whether
-    /// all of them are handed out.
+    /// Hands out the marks that ride along, one for each queue, until `each` has no room for one; says
+    /// whether all of them are handed out.
     pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
         self.merge_riding();
         while let Some(&(queue, offset)) = self.riding.last() {

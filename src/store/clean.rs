@@ -89,8 +89,9 @@ pub(super) struct Reckoning {
     taken_before: Option<u64>,
     /// The first of those written since one gave no room.
     barren_from: Option<u64>,
-    /// What had been said by then.
-    news: u64,
+    /// How often something was said, new or of what is done with; and how often by then.
+    pub(super) said: u64,
+    said_then: u64,
 }
 
 /// A segment whose live records are being copied.
@@ -486,10 +487,10 @@ impl Log {
     /// again, and wear the card of a board on which nothing happens. Once a segment gave no room, what has
     /// been written since then is left alone, until one gives some or there is news.
     fn reckon(&mut self) {
-        let (taken, news) = (self.taken_besides_new(), self.news);
+        let taken = self.taken_besides_new();
         let reckoning = &mut self.reckoning;
-        if reckoning.news != news {
-            (reckoning.news, reckoning.barren_from) = (news, None);
+        if reckoning.said_then != reckoning.said {
+            (reckoning.said_then, reckoning.barren_from) = (reckoning.said, None);
         }
         let Some(before) = reckoning.taken_before.take() else { return };
         if taken.saturating_sub(before) < self.settings.segment_bytes.into() {

@@ -189,9 +189,8 @@ pub struct Log {
     pub(super) cleans_ahead: bool,
     /// It is content with so many percent less: segments gave no room of late.
     pub(super) caution_percent: u64,
-    /// What came of it, and how often something was said that makes records dead, or new ones.
+    /// What came of it.
     pub(super) reckoning: Reckoning,
-    pub(super) news: u64,
     /// For [`Index::carries`].
     pub(super) since_spare: Vec<(u64, usize)>,
     /// Something has changed since the cleaner looked for work.
@@ -315,7 +314,6 @@ impl Log {
             cleans_ahead: false,
             caution_percent: 0,
             reckoning: Reckoning::default(),
-            news: 0,
             since_spare: Vec::new(),
             may_clean: true,
             segments_kept: 0,
@@ -531,7 +529,7 @@ impl Log {
     }
 
     fn appended_already(&mut self, urgency: Urgency, now: Now) -> Position {
-        self.news += 1;
+        self.reckoning.said += 1;
         self.appended.0 += 1;
         self.note(urgency, now);
         self.appended
