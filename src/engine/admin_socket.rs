@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
-//! says of the peer; there are never more clients than [`APART_MAX`]; each has at most one reading, one
+//! says of the peer; there are never more clients than places apart; each has at most one reading, one
 //! request and one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
 
 use crate::admin::scene::{Ends, Files, Orders, Process, Scene, SocketView, Sockets};
@@ -19,7 +19,8 @@ use crate::time::{Deadline, Now};
 use super::address::PeerAddress;
 use super::listener::Listener;
 use super::peer::{Ending, Peer, Session, Waiting};
-use super::peers::{PeerId, Peers};
+use super::peer_id::PeerId;
+use super::peers::Peers;
 use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
 use super::state::Engine;
 use super::stream::Reading;

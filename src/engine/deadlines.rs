@@ -8,7 +8,7 @@
 
 use crate::time::{Deadline, Now};
 
-use super::peers::PeerId;
+use super::peer_id::PeerId;
 
 const ABSENT: u32 = u32::MAX;
 

@@ -9,6 +9,7 @@
 //! | `receive`, `send` | the way in and the way out of a turn |
 //! | `stop` | the end of it all |
 //! | `peer` | a peer of whatever kind: socket, session, and what it waits for |
+//! | `peer_id` | its name in all lists |
 //! | `peers` | all of them, by their places |
 //! | `wait_list` | a list of peers, and who is on it |
 //! | `address` | who is at the other end |
@@ -38,6 +39,7 @@ mod deadlines;
 mod listener;
 mod login_throttle;
 mod peer;
+mod peer_id;
 mod peers;
 mod platform;
 mod protocol_sniff;
@@ -57,7 +59,7 @@ use crate::mem::BytePool;
 
 pub use accept_queue::QUEUE_PLACES;
 pub use address::PeerAddress;
-pub use peers::PeerId;
+pub use peer_id::PeerId;
 pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
 pub use restore::{First, restore};
 pub use state::{Engine, Setup};

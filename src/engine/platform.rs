@@ -24,7 +24,7 @@ use crate::store;
 use crate::time::Now;
 
 use super::address::PeerAddress;
-use super::peers::PeerId;
+use super::peer_id::PeerId;
 use super::worker_queue::{WorkerJob, WorkerResult};
 
 /// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.

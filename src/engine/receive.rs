@@ -14,7 +14,7 @@ use crate::mem::Owner;
 use crate::session::{self, Stage, Step, Suspension};
 
 use super::peer::{Ending, Peer, Session, Waiting};
-use super::peers::PeerId;
+use super::peer_id::PeerId;
 use super::platform::{Interest, Platform, Visitor};
 use super::state::Engine;
 use super::stream::Reading;

@@ -11,7 +11,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
 
 use super::peer::{Ending, Peer, Waiting};
-use super::peers::PeerId;
+use super::peer_id::PeerId;
 use super::platform::Platform;
 use super::state::Engine;
 

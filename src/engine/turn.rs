@@ -33,7 +33,7 @@ use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
 use super::peer::{Ending, Waiting};
-use super::peers::PeerId;
+use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
 use super::store_driver::StoreDriver;

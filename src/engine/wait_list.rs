@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::peers::PeerId;
+use super::peer_id::PeerId;
 
 /// The list, first come first served.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Interest, Poll, Token};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
@@ -84,8 +84,9 @@ impl Listener {
 }
 
 impl Door {
-    /// Listens on an address; port 0 takes a free one.
-    fn open(address: SocketAddr, with_tls: bool) -> io::Result<Self> {
+    /// Listens on an address; port 0 takes a free one. Whoever comes in has the listening socket's options,
+    /// so they cost no call for each connection.
+    fn open(address: SocketAddr, with_tls: bool, limits: &Limits) -> io::Result<Self> {
         let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -93,6 +94,7 @@ impl Door {
             socket.set_only_v6(true)?;
         }
         socket.set_nonblocking(true)?;
+        set_options(&socket, limits)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
@@ -168,7 +170,7 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
 pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, StartError> {
     let mut doors: Vec<Door> = Vec::new();
     for (listen, with_tls) in wanted(config)? {
-        match Door::open(listen.socket, with_tls) {
+        match Door::open(listen.socket, with_tls, &config.limits) {
             Ok(door) => doors.push(door),
             Err(error) if listen.if_available => {
                 log::info!("not listening on {}: {error}", listen.socket);
@@ -208,19 +210,16 @@ impl SpareDescriptor {
     }
 }
 
-/// Sets a new connection's socket up for a loop that gathers its writes and must notice lost peers.
+/// Gives a new connection the kernel's buffers that it is to have.
 pub(super) fn prepare(socket: &Socket, limits: &Limits, size: BufferSize) -> io::Result<()> {
     match &socket.stream {
-        Stream::Tcp(stream) => {
-            prepare_tcp(stream, limits)?;
-            size.set(&SockRef::from(stream), limits)
-        }
+        Stream::Tcp(stream) => size.set(&SockRef::from(stream), limits),
         Stream::Unix(stream) => size.set(&SockRef::from(stream), limits),
     }
 }
 
-fn prepare_tcp(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+/// For a loop that gathers its writes and must notice lost peers.
+fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)?;
@@ -256,6 +255,21 @@ pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_in_has_the_options_of_the_door() {
+        let limits = Limits::default();
+        let door = Door::open("127.0.0.1:0".parse().unwrap(), false, &limits).unwrap();
+        let DoorAddress::Network(address) = door.address else { panic!("it is one of the network") };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (socket, _) = door.listener.accept().unwrap();
+        let Stream::Tcp(stream) = &socket.stream else { panic!("it is one of the network") };
+        let socket = SockRef::from(stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        let times = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!(times, (KEEPALIVE_AFTER, KEEPALIVE_INTERVAL));
+        assert!(socket.tcp_user_timeout().unwrap() >= Some(USER_TIMEOUT));
+    }
 
     #[test]
     fn a_shortage_is_no_sign_that_nobody_is_there() {

@@ -32,7 +32,6 @@ const IN_CYCLES: &[(&str, &[&str])] = &[
         &[
             "accept_queue.rs",
             "admin_socket.rs",
-            "deadlines.rs",
             "listener.rs",
             "peer.rs",
             "peers.rs",
@@ -40,7 +39,6 @@ const IN_CYCLES: &[(&str, &[&str])] = &[
             "state.rs",
             "stream.rs",
             "turn.rs",
-            "wait_list.rs",
             "worker_queue.rs",
         ],
     ),
