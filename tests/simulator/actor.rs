@@ -541,6 +541,7 @@ impl Actor {
                     }
                 }
                 Method::BasicGetOk { .. } if self.has_unread_gets => ledger.lose_everywhere(content),
+                Method::ChannelClose { .. } => self.note_closed(ledger, said.channel),
                 _ => {}
             }
         }
