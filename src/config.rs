@@ -10,11 +10,11 @@
 
 pub mod board;
 pub mod derive;
-pub mod doors;
 pub mod first_user;
 mod layer;
 pub mod nearest;
 mod read;
+pub mod transports;
 pub mod units;
 
 use std::error::Error;
@@ -26,11 +26,11 @@ use std::path::{Path, PathBuf};
 use crate::limits::{Limits, LimitsError, Megabytes};
 use board::{AUTO, BOARDS, Machine};
 use derive::{ByHand, Profile};
-use doors::{Tls, TlsAddress, TlsLayer, UnixDoor, quoted};
 pub use first_user::FirstUser;
 pub use layer::Layer;
 use layer::{Announced, StoreLayer};
 use nearest::nearest;
+use transports::{Tls, TlsAddress, TlsLayer, UnixListener, quoted};
 use units::{Bytes, ListenAddress, Seconds};
 
 /// The port registered for AMQP.
@@ -54,7 +54,7 @@ pub struct Config {
     /// Addresses to listen on with TLS.
     pub listen_tls: Vec<TlsAddress>,
     /// Where programs of this machine come in besides.
-    pub unix: UnixDoor,
+    pub unix: UnixListener,
     /// How TLS is spoken.
     pub tls: Tls,
     /// Where everything that outlives the process is kept.
@@ -67,7 +67,7 @@ pub struct Config {
     pub memory_limit_bytes: u64,
     /// All memory is touched and locked at the start.
     pub memory_lock: bool,
-    /// How much is logged.
+    /// The level from which on lines are logged.
     pub log_level: log::LevelFilter,
     /// Users that can connect from this machine itself only.
     pub loopback_users: Vec<String>,
@@ -211,7 +211,7 @@ impl Config {
     }
 
     /// What is to be told of the limit on a machine that has less.
-    pub fn tell_of_machine(&self) -> Option<String> {
+    pub fn machine_warning(&self) -> Option<String> {
         let machine = Machine::look();
         let (limit, has) =
             (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
@@ -273,7 +273,7 @@ impl Default for Config {
             board_why: None,
             listen: vec![ipv4, ListenAddress { socket, if_available: true }],
             listen_tls: Vec::new(),
-            unix: UnixDoor::default(),
+            unix: UnixListener::default(),
             tls: Tls::default(),
             data_dir: data_dir_default(),
             load_definitions: None,

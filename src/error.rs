@@ -113,7 +113,7 @@ impl ReplyCode {
 pub struct Fault {
     /// The code on the wire.
     pub code: ReplyCode,
-    /// What it ends.
+    /// What the fault ends: the channel or the connection.
     pub scope: Scope,
     /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes. Not inline: a fault travels in
     /// the answer to every command, and hardly any answer is one.

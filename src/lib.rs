@@ -79,7 +79,7 @@
 //! So the one asynchronous boundary is the disk, and whoever need not wait for it does not. A message that is
 //! consumed and acknowledged before its commit is made leaves the journal again. When memory is short, queues
 //! give up the messages that the log has (`broker/spill.rs`), and read them back ahead of delivery
-//! (`broker/pages.rs`).
+//! (`broker/page_in.rs`).
 //!
 //! A body is copied once in (input buffer to slot and blocks) and once out (to the output buffer), whatever
 //! the fan-out. What a slow socket does not take is not stored: the delivery stays in the outbox, and the
@@ -88,9 +88,9 @@
 //! # Where this differs from what one might expect
 //!
 //! - A message that the log has is delivered only when it is written down that it may have been
-//!   (`broker/front.rs`): so `redelivered` is never wrong in the direction that hurts, over power cuts too.
-//!   In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a mark for
-//!   each 256 messages, ahead of need.
+//!   (`broker/queue_head.rs`): so `redelivered` is never wrong in the direction that hurts, over power cuts
+//!   too. In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a mark
+//!   for each 256 messages, ahead of need.
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
 //!   requeueing never needs memory (`broker/deliveries.rs`). Half of all records may serve what came back;
 //!   beyond, it goes back as a mere entry, in the order of its coming, so that records are left for others.

@@ -36,14 +36,14 @@ const REPORT_MS: u64 = 30_000;
 /// Buckets remembered.
 const BUCKETS_MAX: usize = 128;
 
-/// Who caused a line.
+/// Who caused a line, and whose budget it is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogSource {
     /// A peer of the network.
     Address(IpAddr),
     /// A program of this machine, by its user's id.
     User(u32),
-    /// Somebody or other.
+    /// A peer whose address is not known.
     Anybody,
 }
 

@@ -283,7 +283,7 @@ impl PasswordCheck {
         &self.password
     }
 
-    /// What it is compared with.
+    /// The hash that the password is compared with.
     pub const fn hash(&self) -> &PasswordHash {
         &self.hash
     }

@@ -10,19 +10,19 @@ use crate::password::PasswordHash;
 
 use super::api::{Answer, bad_request, not_found, problem};
 use super::http::{Condition, Request, Status, Verb};
-use super::scene::Scene;
+use super::request_context::RequestContext;
 
 type Changed = Result<Batch, OperatorFault>;
 
 /// Answers a request to change who may do what.
-pub(super) fn handle(request: &Request<'_>, path: &[&str], scene: &mut Scene<'_>) -> Answer {
-    let (broker, journal) = (&mut *scene.broker, &mut *scene.journal);
+pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut RequestContext<'_>) -> Answer {
+    let (broker, journal) = (&mut *context.broker, &mut *context.journal);
     match (request.verb, path) {
-        (Verb::Put, ["users", user]) => put_user(request, scene, user),
+        (Verb::Put, ["users", user]) => put_user(request, context, user),
         (Verb::Delete, ["users", user]) => changed(broker.delete_user(journal, user)),
         (Verb::Put, ["vhosts", vhost]) => changed(broker.put_vhost(journal, vhost)),
         (Verb::Delete, ["vhosts", vhost]) => {
-            let (broker, mut context) = scene.broker();
+            let (broker, mut context) = context.broker();
             changed(broker.delete_vhost(&mut context, vhost))
         }
         (Verb::Put, ["permissions", vhost, user]) => match texts(request, ["configure", "write", "read"]) {
@@ -123,13 +123,13 @@ impl UserBody {
     }
 }
 
-fn put_user(request: &Request<'_>, scene: &mut Scene<'_>, user: &str) -> Answer {
+fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str) -> Answer {
     let said = match Fields::parse(request.body).and_then(UserBody::read) {
         Ok(said) => said,
         Err(why) => return bad_request(&why),
     };
-    let exists = (0..scene.broker.user_places())
-        .filter_map(|place| scene.broker.user_at(place))
+    let exists = (0..context.broker.user_places())
+        .filter_map(|place| context.broker.user_at(place))
         .any(|view| view.name == user);
     match request.condition {
         Condition::IsNew if exists => {
@@ -146,7 +146,7 @@ fn put_user(request: &Request<'_>, scene: &mut Scene<'_>, user: &str) -> Answer 
         },
         _ => None,
     };
-    let (broker, journal) = (&mut *scene.broker, &mut *scene.journal);
+    let (broker, journal) = (&mut *context.broker, &mut *context.journal);
     changed(match (exists, hash, said.tags) {
         (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
         (true, Some(hash), None) => broker.change_password_hash(journal, user, hash),

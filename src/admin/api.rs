@@ -9,6 +9,7 @@ use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 
+use super::admin_session::body;
 use super::columns::{
     Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Orphans, Permissions,
     Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
@@ -16,8 +17,7 @@ use super::columns::{
 use super::http::{Request, Status, Verb, decode};
 use super::json::Json;
 use super::listing::{Filter, Listing, Part, choose, row};
-use super::scene::Scene;
-use super::talk::body;
+use super::request_context::RequestContext;
 use super::{access, definitions};
 
 /// The most alarms at once.
@@ -39,57 +39,57 @@ pub enum Answer {
     Changed(Status, Vec<u8>),
     /// With what the store consists of, once this is durable.
     Hold(Batch),
-    /// With rows.
+    /// An answer of many rows, written as room comes.
     List(Box<Listing>),
 }
 
 /// Answers one request.
-pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
+pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
     let [api, path @ ..] = request.segments.as_slice() else { return not_found("Not Found") };
     if api != "api" {
         return not_found("Not Found");
     }
     let path: heapless::Vec<&str, 8> = path.iter().map(|segment| &**segment).collect();
     match (request.verb, path.as_slice()) {
-        (Verb::Get, ["overview"]) => overview(scene),
-        (Verb::Get, ["ctl", "environment"]) => environment(scene),
+        (Verb::Get, ["overview"]) => overview(context),
+        (Verb::Get, ["ctl", "environment"]) => environment(context),
         (Verb::Post, ["ctl", "stop"]) => {
-            scene.orders.stop = true;
+            context.orders.stop = true;
             done(Status::NoContent)
         }
-        (Verb::Get, ["ctl", "alarms"]) => alarms(scene),
+        (Verb::Get, ["ctl", "alarms"]) => alarms(context),
         (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS, &[]),
         (verb @ (Verb::Put | Verb::Delete), ["ctl", "orphans", incarnation, queue @ ..]) => {
-            orphan(scene, verb, incarnation, queue)
+            orphan(context, verb, incarnation, queue)
         }
-        (Verb::Post, ["ctl", "backup"]) => match &scene.files {
-            Some(_) => Answer::Hold(scene.journal.await_all()),
+        (Verb::Post, ["ctl", "backup"]) => match &context.files {
+            Some(_) => Answer::Hold(context.journal.await_all()),
             None => Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy")),
         },
-        (Verb::Get, ["ctl", "backup"]) => match &scene.files {
-            Some(files) if files.is_held() => done(Status::NoContent),
+        (Verb::Get, ["ctl", "backup"]) => match &context.files {
+            Some(files) if files.is_pinned_for_backup() => done(Status::NoContent),
             _ => not_found("nothing is held still"),
         },
         (Verb::Delete, ["ctl", "backup"]) => {
-            if let Some(files) = &mut scene.files {
+            if let Some(files) = &mut context.files {
                 files.release();
             }
             done(Status::NoContent)
         }
         (Verb::Get, ["definitions"]) => Answer::List(Box::new(Listing::whole(definitions::EXPORT))),
-        (Verb::Post, ["ctl", "import"]) => import(request, scene),
+        (Verb::Post, ["ctl", "import"]) => import(request, context),
         (Verb::Get, ["users"]) => list::<Users>(request, USERS, &[]),
         (Verb::Get, ["users", user, "permissions"]) => {
-            of_user::<Permissions>(request, scene, PERMISSIONS, user)
+            of_user::<Permissions>(request, context, PERMISSIONS, user)
         }
         (Verb::Get, ["users", user, "topic-permissions"]) => {
-            of_user::<TopicPermissions>(request, scene, TOPIC_PERMISSIONS, user)
+            of_user::<TopicPermissions>(request, context, TOPIC_PERMISSIONS, user)
         }
         (Verb::Get, ["vhosts", vhost, "permissions"]) => {
-            of_vhost::<Permissions>(request, scene, PERMISSIONS, vhost)
+            of_vhost::<Permissions>(request, context, PERMISSIONS, vhost)
         }
         (Verb::Get, ["vhosts", vhost, "topic-permissions"]) => {
-            of_vhost::<TopicPermissions>(request, scene, TOPIC_PERMISSIONS, vhost)
+            of_vhost::<TopicPermissions>(request, context, TOPIC_PERMISSIONS, vhost)
         }
         (Verb::Get, ["queues", vhost @ ..]) => list::<Queues>(request, QUEUES, vhost),
         (Verb::Get, ["exchanges", vhost @ ..]) => list::<Exchanges>(request, EXCHANGES, vhost),
@@ -98,20 +98,20 @@ pub fn handle(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
         (Verb::Get, ["channels"]) => list::<Channels>(request, CHANNELS, &[]),
         (Verb::Get, ["consumers", vhost @ ..]) => list::<Consumers>(request, CONSUMERS, vhost),
         (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS, &[]),
-        (Verb::Delete, ["queues", vhost, queue]) => delete_queue(request, scene, vhost, queue),
+        (Verb::Delete, ["queues", vhost, queue]) => delete_queue(request, context, vhost, queue),
         (Verb::Delete, ["queues", vhost, queue, "contents"]) => {
-            let (broker, mut context) = scene.broker();
+            let (broker, mut context) = context.broker();
             let purged = broker.operator_purge(&mut context, vhost, queue);
             counted(&context, purged)
         }
         (
             _,
             ["users" | "vhosts" | "permissions" | "topic-permissions" | "vhost-limits" | "user-limits", ..],
-        ) => access::handle(request, &path, scene),
-        (Verb::Post, ["ctl", "confirm-users"]) => access::handle(request, &path, scene),
-        (Verb::Delete, ["connections"]) => close_all(request, scene, None),
-        (Verb::Delete, ["connections", "vhost", vhost]) => close_all(request, scene, Some(vhost)),
-        (Verb::Delete, ["connections", pid]) => close_one(request, scene, pid),
+        ) => access::handle(request, &path, context),
+        (Verb::Post, ["ctl", "confirm-users"]) => access::handle(request, &path, context),
+        (Verb::Delete, ["connections"]) => close_all(request, context, None),
+        (Verb::Delete, ["connections", "vhost", vhost]) => close_all(request, context, Some(vhost)),
+        (Verb::Delete, ["connections", pid]) => close_one(request, context, pid),
         _ => not_found("Not Found"),
     }
 }
@@ -143,8 +143,13 @@ fn list<K: Kind>(request: &Request<'_>, parts: &'static [Part], vhost: &[&str]) 
 }
 
 /// Rows of a user who must exist.
-fn of_user<K: Kind>(request: &Request<'_>, scene: &Scene<'_>, parts: &'static [Part], user: &str) -> Answer {
-    if !scene.broker.users().any(|view| view.name == user) {
+fn of_user<K: Kind>(
+    request: &Request<'_>,
+    context: &RequestContext<'_>,
+    parts: &'static [Part],
+    user: &str,
+) -> Answer {
+    if !context.broker.users().any(|view| view.name == user) {
         let why = format!("User \"{user}\" does not exist");
         return Answer::Now(Status::NotFound, problem("no_such_user", &why));
     }
@@ -154,11 +159,11 @@ fn of_user<K: Kind>(request: &Request<'_>, scene: &Scene<'_>, parts: &'static [P
 /// Rows of a virtual host that must exist.
 fn of_vhost<K: Kind>(
     request: &Request<'_>,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
     parts: &'static [Part],
     vhost: &str,
 ) -> Answer {
-    if !scene.broker.vhosts().any(|view| view.name == vhost) {
+    if !context.broker.vhosts().any(|view| view.name == vhost) {
         let why = format!("Virtual host '{vhost}' does not exist");
         return Answer::Now(Status::NotFound, problem("no_such_vhost", &why));
     }
@@ -172,12 +177,13 @@ fn filtered<K: Kind>(request: &Request<'_>, parts: &'static [Part], filter: Filt
     }
 }
 
-fn overview(scene: &Scene<'_>) -> Answer {
-    let process = scene.process;
-    let gauges = scene.broker.gauges();
-    let vhosts = scene.broker.vhosts().count();
+fn overview(context: &RequestContext<'_>) -> Answer {
+    let process = context.process;
+    let gauges = context.broker.gauges();
+    let vhosts = context.broker.vhosts().count();
     // With those that are there from the start, as they are listed.
-    let exchanges = (0..scene.broker.exchange_places()).filter_map(|at| scene.broker.exchange_at(at)).count();
+    let exchanges =
+        (0..context.broker.exchange_places()).filter_map(|at| context.broker.exchange_at(at)).count();
     Answer::Now(
         Status::Ok,
         body(|json| {
@@ -219,25 +225,25 @@ fn overview(scene: &Scene<'_>) -> Answer {
             json.name("listeners", &mut is_first);
             json.texts(process.listeners.iter().map(String::as_str));
             json.name("alarms", &mut is_first);
-            json.texts(which_alarms(scene));
+            json.texts(which_alarms(context));
             json.raw(b"}");
         }),
     )
 }
 
-fn environment(scene: &Scene<'_>) -> Answer {
-    Answer::Now(Status::Ok, body(|json| json.text(&scene.process.environment)))
+fn environment(context: &RequestContext<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| json.text(&context.process.environment)))
 }
 
-fn alarms(scene: &Scene<'_>) -> Answer {
-    Answer::Now(Status::Ok, body(|json| json.texts(which_alarms(scene))))
+fn alarms(context: &RequestContext<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| json.texts(which_alarms(context))))
 }
 
 /// What an operator should see to, in words that begin with a name for it.
-fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
-    let journal = &*scene.journal;
+fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
+    let journal = &*context.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
-    let has_doubt = scene.broker.access_doubt().is_some();
+    let has_doubt = context.broker.access_doubt().is_some();
     let states = [
         (
             has_doubt && is_writable,
@@ -251,22 +257,22 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
         ),
         (!is_writable, "store: it cannot be written, so nothing new is durable"),
         (
-            scene.process.is_store_damaged,
+            context.process.is_store_damaged,
             "damage: parts of the store are missing or cannot be read; the log says which, and \
              `leveret inspect` with the data directory",
         ),
         (
-            scene.broker.has_orphans(),
+            context.broker.has_orphans(),
             "orphans: there are messages whose queue is lost; list_orphans shows them, adopt_orphan gives \
              them a queue, delete_orphan deletes them",
         ),
         (
-            scene.broker.has_rebuilt(),
+            context.broker.has_rebuilt(),
             "rebuilt: what some queues were declared with is lost, and they are plain durable ones; the log \
              says which; whoever declares them again ends this",
         ),
         (
-            scene.process.is_tls_shut,
+            context.process.is_tls_shut,
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
         (
@@ -282,7 +288,7 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
              there",
         ),
         (
-            scene.process.waiting_publishers > 0,
+            context.process.waiting_publishers > 0,
             "room: publishers wait until messages have left memory or the disk",
         ),
     ];
@@ -290,12 +296,12 @@ fn which_alarms(scene: &Scene<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
 }
 
 /// What the store consists of now; `None`: not now.
-pub(super) fn held(scene: &mut Scene<'_>) -> Option<Answer> {
-    let files = scene.files.as_mut()?.hold()?;
+pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
+    let files = context.files.as_mut()?.pin_for_backup()?;
     let mut out = Vec::new();
     let mut json = Json::new(&mut out, HELD_BYTES_MAX);
     json.raw(b"{\"data_dir\":");
-    json.text(&scene.process.data_dir);
+    json.text(&context.process.data_dir);
     json.raw(b",\"files\":[");
     let mut is_first = true;
     for (slot, bytes, length) in files {
@@ -309,7 +315,7 @@ pub(super) fn held(scene: &mut Scene<'_>) -> Option<Answer> {
 }
 
 /// Makes what the lines say: each the name of a list in a file of definitions, a space, one of its things.
-fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
+fn import(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
     let mut problems = Vec::new();
     for (number, line) in request.body.split(|byte| *byte == b'\n').enumerate() {
         let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
@@ -321,7 +327,7 @@ fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
         let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
             let told = unknown_fields.iter().map(|name| (number, "remark", definitions::unknown_field(name)));
             problems.extend(told);
-            let (broker, mut context) = scene.broker();
+            let (broker, mut context) = context.broker();
             definitions::apply(broker, &mut context, &item)
         });
         match applied {
@@ -349,19 +355,19 @@ fn import(request: &Request<'_>, scene: &mut Scene<'_>) -> Answer {
     Answer::Changed(Status::Ok, body)
 }
 
-fn delete_queue(request: &Request<'_>, scene: &mut Scene<'_>, vhost: &str, queue: &str) -> Answer {
+fn delete_queue(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &str, queue: &str) -> Answer {
     let only = (request.says("if-unused"), request.says("if-empty"));
-    let (broker, mut context) = scene.broker();
+    let (broker, mut context) = context.broker();
     let deleted = broker.operator_delete_queue(&mut context, vhost, queue, only);
     counted(&context, deleted)
 }
 
 /// Gives an orphan a queue, or deletes it.
-fn orphan(scene: &mut Scene<'_>, verb: Verb, incarnation: &str, queue: &[&str]) -> Answer {
+fn orphan(context: &mut RequestContext<'_>, verb: Verb, incarnation: &str, queue: &[&str]) -> Answer {
     let Ok(incarnation) = incarnation.parse() else {
         return bad_request(&format!("'{incarnation}' is no incarnation: see list_orphans"));
     };
-    let (broker, mut context) = scene.broker();
+    let (broker, mut context) = context.broker();
     let done = match (verb, queue) {
         (Verb::Put, [vhost, queue]) => broker.operator_adopt_orphan(&mut context, incarnation, vhost, queue),
         (Verb::Delete, []) => broker.operator_delete_orphan(&mut context, incarnation),
@@ -384,23 +390,23 @@ fn counted(context: &Context<'_>, outcome: Result<impl Into<i128>, Fault>) -> An
     }
 }
 
-fn close_one(request: &Request<'_>, scene: &mut Scene<'_>, pid: &str) -> Answer {
+fn close_one(request: &Request<'_>, context: &mut RequestContext<'_>, pid: &str) -> Answer {
     let Some((number, connection)) = parse_connection_pid(pid) else {
         return bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
     };
-    if scene.sockets.at(connection).is_some_and(|socket| socket.number == number) {
-        scene.broker.force_close(connection, &reason(request));
+    if context.sockets.at(connection).is_some_and(|socket| socket.number == number) {
+        context.broker.force_close(connection, &reason(request));
     }
     done(Status::NoContent)
 }
 
-fn close_all(request: &Request<'_>, scene: &mut Scene<'_>, vhost: Option<&str>) -> Answer {
+fn close_all(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Option<&str>) -> Answer {
     let reason = reason(request);
     let mut closed = 0_u32;
-    for connection in (0..scene.sockets.places()).map(ConnectionId::from_index) {
-        let view = scene.broker.connection_view(connection);
+    for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
+        let view = context.broker.connection_view(connection);
         if view.is_some_and(|view| vhost.is_none_or(|vhost| view.vhost == vhost)) {
-            scene.broker.force_close(connection, &reason);
+            context.broker.force_close(connection, &reason);
             closed += 1;
         }
     }

@@ -11,29 +11,29 @@ use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
 
 use super::json::{Json, Tables};
-use super::scene::{Ends, Sight, SocketView};
+use super::request_context::{Ends, ReadContext, SocketView};
 
 /// What a cell is written with.
 pub struct Pen<'p, 'o> {
-    /// Where it goes.
+    /// The answer that is being written.
     pub json: Json<'o>,
     /// How tables are written.
     pub tables: Tables,
     /// For what is not in the record itself.
-    pub sight: Sight<'p>,
+    pub context: ReadContext<'p>,
 }
 
 impl Pen<'_, '_> {
     fn connection(&mut self, connection: Option<ConnectionId>) {
-        match connection.and_then(|id| Some((id, self.sight.sockets.at(id)?))) {
+        match connection.and_then(|id| Some((id, self.context.sockets.at(id)?))) {
             Some((id, socket)) => self.json.shown(connection_pid(socket.number, id)),
             None => self.json.text(""),
         }
     }
 
     fn channel(&mut self, channel: Option<ChannelId>) {
-        let found = channel.and_then(|id| self.sight.broker.channel_at(id.index()));
-        match found.and_then(|found| Some((found, self.sight.sockets.at(found.connection)?))) {
+        let found = channel.and_then(|id| self.context.broker.channel_at(id.index()));
+        match found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?))) {
             Some((found, socket)) => self.json.shown(format_args!(
                 "<leveret.{}.{}.{}>",
                 socket.number,
@@ -45,7 +45,7 @@ impl Pen<'_, '_> {
     }
 
     fn connection_name(&mut self, connection: ConnectionId, channel: Option<u16>) {
-        let Some(socket) = self.sight.sockets.at(connection) else { return self.json.text("") };
+        let Some(socket) = self.context.sockets.at(connection) else { return self.json.text("") };
         match channel {
             Some(number) => self.json.shown(format_args!("{} ({number})", name_of(&socket))),
             None => self.json.shown(name_of(&socket)),
@@ -76,14 +76,14 @@ pub fn name_of(socket: &SocketView) -> String {
 
 /// Things that can be listed.
 pub trait Kind: 'static {
-    /// One of them.
+    /// What is shown of one object.
     type View<'a>;
     /// What is known of each.
     const COLUMNS: &'static [Column<Self>];
     /// Places that were ever used.
-    fn places(sight: Sight<'_>) -> usize;
+    fn places(context: ReadContext<'_>) -> usize;
     /// The one in a place.
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>>;
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>>;
     /// The virtual host it is in.
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
     /// The user it belongs to, for who asks for the things of one.
@@ -141,7 +141,7 @@ impl Kind for Queues {
         }),
         ("policy", |_, pen| pen.json.text("")),
         ("state", |_, pen| pen.json.text("running")),
-        ("pid", |queue, pen| pen.json.shown(format_args!("<leveret.queue.{}.0>", queue.born))),
+        ("pid", |queue, pen| pen.json.shown(format_args!("<leveret.queue.{}.0>", queue.serial))),
         ("owner_pid", |queue, pen| pen.connection(queue.owner)),
         ("exclusive_consumer_pid", |queue, pen| {
             pen.channel(queue.exclusive_consumer.map(|(_, channel)| channel));
@@ -161,12 +161,12 @@ impl Kind for Queues {
         ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.queue_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.queue_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.queue_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.queue_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -193,12 +193,12 @@ impl Kind for Exchanges {
         ("policy", |_, pen| pen.json.text("")),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.exchange_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.exchange_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.exchange_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.exchange_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -227,12 +227,12 @@ impl Kind for Bindings {
         (TYPED, |binding, pen| typed(binding.arguments, pen)),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.binding_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.binding_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.binding_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.binding_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -277,13 +277,13 @@ impl Kind for Connections {
         ("connected_at", |row, pen| pen.json.number(row.socket.connected_at_ms)),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.sockets.places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.sockets.places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
         let id = ConnectionId::from_index(place);
-        let (view, socket) = (sight.broker.connection_view(id)?, sight.sockets.at(id)?);
+        let (view, socket) = (context.broker.connection_view(id)?, context.sockets.at(id)?);
         Some(ConnectionRow { id, view, socket })
     }
 
@@ -325,12 +325,12 @@ impl Kind for Channels {
         ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.channel_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.channel_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        let view = sight.broker.channel_at(place)?;
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        let view = context.broker.channel_at(place)?;
         Some(ChannelRow { id: ChannelId::from_index(place), view })
     }
 
@@ -367,12 +367,12 @@ impl Kind for Consumers {
         }),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.consumer_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.consumer_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.consumer_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.consumer_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -394,12 +394,12 @@ impl Kind for Vhosts {
         ("cluster_state", |_, pen| pen.json.text("running")),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.vhost_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.vhost_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.vhost_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.vhost_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -422,12 +422,12 @@ impl Kind for Orphans {
         ("name", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(_, name)| name))),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.orphans().len()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.orphans().len()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.orphans().get(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.orphans().get(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -444,12 +444,12 @@ impl Kind for DefaultBindings {
 
     const COLUMNS: &'static [Column<Self>] = Bindings::COLUMNS;
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.queue_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.queue_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        let queue = sight.broker.queue_at(place)?;
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        let queue = context.broker.queue_at(place)?;
         Some(BindingView {
             vhost: queue.vhost,
             source: "",
@@ -482,12 +482,12 @@ impl Kind for Users {
         ("limits", user_limits),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.user_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.user_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.user_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.user_at(place)
     }
 
     fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
@@ -514,12 +514,12 @@ impl Kind for Permissions {
         ("read", |it, pen| pen.json.text(it.read)),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.permission_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.permission_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.permission_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.permission_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -546,12 +546,12 @@ impl Kind for TopicPermissions {
         ("read", |it, pen| pen.json.text(it.read)),
     ];
 
-    fn places(sight: Sight<'_>) -> usize {
-        sight.broker.topic_permission_places()
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.topic_permission_places()
     }
 
-    fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
-        sight.broker.topic_permission_at(place)
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.topic_permission_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -569,7 +569,7 @@ pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     put_limits([("max-queues", queues_max), ("max-connections", connections_max)], pen);
 }
 
-/// The same of a user.
+/// Writes the limits of a user.
 pub fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
     let UserLimits { connections_max, channels_max } = user.limits;
     put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);

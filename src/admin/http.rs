@@ -28,7 +28,7 @@ pub enum Verb {
 /// Whether the thing to change must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Condition {
-    /// Whatever is.
+    /// It may exist or not.
     #[default]
     None,
     /// It must be there (`If-Match: *`).
@@ -46,7 +46,7 @@ pub struct Request<'a> {
     pub segments: heapless::Vec<Cow<'a, str>, SEGMENTS_MAX>,
     /// What stands behind the question mark.
     pub query: &'a str,
-    /// What was sent along.
+    /// The request's body; empty when it has none.
     pub body: &'a [u8],
     /// Whether the thing must exist.
     pub condition: Condition,
@@ -73,7 +73,7 @@ pub enum Status {
     Ok = 200,
     /// It exists now.
     Created = 201,
-    /// It is done.
+    /// The request was carried out, and there is nothing to show.
     NoContent = 204,
     /// The request makes no sense.
     BadRequest = 400,
@@ -81,7 +81,7 @@ pub enum Status {
     Unauthorized = 401,
     /// There is no such thing.
     NotFound = 404,
-    /// Not like this.
+    /// The resource exists and does not take this method.
     MethodNotAllowed = 405,
     /// It is there, or is not, against the condition.
     PreconditionFailed = 412,

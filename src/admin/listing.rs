@@ -8,7 +8,7 @@
 
 use super::columns::{Column, Kind, Pen};
 use super::json::{Json, Tables};
-use super::scene::Sight;
+use super::request_context::ReadContext;
 
 /// Records looked at in one step.
 const PLACES_PER_STEP: usize = 512;
@@ -33,18 +33,18 @@ pub struct Part {
     /// What stands before its rows, and after them.
     pub around: (&'static str, &'static str),
     /// How many places there are, and what writes the row of one.
-    pub places: fn(Sight<'_>) -> usize,
+    pub places: fn(ReadContext<'_>) -> usize,
     /// Writes the row of a place.
     pub row: Row,
 }
 
 /// Writes the row of a place, if there is one there that is wanted.
-pub type Row = fn(&Listing, Sight<'_>, usize, Json<'_>, Tables) -> Written;
+pub type Row = fn(&Listing, ReadContext<'_>, usize, Json<'_>, Tables) -> Written;
 
 /// What became of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
-    /// It is written.
+    /// The row was written.
     Yes,
     /// There is nothing in this place.
     Nothing,
@@ -67,7 +67,7 @@ pub struct Room {
 #[derive(Debug)]
 pub struct Listing {
     parts: &'static [Part],
-    /// What is wanted.
+    /// Which objects are listed.
     pub filter: Filter,
     /// The columns of each row.
     pub columns: Chosen,
@@ -91,7 +91,7 @@ impl Listing {
     /// Writes some more behind what is in `out`, which has at most `bytes_max` then; rows stop at `enough`.
     /// Says whether that was all. When there is no room to come (`is_alone`), a row that is too large leaves
     /// its tables out.
-    pub fn write(&mut self, sight: Sight<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
         let start = out.len();
         for _ in 0..PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part).copied() else { return true };
@@ -102,18 +102,18 @@ impl Listing {
                 out.extend_from_slice(part.around.0.as_bytes());
                 self.is_first |= !part.around.0.is_empty();
             }
-            if self.place >= (part.places)(sight) {
+            if self.place >= (part.places)(context) {
                 out.extend_from_slice(part.around.1.as_bytes());
                 self.part += 1;
                 (self.place, self.is_begun) = (0, false);
                 continue;
             }
-            let mut written = self.write_row(part, sight, out, room.bytes_max, Tables::Plain);
+            let mut written = self.write_row(part, context, out, room.bytes_max, Tables::Plain);
             if written == Written::Full {
                 if out.len() > start || !room.is_alone {
                     return false;
                 }
-                written = self.write_row(part, sight, out, room.bytes_max, Tables::LeftOut);
+                written = self.write_row(part, context, out, room.bytes_max, Tables::LeftOut);
                 debug_assert!(written != Written::Full, "a row without tables fits");
             }
             self.place += 1;
@@ -124,14 +124,14 @@ impl Listing {
     fn write_row(
         &mut self,
         part: Part,
-        sight: Sight<'_>,
+        context: ReadContext<'_>,
         out: &mut Vec<u8>,
         bytes_max: usize,
         tables: Tables,
     ) -> Written {
         let before = out.len();
         out.extend_from_slice(if self.is_first { b"\n" } else { b",\n" });
-        let written = (part.row)(self, sight, self.place, Json::new(out, bytes_max), tables);
+        let written = (part.row)(self, context, self.place, Json::new(out, bytes_max), tables);
         match written {
             Written::Yes => self.is_first = false,
             Written::Nothing | Written::Full => out.truncate(before),
@@ -143,12 +143,12 @@ impl Listing {
 /// Writes a row of a kind with the columns that were chosen.
 pub fn row<K: Kind>(
     listing: &Listing,
-    sight: Sight<'_>,
+    context: ReadContext<'_>,
     place: usize,
     json: Json<'_>,
     tables: Tables,
 ) -> Written {
-    let Some(view) = K::at(sight, place) else { return Written::Nothing };
+    let Some(view) = K::at(context, place) else { return Written::Nothing };
     let Filter { vhost, user } = &listing.filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(&view) != Some(wanted))
         || user.as_deref().is_some_and(|wanted| K::user(&view) != Some(wanted))
@@ -156,19 +156,19 @@ pub fn row<K: Kind>(
         return Written::Nothing;
     }
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
-    write_cells::<K>(&view, columns, Pen { json, tables, sight })
+    write_cells::<K>(&view, columns, Pen { json, tables, context })
 }
 
 /// Writes a row of a kind with all its columns.
 pub fn whole_row<K: Kind>(
     _: &Listing,
-    sight: Sight<'_>,
+    context: ReadContext<'_>,
     place: usize,
     json: Json<'_>,
     tables: Tables,
 ) -> Written {
-    let Some(view) = K::at(sight, place) else { return Written::Nothing };
-    write_cells::<K>(&view, K::COLUMNS.iter(), Pen { json, tables, sight })
+    let Some(view) = K::at(context, place) else { return Written::Nothing };
+    write_cells::<K>(&view, K::COLUMNS.iter(), Pen { json, tables, context })
 }
 
 fn write_cells<'c, K: Kind>(

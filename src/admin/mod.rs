@@ -3,13 +3,13 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `http` | requests out of bytes, answers into bytes |
-//! | `talk` | one client of the operator's interface, without its socket |
+//! | `admin_session` | one client of the operator's interface, without its socket |
 //! | `api` | what each request means |
 //! | `listing`, `columns` | rows of what there is, written while the client takes them |
 //! | `access` | users, virtual hosts, permissions |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
-//! | `scene` | what a request is answered from |
+//! | `request_context` | what a request is answered from |
 //! | `systemd` | telling systemd how it goes |
 //!
 //! Paths and field names are those of RabbitMQ's management API where it has them.
@@ -18,12 +18,12 @@
 //! it can make it do in one turn.
 
 mod access;
+pub mod admin_session;
 pub mod api;
 pub mod columns;
 pub mod definitions;
 pub mod http;
 pub mod json;
 pub mod listing;
-pub mod scene;
+pub mod request_context;
 pub mod systemd;
-pub mod talk;

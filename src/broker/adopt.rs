@@ -57,7 +57,7 @@ impl Broker {
         (record.durable, record.is_rebuilt) = (true, true);
         record.logged.incarnation = incarnation;
         let queue = self.add_queue(cx, record).ok()?;
-        self.say_queue(cx, queue.index(), true);
+        self.append_queue(cx, queue.index(), true);
         Some(queue)
     }
 
@@ -266,7 +266,7 @@ impl Broker {
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
-        self.say_queue(cx, queue.index(), true);
+        self.append_queue(cx, queue.index(), true);
         Ok(())
     }
 }

@@ -70,7 +70,7 @@ impl Broker {
             || !self.jobs.is_empty() && !journal.is_crowded()
             || !self.ready.is_empty()
             || !self.noted.is_empty()
-            || self.recheck_starving
+            || self.recheck_over_share
             || self.divisions.changed
     }
 

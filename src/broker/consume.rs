@@ -391,8 +391,8 @@ impl Broker {
     /// # Errors
     /// No record is free: some lost connection is still being cleared away.
     pub fn connect(&mut self) -> Option<ConnectionId> {
-        self.lives = self.lives.wrapping_add(1);
-        let record = super::records::Connection::new(self.lives);
+        self.connection_serial = self.connection_serial.wrapping_add(1);
+        let record = super::records::Connection::new(self.connection_serial);
         self.connections.insert(record).ok().map(ConnectionId::from_index)
     }
 

@@ -14,7 +14,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
 use super::deliveries::{Carrier, NewDelivery};
-use super::front::Taken;
+use super::queue_head::Taken;
 use super::records::{Consumer, ConsumerState, Getting};
 use super::{Broker, Context};
 
@@ -28,7 +28,7 @@ const FRAMES_BYTES: u32 = 48;
 impl Broker {
     /// Hands out at most `most` messages.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
-        self.recheck_starving(cx);
+        self.recheck_over_share(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
@@ -47,12 +47,12 @@ impl Broker {
     }
 
     /// Whoever was refused for its share may try again, for something was settled since.
-    fn recheck_starving(&mut self, cx: &mut Context<'_>) {
-        if !core::mem::take(&mut self.recheck_starving) {
+    fn recheck_over_share(&mut self, cx: &mut Context<'_>) {
+        if !core::mem::take(&mut self.recheck_over_share) {
             return;
         }
-        for _ in 0..self.starving.len() {
-            let Some(connection) = self.starving.pop_front() else { break };
+        for _ in 0..self.over_share.len() {
+            let Some(connection) = self.over_share.pop_front() else { break };
             let Some(record) = self.connections.get_mut(connection.index()) else { continue };
             if !core::mem::take(&mut record.starves) {
                 continue;
@@ -69,7 +69,7 @@ impl Broker {
         let is_beyond = !self.within_delivery_share(connection);
         let record = &mut self.connections[connection.index()];
         if is_beyond && !core::mem::replace(&mut record.starves, true) {
-            self.starving.push_back(connection);
+            self.over_share.push_back(connection);
         }
     }
 
@@ -362,9 +362,9 @@ impl Broker {
             None => {
                 let connection = self.channels[channel.index()].connection;
                 self.connections[connection.index()].jobs += 1;
-                let born = self.queues[queue.index()].born;
+                let serial = self.queues[queue.index()].serial;
                 let outcome = None;
-                self.getting.push_back(Getting { connection, channel, queue, born, no_ack, outcome });
+                self.getting.push_back(Getting { connection, channel, queue, serial, no_ack, outcome });
                 Ok(Outcome::Later)
             }
         }
@@ -424,12 +424,12 @@ impl Broker {
     fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.gets_due = false;
         for at in 0..self.getting.len() {
-            let Getting { connection, channel, queue, born, no_ack, ref outcome } = self.getting[at];
+            let Getting { connection, channel, queue, serial, no_ack, ref outcome } = self.getting[at];
             if outcome.is_some() {
                 continue;
             }
             let is_over = self.channels.get(channel.index()).is_none_or(|record| record.closing);
-            let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.born != born);
+            let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
                 () if self.queues[queue.index()].stalled => Ok(None),

@@ -101,7 +101,7 @@ impl Broker {
         self.check_not_left_out(vhost, name, declaration.durable)?;
         let version = self.version_for(cx.journal, declaration.durable)?;
         let exchange = self.add_exchange(cx, vhost, kind, declaration, version)?;
-        self.say_exchange(cx, exchange, true);
+        self.append_exchange(cx, exchange, true);
         Ok(Outcome::Done)
     }
 
@@ -227,7 +227,7 @@ impl Broker {
 
     /// Takes the name away; the record goes when its bindings are cleared.
     pub(super) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
-        self.say_exchange(cx, exchange, false);
+        self.append_exchange(cx, exchange, false);
         self.routing.retire_exchange(exchange);
     }
 
@@ -283,7 +283,7 @@ impl Broker {
             self.version_for(cx.journal, true)?;
         }
         let binding = self.add_binding(cx, source, destination, spec)?;
-        self.say_binding(cx, binding, true);
+        self.append_binding(cx, binding, true);
         Ok(Outcome::Done)
     }
 
@@ -342,7 +342,7 @@ impl Broker {
     /// Takes a binding off everything it hangs on. An auto-delete source goes with its last binding.
     pub(super) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
         if !self.is_bound_anew(binding) {
-            self.say_binding(cx, binding, false);
+            self.append_binding(cx, binding, false);
         }
         let end = end(&mut self.queues, self.routing.binding(binding).destination);
         let mut gone = self.routing.remove_binding(binding, end);

@@ -123,7 +123,7 @@ impl Broker {
                 self.settle_logged(cx, queue, Some(offset), message);
                 cx.messages.release(message);
             }
-            Place::Shed(message, offset) => {
+            Place::Spilled(message, offset) => {
                 self.unshed(cx, queue, message, offset);
                 cx.messages.release(message);
             }

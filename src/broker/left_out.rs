@@ -15,7 +15,7 @@ use foldhash::quality::FixedState;
 
 use crate::journal::DestinationName;
 
-/// Which they are.
+/// What was left out, by kind and name.
 #[derive(Debug)]
 pub(super) struct LeftOut {
     /// Hashes of their virtual hosts, kinds and names, in order, each with its version or incarnation.

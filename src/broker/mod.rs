@@ -11,9 +11,9 @@
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliveries` | messages between queue and acknowledgement |
-//! | `front` | what stands first in a queue, and whether it may go |
+//! | `queue_head` | what stands first in a queue, and whether it may go |
 //! | `deliver` | from queues to outboxes |
-//! | `pages`, `spill`, `read_back_room` | queues deeper than memory |
+//! | `page_in`, `spill`, `read_back_room` | queues deeper than memory |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
@@ -48,7 +48,6 @@ mod deliver;
 mod deliveries;
 mod divisions;
 mod exchanges;
-mod front;
 mod holders;
 mod holdings;
 mod job;
@@ -58,9 +57,10 @@ mod log_shares;
 mod names;
 mod orphans;
 mod overdue;
-mod pages;
+mod page_in;
 mod publish;
 mod queue;
+mod queue_head;
 mod queues;
 mod read_back_room;
 mod records;
@@ -90,7 +90,7 @@ pub use deliver::OutboxView;
 pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
-pub use pages::{Fetch, Page, PageIn};
+pub use page_in::{Fetch, Page, PageIn};
 pub use restored::{Contents, Restored};
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,

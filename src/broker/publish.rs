@@ -17,8 +17,8 @@ use super::access::Right;
 use super::arguments::{MILLISECONDS_MAX, Overflow};
 use super::deliveries::{Carrier, NewDelivery};
 use super::divisions::owner_of;
-use super::front::log_bytes;
 use super::queue::Queue;
+use super::queue_head::log_bytes;
 use super::records::Mode;
 use super::route::copies;
 use super::state::{REPLY_TO, SLOT_BYTES, Scratch};
@@ -137,10 +137,10 @@ impl Broker {
             Err(hindrance @ (Hindrance::Wait | Hindrance::Disk | Hindrance::DiskShare)) => {
                 let vhost = self.channels[publish.channel.index()].vhost;
                 match hindrance {
-                    Hindrance::Disk => self.say_disk_is_full(cx.journal, targets, None),
+                    Hindrance::Disk => self.log_disk_is_full(cx.journal, targets, None),
                     Hindrance::DiskShare => {
                         self.want_log_room(cx.journal, vhost);
-                        self.say_disk_is_full(cx.journal, targets, Some(vhost));
+                        self.log_disk_is_full(cx.journal, targets, Some(vhost));
                     }
                     Hindrance::Wait | Hindrance::Fault(_) => {}
                 }
@@ -430,7 +430,7 @@ impl Broker {
 
     /// Somebody has to know why publishers stand still; once a minute is enough. With a virtual host, it is
     /// that which has its share.
-    fn say_disk_is_full(&mut self, journal: &Journal, targets: &[QueueId], with_its_share: Option<VhostId>) {
+    fn log_disk_is_full(&mut self, journal: &Journal, targets: &[QueueId], with_its_share: Option<VhostId>) {
         let now = journal.time_ms();
         if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
             return;
@@ -494,15 +494,15 @@ impl Broker {
         let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
         let connection = self.channels[channel.index()].connection;
         self.connections[connection.index()].waits_for =
-            full.map(|queue| (queue, self.queues[queue.index()].born));
+            full.map(|queue| (queue, self.queues[queue.index()].serial));
     }
 
     /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
     /// again is in vain: on and off are apart here too.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
-        let Some((queue, born)) = self.connections[connection.index()].waits_for else { return false };
+        let Some((queue, serial)) = self.connections[connection.index()].waits_for else { return false };
         let is_full = self.queues.get(queue.index()).is_some_and(|record| {
-            record.born == born && !record.dying && !is_below(messages, record, LOW_SHARE)
+            record.serial == serial && !record.dying && !is_below(messages, record, LOW_SHARE)
         });
         // Who holds what others wait for meanwhile does not wait for them.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;

@@ -28,7 +28,7 @@ use super::holdings::Declarer;
 /// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
 const LOGGED: u64 = 1;
 const STORED: u64 = 2;
-const SHED: u64 = 3;
+const SPILLED: u64 = 3;
 const SHED_STORED: u64 = 4;
 const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
@@ -50,7 +50,7 @@ pub(super) enum Place {
     /// A message in memory that the log has too, or will have.
     Logged(MessageId, u64),
     /// A transient message in memory that is being written, to leave it.
-    Shed(MessageId, u64),
+    Spilled(MessageId, u64),
     /// So many messages from this offset on, which the log alone has.
     Stored(Lane, u64, u32),
 }
@@ -70,11 +70,11 @@ pub(super) struct Logged {
     /// Offsets below were perhaps delivered in another life.
     pub(super) redelivered_below: u64,
     /// Offsets below may be delivered: it is written down that they may have been.
-    pub(super) marked: u64,
+    pub(super) watermark: u64,
     /// The same, once what was asked for is durable.
-    pub(super) mark_asked: u64,
+    pub(super) watermark_asked: u64,
     /// Marks of other lives are in the log up to here.
-    pub(super) marked_before: u64,
+    pub(super) watermark_before: u64,
     /// Offsets below are all that were really taken to be delivered, in this life or another.
     pub(super) taken_below: u64,
 }
@@ -96,7 +96,7 @@ impl Logged {
 
 /// What the log has of the queue's transient messages; all 0 until the first of them had to leave memory.
 #[derive(Debug, Default)]
-pub(super) struct Shed {
+pub(super) struct Spilled {
     /// Never used again for another queue, and of this life only.
     pub(super) incarnation: u64,
     /// The offset of the next message that leaves.
@@ -130,7 +130,7 @@ pub(super) struct Deep {
 #[derive(Debug)]
 pub(super) struct Queue {
     /// When it was declared, as a number that no other queue has.
-    pub(super) born: u64,
+    pub(super) serial: u64,
     pub(super) vhost: VhostId,
     pub(super) name: Box<str>,
     pub(super) durable: bool,
@@ -145,7 +145,7 @@ pub(super) struct Queue {
     /// The reply queue behind amq.rabbitmq.reply-to: reached by its name, seen by nobody.
     pub(super) hidden: bool,
     pub(super) logged: Logged,
-    pub(super) shed: Shed,
+    pub(super) spilled_lane: Spilled,
     /// Messages that have not been delivered.
     pub(super) fifo: Fifo,
     /// Messages before those, as far as some of them are not in memory.
@@ -196,7 +196,7 @@ impl Queue {
     pub(super) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
         let owner = owner_of(vhost);
         Self {
-            born: 0,
+            serial: 0,
             vhost,
             name: name.into(),
             durable: false,
@@ -208,7 +208,7 @@ impl Queue {
             settings,
             hidden: false,
             logged: Logged::default(),
-            shed: Shed::default(),
+            spilled_lane: Spilled::default(),
             fifo: Fifo::owned_by(owner),
             deep: Deep {
                 head: Fifo::owned_by(owner),
@@ -262,8 +262,8 @@ impl Queue {
 
     /// The first message of the fifo is leaving memory: its record is in the journal.
     pub(super) fn begin_leaving(&mut self, pool: &mut FifoPool, appended: &Appended) {
-        self.shed.awaits = appended.batch();
-        let place = Place::Shed(appended.message(), self.shed.next_offset - 1);
+        self.spilled_lane.awaits = appended.batch();
+        let place = Place::Spilled(appended.message(), self.spilled_lane.next_offset - 1);
         self.leave_fifo(pool, place);
     }
 
@@ -299,7 +299,7 @@ impl Queue {
     pub(super) fn uncount_stored(&mut self, lane: Lane, count: u64) {
         let (messages, bytes) = match lane {
             Lane::Durable => (&mut self.logged.count, &mut self.logged.bytes),
-            Lane::Transient => (&mut self.shed.count, &mut self.shed.bytes),
+            Lane::Transient => (&mut self.spilled_lane.count, &mut self.spilled_lane.bytes),
         };
         let share = u128::from(*bytes) * u128::from(count) / u128::from((*messages).max(1));
         *bytes = bytes.saturating_sub(share as u64);
@@ -317,18 +317,19 @@ impl Queue {
     pub(super) const fn incarnation(&self, lane: Lane) -> u64 {
         match lane {
             Lane::Durable => self.logged.incarnation,
-            Lane::Transient => self.shed.incarnation,
+            Lane::Transient => self.spilled_lane.incarnation,
         }
     }
 
     /// Whether the log knows one of its lanes by this.
     pub(super) const fn is_known_as(&self, incarnation: u64) -> bool {
-        incarnation != 0 && (self.logged.incarnation == incarnation || self.shed.incarnation == incarnation)
+        incarnation != 0
+            && (self.logged.incarnation == incarnation || self.spilled_lane.incarnation == incarnation)
     }
 
     /// Bytes that its messages take in the log.
     pub(super) const fn log_bytes(&self) -> u64 {
-        self.logged.bytes + self.shed.bytes
+        self.logged.bytes + self.spilled_lane.bytes
     }
 
     /// Whether a deliver pass has anything to do here.
@@ -347,7 +348,7 @@ impl Place {
         let offset = flags >> KIND_BITS;
         match flags & KIND {
             LOGGED => Self::Logged(message, offset),
-            SHED => Self::Shed(message, offset),
+            SPILLED => Self::Spilled(message, offset),
             STORED => Self::Stored(Lane::Durable, offset, message.index() as u32 + 1),
             SHED_STORED => Self::Stored(Lane::Transient, offset, message.index() as u32 + 1),
             _ => Self::Plain(message),
@@ -360,7 +361,7 @@ impl Place {
         match self {
             Self::Plain(message) => Entry { message, flags: 0 },
             Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
-            Self::Shed(message, offset) => Entry { message, flags: flags(offset, SHED) },
+            Self::Spilled(message, offset) => Entry { message, flags: flags(offset, SPILLED) },
             Self::Stored(lane, start, count) => {
                 let kind = if lane == Lane::Durable { STORED } else { SHED_STORED };
                 Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, kind) }
@@ -382,7 +383,7 @@ mod tests {
             for offset in [width - 1, width, width + 1] {
                 for place in [
                     Place::Logged(message, offset),
-                    Place::Shed(message, offset),
+                    Place::Spilled(message, offset),
                     Place::Stored(Lane::Durable, offset, u32::MAX - 1),
                     Place::Stored(Lane::Transient, offset, 7),
                 ] {

@@ -271,14 +271,14 @@ impl Broker {
         record.hidden = hidden;
         record.logged.incarnation = incarnation.unwrap_or(self.version_for(cx.journal, record.durable)?);
         let queue = self.add_queue(cx, record)?;
-        self.say_queue(cx, queue.index(), true);
+        self.append_queue(cx, queue.index(), true);
         Ok(queue)
     }
 
     /// Puts a queue where it is found.
     pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         // Rises with every change of what there is, so no other queue has this number.
-        record.born = self.routing.revision();
+        record.serial = self.routing.revision();
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
@@ -403,8 +403,8 @@ impl Broker {
     /// Takes the name away and stops deliveries; a job clears the rest.
     pub(super) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
-        self.say_queue(cx, index, false);
-        self.say_shed_gone(cx.journal, index);
+        self.append_queue(cx, index, false);
+        self.append_spilled_gone(cx.journal, index);
         let record = &mut self.queues[index];
         record.dying = true;
         self.orphans.rebuilt -= u32::from(record.is_rebuilt);

@@ -209,7 +209,7 @@ pub(super) struct Getting {
     pub(super) channel: ChannelId,
     pub(super) queue: QueueId,
     /// When the queue was declared: another may get its id.
-    pub(super) born: u64,
+    pub(super) serial: u64,
     pub(super) no_ack: bool,
     /// It is over: whether there was a message, or why not.
     pub(super) outcome: Option<Result<bool, Fault>>,

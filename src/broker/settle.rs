@@ -225,7 +225,7 @@ impl Broker {
         consumer: Option<crate::command::ConsumerId>,
         channel: ChannelId,
     ) {
-        self.recheck_starving |= !self.starving.is_empty();
+        self.recheck_over_share |= !self.over_share.is_empty();
         if let Some(consumer) = consumer {
             if self.channels[channel.index()].global_prefetch_count > 0 {
                 self.make_all_eligible(cx, channel);

@@ -217,7 +217,7 @@ impl Broker {
         }
         self.connections[connection.index()].pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
-        self.recheck_starving |= !self.starving.is_empty();
+        self.recheck_over_share |= !self.over_share.is_empty();
         if let Some(queue) = queue {
             self.queues[queue.index()].unsettled_bytes -= bytes;
         }

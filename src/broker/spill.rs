@@ -1,8 +1,8 @@
-//! Out of memory: when it is short, what the log has leaves it (`pages` is the way back).
+//! Out of memory: when it is short, what the log has leaves it (`page_in` is the way back).
 //!
 //! ```text
 //! spill: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
-//! shed:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
+//! spill:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
 //! ```
 //!
 //! A transient message has to be written before it can leave. It is written for this queue alone: one that
@@ -17,8 +17,8 @@ use crate::command::QueueId;
 use crate::journal::{Appended, Journal, Mode, NoRoom, Target};
 use crate::mem::{Entry, MessageFlags, MessageId, Messages};
 
-use super::front::log_bytes;
 use super::queue::{Lane, Place, Queue};
+use super::queue_head::log_bytes;
 use super::{Broker, Context};
 
 /// Messages that one step takes out of memory.
@@ -37,7 +37,7 @@ const CHUNKS_LEFT: usize = 4;
 
 /// Whether a transient message can be written to leave memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Shedding {
+enum Spilling {
     Now,
     /// After the commit that is being gathered.
     Later,
@@ -123,7 +123,7 @@ impl Broker {
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else { break };
             // Unless a first message finds no memory: what came back behind it can wait, it cannot.
             let is_wanted = delivery.returned
-                && self.hungry.is_empty()
+                && self.awaiting_memory.is_empty()
                 && !self.queues[queue.index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // It would not be free, or not for long: later.
@@ -164,10 +164,11 @@ impl Broker {
     }
 
     const fn may_spill(&self, queue: &Queue) -> bool {
-        !queue.dying && (queue.logged.count > 0 || self.may_shed(queue) || !queue.deep.leaving.is_empty())
+        !queue.dying
+            && (queue.logged.count > 0 || self.may_spill_transient(queue) || !queue.deep.leaving.is_empty())
     }
 
-    const fn may_shed(&self, queue: &Queue) -> bool {
+    const fn may_spill_transient(&self, queue: &Queue) -> bool {
         self.spill_transient && !queue.hidden
     }
 
@@ -208,7 +209,7 @@ impl Broker {
     /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
     fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let record = &self.queues[queue.index()];
-        let may_shed = self.may_shed(record);
+        let may_spill_transient = self.may_spill_transient(record);
         let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
         match Place::of(entry) {
             Place::Logged(message, offset) => {
@@ -219,8 +220,8 @@ impl Broker {
                 self.give_up(cx.messages, queue, message, (Lane::Durable, offset));
                 true
             }
-            Place::Plain(_) if may_shed => self.shed(cx, queue, left),
-            Place::Plain(_) | Place::Shed(..) | Place::Stored(..) => {
+            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, queue, left),
+            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
                 self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
                 self.stay(queue, entry);
                 true
@@ -287,19 +288,19 @@ impl Broker {
 
     /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
     /// what stands between them along with them; `false` when none can be taken now.
-    fn shed(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+    fn spill_transient(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let mut taken = false;
         while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
             let record = &mut self.queues[queue.index()];
             let Some(entry) = record.fifo.front(&self.fifo_pool) else { break };
             let place = Place::of(entry);
-            let shedding = match place {
-                Place::Plain(message) => self.shedding(cx, queue, message),
-                _ => Shedding::No,
+            let spilling = match place {
+                Place::Plain(message) => self.spilling(cx, queue, message),
+                _ => Spilling::No,
             };
-            match (shedding, place) {
-                (Shedding::Later, _) => break,
-                (Shedding::Now, Place::Plain(message)) => {
+            match (spilling, place) {
+                (Spilling::Later, _) => break,
+                (Spilling::Now, Place::Plain(message)) => {
                     let appended = self.begin_shedding(cx, queue, message);
                     self.queues[queue.index()].begin_leaving(&mut self.fifo_pool, &appended);
                 }
@@ -312,7 +313,7 @@ impl Broker {
         taken
     }
 
-    fn shedding(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Shedding {
+    fn spilling(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Spilling {
         let bytes = cx.messages.stream_len(message) as u64;
         let record = &self.queues[queue.index()];
         let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
@@ -320,24 +321,24 @@ impl Broker {
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
         match cx.journal.admit(bytes, 1) {
             // For another of its queues it is being written already.
-            _ if cx.journal.is_waiting(cx.messages, message) => Shedding::Later,
-            Ok(()) if has_share && fits => Shedding::Now,
-            Err(NoRoom::Commit) => Shedding::Later,
-            Ok(()) | Err(NoRoom::Disk) => Shedding::No,
+            _ if cx.journal.is_waiting(cx.messages, message) => Spilling::Later,
+            Ok(()) if has_share && fits => Spilling::Now,
+            Err(NoRoom::Commit) => Spilling::Later,
+            Ok(()) | Err(NoRoom::Disk) => Spilling::No,
         }
     }
 
     fn begin_shedding(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Appended {
-        if self.queues[queue.index()].shed.incarnation == 0 {
-            self.queues[queue.index()].shed.incarnation = cx.journal.next_transient();
+        if self.queues[queue.index()].spilled_lane.incarnation == 0 {
+            self.queues[queue.index()].spilled_lane.incarnation = cx.journal.next_transient();
         }
-        let shed = &mut self.queues[queue.index()].shed;
-        let offset = shed.next_offset;
-        shed.next_offset += 1;
-        shed.count += 1;
-        shed.bytes += log_bytes(cx.messages, message);
-        let target = Target { queue: shed.incarnation, offset };
-        cx.journal.shed(cx.messages, message, target)
+        let spilled_lane = &mut self.queues[queue.index()].spilled_lane;
+        let offset = spilled_lane.next_offset;
+        spilled_lane.next_offset += 1;
+        spilled_lane.count += 1;
+        spilled_lane.bytes += log_bytes(cx.messages, message);
+        let target = Target { queue: spilled_lane.incarnation, offset };
+        cx.journal.spill(cx.messages, message, target)
     }
 
     /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
@@ -346,7 +347,7 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         let place = Place::of(entry);
         let is_there = match place {
-            Place::Shed(..) => record.shed.awaits <= durable && record.deep.messages < DEEP_MAX,
+            Place::Spilled(..) => record.spilled_lane.awaits <= durable && record.deep.messages < DEEP_MAX,
             Place::Logged(message, _) => is_stored(cx.messages, record, message),
             Place::Plain(_) | Place::Stored(..) => true,
         };
@@ -355,7 +356,7 @@ impl Broker {
         }
         record.deep.leaving.pop(&mut self.fifo_pool);
         match place {
-            Place::Shed(message, offset) => {
+            Place::Spilled(message, offset) => {
                 self.give_up(cx.messages, queue, message, (Lane::Transient, offset))
             }
             Place::Logged(message, offset) => {
@@ -369,9 +370,9 @@ impl Broker {
     /// A message that was leaving stays in memory: the log need not have it.
     pub(super) fn unshed(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId, offset: u64) {
         let record = &mut self.queues[queue.index()];
-        record.shed.count -= 1;
-        record.shed.bytes = record.shed.bytes.saturating_sub(log_bytes(cx.messages, message));
-        let target = Target { queue: record.shed.incarnation, offset };
+        record.spilled_lane.count -= 1;
+        record.spilled_lane.bytes = record.spilled_lane.bytes.saturating_sub(log_bytes(cx.messages, message));
+        let target = Target { queue: record.spilled_lane.incarnation, offset };
         if record.dying {
             cx.journal.forsake(cx.messages, target.queue, message);
         } else {
@@ -380,8 +381,8 @@ impl Broker {
     }
 
     /// A queue is gone: so is what the log has of its transient messages.
-    pub(super) fn say_shed_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.queues[index].shed.incarnation;
+    pub(super) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
+        let incarnation = self.queues[index].spilled_lane.incarnation;
         if incarnation != 0 {
             journal.queue_gone(incarnation);
         }

@@ -76,7 +76,7 @@ pub struct Gauges {
     /// See above.
     pub open_bytes: u64,
     /// Transient messages that the log has, or will have, because memory was short.
-    pub shed: u64,
+    pub spilled_lane: u64,
     /// Messages delivered, or back in their queues, that only the log has.
     pub absent: u32,
 }
@@ -109,8 +109,8 @@ pub struct Broker {
     /// Queues whose front is to be read back.
     pub(super) wants: VecDeque<QueueId>,
     /// Those for which there was no memory, and what the count of frees was then.
-    pub(super) hungry: VecDeque<QueueId>,
-    pub(super) hungry_since: u64,
+    pub(super) awaiting_memory: VecDeque<QueueId>,
+    pub(super) awaiting_memory_since: u64,
     /// Where the search for what may leave memory goes on.
     pub(super) spill_hand: usize,
     /// What is kept free to read back what only the log has.
@@ -140,12 +140,12 @@ pub struct Broker {
     pub(super) divisions: Divisions,
     pub(super) log_shares: LogShares,
     /// Connections there have been.
-    pub(super) lives: u32,
+    pub(super) connection_serial: u32,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     pub(super) releases: u64,
     /// Connections with a consumer that was refused because they have their share of deliveries.
-    pub(super) starving: VecDeque<ConnectionId>,
-    pub(super) recheck_starving: bool,
+    pub(super) over_share: VecDeque<ConnectionId>,
+    pub(super) recheck_over_share: bool,
 }
 
 impl core::fmt::Debug for Broker {
@@ -194,8 +194,8 @@ impl Broker {
             full_said_ms: None,
             marking: VecDeque::with_capacity(64),
             wants: VecDeque::with_capacity(64),
-            hungry: VecDeque::new(),
-            hungry_since: 0,
+            awaiting_memory: VecDeque::new(),
+            awaiting_memory_since: 0,
             spill_hand: 0,
             read_back: ReadBackRoom::new(limits),
             getting: VecDeque::new(),
@@ -216,10 +216,10 @@ impl Broker {
             declared_exchanges: 0,
             divisions: Divisions::default(),
             log_shares: LogShares::default(),
-            lives: 0,
+            connection_serial: 0,
             releases: 0,
-            starving: VecDeque::with_capacity(connections),
-            recheck_starving: false,
+            over_share: VecDeque::with_capacity(connections),
+            recheck_over_share: false,
         };
         broker.begin_access()?;
         Ok(broker)
@@ -253,7 +253,7 @@ impl Broker {
             open_messages: self.pinned.open_messages,
             open_bytes: self.pinned.open_bytes,
             absent: self.queues.iter().map(|(_, queue)| queue.unsettled_absent + queue.returned_absent).sum(),
-            shed: self.queues.iter().map(|(_, queue)| queue.shed.count).sum(),
+            spilled_lane: self.queues.iter().map(|(_, queue)| queue.spilled_lane.count).sum(),
         }
     }
 

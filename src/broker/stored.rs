@@ -12,7 +12,7 @@ use crate::wire::field::Table;
 
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
-use super::pages::count_recovered;
+use super::page_in::count_recovered;
 use super::queue::{Lane, Queue};
 use super::restored::{Contents, Restored};
 use super::routing::{BindingSpec, Destination, Kind};
@@ -46,7 +46,7 @@ impl Broker {
     }
 
     /// Writes down that an exchange exists, or exists no more.
-    pub(super) fn say_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
+    pub(super) fn append_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
         let record = self.routing.exchange(exchange);
         if record.version == 0 {
             return;
@@ -67,7 +67,7 @@ impl Broker {
     }
 
     /// Writes down that a queue exists, or exists no more with all its messages.
-    pub(super) fn say_queue(&mut self, cx: &mut Context<'_>, index: usize, exists: bool) {
+    pub(super) fn append_queue(&mut self, cx: &mut Context<'_>, index: usize, exists: bool) {
         let record = &self.queues[index];
         let incarnation = record.logged.incarnation;
         if incarnation == 0 {
@@ -91,7 +91,7 @@ impl Broker {
     }
 
     /// Writes down that a binding exists, or exists no more.
-    pub(super) fn say_binding(&mut self, cx: &mut Context<'_>, binding: BindingId, exists: bool) {
+    pub(super) fn append_binding(&mut self, cx: &mut Context<'_>, binding: BindingId, exists: bool) {
         let binding = self.routing.binding(binding);
         if !binding.stored {
             return;
@@ -239,10 +239,10 @@ impl Broker {
         record.logged.next_offset = contents.next_offset;
         // Marks run ahead of the deliveries, but nobody has seen what was not even published.
         record.logged.redelivered_below = contents.delivered_through.min(contents.next_offset);
-        record.logged.marked = contents.delivered_through;
-        record.logged.mark_asked = contents.delivered_through;
+        record.logged.watermark = contents.delivered_through;
+        record.logged.watermark_asked = contents.delivered_through;
         record.logged.taken_below = record.logged.redelivered_below;
-        record.logged.marked_before = contents.marked_through;
+        record.logged.watermark_before = contents.marked_through;
     }
 
     /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.

@@ -18,7 +18,7 @@ use super::sizes::QUEUE_BYTES;
 #[derive(Clone, Copy, Debug)]
 pub struct QueueView<'a> {
     /// When it was declared, as a number that no other queue has.
-    pub born: u64,
+    pub serial: u64,
     /// Its virtual host.
     pub vhost: &'a str,
     /// Its name.
@@ -75,7 +75,7 @@ pub struct BindingView<'a> {
     pub vhost: &'a str,
     /// The exchange it starts from.
     pub source: &'a str,
-    /// Where it leads.
+    /// The queue or exchange that gets the messages.
     pub destination: &'a str,
     /// It leads to an exchange, not to a queue.
     pub to_exchange: bool,
@@ -90,9 +90,9 @@ pub struct BindingView<'a> {
 /// A connection that has opened its virtual host.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionView<'a> {
-    /// Who it is.
+    /// The user who is logged in.
     pub user: &'a str,
-    /// Where it is.
+    /// The virtual host.
     pub vhost: &'a str,
     /// Its channels.
     pub channels: u32,
@@ -105,9 +105,9 @@ pub struct ChannelView<'a> {
     pub connection: ConnectionId,
     /// Its number on the wire.
     pub number: u16,
-    /// Whose it is.
+    /// The user.
     pub user: &'a str,
-    /// Where it is.
+    /// The virtual host.
     pub vhost: &'a str,
     /// Publishes are confirmed.
     pub confirm: bool,
@@ -161,7 +161,7 @@ impl Broker {
         let consumer = exclusive.map(|index| &self.consumers[index]);
         let names = record.name.len() + record.arguments.len() + QUEUE_BYTES;
         Some(QueueView {
-            born: record.born,
+            serial: record.serial,
             vhost: self.vhost_name(record.vhost),
             name: &record.name,
             durable: record.durable,

@@ -12,7 +12,7 @@ pub(super) struct Watch {
     pub(super) timeout_ms: u32,
     /// The second of this turn, since the start of the process.
     pub(super) now_s: u32,
-    /// When to look next.
+    /// When to look for overdue deliveries next, in seconds of broker time.
     pub(super) look_s: Option<u32>,
     /// Where the look under way goes on, and the oldest it has seen.
     pub(super) hand: usize,

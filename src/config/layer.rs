@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::board::BOARDS;
 use super::derive::ByHand;
-use super::doors::{FileMode, TlsAddress, TlsLayer, non_empty};
 use super::first_user::{Secret, UserName};
 use super::read::{Wrong, read, section};
+use super::transports::{FileMode, TlsAddress, TlsLayer, non_empty};
 use super::units::{
     Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
 };
@@ -34,7 +34,7 @@ section! {
         pub listen: Vec<ListenAddress>,
         /// See [`Config::listen_tls`]; replaces the addresses of the layers below.
         pub listen_tls: Vec<TlsAddress>,
-        /// See [`UnixDoor::path`](super::doors::UnixDoor::path).
+        /// See [`UnixListener::path`](super::transports::UnixListener::path).
         pub listen_unix: PathBuf,
         pub(super) listen_unix_mode: FileMode,
         /// See [`Config::data_dir`].
@@ -67,7 +67,7 @@ section! {
 pub(super) trait Said {
     /// Whether a key was said.
     fn has(&self, key: &str) -> bool;
-    /// The same without a key.
+    /// This layer without what it says of `key`.
     fn without(&self, key: &str) -> Self;
     /// Takes what `later` says over what is said here.
     fn take_over(&mut self, later: &Self);

@@ -126,7 +126,7 @@ pub(super) enum Taken<'a> {
     Value,
     /// It is the name of this section.
     Section(&'a mut dyn Section),
-    /// It is not known.
+    /// The key is not known.
     Unknown,
 }
 

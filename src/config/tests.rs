@@ -1,7 +1,7 @@
 //! Every sentence an operator may meet, and the order of the layers.
 
-use super::doors::FileMode;
 use super::layer::LimitsLayer;
+use super::transports::FileMode;
 use super::*;
 
 /// What a configuration file with this text comes to, over the generic board.
@@ -258,11 +258,11 @@ fn the_keys_of_tls_and_their_words() {
     )
     .unwrap();
     let ports: Vec<u16> = config.listen_tls.iter().map(|listen| listen.0.port()).collect();
-    assert_eq!(ports, [doors::AMQPS_PORT, 7]);
+    assert_eq!(ports, [transports::AMQPS_PORT, 7]);
     assert_eq!(config.unix.mode, FileMode(0o600));
     assert_eq!((config.tls.certificates.len(), config.tls.keys.len()), (2, 1));
     assert_eq!(config.tls.client_ca, None);
-    assert_eq!(config.tls.minimum_version, doors::TlsVersion::Tls13);
+    assert_eq!(config.tls.minimum_version, transports::TlsVersion::Tls13);
     let again = gathered(&config.shown()).unwrap();
     assert_eq!((&again.tls, &again.unix, &again.listen_tls), (&config.tls, &config.unix, &config.listen_tls));
     refused(

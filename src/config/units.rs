@@ -248,7 +248,7 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// How much is logged.
+/// The level from which on lines are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLevel(pub log::LevelFilter);
 

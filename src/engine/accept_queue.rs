@@ -70,7 +70,7 @@ pub(super) struct Newcomer<S> {
     number: u64,
     /// Its first words are there.
     has_spoken: bool,
-    /// What it says is reported.
+    /// The poll reports when something can be read from it.
     is_registered: bool,
 }
 
@@ -347,7 +347,7 @@ impl<S: Socket> AcceptQueue<S> {
         core::mem::take(&mut self.places)
     }
 
-    /// These are held.
+    /// Sets the handshake places that are taken.
     pub(super) fn set_places(&mut self, mut places: Vec<Place>) {
         places.sort_unstable_by_key(|place| place.source);
         self.places = places;

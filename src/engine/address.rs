@@ -56,7 +56,7 @@ impl PeerAddress {
 pub(super) struct Source([u8; 8]);
 
 impl Source {
-    /// Of the network.
+    /// The origin of a peer that came over the network.
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             // No IPv6 address of anybody begins like this.

@@ -1,16 +1,16 @@
 //! The operator's clients: a kind of peer that the broker has no record of.
 //!
 //! ```text
-//! read ─→ Talk::handle, one request ─→ its answer ┐
-//!                  what waited for the disk, rows ┴─ Talk::fill ─→ write
+//! read ─→ AdminSession::handle, one request ─→ its answer ┐
+//!                  what waited for the disk, rows ┴─ AdminSession::fill ─→ write
 //! ```
 //!
 //! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
 //! says of the peer; there are never more clients than places apart; each has at most one reading, one
 //! request and one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
 
-use crate::admin::scene::{Ends, Files, Orders, Process, Scene, SocketView, Sockets};
-use crate::admin::talk::Talk;
+use crate::admin::admin_session::AdminSession;
+use crate::admin::request_context::{Ends, Files, Orders, Process, RequestContext, SocketView, Sockets};
 use crate::command::ConnectionId;
 use crate::log_limiter::LogKind;
 use crate::store::Log;
@@ -43,7 +43,7 @@ pub(super) struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Nobody gets in yet.
+    /// A socket at which nobody gets in yet.
     pub(super) fn closed(process: Process, own_uid: u32) -> Self {
         Self {
             is_open: false,
@@ -59,7 +59,7 @@ impl AdminSocket {
 /// What is spoken with one client.
 #[derive(Debug)]
 pub(super) struct AdminConnection {
-    pub(super) talk: Talk,
+    pub(super) connection: AdminSession,
     /// It will say nothing more; what it said is still answered.
     has_ended: bool,
     idle_at: Deadline,
@@ -77,7 +77,8 @@ impl AdminConnection {
 
     /// It said its last, and everything is answered.
     fn is_done(&self) -> bool {
-        let is_idle = !self.talk.has_output() && !self.talk.has_request() && !self.talk.awaits_disk();
+        let is_idle =
+            !self.connection.has_output() && !self.connection.has_request() && !self.connection.awaits_disk();
         self.has_ended && is_idle
     }
 }
@@ -126,7 +127,7 @@ impl<P: Platform> Engine<P> {
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
         let idle_at = self.now.after_ms(IDLE_MS);
-        let client = AdminConnection { talk: Talk::default(), has_ended: false, idle_at };
+        let client = AdminConnection { connection: AdminSession::default(), has_ended: false, idle_at };
         self.deadlines.lower(id, idle_at);
         self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
         self.list_to_read(id);
@@ -137,18 +138,18 @@ impl<P: Platform> Engine<P> {
         let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
             return;
         };
-        let most = client.talk.room().min(READ_BYTES).min(self.input.len());
+        let most = client.connection.room().min(READ_BYTES).min(self.input.len());
         if most > 0 {
             let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
-            client.talk.take(&self.input[..got.len]);
+            client.connection.take(&self.input[..got.len]);
             client.has_ended |= got.end;
             if got.len > 0 {
                 client.note_progress(self.now);
             }
             self.bytes_read += got.len;
         }
-        if client.talk.has_request() {
-            self.serve_operator(id, Talk::handle);
+        if client.connection.has_request() {
+            self.serve_operator(id, AdminSession::handle);
             self.work_units = self.work_units.saturating_add(self.work.take());
         }
         self.after_session(id);
@@ -156,13 +157,13 @@ impl<P: Platform> Engine<P> {
 
     /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
     pub(super) fn write_operator(&mut self, id: PeerId) {
-        self.serve_operator(id, Talk::fill);
+        self.serve_operator(id, AdminSession::fill);
         let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
             return;
         };
-        match stream.write(&mut self.buffers, client.talk.output()) {
+        match stream.write(&mut self.buffers, client.connection.output()) {
             Ok(count) => {
-                client.talk.wrote(count);
+                client.connection.wrote(count);
                 if count > 0 {
                     client.note_progress(self.now);
                 }
@@ -183,9 +184,9 @@ impl<P: Platform> Engine<P> {
         }
         if client.is_done() {
             self.end_now(id);
-        } else if client.talk.is_ending() {
+        } else if client.connection.is_ending() {
             *ending = Ending::Flushing;
-        } else if client.talk.has_request() || stream.readable && client.talk.room() > 0 {
+        } else if client.connection.has_request() || stream.readable && client.connection.room() > 0 {
             self.list_to_read(id);
         }
     }
@@ -194,7 +195,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
         let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        if client.talk.awaits_disk() {
+        if client.connection.awaits_disk() {
             client.note_progress(now);
         } else if client.idle_at.is_due(now) {
             return self.end_now(id);
@@ -207,16 +208,16 @@ impl<P: Platform> Engine<P> {
         if self.admin.holder == Some(id) {
             self.admin.holder = None;
             if let Some(store) = &mut self.store {
-                store.log_mut().release_hold();
+                store.log_mut().release_backup_pin();
             }
         }
     }
 
     /// Has a client go on with all there is for it to look at.
-    fn serve_operator(&mut self, id: PeerId, step: fn(&mut Talk, &mut Scene<'_>)) {
+    fn serve_operator(&mut self, id: PeerId, step: fn(&mut AdminSession, &mut RequestContext<'_>)) {
         // Out of its place for the while, for it may be shown who else is connected.
         let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        let mut talk = core::mem::take(&mut client.talk);
+        let mut connection = core::mem::take(&mut client.connection);
         let process = &mut self.admin.process;
         process.uptime_ms = self.now.as_ms();
         process.connections = self.connections_count;
@@ -229,7 +230,7 @@ impl<P: Platform> Engine<P> {
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
-        let mut scene = Scene {
+        let mut context = RequestContext {
             broker: &mut self.broker,
             journal: &mut self.journal,
             messages: &mut self.supplies.messages,
@@ -239,9 +240,9 @@ impl<P: Platform> Engine<P> {
             files: files.as_mut().map(|files| files as &mut dyn Files),
             orders: &mut self.admin.orders,
         };
-        step(&mut talk, &mut scene);
+        step(&mut connection, &mut context);
         if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
-            client.talk = talk;
+            client.connection = connection;
         }
     }
 
@@ -261,23 +262,23 @@ struct Copied<'c> {
 }
 
 impl Files for Copied<'_> {
-    fn hold(&mut self) -> Option<Vec<(u32, u32, u32)>> {
+    fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>> {
         if self.holder.is_some_and(|holder| holder != self.client) {
             return None;
         }
-        let held = self.log.hold()?;
+        let held = self.log.pin_for_backup()?;
         *self.holder = Some(self.client);
         Some(held.iter().map(|file| (file.slot, file.bytes, file.length)).collect())
     }
 
-    fn is_held(&self) -> bool {
-        *self.holder == Some(self.client) && self.log.is_held()
+    fn is_pinned_for_backup(&self) -> bool {
+        *self.holder == Some(self.client) && self.log.is_pinned_for_backup()
     }
 
     fn release(&mut self) {
         if *self.holder == Some(self.client) {
             *self.holder = None;
-            self.log.release_hold();
+            self.log.release_backup_pin();
         }
     }
 }

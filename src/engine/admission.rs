@@ -106,7 +106,7 @@ pub(super) struct Rooms {
 /// What is to be done for a newcomer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// It has a place.
+    /// The newcomer has a handshake place.
     Admit,
     /// It has one when these connections are closed: another's, for what all share, and maybe one of its own
     /// address besides, for its share.

@@ -30,7 +30,7 @@ impl Listener {
         Self { with_tls, is_ready: true, retry: Deadline::NEVER }
     }
 
-    /// Somebody came.
+    /// The poll reported that somebody may be accepted.
     pub(super) const fn note_event(&mut self) {
         self.is_ready = true;
     }

@@ -37,7 +37,7 @@ use super::wait_list::WaitList;
 /// (`Engine::may_accept`), and so is a journal that is crowded (`Engine::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
-    /// It is read.
+    /// It waits for nothing and is read.
     No,
     /// Its replies have to be written first.
     Replies,
@@ -56,7 +56,7 @@ pub(super) enum Waiting {
 /// How far the end of a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
-    /// It is alive.
+    /// The connection is alive.
     No,
     /// The session is done: what it has to say is written, then writing is shut down.
     Flushing,
@@ -98,7 +98,7 @@ impl Session {
     pub(super) fn awaits_disk(&self) -> bool {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
-            Self::Admin(client) => client.talk.awaits_disk(),
+            Self::Admin(client) => client.connection.awaits_disk(),
         }
     }
 
@@ -106,7 +106,7 @@ impl Session {
     pub(super) fn has_output(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_output(),
-            Self::Admin(client) => client.talk.has_output(),
+            Self::Admin(client) => client.connection.has_output(),
         }
     }
 

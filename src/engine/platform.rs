@@ -32,7 +32,7 @@ pub trait Socket: Read + Write {
     /// Reads without taking: what it shows is still there for the next reading.
     ///
     /// # Errors
-    /// Those of reading.
+    /// The same errors as reading has.
     fn peek(&self, room: &mut [u8]) -> io::Result<usize>;
 
     /// Says that nothing more will be written. A peer that is gone needs no telling.
@@ -42,7 +42,7 @@ pub trait Socket: Read + Write {
     fn local_address(&self) -> Option<SocketAddr>;
 }
 
-/// Who came in.
+/// A connection that was just accepted.
 #[derive(Debug)]
 pub struct Visitor<S> {
     /// The connection.
@@ -87,7 +87,7 @@ pub struct Readiness {
 /// Why nobody could be accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcceptFailure {
-    /// Nobody is there.
+    /// Nobody is waiting to be accepted.
     Nobody,
     /// The newcomer has gone, cannot be reached or was turned away; the next may be there.
     Newcomer,

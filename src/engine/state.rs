@@ -1,6 +1,6 @@
 //! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
 
-use crate::admin::scene::Process;
+use crate::admin::request_context::Process;
 use crate::broker::{self, Broker};
 use crate::command::ConnectionId;
 use crate::journal::{Batch, Journal};

@@ -80,7 +80,7 @@ impl WaitList {
         self.queue.insert(at, id);
     }
 
-    /// The last.
+    /// The peer that came last.
     pub(super) fn last(&self) -> Option<PeerId> {
         self.queue.back().copied()
     }

@@ -112,7 +112,7 @@ pub(super) struct WorkerQueue {
 }
 
 impl WorkerQueue {
-    /// Nobody waits yet.
+    /// A queue for whom nobody waits yet.
     pub(super) fn new(limits: &Limits, with_tls: bool, is_tls_shut: bool) -> Self {
         let shakes_max = if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {

@@ -125,7 +125,7 @@ pub enum Definition<'a> {
         source: &'a str,
         /// The version of that; 0 for those that always exist.
         source_version: u64,
-        /// Where it leads.
+        /// The queue or exchange that gets the messages.
         destination: DestinationName<'a>,
         /// The version or incarnation of that.
         destination_version: u64,

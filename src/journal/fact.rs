@@ -23,20 +23,20 @@ pub enum Fact {
         queue: u64,
     },
     /// Offsets below may have been delivered before.
-    Marked {
+    DeliveredWatermark {
         /// The queue's incarnation.
         queue: u64,
         /// The first that surely was not.
         offset: u64,
     },
     /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
-    Rested {
+    WatermarkReset {
         /// The queue's incarnation.
         queue: u64,
         /// The first that surely was not.
         offset: u64,
         /// The highest mark there is; a higher one makes this void.
-        marked: u64,
+        watermark: u64,
     },
 }
 
@@ -50,7 +50,7 @@ impl Fact {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
-            Self::Gone { .. } | Self::Marked { .. } | Self::Rested { .. } => 0,
+            Self::Gone { .. } | Self::DeliveredWatermark { .. } | Self::WatermarkReset { .. } => 0,
         }
     }
 }
@@ -65,7 +65,7 @@ impl Journal {
     /// the batch to wait for.
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
-        self.say(Fact::Defined { version, key, value })
+        self.append_fact(Fact::Defined { version, key, value })
     }
 
     /// Notes that a queue is gone with all its messages. Those that wait are not written any more, and their
@@ -74,7 +74,7 @@ impl Journal {
         if self.mode == Mode::On && !self.pending.is_empty() {
             self.gone.push_back((queue, self.first + self.pending.len() as u64));
         }
-        let batch = self.say(Fact::Gone { queue });
+        let batch = self.append_fact(Fact::Gone { queue });
         if let (Some(first), Some((said, _))) = (self.pending.front(), self.facts.back_mut()) {
             *said = first.batch;
         }
@@ -84,14 +84,14 @@ impl Journal {
     /// Asks that it be written, before any of them is, that messages below `offset` may have been delivered.
     /// Returns how many facts must be durable for that. Not a batch, which would include the messages said
     /// before: on a full disk they wait for room that only deliveries can make.
-    pub fn mark(&mut self, queue: u64, offset: u64) -> u64 {
-        self.say(Fact::Marked { queue, offset });
+    pub fn set_delivered_watermark(&mut self, queue: u64, offset: u64) -> u64 {
+        self.append_fact(Fact::DeliveredWatermark { queue, offset });
         self.facts_numbered
     }
 
-    /// Says before a clean stop that nothing from `offset` on was delivered, although `marked` says so.
-    pub fn rest(&mut self, queue: u64, offset: u64, marked: u64) {
-        self.say(Fact::Rested { queue, offset, marked });
+    /// Says before a clean stop that nothing from `offset` on was delivered, although `watermark` says so.
+    pub fn reset_watermark(&mut self, queue: u64, offset: u64, watermark: u64) {
+        self.append_fact(Fact::WatermarkReset { queue, offset, watermark });
     }
 
     /// How many facts are durable.
@@ -110,7 +110,7 @@ impl Journal {
         self.facts_safe
     }
 
-    fn say(&mut self, fact: Fact) -> Batch {
+    fn append_fact(&mut self, fact: Fact) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
         }

@@ -50,7 +50,7 @@ impl Journal {
         self.settles.drain(..).for_each(each);
     }
 
-    /// Hands out the marks that ride along, one for each queue, until `each` has no room for one; says
+    /// Hands out the watermarks that go along, one for each queue, until `each` has no room for one; says
     /// whether all of them are handed out.
     pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
         self.merge_riding();

@@ -39,7 +39,7 @@ use group::Groups;
 pub struct Batch(u64);
 
 impl Batch {
-    /// Nothing to wait for.
+    /// A batch that is always durable: there is nothing to wait for.
     pub const NONE: Self = Self(0);
 
     /// The batch with this number; batches are numbered from 1.
@@ -56,7 +56,7 @@ impl Batch {
 /// How long something may wait for its commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Urgency {
-    /// Somebody waits for it.
+    /// A confirm or an answer waits for the write.
     Awaited,
     /// Nobody does: the commit window.
     Window,
@@ -155,7 +155,7 @@ struct Pending {
     bytes: u32,
     batch: Batch,
     /// It is written for this incarnation alone, to leave memory; 0 for one that is written to be kept.
-    shed: u64,
+    spilled_lane: u64,
 }
 
 /// The message to be written next.
@@ -180,7 +180,7 @@ const CHUNK_BYTES: u64 = 64 << 10;
 /// Below so much room on the disk nothing new is defined.
 const DEFINITION_ROOM_BYTES: u64 = 256 << 10;
 
-/// What waits to be written.
+/// Everything that waits to be written.
 #[derive(Debug)]
 pub struct Journal {
     mode: Mode,
@@ -220,7 +220,7 @@ pub struct Journal {
     /// Some of them are of messages that were written.
     settles_matter: bool,
     settles_awaited: Option<Batch>,
-    /// Delivered before their commit: marks that ride along with it.
+    /// Delivered before their commit: watermarks that go along with it.
     riding: Vec<(u64, u64)>,
     /// Queues that went, and the number of the first message that surely does not name them.
     gone: VecDeque<(u64, u64)>,
@@ -494,7 +494,7 @@ impl Journal {
     }
 
     /// Takes a message that must leave memory, for one queue; it must not be waiting for a commit already.
-    pub fn shed(&mut self, messages: &mut Messages, message: MessageId, target: Target) -> Appended {
+    pub fn spill(&mut self, messages: &mut Messages, message: MessageId, target: Target) -> Appended {
         assert!(is_transient(target.queue), "a lane of its own");
         debug_assert!(!self.is_waiting(messages, message));
         self.targets.push_back(target);
@@ -505,7 +505,7 @@ impl Journal {
         &mut self,
         messages: &mut Messages,
         message: MessageId,
-        (targets, shed): (u32, u64),
+        (targets, spilled_lane): (u32, u64),
         urgency: Urgency,
     ) -> Appended {
         let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
@@ -518,7 +518,7 @@ impl Journal {
         messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
         let batch = self.open;
-        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, shed });
+        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, spilled_lane });
         self.live += 1;
         self.note(urgency);
         Appended { message, targets, batch: self.open }
@@ -555,7 +555,7 @@ impl Journal {
     }
 
     /// A message is delivered before its commit: the commit says so too.
-    pub fn ride(&mut self, queue: u64, offset: u64) {
+    pub fn piggyback(&mut self, queue: u64, offset: u64) {
         match self.riding.last_mut().filter(|last| last.0 == queue) {
             Some(last) => last.1 = last.1.max(offset),
             None => {
@@ -584,9 +584,9 @@ impl Journal {
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
     }
 
-    fn find(&self, messages: &Messages, message: MessageId, shed: u64) -> Option<usize> {
+    fn find(&self, messages: &Messages, message: MessageId, spilled_lane: u64) -> Option<usize> {
         let at = self.find_waiting(messages, message)?;
-        (self.pending[at].shed == shed).then_some(at)
+        (self.pending[at].spilled_lane == spilled_lane).then_some(at)
     }
 
     fn find_waiting(&self, messages: &Messages, message: MessageId) -> Option<usize> {

@@ -33,8 +33,8 @@ impl Journal {
 
     /// A place of a message is gone with its queue; says whether the message will not be written at all.
     pub fn forsake(&mut self, messages: &mut Messages, queue: u64, message: MessageId) -> bool {
-        let shed = if is_transient(queue) { queue } else { 0 };
-        let Some(at) = self.find(messages, message, shed) else { return false };
+        let spilled_lane = if is_transient(queue) { queue } else { 0 };
+        let Some(at) = self.find(messages, message, spilled_lane) else { return false };
         let pending = &mut self.pending[at];
         pending.live -= 1;
         if pending.live > 0 {

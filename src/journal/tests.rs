@@ -170,7 +170,7 @@ fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
     let lane = world.journal.next_transient();
     assert!(is_transient(lane) && !is_transient(5));
     let target = Target { queue: lane, offset: 0 };
-    let _ = world.journal.shed(&mut world.messages, message, target);
+    let _ = world.journal.spill(&mut world.messages, message, target);
     assert!(world.journal.is_waiting(&world.messages, message));
     assert!(!world.journal.is_gathering(&world.messages, message), "its own commit was made long ago");
     // The queue that keeps it is done with it: the lane is not.
@@ -183,7 +183,7 @@ fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
     world.journal.unshed(&mut world.messages, target, message);
     assert_eq!(world.commit().0, 0);
     // And after: what was written is done with.
-    let batch = world.journal.shed(&mut world.messages, message, target).batch();
+    let batch = world.journal.spill(&mut world.messages, message, target).batch();
     assert_eq!(world.commit().0, 1);
     world.journal.stored(&mut world.messages, batch);
     assert!(batch <= world.journal.durable());

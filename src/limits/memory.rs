@@ -34,11 +34,11 @@ const fn line(key: &'static str, count: u64, bytes_each: usize, reason: &'static
 pub struct MemoryLine {
     /// The configuration key that sizes it, or what it is when no key does.
     pub key: &'static str,
-    /// How many.
+    /// How many such records the pool holds.
     pub count: u64,
     /// Bytes each.
     pub bytes_each: u64,
-    /// What it is for.
+    /// What the memory is for, as the table prints it.
     pub reason: &'static str,
 }
 
@@ -258,7 +258,7 @@ impl Limits {
         ]
     }
 
-    /// Who may do what.
+    /// The lines for users, permissions and virtual hosts.
     fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 6] {
         let logins = "logins whose password is being checked";
         [

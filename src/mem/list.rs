@@ -38,7 +38,7 @@ impl List {
         self.len
     }
 
-    /// Whether none is.
+    /// Whether no record is on the list.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -67,7 +67,7 @@ impl MessageId {
 pub struct MessageFlags(u8);
 
 impl MessageFlags {
-    /// Nothing special.
+    /// No flag at all.
     pub const NONE: Self = Self(0);
     /// delivery_mode is 2.
     pub const PERSISTENT: Self = Self(1);
@@ -81,7 +81,7 @@ impl MessageFlags {
     const ASSEMBLING: Self = Self(4);
     const MANDATORY: Self = Self(8);
 
-    /// Both together.
+    /// These flags and the others.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -158,9 +158,9 @@ struct Slot {
     /// Stream bytes present; behind `write_block` and `write_at` while the body comes in.
     filled: u32,
     write_block: BlockId,
-    /// Within a page.
+    /// The offset within the last page where the next octet of the body goes.
     write_at: u16,
-    /// Whose memory it is.
+    /// The owner in whose share the memory counts.
     vhost: u16,
     /// The next slot on a list of the owner's (an open transaction); from 1.
     link: u32,

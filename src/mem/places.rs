@@ -40,7 +40,7 @@ impl Places {
         Self { bits, words, groups, low: 0, end: 0, max, freed: 0, given: 0 }
     }
 
-    /// How many are taken.
+    /// How many places are taken.
     #[inline]
     pub(super) const fn used(&self) -> usize {
         self.end - self.freed
@@ -51,7 +51,7 @@ impl Places {
         self.given
     }
 
-    /// All there are.
+    /// How many places there are.
     pub(super) const fn max(&self) -> usize {
         self.max
     }

@@ -40,7 +40,7 @@ impl<T: Pod> Plain<T> {
         }
     }
 
-    /// How many are in use.
+    /// How many places are in use.
     #[inline]
     pub(super) const fn used(&self) -> usize {
         self.places.used()
@@ -51,7 +51,7 @@ impl<T: Pod> Plain<T> {
         self.places.given()
     }
 
-    /// All there are.
+    /// How many places there are.
     pub(super) const fn max(&self) -> usize {
         self.places.max()
     }

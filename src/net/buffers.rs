@@ -2,7 +2,7 @@
 //!
 //! The loopback's segments are 64 KiB. A buffer of less than two of them is full with one that is not whole,
 //! and its receiver acknowledges that one after 40 ms only. So connections from this machine get larger
-//! buffers, as many as `limits` has added up; when those are taken, doors ask for segments of which
+//! buffers, as many as `limits` has added up; when those are taken, listeners ask for segments of which
 //! several fit into the small ones, which costs some speed but no waiting. On a real link they are shorter.
 //!
 //! Always true: never more connections than `socket_local_buffers_max` have the large buffers.
@@ -13,7 +13,7 @@ use socket2::SockRef;
 
 use crate::limits::Limits;
 
-use super::listen::Door;
+use super::listen::Listener;
 use super::socket::{Socket, Stream};
 
 /// With buffers from here on up nobody waits: two segments of the loopback.
@@ -62,43 +62,43 @@ pub(super) struct LocalBuffers {
 }
 
 impl LocalBuffers {
-    pub(super) fn new(limits: &Limits, doors: &[Door]) -> Self {
+    pub(super) fn new(limits: &Limits, listeners: &[Listener]) -> Self {
         let usual = [limits.socket_receive_buffer_bytes, limits.socket_send_buffer_bytes];
         let smallest = usual.into_iter().filter(|bytes| *bytes > 0).min();
         let is_needed = smallest.filter(|bytes| *bytes < ENOUGH_BYTES);
         let segment_bytes = is_needed.map_or(0, |bytes| (bytes / SEGMENTS_PER_BUFFER).max(SEGMENT_BYTES_MIN));
         let max = if limits.socket_local_buffer_bytes > 0 { limits.socket_local_buffers_max } else { 0 };
         let buffers = Self { used: 0, max, segment_bytes };
-        buffers.limit_segments(doors);
+        buffers.limit_segments(listeners);
         buffers
     }
 
     /// The buffers for somebody who came in.
-    pub(super) fn take(&mut self, socket: &Socket, doors: &[Door]) -> BufferSize {
+    pub(super) fn take(&mut self, socket: &Socket, listeners: &[Listener]) -> BufferSize {
         if self.used >= self.max || !is_local(socket) {
             return BufferSize::Usual;
         }
         self.used += 1;
         if self.used == self.max {
-            self.limit_segments(doors);
+            self.limit_segments(listeners);
         }
         BufferSize::Local
     }
 
-    /// Somebody has gone.
-    pub(super) fn give_back(&mut self, size: BufferSize, doors: &[Door]) {
+    /// A connection that held a buffer size is gone.
+    pub(super) fn give_back(&mut self, size: BufferSize, listeners: &[Listener]) {
         if size == BufferSize::Local {
             self.used -= 1;
             if self.used + 1 == self.max {
-                self.limit_segments(doors);
+                self.limit_segments(listeners);
             }
         }
     }
 
-    fn limit_segments(&self, doors: &[Door]) {
+    fn limit_segments(&self, listeners: &[Listener]) {
         if self.segment_bytes > 0 {
             let bytes = if self.used < self.max { 0 } else { self.segment_bytes };
-            doors.iter().for_each(|door| door.limit_segments(bytes));
+            listeners.iter().for_each(|listener| listener.limit_segments(bytes));
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::store::FileDisk;
 
 use super::StartError;
 
-/// Standard streams, the poll and its waker, signals, the spare one, the operator's door; and what is open
-/// for a moment: certificates, the configuration, the service manager's socket.
+/// Standard streams, the poll and its waker, signals, the spare one, the operator's listener; and what is
+/// open for a moment: certificates, the configuration, the service manager's socket.
 const OWN: u64 = 20;
 
 /// As many connections as there are descriptors for, at most `connections_max`, and places for newcomers
@@ -46,8 +46,8 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
 
 /// What everything but connections takes.
 fn others(config: &Config) -> u64 {
-    let doors = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
-    OWN + (doors + CONTROL_CLIENTS_MAX + 2 * FileDisk::DESCRIPTORS_MAX) as u64
+    let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
+    OWN + (listeners + CONTROL_CLIENTS_MAX + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }
 
 /// Raises the process's limit to `wanted` if it is lower and that is allowed; what it is then.

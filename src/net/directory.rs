@@ -24,7 +24,7 @@ use super::StartError;
 pub const RESTORE_PART: &str = "restore.part";
 
 /// What stands where the data directory belongs.
-enum Found {
+enum DirectoryState {
     Directory,
     Nothing,
     /// The disk says something against looking.
@@ -37,13 +37,13 @@ enum Found {
 /// It, or something in it, is not what it must be.
 pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match find(config)? {
-        Found::Directory => {}
-        Found::Nothing => {
+        DirectoryState::Directory => {}
+        DirectoryState::Nothing => {
             if let Err(error) = make_directory(&config.data_dir) {
                 return judge(config, error).map(Err);
             }
         }
-        Found::Bad(error) => return Ok(Err(error)),
+        DirectoryState::Bad(error) => return Ok(Err(error)),
     }
     // Before anything is made in it: an empty mount point stays empty.
     expect_store(config, files)
@@ -76,9 +76,9 @@ fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>,
 pub(super) fn rehearse(config: &Config) -> Result<io::Result<()>, StartError> {
     let directory = config.data_dir.as_path();
     let to_be_written = match find(config)? {
-        Found::Directory => directory,
-        Found::Nothing => parent(directory),
-        Found::Bad(error) => return Ok(Err(error)),
+        DirectoryState::Directory => directory,
+        DirectoryState::Nothing => parent(directory),
+        DirectoryState::Bad(error) => return Ok(Err(error)),
     };
     let may = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     if let Err(error) = rustix::fs::access(to_be_written, may) {
@@ -87,21 +87,21 @@ pub(super) fn rehearse(config: &Config) -> Result<io::Result<()>, StartError> {
     if to_be_written == directory { expect_store(config, &mut FileDisk::new(directory)) } else { Ok(Ok(())) }
 }
 
-fn find(config: &Config) -> Result<Found, StartError> {
+fn find(config: &Config) -> Result<DirectoryState, StartError> {
     let directory = &config.data_dir;
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => {
             let why = "it is no directory; move it away, or name another with data_dir (or --data-dir)";
             Err(StartError::Directory(directory.clone(), why.to_string()))
         }
-        Ok(_) => Ok(Found::Directory),
+        Ok(_) => Ok(DirectoryState::Directory),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !config.store.require_store => {
-            Ok(Found::Nothing)
+            Ok(DirectoryState::Nothing)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(StartError::Store(directory.clone(), OpenError::NoStore))
         }
-        Err(error) => judge(config, error).map(Found::Bad),
+        Err(error) => judge(config, error).map(DirectoryState::Bad),
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn open(
     let (first, access) = (first_user(config, report.access.access), report.access.access);
     restore(broker, &mut context, &log, &mut files, report.access, first)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
-    tell_of_first_user(config, broker, access);
+    log_first_user(config, broker, access);
     let driver = StoreDriver::new(log, config.limits.frame_max as usize);
     let threads = Threads::start(files, directory, waker);
     Ok(Some((driver, threads.map_err(|error| StartError::System("start a thread", error))?)))
@@ -148,7 +148,7 @@ fn first_user(config: &Config, access: Access) -> First<'_> {
 }
 
 /// Whoever writes `default_user` into the configuration of a store that has users waits for it in vain.
-fn tell_of_first_user(config: &Config, broker: &Broker, access: Access) {
+fn log_first_user(config: &Config, broker: &Broker, access: Access) {
     let name = config.first_user.name.as_deref().filter(|_| config.first_user != FirstUser::default());
     if let (Some(name), Access::Whole) = (name, access)
         && !broker.users().any(|user| user.name == name)
@@ -225,8 +225,8 @@ fn tell(report: &Report, directory: &Path) {
             report.footers_missing
         );
     }
-    tell_groups(report, directory);
-    tell_access(report, directory);
+    log_groups(report, directory);
+    log_access(report, directory);
     if let Some(error) = &report.unwritable {
         log::error!(
             "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \
@@ -237,7 +237,7 @@ fn tell(report: &Report, directory: &Path) {
 }
 
 /// What a start could not finish of transactions that no commit holds.
-fn tell_groups(report: &Report, directory: &Path) {
+fn log_groups(report: &Report, directory: &Path) {
     if report.groups_damaged > 0 {
         log::error!(
             "{}: {} large transactions that a power cut ended are damaged, and messages of them may be \
@@ -256,7 +256,7 @@ fn tell_groups(report: &Report, directory: &Path) {
 }
 
 /// What the store knows of users and permissions, where that is not what the log says.
-fn tell_access(report: &Report, directory: &Path) {
+fn log_access(report: &Report, directory: &Path) {
     if report.access.access == Access::Whole && !report.access.restored.is_empty() {
         log::warn!(
             "{}: the log had lost {} definitions of users and permissions; they are as they were, from the \

@@ -27,10 +27,10 @@ use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
 
 const EVENTS_PER_POLL: usize = 256;
 
-/// Everything that runs.
+/// The engine on this machine: sockets, clock, threads and signals.
 pub struct EventLoop {
     pub(super) engine: Engine<System>,
-    /// As it was read last.
+    /// The configuration as it was read last.
     pub(super) config: Config,
     events: Events,
     started: Instant,

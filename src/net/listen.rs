@@ -1,4 +1,4 @@
-//! The doors: addresses to listen on, and accepting from them.
+//! The listeners: addresses to listen on, and accepting from them.
 //!
 //! Always true: running out of descriptors closes the newcomer, not the loop.
 
@@ -39,30 +39,30 @@ const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One listening socket.
 #[derive(Debug)]
-pub(super) struct Door {
-    listener: Listener,
+pub(super) struct Listener {
+    listener: ListeningSocket,
     /// What it is called in the log.
-    pub(super) address: DoorAddress,
+    pub(super) address: ListenerAddress,
     /// Whoever comes in here speaks TLS.
     pub(super) with_tls: bool,
 }
 
 #[derive(Debug)]
-enum Listener {
+enum ListeningSocket {
     Tcp(TcpListener),
     Local(LocalDoor),
 }
 
-/// Where a door is.
+/// Where a listener is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum DoorAddress {
+pub(super) enum ListenerAddress {
     /// On the network.
     Network(SocketAddr),
     /// A Unix socket.
     Local(PathBuf),
 }
 
-impl fmt::Display for DoorAddress {
+impl fmt::Display for ListenerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(address) => address.fmt(f),
@@ -71,26 +71,26 @@ impl fmt::Display for DoorAddress {
     }
 }
 
-impl Listener {
+impl ListeningSocket {
     fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
                 Ok((Socket::new(Stream::Tcp(stream)), PeerAddress::Network(address)))
             }
-            Self::Local(door) => door.accept(),
+            Self::Local(listener) => listener.accept(),
         }
     }
 }
 
-impl Door {
+impl Listener {
     /// Listens on an address; port 0 takes a free one. Whoever comes in has the listening socket's options,
     /// so they cost no call for each connection.
     fn open(address: SocketAddr, with_tls: bool, limits: &Limits) -> io::Result<Self> {
         let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
-            // 0.0.0.0 and :: are two doors that do not get in each other's way.
+            // 0.0.0.0 and :: are two listeners that do not get in each other's way.
             socket.set_only_v6(true)?;
         }
         socket.set_nonblocking(true)?;
@@ -98,20 +98,20 @@ impl Door {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
-        let address = DoorAddress::Network(listener.local_addr()?);
-        Ok(Self { listener: Listener::Tcp(listener), address, with_tls })
+        let address = ListenerAddress::Network(listener.local_addr()?);
+        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls })
     }
 
     fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
         match &mut self.listener {
-            Listener::Tcp(listener) => poll.registry().register(listener, token, Interest::READABLE),
-            Listener::Local(door) => door.register(poll, token),
+            ListeningSocket::Tcp(listener) => poll.registry().register(listener, token, Interest::READABLE),
+            ListeningSocket::Local(listener) => listener.register(poll, token),
         }
     }
 
     /// Keeps the segments of those who come from now on to so many bytes; 0: as long as the link allows.
     pub(super) fn limit_segments(&self, bytes: u32) {
-        if let Listener::Tcp(listener) = &self.listener
+        if let ListeningSocket::Tcp(listener) = &self.listener
             && let Err(error) = SockRef::from(listener).set_tcp_mss(bytes)
         {
             log::debug!("{}: segments cannot be limited to {bytes} bytes: {error}", self.address);
@@ -165,13 +165,13 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
     Ok(wanted)
 }
 
-/// Opens all doors, each under the token of its place; an address that may be missing is left out when it is.
-/// Those without TLS come first.
-pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, StartError> {
-    let mut doors: Vec<Door> = Vec::new();
+/// Opens all listeners, each under the token of its place; an address that may be missing is left out when it
+/// is. Those without TLS come first.
+pub(super) fn open_listeners(poll: &mut Poll, config: &Config) -> Result<Vec<Listener>, StartError> {
+    let mut listeners: Vec<Listener> = Vec::new();
     for (listen, with_tls) in wanted(config)? {
-        match Door::open(listen.socket, with_tls, &config.limits) {
-            Ok(door) => doors.push(door),
+        match Listener::open(listen.socket, with_tls, &config.limits) {
+            Ok(listener) => listeners.push(listener),
             Err(error) if listen.if_available => {
                 log::info!("not listening on {}: {error}", listen.socket);
             }
@@ -179,15 +179,16 @@ pub(super) fn open_doors(poll: &mut Poll, config: &Config) -> Result<Vec<Door>, 
         }
     }
     if let Some(path) = &config.unix.path {
-        let door = LocalDoor::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
-        let listener = door.map(Listener::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
-        doors.push(Door { listener, address: DoorAddress::Local(path.clone()), with_tls: false });
+        let listener = LocalDoor::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
+        let listener =
+            listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
+        listeners.push(Listener { listener, address: ListenerAddress::Local(path.clone()), with_tls: false });
     }
-    for (place, door) in doors.iter_mut().enumerate() {
+    for (place, listener) in listeners.iter_mut().enumerate() {
         let failed = |error| StartError::System("wait for connections", error);
-        door.register(poll, Token(place)).map_err(failed)?;
+        listener.register(poll, Token(place)).map_err(failed)?;
     }
-    if doors.is_empty() { Err(StartError::NowhereToListen) } else { Ok(doors) }
+    if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
 }
 
 /// A descriptor kept back, to be able to accept and close a visitor when there are no others: otherwise it
@@ -202,7 +203,7 @@ impl SpareDescriptor {
 
     /// # Errors
     /// Accepting fails all the same: nobody is there, or there was no spare one to do it with.
-    fn turn_away(&mut self, listener: &Listener) -> io::Result<()> {
+    fn turn_away(&mut self, listener: &ListeningSocket) -> io::Result<()> {
         drop(self.0.take());
         let accepted = listener.accept().map(drop);
         *self = Self::new();
@@ -259,10 +260,10 @@ mod tests {
     #[test]
     fn who_comes_in_has_the_options_of_the_door() {
         let limits = Limits::default();
-        let door = Door::open("127.0.0.1:0".parse().unwrap(), false, &limits).unwrap();
-        let DoorAddress::Network(address) = door.address else { panic!("it is one of the network") };
+        let listener = Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits).unwrap();
+        let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (socket, _) = door.listener.accept().unwrap();
+        let (socket, _) = listener.listener.accept().unwrap();
         let Stream::Tcp(stream) = &socket.stream else { panic!("it is one of the network") };
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());

@@ -1,4 +1,4 @@
-//! The door for programs of this machine: a Unix socket.
+//! The listener for programs of this machine: a Unix socket.
 //!
 //! Always true: a socket that another process listens on is left alone, as is anything that is no socket; one
 //! that was left behind is removed, and ours is at the end. In a folder that is ours alone nobody else
@@ -131,17 +131,17 @@ mod tests {
         let path = folder.join("amqp.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "it was left behind");
-        let door = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap();
+        let listener = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let refused = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap_err().to_string();
         assert_eq!(refused, "another program listens there");
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        // The first is the probe of the second door.
-        door.accept().unwrap();
-        let (_, address) = door.accept().unwrap();
+        // The first is the probe of the second listener.
+        listener.accept().unwrap();
+        let (_, address) = listener.accept().unwrap();
         assert_eq!(address.to_string(), format!("process {} of user {}", std::process::id(), uid()));
         assert!(address.is_loopback());
-        drop((door, client));
+        drop((listener, client));
         assert!(!path.exists(), "it is removed at the end");
         fs::write(&path, "a file").unwrap();
         assert!(LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).is_err());

@@ -50,7 +50,7 @@ pub fn start(level: log::LevelFilter) -> io::Result<()> {
     // It fails only when there is a logger already, and then there is nothing to do.
     drop(builder.try_init());
     set_level(level);
-    panic::set_hook(Box::new(tell_panic));
+    panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
@@ -66,9 +66,9 @@ fn is_fixed() -> bool {
 }
 
 /// Says why the program ends, whether logging was started or not.
-pub fn say_fatal(error: &dyn std::error::Error) {
+pub fn log_fatal(error: &dyn std::error::Error) {
     if WRITER.is_started() {
-        return say_last(Instant::now() + LAST_LINES, format_args!("{error}"));
+        return log_last_words(Instant::now() + LAST_LINES, format_args!("{error}"));
     }
     // Nobody is left to be told when standard error is closed.
     let _ = writeln!(io::stderr(), "{}{error}", mark_of_last());
@@ -80,7 +80,7 @@ pub fn finish() {
 }
 
 /// Says how a thread panicked: as the standard library does, but it would wait for standard error.
-fn tell_panic(panicked: &PanicHookInfo<'_>) {
+fn log_panic(panicked: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("?");
     let payload = panicked.payload();
@@ -89,17 +89,17 @@ fn tell_panic(panicked: &PanicHookInfo<'_>) {
     let text = text.unwrap_or("something that is no text");
     let place = panicked.location().map(ToString::to_string).unwrap_or_default();
     let deadline = Instant::now() + LAST_LINES;
-    say_last(deadline, format_args!("thread '{name}' panicked at {place}: {text}"));
+    log_last_words(deadline, format_args!("thread '{name}' panicked at {place}: {text}"));
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         for line in trace.to_string().lines() {
-            say_last(deadline, format_args!("{line}"));
+            log_last_words(deadline, format_args!("{line}"));
         }
     }
 }
 
 /// Puts a line behind all others, whatever the level that is logged, and waits until it is out.
-fn say_last(deadline: Instant, text: fmt::Arguments<'_>) {
+fn log_last_words(deadline: Instant, text: fmt::Arguments<'_>) {
     WRITER.append(format!("{}{}\n", mark_of_last(), Text(text)).as_bytes());
     WRITER.flush(deadline);
 }

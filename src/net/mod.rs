@@ -48,7 +48,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::doors::ClientCertificates;
+use crate::config::transports::ClientCertificates;
 use crate::config::{Config, ConfigError};
 use crate::limits::{LimitsError, MemoryTable, RecordSizes};
 use crate::mem;
@@ -90,9 +90,9 @@ pub enum StartError {
     MemoryLock(io::Error),
     /// The system allows so few file descriptors, and that many are wanted.
     Descriptors {
-        /// So few.
+        /// File descriptors that the system allows.
         allowed: u64,
-        /// So many.
+        /// File descriptors that the configuration needs.
         wanted: u64,
     },
     /// The limits leave no room for what a broker needs at least.
@@ -187,7 +187,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         login_bytes: engine::LOGIN_BYTES,
         newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
-        control_bytes: crate::admin::talk::TALK_BYTES + engine::peer_bytes::<Socket>(),
+        control_bytes: crate::admin::admin_session::ADMIN_SESSION_BYTES + engine::peer_bytes::<Socket>(),
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Socket {
 
 #[derive(Debug)]
 pub(super) enum Stream {
-    /// Of the network.
+    /// A connection over TCP.
     Tcp(TcpStream),
     /// Of this machine.
     Unix(UnixStream),

@@ -7,7 +7,7 @@ use mio::{Poll, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin::scene::Process;
+use crate::admin::request_context::Process;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::engine::{Engine, Setup};
@@ -16,7 +16,7 @@ use crate::session::Identity;
 use crate::tls::CertificateStore;
 
 use super::event_loop::EventLoop;
-use super::listen::{self, Door};
+use super::listen::{self, Listener};
 use super::system::{HANGUP, HELPERS, SIGNAL, System, shown};
 use super::{StartError, defined, descriptors, disk, signals, worker};
 
@@ -36,8 +36,8 @@ impl EventLoop {
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
         let with_tls = !config.listen_tls.is_empty();
         let certificates = with_tls.then(|| open_certificates(&config)).transpose()?;
-        let doors = listen::open_doors(&mut poll, &config)?;
-        tell_limits(&config, &table);
+        let listeners = listen::open_listeners(&mut poll, &config)?;
+        log_limits(&config, &table);
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         broker.set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
@@ -46,14 +46,14 @@ impl EventLoop {
             limits: limits.clone(),
             identity: identity(&config),
             queue_places,
-            listeners: doors.iter().map(|door| door.with_tls).collect(),
+            listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
             is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
             is_memory_locked: config.memory_lock,
-            process: process(&config, &doors),
+            process: process(&config, &listeners),
             own_uid: rustix::process::geteuid().as_raw(),
         };
         let worker = worker::start(waker.clone(), certificates).map_err(no_thread)?;
-        let system = System::new(poll, doors, worker, &config, limits);
+        let system = System::new(poll, listeners, worker, &config, limits);
         let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);
         started.begin(waker)?;
         Ok(started)
@@ -77,8 +77,12 @@ impl EventLoop {
             lock_memory()?;
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        for door in &engine.platform.doors {
-            log::info!("listening {}on {}", if door.with_tls { "with TLS " } else { "" }, door.address);
+        for listener in &engine.platform.listeners {
+            log::info!(
+                "listening {}on {}",
+                if listener.with_tls { "with TLS " } else { "" },
+                listener.address
+            );
         }
         Ok(())
     }
@@ -87,7 +91,7 @@ impl EventLoop {
 /// Makes the limits of it, and says what is to be known of them.
 fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
     let table = super::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
-    if let Some(remark) = config.tell_of_machine() {
+    if let Some(remark) = config.machine_warning() {
         log::warn!("{remark}");
     }
     Ok(table)
@@ -99,7 +103,7 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
     Ok(certificates)
 }
 
-/// The certificates. Beside them: what is to be told, if they cannot be used and there are other doors.
+/// The certificates. Beside them: what is to be told, if they cannot be used and there are other listeners.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
     let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
     let opened = match has_other_door {
@@ -109,7 +113,7 @@ pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Op
     opened.map_err(StartError::Tls)
 }
 
-fn tell_limits(config: &Config, table: &MemoryTable) {
+fn log_limits(config: &Config, table: &MemoryTable) {
     for line in table.shown(config.memory_limit_bytes).lines() {
         log::debug!("{line}");
     }
@@ -123,7 +127,7 @@ fn tell_limits(config: &Config, table: &MemoryTable) {
     }
 }
 
-fn process(config: &Config, doors: &[Door]) -> Process {
+fn process(config: &Config, listeners: &[Listener]) -> Process {
     Process {
         environment: config.shown(),
         // It may not be there yet.
@@ -131,7 +135,7 @@ fn process(config: &Config, doors: &[Door]) -> Process {
             .unwrap_or_else(|_| config.data_dir.clone())
             .display()
             .to_string(),
-        listeners: doors.iter().map(shown).collect(),
+        listeners: listeners.iter().map(shown).collect(),
         product: (config.product.name.clone(), config.product.version.clone()),
         memory_limit_bytes: config.memory_limit_bytes,
         uptime_ms: 0,

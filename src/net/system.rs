@@ -19,7 +19,7 @@ use crate::time::Now;
 use super::buffers::{BufferSize, LocalBuffers};
 use super::disk::Threads;
 use super::helper::Helper;
-use super::listen::{self, Door, DoorAddress, SpareDescriptor, failure_of};
+use super::listen::{self, Listener, ListenerAddress, SpareDescriptor, failure_of};
 use super::local::{Folder, LocalDoor};
 use super::socket::Socket;
 
@@ -34,14 +34,14 @@ pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
 pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 /// The token of the pipe of SIGHUP.
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
-/// The token of the operator's door.
+/// The token of the operator's listener.
 const ADMIN: usize = usize::MAX - 16;
-/// Tokens below are doors, from here on newcomers.
+/// Tokens below are listeners, from here on newcomers.
 const FIRST_NEWCOMER: usize = 1 << 15;
 /// From here on peers.
 const FIRST_PEER: usize = 1 << 16;
 
-/// Whose a token is.
+/// What a token of the poll stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Whose {
     Listener(ListenerId),
@@ -68,7 +68,7 @@ const fn token_of(interest: engine::Interest) -> Token {
 /// The system as the engine has it.
 pub(super) struct System {
     pub(super) poll: Poll,
-    pub(super) doors: Vec<Door>,
+    pub(super) listeners: Vec<Listener>,
     admin_door: Option<LocalDoor>,
     admin_path: PathBuf,
     spare: SpareDescriptor,
@@ -82,15 +82,15 @@ pub(super) struct System {
 impl System {
     pub(super) fn new(
         poll: Poll,
-        doors: Vec<Door>,
+        listeners: Vec<Listener>,
         worker: Helper<WorkerJob, (WorkerResult, bool)>,
         config: &Config,
         limits: Limits,
     ) -> Self {
         Self {
             poll,
-            local_buffers: LocalBuffers::new(&limits, &doors),
-            doors,
+            local_buffers: LocalBuffers::new(&limits, &listeners),
+            listeners,
             admin_door: None,
             admin_path: config.data_dir.join(SOCKET_NAME),
             spare: SpareDescriptor::new(),
@@ -105,8 +105,8 @@ impl System {
     pub(super) fn open_admin_door(&mut self) -> bool {
         // Whoever comes in is asked who he is besides.
         let opened = LocalDoor::open(&self.admin_path, Folder::Ours, 0o600, ADMIN_BACKLOG);
-        match opened.and_then(|mut door| door.register(&self.poll, Token(ADMIN)).map(|()| door)) {
-            Ok(door) => self.admin_door = Some(door),
+        match opened.and_then(|mut listener| listener.register(&self.poll, Token(ADMIN)).map(|()| listener)) {
+            Ok(listener) => self.admin_door = Some(listener),
             Err(error) => {
                 let path = self.admin_path.display();
                 log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
@@ -116,8 +116,8 @@ impl System {
     }
 
     fn accept_admin(&self, limiter: &mut LogLimiter, now: Now) -> Result<Visitor<Socket>, AcceptFailure> {
-        let Some(door) = &self.admin_door else { return Err(AcceptFailure::Nobody) };
-        door.accept().map(|(socket, address)| Visitor { socket, address }).map_err(|error| {
+        let Some(listener) = &self.admin_door else { return Err(AcceptFailure::Nobody) };
+        listener.accept().map(|(socket, address)| Visitor { socket, address }).map_err(|error| {
             let failure = failure_of(&error);
             if failure == AcceptFailure::System {
                 let text = format_args!("accepting on {} failed: {error}", self.admin_path.display());
@@ -135,7 +135,7 @@ impl System {
     }
 
     fn give_back(&mut self, socket: &Socket) {
-        self.local_buffers.give_back(socket.buffer_size, &self.doors);
+        self.local_buffers.give_back(socket.buffer_size, &self.listeners);
     }
 }
 
@@ -149,7 +149,7 @@ impl Platform for System {
         now: Now,
     ) -> Result<Visitor<Socket>, AcceptFailure> {
         match listener {
-            ListenerId::Amqp(place) => self.doors[place].accept(&mut self.spare, log, now),
+            ListenerId::Amqp(place) => self.listeners[place].accept(&mut self.spare, log, now),
             ListenerId::Admin => self.accept_admin(log, now),
         }
     }
@@ -164,7 +164,7 @@ impl Platform for System {
                 socket.register(self.poll.registry(), token, both)
             }
             engine::Interest::Peer(_) => {
-                socket.buffer_size = self.local_buffers.take(socket, &self.doors);
+                socket.buffer_size = self.local_buffers.take(socket, &self.listeners);
                 let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
                     .and_then(|()| socket.register(self.poll.registry(), token, both));
                 if prepared.is_err() {
@@ -184,7 +184,7 @@ impl Platform for System {
     }
 
     fn stop_listening(&mut self) {
-        self.doors.clear();
+        self.listeners.clear();
     }
 
     fn start_write(&mut self, job: Write) {
@@ -216,14 +216,14 @@ impl Platform for System {
     }
 }
 
-/// What is spoken at a door, and where it is.
-pub(super) fn shown(door: &Door) -> String {
-    let protocol = match (&door.address, door.with_tls) {
-        (DoorAddress::Local(_), _) => "amqp/local",
-        (DoorAddress::Network(_), true) => "amqp/ssl",
-        (DoorAddress::Network(_), false) => "amqp",
+/// What is spoken at a listener, and where it is.
+pub(super) fn shown(listener: &Listener) -> String {
+    let protocol = match (&listener.address, listener.with_tls) {
+        (ListenerAddress::Local(_), _) => "amqp/local",
+        (ListenerAddress::Network(_), true) => "amqp/ssl",
+        (ListenerAddress::Network(_), false) => "amqp",
     };
-    format!("{protocol} {}", door.address)
+    format!("{protocol} {}", listener.address)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub(super) struct Channel {
     pub(super) confirms: Confirms,
     /// The next channel of the connection on the same list of those with confirms.
     next_to_confirm: Slot,
-    /// Which list that is.
+    /// The list of those with confirms that the channel is on.
     pub(super) listed: Listed,
     /// What an empty queue name stands for.
     pub(super) last_queue: Name,
@@ -47,7 +47,7 @@ pub(super) struct Channel {
 /// Whether a channel has confirms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Listed {
-    /// It has none.
+    /// The channel has no confirms to send.
     No,
     /// Some may be told as far as the disk is concerned.
     ToConfirm,
@@ -104,7 +104,7 @@ impl ConfirmList {
 pub(super) enum State {
     /// The broker is being asked for it.
     Opening,
-    /// In use.
+    /// The channel is in use, under this id at the broker.
     Open(ChannelId),
     /// We closed it; everything but channel.close-ok is ignored.
     Closing,

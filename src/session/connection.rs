@@ -40,7 +40,7 @@ pub enum Stage {
     Unproven,
     /// Somebody has, and has not opened a virtual host yet.
     LoggedIn,
-    /// In use.
+    /// The connection is in use.
     Open,
     /// It was refused, or is being closed.
     Over,
@@ -70,7 +70,7 @@ pub(super) enum Phase {
     Opening { due: Deadline },
     /// It was refused and is left waiting, against guessing; then it is told so, if it can be.
     Refused { until: Deadline, tell: Option<Mechanism> },
-    /// In use.
+    /// The connection is in use.
     Open,
     /// We sent connection.close: everything but close-ok is ignored. A deaf one does not even look for
     /// that, because its input is not frames.
@@ -235,7 +235,7 @@ impl Connection {
         self.certificate_name = Some(name.into());
     }
 
-    /// How far it has come.
+    /// How far the connection has come.
     pub const fn stage(&self) -> Stage {
         match self.phase {
             Phase::Header { .. } | Phase::Start { .. } => Stage::Unproven,

@@ -210,13 +210,13 @@ pub(super) fn write_part(
         return Begun { sent: total, body_at: None };
     }
     let room = (until - begun.sent).min(out.len() as u64) as usize;
-    let mut part = Part { messages, delivery, layout, begun, out: &mut out[..room], at: 0 };
+    let mut part = PartWriter { messages, delivery, layout, begun, out: &mut out[..room], at: 0 };
     part.write();
     part.begun
 }
 
 /// A delivery being written in pieces.
-struct Part<'p> {
+struct PartWriter<'p> {
     messages: &'p Messages,
     delivery: &'p Delivery<'p>,
     layout: Layout,
@@ -225,7 +225,7 @@ struct Part<'p> {
     at: usize,
 }
 
-impl Part<'_> {
+impl PartWriter<'_> {
     fn write(&mut self) {
         let (method_len, header_end) = (u64::from(self.layout.method_len), u64::from(self.layout.header_end));
         if self.begun.sent < method_len {

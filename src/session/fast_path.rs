@@ -26,7 +26,7 @@ const MANDATORY: u8 = 1;
 const IMMEDIATE: u8 = 2;
 
 /// A publish as it lies in the input.
-struct Whole<'i> {
+struct WholePublish<'i> {
     exchange: &'i [u8],
     routing_key: &'i [u8],
     bits: u8,
@@ -40,7 +40,7 @@ impl Connection {
     /// Handles a whole publish or acknowledgement at the start of `rest`; says how many octets it took.
     /// `None`: it is for somebody else.
     #[inline]
-    pub(super) fn step_whole(
+    pub(super) fn step_fast_path(
         &mut self,
         context: &mut Context<'_>,
         rest: &[u8],
@@ -82,7 +82,7 @@ impl Connection {
         number: u16,
         rest: &[u8],
     ) -> Option<(usize, Step<'static>)> {
-        let whole = Whole::read(rest, number, self.negotiated.frame_max)?;
+        let whole = WholePublish::read(rest, number, self.negotiated.frame_max)?;
         if whole.body.len() > context.settings.message_size_max as usize || whole.bits & IMMEDIATE != 0 {
             return None;
         }
@@ -126,7 +126,7 @@ impl Connection {
     }
 }
 
-impl<'i> Whole<'i> {
+impl<'i> WholePublish<'i> {
     #[inline]
     fn read(rest: &'i [u8], number: u16, frame_max: u32) -> Option<Self> {
         let (method, behind) = take_frame(rest, FrameKind::Method, number)?;

@@ -284,7 +284,7 @@ impl Connection {
     }
 
     /// The delay is over.
-    pub(super) fn tell_refusal(&mut self, context: &mut Context<'_>, mechanism: Mechanism) {
+    pub(super) fn send_refusal(&mut self, context: &mut Context<'_>, mechanism: Mechanism) {
         let fault = Fault::connection(
             ReplyCode::AccessRefused,
             format_args!(

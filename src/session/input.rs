@@ -106,7 +106,7 @@ impl Connection {
                 return Step::Suspended(Suspension::ReplySpace);
             }
             let rest = &input[*at..];
-            if let Some((len, step)) = self.step_whole(context, rest) {
+            if let Some((len, step)) = self.step_fast_path(context, rest) {
                 *at += len;
                 return step;
             }

@@ -21,7 +21,7 @@ use super::context::Context;
 use super::deliveries::{Begun, Layout, write_part};
 use super::replies::RECORD_HEAD_BYTES;
 use super::write_plan::{
-    REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, Stretch, TOLD_MAX, Told, What, WritePlan, blocked_method,
+    REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, SentConfirm, Stretch, TOLD_MAX, What, WritePlan, blocked_method,
     small_frame,
 };
 use crate::command::{Delivery, Outbox};
@@ -357,7 +357,7 @@ impl Connection {
                     let (frame, len) = small_frame(number, &run.method(before));
                     page.copy(&frame[..len]);
                     page.note(plan, What::Confirm(plan.told.len() as u32));
-                    plan.told.push(Told { slot, number, run, before });
+                    plan.told.push(SentConfirm { slot, number, run, before });
                 }
             }
             self.list_to_confirm(context, slot);

@@ -35,7 +35,7 @@ pub enum Step<'a> {
 
 /// What handling one frame led to.
 pub(super) enum Verdict<'a> {
-    /// It is handled.
+    /// The frame is handled.
     Done,
     /// It cannot be begun now and stays in the input.
     Wait(Suspension),

@@ -92,7 +92,7 @@ impl Connection {
         }
         match self.phase {
             Phase::Refused { tell: Some(mechanism), .. } => {
-                self.tell_refusal(context, mechanism);
+                self.send_refusal(context, mechanism);
                 Timeout::GoOn
             }
             Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(context),

@@ -73,7 +73,7 @@ pub(super) struct Stretch {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
+pub(super) struct SentConfirm {
     pub(super) slot: Slot,
     pub(super) number: u16,
     pub(super) run: Run,
@@ -85,7 +85,7 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub struct WritePlan {
     pub(super) stretches: Vec<Stretch>,
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<SentConfirm>,
     pub(super) replies: Box<[u8]>,
     pub(super) replies_len: usize,
     pub(super) replies_at: usize,
@@ -115,7 +115,7 @@ impl WritePlan {
     /// Bytes that takes, for the memory table.
     pub const fn bytes(output_bytes: usize) -> usize {
         (output_bytes / DELIVERY_BYTES_MIN + TOLD_MAX + 16) * size_of::<Stretch>()
-            + TOLD_MAX * size_of::<Told>()
+            + TOLD_MAX * size_of::<SentConfirm>()
             + REPLIES_AT_ONCE
     }
 

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::definition::is_access;
-use crate::store::look::{Look, Trust};
+use crate::store::fsck::{Scan, Trust};
 use crate::store::{BLOCK_BYTES, Body, Range, RangeSet, Record, Report};
 
 use super::client::number_of;
@@ -66,10 +66,10 @@ pub struct Harm {
 impl Harm {
     /// What damage to these blocks may cost; `disk` is as it was before.
     pub fn of(disk: &mut SimDisk, damaged: &Damaged) -> Self {
-        let Ok(look) = Look::take(disk) else {
+        let Ok(scan) = Scan::of(disk) else {
             return Self { is_fresh: true, is_unbounded: true, ..Self::default() };
         };
-        let copies = copies(&look, disk, damaged);
+        let copies = copies(&scan, disk, damaged);
         let whole = copies.iter().filter(|copy| !copy.is_touched).map(|copy| copy.commit).max().unwrap_or(0);
         let mut harm = Self { is_fresh: true, ..Self::default() };
         harm.note_lost(&copies, whole);
@@ -163,13 +163,13 @@ impl Harm {
 }
 
 /// Every record of the log.
-fn copies(look: &Look, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
+fn copies(scan: &Scan, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
     let slots: BTreeMap<u64, (u32, bool)> =
-        look.segments.iter().map(|segment| (segment.sequence, (segment.slot, segment.sealed))).collect();
+        scan.segments.iter().map(|segment| (segment.sequence, (segment.slot, segment.sealed))).collect();
     // From the first byte of the first record of a commit to the last of its last.
     let mut spans: BTreeMap<(u64, u64, u32), (u32, u32)> = BTreeMap::new();
     let mut found = Vec::new();
-    let walked = look.for_each(disk, |record| -> Result<(), ()> {
+    let walked = scan.for_each(disk, |record| -> Result<(), ()> {
         // What no start serves is no copy.
         if record.trust == Trust::Tail {
             return Ok(());

@@ -53,7 +53,7 @@ pub struct Counts {
     /// Messages whose memory was given up.
     pub spilled: u64,
     /// Transient ones that were to be written for that.
-    pub shed: u64,
+    pub spilled_transient: u64,
     /// Those of them that had been delivered.
     pub absent: u64,
     /// Refusals.
@@ -76,7 +76,7 @@ impl Counts {
         self.waits += other.waits;
         self.full += other.full;
         self.spilled += other.spilled;
-        self.shed += other.shed;
+        self.spilled_transient += other.spilled_transient;
         self.absent += other.absent;
         self.refused += other.refused;
         self.administered += other.administered;

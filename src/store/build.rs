@@ -29,7 +29,7 @@ impl Log {
         if !self.is_due(now) {
             return None;
         }
-        self.yield_hold();
+        self.yield_backup_pin();
         let most = self.commit_bytes_max()?;
         let end = if self.vouch.is_some() { most - DIGEST_RECORD_BYTES } else { most };
         self.gather_deletions_again(end);
@@ -315,7 +315,7 @@ impl Log {
         }
         self.index.remove_segments(&left);
         self.drained_spare = left;
-        self.yield_hold();
+        self.yield_backup_pin();
     }
 
     /// The segments with nothing live in them start to leave. While room is needed it is the oldest alone,

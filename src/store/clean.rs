@@ -238,12 +238,12 @@ impl Log {
             return false;
         }
         if entry.delivered_through > 0 {
-            Record::Marked { queue, offset: entry.delivered_through }.encode(&mut self.gather);
+            Record::DeliveredWatermark { queue, offset: entry.delivered_through }.encode(&mut self.gather);
             self.gathered += 1;
         }
         if entry.delivered_below() < entry.delivered_through {
-            let (offset, marked) = (entry.delivered_below(), entry.delivered_through);
-            Record::Rested { queue, offset, marked }.encode(&mut self.gather);
+            let (offset, watermark) = (entry.delivered_below(), entry.delivered_through);
+            Record::WatermarkReset { queue, offset, watermark }.encode(&mut self.gather);
             self.gathered += 1;
         }
         in_flight.carried.push((queue, since));

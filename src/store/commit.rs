@@ -59,7 +59,7 @@ pub(super) struct CommitHeader {
     pub has_group: bool,
 }
 
-/// Whose a commit is.
+/// The store that a commit belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
     /// The store.

@@ -10,11 +10,11 @@ use super::index::Place;
 pub struct DefinitionIndex {
     /// Its version.
     pub version: u64,
-    /// Where it lies.
+    /// The place of the record in the log.
     pub place: Place,
     /// Where it lies too, in another commit, and soon in another segment.
     pub second: Option<Place>,
-    /// It is a deletion.
+    /// Whether the record says that the object was deleted.
     pub deleted: bool,
     /// The incarnation of the queue that it defines; 0 when it defines none, or one that a footer of version
     /// 1 does not tell.

@@ -28,7 +28,7 @@ pub const fn is_beside_the_log(slot: u32) -> bool {
 /// A file of the store that cannot be opened: its inode is damaged, or something else stands there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unopened {
-    /// What it is called.
+    /// The file's name.
     pub name: String,
     /// Its slot; `None` for a file that is none.
     pub slot: Option<u32>,
@@ -36,7 +36,7 @@ pub struct Unopened {
     pub why: String,
 }
 
-/// The calls.
+/// The files of a store, by slot, and the calls that reach them.
 pub trait Disk {
     /// Takes the store for this process, until the disk is dropped.
     ///
@@ -98,7 +98,7 @@ pub trait Disk {
     /// Removes a slot's file, to give its room back; a disk may keep it.
     ///
     /// # Errors
-    /// It is still there.
+    /// The file is still there.
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         let _ = slot;
         Err(io::ErrorKind::Unsupported.into())

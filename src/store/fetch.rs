@@ -14,8 +14,8 @@ use std::io;
 
 use super::index::Place;
 use super::log::Log;
-use super::parts::Part;
-use super::read_back::{FetchDone, Found, Scratch};
+use super::parts::BodyPart;
+use super::read_back::{FetchDone, FetchedMessage, Scratch};
 use super::record::{Message, Range, Record};
 use super::space::Slot;
 
@@ -46,7 +46,7 @@ pub(super) enum Source {
     /// From what was noted of the segment that fills, a copy of which the job has.
     Noted,
     /// From the queue's part of the segment's footer, which lies in this span of it.
-    Span(Part),
+    Span(BodyPart),
     /// From the records themselves: the segment has no good footer.
     Scan,
     /// It is known: a chunk of a body, with its index.
@@ -92,7 +92,7 @@ impl Log {
             Source::Noted
         } else {
             match self.index.span_of(plan.segment, queue) {
-                Part { bytes: 0, .. } => Source::Scan,
+                BodyPart { bytes: 0, .. } => Source::Scan,
                 span => Source::Span(span),
             }
         };
@@ -196,7 +196,7 @@ impl Scratch {
         self.noted.extend_from_slice(noted);
     }
 
-    fn bytes_of(&self, found: &Found) -> &[u8] {
+    fn bytes_of(&self, found: &FetchedMessage) -> &[u8] {
         &self.bytes[found.at as usize..][..found.bytes as usize]
     }
 }

@@ -39,7 +39,7 @@ use super::commit::padded;
 use super::format::Format;
 use super::index::Place;
 use super::names::NAMED;
-use super::parts::{self, Before, Entry, Part, PartWriter, Smallest, part_seed};
+use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::varint::{self, Input};
 
@@ -290,9 +290,9 @@ impl Footer {
         trailer: &Trailer,
         seed: u32,
         out: &mut Vec<u8>,
-        parts: &mut Vec<(u64, Part)>,
+        parts: &mut Vec<(u64, BodyPart)>,
     ) {
-        self.group(PartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
+        self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
         match trailer.format {
             Format::One => put_facts_of_one(&self.facts.bytes, out),
@@ -315,7 +315,7 @@ impl Footer {
     }
 
     /// Feeds the messages to `writer`, grouped by queue, each offset once: of two records the later.
-    fn group(&self, mut writer: PartWriter<'_>) {
+    fn group(&self, mut writer: BodyPartWriter<'_>) {
         let (mut done, mut held): (Option<Entry>, Option<Entry>) = (None, None);
         let mut is_cut = true;
         // No entry takes less than three bytes.
@@ -528,7 +528,7 @@ pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::parts::PartBlock;
+    use crate::store::parts::BodyPartBlock;
     use crate::store::record::{Range, Ranges};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -589,7 +589,7 @@ mod tests {
             prop_assert_eq!(parse(facts, &out, 9), Some(trailer));
             let (mut found, mut at) = (Vec::new(), 0);
             while at < lengths.parts {
-                let block = PartBlock::parse(&out[at..lengths.parts], part_seed(9, 2)).expect("a block");
+                let block = BodyPartBlock::parse(&out[at..lengths.parts], part_seed(9, 2)).expect("a block");
                 found.extend(block.entries());
                 at += block.stride;
             }
@@ -602,8 +602,8 @@ mod tests {
         let ranges = [Range { start: 1, end: 3 }];
         let records = [
             Record::Settled { queue: 1, ranges: Ranges::List(&ranges) },
-            Record::Rested { queue: 1, offset: 2, marked: 300 },
-            Record::Rested { queue: 2, offset: 2, marked: 300 },
+            Record::WatermarkReset { queue: 1, offset: 2, watermark: 300 },
+            Record::WatermarkReset { queue: 2, offset: 2, watermark: 300 },
             Record::Defined { version: 7, key: b"key", value: Some(b"value") },
             Record::Chunk { body: 1, index: 2, bytes: b"bytes" },
             Record::Gone { queue: 4 },

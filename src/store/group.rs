@@ -128,7 +128,7 @@ impl Keeper {
                 is_said: false,
             });
         }
-        self.say_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
+        self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
     }
 
     /// Writes the large bodies of the group, which belong to nothing until their messages are there.
@@ -202,7 +202,7 @@ impl Keeper {
     }
 
     /// Writes what makes a large group exist.
-    fn say_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+    fn append_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
         let Self { log, draft, groups, .. } = self;
         let Groups { large: Some(large), bodies, .. } = groups else { return true };
         if large.is_said {
@@ -435,7 +435,7 @@ impl Log {
     fn finish_group<D: Disk>(&mut self, disk: &mut D, group: Waiting, now: Now) -> io::Result<Finished> {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
         for part in 0..group.parts {
-            // All of it or nothing.
+            // A group is read whole or not at all.
             if !read_part(&self.index, disk, (group, part), &mut bytes)? {
                 return Ok(Finished::Damaged);
             }
@@ -444,7 +444,7 @@ impl Log {
             read_part(&self.index, disk, (group, part), &mut bytes)?;
             let mut rest = &bytes[..];
             while let Ok((record, length)) = Record::parse(rest) {
-                if let Some(unfinished) = self.say_again(disk, &record, now)? {
+                if let Some(unfinished) = self.append_again(disk, &record, now)? {
                     return Ok(unfinished);
                 }
                 if let Record::Message(message) = &record {
@@ -455,7 +455,9 @@ impl Log {
         }
         // What was delivered before its commit says so in that commit, which is not there.
         for (queue, offset) in reached {
-            if let Some(unfinished) = self.say_again(disk, &Record::Marked { queue, offset }, now)? {
+            if let Some(unfinished) =
+                self.append_again(disk, &Record::DeliveredWatermark { queue, offset }, now)?
+            {
                 return Ok(unfinished);
             }
         }
@@ -469,7 +471,7 @@ impl Log {
     }
 
     /// Appends a record, with a commit before it if need be; `None` when that went well.
-    fn say_again<D: Disk>(
+    fn append_again<D: Disk>(
         &mut self,
         disk: &mut D,
         record: &Record<'_>,

@@ -18,8 +18,8 @@ use super::access::Digest;
 use super::definition_index::DefinitionIndex;
 use super::double::is_twice;
 use super::large_body::LargeBody;
-use super::parts::{Entry, Part};
-use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Rested, Seen, tree_bytes};
+use super::parts::{BodyPart, Entry};
+use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, WatermarkReset, tree_bytes};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
 use super::spans::Spans;
 
@@ -61,7 +61,7 @@ impl Segment {
     }
 }
 
-/// Everything.
+/// What the log holds: segments, queues, large bodies and definitions.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     segments: BTreeMap<u64, Segment>,
@@ -217,16 +217,16 @@ impl Index {
                 let queue = value.and_then(|value| incarnation_in(key, value)).unwrap_or(0);
                 self.apply_defined(*version, key, (value.is_none(), queue), place);
             }
-            Record::Marked { queue, offset } => {
+            Record::DeliveredWatermark { queue, offset } => {
                 self.note_settlement(*queue, place);
                 let queue = self.queue(*queue);
                 queue.delivered_through = queue.delivered_through.max(*offset);
             }
-            Record::Rested { queue, offset, marked } => {
+            Record::WatermarkReset { queue, offset, watermark } => {
                 self.note_settlement(*queue, place);
-                let rested = Rested { marked: *marked, offset: *offset };
+                let reset = WatermarkReset { watermark: *watermark, offset: *offset };
                 let queue = self.queue(*queue);
-                queue.rested = queue.rested.max(rested);
+                queue.watermark_reset = queue.watermark_reset.max(reset);
             }
             // Who writes or reads the log sees to it.
             Record::Left { .. } | Record::Optional { .. } => {}
@@ -243,8 +243,8 @@ impl Index {
     }
 
     /// Something is missing from the log, a mark perhaps: so what rested does not count.
-    pub(super) fn forget_rested(&mut self) {
-        self.queues.values_mut().for_each(|queue| queue.rested = Rested::default());
+    pub(super) fn forget_watermark_resets(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.watermark_reset = WatermarkReset::default());
     }
 
     /// Everything settled in the queue was written again, in `segment` and later ones.
@@ -315,7 +315,7 @@ impl Index {
     }
 
     /// Where the parts of the footer of a sealed segment lie, counted from byte `base` of the segment.
-    pub(super) fn set_parts(&mut self, segment: u64, base: u32, parts: &[(u64, Part)]) {
+    pub(super) fn set_parts(&mut self, segment: u64, base: u32, parts: &[(u64, BodyPart)]) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.spans = Spans::of(base, parts, core::mem::take(&mut self.spare_spans));
         }
@@ -323,8 +323,8 @@ impl Index {
 
     /// Where in a sealed segment's footer the part of a queue is to be looked for; no bytes when that is not
     /// known.
-    pub(super) fn span_of(&self, segment: u64, queue: u64) -> Part {
-        self.segments.get(&segment).map_or(Part::default(), |segment| segment.spans.find(queue))
+    pub(super) fn span_of(&self, segment: u64, queue: u64) -> BodyPart {
+        self.segments.get(&segment).map_or(BodyPart::default(), |segment| segment.spans.find(queue))
     }
 
     /// Where a chunk of a large body lies.
@@ -568,8 +568,8 @@ impl Index {
             }),
             Record::Settled { .. }
             | Record::Gone { .. }
-            | Record::Marked { .. }
-            | Record::Rested { .. }
+            | Record::DeliveredWatermark { .. }
+            | Record::WatermarkReset { .. }
             | Record::Left { .. }
             | Record::Optional { .. } => false,
         };

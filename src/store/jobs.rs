@@ -13,7 +13,7 @@ use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, prov
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
 use super::newest_note;
-use super::parts::Part;
+use super::parts::BodyPart;
 
 /// Writes a commit, and when it opens a segment, the footer of the one before and its own header first.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) enum Reached {
 /// How a commit job ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// All of it is durable.
+    /// Everything that was written is durable.
     Durable,
     /// There was no room for a write; it is to be run again.
     NoRoom,
@@ -106,7 +106,7 @@ pub(super) struct Seal {
     /// The footer; empty when there is no room for it.
     pub(super) bytes: Vec<u8>,
     /// Where each queue's part lies, counted from `at`.
-    pub(super) parts: Vec<(u64, Part)>,
+    pub(super) parts: Vec<(u64, BodyPart)>,
     pub(super) at: u32,
 }
 

@@ -264,7 +264,7 @@ impl Keeper {
         let is_again = self.log.is_postponed();
         let job = self.next_commit(journal, now);
         if is_again {
-            self.tell_room(journal);
+            self.report_room(journal);
             self.is_writing = job.is_some();
             return job.map(Write::Commit);
         }
@@ -291,7 +291,7 @@ impl Keeper {
             }
         }
         self.is_blocked = self.log.is_time(now);
-        self.tell_room(journal);
+        self.report_room(journal);
         if self.is_flushing && !self.is_blocked {
             return None;
         }
@@ -337,11 +337,11 @@ impl Keeper {
                 }
             }
         }
-        self.tell_room(journal);
+        self.report_room(journal);
         Ok(())
     }
 
-    fn tell_room(&self, journal: &mut Journal) {
+    fn report_room(&self, journal: &mut Journal) {
         let most = self.log.most_bytes();
         let room = (self.log.room_bytes(), most);
         journal.set_disk_room(room, most / 5 * QUEUE_FIFTHS, self.log.is_file_system_full());
@@ -365,7 +365,7 @@ impl Keeper {
         // What was delivered is marked in this commit or before, its message in this one or later.
         let log = &mut self.log;
         let all_ride = journal.drain_riding(|queue, offset| {
-            log.append_reserved(&Record::Marked { queue, offset }, Urgency::Lazy, now).is_ok()
+            log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
         });
         if !all_ride {
             return;
@@ -497,9 +497,11 @@ fn record_of(fact: &Fact) -> Record<'_> {
             Record::Defined { version: *version, key, value: value.as_deref() }
         }
         Fact::Gone { queue } => Record::Gone { queue: *queue },
-        Fact::Marked { queue, offset } => Record::Marked { queue: *queue, offset: *offset },
-        Fact::Rested { queue, offset, marked } => {
-            Record::Rested { queue: *queue, offset: *offset, marked: *marked }
+        Fact::DeliveredWatermark { queue, offset } => {
+            Record::DeliveredWatermark { queue: *queue, offset: *offset }
+        }
+        Fact::WatermarkReset { queue, offset, watermark } => {
+            Record::WatermarkReset { queue: *queue, offset: *offset, watermark: *watermark }
         }
     }
 }

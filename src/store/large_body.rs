@@ -17,7 +17,7 @@ pub(super) struct LargeBody {
     pub(super) holders: u64,
     /// Those of them that are done with it, but not durably.
     pub(super) pending: u64,
-    /// Nobody needs it.
+    /// Whether no live message needs the body.
     pub(super) dead: bool,
 }
 

@@ -23,7 +23,7 @@ use super::footer::Footer;
 use super::format::Format;
 use super::index::Index;
 use super::jobs::CommitJob;
-use super::parts::Part;
+use super::parts::BodyPart;
 use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
 use super::segment::{Identity, SegmentRef};
@@ -169,7 +169,7 @@ pub struct Log {
     pub(super) drain_spare: Vec<u64>,
     pub(super) drained_spare: Vec<u64>,
     pub(super) carried_spare: Vec<(u64, u64)>,
-    pub(super) seal_spare: (Footer, Vec<u8>, Vec<(u64, Part)>),
+    pub(super) seal_spare: (Footer, Vec<u8>, Vec<(u64, BodyPart)>),
     pub(super) settling: Settling,
     settling_first: Position,
     pub(super) appended: Position,

@@ -11,13 +11,13 @@
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
-//! | `recover`, `reader`, `newest`, `belonging`, `evidence` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `newest`, `belonging`, `sync_proof` | starting: what lies on the disk becomes a log again |
 //! | `salvage` | what of a damaged commit is still served |
 //! | `read_around` | reading a disk that refuses single blocks |
-//! | `look` | what a store holds and whether it is whole, without touching it |
+//! | `fsck` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
-//! | `hold` | files that stay as they are while they are copied |
+//! | `backup_pin` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
 //! | `group` | what must become durable together, and is more than one commit holds |
 //! | `jobs` | what the helper threads do |
@@ -61,6 +61,7 @@
 mod access;
 mod access_file;
 mod alignment;
+mod backup_pin;
 mod belonging;
 mod build;
 mod carries;
@@ -71,19 +72,17 @@ mod definition_index;
 mod disk;
 mod double;
 mod due;
-mod evidence;
 mod fetch;
 mod file_disk;
 mod footer;
 mod format;
+pub mod fsck;
 mod group;
-mod hold;
 mod index;
 mod jobs;
 mod keeper;
 mod large_body;
 mod log;
-pub mod look;
 mod names;
 mod newest;
 mod newest_note;
@@ -101,12 +100,14 @@ mod segment;
 mod settling;
 mod space;
 mod spans;
+mod sync_proof;
 mod varint;
 
 pub use crate::journal::Urgency;
 pub use access::{Access, AccessReport, Restored};
 pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
+pub use backup_pin::PinnedFile;
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
 pub use definition_index::DefinitionIndex;
@@ -114,14 +115,13 @@ pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened, is_beside_the_log, is_
 pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
 pub use file_disk::{FileDisk, make_directory};
 pub use format::Format;
-pub use hold::Held;
 pub use index::{Index, Place, Segment};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Position, Refused, Settings};
 pub use names::Names;
 pub use newest_note::forget as forget_newest;
-pub use parts::Part;
+pub use parts::BodyPart;
 pub use queue_index::QueueIndex;
 pub use ranges::RangeSet;
 pub use read_back::FetchDone;

@@ -45,7 +45,7 @@ pub(super) const NAME_OVERHEAD_BYTES: usize = 24;
 /// Which names were written last.
 #[derive(Debug, Default)]
 pub(super) struct Naming {
-    /// The last key.
+    /// The key that was read last; reading goes on behind it.
     after: Vec<u8>,
     payload: Vec<u8>,
 }

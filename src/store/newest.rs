@@ -13,14 +13,14 @@ use std::io;
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
-use super::evidence::{records_again, synced_by_headers, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
-use super::reader::{Found, Pass, Reader};
+use super::reader::{CommitRead, Pass, Reader};
 use super::recover::SetAside;
 use super::salvage;
 use super::segment::{SegmentHeader, SegmentRef};
 use super::space::Slot;
+use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
 
 /// The newest segment as read.
 pub(super) struct Newest {
@@ -174,7 +174,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 
     /// Files that cannot be opened and are not known to be older segments.
-    pub(super) fn unopened_beside(&self, found: &[Found], list: &[SegmentRef]) -> u32 {
+    pub(super) fn unopened_beside(&self, found: &[CommitRead], list: &[SegmentRef]) -> u32 {
         let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
         found.iter().filter(|file| self.disk.is_unopened(file.slot) && !is_listed(file.slot)).count() as u32
     }
@@ -216,7 +216,7 @@ impl<D: Disk> Reader<'_, '_, D> {
             self.chain.number += lost;
             newest.is_damaged = true;
             newest.tail = end;
-            self.index.forget_rested();
+            self.index.forget_watermark_resets();
         }
     }
 }

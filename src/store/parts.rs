@@ -37,7 +37,7 @@ const IS_CHUNKED: u8 = 32;
 
 /// Where a queue's part of a segment's footer lies in the segment; without bytes when that is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Part {
+pub struct BodyPart {
     pub(super) at: u32,
     pub(super) bytes: u32,
 }
@@ -154,10 +154,10 @@ fn put(out: &mut heapless::Vec<u8, ENTRY_BYTES_MAX>, value: u64) {
 
 /// Writes parts one after the other; entries come in their order.
 #[derive(Debug)]
-pub(super) struct PartWriter<'a> {
+pub(super) struct BodyPartWriter<'a> {
     out: &'a mut Vec<u8>,
     /// Queue and place of each part, the place counted from the start of `out`.
-    parts: &'a mut Vec<(u64, Part)>,
+    parts: &'a mut Vec<(u64, BodyPart)>,
     seed: u32,
     block: usize,
     before: Before,
@@ -168,9 +168,9 @@ pub(super) fn part_seed(seed: u32, sequence: u64) -> u32 {
     crc32c::crc32c_append(seed, &sequence.to_le_bytes())
 }
 
-impl<'a> PartWriter<'a> {
+impl<'a> BodyPartWriter<'a> {
     /// `seed` is that of [`part_seed`].
-    pub(super) fn new(out: &'a mut Vec<u8>, parts: &'a mut Vec<(u64, Part)>, seed: u32) -> Self {
+    pub(super) fn new(out: &'a mut Vec<u8>, parts: &'a mut Vec<(u64, BodyPart)>, seed: u32) -> Self {
         out.clear();
         parts.clear();
         Self { out, parts, seed, block: 0, before: Before::default() }
@@ -179,7 +179,7 @@ impl<'a> PartWriter<'a> {
     pub(super) fn push(&mut self, entry: &Entry) {
         if self.parts.last().is_none_or(|(queue, _)| *queue != entry.queue) {
             self.end_part();
-            self.parts.push((entry.queue, Part { at: self.out.len() as u32, bytes: 0 }));
+            self.parts.push((entry.queue, BodyPart { at: self.out.len() as u32, bytes: 0 }));
             self.begin_block(entry);
         }
         let (start, before) = (self.out.len(), self.before);
@@ -235,7 +235,7 @@ impl<'a> PartWriter<'a> {
 
 /// A checked block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PartBlock<'a> {
+pub(super) struct BodyPartBlock<'a> {
     pub queue: u64,
     pub first: u64,
     /// From the start of this block to that of the next one, of this queue or another.
@@ -243,7 +243,7 @@ pub(super) struct PartBlock<'a> {
     entries: Input<'a>,
 }
 
-impl<'a> PartBlock<'a> {
+impl<'a> BodyPartBlock<'a> {
     /// The block at the start of `bytes`; `None` when it is damaged or no block.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
         let mut input = Input::new(bytes);
@@ -329,7 +329,7 @@ mod tests {
         #[test]
         fn what_is_written_reads_back_block_by_block(entries in entries()) {
             let (mut out, mut parts) = (Vec::new(), Vec::new());
-            let mut writer = PartWriter::new(&mut out, &mut parts, 77);
+            let mut writer = BodyPartWriter::new(&mut out, &mut parts, 77);
             entries.iter().for_each(|entry| writer.push(entry));
             writer.finish();
             let mut found = Vec::new();
@@ -337,7 +337,7 @@ mod tests {
                 let bytes = &out[part.at as usize..][..part.bytes as usize];
                 let mut at = 0;
                 while at < bytes.len() {
-                    let block = PartBlock::parse(&bytes[at..], 77).expect("a block");
+                    let block = BodyPartBlock::parse(&bytes[at..], 77).expect("a block");
                     prop_assert!(block.queue == *queue && at % PART_BLOCK_BYTES == 0);
                     prop_assert_eq!(block.entries().next().map(|entry| entry.offset), Some(block.first));
                     found.extend(block.entries());
@@ -358,12 +358,12 @@ mod tests {
             bytes[4..6].copy_from_slice(&length.to_le_bytes());
             let sum = crc32c::crc32c_append(5, &bytes[4..]);
             bytes[..4].copy_from_slice(&sum.to_le_bytes());
-            if let Some(block) = PartBlock::parse(&bytes, 5) {
+            if let Some(block) = BodyPartBlock::parse(&bytes, 5) {
                 block.entries().for_each(drop);
             }
             let at = at % bytes.len();
             bytes[at] ^= 1;
-            prop_assert!(PartBlock::parse(&bytes, 5).is_none() || at == 5);
+            prop_assert!(BodyPartBlock::parse(&bytes, 5).is_none() || at == 5);
         }
 
         #[test]

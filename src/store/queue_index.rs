@@ -18,9 +18,9 @@ use super::runs::{Run, Runs, share_of};
 
 /// Up to where a queue had been delivered when the broker was stopped, although a mark ran ahead.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(super) struct Rested {
+pub(super) struct WatermarkReset {
     /// The highest mark of then; a higher one makes this void.
-    pub(super) marked: u64,
+    pub(super) watermark: u64,
     /// The first offset that surely was not delivered.
     pub(super) offset: u64,
 }
@@ -37,7 +37,7 @@ pub struct QueueIndex {
     /// The highest mark: nothing from there on was delivered; 0 when there is none.
     pub delivered_through: u64,
     /// What the last clean stop said of that.
-    pub(super) rested: Rested,
+    pub(super) watermark_reset: WatermarkReset,
     /// The queue is deleted.
     pub gone: bool,
     /// The newest two segments that say so; 0 for none.
@@ -61,7 +61,7 @@ impl Default for QueueIndex {
             settled: RangeSet::default(),
             live: 0,
             delivered_through: 0,
-            rested: Rested::default(),
+            watermark_reset: WatermarkReset::default(),
             gone: false,
             gone_in: [0; 2],
             settled_since: u64::MAX,
@@ -76,7 +76,7 @@ impl Default for QueueIndex {
 /// What a record means for a queue that already knows some.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Seen {
-    /// It is settled.
+    /// The message is settled.
     Dead,
     /// Another copy in the same segment is known.
     Again,
@@ -113,8 +113,8 @@ impl QueueIndex {
 
     /// The first offset that surely was not delivered.
     pub fn delivered_below(&self) -> u64 {
-        let Rested { marked, offset } = self.rested;
-        if marked == self.delivered_through { offset } else { self.delivered_through }
+        let WatermarkReset { watermark, offset } = self.watermark_reset;
+        if watermark == self.delivered_through { offset } else { self.delivered_through }
     }
 
     /// Bytes of the log that its live messages take, chunks included: exact after a start, later as exact as

@@ -14,7 +14,7 @@ use super::commit::{BLOCK_BYTES, Commit, claimed_length, proven_length};
 use super::disk::Disk;
 use super::fetch::{FETCH_BYTES, FetchJob, Source};
 use super::footer::{NOTED_PART, for_each_message};
-use super::parts::{PART_BLOCK_BYTES, Part, PartBlock, Smallest, part_seed};
+use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_seed};
 use super::record::{Message, Range, Record};
 use super::salvage;
 use super::spans::SHARED_SPAN_BYTES_MAX;
@@ -36,13 +36,13 @@ pub(super) struct Scratch {
     /// What was noted of the segment that fills.
     pub(super) noted: Vec<u8>,
     /// What was found; first its place in the segment, after reading that in `bytes`.
-    pub(super) found: Vec<Found>,
+    pub(super) found: Vec<FetchedMessage>,
     pub(super) bytes: Vec<u8>,
 }
 
 /// A record that was found.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Found {
+pub(super) struct FetchedMessage {
     pub(super) offset: u64,
     pub(super) at: u32,
     pub(super) bytes: u32,
@@ -63,7 +63,7 @@ impl Scratch {
     pub(super) const fn bytes(segment_bytes: usize, commit_bytes: usize) -> usize {
         let fetch = FETCH_BYTES + SPAN_BYTES_MAX;
         let longest = if fetch > commit_bytes { fetch } else { commit_bytes };
-        let lists = WANTED_MAX * size_of::<Range>() + 2 * RECORDS_MAX * size_of::<Found>();
+        let lists = WANTED_MAX * size_of::<Range>() + 2 * RECORDS_MAX * size_of::<FetchedMessage>();
         longest + lists + segment_bytes / NOTED_PART
     }
 
@@ -105,7 +105,7 @@ impl FetchJob {
         match self.source {
             Source::Nothing => {}
             Source::Chunk(place, ..) => {
-                self.scratch.found.push(Found { offset: 0, at: place.at, bytes: place.bytes });
+                self.scratch.found.push(FetchedMessage { offset: 0, at: place.at, bytes: place.bytes });
                 self.read(disk, &mut error);
             }
             Source::Noted => {
@@ -132,7 +132,7 @@ impl FetchJob {
         // What was noted in memory is well formed.
         let _ = for_each_message(&self.scratch.noted, |entry| {
             if entry.queue == self.queue && self.scratch.is_wanted(entry.offset) {
-                smallest.push(Found { offset: entry.offset, at: entry.at, bytes: entry.bytes });
+                smallest.push(FetchedMessage { offset: entry.offset, at: entry.at, bytes: entry.bytes });
             }
         });
         self.keep(smallest);
@@ -188,16 +188,22 @@ impl FetchJob {
             || matches!(proven_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 
-    fn note_targets(&self, message: &Message<'_>, at: u32, bytes: u32, smallest: &mut Smallest<Found>) {
+    fn note_targets(
+        &self,
+        message: &Message<'_>,
+        at: u32,
+        bytes: u32,
+        smallest: &mut Smallest<FetchedMessage>,
+    ) {
         for target in message.targets.iter().filter(|target| target.queue == self.queue) {
             if self.scratch.is_wanted(target.offset) {
-                smallest.push(Found { offset: target.offset, at, bytes });
+                smallest.push(FetchedMessage { offset: target.offset, at, bytes });
             }
         }
     }
 
     /// Keeps what fits, the later one of two records of the same offset.
-    fn keep(&mut self, smallest: Smallest<Found>) {
+    fn keep(&mut self, smallest: Smallest<FetchedMessage>) {
         let (found, is_cut) = smallest.sorted();
         self.scratch.found = found;
         let found = &mut self.scratch.found;
@@ -229,9 +235,9 @@ impl FetchJob {
     fn find_part(
         &mut self,
         disk: &mut impl Disk,
-        span: Part,
+        span: BodyPart,
         error: &mut Option<io::ErrorKind>,
-    ) -> Option<Part> {
+    ) -> Option<BodyPart> {
         if span.bytes >= SHARED_SPAN_BYTES_MAX {
             return Some(span);
         }
@@ -241,7 +247,7 @@ impl FetchJob {
         let known = read(disk, self.slot, span.at, bytes, error);
         let (mut at, mut from) = (0, None);
         while at < known {
-            let block = PartBlock::parse(&bytes[at..known], seed)?;
+            let block = BodyPartBlock::parse(&bytes[at..known], seed)?;
             match from {
                 None if block.queue == self.queue => from = Some(at),
                 Some(_) if block.queue != self.queue => break,
@@ -250,14 +256,14 @@ impl FetchJob {
             at += block.stride;
         }
         let from = from?;
-        Some(Part { at: span.at + from as u32, bytes: (at.min(known) - from) as u32 })
+        Some(BodyPart { at: span.at + from as u32, bytes: (at.min(known) - from) as u32 })
     }
 
     /// Finds the wanted offsets in a part of the footer. `None` when the part is damaged.
     fn find_in_part(
         &mut self,
         disk: &mut impl Disk,
-        part: Part,
+        part: BodyPart,
         error: &mut Option<io::ErrorKind>,
     ) -> Option<()> {
         let mut search = PartSearch {
@@ -274,7 +280,7 @@ impl FetchJob {
             let Some(range) = self.scratch.wanted.get(wanted) else { break };
             let at = range.start.max(search.hint.start);
             low = search.seek(disk, at, low, error)? + 1;
-            for entry in PartBlock::parse(&search.bytes, search.seed)?.entries() {
+            for entry in BodyPartBlock::parse(&search.bytes, search.seed)?.entries() {
                 search.hint.start = entry.offset + 1;
                 while self.scratch.wanted.get(wanted).is_some_and(|range| range.end <= entry.offset) {
                     wanted += 1;
@@ -283,7 +289,7 @@ impl FetchJob {
                 if range.start > entry.offset {
                     continue;
                 }
-                let found = Found { offset: entry.offset, at: entry.at, bytes: entry.bytes };
+                let found = FetchedMessage { offset: entry.offset, at: entry.at, bytes: entry.bytes };
                 self.scratch.found.push(found);
                 sum += entry.bytes as usize;
                 let count = self.scratch.found.len();
@@ -328,7 +334,7 @@ impl FetchJob {
     fn read_singly(
         &mut self,
         disk: &mut impl Disk,
-        found: &mut [Found],
+        found: &mut [FetchedMessage],
         mut end: usize,
         error: &mut Option<io::ErrorKind>,
     ) -> usize {
@@ -341,7 +347,7 @@ impl FetchJob {
     }
 
     /// Checks the record that was read to byte `at` and moves it to byte `to`; tells where it ends there.
-    fn take(&mut self, found: &mut Found, at: usize, known: usize, to: usize) -> usize {
+    fn take(&mut self, found: &mut FetchedMessage, at: usize, known: usize, to: usize) -> usize {
         let bytes = found.bytes as usize;
         let is_good =
             at + bytes <= known && self.is_asked_for(&self.scratch.bytes[at..at + bytes], found.offset);
@@ -368,9 +374,9 @@ impl FetchJob {
 }
 
 /// How many of `found` to read with one call.
-fn span_of(found: &[Found]) -> usize {
+fn span_of(found: &[FetchedMessage]) -> usize {
     let (start, mut wanted, mut end) = (found[0].at, 0, found[0].at);
-    let is_near = |found: &&Found| {
+    let is_near = |found: &&FetchedMessage| {
         let length = (found.at + found.bytes).saturating_sub(start) as usize;
         let fits = length <= SPAN_BYTES_MAX && length <= 2 * (wanted + found.bytes as usize);
         let is_behind = found.at >= end;
@@ -400,7 +406,7 @@ struct PartSearch {
     slot: u32,
     queue: u64,
     seed: u32,
-    part: Part,
+    part: BodyPart,
     blocks: usize,
     /// The offsets that the blocks not yet seen are likely to be about.
     hint: Range,
@@ -454,7 +460,7 @@ impl PartSearch {
         let length = (self.part.bytes as usize - at).min(PART_BLOCK_BYTES);
         self.bytes[length..].fill(0);
         read(disk, self.slot, self.part.at + at as u32, &mut self.bytes[..length], error);
-        let parsed = PartBlock::parse(&self.bytes, self.seed)?;
+        let parsed = BodyPartBlock::parse(&self.bytes, self.seed)?;
         (parsed.queue == self.queue).then_some(())?;
         Some((parsed.first, parsed.entries().last()?.offset))
     }

@@ -10,22 +10,22 @@ use super::access_file;
 use super::build::apply_records;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
-use super::evidence::{has_more, is_misplaced, synced_by_heads};
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
 use super::index::{Index, Place};
 use super::newest::Newest;
-use super::parts::{Part, PartBlock, part_seed};
+use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::recover::{Report, SetAside};
 use super::salvage;
 use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
 use super::space::Slot;
+use super::sync_proof::{has_more, is_misplaced, synced_by_heads};
 
 /// What was found of one file.
-pub(super) struct Found {
+pub(super) struct CommitRead {
     pub(super) slot: u32,
     length: u64,
     pub(super) header: HeaderRead,
@@ -87,7 +87,7 @@ pub(super) struct Reader<'d, 'r, D> {
 }
 
 /// The header of every file there is.
-pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
+pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<CommitRead>> {
     let mut slots = disk.slots()?;
     slots.sort_unstable();
     let mut found = Vec::with_capacity(slots.len());
@@ -108,7 +108,7 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<Found>> {
         if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
             header = HeaderRead::Bad;
         }
-        found.push(Found { slot, length: length as u64, header });
+        found.push(CommitRead { slot, length: length as u64, header });
     }
     Ok(found)
 }
@@ -139,7 +139,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     pub(super) fn read_log(
         &mut self,
         headers: &[(u32, u32, &SegmentHeader)],
-        found: &[Found],
+        found: &[CommitRead],
         noted: u64,
     ) -> io::Result<Newest> {
         let none = SegmentRef { sequence: 0, slot: 0 };
@@ -207,7 +207,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
         if newest.is_damaged || !self.report.set_aside.is_empty() {
-            self.index.forget_rested();
+            self.index.forget_watermark_resets();
         }
         let is_noted_only = self.is_noted_only && self.noted == Some(newest.segment);
         if is_noted_only || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
@@ -220,7 +220,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     /// Whether files that hold no log any more held one once. What first starts leave when the power goes in
     /// the middle of them is what the disk had there before, and headers that know of no commit, with half of
     /// the first commit behind them. The files of access come after that commit.
-    fn has_remains(&mut self, found: &[Found]) -> io::Result<bool> {
+    fn has_remains(&mut self, found: &[CommitRead]) -> io::Result<bool> {
         if access_file::is_there(self.disk) {
             return Ok(true);
         }
@@ -237,9 +237,15 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// Segments whose header is damaged but whose commits are newer than every header that is not.
-    fn add_headless(&mut self, found: &[Found], newest: u64, list: &mut Vec<SegmentRef>) -> io::Result<()> {
+    fn add_headless(
+        &mut self,
+        found: &[CommitRead],
+        newest: u64,
+        list: &mut Vec<SegmentRef>,
+    ) -> io::Result<()> {
         let mut headless = Vec::new();
-        let is_bad = |file: &&Found| file.header == HeaderRead::Bad || self.misplaced.contains(&file.slot);
+        let is_bad =
+            |file: &&CommitRead| file.header == HeaderRead::Bad || self.misplaced.contains(&file.slot);
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
             let found = blocks(BLOCK_BYTES as u32, length).find_map(|at| {
@@ -343,17 +349,17 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     ) -> Option<()> {
         let seed = part_seed(self.identity.seed(), segment);
         let bytes = &self.bytes[within];
-        let mut parts: Vec<(u64, Part)> = Vec::new();
+        let mut parts: Vec<(u64, BodyPart)> = Vec::new();
         let mut at = 0;
         while at < bytes.len() {
-            let block = PartBlock::parse(&bytes[at..], seed)?;
+            let block = BodyPartBlock::parse(&bytes[at..], seed)?;
             if has_messages {
                 block.entries().for_each(|entry| self.index.apply_entry(&entry, segment));
             }
             match parts.last_mut().filter(|(queue, _)| *queue == block.queue) {
                 Some((_, part)) => part.bytes += block.stride as u32,
                 None => {
-                    parts.push((block.queue, Part { at: at as u32, bytes: block.stride as u32 }));
+                    parts.push((block.queue, BodyPart { at: at as u32, bytes: block.stride as u32 }));
                 }
             }
             at += block.stride;
@@ -469,7 +475,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// What each file may be used for from now on.
-    pub(super) fn slots(&mut self, found: &[Found], headers: &[(u32, u32, &SegmentHeader)]) -> Vec<Slot> {
+    pub(super) fn slots(
+        &mut self,
+        found: &[CommitRead],
+        headers: &[(u32, u32, &SegmentHeader)],
+    ) -> Vec<Slot> {
         // The file of a segment may be gone.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
         let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
@@ -507,7 +517,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// A format that was cut short leaves a bad header and nothing behind it.
-    fn is_blank_behind(&mut self, file: &Found) -> bool {
+    fn is_blank_behind(&mut self, file: &CommitRead) -> bool {
         let length = self.disk.read(file.slot, BLOCK_BYTES as u64, &mut self.bytes).unwrap_or(0);
         self.bytes[..length].iter().all(|byte| *byte == 0)
     }

@@ -36,9 +36,9 @@ const CHUNK: u8 = 2;
 const SETTLED: u8 = 3;
 const GONE: u8 = 4;
 const DEFINED: u8 = 5;
-const MARKED: u8 = 6;
+const DELIVERED_WATERMARK: u8 = 6;
 const LEFT: u8 = 7;
-const RESTED: u8 = 8;
+const WATERMARK_RESET: u8 = 8;
 
 const HAS_EXPIRATION: u8 = 1;
 const IS_CHUNKED: u8 = 2;
@@ -70,11 +70,11 @@ pub struct Target {
 /// Targets to encode, or as they lie in a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a> {
-    /// To encode.
+    /// Queues and offsets that are to be encoded.
     List(&'a [Target]),
     /// As parsed: checked.
     Encoded {
-        /// How many.
+        /// How many are encoded.
         count: usize,
         /// Their bytes.
         bytes: &'a [u8],
@@ -82,7 +82,7 @@ pub enum Targets<'a> {
 }
 
 impl<'a> Targets<'a> {
-    /// How many there are.
+    /// How many queues the message went to.
     pub const fn len(&self) -> usize {
         match self {
             Self::List(list) => list.len(),
@@ -136,7 +136,7 @@ impl Range {
 /// Ranges to encode (rising, apart), or as they lie in a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Ranges<'a> {
-    /// To encode.
+    /// Ranges that are to be encoded.
     List(&'a [Range]),
     /// As parsed: checked.
     Encoded(&'a [u8]),
@@ -187,13 +187,13 @@ fn read_range(input: &mut Input<'_>, previous_end: u64) -> Option<Range> {
 /// A message's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Body<'a> {
-    /// All of it.
+    /// The whole body.
     Inline(&'a [u8]),
     /// In chunk records that came before.
     Chunked {
         /// The chunks' common id.
         body: u64,
-        /// How many.
+        /// How many chunks the body has.
         chunks: u32,
         /// Bytes of all of them.
         bytes: u64,
@@ -255,20 +255,20 @@ pub enum Record<'a> {
         value: Option<&'a [u8]>,
     },
     /// Offsets below may have been delivered before.
-    Marked {
+    DeliveredWatermark {
         /// The queue's incarnation.
         queue: u64,
         /// The first that surely was not.
         offset: u64,
     },
     /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
-    Rested {
+    WatermarkReset {
         /// The queue's incarnation.
         queue: u64,
         /// The first that surely was not.
         offset: u64,
         /// The highest mark there is; a higher one makes this void.
-        marked: u64,
+        watermark: u64,
     },
     /// A segment is no longer part of the log: nothing in it is live, and what it settled was written again.
     Left {
@@ -279,7 +279,7 @@ pub enum Record<'a> {
     Optional {
         /// Its kind, with [`OPTIONAL`] set.
         kind: u8,
-        /// What it says.
+        /// The record's bytes, which this version does not understand.
         payload: &'a [u8],
     },
 }
@@ -312,8 +312,8 @@ impl<'a> Record<'a> {
             SETTLED => parse_settled(&mut input),
             GONE => input.varint().map(|queue| Self::Gone { queue }),
             DEFINED => parse_defined(&mut input),
-            MARKED => parse_marked(&mut input),
-            RESTED => parse_rested(&mut input),
+            DELIVERED_WATERMARK => parse_delivered_watermark(&mut input),
+            WATERMARK_RESET => parse_watermark_reset(&mut input),
             LEFT => input.varint().map(|segment| Self::Left { segment }),
             OPTIONAL.. => return Ok(Self::Optional { kind, payload }),
             _ => return Err(RecordError::Unknown(kind)),
@@ -329,9 +329,9 @@ impl<'a> Record<'a> {
             Self::Settled { .. } => SETTLED,
             Self::Gone { .. } => GONE,
             Self::Defined { .. } => DEFINED,
-            Self::Marked { .. } => MARKED,
+            Self::DeliveredWatermark { .. } => DELIVERED_WATERMARK,
             Self::Left { .. } => LEFT,
-            Self::Rested { .. } => RESTED,
+            Self::WatermarkReset { .. } => WATERMARK_RESET,
             Self::Optional { kind, .. } => *kind,
         }
     }
@@ -368,12 +368,12 @@ impl<'a> Record<'a> {
                 put_counted(out, key);
                 out.extend_from_slice(value.unwrap_or_default());
             }),
-            Self::Marked { queue, offset } => encode_with(out, MARKED, |out| {
+            Self::DeliveredWatermark { queue, offset } => encode_with(out, DELIVERED_WATERMARK, |out| {
                 varint::put(out, *queue);
                 varint::put(out, *offset);
             }),
-            Self::Rested { queue, offset, marked } => encode_with(out, RESTED, |out| {
-                [*queue, *offset, *marked].into_iter().for_each(|number| varint::put(out, number));
+            Self::WatermarkReset { queue, offset, watermark } => encode_with(out, WATERMARK_RESET, |out| {
+                [*queue, *offset, *watermark].into_iter().for_each(|number| varint::put(out, number));
             }),
             Self::Left { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
             Self::Optional { kind, payload } => {
@@ -393,7 +393,10 @@ impl<'a> Record<'a> {
             Self::Chunk { bytes, .. } | Self::Optional { payload: bytes, .. } => bytes.len(),
             Self::Settled { ranges, .. } => 20 * ranges.iter().count(),
             Self::Defined { key, value, .. } => key.len() + value.map_or(0, <[u8]>::len),
-            Self::Gone { .. } | Self::Marked { .. } | Self::Rested { .. } | Self::Left { .. } => 0,
+            Self::Gone { .. }
+            | Self::DeliveredWatermark { .. }
+            | Self::WatermarkReset { .. }
+            | Self::Left { .. } => 0,
         };
         own + RECORD_OVERHEAD_BYTES_MAX
     }
@@ -553,13 +556,13 @@ fn parse_defined<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
     }
 }
 
-fn parse_marked<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
-    Some(Record::Marked { queue: input.varint()?, offset: input.varint()? })
+fn parse_delivered_watermark<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    Some(Record::DeliveredWatermark { queue: input.varint()?, offset: input.varint()? })
 }
 
-fn parse_rested<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
-    let (queue, offset, marked) = (input.varint()?, input.varint()?, input.varint()?);
-    Some(Record::Rested { queue, offset, marked })
+fn parse_watermark_reset<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let (queue, offset, watermark) = (input.varint()?, input.varint()?, input.varint()?);
+    Some(Record::WatermarkReset { queue, offset, watermark })
 }
 
 #[cfg(test)]
@@ -632,8 +635,8 @@ mod tests {
             round_trip(&Record::Gone { queue });
             round_trip(&Record::Defined { version: offset, key: &bytes, value: Some(&bytes) });
             round_trip(&Record::Defined { version: offset, key: &bytes, value: None });
-            round_trip(&Record::Marked { queue, offset });
-            round_trip(&Record::Rested { queue, offset, marked: index.into() });
+            round_trip(&Record::DeliveredWatermark { queue, offset });
+            round_trip(&Record::WatermarkReset { queue, offset, watermark: index.into() });
             round_trip(&Record::Left { segment: queue });
             round_trip(&Record::Optional { kind: index as u8 | OPTIONAL, payload: &bytes });
         }

@@ -5,8 +5,8 @@
 //! 2. The segments of the list are read in order, by their footers or commit by commit, into the index:
 //!    first what is settled and all other facts, then the messages, so that those nobody needs any more
 //!    leave no trace. The newest is always read commit by commit. A bad commit with a good one behind it is
-//!    damage, set aside and reported, and so is one that was surely synced (`evidence`); any other at the end
-//!    is the tail, and cut.
+//!    damage, set aside and reported, and so is one that was surely synced (`sync_proof`); any other at the
+//!    end is the tail, and cut.
 //! 3. A new life begins: the last accepted commit is written again, and synced before anybody builds on it.
 //!    It may have been in the page cache only. What large groups say that a life did not come to the end of
 //!    is written (`group`), and what the log has lost of access (`access`).
@@ -22,7 +22,6 @@ use super::access::{Access, AccessReport, FoundAt, Restored};
 use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, Unopened, is_full};
-use super::evidence::owner_of;
 use super::format::Format;
 use super::group::waiting_count;
 use super::index::{Index, Place};
@@ -33,6 +32,7 @@ use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
 use super::salvage;
 use super::segment::{HeaderRead, Identity, SegmentHeader, is_segment_size};
+use super::sync_proof::owner_of;
 
 /// Why a store cannot be opened.
 #[derive(Debug)]

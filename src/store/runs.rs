@@ -221,7 +221,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// How many there are.
+    /// How many runs there are.
     pub const fn len(&self) -> usize {
         self.count
     }

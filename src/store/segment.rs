@@ -113,7 +113,7 @@ pub(super) enum HeaderRead {
     Longer(usize),
     /// Nothing was ever written.
     Empty,
-    /// Anything else.
+    /// The block is no header that is known.
     Bad,
 }
 

@@ -13,7 +13,7 @@ use super::record::Range;
 const RANGES_KEPT: usize = 256;
 const SPARE_RANGES_MAX: usize = 2048;
 
-/// What waits.
+/// Settlements that wait to be written together.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     order: Vec<u64>,

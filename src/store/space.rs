@@ -472,7 +472,7 @@ impl Log {
                 Ok(())
             }
             Err(error) if is_full(&error) => {
-                // It is begun again.
+                // Preparing the file is begun again.
                 self.slots.prepared = 0;
                 self.slots.note_full(self.asked_at);
                 Ok(())

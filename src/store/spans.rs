@@ -6,7 +6,7 @@
 //!
 //! Always true: spans rise by queue and by place, and lie one behind the other without holes, as parts do.
 
-use super::parts::Part;
+use super::parts::BodyPart;
 
 /// A span ends with the part in which it reaches so many bytes.
 const SPAN_BYTES: u32 = 2 << 10;
@@ -23,11 +23,11 @@ pub(super) struct Spans {
 
 impl Spans {
     /// Of these parts, counted from byte `base` of the segment; in the memory of `spare`.
-    pub(super) fn of(base: u32, parts: &[(u64, Part)], spare: Self) -> Self {
+    pub(super) fn of(base: u32, parts: &[(u64, BodyPart)], spare: Self) -> Self {
         let mut starts = spare.starts;
         starts.clear();
         let (mut end, mut is_large) = (base, false);
-        for (queue, Part { at, bytes }) in parts {
+        for (queue, BodyPart { at, bytes }) in parts {
             let at = base + at;
             let is_full = starts.last().is_none_or(|(_, start)| at - start >= SPAN_BYTES);
             if is_full || is_large || *bytes >= SPAN_BYTES {
@@ -39,13 +39,13 @@ impl Spans {
     }
 
     /// The span that has the part of a queue, if there is one; without bytes when there is none.
-    pub(super) fn find(&self, queue: u64) -> Part {
+    pub(super) fn find(&self, queue: u64) -> BodyPart {
         let behind = self.starts.partition_point(|(first, _)| *first <= queue);
         let Some((_, at)) = behind.checked_sub(1).and_then(|at| self.starts.get(at)) else {
-            return Part::default();
+            return BodyPart::default();
         };
         let end = self.starts.get(behind).map_or(self.end, |(_, next)| *next);
-        Part { at: *at, bytes: end - at }
+        BodyPart { at: *at, bytes: end - at }
     }
 
     /// Bytes on the heap.
@@ -62,10 +62,10 @@ mod tests {
     fn each_part_lies_in_the_span_that_is_found_for_its_queue() {
         let mut at = 0;
         let sizes = (0..3_000_u32).map(|n| if n % 97 == 0 { 40_000 } else { 20 + n % 1_500 });
-        let parts: Vec<(u64, Part)> = (0..)
+        let parts: Vec<(u64, BodyPart)> = (0..)
             .zip(sizes)
             .map(|(n, bytes): (u64, u32)| {
-                let part = Part { at, bytes };
+                let part = BodyPart { at, bytes };
                 at += bytes;
                 (n * 3, part)
             })
@@ -80,6 +80,6 @@ mod tests {
             );
         }
         assert!(spans.starts.len() < at as usize / SPAN_BYTES as usize + parts.len() / 40);
-        assert_eq!(Spans::default().find(7), Part::default());
+        assert_eq!(Spans::default().find(7), BodyPart::default());
     }
 }

@@ -21,7 +21,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig, version};
 
-use crate::config::doors::{ClientCertificates, LoginFrom, Tls, TlsVersion};
+use crate::config::transports::{ClientCertificates, LoginFrom, Tls, TlsVersion};
 
 use super::clock::{Clock, Utc, system_s};
 use super::der::{AlternativeName, Certificate};
@@ -358,7 +358,7 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     let clock = Clock { not_before_s: made.max().unwrap_or(0).max(revoked.made_s()) };
     revoked.tell(&authorities, clock);
     for (pair, path) in pairs.iter().zip(&tls.certificates) {
-        tell_times(pair, path, clock);
+        log_validity(pair, path, clock);
     }
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.minimum_version {
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
@@ -432,7 +432,7 @@ fn verifier(
 }
 
 /// Says when clients will not take our certificate, or the clock is surely wrong.
-fn tell_times(pair: &CertifiedKey, path: &Path, clock: Clock) {
+fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     let Some(certificate) = pair.cert.first().and_then(|der| Certificate::parse(der)) else { return };
     let (path, until) = (path.display(), Utc(certificate.not_after));
     if clock.now_s() > certificate.not_after {

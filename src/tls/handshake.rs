@@ -82,14 +82,14 @@ pub(crate) struct Opened {
 }
 
 /// Why a handshake cannot go on.
-enum Trouble {
+enum HandshakeError {
     /// rustls says so.
     Tls(Error),
-    /// We do.
+    /// We refuse the peer, for this reason.
     Other(Cow<'static, str>),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for HandshakeError {
     fn from(error: Error) -> Self {
         Self::Tls(error)
     }
@@ -154,11 +154,11 @@ impl Handshake {
                 self.is_fresh = false;
                 Next::More(self)
             }
-            Err(Trouble::Tls(error)) => {
-                self.tell_peer(&mut outgoing);
+            Err(HandshakeError::Tls(error)) => {
+                self.send_alert(&mut outgoing);
                 Next::Failed(explain(&error, certificates.clock()))
             }
-            Err(Trouble::Other(why)) => Next::Failed(why.into_owned()),
+            Err(HandshakeError::Other(why)) => Next::Failed(why.into_owned()),
         };
         Shaken { outgoing, next }
     }
@@ -167,13 +167,13 @@ impl Handshake {
         &mut self,
         certificates: &mut CertificateStore,
         outgoing: &mut Vec<u8>,
-    ) -> Result<Option<Opened>, Trouble> {
+    ) -> Result<Option<Opened>, HandshakeError> {
         let is_first = self.connection.is_none();
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
                 let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
-                let config = certificates.current().ok_or(Trouble::Other(why.into()))?;
+                let config = certificates.current().ok_or(HandshakeError::Other(why.into()))?;
                 none.insert(UnbufferedServerConnection::new(config)?)
             }
         };
@@ -204,7 +204,7 @@ impl Handshake {
                     true
                 }
                 ConnectionState::PeerClosed | ConnectionState::Closed => {
-                    return Err(Trouble::Other("it hung up in the middle".into()));
+                    return Err(HandshakeError::Other("it hung up in the middle".into()));
                 }
                 _ => false,
             };
@@ -216,24 +216,24 @@ impl Handshake {
             }
         }
         if connection.is_handshaking() {
-            return self.excess().map_or(Ok(None), |why| Err(Trouble::Other(why.into())));
+            return self.excess().map_or(Ok(None), |why| Err(HandshakeError::Other(why.into())));
         }
         self.finish(certificates, plain).map(Some)
     }
 
     /// What the handshake has brought to light.
-    fn finish(&mut self, certificates: &CertificateStore, plain: Vec<u8>) -> Result<Opened, Trouble> {
+    fn finish(&mut self, certificates: &CertificateStore, plain: Vec<u8>) -> Result<Opened, HandshakeError> {
         let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
         else {
-            return Err(Trouble::Other("it was over before it began".into()));
+            return Err(HandshakeError::Other("it was over before it began".into()));
         };
         if !is_aligned(&incoming) {
-            return Err(Trouble::Other("it sends pieces of a handshake after the handshake".into()));
+            return Err(HandshakeError::Other("it sends pieces of a handshake after the handshake".into()));
         }
         let chain = connection.peer_certificates().unwrap_or_default();
         if chain.iter().map(|der| der.len()).sum::<usize>() > CLIENT_CHAIN_BYTES_MAX {
             let why = format!("its certificates take more than {CLIENT_CHAIN_BYTES_MAX} bytes");
-            return Err(Trouble::Other(why.into()));
+            return Err(HandshakeError::Other(why.into()));
         }
         let certificate = chain.first().and_then(|der| Certificate::parse(der));
         // A session that is taken up again comes without a look at the certificate it was begun with.
@@ -241,7 +241,7 @@ impl Handshake {
             && certificate.not_after < certificates.clock().now_s()
         {
             let until = Utc(certificate.not_after);
-            return Err(Trouble::Other(format!("its certificate was good until {until} only").into()));
+            return Err(HandshakeError::Other(format!("its certificate was good until {until} only").into()));
         }
         let login = certificate.and_then(|certificate| certificates.login(&certificate));
         let version = connection.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
@@ -251,7 +251,7 @@ impl Handshake {
     }
 
     /// What rustls wants the peer to know of the failure.
-    fn tell_peer(&mut self, outgoing: &mut Vec<u8>) {
+    fn send_alert(&mut self, outgoing: &mut Vec<u8>) {
         let Some(connection) = &mut self.connection else { return };
         // What waits is handed out before anything is looked at; looked at again, the same octets would fail
         // again.

@@ -45,7 +45,7 @@ pub(crate) enum Tls {
     Shaking(Box<Handshake>),
     /// A step of the handshake is being made elsewhere.
     Away,
-    /// In use.
+    /// The handshake is over, and the session is in use.
     Open(Box<Session>),
     /// It has failed: there is only something left to be written, maybe.
     Over,

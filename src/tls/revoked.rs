@@ -144,7 +144,7 @@ impl Revoked {
     /// Says what the operator should know of them.
     pub(super) fn tell(&self, authorities: &[CertificateDer<'static>], clock: Clock) {
         for (list, path) in self.each() {
-            tell_one(&list, path, clock);
+            log_revocation_list(&list, path, clock);
             if namesakes(authorities, &list).next().is_none() {
                 log::warn!(
                     "[tls] crl: {} is of an authority that is not in client_ca: it counts only for \
@@ -170,7 +170,7 @@ fn namesakes<'a>(
     authorities.filter(|authority| authority.subject == list.issuer)
 }
 
-fn tell_one(list: &RevocationList<'_>, path: &Path, clock: Clock) {
+fn log_revocation_list(list: &RevocationList<'_>, path: &Path, clock: Clock) {
     let (path, made) = (path.display(), Utc(list.this_update));
     match list.next_update {
         Some(next) if next < clock.now_s() => log::error!(

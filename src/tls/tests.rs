@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, versi
 
 use super::records::is_aligned;
 use super::*;
-use crate::config::doors::{ClientCertificates, LoginFrom, Tls as Keys, TlsVersion};
+use crate::config::transports::{ClientCertificates, LoginFrom, Tls as Keys, TlsVersion};
 
 /// An authority with its folder, removed at the end.
 struct Office {

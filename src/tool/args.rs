@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use lexopt::Arg;
 
-use crate::config::doors::TlsAddress;
+use crate::config::transports::TlsAddress;
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
 use crate::{bench, inspect};

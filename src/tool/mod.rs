@@ -30,7 +30,7 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     match error.downcast_ref::<args::BadArguments>() {
         Some(bad) => ExitCode::from(bad.exit_code()),
         // The codes below say what was found.
-        None if error.is::<inspect::Trouble>() => ExitCode::from(inspect::CANNOT),
+        None if error.is::<inspect::InspectError>() => ExitCode::from(inspect::CANNOT),
         None => ExitCode::FAILURE,
     }
 }

@@ -14,7 +14,7 @@ use crate::{bench, check, ctl, inspect, restore, upgrade};
 /// Does what the arguments say; the code to end with.
 pub fn main() -> ExitCode {
     let code = run().unwrap_or_else(|error| {
-        logging::say_fatal(error.as_ref());
+        logging::log_fatal(error.as_ref());
         super::exit_code(error.as_ref())
     });
     logging::finish();

@@ -30,7 +30,7 @@ use rustix::process::geteuid;
 
 use crate::checksums::{self, Checksums};
 use crate::net::RESTORE_PART;
-use crate::store::look::Look;
+use crate::store::fsck::Scan;
 use crate::store::{Disk, FileDisk, forget_access, forget_newest};
 use crate::{folder, tar};
 
@@ -90,9 +90,9 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     let mut made = Made::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
     let is_vouched_for = unpack(&mut source, &mut made).map_err(of(archive))?;
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
-    let look = Look::take(&mut part)
+    let scan = Scan::of(&mut part)
         .map_err(|error| NotRestored::NoStore(archive.to_path_buf(), error.to_string()))?;
-    if !look.is_good() {
+    if !scan.is_good() {
         return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
     }
     if !is_vouched_for {
@@ -107,7 +107,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     // backup, and newer: it would hold.
     forget_access(&mut disk).map_err(of(folder))?;
     forget_newest(&mut disk).map_err(of(folder))?;
-    let newest = look.segments.last().map(|segment| segment_name(segment.slot));
+    let newest = scan.segments.last().map(|segment| segment_name(segment.slot));
     made.finish(newest.as_deref()).map_err(of(folder))?;
     Ok(format!("{}: {} segment files restored, every checksum holds\n", folder.display(), made.files.len()))
 }

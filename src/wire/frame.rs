@@ -167,7 +167,7 @@ pub enum Opening {
     Http,
     /// A TLS ClientHello: somebody uses `amqps://` with a port that does not.
     Tls,
-    /// Anything else.
+    /// Octets of no protocol that is known here.
     Unknown,
 }
 

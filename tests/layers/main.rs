@@ -90,7 +90,7 @@ const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log
 const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("admin/systemd.rs", 1, "the service manager refuses a message"),
     ("broker/access/users.rs", 1, "once at a start"),
-    ("broker/pages.rs", 2, "damage, or a limit that was lowered"),
+    ("broker/page_in.rs", 2, "damage, or a limit that was lowered"),
     ("broker/publish.rs", 3, "once a minute by its own clock"),
     ("engine/restore.rs", 7, "once at a start"),
     ("engine/stop.rs", 2, "once at the end"),

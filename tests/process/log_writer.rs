@@ -30,7 +30,7 @@ fn child() {
         }
         "fatal" => {
             (0..100).for_each(|number| log::info!("number {number}"));
-            logging::say_fatal(&std::io::Error::other("nothing goes any more"));
+            logging::log_fatal(&std::io::Error::other("nothing goes any more"));
         }
         "long" => log::info!("{}", "日\u{202e}".repeat(10_000)),
         other => panic!("{other}?"),

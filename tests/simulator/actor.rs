@@ -30,7 +30,7 @@ pub enum Pending {
     Setting,
     Recover,
     Declare(Key),
-    Look(Key),
+    Scan(Key),
     Delete(Key),
     Purge(Key),
     DeclareExchange(&'static str),
@@ -351,7 +351,7 @@ impl Actor {
         let (vhost, holder) = (self.vhost, self.holder(number));
         match pending {
             Pending::Declare(key) => ledger.queue(&key).fact.settle(true),
-            Pending::Look(key) => {
+            Pending::Scan(key) => {
                 if ledger.queue(&key).fact.is_there == Some(false)
                     && !super::topology::may_go(&key.1)
                     && ledger.queue(&key).fact.is_quiet()
@@ -419,7 +419,7 @@ impl Actor {
             // No such thing: it may be so if somebody deleted it, or nobody is sure that it is there.
             404 if about != (60, 40) => {
                 let sure = channel.pending.front().and_then(|(pending, _)| match pending {
-                    Pending::Look(key) | Pending::Purge(key) | Pending::Get { key, .. } => Some(key),
+                    Pending::Scan(key) | Pending::Purge(key) | Pending::Get { key, .. } => Some(key),
                     _ => None,
                 });
                 let is_meant = |key: &&Key| text.contains(&format!("'{}'", key.1));
@@ -429,7 +429,7 @@ impl Actor {
                     let key = key.clone();
                     ledger.miss(format!("queue {key:?} is gone and nobody deleted it: {text}"));
                 }
-                if let Some((Pending::Look(key), _)) = channel.pending.front()
+                if let Some((Pending::Scan(key), _)) = channel.pending.front()
                     && is_meant(&key)
                 {
                     ledger.queue(key).fact.learn(false);

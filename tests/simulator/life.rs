@@ -459,7 +459,7 @@ impl<'r> Life<'r> {
             {
                 continue;
             }
-            self.ask_cleaner(key.0, Pending::Look(key.clone()), &passive(&key.1));
+            self.ask_cleaner(key.0, Pending::Scan(key.clone()), &passive(&key.1));
             self.calm_down("looking for a queue")?;
             for actor in self.actors.iter_mut().filter(|actor| actor.is_open() && actor.channels.is_empty()) {
                 actor.open_channel(&mut self.run.ledger, Mode::Plain);

@@ -376,7 +376,7 @@ impl Actor {
             31..36 => {
                 let key = self.some_queue(ledger, random, Habit::Any);
                 let method = &passive(&key.1);
-                self.ask(ledger, number, Pending::Look(key.clone()), method);
+                self.ask(ledger, number, Pending::Scan(key.clone()), method);
             }
             36 => {
                 let key = self.some_queue(ledger, random, Habit::Any);

@@ -6,7 +6,7 @@ use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::journal::{Definition, Journal};
 use leveret::mem::{MessageLimits, Messages};
 use leveret::sim::{Mutant, SimDisk, Trouble};
-use leveret::store::look::Look;
+use leveret::store::fsck::Scan;
 use leveret::store::{
     ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
 };
@@ -493,9 +493,9 @@ fn dropping_what_is_damaged_ends_no_doubt() {
     for (commits, at) in [(3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 7), (5, 7)] {
         let disk = spoilt_store(commits);
         assert!(matches!(access(&disk), Access::InDoubt(_)), "{commits} are lost");
-        let look = Look::take(&mut disk.clone()).expect("it is a store");
+        let scan = Scan::of(&mut disk.clone()).expect("it is a store");
         disk.start(Trouble::Cut(at * at));
-        let is_done = look.drop_set_aside(&mut disk.clone()).is_ok();
+        let is_done = scan.drop_set_aside(&mut disk.clone()).is_ok();
         assert!(is_done || at < 7, "49 calls are enough");
         disk.power_cut();
         let found = access(&disk);

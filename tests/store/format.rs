@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use leveret::journal::Definition;
 use leveret::sim::Random;
 use leveret::sim::{Mutant, SimDisk, Trouble};
-use leveret::store::look::{Look, LookError};
+use leveret::store::fsck::{FsckError, Scan};
 use leveret::store::{
     ACCESS_SLOTS, Body, Disk, FileDisk, Format, Identity, Log, OpenError, Record, Report, Settings, Urgency,
 };
@@ -234,8 +234,8 @@ fn a_newer_version_is_refused_with_a_sentence_and_left_alone() {
     let opened = Log::open(&mut FileDisk::new(&folder.0), settings(), FRESH, NOW);
     assert!(matches!(opened, Err(OpenError::NewerFormat)));
     assert!(matches!(
-        Look::take(&mut FileDisk::only_reading(&folder.0)),
-        Err(LookError::Newer { slot: 1, version: b'3' })
+        Scan::of(&mut FileDisk::only_reading(&folder.0)),
+        Err(FsckError::Newer { slot: 1, version: b'3' })
     ));
     let output = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", folder.name()]);
     assert!(!output.status.success());
@@ -294,7 +294,7 @@ fn whatever_later_versions_let_others_pass_over_is_passed_over() {
     let (log, report) = open(&disk, settings());
     assert_eq!((report.footers_missing, log.format()), (0, Format::Two));
     assert_eq!(contents(&log, &disk), expected());
-    assert!(Look::take(&mut disk).expect("it is readable").is_good());
+    assert!(Scan::of(&mut disk).expect("it is readable").is_good());
 }
 
 fn run(arguments: &[&str]) -> Output {

@@ -1,4 +1,4 @@
-//! A look at a store whose broker goes on writing: what moves meanwhile is no damage.
+//! A scan of a store whose broker goes on writing: what moves meanwhile is no damage.
 
 use std::io;
 
@@ -26,7 +26,7 @@ impl Moving {
 
 impl Disk for Moving {
     fn lock(&mut self) -> io::Result<()> {
-        unreachable!("a look takes no lock")
+        unreachable!("a scan takes no lock")
     }
 
     fn slots(&mut self) -> io::Result<Vec<u32>> {
@@ -40,27 +40,27 @@ impl Disk for Moving {
     }
 
     fn create(&mut self, _: u32) -> io::Result<()> {
-        unreachable!("a look writes nothing")
+        unreachable!("a scan writes nothing")
     }
 
     fn write(&mut self, _: u32, _: u64, _: &[u8]) -> io::Result<()> {
-        unreachable!("a look writes nothing")
+        unreachable!("a scan writes nothing")
     }
 
     fn zero(&mut self, _: u32, _: u64, _: u32) -> io::Result<()> {
-        unreachable!("a look writes nothing")
+        unreachable!("a scan writes nothing")
     }
 
     fn sync(&mut self, _: u32) -> io::Result<()> {
-        unreachable!("a look writes nothing")
+        unreachable!("a scan writes nothing")
     }
 
     fn remove(&mut self, _: u32) -> io::Result<()> {
-        unreachable!("a look writes nothing")
+        unreachable!("a scan writes nothing")
     }
 
     fn sync_directory(&mut self) -> io::Result<()> {
-        unreachable!("a look writes nothing")
+        unreachable!("a scan writes nothing")
     }
 }
 

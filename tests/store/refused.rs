@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::sim::{Mutant, SimDisk, Trouble};
-use leveret::store::look::Look;
+use leveret::store::fsck::Scan;
 use leveret::store::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets,
     Urgency,
@@ -100,12 +100,12 @@ fn a_refused_block_costs_its_commit_and_is_told() {
     for (slot, at) in places {
         let mut disk = written();
         disk.refuse(slot, at);
-        let look = Look::take(&mut disk.clone()).expect("a bad block does not end an inspection");
+        let scan = Scan::of(&mut disk.clone()).expect("a bad block does not end an inspection");
         let (mut log, report) = open(&disk);
         assert_eq!(report.access.access, Access::Whole, "file {slot}, byte {at}");
         let lost = &all - &served(&log, &disk);
         assert!(lost.len() as u64 <= MESSAGES, "file {slot}, byte {at}: {lost:?} are lost");
-        let is_told = report.is_damaged() || !report.refused.is_empty() || !look.damage.is_empty();
+        let is_told = report.is_damaged() || !report.refused.is_empty() || !scan.damage.is_empty();
         assert!(lost.is_empty() || is_told, "file {slot}, byte {at}: {lost:?} are lost without a word");
         lossy += usize::from(!lost.is_empty());
         // What is promised now holds, whether or not the block can be read again one day.
@@ -142,8 +142,8 @@ fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
         let mut disk = written();
         let of_file = disk.written().iter().filter(|(other, _)| *other == slot).count() as u64;
         disk.lose_file(slot, true);
-        let look = Look::take(&mut disk.clone()).expect("a bad file does not end an inspection");
-        assert!(look.damage.iter().any(|damage| damage.slot == slot), "file {slot}: inspect says nothing");
+        let scan = Scan::of(&mut disk.clone()).expect("a bad file does not end an inspection");
+        assert!(scan.damage.iter().any(|damage| damage.slot == slot), "file {slot}: inspect says nothing");
         let (mut log, report) = open(&disk);
         assert_eq!(report.access.access, Access::Whole, "file {slot}");
         assert_eq!(report.unopened.len(), 1, "file {slot} is told");

@@ -461,7 +461,7 @@ impl World {
     fn mark(&mut self) {
         let Some((&queue, model)) = self.queues.iter().next() else { return };
         let offset = model.next;
-        let _ = self.append(&Record::Marked { queue, offset });
+        let _ = self.append(&Record::DeliveredWatermark { queue, offset });
     }
 
     fn delete_queue(&mut self) {

@@ -26,7 +26,7 @@ use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::admin::scene::Process;
+use leveret::admin::request_context::Process;
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;

@@ -34,7 +34,7 @@ impl Applied {
 /// Makes a thing, or changes it to what is said. The broker's journal knows when it is durable.
 ///
 /// # Errors
-/// Why it cannot be.
+/// The object cannot be made; the text says why.
 pub fn apply(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
     if is_so(broker, item) {
         return Ok(Applied::Done);

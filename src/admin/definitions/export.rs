@@ -5,7 +5,7 @@
 
 use crate::admin::columns::{Column, Kind};
 use crate::admin::listing::{Part, whole_row};
-use crate::admin::scene::Sight;
+use crate::admin::request_context::ReadContext;
 use crate::broker::{
     BindingView, ExchangeView, PermissionView, QueueView, TopicPermissionView, UserView, VhostView,
 };
@@ -43,13 +43,13 @@ macro_rules! exported {
 
             const COLUMNS: &'static [Column<Self>] = &$columns;
 
-            fn places(sight: Sight<'_>) -> usize {
-                sight.broker.$places()
+            fn places(context: ReadContext<'_>) -> usize {
+                context.broker.$places()
             }
 
-            fn at(sight: Sight<'_>, place: usize) -> Option<Self::View<'_>> {
+            fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
                 let is_meant: fn(&$view<'_>) -> bool = $is_meant;
-                sight.broker.$at(place).filter(is_meant)
+                context.broker.$at(place).filter(is_meant)
             }
 
             fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-/// What is left of an object.
+/// The fields of a JSON object that have not been read yet.
 #[derive(Debug)]
 pub struct Fields(Map<String, Value>);
 
@@ -15,7 +15,7 @@ impl Fields {
     /// The fields of an object.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is no object.
     pub fn of(value: Value) -> Result<Self, String> {
         match value {
             Value::Object(fields) => Ok(Self(fields)),
@@ -48,7 +48,7 @@ impl Fields {
     /// A text, or null.
     ///
     /// # Errors
-    /// It is neither.
+    /// The field is neither a text nor null.
     pub fn text_if_said(&mut self, name: &str) -> Result<Option<String>, String> {
         match self.value(name) {
             Value::Null => Ok(None),
@@ -68,7 +68,7 @@ impl Fields {
     /// True, false or null.
     ///
     /// # Errors
-    /// It is anything else.
+    /// The field is no boolean.
     pub fn truth_if_said(&mut self, name: &str) -> Result<Option<bool>, String> {
         match self.value(name) {
             Value::Null => Ok(None),
@@ -80,7 +80,7 @@ impl Fields {
     /// A whole number, or null.
     ///
     /// # Errors
-    /// It is anything else.
+    /// The field is no whole number.
     pub fn number_if_said(&mut self, name: &str) -> Result<Option<i64>, String> {
         let value = self.value(name);
         match value.as_i64() {
@@ -89,7 +89,7 @@ impl Fields {
         }
     }
 
-    /// What is left.
+    /// The names of the fields that nobody has read.
     pub fn into_names(self) -> impl Iterator<Item = String> {
         self.0.into_iter().map(|(name, _)| name)
     }

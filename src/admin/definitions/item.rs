@@ -22,7 +22,7 @@ const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
 /// What stands in a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parsed {
-    /// The thing.
+    /// What is defined.
     pub item: Item,
     /// Fields of it that nobody here knows, and that change nothing.
     pub unknown_fields: Vec<String>,
@@ -111,7 +111,7 @@ pub enum Password {
     Unsaid,
     /// Itself. Its hash takes a while, so it is made where nobody waits.
     Clear(ClearPassword),
-    /// What it is kept as.
+    /// The salted hash, as users' records keep it.
     Hash(PasswordHash),
 }
 
@@ -135,30 +135,30 @@ impl fmt::Debug for ClearPassword {
 /// What a user may do in a virtual host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Permission {
-    /// Whose.
+    /// The user who has the permission.
     pub user: String,
-    /// Where.
+    /// The virtual host.
     pub vhost: String,
     /// A pattern of names.
     pub configure: String,
-    /// The same for writing.
+    /// Names that may be written to.
     pub write: String,
-    /// The same for reading.
+    /// Names that may be read from.
     pub read: String,
 }
 
 /// What a user may do with the keys of a topic exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicPermission {
-    /// Whose.
+    /// The user who has the permission.
     pub user: String,
-    /// Where.
+    /// The virtual host.
     pub vhost: String,
-    /// Which exchange.
+    /// The topic exchange.
     pub exchange: String,
     /// A pattern of keys.
     pub write: String,
-    /// The same for reading.
+    /// Names that may be read from.
     pub read: String,
 }
 
@@ -167,7 +167,7 @@ pub struct TopicPermission {
 pub struct Exchange {
     /// Its name.
     pub name: String,
-    /// Where.
+    /// The virtual host.
     pub vhost: String,
     /// Its type.
     pub kind: String,
@@ -186,7 +186,7 @@ pub struct Exchange {
 pub struct Queue {
     /// Its name.
     pub name: String,
-    /// Where.
+    /// The virtual host.
     pub vhost: String,
     /// It outlives the broker.
     pub durable: bool,
@@ -199,11 +199,11 @@ pub struct Queue {
 /// A binding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binding {
-    /// Where.
+    /// The virtual host.
     pub vhost: String,
     /// The exchange it starts from.
     pub source: String,
-    /// Where it leads.
+    /// The queue or exchange that gets the messages.
     pub destination: String,
     /// `queue` or `exchange`.
     pub destination_type: String,

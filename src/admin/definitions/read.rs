@@ -51,7 +51,7 @@ pub const SECTIONS: [Section; 10] = [
 pub enum ReadError<E> {
     /// The system does not give it.
     System(io::Error),
-    /// It is too long.
+    /// The text is longer than a definition may be.
     TooLong,
     /// It is not what it should be: where, and why.
     Malformed(String),

@@ -21,7 +21,7 @@ use crate::broker::{Broker, Context};
 
 impl Broker {
     /// Writes down that a virtual host exists, or exists no more.
-    pub(super) fn say_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
+    pub(super) fn append_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
@@ -33,7 +33,7 @@ impl Broker {
     }
 
     /// Writes down that a user exists, or exists no more.
-    pub(super) fn say_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
+    pub(super) fn append_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
@@ -45,7 +45,7 @@ impl Broker {
     }
 
     /// Writes down what a user may have, or that it has no limits.
-    pub(super) fn say_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
+    pub(super) fn append_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
         }
@@ -57,7 +57,7 @@ impl Broker {
     }
 
     /// Writes down what a user may do in a virtual host, or that it may do nothing there.
-    pub(super) fn say_permission(
+    pub(super) fn append_permission(
         &mut self,
         journal: &mut Journal,
         user: usize,
@@ -76,7 +76,7 @@ impl Broker {
     }
 
     /// Writes down which keys of an exchange a user may use, or that it may use all.
-    pub(super) fn say_topic(
+    pub(super) fn append_topic_permission(
         &mut self,
         journal: &mut Journal,
         user: usize,
@@ -114,28 +114,28 @@ impl Broker {
         self.access.is_written = true;
         for index in 0..self.access.vhosts.places() {
             if self.access.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
-                self.say_vhost(journal, vhost_at(index), true);
+                self.append_vhost(journal, vhost_at(index), true);
             }
         }
         for index in 0..self.access.users.places() {
             if let Some(user) = self.access.users.get(index) {
                 let has_limits = user.limits != UserLimits::default();
-                self.say_user(journal, index, true);
+                self.append_user(journal, index, true);
                 if has_limits {
-                    self.say_user_limits(journal, index, true);
+                    self.append_user_limits(journal, index, true);
                 }
             }
         }
         for index in 0..self.access.permissions.places() {
             if let Some(permission) = self.access.permissions.get(index) {
                 let (user, vhost) = (permission.user, permission.vhost);
-                self.say_permission(journal, user, vhost, true);
+                self.append_permission(journal, user, vhost, true);
             }
         }
         for index in 0..self.access.topics.places() {
             if let Some(topic) = self.access.topics.get(index) {
                 let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-                self.say_topic(journal, user, vhost, &exchange, true);
+                self.append_topic_permission(journal, user, vhost, &exchange, true);
             }
         }
         let all = Definition::AccessWritten;

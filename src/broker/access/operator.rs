@@ -41,9 +41,9 @@ pub struct UserView<'a> {
 /// A permission as an operator sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PermissionView<'a> {
-    /// Whose.
+    /// The user.
     pub user: &'a str,
-    /// Where.
+    /// The virtual host.
     pub vhost: &'a str,
     /// What may be declared and deleted.
     pub configure: &'a str,
@@ -56,9 +56,9 @@ pub struct PermissionView<'a> {
 /// A topic permission as an operator sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TopicPermissionView<'a> {
-    /// Whose.
+    /// The user.
     pub user: &'a str,
-    /// Where.
+    /// The virtual host.
     pub vhost: &'a str,
     /// The topic exchange.
     pub exchange: &'a str,
@@ -161,7 +161,7 @@ impl Broker {
             });
         }
         let vhost = self.add_vhost(name).map_err(store)?;
-        Ok(self.say_vhost(journal, vhost, true))
+        Ok(self.append_vhost(journal, vhost, true))
     }
 
     /// Deletes a virtual host with everything in it. Its name is gone at once; the rest goes step by step.
@@ -171,7 +171,7 @@ impl Broker {
     pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Changed {
         let vhost = self.require_vhost(name)?;
         self.check_deletable(cx.journal, true).map_err(store)?;
-        self.say_vhost(cx.journal, vhost, false);
+        self.append_vhost(cx.journal, vhost, false);
         self.remove_permissions(cx.journal, |user_and_vhost| user_and_vhost.1 == vhost);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.retire_vhost(vhost);
@@ -187,7 +187,7 @@ impl Broker {
         let vhost = self.require_vhost(name)?;
         self.check_changeable(journal)?;
         self.access.vhosts[vhost.index()].limits = limits;
-        Ok(self.say_vhost(journal, vhost, true))
+        Ok(self.append_vhost(journal, vhost, true))
     }
 
     /// Makes a user, or gives one another password and other tags (words with commas between them).
@@ -209,7 +209,7 @@ impl Broker {
                 self.add_user(user).ok_or(OperatorFault::NoRoom("users_max"))?
             }
         };
-        Ok(self.say_user(journal, index, true))
+        Ok(self.append_user(journal, index, true))
     }
 
     /// Deletes a user with its permissions, and closes its connections.
@@ -219,9 +219,9 @@ impl Broker {
     pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Changed {
         let user = self.require_user(name)?;
         self.check_deletable(journal, true).map_err(store)?;
-        self.say_user(journal, user, false);
+        self.append_user(journal, user, false);
         if self.access.users[user].limits != UserLimits::default() {
-            self.say_user_limits(journal, user, false);
+            self.append_user_limits(journal, user, false);
         }
         self.remove_permissions(journal, |user_and_vhost| user_and_vhost.0 == user);
         let reason = format!("user '{name}' is deleted");
@@ -243,7 +243,7 @@ impl Broker {
         let user = self.require_user(name)?;
         self.check_changeable(journal)?;
         self.access.users[user].limits = limits;
-        Ok(self.say_user_limits(journal, user, limits != UserLimits::default()))
+        Ok(self.append_user_limits(journal, user, limits != UserLimits::default()))
     }
 
     /// Gives a user other tags: words with commas between them.
@@ -255,7 +255,7 @@ impl Broker {
         let tags = checked_tags(tags)?;
         self.check_changeable(journal)?;
         self.access.users[user].set_tags(&tags);
-        Ok(self.say_user(journal, user, true))
+        Ok(self.append_user(journal, user, true))
     }
 
     /// Gives a user another password, known by its hash. Its connections stay.
@@ -266,7 +266,7 @@ impl Broker {
         let user = self.require_user(name)?;
         self.check_changeable(journal)?;
         self.access.users[user].set_hash(hash);
-        Ok(self.say_user(journal, user, true))
+        Ok(self.append_user(journal, user, true))
     }
 
     /// Says what a user may configure, write to and read from in a virtual host, as patterns of names.
@@ -285,7 +285,7 @@ impl Broker {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
         self.check_changeable(journal)?;
         self.put_permission(user, vhost, [configure, write, read])?;
-        Ok(self.say_permission(journal, user, vhost, true))
+        Ok(self.append_permission(journal, user, vhost, true))
     }
 
     /// Takes a user's permission for a virtual host away; fine when there is none.
@@ -296,7 +296,7 @@ impl Broker {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
         self.check_deletable(journal, true).map_err(store)?;
         if let Some(permission) = self.find_permission(user, vhost) {
-            self.say_permission(journal, user, vhost, false);
+            self.append_permission(journal, user, vhost, false);
             self.remove_permission(permission);
         }
         Ok(journal.await_facts())
@@ -321,7 +321,7 @@ impl Broker {
         }
         self.check_changeable(journal)?;
         self.put_topic(user, vhost, exchange, [write, read])?;
-        Ok(self.say_topic(journal, user, vhost, exchange, true))
+        Ok(self.append_topic_permission(journal, user, vhost, exchange, true))
     }
 
     /// Takes a user's topic permissions in a virtual host away: that for one exchange, or all.
@@ -359,7 +359,7 @@ impl Broker {
             let Some(permission) = self.access.permissions.get(index) else { continue };
             let (user, vhost) = (permission.user, permission.vhost);
             if is_meant((user, vhost)) {
-                self.say_permission(journal, user, vhost, false);
+                self.append_permission(journal, user, vhost, false);
                 self.remove_permission(index);
             }
         }
@@ -368,7 +368,7 @@ impl Broker {
     fn drop_topic(&mut self, journal: &mut Journal, index: usize) {
         let topic = &self.access.topics[index];
         let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-        self.say_topic(journal, user, vhost, &exchange, false);
+        self.append_topic_permission(journal, user, vhost, &exchange, false);
         self.remove_topic(index);
     }
 

@@ -69,7 +69,7 @@ impl Pattern {
         Ok(Self { text: text.into(), matcher, program_bytes })
     }
 
-    /// As it was written.
+    /// The pattern as the operator wrote it.
     pub(super) const fn text(&self) -> &str {
         &self.text
     }

@@ -39,7 +39,7 @@ pub(in super::super) enum Right {
     Read,
 }
 
-/// What it is done with.
+/// The kind of object that an operation needs a right to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) enum Thing<'a> {
     Exchange(&'a str),

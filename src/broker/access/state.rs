@@ -73,7 +73,7 @@ pub(in crate::broker) struct Access {
     /// Connections to be closed by force.
     pub(super) forced: VecDeque<ConnectionId>,
     /// Users there have been.
-    pub(super) lives: u32,
+    pub(super) epoch: u32,
 }
 
 impl Access {
@@ -98,7 +98,7 @@ impl Access {
             unreadable: Vec::new(),
             lacks_room: false,
             forced: VecDeque::with_capacity(limits.connections_max as usize),
-            lives: 0,
+            epoch: 0,
         }
     }
 }

@@ -42,8 +42,8 @@ impl Broker {
 
     /// `None`: there is no room for one more.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
-        self.access.lives += 1;
-        user.life = self.access.lives;
+        self.access.epoch += 1;
+        user.life = self.access.epoch;
         let index = self.access.users.insert(user).ok()?;
         self.divide();
         Some(index)

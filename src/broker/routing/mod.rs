@@ -238,7 +238,7 @@ impl Routing {
         &self.bindings[binding.index()]
     }
 
-    /// How many there are.
+    /// How many bindings there are.
     pub(super) const fn bindings_len(&self) -> usize {
         self.bindings.len()
     }

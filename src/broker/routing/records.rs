@@ -18,7 +18,7 @@ pub(in crate::broker) enum Kind {
     Default,
     /// Routing key equals binding key.
     Direct,
-    /// Everything bound.
+    /// Every message goes to everything that is bound.
     Fanout,
     /// Words with `*` and `#`.
     Topic,
@@ -86,7 +86,7 @@ pub(in crate::broker) struct Binding {
     pub(in crate::broker) destination: Destination,
     pub(in crate::broker) key: Box<str>,
     pub(in crate::broker) arguments: Box<[u8]>,
-    /// It is in the log.
+    /// Whether the log has it.
     pub(in crate::broker) stored: bool,
     /// In whose share it is.
     pub(in crate::broker) declarer: Option<Declarer>,

@@ -63,7 +63,7 @@ pub struct Sender {
 pub struct Draw {
     /// Which part of the pools may be used.
     pub share: Share,
-    /// Who is to have it.
+    /// The owner who is to have the memory.
     pub owner: Owner,
 }
 

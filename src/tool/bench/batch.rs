@@ -13,9 +13,9 @@
 //! ```
 
 use super::body::{NUMBERED_SIZE_MIN, filler, pack};
+use super::error::BenchError;
 use super::options::{Options, QUEUE_DIGITS};
 use super::plan::Plan;
-use super::trouble::Trouble;
 use crate::wire::{
     ContentHeader, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameKind, Full, Method, Properties, Writer,
 };
@@ -55,7 +55,7 @@ impl Batch {
         plan: &Plan,
         publisher: u16,
         frame_max: u32,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, BenchError> {
         let queues = plan.addressed_by(publisher);
         let key = plan.routing_key(queues.first().copied().unwrap_or_default());
         let exchange = plan.exchange();
@@ -73,7 +73,7 @@ impl Batch {
         let mut octets = vec![0; 1024 + options.size + frames * FRAME_OVERHEAD];
         let mut writer = Writer::new(&mut octets);
         let header_end = write_message(&mut writer, &method, properties, &body, payload_max)
-            .map_err(|Full| Trouble::Strange("a name is too long to be sent".to_string()))?;
+            .map_err(|Full| BenchError::Strange("a name is too long to be sent".to_string()))?;
         let unit = writer.at();
         let copies = (WRITE_BYTES / unit).max(1);
         octets.truncate(unit);

@@ -14,7 +14,7 @@
 //!
 //! A *lane* is what one publisher sends to one queue: its numbers go up by an equal step.
 
-use super::trouble::Trouble;
+use super::error::BenchError;
 
 /// Bodies from this size on carry a number.
 pub(super) const NUMBERED_SIZE_MIN: usize = 8;
@@ -113,7 +113,7 @@ impl Checker {
 
     /// Checks the length that was announced.
     #[inline]
-    pub(super) fn begin(&self, body_len: u64) -> Result<Incoming, Trouble> {
+    pub(super) fn begin(&self, body_len: u64) -> Result<Incoming, BenchError> {
         if body_len != self.filler.len() as u64 {
             return Err(wrong_length(body_len, self.filler.len()));
         }
@@ -122,7 +122,7 @@ impl Checker {
 
     /// Checks a piece; `true` when it was the last.
     #[inline]
-    pub(super) fn piece(&self, incoming: &mut Incoming, octets: &[u8]) -> Result<bool, Trouble> {
+    pub(super) fn piece(&self, incoming: &mut Incoming, octets: &[u8]) -> Result<bool, BenchError> {
         let at = incoming.at;
         let end = at + octets.len();
         let Some(filler) = self.filler.get(at..end) else {
@@ -131,7 +131,7 @@ impl Checker {
         let head = self.head_len.saturating_sub(at).min(octets.len());
         incoming.head[at.min(STAMPED_SIZE_MIN)..][..head].copy_from_slice(&octets[..head]);
         if octets[head..] != filler[head..] {
-            return Err(Trouble::Wrong(format!("a body differs between its octets {at} and {end}")));
+            return Err(BenchError::Wrong(format!("a body differs between its octets {at} and {end}")));
         }
         incoming.at = end;
         Ok(end == self.filler.len())
@@ -139,7 +139,7 @@ impl Checker {
 
     /// Checks the number of a complete body from the consumer's `queue`th queue; gives the time it was sent.
     #[inline]
-    pub(super) fn complete(&mut self, queue: usize, incoming: &Incoming) -> Result<u64, Trouble> {
+    pub(super) fn complete(&mut self, queue: usize, incoming: &Incoming) -> Result<u64, BenchError> {
         let [n0, n1, n2, n3, n4, n5, n6, n7, s0, s1, s2, s3, s4, s5, s6, s7] = incoming.head;
         if self.head_len > 0 {
             let (publisher, number) = unpack([n0, n1, n2, n3, n4, n5, n6, n7]);
@@ -149,10 +149,10 @@ impl Checker {
     }
 
     #[inline]
-    fn count(&mut self, queue: usize, publisher: usize, number: u64) -> Result<(), Trouble> {
+    fn count(&mut self, queue: usize, publisher: usize, number: u64) -> Result<(), BenchError> {
         let lane = self.lanes.get_mut(queue * self.publishers + publisher);
         let Some(lane) = lane.filter(|_| publisher < self.publishers) else {
-            return Err(Trouble::Wrong(format!("a message of publisher {publisher}, which there is not")));
+            return Err(BenchError::Wrong(format!("a message of publisher {publisher}, which there is not")));
         };
         let fits = if self.alone {
             number == lane.next
@@ -173,14 +173,14 @@ impl Checker {
 }
 
 #[cold]
-fn wrong_length(found: u64, size: usize) -> Trouble {
-    Trouble::Wrong(format!("a body of {found} octets where all have {size}"))
+fn wrong_length(found: u64, size: usize) -> BenchError {
+    BenchError::Wrong(format!("a body of {found} octets where all have {size}"))
 }
 
 #[cold]
-fn out_of_place(publisher: usize, number: u64, due: u64) -> Trouble {
+fn out_of_place(publisher: usize, number: u64, due: u64) -> BenchError {
     let what = if number > due { "something before it is lost" } else { "it is repeated or late" };
-    Trouble::Wrong(format!("message {number} of publisher {publisher} came where {due} was due: {what}"))
+    BenchError::Wrong(format!("message {number} of publisher {publisher} came where {due} was due: {what}"))
 }
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
     }
 
     /// Gives a body to a checker in pieces of a size.
-    fn feed(checker: &mut Checker, body: &[u8], piece: usize) -> Result<u64, Trouble> {
+    fn feed(checker: &mut Checker, body: &[u8], piece: usize) -> Result<u64, BenchError> {
         let mut incoming = checker.begin(body.len() as u64)?;
         for octets in body.chunks(piece) {
             checker.piece(&mut incoming, octets)?;

@@ -8,12 +8,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::body::{Checker, Incoming, Lane, Tally};
+use super::error::BenchError;
 use super::histogram::Histogram;
 use super::link::{Link, PATIENCE, first_frame, read_method};
 use super::options::{Ack, Options};
 use super::plan::Plan;
 use super::run::Run;
-use super::trouble::Trouble;
 use crate::wire::{Frame, FrameKind, Method, Reader, Table, Writer};
 
 const TAG: &str = "c";
@@ -48,7 +48,12 @@ pub(super) struct Consumed {
 }
 
 impl Consumer {
-    pub(super) fn connect(options: &Options, plan: &Plan, mut link: Link, id: u16) -> Result<Self, Trouble> {
+    pub(super) fn connect(
+        options: &Options,
+        plan: &Plan,
+        mut link: Link,
+        id: u16,
+    ) -> Result<Self, BenchError> {
         let queues = plan.consumed_by(id);
         for (channel, queue) in (1..).zip(&queues) {
             link.open_channel(channel)?;
@@ -66,12 +71,12 @@ impl Consumer {
     }
 
     /// A handle to cut the connection by.
-    pub(super) fn socket(&self) -> Result<TcpStream, Trouble> {
+    pub(super) fn socket(&self) -> Result<TcpStream, BenchError> {
         self.link.socket()
     }
 
     /// Consumes until the queues are drained.
-    pub(super) fn run(mut self, run: &Run) -> Result<(Consumed, Link), Trouble> {
+    pub(super) fn run(mut self, run: &Run) -> Result<(Consumed, Link), BenchError> {
         let mut count = 0;
         let mut ended = Duration::ZERO;
         let mut last_sign = Instant::now();
@@ -96,7 +101,7 @@ impl Consumer {
     }
 
     /// Takes in what was read; gives the number of whole messages.
-    fn take_in(&mut self, run: &Run, now: Duration) -> Result<u64, Trouble> {
+    fn take_in(&mut self, run: &Run, now: Duration) -> Result<u64, BenchError> {
         let Self { link, intake, queues } = self;
         let octets = link.pending();
         let mut at = 0;
@@ -121,20 +126,20 @@ impl Consumer {
         Ok(received)
     }
 
-    fn nothing_comes(&self, run: &Run) -> Trouble {
+    fn nothing_comes(&self, run: &Run) -> BenchError {
         let seconds = PATIENCE.as_secs();
         let missing = self.queues.iter().filter_map(|queue| run.missing(*queue));
         match missing.reduce(|sum, more| (sum.0 + more.0, sum.1 + more.1)) {
-            Some((received, expected)) if received < expected => Trouble::Wrong(format!(
+            Some((received, expected)) if received < expected => BenchError::Wrong(format!(
                 "nothing has come for {seconds} s, and {} of {expected} messages are missing",
                 expected - received
             )),
-            _ => Trouble::Silent(format!("nothing has come for {seconds} s")),
+            _ => BenchError::Silent(format!("nothing has come for {seconds} s")),
         }
     }
 }
 
-fn subscribe(link: &mut Link, channel: u16, queue: &str, options: &Options) -> Result<(), Trouble> {
+fn subscribe(link: &mut Link, channel: u16, queue: &str, options: &Options) -> Result<(), BenchError> {
     let no_ack = options.ack == Ack::Auto;
     if !no_ack {
         let qos = Method::BasicQos { prefetch_size: 0, prefetch_count: options.prefetch, global: false };
@@ -201,7 +206,7 @@ impl Intake {
     }
 
     #[inline]
-    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), Trouble> {
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), BenchError> {
         let at = usize::from(frame.header.channel).wrapping_sub(1);
         match frame.header.kind() {
             Some(FrameKind::Body) => self.body(at, frame.payload),
@@ -212,7 +217,7 @@ impl Intake {
     }
 
     #[inline]
-    fn method(&mut self, at: usize, frame: &Frame<'_>) -> Result<(), Trouble> {
+    fn method(&mut self, at: usize, frame: &Frame<'_>) -> Result<(), BenchError> {
         if let Some(arguments) = frame.payload.strip_prefix(&BASIC_DELIVER) {
             let mut reader = Reader::new(arguments);
             let delivery_tag = reader.short_str().and_then(|_| reader.u64()).map_err(|_| out_of_place())?;
@@ -226,7 +231,7 @@ impl Intake {
     }
 
     #[inline]
-    fn header(&mut self, at: usize, payload: &[u8]) -> Result<(), Trouble> {
+    fn header(&mut self, at: usize, payload: &[u8]) -> Result<(), BenchError> {
         let body_len = payload.get(BODY_LEN_AT..).and_then(|rest| rest.first_chunk());
         let body_len = u64::from_be_bytes(*body_len.ok_or_else(out_of_place)?);
         self.channel(at)?.incoming = self.checker.begin(body_len)?;
@@ -234,13 +239,13 @@ impl Intake {
     }
 
     #[inline]
-    fn body(&mut self, at: usize, payload: &[u8]) -> Result<(), Trouble> {
+    fn body(&mut self, at: usize, payload: &[u8]) -> Result<(), BenchError> {
         let channel = self.channels.get_mut(at).ok_or_else(out_of_place)?;
         if self.checker.piece(&mut channel.incoming, payload)? { self.complete(at) } else { Ok(()) }
     }
 
     #[inline]
-    fn complete(&mut self, at: usize) -> Result<(), Trouble> {
+    fn complete(&mut self, at: usize) -> Result<(), BenchError> {
         let channel = self.channels.get_mut(at).ok_or_else(out_of_place)?;
         let sent_ns = self.checker.complete(at, &channel.incoming)?;
         channel.received += 1;
@@ -266,7 +271,7 @@ impl Intake {
     }
 
     #[inline]
-    fn channel(&mut self, at: usize) -> Result<&mut Channel, Trouble> {
+    fn channel(&mut self, at: usize) -> Result<&mut Channel, BenchError> {
         self.channels.get_mut(at).ok_or_else(out_of_place)
     }
 }
@@ -280,6 +285,6 @@ fn acknowledge(acks: &mut Vec<u8>, at: usize, delivery_tag: u64, multiple: bool)
 }
 
 #[cold]
-fn out_of_place() -> Trouble {
-    Trouble::Strange("a frame out of place".to_string())
+fn out_of_place() -> BenchError {
+    BenchError::Strange("a frame out of place".to_string())
 }

@@ -1,14 +1,14 @@
 //! One connection to a broker: a blocking socket, and a buffer that frames are read from in place.
 //!
 //! Always true: after [`Link::connect`] the connection is open and channels may be used. Whatever the broker
-//! says that ends a channel or the connection comes back as [`Trouble::Closed`] with its own words. Nothing
-//! here waits for ever.
+//! says that ends a channel or the connection comes back as [`BenchError::Closed`] with its own words.
+//! Nothing here waits for ever.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use super::trouble::Trouble;
+use super::error::BenchError;
 use super::url::Url;
 use crate::wire::{Frame, FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
 
@@ -39,8 +39,8 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, logs in and opens the virtual host.
-    pub(super) fn connect(url: &Url) -> Result<Self, Trouble> {
-        let stream = open_socket(url).map_err(|why| Trouble::NoBroker { url: url.to_string(), why })?;
+    pub(super) fn connect(url: &Url) -> Result<Self, BenchError> {
+        let stream = open_socket(url).map_err(|why| BenchError::NoBroker { url: url.to_string(), why })?;
         let mut link = Self::over(stream)?;
         link.write(&PROTOCOL_HEADER)?;
         link.handshake(url)?;
@@ -48,18 +48,18 @@ impl Link {
     }
 
     /// A link that is not logged in: for the relay, which knows no logins.
-    pub(super) fn over(stream: TcpStream) -> Result<Self, Trouble> {
+    pub(super) fn over(stream: TcpStream) -> Result<Self, BenchError> {
         let set_up = || {
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(TICK))?;
             stream.set_write_timeout(Some(PATIENCE))
         };
-        set_up().map_err(Trouble::io("setting a socket up"))?;
+        set_up().map_err(BenchError::io("setting a socket up"))?;
         let input = vec![0; INPUT_BYTES].into_boxed_slice();
         Ok(Self { stream, input, start: 0, end: 0, frame_max: FRAME_MAX, channel_max: u16::MAX })
     }
 
-    fn handshake(&mut self, url: &Url) -> Result<(), Trouble> {
+    fn handshake(&mut self, url: &Url) -> Result<(), BenchError> {
         let mut takes_plain = false;
         self.wait("connection.start", 0, &mut |method| {
             let Method::ConnectionStart { mechanisms, .. } = method else { return false };
@@ -67,7 +67,7 @@ impl Link {
             true
         })?;
         if !takes_plain {
-            return Err(Trouble::Strange("it does not take PLAIN logins".to_string()));
+            return Err(BenchError::Strange("it does not take PLAIN logins".to_string()));
         }
         let response = format!("\0{}\0{}", url.user, url.password);
         let properties = client_properties();
@@ -97,11 +97,11 @@ impl Link {
     }
 
     /// Opens a channel.
-    pub(super) fn open_channel(&mut self, channel: u16) -> Result<(), Trouble> {
+    pub(super) fn open_channel(&mut self, channel: u16) -> Result<(), BenchError> {
         if channel > self.channel_max {
             let sentence =
                 format!("a connection has at most {} channels: more --consumers", self.channel_max);
-            return Err(Trouble::Silent(sentence));
+            return Err(BenchError::Silent(sentence));
         }
         self.call(channel, &Method::ChannelOpen {}, "channel.open-ok", |method| {
             matches!(method, Method::ChannelOpenOk {})
@@ -115,7 +115,7 @@ impl Link {
         method: &Method<'_>,
         answer: &str,
         is_answer: impl Fn(&Method<'_>) -> bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BenchError> {
         self.send(channel, method)?;
         self.wait(answer, channel, &mut |method| is_answer(method))
     }
@@ -126,7 +126,7 @@ impl Link {
         answer: &str,
         channel: u16,
         takes: &mut dyn FnMut(&Method<'_>) -> bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BenchError> {
         let mut deadline = Instant::now() + PATIENCE;
         loop {
             while let Some(frame) = self.frame()? {
@@ -138,7 +138,7 @@ impl Link {
                     }
                     Some(FrameKind::Heartbeat) => false,
                     // Nobody waits for a method while there is still something to be delivered.
-                    _ => return Err(Trouble::Wrong("more messages came than were sent".to_string())),
+                    _ => return Err(BenchError::Wrong("more messages came than were sent".to_string())),
                 };
                 self.consume(len);
                 if is_taken {
@@ -149,23 +149,23 @@ impl Link {
                 deadline = Instant::now() + PATIENCE;
             } else if Instant::now() > deadline {
                 let seconds = PATIENCE.as_secs();
-                return Err(Trouble::Silent(format!("no {answer} from the broker for {seconds} s")));
+                return Err(BenchError::Silent(format!("no {answer} from the broker for {seconds} s")));
             }
         }
     }
 
     /// Sends one method.
-    pub(super) fn send(&mut self, channel: u16, method: &Method<'_>) -> Result<(), Trouble> {
+    pub(super) fn send(&mut self, channel: u16, method: &Method<'_>) -> Result<(), BenchError> {
         let mut octets = [0; 2048];
         let mut writer = Writer::new(&mut octets);
         if method.emit_frame(channel, &mut writer).is_err() {
-            return Err(Trouble::Strange(format!("{} is too long to be sent", method.name())));
+            return Err(BenchError::Strange(format!("{} is too long to be sent", method.name())));
         }
         self.write(writer.written())
     }
 
     /// Writes frames.
-    pub(super) fn write(&mut self, octets: &[u8]) -> Result<(), Trouble> {
+    pub(super) fn write(&mut self, octets: &[u8]) -> Result<(), BenchError> {
         match self.stream.write_all(octets) {
             Ok(()) => Ok(()),
             Err(why) => Err(self.explain(why)),
@@ -173,10 +173,10 @@ impl Link {
     }
 
     /// What a failed write means: what the broker said before it closed, if it said something.
-    fn explain(&mut self, why: io::Error) -> Trouble {
+    fn explain(&mut self, why: io::Error) -> BenchError {
         if is_timeout(&why) {
             let seconds = PATIENCE.as_secs();
-            return Trouble::Silent(format!(
+            return BenchError::Silent(format!(
                 "the broker has not read for {seconds} s: it may wait for memory that only consumers free"
             ));
         }
@@ -185,7 +185,7 @@ impl Link {
             while let Ok(Some(frame)) = self.frame() {
                 let len = frame.input_len();
                 if frame.header.kind() == Some(FrameKind::Method)
-                    && let Err(trouble @ Trouble::Closed { .. }) = read_method(&frame)
+                    && let Err(trouble @ BenchError::Closed { .. }) = read_method(&frame)
                 {
                     return trouble;
                 }
@@ -195,11 +195,11 @@ impl Link {
                 break;
             }
         }
-        Trouble::Io { doing: "writing to the broker", why }
+        BenchError::Io { doing: "writing to the broker", why }
     }
 
     /// Reads once; `false` when nothing came within a tick.
-    pub(super) fn fill(&mut self) -> Result<bool, Trouble> {
+    pub(super) fn fill(&mut self) -> Result<bool, BenchError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.input.len() {
@@ -207,14 +207,14 @@ impl Link {
             (self.start, self.end) = (0, self.end - self.start);
         }
         match self.stream.read(&mut self.input[self.end..]) {
-            Ok(0) => Err(Trouble::HungUp),
+            Ok(0) => Err(BenchError::HungUp),
             Ok(count) => {
                 self.end += count;
                 Ok(true)
             }
             Err(error) if is_timeout(&error) => Ok(false),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(Trouble::HungUp),
-            Err(why) => Err(Trouble::Io { doing: "reading from the broker", why }),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(BenchError::HungUp),
+            Err(why) => Err(BenchError::Io { doing: "reading from the broker", why }),
         }
     }
 
@@ -231,12 +231,12 @@ impl Link {
     }
 
     /// The next frame that is pending whole.
-    pub(super) fn frame(&self) -> Result<Option<Frame<'_>>, Trouble> {
+    pub(super) fn frame(&self) -> Result<Option<Frame<'_>>, BenchError> {
         first_frame(self.pending())
     }
 
     /// Says goodbye, and knows then that everything sent before has been handled.
-    pub(super) fn close(mut self) -> Result<(), Trouble> {
+    pub(super) fn close(mut self) -> Result<(), BenchError> {
         let close = Method::ConnectionClose { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 };
         self.call(0, &close, "connection.close-ok", |method| matches!(method, Method::ConnectionCloseOk {}))
     }
@@ -246,8 +246,8 @@ impl Link {
     }
 
     /// A second handle to the same socket.
-    pub(super) fn socket(&self) -> Result<TcpStream, Trouble> {
-        self.stream.try_clone().map_err(Trouble::io("duplicating a socket"))
+    pub(super) fn socket(&self) -> Result<TcpStream, BenchError> {
+        self.stream.try_clone().map_err(BenchError::io("duplicating a socket"))
     }
 
     /// Where the broker is, if it is on this machine.
@@ -260,30 +260,30 @@ impl Link {
 
 /// The frame that `octets` begin with.
 #[inline]
-pub(super) fn first_frame(octets: &[u8]) -> Result<Option<Frame<'_>>, Trouble> {
+pub(super) fn first_frame(octets: &[u8]) -> Result<Option<Frame<'_>>, BenchError> {
     next_frame(octets, PAYLOAD_MAX).map_err(|error| bad_frame(octets, &format!("{error:?}")))
 }
 
 #[cold]
-fn bad_frame(octets: &[u8], why: &str) -> Trouble {
+fn bad_frame(octets: &[u8], why: &str) -> BenchError {
     if octets.starts_with(b"AMQP") {
-        return Trouble::Strange("it speaks another version of AMQP".to_string());
+        return BenchError::Strange("it speaks another version of AMQP".to_string());
     }
-    Trouble::Strange(format!("{why}; is it an AMQP broker, without TLS?"))
+    BenchError::Strange(format!("{why}; is it an AMQP broker, without TLS?"))
 }
 
 /// A method the broker sent, unless it ends something.
-pub(super) fn read_method<'a>(frame: &Frame<'a>) -> Result<Method<'a>, Trouble> {
+pub(super) fn read_method<'a>(frame: &Frame<'a>) -> Result<Method<'a>, BenchError> {
     match Method::parse(frame.payload) {
         Ok(
             Method::ConnectionClose { reply_code, reply_text, .. }
             | Method::ChannelClose { reply_code, reply_text, .. },
-        ) => Err(Trouble::Closed { code: reply_code, text: reply_text.to_string() }),
+        ) => Err(BenchError::Closed { code: reply_code, text: reply_text.to_string() }),
         Ok(Method::BasicCancel { .. }) => {
-            Err(Trouble::Strange("it cancelled a consumer, so somebody deleted the queue".to_string()))
+            Err(BenchError::Strange("it cancelled a consumer, so somebody deleted the queue".to_string()))
         }
         Ok(method) => Ok(method),
-        Err(error) => Err(Trouble::Strange(error.to_string())),
+        Err(error) => Err(BenchError::Strange(error.to_string())),
     }
 }
 

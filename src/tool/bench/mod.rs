@@ -25,6 +25,7 @@
 mod batch;
 mod body;
 mod consume;
+pub mod error;
 mod histogram;
 mod link;
 pub mod options;
@@ -38,24 +39,23 @@ mod report;
 mod run;
 mod stage;
 mod topology;
-pub mod trouble;
 mod url;
 mod window;
 
+use error::BenchError;
 use link::Link;
-use options::{Options, Relay, Target};
+use options::{BrokerChoice, Options, Relay};
 use own::OwnBroker;
 use plan::Plan;
 use report::Report;
 use stage::Outcome;
-use trouble::Trouble;
 use url::Url;
 
 /// Measures; gives what is to be printed.
 ///
 /// # Errors
 /// There is no broker, it does not do what a broker does, or a message did not arrive as it was sent.
-pub fn run(options: &Options) -> Result<String, Trouble> {
+pub fn run(options: &Options) -> Result<String, BenchError> {
     let mut report = Report { options, outcome: None, broker_peak_bytes: None, relay: None };
     if options.relay != Relay::Only {
         let (outcome, peak) = measure(options)?;
@@ -68,15 +68,15 @@ pub fn run(options: &Options) -> Result<String, Trouble> {
 }
 
 /// One run against a broker, and the most memory the broker had.
-fn measure(options: &Options) -> Result<(Outcome, Option<u64>), Trouble> {
+fn measure(options: &Options) -> Result<(Outcome, Option<u64>), BenchError> {
     let own = match &options.target {
-        Target::Own(arguments) => Some(OwnBroker::start(arguments)?),
-        Target::At(_) => None,
+        BrokerChoice::Own(arguments) => Some(OwnBroker::start(arguments)?),
+        BrokerChoice::At(_) => None,
     };
     let url = match (&own, &options.target) {
         (Some(own), _) => Url::of_address(own.address()),
-        (None, Target::At(url)) => url.clone(),
-        (None, Target::Own(_)) => return Err(Trouble::GivenUp),
+        (None, BrokerChoice::At(url)) => url.clone(),
+        (None, BrokerChoice::Own(_)) => return Err(BenchError::GivenUp),
     };
     let plan = Plan::new(options);
     let mut control = Link::connect(&url)?;

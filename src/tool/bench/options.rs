@@ -93,7 +93,7 @@ const RATE_MAX: u64 = 100_000_000;
 /// Everything a run depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    pub(super) target: Target,
+    pub(super) target: BrokerChoice,
     pub(super) broker_pid: Option<u32>,
     pub(super) size: usize,
     pub(super) volume: Volume,
@@ -113,9 +113,9 @@ pub struct Options {
     pub(super) json: bool,
 }
 
-/// Which broker.
+/// The broker that is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum BrokerChoice {
     /// One of our own, with these arguments.
     Own(Vec<OsString>),
     /// The one that listens there.
@@ -189,7 +189,7 @@ pub(super) enum Relay {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            target: Target::Own(Vec::new()),
+            target: BrokerChoice::Own(Vec::new()),
             broker_pid: None,
             size: 16,
             volume: Volume::default(),
@@ -252,9 +252,9 @@ fn rest_after_dashes(parser: &mut lexopt::Parser) -> Option<Vec<OsString>> {
 impl Options {
     fn take(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), BadArguments> {
         match name {
-            "--url" => self.target = Target::At(value(name, parser)?),
+            "--url" => self.target = BrokerChoice::At(value(name, parser)?),
             "--address" => {
-                self.target = Target::At(Url::of_address(value::<ListenAddress>(name, parser)?.socket))
+                self.target = BrokerChoice::At(Url::of_address(value::<ListenAddress>(name, parser)?.socket))
             }
             "--broker-pid" => self.broker_pid = Some(number(name, parser, 1, u32::MAX)?),
             "--size" => {
@@ -299,8 +299,8 @@ impl Options {
 
     fn broker_options(&mut self, arguments: Vec<OsString>) -> Result<(), BadArguments> {
         match &mut self.target {
-            Target::Own(own) => *own = arguments,
-            Target::At(url) => {
+            BrokerChoice::Own(own) => *own = arguments,
+            BrokerChoice::At(url) => {
                 let sentence = format!("options after -- are for a broker of our own, not for {url}");
                 return Err(BadArguments::new(sentence));
             }
@@ -387,7 +387,7 @@ mod tests {
                     --consumers 3 --queues 4 --exchange topic --bindings 5 --ack multiple --prefetch 6 \
                     --confirms 8 --persistent --rate 9 --relay --json";
         let expected = Options {
-            target: Target::At(Url::of_address("127.0.0.1:1".parse().expect("an address"))),
+            target: BrokerChoice::At(Url::of_address("127.0.0.1:1".parse().expect("an address"))),
             broker_pid: Some(7),
             size: 1024,
             volume: Volume { messages: Some(10), time: None },
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_follows_two_dashes_is_for_the_broker() {
-        let own = |arguments: &[&str]| Ok(Target::Own(arguments.iter().map(OsString::from).collect()));
+        let own = |arguments: &[&str]| Ok(BrokerChoice::Own(arguments.iter().map(OsString::from).collect()));
         assert_eq!(parsed("--json -- --board pi-4").map(|o| o.target), own(&["--board", "pi-4"]));
         assert_eq!(parsed("-- --json").map(|o| (o.target, o.json)), own(&["--json"]).map(|t| (t, false)));
         assert_eq!(parsed("").map(|o| o.target), own(&[]));

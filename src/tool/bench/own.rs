@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-use super::trouble::Trouble;
+use super::error::BenchError;
 
 /// How long a broker may take to start.
 const START: Duration = Duration::from_secs(30);
@@ -31,16 +31,16 @@ pub(super) struct OwnBroker {
 
 impl OwnBroker {
     /// Starts a broker and waits until it is ready.
-    pub(super) fn start(arguments: &[OsString]) -> Result<Self, Trouble> {
-        let program = env::current_exe().map_err(Trouble::io("finding this program"))?;
+    pub(super) fn start(arguments: &[OsString]) -> Result<Self, BenchError> {
+        let program = env::current_exe().map_err(BenchError::io("finding this program"))?;
         let folder = env::temp_dir().join(format!("leveret-bench-{}", std::process::id()));
-        fs::create_dir_all(&folder).map_err(Trouble::io("making a folder for the broker"))?;
+        fs::create_dir_all(&folder).map_err(BenchError::io("making a folder for the broker"))?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder).args(arguments);
         // Or it might not say that it is ready, or say it in another shape.
         command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let child = child.map_err(Trouble::io("starting the broker"))?;
+        let child = child.map_err(BenchError::io("starting the broker"))?;
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on it is ended when this goes.
         let mut broker = Self { child, folder, address: nowhere };
@@ -80,7 +80,7 @@ fn listen_to(stderr: ChildStderr, say: &SyncSender<String>) {
 }
 
 /// The address of the first ready line.
-fn wait_until_ready(said: &Receiver<String>) -> Result<SocketAddr, Trouble> {
+fn wait_until_ready(said: &Receiver<String>) -> Result<SocketAddr, BenchError> {
     let mut last = String::from("it said nothing");
     loop {
         match said.recv_timeout(START) {
@@ -91,10 +91,10 @@ fn wait_until_ready(said: &Receiver<String>) -> Result<SocketAddr, Trouble> {
                 }
                 last = line;
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(Trouble::NotStarted(last)),
+            Err(RecvTimeoutError::Disconnected) => return Err(BenchError::NotStarted(last)),
             Err(RecvTimeoutError::Timeout) => {
                 let seconds = START.as_secs();
-                return Err(Trouble::NotStarted(format!("not ready after {seconds} s; {last}")));
+                return Err(BenchError::NotStarted(format!("not ready after {seconds} s; {last}")));
             }
         }
     }

@@ -10,13 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, CHANNEL};
+use super::error::BenchError;
 use super::histogram::Histogram;
 use super::link::{Link, PATIENCE, read_method};
 use super::options::Options;
 use super::pace::{Pace, wake_on_time};
 use super::plan::Plan;
 use super::run::Run;
-use super::trouble::Trouble;
 use super::window::Window;
 use crate::wire::{FrameKind, Method};
 
@@ -39,7 +39,12 @@ pub(super) struct Published {
 }
 
 impl Publisher {
-    pub(super) fn connect(options: &Options, plan: &Plan, mut link: Link, id: u16) -> Result<Self, Trouble> {
+    pub(super) fn connect(
+        options: &Options,
+        plan: &Plan,
+        mut link: Link,
+        id: u16,
+    ) -> Result<Self, BenchError> {
         link.open_channel(CHANNEL)?;
         if options.confirms.is_some() {
             link.call(CHANNEL, &Method::ConfirmSelect { no_wait: false }, "confirm.select-ok", |method| {
@@ -51,12 +56,12 @@ impl Publisher {
     }
 
     /// A handle to cut the connection by.
-    pub(super) fn socket(&self) -> Result<TcpStream, Trouble> {
+    pub(super) fn socket(&self) -> Result<TcpStream, BenchError> {
         self.link.socket()
     }
 
     /// Publishes everything.
-    pub(super) fn run(self, run: &Run) -> Result<Published, Trouble> {
+    pub(super) fn run(self, run: &Run) -> Result<Published, BenchError> {
         let Self { link, sender, window } = self;
         match window {
             None => run_unconfirmed(link, sender, run),
@@ -66,7 +71,7 @@ impl Publisher {
     }
 }
 
-fn run_unconfirmed(mut link: Link, mut sender: Sender, run: &Run) -> Result<Published, Trouble> {
+fn run_unconfirmed(mut link: Link, mut sender: Sender, run: &Run) -> Result<Published, BenchError> {
     sender.send_unconfirmed(&mut link, run)?;
     link.close()?;
     let ended = run.now();
@@ -79,7 +84,7 @@ fn run_confirmed(
     mut sender: Sender,
     window: &Window,
     run: &Run,
-) -> Result<Published, Trouble> {
+) -> Result<Published, BenchError> {
     let mut confirms = Confirms::default();
     while let Some(due) = sender.due(run)? {
         match due.min(window.room()) {
@@ -100,7 +105,7 @@ fn run_confirmed_at_a_rate(
     mut sender: Sender,
     window: &Window,
     run: &Run,
-) -> Result<Published, Trouble> {
+) -> Result<Published, BenchError> {
     let mut socket = link.socket()?;
     let all_sent = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -113,19 +118,19 @@ fn run_confirmed_at_a_rate(
             confirms
         });
         let written = sender.send_all(window, run, &mut |octets| {
-            socket.write_all(octets).map_err(Trouble::io("writing to the broker"))
+            socket.write_all(octets).map_err(BenchError::io("writing to the broker"))
         });
         if written.is_err() {
             run.give_up();
         }
         all_sent.store(true, Ordering::Release);
         // Its trouble comes first: it holds what the broker said.
-        let confirms = reader.join().unwrap_or(Err(Trouble::GivenUp));
+        let confirms = reader.join().unwrap_or(Err(BenchError::GivenUp));
         match (confirms, written) {
             (Ok(confirms), Ok(())) => {
                 Ok(Published { count: sender.sent, ended: confirms.last, confirm_times: confirms.times })
             }
-            (Err(Trouble::GivenUp) | Ok(_), Err(trouble)) | (Err(trouble), _) => Err(trouble),
+            (Err(BenchError::GivenUp) | Ok(_), Err(trouble)) | (Err(trouble), _) => Err(trouble),
         }
     })
 }
@@ -141,7 +146,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(options: &Options, plan: &Plan, id: u16, frame_max: u32) -> Result<Self, Trouble> {
+    pub(super) fn new(options: &Options, plan: &Plan, id: u16, frame_max: u32) -> Result<Self, BenchError> {
         let of = u64::from(options.publishers);
         let part = |count: u64| count / of + u64::from(u64::from(id) < count % of);
         Ok(Self {
@@ -154,7 +159,7 @@ impl Sender {
     }
 
     /// How many messages may be sent at once now, which may be none; `None` when it is enough.
-    fn due(&self, run: &Run) -> Result<Option<usize>, Trouble> {
+    fn due(&self, run: &Run) -> Result<Option<usize>, BenchError> {
         run.check()?;
         if self.sent >= self.quota || self.until.is_some_and(|until| run.now() >= until) {
             return Ok(None);
@@ -169,8 +174,8 @@ impl Sender {
         count: usize,
         window: Option<&Window>,
         run: &Run,
-        write: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
-    ) -> Result<(), Trouble> {
+        write: &mut dyn FnMut(&[u8]) -> Result<(), BenchError>,
+    ) -> Result<(), BenchError> {
         if count == 0 {
             return Ok(());
         }
@@ -189,7 +194,7 @@ impl Sender {
     }
 
     /// Sends everything, and nobody confirms it.
-    pub(super) fn send_unconfirmed(&mut self, link: &mut Link, run: &Run) -> Result<(), Trouble> {
+    pub(super) fn send_unconfirmed(&mut self, link: &mut Link, run: &Run) -> Result<(), BenchError> {
         if self.pace.is_some() {
             wake_on_time();
         }
@@ -209,8 +214,8 @@ impl Sender {
         &mut self,
         window: &Window,
         run: &Run,
-        write: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
-    ) -> Result<(), Trouble> {
+        write: &mut dyn FnMut(&[u8]) -> Result<(), BenchError>,
+    ) -> Result<(), BenchError> {
         const WHILE_FULL: Duration = Duration::from_micros(20);
         wake_on_time();
         while let Some(due) = self.due(run)? {
@@ -234,7 +239,12 @@ struct Confirms {
 
 impl Confirms {
     /// Reads until everything is sent and confirmed.
-    fn read_all(mut link: Link, window: &Window, run: &Run, all_sent: &AtomicBool) -> Result<Self, Trouble> {
+    fn read_all(
+        mut link: Link,
+        window: &Window,
+        run: &Run,
+        all_sent: &AtomicBool,
+    ) -> Result<Self, BenchError> {
         let mut confirms = Self::default();
         while !(all_sent.load(Ordering::Acquire) && window.is_empty()) {
             confirms.read(&mut link, window, run)?;
@@ -243,7 +253,7 @@ impl Confirms {
     }
 
     /// Reads once from the socket and takes in what came.
-    fn read(&mut self, link: &mut Link, window: &Window, run: &Run) -> Result<(), Trouble> {
+    fn read(&mut self, link: &mut Link, window: &Window, run: &Run) -> Result<(), BenchError> {
         run.check()?;
         if !link.fill()? {
             return self.wait_on(window);
@@ -261,24 +271,24 @@ impl Confirms {
         Ok(())
     }
 
-    fn take(&mut self, method: &Method<'_>, window: &Window, now_ns: u64) -> Result<(), Trouble> {
+    fn take(&mut self, method: &Method<'_>, window: &Window, now_ns: u64) -> Result<(), BenchError> {
         match *method {
             Method::BasicAck { delivery_tag, multiple } => {
                 window.confirm(delivery_tag, multiple, now_ns, &mut self.times)
             }
-            Method::BasicNack { delivery_tag, .. } => {
-                Err(Trouble::Wrong(format!("the broker would not take message {delivery_tag} (basic.nack)")))
-            }
+            Method::BasicNack { delivery_tag, .. } => Err(BenchError::Wrong(format!(
+                "the broker would not take message {delivery_tag} (basic.nack)"
+            ))),
             _ => Ok(()),
         }
     }
 
-    fn wait_on(&mut self, window: &Window) -> Result<(), Trouble> {
+    fn wait_on(&mut self, window: &Window) -> Result<(), BenchError> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         if window.is_empty() || since.elapsed() < PATIENCE {
             return Ok(());
         }
         let seconds = PATIENCE.as_secs();
-        Err(Trouble::Silent(format!("the broker has confirmed nothing for {seconds} s")))
+        Err(BenchError::Silent(format!("the broker has confirmed nothing for {seconds} s")))
     }
 }

@@ -10,13 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::consume::Consumer;
+use super::error::BenchError;
 use super::link::Link;
 use super::options::{Ack, Options};
 use super::plan::Plan;
 use super::process::CpuTime;
 use super::publish::Sender;
 use super::run::Run;
-use super::trouble::Trouble;
 
 /// As much as the broker reads at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -31,7 +31,7 @@ pub(super) struct Relayed {
 }
 
 /// Measures the relay with the messages of `options`.
-pub(super) fn measure(options: &Options) -> Result<Relayed, Trouble> {
+pub(super) fn measure(options: &Options) -> Result<Relayed, BenchError> {
     let options = Options {
         publishers: 1,
         consumers: 1,
@@ -57,19 +57,19 @@ pub(super) fn measure(options: &Options) -> Result<Relayed, Trouble> {
             Ok(()) => run.set_due(0, sender.sent()),
             Err(_) => run.give_up(),
         }
-        let consumed = consuming.join().unwrap_or(Err(Trouble::GivenUp));
+        let consumed = consuming.join().unwrap_or(Err(BenchError::GivenUp));
         sent?;
         let (consumed, _) = consumed?;
         // The copier ends with its input.
         drop(link);
         let cpu = copier.join().unwrap_or_else(|_| Err(ErrorKind::Other.into()));
-        let cpu = cpu.map_err(Trouble::io("relaying"))?;
+        let cpu = cpu.map_err(BenchError::io("relaying"))?;
         Ok(Relayed { count: consumed.count, time: consumed.ended, cpu })
     })
 }
 
 /// Two ends of a connection over loopback.
-fn pair() -> Result<(TcpStream, TcpStream), Trouble> {
+fn pair() -> Result<(TcpStream, TcpStream), BenchError> {
     let connect = || -> io::Result<(TcpStream, TcpStream)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let near = TcpStream::connect(listener.local_addr()?)?;
@@ -77,7 +77,7 @@ fn pair() -> Result<(TcpStream, TcpStream), Trouble> {
         far.set_nodelay(true)?;
         Ok((far, near))
     };
-    connect().map_err(Trouble::io("connecting the relay"))
+    connect().map_err(BenchError::io("connecting the relay"))
 }
 
 /// Copies everything until the input ends; gives what that cost.

@@ -45,10 +45,10 @@ impl Report<'_> {
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n", self.title());
         if let Some(outcome) = &self.outcome {
-            self.tell_outcome(&mut text, outcome);
+            self.append_outcome(&mut text, outcome);
         }
         if let Some(relay) = &self.relay {
-            self.tell_relay(&mut text, relay);
+            self.append_relay(&mut text, relay);
         }
         text
     }
@@ -87,7 +87,7 @@ impl Report<'_> {
         title
     }
 
-    fn tell_outcome(&self, text: &mut String, outcome: &Outcome) {
+    fn append_outcome(&self, text: &mut String, outcome: &Outcome) {
         let (published, delivered) = self.flows(outcome);
         line(text, "published", &self.speed(published));
         if self.options.consumers > 0 {
@@ -117,7 +117,7 @@ impl Report<'_> {
         }
     }
 
-    fn tell_relay(&self, text: &mut String, relay: &Relayed) {
+    fn append_relay(&self, text: &mut String, relay: &Relayed) {
         let flow = relay_flow(relay);
         line(text, "bare relay", &self.speed(flow));
         line(text, "relay CPU", &cost(relay.cpu, flow));

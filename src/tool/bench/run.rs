@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::trouble::Trouble;
+use super::error::BenchError;
 
 const UNKNOWN: u64 = u64::MAX;
 
@@ -45,15 +45,15 @@ impl Run {
         nanos(self.now())
     }
 
-    /// Somebody failed.
+    /// A publisher or consumer failed: everybody stops.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// An error once somebody failed.
     #[inline]
-    pub(super) fn check(&self) -> Result<(), Trouble> {
-        if self.given_up.load(Ordering::Relaxed) { Err(Trouble::GivenUp) } else { Ok(()) }
+    pub(super) fn check(&self) -> Result<(), BenchError> {
+        if self.given_up.load(Ordering::Relaxed) { Err(BenchError::GivenUp) } else { Ok(()) }
     }
 
     /// All publishers of a queue have finished.

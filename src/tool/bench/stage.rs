@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::consume::{Consumed, Consumer};
+use super::error::BenchError;
 use super::histogram::Histogram;
 use super::link::{Link, cut};
 use super::options::Options;
@@ -16,10 +17,9 @@ use super::plan::Plan;
 use super::process::CpuTime;
 use super::publish::{Published, Publisher};
 use super::run::Run;
-use super::trouble::Trouble;
 use super::url::Url;
 
-/// What was measured.
+/// What a stage measured.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) published: u64,
@@ -45,11 +45,11 @@ struct Cast {
     sockets: Vec<TcpStream>,
 }
 
-/// One of them has ended.
+/// A publisher or consumer has ended.
 enum Ended {
     Publisher(u16, Published),
     Consumer(Consumed),
-    InTrouble(Trouble),
+    InTrouble(BenchError),
 }
 
 /// Runs it.
@@ -58,7 +58,7 @@ pub(super) fn play(
     plan: &Plan,
     url: &Url,
     broker: Option<u32>,
-) -> Result<Outcome, Trouble> {
+) -> Result<Outcome, BenchError> {
     let cast = Cast::connect(options, plan, url)?;
     let cpu = || (broker.and_then(CpuTime::of_process), CpuTime::of_process(std::process::id()));
     let (broker_before, client_before) = cpu();
@@ -74,7 +74,7 @@ pub(super) fn play(
 }
 
 impl Cast {
-    fn connect(options: &Options, plan: &Plan, url: &Url) -> Result<Self, Trouble> {
+    fn connect(options: &Options, plan: &Plan, url: &Url) -> Result<Self, BenchError> {
         let consumer = |id| Consumer::connect(options, plan, Link::connect(url)?, id);
         let publisher = |id| Publisher::connect(options, plan, Link::connect(url)?, id);
         let consumers = (0..options.consumers).map(consumer).collect::<Result<Vec<_>, _>>()?;
@@ -84,7 +84,7 @@ impl Cast {
         Ok(Self { publishers, consumers, sockets })
     }
 
-    fn perform(self, options: &Options, plan: &Plan) -> Result<AllEnded, Trouble> {
+    fn perform(self, options: &Options, plan: &Plan) -> Result<AllEnded, BenchError> {
         let Self { publishers, consumers, sockets } = self;
         let run = Run::new(options.queues);
         thread::scope(|scope| {
@@ -125,7 +125,7 @@ struct AllEnded {
 
 impl AllEnded {
     /// Hears everybody out, or until the first trouble.
-    fn gather(told: &Receiver<Ended>, run: &Run, options: &Options, plan: &Plan) -> Result<Self, Trouble> {
+    fn gather(told: &Receiver<Ended>, run: &Run, options: &Options, plan: &Plan) -> Result<Self, BenchError> {
         let mut all = Self { published: vec![0; usize::from(options.publishers)], ..Self::default() };
         let mut publishing = options.publishers;
         for ended in told {
@@ -148,14 +148,14 @@ impl AllEnded {
     }
 
     /// Whether exactly what was published has been consumed.
-    fn check(&self, options: &Options, plan: &Plan) -> Result<(), Trouble> {
+    fn check(&self, options: &Options, plan: &Plan) -> Result<(), BenchError> {
         if options.consumers == 0 {
             return Ok(());
         }
         let expected: u64 = (0..options.queues).map(|queue| plan.expected_in(queue, &self.published)).sum();
         let received: u64 = self.consumed.iter().map(|consumed| consumed.count).sum();
         if received != expected {
-            return Err(Trouble::Wrong(format!("{received} messages came where {expected} were due")));
+            return Err(BenchError::Wrong(format!("{received} messages came where {expected} were due")));
         }
         if !options.is_numbered() {
             return Ok(());
@@ -168,7 +168,7 @@ impl AllEnded {
         Ok(())
     }
 
-    fn check_lane(&self, plan: &Plan, publisher: u16, queue: u32) -> Result<(), Trouble> {
+    fn check_lane(&self, plan: &Plan, publisher: u16, queue: u32) -> Result<(), BenchError> {
         let Some(share) = plan.share(publisher, queue) else { return Ok(()) };
         let published = self.published[usize::from(publisher)];
         let publishers = self.published.len();
@@ -189,7 +189,7 @@ impl AllEnded {
         }
         let due = share.count(published);
         let name = plan.queue(queue);
-        Err(Trouble::Wrong(format!(
+        Err(BenchError::Wrong(format!(
             "of {due} messages of publisher {publisher} through {name}, {} came, and not each of them once",
             found.count
         )))

@@ -3,17 +3,17 @@
 //! Always true: everything declared here has a name of this run's own and is deleted at its end; what is
 //! left when the bench is killed goes with its last consumer.
 
+use super::error::BenchError;
 use super::link::Link;
 use super::options::Options;
 use super::plan::Plan;
-use super::trouble::Trouble;
 use crate::wire::{Method, Table};
 
 /// The channel everything is declared on.
 const CHANNEL: u16 = 1;
 
 /// Declares everything.
-pub(super) fn declare(link: &mut Link, options: &Options, plan: &Plan) -> Result<(), Trouble> {
+pub(super) fn declare(link: &mut Link, options: &Options, plan: &Plan) -> Result<(), BenchError> {
     link.open_channel(CHANNEL)?;
     if options.exchange.is_some() {
         declare_exchange(link, options, plan)?;
@@ -38,7 +38,7 @@ pub(super) fn declare(link: &mut Link, options: &Options, plan: &Plan) -> Result
     Ok(())
 }
 
-fn declare_exchange(link: &mut Link, options: &Options, plan: &Plan) -> Result<(), Trouble> {
+fn declare_exchange(link: &mut Link, options: &Options, plan: &Plan) -> Result<(), BenchError> {
     let Some(kind) = options.exchange else { return Ok(()) };
     let declare = Method::ExchangeDeclare {
         exchange: plan.exchange(),
@@ -55,7 +55,7 @@ fn declare_exchange(link: &mut Link, options: &Options, plan: &Plan) -> Result<(
     })
 }
 
-fn declare_queue(link: &mut Link, options: &Options, name: &str) -> Result<(), Trouble> {
+fn declare_queue(link: &mut Link, options: &Options, name: &str) -> Result<(), BenchError> {
     let declare = Method::QueueDeclare {
         queue: name,
         passive: false,
@@ -73,7 +73,7 @@ const fn bind<'a>(queue: &'a str, exchange: &'a str, routing_key: &'a str, no_wa
 }
 
 /// Deletes everything; what is gone already is no trouble.
-pub(super) fn delete(link: &mut Link, options: &Options, plan: &Plan) -> Result<(), Trouble> {
+pub(super) fn delete(link: &mut Link, options: &Options, plan: &Plan) -> Result<(), BenchError> {
     for queue in 0..options.queues {
         let name = plan.queue(queue);
         let delete = Method::QueueDelete { queue: &name, if_unused: false, if_empty: false, no_wait: false };

@@ -11,8 +11,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::error::BenchError;
 use super::histogram::Histogram;
-use super::trouble::Trouble;
 
 /// Unconfirmed messages of one publisher.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Window {
         multiple: bool,
         now_ns: u64,
         times: &mut Histogram,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BenchError> {
         let sent = self.sent.load(Ordering::Acquire);
         let mut confirmed = self.confirmed.load(Ordering::Relaxed);
         if tag <= confirmed || tag > sent {
@@ -87,8 +87,8 @@ impl Window {
 }
 
 #[cold]
-fn bad_confirm(tag: u64) -> Trouble {
-    Trouble::Wrong(format!("message {tag} was confirmed twice, or before it was sent"))
+fn bad_confirm(tag: u64) -> BenchError {
+    BenchError::Wrong(format!("message {tag} was confirmed twice, or before it was sent"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use lexopt::Arg;
 
 use super::format::Formatter;
 
-/// What was asked for.
+/// The command and options that were asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Call {
     /// The command; empty when there is none.
@@ -31,7 +31,7 @@ pub(super) struct Call {
     pub(super) formatter: Option<Formatter>,
     /// Options that only some commands have, without a value, such as `if-empty`.
     pub(super) flags: Vec<String>,
-    /// The same with a value.
+    /// Options that have a value, with it.
     pub(super) values: Vec<(String, String)>,
     /// The socket, if it was named.
     pub(super) socket: Option<PathBuf>,

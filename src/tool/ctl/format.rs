@@ -69,7 +69,7 @@ impl<'o, W: Write> Printer<'o, W> {
     /// Prints a row: one value per column.
     ///
     /// # Errors
-    /// Nobody reads it.
+    /// Nobody reads the output any more.
     pub(super) fn row(&mut self, cells: &[Value]) -> io::Result<()> {
         self.rows += 1;
         match self.formatter {
@@ -92,7 +92,7 @@ impl<'o, W: Write> Printer<'o, W> {
     /// Prints what stands behind the rows.
     ///
     /// # Errors
-    /// Nobody reads it.
+    /// Nobody reads the output any more.
     pub(super) fn end(&mut self) -> io::Result<()> {
         match self.formatter {
             Formatter::Json if self.rows == 0 => self.out.write_all(b"[\n]\n"),

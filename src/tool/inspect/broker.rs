@@ -17,7 +17,7 @@ const LIST_BYTES: usize = 64 << 10;
 /// Who has the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Broker {
-    /// Nobody.
+    /// No broker has the directory open.
     No,
     /// A process; 0 when it is none that can be seen from here.
     Process(u32),

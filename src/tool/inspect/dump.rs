@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use super::names::{Defined, Quoted};
 use crate::journal::Definition;
-use crate::store::look::{FoundRecord, Look, Trust};
+use crate::store::fsck::{FoundRecord, Scan, Trust};
 use crate::store::{Body, Disk, Index, Message, Record, Targets};
 
 /// The most bytes of a body, and of a definition, that are shown.
@@ -16,8 +16,8 @@ const SHOWN_BYTES_MAX: usize = 48;
 const SHOWN_PARTS_MAX: usize = 8;
 
 /// Writes a line for each record; returns the segments that were used again meanwhile.
-pub(super) fn write<D: Disk>(out: &mut dyn Write, look: &Look, disk: &mut D) -> io::Result<Vec<u64>> {
-    look.for_each(disk, |found| writeln!(out, "{}", Line { found, index: &look.index }))
+pub(super) fn write<D: Disk>(out: &mut dyn Write, scan: &Scan, disk: &mut D) -> io::Result<Vec<u64>> {
+    scan.for_each(disk, |found| writeln!(out, "{}", Line { found, index: &scan.index }))
 }
 
 /// A record as a line.
@@ -62,9 +62,11 @@ impl fmt::Display for Line<'_> {
             Record::Defined { version, key, value: None } => {
                 write!(f, " undefined version={version} key={}", Quoted(key))
             }
-            Record::Marked { queue, offset } => write!(f, " marked queue={queue} delivered_below={offset}"),
-            Record::Rested { queue, offset, marked } => {
-                write!(f, " rested queue={queue} delivered_below={offset} marked={marked}")
+            Record::DeliveredWatermark { queue, offset } => {
+                write!(f, " marked queue={queue} delivered_below={offset}")
+            }
+            Record::WatermarkReset { queue, offset, watermark } => {
+                write!(f, " rested queue={queue} delivered_below={offset} watermark={watermark}")
             }
             Record::Left { segment } => write!(f, " left segment={segment}"),
             Record::Optional { kind, payload } => write!(f, " kind={kind} bytes={}", payload.len()),

@@ -11,12 +11,12 @@ use std::path::Path;
 
 use super::json::{self, Base64, Object};
 use super::names::Names;
-use super::options::Target;
-use super::{Trouble, props};
-use crate::store::look::{FoundRecord, Look, Trust};
+use super::options::ExportTo;
+use super::{InspectError, props};
+use crate::store::fsck::{FoundRecord, Scan, Trust};
 use crate::store::{Body, FileDisk, Message, Range, RangeSet, Record};
 
-/// What was exported.
+/// What an export wrote and what it could not read.
 #[derive(Debug, Default)]
 pub(super) struct Exported {
     /// Messages.
@@ -33,32 +33,32 @@ pub(super) struct Exported {
 
 /// Exports from the store in `directory`, of which `look` was taken.
 pub(super) fn run(
-    look: &Look,
+    scan: &Scan,
     directory: &Path,
-    target: &Target,
+    target: &ExportTo,
     messages: &mut dyn Write,
-) -> Result<Exported, Trouble> {
+) -> Result<Exported, InspectError> {
     let outcome = match target {
-        Target::StandardOutput => all(look, directory, &mut Sink::Stream(messages)),
-        Target::File(path) => OpenOptions::new()
+        ExportTo::StandardOutput => all(scan, directory, &mut Sink::Stream(messages)),
+        ExportTo::File(path) => OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .and_then(|file| all(look, directory, &mut Sink::File(BufWriter::new(file)))),
+            .and_then(|file| all(scan, directory, &mut Sink::File(BufWriter::new(file)))),
     };
     outcome.map_err(|why| match target {
-        Target::StandardOutput => Trouble::Output(why),
-        Target::File(path) => Trouble::Export { path: path.clone(), why },
+        ExportTo::StandardOutput => InspectError::Output(why),
+        ExportTo::File(path) => InspectError::Export { path: path.clone(), why },
     })
 }
 
-fn all(look: &Look, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
+fn all(scan: &Scan, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
     let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
-    export.round(look, directory)?;
-    if !export.exported.recycled.is_empty() || export.exported.broken > look.bodies_broken {
+    export.round(scan, directory)?;
+    if !export.exported.recycled.is_empty() || export.exported.broken > scan.bodies_broken {
         // What a broker moved meanwhile is somewhere else by now.
-        if let Ok(again) = Look::take(&mut FileDisk::only_reading(directory)) {
+        if let Ok(again) = Scan::of(&mut FileDisk::only_reading(directory)) {
             export.round(&again, directory)?;
         }
     }
@@ -66,7 +66,7 @@ fn all(look: &Look, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exporte
     Ok(export.exported)
 }
 
-/// Where lines go.
+/// The file or stream that the lines go to.
 enum Sink<'s> {
     File(BufWriter<File>),
     Stream(&'s mut dyn Write),
@@ -114,7 +114,7 @@ impl Sink<'_> {
 
 /// Where messages come from.
 struct Source<'l> {
-    look: &'l Look,
+    scan: &'l Scan,
     names: Names,
     disk: FileDisk,
     chunk: Vec<u8>,
@@ -123,8 +123,8 @@ struct Source<'l> {
 impl Source<'_> {
     /// A part of a large body.
     fn chunk(&mut self, body: u64, index: u32) -> Option<&[u8]> {
-        let place = *self.look.chunks.get(&(body, index))?;
-        match self.look.read_record(&mut self.disk, place, &mut self.chunk)? {
+        let place = *self.scan.chunks.get(&(body, index))?;
+        match self.scan.read_record(&mut self.disk, place, &mut self.chunk)? {
             Record::Chunk { body: id, index: number, bytes } if (id, number) == (body, index) => Some(bytes),
             _ => None,
         }
@@ -182,13 +182,13 @@ struct Export<'e, 's> {
 
 impl Export<'_, '_> {
     /// Exports what was not exported yet. What stays out is told of the last round only.
-    fn round(&mut self, look: &Look, directory: &Path) -> io::Result<()> {
+    fn round(&mut self, scan: &Scan, directory: &Path) -> io::Result<()> {
         let mut disk = FileDisk::only_reading(directory);
-        let names = Names::of(look, &mut disk);
+        let names = Names::of(scan, &mut disk);
         let chunks = FileDisk::only_reading(directory);
-        let mut source = Source { look, names, disk: chunks, chunk: Vec::new() };
+        let mut source = Source { scan, names, disk: chunks, chunk: Vec::new() };
         self.exported.broken = 0;
-        self.exported.recycled = look.for_each(&mut disk, |found| match &found.record {
+        self.exported.recycled = scan.for_each(&mut disk, |found| match &found.record {
             Record::Message(message) => self.take(&mut source, found, message),
             _ => Ok(()),
         })?;
@@ -201,7 +201,7 @@ impl Export<'_, '_> {
         found: &FoundRecord<'_>,
         message: &Message<'_>,
     ) -> io::Result<()> {
-        let targets = self.targets(source.look, found, message);
+        let targets = self.targets(source.scan, found, message);
         if targets.is_empty() {
             return Ok(());
         }
@@ -220,8 +220,8 @@ impl Export<'_, '_> {
     }
 
     /// The queues that still have the message, and have it from here.
-    fn targets(&self, look: &Look, found: &FoundRecord<'_>, message: &Message<'_>) -> Vec<(u64, u64)> {
-        let is_live = |queue: u64, offset: u64| match look.index.queues().get(&queue) {
+    fn targets(&self, scan: &Scan, found: &FoundRecord<'_>, message: &Message<'_>) -> Vec<(u64, u64)> {
+        let is_live = |queue: u64, offset: u64| match scan.index.queues().get(&queue) {
             // The index knows nothing of the tail, but what it knows as dead is dead there too.
             Some(known) if found.trust == Trust::Tail => {
                 !known.gone && !known.settled.contains(offset) && known.segment_of(offset).is_none()
@@ -276,7 +276,7 @@ fn write_queues(out: &mut dyn Write, source: &Source<'_>, targets: &[(u64, u64)]
         let mut object = Object::open(&mut *out)?;
         source.names.write(&mut object, queue)?;
         object.number("offset", offset)?;
-        let known = source.look.index.queues().get(&queue);
+        let known = source.scan.index.queues().get(&queue);
         object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_below()))?;
         object.close()?;
     }

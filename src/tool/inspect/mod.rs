@@ -31,12 +31,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use crate::store::look::{Look, LookError};
+use crate::store::fsck::{FsckError, Scan};
 use crate::store::{Access, Disk, FileDisk, Log};
 use broker::Broker;
 use export::Exported;
 use names::Names;
-use options::{Options, Target};
+use options::{ExportTo, Options};
 
 /// The exit code when a directory could not be inspected, or the command line makes no sense.
 pub const CANNOT: u8 = 3;
@@ -45,17 +45,17 @@ const UNFINISHED_FOR: Duration = Duration::from_millis(300);
 
 /// Why nothing can be told, as a sentence.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum InspectError {
     /// The directory cannot be looked at.
     Directory {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
-        why: LookError,
+        /// Why it cannot be read.
+        why: FsckError,
     },
     /// The file for the export cannot be written.
     Export {
-        /// Which.
+        /// The path.
         path: PathBuf,
         /// What the system says.
         why: io::Error,
@@ -66,14 +66,14 @@ pub enum Trouble {
     NotDropped {
         /// Of which directory.
         path: PathBuf,
-        /// Why.
-        why: LookError,
+        /// Why it cannot be read.
+        why: FsckError,
     },
     /// Nobody takes what is printed.
     Output(io::Error),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for InspectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, why } => write!(f, "{}: {why}", path.display()),
@@ -84,7 +84,7 @@ impl fmt::Display for Trouble {
             Self::InUse(path) => {
                 write!(f, "{}: a broker has it, so nothing is dropped: stop the broker first", path.display())
             }
-            Self::NotDropped { path, why: LookError::Unreadable(why) } => {
+            Self::NotDropped { path, why: FsckError::Unreadable(why) } => {
                 write!(f, "{}: cannot be written: {why}; what is set aside stays", path.display())
             }
             Self::NotDropped { path, why } => write!(f, "{}: {why}", path.display()),
@@ -93,9 +93,9 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl Error for Trouble {}
+impl Error for InspectError {}
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for InspectError {
     fn from(why: io::Error) -> Self {
         Self::Output(why)
     }
@@ -126,8 +126,8 @@ impl Verdict {
         }
     }
 
-    fn of(look: &Look, names: &Names, access: Access) -> Self {
-        match (look.damage.is_empty(), &look.tail) {
+    fn of(scan: &Scan, names: &Names, access: Access) -> Self {
+        match (scan.damage.is_empty(), &scan.tail) {
             (false, _) => Self::Damaged,
             _ if matches!(access, Access::InDoubt(_)) => Self::AccessInDoubt,
             _ if !names.orphans.is_empty() => Self::Orphans,
@@ -141,11 +141,11 @@ impl Verdict {
 ///
 /// # Errors
 /// The directory cannot be inspected, or something cannot be written.
-pub fn run(options: &Options) -> Result<ExitCode, Trouble> {
+pub fn run(options: &Options) -> Result<ExitCode, InspectError> {
     let stdout = io::stdout().lock();
     let outcome = match options.export {
         // The messages have standard output for themselves.
-        Some(Target::StandardOutput) => {
+        Some(ExportTo::StandardOutput) => {
             inspect(options, &mut io::stderr().lock(), &mut BufWriter::new(stdout))
         }
         _ => inspect(options, &mut BufWriter::new(stdout), &mut io::sink()),
@@ -153,7 +153,9 @@ pub fn run(options: &Options) -> Result<ExitCode, Trouble> {
     match outcome {
         Ok(verdict) => Ok(ExitCode::from(verdict.code())),
         // Whoever read it has seen enough.
-        Err(Trouble::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::from(CANNOT)),
+        Err(InspectError::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(ExitCode::from(CANNOT))
+        }
         Err(trouble) => Err(trouble),
     }
 }
@@ -162,57 +164,66 @@ pub fn run(options: &Options) -> Result<ExitCode, Trouble> {
 ///
 /// # Errors
 /// See [`run`].
-pub fn inspect(options: &Options, out: &mut dyn Write, messages: &mut dyn Write) -> Result<Verdict, Trouble> {
+pub fn inspect(
+    options: &Options,
+    out: &mut dyn Write,
+    messages: &mut dyn Write,
+) -> Result<Verdict, InspectError> {
     let directory = &options.directory;
     let mut disk = FileDisk::only_reading(directory);
     let broker = Broker::of(directory);
-    let (look, changing) = look_at(&mut disk, directory, broker)?;
-    let names = names_of(&look, &mut disk, directory, broker)?;
-    report::write(out, &report::Subject { directory, broker, changing, look: &look, names: &names })?;
+    let (scan, changing) = look_at(&mut disk, directory, broker)?;
+    let names = names_of(&scan, &mut disk, directory, broker)?;
+    report::write(out, &report::Subject { directory, broker, changing, scan: &scan, names: &names })?;
     if options.records {
-        let recycled = dump::write(out, &look, &mut disk)?;
+        let recycled = dump::write(out, &scan, &mut disk)?;
         report::write_recycled(out, &recycled, "not dumped")?;
     }
     if let Some(target) = &options.export {
-        let exported = export::run(&look, directory, target, messages)?;
+        let exported = export::run(&scan, directory, target, messages)?;
         write_exported(out, target, &exported)?;
     }
-    let (look, names) = match options.drop_set_aside {
-        false => (look, names),
+    let (scan, names) = match options.drop_set_aside {
+        false => (scan, names),
         true => {
-            let look = drop_set_aside(directory, out)?;
-            let names = Names::of(&look, &mut FileDisk::only_reading(directory));
-            (look, names)
+            let scan = drop_set_aside(directory, out)?;
+            let names = Names::of(&scan, &mut FileDisk::only_reading(directory));
+            (scan, names)
         }
     };
-    report::write_orphans(out, &look, &names)?;
+    report::write_orphans(out, &scan, &names)?;
     let access = access_of(directory, broker)?;
     report::write_access(out, access)?;
-    let verdict = Verdict::of(&look, &names, access);
-    report::write_verdict(out, verdict, &look)?;
+    let verdict = Verdict::of(&scan, &names, access);
+    report::write_verdict(out, verdict, &scan)?;
     out.flush()?;
     Ok(verdict)
 }
 
 /// What the definitions say. Beside a broker, what has no definition twice has none: it may have moved.
-fn names_of(look: &Look, disk: &mut FileDisk, directory: &Path, broker: Broker) -> Result<Names, Trouble> {
-    let mut names = Names::of(look, disk);
+fn names_of(
+    scan: &Scan,
+    disk: &mut FileDisk,
+    directory: &Path,
+    broker: Broker,
+) -> Result<Names, InspectError> {
+    let mut names = Names::of(scan, disk);
     if !names.orphans.is_empty() && broker != Broker::No {
         thread::sleep(UNFINISHED_FOR);
         let mut disk = FileDisk::only_reading(directory);
-        let trouble = |why| Trouble::Directory { path: directory.to_path_buf(), why };
-        let again = Names::of(&Look::take(&mut disk).map_err(trouble)?, &mut disk);
+        let trouble = |why| InspectError::Directory { path: directory.to_path_buf(), why };
+        let again = Names::of(&Scan::of(&mut disk).map_err(trouble)?, &mut disk);
         names.orphans.retain(|queue, _| again.orphans.contains_key(queue));
     }
     Ok(names)
 }
 
 /// What a start would say of users and permissions. Beside a broker, what is in doubt twice is in doubt.
-fn access_of(directory: &Path, broker: Broker) -> Result<Access, Trouble> {
+fn access_of(directory: &Path, broker: Broker) -> Result<Access, InspectError> {
     let read = || {
-        Log::access_of(&mut FileDisk::only_reading(directory)).map_err(|why| Trouble::Directory {
+        Log::access_of(&mut FileDisk::only_reading(directory)).map_err(|why| InspectError::Directory {
             path: directory.to_path_buf(),
-            why: LookError::Unreadable(io::Error::other(why.to_string())),
+            why: FsckError::Unreadable(io::Error::other(why.to_string())),
         })
     };
     match read()? {
@@ -224,41 +235,42 @@ fn access_of(directory: &Path, broker: Broker) -> Result<Access, Trouble> {
     }
 }
 
-/// Writes over what is damaged; a look at what is left.
-fn drop_set_aside(directory: &Path, out: &mut dyn Write) -> Result<Look, Trouble> {
+/// Writes over what is damaged; a scan of what is left.
+fn drop_set_aside(directory: &Path, out: &mut dyn Write) -> Result<Scan, InspectError> {
     let mut disk = FileDisk::new(directory);
     let path = || directory.to_path_buf();
     disk.lock().map_err(|why| match why.kind() {
-        io::ErrorKind::WouldBlock => Trouble::InUse(path()),
-        _ => Trouble::NotDropped { path: path(), why: LookError::Unreadable(why) },
+        io::ErrorKind::WouldBlock => InspectError::InUse(path()),
+        _ => InspectError::NotDropped { path: path(), why: FsckError::Unreadable(why) },
     })?;
     // What was looked at before may be old by now.
-    let before = Look::take(&mut disk).map_err(|why| Trouble::Directory { path: path(), why })?;
-    let after = before.drop_set_aside(&mut disk).map_err(|why| Trouble::NotDropped { path: path(), why })?;
+    let before = Scan::of(&mut disk).map_err(|why| InspectError::Directory { path: path(), why })?;
+    let after =
+        before.drop_set_aside(&mut disk).map_err(|why| InspectError::NotDropped { path: path(), why })?;
     report::write_dropped(out, &before, &after)?;
     Ok(after)
 }
 
-/// A look at the store. Beside a broker, what looks wrong twice is wrong; what does not was being written.
+/// A scan of the store. Beside a broker, what looks wrong twice is wrong; what does not was being written.
 /// Tells too how many such places there were.
-fn look_at(disk: &mut FileDisk, directory: &Path, broker: Broker) -> Result<(Look, usize), Trouble> {
-    let trouble = |why| Trouble::Directory { path: directory.to_path_buf(), why };
-    let first = Look::take(disk).map_err(trouble)?;
+fn look_at(disk: &mut FileDisk, directory: &Path, broker: Broker) -> Result<(Scan, usize), InspectError> {
+    let trouble = |why| InspectError::Directory { path: directory.to_path_buf(), why };
+    let first = Scan::of(disk).map_err(trouble)?;
     if first.is_good() || broker == Broker::No {
         return Ok((first, 0));
     }
     thread::sleep(UNFINISHED_FOR);
     // Files may have come since.
     *disk = FileDisk::only_reading(directory);
-    let mut look = Look::take(disk).map_err(trouble)?;
-    let places = look.damage.len() + usize::from(look.tail.is_some());
-    look.damage.retain(|damage| first.damage.iter().any(|before| before.is_same_place(damage)));
-    look.tail = look.tail.filter(|tail| first.tail.as_ref() == Some(tail));
-    let changing = places - look.damage.len() - usize::from(look.tail.is_some());
-    Ok((look, changing))
+    let mut scan = Scan::of(disk).map_err(trouble)?;
+    let places = scan.damage.len() + usize::from(scan.tail.is_some());
+    scan.damage.retain(|damage| first.damage.iter().any(|before| before.is_same_place(damage)));
+    scan.tail = scan.tail.filter(|tail| first.tail.as_ref() == Some(tail));
+    let changing = places - scan.damage.len() - usize::from(scan.tail.is_some());
+    Ok((scan, changing))
 }
 
-fn write_exported(out: &mut dyn Write, target: &Target, exported: &Exported) -> io::Result<()> {
+fn write_exported(out: &mut dyn Write, target: &ExportTo, exported: &Exported) -> io::Result<()> {
     let Exported { messages, bytes, salvaged, broken, recycled } = exported;
     writeln!(out, "exported   {messages} messages with {bytes} bytes of body to {target}")?;
     if *salvaged > 0 {

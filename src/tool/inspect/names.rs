@@ -9,7 +9,7 @@ use std::io;
 use super::json::Object;
 use crate::journal::definition::queue_in;
 use crate::journal::{Definition, DestinationName, is_group, is_transient};
-use crate::store::look::Look;
+use crate::store::fsck::Scan;
 use crate::store::{Disk, Record};
 
 /// What is defined.
@@ -27,14 +27,14 @@ pub(super) struct Names {
 
 impl Names {
     /// The definitions in a store.
-    pub(super) fn of<D: Disk>(look: &Look, disk: &mut D) -> Self {
+    pub(super) fn of<D: Disk>(scan: &Scan, disk: &mut D) -> Self {
         let (mut names, mut bytes) = (Self::default(), Vec::new());
-        let living = look.index.definitions().iter().filter(|(_, definition)| !definition.deleted);
+        let living = scan.index.definitions().iter().filter(|(_, definition)| !definition.deleted);
         for (key, definition) in living {
             let places = [Some(definition.place), definition.second].into_iter().flatten();
             let mut value = Vec::new();
             for place in places {
-                let record = look.read_record(disk, place, &mut bytes);
+                let record = scan.read_record(disk, place, &mut bytes);
                 if let Some(Record::Defined { key: found, value: Some(found_value), .. }) = record
                     && *found == **key
                 {
@@ -59,7 +59,7 @@ impl Names {
                 None => names.unread += 1,
             }
         }
-        let orphans = look.orphans(disk, |queue| names.queues.contains_key(&queue));
+        let orphans = scan.orphans(disk, |queue| names.queues.contains_key(&queue));
         let name = |key: Box<[u8]>| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into()));
         names.orphans = orphans.into_iter().map(|(queue, key)| (queue, key.and_then(name))).collect();
         names

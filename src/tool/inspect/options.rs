@@ -46,21 +46,21 @@ pub struct Options {
     /// Print every record.
     pub records: bool,
     /// Where live messages go.
-    pub export: Option<Target>,
+    pub export: Option<ExportTo>,
     /// Write over what is damaged.
     pub drop_set_aside: bool,
 }
 
 /// Where messages are written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum ExportTo {
     /// A file that is not there yet.
     File(PathBuf),
     /// Standard output.
     StandardOutput,
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ExportTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
@@ -82,7 +82,8 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
             Arg::Long("drop-set-aside") => drop_set_aside = true,
             Arg::Long("export") => {
                 let file = parser.value()?;
-                export = Some(if file == "-" { Target::StandardOutput } else { Target::File(file.into()) });
+                export =
+                    Some(if file == "-" { ExportTo::StandardOutput } else { ExportTo::File(file.into()) });
             }
             Arg::Value(word) if directory.is_none() => directory = Some(PathBuf::from(word)),
             Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
@@ -112,12 +113,12 @@ mod tests {
     fn options_are_understood() {
         let plain = Options { directory: "d".into(), records: false, export: None, drop_set_aside: false };
         assert_eq!(parsed("d"), Ok(Some(plain.clone())));
-        let file = Some(Target::File("f".into()));
+        let file = Some(ExportTo::File("f".into()));
         assert_eq!(
             parsed("--records d --export f"),
             Ok(Some(Options { records: true, export: file, ..plain.clone() }))
         );
-        let stdout = Some(Target::StandardOutput);
+        let stdout = Some(ExportTo::StandardOutput);
         assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain.clone() })));
         assert_eq!(parsed("d --drop-set-aside"), Ok(Some(Options { drop_set_aside: true, ..plain })));
         assert_eq!(parsed("d --help"), Ok(None));

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::Verdict;
 use super::broker::Broker;
 use super::names::Names;
-use crate::store::look::{Damage, DamageKind, Look, SegmentLook, Volume};
+use crate::store::fsck::{Damage, DamageKind, Scan, SegmentLook, Volume};
 use crate::store::{Access, Format, misaligned};
 
 /// What a report is about.
@@ -19,18 +19,18 @@ pub(super) struct Subject<'a> {
     pub(super) broker: Broker,
     /// Places that looked wrong while they were being written.
     pub(super) changing: usize,
-    pub(super) look: &'a Look,
+    pub(super) scan: &'a Scan,
     pub(super) names: &'a Names,
 }
 
 /// Writes everything but the verdict.
 pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
-    let Subject { directory, broker, changing, look, names } = subject;
-    let (life, commit, time_ms) = look.last;
-    let [free, preparing] = [look.spare.free, look.spare.preparing];
-    let format = look.format.number();
-    writeln!(out, "store      {}, id {}, format {format}", directory.display(), Id(look.id))?;
-    if look.format < Format::NEWEST {
+    let Subject { directory, broker, changing, scan, names } = subject;
+    let (life, commit, time_ms) = scan.last;
+    let [free, preparing] = [scan.spare.free, scan.spare.preparing];
+    let format = scan.format.number();
+    writeln!(out, "store      {}, id {}, format {format}", directory.display(), Id(scan.id))?;
+    if scan.format < Format::NEWEST {
         let newest = Format::NEWEST.number();
         writeln!(
             out,
@@ -47,26 +47,26 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     writeln!(
         out,
         "log        {} segments of {} bytes; files beside it: {free} free, {preparing} being prepared",
-        look.segments.len(),
-        look.segment_bytes
+        scan.segments.len(),
+        scan.segment_bytes
     )?;
     writeln!(out, "last       life {life}, commit {commit}, broker time {time_ms} ms")?;
-    write_segments(out, look)?;
-    write_queues(out, look, names)?;
-    write_volume(out, &look.volume)?;
-    write_damage(out, look)
+    write_segments(out, scan)?;
+    write_queues(out, scan, names)?;
+    write_volume(out, &scan.volume)?;
+    write_damage(out, scan)
 }
 
-fn write_segments(out: &mut dyn Write, look: &Look) -> io::Result<()> {
+fn write_segments(out: &mut dyn Write, scan: &Scan) -> io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
         "{:<10}{:>8} {:<12} {:<6}{:>9}{:>10}{:>10}{:>12}",
         "segment", "number", "file", "state", "commits", "records", "live", "used_bytes"
     )?;
-    for segment in &look.segments {
+    for segment in &scan.segments {
         let SegmentLook { sequence, slot, sealed, commits, records, used_bytes, .. } = segment;
-        let live = look.index.segments().get(sequence).map_or(0, |known| known.live);
+        let live = scan.index.segments().get(sequence).map_or(0, |known| known.live);
         let state = if *sealed { "full" } else { "open" };
         writeln!(
             out,
@@ -77,15 +77,15 @@ fn write_segments(out: &mut dyn Write, look: &Look) -> io::Result<()> {
     Ok(())
 }
 
-fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<()> {
+fn write_queues(out: &mut dyn Write, scan: &Scan, names: &Names) -> io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
         "{:<10}{:>20}{:>10}{:>14}{:>14}{:>14}  name",
         "queue", "incarnation", "messages", "stored_bytes", "first_offset", "next_offset"
     )?;
-    let known = |incarnation| look.index.queues().get(incarnation).filter(|queue| !queue.gone);
-    let with_messages = look.index.queues().keys().filter(|incarnation| known(incarnation).is_some());
+    let known = |incarnation| scan.index.queues().get(incarnation).filter(|queue| !queue.gone);
+    let with_messages = scan.index.queues().keys().filter(|incarnation| known(incarnation).is_some());
     let mut all: Vec<u64> = with_messages.chain(names.queues.keys()).copied().collect();
     all.sort_unstable();
     all.dedup();
@@ -147,12 +147,12 @@ fn write_volume(out: &mut dyn Write, volume: &Volume) -> io::Result<()> {
     }
 }
 
-fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
-    if look.is_good() && look.bodies_broken == 0 {
+fn write_damage(out: &mut dyn Write, scan: &Scan) -> io::Result<()> {
+    if scan.is_good() && scan.bodies_broken == 0 {
         return Ok(());
     }
     writeln!(out)?;
-    if !look.damage.is_empty() {
+    if !scan.damage.is_empty() {
         writeln!(
             out,
             "{:<10}{:<12}{:>8} {:<12} {:>10}{:>11}{:>9}{:>14}{:>14}{:>15}",
@@ -168,7 +168,7 @@ fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
             "messages_lost"
         )?;
     }
-    for damage in &look.damage {
+    for damage in &scan.damage {
         let Damage { kind, slot, segment, from, to, messages_lost, records_read, .. } = damage;
         let what = what(*kind);
         writeln!(
@@ -180,7 +180,7 @@ fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
             Known(damage.records_lost)
         )?;
     }
-    if let Some(tail) = &look.tail {
+    if let Some(tail) = &scan.tail {
         writeln!(
             out,
             "tail       segment {}, file {:08}.seg, from byte {}: a commit that is not whole; records of it \
@@ -188,8 +188,8 @@ fn write_damage(out: &mut dyn Write, look: &Look) -> io::Result<()> {
             tail.segment, tail.slot, tail.from, tail.records_read
         )?;
     }
-    if look.bodies_broken > 0 {
-        writeln!(out, "bodies     {} live messages lack a part of their body", look.bodies_broken)?;
+    if scan.bodies_broken > 0 {
+        writeln!(out, "bodies     {} live messages lack a part of their body", scan.bodies_broken)?;
     }
     Ok(())
 }
@@ -220,7 +220,7 @@ pub(super) fn write_recycled(out: &mut dyn Write, recycled: &[u64], so: &str) ->
 }
 
 /// Says what of the damage is gone.
-pub(super) fn write_dropped(out: &mut dyn Write, before: &Look, after: &Look) -> io::Result<()> {
+pub(super) fn write_dropped(out: &mut dyn Write, before: &Scan, after: &Scan) -> io::Result<()> {
     if before.damage.is_empty() {
         return writeln!(out, "dropped    nothing: nothing is set aside");
     }
@@ -239,9 +239,9 @@ pub(super) fn write_dropped(out: &mut dyn Write, before: &Look, after: &Look) ->
 }
 
 /// Says which messages belong to no queue that is defined.
-pub(super) fn write_orphans(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<()> {
+pub(super) fn write_orphans(out: &mut dyn Write, scan: &Scan, names: &Names) -> io::Result<()> {
     for &queue in names.orphans.keys() {
-        let count = look.index.queues().get(&queue).map_or(0, |queue| queue.live);
+        let count = scan.index.queues().get(&queue).map_or(0, |queue| queue.live);
         writeln!(
             out,
             "orphan     {queue}: {count} messages of a queue that nothing defines: {}",
@@ -273,11 +273,11 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
 }
 
 /// Writes the last line.
-pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) -> io::Result<()> {
+pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, scan: &Scan) -> io::Result<()> {
     // A message that lacks a part of its body is not delivered.
-    let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>() + look.bodies_broken;
-    let unknown = look.damage.iter().map(|damage| damage.records_unknown).sum::<u64>();
-    let is_known = look.damage.iter().all(|damage| damage.records_lost.is_some());
+    let lost = scan.damage.iter().map(|damage| damage.messages_lost).sum::<u64>() + scan.bodies_broken;
+    let unknown = scan.damage.iter().map(|damage| damage.records_unknown).sum::<u64>();
+    let is_known = scan.damage.iter().all(|damage| damage.records_lost.is_some());
     match verdict {
         Verdict::Good => writeln!(out, "verdict    good: everything is as it was written"),
         Verdict::CutTail => writeln!(
@@ -298,7 +298,7 @@ pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) 
             out,
             "verdict    damaged: {} parts are not as they were written; live messages known to be lost: \
              {lost}{}{}",
-            look.damage.len(),
+            scan.damage.len(),
             if unknown > 0 {
                 format!(", and {unknown} records of which nobody knows what they were")
             } else {

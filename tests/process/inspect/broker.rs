@@ -9,7 +9,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties, ExchangeKind};
-use leveret::tool::inspect::options::{Options, Target};
+use leveret::tool::inspect::options::{ExportTo, Options};
 use leveret::tool::inspect::{Verdict, inspect};
 
 use super::from_base64;
@@ -85,7 +85,7 @@ fn look(home: &Home) -> (String, Vec<serde_json::Value>) {
     let options = Options {
         directory: home.path().to_path_buf(),
         records: false,
-        export: Some(Target::StandardOutput),
+        export: Some(ExportTo::StandardOutput),
         drop_set_aside: false,
     };
     let (mut report, mut lines) = (Vec::new(), Vec::new());

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use leveret::store::look::Look;
+use leveret::store::fsck::Scan;
 use leveret::store::{FileDisk, Log, OpenError};
 use leveret::time::Now;
-use leveret::tool::inspect::{Trouble, Verdict};
+use leveret::tool::inspect::{InspectError, Verdict};
 
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Traffic};
 use super::{Inspected, inspected, inspected_and, soon};
@@ -55,10 +55,10 @@ fn spoil(files: &mut Files, slot: u32, random: &mut Random) -> (Range<usize>, &'
 
 /// Where the last commit of the newest segment begins: what erases it without a trace cannot be seen.
 pub(crate) fn last_commit(traffic: &Traffic) -> (u32, usize) {
-    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
-    let newest = look.segments.last().expect("it has a segment");
+    let scan = Scan::of(&mut traffic.disk.clone()).expect("it is a store");
+    let newest = scan.segments.last().expect("it has a segment");
     let mut starts = BTreeMap::new();
-    let _ = look.for_each(&mut traffic.disk.clone(), |found| {
+    let _ = scan.for_each(&mut traffic.disk.clone(), |found| {
         if found.place.segment == newest.sequence {
             starts.entry(found.commit).or_insert(found.place.at as usize - 76);
         }
@@ -141,7 +141,7 @@ fn nothing_is_altered_and_no_loss_is_kept_quiet() {
             let found = match inspected(directory.path()) {
                 Ok(found) => found,
                 // A flipped version, or nothing left.
-                Err(Trouble::Directory { .. }) => continue,
+                Err(InspectError::Directory { .. }) => continue,
                 Err(trouble) => panic!("{what}: {trouble}"),
             };
             for (place, message) in &found.messages {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::store::look::Look;
+use leveret::store::fsck::Scan;
 use leveret::store::{Log, Record};
 use leveret::tool::inspect::Verdict;
 
@@ -40,22 +40,22 @@ fn a_look_finds_what_a_start_finds_after_any_power_cut() {
                 traffic.disk.power_cut();
             }
             traffic.disk.start(Trouble::Never);
-            let Ok(look) = Look::take(&mut traffic.disk.clone()) else { continue };
-            if look.id.is_none() {
+            let Ok(scan) = Scan::of(&mut traffic.disk.clone()) else { continue };
+            if scan.id.is_none() {
                 // A first format that was cut may leave what nobody can tell from a store that was spoiled.
                 continue;
             }
             // What failed to be synced may look well to the next life and be gone after a power cut. It was
             // written again before anybody built upon it.
-            let damage = look.damage.iter().filter(|damage| !has_failed || damage.messages_lost > 0);
-            assert_eq!(damage.count(), 0, "seed {seed}: {:?}", look.damage);
-            assert_eq!(look.bodies_broken, 0, "seed {seed}");
-            tails += u64::from(look.tail.is_some());
-            segments += look.segments.len();
+            let damage = scan.damage.iter().filter(|damage| !has_failed || damage.messages_lost > 0);
+            assert_eq!(damage.count(), 0, "seed {seed}: {:?}", scan.damage);
+            assert_eq!(scan.bodies_broken, 0, "seed {seed}");
+            tails += u64::from(scan.tail.is_some());
+            segments += scan.segments.len();
             let (log, _) = traffic.open().expect("a healthy disk opens");
             let live = live_in_log(&traffic, &log);
             messages += live.len();
-            assert_eq!(Traffic::live_in(&look), live, "seed {seed}");
+            assert_eq!(Traffic::live_in(&scan), live, "seed {seed}");
         }
     }
     println!("{tails} cut tails, {segments} segments, {messages} messages");
@@ -70,16 +70,16 @@ fn what_is_exported_is_what_was_published_and_is_live() {
         directory.fill(&traffic.files());
         let found = inspected(directory.path()).expect("it is a store");
         assert_eq!(found.verdict, Verdict::Good, "{}", found.report);
-        let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+        let scan = Scan::of(&mut traffic.disk.clone()).expect("it is a store");
         let keys: Vec<(u64, u64)> = found.messages.keys().copied().collect();
-        assert_eq!(keys, Traffic::live_in(&look), "seed {seed}");
+        assert_eq!(keys, Traffic::live_in(&scan), "seed {seed}");
         assert!(keys.len() > 20, "seed {seed}: {} messages", keys.len());
         for (place, message) in &found.messages {
             assert_eq!(traffic.sent.get(place), Some(message), "seed {seed}, {place:?}");
         }
-        assert_eq!(found.records, look.segments.iter().map(|segment| segment.records).sum::<u64>());
-        let volume = look.volume;
-        let used = look.segments.iter().map(|segment| u64::from(segment.used_bytes)).sum::<u64>();
+        assert_eq!(found.records, scan.segments.iter().map(|segment| segment.records).sum::<u64>());
+        let volume = scan.volume;
+        let used = scan.segments.iter().map(|segment| u64::from(segment.used_bytes)).sum::<u64>();
         assert_eq!(volume.written_bytes(), used, "every byte has a name");
     }
 }

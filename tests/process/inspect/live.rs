@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leveret::journal::Definition;
-use leveret::store::look::{DamageKind, Look};
+use leveret::store::fsck::{DamageKind, Scan};
 use leveret::store::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
 use leveret::time::Now;
 use leveret::tool::inspect::Verdict;
@@ -131,7 +131,7 @@ struct Worn {
 
 impl Disk for Worn {
     fn lock(&mut self) -> io::Result<()> {
-        panic!("a look takes no lock")
+        panic!("a scan takes no lock")
     }
 
     fn slots(&mut self) -> io::Result<Vec<u32>> {
@@ -139,7 +139,7 @@ impl Disk for Worn {
     }
 
     fn create(&mut self, _: u32) -> io::Result<()> {
-        panic!("a look writes nothing")
+        panic!("a scan writes nothing")
     }
 
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
@@ -152,19 +152,19 @@ impl Disk for Worn {
     }
 
     fn write(&mut self, _: u32, _: u64, _: &[u8]) -> io::Result<()> {
-        panic!("a look writes nothing")
+        panic!("a scan writes nothing")
     }
 
     fn zero(&mut self, _: u32, _: u64, _: u32) -> io::Result<()> {
-        panic!("a look writes nothing")
+        panic!("a scan writes nothing")
     }
 
     fn sync(&mut self, _: u32) -> io::Result<()> {
-        panic!("a look writes nothing")
+        panic!("a scan writes nothing")
     }
 
     fn sync_directory(&mut self) -> io::Result<()> {
-        panic!("a look writes nothing")
+        panic!("a scan writes nothing")
     }
 }
 
@@ -173,22 +173,22 @@ fn blocks_that_cannot_be_read_are_told_and_read_around() {
     let mut least = u64::MAX;
     for seed in 1..=40 {
         let mut traffic = Traffic::aged(seed, 2, 600);
-        let whole = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+        let whole = Scan::of(&mut traffic.disk.clone()).expect("it is a store");
         let total = Traffic::live_in(&whole).len() as u64;
         let segment = whole.segments[traffic.random.below(whole.segments.len() as u64) as usize];
         let block = traffic.random.below(u64::from(SEGMENT_BYTES) / 4096);
         let refused = BTreeSet::from([(segment.slot, block), (segment.slot, block + 1)]);
-        let look = Look::take(&mut Worn { disk: traffic.disk.clone(), refused }).expect("it is a store");
-        let is_told = |damage: &leveret::store::look::Damage| {
+        let scan = Scan::of(&mut Worn { disk: traffic.disk.clone(), refused }).expect("it is a store");
+        let is_told = |damage: &leveret::store::fsck::Damage| {
             damage.kind == DamageKind::Unreadable && u64::from(damage.from) == block * 4096
         };
-        assert!(look.damage.iter().any(is_told), "seed {seed}: {:?}", look.damage);
-        let left = Traffic::live_in(&look).len() as u64;
+        assert!(scan.damage.iter().any(is_told), "seed {seed}: {:?}", scan.damage);
+        let left = Traffic::live_in(&scan).len() as u64;
         least = least.min(left * 100 / total);
-        if !look.damage.iter().any(|damage| damage.records_lost.is_none()) && look.tail.is_none() {
-            let lost = look.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
+        if !scan.damage.iter().any(|damage| damage.records_lost.is_none()) && scan.tail.is_none() {
+            let lost = scan.damage.iter().map(|damage| damage.messages_lost).sum::<u64>();
             // A settlement that is lost brings messages back.
-            assert!(left + lost >= total, "seed {seed}: {:?}", look.damage);
+            assert!(left + lost >= total, "seed {seed}: {:?}", scan.damage);
         }
     }
     println!("at least {least} % of the messages are left");

@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use self::traffic::Sent;
-use leveret::tool::inspect::options::{Options, Target};
-use leveret::tool::inspect::{Trouble, Verdict, inspect};
+use leveret::tool::inspect::options::{ExportTo, Options};
+use leveret::tool::inspect::{InspectError, Verdict, inspect};
 
 /// What an inspection gave: its verdict, its report, and the messages by queue and offset.
 struct Inspected {
@@ -26,23 +26,23 @@ struct Inspected {
     messages: BTreeMap<(u64, u64), Sent>,
 }
 
-fn inspected(directory: &Path) -> Result<Inspected, Trouble> {
+fn inspected(directory: &Path) -> Result<Inspected, InspectError> {
     inspected_and(directory, false)
 }
 
-fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, Trouble> {
+fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, InspectError> {
     let directory = directory.to_path_buf();
-    let export = Some(Target::StandardOutput);
+    let export = Some(ExportTo::StandardOutput);
     let options = Options { directory, records: true, export, drop_set_aside };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
-    let is_free = |result: &Result<Verdict, Trouble>| !matches!(result, Err(Trouble::InUse(_)));
-    let look = || {
+    let is_free = |result: &Result<Verdict, InspectError>| !matches!(result, Err(InspectError::InUse(_)));
+    let scan = || {
         // What an attempt wrote before it found the store in use does not count.
         report.clear();
         lines.clear();
         inspect(&options, &mut report, &mut lines)
     };
-    let verdict = soon(look, is_free)?;
+    let verdict = soon(scan, is_free)?;
     let report = String::from_utf8(report).expect("a report is text");
     let records = report.lines().filter(|line| line.starts_with("record ")).count() as u64;
     let report = report.lines().filter(|line| !line.starts_with("record ")).collect::<Vec<_>>().join("\n");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::SystemTime;
 
-use leveret::store::look::Look;
+use leveret::store::fsck::Scan;
 use leveret::store::{Disk, FileDisk};
 
 use super::damage::last_commit;
@@ -79,8 +79,8 @@ fn exit_codes_say_what_was_found_and_nothing_is_touched() {
     assert!(said(&output.stdout).contains("\nverdict    cut tail: "), "{output:?}");
 
     let mut damaged = files;
-    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
-    damaged.get_mut(&look.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
+    let scan = Scan::of(&mut traffic.disk.clone()).expect("it is a store");
+    damaged.get_mut(&scan.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
     directory.fill(&damaged);
     let output = run(&["inspect", path]);
     assert_eq!(code(&output), 2, "{output:?}");
@@ -144,8 +144,8 @@ fn an_export_goes_to_a_file_that_was_not_there() {
 fn who_may_only_read_can_inspect_and_can_drop_nothing() {
     let traffic = Traffic::aged(7, 2, 500);
     let mut files = traffic.files();
-    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
-    files.get_mut(&look.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
+    let scan = Scan::of(&mut traffic.disk.clone()).expect("it is a store");
+    files.get_mut(&scan.segments[0].slot).expect("just seen")[4096 + 60] ^= 1;
     let directory = Directory::with("reading", &files);
     let path = directory.path();
     let allow =
@@ -179,9 +179,9 @@ fn who_may_only_read_can_inspect_and_can_drop_nothing() {
 fn what_is_set_aside_is_dropped_unless_a_broker_has_the_directory() {
     let traffic = Traffic::aged(8, 2, 500);
     let mut files = traffic.files();
-    let look = Look::take(&mut traffic.disk.clone()).expect("it is a store");
+    let scan = Scan::of(&mut traffic.disk.clone()).expect("it is a store");
     // The first commit of the first segment is repeated by the next one: its damage costs nothing.
-    files.get_mut(&look.segments[1].slot).expect("just seen")[4096 + 60] ^= 1;
+    files.get_mut(&scan.segments[1].slot).expect("just seen")[4096 + 60] ^= 1;
     let directory = Directory::with("dropping", &files);
     let path = directory.path().to_str().expect("UTF-8");
     let mut broker = FileDisk::new(directory.path());

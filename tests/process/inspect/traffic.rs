@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use leveret::journal::Definition;
-use leveret::store::look::Look;
+use leveret::store::fsck::Scan;
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
 };
@@ -259,9 +259,9 @@ impl Traffic {
     }
 
     /// What the look finds to be live: all pairs of queue and offset.
-    pub(crate) fn live_in(look: &Look) -> Vec<(u64, u64)> {
+    pub(crate) fn live_in(scan: &Scan) -> Vec<(u64, u64)> {
         let mut live = Vec::new();
-        for (&queue, known) in look.index.queues() {
+        for (&queue, known) in scan.index.queues() {
             live.extend(known.live_ranges().flat_map(|range| range.start..range.end).map(|at| (queue, at)));
         }
         live

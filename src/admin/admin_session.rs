@@ -13,7 +13,7 @@ use super::api::{self, Answer};
 use super::http::{self, Parsed, Status};
 use super::json::Json;
 use super::listing::{Listing, Room};
-use super::scene::Scene;
+use super::request_context::RequestContext;
 use crate::journal::Batch;
 
 /// The longest request, head and body, in bytes.
@@ -23,7 +23,7 @@ pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// So many are enough for now.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
 /// Bytes of both, for the memory table.
-pub const TALK_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
+pub const ADMIN_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
 
 /// What is being done.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ enum State {
 
 /// The talk with one client.
 #[derive(Debug)]
-pub struct Talk {
+pub struct AdminSession {
     input: Vec<u8>,
     output: Vec<u8>,
     /// Bytes of the output that are gone.
@@ -55,7 +55,7 @@ pub struct Talk {
     is_partial: bool,
 }
 
-impl Default for Talk {
+impl Default for AdminSession {
     fn default() -> Self {
         Self {
             input: Vec::new(),
@@ -68,7 +68,7 @@ impl Default for Talk {
     }
 }
 
-impl Talk {
+impl AdminSession {
     /// How many more bytes of input are taken now.
     pub fn room(&self) -> usize {
         match self.state {
@@ -91,22 +91,22 @@ impl Talk {
 
     /// Puts what can leave now behind the output: an answer that waited for the disk, also when it need not
     /// wait at all, or one part of a listing.
-    pub fn fill(&mut self, scene: &mut Scene<'_>) {
+    pub fn fill(&mut self, context: &mut RequestContext<'_>) {
         match &mut self.state {
-            State::Waiting(batch, status, body) if *batch <= scene.durable() => {
+            State::Waiting(batch, status, body) if *batch <= context.durable() => {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
-            State::Changing(facts, status, body) if *facts <= scene.journal.facts_safe() => {
+            State::Changing(facts, status, body) if *facts <= context.journal.facts_safe() => {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
-            State::Holding(batch) if *batch <= scene.durable() => {
-                if let Some(answer) = api::held(scene) {
-                    self.begin(answer, scene);
+            State::Holding(batch) if *batch <= context.durable() => {
+                if let Some(answer) = api::held(context) {
+                    self.begin(answer, context);
                 }
             }
-            State::Listing(_) => self.list(scene),
+            State::Listing(_) => self.list(context),
             State::Reading | State::Holding(_) | State::Waiting(..) | State::Changing(..) | State::Ending => {
             }
         }
@@ -154,7 +154,7 @@ impl Talk {
     }
 
     /// Handles one request, if a whole one is there.
-    pub fn handle(&mut self, scene: &mut Scene<'_>) {
+    pub fn handle(&mut self, context: &mut RequestContext<'_>) {
         if !self.has_request() {
             return;
         }
@@ -174,19 +174,19 @@ impl Talk {
             }
             Parsed::Request(request, end) => {
                 self.is_last = request.is_last;
-                let answer = api::handle(&request, scene);
+                let answer = api::handle(&request, context);
                 self.input.extend_from_slice(&input[end..]);
-                self.begin(answer, scene);
+                self.begin(answer, context);
             }
         }
     }
 
-    fn begin(&mut self, answer: Answer, scene: &Scene<'_>) {
+    fn begin(&mut self, answer: Answer, context: &RequestContext<'_>) {
         match answer {
             Answer::Now(status, body) => self.answer(status, &body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
             Answer::Changed(status, body) => {
-                self.state = State::Changing(scene.journal.facts_said(), status, body);
+                self.state = State::Changing(context.journal.facts_said(), status, body);
             }
             Answer::Hold(batch) => self.state = State::Holding(batch),
             Answer::List(listing) => {
@@ -205,7 +205,7 @@ impl Talk {
         self.state = if self.is_last { State::Ending } else { State::Reading };
     }
 
-    fn list(&mut self, scene: &Scene<'_>) {
+    fn list(&mut self, context: &RequestContext<'_>) {
         let State::Listing(listing) = &mut self.state else { return };
         if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
             return;
@@ -215,7 +215,7 @@ impl Talk {
         let at = http::open_chunk(&mut self.output);
         let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
         let room = Room { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone };
-        let is_done = listing.write(scene.sight(), &mut self.output, room);
+        let is_done = listing.write(context.context(), &mut self.output, room);
         http::close_chunk(&mut self.output, at);
         if is_done {
             http::end_chunks(&mut self.output);

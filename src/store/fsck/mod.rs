@@ -7,20 +7,20 @@
 //!
 //! | file | what it is for |
 //! |------|----------------|
-//! | `survey` | which files are the log |
-//! | `take` | all of it read, counted and judged |
+//! | `layout` | which files are the log |
+//! | `scan` | all of it read, counted and judged |
 //! | `walk` | one segment taken apart |
 //! | `salvage` | what can be read where a commit is damaged |
 //! | `repair` | what is damaged written over, when that is asked for |
 //!
 //! Always true: what is told as whole is whole; what is damaged is told, as far as a checksum can show it.
-//! Beside a broker that writes, a look is what the files were one after the other, not at one instant; what
+//! Beside a broker that writes, a scan is what the files were one after the other, not at one instant; what
 //! is wrong in one look and not in the next was being written.
 
+mod layout;
 mod repair;
 mod salvage;
-mod survey;
-mod take;
+mod scan;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -34,14 +34,14 @@ use crate::store::names::{Footers, Names};
 use crate::store::read_around::ReadAround;
 use crate::store::record::Record;
 use crate::store::segment::{HeaderRead, SegmentHeader};
-use survey::read_around;
+use layout::read_around;
 use walk::{Chain, Event, Walk};
 
 pub use walk::{Tail, Trust};
 
 /// Why a directory cannot be looked at.
 #[derive(Debug)]
-pub enum LookError {
+pub enum FsckError {
     /// There is no segment in it.
     NoStore,
     /// A newer version of Leveret wrote it.
@@ -55,7 +55,7 @@ pub enum LookError {
     Unreadable(io::Error),
 }
 
-impl core::fmt::Display for LookError {
+impl core::fmt::Display for FsckError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::NoStore => write!(f, "there is no store: not one segment file (such as 00000000.seg)"),
@@ -71,12 +71,12 @@ impl core::fmt::Display for LookError {
     }
 }
 
-impl core::error::Error for LookError {}
+impl core::error::Error for FsckError {}
 
 /// A part of the store that is not as it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// What it is.
+    /// What kind of damage it is.
     pub kind: DamageKind,
     /// The file.
     pub slot: u32,
@@ -154,7 +154,7 @@ pub struct SegmentLook {
     pub slot: u32,
     /// It is full and closed.
     pub sealed: bool,
-    /// Whole commits.
+    /// Commits that are whole.
     pub commits: u64,
     /// Records in those.
     pub records: u64,
@@ -216,7 +216,7 @@ pub struct Spare {
 /// A record that a walk over a store found.
 #[derive(Clone, Copy, Debug)]
 pub struct FoundRecord<'a> {
-    /// Where.
+    /// The place in the log.
     pub place: Place,
     /// The number of its commit; 0 when that is not known.
     pub commit: u64,
@@ -230,7 +230,7 @@ pub struct FoundRecord<'a> {
 
 /// What a store holds.
 #[derive(Debug)]
-pub struct Look {
+pub struct Scan {
     /// The store's identity; `None` when no header has it any more.
     pub id: Option<[u8; 16]>,
     /// The newest version of the format among its segments.
@@ -241,7 +241,7 @@ pub struct Look {
     pub last: (u32, u64, u64),
     /// The log, oldest first.
     pub segments: Vec<SegmentLook>,
-    /// The other files.
+    /// Files that are no part of the log: free ones, and those being prepared.
     pub spare: Spare,
     /// Everything that can be read, [`Trust::Tail`] left out.
     pub index: Index,
@@ -249,7 +249,7 @@ pub struct Look {
     pub tail: Option<Tail>,
     /// Everything that is not as it was written.
     pub damage: Vec<Damage>,
-    /// Where bytes go.
+    /// How many bytes messages, settlements, definitions and padding take.
     pub volume: Volume,
     /// Live messages with a body of which a part cannot be read.
     pub bodies_broken: u64,
@@ -292,22 +292,22 @@ impl SegmentLook {
     }
 }
 
-impl Look {
+impl Scan {
     /// Reads the whole store.
     ///
     /// # Errors
     /// It is none, or is not to be read by this version or this user.
-    pub fn take<D: Disk>(disk: &mut D) -> Result<Self, LookError> {
-        take::take(disk)
+    pub fn of<D: Disk>(disk: &mut D) -> Result<Self, FsckError> {
+        scan::scan(disk)
     }
 
     /// Writes over what is damaged, keeping what of it can be read; the one thing here that writes. The look
-    /// must be of this store, and the disk must have its lock. Gives a look at what is left; what is in its
+    /// must be of this store, and the disk must have its lock. Gives a scan of what is left; what is in its
     /// damage could not be dropped.
     ///
     /// # Errors
     /// The disk refused something; another try may go on where this one ended.
-    pub fn drop_set_aside<D: Disk>(&self, disk: &mut D) -> Result<Self, LookError> {
+    pub fn drop_set_aside<D: Disk>(&self, disk: &mut D) -> Result<Self, FsckError> {
         repair::drop_set_aside(self, disk)
     }
 

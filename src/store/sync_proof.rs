@@ -12,7 +12,7 @@ use std::io;
 
 use super::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length, proven_length};
 use super::disk::Disk;
-use super::reader::{Chain, Found};
+use super::reader::{Chain, CommitRead};
 use super::record::Record;
 use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
 
@@ -65,7 +65,7 @@ pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
 }
 
 /// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
-pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[Found]) -> io::Result<Option<Owner>> {
+pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[CommitRead]) -> io::Result<Option<Owner>> {
     let mut said: Vec<(Owner, usize)> = Vec::new();
     for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
         let Some(owner) = first_owner(disk, file.slot)? else { continue };

@@ -37,14 +37,14 @@ pub struct Tls {
 
 /// Where programs of the same machine come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnixDoor {
+pub struct UnixListener {
     /// The path of the socket; `None`: there is none.
     pub path: Option<PathBuf>,
     /// Who may connect, as the permissions of a file.
     pub mode: FileMode,
 }
 
-impl Default for UnixDoor {
+impl Default for UnixListener {
     fn default() -> Self {
         Self { path: None, mode: FileMode(0o660) }
     }

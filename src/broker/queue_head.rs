@@ -14,7 +14,7 @@ use super::{Broker, Context};
 
 /// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
 /// cut that never were.
-const MARK_STEP: u64 = 256;
+const WATERMARK_STEP: u64 = 256;
 /// Messages in the head below which more are read back.
 const HEAD_LOW: u32 = 32;
 /// Memory that must be there for reading ahead, in bytes.
@@ -38,11 +38,11 @@ pub(super) enum First {
     /// It was, and only the log has it.
     Absent(u64),
     /// It waits in this part of the queue.
-    At(Part, Place),
+    At(QueuePart, Place),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Part {
+pub(super) enum QueuePart {
     Head,
     Middle,
     Leaving,
@@ -64,10 +64,10 @@ impl Broker {
             });
         }
         let parts = [
-            (Part::Head, &record.deep.head),
-            (Part::Middle, &record.deep.middle),
-            (Part::Leaving, &record.deep.leaving),
-            (Part::Fifo, &record.fifo),
+            (QueuePart::Head, &record.deep.head),
+            (QueuePart::Middle, &record.deep.middle),
+            (QueuePart::Leaving, &record.deep.leaving),
+            (QueuePart::Fifo, &record.fifo),
         ];
         let found = parts.into_iter().find_map(|(part, fifo)| Some((part, fifo.front(&self.fifo_pool)?)));
         found.map(|(part, entry)| First::At(part, Place::of(entry)))
@@ -77,13 +77,14 @@ impl Broker {
     pub(super) fn first_may_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let may_go = match self.first(queue) {
             None => return false,
-            Some(First::CameBack | First::At(_, Place::Plain(_) | Place::Shed(..))) => true,
+            Some(First::CameBack | First::At(_, Place::Plain(_) | Place::Spilled(..))) => true,
             Some(First::Absent(_) | First::At(_, Place::Stored(..))) => {
                 self.want_pages(queue);
                 false
             }
             Some(First::At(_, Place::Logged(message, offset))) => {
-                cx.journal.is_gathering(cx.messages, message) || self.is_marked(cx.journal, queue, offset)
+                cx.journal.is_gathering(cx.messages, message)
+                    || self.is_below_watermark(cx.journal, queue, offset)
             }
         };
         if !may_go {
@@ -93,20 +94,20 @@ impl Broker {
     }
 
     /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.
-    fn is_marked(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
+    fn is_below_watermark(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
         if journal.mode() != Mode::On {
             return true;
         }
         let logged = &mut self.queues[queue.index()].logged;
-        if offset + MARK_STEP / 2 >= logged.mark_asked {
+        if offset + WATERMARK_STEP / 2 >= logged.watermark_asked {
             // Above all marks before, so that what rested is void.
-            let through = (offset + MARK_STEP).max(logged.marked_before + 1);
+            let through = (offset + WATERMARK_STEP).max(logged.watermark_before + 1);
             let incarnation = logged.incarnation;
-            logged.mark_asked = through;
-            let fact = journal.mark(incarnation, through);
+            logged.watermark_asked = through;
+            let fact = journal.set_delivered_watermark(incarnation, through);
             self.marking.push_back((fact, queue, incarnation, through));
         }
-        offset < self.queues[queue.index()].logged.marked
+        offset < self.queues[queue.index()].logged.watermark
     }
 
     /// Something may have become durable: queues that waited for a mark go on.
@@ -119,7 +120,7 @@ impl Broker {
             self.marking.pop_front();
             let Some(record) = self.queues.get_mut(queue.index()) else { continue };
             if record.logged.incarnation == incarnation {
-                record.logged.marked = record.logged.marked.max(through);
+                record.logged.watermark = record.logged.watermark.max(through);
                 record.stalled = false;
                 self.wake(queue);
             }
@@ -134,10 +135,10 @@ impl Broker {
         }
         for (_, queue) in self.queues.iter() {
             let logged = &queue.logged;
-            let marked = logged.mark_asked.max(logged.marked_before);
-            let is_ahead = logged.count > 0 && marked > logged.taken_below && !queue.dying;
+            let watermark = logged.watermark_asked.max(logged.watermark_before);
+            let is_ahead = logged.count > 0 && watermark > logged.taken_below && !queue.dying;
             if is_ahead && !journal.is_crowded() {
-                journal.rest(logged.incarnation, logged.taken_below, marked);
+                journal.reset_watermark(logged.incarnation, logged.taken_below, watermark);
             }
         }
         !journal.is_empty()
@@ -153,18 +154,18 @@ impl Broker {
             First::Absent(_) => return None,
             First::At(part, place) => {
                 let fifo = match part {
-                    Part::Head => &mut record.deep.head,
-                    Part::Middle => &mut record.deep.middle,
-                    Part::Leaving => &mut record.deep.leaving,
-                    Part::Fifo => &mut record.fifo,
+                    QueuePart::Head => &mut record.deep.head,
+                    QueuePart::Middle => &mut record.deep.middle,
+                    QueuePart::Leaving => &mut record.deep.leaving,
+                    QueuePart::Fifo => &mut record.fifo,
                 };
                 let (message, logged) = match place {
-                    Place::Plain(message) | Place::Shed(message, _) => (message, None),
+                    Place::Plain(message) | Place::Spilled(message, _) => (message, None),
                     Place::Logged(message, offset) => (message, Some(offset)),
                     Place::Stored(..) => return None,
                 };
                 fifo.pop(&mut self.fifo_pool)?;
-                record.deep.messages -= u32::from(part == Part::Middle);
+                record.deep.messages -= u32::from(part == QueuePart::Middle);
                 let offset = record.taken;
                 record.taken += 1;
                 let redelivered = logged.is_some_and(|offset| offset < record.logged.redelivered_below);
@@ -172,7 +173,7 @@ impl Broker {
                 record.logged.taken_below = record.logged.taken_below.max(end);
                 let deep = &record.deep;
                 // Ahead of need only when there is memory to spare.
-                let wants_more = part == Part::Head
+                let wants_more = part == QueuePart::Head
                     && deep.head.len() < HEAD_LOW
                     && !deep.middle.is_empty()
                     && (deep.head.is_empty()
@@ -180,7 +181,7 @@ impl Broker {
                 if wants_more {
                     self.want_pages(queue);
                 }
-                if let Place::Shed(_, offset) = place {
+                if let Place::Spilled(_, offset) = place {
                     self.unshed(cx, queue, message, offset);
                 }
                 Taken { message, offset, logged, redelivered }
@@ -203,7 +204,7 @@ impl Broker {
         let (offset, entry) = record.spilled.pop(&mut self.fifo_pool)?;
         let logged = match Place::of(entry) {
             Place::Logged(_, offset) => Some(offset),
-            Place::Plain(_) | Place::Shed(..) | Place::Stored(..) => None,
+            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => None,
         };
         let message = entry.message;
         Some(Taken { message, offset, logged, redelivered: true })
@@ -214,7 +215,7 @@ impl Broker {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
         {
-            cx.journal.ride(self.queues[queue.index()].logged.incarnation, offset + 1);
+            cx.journal.piggyback(self.queues[queue.index()].logged.incarnation, offset + 1);
         }
     }
 
@@ -255,7 +256,7 @@ impl Broker {
                 true
             }
             Some(First::At(part, Place::Stored(lane, start, count))) => {
-                assert_eq!(part, Part::Middle, "only the middle has what is not in memory");
+                assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
                 let count = if self.queues[queue.index()].dying { count } else { 1 };
                 self.settle_run(cx.journal, queue, lane, start, count);
                 self.leave_stored(queue, count);

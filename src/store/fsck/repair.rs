@@ -13,9 +13,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::survey::{Listed, ListedHeader, Survey, read_around};
+use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::walk::{Chain, Event, FoundFooter, Gap, Trust, Walk};
-use super::{Damage, DamageKind, Look, LookError, SegmentLook, take};
+use super::{Damage, DamageKind, FsckError, Scan, SegmentLook, scan};
 use crate::journal::definition::is_access;
 use crate::store::build::for_each_record;
 use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
@@ -34,7 +34,7 @@ struct Patch {
     from: u32,
     /// Where the whole commits go on.
     to: u32,
-    /// The last one before.
+    /// The last good commit before the damage.
     after: CommitHeader,
     /// The number of the last one it stands for.
     number: Option<u64>,
@@ -55,7 +55,7 @@ fn names_of(record: &Record<'_>) -> Vec<(u64, u64, Vec<u8>)> {
     }
 }
 
-/// What is left of a segment.
+/// The records that can be read of a damaged segment.
 struct Remains {
     /// The records of whole commits, and where they lie.
     whole: Vec<(u32, Vec<u8>)>,
@@ -82,34 +82,34 @@ impl Remains {
 }
 
 struct Repair<'l> {
-    look: &'l Look,
+    scan: &'l Scan,
     identity: Identity,
     /// The segments that stay, rising.
     log: Vec<SegmentRef>,
 }
 
 /// Writes over what is damaged. The store must be locked. Tells what the store is like afterwards.
-pub(super) fn drop_set_aside<D: Disk>(look: &Look, disk: &mut D) -> Result<Look, LookError> {
-    let survey = Survey::of(disk)?;
-    if let Some(identity) = survey.identity.filter(|_| !look.damage.is_empty()) {
+pub(super) fn drop_set_aside<D: Disk>(scan: &Scan, disk: &mut D) -> Result<Scan, FsckError> {
+    let layout = Layout::of(disk)?;
+    if let Some(identity) = layout.identity.filter(|_| !scan.damage.is_empty()) {
         Log::note_doubt_found(disk, identity).map_err(|error| match error {
-            OpenError::Unreadable(error) => LookError::Unreadable(error),
-            error => LookError::Unreadable(io::Error::other(error.to_string())),
+            OpenError::Unreadable(error) => FsckError::Unreadable(error),
+            error => FsckError::Unreadable(io::Error::other(error.to_string())),
         })?;
-        let stays = survey.log.iter().filter(|listed| is_there(listed) && !look.misses(listed.segment));
-        let mut repair = Repair { look, identity, log: stays.map(|listed| listed.segment).collect() };
-        let newer = repair.newer(&survey).map(|listed| listed.segment);
+        let stays = layout.log.iter().filter(|listed| is_there(listed) && !scan.misses(listed.segment));
+        let mut repair = Repair { scan, identity, log: stays.map(|listed| listed.segment).collect() };
+        let newer = repair.newer(&layout).map(|listed| listed.segment);
         repair.log.extend(newer);
-        repair.run(disk, &survey).map_err(LookError::Unreadable)?;
+        repair.run(disk, &layout).map_err(FsckError::Unreadable)?;
     }
-    take::take(disk)
+    scan::scan(disk)
 }
 
 const fn is_there(listed: &Listed) -> bool {
     matches!(listed.header, ListedHeader::Good { .. } | ListedHeader::Damaged)
 }
 
-impl Look {
+impl Scan {
     /// Whether the file of a segment is gone or another one's.
     fn misses(&self, segment: SegmentRef) -> bool {
         self.damage.iter().any(|damage| damage.segment == segment.sequence && damage.kind.is_of_no_file())
@@ -121,9 +121,9 @@ impl Look {
 }
 
 impl Repair<'_> {
-    fn run<D: Disk>(&self, disk: &mut D, survey: &Survey) -> io::Result<()> {
-        let (mut bytes, mut chain) = (vec![0; self.look.segment_bytes as usize], Chain::default());
-        let listed: Vec<Listed> = survey.log.iter().chain(&self.newer(survey)).copied().collect();
+    fn run<D: Disk>(&self, disk: &mut D, layout: &Layout) -> io::Result<()> {
+        let (mut bytes, mut chain) = (vec![0; self.scan.segment_bytes as usize], Chain::default());
+        let listed: Vec<Listed> = layout.log.iter().chain(&self.newer(layout)).copied().collect();
         for (at, this) in listed.iter().enumerate() {
             if !self.log.contains(&this.segment) {
                 continue;
@@ -133,14 +133,14 @@ impl Repair<'_> {
             self.mend(disk, this, next.as_ref(), &mut chain, &mut bytes)?;
         }
         for damage in
-            self.look.damage.iter().filter(|damage| !listed.iter().any(|l| l.segment.slot == damage.slot))
+            self.scan.damage.iter().filter(|damage| !listed.iter().any(|l| l.segment.slot == damage.slot))
         {
             if damage.kind.is_of_no_file() {
                 continue;
             }
             // The commit at the end may lie in it, and is not ours to drop.
-            let has_tail = self.look.tail.is_some_and(|tail| tail.slot == damage.slot);
-            let (from, to) = if has_tail { (damage.from, damage.to) } else { (0, self.look.segment_bytes) };
+            let has_tail = self.scan.tail.is_some_and(|tail| tail.slot == damage.slot);
+            let (from, to) = if has_tail { (damage.from, damage.to) } else { (0, self.scan.segment_bytes) };
             disk.zero(damage.slot, from.into(), to - from)?;
             disk.sync(damage.slot)?;
         }
@@ -148,12 +148,12 @@ impl Repair<'_> {
     }
 
     /// The file of a segment whose first commits are all damaged, though they were durable.
-    fn newer(&self, survey: &Survey) -> Option<Listed> {
-        let SegmentLook { sequence, slot, first, opened_by, .. } = self.look.tail_only?;
+    fn newer(&self, layout: &Layout) -> Option<Listed> {
+        let SegmentLook { sequence, slot, first, opened_by, .. } = self.scan.tail_only?;
         let is_damaged = |damage: &Damage| damage.kind == DamageKind::Commits;
-        let life = opened_by.filter(|_| self.look.damage_of(sequence).any(is_damaged))?;
+        let life = opened_by.filter(|_| self.scan.damage_of(sequence).any(is_damaged))?;
         let segment = SegmentRef { sequence, slot };
-        (!survey.is_in_log(slot)).then_some(Listed { segment, first, header: ListedHeader::Good { life } })
+        (!layout.is_in_log(slot)).then_some(Listed { segment, first, header: ListedHeader::Good { life } })
     }
 
     /// A segment whose own parts are damaged, or behind whose end commits are missing, or whose header lists
@@ -161,14 +161,14 @@ impl Repair<'_> {
     fn is_to_mend(&self, listed: &Listed) -> bool {
         let sequence = listed.segment.sequence;
         let is_cut = |damage: &Damage| damage.kind == DamageKind::Commits && damage.from == damage.to;
-        self.look.damage_of(sequence).next().is_some()
-            || self.look.damage_of(sequence + 1).any(is_cut)
+        self.scan.damage_of(sequence).next().is_some()
+            || self.scan.damage_of(sequence + 1).any(is_cut)
             || self.lists_too_much(listed)
     }
 
     fn lists_too_much(&self, listed: &Listed) -> bool {
         let is_newest = self.log.last() == Some(&listed.segment);
-        is_newest && self.look.damage.iter().any(|damage| damage.kind.is_of_no_file())
+        is_newest && self.scan.damage.iter().any(|damage| damage.kind.is_of_no_file())
     }
 
     /// The header of the first commit of a segment, if that is whole. If not, what is missing before the
@@ -177,7 +177,7 @@ impl Repair<'_> {
         let (length, _) = read_around(disk, listed.segment.slot, bytes).ok()?;
         let walk = SegmentLook::begin(listed, Chain::default()).walk(
             &bytes[..length],
-            self.look.segment_bytes,
+            self.scan.segment_bytes,
             Some(self.identity.seed()),
             false,
         );
@@ -199,14 +199,14 @@ impl Repair<'_> {
         bytes: &mut [u8],
     ) -> io::Result<()> {
         let SegmentRef { sequence, slot } = listed.segment;
-        let mut known = self.look.segments.iter().chain(&self.look.tail_only);
+        let mut known = self.scan.segments.iter().chain(&self.scan.tail_only);
         let Some(segment) = known.find(|known| known.sequence == sequence) else {
             return Ok(());
         };
         let is_newest = self.log.last() == Some(&listed.segment);
         let (length, refused) = read_around(disk, slot, bytes)?;
         let walk =
-            segment.walk(&bytes[..length], self.look.segment_bytes, Some(self.identity.seed()), is_newest);
+            segment.walk(&bytes[..length], self.scan.segment_bytes, Some(self.identity.seed()), is_newest);
         let mut remains = self.remains(&walk, *chain);
         remains.refused = refused;
         let is_incomplete = walk.footer().is_some_and(|footer| self.leaves_out(&footer, sequence, &remains));
@@ -218,7 +218,7 @@ impl Repair<'_> {
         if length < bytes.len() {
             disk.zero(slot, length as u64, (bytes.len() - length) as u32)?;
         }
-        let is_footer_damaged = self.look.damage_of(sequence).any(|damage| damage.kind == DamageKind::Footer);
+        let is_footer_damaged = self.scan.damage_of(sequence).any(|damage| damage.kind == DamageKind::Footer);
         let is_patched = self.write_patches(disk, slot, sequence, &mut remains)?;
         let is_new = is_patched || is_footer_damaged || is_incomplete || length < bytes.len();
         if is_new && (!is_newest || remains.trailer.is_some()) {
@@ -298,7 +298,7 @@ impl Repair<'_> {
         for (at, records) in &remains.whole {
             for_each_record(records, *at, |record, _| {
                 let is_told = names_of(record).iter().all(|name| told.contains(name));
-                leaves_out |= !is_told && self.look.index.is_live_in(record, sequence);
+                leaves_out |= !is_told && self.scan.index.is_live_in(record, sequence);
             });
         }
         leaves_out
@@ -314,7 +314,7 @@ impl Repair<'_> {
     ) {
         let after = remains.last;
         let is_end = |damage: &&Damage| damage.kind == DamageKind::Commits && damage.from == remains.tail;
-        let lost = self.look.damage_of(sequence).find(is_end).and_then(|damage| damage.commits);
+        let lost = self.scan.damage_of(sequence).find(is_end).and_then(|damage| damage.commits);
         let of_trailer = remains.trailer.map(|(trailer, _)| trailer.number);
         let known = of_trailer.or(next.map(|next| next.number - 1));
         // How many there were matters at the end only. Elsewhere one is enough; the rest is left to others.
@@ -324,7 +324,7 @@ impl Repair<'_> {
         let number = known.unwrap_or(0).max(after.number + lost.unwrap_or(0).min(most));
         let is_covered =
             next.is_some_and(|next| u64::from(next.covers) >= next.number.saturating_sub(after.number + 1));
-        let to = remains.trailer.map_or(self.look.segment_bytes, |(_, from)| from);
+        let to = remains.trailer.map_or(self.scan.segment_bytes, |(_, from)| from);
         let last = remains.patches.last_mut().filter(|patch| patch.number.is_none());
         match last {
             _ if is_covered => remains.patches.retain(|patch| patch.number.is_some()),
@@ -371,7 +371,7 @@ impl Repair<'_> {
         let number = patch.number?;
         let settled = self.settled(&patch.missed);
         let room = patch.to.saturating_sub(patch.from) as usize;
-        let owner = Owner { identity: self.identity, segment_bytes: self.look.segment_bytes };
+        let owner = Owner { identity: self.identity, segment_bytes: self.scan.segment_bytes };
         let covers = u32::try_from(number.checked_sub(patch.after.number + 1)?).unwrap_or(u32::MAX);
         let make = |settled: &[Vec<u8>]| {
             let mut bytes = Vec::new();
@@ -404,7 +404,7 @@ impl Repair<'_> {
         missed.sort_unstable();
         missed.dedup();
         for (queue, offset) in missed {
-            let known = self.look.index.queues().get(&queue);
+            let known = self.scan.index.queues().get(&queue);
             let is_known = known.is_some_and(|known| {
                 known.gone || known.settled.contains(offset) || known.segment_of(offset).is_some()
             });
@@ -433,7 +433,7 @@ impl Repair<'_> {
             footer.note_records(records, *at);
         }
         let CommitHeader { format, life, number, time_ms, .. } = last;
-        let room = (self.look.segment_bytes - remains.tail) as usize;
+        let room = (self.scan.segment_bytes - remains.tail) as usize;
         for bytes in remains.names.iter().filter(|_| format >= Format::Two) {
             if bytes.len() + NAME_OVERHEAD_BYTES <= footer.room_for_names(room)
                 && let Ok((record, _)) = Record::parse(bytes)
@@ -448,7 +448,7 @@ impl Repair<'_> {
         };
         let (mut bytes, mut parts) = (Vec::new(), Vec::new());
         footer.finish(&trailer, self.identity.seed(), &mut bytes, &mut parts);
-        let end = self.look.segment_bytes;
+        let end = self.scan.segment_bytes;
         if remains.tail as usize + bytes.len() > end as usize {
             // Without one the segment is read commit by commit.
             disk.zero(slot, (end - BLOCK_BYTES as u32).into(), BLOCK_BYTES as u32)?;
@@ -460,7 +460,7 @@ impl Repair<'_> {
 
     /// Blocks that the disk refused to read and that nothing was written to.
     fn write_rest<D: Disk>(&self, disk: &mut D, slot: u32, first: u32, remains: &Remains) -> io::Result<()> {
-        let end = remains.trailer.map_or(self.look.segment_bytes, |(_, from)| from);
+        let end = remains.trailer.map_or(self.scan.segment_bytes, |(_, from)| from);
         let is_unused = |at: &&u32| **at >= remains.tail.max(first) && **at < end;
         remains
             .refused
@@ -473,12 +473,12 @@ impl Repair<'_> {
         let SegmentRef { sequence, slot } = listed.segment;
         let last = remains.last;
         let life = if let ListedHeader::Good { life } = listed.header { life } else { last.life };
-        let has_access = self.look.index.definitions().keys().any(|key| is_access(key));
+        let has_access = self.scan.index.definitions().keys().any(|key| is_access(key));
         let header = SegmentHeader {
             format: last.format,
             has_access,
             identity: self.identity,
-            segment_bytes: self.look.segment_bytes,
+            segment_bytes: self.scan.segment_bytes,
             life,
             sequence,
             time_ms: last.time_ms,

@@ -10,14 +10,14 @@
 use super::salvage::{self, Salvaged};
 use crate::store::build::for_each_record;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
-use crate::store::evidence::is_misplaced;
 use crate::store::footer::{self, Footer, Lengths, Trailer};
 use crate::store::format::Format;
 use crate::store::index::Place;
-use crate::store::parts::{Entry, PartBlock, part_seed};
+use crate::store::parts::{BodyPartBlock, Entry, part_seed};
 use crate::store::reader;
 use crate::store::record::{Record, RecordError, Target};
 use crate::store::salvage::claimed_extent;
+use crate::store::sync_proof::is_misplaced;
 
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,7 +153,7 @@ impl FoundFooter<'_> {
     pub(super) fn messages(&self, mut each: impl FnMut(&Entry)) -> Option<()> {
         let mut at = 0;
         while at < self.parts.len() {
-            let block = PartBlock::parse(&self.parts[at..], self.seed)?;
+            let block = BodyPartBlock::parse(&self.parts[at..], self.seed)?;
             block.entries().for_each(|entry| each(&entry));
             at += block.stride;
         }
@@ -162,7 +162,7 @@ impl FoundFooter<'_> {
 }
 
 impl<'a> Walk<'a> {
-    /// Walks through it.
+    /// Walks through the segment, and hands every record to `each`.
     pub(super) fn run(&self, chain: &mut Chain, each: &mut dyn FnMut(Event<'_>)) -> End {
         let footer = self.footer();
         let end = footer.as_ref().map_or(self.bytes.len(), |footer| footer.from as usize);

@@ -12,8 +12,8 @@ use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share
 use crate::wire::props::Properties;
 
 use super::divisions::owner_of;
-use super::front::First;
 use super::queue::{Lane, Place, Queue};
+use super::queue_head::First;
 use super::{Broker, Context};
 
 /// Bytes of records read back at once.
@@ -84,13 +84,13 @@ impl Broker {
 
     /// Whether memory was freed since a queue found none.
     fn may_feed(&self, messages: &Messages) -> bool {
-        !self.hungry.is_empty() && messages.room_made() != self.hungry_since
+        !self.awaiting_memory.is_empty() && messages.room_made() != self.awaiting_memory_since
     }
 
     /// The next thing to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
         if self.may_feed(messages) {
-            self.wants.append(&mut self.hungry);
+            self.wants.append(&mut self.awaiting_memory);
         }
         while let Some(queue) = self.wants.pop_front() {
             if self.queues.get(queue.index()).is_none() {
@@ -156,10 +156,10 @@ impl Broker {
         }
         let deep = &mut self.queues[fetch.queue.index()].deep;
         if deep.head.is_empty() || fetch.came_back {
-            if self.hungry.is_empty() {
-                self.hungry_since = messages.room_made();
+            if self.awaiting_memory.is_empty() {
+                self.awaiting_memory_since = messages.room_made();
             }
-            self.hungry.push_back(fetch.queue);
+            self.awaiting_memory.push_back(fetch.queue);
         } else {
             deep.is_fetching = false;
         }

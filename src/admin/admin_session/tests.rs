@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::admin::scene::{Orders, Process, SocketView, Sockets};
+use crate::admin::request_context::{Orders, Process, SocketView, Sockets};
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
@@ -77,8 +77,8 @@ impl Stage {
             .unwrap();
     }
 
-    fn step(&mut self, talk: &mut Talk) {
-        let mut scene = Scene {
+    fn step(&mut self, connection: &mut AdminSession) {
+        let mut context = RequestContext {
             broker: &mut self.broker,
             journal: &mut self.journal,
             messages: &mut self.messages,
@@ -88,8 +88,8 @@ impl Stage {
             files: None,
             orders: &mut self.orders,
         };
-        talk.handle(&mut scene);
-        talk.fill(&mut scene);
+        connection.handle(&mut context);
+        connection.fill(&mut context);
     }
 }
 
@@ -117,16 +117,16 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
     for number in 0..1500 {
         stage.declare(&format!("stays-{number}-{}", "x".repeat(100)), &[]);
     }
-    let mut talk = Talk::default();
-    talk.take(LIST);
+    let mut connection = AdminSession::default();
+    connection.take(LIST);
     let (mut answer, mut round) = (Vec::new(), 0);
     loop {
-        stage.step(&mut talk);
-        assert!(talk.output().len() <= OUTPUT_BYTES_MAX, "{}", talk.output().len());
+        stage.step(&mut connection);
+        assert!(connection.output().len() <= OUTPUT_BYTES_MAX, "{}", connection.output().len());
         // A client that takes a little now and then, while queues come and go.
-        let taken = talk.output().len().min(if round % 3 == 0 { 0 } else { 5000 });
-        answer.extend_from_slice(&talk.output()[..taken]);
-        talk.wrote(taken);
+        let taken = connection.output().len().min(if round % 3 == 0 { 0 } else { 5000 });
+        answer.extend_from_slice(&connection.output()[..taken]);
+        connection.wrote(taken);
         round += 1;
         if round % 5 == 0 {
             stage.declare(&format!("comes-{round}"), &[]);
@@ -142,7 +142,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
                 )
                 .unwrap();
         }
-        if !talk.has_request() && !talk.has_output() {
+        if !connection.has_request() && !connection.has_output() {
             break;
         }
     }
@@ -153,7 +153,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
     }
     assert!(seen.values().all(|times| *times == 1));
     assert_eq!(seen.keys().filter(|name| name.starts_with("stays-")).count(), 1500);
-    assert!(talk.room() == REQUEST_BYTES_MAX, "and it listens again");
+    assert!(connection.room() == REQUEST_BYTES_MAX, "and it listens again");
 }
 
 #[test]
@@ -165,13 +165,13 @@ fn arguments_that_fit_nowhere_are_told_to_be_so() {
     stage.declare("before", &[]);
     stage.declare("large", &arguments);
     stage.declare("after", &[]);
-    let mut talk = Talk::default();
-    talk.take(LIST);
+    let mut connection = AdminSession::default();
+    connection.take(LIST);
     let mut answer = Vec::new();
-    while talk.has_request() || talk.has_output() {
-        stage.step(&mut talk);
-        answer.extend_from_slice(talk.output());
-        talk.wrote(talk.output().len());
+    while connection.has_request() || connection.has_output() {
+        stage.step(&mut connection);
+        answer.extend_from_slice(connection.output());
+        connection.wrote(connection.output().len());
     }
     let rows: Vec<Value> = serde_json::from_slice(&unchunked(&answer)).unwrap();
     let shown: Vec<&Value> = rows.iter().map(|row| &row["arguments"]).collect();
@@ -181,26 +181,26 @@ fn arguments_that_fit_nowhere_are_told_to_be_so() {
 #[test]
 fn requests_are_answered_in_their_order_one_at_a_time() {
     let mut stage = Stage::new();
-    let mut talk = Talk::default();
-    talk.take(
+    let mut connection = AdminSession::default();
+    connection.take(
         b"GET /api/vhosts?columns=name HTTP/1.1\r\n\r\nDELETE /api/queues/%2F/none HTTP/1.1\r\n\r\nGET",
     );
-    stage.step(&mut talk);
-    let first = String::from_utf8_lossy(talk.output()).into_owned();
+    stage.step(&mut connection);
+    let first = String::from_utf8_lossy(connection.output()).into_owned();
     assert!(first.contains("200 OK") && !first.contains("404"), "one after the other: {first}");
     let mut answer = Vec::new();
-    while talk.has_request() || talk.has_output() {
-        answer.extend_from_slice(talk.output());
-        talk.wrote(talk.output().len());
-        stage.step(&mut talk);
+    while connection.has_request() || connection.has_output() {
+        answer.extend_from_slice(connection.output());
+        connection.wrote(connection.output().len());
+        stage.step(&mut connection);
     }
     let text = String::from_utf8(answer).unwrap();
     let (first, second) = (text.find("HTTP/1.1 200").unwrap(), text.find("HTTP/1.1 404").unwrap());
     assert!(first < second && text.contains("{\"name\":\"/\"}"), "{text}");
-    assert_eq!(talk.room(), REQUEST_BYTES_MAX - 3, "the beginning of the third waits");
-    talk.take(b" nonsense\r\n\r\n");
-    stage.step(&mut talk);
-    assert!(talk.output().starts_with(b"HTTP/1.1 400"));
-    talk.wrote(talk.output().len());
-    assert!(talk.is_ending() && talk.output().is_empty());
+    assert_eq!(connection.room(), REQUEST_BYTES_MAX - 3, "the beginning of the third waits");
+    connection.take(b" nonsense\r\n\r\n");
+    stage.step(&mut connection);
+    assert!(connection.output().starts_with(b"HTTP/1.1 400"));
+    connection.wrote(connection.output().len());
+    assert!(connection.is_ending() && connection.output().is_empty());
 }

@@ -9,10 +9,10 @@ use std::io;
 
 /// Why there is no measurement.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum BenchError {
     /// Nobody listens there.
     NoBroker {
-        /// Where.
+        /// The address that was tried.
         url: String,
         /// What the system says.
         why: io::Error,
@@ -45,14 +45,14 @@ pub enum Trouble {
     GivenUp,
 }
 
-impl Trouble {
+impl BenchError {
     /// For `map_err`: what was being done when the system refused.
     pub(super) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |why| Self::Io { doing, why }
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for BenchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBroker { url, why } => write!(
@@ -72,4 +72,4 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl Error for Trouble {}
+impl Error for BenchError {}

@@ -13,40 +13,40 @@ use super::space::Slot;
 
 /// A file to be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Held {
+pub struct PinnedFile {
     /// Its number.
     pub slot: u32,
     /// So many bytes of it, from its start; what lies behind them is zeros in the copy.
     pub bytes: u32,
-    /// How long it is.
+    /// The file's length in bytes.
     pub length: u32,
 }
 
 impl Log {
     /// What a copy is made of: everything durable at this moment. `None` while a commit is on its way; ask
     /// again when it is done. Ends a hold before it.
-    pub fn hold(&mut self) -> Option<Vec<Held>> {
+    pub fn pin_for_backup(&mut self) -> Option<Vec<PinnedFile>> {
         if self.in_flight.is_some() || self.failed || self.is_starting {
             return None;
         }
-        self.release_hold();
-        let of = |(sequence, segment): (&u64, &Segment)| Held {
+        self.release_backup_pin();
+        let of = |(sequence, segment): (&u64, &Segment)| PinnedFile {
             slot: segment.slot,
             length: self.settings.segment_bytes,
             bytes: if *sequence == self.active.sequence { self.tail } else { self.settings.segment_bytes },
         };
-        let held: Vec<Held> = self.index.segments().iter().map(of).collect();
+        let held: Vec<PinnedFile> = self.index.segments().iter().map(of).collect();
         self.held.extend(held.iter().map(|held| held.slot));
         Some(held)
     }
 
     /// Whether what was held is still as it was.
-    pub const fn is_held(&self) -> bool {
+    pub const fn is_pinned_for_backup(&self) -> bool {
         !self.held.is_empty()
     }
 
     /// The files may be used again.
-    pub fn release_hold(&mut self) {
+    pub fn release_backup_pin(&mut self) {
         for slot in core::mem::take(&mut self.held) {
             if self.slots.get(slot) == Slot::Pinned && self.pinned != Some(slot) {
                 self.slots.set(slot, Slot::Free);
@@ -55,10 +55,10 @@ impl Log {
     }
 
     /// Gives a hold up when it takes room that somebody needs.
-    pub(super) fn yield_hold(&mut self) {
-        if self.is_held() && self.is_short() {
+    pub(super) fn yield_backup_pin(&mut self) {
+        if self.is_pinned_for_backup() && self.is_short() {
             log::warn!("the disk is nearly full: a backup under way is given up to make room");
-            self.release_hold();
+            self.release_backup_pin();
         }
     }
 }

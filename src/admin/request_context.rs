@@ -11,8 +11,8 @@ use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
 
 /// Lent to a client's machine for one step.
-pub struct Scene<'s> {
-    /// What there is.
+pub struct RequestContext<'s> {
+    /// The broker that is asked or changed.
     pub broker: &'s mut Broker,
     /// What it has said that is to be written.
     pub journal: &'s mut Journal,
@@ -34,20 +34,20 @@ pub struct Scene<'s> {
 pub trait Files {
     /// Holds what is durable at this moment still, for this client alone: each file's number, how many bytes
     /// of it to copy, and how long it is, the rest being zeros. `None`: not now, ask again.
-    fn hold(&mut self) -> Option<Vec<(u32, u32, u32)>>;
+    fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>>;
     /// Whether that still holds.
-    fn is_held(&self) -> bool;
+    fn is_pinned_for_backup(&self) -> bool;
     /// It need not any more.
     fn release(&mut self);
 }
 
-impl core::fmt::Debug for Scene<'_> {
+impl core::fmt::Debug for RequestContext<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Scene").field("broker", &self.broker).finish_non_exhaustive()
+        f.debug_struct("RequestContext").field("broker", &self.broker).finish_non_exhaustive()
     }
 }
 
-impl Scene<'_> {
+impl RequestContext<'_> {
     /// Everything up to this batch is durable.
     pub const fn durable(&self) -> Batch {
         self.journal.durable()
@@ -59,15 +59,15 @@ impl Scene<'_> {
     }
 
     /// For whoever only looks.
-    pub const fn sight(&self) -> Sight<'_> {
-        Sight { broker: self.broker, sockets: self.sockets }
+    pub const fn context(&self) -> ReadContext<'_> {
+        ReadContext { broker: self.broker, sockets: self.sockets }
     }
 }
 
 /// What rows are written from.
 #[derive(Clone, Copy)]
-pub struct Sight<'s> {
-    /// What there is.
+pub struct ReadContext<'s> {
+    /// The broker that is shown.
     pub broker: &'s Broker,
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
@@ -81,14 +81,14 @@ pub trait Sockets {
     fn at(&self, connection: ConnectionId) -> Option<SocketView>;
 }
 
-/// One of them.
+/// One connection's socket.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketView {
     /// Connections are numbered in the order of their coming.
     pub number: u64,
-    /// Where it leads.
+    /// The addresses of both ends.
     pub ends: Ends,
-    /// It is encrypted.
+    /// Whether the connection is encrypted.
     pub is_tls: bool,
     /// Since when, in milliseconds since 1970 as far as the board knows the time.
     pub connected_at_ms: u64,
@@ -109,7 +109,7 @@ pub enum Ends {
     Network {
         /// Our end.
         host: SocketAddr,
-        /// The other end.
+        /// The client's address.
         peer: SocketAddr,
     },
     /// A program of this machine.
@@ -126,7 +126,7 @@ pub enum Ends {
 pub struct Process {
     /// Its configuration as a file would say it, without secrets.
     pub environment: String,
-    /// Where its data is.
+    /// The data directory, as an absolute path.
     pub data_dir: String,
     /// What is spoken where it listens: `amqp`, `amqp/ssl` or `amqp/local`, a space, and where.
     pub listeners: Vec<String>,

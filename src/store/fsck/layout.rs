@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::LookError;
+use super::FsckError;
 use super::walk::Walk;
 use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
@@ -20,7 +20,7 @@ use crate::store::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHead
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
 /// One file.
-pub(super) struct Found {
+pub(super) struct FoundFile {
     pub(super) slot: u32,
     pub(super) header: HeaderRead,
     /// Its first block could not be read.
@@ -48,9 +48,9 @@ pub(super) enum ListedHeader {
     NoFile,
 }
 
-/// All of it.
-pub(super) struct Survey {
-    pub(super) found: Vec<Found>,
+/// Every file of the store, and which of them are the log.
+pub(super) struct Layout {
+    pub(super) found: Vec<FoundFile>,
     pub(super) identity: Option<Identity>,
     pub(super) segment_bytes: u32,
     /// The log, oldest first.
@@ -69,27 +69,27 @@ pub(super) fn read_around<D: Disk>(
     Ok((length, disk.refused.iter().map(|(_, at)| *at).collect()))
 }
 
-impl Survey {
-    pub(super) fn of<D: Disk>(disk: &mut D) -> Result<Self, LookError> {
+impl Layout {
+    pub(super) fn of<D: Disk>(disk: &mut D) -> Result<Self, FsckError> {
         let found = read_headers(&mut ReadAround::at_any_price(disk))?;
         if found.is_empty() {
-            return Err(LookError::NoStore);
+            return Err(FsckError::NoStore);
         }
-        let mut survey = Self { found, identity: None, segment_bytes: 0, log: Vec::new() };
-        let newest = survey.headers().next();
+        let mut layout = Self { found, identity: None, segment_bytes: 0, log: Vec::new() };
+        let newest = layout.headers().next();
         let known = newest.map(|(_, _, header)| (header.identity, header.segment_bytes));
         let known = match known {
             Some(known) => Some(known),
-            None => survey.owner(disk).map_err(LookError::Unreadable)?,
+            None => layout.owner(disk).map_err(FsckError::Unreadable)?,
         };
-        survey.identity = known.map(|(identity, _)| identity);
-        survey.segment_bytes = match known {
+        layout.identity = known.map(|(identity, _)| identity);
+        layout.segment_bytes = match known {
             Some((_, segment_bytes)) => segment_bytes,
-            None => survey.longest(disk).map_err(LookError::Unreadable)?,
+            None => layout.longest(disk).map_err(FsckError::Unreadable)?,
         };
-        let mut bytes = vec![0; survey.segment_bytes as usize];
-        survey.find_log(disk, &mut bytes).map_err(LookError::Unreadable)?;
-        Ok(survey)
+        let mut bytes = vec![0; layout.segment_bytes as usize];
+        layout.find_log(disk, &mut bytes).map_err(FsckError::Unreadable)?;
+        Ok(layout)
     }
 
     /// The good headers of this store with their slots and lengths, newest first.
@@ -261,8 +261,8 @@ impl Survey {
 }
 
 /// Reads the headers of all files.
-fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<Found>, LookError> {
-    let mut slots = disk.slots().map_err(LookError::Unreadable)?;
+fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<FoundFile>, FsckError> {
+    let mut slots = disk.slots().map_err(FsckError::Unreadable)?;
     slots.sort_unstable();
     let mut found = Vec::with_capacity(slots.len());
     let mut bytes = vec![0; BLOCK_BYTES];
@@ -272,10 +272,10 @@ fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<Found>, LookError> {
         let length = match read {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(LookError::Unreadable(error));
+                return Err(FsckError::Unreadable(error));
             }
             Err(_) => {
-                found.push(Found { slot, header: HeaderRead::Bad, is_unreadable: true });
+                found.push(FoundFile { slot, header: HeaderRead::Bad, is_unreadable: true });
                 continue;
             }
         };
@@ -286,9 +286,9 @@ fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<Found>, LookError> {
             header = SegmentHeader::parse(&bytes[..length]);
         }
         if header == HeaderRead::OtherVersion {
-            return Err(LookError::Newer { slot, version: bytes[7] });
+            return Err(FsckError::Newer { slot, version: bytes[7] });
         }
-        found.push(Found { slot, header, is_unreadable: false });
+        found.push(FoundFile { slot, header, is_unreadable: false });
     }
     Ok(found)
 }

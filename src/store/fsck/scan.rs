@@ -1,28 +1,28 @@
 //! All of a store read, counted and judged.
 //!
-//! Always true: a look goes over every byte of the log once, oldest segment first; a message counts as lost
+//! Always true: a scan goes over every byte of the log once, oldest segment first; a message counts as lost
 //! only when it was live and no other copy of it can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::layout::{FoundFile, Layout, Listed, ListedHeader, read_around};
 use super::salvage::Salvaged;
-use super::survey::{Found, Listed, ListedHeader, Survey, read_around};
 use super::walk::{Chain, End, Event, Gap, Trust};
-use super::{Damage, DamageKind, Look, LookError, SegmentLook, Spare, Volume, salvage};
+use super::{Damage, DamageKind, FsckError, Scan, SegmentLook, Spare, Volume, salvage};
 use crate::store::access_file;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::store::disk::Disk;
-use crate::store::evidence::{synced_by_headers, synced_by_heads};
 use crate::store::footer::Lengths;
 use crate::store::index::{Index, Place};
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Body, Message, Range, Record, Target};
 use crate::store::segment::{HeaderRead, Identity, SegmentRef};
+use crate::store::sync_proof::{synced_by_headers, synced_by_heads};
 
-/// A look that is being taken.
+/// A scan that is being taken.
 struct Taking {
-    look: Look,
+    scan: Scan,
     chain: Chain,
     slot: u32,
     /// Targets of all messages seen.
@@ -41,39 +41,39 @@ struct Taking {
     large: Vec<(Target, u64, u32)>,
 }
 
-pub(super) fn take<D: Disk>(disk: &mut D) -> Result<Look, LookError> {
+pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<Scan, FsckError> {
     // Before the log is read: beside a broker that stops, it has no less by then.
     let had_one = access_file::is_there(disk);
-    let survey = Survey::of(disk)?;
-    let noted = survey.identity.map_or(0, |identity| access_file::read_end_of(disk, &identity));
-    let mut taking = Taking::new(&survey);
-    let mut bytes = vec![0; survey.segment_bytes as usize];
-    for listed in &survey.log {
+    let layout = Layout::of(disk)?;
+    let noted = layout.identity.map_or(0, |identity| access_file::read_end_of(disk, &identity));
+    let mut taking = Taking::new(&layout);
+    let mut bytes = vec![0; layout.segment_bytes as usize];
+    for listed in &layout.log {
         taking.take_settlements(disk, listed, &mut bytes);
     }
-    for (at, listed) in survey.log.iter().enumerate() {
-        let is_newest = at + 1 == survey.log.len();
-        taking.take_segment(disk, listed, is_newest, &mut bytes).map_err(LookError::Unreadable)?;
+    for (at, listed) in layout.log.iter().enumerate() {
+        let is_newest = at + 1 == layout.log.len();
+        taking.take_segment(disk, listed, is_newest, &mut bytes).map_err(FsckError::Unreadable)?;
     }
     taking.end_pending(None);
-    for found in &survey.found {
-        if !survey.is_in_log(found.slot) {
-            taking.take_other(disk, &survey, found, &mut bytes).map_err(LookError::Unreadable)?;
+    for found in &layout.found {
+        if !layout.is_in_log(found.slot) {
+            taking.take_other(disk, &layout, found, &mut bytes).map_err(FsckError::Unreadable)?;
         }
     }
-    if survey.log.is_empty() && had_one {
+    if layout.log.is_empty() && had_one {
         taking.note_lost_log(noted);
     }
-    taking.note_lost_end(synced_by_headers(&survey.headers().collect::<Vec<_>>()).max(noted));
+    taking.note_lost_end(synced_by_headers(&layout.headers().collect::<Vec<_>>()).max(noted));
     Ok(taking.finish())
 }
 
 impl Taking {
-    fn new(survey: &Survey) -> Self {
-        let look = Look {
-            id: survey.identity.map(|identity| identity.id),
-            format: survey.headers().map(|(_, _, header)| header.format).max().unwrap_or_default(),
-            segment_bytes: survey.segment_bytes,
+    fn new(layout: &Layout) -> Self {
+        let scan = Scan {
+            id: layout.identity.map(|identity| identity.id),
+            format: layout.headers().map(|(_, _, header)| header.format).max().unwrap_or_default(),
+            segment_bytes: layout.segment_bytes,
             last: (0, 0, 0),
             segments: Vec::new(),
             spare: Spare::default(),
@@ -83,11 +83,11 @@ impl Taking {
             volume: Volume::default(),
             bodies_broken: 0,
             chunks: BTreeMap::new(),
-            seed: survey.identity.as_ref().map(Identity::seed),
+            seed: layout.identity.as_ref().map(Identity::seed),
             tail_only: None,
         };
         Self {
-            look,
+            scan,
             chain: Chain::default(),
             slot: 0,
             seen: BTreeMap::new(),
@@ -115,7 +115,7 @@ impl Taking {
             ListedHeader::Other { .. } => Some(DamageKind::Replaced),
             ListedHeader::Good { .. } | ListedHeader::Damaged => None,
         };
-        let end = self.look.segment_bytes;
+        let end = self.scan.segment_bytes;
         if let Some(kind) = kind {
             self.note(kind, sequence, 0, end);
             return Ok(());
@@ -138,13 +138,13 @@ impl Taking {
             return Ok(());
         }
         self.note_reading(&segment, length, &refused, is_newest);
-        self.look.index.add_segment(sequence, slot, listed.first);
-        let walk = segment.walk(&bytes[..length], end, self.look.seed, is_newest);
+        self.scan.index.add_segment(sequence, slot, listed.first);
+        let walk = segment.walk(&bytes[..length], end, self.scan.seed, is_newest);
         let mut chain = self.chain;
         let found = walk.run(&mut chain, &mut |event| self.note_event(event, &mut segment));
         self.chain = chain;
         if is_newest {
-            let (tail, seed) = (found.tail as usize, self.look.seed);
+            let (tail, seed) = (found.tail as usize, self.scan.seed);
             let heads = synced_by_heads(&bytes[..length], tail, sequence, &chain.of_reader(), seed);
             self.newest = Some((listed.segment, found.tail, heads));
         }
@@ -159,12 +159,15 @@ impl Taking {
         if matches!(listed.header, ListedHeader::NoFile | ListedHeader::Other { .. }) {
             return;
         }
-        self.look.index.add_segment(sequence, slot, listed.first);
+        self.scan.index.add_segment(sequence, slot, listed.first);
         let segment = SegmentLook::begin(listed, self.chain);
-        let seed = self.look.seed;
-        let index = &mut self.look.index;
+        let seed = self.scan.seed;
+        let index = &mut self.scan.index;
         let mut apply = |record: &Record<'_>, place: Place| {
-            if matches!(record, Record::Settled { .. } | Record::Gone { .. } | Record::Marked { .. }) {
+            if matches!(
+                record,
+                Record::Settled { .. } | Record::Gone { .. } | Record::DeliveredWatermark { .. }
+            ) {
                 index.apply(record, place);
             }
         };
@@ -177,7 +180,7 @@ impl Taking {
             }
         }
         let Ok((length, _)) = read_around(disk, slot, bytes) else { return };
-        let walk = segment.walk(&bytes[..length], self.look.segment_bytes, seed, false);
+        let walk = segment.walk(&bytes[..length], self.scan.segment_bytes, seed, false);
         walk.run(&mut self.chain.clone(), &mut |event| {
             if let Event::Record { place, record, trust: Trust::Whole, .. } = event {
                 apply(record, place);
@@ -200,7 +203,7 @@ impl Taking {
             records_unknown: 0,
             messages_lost: 0,
         };
-        let damages = &mut self.look.damage;
+        let damages = &mut self.scan.damage;
         damages.push(damage);
         let last = damages.len() - 1;
         &mut damages[last]
@@ -211,7 +214,7 @@ impl Taking {
         // The commits around it tell what is missing, but for the end of the log.
         let known = (!is_newest).then_some(0);
         self.note_refused(segment.sequence, refused, known);
-        let end = self.look.segment_bytes;
+        let end = self.scan.segment_bytes;
         if length < end as usize {
             self.note(DamageKind::Short, segment.sequence, length as u32, end).records_lost = known;
         }
@@ -245,7 +248,7 @@ impl Taking {
             }
             Event::Lost(targets) => self.missed.extend_from_slice(targets),
             Event::Gap(gap) => self.note_gap(gap, segment),
-            Event::Tail(tail) => self.look.tail = Some(tail),
+            Event::Tail(tail) => self.scan.tail = Some(tail),
         }
     }
 
@@ -254,11 +257,11 @@ impl Taking {
             self.end_pending(Some((commit, at == segment.first)));
         }
         segment.commits += 1;
-        let volume = &mut self.look.volume;
+        let volume = &mut self.scan.volume;
         volume.commit_bytes += COMMIT_HEADER_BYTES as u64;
         volume.padding_bytes += (commit.bytes() - COMMIT_HEADER_BYTES - commit.records.len()) as u64;
         let header = &commit.header;
-        self.look.last = (header.life, header.number, self.look.last.2.max(header.time_ms));
+        self.scan.last = (header.life, header.number, self.scan.last.2.max(header.time_ms));
     }
 
     fn note_record(&mut self, record: &Record<'_>, place: Place, trust: Trust) {
@@ -275,24 +278,24 @@ impl Taking {
                 }
             }
             Record::Chunk { body, index, bytes: part } => {
-                is_first = self.look.chunks.insert((*body, *index), place).is_none();
+                is_first = self.scan.chunks.insert((*body, *index), place).is_none();
                 volume.payload_bytes = part.len() as u64;
                 volume.message_bytes = bytes;
             }
             Record::Settled { .. }
             | Record::Gone { .. }
-            | Record::Marked { .. }
-            | Record::Rested { .. }
+            | Record::DeliveredWatermark { .. }
+            | Record::WatermarkReset { .. }
             | Record::Left { .. }
             | Record::Optional { .. } => volume.settled_bytes = bytes,
             Record::Defined { .. } => volume.defined_bytes = bytes,
         }
-        self.look.index.apply(record, place);
+        self.scan.index.apply(record, place);
         if !is_first {
             volume = Volume { copy_bytes: bytes, ..Volume::default() };
         }
         if trust == Trust::Whole {
-            self.look.volume.add(&volume);
+            self.scan.volume.add(&volume);
         }
     }
 
@@ -334,7 +337,7 @@ impl Taking {
             // Of the others nothing is left that would say what was in them.
             damage.records_lost = None;
         }
-        let number = self.look.damage.len() - 1;
+        let number = self.scan.damage.len() - 1;
         self.lost.extend(missed.into_iter().map(|target| (number, target)));
     }
 
@@ -357,10 +360,10 @@ impl Taking {
     }
 
     fn note_end(&mut self, segment: &mut SegmentLook, end: &End) {
-        let whole = self.look.segment_bytes;
+        let whole = self.scan.segment_bytes;
         let is_known = self.pending.as_ref().is_some_and(|(_, at, _)| at.sequence == segment.sequence)
             || self
-                .look
+                .scan
                 .damage
                 .last()
                 .is_some_and(|d| d.segment == segment.sequence && d.kind == DamageKind::Commits);
@@ -375,32 +378,32 @@ impl Taking {
         }
         segment.sealed = end.footer_bytes.is_some();
         segment.used_bytes = end.tail + end.footer_bytes.unwrap_or(0);
-        self.look.index.set_bytes(segment.sequence, end.tail);
-        self.look.volume.header_bytes += u64::from(segment.first);
-        self.look.volume.footer_bytes += u64::from(end.footer_bytes.unwrap_or(0));
-        self.look.segments.push(*segment);
+        self.scan.index.set_bytes(segment.sequence, end.tail);
+        self.scan.volume.header_bytes += u64::from(segment.first);
+        self.scan.volume.footer_bytes += u64::from(end.footer_bytes.unwrap_or(0));
+        self.scan.segments.push(*segment);
     }
 
     /// A file that is not in the log.
     fn take_other<D: Disk>(
         &mut self,
         disk: &mut D,
-        survey: &Survey,
-        found: &Found,
+        layout: &Layout,
+        found: &FoundFile,
         bytes: &mut [u8],
     ) -> io::Result<()> {
         self.slot = found.slot;
         if is_unopened(disk, found.slot) {
-            let damage = self.note(DamageKind::Unopened, 0, 0, survey.segment_bytes);
+            let damage = self.note(DamageKind::Unopened, 0, 0, layout.segment_bytes);
             (damage.commits, damage.records_lost) = (None, None);
             return Ok(());
         }
         let (length, refused) = read_around(disk, found.slot, bytes)?;
         let is_ours = match &found.header {
-            HeaderRead::Good(header, _) => Some(header.identity) == survey.identity,
+            HeaderRead::Good(header, _) => Some(header.identity) == layout.identity,
             HeaderRead::Empty => true,
             // A header that was cut while it was written, over a file that was free.
-            _ => survey.identity.is_some() || bytes[BLOCK_BYTES.min(length)..length].iter().all(|b| *b == 0),
+            _ => layout.identity.is_some() || bytes[BLOCK_BYTES.min(length)..length].iter().all(|b| *b == 0),
         };
         if !is_ours || found.is_unreadable {
             let kind = if found.is_unreadable { DamageKind::Unreadable } else { DamageKind::Foreign };
@@ -412,24 +415,24 @@ impl Taking {
             _ => 0,
         };
         self.note_refused(newer, &refused, (newer == 0).then_some(0));
-        if length < survey.segment_bytes as usize {
-            self.look.spare.preparing += 1;
+        if length < layout.segment_bytes as usize {
+            self.scan.spare.preparing += 1;
             // Only what is prepared to its end gets a header.
             if newer > 0 {
-                let damage = self.note(DamageKind::Short, newer, length as u32, survey.segment_bytes);
+                let damage = self.note(DamageKind::Short, newer, length as u32, layout.segment_bytes);
                 damage.records_lost = None;
             }
         } else {
-            self.look.spare.free += 1;
+            self.scan.spare.free += 1;
         }
-        if self.look.tail.is_none() {
+        if self.scan.tail.is_none() {
             self.look_for_tail(found, &bytes[..length]);
         }
         Ok(())
     }
 
     /// The last commit may have opened a segment, and be damaged: then its header proves nothing.
-    fn look_for_tail(&mut self, found: &Found, bytes: &[u8]) {
+    fn look_for_tail(&mut self, found: &FoundFile, bytes: &[u8]) {
         let (sequence, first, opened_by) = match &found.header {
             HeaderRead::Good(header, first) if header.sequence > self.chain.segment => {
                 (header.sequence, *first, Some(header.life))
@@ -451,7 +454,7 @@ impl Taking {
             opened_by,
             before: self.chain,
         };
-        let walk = segment.walk(bytes, self.look.segment_bytes, self.look.seed, true);
+        let walk = segment.walk(bytes, self.scan.segment_bytes, self.scan.seed, true);
         let mut chain = self.chain;
         let mut tail = None;
         walk.run(&mut chain, &mut |event| {
@@ -459,10 +462,10 @@ impl Taking {
                 tail = Some(found);
             }
         });
-        self.look.tail_only = tail.map(|_| segment);
-        self.look.tail = tail;
+        self.scan.tail_only = tail.map(|_| segment);
+        self.scan.tail = tail;
         if opened_by.is_some() {
-            let (first_at, seed) = (first as usize, self.look.seed);
+            let (first_at, seed) = (first as usize, self.scan.seed);
             let heads = synced_by_heads(bytes, first_at, sequence, &self.chain.of_reader(), seed);
             self.newer = Some((SegmentRef { sequence, slot: found.slot }, first, heads));
         }
@@ -478,7 +481,7 @@ impl Taking {
 
     /// Whether commits at the end of the log are missing that were durable: then it is damaged, not cut.
     fn note_lost_end(&mut self, synced: u64) {
-        let read = self.look.tail.map(|tail| (tail.segment, tail.records_read));
+        let read = self.scan.tail.map(|tail| (tail.segment, tail.records_read));
         let mut number = self.chain.number;
         let ends = [(self.newest, synced), (self.newer, 0)];
         for ((segment, from, heads), synced) in ends.into_iter().filter_map(|(end, n)| Some((end?, n))) {
@@ -486,7 +489,7 @@ impl Taking {
             if missing > 0 {
                 number += missing;
                 self.slot = segment.slot;
-                let end = self.look.segment_bytes;
+                let end = self.scan.segment_bytes;
                 let damage = self.note(DamageKind::Commits, segment.sequence, from, end);
                 (damage.commits, damage.records_lost) = (Some(missing), None);
                 damage.records_read =
@@ -495,9 +498,9 @@ impl Taking {
         }
     }
 
-    fn finish(mut self) -> Look {
-        self.look.index.end_recovery(&[]);
-        let index = &self.look.index;
+    fn finish(mut self) -> Scan {
+        self.scan.index.end_recovery(&[]);
+        let index = &self.scan.index;
         let is_live = |target: &Target| {
             index.queues().get(&target.queue).is_some_and(|queue| queue.segment_of(target.offset).is_some())
         };
@@ -509,19 +512,19 @@ impl Taking {
         for (number, target) in &self.lost {
             let is_new = counted.insert((target.queue, target.offset));
             if is_new && !is_dead(target) && !is_live(target) {
-                self.look.damage[*number].messages_lost += 1;
+                self.scan.damage[*number].messages_lost += 1;
             }
         }
         let mut broken = BTreeSet::new();
         for (target, body, chunks) in &self.large {
-            let is_whole = (0..*chunks).all(|index| self.look.chunks.contains_key(&(*body, index)));
+            let is_whole = (0..*chunks).all(|index| self.scan.chunks.contains_key(&(*body, index)));
             // The index has given up some of them by now.
             if !is_whole && !is_dead(target) {
                 broken.insert(*body);
             }
         }
-        self.look.bodies_broken = broken.len() as u64;
-        self.look
+        self.scan.bodies_broken = broken.len() as u64;
+        self.scan
     }
 }
 
