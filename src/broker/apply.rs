@@ -18,6 +18,7 @@ use super::{Broker, Context};
 
 impl Broker {
     /// Applies one command and says where a reply to it stands among the connection's deliveries.
+    #[inline]
     pub fn apply(
         &mut self,
         cx: &mut Context<'_>,

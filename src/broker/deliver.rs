@@ -100,7 +100,7 @@ impl Broker {
     }
 
     /// Room in the output of the consumer's connection, and in its share of the deliveries.
-    #[inline]
+    #[inline(always)]
     pub(super) fn connection_can_take(&self, consumer: usize) -> bool {
         let channel = &self.channels[self.consumers[consumer].channel.index()];
         let connection = self.connection(channel.connection);
@@ -190,7 +190,20 @@ impl Broker {
         !record.outbox.is_empty() || !record.cancelled.is_empty()
     }
 
+    /// The first delivery of the outbox has left it without being written, for its channel is closed: nobody
+    /// has seen the message, so it goes back, acknowledgements or not.
+    pub fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        let Some(index) = self.connection(connection).outbox.front() else { return };
+        self.leave_outbox(connection, index);
+        let channel = self.deliveries.slab[index].channel;
+        self.abandon_unsent(cx, index);
+        self.free_channel_if_done(channel);
+        self.releases += 1;
+        self.unpark(cx, connection);
+    }
+
     /// The first `count` deliveries of the outbox are completely written.
+    #[inline]
     pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
         for _ in 0..count {
             let Some(index) = self.connection(connection).outbox.front() else { break };
@@ -248,7 +261,7 @@ impl Broker {
     }
 
     /// Whether its prefetch limits allow the consumer another message.
-    #[inline]
+    #[inline(always)]
     pub(super) fn has_credit(&self, index: usize) -> bool {
         let consumer = &self.consumers[index];
         if consumer.state != ConsumerState::Active {

@@ -62,7 +62,10 @@ impl<P: Platform> Engine<P> {
         let sent = session.written(&mut context, count, &self.write_plan);
         let context =
             &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
-        self.broker.sent(context, id, sent);
+        if sent.is_first_unseen {
+            self.broker.unseen(context, id);
+        }
+        self.broker.sent(context, id, sent.deliveries - u32::from(sent.is_first_unseen));
         self.broker.set_writable(context, id, !session.has_remainder() && !peer.stream.has_unsent());
         self.note_stall(id, count);
         match taken {

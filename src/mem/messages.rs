@@ -602,7 +602,7 @@ impl Messages {
     }
 
     /// Says how many pages of the assembly share that made free.
-    #[inline]
+    #[inline(always)]
     fn leave_assembly(&mut self, id: MessageId) -> usize {
         let slot = &mut self.slots[id.index()];
         if !slot.flags.has(MessageFlags::ASSEMBLING) {

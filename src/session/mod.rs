@@ -80,4 +80,4 @@ pub use context::{Context, Names, Pools};
 pub use settings::{Identity, Settings};
 pub use step::{Step, Suspension};
 pub use timers::Timeout;
-pub use write_plan::WritePlan;
+pub use write_plan::{Sent, WritePlan};

@@ -204,7 +204,9 @@ impl Connection {
                 return;
             }
             if plan.begun.is_none() && self.is_closing(context, delivery.channel) {
-                // It counts as sent: the broker knows that its channel is gone.
+                // It leaves the outbox without being written: the broker knows that its channel is gone.
+                assert!(plan.deliveries == 0, "only the front is left over from a channel that is closed");
+                plan.is_first_unseen = true;
                 plan.deliveries += 1;
                 page.note(plan, What::Delivered);
             } else if self.write_delivery(context.messages, page, plan, &delivery) == Room::Full {

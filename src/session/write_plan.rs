@@ -80,6 +80,16 @@ pub(super) struct SentConfirm {
     pub(super) before: u64,
 }
 
+/// What has left the front of the outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// So many deliveries.
+    pub deliveries: u32,
+    /// The first of them has left unwritten, for its channel was closed before any of it had gone. Only the
+    /// front of an outbox can be left over from a closed channel, so it is never another.
+    pub is_first_unseen: bool,
+}
+
 /// What one `Connection::fill` wrote, so that `Connection::written` can tell what has gone out.
 /// The loop owns one, made once.
 #[derive(Debug)]
@@ -91,6 +101,8 @@ pub struct WritePlan {
     pub(super) replies_at: usize,
     pub(super) filled: usize,
     pub(super) deliveries: u32,
+    /// The first of those was not written and will not be: its channel is closed.
+    pub(super) is_first_unseen: bool,
     pub(super) begun: Option<Begun>,
     /// The frame that was cut before is complete now.
     pub(super) is_resumed: bool,
@@ -107,6 +119,7 @@ impl WritePlan {
             replies_at: 0,
             filled: 0,
             deliveries: 0,
+            is_first_unseen: false,
             begun: None,
             is_resumed: false,
         }
@@ -123,7 +136,7 @@ impl WritePlan {
         self.stretches.clear();
         self.told.clear();
         (self.replies_len, self.replies_at, self.filled, self.deliveries) = (0, 0, 0, 0);
-        (self.begun, self.is_resumed) = (begun, false);
+        (self.begun, self.is_resumed, self.is_first_unseen) = (begun, false, false);
     }
 
     pub(super) const fn has_room(&self) -> bool {

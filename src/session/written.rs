@@ -10,13 +10,18 @@
 use super::connection::Connection;
 use super::context::Context;
 use super::deliveries::Begun;
-use super::write_plan::{PartialFrame, Stretch, What, WritePlan, blocked_method, small_frame};
+use super::write_plan::{PartialFrame, Sent, Stretch, What, WritePlan, blocked_method, small_frame};
 use crate::wire::HEARTBEAT_FRAME;
 
 impl Connection {
     /// The socket took the first `count` bytes of the last fill; this must follow every fill, also with 0.
-    /// Returns how many deliveries, the front ones of the outbox, are completely sent now.
-    pub fn written(&mut self, context: &mut Context<'_>, count: usize, plan: &WritePlan) -> u32 {
+    /// Returns what has left the outbox by that.
+    pub fn written(&mut self, context: &mut Context<'_>, count: usize, plan: &WritePlan) -> Sent {
+        let deliveries = self.settle_fill(context, count, plan);
+        Sent { deliveries, is_first_unseen: plan.is_first_unseen && deliveries > 0 }
+    }
+
+    fn settle_fill(&mut self, context: &mut Context<'_>, count: usize, plan: &WritePlan) -> u32 {
         if count > 0 {
             self.timing.wrote = context.now;
         }

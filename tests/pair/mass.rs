@@ -186,3 +186,23 @@ fn an_exchange_with_many_bindings() {
     assert_eq!(world.engine.broker().gauges().bindings, 0);
     world.end(&["q", "own"]);
 }
+
+#[test]
+fn a_message_that_nobody_was_sent_is_not_settled_with_its_channel() {
+    let mut world = World::new(limits());
+    let (publisher, getter) = (world.open(&[1]), world.open(&[1]));
+    world.declare(publisher, 1, "q");
+    world.publish_to(publisher, 1, "q", b"once");
+    world.run();
+    // Both in one packet: when the second ends the channel, nothing has been written of what the first got.
+    world.send(getter, 1, &Method::BasicGet { queue: "q", no_ack: true });
+    world.send(getter, 1, &passive("nowhere"));
+    world.run();
+    let shown = world.shown(getter);
+    assert!(shown.iter().any(|line| line.contains("ChannelClose")), "{shown:?}");
+    let was_sent = shown.iter().any(|line| line.contains("BasicGetOk"));
+    let (ready, _) = world.counts(publisher, 1, "q");
+    assert_eq!(ready, u32::from(!was_sent), "lost, or there twice: {shown:?}");
+    world.lose(getter);
+    world.lose(publisher);
+}

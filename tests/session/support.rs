@@ -366,7 +366,7 @@ impl Host {
         let took = accept(filled);
         let sent = self.connection.written(&mut context, took, &world.write_plan);
         self.output.extend_from_slice(&out[..took]);
-        for _ in 0..sent {
+        for _ in 0..sent.deliveries {
             let waiting = self.rules.outbox.pop_front().expect("no more is sent than waits");
             world.messages.release(waiting.message);
         }
