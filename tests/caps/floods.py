@@ -580,7 +580,8 @@ FLOODS: List[Flood] = [
     Flood("persistent", persistent, {"bytes in": 2_000_000, "confirmed": 100, "drained": 500}, deep=True),
     Flood("mixed-with-a-slow-consumer", mixed, {"drained": 400, "taken": 15}, deep=True),
     Flood("largest-bodies", large_bodies, {"bytes in": 500_000, "drained": 30}, deep=True),
-    Flood("giant-headers", giant_headers, {"bytes in": 5_000_000, "drained": 80}),
+    # Where all are held back once the memory of their user is full, what came in is little more than that memory.
+    Flood("giant-headers", giant_headers, {"bytes in": 1_500_000, "connection.blocked": 3, "drained": 80}),
     Flood("half-sent-bodies", half_bodies, {"half bodies": 20}),
     Flood("open-transactions", transactions, {"in transactions": 2000, "drained": 100}),
     Flood("forgotten-transactions", forgotten_transactions, {"forgotten": 6, "refused": 30}),
