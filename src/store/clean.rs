@@ -92,6 +92,8 @@ pub(super) struct Reckoning {
     /// How often something was said, new or of what is done with; and how often by then.
     pub(super) said: u64,
     said_then: u64,
+    /// Segments cleaned since then.
+    cleaned: usize,
 }
 
 /// A segment whose live records are being copied.
@@ -485,12 +487,13 @@ impl Log {
 
     /// Learns from what a segment has taken until it had left: nothing must be copied for nothing again and
     /// again, and wear the card of a board on which nothing happens. Once a segment gave no room, what has
-    /// been written since then is left alone, until one gives some or there is news.
+    /// been written since then is left alone, until one gives some or there is news. And whatever they give,
+    /// without news the log is gone over once: what is dead in it is gone by then.
     fn reckon(&mut self) {
         let taken = self.taken_besides_new();
         let reckoning = &mut self.reckoning;
         if reckoning.said_then != reckoning.said {
-            (reckoning.said_then, reckoning.barren_from) = (reckoning.said, None);
+            (reckoning.said_then, reckoning.barren_from, reckoning.cleaned) = (reckoning.said, None, 0);
         }
         let Some(before) = reckoning.taken_before.take() else { return };
         if taken.saturating_sub(before) < self.settings.segment_bytes.into() {
@@ -511,6 +514,9 @@ impl Log {
             return None;
         }
         self.reckon();
+        if self.reckoning.cleaned > self.index.segments().len() {
+            return None;
+        }
         let percent = self.percent_worth_writing()?;
         let barren = self.reckoning.barren_from;
         let (room, carries) =
@@ -532,6 +538,7 @@ impl Log {
         self.since_spare = carries.into_since();
         let (_, segment) = best?;
         self.reckoning.taken_before = Some(self.taken_besides_new());
+        self.reckoning.cleaned += 1;
         let found = self.index.segments().get(&segment)?;
         // The header's length is not known here; blocks that are no commit are passed over one by one.
         Some(Cleaning {

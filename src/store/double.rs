@@ -136,7 +136,10 @@ impl Log {
         record.encode(&mut self.gather);
         self.gathers_access |= matches!(record, Record::Defined { key, .. } if is_access(key));
         self.counters.bytes_doubled += (self.gather.len() - start) as u64;
+        let said = self.reckoning.said;
         self.doubling.copied = self.appended_one(Urgency::Lazy, self.asked_at);
+        // What is written a second time is no news: the cleaner and this would keep each other busy for ever.
+        self.reckoning.said = said;
     }
 }
 
