@@ -42,7 +42,7 @@ enum State {
     Ending,
 }
 
-/// The talk with one client.
+/// One client's requests and answers, in order.
 #[derive(Debug)]
 pub struct AdminSession {
     input: Vec<u8>,

@@ -59,7 +59,7 @@ impl AdminSocket {
 /// What is spoken with one client.
 #[derive(Debug)]
 pub(super) struct AdminConnection {
-    pub(super) connection: AdminSession,
+    pub(super) session: AdminSession,
     /// It will say nothing more; what it said is still answered.
     has_ended: bool,
     idle_at: Deadline,
@@ -78,7 +78,7 @@ impl AdminConnection {
     /// It said its last, and everything is answered.
     fn is_done(&self) -> bool {
         let is_idle =
-            !self.connection.has_output() && !self.connection.has_request() && !self.connection.awaits_disk();
+            !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
         self.has_ended && is_idle
     }
 }
@@ -127,7 +127,7 @@ impl<P: Platform> Engine<P> {
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
         let idle_at = self.now.after_ms(IDLE_MS);
-        let client = AdminConnection { connection: AdminSession::default(), has_ended: false, idle_at };
+        let client = AdminConnection { session: AdminSession::default(), has_ended: false, idle_at };
         self.deadlines.lower(id, idle_at);
         self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
         self.list_to_read(id);
@@ -138,19 +138,21 @@ impl<P: Platform> Engine<P> {
         let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
             return;
         };
-        let most = client.connection.room().min(READ_BYTES).min(self.input.len());
+        let most = client.session.room().min(READ_BYTES).min(self.input.len());
         if most > 0 {
             let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
-            client.connection.take(&self.input[..got.len]);
+            client.session.take(&self.input[..got.len]);
             client.has_ended |= got.end;
             if got.len > 0 {
                 client.note_progress(self.now);
             }
             self.bytes_read += got.len;
         }
-        if client.connection.has_request() {
+        if client.session.has_request() {
             self.serve_operator(id, AdminSession::handle);
             self.work_units = self.work_units.saturating_add(self.work.take());
+            // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
+            self.list_to_write(id);
         }
         self.after_session(id);
     }
@@ -161,9 +163,9 @@ impl<P: Platform> Engine<P> {
         let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
             return;
         };
-        match stream.write(&mut self.buffers, client.connection.output()) {
+        match stream.write(&mut self.buffers, client.session.output()) {
             Ok(count) => {
-                client.connection.wrote(count);
+                client.session.wrote(count);
                 if count > 0 {
                     client.note_progress(self.now);
                 }
@@ -184,9 +186,9 @@ impl<P: Platform> Engine<P> {
         }
         if client.is_done() {
             self.end_now(id);
-        } else if client.connection.is_ending() {
+        } else if client.session.is_ending() {
             *ending = Ending::Flushing;
-        } else if client.connection.has_request() || stream.readable && client.connection.room() > 0 {
+        } else if client.session.has_request() || stream.readable && client.session.room() > 0 {
             self.list_to_read(id);
         }
     }
@@ -195,7 +197,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
         let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        if client.connection.awaits_disk() {
+        if client.session.awaits_disk() {
             client.note_progress(now);
         } else if client.idle_at.is_due(now) {
             return self.end_now(id);
@@ -217,7 +219,7 @@ impl<P: Platform> Engine<P> {
     fn serve_operator(&mut self, id: PeerId, step: fn(&mut AdminSession, &mut RequestContext<'_>)) {
         // Out of its place for the while, for it may be shown who else is connected.
         let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        let mut connection = core::mem::take(&mut client.connection);
+        let mut session = core::mem::take(&mut client.session);
         let process = &mut self.admin.process;
         process.uptime_ms = self.now.as_ms();
         process.connections = self.connections_count;
@@ -240,9 +242,9 @@ impl<P: Platform> Engine<P> {
             files: files.as_mut().map(|files| files as &mut dyn Files),
             orders: &mut self.admin.orders,
         };
-        step(&mut connection, &mut context);
+        step(&mut session, &mut context);
         if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
-            client.connection = connection;
+            client.session = session;
         }
     }
 

@@ -98,7 +98,7 @@ impl Session {
     pub(super) fn awaits_disk(&self) -> bool {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
-            Self::Admin(client) => client.connection.awaits_disk(),
+            Self::Admin(client) => client.session.awaits_disk(),
         }
     }
 
@@ -106,7 +106,7 @@ impl Session {
     pub(super) fn has_output(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_output(),
-            Self::Admin(client) => client.connection.has_output(),
+            Self::Admin(client) => client.session.has_output(),
         }
     }
 

@@ -38,6 +38,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("main", EVERYONE),
     ("lib", EVERYONE),
     ("program", EVERYONE),
+    ("link", &[]),
 ];
 
 /// Marks a room that may see all others.
@@ -144,7 +145,7 @@ fn check_map(lib: &str) -> Vec<String> {
         let seen = if row[2] == "everyone" { vec!["*".to_string()] } else { names_in(row[2]) };
         mapped.extend(names_in(row[0]).into_iter().map(|room| (room, seen.clone())));
     }
-    let rooms = SEES.iter().filter(|(room, _)| !["lib", "main", "program"].contains(room));
+    let rooms = SEES.iter().filter(|(room, _)| !["lib", "main", "program", "link"].contains(room));
     let enforced: BTreeMap<String, Vec<String>> = rooms
         .map(|(room, seen)| (room.to_string(), seen.iter().map(ToString::to_string).collect()))
         .collect();

@@ -121,3 +121,17 @@ fn other_users_are_turned_away() {
     world.run();
     assert!(!is_held(&world, operator) && read(&world, operator, usize::MAX).is_empty());
 }
+
+#[test]
+fn a_change_that_has_nothing_to_wait_for_is_answered_at_once() {
+    const VHOST: &[u8] = b"PUT /api/vhosts/site HTTP/1.1\r\nContent-Length: 0\r\n\r\n";
+    let mut world = World::new(small_limits());
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    // The second changes nothing: no commit follows it that could be what its answer waits for.
+    for _ in 0..2 {
+        world.operator(operator).write_up(VHOST);
+        world.run();
+        let heard = read(&world, operator, usize::MAX);
+        assert!(heard.starts_with("HTTP/1.1 2"), "no answer: {heard:?}");
+    }
+}
