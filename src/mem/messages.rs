@@ -23,7 +23,7 @@ use core::num::NonZeroU32;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
+use super::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 use super::plain::Plain;
 
 mod claim;
@@ -254,7 +254,7 @@ impl Messages {
         let mut first_block = 0;
         if names_len > INLINE_BYTES {
             self.admit(share, 1, owner)?;
-            first_block = self.blocks.allocate_chain(PAGE_BYTES).ok_or(PoolFull::Bodies)?;
+            first_block = self.blocks.allocate_chain(names_room(names_len)).ok_or(PoolFull::Bodies)?;
         } else {
             self.admit(share, 0, owner)?;
         }
@@ -302,7 +302,7 @@ impl Messages {
     ) -> Result<(), PoolFull> {
         let slot = &self.slots[id.index()];
         let stream_len = slot.filled as usize + properties.len() + body_len as usize;
-        let room = slot.inline_len as usize + if slot.first_block == 0 { 0 } else { PAGE_BYTES };
+        let room = slot.first_room();
         let mut pages = 0;
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
@@ -390,7 +390,7 @@ impl Messages {
     /// Exchange and routing key, one behind the other.
     pub fn names(&self, id: MessageId) -> &[u8] {
         let slot = &self.slots[id.index()];
-        let len = slot.exchange_len as usize + slot.key_len as usize;
+        let len = slot.names_len();
         match slot.inline_len {
             0 => &self.blocks.bytes(slot.first_block)[..len],
             _ => &slot.inline[..len],
@@ -426,8 +426,7 @@ impl Messages {
     /// Bytes of pool memory that the message occupies, slot included.
     pub fn footprint_bytes(&self, id: MessageId) -> u32 {
         let slot = &self.slots[id.index()];
-        let beyond = slot.stream_len().saturating_sub(slot.inline_len as usize);
-        (MESSAGE_SLOT_BYTES + Blocks::bytes_for(beyond)) as u32
+        MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
     /// A copy with other properties, held by the caller; the old message is untouched.
@@ -634,16 +633,38 @@ impl Slot {
         if !self.flags.has(MessageFlags::ASSEMBLING) {
             return 0;
         }
-        let room = if self.inline_len == 0 { PAGE_BYTES } else { self.inline_len as usize };
-        Blocks::pages_for(self.stream_len().saturating_sub(room))
+        Blocks::pages_for(self.stream_len().saturating_sub(self.first_room()))
+    }
+
+    const fn names_len(&self) -> usize {
+        self.exchange_len as usize + self.key_len as usize
+    }
+
+    /// Bytes before the chain of the content: those in the slot, or those of the block that the names took.
+    const fn first_room(&self) -> usize {
+        if self.inline_len > 0 { self.inline_len as usize } else { names_room(self.names_len()) }
+    }
+
+    /// Bytes of all its blocks.
+    const fn block_bytes(&self) -> u32 {
+        let beyond = self.stream_len().saturating_sub(self.first_room());
+        self.names_block_bytes() + Blocks::bytes_for(beyond) as u32
+    }
+
+    /// Bytes of the block that its names took, if the slot did not hold them.
+    const fn names_block_bytes(&self) -> u32 {
+        if self.inline_len > 0 { 0 } else { names_room(self.names_len()) as u32 }
     }
 
     const fn stream_len(&self) -> usize {
-        self.exchange_len as usize
-            + self.key_len as usize
-            + self.properties_len as usize
-            + self.body_len as usize
+        self.names_len() + self.properties_len as usize + self.body_len as usize
     }
+}
+
+/// Bytes of the block for names that the slot does not hold. They stay in one piece, and with 257 to 510 bytes
+/// only a page is one.
+const fn names_room(names_len: usize) -> usize {
+    if names_len <= BLOCK_UNIT_BYTES { BLOCK_UNIT_BYTES } else { PAGE_BYTES }
 }
 
 /// What of a pool is for reading back alone.

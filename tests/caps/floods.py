@@ -34,8 +34,6 @@ class Flood(NamedTuple):
     tls: bool = False
     # It leaves messages in queues, so it matters to it whether they may leave memory.
     deep: bool = False
-    # Why publishers of another virtual host may have to wait while it lasts, which they should not.
-    waits: str = ""
     # Why it is right that all its peers are cut off before it is over.
     cut_off: str = ""
 
@@ -605,7 +603,6 @@ FLOODS: List[Flood] = [
     Flood("all-channels", all_channels, {"channels": 100}),
     Flood("all-consumers", all_consumers, {"consumers": 40, "basic.deliver": 200}),
     Flood("all-queues", all_queues, {"queues": 40}),
-    Flood("all-bindings", all_bindings, {"bindings": 100, "drained": 50},
-          waits="now and then, on 16 MB, no share of a virtual host helps against it"),
+    Flood("all-bindings", all_bindings, {"bindings": 100, "drained": 50}),
     Flood("garbage", garbage, {"shouts": 300}),
 ]

@@ -296,22 +296,6 @@ impl Slot {
     pub(super) const fn set_owner(&mut self, owner: Owner) {
         (self.vhost, self.user) = (owner.vhost, owner.user);
     }
-
-    /// Bytes of blocks that it counts for.
-    const fn block_bytes(&self) -> u64 {
-        if self.first_block == 0 {
-            return 0;
-        }
-        Blocks::bytes_for(self.stream_len().saturating_sub(self.inline_len as usize)) as u64
-    }
-
-    /// Those that it had for its names alone.
-    const fn names_block_bytes(&self) -> u64 {
-        if self.inline_len > 0 {
-            return 0;
-        }
-        Blocks::bytes_for(self.exchange_len as usize + self.key_len as usize) as u64
-    }
 }
 
 impl Messages {
@@ -349,7 +333,7 @@ impl Messages {
         // Who is still refused is held again; nobody is for what another in its place did.
         self.owners.held.fill(0);
         for slot in self.slots.taken_mut() {
-            let (bytes, pages, owner) = (slot.block_bytes(), slot.assembly_pages(), slot.owner());
+            let (bytes, pages, owner) = (slot.block_bytes().into(), slot.assembly_pages(), slot.owner());
             let is_gone = self.owners.users.tallies[owner.user()].life == 0;
             let owner = if is_gone { Owner { user: 0, ..owner } } else { owner };
             slot.set_owner(owner);
@@ -363,7 +347,7 @@ impl Messages {
     #[inline(never)]
     pub(super) fn count_begun(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
-        self.owners.take(slot.owner(), 1, slot.block_bytes(), 0);
+        self.owners.take(slot.owner(), 1, slot.block_bytes().into(), 0);
     }
 
     /// It has room for its content.
@@ -371,14 +355,14 @@ impl Messages {
     pub(super) fn count_content(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
         let bytes = slot.block_bytes() - slot.names_block_bytes();
-        self.owners.take(slot.owner(), 0, bytes, slot.assembly_pages());
+        self.owners.take(slot.owner(), 0, bytes.into(), slot.assembly_pages());
     }
 
     /// It goes.
     #[inline(never)]
     pub(super) fn count_freed(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
-        self.owners.give_back(slot.owner(), 1, slot.block_bytes());
+        self.owners.give_back(slot.owner(), 1, slot.block_bytes().into());
     }
 
     /// Whose memory a message takes.

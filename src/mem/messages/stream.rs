@@ -13,7 +13,7 @@ impl Messages {
     /// A place in the body, `offset` bytes from its beginning.
     pub fn body_cursor(&self, id: MessageId, offset: u32) -> Cursor {
         let slot = &self.slots[id.index()];
-        let head = slot.exchange_len as usize + slot.key_len as usize + slot.properties_len as usize;
+        let head = slot.names_len() + slot.properties_len as usize;
         self.seek(id, head + offset as usize)
     }
 

@@ -217,3 +217,54 @@ fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
     }
     assert_eq!((pool.messages_used(), pool.assembly_bytes_used()), (0, 0));
 }
+
+#[test]
+fn what_a_message_is_counted_for_is_what_it_takes() {
+    for key_len in [0, 81, 82, 120, 247, 248, 255] {
+        for (properties_len, body_len) in [(0, 0), (0, 1), (0, 90), (200, 0), (30, 300), (0, 3000), (5, 9000)]
+        {
+            let mut pool = pool(64, 1 << 20, 1 << 20);
+            let (key, properties) = ("k".repeat(key_len), vec![1; properties_len]);
+            // Sixteen alike fill the pages that they share.
+            let ids: Vec<_> =
+                (0..16).map(|_| make(&mut pool, &key, &properties, &vec![2; body_len])).collect();
+            let counted: usize =
+                ids.iter().map(|&id| pool.footprint_bytes(id) as usize - MESSAGE_SLOT_BYTES).sum();
+            assert_eq!(pool.body_bytes_used(), counted, "{key_len}, {properties_len}, {body_len}");
+        }
+    }
+}
+
+#[test]
+fn names_that_do_not_fit_into_the_slot_take_a_unit_and_no_page() {
+    let mut pool = pool(64, 1 << 20, 1 << 20);
+    for _ in 0..16 {
+        make(&mut pool, &"k".repeat(120), b"", b"23.5");
+    }
+    assert_eq!(pool.body_bytes_used(), PAGE_BYTES);
+}
+
+#[test]
+fn long_names_of_one_virtual_host_leave_another_its_part() {
+    for key_len in [120, 255] {
+        let mut pool = pool(4000, 1 << 20, 1 << 20);
+        let (flood, witness) = (Owner::of_vhost(0), Owner::of_vhost(1));
+        pool.divide_among([flood, witness].into_iter(), core::iter::empty());
+        let key = vec![b'k'; key_len];
+        let mut send = |owner| -> Result<(), PoolFull> {
+            let id = pool.begin("amq.topic", &key, Draw { share: Share::Ordinary, owner })?;
+            let content = pool.reserve_content(id, b"", MessageFlags::NONE, 4, Share::Ordinary);
+            if let Err(full) = content {
+                pool.release(id);
+                return Err(full);
+            }
+            pool.append_body(id, b"23.5");
+            pool.finish(id);
+            Ok(())
+        };
+        let flooded = (0..4000).take_while(|_| send(flood).is_ok()).count();
+        assert!(flooded < 4000, "it was no flood");
+        let heard = (0..20).filter(|_| send(witness).is_ok()).count();
+        assert_eq!(heard, 20, "names of {} bytes", key_len + 9);
+    }
+}
