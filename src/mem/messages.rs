@@ -661,8 +661,8 @@ impl Slot {
     }
 }
 
-/// Bytes of the block for names that the slot does not hold. They stay in one piece, and with 257 to 510 bytes
-/// only a page is one.
+/// Bytes of the block for names that the slot does not hold. They stay in one piece, and with 257 to 510
+/// bytes only a page is one.
 const fn names_room(names_len: usize) -> usize {
     if names_len <= BLOCK_UNIT_BYTES { BLOCK_UNIT_BYTES } else { PAGE_BYTES }
 }
