@@ -5,9 +5,9 @@
 //! itself says "would block", or has given less than was asked for.
 //!
 //! Input is read in one of two ways. Usually everything there is: what cannot be handled yet is *stashed*.
-//! When stash room or message memory is short, and from a stranger always, the input is only *looked at*, and
-//! exactly what was handled is taken afterwards: then a waiting publisher's bytes stay in its own socket
-//! buffer.
+//! When stash room or message memory is short, the input is only *looked at*, and exactly what was handled is
+//! taken afterwards: then a waiting publisher's bytes stay in its own socket buffer. Of a stranger no more is
+//! taken than the smallest frame that AMQP knows, so that what it sends behind its login stays there, too.
 //!
 //! Over TLS everything is taken, but no more than one record when plain input would only be looked at. What
 //! was opened cannot go back to the socket, so every connection over TLS has room of its own for a record:
@@ -17,10 +17,9 @@
 //! stashes, shared                     | input that waits, beyond what is its connection's own      |
 //! ```
 //!
-//! Always true: of what is shared a stranger holds no more than its unfinished frame, of the smallest size
-//! that AMQP knows, and all of them together no more than half; nobody over TLS needs any of it to have a
-//! record opened; who does need some says how much ([`Stream::missing`]), and is read again when there is so
-//! much.
+//! Always true: of what is shared a stranger holds no more than one frame of the smallest size that AMQP
+//! knows takes, and all of them together no more than half; nobody over TLS needs any of it to have a record
+//! opened; who does need some says how much ([`Stream::missing`]), and is read again when there is so much.
 //! Sealed output cannot be taken back: what of one record the socket did not take waits, and nothing more is
 //! sealed before that has gone.
 
@@ -42,7 +41,7 @@ pub(super) enum Reading {
     Take,
     /// Looked at; only what was handled is taken, and the beginning of a frame.
     Look,
-    /// The same, for it has not logged in: its frames are small, and never many of them are kept.
+    /// It has not logged in: no more is taken than its largest frame, as long as there is room to keep that.
     Stranger,
 }
 
@@ -91,6 +90,17 @@ impl Buffers {
     /// Whether everything that may come in one reading of `bytes` can be kept.
     pub(super) const fn can_take(&self, bytes: usize) -> bool {
         self.stashes.bytes_free() >= bytes + self.stash_reserve
+    }
+
+    /// Whether so many bytes can be kept for one who has not logged in: strangers leave half of the stashes
+    /// to those who did.
+    const fn has_stranger_room(&self, bytes: usize) -> bool {
+        self.stashes.bytes_free() >= self.stranger_bytes(bytes)
+    }
+
+    /// How much of the stashes has to be free for a stranger to keep so many bytes.
+    const fn stranger_bytes(&self, bytes: usize) -> usize {
+        2 * self.stash_reserve + bytes + PAGE_BYTES
     }
 
     /// Bytes of input and of sealed output that wait.
@@ -191,7 +201,7 @@ impl<S: Socket> Stream<S> {
         let (stashed, room) = buffer.split_at_mut(self.from_stash);
         self.stash.copy_front(if self.is_reserved { &buffers.reserved } else { &buffers.stashes }, stashed);
         let count = match self.tls {
-            None if self.readable && !room.is_empty() => self.receive(room, reading),
+            None if self.readable && !room.is_empty() => self.receive_plain(buffers, room),
             None | Some(Tls::Away | Tls::Over) => 0,
             Some(Tls::Shaking(_)) => {
                 self.gather(buffers);
@@ -202,11 +212,17 @@ impl<S: Socket> Stream<S> {
         Input { len: self.from_stash + count, end: self.ended }
     }
 
-    fn receive(&mut self, room: &mut [u8], reading: Reading) -> usize {
-        let result = match reading {
-            Reading::Take => self.socket.read(room),
-            Reading::Look | Reading::Stranger => self.socket.peek(room),
-        };
+    fn receive_plain(&mut self, buffers: &Buffers, room: &mut [u8]) -> usize {
+        let own = (FRAME_BYTES_MIN as usize).saturating_sub(self.from_stash).min(room.len());
+        self.is_taken |= self.reading == Reading::Stranger && own > 0 && buffers.has_stranger_room(own);
+        match self.reading {
+            Reading::Stranger if self.is_taken => self.receive(&mut room[..own]),
+            _ => self.receive(room),
+        }
+    }
+
+    fn receive(&mut self, room: &mut [u8]) -> usize {
+        let result = if self.is_taken { self.socket.read(room) } else { self.socket.peek(room) };
         match result {
             Ok(count) => {
                 // Less than asked for means the socket is empty: more will be reported anew, and an end
@@ -233,8 +249,9 @@ impl<S: Socket> Stream<S> {
     fn gather(&mut self, buffers: &mut Buffers) {
         let Some(Tls::Shaking(mut handshake)) = self.tls.take() else { return };
         let room = handshake.room().min(buffers.scratch.len());
+        self.is_taken = true;
         if self.readable && room > 0 {
-            let count = self.receive(&mut buffers.scratch[..room], Reading::Take);
+            let count = self.receive(&mut buffers.scratch[..room]);
             handshake.take_in(&buffers.scratch[..count]);
         }
         self.tls = Some(Tls::Shaking(handshake));
@@ -285,7 +302,7 @@ impl<S: Socket> Stream<S> {
             return 0;
         }
         session.held.copy_front(reserved, &mut scratch[..held]);
-        let count = if self.readable { self.receive(&mut scratch[held..limit], Reading::Take) } else { 0 };
+        let count = if self.readable { self.receive(&mut scratch[held..limit]) } else { 0 };
         let total = held + count;
         let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.unsent, reserved));
         self.ended |= unsealed.end;
@@ -332,7 +349,7 @@ impl<S: Socket> Stream<S> {
             return true;
         }
         let needed = match self.reading {
-            Reading::Stranger => 2 * buffers.stash_reserve + bytes + PAGE_BYTES,
+            Reading::Stranger => buffers.stranger_bytes(bytes),
             Reading::Take | Reading::Look => 2 * bytes + PAGE_BYTES,
         };
         if buffers.stashes.bytes_free() < needed {

@@ -163,10 +163,13 @@ impl<P: Platform> Engine<P> {
             // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
             // message may go where it would only be lost sight of.
             self.note_deaf(id);
-        } else if seen.is_writable {
-            if let Some(peer) = self.peers.get_mut(id) {
-                peer.stream.writable = true;
-            }
+        } else if seen.is_writable
+            && let Some(peer) = self.peers.get_mut(id)
+            && !peer.stream.writable
+        {
+            // The system says so with whatever else it reports. Who could be written to before is on the list
+            // if there is something to write.
+            peer.stream.writable = true;
             self.list_to_write(id);
         }
     }

@@ -53,11 +53,6 @@ impl Socket {
         Ok(())
     }
 
-    /// The poll reports nothing more.
-    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(self.source())
-    }
-
     fn source(&mut self) -> &mut dyn EventSource {
         match &mut self.stream {
             Stream::Tcp(socket) => socket,

@@ -176,11 +176,10 @@ impl Platform for System {
         }
     }
 
-    fn close(&mut self, mut socket: Socket) {
+    fn close(&mut self, socket: Socket) {
         self.give_back(&socket);
-        if let Err(error) = socket.deregister(self.poll.registry()) {
-            log::debug!("deregistering a socket failed: {error}");
-        }
+        // The poll forgets a descriptor that is closed, for nobody has a copy of it.
+        drop(socket);
     }
 
     fn stop_listening(&mut self) {
