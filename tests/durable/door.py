@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional
 
 from support import (
-    MIB, QUICK, Leveret, brokers, client, declare, fill, numbers_of, scratch, seed, system, take_all, tmpfs,
+    MIB, QUICK, Leveret, brokers, client, declare, fill, numbers_of, scratch, seed, side_by_side, system,
+    take_all, tmpfs,
 )
 from harness.raw import Client, Closed
 from harness.suite import Skip
@@ -166,18 +167,24 @@ def every_block_loses_a_bit(how: str) -> None:
         blocks = written_blocks(base)
         assert len(blocks) > 15, f"{len(blocks)} blocks"
         data = (base / "00000000.seg").read_bytes()
+        places = []
         for at in blocks[chance.randrange(8) :: 8] if QUICK else blocks:
             # Where something is written: the padding is not covered by any sum, nor does it say anything.
             used = len(data[at : at + BLOCK].rstrip(b"\0"))
-            for place in {at, at + chance.randrange(used)} if not QUICK else {at + chance.randrange(used)}:
-                copy = copied(base, folder)
-                if chance.random() < 0.5:
+            places += [at + chance.randrange(used)] if QUICK else {at, at + chance.randrange(used)}
+
+        def check(place: int, is_log_alone: bool) -> None:
+            with scratch(folder) as own:
+                copy = copied(base, own)
+                if is_log_alone:
                     without_files(copy)
                 flip(copy / "00000000.seg", place)
                 with running(copy) as broker:
                     found = who_gets_in(broker)
                     assert found == RIGHT, f"byte {place}: {found} get in"
                     assert IN_DOUBT not in broker.log()
+
+        side_by_side(check, [(place, chance.random() < 0.5) for place in places])
         print(f"# {len(blocks)} blocks")
 
 
@@ -230,22 +237,29 @@ def runs_of_blocks_are_lost() -> None:
     with scratch() as folder:
         base = administered(folder, "kill")
         blocks = written_blocks(base)
-        doubts = 0
+        runs = []
         for count in (2, 3, 5):
             # Each broker costs seconds, for refused logins wait: another third of the places in each run of the tests.
             for start in range(1 + chance.randrange(3), len(blocks) - count + 1, 3):
-                copy = without_files(copied(base, folder))
-                for at in blocks[start : start + count]:
-                    flip(copy / "00000000.seg", at + chance.randrange(40))
+                runs.append([at + chance.randrange(40) for at in blocks[start : start + count]])
+
+        def check(*places: int) -> bool:
+            """Whether nobody got in."""
+            with scratch(folder) as own:
+                copy = without_files(copied(base, own))
+                for place in places:
+                    flip(copy / "00000000.seg", place)
                 with running(copy) as broker:
                     found = who_gets_in(broker)
-                    assert found in (RIGHT, set()), f"blocks {start} to {start + count}: {found} get in"
+                    assert found in (RIGHT, set()), f"bytes {places}: {found} get in"
                     if found:
                         assert IN_DOUBT not in broker.log()
-                        continue
+                        return False
                     is_loud(broker)
-                    doubts += 1
                 assert inspected(copy).returncode == 2
+                return True
+
+        doubts = sum(side_by_side(check, runs))
         assert doubts, "nothing was ever lost"
         print(f"# nobody got in {doubts} times")
 

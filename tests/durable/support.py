@@ -13,8 +13,9 @@ import tempfile
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from harness import brokers, environment, wire
 from harness.brokers import Leveret
@@ -47,6 +48,17 @@ def until(ready: Callable[[], bool], complaint: str, patience: float = 20.0) -> 
     while not ready():
         assert time.monotonic() < deadline, f"{complaint} in {patience:.0f} s"
         time.sleep(0.01)
+
+
+def side_by_side(check: Callable[..., Any], cases: Iterable[Sequence[Any]], at_once: int = 6) -> List[Any]:
+    """Check all cases, a few at a time, for each waits more than it works; the first that fails ends it."""
+    with ThreadPoolExecutor(at_once) as pool:
+        checks = [pool.submit(check, *case) for case in cases]
+        try:
+            return [done.result() for done in checks]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 # ---- brokers ------------------------------------------------------------------------------
