@@ -13,7 +13,7 @@
 //! | `deliveries` | messages between queue and acknowledgement |
 //! | `queue_head` | what stands first in a queue, and whether it may go |
 //! | `deliver` | from queues to outboxes |
-//! | `page_in`, `spill`, `read_back_room` | queues deeper than memory |
+//! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
@@ -58,6 +58,7 @@ mod names;
 mod orphans;
 mod overdue;
 mod page_in;
+mod paging;
 mod publish;
 mod queue;
 mod queue_head;

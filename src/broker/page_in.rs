@@ -73,26 +73,18 @@ impl Broker {
     pub(super) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
         if !core::mem::replace(&mut record.deep.is_fetching, true) {
-            self.wants.push_back(queue);
+            self.paging.want(queue);
         }
     }
 
     /// Whether some queue waits to be read from, and there may be memory for it.
     pub fn wants_pages(&self, messages: &Messages) -> bool {
-        !self.wants.is_empty() || self.may_feed(messages)
-    }
-
-    /// Whether memory was freed since a queue found none.
-    fn may_feed(&self, messages: &Messages) -> bool {
-        !self.awaiting_memory.is_empty() && messages.room_made() != self.awaiting_memory_since
+        self.paging.is_wanted(messages)
     }
 
     /// The next thing to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
-        if self.may_feed(messages) {
-            self.wants.append(&mut self.awaiting_memory);
-        }
-        while let Some(queue) = self.wants.pop_front() {
+        while let Some(queue) = self.paging.next_wanted(messages) {
             if self.queues.get(queue.index()).is_none() {
                 continue;
             }
@@ -156,10 +148,7 @@ impl Broker {
         }
         let deep = &mut self.queues[fetch.queue.index()].deep;
         if deep.head.is_empty() || fetch.came_back {
-            if self.awaiting_memory.is_empty() {
-                self.awaiting_memory_since = messages.room_made();
-            }
-            self.awaiting_memory.push_back(fetch.queue);
+            self.paging.await_memory(fetch.queue, messages);
         } else {
             deep.is_fetching = false;
         }
@@ -169,7 +158,7 @@ impl Broker {
     /// It could not be read now: again in the next turn.
     pub fn want_again(&mut self, fetch: &Fetch) {
         if self.is_same_queue(fetch) {
-            self.wants.push_back(fetch.queue);
+            self.paging.want(fetch.queue);
         }
     }
 

@@ -1,20 +1,28 @@
 //! The memory that is kept free for what has to come back into it.
+//!
+//! Always true: as long as the log alone has a message, there is room to read back the largest that it may
+//! be.
 
 use crate::limits::Limits;
+use crate::mem::Messages;
+
+/// Queues that one step looks at.
+const QUEUES_STEP: usize = 64;
 
 /// The memory that is kept to read back the largest message that only the log has: it may stand before
 /// transient ones that fill all the rest.
 #[derive(Debug)]
 pub(super) struct ReadBackRoom {
     /// Bytes of that message, or of one that has left since; 0 when the log alone has none.
-    pub(super) bytes: u64,
+    bytes: u64,
     /// Bytes of the largest message there can be.
-    pub(super) message_bytes_max: u64,
+    message_bytes_max: u64,
     /// Bytes that names and properties may add to a body.
-    pub(super) frame_bytes: u64,
-    /// Where the search for a message that only the log has goes on, and the places in a row without one.
-    pub(super) hand: usize,
-    pub(super) clear: usize,
+    frame_bytes: u64,
+    /// Where the search for a queue with messages that only the log has goes on.
+    hand: usize,
+    /// Places in a row without one.
+    clear: usize,
 }
 
 impl ReadBackRoom {
@@ -29,5 +37,39 @@ impl ReadBackRoom {
     pub(super) fn need(&mut self, bytes: u64) {
         self.bytes = self.bytes.max(bytes);
         self.clear = 0;
+    }
+
+    /// The same for one whose body alone is known; 0 when there is none.
+    pub(super) fn need_for_body(&mut self, body_bytes: u64) {
+        if body_bytes > 0 {
+            self.need(body_bytes + self.frame_bytes);
+        }
+    }
+
+    /// Keeps the room, as long as one of so many queues `has_absent` messages; says whether that is still
+    /// being looked for.
+    pub(super) fn keep(
+        &mut self,
+        messages: &mut Messages,
+        places: usize,
+        has_absent: impl Fn(usize) -> bool,
+    ) -> bool {
+        if self.bytes == 0 {
+            return false;
+        }
+        for _ in 0..QUEUES_STEP {
+            if has_absent(self.hand) {
+                self.clear = 0;
+                break;
+            }
+            self.hand = if self.hand + 1 < places { self.hand + 1 } else { 0 };
+            self.clear += 1;
+        }
+        let is_needed = self.clear < places;
+        if !is_needed {
+            (self.bytes, self.clear) = (0, 0);
+        }
+        messages.keep_for_read_back(self.bytes, self.message_bytes_max);
+        is_needed && self.clear > 0
     }
 }

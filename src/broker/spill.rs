@@ -47,44 +47,20 @@ enum Spilling {
 impl Broker {
     /// At a start: the largest body in the log has so many bytes; 0 when there is no message in it.
     pub fn recovered_largest(&mut self, body_bytes: u64) {
-        if body_bytes > 0 {
-            self.read_back.need(body_bytes + self.read_back.frame_bytes);
-        }
-    }
-
-    /// Keeps room for what is to be read back, as long as there is any; says whether it is still being looked
-    /// for.
-    fn keep_read_back_room(&mut self, messages: &mut Messages) -> bool {
-        let Self { read_back: room, queues, .. } = self;
-        if room.bytes == 0 {
-            return false;
-        }
-        let places = queues.places();
-        for _ in 0..SPILL_QUEUES {
-            if queues.get(room.hand).is_some_and(Queue::has_absent) {
-                room.clear = 0;
-                break;
-            }
-            room.hand = if room.hand + 1 < places { room.hand + 1 } else { 0 };
-            room.clear += 1;
-        }
-        let is_needed = room.clear < places;
-        if !is_needed {
-            (room.bytes, room.clear) = (0, 0);
-        }
-        messages.keep_for_read_back(room.bytes, room.message_bytes_max);
-        is_needed && room.clear > 0
+        self.paging.recovered_largest(body_bytes);
     }
 
     /// Whether transient messages may go to the log when memory is short.
     pub const fn set_spill_transient(&mut self, spill_transient: bool) {
-        self.spill_transient = spill_transient;
+        self.paging.set_spills_transient(spill_transient);
     }
 
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
     pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_looking = self.keep_read_back_room(cx.messages);
+        let (queues, places) = (&self.queues, self.queues.places());
+        let has_absent = |index: usize| queues.get(index).is_some_and(Queue::has_absent);
+        let is_looking = self.paging.keep_read_back_room(cx.messages, places, has_absent);
         if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
             return is_looking;
         }
@@ -94,17 +70,14 @@ impl Broker {
         if self.spill_delivered(cx.messages) {
             return true;
         }
-        for _ in 0..SPILL_QUEUES.min(self.queues.places()) {
-            if self.spill_hand >= self.queues.places() {
-                self.spill_hand = 0;
-            }
-            let index = self.spill_hand;
+        for _ in 0..SPILL_QUEUES.min(places) {
+            let index = self.paging.hand(places);
             let may_spill = self.queues.get(index).is_some_and(|queue| self.may_spill(queue));
             if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
                 // There is more in this one.
                 return true;
             }
-            self.spill_hand += 1;
+            self.paging.pass_on();
         }
         left < SPILL_STEP || is_looking
     }
@@ -123,7 +96,7 @@ impl Broker {
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else { break };
             // Unless a first message finds no memory: what came back behind it can wait, it cannot.
             let is_wanted = delivery.returned
-                && self.awaiting_memory.is_empty()
+                && !self.paging.is_short_of_memory()
                 && !self.queues[queue.index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // It would not be free, or not for long: later.
@@ -158,7 +131,7 @@ impl Broker {
             let connection = self.channels[channel.index()].connection;
             self.unpin(messages, connection, Some(queue), message);
         }
-        self.read_back.need(messages.stream_len(message) as u64);
+        self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }
@@ -169,7 +142,7 @@ impl Broker {
     }
 
     const fn may_spill_transient(&self, queue: &Queue) -> bool {
-        self.spill_transient && !queue.hidden
+        self.paging.spills_transient() && !queue.hidden
     }
 
     /// Says whether it ended because there is nothing `left` to be done in this step.
@@ -251,7 +224,7 @@ impl Broker {
         record.ready_body_bytes -= body_len;
         record.deep.body_bytes += body_len;
         self.push_stored(queue, lane, offset, 1);
-        self.read_back.need(messages.stream_len(message) as u64);
+        self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }

@@ -19,8 +19,8 @@ use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
+use super::paging::Paging;
 use super::queue::Queue;
-use super::read_back_room::ReadBackRoom;
 use super::records::{Channel, Connection, Consumer, Getting};
 use super::routing::Routing;
 use super::watch::Watch;
@@ -101,20 +101,11 @@ pub struct Broker {
     pub(super) orphans: Orphans,
     /// Every message to a durable queue is persistent, whatever it says.
     pub(super) persist_all: bool,
-    pub(super) spill_transient: bool,
     /// When it was last said that there is no room on the disk.
     pub(super) full_said_ms: Option<u64>,
     /// Marks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) marking: VecDeque<(u64, QueueId, u64, u64)>,
-    /// Queues whose front is to be read back.
-    pub(super) wants: VecDeque<QueueId>,
-    /// Those for which there was no memory, and what the count of frees was then.
-    pub(super) awaiting_memory: VecDeque<QueueId>,
-    pub(super) awaiting_memory_since: u64,
-    /// Where the search for what may leave memory goes on.
-    pub(super) spill_hand: usize,
-    /// What is kept free to read back what only the log has.
-    pub(super) read_back: ReadBackRoom,
+    pub(super) paging: Paging,
     /// Gets that wait for their message.
     pub(super) getting: VecDeque<Getting>,
     /// One of them may find its message now.
@@ -190,14 +181,9 @@ impl Broker {
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
             persist_all: false,
-            spill_transient: false,
             full_said_ms: None,
             marking: VecDeque::with_capacity(64),
-            wants: VecDeque::with_capacity(64),
-            awaiting_memory: VecDeque::new(),
-            awaiting_memory_since: 0,
-            spill_hand: 0,
-            read_back: ReadBackRoom::new(limits),
+            paging: Paging::new(limits),
             getting: VecDeque::new(),
             gets_due: false,
             fifo_pool,
