@@ -13,6 +13,7 @@ use crate::journal::Definition;
 use crate::wire::field::Table;
 
 use super::arguments::QueueSettings;
+use super::lanes::Logged;
 use super::orphans::Orphan;
 use super::queue::Queue;
 use super::queues::QueueDeclaration;
@@ -55,7 +56,7 @@ impl Broker {
         }
         let mut record = Queue::new(vhost, name, &[], QueueSettings::of(Table::EMPTY));
         (record.durable, record.is_rebuilt) = (true, true);
-        record.logged.incarnation = incarnation;
+        record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
         self.append_queue(cx, queue.index(), true);
         Some(queue)

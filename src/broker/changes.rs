@@ -48,12 +48,12 @@ impl Broker {
         }
         let (queue, vhost) = self.operator_queue(vhost, name)?;
         let record = &self.queues[queue.index()];
-        let count = record.ready();
+        let count = record.backlog.ready();
         let problem = match () {
             () if if_unused && !record.consumers.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",
             () => {
-                self.check_deletable(cx.journal, record.logged.incarnation != 0)?;
+                self.check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.queue_job(Job::Queue(queue));
                 self.run_jobs(cx);

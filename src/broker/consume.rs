@@ -354,8 +354,8 @@ impl Broker {
         let front = self.connections[connection.index()].outbox.front();
         let mut at = front;
         while let Some(index) = at {
-            at = List::after(&self.deliveries.slab, index, |delivery| &delivery.outbox_links);
-            let delivery = &self.deliveries.slab[index];
+            at = self.deliveries.next_in_outbox(index);
+            let delivery = &self.deliveries[index];
             if delivery.channel != channel {
                 continue;
             }
@@ -369,10 +369,10 @@ impl Broker {
     }
 
     fn orphan(&mut self, channel: ChannelId, index: usize) {
-        if !self.deliveries.slab[index].no_ack {
+        if !self.deliveries[index].no_ack {
             self.leave_unacknowledged(channel, index);
         }
-        self.deliveries.slab[index].orphaned = true;
+        self.deliveries[index].orphaned = true;
     }
 
     pub(super) fn free_channel_if_done(&mut self, channel: ChannelId) {

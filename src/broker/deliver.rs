@@ -13,8 +13,8 @@ use crate::command::{
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
+use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
-use super::queue_head::Taken;
 use super::records::{Consumer, ConsumerState, Getting};
 use super::{Broker, Context};
 
@@ -163,15 +163,13 @@ impl Broker {
         let acknowledged = !new.no_ack;
         let index = self.deliveries.insert(new, sequence, wire_bytes).expect("the caller made sure of room");
         let connection = &mut self.connections[connection_id.index()];
-        connection.outbox.push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.outbox_links);
+        self.deliveries.enter_outbox(&mut connection.outbox, index);
         let channel = &mut self.channels[channel_id.index()];
         channel.outbox_len += 1;
         channel.outbox_last = sequence;
         if acknowledged {
-            self.deliveries.slab[index].delivered_s = self.watch.begin();
-            channel
-                .unacknowledged
-                .push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
+            self.deliveries[index].delivered_s = self.watch.begin();
+            self.deliveries.enter_unacknowledged(&mut channel.unacknowledged, index);
         }
         if connection.outbox.len() == 1 {
             self.note_output(connection_id);
@@ -195,7 +193,7 @@ impl Broker {
     pub fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.connection(connection).outbox.front() else { return };
         self.leave_outbox(connection, index);
-        let channel = self.deliveries.slab[index].channel;
+        let channel = self.deliveries[index].channel;
         self.abandon_unsent(cx, index);
         self.free_channel_if_done(channel);
         self.releases += 1;
@@ -208,8 +206,8 @@ impl Broker {
         for _ in 0..count {
             let Some(index) = self.connection(connection).outbox.front() else { break };
             self.leave_outbox(connection, index);
-            self.deliveries.slab[index].sent = true;
-            let delivery = &self.deliveries.slab[index];
+            self.deliveries[index].sent = true;
+            let delivery = &self.deliveries[index];
             let channel = delivery.channel;
             if delivery.carrier != Carrier::Return {
                 self.channels[channel.index()].last_sent = delivery.tag;
@@ -243,11 +241,11 @@ impl Broker {
 
     /// Takes a delivery out of the outbox, written or not.
     pub(super) fn leave_outbox(&mut self, connection: ConnectionId, index: usize) {
-        let delivery = &self.deliveries.slab[index];
+        let delivery = &self.deliveries[index];
         let (channel, bytes) = (delivery.channel, delivery.wire_bytes);
         let record = &mut self.connections[connection.index()];
         record.outbox_bytes -= u64::from(bytes);
-        record.outbox.remove(&mut self.deliveries.slab, index, |delivery| &mut delivery.outbox_links);
+        self.deliveries.leave_outbox(&mut record.outbox, index);
         self.channels[channel.index()].outbox_len -= 1;
     }
 
@@ -393,7 +391,7 @@ impl Broker {
     ) -> Result<Option<bool>, Fault> {
         let connection = self.channels[channel.index()].connection;
         let record = &self.queues[queue.index()];
-        let ready = record.ready();
+        let ready = record.backlog.ready();
         if record.returning > 0 && !record.dying {
             return Ok(None);
         }
@@ -500,7 +498,7 @@ pub struct OutboxView<'b> {
 
 impl Outbox for OutboxView<'_> {
     fn peek(&self) -> Option<Delivery<'_>> {
-        let delivery = &self.broker.deliveries.slab[self.at?];
+        let delivery = &self.broker.deliveries[self.at?];
         let kind = match delivery.carrier {
             Carrier::Get(message_count) => DeliveryKind::GetOk { message_count },
             Carrier::Return => DeliveryKind::Return(ReplyCode::NoRoute),
@@ -520,7 +518,6 @@ impl Outbox for OutboxView<'_> {
     }
 
     fn advance(&mut self) {
-        let slab = &self.broker.deliveries.slab;
-        self.at = self.at.and_then(|at| List::after(slab, at, |delivery| &delivery.outbox_links));
+        self.at = self.at.and_then(|at| self.broker.deliveries.next_in_outbox(at));
     }
 }

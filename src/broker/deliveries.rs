@@ -14,7 +14,9 @@
 //! where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags
 //! fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
 
-use crate::command::{ChannelId, ConsumerId, QueueId};
+use core::ops::{Index, IndexMut};
+
+use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
 use crate::mem::{Links, List, MessageId, Slab};
 
 /// Which method carries the message.
@@ -57,16 +59,16 @@ pub(super) struct Delivered {
     /// It has been written to the socket.
     pub(super) sent: bool,
     /// It is back in its queue.
-    pub(super) returned: bool,
+    returned: bool,
     /// It is on the list of those that may leave memory.
     may_leave: bool,
     /// Its channel went while it was being written: it goes back to its queue afterwards.
     pub(super) orphaned: bool,
     /// In an open transaction: what commit will do with it.
-    pub(super) decided: Option<crate::command::Settlement>,
-    pub(super) links: Links,
+    decided: Option<Settlement>,
+    links: Links,
     /// The outbox, and afterwards the list of those that may leave memory.
-    pub(super) outbox_links: Links,
+    outbox_links: Links,
     bucket_next: u32,
     heap: HeapLinks,
 }
@@ -95,7 +97,7 @@ pub(super) struct NewDelivery {
 /// The pool of deliveries.
 #[derive(Debug)]
 pub(super) struct Deliveries {
-    pub(super) slab: Slab<Delivered>,
+    slab: Slab<Delivered>,
     buckets: Box<[u32]>,
     /// Records in the returned heaps of all queues.
     returned: usize,
@@ -170,7 +172,7 @@ impl Deliveries {
     }
 
     /// Its tag is no longer known to the peer; the record itself stays.
-    pub(super) fn forget_tag(&mut self, index: usize) {
+    fn forget_tag(&mut self, index: usize) {
         let (channel, tag) = (self.slab[index].channel, self.slab[index].tag);
         let bucket = self.bucket(channel, tag);
         let this = index as u32 + 1;
@@ -191,7 +193,7 @@ impl Deliveries {
     }
 
     /// The tag is known again (a transaction was rolled back).
-    pub(super) fn remember_tag(&mut self, index: usize) {
+    fn remember_tag(&mut self, index: usize) {
         let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
         self.slab[index].bucket_next = self.buckets[bucket];
         self.buckets[bucket] = index as u32 + 1;
@@ -202,6 +204,74 @@ impl Deliveries {
         self.keep(index);
         self.slab.remove(index)
     }
+
+    // ---- the outbox of a connection
+
+    /// Behind all that is in the outbox.
+    #[inline]
+    pub(super) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
+        outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    }
+
+    /// Out of the outbox, wherever it stands.
+    #[inline]
+    pub(super) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
+        outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    }
+
+    /// The one behind it in the outbox.
+    #[inline]
+    pub(super) fn next_in_outbox(&self, index: usize) -> Option<usize> {
+        List::after(&self.slab, index, |delivery| &delivery.outbox_links)
+    }
+
+    // ---- unacknowledged deliveries of a channel
+
+    /// Behind all that the channel has not acknowledged.
+    #[inline]
+    pub(super) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
+        list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    }
+
+    /// It is acknowledged, or decided otherwise: its tag is known no more.
+    #[inline]
+    pub(super) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
+        list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+        self.forget_tag(index);
+    }
+
+    /// A transaction is to do this with it; it must have left the unacknowledged ones.
+    pub(super) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
+        self.slab[index].decided = Some(settlement);
+        decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    }
+
+    /// Takes the next that a transaction decided about.
+    pub(super) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
+        let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
+        let settlement = self.slab[index].decided.take();
+        Some((index, settlement.expect("what is on this list is decided")))
+    }
+
+    /// A transaction decides nothing after all: its deliveries are unacknowledged again, in their old places.
+    /// In one pass over the list from its end: a client decides in any order, and looking for each place anew
+    /// would take time without bound.
+    pub(super) fn undecide(&mut self, list: &mut List, mut decided: List) {
+        decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
+        let mut after = list.back();
+        while let Some(index) = decided.back() {
+            decided.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+            self.slab[index].decided = None;
+            self.remember_tag(index);
+            let tag = self.slab[index].tag;
+            while let Some(other) = after.filter(|&other| self.slab[other].tag > tag) {
+                after = List::before(&self.slab, other, |delivery| &delivery.links);
+            }
+            list.insert_after(&mut self.slab, after, index, |delivery| &mut delivery.links);
+        }
+    }
+
+    // ---- what may leave memory
 
     /// From now on its message may leave memory, if the log has it; the record must be in no outbox.
     pub(super) fn let_leave(&mut self, index: usize) {
@@ -224,6 +294,39 @@ impl Deliveries {
         self.leavable.front()
     }
 
+    // ---- how many there are
+
+    /// Deliveries that are not settled, and returns that are not written.
+    pub(super) const fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are none.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Records that are free.
+    #[inline]
+    pub(super) const fn room(&self) -> usize {
+        self.slab.room()
+    }
+
+    /// Rises with every record that becomes free.
+    pub(super) const fn given(&self) -> u64 {
+        self.slab.given()
+    }
+
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub(super) const fn idle_bytes(&self) -> usize {
+        self.slab.idle_bytes()
+    }
+
+    /// Gives idle memory back.
+    pub(super) fn trim(&mut self) {
+        self.slab.trim();
+    }
+
     /// Whether half of all records serve messages that came back to their queues and that nobody may ever
     /// ask for again: no more of them shall, or there would be none left for anybody else.
     pub(super) const fn are_half_returned(&self) -> bool {
@@ -234,6 +337,29 @@ impl Deliveries {
         // The odd factor spreads channels over the ring; tags of one channel stay neighbours.
         let start = channel.index().wrapping_mul(0x9E37_79B1);
         start.wrapping_add(tag as usize) & (self.buckets.len() - 1)
+    }
+}
+
+impl Index<usize> for Deliveries {
+    type Output = Delivered;
+
+    #[inline]
+    fn index(&self, index: usize) -> &Delivered {
+        &self.slab[index]
+    }
+}
+
+impl IndexMut<usize> for Deliveries {
+    #[inline]
+    fn index_mut(&mut self, index: usize) -> &mut Delivered {
+        &mut self.slab[index]
+    }
+}
+
+impl Delivered {
+    /// Whether it is back in its queue.
+    pub(super) const fn is_returned(&self) -> bool {
+        self.returned
     }
 }
 
@@ -260,6 +386,7 @@ impl ReturnedHeap {
     }
 
     pub(super) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
+        pool.slab[index].returned = true;
         pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
         self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
         self.len += 1;

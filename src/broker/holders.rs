@@ -94,7 +94,7 @@ impl Broker {
 
     #[inline(never)]
     fn is_delivery_left_for(&self, connection: ConnectionId) -> bool {
-        let room = self.deliveries.slab.room() as u64;
+        let room = self.deliveries.room() as u64;
         let kept = |divided: &Divided, held: &Held| divided.unsettled.kept_from(held.unsettled, 1);
         let Holder { vhost, user } = self.holder(connection);
         let of_vhost = vhost.map_or(0, |vhost| kept(&self.divisions.vhosts, self.access.vhost_held(vhost)));
@@ -232,7 +232,7 @@ impl Broker {
                 held.open_bytes += pinned.open_bytes;
             });
         }
-        let deliveries = (self.deliveries.slab.len() + self.deliveries.slab.room()) as u64;
+        let deliveries = (self.deliveries.len() + self.deliveries.room()) as u64;
         let pools = [deliveries, (self.settings.messages / 2).into(), self.settings.body_bytes / 2];
         self.divisions.vhosts = Divided::new(pools, self.access.vhosts_held());
         self.divisions.users = Divided::new(pools, self.access.users_held());

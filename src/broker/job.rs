@@ -1,9 +1,8 @@
 //! Pieces of work that take more than one step, as values; what is done for them stands in `jobs`.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
-use crate::mem::Fifo;
 
-use super::deliveries::ReturnedHeap;
+use super::backlog::Purged;
 
 /// One piece of work.
 #[derive(Debug)]
@@ -22,13 +21,6 @@ pub(super) enum Job {
     Connection(ConnectionId),
     /// Clear a deleted virtual host: queues, exchanges.
     Vhost(Sweep),
-}
-
-/// What was taken out of a queue to be dropped.
-#[derive(Debug)]
-pub(super) struct Purged {
-    pub(super) fifos: [Fifo; 5],
-    pub(super) returned: ReturnedHeap,
 }
 
 /// A job and the connection that waits for it.

@@ -6,11 +6,11 @@
 //! carries on in between.
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
-use crate::mem::Entry;
 
+use super::backlog::{Purged, PurgedItem};
 use super::deliveries::Carrier;
-use super::job::{Begun, Job, Purged, spend};
-use super::queue::Place;
+use super::job::{Begun, Job, spend};
+use super::place::Place;
 use super::records::Mode;
 use super::{Broker, Context};
 
@@ -95,18 +95,15 @@ impl Broker {
         parts: &mut Purged,
         left: &mut u32,
     ) -> bool {
-        while !parts.returned.is_empty() || parts.fifos.iter().any(|fifo| !fifo.is_empty()) {
+        while !parts.is_empty() {
             if !spend(left) {
                 return false;
             }
             self.releases += 1;
-            if let Some(index) = parts.returned.pop(&mut self.deliveries) {
-                let delivery = self.deliveries.remove(index);
-                self.settle_delivered(cx, queue, &delivery);
-            } else if let Some((_, entry)) =
-                parts.fifos.iter_mut().find_map(|fifo| fifo.pop(&mut self.fifo_pool))
-            {
-                self.purge_entry(cx, queue, entry);
+            match parts.pop(&mut self.fifo_pool, &mut self.deliveries) {
+                Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),
+                Some(PurgedItem::Place(place)) => self.purge_place(cx, queue, place),
+                None => panic!("what is not empty has something"),
             }
         }
         self.queues[queue.index()].returning -= 1;
@@ -116,8 +113,8 @@ impl Broker {
         true
     }
 
-    fn purge_entry(&mut self, cx: &mut Context<'_>, queue: QueueId, entry: Entry) {
-        match Place::of(entry) {
+    fn purge_place(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) {
+        match place {
             Place::Plain(message) => cx.messages.release(message),
             Place::Logged(message, offset) => {
                 self.settle_logged(cx, queue, Some(offset), message);
@@ -214,11 +211,11 @@ impl Broker {
     /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
     /// given back; what is not goes back now, for nobody has seen it.
     pub(super) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
-        let delivery = &self.deliveries.slab[index];
+        let delivery = &self.deliveries[index];
         match delivery.carrier {
             Carrier::Return => self.settle_sent(cx, index),
             _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
-            _ => self.deliveries.slab[index].sent = true,
+            _ => self.deliveries[index].sent = true,
         }
     }
 }

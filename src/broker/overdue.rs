@@ -38,7 +38,7 @@ impl Broker {
 
     /// When somebody may be overdue.
     pub fn overdue_deadline(&self) -> Deadline {
-        let holds_nothing = self.deliveries.slab.is_empty() && self.pinned.open_messages == 0;
+        let holds_nothing = self.deliveries.is_empty() && self.pinned.open_messages == 0;
         match self.watch.look_s {
             Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
             _ => Deadline::NEVER,
@@ -102,7 +102,7 @@ impl Broker {
 
     /// Since when the oldest delivery of a channel is not settled.
     fn oldest_delivery_s(&self, channel: &Channel) -> Option<u32> {
-        channel.unacknowledged.front().map(|index| self.deliveries.slab[index].delivered_s)
+        channel.unacknowledged.front().map(|index| self.deliveries[index].delivered_s)
     }
 }
 

@@ -11,9 +11,9 @@ use crate::command::QueueId;
 use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
 use crate::wire::props::Properties;
 
+use super::backlog::{First, Size};
 use super::divisions::owner_of;
-use super::queue::{Lane, Place, Queue};
-use super::queue_head::First;
+use super::place::{Lane, Place};
 use super::{Broker, Context};
 
 /// Bytes of records read back at once.
@@ -72,7 +72,7 @@ impl Broker {
     /// Asks that the front of the middle be read back.
     pub(super) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
-        if !core::mem::replace(&mut record.deep.is_fetching, true) {
+        if !core::mem::replace(&mut record.is_fetching, true) {
             self.paging.want(queue);
         }
     }
@@ -91,7 +91,7 @@ impl Broker {
             if let Some(fetch) = self.fetch_for(queue) {
                 return Some(fetch);
             }
-            self.queues[queue.index()].deep.is_fetching = false;
+            self.queues[queue.index()].is_fetching = false;
             self.unstall(queue);
         }
         None
@@ -100,21 +100,19 @@ impl Broker {
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
         let record = &self.queues[queue.index()];
         let came_back = match self.first(queue) {
-            Some(First::Absent(offset)) => Some(Place::Stored(Lane::Durable, offset, 1)),
+            Some(First::Absent(offset)) => Some((Lane::Durable, offset, 1)),
             _ => None,
         };
-        let middle = || record.deep.middle.front(&self.fifo_pool).map(Place::of);
-        match came_back.or_else(middle).filter(|_| !record.dying)? {
-            Place::Stored(lane, start, count) => Some(Fetch {
-                queue,
-                incarnation: record.incarnation(lane),
-                start,
-                end: start + u64::from(count),
-                bytes_max: FETCH_BYTES,
-                came_back: came_back.is_some(),
-            }),
-            _ => None,
-        }
+        let middle = || record.backlog.first_stored(&self.fifo_pool);
+        let (lane, start, count) = came_back.or_else(middle).filter(|_| !record.dying)?;
+        Some(Fetch {
+            queue,
+            incarnation: record.incarnation(lane),
+            start,
+            end: start + u64::from(count),
+            bytes_max: FETCH_BYTES,
+            came_back: came_back.is_some(),
+        })
     }
 
     /// Takes a message that was read back, its body still to come.
@@ -133,7 +131,7 @@ impl Broker {
         }
         let owner = owner_of(self.queues[fetch.queue.index()].vhost);
         // The first of a queue may have the last memory there is; what is read ahead may not.
-        let is_first = fetch.came_back || self.queues[fetch.queue.index()].deep.head.is_empty();
+        let is_first = fetch.came_back || self.queues[fetch.queue.index()].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
             return PageIn::NoRoom;
         }
@@ -146,11 +144,11 @@ impl Broker {
         if !self.is_same_queue(fetch) {
             return;
         }
-        let deep = &mut self.queues[fetch.queue.index()].deep;
-        if deep.head.is_empty() || fetch.came_back {
+        let record = &mut self.queues[fetch.queue.index()];
+        if record.backlog.is_head_empty() || fetch.came_back {
             self.paging.await_memory(fetch.queue, messages);
         } else {
-            deep.is_fetching = false;
+            record.is_fetching = false;
         }
         self.unstall(fetch.queue);
     }
@@ -176,37 +174,22 @@ impl Broker {
             cx.messages.release(message);
             return next.is_none();
         };
+        let size = Size::of(cx.messages, message);
+        let backlog = &mut self.queues[fetch.queue.index()].backlog;
         if fetch.came_back {
-            self.come_back(cx.messages, fetch.queue, (message, offset));
+            let place = (message, offset);
+            backlog.returned_paged_in(&mut self.fifo_pool, &mut self.deliveries, place, size);
             return true;
         }
-        self.leave_stored(fetch.queue, 1);
-        if lane == Lane::Transient {
-            self.settle_run(cx.journal, fetch.queue, lane, offset, 1);
-        }
-        let record = &mut self.queues[fetch.queue.index()];
-        let body_len = u64::from(cx.messages.body_len(message));
-        record.ready_bytes += u64::from(cx.messages.footprint_bytes(message));
-        record.ready_body_bytes += body_len;
         let place = match lane {
             Lane::Durable => Place::Logged(message, offset),
             Lane::Transient => Place::Plain(message),
         };
-        let pushed = record.deep.head.push(&mut self.fifo_pool, place.entry());
-        assert!(pushed, "there are chunks");
-        true
-    }
-
-    /// The first of those that came back is in memory again.
-    fn come_back(&mut self, messages: &Messages, queue: QueueId, (message, offset): (MessageId, u64)) {
-        let record = &mut self.queues[queue.index()];
-        record.uncount_absent();
-        record.ready_bytes += u64::from(messages.footprint_bytes(message));
-        record.ready_body_bytes += u64::from(messages.body_len(message));
-        match record.returned.first() {
-            Some(index) => self.deliveries.slab[index].message = Some(message),
-            None => record.spilled.set_front(&mut self.fifo_pool, Place::Logged(message, offset).entry()),
+        backlog.paged_in(&mut self.fifo_pool, place, size);
+        if lane == Lane::Transient {
+            self.settle_run(cx.journal, fetch.queue, lane, offset, 1);
         }
+        true
     }
 
     /// A read is over: offsets below `through` that did not come are lost.
@@ -216,7 +199,7 @@ impl Broker {
             return;
         }
         let record = &mut self.queues[fetch.queue.index()];
-        record.deep.is_fetching = false;
+        record.is_fetching = false;
         // Whoever waits asks again if the first is still not there.
         self.unstall(fetch.queue);
     }
@@ -235,12 +218,8 @@ impl Broker {
                 self.is_same_queue(fetch) && self.first(fetch.queue) == Some(First::Absent(fetch.start));
             return is_first.then_some((Lane::Durable, fetch.start, 1));
         }
-        match Place::of(record.deep.middle.front(&self.fifo_pool)?) {
-            Place::Stored(lane, start, count) if record.incarnation(lane) == fetch.incarnation => {
-                Some((lane, start, count))
-            }
-            _ => None,
-        }
+        let run = record.backlog.first_stored(&self.fifo_pool);
+        run.filter(|(lane, ..)| record.incarnation(*lane) == fetch.incarnation)
     }
 
     fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
@@ -256,36 +235,11 @@ impl Broker {
             if fetch.came_back {
                 self.leave_absent(fetch.queue);
             } else {
-                self.leave_stored(fetch.queue, lost);
+                self.queues[fetch.queue.index()].backlog.leave_stored(&mut self.fifo_pool, lost);
             }
             self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
         }
     }
-
-    /// The first `count` messages leave the run at the front of the middle.
-    pub(super) fn leave_stored(&mut self, queue: QueueId, count: u32) {
-        let record = &mut self.queues[queue.index()];
-        let front = record.deep.middle.front(&self.fifo_pool).map(Place::of);
-        let Some(Place::Stored(lane, start, all)) = front else { panic!("no run is at the front") };
-        let share = body_share(record, count);
-        record.deep.body_bytes -= share;
-        record.deep.messages -= count;
-        record.deep.stored -= count;
-        if count == all {
-            record.deep.middle.pop(&mut self.fifo_pool);
-        } else {
-            let rest = Place::Stored(lane, start + u64::from(count), all - count);
-            record.deep.middle.set_front(&mut self.fifo_pool, rest.entry());
-        }
-    }
-}
-
-/// What so many of the messages that are not in memory count for, on average: what each has is not known.
-fn body_share(queue: &Queue, count: u32) -> u64 {
-    if count >= queue.deep.stored {
-        return queue.deep.body_bytes;
-    }
-    (u128::from(queue.deep.body_bytes) * u128::from(count) / u128::from(queue.deep.stored.max(1))) as u64
 }
 
 fn begin_page(
@@ -313,12 +267,4 @@ fn begin_page(
 
 fn is_persistent(page: &Page<'_>) -> bool {
     Properties::parse(page.properties).is_ok_and(|properties| properties.is_persistent())
-}
-
-/// Bytes of a queue's messages in the log after a start, when only their sum is known.
-pub(super) fn count_recovered(record: &mut Queue, count: u64, bytes: u64) {
-    record.logged.count = count;
-    record.logged.bytes = bytes;
-    // Names and properties are in there as well: the best guess there is.
-    record.deep.body_bytes = bytes.saturating_sub(count * 64);
 }

@@ -15,6 +15,7 @@ use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::access::Right;
 use super::arguments::{MILLISECONDS_MAX, Overflow};
+use super::backlog::Size;
 use super::deliveries::{Carrier, NewDelivery};
 use super::divisions::owner_of;
 use super::queue::Queue;
@@ -303,7 +304,7 @@ impl Broker {
             // A client that does not read its returns waits for itself alone.
             return Ok(Outcome::Wait);
         }
-        if self.deliveries.slab.is_full() {
+        if self.deliveries.room() == 0 {
             if publish.share == Share::Ordinary {
                 return Ok(Outcome::Wait);
             }
@@ -353,7 +354,7 @@ impl Broker {
     /// Whether a message that enters the queue now leaves it in this turn.
     fn goes_on_at_once(&self, queue: QueueId) -> bool {
         let record = &self.queues[queue.index()];
-        record.ready() == 0
+        record.backlog.ready() == 0
             && record.returning == 0
             && record.eligible.front().is_some_and(|consumer| self.connection_can_take(consumer))
     }
@@ -438,7 +439,7 @@ impl Broker {
         self.full_said_ms = Some(now);
         let longest = targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
         let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
-        let (name, count) = (queue.name.escape_debug(), queue.logged.count);
+        let (name, count) = (queue.name.escape_debug(), queue.logged.count());
         if let Some(vhost) = with_its_share {
             let vhost = self.vhost_name(vhost).escape_debug();
             log::warn!(
@@ -472,7 +473,7 @@ impl Broker {
         if !self.is_for_log(cx, message) {
             return 0;
         }
-        targets.iter().filter(|queue| self.queues[queue.index()].logged.incarnation != 0).count()
+        targets.iter().filter(|queue| self.queues[queue.index()].logged.is_on()).count()
     }
 
     /// Fresh chunks that one message may ever take.
@@ -481,7 +482,7 @@ impl Broker {
     }
 
     fn needs_chunk(&self, queue: QueueId) -> bool {
-        self.queues[queue.index()].fifo.needs_chunk()
+        self.queues[queue.index()].backlog.needs_chunk()
     }
 
     /// No single queue may take the whole pool; what is delivered from it counts too.
@@ -518,8 +519,8 @@ impl Broker {
         if settings.overflow == Overflow::DropHead {
             return false;
         }
-        let bytes = queue.body_bytes() + u64::from(messages.body_len(message));
-        settings.max_length.is_some_and(|most| u64::from(queue.ready()) >= most)
+        let bytes = queue.backlog.body_bytes() + u64::from(messages.body_len(message));
+        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) >= most)
             || settings.max_length_bytes.is_some_and(|most| bytes > most)
     }
 
@@ -530,14 +531,13 @@ impl Broker {
         targets: &[QueueId],
         urgency: Urgency,
     ) {
-        let footprint = u64::from(cx.messages.footprint_bytes(message));
-        let body_len = u64::from(cx.messages.body_len(message));
+        let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let appended = self.append_to_journal(cx, message, targets, urgency);
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.queues[queue.index()];
-            record.push(&mut self.fifo_pool, &appended, (footprint, body_len));
+            record.push(&mut self.fifo_pool, &appended, size);
             // With a consumer ready the message may still go before the queue is over its length.
             if record.settings.limits_length() && record.eligible.is_empty() {
                 self.drop_head(cx, queue);
@@ -583,8 +583,8 @@ impl Broker {
         if settings.overflow != Overflow::DropHead {
             return false;
         }
-        settings.max_length.is_some_and(|most| u64::from(queue.ready()) > most)
-            || settings.max_length_bytes.is_some_and(|most| queue.body_bytes() > most)
+        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) > most)
+            || settings.max_length_bytes.is_some_and(|most| queue.backlog.body_bytes() > most)
     }
 }
 
@@ -592,9 +592,9 @@ impl Broker {
 fn is_below(messages: &Messages, queue: &Queue, eighths: u64) -> bool {
     let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
     let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
-    let slots_bytes = u64::from(queue.resident()) * SLOT_BYTES;
-    u64::from(queue.resident() + queue.unsettled - queue.unsettled_absent) < messages_share
-        && queue.ready_bytes + queue.unsettled_bytes < bytes_share + slots_bytes
+    let slots_bytes = u64::from(queue.backlog.resident()) * SLOT_BYTES;
+    u64::from(queue.backlog.resident() + queue.unsettled - queue.unsettled_absent) < messages_share
+        && queue.backlog.bytes() + queue.unsettled_bytes < bytes_share + slots_bytes
 }
 
 /// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.

@@ -8,69 +8,17 @@ use crate::command::QueueId;
 use crate::journal::{Journal, Mode, Settled, Target};
 use crate::mem::{MessageId, Messages};
 
+use super::backlog::{First, QueuePart, Size, Taken};
 use super::divisions::owner_of;
-use super::queue::{Lane, Place};
+use super::place::{Lane, Place};
 use super::{Broker, Context};
 
-/// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
-/// cut that never were.
-const WATERMARK_STEP: u64 = 256;
-/// Messages in the head below which more are read back.
-const HEAD_LOW: u32 = 32;
 /// Memory that must be there for reading ahead, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 
-/// A message taken out of its queue.
-pub(super) struct Taken {
-    pub(super) message: MessageId,
-    /// Its place among those that came back.
-    pub(super) offset: u64,
-    /// Its place in the log.
-    pub(super) logged: Option<u64>,
-    pub(super) redelivered: bool,
-}
-
-/// What stands first in a queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum First {
-    /// It was delivered before.
-    CameBack,
-    /// It was, and only the log has it.
-    Absent(u64),
-    /// It waits in this part of the queue.
-    At(QueuePart, Place),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum QueuePart {
-    Head,
-    Middle,
-    Leaving,
-    Fifo,
-}
-
 impl Broker {
     pub(super) fn first(&self, queue: QueueId) -> Option<First> {
-        let record = &self.queues[queue.index()];
-        if let Some(index) = record.returned.first() {
-            let delivery = &self.deliveries.slab[index];
-            let absent = delivery.logged.filter(|_| delivery.message.is_none());
-            return Some(absent.map_or(First::CameBack, First::Absent));
-        }
-        if let Some(entry) = record.spilled.front(&self.fifo_pool) {
-            return Some(match Place::of(entry) {
-                Place::Stored(_, offset, _) => First::Absent(offset),
-                _ => First::CameBack,
-            });
-        }
-        let parts = [
-            (QueuePart::Head, &record.deep.head),
-            (QueuePart::Middle, &record.deep.middle),
-            (QueuePart::Leaving, &record.deep.leaving),
-            (QueuePart::Fifo, &record.fifo),
-        ];
-        let found = parts.into_iter().find_map(|(part, fifo)| Some((part, fifo.front(&self.fifo_pool)?)));
-        found.map(|(part, entry)| First::At(part, Place::of(entry)))
+        self.queues[queue.index()].backlog.first(&self.fifo_pool, &self.deliveries)
     }
 
     /// Whether the first message can go now. If not, what it waits for has been asked for.
@@ -99,15 +47,12 @@ impl Broker {
             return true;
         }
         let logged = &mut self.queues[queue.index()].logged;
-        if offset + WATERMARK_STEP / 2 >= logged.watermark_asked {
-            // Above all marks before, so that what rested is void.
-            let through = (offset + WATERMARK_STEP).max(logged.watermark_before + 1);
-            let incarnation = logged.incarnation;
-            logged.watermark_asked = through;
+        if let Some(through) = logged.ask_watermark(offset) {
+            let incarnation = logged.incarnation();
             let fact = journal.set_delivered_watermark(incarnation, through);
             self.marking.push_back((fact, queue, incarnation, through));
         }
-        offset < self.queues[queue.index()].logged.watermark
+        self.queues[queue.index()].logged.is_below_watermark(offset)
     }
 
     /// Something may have become durable: queues that waited for a mark go on.
@@ -119,8 +64,8 @@ impl Broker {
             }
             self.marking.pop_front();
             let Some(record) = self.queues.get_mut(queue.index()) else { continue };
-            if record.logged.incarnation == incarnation {
-                record.logged.watermark = record.logged.watermark.max(through);
+            if record.logged.incarnation() == incarnation {
+                record.logged.raise_watermark(through);
                 record.stalled = false;
                 self.wake(queue);
             }
@@ -134,11 +79,9 @@ impl Broker {
             return false;
         }
         for (_, queue) in self.queues.iter() {
-            let logged = &queue.logged;
-            let watermark = logged.watermark_asked.max(logged.watermark_before);
-            let is_ahead = logged.count > 0 && watermark > logged.taken_below && !queue.dying;
-            if is_ahead && !journal.is_crowded() {
-                journal.reset_watermark(logged.incarnation, logged.taken_below, watermark);
+            let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
+            if let Some((taken_below, watermark)) = reset {
+                journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }
         }
         !journal.is_empty()
@@ -147,67 +90,42 @@ impl Broker {
     /// Takes the first message of a queue: what came back before what is new. `None` also when the first is
     /// not in memory.
     pub(super) fn take_ready(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<Taken> {
-        let first = self.first(queue)?;
-        let record = &mut self.queues[queue.index()];
-        let taken = match first {
-            First::CameBack => self.take_returned(queue)?,
-            First::Absent(_) => return None,
-            First::At(part, place) => {
-                let fifo = match part {
-                    QueuePart::Head => &mut record.deep.head,
-                    QueuePart::Middle => &mut record.deep.middle,
-                    QueuePart::Leaving => &mut record.deep.leaving,
-                    QueuePart::Fifo => &mut record.fifo,
-                };
-                let (message, logged) = match place {
-                    Place::Plain(message) | Place::Spilled(message, _) => (message, None),
-                    Place::Logged(message, offset) => (message, Some(offset)),
-                    Place::Stored(..) => return None,
-                };
-                fifo.pop(&mut self.fifo_pool)?;
-                record.deep.messages -= u32::from(part == QueuePart::Middle);
-                let offset = record.taken;
-                record.taken += 1;
-                let redelivered = logged.is_some_and(|offset| offset < record.logged.redelivered_below);
-                let end = logged.map_or(0, |offset| offset + 1);
-                record.logged.taken_below = record.logged.taken_below.max(end);
-                let deep = &record.deep;
-                // Ahead of need only when there is memory to spare.
-                let wants_more = part == QueuePart::Head
-                    && deep.head.len() < HEAD_LOW
-                    && !deep.middle.is_empty()
-                    && (deep.head.is_empty()
-                        || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES));
-                if wants_more {
-                    self.want_pages(queue);
-                }
-                if let Place::Spilled(_, offset) = place {
-                    self.unshed(cx, queue, message, offset);
-                }
-                Taken { message, offset, logged, redelivered }
+        let taken = match self.first(queue)? {
+            First::CameBack => {
+                let backlog = &mut self.queues[queue.index()].backlog;
+                backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages)
+            }
+            First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
+            First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
+            First::At(part, Place::Logged(message, offset)) => {
+                self.take_from(cx, (queue, part), message, Some(offset))
+            }
+            First::At(part, Place::Spilled(message, offset)) => {
+                let taken = self.take_from(cx, (queue, part), message, None);
+                self.unshed(cx, queue, message, offset);
+                taken
             }
         };
-        let record = &mut self.queues[queue.index()];
-        record.ready_bytes -= u64::from(cx.messages.footprint_bytes(taken.message));
-        record.ready_body_bytes -= u64::from(cx.messages.body_len(taken.message));
         self.releases += 1;
         Some(taken)
     }
 
-    fn take_returned(&mut self, queue: QueueId) -> Option<Taken> {
+    #[inline]
+    fn take_from(
+        &mut self,
+        cx: &Context<'_>,
+        (queue, part): (QueueId, QueuePart),
+        message: MessageId,
+        logged: Option<u64>,
+    ) -> Taken {
         let record = &mut self.queues[queue.index()];
-        if let Some(index) = record.returned.pop(&mut self.deliveries) {
-            let old = self.deliveries.remove(index);
-            let (message, offset, logged) = (old.message?, old.offset, old.logged);
-            return Some(Taken { message, offset, logged, redelivered: old.redelivered });
+        let offset = record.backlog.take_from(&mut self.fifo_pool, part, Size::of(cx.messages, message));
+        let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
+        let is_to_spare = || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES);
+        if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
+            self.want_pages(queue);
         }
-        let (offset, entry) = record.spilled.pop(&mut self.fifo_pool)?;
-        let logged = match Place::of(entry) {
-            Place::Logged(_, offset) => Some(offset),
-            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => None,
-        };
-        let message = entry.message;
-        Some(Taken { message, offset, logged, redelivered: true })
+        Taken { message, offset, logged, redelivered }
     }
 
     /// A message on its way to a consumer before its commit was made: the commit says so.
@@ -215,7 +133,7 @@ impl Broker {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
         {
-            cx.journal.piggyback(self.queues[queue.index()].logged.incarnation, offset + 1);
+            cx.journal.piggyback(self.queues[queue.index()].logged.incarnation(), offset + 1);
         }
     }
 
@@ -236,12 +154,11 @@ impl Broker {
     ) {
         let Some(offset) = logged else { return };
         let record = &mut self.queues[queue.index()];
-        record.logged.count -= 1;
-        record.logged.bytes = record.logged.bytes.saturating_sub(log_bytes(cx.messages, message));
+        record.logged.settled(log_bytes(cx.messages, message));
         if record.dying {
-            cx.journal.forsake(cx.messages, record.logged.incarnation, message);
+            cx.journal.forsake(cx.messages, record.logged.incarnation(), message);
         } else {
-            let target = Target { queue: record.logged.incarnation, offset };
+            let target = Target { queue: record.logged.incarnation(), offset };
             cx.journal.settle(cx.messages, target, message);
         }
     }
@@ -259,7 +176,7 @@ impl Broker {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
                 let count = if self.queues[queue.index()].dying { count } else { 1 };
                 self.settle_run(cx.journal, queue, lane, start, count);
-                self.leave_stored(queue, count);
+                self.queues[queue.index()].backlog.leave_stored(&mut self.fifo_pool, count);
                 true
             }
             Some(_) => {
@@ -272,13 +189,7 @@ impl Broker {
 
     /// The first of those that came back leaves the queue, unread.
     pub(super) fn leave_absent(&mut self, queue: QueueId) {
-        let record = &mut self.queues[queue.index()];
-        record.uncount_absent();
-        if let Some(index) = record.returned.pop(&mut self.deliveries) {
-            self.deliveries.remove(index);
-        } else {
-            record.spilled.pop(&mut self.fifo_pool);
-        }
+        self.queues[queue.index()].backlog.drop_absent(&mut self.fifo_pool, &mut self.deliveries);
     }
 
     /// The first `count` messages of a run that only the log has are done with, unread.

@@ -6,13 +6,15 @@
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
-use crate::mem::{Fifo, List, Slab};
+use crate::mem::{List, Slab};
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
+use super::backlog::Purged;
 use super::holdings::Declared;
-use super::job::{Job, Purged};
+use super::job::Job;
+use super::lanes::Logged;
 use super::names::IndexTable;
 use super::queue::Queue;
 use super::records::ConsumerState;
@@ -97,7 +99,7 @@ impl Broker {
             return self.check_reply_queue(vhost, name);
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        cx.await_defined(self.queues[queue.index()].logged.defined);
+        cx.await_defined(self.queues[queue.index()].logged.defined());
         Ok(self.declared(queue))
     }
 
@@ -222,7 +224,7 @@ impl Broker {
             return Err(inequivalent_flag(name, &words, &received, &current));
         }
         arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
-        cx.await_defined(record.logged.defined);
+        cx.await_defined(record.logged.defined());
         Ok(())
     }
 
@@ -230,7 +232,7 @@ impl Broker {
         let record = &self.queues[queue.index()];
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: record.ready() + self.orphans.adopted_by(queue),
+            message_count: record.backlog.ready() + self.orphans.adopted_by(queue),
             consumer_count: record.consumers.len(),
         }
     }
@@ -269,7 +271,8 @@ impl Broker {
         record.auto_delete = declaration.auto_delete;
         record.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
-        record.logged.incarnation = incarnation.unwrap_or(self.version_for(cx.journal, record.durable)?);
+        let incarnation = incarnation.unwrap_or(self.version_for(cx.journal, record.durable)?);
+        record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record)?;
         self.append_queue(cx, queue.index(), true);
         Ok(queue)
@@ -353,19 +356,10 @@ impl Broker {
     /// Takes all ready messages out of a queue, for a job to drop.
     pub(super) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.queues[queue.index()];
-        let count = record.ready();
-        record.ready_bytes = 0;
-        record.ready_body_bytes = 0;
-        (record.returned_absent, record.returned_absent_bytes) = (0, 0);
-        let deep = &mut record.deep;
-        (deep.messages, deep.stored, deep.body_bytes) = (0, 0, 0);
-        let rest = [&mut deep.head, &mut deep.middle, &mut deep.leaving].map(Fifo::detach);
-        let [head, middle, leaving] = rest;
-        let fifos = [record.fifo.detach(), record.spilled.detach(), head, middle, leaving];
-        let returned = core::mem::take(&mut record.returned);
+        let (count, parts) = record.backlog.detach();
         // The queue stays until all of it is dropped.
         record.returning += 1;
-        (count, Box::new(Purged { fifos, returned }))
+        (count, Box::new(parts))
     }
 
     pub(super) fn delete_queue_by_name(
@@ -387,10 +381,10 @@ impl Broker {
         let record = &self.queues[queue.index()];
         let problem = match () {
             () if if_unused && !record.consumers.is_empty() => "in use",
-            () if if_empty && record.ready() > 0 => "not empty",
+            () if if_empty && record.backlog.ready() > 0 => "not empty",
             () => {
-                let count = record.ready();
-                self.check_deletable(cx.journal, record.logged.incarnation != 0)?;
+                let count = record.backlog.ready();
+                self.check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.start_job(cx, connection, Job::Queue(queue));
                 return Ok(Outcome::MessageCount(count));

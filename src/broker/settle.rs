@@ -10,7 +10,7 @@ use crate::mem::{List, Messages};
 
 use super::deliveries::Delivered;
 use super::job::Job;
-use super::queue::{Lane, Place};
+use super::place::Lane;
 use super::records::{Channel, ConsumerState, Mode};
 use super::{Broker, Context};
 
@@ -81,21 +81,20 @@ impl Broker {
     fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
         let index =
-            if self.deliveries.slab[head].tag == tag { head } else { self.deliveries.find(channel, tag)? };
-        self.deliveries.slab[index].sent.then_some(index)
+            if self.deliveries[head].tag == tag { head } else { self.deliveries.find(channel, tag)? };
+        self.deliveries[index].sent.then_some(index)
     }
 
     /// The channel's oldest unacknowledged delivery, if it was written and its tag is not beyond `through`.
     pub(super) fn first_sent(&self, channel: ChannelId, through: u64) -> Option<usize> {
         let index = self.channels[channel.index()].unacknowledged.front()?;
-        let delivery = &self.deliveries.slab[index];
+        let delivery = &self.deliveries[index];
         (delivery.sent && delivery.tag <= through).then_some(index)
     }
 
     pub(super) fn leave_unacknowledged(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].unacknowledged;
-        list.remove(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
-        self.deliveries.forget_tag(index);
+        self.deliveries.leave_unacknowledged(list, index);
     }
 
     /// Settles a delivery that is on no list any more and whose tag is forgotten.
@@ -122,12 +121,13 @@ impl Broker {
     /// The message goes back to its old place in its queue.
     pub(super) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
         self.uncount(cx.messages, index);
-        let delivery = &mut self.deliveries.slab[index];
+        let delivery = &mut self.deliveries[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
         delivery.redelivered = true;
         match queue {
             Some(queue) if !self.queues[queue.index()].dying => {
-                self.put_back(cx.messages, queue, index);
+                let record = &mut self.queues[queue.index()];
+                record.backlog.put_back(&mut self.fifo_pool, &mut self.deliveries, cx.messages, index);
                 // It goes before what the queue waits for, which may be the very memory that it takes.
                 self.unstall(queue);
                 let record = &self.queues[queue.index()];
@@ -149,35 +149,6 @@ impl Broker {
         self.after_uncount(cx, queue, consumer, channel);
     }
 
-    /// Among those that came back, as its record or, when there are too many of those, as an entry.
-    fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
-        let record = &mut self.queues[queue.index()];
-        let delivery = &self.deliveries.slab[index];
-        let place = match (delivery.message, delivery.logged) {
-            (Some(message), None) => Place::Plain(message),
-            (Some(message), Some(offset)) => Place::Logged(message, offset),
-            (None, offset) => Place::Stored(Lane::Durable, offset.unwrap_or_default(), 1),
-        };
-        match delivery.message {
-            Some(message) => {
-                record.ready_bytes += u64::from(messages.footprint_bytes(message));
-                record.ready_body_bytes += u64::from(messages.body_len(message));
-            }
-            None => {
-                record.returned_absent += 1;
-                record.returned_absent_bytes += u64::from(delivery.body_len);
-            }
-        }
-        let is_entry =
-            self.deliveries.are_half_returned() && record.spilled.push(&mut self.fifo_pool, place.entry());
-        if is_entry {
-            self.deliveries.remove(index);
-        } else {
-            self.deliveries.slab[index].returned = true;
-            record.returned.insert(&mut self.deliveries, index);
-        }
-    }
-
     /// What was delivered is done with.
     pub(super) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
         match (delivery.message, delivery.logged) {
@@ -192,7 +163,7 @@ impl Broker {
 
     /// One unsettled delivery less for everybody who counts them.
     fn uncount(&mut self, messages: &Messages, index: usize) {
-        let delivery = &self.deliveries.slab[index];
+        let delivery = &self.deliveries[index];
         let connection = self.channels[delivery.channel.index()].connection;
         self.connections[connection.index()].unsettled -= 1;
         match delivery.message {
@@ -202,7 +173,7 @@ impl Broker {
                 queue.into_iter().for_each(|queue| queue.unsettled_absent -= 1);
             }
         }
-        let delivery = &self.deliveries.slab[index];
+        let delivery = &self.deliveries[index];
         let channel = &mut self.channels[delivery.channel.index()];
         if let Some(queue) = delivery.queue {
             self.queues[queue.index()].unsettled -= 1;

@@ -168,7 +168,7 @@ impl Broker {
     /// The same for unsettled deliveries, so that a newcomer always finds some, and for the memory of their
     /// messages, so that what nobody settles does not keep everybody from publishing.
     pub(super) fn within_delivery_share(&self, connection: ConnectionId) -> bool {
-        (self.connection(connection).unsettled as usize) < self.deliveries.slab.room()
+        (self.connection(connection).unsettled as usize) < self.deliveries.room()
             && self.within_bytes_share(connection)
             && self.may_hold_delivery(connection)
     }

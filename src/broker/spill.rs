@@ -14,10 +14,12 @@
 //! cannot leave, whatever is published meanwhile.
 
 use crate::command::QueueId;
-use crate::journal::{Appended, Journal, Mode, NoRoom, Target};
-use crate::mem::{Entry, MessageFlags, MessageId, Messages};
+use crate::journal::{Journal, Mode, NoRoom, Target};
+use crate::mem::{MessageFlags, MessageId, Messages};
 
-use super::queue::{Lane, Place, Queue};
+use super::backlog::{QueuePart, Size};
+use super::place::{Lane, Place};
+use super::queue::Queue;
 use super::queue_head::log_bytes;
 use super::{Broker, Context};
 
@@ -29,9 +31,6 @@ const DELIVERED_STEP: u32 = 128;
 const SPILL_QUEUES: usize = 64;
 /// Messages of a queue with consumers that stay in memory in front of those that do not.
 const WINDOW: u32 = 64;
-/// Messages of a queue that may be out of memory: together with those that are in it they can be counted in
-/// 32 bits, as peers are told.
-const DEEP_MAX: u32 = u32::MAX / 2;
 /// Chunks for entries that others need more than spilling does.
 const CHUNKS_LEFT: usize = 4;
 
@@ -92,10 +91,10 @@ impl Broker {
         let mut has_left = false;
         for _ in 0..DELIVERED_STEP {
             let Some(index) = self.deliveries.first_to_leave() else { break };
-            let delivery = &self.deliveries.slab[index];
+            let delivery = &self.deliveries[index];
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else { break };
             // Unless a first message finds no memory: what came back behind it can wait, it cannot.
-            let is_wanted = delivery.returned
+            let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
                 && !self.queues[queue.index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
@@ -116,16 +115,13 @@ impl Broker {
     /// From now on only the log has what was delivered.
     fn spill_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
         self.deliveries.keep(index);
-        let delivery = &mut self.deliveries.slab[index];
+        let delivery = &mut self.deliveries[index];
         delivery.message = None;
         delivery.body_len = messages.body_len(message);
-        let (returned, body_len, channel) = (delivery.returned, delivery.body_len, delivery.channel);
+        let (returned, channel) = (delivery.is_returned(), delivery.channel);
         let record = &mut self.queues[queue.index()];
         if returned {
-            record.ready_bytes -= u64::from(messages.footprint_bytes(message));
-            record.ready_body_bytes -= u64::from(body_len);
-            record.returned_absent += 1;
-            record.returned_absent_bytes += u64::from(body_len);
+            record.backlog.give_up_returned(Size::of(messages, message));
         } else {
             record.unsettled_absent += 1;
             let connection = self.channels[channel.index()].connection;
@@ -138,7 +134,7 @@ impl Broker {
 
     const fn may_spill(&self, queue: &Queue) -> bool {
         !queue.dying
-            && (queue.logged.count > 0 || self.may_spill_transient(queue) || !queue.deep.leaving.is_empty())
+            && (queue.logged.count() > 0 || self.may_spill_transient(queue) || queue.backlog.has_leaving())
     }
 
     const fn may_spill_transient(&self, queue: &Queue) -> bool {
@@ -152,10 +148,8 @@ impl Broker {
             if self.fifo_pool.chunks_free() < CHUNKS_LEFT {
                 return false;
             }
-            let record = &self.queues[queue.index()];
-            let goes_on = match record.deep.leaving.front(&self.fifo_pool) {
-                Some(entry) => self.leave(cx, queue, entry),
-                None if record.fifo.is_empty() => false,
+            let goes_on = match self.queues[queue.index()].backlog.first_leaving(&self.fifo_pool) {
+                Some(place) => self.leave(cx, queue, place),
                 None => self.keep_window(queue) || self.spill_first(cx, queue, left),
             };
             if !goes_on {
@@ -170,91 +164,43 @@ impl Broker {
     fn keep_window(&mut self, queue: QueueId) -> bool {
         let record = &mut self.queues[queue.index()];
         let window = if record.consumers.is_empty() { 0 } else { WINDOW };
-        if !record.deep.middle.is_empty() || record.deep.head.len() >= window {
-            return false;
-        }
-        let Some((_, entry)) = record.fifo.pop(&mut self.fifo_pool) else { return false };
-        let kept = record.deep.head.push(&mut self.fifo_pool, entry);
-        assert!(kept, "there are chunks");
-        true
+        record.backlog.keep_in_window(&mut self.fifo_pool, window)
     }
 
     /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
     fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let record = &self.queues[queue.index()];
         let may_spill_transient = self.may_spill_transient(record);
-        let Some(entry) = record.fifo.front(&self.fifo_pool) else { return false };
-        match Place::of(entry) {
+        let Some(place) = record.backlog.first_in_fifo(&self.fifo_pool) else { return false };
+        match place {
             Place::Logged(message, offset) => {
                 if !is_stored(cx.messages, record, message) {
                     return false;
                 }
-                self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
-                self.give_up(cx.messages, queue, message, (Lane::Durable, offset));
+                self.give_up(cx.messages, (queue, QueuePart::Fifo), message, (Lane::Durable, offset));
                 true
             }
             Place::Plain(_) if may_spill_transient => self.spill_transient(cx, queue, left),
             Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
-                self.queues[queue.index()].fifo.pop(&mut self.fifo_pool);
-                self.stay(queue, entry);
+                self.queues[queue.index()].backlog.stay(&mut self.fifo_pool, QueuePart::Fifo, place);
                 true
             }
         }
     }
 
-    /// What is in memory stands among what is not.
-    fn stay(&mut self, queue: QueueId, entry: Entry) {
-        let deep = &mut self.queues[queue.index()].deep;
-        deep.messages += 1;
-        let kept = deep.middle.push(&mut self.fifo_pool, entry);
-        assert!(kept, "there are chunks");
-    }
-
-    /// From now on only the log has this message.
+    /// From now on only the log has the first message of a part of the queue.
     fn give_up(
         &mut self,
         messages: &mut Messages,
-        queue: QueueId,
+        (queue, from): (QueueId, QueuePart),
         message: MessageId,
-        (lane, offset): (Lane, u64),
+        at: (Lane, u64),
     ) {
-        let record = &mut self.queues[queue.index()];
-        let body_len = u64::from(messages.body_len(message));
-        record.ready_bytes -= u64::from(messages.footprint_bytes(message));
-        record.ready_body_bytes -= body_len;
-        record.deep.body_bytes += body_len;
-        self.push_stored(queue, lane, offset, 1);
+        let size = Size::of(messages, message);
+        self.queues[queue.index()].backlog.give_up(&mut self.fifo_pool, from, at, size);
         self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
-    }
-
-    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or
-    /// they are too many to be counted.
-    pub(super) fn push_stored(&mut self, queue: QueueId, lane: Lane, start: u64, count: u32) -> bool {
-        let record = &mut self.queues[queue.index()];
-        if count > DEEP_MAX.saturating_sub(record.deep.messages) {
-            return false;
-        }
-        let last = record.deep.middle.back(&self.fifo_pool);
-        let joined = last.and_then(|entry| match Place::of(entry) {
-            Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
-                Some(Place::Stored(lane, first, so_far.checked_add(count)?))
-            }
-            _ => None,
-        });
-        let pushed = match joined {
-            Some(place) => {
-                record.deep.middle.set_back(&mut self.fifo_pool, place.entry());
-                true
-            }
-            None => record.deep.middle.push(&mut self.fifo_pool, Place::Stored(lane, start, count).entry()),
-        };
-        if pushed {
-            record.deep.messages += count;
-            record.deep.stored += count;
-        }
-        pushed
     }
 
     // ---- transient messages
@@ -264,21 +210,18 @@ impl Broker {
     fn spill_transient(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let mut taken = false;
         while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
-            let record = &mut self.queues[queue.index()];
-            let Some(entry) = record.fifo.front(&self.fifo_pool) else { break };
-            let place = Place::of(entry);
+            let record = &self.queues[queue.index()];
+            let Some(place) = record.backlog.first_in_fifo(&self.fifo_pool) else { break };
             let spilling = match place {
                 Place::Plain(message) => self.spilling(cx, queue, message),
                 _ => Spilling::No,
             };
-            match (spilling, place) {
+            let place = match (spilling, place) {
                 (Spilling::Later, _) => break,
-                (Spilling::Now, Place::Plain(message)) => {
-                    let appended = self.begin_shedding(cx, queue, message);
-                    self.queues[queue.index()].begin_leaving(&mut self.fifo_pool, &appended);
-                }
-                _ => self.queues[queue.index()].leave_fifo(&mut self.fifo_pool, place),
-            }
+                (Spilling::Now, Place::Plain(message)) => self.begin_spilling(cx, queue, message),
+                _ => place,
+            };
+            self.queues[queue.index()].backlog.begin_leaving(&mut self.fifo_pool, place);
             taken = true;
             *left -= 1;
         }
@@ -301,41 +244,36 @@ impl Broker {
         }
     }
 
-    fn begin_shedding(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Appended {
-        if self.queues[queue.index()].spilled_lane.incarnation == 0 {
-            self.queues[queue.index()].spilled_lane.incarnation = cx.journal.next_transient();
-        }
-        let spilled_lane = &mut self.queues[queue.index()].spilled_lane;
-        let offset = spilled_lane.next_offset;
-        spilled_lane.next_offset += 1;
-        spilled_lane.count += 1;
-        spilled_lane.bytes += log_bytes(cx.messages, message);
-        let target = Target { queue: spilled_lane.incarnation, offset };
-        cx.journal.spill(cx.messages, message, target)
+    /// Hands a transient message to the journal; from now on it stands at the place that comes back.
+    fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
+        let lane = &mut self.queues[queue.index()].spilled_lane;
+        let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
+        let appended = cx.journal.spill(cx.messages, message, target);
+        lane.set_awaits(appended.batch());
+        Place::Spilled(appended.message(), target.offset)
     }
 
     /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
-    fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, entry: Entry) -> bool {
+    fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) -> bool {
         let durable = cx.journal.durable();
         let record = &mut self.queues[queue.index()];
-        let place = Place::of(entry);
         let is_there = match place {
-            Place::Spilled(..) => record.spilled_lane.awaits <= durable && record.deep.messages < DEEP_MAX,
+            Place::Spilled(..) => record.spilled_lane.awaits() <= durable && record.backlog.may_give_up(),
             Place::Logged(message, _) => is_stored(cx.messages, record, message),
             Place::Plain(_) | Place::Stored(..) => true,
         };
         if !is_there {
             return false;
         }
-        record.deep.leaving.pop(&mut self.fifo_pool);
+        let from = QueuePart::Leaving;
         match place {
             Place::Spilled(message, offset) => {
-                self.give_up(cx.messages, queue, message, (Lane::Transient, offset))
+                self.give_up(cx.messages, (queue, from), message, (Lane::Transient, offset))
             }
             Place::Logged(message, offset) => {
-                self.give_up(cx.messages, queue, message, (Lane::Durable, offset))
+                self.give_up(cx.messages, (queue, from), message, (Lane::Durable, offset))
             }
-            Place::Plain(_) | Place::Stored(..) => self.stay(queue, entry),
+            Place::Plain(_) | Place::Stored(..) => record.backlog.stay(&mut self.fifo_pool, from, place),
         }
         true
     }
@@ -343,9 +281,8 @@ impl Broker {
     /// A message that was leaving stays in memory: the log need not have it.
     pub(super) fn unshed(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId, offset: u64) {
         let record = &mut self.queues[queue.index()];
-        record.spilled_lane.count -= 1;
-        record.spilled_lane.bytes = record.spilled_lane.bytes.saturating_sub(log_bytes(cx.messages, message));
-        let target = Target { queue: record.spilled_lane.incarnation, offset };
+        record.spilled_lane.stays(log_bytes(cx.messages, message));
+        let target = Target { queue: record.spilled_lane.incarnation(), offset };
         if record.dying {
             cx.journal.forsake(cx.messages, target.queue, message);
         } else {
@@ -355,7 +292,7 @@ impl Broker {
 
     /// A queue is gone: so is what the log has of its transient messages.
     pub(super) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.queues[index].spilled_lane.incarnation;
+        let incarnation = self.queues[index].spilled_lane.incarnation();
         if incarnation != 0 {
             journal.queue_gone(incarnation);
         }
@@ -369,5 +306,5 @@ impl Broker {
 
 /// Whether the log has the message for good, and it can be counted among those that only the log has.
 fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
-    messages.flags(message).has(MessageFlags::STORED) && queue.deep.messages < DEEP_MAX
+    messages.flags(message).has(MessageFlags::STORED) && queue.backlog.may_give_up()
 }

@@ -219,7 +219,7 @@ impl Broker {
     /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
     /// their pools count themselves, what a queue has of its share, and what waits in an outbox.
     pub const fn room_made(&self) -> u64 {
-        self.fifo_pool.given() + self.deliveries.slab.given() + self.releases
+        self.fifo_pool.given() + self.deliveries.given() + self.releases
     }
 
     /// What the pools hold.
@@ -231,15 +231,19 @@ impl Broker {
             queues: self.queues.len(),
             exchanges: self.declared_exchanges,
             bindings: self.routing.bindings_len(),
-            deliveries: self.deliveries.slab.len(),
+            deliveries: self.deliveries.len(),
             chunks: self.fifo_pool.chunks_used(),
             names_bytes: self.names_bytes,
             jobs: self.jobs.len(),
             unsettled_bytes: self.pinned.unsettled_bytes,
             open_messages: self.pinned.open_messages,
             open_bytes: self.pinned.open_bytes,
-            absent: self.queues.iter().map(|(_, queue)| queue.unsettled_absent + queue.returned_absent).sum(),
-            spilled_lane: self.queues.iter().map(|(_, queue)| queue.spilled_lane.count).sum(),
+            absent: self
+                .queues
+                .iter()
+                .map(|(_, queue)| queue.unsettled_absent + queue.backlog.returned_absent())
+                .sum(),
+            spilled_lane: self.queues.iter().map(|(_, queue)| queue.spilled_lane.count()).sum(),
         }
     }
 

@@ -12,8 +12,9 @@ use crate::wire::field::Table;
 
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
-use super::page_in::count_recovered;
-use super::queue::{Lane, Queue};
+use super::lanes::Logged;
+use super::place::Lane;
+use super::queue::Queue;
 use super::restored::{Contents, Restored};
 use super::routing::{BindingSpec, Destination, Kind};
 use super::{Broker, Context};
@@ -69,7 +70,7 @@ impl Broker {
     /// Writes down that a queue exists, or exists no more with all its messages.
     pub(super) fn append_queue(&mut self, cx: &mut Context<'_>, index: usize, exists: bool) {
         let record = &self.queues[index];
-        let incarnation = record.logged.incarnation;
+        let incarnation = record.logged.incarnation();
         if incarnation == 0 {
             return;
         }
@@ -86,7 +87,7 @@ impl Broker {
             cx.journal.queue_gone(incarnation);
         }
         let batch = cx.journal.define(key, value);
-        self.queues[index].logged.defined = batch;
+        self.queues[index].logged.set_defined(batch);
         cx.await_batch(batch);
     }
 
@@ -100,7 +101,7 @@ impl Broker {
         let (destination, destination_version) = match binding.destination {
             Destination::Queue(queue) => {
                 let queue = &self.queues[queue.index()];
-                (DestinationName::Queue(&queue.name), queue.logged.incarnation)
+                (DestinationName::Queue(&queue.name), queue.logged.incarnation())
             }
             Destination::Exchange(exchange) => {
                 let exchange = self.routing.exchange(exchange);
@@ -129,7 +130,7 @@ impl Broker {
         destination: Destination,
     ) -> bool {
         let ends = match destination {
-            Destination::Queue(queue) => self.queues[queue.index()].logged.incarnation != 0,
+            Destination::Queue(queue) => self.queues[queue.index()].logged.is_on(),
             Destination::Exchange(exchange) => self.routing.exchange(exchange).durable,
         };
         journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
@@ -178,7 +179,7 @@ impl Broker {
                 let settings = QueueSettings::of(Table::trusted(arguments));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
-                record.logged.incarnation = incarnation;
+                record.logged = Logged::as_incarnation(incarnation);
                 match self.add_queue(cx, record) {
                     Ok(queue) => Restored::Exists(Some(queue)),
                     Err(_) => Restored::NoRoom,
@@ -216,7 +217,7 @@ impl Broker {
         let to = match destination {
             DestinationName::Queue(name) => self
                 .find_queue(vhost_id, name)
-                .filter(|queue| self.queues[queue.index()].logged.incarnation == destination_version)
+                .filter(|queue| self.queues[queue.index()].logged.incarnation() == destination_version)
                 .map(Destination::Queue),
             DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
         };
@@ -235,14 +236,9 @@ impl Broker {
     /// Says what the log has for a queue.
     pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.queues[queue.index()];
-        count_recovered(record, contents.count, contents.bytes);
-        record.logged.next_offset = contents.next_offset;
-        // Marks run ahead of the deliveries, but nobody has seen what was not even published.
-        record.logged.redelivered_below = contents.delivered_through.min(contents.next_offset);
-        record.logged.watermark = contents.delivered_through;
-        record.logged.watermark_asked = contents.delivered_through;
-        record.logged.taken_below = record.logged.redelivered_below;
-        record.logged.watermark_before = contents.marked_through;
+        record.logged.restore(contents);
+        // Names and properties are in there as well: the best guess there is.
+        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
     }
 
     /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.
@@ -250,7 +246,8 @@ impl Broker {
         let mut start = start;
         while start < end {
             let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
-            if !self.push_stored(queue, Lane::Durable, start, count) {
+            let backlog = &mut self.queues[queue.index()].backlog;
+            if !backlog.push_stored(&mut self.fifo_pool, Lane::Durable, start, count) {
                 return false;
             }
             start += u64::from(count);
@@ -264,9 +261,9 @@ impl Broker {
     pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
         for index in 0..self.queues.places() {
             let Some(queue) = self.queues.get_mut(index).filter(|queue| !queue.dying) else { continue };
-            let (queue, start) = (queue.logged.incarnation, queue.logged.next_offset);
-            if queue != 0 {
-                self.queues[index].logged.next_offset = start + count;
+            if queue.logged.is_on() {
+                let start = queue.logged.pass_offsets(count);
+                let queue = queue.logged.incarnation();
                 journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
             }
         }

@@ -9,7 +9,7 @@ impl Broker {
     /// Bytes of the pools that nobody uses and the system holds memory for, about.
     pub const fn idle_bytes(&self) -> usize {
         self.fifo_pool.idle_bytes()
-            + self.deliveries.slab.idle_bytes()
+            + self.deliveries.idle_bytes()
             + self.queues.idle_bytes()
             + self.routing.idle_bytes()
             + self.consumers.idle_bytes()
@@ -19,7 +19,7 @@ impl Broker {
 
     /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        self.deliveries.slab.trim();
+        self.deliveries.trim();
         self.queues.trim();
         self.routing.trim();
         self.consumers.trim();

@@ -8,7 +8,7 @@
 use crate::command::{ChannelId, Outcome, QueueId, Settlement, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
-use crate::mem::{List, MessageId, Messages, Share};
+use crate::mem::{MessageId, Messages, Share};
 use crate::wire::field::Table;
 
 use super::divisions::owner_of;
@@ -73,12 +73,10 @@ impl Broker {
     pub(super) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.touch(channel);
         self.leave_unacknowledged(channel, index);
-        self.deliveries.slab[index].decided = Some(settlement);
-        if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
-            transaction
-                .settlements
-                .push_back(&mut self.deliveries.slab, index, |delivery| &mut delivery.links);
-        }
+        let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode else {
+            panic!("the channel is in a transaction");
+        };
+        self.deliveries.decide(&mut transaction.settlements, index, settlement);
     }
 
     pub(super) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
@@ -140,10 +138,7 @@ impl Broker {
             // For a queue that is being deleted the deletion is what settles.
             cx.await_others();
         }
-        while let Some(index) =
-            settlements.pop_front(&mut self.deliveries.slab, |delivery| &mut delivery.links)
-        {
-            let settlement = self.deliveries.slab[index].decided.take().unwrap_or(Settlement::Ack);
+        while let Some((index, settlement)) = self.deliveries.next_decided(&mut settlements) {
             self.settle_one(cx, index, settlement);
         }
         Ok(Outcome::Done)
@@ -166,30 +161,8 @@ impl Broker {
             messages.release(message);
             self.releases += 1;
         }
-        let mut at = transaction.settlements.front();
-        while let Some(index) = at {
-            at = List::after(&self.deliveries.slab, index, |delivery| &delivery.links);
-            self.deliveries.slab[index].decided = None;
-            self.deliveries.remember_tag(index);
-        }
-        self.rejoin_unacknowledged(channel, transaction.settlements);
-    }
-
-    /// Puts deliveries into their old places, in one pass over the list from its end: a client decides in any
-    /// order, and looking for each place anew would take time without bound.
-    fn rejoin_unacknowledged(&mut self, channel: ChannelId, mut decided: List) {
-        let slab = &mut self.deliveries.slab;
-        decided.sort_by_key(slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let list = &mut self.channels[channel.index()].unacknowledged;
-        let mut after = list.back();
-        while let Some(index) = decided.back() {
-            decided.remove(slab, index, |delivery| &mut delivery.links);
-            let tag = slab[index].tag;
-            while let Some(other) = after.filter(|&other| slab[other].tag > tag) {
-                after = List::before(slab, other, |delivery| &delivery.links);
-            }
-            list.insert_after(slab, after, index, |delivery| &mut delivery.links);
-        }
+        self.deliveries.undecide(list, transaction.settlements);
     }
 
     fn route_again(
@@ -254,7 +227,7 @@ impl Broker {
                 return Err(self.out_of("queue_entries_max"));
             }
         }
-        if returns > self.deliveries.slab.room() {
+        if returns > self.deliveries.room() {
             return Err(self.out_of("unacknowledged_max"));
         }
         Ok(())

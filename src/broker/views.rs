@@ -168,14 +168,14 @@ impl Broker {
             auto_delete: record.auto_delete,
             owner: record.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
-            messages_ready: record.ready(),
-            messages_ready_ram: record.resident(),
+            messages_ready: record.backlog.ready(),
+            messages_ready_ram: record.backlog.resident(),
             messages_unacknowledged: record.unsettled,
-            messages_persistent: record.logged.count,
-            message_bytes_ready: record.body_bytes(),
+            messages_persistent: record.logged.count(),
+            message_bytes_ready: record.backlog.body_bytes(),
             consumers: record.consumers.len(),
             exclusive_consumer: consumer.map(|consumer| (consumer.tag.as_str(), consumer.channel)),
-            memory_bytes: names as u64 + record.ready_bytes,
+            memory_bytes: names as u64 + record.backlog.bytes(),
         })
     }
 
