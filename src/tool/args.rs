@@ -2,17 +2,11 @@
 //!
 //! A flag has the name of its key with hyphens and takes the same spellings; `config::units` reads both.
 
-use std::error::Error;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use lexopt::Arg;
-
-use crate::config::transports::TlsAddress;
-use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
+use crate::options::{BadArguments, Next, OptionRow, Section, Table};
 use crate::{bench, inspect};
 
 /// What a person wants of the program.
@@ -51,7 +45,11 @@ pub struct Said {
 }
 
 /// What `--help` prints.
-pub const HELP: &str = "\
+pub fn help() -> String {
+    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help())
+}
+
+const BEFORE_OPTIONS: &str = "\
 Leveret: a small RabbitMQ-compatible AMQP 0-9-1 broker.
 
 Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: on
@@ -66,39 +64,69 @@ Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: o
        leveret restore FILE         make a store of what leveret ctl backup wrote, in --data-dir
        leveret upgrade-store DIR    bring a stopped broker's data directory to the newest format, once
                                     nobody wants to go back to an older version of Leveret
+";
 
-Options:
-  --config FILE         read this TOML file; flags go before what it says
-  --board NAME          start from a board's profile: generic, router-64, router-128, pi-zero-w, pi-3,
-                        pi-4, pi-5, a file's path, or auto: the one that fits this machine
-  --listen ADDR:PORT    listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;
-                        port 0 takes a free one
-  --listen-tls ADDR[:PORT]  listen here with TLS, on port 5671 if none is named; [tls] in the
-                        configuration file names certificate and key
-  --listen-unix PATH    listen on a Unix socket, for programs of this machine
-  --data-dir DIR        keep here what outlives the process
-  --memory-limit SIZE   the memory of the whole process, such as 64MB or 128MiB
-  --log-level LEVEL     error, warn, info (as it is by default), debug, trace or off
-  -h, --help            print this
-  -V, --version         print the version
-
+const AFTER_OPTIONS: &str = "\
 SIGTERM and SIGINT end the broker cleanly; SIGHUP reads configuration and certificates again.
 ";
 
 const COMMANDS: [&str; 7] = ["serve", "check", "bench", "inspect", "ctl", "restore", "upgrade-store"];
 
-const OPTIONS: [&str; 10] = [
-    "--config",
-    "--board",
-    "--listen",
-    "--listen-tls",
-    "--listen-unix",
-    "--data-dir",
-    "--memory-limit",
-    "--log-level",
-    "--help",
-    "--version",
-];
+const OPTIONS: Table<Said> = Table(&[Section {
+    heading: "Options:",
+    rows: &[
+        OptionRow::new(
+            "--config",
+            "FILE",
+            "read this TOML file; flags go before what it says",
+            |said, given| given.path().map(|file| said.file = Some(file)),
+        ),
+        OptionRow::new(
+            "--board",
+            "NAME",
+            "start from a board's profile: generic, router-64, router-128, pi-zero-w, pi-3,\n\
+             pi-4, pi-5, a file's path, or auto: the one that fits this machine",
+            |said, given| given.value().map(|board| said.flags.board = Some(board)),
+        ),
+        OptionRow::new(
+            "--listen",
+            "ADDR:PORT",
+            "listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;\n\
+             port 0 takes a free one",
+            |said, given| given.value().map(|at| said.flags.listen.get_or_insert_default().push(at)),
+        ),
+        OptionRow::new(
+            "--listen-tls",
+            "ADDR[:PORT]",
+            "listen here with TLS, on port 5671 if none is named; [tls] in the\n\
+             configuration file names certificate and key",
+            |said, given| given.value().map(|at| said.flags.listen_tls.get_or_insert_default().push(at)),
+        ),
+        OptionRow::new(
+            "--listen-unix",
+            "PATH",
+            "listen on a Unix socket, for programs of this machine",
+            |said, given| given.path().map(|path| said.flags.listen_unix = Some(path)),
+        ),
+        OptionRow::new("--data-dir", "DIR", "keep here what outlives the process", |said, given| {
+            given.path().map(|folder| said.flags.data_dir = Some(folder))
+        }),
+        OptionRow::new(
+            "--memory-limit",
+            "SIZE",
+            "the memory of the whole process, such as 64MB or 128MiB",
+            |said, given| given.value().map(|bytes| said.flags.memory_limit = Some(bytes)),
+        ),
+        OptionRow::new(
+            "--log-level",
+            "LEVEL",
+            "error, warn, info (as it is by default), debug, trace or off",
+            |said, given| given.value().map(|level| said.flags.log_level = Some(level)),
+        ),
+        OptionRow::help(),
+        OptionRow::version(),
+    ],
+}]);
 
 /// The name by which the program is `leveret ctl`.
 const CTL_NAME: &str = "leveretctl";
@@ -125,35 +153,27 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     let mut said = Said::default();
     let mut command: Option<String> = None;
     let mut file = None;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Ask::Help),
-            Arg::Short('V') | Arg::Long("version") => return Ok(Ask::Version),
-            // Its options are its own.
-            Arg::Value(word) if word == "bench" && command.is_none() => {
-                return bench::options::parse(&mut parser).map(Ask::Bench);
-            }
-            Arg::Value(word) if word == "inspect" && command.is_none() => {
+    loop {
+        let word = match OPTIONS.next(&mut said, &mut parser)? {
+            Next::End => break,
+            Next::Help => return Ok(Ask::Help),
+            Next::Version => return Ok(Ask::Version),
+            Next::Option => continue,
+            Next::Word(word) => word,
+        };
+        match (command.as_deref(), word.to_str()) {
+            // Their options are their own.
+            (None, Some("bench")) => return bench::options::parse(&mut parser).map(Ask::Bench),
+            (None, Some("inspect")) => {
                 let asked = inspect::options::parse(&mut parser).map(Ask::Inspect);
                 return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
             }
-            Arg::Value(word) if word == "ctl" && command.is_none() => {
-                return Ok(Ask::Ctl(parser.raw_args()?.collect()));
-            }
+            (None, Some("ctl")) => return Ok(Ask::Ctl(parser.raw_args()?.collect())),
             #[cfg(debug_assertions)]
-            Arg::Value(word) if word == "sim" && command.is_none() => return sim(&mut parser),
-            Arg::Value(word)
-                if matches!(command.as_deref(), Some("restore" | "upgrade-store")) && file.is_none() =>
-            {
-                file = Some(PathBuf::from(word));
-            }
-            Arg::Value(word) if command.is_none() => command = Some(word.to_string_lossy().into_owned()),
-            Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
-            Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
-            Arg::Long(name) => {
-                let name = format!("--{name}");
-                said.take_flag(&name, &mut parser)?;
-            }
+            (None, Some("sim")) => return sim(&mut parser),
+            (None, _) => command = Some(word.to_string_lossy().into_owned()),
+            (Some("restore" | "upgrade-store"), _) if file.is_none() => file = Some(PathBuf::from(word)),
+            (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
         }
     }
     match command.as_deref() {
@@ -171,88 +191,28 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     }
 }
 
-impl Said {
-    fn take_flag(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), BadArguments> {
-        match name {
-            "--config" => self.file = Some(parser.value()?.into()),
-            "--data-dir" => self.flags.data_dir = Some(parser.value()?.into()),
-            "--board" => self.flags.board = Some(value(name, parser)?),
-            "--memory-limit" => self.flags.memory_limit = Some(value(name, parser)?),
-            "--log-level" => self.flags.log_level = Some(value(name, parser)?),
-            "--listen-unix" => self.flags.listen_unix = Some(parser.value()?.into()),
-            "--listen-tls" => {
-                let address: TlsAddress = value(name, parser)?;
-                self.flags.listen_tls.get_or_insert_default().push(address);
-            }
-            "--listen" => {
-                let address: ListenAddress = value(name, parser)?;
-                self.flags.listen.get_or_insert_default().push(address);
-            }
-            _ => return Err(unknown_option(name)),
-        }
-        Ok(())
-    }
-}
-
 /// `leveret sim --seed N --runs M --step S`.
 #[cfg(debug_assertions)]
 fn sim(parser: &mut lexopt::Parser) -> Result<Ask, BadArguments> {
-    let (mut seed, mut runs, mut step) = (1, 1_000, 1);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("seed") => seed = value("--seed", parser)?,
-            Arg::Long("runs") => runs = value("--runs", parser)?,
-            Arg::Long("step") => step = value("--step", parser)?,
-            _ => return Err(BadArguments::new("leveret sim takes --seed N, --runs M and --step S".into())),
-        }
-    }
+    const OPTIONS: Table<[u64; 3]> = Table(&[Section {
+        heading: "Options:",
+        rows: &[
+            OptionRow::new("--seed", "N", "the first", |[seed, ..], given| {
+                given.value().map(|number| *seed = number)
+            }),
+            OptionRow::new("--runs", "M", "how many", |[_, runs, _], given| {
+                given.value().map(|number| *runs = number)
+            }),
+            OptionRow::new("--step", "S", "how far apart", |[.., step], given| {
+                given.value().map(|number| *step = number)
+            }),
+        ],
+    }]);
+    let mut numbers = [1, 1_000, 1];
+    while OPTIONS.next(&mut numbers, parser)? == Next::Option {}
+    let [seed, runs, step] = numbers;
     Ok(Ask::Sim(seed, runs, step))
 }
-
-/// The value of an option, understood.
-pub(super) fn value<T: FromStr<Err: fmt::Display>>(
-    name: &str,
-    parser: &mut lexopt::Parser,
-) -> Result<T, BadArguments> {
-    let text = parser.value()?;
-    let text = text.to_str().ok_or_else(|| BadArguments::new(format!("{name}: {text:?} is not UTF-8")))?;
-    text.parse().map_err(|error| BadArguments::new(format!("{name}: {error}")))
-}
-
-fn unknown_option(name: &str) -> BadArguments {
-    BadArguments::new(describe_unknown("option", name, &OPTIONS))
-}
-
-/// Why the arguments make no sense, as one sentence.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BadArguments {
-    sentence: String,
-    exit_code: u8,
-}
-
-impl BadArguments {
-    pub(super) const fn new(sentence: String) -> Self {
-        Self { sentence, exit_code: 1 }
-    }
-
-    pub(super) const fn exit_code(&self) -> u8 {
-        self.exit_code
-    }
-}
-
-impl From<lexopt::Error> for BadArguments {
-    fn from(error: lexopt::Error) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-impl fmt::Display for BadArguments {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (leveret --help lists what there is)", self.sentence)
-    }
-}
-
-impl Error for BadArguments {}
 
 #[cfg(test)]
 mod tests {
@@ -319,8 +279,9 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option_and_command() {
-        for word in OPTIONS.iter().chain(&COMMANDS) {
-            assert!(HELP.contains(word), "{word}");
+        let help = help();
+        for word in OPTIONS.names().iter().chain(&COMMANDS) {
+            assert!(help.contains(word), "{word}");
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod ctl;
 mod folder;
 pub mod inspect;
 mod new_file;
+pub mod options;
 pub mod program;
 pub mod restore;
 #[cfg(debug_assertions)]
@@ -27,8 +28,8 @@ use leveret_broker::{admin, config, journal, net, password, store, time, wire};
 
 /// What the program ends with when it could not do what was asked.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
-    match error.downcast_ref::<args::BadArguments>() {
-        Some(bad) => ExitCode::from(bad.exit_code()),
+    match error.downcast_ref::<options::BadArguments>() {
+        Some(bad) => ExitCode::from(bad.exit_code),
         // The codes below say what was found.
         None if error.is::<inspect::InspectError>() => ExitCode::from(inspect::CANNOT),
         None => ExitCode::FAILURE,

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::args::{self, Ask, HELP};
+use crate::args::{self, Ask};
 use crate::config::Config;
 use crate::net::{self, StartError, logging};
 use crate::{bench, check, ctl, inspect, restore, upgrade};
@@ -23,10 +23,10 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
     match args::parse_all(std::env::args_os())? {
-        Ask::Help => print(HELP)?,
-        Ask::Bench(None) => print(bench::options::HELP)?,
+        Ask::Help => print(&args::help())?,
+        Ask::Bench(None) => print(&bench::options::help())?,
         Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
-        Ask::Inspect(None) => print(inspect::options::HELP)?,
+        Ask::Inspect(None) => print(&inspect::options::help())?,
         Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
         Ask::Restore(archive, said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;

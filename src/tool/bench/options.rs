@@ -4,78 +4,32 @@
 //! each other, so what runs the bench need not look again.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lexopt::Arg;
-
 use super::body::{NUMBERED_SIZE_MIN, STAMPED_SIZE_MIN};
 use super::url::Url;
-use crate::args::{BadArguments, value};
-use crate::config::describe_unknown;
 use crate::config::units::{Bytes, ListenAddress, Millis};
+use crate::options::{BadArguments, Given, Next, OptionRow, Section, Table};
 
 /// What `leveret bench --help` prints.
-pub const HELP: &str = "\
+pub fn help() -> String {
+    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help())
+}
+
+const BEFORE_OPTIONS: &str = "\
 Publishers and consumers in one process, over loopback or the network, against a broker.
 
 Usage: leveret bench [OPTIONS] [-- BROKER OPTIONS]    against a Leveret of its own, started on a
                                                       free port with the BROKER OPTIONS
        leveret bench --url URL [OPTIONS]              against the broker that listens there
        leveret bench relay [OPTIONS]                  the bare relay alone
+";
 
-Where:
-  --url URL             such as amqp://guest:guest@127.0.0.1:5672/%2f
-  --address ADDR:PORT   the same, as guest in /
-  --broker-pid PID      whose CPU time to report; found by itself when it runs on this machine
-
-What (the number in brackets is taken when nothing is said):
-  --size SIZE           bytes of body [16]; from 8 up it carries a number that is checked
-  --messages N          end after so many messages
-  --seconds S           end publishing after so many seconds [5, without --messages]; with both, at
-                        whichever comes first
-  --publishers N        connections that publish [1]
-  --consumers N         connections that consume [1]; 0 only fills the queues
-  --queues N            queues; publishers and consumers take turns on them [1]
-  --exchange KIND       direct, fanout or topic; the default exchange otherwise
-  --bindings N          bindings on that exchange beside those that are needed [0]
-  --ack MODE            auto, each or multiple [auto]
-  --prefetch N          messages a consumer may hold unacknowledged, 0 for no limit [1000]
-  --confirms N          publisher confirms, with at most N messages unconfirmed
-  --persistent          durable queues, persistent messages
-  --rate N              so many messages a second in all, and how long each takes
-
-How it is told:
-  --relay               also measure a thread that only copies the same bytes from socket to socket
-  --json                one line of JSON
-  -h, --help            print this
-
+const AFTER_OPTIONS: &str = "\
 Every message is checked for its length, its content, its number and its place in the order; what
 is lost, repeated or changed is reported, and the exit code is 1.
 ";
-
-const OPTIONS: [&str; 19] = [
-    "--url",
-    "--address",
-    "--broker-pid",
-    "--size",
-    "--messages",
-    "--seconds",
-    "--publishers",
-    "--consumers",
-    "--queues",
-    "--exchange",
-    "--bindings",
-    "--ack",
-    "--prefetch",
-    "--confirms",
-    "--persistent",
-    "--rate",
-    "--relay",
-    "--json",
-    "--help",
-];
 
 /// The largest body: what RabbitMQ takes by default.
 const SIZE_MAX: usize = 128 << 20;
@@ -209,6 +163,127 @@ impl Default for Options {
     }
 }
 
+const OPTIONS: Table<Options> = Table(&[
+    Section {
+        heading: "Where:",
+        rows: &[
+            OptionRow::new(
+                "--url",
+                "URL",
+                "such as amqp://guest:guest@127.0.0.1:5672/%2f",
+                |options, given| given.value().map(|url| options.target = BrokerChoice::At(url)),
+            ),
+            OptionRow::new("--address", "ADDR:PORT", "the same, as guest in /", |options, given| {
+                let ListenAddress { socket, .. } = given.value()?;
+                options.target = BrokerChoice::At(Url::of_address(socket));
+                Ok(())
+            }),
+            OptionRow::new(
+                "--broker-pid",
+                "PID",
+                "whose CPU time to report; found by itself when it runs on this machine",
+                |options, given| given.number(1, u32::MAX).map(|pid| options.broker_pid = Some(pid)),
+            ),
+        ],
+    },
+    Section {
+        heading: "What (the number in brackets is taken when nothing is said):",
+        rows: &[
+            OptionRow::new(
+                "--size",
+                "SIZE",
+                "bytes of body [16]; from 8 up it carries a number that is checked",
+                |options, given| {
+                    let Bytes(size) = given.value::<Bytes<u32>>()?;
+                    options.size = usize::try_from(size).unwrap_or(usize::MAX);
+                    Ok(())
+                },
+            ),
+            OptionRow::new("--messages", "N", "end after so many messages", |options, given| {
+                given.number(1, MESSAGES_MAX).map(|count| options.volume.messages = Some(count))
+            }),
+            OptionRow::new(
+                "--seconds",
+                "S",
+                "end publishing after so many seconds [5, without --messages]; with both, at\n\
+             whichever comes first",
+                |options, given| seconds(given).map(|time| options.volume.time = Some(time)),
+            ),
+            OptionRow::new("--publishers", "N", "connections that publish [1]", |options, given| {
+                given.number(1, CLIENTS_MAX).map(|count| options.publishers = count)
+            }),
+            OptionRow::new(
+                "--consumers",
+                "N",
+                "connections that consume [1]; 0 only fills the queues",
+                |options, given| given.number(0, CLIENTS_MAX).map(|count| options.consumers = count),
+            ),
+            OptionRow::new(
+                "--queues",
+                "N",
+                "queues; publishers and consumers take turns on them [1]",
+                |options, given| given.number(1, QUEUES_MAX).map(|count| options.queues = count),
+            ),
+            OptionRow::new(
+                "--exchange",
+                "KIND",
+                "direct, fanout or topic; the default exchange otherwise",
+                |options, given| given.value().map(|kind| options.exchange = Some(kind)),
+            ),
+            OptionRow::new(
+                "--bindings",
+                "N",
+                "bindings on that exchange beside those that are needed [0]",
+                |options, given| given.number(0, u32::MAX).map(|count| options.bindings = count),
+            ),
+            OptionRow::new("--ack", "MODE", "auto, each or multiple [auto]", |options, given| {
+                given.value().map(|ack| options.ack = ack)
+            }),
+            OptionRow::new(
+                "--prefetch",
+                "N",
+                "messages a consumer may hold unacknowledged, 0 for no limit [1000]",
+                |options, given| given.number(0, u16::MAX).map(|count| options.prefetch = count),
+            ),
+            OptionRow::new(
+                "--confirms",
+                "N",
+                "publisher confirms, with at most N messages unconfirmed",
+                |options, given| given.number(1, CONFIRMS_MAX).map(|count| options.confirms = Some(count)),
+            ),
+            OptionRow::new("--persistent", "", "durable queues, persistent messages", |options, _| {
+                options.persistent = true;
+                Ok(())
+            }),
+            OptionRow::new(
+                "--rate",
+                "N",
+                "so many messages a second in all, and how long each takes",
+                |options, given| given.number(1, RATE_MAX).map(|rate| options.rate = Some(rate)),
+            ),
+        ],
+    },
+    Section {
+        heading: "How it is told:",
+        rows: &[
+            OptionRow::new(
+                "--relay",
+                "",
+                "also measure a thread that only copies the same bytes from socket to socket",
+                |options, _| {
+                    options.relay = Relay::Also;
+                    Ok(())
+                },
+            ),
+            OptionRow::new("--json", "", "one line of JSON", |options, _| {
+                options.json = true;
+                Ok(())
+            }),
+            OptionRow::help(),
+        ],
+    },
+]);
+
 /// Reads what comes after `leveret bench`; `None` when help was asked for.
 ///
 /// # Errors
@@ -220,19 +295,15 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
             options.broker_options(arguments)?;
             break;
         }
-        match parser.next()? {
-            None => break,
-            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(None),
-            Some(Arg::Value(word)) if word == "relay" => options.relay = Relay::Only,
-            Some(Arg::Value(word)) => {
+        match OPTIONS.next(&mut options, parser)? {
+            Next::End | Next::Version => break,
+            Next::Help => return Ok(None),
+            Next::Option => {}
+            Next::Word(word) if word == "relay" => options.relay = Relay::Only,
+            Next::Word(word) => {
                 return Err(BadArguments::new(format!(
                     "{word:?} is one argument too many; options for the broker follow --"
                 )));
-            }
-            Some(Arg::Short(letter)) => return Err(unknown_option(&format!("-{letter}"))),
-            Some(Arg::Long(name)) => {
-                let name = format!("--{name}");
-                options.take(&name, parser)?;
             }
         }
     }
@@ -247,38 +318,6 @@ fn rest_after_dashes(parser: &mut lexopt::Parser) -> Option<Vec<OsString>> {
         return None;
     }
     Some(raw.skip(1).collect())
-}
-
-impl Options {
-    fn take(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), BadArguments> {
-        match name {
-            "--url" => self.target = BrokerChoice::At(value(name, parser)?),
-            "--address" => {
-                self.target = BrokerChoice::At(Url::of_address(value::<ListenAddress>(name, parser)?.socket))
-            }
-            "--broker-pid" => self.broker_pid = Some(number(name, parser, 1, u32::MAX)?),
-            "--size" => {
-                let Bytes(size) = value::<Bytes<u32>>(name, parser)?;
-                self.size = usize::try_from(size).unwrap_or(usize::MAX);
-            }
-            "--messages" => self.volume.messages = Some(number(name, parser, 1, MESSAGES_MAX)?),
-            "--seconds" => self.volume.time = Some(seconds(name, parser)?),
-            "--publishers" => self.publishers = number(name, parser, 1, CLIENTS_MAX)?,
-            "--consumers" => self.consumers = number(name, parser, 0, CLIENTS_MAX)?,
-            "--queues" => self.queues = number(name, parser, 1, QUEUES_MAX)?,
-            "--exchange" => self.exchange = Some(value(name, parser)?),
-            "--bindings" => self.bindings = number(name, parser, 0, u32::MAX)?,
-            "--ack" => self.ack = value(name, parser)?,
-            "--prefetch" => self.prefetch = number(name, parser, 0, u16::MAX)?,
-            "--confirms" => self.confirms = Some(number(name, parser, 1, CONFIRMS_MAX)?),
-            "--persistent" => self.persistent = true,
-            "--rate" => self.rate = Some(number(name, parser, 1, RATE_MAX)?),
-            "--relay" => self.relay = Relay::Also,
-            "--json" => self.json = true,
-            _ => return Err(unknown_option(name)),
-        }
-        Ok(())
-    }
 }
 
 impl Options {
@@ -340,30 +379,14 @@ impl FromStr for Ack {
     }
 }
 
-/// A whole number from `min` to `max`.
-fn number<T>(name: &str, parser: &mut lexopt::Parser, min: T, max: T) -> Result<T, BadArguments>
-where
-    T: FromStr + PartialOrd + fmt::Display,
-{
-    let text: String = value(name, parser)?;
-    match text.parse() {
-        Ok(number) if min <= number && number <= max => Ok(number),
-        _ => Err(BadArguments::new(format!("{name}: {text:?} is not a whole number from {min} to {max}"))),
-    }
-}
-
 /// A time: whole seconds, or with a unit.
-fn seconds(name: &str, parser: &mut lexopt::Parser) -> Result<Duration, BadArguments> {
-    let text: String = value(name, parser)?;
+fn seconds(given: &mut Given<'_>) -> Result<Duration, BadArguments> {
+    let text: String = given.value()?;
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
     }
-    let Millis(ms) = text.parse().map_err(|error| BadArguments::new(format!("{name}: {error}")))?;
+    let Millis(ms) = text.parse().map_err(|error| given.bad(format_args!("{error}")))?;
     Ok(Duration::from_millis(ms.into()))
-}
-
-fn unknown_option(name: &str) -> BadArguments {
-    BadArguments::new(describe_unknown("option", name, &OPTIONS))
 }
 
 #[cfg(test)]
@@ -443,8 +466,8 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option() {
-        for word in OPTIONS {
-            assert!(HELP.contains(word), "{word}");
+        for word in OPTIONS.names() {
+            assert!(help().contains(word), "{word}");
         }
     }
 }

@@ -3,30 +3,23 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lexopt::Arg;
-
-use crate::args::BadArguments;
-use crate::config::describe_unknown;
+use crate::options::{BadArguments, Next, OptionRow, Section, Table};
 
 /// What `leveret inspect --help` prints.
-pub const HELP: &str = "\
+pub fn help() -> String {
+    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help())
+}
+
+const BEFORE_OPTIONS: &str = "\
 What a data directory holds, and whether all of it is as it was written.
 
 Usage: leveret inspect DIR [OPTIONS]
 
 Without --drop-set-aside it only reads: a broker may be using the directory, and a card or a user that
 can only read will do. Beside a broker that writes it reads again what looks wrong, and says so.
+";
 
-Options:
-  --records             print every record too, one a line; bodies escaped and cut
-  --export FILE         write every live message that can be read to FILE, which must not be there yet,
-                        one JSON object a line; - is standard output, and the report goes to standard
-                        error. From a damaged directory it saves what can be parsed
-  --drop-set-aside      afterwards write over what is damaged, keeping every record of it that can be read,
-                        so that the broker finds a whole store; the one thing here that writes. Not while
-                        a broker has the directory; asks nothing, says what it did
-  -h, --help            print this
-
+const AFTER_OPTIONS: &str = "\
 An exported line has exchange, routing_key, properties and payload named as rabbitmqadmin names them;
 queues with the place of the message in each; the payload as text (payload_encoding string) when it is
 UTF-8, else as base64; what is not UTF-8 elsewhere under a name that ends in _base64. Lines come as the
@@ -36,10 +29,49 @@ Exit code: 0 everything is as it was written; 1 the last commit is not whole: th
 2 something is damaged: the next start sets it aside; 3 DIR could not be inspected.
 ";
 
-const OPTIONS: [&str; 4] = ["--records", "--export", "--drop-set-aside", "--help"];
+const OPTIONS: Table<Options> = Table(&[Section {
+    heading: "Options:",
+    rows: &[
+        OptionRow::new(
+            "--records",
+            "",
+            "print every record too, one a line; bodies escaped and cut",
+            |options, _| {
+                options.records = true;
+                Ok(())
+            },
+        ),
+        OptionRow::new(
+            "--export",
+            "FILE",
+            "write every live message that can be read to FILE, which must not be there yet,\n\
+             one JSON object a line; - is standard output, and the report goes to standard\n\
+             error. From a damaged directory it saves what can be parsed",
+            |options, given| {
+                let file = given.path()?;
+                let is_stdout = file.as_os_str() == "-";
+                options.export =
+                    Some(if is_stdout { ExportTo::StandardOutput } else { ExportTo::File(file) });
+                Ok(())
+            },
+        ),
+        OptionRow::new(
+            "--drop-set-aside",
+            "",
+            "afterwards write over what is damaged, keeping every record of it that can be read,\n\
+             so that the broker finds a whole store; the one thing here that writes. Not while\n\
+             a broker has the directory; asks nothing, says what it did",
+            |options, _| {
+                options.drop_set_aside = true;
+                Ok(())
+            },
+        ),
+        OptionRow::help(),
+    ],
+}]);
 
 /// Everything a run depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The data directory.
     pub directory: PathBuf,
@@ -74,31 +106,21 @@ impl fmt::Display for ExportTo {
 /// # Errors
 /// The first argument that makes no sense, or that the directory is not named.
 pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArguments> {
-    let (mut directory, mut records, mut export, mut drop_set_aside) = (None, false, None, false);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(None),
-            Arg::Long("records") => records = true,
-            Arg::Long("drop-set-aside") => drop_set_aside = true,
-            Arg::Long("export") => {
-                let file = parser.value()?;
-                export =
-                    Some(if file == "-" { ExportTo::StandardOutput } else { ExportTo::File(file.into()) });
-            }
-            Arg::Value(word) if directory.is_none() => directory = Some(PathBuf::from(word)),
-            Arg::Value(word) => return Err(BadArguments::new(format!("{word:?} is one argument too many"))),
-            Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
-            Arg::Long(name) => return Err(unknown_option(&format!("--{name}"))),
+    let mut options = Options::default();
+    let mut directory = None;
+    loop {
+        match OPTIONS.next(&mut options, parser)? {
+            Next::End | Next::Version => break,
+            Next::Help => return Ok(None),
+            Next::Option => {}
+            Next::Word(word) if directory.is_none() => directory = Some(PathBuf::from(word)),
+            Next::Word(word) => return Err(BadArguments::one_too_many(&word)),
         }
     }
-    let directory = directory.ok_or_else(|| {
+    options.directory = directory.ok_or_else(|| {
         BadArguments::new("inspect: name the data directory, as in leveret inspect /var/lib/leveret".into())
     })?;
-    Ok(Some(Options { directory, records, export, drop_set_aside }))
-}
-
-fn unknown_option(name: &str) -> BadArguments {
-    BadArguments::new(describe_unknown("option", name, &OPTIONS))
+    Ok(Some(options))
 }
 
 #[cfg(test)]
@@ -135,8 +157,8 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option() {
-        for word in OPTIONS {
-            assert!(HELP.contains(word), "{word}");
+        for word in OPTIONS.names() {
+            assert!(help().contains(word), "{word}");
         }
     }
 }
