@@ -13,9 +13,20 @@ use crate::wire::field::{Array, Table, Value};
 /// Writes one value after the other.
 #[derive(Debug)]
 pub struct Json<'o> {
-    out: &'o mut Vec<u8>,
-    bytes_max: usize,
+    out: Out<'o>,
     is_full: bool,
+}
+
+#[derive(Debug)]
+enum Out<'o> {
+    Bounded { bytes: &'o mut Vec<u8>, bytes_max: usize },
+    Endless(&'o mut dyn Sink),
+}
+
+/// Where JSON goes that has no bound.
+pub trait Sink: core::fmt::Debug {
+    /// Takes some more; `false` when it did not, and then it is not asked again.
+    fn put(&mut self, bytes: &[u8]) -> bool;
 }
 
 /// How tables are written.
@@ -31,8 +42,13 @@ pub enum Tables {
 
 impl<'o> Json<'o> {
     /// Writes behind what is in `out`, up to `bytes_max` in all.
-    pub const fn new(out: &'o mut Vec<u8>, bytes_max: usize) -> Self {
-        Self { out, bytes_max, is_full: false }
+    pub const fn new(bytes: &'o mut Vec<u8>, bytes_max: usize) -> Self {
+        Self { out: Out::Bounded { bytes, bytes_max }, is_full: false }
+    }
+
+    /// Writes as much as the sink takes.
+    pub const fn without_bound(sink: &'o mut dyn Sink) -> Self {
+        Self { out: Out::Endless(sink), is_full: false }
     }
 
     /// Whether something did not fit, so that what was written is not whole.
@@ -43,10 +59,15 @@ impl<'o> Json<'o> {
     /// Writes bytes that are JSON already.
     #[inline(never)]
     pub fn raw(&mut self, bytes: &[u8]) {
-        if self.is_full || self.out.len() + bytes.len() > self.bytes_max {
-            self.is_full = true;
-        } else {
-            self.out.extend_from_slice(bytes);
+        if self.is_full {
+            return;
+        }
+        match &mut self.out {
+            Out::Bounded { bytes: out, bytes_max } if out.len() + bytes.len() <= *bytes_max => {
+                out.extend_from_slice(bytes);
+            }
+            Out::Bounded { .. } => self.is_full = true,
+            Out::Endless(sink) => self.is_full = !sink.put(bytes),
         }
     }
 

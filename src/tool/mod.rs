@@ -11,6 +11,7 @@ mod checksums;
 pub mod ctl;
 mod folder;
 pub mod inspect;
+mod json;
 mod new_file;
 pub mod options;
 pub mod program;

@@ -71,7 +71,9 @@ const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("command.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
     ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
+    ("broker/backlog.rs", 2, "what stands first was just looked at, and is in memory"),
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
+    ("broker/deliveries.rs", 1, "what is on the list of decided deliveries is decided"),
     ("engine/receive.rs", 1, "only connections of the broker are put on the list for room"),
     ("engine/turn.rs", 1, "only connections of the broker are put on the list for jobs"),
     ("engine/wait_list.rs", 1, "the caller has just read who is in the place"),
@@ -79,6 +81,8 @@ const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("broker/routing/mod.rs", 2, "each declaration looks for room before it changes anything"),
     ("broker/routing/pairs.rs", 1, "a binding is counted with its pairs before it is added"),
     ("broker/routing/trie.rs", 1, "each declaration looks for room before it changes anything"),
+    ("tool/bench/report.rs", 2, "JSON is written into memory, and is text"),
+    ("tool/json.rs", 2, "the stream behind the JSON keeps its failures until the end"),
 ];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter, and at most so much here.

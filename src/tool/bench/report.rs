@@ -10,6 +10,7 @@ use super::options::Options;
 use super::process::CpuTime;
 use super::relay::Relayed;
 use super::stage::Outcome;
+use crate::json::{self, Object};
 
 /// Everything there is to tell.
 #[derive(Debug)]
@@ -158,56 +159,70 @@ impl Report<'_> {
 
     /// As one line of JSON.
     pub(super) fn json(&self) -> String {
+        let mut line = Vec::new();
+        json::write_to(&mut line, |json| {
+            let mut object = Object::open(json);
+            self.put_options(&mut object);
+            self.put_results(&mut object);
+            object.close();
+        })
+        .expect("memory takes everything");
+        line.push(b'\n');
+        String::from_utf8(line).expect("JSON is text")
+    }
+
+    fn put_options(&self, json: &mut Object<'_, '_>) {
         let options = self.options;
-        let mut json = Json::new();
-        json.number("size", options.size as f64);
-        json.number("publishers", options.publishers.into());
-        json.number("consumers", options.consumers.into());
-        json.number("queues", options.queues.into());
+        number(json, "size", options.size as f64);
+        number(json, "publishers", options.publishers.into());
+        number(json, "consumers", options.consumers.into());
+        number(json, "queues", options.queues.into());
         json.text("ack", options.ack.name());
         json.text("exchange", options.exchange.map_or("default", |kind| kind.name()));
-        json.number("bindings", options.bindings.into());
-        json.number("prefetch", options.prefetch.into());
-        json.optional("confirms", options.confirms.map(f64::from));
-        json.boolean("persistent", options.persistent);
-        json.optional("rate", options.rate.map(|rate| rate as f64));
+        number(json, "bindings", options.bindings.into());
+        number(json, "prefetch", options.prefetch.into());
+        optional(json, "confirms", options.confirms.map(f64::from));
+        json.truth("persistent", options.persistent);
+        optional(json, "rate", options.rate.map(|rate| rate as f64));
         if let Some(count) = options.volume.messages {
-            json.number("messages", count as f64);
+            number(json, "messages", count as f64);
         }
         if let Some(time) = options.volume.time() {
-            json.number("seconds", time.as_secs_f64());
+            number(json, "seconds", time.as_secs_f64());
         }
+    }
+
+    fn put_results(&self, json: &mut Object<'_, '_>) {
         if let Some(outcome) = &self.outcome {
-            self.put_outcome(&mut json, outcome);
+            self.put_outcome(json, outcome);
         }
         if let Some(relay) = &self.relay {
             let flow = relay_flow(relay);
-            json.number("relay_msg_per_s", flow.per_second());
-            json.number("relay_cpu_s", relay.cpu.total().as_secs_f64());
-            json.optional("of_relay", self.share_of_relay().map(|(wall, _)| wall));
-            json.optional("of_relay_per_cpu_s", self.share_of_relay().and_then(|(_, cpu)| cpu));
+            number(json, "relay_msg_per_s", flow.per_second());
+            number(json, "relay_cpu_s", relay.cpu.total().as_secs_f64());
+            optional(json, "of_relay", self.share_of_relay().map(|(wall, _)| wall));
+            optional(json, "of_relay_per_cpu_s", self.share_of_relay().and_then(|(_, cpu)| cpu));
         }
-        json.end()
     }
 
-    fn put_outcome(&self, json: &mut Json, outcome: &Outcome) {
+    fn put_outcome(&self, json: &mut Object<'_, '_>, outcome: &Outcome) {
         let main = self.main_flow(outcome);
-        json.number("published", outcome.published as f64);
-        json.number("publish_s", outcome.publish_time.as_secs_f64());
-        json.number("delivered", outcome.delivered as f64);
-        json.number("delivery_s", outcome.delivery_time.as_secs_f64());
-        json.number("msg_per_s", main.per_second());
-        json.optional("broker_cpu_user_s", main.cpu.map(|cpu| cpu.user.as_secs_f64()));
-        json.optional("broker_cpu_system_s", main.cpu.map(|cpu| cpu.system.as_secs_f64()));
-        json.optional("msg_per_broker_cpu_s", main.per_cpu_second());
-        json.optional("broker_peak_bytes", self.broker_peak_bytes.map(|bytes| bytes as f64));
-        json.optional("bench_cpu_s", outcome.client_cpu.map(|cpu| cpu.total().as_secs_f64()));
+        number(json, "published", outcome.published as f64);
+        number(json, "publish_s", outcome.publish_time.as_secs_f64());
+        number(json, "delivered", outcome.delivered as f64);
+        number(json, "delivery_s", outcome.delivery_time.as_secs_f64());
+        number(json, "msg_per_s", main.per_second());
+        optional(json, "broker_cpu_user_s", main.cpu.map(|cpu| cpu.user.as_secs_f64()));
+        optional(json, "broker_cpu_system_s", main.cpu.map(|cpu| cpu.system.as_secs_f64()));
+        optional(json, "msg_per_broker_cpu_s", main.per_cpu_second());
+        optional(json, "broker_peak_bytes", self.broker_peak_bytes.map(|bytes| bytes as f64));
+        optional(json, "bench_cpu_s", outcome.client_cpu.map(|cpu| cpu.total().as_secs_f64()));
         for (name, times) in [("latency", &outcome.latency), ("confirm", &outcome.confirm_times)] {
             if times.count() > 0 {
                 for (quantile, share) in QUANTILES {
-                    json.number(&format!("{name}_{quantile}_us"), times.quantile(share) as f64 / 1e3);
+                    number(json, &format!("{name}_{quantile}_us"), times.quantile(share) as f64 / 1e3);
                 }
-                json.number(&format!("{name}_max_us"), times.max() as f64 / 1e3);
+                number(json, &format!("{name}_max_us"), times.max() as f64 / 1e3);
             }
         }
     }
@@ -267,44 +282,15 @@ fn ratio(of: f64, by: f64) -> f64 {
     if by > 0.0 { of / by } else { 0.0 }
 }
 
-/// An object being written. Names and texts are our own and need no escapes.
-#[derive(Debug)]
-struct Json(String);
+/// A number: six decimals are a millionth of a second; whole numbers need none.
+fn number(json: &mut Object<'_, '_>, name: &str, number: f64) {
+    let decimals = if number.fract() == 0.0 { 0 } else { 6 };
+    json.field(name).shown_raw(format_args!("{number:.decimals$}"));
+}
 
-impl Json {
-    fn new() -> Self {
-        Self("{".to_string())
-    }
-
-    fn put(&mut self, name: &str, value: &str) {
-        if self.0.len() > 1 {
-            self.0.push_str(", ");
-        }
-        let _ = write!(self.0, "\"{name}\": {value}");
-    }
-
-    fn number(&mut self, name: &str, number: f64) {
-        // Six decimals are a millionth of a second; whole numbers need none.
-        let text = if number.fract() == 0.0 { format!("{number:.0}") } else { format!("{number:.6}") };
-        self.put(name, &text);
-    }
-
-    fn optional(&mut self, name: &str, number: Option<f64>) {
-        if let Some(number) = number {
-            self.number(name, number);
-        }
-    }
-
-    fn text(&mut self, name: &str, text: &str) {
-        self.put(name, &format!("\"{text}\""));
-    }
-
-    fn boolean(&mut self, name: &str, truth: bool) {
-        self.put(name, if truth { "true" } else { "false" });
-    }
-
-    fn end(self) -> String {
-        self.0 + "}\n"
+fn optional(json: &mut Object<'_, '_>, name: &str, of: Option<f64>) {
+    if let Some(of) = of {
+        number(json, name, of);
     }
 }
 
@@ -344,8 +330,8 @@ mod tests {
     #[test]
     fn for_a_program() {
         let json = report(&Options::default()).json();
-        assert!(json.starts_with("{\"size\": 16, ") && json.ends_with("}\n"), "{json}");
-        for part in ["\"msg_per_s\": 1000000,", "\"of_relay\": 0.500000,", "\"persistent\": false,"] {
+        assert!(json.starts_with("{\"size\":16,") && json.ends_with("}\n"), "{json}");
+        for part in ["\"msg_per_s\":1000000,", "\"of_relay\":0.500000,", "\"persistent\":false,"] {
             assert!(json.contains(part), "{json}");
         }
     }

@@ -9,10 +9,11 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::json::{self, Base64, Object};
 use super::names::Names;
 use super::options::ExportTo;
 use super::{InspectError, props};
+use crate::admin::json::Json;
+use crate::json::{self, Base64, Object};
 use crate::store::fsck::{FoundRecord, Scan, Trust};
 use crate::store::{Body, FileDisk, Message, Range, RangeSet, Record};
 
@@ -138,31 +139,31 @@ impl Source<'_> {
     }
 
     /// Writes a body; false when a part of it was gone.
-    fn write_body(&mut self, object: &mut Object<'_>, body: &Body<'_>) -> io::Result<bool> {
-        object.number("payload_bytes", bytes_of(body))?;
+    fn write_body(&mut self, object: &mut Object<'_, '_>, body: &Body<'_>) -> bool {
+        object.number("payload_bytes", bytes_of(body));
         let encoding = match *body {
             Body::Inline(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => {
-                    json::text(object.field("payload")?, text)?;
+                    object.text("payload", text);
                     "string"
                 }
                 Err(_) => {
-                    object.base64("payload", bytes)?;
+                    object.base64("payload", bytes);
                     "base64"
                 }
             },
             Body::Chunked { body, chunks, .. } => {
-                let mut base64 = Base64::open(object.field("payload")?)?;
+                let mut base64 = Base64::open(object.field("payload"));
                 for index in 0..chunks {
-                    let Some(bytes) = self.chunk(body, index) else { return Ok(false) };
-                    base64.put(bytes)?;
+                    let Some(bytes) = self.chunk(body, index) else { return false };
+                    base64.put(bytes);
                 }
-                base64.close()?;
+                base64.close();
                 "base64"
             }
         };
-        json::text(object.field("payload_encoding")?, encoding)?;
-        Ok(true)
+        object.text("payload_encoding", encoding);
+        true
     }
 }
 
@@ -247,19 +248,23 @@ impl Export<'_, '_> {
             Body::Chunked { .. } => self.sink.mark()?,
         };
         let out = self.sink.out();
-        let mut object = Object::open(&mut *out)?;
-        object.bytes("exchange", message.exchange)?;
-        object.bytes("routing_key", message.key)?;
-        write_queues(object.field("queues")?, source, targets)?;
-        if found.trust != Trust::Whole {
-            object.truth("salvaged", true)?;
-        }
-        props::write(&mut object, message.properties)?;
-        let is_whole = source.write_body(&mut object, &message.body)?;
-        if is_whole {
-            object.close()?;
-            out.write_all(b"\n")?;
-        } else {
+        let mut is_whole = true;
+        json::write_to(out, |json| {
+            let mut object = Object::open(json);
+            object.bytes("exchange", message.exchange);
+            object.bytes("routing_key", message.key);
+            write_queues(object.field("queues"), source, targets);
+            if found.trust != Trust::Whole {
+                object.truth("salvaged", true);
+            }
+            props::write(&mut object, message.properties);
+            is_whole = source.write_body(&mut object, &message.body);
+            if is_whole {
+                object.close();
+                json.raw(b"\n");
+            }
+        })?;
+        if !is_whole {
             self.sink.take_back(mark)?;
         }
         Ok(is_whole)
@@ -267,18 +272,17 @@ impl Export<'_, '_> {
 }
 
 /// Each queue with the place of the message in it.
-fn write_queues(out: &mut dyn Write, source: &Source<'_>, targets: &[(u64, u64)]) -> io::Result<()> {
-    out.write_all(b"[")?;
-    for (at, &(queue, offset)) in targets.iter().enumerate() {
-        if at > 0 {
-            out.write_all(b",")?;
-        }
-        let mut object = Object::open(&mut *out)?;
-        source.names.write(&mut object, queue)?;
-        object.number("offset", offset)?;
+fn write_queues(json: &mut Json<'_>, source: &Source<'_>, targets: &[(u64, u64)]) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for &(queue, offset) in targets {
+        json.comma(&mut is_first);
+        let mut object = Object::open(json);
+        source.names.write(&mut object, queue);
+        object.number("offset", offset);
         let known = source.scan.index.queues().get(&queue);
-        object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_below()))?;
-        object.close()?;
+        object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_below()));
+        object.close();
     }
-    out.write_all(b"]")
+    json.raw(b"]");
 }

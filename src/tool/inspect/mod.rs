@@ -17,7 +17,6 @@
 mod broker;
 mod dump;
 mod export;
-mod json;
 mod names;
 pub mod options;
 mod props;

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::io;
 
-use super::json::Object;
 use crate::journal::definition::queue_in;
 use crate::journal::{Definition, DestinationName, is_group, is_transient};
+use crate::json::Object;
 use crate::store::fsck::Scan;
 use crate::store::{Disk, Record};
 
@@ -91,13 +90,15 @@ impl Names {
     }
 
     /// The fields that name a queue.
-    pub(super) fn write(&self, object: &mut Object<'_>, queue: u64) -> io::Result<()> {
+    pub(super) fn write(&self, object: &mut Object<'_, '_>, queue: u64) {
         if let Some((vhost, name)) = self.of_queue(queue) {
-            object.bytes("vhost", vhost.as_bytes())?;
-            object.bytes("name", name.as_bytes())?;
+            object.bytes("vhost", vhost.as_bytes());
+            object.bytes("name", name.as_bytes());
         }
-        object.number("incarnation", queue)?;
-        if self.orphans.contains_key(&queue) { object.truth("orphan", true) } else { Ok(()) }
+        object.number("incarnation", queue);
+        if self.orphans.contains_key(&queue) {
+            object.truth("orphan", true);
+        }
     }
 }
 

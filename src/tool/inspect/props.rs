@@ -3,26 +3,24 @@
 //! Always true: nothing is lost. JSON has fewer types than a header table, and only text; so beside the
 //! decoded headers stand the octets as they were published, from which the message can be made again.
 
-use std::io::{self, Write};
-
-use super::json::{self, Object};
+use crate::admin::json::Json;
+use crate::json::Object;
 use crate::wire::field::{Array, Table, Value};
 use crate::wire::props::Properties;
 
 /// Writes `properties`, and `properties_base64` where the first does not tell all.
-pub(super) fn write(object: &mut Object<'_>, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write(object: &mut Object<'_, '_>, bytes: &[u8]) {
     let parsed = Properties::parse(bytes);
     if let Ok(properties) = parsed {
-        write_decoded(object.field("properties")?, &properties)?;
+        write_decoded(object.field("properties"), &properties);
     }
     if parsed.map_or(true, |properties| properties.has_headers()) {
-        object.base64("properties_base64", bytes)?;
+        object.base64("properties_base64", bytes);
     }
-    Ok(())
 }
 
-fn write_decoded(out: &mut dyn Write, properties: &Properties<'_>) -> io::Result<()> {
-    let mut object = Object::open(out)?;
+fn write_decoded(json: &mut Json<'_>, properties: &Properties<'_>) {
+    let mut object = Object::open(json);
     let texts = [
         ("content_type", properties.content_type()),
         ("content_encoding", properties.content_encoding()),
@@ -41,59 +39,62 @@ fn write_decoded(out: &mut dyn Write, properties: &Properties<'_>) -> io::Result
         ("timestamp", properties.timestamp()),
     ];
     for (name, octets) in texts {
-        octets.map_or(Ok(()), |octets| object.bytes(name, octets))?;
+        if let Some(octets) = octets {
+            object.bytes(name, octets);
+        }
     }
     for (name, number) in numbers {
-        number.map_or(Ok(()), |number| object.number(name, number))?;
+        if let Some(number) = number {
+            object.number(name, number);
+        }
     }
     if let Some(headers) = properties.headers() {
-        write_table(object.field("headers")?, headers)?;
+        write_table(object.field("headers"), headers);
     }
-    object.close()
+    object.close();
 }
 
 /// Nesting is bounded, for the table was checked.
-fn write_table(out: &mut dyn Write, table: Table<'_>) -> io::Result<()> {
-    let mut object = Object::open(out)?;
+fn write_table(json: &mut Json<'_>, table: Table<'_>) {
+    let mut object = Object::open(json);
     for (name, value) in table {
-        write_value(object.field(&String::from_utf8_lossy(name))?, value)?;
+        write_value(object.field(&String::from_utf8_lossy(name)), value);
     }
-    object.close()
+    object.close();
 }
 
-fn write_array(out: &mut dyn Write, array: Array<'_>) -> io::Result<()> {
-    out.write_all(b"[")?;
-    for (at, value) in array.iter().enumerate() {
-        if at > 0 {
-            out.write_all(b",")?;
-        }
-        write_value(out, value)?;
+fn write_array(json: &mut Json<'_>, array: Array<'_>) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for value in array.iter() {
+        json.comma(&mut is_first);
+        write_value(json, value);
     }
-    out.write_all(b"]")
+    json.raw(b"]");
 }
 
-fn write_value(out: &mut dyn Write, value: Value<'_>) -> io::Result<()> {
-    if let Some(number) = value.as_integer() {
-        return write!(out, "{number}");
-    }
+fn write_value(json: &mut Json<'_>, value: Value<'_>) {
     match value {
         Value::LongStr(octets) | Value::Binary(octets) => match std::str::from_utf8(octets) {
-            Ok(text) => json::text(out, text),
+            Ok(text) => json.text(text),
             Err(_) => {
-                let mut object = Object::open(out)?;
-                object.base64("base64", octets)?;
-                object.close()
+                let mut object = Object::open(json);
+                object.base64("base64", octets);
+                object.close();
             }
         },
-        Value::Timestamp(seconds) => write!(out, "{seconds}"),
+        Value::Timestamp(seconds) => json.number(seconds),
         // Finite, or the table would not have been taken.
-        Value::Float(number) => write!(out, "{number:?}"),
-        Value::Double(number) => write!(out, "{number:?}"),
-        Value::Decimal { scale, value } => write!(out, "{value}e-{scale}"),
-        Value::Bool(truth) => write!(out, "{truth}"),
-        Value::Table(table) => write_table(out, table),
-        Value::Array(array) => write_array(out, array),
-        _ => out.write_all(b"null"),
+        Value::Float(number) => json.shown_raw(format_args!("{number:?}")),
+        Value::Double(number) => json.shown_raw(format_args!("{number:?}")),
+        Value::Decimal { scale, value } => json.shown_raw(format_args!("{value}e-{scale}")),
+        Value::Bool(truth) => json.truth(truth),
+        Value::Table(table) => write_table(json, table),
+        Value::Array(array) => write_array(json, array),
+        other => match other.as_integer() {
+            Some(number) => json.number(number),
+            None => json.raw(b"null"),
+        },
     }
 }
 
@@ -103,9 +104,12 @@ mod tests {
 
     fn written(bytes: &[u8]) -> String {
         let mut out = Vec::new();
-        let mut object = Object::open(&mut out).unwrap();
-        write(&mut object, bytes).unwrap();
-        object.close().unwrap();
+        crate::json::write_to(&mut out, |json| {
+            let mut object = Object::open(json);
+            write(&mut object, bytes);
+            object.close();
+        })
+        .unwrap();
         String::from_utf8(out).unwrap()
     }
 
