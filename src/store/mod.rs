@@ -12,7 +12,7 @@
 //! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
 //! | `recover`, `reader`, `newest`, `belonging`, `sync_proof` | starting: what lies on the disk becomes a log again |
-//! | `salvage` | what of a damaged commit is still served |
+//! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `fsck` | what a store holds and whether it is whole, without touching it |
 //! | `index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
@@ -68,6 +68,7 @@ mod carries;
 mod clean;
 mod commit;
 mod counters;
+mod damaged_end;
 mod definition_index;
 mod disk;
 mod double;

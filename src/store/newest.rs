@@ -13,12 +13,12 @@ use std::io;
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
-use super::footer::{self, Footer, Lengths};
+use super::footer::{self, Footer, Lengths, Trailer};
 use super::format::Format;
-use super::reader::{CommitRead, Pass, Reader};
+use super::reader::{CommitRead, Headers, Pass, Reader};
 use super::recover::SetAside;
 use super::salvage;
-use super::segment::{SegmentHeader, SegmentRef};
+use super::segment::SegmentRef;
 use super::space::Slot;
 use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
 
@@ -41,9 +41,16 @@ pub(super) struct Newest {
 }
 
 impl<D: Disk> Reader<'_, '_, D> {
-    pub(super) fn read_newest(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<Newest> {
+    /// Reads the messages of the newest segment. A commit of the number `proven` was surely synced, or it is 0.
+    pub(super) fn read_newest(
+        &mut self,
+        segment: SegmentRef,
+        header_bytes: u32,
+        proven: u64,
+    ) -> io::Result<Newest> {
         self.served.clear();
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
+        let served_end = self.serve(segment, tail..self.segment_bytes, proven, Pass::Messages);
         let mut served = self.served.iter().peekable();
         let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
@@ -62,21 +69,13 @@ impl<D: Disk> Reader<'_, '_, D> {
             footer.note_records(records, at + COMMIT_HEADER_BYTES as u32);
         }
         served.for_each(|place| salvage::note(&mut footer, &self.bytes, place));
-        self.index.set_bytes(segment.sequence, tail);
-        let end = self.segment_bytes as usize;
-        let sealed = Lengths::claimed(&self.bytes, end).and_then(|lengths| {
-            let facts = end - lengths.footer() + lengths.parts;
-            let facts = &self.bytes[facts..facts + lengths.facts];
-            let trailer = footer::parse(facts, &self.bytes, self.identity.seed())?;
-            (trailer.sequence == segment.sequence).then_some((lengths, trailer))
-        });
-        let seed = Some(self.identity.seed());
-        let mut synced = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
-        if let Some((lengths, trailer)) = sealed {
-            synced = synced.max(trailer.number);
+        self.index.set_bytes(segment.sequence, served_end);
+        let synced = self.synced_in_newest(segment, tail);
+        if let Some((lengths, trailer)) = self.footer_of_newest(segment) {
             // A life may have left nothing but that. Commits of another one with its number, or a lower one,
             // would count as older than it.
             self.chain.life = self.chain.life.max(trailer.life);
+            let end = self.segment_bytes as usize;
             let base = end - lengths.footer();
             // The messages are known already, from the commits themselves.
             let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
@@ -84,6 +83,24 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
         Ok(Newest { segment, format, tail, length, again, again_records, footer, synced, is_damaged: false })
+    }
+
+    /// The footer of the newest segment, which is in the buffer, when it has a good one.
+    fn footer_of_newest(&self, segment: SegmentRef) -> Option<(Lengths, Trailer)> {
+        let end = self.segment_bytes as usize;
+        let lengths = Lengths::claimed(&self.bytes, end)?;
+        let facts = end - lengths.footer() + lengths.parts;
+        let trailer =
+            footer::parse(&self.bytes[facts..facts + lengths.facts], &self.bytes, self.identity.seed())?;
+        (trailer.sequence == segment.sequence).then_some((lengths, trailer))
+    }
+
+    /// The newest commit that something in the newest segment, which is in the buffer and was read up to byte
+    /// `tail`, proves to have been synced; or 0.
+    pub(super) fn synced_in_newest(&self, segment: SegmentRef, tail: u32) -> u64 {
+        let seed = Some(self.identity.seed());
+        let heads = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
+        heads.max(self.footer_of_newest(segment).map_or(0, |(_, trailer)| trailer.number))
     }
 
     /// Whether a segment has something live: what was copied of it is damaged, if it is said to have left.
@@ -96,7 +113,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     pub(super) fn find_lost_end(
         &mut self,
         newest: &mut Newest,
-        headers: &[(u32, u32, &SegmentHeader)],
+        headers: &Headers<'_>,
         noted: u64,
     ) -> io::Result<()> {
         let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, Commit, claimed_length, proven_length};
+use super::commit::{BLOCK_BYTES, Claim, Commit, claimed_length, proven_length};
 use super::disk::Disk;
 use super::fetch::{FETCH_BYTES, FetchJob, Source};
 use super::footer::{NOTED_PART, for_each_message};
@@ -149,7 +149,7 @@ impl FetchJob {
             let length = claimed_length(&bytes[..known]).unwrap_or(0);
             if length > known
                 && length <= (self.segment_bytes - at) as usize
-                && self.may_hold(disk, at, length)
+                && self.may_hold(disk, at, length, &bytes[..known])
             {
                 bytes.resize(length, 0);
                 known = read(disk, self.slot, at, &mut bytes, error);
@@ -182,9 +182,10 @@ impl FetchJob {
     }
 
     /// Whether there is memory for a commit: for one of today's, and for a longer one when its checksum says
-    /// that it is one.
-    fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize) -> bool {
+    /// that it is one, or its `head` whose it is: that is secret.
+    fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
+            || Claim::read(head).is_some_and(|claim| salvage::is_served(&claim, self.seed, self.segment))
             || matches!(proven_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 

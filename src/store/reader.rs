@@ -19,10 +19,12 @@ use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::recover::{Report, SetAside};
-use super::salvage;
 use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
 use super::space::Slot;
-use super::sync_proof::{has_more, is_misplaced, synced_by_heads};
+use super::sync_proof::{has_more, is_misplaced, synced_by_headers, synced_by_heads};
+
+/// The good headers, newest first: file, bytes, header.
+pub(super) type Headers<'h> = [(u32, u32, &'h SegmentHeader)];
 
 /// What was found of one file.
 pub(super) struct CommitRead {
@@ -56,8 +58,10 @@ struct Old {
     header_bytes: u32,
     /// Where the chain stood before it.
     chain: Chain,
-    /// Its footer, when it has a good one.
-    footer: Option<Lengths>,
+    /// Its footer, when it has a good one, and the last commit that it tells of.
+    footer: Option<(Lengths, u64)>,
+    /// The segment behind it.
+    next: Option<SegmentRef>,
 }
 
 pub(super) struct Reader<'d, 'r, D> {
@@ -138,7 +142,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     /// commit of that number was synced, or 0.
     pub(super) fn read_log(
         &mut self,
-        headers: &[(u32, u32, &SegmentHeader)],
+        headers: &Headers<'_>,
         found: &[CommitRead],
         noted: u64,
     ) -> io::Result<Newest> {
@@ -182,8 +186,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             return Ok(newest);
         };
         let mut olds = Vec::new();
-        for segment in &list[..list.len() - 1] {
-            olds.extend(self.read_facts(*segment, headers)?);
+        for at in 0..list.len() - 1 {
+            olds.extend(self.read_facts(list[at], list.get(at + 1).copied(), headers)?);
         }
         let header_bytes = bytes_of_header(newest, headers);
         self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
@@ -191,12 +195,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         // Where it is sealed, its footer knows what damaged commits said, and later starts go by that.
         self.read_footer(newest)?;
         self.chain = chain;
-        self.scan(newest, header_bytes, Pass::Facts)?;
+        let (tail, _) = self.scan(newest, header_bytes, Pass::Facts)?;
+        let proven = synced_by_headers(headers).max(noted).max(self.synced_in_newest(newest, tail));
+        self.serve(newest, tail..self.segment_bytes, proven, Pass::Facts);
         for old in &olds {
-            self.read_messages(old)?;
+            self.read_messages(old, headers)?;
         }
         self.chain = chain;
-        let mut newest = self.read_newest(newest, header_bytes)?;
+        let mut newest = self.read_newest(newest, header_bytes, proven)?;
         if let Some((_, _, header)) = headers.iter().find(|h| h.2.sequence == newest.segment.sequence) {
             newest.format = header.format;
         }
@@ -279,7 +285,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     fn read_facts(
         &mut self,
         segment: SegmentRef,
-        headers: &[(u32, u32, &SegmentHeader)],
+        next: Option<SegmentRef>,
+        headers: &Headers<'_>,
     ) -> io::Result<Option<Old>> {
         if self.disk.is_unopened(segment.slot) {
             let SegmentRef { sequence, slot } = segment;
@@ -307,7 +314,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let chain = self.chain;
         let footer = self.read_footer(segment)?;
         if footer.is_none() {
-            let (_, commits) = self.scan(segment, header_bytes, Pass::Facts)?;
+            let (tail, commits) = self.scan(segment, header_bytes, Pass::Facts)?;
+            let through = self.number_before(segment, next, headers, 0)?;
+            self.read_end(segment, tail, through, Pass::Facts)?;
             self.report.footers_missing += 1;
             let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
             if length < self.segment_bytes {
@@ -319,23 +328,29 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 self.report.set_aside.push(aside);
             }
         }
-        Ok(Some(Old { segment, header_bytes, chain, footer }))
+        let footer = footer.map(|lengths| (lengths, self.chain.number));
+        Ok(Some(Old { segment, header_bytes, chain, footer, next }))
     }
 
-    fn read_messages(&mut self, old: &Old) -> io::Result<()> {
-        if let Some(lengths) = old.footer {
+    fn read_messages(&mut self, old: &Old, headers: &Headers<'_>) -> io::Result<()> {
+        let (segment, mut number) = (old.segment, 0);
+        if let Some((lengths, of_footer)) = old.footer {
             let base = self.segment_bytes as usize - lengths.footer();
             let length = self.disk.read(old.segment.slot, base as u64, &mut self.bytes[..lengths.parts])?;
             let found = self.read_parts(old.segment.sequence, base, 0..length, true);
             if found.is_some() && length == lengths.parts {
                 return Ok(());
             }
+            number = of_footer;
             self.chain = old.chain;
-            self.scan(old.segment, old.header_bytes, Pass::Facts)?;
+            let (tail, _) = self.scan(segment, old.header_bytes, Pass::Facts)?;
+            let through = self.number_before(segment, old.next, headers, number)?;
+            self.read_end(segment, tail, through, Pass::Facts)?;
         }
         self.chain = old.chain;
-        self.scan(old.segment, old.header_bytes, Pass::Messages)?;
-        Ok(())
+        let (tail, _) = self.scan(segment, old.header_bytes, Pass::Messages)?;
+        let through = self.number_before(segment, old.next, headers, number)?;
+        self.read_end(segment, tail, through, Pass::Messages)
     }
 
     /// Notes where the parts lie of a footer at byte `base` of its segment, and perhaps what they tell; they
@@ -426,7 +441,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 at += BLOCK_BYTES as u32;
                 continue;
             };
-            let header = commit.header;
+            let (header, records_bytes, commit_bytes) =
+                (commit.header, commit.records.len(), commit.bytes() as u32);
             self.format = self.format.max(header.format);
             let missing = header.number - self.chain.number - 1;
             // Segments that left the log took their numbers with them.
@@ -438,25 +454,16 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             }
             if is_next && missing > u64::from(header.covers) {
                 // The one behind them proves that they were synced.
-                let (seed, missing) = (self.identity.seed(), self.chain.number + 1..header.number);
-                let found = salvage::all_served(&self.bytes[..at as usize], tail, missing, seed, segment);
-                for place in found {
-                    let record = Record::parse(&self.bytes[place.at as usize..]);
-                    if let Ok((record, _)) = record
-                        && matches!(record, Record::Message(_)) == (pass == Pass::Messages)
-                    {
-                        self.index.apply(&record, place);
-                    }
-                    self.served.push(place);
-                }
+                self.serve(segment, tail..at, header.number - 1, pass);
             }
             let first = at + COMMIT_HEADER_BYTES as u32;
-            let count = apply_records(&mut self.index, commit.records, segment.sequence, first, |record| {
+            let records = &self.bytes[first as usize..][..records_bytes];
+            let count = apply_records(&mut self.index, records, segment.sequence, first, |record| {
                 matches!(record, Record::Message(_)) == (pass == Pass::Messages)
             });
             if pass == Pass::Facts && count != header.records {
                 // Some are of a kind that this version does not know, or were written wrongly.
-                let (slot, sequence, to) = (segment.slot, segment.sequence, at + commit.bytes() as u32);
+                let (slot, sequence, to) = (segment.slot, segment.sequence, at + commit_bytes);
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to });
             }
             let Chain { time_ms, .. } = self.chain;
@@ -468,18 +475,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 covers: header.covers,
             };
             commits.push((header.number, at));
-            at += commit.bytes() as u32;
+            at += commit_bytes;
             tail = at;
         }
         Ok((tail, commits))
     }
 
     /// What each file may be used for from now on.
-    pub(super) fn slots(
-        &mut self,
-        found: &[CommitRead],
-        headers: &[(u32, u32, &SegmentHeader)],
-    ) -> Vec<Slot> {
+    pub(super) fn slots(&mut self, found: &[CommitRead], headers: &Headers<'_>) -> Vec<Slot> {
         // The file of a segment may be gone.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
         let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
@@ -539,7 +542,7 @@ fn blocks(from: u32, length: usize) -> impl Iterator<Item = u32> {
     (from..length as u32).step_by(BLOCK_BYTES)
 }
 
-fn bytes_of_header(segment: SegmentRef, headers: &[(u32, u32, &SegmentHeader)]) -> u32 {
+fn bytes_of_header(segment: SegmentRef, headers: &Headers<'_>) -> u32 {
     let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
     header.map_or(BLOCK_BYTES as u32, |(_, bytes, _)| *bytes)
 }

@@ -54,17 +54,17 @@ pub(super) fn note(footer: &mut Footer, bytes: &[u8], place: &Place) {
 }
 
 /// The good records of the commits of these numbers that lie one behind the other in `bytes` from byte `at`
-/// on, all of them damaged.
+/// on, all of them damaged; and where the last one ends.
 pub(super) fn all_served(
     bytes: &[u8],
     mut at: u32,
     numbers: Range<u64>,
     seed: u32,
     segment: SegmentRef,
-) -> Vec<Place> {
+) -> (Vec<Place>, u32) {
     let mut places = Vec::new();
     for number in numbers {
-        let found = served(&bytes[at as usize..], seed, segment.sequence);
+        let found = bytes.get(at as usize..).and_then(|bytes| served(bytes, seed, segment.sequence));
         let Some(found) = found.filter(|found| found.header.number == number) else { break };
         places.extend(found.records.into_iter().map(|(from, length)| Place {
             segment: segment.sequence,
@@ -73,7 +73,7 @@ pub(super) fn all_served(
         }));
         at += found.bytes as u32;
     }
-    places
+    (places, at)
 }
 
 /// Whether the good records of a commit that claims this are served.

@@ -94,6 +94,31 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
     Ok(None)
 }
 
+/// The number of the last commit that a segment surely had and that nothing repeats, or 0: its last whole one
+/// has number `last`, its footer says `trailer` or 0, the header of the next segment says that so many were
+/// `told` to be synced, and that one's first whole commit is `first`.
+pub(super) fn proven_through(
+    last: u64,
+    trailer: u64,
+    told: Option<u64>,
+    first: Option<&CommitHeader>,
+) -> u64 {
+    let before = first.map(|first| first.number.saturating_sub(1));
+    let missing = before.map(|before| before.saturating_sub(last));
+    if first.is_some_and(|first| missing <= Some(first.covers.into())) {
+        return 0;
+    }
+    told.or(before).unwrap_or(0).max(trailer)
+}
+
+/// The header of the first whole commit of segment `sequence` in its `bytes`.
+pub(super) fn first_whole(bytes: &[u8], sequence: u64, seed: u32) -> Option<CommitHeader> {
+    (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
+        let header = Commit::parse(&bytes[at..], seed)?.header;
+        (header.segment == sequence).then_some(header)
+    })
+}
+
 /// The newest commit that good headers know to have been synced.
 pub(super) fn synced_by_headers(headers: &[(u32, u32, &SegmentHeader)]) -> u64 {
     headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)

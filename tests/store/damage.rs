@@ -491,3 +491,133 @@ fn the_note_costs_a_sync_and_a_block_for_each_segment() {
         assert_eq!(syncs, 1 + 3 * opened as u64, "message {offset}");
     }
 }
+
+/// Segments filled with commits of ten messages each: how many messages there are, and for each commit where
+/// it lies and its first message.
+fn filled_with_tens(segments: usize) -> (SimDisk, Vec<((u32, usize), u64)>, u64) {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    let (mut commits, mut offset) = (Vec::new(), 0);
+    while log.index().segments().len() < segments || commits.len() % 3 > 0 {
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        commits.push((publish_ten(&mut log, &mut disk, offset), offset));
+        offset += 10;
+    }
+    (disk, commits, offset)
+}
+
+/// The last commit of the file of the first one, and its first message.
+fn last_of_first_segment(commits: &[((u32, usize), u64)]) -> ((u32, usize), u64) {
+    let slot = commits[0].0.0;
+    *commits.iter().take_while(|((of, _), _)| *of == slot).last().expect("there is one")
+}
+
+/// What a damaged commit costs is the same wherever it lies: what its segment's footer would have told is
+/// told by the segments behind it.
+#[test]
+fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() {
+    for segments in [2, 3, 5] {
+        for footer in [60 << 10, (64 << 10) - 4096, (64 << 10) - 20] {
+            let (mut disk, commits, count) = filled_with_tens(segments);
+            let ((slot, at), first) = last_of_first_segment(&commits);
+            // Within the body of the fourth message.
+            let before: usize = (first..first + 3).map(|offset| body(offset).len() + 30).sum();
+            disk.flip(slot, at + HEADER_BYTES + before + 60);
+            disk.flip(slot, footer);
+            let left: Vec<u64> = (0..count).filter(|offset| *offset != first + 3).collect();
+            let case = format!("{segments} segments, byte {footer} of the footer");
+            for start in 0..3 {
+                let (mut log, report) = open(&disk, IDENTITY);
+                assert_eq!(report.commits_missing, 1, "{case}, start {start}: {report:?}");
+                let is_told = |aside: &leveret::store::SetAside| {
+                    aside.slot == slot && (aside.from..aside.to).contains(&(at as u32))
+                };
+                assert!(report.set_aside.iter().any(is_told), "{case}, start {start}: {report:?}");
+                assert_eq!(readable(&mut log, &mut disk), left, "{case}, start {start}");
+                assert_eq!(log.index().queues()[&1].live, count - 1, "{case}, start {start}");
+            }
+            let scan = leveret::store::fsck::Scan::of(&mut disk).expect("it is readable");
+            assert_eq!(scan.index.queues()[&1].live, count - 1, "{case}: inspect");
+            assert!(scan.damage.iter().any(|damage| damage.slot == slot), "{case}: {:?}", scan.damage);
+            let after = scan.drop_set_aside(&mut disk).expect("the disk is well");
+            assert!(after.damage.is_empty(), "{case}: {:?}", after.damage);
+            let (mut log, report) = open(&disk, IDENTITY);
+            assert!(!report.is_damaged(), "{case}: {report:?}");
+            assert_eq!(readable(&mut log, &mut disk), left, "{case}, repaired");
+        }
+    }
+}
+
+/// The same at the end of the log, where something else proves that it was synced: the end of the life before
+/// is noted beside the log, and a later commit's head or the header of a segment that was opened tells as well.
+#[test]
+fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
+    let (mut disk, (slot, at), count) = {
+        let mut disk = new_disk();
+        let (mut log, _) = open(&disk, IDENTITY);
+        publish_ten(&mut log, &mut disk, 0);
+        let place = publish_ten(&mut log, &mut disk, 10);
+        let (last_slot, last_at) = publish_ten(&mut log, &mut disk, 20);
+        // Of the last one the head is left, which proves the one before it.
+        zero(&mut disk, last_slot, last_at as u64 / 4096 + 1..last_at as u64 / 4096 + 2);
+        (disk, place, 20)
+    };
+    let before: usize = (10..13).map(|offset| body(offset).len() + 30).sum();
+    disk.flip(slot, at + HEADER_BYTES + before + 60);
+    let left: Vec<u64> = (0..count).filter(|offset| *offset != 13).collect();
+    for start in 0..3 {
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(report.is_damaged() && !report.set_aside.is_empty(), "start {start}: {report:?}");
+        assert_eq!(readable(&mut log, &mut disk), left, "start {start}");
+        let scan = leveret::store::fsck::Scan::of(&mut disk).expect("it is readable");
+        assert_eq!(scan.index.queues()[&1].live, left.len() as u64, "start {start}: inspect");
+    }
+}
+
+/// A commit is read back in one piece where its segment has no footer; one that is longer than what is usually
+/// read at once, and damaged, is as well: its head says whose it is.
+#[test]
+fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_too() {
+    let settings =
+        Settings { segment_bytes: 1 << 20, commit_bytes: 300 << 10, segments_max: 10, ..Settings::default() };
+    let open = |disk: &SimDisk| {
+        disk.start(Trouble::Never);
+        Log::open(&mut disk.clone(), settings.clone(), IDENTITY, NOW).expect("it opens")
+    };
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk);
+    let (mut commits, mut count) = (Vec::new(), 0);
+    while log.index().segments().len() < 2 {
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        for offset in count..count + 250 {
+            let target = [Target { queue: 1, offset, lane: 0 }];
+            let message = Message {
+                targets: Targets::List(&target),
+                enqueued_ms: 0,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"key",
+                properties: b"",
+                body: Body::Inline(&[offset as u8; 1000]),
+            };
+            log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
+        }
+        log.flush(NOW);
+        let job = log.next_commit(NOW).expect("it is due");
+        log.commit_done(job.run(&mut disk)).expect("the disk is well");
+        commits.push((disk.written().last().copied().expect("it was written"), count));
+        count += 250;
+    }
+    let ((slot, at), first) = commits[1];
+    disk.flip(slot, at + HEADER_BYTES + 10 * 1030 + 500);
+    disk.flip(slot, (1 << 20) - 20);
+    let (mut log, report) = open(&disk);
+    assert_eq!(report.commits_missing, 1, "{report:?}");
+    let found = readable(&mut log, &mut disk);
+    let lost: Vec<u64> = all(count).into_iter().filter(|offset| !found.contains(offset)).collect();
+    assert!(lost.len() == 1 && (first..first + 250).contains(&lost[0]), "{lost:?}");
+}

@@ -92,6 +92,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// How many commits were synced before a segment, when its header is good.
+    pub(super) fn commits_before(&self, sequence: u64) -> Option<u64> {
+        self.headers().find(|(_, _, header)| header.sequence == sequence).map(|(_, _, header)| header.commits)
+    }
+
     /// The good headers of this store with their slots and lengths, newest first.
     pub(super) fn headers(&self) -> impl Iterator<Item = (u32, u32, &SegmentHeader)> {
         let mut headers: Vec<_> = self
@@ -252,6 +257,7 @@ impl Layout {
             seed: self.identity.as_ref().map(Identity::seed),
             is_newest: false,
             opened_by: None,
+            proven: 0,
         }
     }
 

@@ -163,6 +163,7 @@ pub struct SegmentLook {
     first: u32,
     opened_by: Option<u32>,
     before: Chain,
+    proven: u64,
 }
 
 /// What the bytes of the log are, from the headers of its segments to their footers.
@@ -271,6 +272,7 @@ impl SegmentLook {
             seed,
             is_newest,
             opened_by: self.opened_by,
+            proven: self.proven,
         }
     }
 

@@ -50,18 +50,18 @@ pub(super) struct Salvaged {
     pub(super) commits: u64,
 }
 
-/// Records of the commits in `range`, beginning with the one right at its start.
+/// Records of the commits in `range`, beginning with the one right at its start. They are served up to the
+/// commit numbered `proven`; of those behind it at the end of the log only the first is looked at.
 pub(super) fn by_chain<'a>(
     walk: &Walk<'a>,
     range: Range<usize>,
     chain: &Chain,
     next: Option<&CommitHeader>,
-    trust: Trust,
+    proven: u64,
     each: &mut dyn FnMut(Event<'_>),
 ) -> Salvaged {
     let (mut at, mut chain) = (range.start, *chain);
     let (mut read, mut lost, mut unknown, mut commits) = (0, Some(0), 0, 0);
-    let is_tail = trust == Trust::Tail;
     while at < range.end {
         let Some(bytes) = walk.bytes.get(at..range.end) else { break };
         let claim = Claim::read(bytes).filter(|claim| is_likely(claim, walk.sequence, &chain, next));
@@ -73,9 +73,11 @@ pub(super) fn by_chain<'a>(
         let end = if is_length_likely { claim.length } else { bytes.len() };
         let records = bytes.get(COMMIT_HEADER_BYTES..end).unwrap_or_default();
         let found = walk_records(records, claim.header.records);
+        let is_proven = chain.number < proven;
+        let is_tail = walk.is_newest && next.is_none() && !is_proven;
         let is_served = walk.seed.is_some_and(|seed| salvage::is_served(&claim, seed, walk.sequence));
         // What a start does not serve is shown, and counts as lost.
-        let trust = if is_served { trust } else { Trust::Tail };
+        let trust = if is_served && is_proven { Trust::Salvaged } else { Trust::Tail };
         for &(from, length) in &found.whole {
             if let Ok((record, _)) = Record::parse(&records[from..]) {
                 let place = walk.place((at + COMMIT_HEADER_BYTES + from) as u32, length);

@@ -18,7 +18,16 @@ use crate::store::index::{Index, Place};
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Body, Message, Range, Record, Target};
 use crate::store::segment::{HeaderRead, Identity, SegmentRef};
-use crate::store::sync_proof::{synced_by_headers, synced_by_heads};
+use crate::store::sync_proof::{first_whole, proven_through, synced_by_headers, synced_by_heads};
+
+/// What is known of what lies behind a segment.
+#[derive(Clone, Copy)]
+enum Behind {
+    /// Another one, and how many commits its header says were synced before it.
+    Segment(SegmentRef, Option<u64>),
+    /// It is the newest; so many commits were synced by what is noted elsewhere.
+    Nothing(u64),
+}
 
 /// A scan that is being taken.
 struct Taking {
@@ -51,9 +60,13 @@ pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<Scan, FsckError> {
     for listed in &layout.log {
         taking.take_settlements(disk, listed, &mut bytes);
     }
+    let synced = synced_by_headers(&layout.headers().collect::<Vec<_>>()).max(noted);
     for (at, listed) in layout.log.iter().enumerate() {
-        let is_newest = at + 1 == layout.log.len();
-        taking.take_segment(disk, listed, is_newest, &mut bytes).map_err(FsckError::Unreadable)?;
+        let behind = match layout.log.get(at + 1) {
+            Some(next) => Behind::Segment(next.segment, layout.commits_before(next.segment.sequence)),
+            None => Behind::Nothing(synced),
+        };
+        taking.take_segment(disk, listed, behind, &mut bytes).map_err(FsckError::Unreadable)?;
     }
     taking.end_pending(None);
     for found in &layout.found {
@@ -64,7 +77,7 @@ pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<Scan, FsckError> {
     if layout.log.is_empty() && had_one {
         taking.note_lost_log(noted);
     }
-    taking.note_lost_end(synced_by_headers(&layout.headers().collect::<Vec<_>>()).max(noted));
+    taking.note_lost_end(synced);
     Ok(taking.finish())
 }
 
@@ -104,10 +117,11 @@ impl Taking {
         &mut self,
         disk: &mut D,
         listed: &Listed,
-        is_newest: bool,
+        behind: Behind,
         bytes: &mut [u8],
     ) -> io::Result<()> {
         let SegmentRef { sequence, slot } = listed.segment;
+        let is_newest = matches!(behind, Behind::Nothing(_));
         self.slot = slot;
         let mut segment = SegmentLook::begin(listed, self.chain);
         let kind = match listed.header {
@@ -139,6 +153,7 @@ impl Taking {
         }
         self.note_reading(&segment, length, &refused, is_newest);
         self.scan.index.add_segment(sequence, slot, listed.first);
+        segment.proven = self.proven(disk, &segment, behind, &bytes[..length]);
         let walk = segment.walk(&bytes[..length], end, self.scan.seed, is_newest);
         let mut chain = self.chain;
         let found = walk.run(&mut chain, &mut |event| self.note_event(event, &mut segment));
@@ -150,6 +165,34 @@ impl Taking {
         }
         self.note_end(&mut segment, &found);
         Ok(())
+    }
+
+    /// See [`Walk::proven`](super::walk::Walk::proven): as a start finds it.
+    fn proven<D: Disk>(&self, disk: &mut D, segment: &SegmentLook, behind: Behind, bytes: &[u8]) -> u64 {
+        let (whole, Some(seed)) = (self.scan.segment_bytes, self.scan.seed) else { return 0 };
+        let is_newest = matches!(behind, Behind::Nothing(_));
+        let walk = segment.walk(bytes, whole, Some(seed), is_newest);
+        if walk.footer().is_some() {
+            return 0;
+        }
+        let mut chain = self.chain;
+        let tail = walk.run(&mut chain, &mut |_| {}).tail as usize;
+        let chain = chain.of_reader();
+        match behind {
+            Behind::Nothing(synced) => {
+                synced_by_heads(bytes, tail, segment.sequence, &chain, Some(seed)).max(synced)
+            }
+            Behind::Segment(next, told) => {
+                let is_next = next.sequence == segment.sequence + 1;
+                if !is_next || chain.number == 0 || chain.segment + 1 < segment.sequence {
+                    return 0;
+                }
+                let mut bytes = vec![0; whole as usize];
+                let length = read_around(disk, next.slot, &mut bytes).map_or(0, |(length, _)| length);
+                let first = first_whole(&bytes[..length], next.sequence, seed);
+                proven_through(chain.number, 0, told, first.as_ref())
+            }
+        }
     }
 
     /// Takes note of what is settled, before any message: so messages that nobody needs any more leave no
@@ -453,6 +496,7 @@ impl Taking {
             first,
             opened_by,
             before: self.chain,
+            proven: 0,
         };
         let walk = segment.walk(bytes, self.scan.segment_bytes, self.scan.seed, true);
         let mut chain = self.chain;
@@ -561,7 +605,18 @@ impl SegmentLook {
         let opened_by = if let ListedHeader::Good { life } = listed.header { Some(life) } else { None };
         let (commits, records, used_bytes) = (0, 0, 0);
         let first = listed.first;
-        Self { sequence, slot, sealed: false, commits, records, used_bytes, first, opened_by, before }
+        Self {
+            sequence,
+            slot,
+            sealed: false,
+            commits,
+            records,
+            used_bytes,
+            first,
+            opened_by,
+            before,
+            proven: 0,
+        }
     }
 }
 

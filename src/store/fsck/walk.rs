@@ -131,6 +131,8 @@ pub(super) struct Walk<'a> {
     pub(super) is_newest: bool,
     /// The life that opened it, if its header is whole.
     pub(super) opened_by: Option<u32>,
+    /// The number of the last commit at its end that something behind it proves to have been synced, or 0.
+    pub(super) proven: u64,
 }
 
 impl FoundFooter<'_> {
@@ -315,9 +317,10 @@ impl<'a> Walk<'a> {
             return None;
         }
         let covered = next.is_some_and(|next| u64::from(next.covers) >= missing.unwrap_or(1));
-        let mut salvaged = match footer {
-            Some(footer) => salvage::by_footer(self, from as u32..to as u32, footer, each),
-            None => salvage::by_chain(self, from..to, chain, next, Trust::Salvaged, each),
+        let by_footer = footer.map(|footer| salvage::by_footer(self, from as u32..to as u32, footer, each));
+        let mut salvaged = match by_footer {
+            Some(salvaged) if salvaged.lost.is_some() => salvaged,
+            _ => salvage::by_chain(self, from..to, chain, next, last.unwrap_or(0), each),
         };
         // Where there is no room for them here, they were at the end of the segment before.
         salvaged.lost = salvaged.lost.filter(|_| from < to);
@@ -352,8 +355,7 @@ impl<'a> Walk<'a> {
         if !is_claimed && !has_remains() {
             return;
         }
-        let trust = if self.is_newest { Trust::Tail } else { Trust::Salvaged };
-        let salvaged = salvage::by_chain(self, tail..self.bytes.len(), chain, None, trust, each);
+        let salvaged = salvage::by_chain(self, tail..self.bytes.len(), chain, None, self.proven, each);
         let (from, to) = (tail as u32, self.bytes.len() as u32);
         each(if self.is_newest {
             Event::Tail(Tail { slot: self.slot, segment: self.sequence, from, records_read: salvaged.read })
