@@ -492,9 +492,11 @@ fn the_note_costs_a_sync_and_a_block_for_each_segment() {
     }
 }
 
-/// Segments filled with commits of ten messages each: how many messages there are, and for each commit where
-/// it lies and its first message.
-fn filled_with_tens(segments: usize) -> (SimDisk, Vec<((u32, usize), u64)>, u64) {
+/// Where a commit lies, and its first message.
+type Tens = ((u32, usize), u64);
+
+/// Segments filled with commits of ten messages each, and how many messages there are.
+fn filled_with_tens(segments: usize) -> (SimDisk, Vec<Tens>, u64) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut commits, mut offset) = (Vec::new(), 0);
@@ -508,8 +510,8 @@ fn filled_with_tens(segments: usize) -> (SimDisk, Vec<((u32, usize), u64)>, u64)
     (disk, commits, offset)
 }
 
-/// The last commit of the file of the first one, and its first message.
-fn last_of_first_segment(commits: &[((u32, usize), u64)]) -> ((u32, usize), u64) {
+/// The last commit of the file of the first one.
+fn last_of_first_segment(commits: &[Tens]) -> Tens {
     let slot = commits[0].0.0;
     *commits.iter().take_while(|((of, _), _)| *of == slot).last().expect("there is one")
 }
