@@ -41,7 +41,7 @@ pub(super) struct Newest {
 }
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Reads the messages of the newest segment. A commit of the number `proven` was surely synced, or it is 0.
+    /// Reads the messages of the newest segment. A commit of number `proven`, if not 0, was surely synced.
     pub(super) fn read_newest(
         &mut self,
         segment: SegmentRef,

@@ -162,29 +162,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         list.extend(proven.map(|(segment, _)| segment));
         self.add_headless(found, newest.sequence, &mut list)?;
         self.leave_out(newest.sequence, &mut list, headers)?;
-        let Some(&newest) = list.last() else {
-            self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
-            self.report.is_new = !self.report.is_lost;
-            self.report.is_gone =
-                self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
-            // Its numbers are not used again, or the next start would miss them.
-            self.chain.number = noted;
-            self.newer_unopened = self.unopened_beside(found, &[]);
-            let tail = self.segment_bytes;
-            let mut newest = Newest {
-                segment: none,
-                format: Format::NEWEST,
-                tail,
-                length: tail,
-                again: Vec::new(),
-                again_records: 0,
-                footer: Footer::default(),
-                synced: 0,
-                is_damaged: noted > 0,
-            };
-            self.find_noted(&mut newest)?;
-            return Ok(newest);
-        };
+        let Some(&newest) = list.last() else { return self.read_nothing(found, noted) };
         let mut olds = Vec::new();
         for at in 0..list.len() - 1 {
             olds.extend(self.read_facts(list[at], list.get(at + 1).copied(), headers)?);
@@ -220,6 +198,31 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             // Its header is damaged; the next one will be good.
             newest.tail = self.segment_bytes;
         }
+        Ok(newest)
+    }
+
+    /// No file has anything of a log: there was none, or it is lost.
+    fn read_nothing(&mut self, found: &[CommitRead], noted: u64) -> io::Result<Newest> {
+        self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
+        self.report.is_new = !self.report.is_lost;
+        self.report.is_gone =
+            self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
+        // Its numbers are not used again, or the next start would miss them.
+        self.chain.number = noted;
+        self.newer_unopened = self.unopened_beside(found, &[]);
+        let tail = self.segment_bytes;
+        let mut newest = Newest {
+            segment: SegmentRef { sequence: 0, slot: 0 },
+            format: Format::NEWEST,
+            tail,
+            length: tail,
+            again: Vec::new(),
+            again_records: 0,
+            footer: Footer::default(),
+            synced: 0,
+            is_damaged: noted > 0,
+        };
+        self.find_noted(&mut newest)?;
         Ok(newest)
     }
 

@@ -552,8 +552,8 @@ fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() 
     }
 }
 
-/// The same at the end of the log, where something else proves that it was synced: the end of the life before
-/// is noted beside the log, and a later commit's head or the header of a segment that was opened tells as well.
+/// The same at the end of the log, where something else proves that it was synced: here the head of a later
+/// commit.
 #[test]
 fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
     let (mut disk, (slot, at), count) = {
@@ -578,8 +578,8 @@ fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
     }
 }
 
-/// A commit is read back in one piece where its segment has no footer; one that is longer than what is usually
-/// read at once, and damaged, is as well: its head says whose it is.
+/// A commit is read back in one piece where its segment has no footer; one that is longer than what is
+/// usually read at once, and damaged, is as well: its head says whose it is.
 #[test]
 fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_too() {
     let settings =
