@@ -255,9 +255,9 @@ impl Index {
     }
 
     // What is damaged may name a segment that is in the log no more: it counts for none.
-    fn gain(&mut self, segment: u64, bytes: u64) {
+    fn gain(&mut self, segment: u64, count: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.live += 1;
+            segment.live += count;
             segment.live_bytes += bytes;
         }
     }
@@ -282,9 +282,32 @@ impl Index {
 
     /// Takes note of a message in one of its queues, as a footer tells it.
     pub(super) fn apply_entry(&mut self, entry: &Entry, segment: u64) {
-        let share = entry.bytes / entry.targets;
         let body = entry.is_chunked.then_some(entry.body);
-        self.apply_target(entry.queue, entry.offset, body, share, segment);
+        self.apply_target(entry.queue, entry.offset, body, entry.share(), segment);
+    }
+
+    /// Takes note of messages of one queue, rising by offset. Those that are surely new and lie one behind the
+    /// other are noted together, for a start goes over all that there are.
+    pub(super) fn apply_entries(&mut self, queue: u64, entries: impl Iterator<Item = Entry>, segment: u64) {
+        let new_from = self.queues.get(&queue).map_or(0, QueueIndex::new_from);
+        let mut entries = entries.peekable();
+        while let Some(entry) = entries.next() {
+            if entry.is_chunked || entry.offset < new_from {
+                self.apply_entry(&entry, segment);
+                continue;
+            }
+            let mut offsets = Range { start: entry.offset, end: entry.offset + 1 };
+            let mut bytes = entry.share();
+            while let Some(next) = entries.next_if(|next| next.offset == offsets.end && !next.is_chunked) {
+                offsets.end += 1;
+                bytes += next.share();
+            }
+            let entry = self.queues.entry(queue).or_default();
+            let runs = entry.runs.len();
+            entry.add_new(offsets, segment, bytes);
+            self.runs = self.runs + entry.runs.len() - runs;
+            self.gain(segment, offsets.end - offsets.start, bytes.into());
+        }
     }
 
     fn apply_target(&mut self, queue: u64, offset: u64, body: Option<u64>, bytes: u32, segment: u64) {
@@ -300,7 +323,7 @@ impl Index {
             Seen::Again | Seen::Dead => {}
             Seen::Moved(old, lost) => {
                 self.lose(old, lost.into());
-                self.gain(segment, bytes.into());
+                self.gain(segment, 1, bytes.into());
             }
             Seen::New => {
                 if let Some(body) = body {
@@ -309,7 +332,7 @@ impl Index {
                     entry.large.insert(offset, body);
                     entry.large_bytes += large.bytes();
                 }
-                self.gain(segment, bytes.into());
+                self.gain(segment, 1, bytes.into());
             }
         }
     }
@@ -342,7 +365,7 @@ impl Index {
         if let Some(old) = old {
             self.lose(old.segment, old.bytes.into());
         }
-        self.gain(place.segment, place.bytes.into());
+        self.gain(place.segment, 1, place.bytes.into());
     }
 
     fn apply_defined(&mut self, version: u64, key: &[u8], (deleted, queue): (bool, u64), place: Place) {
@@ -353,7 +376,7 @@ impl Index {
             self.definitions.insert(key.into(), fresh);
             if !deleted {
                 self.access.add(key, version);
-                self.gain(place.segment, place.bytes.into());
+                self.gain(place.segment, 1, place.bytes.into());
             }
             return;
         };
@@ -385,7 +408,7 @@ impl Index {
             self.lose(lost.segment, lost.bytes.into());
         }
         if !deleted {
-            self.gain(place.segment, place.bytes.into());
+            self.gain(place.segment, 1, place.bytes.into());
         }
     }
 
@@ -427,7 +450,7 @@ impl Index {
         if let Some(lost) = lost {
             self.lose(lost.segment, lost.bytes.into());
         }
-        self.gain(place.segment, place.bytes.into());
+        self.gain(place.segment, 1, place.bytes.into());
     }
 
     fn settle(&mut self, queue: u64, range: Range) {
@@ -631,5 +654,50 @@ fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl It
 fn note(list: &mut Vec<u64>, segment: u64) {
     if let Err(at) = list.binary_search(&segment) {
         list.insert(at, segment);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record::Ranges;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn messages_noted_together_are_noted_as_one_by_one(
+            blocks in prop::collection::vec(
+                (1_u64..4, 0_u64..150, prop::collection::vec((0_u64..9, 0_u32..30), 0..40)), 1..9),
+            settled in prop::collection::vec((1_u64..4, 0_u64..200), 0..6),
+            gone in 1_u64..20,
+        ) {
+            let mut indexes = [Index::default(), Index::default()];
+            for (index, is_together) in indexes.iter_mut().zip([false, true]) {
+                let place = Place { segment: 1, at: 0, bytes: 9 };
+                (1..10).for_each(|segment| index.add_segment(segment, segment as u32, 1 << 20));
+                index.apply(&Record::Gone { queue: gone }, place);
+                for &(queue, start) in &settled {
+                    let ranges = [Range { start, end: start + 7 }];
+                    index.apply(&Record::Settled { queue, ranges: Ranges::List(&ranges) }, place);
+                }
+                for (segment, (queue, first, steps)) in (1..).zip(&blocks) {
+                    let mut offset = *first;
+                    let entries = steps.iter().map(|&(gap, kind)| {
+                        offset += 1 + gap / 7 * gap;
+                        let (targets, is_chunked) = (1 + kind % 2, kind == 29);
+                        let (at, body) = (offset as u32, u64::from(is_chunked) * (1 << 20 | offset));
+                        Entry {
+                            queue: *queue, offset, at, bytes: 60 + kind, targets, lane: 0, is_chunked, body,
+                        }
+                    });
+                    if is_together {
+                        index.apply_entries(*queue, entries, segment);
+                    } else {
+                        entries.for_each(|entry| index.apply_entry(&entry, segment));
+                    }
+                }
+            }
+            prop_assert_eq!(format!("{:?}", indexes[0]), format!("{:?}", indexes[1]));
+        }
     }
 }

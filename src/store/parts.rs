@@ -59,6 +59,13 @@ pub(super) struct Entry {
     pub body: u64,
 }
 
+impl Entry {
+    /// The bytes of the record that count for the queue.
+    pub(super) const fn share(&self) -> u32 {
+        self.bytes / self.targets
+    }
+}
+
 /// The `most` smallest of all that is pushed, in the memory of twice as many.
 #[derive(Debug, Default)]
 pub(super) struct Smallest<T> {

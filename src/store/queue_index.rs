@@ -157,30 +157,44 @@ impl QueueIndex {
             Some(run) if run.segment == segment => Seen::Again,
             Some(run) => {
                 let lost = self.take_out(run, offset, bytes);
-                self.put_in(offset, segment, bytes);
+                self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
                 Seen::Moved(run.segment, lost)
             }
             None => {
-                self.put_in(offset, segment, bytes);
+                self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
                 self.live += 1;
                 Seen::New
             }
         }
     }
 
-    /// Puts a live message that is in no run into one.
-    fn put_in(&mut self, offset: u64, segment: u64, bytes: u32) {
-        let end = offset + 1;
-        let is_free = |start| self.settled.contains_all(Range { start, end: offset });
-        let before = self.runs.before(offset);
+    /// From here on every message is new: none of them was seen before, settled or deleted.
+    pub(super) fn new_from(&self) -> u64 {
+        if self.gone { u64::MAX } else { self.next_offset.max(self.settled.end()) }
+    }
+
+    /// Takes note of messages in `segment` from [`Self::new_from`] on.
+    pub(super) fn add_new(&mut self, offsets: Range, segment: u64, bytes: u32) {
+        debug_assert!(offsets.start >= self.new_from(), "a message is noted twice");
+        self.hold(segment);
+        self.next_offset = offsets.end;
+        self.live += offsets.end - offsets.start;
+        self.put_in(offsets, segment, bytes);
+    }
+
+    /// Puts live messages that are in no run into one.
+    fn put_in(&mut self, offsets: Range, segment: u64, bytes: u32) {
+        let (Range { start, end }, live) = (offsets, (offsets.end - offsets.start) as u32);
+        let is_free = |from| self.settled.contains_all(Range { start: from, end: start });
+        let before = self.runs.before(start);
         let before = before.filter(|run| run.segment == segment && is_free(run.offsets.end));
         if let Some(run) = before.and_then(|run| self.runs.heat(run.offsets.start)) {
             run.offsets.end = end;
-            run.live += 1;
+            run.live += live;
             run.bytes += bytes;
             return;
         }
-        self.runs.insert(Run { offsets: Range { start: offset, end }, segment, live: 1, bytes });
+        self.runs.insert(Run { offsets, segment, live, bytes });
     }
 
     /// Takes a live message out of the run that has it; the bytes that the run loses.

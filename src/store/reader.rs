@@ -372,7 +372,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         while at < bytes.len() {
             let block = BodyPartBlock::parse(&bytes[at..], seed)?;
             if has_messages {
-                block.entries().for_each(|entry| self.index.apply_entry(&entry, segment));
+                self.index.apply_entries(block.queue, block.entries(), segment);
             }
             match parts.last_mut().filter(|(queue, _)| *queue == block.queue) {
                 Some((_, part)) => part.bytes += block.stride as u32,

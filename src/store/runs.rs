@@ -70,7 +70,7 @@ struct Chunk {
 }
 
 /// What a run is written against.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Before {
     end: u64,
     length: u64,
@@ -189,6 +189,13 @@ impl Chunk {
         true
     }
 
+    /// What a run behind its last one is written against.
+    fn behind(&self) -> Before {
+        let mut runs = self.iter();
+        runs.by_ref().for_each(drop);
+        runs.before
+    }
+
     fn iter(&self) -> ChunkRuns<'_> {
         ChunkRuns { input: Input::new(&self.bytes[..self.used.into()]), before: Before::start(self.first) }
     }
@@ -215,6 +222,9 @@ pub struct Runs {
     chunks: Vec<Box<Chunk>>,
     /// The run that was changed last.
     hot: Option<Run>,
+    /// What a run behind the last chunk's is written against, unless that chunk was changed otherwise: else
+    /// each segment that a queue gets messages in would have all of the chunk unpacked.
+    behind: Option<Before>,
     count: usize,
     /// One that was given up.
     spare: Option<Box<Chunk>>,
@@ -373,15 +383,14 @@ impl Runs {
             && let Some(last) = self.chunks.last_mut()
             && last.end <= run.offsets.start
         {
-            let mut runs = last.iter();
-            runs.by_ref().for_each(drop);
-            let mut before = runs.before;
+            let mut before = self.behind.unwrap_or_else(|| last.behind());
             if last.push(&run, &mut before, CHUNK_RUNS_BYTES) {
                 last.end = run.offsets.end;
             } else {
                 let (chunk, _) = Chunk::of(&[run], &mut self.spare);
                 self.chunks.push(chunk);
             }
+            self.behind = Some(Before::after(&run));
         } else if self.chunks.is_empty() {
             let (chunk, _) = Chunk::of(&[run], &mut self.spare);
             self.chunks.push(chunk);
@@ -395,6 +404,7 @@ impl Runs {
 
     fn edit(&mut self, at: usize, change: impl FnOnce(&mut Unpacked)) {
         let Some(chunk) = self.chunks.get_mut(at) else { return };
+        self.behind = None;
         let mut runs: Unpacked = chunk.iter().collect();
         change(&mut runs);
         if runs.is_empty() {
@@ -419,6 +429,7 @@ impl Runs {
             return;
         }
         let next = self.chunks.remove(at + 1);
+        self.behind = None;
         let mut runs: Unpacked = self.chunks[at].iter().collect();
         runs.extend(next.iter());
         // What they take against each other is one run anew at most.
@@ -447,6 +458,8 @@ mod tests {
             let (last, count) = (chunk.iter().last().map(|run| run.offsets.end), chunk.iter().count());
             last == Some(chunk.end) && count == usize::from(chunk.runs)
         }));
+        let behind = runs.chunks.last().map(|last| last.behind());
+        assert!(runs.behind.is_none() || runs.behind == behind);
         for offset in model.iter().flat_map(|run| [run.offsets.start, run.offsets.end, run.offsets.end + 1]) {
             let from = model.iter().copied().filter(|run| run.offsets.end > offset);
             assert!(runs.iter_from(offset).take(3).eq(from.take(3)), "from {offset}");
