@@ -20,8 +20,12 @@ const CONFIG: &str =
 const OTHERS: u32 = 100;
 
 fn start(home: &Home) -> Broker {
+    start_with(home, CONFIG)
+}
+
+fn start_with(home: &Home, config: &str) -> Broker {
     let file = home.path().join("leveret.toml");
-    fs::write(&file, CONFIG).expect("the folder can be written");
+    fs::write(&file, config).expect("the folder can be written");
     let store = home.path().join("store");
     let texts = [&file, &store].map(|path| path.to_str().expect("UTF-8"));
     Broker::start(&["--config", texts[0], "--data-dir", texts[1]])
@@ -339,4 +343,38 @@ fn inspect_calls_no_directory_good_that_has_orphans() {
     broker.stop();
     let (code, told) = inspect(&home);
     assert!(code == Some(0) && told.contains("verdict    good"), "{told}");
+}
+
+/// A name is left, but there was no place for one queue more at the start: whoever declares the name later has
+/// the messages, over a start too; and whoever deletes it is rid of them.
+#[test]
+fn who_declares_the_name_of_an_orphan_adopts_it() {
+    for adopts in [true, false] {
+        let home = Home::new("orphans");
+        fill(&home, 300, false);
+        damage(&home, "q1", Places::Segments);
+        let broker = start_with(&home, &format!("{CONFIG}queues_max = 1\n"));
+        let (_, listed) = ctl(&home, &["list_orphans", "messages", "vhost", "name", "--no-table-headers"]);
+        assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["300", "/", "q1"], "{listed}");
+        let mut link = Link::open(broker.address, &[1]);
+        let delete = |queue| Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false };
+        link.ask(1, &delete("other"));
+        if adopts {
+            assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 300);
+        } else {
+            link.ask(1, &delete("q1"));
+        }
+        assert_eq!(ctl(&home, &["list_orphans", "--no-table-headers"]).1.trim(), "");
+        drop(link);
+        broker.stop();
+
+        let broker = start(&home);
+        assert_eq!(ctl(&home, &["list_orphans", "--no-table-headers"]).1.trim(), "");
+        let mut link = Link::open(broker.address, &[1]);
+        let declared = count(&mut link, &queue("q1", false, LENGTH));
+        assert_eq!(declared, if adopts { 300 } else { 0 });
+        take_all(&mut link, "q1", declared);
+        drop(link);
+        broker.stop();
+    }
 }
