@@ -33,13 +33,13 @@ use std::io;
 
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
-use super::access::{Digest, Said, is_counted, said};
-use super::build::for_each_record;
+use super::access_digest::{Digest, Said, is_counted, said};
 use super::commit::{BLOCK_BYTES, Owner, padded};
 use super::disk::{ACCESS_SLOTS, Disk};
-use super::index::Place;
+use super::identity::Identity;
+use super::place::Place;
 use super::record::Record;
-use super::segment::Identity;
+use super::record_walk::for_each_record;
 use super::varint::Input;
 
 const MAGIC: [u8; 8] = *b"LEVERETA";

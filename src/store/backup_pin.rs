@@ -7,9 +7,9 @@
 //! Always true: a hold never costs anybody a confirm: when room gets short it is given up, and whoever copies
 //! is told so.
 
-use super::index::Segment;
 use super::log::Log;
-use super::space::Slot;
+use super::segment_index::Segment;
+use super::slots::Slot;
 
 /// A file to be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

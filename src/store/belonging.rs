@@ -5,11 +5,11 @@
 
 use std::io;
 
-use super::build::for_each_record;
 use super::commit::{BLOCK_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
 use super::reader::Reader;
 use super::record::Record;
+use super::record_walk::for_each_record;
 use super::segment::{SegmentHeader, SegmentRef};
 
 impl<D: Disk> Reader<'_, '_, D> {

@@ -6,18 +6,18 @@
 
 use crate::time::Now;
 
-use super::access::DIGEST_RECORD_BYTES;
+use super::access_digest::DIGEST_RECORD_BYTES;
 use super::access_file::Updated;
-use super::clean::Drain;
+use super::cleaning::Drain;
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::footer::Trailer;
-use super::index::{Index, Place};
 use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Reached, Seal, Write};
-use super::log::{Failed, InFlight, Log, Position};
+use super::log::{Failed, InFlight, Log};
 use super::names;
-use super::record::Record;
+use super::place::Position;
+use super::record_walk::apply_records;
 use super::segment::{SegmentHeader, SegmentRef};
-use super::space::Slot;
+use super::slots::Slot;
 
 impl Log {
     /// The next commit, when the helper is free and one is due: somebody waits, a window is over, or what
@@ -348,39 +348,6 @@ impl Log {
         self.drain = Some(Drain::of(leaving, &self.index, core::mem::take(&mut self.drain_spare)));
         self.hurry_to_leave();
     }
-}
-
-/// Calls `each` with the records of a commit that was checked, and their places; the first lies at `at`.
-/// Returns how many there were.
-pub(super) fn for_each_record(
-    mut records: &[u8],
-    mut at: u32,
-    mut each: impl FnMut(&Record<'_>, (u32, u32)),
-) -> u32 {
-    let mut count = 0;
-    while let Ok((record, bytes)) = Record::parse_known(records) {
-        each(&record, (at, bytes as u32));
-        records = &records[bytes..];
-        at += bytes as u32;
-        count += 1;
-    }
-    count
-}
-
-/// Feeds those records of a commit that are wanted to the index; the first lies at byte `at` of its segment.
-/// Returns how many there were of all.
-pub(super) fn apply_records(
-    index: &mut Index,
-    records: &[u8],
-    segment: u64,
-    at: u32,
-    is_wanted: impl Fn(&Record<'_>) -> bool,
-) -> u32 {
-    for_each_record(records, at, |record, (at, bytes)| {
-        if is_wanted(record) {
-            index.apply(record, Place { segment, at, bytes });
-        }
-    })
 }
 
 const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES);

@@ -15,13 +15,14 @@
 
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
+use super::cleaning::{Cleaning, Drain, LEFT_BYTES_MAX};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
-use super::index::{Index, Segment};
 use super::jobs::{ReadDone, ReadJob};
-use super::log::{InFlight, Log, Position, Settings};
-use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Target, Targets, ranges_fitting};
+use super::log::{InFlight, Log, Settings};
+use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Targets, ranges_fitting};
 use super::salvage::{self, Served};
-use super::space::SEGMENTS_RESERVED;
+use super::segment_index::Segment;
+use super::slots::SEGMENTS_RESERVED;
 
 /// The cleaner starts when no more than this many segments are free beside the reserved ones.
 const CLEAN_BELOW_FREE: usize = 1;
@@ -47,80 +48,9 @@ const FRESH_PART: usize = 32;
 const RANGE_BYTES: usize = 5;
 /// Room in a commit that makes carrying worth while, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
-/// The most that a record takes that says that a segment has left, in bytes.
-const LEFT_BYTES_MAX: usize = 16;
 /// The most bytes that are read at once, but for a longer commit; beyond `commit_bytes` only for one that its
 /// checksum has proven.
 const READ_BYTES_MAX: usize = 128 << 10;
-
-/// Segments on their way out whose settlements are being carried.
-#[derive(Debug)]
-pub(super) struct Drain {
-    /// Rising.
-    segments: Vec<u64>,
-    /// Queues to carry, last first.
-    queues: Vec<u64>,
-    deletions: Vec<(Box<[u8]>, u64)>,
-    /// The queue that is half carried: the end of its last range written, and the segment of its first.
-    half: Option<(u64, u64)>,
-}
-
-impl Drain {
-    /// But for the first, no segment has a deletion that must be written again.
-    pub(super) fn of(segments: Vec<u64>, index: &Index, mut queues: Vec<u64>) -> Self {
-        let first = segments.first().copied().unwrap_or(0);
-        let deletions = index.deletions_to_carry(first);
-        let deletions = deletions.map(|(key, version)| (key.into(), version)).collect();
-        queues.clear();
-        queues.extend(index.queues_to_carry(&segments).map(|(queue, _)| queue));
-        Self { segments, queues, deletions, half: None }
-    }
-
-    /// How many segments may leave with one commit of so many bytes.
-    pub(super) const fn segments_max(commit_bytes: usize) -> usize {
-        commit_bytes / 8 / LEFT_BYTES_MAX
-    }
-}
-
-/// What the cleaner has learned from the segments that it has cleaned.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reckoning {
-    /// What the log had taken when the last one was chosen, what is new left out, in bytes.
-    taken_before: Option<u64>,
-    /// The first of those written since one gave no room.
-    barren_from: Option<u64>,
-    /// How often something was said, new or of what is done with; and how often by then.
-    pub(super) said: u64,
-    said_then: u64,
-    /// Segments cleaned since then.
-    cleaned: usize,
-}
-
-/// A segment whose live records are being copied.
-#[derive(Debug)]
-pub(super) struct Cleaning {
-    pub(super) segment: u64,
-    slot: u32,
-    /// The commit to copy next, and the bytes of its records that are done.
-    at: u32,
-    skip: usize,
-    /// What of the segment is in the buffer: so many bytes from this one on.
-    read: (u32, usize),
-    /// How many were asked for.
-    asked: usize,
-    /// Bytes to read next.
-    wanted: usize,
-    /// The disk has refused to read here: no more is read at once than one commit.
-    is_careful: bool,
-    /// Live records that are not copied yet, and perhaps some that are settled meanwhile.
-    left: u64,
-    /// The segment was read to its end; its copies are durable with this position.
-    copied: Option<Position>,
-    reading: bool,
-    /// There was no room any more in what gathered for the commit of this number.
-    pub(super) waits_for: u64,
-    targets: Vec<Target>,
-}
 
 impl Log {
     /// Whether a segment is on its way out.

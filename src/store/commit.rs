@@ -24,7 +24,7 @@ use std::io;
 
 use super::disk::Disk;
 use super::format::Format;
-use super::segment::Identity;
+use super::identity::Identity;
 use super::varint::Input;
 
 /// What commits are padded to, in bytes: the block that is never written twice.

@@ -14,10 +14,11 @@
 
 use std::io;
 
+use super::chain::Headers;
 use super::disk::Disk;
-use super::reader::{Headers, Pass, Reader};
+use super::reader::{Pass, Reader};
 use super::record::Record;
-use super::recover::SetAside;
+use super::report::SetAside;
 use super::salvage;
 use super::segment::SegmentRef;
 use super::sync_proof::{first_whole, proven_through};

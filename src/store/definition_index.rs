@@ -2,8 +2,9 @@
 //!
 //! Always true: of all states that the log has of a key this is the one with the highest version.
 
-use super::double::is_twice;
-use super::index::Place;
+use crate::journal::definition::ACCESS_WRITTEN_KEY;
+
+use super::place::Place;
 
 /// The newest state of one definition.
 #[derive(Clone, Debug)]
@@ -49,4 +50,9 @@ impl DefinitionIndex {
         self.place.segment == segment
             || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
     }
+}
+
+/// Whether both places of a definition count: those of what every commit repeats do not.
+pub(super) fn is_twice(key: &[u8]) -> bool {
+    *key != ACCESS_WRITTEN_KEY
 }

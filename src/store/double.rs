@@ -18,42 +18,11 @@
 //! which has the buffer; a copy is made of what is durable, so it lies in another commit than that.
 
 use crate::journal::Urgency;
-use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+use crate::journal::definition::is_access;
 
-use super::index::Place;
 use super::jobs::ReadJob;
-use super::log::{Log, Position};
-use super::names::Naming;
+use super::log::Log;
 use super::record::{RECORD_OVERHEAD_BYTES_MAX, Record};
-
-/// How far the definitions have been gone through.
-#[derive(Debug, Default)]
-pub(super) struct Doubling {
-    /// Something was defined or a segment was opened since they were gone through.
-    pub(super) is_due: bool,
-    /// They are being gone through.
-    is_going: bool,
-    /// The key that was looked at last.
-    key: Vec<u8>,
-    /// What is being read: its version, and where it lies.
-    reading: Option<(u64, Place)>,
-    /// The copies made so far are durable with this.
-    copied: Position,
-    /// What is written of definitions besides.
-    pub(super) naming: Naming,
-}
-
-impl Doubling {
-    /// Nobody knows yet what lies at one place only.
-    pub(super) fn due() -> Self {
-        Self { is_due: true, ..Self::default() }
-    }
-}
-
-/// Whether both places of a definition count: those of what every commit repeats do not.
-pub(super) fn is_twice(key: &[u8]) -> bool {
-    *key != ACCESS_WRITTEN_KEY
-}
 
 impl Log {
     /// The next definition to read because it lies at one place only.

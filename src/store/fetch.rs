@@ -12,46 +12,12 @@
 
 use std::io;
 
-use super::index::Place;
 use super::log::Log;
 use super::parts::BodyPart;
+use super::read_back::{FETCH_BYTES, FetchJob, Source};
 use super::read_back::{FetchDone, FetchedMessage, Scratch};
 use super::record::{Message, Range, Record};
-use super::space::Slot;
-
-/// The most bytes of records that one fetch brings, but for a single record that is longer.
-pub const FETCH_BYTES: usize = 128 << 10;
-
-/// Reads messages or a chunk back.
-#[derive(Debug)]
-pub struct FetchJob {
-    pub(super) source: Source,
-    pub(super) queue: u64,
-    pub(super) segment: u64,
-    pub(super) slot: u32,
-    /// Bytes of the segment that are in use.
-    pub(super) segment_bytes: u32,
-    pub(super) seed: u32,
-    pub(super) bytes_max: usize,
-    pub(super) through: u64,
-    pub(super) hint: Range,
-    pub(super) scratch: Scratch,
-}
-
-/// Where a fetch learns where its records lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Source {
-    /// There is nothing to read.
-    Nothing,
-    /// From what was noted of the segment that fills, a copy of which the job has.
-    Noted,
-    /// From the queue's part of the segment's footer, which lies in this span of it.
-    Span(BodyPart),
-    /// From the records themselves: the segment has no good footer.
-    Scan,
-    /// It is known: a chunk of a body, with its index.
-    Chunk(Place, u64, u32),
-}
+use super::slots::Slot;
 
 /// What a fetch came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

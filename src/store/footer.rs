@@ -37,9 +37,9 @@
 
 use super::commit::padded;
 use super::format::Format;
-use super::index::Place;
-use super::names::NAMED;
+use super::format::NAMED;
 use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
+use super::place::Place;
 use super::record::{Body, Message, Record, Target, Targets};
 use super::varint::{self, Input};
 

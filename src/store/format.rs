@@ -20,6 +20,8 @@
 
 /// The bit in a record's kind which says that whoever does not know the kind passes over the record.
 pub(super) const OPTIONAL: u8 = 0x80;
+/// The kind of a name's record.
+pub(super) const NAMED: u8 = OPTIONAL | 1;
 
 /// A version of the format.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

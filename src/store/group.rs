@@ -25,74 +25,20 @@ use crate::journal::{Cursor, Group, Journal, Urgency, is_group};
 use crate::mem::Messages;
 use crate::time::Now;
 
-use super::build::for_each_record;
 use super::disk::Disk;
 use super::index::Index;
 use super::keeper::{Draft, Keeper};
-use super::log::{Log, Position, Refused};
+use super::large_group::{Groups, Large, body_of, chunked};
+use super::log::{Log, Refused};
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
     encode_message,
 };
-use super::recover::{Report, Step, read_record};
+use super::record_walk::{for_each_record, read_record};
+use super::report::{Report, Step};
 
 /// Ranges that one record of a part holds.
 const RANGES_MAX: usize = 128;
-
-/// How far the keeper has come with groups.
-#[derive(Debug, Default)]
-pub(super) struct Groups {
-    /// The one that no commit holds at once.
-    large: Option<Large>,
-    /// Large bodies that are written, of messages that are not: numbers of messages, and ids.
-    bodies: Vec<(u64, u64)>,
-    /// Settlements of the one that is being written that are in the log in their own right.
-    settled: usize,
-    /// A group waits for a commit of its own.
-    pub(super) is_waiting: bool,
-    /// Large ones that go when everything up to there is durable.
-    said: Vec<(u64, Position)>,
-}
-
-/// A group that no commit holds at once.
-#[derive(Debug)]
-struct Large {
-    /// The number of its first message.
-    first: u64,
-    incarnation: u64,
-    body: u64,
-    parts: u32,
-    bytes: u64,
-    /// The first message that is in no part yet.
-    cursor: Cursor,
-    /// Settlements that are in a part.
-    settled: usize,
-    /// The message that makes it exist was appended.
-    is_said: bool,
-}
-
-impl Groups {
-    /// The message is written: the body is its own.
-    pub(super) fn take_body(&mut self, number: u64) {
-        self.bodies.retain(|(other, _)| *other != number);
-    }
-
-    /// Whether something of a group is still to be written that no message waits for.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.said.is_empty()
-    }
-
-    /// The body of a message that was written before the message.
-    pub(super) fn body_of(&self, number: u64) -> Option<u64> {
-        body_of(&self.bodies, number)
-    }
-}
-
-/// The body of a message, among those that are written: they are in the order of their messages.
-fn body_of(bodies: &[(u64, u64)], number: u64) -> Option<u64> {
-    let at = bodies.binary_search_by_key(&number, |(number, _)| *number).ok()?;
-    Some(bodies[at].1)
-}
 
 impl Keeper {
     /// Writes what the log still lacks of the group; `false` when the commit or the disk has no room now.
@@ -327,11 +273,6 @@ impl Large {
     const fn target(&self) -> [Target; 1] {
         [Target { queue: self.incarnation, offset: self.parts as u64, lane: 0 }]
     }
-}
-
-/// A body of so many bytes that is in chunks.
-pub(super) const fn chunked(body: u64, bytes: usize) -> Body<'static> {
-    Body::Chunked { body, chunks: bytes.div_ceil(CHUNK_BODY_BYTES) as u32, bytes: bytes as u64 }
 }
 
 /// What the group settles in one queue, as much as one record holds, behind the first `done` ranges.

@@ -14,52 +14,16 @@ use std::ops::Bound;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
 use crate::journal::{is_group, is_transient};
 
-use super::access::Digest;
+use super::access_digest::Digest;
 use super::definition_index::DefinitionIndex;
-use super::double::is_twice;
+use super::definition_index::is_twice;
 use super::large_body::LargeBody;
 use super::parts::{BodyPart, Entry};
+use super::place::Place;
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, WatermarkReset, tree_bytes};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
+use super::segment_index::Segment;
 use super::spans::Spans;
-
-/// Where a record lies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Place {
-    /// The segment's sequence.
-    pub segment: u64,
-    /// Its first byte in the segment.
-    pub at: u32,
-    /// Its length in bytes.
-    pub bytes: u32,
-}
-
-/// A segment that is part of the log.
-#[derive(Clone, Debug)]
-pub struct Segment {
-    /// Its file.
-    pub slot: u32,
-    /// Targets, definitions and chunks whose place it is.
-    pub live: u64,
-    /// Their bytes; a message for several queues is shared by them.
-    pub live_bytes: u64,
-    /// Those that are settled, but not durably, and about how many bytes they have.
-    pending: u64,
-    pending_bytes: u64,
-    /// Bytes in use, header included.
-    pub bytes: u32,
-    /// The cleaner could not read all that is live in it.
-    pub stuck: bool,
-    /// Where the queues' parts of its footer lie.
-    spans: Spans,
-}
-
-impl Segment {
-    pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
-        self.live -= count;
-        self.live_bytes = self.live_bytes.saturating_sub(bytes);
-    }
-}
 
 /// What the log holds: segments, queues, large bodies and definitions.
 #[derive(Clone, Debug, Default)]
@@ -286,8 +250,8 @@ impl Index {
         self.apply_target(entry.queue, entry.offset, body, entry.share(), segment);
     }
 
-    /// Takes note of messages of one queue, rising by offset. Those that are surely new and lie one behind the
-    /// other are noted together, for a start goes over all that there are.
+    /// Takes note of messages of one queue, rising by offset. Those that are surely new and lie one behind
+    /// the other are noted together, for a start goes over all that there are.
     pub(super) fn apply_entries(&mut self, queue: u64, entries: impl Iterator<Item = Entry>, segment: u64) {
         let new_from = self.queues.get(&queue).map_or(0, QueueIndex::new_from);
         let mut entries = entries.peekable();

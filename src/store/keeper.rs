@@ -14,11 +14,11 @@ use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 
 use super::disk::Disk;
-use super::fetch::FetchJob;
 use super::footer::Footer;
-use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+use super::large_group::{self, Groups};
 use super::log::{Failed, Log, Refused};
+use super::read_back::FetchJob;
 use super::read_back::{FetchDone, Scratch};
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Record, Target, Targets,
@@ -432,7 +432,7 @@ impl Keeper {
         let body = if body_len > CHUNK_BODY_BYTES {
             let written = self.groups.body_of(front.number);
             match written.or_else(|| self.write_chunks(messages, front, now)) {
-                Some(body) => group::chunked(body, body_len),
+                Some(body) => large_group::chunked(body, body_len),
                 None => return false,
             }
         } else {

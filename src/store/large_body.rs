@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::index::{Place, Segment};
+use super::place::Place;
 use super::queue_index::tree_bytes;
+use super::segment_index::Segment;
 
 /// A body over 64 KiB.
 #[derive(Clone, Debug, Default)]

@@ -13,22 +13,25 @@ use crate::journal::Urgency;
 use crate::limits::SEGMENTS_MIN;
 use crate::time::{Deadline, Now};
 
-use super::access::{Restored, Vouch};
-use super::clean::{Cleaning, Drain, Reckoning};
+use super::access_digest::Vouch;
+use super::cleaning::{Cleaning, Drain, Reckoning};
 use super::commit::{self, BLOCK_BYTES, padded};
 use super::counters::Counters;
-use super::double::Doubling;
-use super::due::SyncBudget;
+use super::doubling::Doubling;
 use super::footer::Footer;
 use super::format::Format;
+use super::identity::Identity;
 use super::index::Index;
 use super::jobs::CommitJob;
 use super::parts::BodyPart;
+use super::place::Position;
 use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
-use super::segment::{Identity, SegmentRef};
+use super::report::Restored;
+use super::segment::SegmentRef;
 use super::settling::Settling;
-use super::space::{Slot, Slots};
+use super::slots::{Slot, Slots};
+use super::sync_budget::SyncBudget;
 
 /// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,10 +97,6 @@ impl Settings {
         }
     }
 }
-
-/// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Position(pub u64);
 
 /// Why something is not appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,28 +2,29 @@
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `log` | what gathers, who must wait; settings, positions, counters |
-//! | `due` | when a commit is due, and the syncs that the card can stand |
+//! | `log`, `place` | what gathers, who must wait; settings, counters; where something lies, and its turn |
+//! | `due`, `sync_budget` | when a commit is due, and the syncs that the card can stand |
 //! | `build` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
-//! | `space` | which files there are, and who may use the last of them |
-//! | `clean`, `carries` | the cleaner: copy what is live, carry what is settled, leave the rest out |
-//! | `double` | definitions lie in two erase blocks |
+//! | `slots`, `space` | which files there are, and who may use the last of them |
+//! | `clean`, `cleaning`, `carries` | the cleaner: copy what is live, carry what is settled, leave the rest out |
+//! | `double`, `doubling` | definitions lie in two erase blocks |
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
-//! | `access`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
+//! | `access`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
-//! | `recover`, `reader`, `newest`, `belonging`, `sync_proof` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `newest`, `belonging`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
 //! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `fsck` | what a store holds and whether it is whole, without touching it |
-//! | `index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
+//! | `index`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `backup_pin` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
-//! | `group` | what must become durable together, and is more than one commit holds |
+//! | `group`, `large_group` | what must become durable together, and is more than one commit holds |
 //! | `jobs` | what the helper threads do |
 //! | `alignment` | whether the partition wears the card more than it must |
 //! | `format` | the versions of the format |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
+//! | `record_walk`, `identity` | from bytes to records and into the index; who a store is |
 //! | `counters` | what was done so far |
 //! | `disk`, `file_disk` | what is asked of a disk, and files |
 //!
@@ -59,19 +60,23 @@
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
 mod access;
+mod access_digest;
 mod access_file;
 mod alignment;
 mod backup_pin;
 mod belonging;
 mod build;
 mod carries;
+mod chain;
 mod clean;
+mod cleaning;
 mod commit;
 mod counters;
 mod damaged_end;
 mod definition_index;
 mod disk;
 mod double;
+mod doubling;
 mod due;
 mod fetch;
 mod file_disk;
@@ -79,33 +84,40 @@ mod footer;
 mod format;
 pub mod fsck;
 mod group;
+mod identity;
 mod index;
 mod jobs;
 mod keeper;
 mod large_body;
+mod large_group;
 mod log;
 mod names;
 mod newest;
 mod newest_note;
 mod parts;
+mod place;
 mod queue_index;
 mod ranges;
 mod read_around;
 mod read_back;
 mod reader;
 mod record;
+mod record_walk;
 mod recover;
+mod report;
 mod runs;
 mod salvage;
 mod segment;
+mod segment_index;
 mod settling;
+mod slots;
 mod space;
 mod spans;
+mod sync_budget;
 mod sync_proof;
 mod varint;
 
 pub use crate::journal::Urgency;
-pub use access::{Access, AccessReport, Restored};
 pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
 pub use backup_pin::PinnedFile;
@@ -113,24 +125,28 @@ pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
 pub use definition_index::DefinitionIndex;
 pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened, is_beside_the_log, is_full};
-pub use fetch::{FETCH_BYTES, FetchJob, Fetched};
+pub use fetch::Fetched;
 pub use file_disk::{FileDisk, make_directory};
 pub use format::Format;
-pub use index::{Index, Place, Segment};
+pub use identity::Identity;
+pub use index::Index;
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
-pub use log::{Failed, Log, Position, Refused, Settings};
+pub use log::{Failed, Log, Refused, Settings};
 pub use names::Names;
 pub use newest_note::forget as forget_newest;
 pub use parts::BodyPart;
+pub use place::{Place, Position};
 pub use queue_index::QueueIndex;
 pub use ranges::RangeSet;
-pub use read_back::FetchDone;
+pub use read_back::{FETCH_BYTES, FetchDone, FetchJob};
 pub use record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, RecordError, Target,
     Targets,
 };
-pub use recover::{OpenError, Report, SetAside};
+pub use recover::OpenError;
+pub use report::{Access, AccessReport, Report, Restored, SetAside};
 pub use runs::{Run, Runs};
-pub use segment::{Identity, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
-pub use space::SEGMENTS_RESERVED;
+pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use segment_index::Segment;
+pub use slots::SEGMENTS_RESERVED;

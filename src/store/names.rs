@@ -27,28 +27,20 @@ use crate::journal::definition::incarnation_in;
 use super::commit::BLOCK_BYTES;
 use super::definition_index::DefinitionIndex;
 use super::disk::Disk;
+use super::doubling::Naming;
 use super::footer::{self, Footer, Lengths};
-use super::format::{Format, OPTIONAL};
+use super::format::Format;
+use super::format::NAMED;
 use super::index::Index;
 use super::log::Log;
 use super::read_around::is_about_a_block;
 use super::record::Record;
 use super::varint::{self, Input};
 
-/// The kind of a name's record.
-pub(super) const NAMED: u8 = OPTIONAL | 1;
 /// Names take one of so many bytes of a segment at most.
 const SHARE: usize = 128;
 /// What one takes beside its key at most: kind, place, length, checksum and incarnation.
 pub(super) const NAME_OVERHEAD_BYTES: usize = 24;
-
-/// Which names were written last.
-#[derive(Debug, Default)]
-pub(super) struct Naming {
-    /// The key that was read last; reading goes on behind it.
-    after: Vec<u8>,
-    payload: Vec<u8>,
-}
 
 /// The keys under which queues are defined, by their incarnations.
 pub type Names = BTreeMap<u64, Box<[u8]>>;

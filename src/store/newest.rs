@@ -11,34 +11,17 @@
 
 use std::io;
 
+use super::chain::{CommitRead, Headers, Newest};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths, Trailer};
 use super::format::Format;
-use super::reader::{CommitRead, Headers, Pass, Reader};
-use super::recover::SetAside;
+use super::reader::{Pass, Reader};
+use super::report::SetAside;
 use super::salvage;
 use super::segment::SegmentRef;
-use super::space::Slot;
+use super::slots::Slot;
 use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
-
-/// The newest segment as read.
-pub(super) struct Newest {
-    pub(super) segment: SegmentRef,
-    /// The version that it is written in.
-    pub(super) format: Format,
-    pub(super) tail: u32,
-    /// Bytes of its file.
-    pub(super) length: u32,
-    /// The records of its last commit, and how many there are.
-    pub(super) again: Vec<u8>,
-    pub(super) again_records: u32,
-    pub(super) footer: Footer,
-    /// The number of the newest commit that something in the segment proves to have been synced.
-    pub(super) synced: u64,
-    /// Commits behind the last one were durable and cannot be read.
-    pub(super) is_damaged: bool,
-}
 
 impl<D: Disk> Reader<'_, '_, D> {
     /// Reads the messages of the newest segment. A commit of number `proven`, if not 0, was surely synced.

@@ -12,13 +12,15 @@ use std::io;
 
 use super::commit::{BLOCK_BYTES, Claim, Commit, claimed_length, proven_length};
 use super::disk::Disk;
-use super::fetch::{FETCH_BYTES, FetchJob, Source};
 use super::footer::{NOTED_PART, for_each_message};
 use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_seed};
+use super::place::Place;
 use super::record::{Message, Range, Record};
 use super::salvage;
 use super::spans::SHARED_SPAN_BYTES_MAX;
 
+/// The most bytes of records that one fetch brings, but for a single record that is longer.
+pub const FETCH_BYTES: usize = 128 << 10;
 /// The most records of one fetch.
 const RECORDS_MAX: usize = 1024;
 /// The most ranges of offsets of one fetch.
@@ -95,6 +97,37 @@ impl FetchDone {
     pub const fn was_refused(&self) -> bool {
         self.error.is_some()
     }
+}
+
+/// Reads messages or a chunk back.
+#[derive(Debug)]
+pub struct FetchJob {
+    pub(super) source: Source,
+    pub(super) queue: u64,
+    pub(super) segment: u64,
+    pub(super) slot: u32,
+    /// Bytes of the segment that are in use.
+    pub(super) segment_bytes: u32,
+    pub(super) seed: u32,
+    pub(super) bytes_max: usize,
+    pub(super) through: u64,
+    pub(super) hint: Range,
+    pub(super) scratch: Scratch,
+}
+
+/// Where a fetch learns where its records lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// There is nothing to read.
+    Nothing,
+    /// From what was noted of the segment that fills, a copy of which the job has.
+    Noted,
+    /// From the queue's part of the segment's footer, which lies in this span of it.
+    Span(BodyPart),
+    /// From the records themselves: the segment has no good footer.
+    Scan,
+    /// It is known: a chunk of a body, with its index.
+    Chunk(Place, u64, u32),
 }
 
 impl FetchJob {

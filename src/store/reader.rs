@@ -7,41 +7,23 @@
 use std::io;
 
 use super::access_file;
-use super::build::apply_records;
+use super::chain::{Chain, CommitRead, Headers, Newest};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
-use super::index::{Index, Place};
-use super::newest::Newest;
+use super::identity::Identity;
+use super::index::Index;
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
+use super::place::Place;
 use super::read_around::ReadAround;
 use super::record::Record;
-use super::recover::{Report, SetAside};
-use super::segment::{HeaderRead, Identity, SegmentHeader, SegmentRef};
-use super::space::Slot;
+use super::record_walk::apply_records;
+use super::report::{Report, SetAside};
+use super::segment::{HeaderRead, SegmentHeader, SegmentRef};
+use super::slots::Slot;
 use super::sync_proof::{has_more, is_misplaced, synced_by_headers, synced_by_heads};
-
-/// The good headers, newest first: file, bytes, header.
-pub(super) type Headers<'h> = [(u32, u32, &'h SegmentHeader)];
-
-/// What was found of one file.
-pub(super) struct CommitRead {
-    pub(super) slot: u32,
-    length: u64,
-    pub(super) header: HeaderRead,
-}
-
-/// Where the chain of commits stands.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Chain {
-    pub(super) segment: u64,
-    pub(super) life: u32,
-    pub(super) number: u64,
-    pub(super) time_ms: u64,
-    pub(super) covers: u32,
-}
 
 /// Which records a walk is about.
 #[derive(Clone, Copy, PartialEq, Eq)]

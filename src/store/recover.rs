@@ -18,20 +18,23 @@ use std::io;
 
 use crate::time::Now;
 
-use super::access::{Access, AccessReport, FoundAt, Restored};
+use super::access::FoundAt;
 use super::access_file;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
-use super::disk::{Disk, Unopened, is_full};
+use super::disk::{Disk, is_full};
 use super::format::Format;
 use super::group::waiting_count;
-use super::index::{Index, Place};
+use super::identity::Identity;
 use super::log::{Log, Settings, Start};
 use super::newest_note::{self, Note};
-use super::read_around::{ReadAround, is_about_a_block};
+use super::place::Place;
+use super::read_around::ReadAround;
 use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
+use super::record_walk;
+use super::report::{Access, Report, Restored, Step};
 use super::salvage;
-use super::segment::{HeaderRead, Identity, SegmentHeader, is_segment_size};
+use super::segment::{HeaderRead, SegmentHeader, is_segment_size};
 use super::sync_proof::owner_of;
 
 /// Why a store cannot be opened.
@@ -66,81 +69,6 @@ impl core::fmt::Display for OpenError {
 }
 
 impl core::error::Error for OpenError {}
-
-/// Part of the log that could not be read and was set aside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SetAside {
-    /// The file.
-    pub slot: u32,
-    /// Its place in the log; 0 when that is not known.
-    pub segment: u64,
-    /// Bytes of the file, the end not included.
-    pub from: u32,
-    /// See `from`.
-    pub to: u32,
-}
-
-/// What a start found.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// It was empty and was formatted.
-    pub is_new: bool,
-    /// Damage in the middle.
-    pub set_aside: Vec<SetAside>,
-    /// Commits that are missing from the middle.
-    pub commits_missing: u64,
-    /// Full segments whose footer is not good: nobody knows whether commits are missing at their ends. A
-    /// power cut right after a crash may do that without harm.
-    pub footers_missing: u32,
-    /// Commits that are missing from the end: whatever they said, nothing behind them repeats it.
-    pub commits_lost_at_end: u64,
-    /// Blocks that the disk refuses to read: file, and first byte.
-    pub refused: Vec<(u32, u32)>,
-    /// Parts set aside that are not there, for the file of a segment ends too early.
-    pub files_cut: usize,
-    /// Files that cannot be opened.
-    pub unopened: Vec<Unopened>,
-    /// There was a log, but nothing of it can be read any more.
-    pub is_lost: bool,
-    /// So it is, and no file has anything of it: the files were moved or deleted, or another file system is
-    /// mounted.
-    pub is_gone: bool,
-    /// Large transactions that cannot be read: what was not written of them a second time is missing.
-    pub groups_damaged: u32,
-    /// Large transactions that the disk has no room to write a second time: at most one, for whatever comes
-    /// after it waits with it.
-    pub groups_waiting: u32,
-    /// What can be said of users and permissions.
-    pub access: AccessReport,
-    /// The file system is full.
-    pub is_full: bool,
-    /// What a start writes waits for room, too: until then, what was found may be in the page cache only.
-    pub is_pending: bool,
-    /// The store can be read but not written: nothing can become durable.
-    pub unwritable: Option<io::Error>,
-}
-
-impl Report {
-    /// Whether something that was written is surely missing.
-    pub fn is_damaged(&self) -> bool {
-        !self.set_aside.is_empty() || self.commits_missing > 0
-    }
-
-    /// Whether all that is wrong is that files of segments end too early.
-    pub fn is_cut_short(&self) -> bool {
-        self.commits_missing == 0 && self.set_aside.len() == self.files_cut
-    }
-}
-
-/// What was done while a store is opened.
-pub(super) enum Step {
-    /// A part of a segment.
-    Prepared,
-    /// A commit.
-    Committed,
-    /// There was nothing to do, or no room for it.
-    Nothing,
-}
 
 impl Log {
     /// Opens the store on `disk`, formatting an empty one with `fresh`. Blocks; afterwards everything found
@@ -326,7 +254,7 @@ impl Log {
         place: Place,
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<Record<'b>>> {
-        read_record(&self.index, disk, place, bytes)
+        record_walk::read_record(&self.index, disk, place, bytes)
     }
 
     /// Walks over all live messages and chunks, segment by segment. For inspection and export: it reads
@@ -373,25 +301,6 @@ impl Log {
             queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
         })
     }
-}
-
-/// See [`Log::read_record`].
-pub(super) fn read_record<'b, D: Disk>(
-    index: &Index,
-    disk: &mut D,
-    place: Place,
-    bytes: &'b mut Vec<u8>,
-) -> io::Result<Option<Record<'b>>> {
-    let Some(segment) = index.segments().get(&place.segment) else {
-        return Ok(None);
-    };
-    bytes.clear();
-    bytes.resize(place.bytes as usize, 0);
-    match disk.read(segment.slot, place.at.into(), bytes) {
-        Err(error) if is_about_a_block(&error) => return Ok(None),
-        read => read?,
-    };
-    Ok(Record::parse(bytes).ok().map(|(record, _)| record))
 }
 
 fn recover<D: Disk>(

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::commit::{COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
 use super::footer::Footer;
-use super::index::Place;
+use super::place::Place;
 use super::record::{Record, RecordError};
 use super::segment::SegmentRef;
 use super::varint::Input;

@@ -27,6 +27,7 @@
 
 use super::commit::{BLOCK_BYTES, padded};
 use super::format::Format;
+use super::identity::Identity;
 use super::varint::{self, Input};
 
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
@@ -52,22 +53,6 @@ pub(super) const fn is_segment_size(segment_bytes: u32) -> bool {
 /// The CRC of a header, from its magic to the end of its list.
 fn checksum(header: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&header[..8]), &header[12..])
-}
-
-/// Who a store is: made once, when it is formatted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// Tells stores apart; may be shown and sent.
-    pub id: [u8; 16],
-    /// Goes into every checksum; never leaves the store.
-    pub secret: u64,
-}
-
-impl Identity {
-    /// What the checksums of this store's commits start from.
-    pub(super) fn seed(&self) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.secret.to_le_bytes()), &self.id)
-    }
 }
 
 /// A segment of the log and the file it lies in.

@@ -10,9 +10,10 @@
 
 use std::io;
 
+use super::chain::Chain;
+use super::chain::CommitRead;
 use super::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length, proven_length};
 use super::disk::Disk;
-use super::reader::{Chain, CommitRead};
 use super::record::Record;
 use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
 

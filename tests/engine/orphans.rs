@@ -345,8 +345,8 @@ fn inspect_calls_no_directory_good_that_has_orphans() {
     assert!(code == Some(0) && told.contains("verdict    good"), "{told}");
 }
 
-/// A name is left, but there was no place for one queue more at the start: whoever declares the name later has
-/// the messages, over a start too; and whoever deletes it is rid of them.
+/// A name is left, but there was no place for one queue more at the start: whoever declares the name later
+/// has the messages, over a start too; and whoever deletes it is rid of them.
 #[test]
 fn who_declares_the_name_of_an_orphan_adopts_it() {
     for adopts in [true, false] {

@@ -8,13 +8,14 @@
 
 use std::io;
 
-use super::FsckError;
-use super::walk::Walk;
+use super::event::Walk;
+use super::found::FsckError;
 use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
+use crate::store::identity::Identity;
 use crate::store::newest_note::{self, Note};
 use crate::store::read_around::ReadAround;
-use crate::store::segment::{HeaderRead, Identity, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
+use crate::store::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
 
 /// The most bytes a header is read with.
 const HEADER_BYTES_MAX: usize = 1 << 20;

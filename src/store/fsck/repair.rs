@@ -13,21 +13,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::event::{Chain, Event, FoundFooter, Gap, Trust, Walk};
+use super::found::{Damage, DamageKind, FsckError, Scan, SegmentLook};
 use super::layout::{Layout, Listed, ListedHeader, read_around};
-use super::walk::{Chain, Event, FoundFooter, Gap, Trust, Walk};
-use super::{Damage, DamageKind, FsckError, Scan, SegmentLook, scan};
+use super::scan;
 use crate::journal::definition::is_access;
-use crate::store::build::for_each_record;
 use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::store::disk::Disk;
 use crate::store::footer::{Footer, Trailer};
 use crate::store::format::Format;
+use crate::store::identity::Identity;
 use crate::store::log::Log;
 use crate::store::names::NAME_OVERHEAD_BYTES;
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
+use crate::store::record_walk::for_each_record;
 use crate::store::recover::OpenError;
-use crate::store::segment::{Identity, SegmentHeader, SegmentRef};
+use crate::store::segment::{SegmentHeader, SegmentRef};
 
 /// A commit that takes the place of those that are missing.
 struct Patch {

@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::walk::{Chain, Event, FoundFooter, Trust, Walk};
+use super::event::{Chain, Event, FoundFooter, Salvaged, Trust, Walk};
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
-use crate::store::index::Place;
 use crate::store::parts::Entry;
+use crate::store::place::Place;
 use crate::store::record::{Record, Target};
 use crate::store::salvage::{self, walk_records};
 
@@ -35,19 +35,6 @@ pub(super) fn is_likely(claim: &Claim, segment: u64, chain: &Chain, next: Option
     let is_in_life = header.life >= chain.life.max(1) && (header.life <= life_max || chain.life == 0);
     let signs = [claim.has_magic, header.segment == segment, is_in_number, is_in_life];
     signs.into_iter().filter(|sign| *sign).count() >= SIGNS_MIN
-}
-
-/// What was found of commits that are not whole.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Salvaged {
-    /// Records that could be read.
-    pub(super) read: u64,
-    /// Records that could not, if that is known.
-    pub(super) lost: Option<u64>,
-    /// Of those that could not, the ones of which nobody knows what they were.
-    pub(super) unknown: u64,
-    /// Commits that there surely were.
-    pub(super) commits: u64,
 }
 
 /// Records of the commits in `range`, beginning with the one right at its start. They are served up to the

@@ -6,18 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::event::Salvaged;
+use super::event::{Chain, End, Event, Gap, Trust};
+use super::found::{Damage, DamageKind, FsckError, Scan, SegmentLook, Spare, Volume};
 use super::layout::{FoundFile, Layout, Listed, ListedHeader, read_around};
-use super::salvage::Salvaged;
-use super::walk::{Chain, End, Event, Gap, Trust};
-use super::{Damage, DamageKind, FsckError, Scan, SegmentLook, Spare, Volume, salvage};
+use super::salvage;
 use crate::store::access_file;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::store::disk::Disk;
 use crate::store::footer::Lengths;
-use crate::store::index::{Index, Place};
+use crate::store::identity::Identity;
+use crate::store::index::Index;
+use crate::store::place::Place;
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Body, Message, Range, Record, Target};
-use crate::store::segment::{HeaderRead, Identity, SegmentRef};
+use crate::store::segment::{HeaderRead, SegmentRef};
 use crate::store::sync_proof::{first_whole, proven_through, synced_by_headers, synced_by_heads};
 
 /// What is known of what lies behind a segment.
