@@ -117,6 +117,7 @@ mod tests {
     use crate::store::index::Index;
 
     use super::*;
+    use crate::store::place::Place;
 
     /// The segment stayed in the log for good once, for the sake of the place that had just been copied.
     #[test]
