@@ -20,8 +20,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, fallocate, fchown, flock, fstatvfs, openat,
-    unlinkat,
+    AtFlags, Dir, FallocateFlags, FlockOperation, IFlags, Mode, OFlags, fallocate, fchown, flock, fstatvfs,
+    ioctl_getflags, ioctl_setflags, openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -43,6 +43,16 @@ const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
 const OPEN_MAX: usize = 16;
 /// How long to wait for others to close something when there are no descriptors left.
 const DESCRIPTOR_WAIT: Duration = Duration::from_millis(20);
+
+/// Has btrfs write over what is prepared instead of elsewhere: there room that was made ready would be none,
+/// and a full file system would take no commit, not even one that says what may be freed. It is heard only
+/// while the file is empty. File systems that know nothing of it refuse it; those of them that write
+/// elsewhere all the same (f2fs, UBIFS) keep room for what is written over themselves.
+fn write_in_place(file: &File) {
+    if let Ok(flags) = ioctl_getflags(file) {
+        let _refused = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+}
 
 /// Makes a directory, and makes that durable: else a power cut may take it away with everything in it.
 ///
@@ -338,6 +348,7 @@ impl Disk for FileDisk {
         self.may_write()?;
         self.remove_spare_name(slot)?;
         let file = self.open_slot(slot, OFlags::WRONLY | OFlags::CREATE)?;
+        write_in_place(&file);
         self.give_to_owner(&file)
     }
 

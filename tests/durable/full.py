@@ -12,8 +12,8 @@ from harness.raw import Client
 
 from door import running
 from support import (
-    KIB, MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, client, count, declare, ext4, fill, lives, numbers_of,
-    pika_program, scratch, system, take_all, until,
+    KIB, MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, btrfs, client, count, declare, ext4, fill, lives,
+    numbers_of, pika_program, scratch, system, take_all, until,
 )
 
 SIZE = 20_000
@@ -104,6 +104,12 @@ def full_file_system() -> None:
         waits_and_resumes(series)
 
 
+def full_btrfs() -> None:
+    """The same where whatever is written over is written elsewhere, so that what was made ready would be no room."""
+    with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
+        waits_and_resumes(series)
+
+
 def full_limit() -> None:
     """The limit is reached long before the file system is full."""
     with small_limit() as series:
@@ -158,30 +164,41 @@ def own_share() -> None:
 def started_while_full() -> None:
     """Killed and started again and again on a file system without a free byte, it starts, and drains."""
     with small_file_system() as series:
-        with client(series.start()) as peer:
-            declare(peer, "a")
-        publisher, = fill_up(series, ["a"])
-        with contextlib.suppress(OSError), open(series.data_dir.parent / "ballast", "wb", buffering=0) as ballast:
-            for size in (MIB, 4096, 1):
-                with contextlib.suppress(OSError):
-                    while ballast.write(bytes(size)):
-                        pass
-        series.broker.kill()
-        publisher.thread.join(10.0)
-        for loop in range(3 if QUICK else 12):
-            series.start()
-            with client(series.broker) as peer:
-                item = peer.call(1, "basic.get", queue="a")
-                assert numbers_of([item], "a") == [0], f"start {loop}"
-            series.broker.kill()
+        starts_while_full(series)
+
+
+def started_while_full_btrfs() -> None:
+    """The same on btrfs."""
+    with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
+        starts_while_full(series)
+
+
+def starts_while_full(series: Lives) -> None:
+    """On its file system."""
+    with client(series.start()) as peer:
+        declare(peer, "a")
+    publisher, = fill_up(series, ["a"])
+    with contextlib.suppress(OSError), open(series.data_dir.parent / "ballast", "wb", buffering=0) as ballast:
+        for size in (MIB, 4096, 1):
+            with contextlib.suppress(OSError):
+                while ballast.write(bytes(size)):
+                    pass
+    series.broker.kill()
+    publisher.thread.join(10.0)
+    for loop in range(3 if QUICK else 12):
         series.start()
         with client(series.broker) as peer:
-            got = numbers_of(take_all(peer, "a"), "a")
-            assert got[: publisher.confirmed] == list(range(publisher.confirmed)), "confirmed messages are lost"
-            until(lambda: resumed(series), "it does not write any more although it is empty")
-        series.again("kill")
-        with client(series.broker) as peer:
-            assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], "confirmed and lost"
+            item = peer.call(1, "basic.get", queue="a")
+            assert numbers_of([item], "a") == [0], f"start {loop}"
+        series.broker.kill()
+    series.start()
+    with client(series.broker) as peer:
+        got = numbers_of(take_all(peer, "a"), "a")
+        assert got[: publisher.confirmed] == list(range(publisher.confirmed)), "confirmed messages are lost"
+        until(lambda: resumed(series), "it does not write any more although it is empty")
+    series.again("kill")
+    with client(series.broker) as peer:
+        assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], "confirmed and lost"
 
 
 def stopped_while_full() -> None:
@@ -216,7 +233,19 @@ def told_of_the_file_system(broker: Leveret) -> None:
 
 def goes_on_when_there_is_room() -> None:
     """Something else fills the file system and goes away again; nobody consumes, nobody restarts anything."""
-    with ext4(64) as mount, lives(limited("40MB"), mount / "data") as series:
+    with ext4(64) as mount:
+        goes_on_in(mount)
+
+
+def goes_on_when_there_is_room_btrfs() -> None:
+    """The same on btrfs."""
+    with btrfs(160) as mount:
+        goes_on_in(mount)
+
+
+def goes_on_in(mount: Path) -> None:
+    """On this file system."""
+    with lives(limited("40MB"), mount / "data") as series:
         broker = series.start()
         with client(broker) as peer:
             declare(peer, "a")
@@ -317,6 +346,6 @@ def starts_without_room_for_a_commit() -> None:
             assert numbers_of(take_all(peer, "a"), "a") == list(range(50, 60))
 
 
-CASES = [full_file_system, full_limit, told_to_pika, own_share, started_while_full, stopped_while_full,
-         goes_on_when_there_is_room, commits_wait_for_room, starts_without_room_for_a_commit]
+CASES = [full_file_system, full_btrfs, full_limit, told_to_pika, own_share, started_while_full, started_while_full_btrfs, stopped_while_full,
+         goes_on_when_there_is_room, goes_on_when_there_is_room_btrfs, commits_wait_for_room, starts_without_room_for_a_commit]
 QUICK_CASES = [full_file_system, told_to_pika, own_share, goes_on_when_there_is_room, commits_wait_for_room]

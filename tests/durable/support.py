@@ -179,6 +179,27 @@ def ext4(mib: int, image_dir: Optional[Path] = None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def btrfs(mib: int) -> Iterator[Path]:
+    """A file system that writes everything elsewhere, of this size, at least 114 MiB, in an image."""
+    need_root_to_mount()
+    if "btrfs" not in Path("/proc/filesystems").read_text():
+        raise Skip("this kernel has no btrfs: nothing was filled on a file system that writes elsewhere")
+    if not shutil.which("mkfs.btrfs"):
+        environment.apt_install("btrfs-progs")
+    with scratch() as folder:
+        image, mount = folder / "image", folder / "mount"
+        mount.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(mib * MIB)
+        system("mkfs.btrfs", "-q", str(image))
+        system("mount", "-o", "loop", str(image), str(mount))
+        try:
+            yield mount
+        finally:
+            unmount(mount)
+
+
+@contextlib.contextmanager
 def tmpfs(mib: int) -> Iterator[Path]:
     """A file system in memory, for a `with` block."""
     need_root_to_mount()

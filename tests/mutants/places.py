@@ -10,7 +10,7 @@ KEEPER = "src/store/keeper.rs"
 GROUP = "src/store/group.rs"
 READER = "src/store/reader.rs"
 BELONGING = "src/store/belonging.rs"
-FRONT = "src/broker/queue_head.rs"
+LANES = "src/broker/lanes.rs"
 
 MISTAKES = {
     # The commit that says that a segment has left opens its file anew: a power cut in between leaves neither.
@@ -44,7 +44,7 @@ MISTAKES = {
         "        let (from, _) = drain.half.take().unwrap_or((0, 0));\n"
         "        let since = self.active.sequence;\n",
     )],
-    "marks-a-million-ahead": [(FRONT, "const WATERMARK_STEP: u64 = 256;", "const WATERMARK_STEP: u64 = 1_048_576;")],
+    "marks-a-million-ahead": [(LANES, "const WATERMARK_STEP: u64 = 256;", "const WATERMARK_STEP: u64 = 1_048_576;")],
     "definitions-not-copied": [(
         CLEAN,
         "        if live == 0 {\n",
