@@ -47,6 +47,20 @@ fn measured(line: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
+/// A bench that was killed leaves its broker's folder behind with all its messages, and a later one may have
+/// its number.
+#[test]
+fn what_another_bench_left_behind_is_not_its_own() {
+    let left = std::env::temp_dir().join(format!("leveret-bench-test-{}", std::process::id()));
+    std::fs::create_dir_all(&left).expect("a folder");
+    let script = "touch \"$TMPDIR/leveret-bench-$$\" && exec \"$0\" bench --messages 10";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_leveret")]).env("TMPDIR", &left).env_remove("RUST_LOG");
+    let output = command.output().expect("a shell");
+    std::fs::remove_dir_all(&left).expect("the folder goes");
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Whichever is named last: a bench that is to run for a while at most must not run on for its messages.
 #[test]
 fn it_ends_at_whichever_comes_first_messages_or_seconds() {

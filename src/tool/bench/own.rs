@@ -6,7 +6,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -33,8 +33,7 @@ impl OwnBroker {
     /// Starts a broker and waits until it is ready.
     pub(super) fn start(arguments: &[OsString]) -> Result<Self, BenchError> {
         let program = env::current_exe().map_err(BenchError::io("finding this program"))?;
-        let folder = env::temp_dir().join(format!("leveret-bench-{}", std::process::id()));
-        fs::create_dir_all(&folder).map_err(BenchError::io("making a folder for the broker"))?;
+        let folder = new_folder().map_err(BenchError::io("making a folder for the broker"))?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder).args(arguments);
         // Or it might not say that it is ready, or say it in another shape.
@@ -67,6 +66,16 @@ impl Drop for OwnBroker {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A folder that was not there before. Not named by this process alone: one that was killed leaves its folder
+/// behind with all its messages, and ids come again.
+fn new_folder() -> io::Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let folder = env::temp_dir().join(format!("leveret-bench-{:016x}", u64::from_le_bytes(random)));
+    fs::create_dir(&folder)?;
+    Ok(folder)
 }
 
 /// Reads what the broker says to the end, or it would block; passes on what somebody still wants to know.
