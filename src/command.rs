@@ -10,6 +10,7 @@
 
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
+pub use crate::mem::{NAME_BYTES_MAX, Name};
 use crate::password::{PasswordCheck, Secret};
 
 /// Declares an index newtype; 0 is never a valid id, so "none" costs nothing.
@@ -50,12 +51,6 @@ ids! {
     /// A virtual host.
     VhostId;
 }
-
-/// The longest name on the wire in bytes (AMQP short string).
-pub const NAME_BYTES_MAX: usize = 255;
-
-/// A name kept inline: consumer tags, server-made names.
-pub type Name = heapless::String<NAME_BYTES_MAX>;
 
 /// What one peer asks of the broker.
 ///

@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::{digest, pbkdf2};
 use zeroize::Zeroizing;
 
-use crate::command::Name;
+use crate::mem::Name;
 
 /// The longest password that is looked at, in bytes; longer ones fit nobody.
 pub const PASSWORD_BYTES_MAX: usize = 512;

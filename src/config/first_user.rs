@@ -5,12 +5,12 @@
 
 use std::fmt;
 
+use crate::mem::NAME_BYTES_MAX;
+
 use super::read::{Readable, Value, Wrong};
 
 /// The user that everybody knows, and its password.
 pub const GUEST: &str = "guest";
-/// As long as a user's name may be, in bytes.
-const NAME_BYTES_MAX: usize = 255;
 
 /// The user of a new store.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,14 +10,14 @@
 //! request and one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
 
 use crate::admin::admin_session::AdminSession;
-use crate::admin::request_context::{Ends, Files, Orders, Process, RequestContext, SocketView, Sockets};
+use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets};
 use crate::command::ConnectionId;
 use crate::log_limiter::LogKind;
 use crate::store::Log;
-use crate::time::{Deadline, Now};
+use crate::time::Now;
 
 use super::address::PeerAddress;
-use super::listener::Listener;
+use super::admin_connection::{AdminConnection, IDLE_MS};
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
@@ -25,63 +25,8 @@ use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
 use super::state::Engine;
 use super::stream::Reading;
 
-/// A client that neither says nor takes anything for so long is gone.
-const IDLE_MS: u64 = 60_000;
 /// Bytes taken from a client in one turn.
 const READ_BYTES: usize = 16 << 10;
-
-/// The socket, and what its clients share.
-pub(super) struct AdminSocket {
-    is_open: bool,
-    /// Whether somebody may be waiting outside.
-    pub(super) listener: Listener,
-    process: Process,
-    own_uid: u32,
-    orders: Orders,
-    /// The client for whom the store's files are held still.
-    holder: Option<PeerId>,
-}
-
-impl AdminSocket {
-    /// A socket at which nobody gets in yet.
-    pub(super) fn closed(process: Process, own_uid: u32) -> Self {
-        Self {
-            is_open: false,
-            listener: Listener::new(false),
-            process,
-            own_uid,
-            orders: Orders::default(),
-            holder: None,
-        }
-    }
-}
-
-/// What is spoken with one client.
-#[derive(Debug)]
-pub(super) struct AdminConnection {
-    pub(super) session: AdminSession,
-    /// It will say nothing more; what it said is still answered.
-    has_ended: bool,
-    idle_at: Deadline,
-}
-
-impl AdminConnection {
-    pub(super) const fn deadline(&self) -> Deadline {
-        self.idle_at
-    }
-
-    /// It got on, or has us to wait for.
-    pub(super) fn note_progress(&mut self, now: Now) {
-        self.idle_at = now.after_ms(IDLE_MS);
-    }
-
-    /// It said its last, and everything is answered.
-    fn is_done(&self) -> bool {
-        let is_idle =
-            !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
-        self.has_ended && is_idle
-    }
-}
 
 impl<P: Platform> Engine<P> {
     /// Lets the operator's clients in from now on.

@@ -19,7 +19,7 @@
 //! | `accept_queue` | accepted, and without a handshake place yet |
 //! | `acceptor` | accepts, gives places, and ends the handshakes that have to go for it |
 //! | `admission` | who gets the next handshake place, and who gives one up |
-//! | `worker_queue` | what would hold the loop up, and who waits for it |
+//! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
@@ -33,6 +33,7 @@
 mod accept_queue;
 mod acceptor;
 mod address;
+mod admin_connection;
 mod admin_socket;
 mod admission;
 mod deadlines;
@@ -52,6 +53,7 @@ mod store_driver;
 mod stream;
 mod turn;
 mod wait_list;
+mod worker_job;
 mod worker_queue;
 
 use crate::limits::Limits;
@@ -65,7 +67,7 @@ pub use restore::{First, restore};
 pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
 pub(crate) use turn::log_full;
-pub use worker_queue::{WorkerJob, WorkerResult};
+pub use worker_job::{WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
 pub(crate) const fn peer_bytes<S>() -> usize {

@@ -12,7 +12,7 @@ use crate::session;
 use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
-use super::admin_socket::AdminConnection;
+use super::admin_connection::AdminConnection;
 use super::deadlines::Deadlines;
 use super::platform::Socket;
 use super::stream::Stream;

@@ -25,7 +25,7 @@ use crate::time::Now;
 
 use super::address::PeerAddress;
 use super::peer_id::PeerId;
-use super::worker_queue::{WorkerJob, WorkerResult};
+use super::worker_job::{WorkerJob, WorkerResult};
 
 /// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.
 pub trait Socket: Read + Write {

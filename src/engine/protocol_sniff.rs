@@ -12,7 +12,7 @@ use crate::wire::{Opening, classify_opening};
 use super::peer::{Ending, Waiting};
 use super::platform::Platform;
 use super::state::Engine;
-use super::worker_queue::Shake;
+use super::worker_job::Shake;
 
 /// For whoever looks at the port with a browser.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\

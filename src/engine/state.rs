@@ -11,7 +11,7 @@ use crate::session::{Context, Identity, Names, Pools, Settings, WritePlan};
 use crate::time::{Deadline, Now};
 
 use super::accept_queue::AcceptQueue;
-use super::admin_socket::AdminSocket;
+use super::admin_connection::AdminSocket;
 use super::deadlines::Deadlines;
 use super::listener::Listener;
 use super::peer_id::PeerId;
@@ -19,9 +19,11 @@ use super::peers::Peers;
 use super::platform::Platform;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
-use super::turn::TRIM_AFTER_MS;
 use super::wait_list::WaitList;
-use super::worker_queue::WorkerQueue;
+use super::worker_job::WorkerQueue;
+
+/// How long memory lies idle before it is given back: the next burst may be near.
+pub(super) const TRIM_AFTER_MS: u64 = 1_000;
 
 /// What an engine is made from.
 #[derive(Clone, Debug)]

@@ -35,13 +35,11 @@ use crate::time::{Deadline, Now};
 use super::peer::{Ending, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
-use super::state::Engine;
+use super::state::{Engine, TRIM_AFTER_MS};
 use super::store_driver::StoreDriver;
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
-/// How long memory lies idle before it is given back: the next burst may be near.
-pub(super) const TRIM_AFTER_MS: u64 = 1_000;
 /// So much idle memory stays for the next burst.
 const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may

@@ -4,7 +4,8 @@
 
 use core::fmt;
 
-use super::{FRAME_BYTES_MIN, Limits, Megabytes, MemoryTable, RecordSizes};
+use super::keys::{FRAME_BYTES_MIN, Limits};
+use super::memory::{Megabytes, MemoryTable, RecordSizes};
 use crate::mem::Owner;
 
 /// With fewer segments the log cannot be cleaned.

@@ -5,7 +5,7 @@
 
 use core::fmt::{self, Write};
 
-use super::Limits;
+use super::keys::Limits;
 use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
 use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};

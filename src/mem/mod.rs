@@ -8,6 +8,7 @@
 //! | `blocks`   | message bytes: 256 B units and whole 4 KiB pages out of one region |
 //! | `list`     | doubly linked lists through records of a slab |
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
+//! | `name`     | names, kept inline |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `give_back` | memory back to the system |
 //! | `division` | how a pool is divided among those who share it |
@@ -24,6 +25,7 @@ mod fifo;
 mod give_back;
 mod list;
 mod messages;
+mod name;
 mod places;
 mod plain;
 mod slab;
@@ -38,4 +40,5 @@ pub use messages::{
     Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, Owner, PoolFull,
     Sender, Share,
 };
+pub use name::{NAME_BYTES_MAX, Name};
 pub use slab::Slab;

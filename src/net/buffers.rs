@@ -7,12 +7,11 @@
 //!
 //! Always true: never more connections than `socket_local_buffers_max` have the large buffers.
 
-use std::io;
-
 use socket2::SockRef;
 
 use crate::limits::Limits;
 
+use super::buffer_size::BufferSize;
 use super::listen::Listener;
 use super::socket::{Socket, Stream};
 
@@ -25,32 +24,6 @@ const SEGMENT_BYTES_MIN: u32 = 1460;
 
 /// No network's segments are so long, in bytes; the loopback's are, whichever of our addresses it was.
 const LOCAL_SEGMENT_BYTES_MIN: u32 = 16 << 10;
-
-/// Which buffers a connection has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum BufferSize {
-    /// Those of any connection.
-    Usual,
-    /// Those of one from this machine.
-    Local,
-}
-
-impl BufferSize {
-    /// Sets them; 0 leaves it to the system.
-    pub(super) fn set(self, socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
-        let [receive, send] = match self {
-            Self::Usual => [limits.socket_receive_buffer_bytes, limits.socket_send_buffer_bytes],
-            Self::Local => [limits.socket_local_buffer_bytes; 2],
-        };
-        if receive > 0 {
-            socket.set_recv_buffer_size(receive as usize)?;
-        }
-        if send > 0 {
-            socket.set_send_buffer_size(send as usize)?;
-        }
-        Ok(())
-    }
-}
 
 /// How many have the large buffers.
 #[derive(Debug)]

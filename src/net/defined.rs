@@ -14,7 +14,8 @@ use crate::admin::definitions::{At, Item, Parsed, apply, hash_password, parse, r
 use crate::admin::systemd;
 use crate::broker::{Broker, Context};
 
-use super::StartError;
+use super::entropy::entropy;
+use super::start_error::StartError;
 
 /// Makes everything that the file says.
 ///
@@ -31,7 +32,7 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
             if matches!(item, Item::User(_)) {
                 systemd::still_starting();
             }
-            hash_password(broker, &mut item, &mut super::start::entropy);
+            hash_password(broker, &mut item, &mut entropy);
             apply(broker, &mut context, &item)
         });
         match done {

@@ -10,7 +10,7 @@ use crate::engine::QUEUE_PLACES;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::store::FileDisk;
 
-use super::StartError;
+use super::start_error::StartError;
 
 /// Standard streams, the poll and its waker, signals, the spare one, the operator's listener; and what is
 /// open for a moment: certificates, the configuration, the service manager's socket.

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::store::{Disk, FileDisk, OpenError, make_directory};
 
-use super::StartError;
+use super::start_error::StartError;
 
 /// Where `leveret restore` puts everything until it is whole.
 pub const RESTORE_PART: &str = "restore.part";

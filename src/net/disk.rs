@@ -23,10 +23,10 @@ use crate::store::{
 };
 use crate::time::Now;
 
-use super::StartError;
 use super::directory;
+use super::entropy::entropy;
 use super::helper::Helper;
-use super::start::entropy;
+use super::start_error::StartError;
 
 /// The most that `disk_limit = "auto"` takes.
 const AUTO_LIMIT_BYTES_MAX: u64 = 8 << 30;

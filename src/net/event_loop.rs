@@ -21,8 +21,8 @@ use crate::config::Config;
 use crate::engine::{Engine, Interest, Readiness};
 use crate::time::{Deadline, Now};
 
-use super::StartError;
 use super::signals;
+use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
 
 const EVENTS_PER_POLL: usize = 256;

@@ -22,10 +22,10 @@ use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::time::Now;
 
-use super::StartError;
-use super::buffers::BufferSize;
+use super::buffer_size::BufferSize;
 use super::local::{Folder, LocalDoor};
 use super::socket::{Socket, Stream};
+use super::start_error::StartError;
 
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;

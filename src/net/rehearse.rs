@@ -7,7 +7,8 @@
 
 use crate::config::Config;
 
-use super::{StartError, defined, directory, listen, start};
+use super::start_error::StartError;
+use super::{defined, directory, listen, start};
 
 /// Whether a broker would start with this configuration, as far as that can be seen without one; else why
 /// not. What it would complain of in its log is given as sentences.

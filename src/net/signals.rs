@@ -10,7 +10,7 @@ use mio::net::UnixStream;
 use mio::{Interest, Poll, Token};
 use signal_hook::low_level::pipe;
 
-use super::StartError;
+use super::start_error::StartError;
 
 /// A socket that becomes readable when one of these signals comes.
 pub(super) fn open(poll: &mut Poll, token: Token, signals: &[i32]) -> Result<UnixStream, StartError> {

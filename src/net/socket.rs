@@ -13,7 +13,7 @@ use rustix::net::RecvFlags;
 
 use crate::engine;
 
-use super::buffers::BufferSize;
+use super::buffer_size::BufferSize;
 
 /// A connected socket.
 #[derive(Debug)]

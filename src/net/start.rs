@@ -15,10 +15,13 @@ use crate::limits::{Megabytes, MemoryTable};
 use crate::session::Identity;
 use crate::tls::CertificateStore;
 
+use super::entropy::entropy;
 use super::event_loop::EventLoop;
 use super::listen::{self, Listener};
+use super::sizes;
+use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, shown};
-use super::{StartError, defined, descriptors, disk, signals, worker};
+use super::{defined, descriptors, disk, signals, worker};
 
 impl EventLoop {
     /// Reserves everything, listens, and says so.
@@ -90,7 +93,7 @@ impl EventLoop {
 
 /// Makes the limits of it, and says what is to be known of them.
 fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
-    let table = super::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    let table = sizes::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
     if let Some(remark) = config.machine_warning() {
         log::warn!("{remark}");
     }
@@ -164,13 +167,5 @@ fn identity(config: &Config) -> Identity {
         copyright: "Copyright the Leveret authors".to_string(),
         information: "Licensed under MIT or Apache-2.0".to_string(),
         cluster_name: "leveret".to_string(),
-    }
-}
-
-/// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
-/// may block here for a moment, and then goes on.
-pub(super) fn entropy(bytes: &mut [u8]) {
-    if let Err(error) = getrandom::fill(bytes) {
-        panic!("the system gives no random bytes: {error}");
     }
 }

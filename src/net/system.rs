@@ -16,7 +16,8 @@ use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
 use crate::time::Now;
 
-use super::buffers::{BufferSize, LocalBuffers};
+use super::buffer_size::BufferSize;
+use super::buffers::LocalBuffers;
 use super::disk::Threads;
 use super::helper::Helper;
 use super::listen::{self, Listener, ListenerAddress, SpareDescriptor, failure_of};

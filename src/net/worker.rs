@@ -38,7 +38,7 @@ fn run(job: WorkerJob, certificates: Option<&mut CertificateStore>) -> WorkerRes
 /// Reads the configuration again, and of one that can be the certificates.
 fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
-    config.fit(super::record_sizes).map_err(|error| config.blame(&error).to_string())?;
+    config.fit(super::sizes::record_sizes).map_err(|error| config.blame(&error).to_string())?;
     if let Some(certificates) = certificates
         && !certificates.reload(&config.tls)
     {

@@ -5,9 +5,8 @@
 //! stays in use until all of the new is good.
 
 use std::fmt;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,42 +24,15 @@ use crate::config::transports::{ClientCertificates, LoginFrom, Tls, TlsVersion};
 
 use super::clock::{Clock, Utc, system_s};
 use super::der::{AlternativeName, Certificate};
+use super::files::{TlsError, read, resolve};
 use super::revoked::Revoked;
 use super::suites;
 use super::verifier::{Judge, Unanimous};
 
-/// More than any chain of certificates or list of authorities has.
-const FILE_BYTES_MAX: u64 = 512 << 10;
 /// A chain is sent in every full handshake, and waits in a buffer of this connection's share.
 const CHAIN_BYTES_MAX: usize = 12 << 10;
 /// How often the files are looked at, when somebody connects.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Why there is no TLS, as one sentence that says what to change.
-#[derive(Debug)]
-pub struct TlsError {
-    why: String,
-    /// What a file holds is at fault, and not what the configuration says.
-    is_of_file: bool,
-}
-
-impl TlsError {
-    /// Of a file.
-    pub(super) fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
-        Self { why: format!("[tls] {key}: {} {why}", path.display()), is_of_file: true }
-    }
-
-    /// Of the configuration.
-    fn said(why: impl Into<String>) -> Self {
-        Self { why: why.into(), is_of_file: false }
-    }
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
 
 /// What is read out of the files.
 #[derive(Clone, Debug)]
@@ -175,49 +147,12 @@ impl CertificateStore {
     }
 }
 
-/// A bare name is one of the unit's credentials, when there is one of that name.
-fn resolve(path: &Path) -> PathBuf {
-    let is_bare = path.file_name() == Some(path.as_os_str());
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| is_bare);
-    folder.map(|folder| Path::new(&folder).join(path)).filter(|path| path.exists()).unwrap_or(path.into())
-}
-
 fn stamps(tls: &Tls) -> Vec<Stamp> {
     let stamp = |path: &PathBuf| {
         let found = fs::metadata(resolve(path)).ok()?;
         Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.size()))
     };
     tls.certificates.iter().chain(&tls.keys).chain(&tls.client_ca).chain(&tls.crls).map(stamp).collect()
-}
-
-/// The text of a file of the operator's.
-pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
-    let resolved = resolve(path);
-    let failed = |error: io::Error| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => "does not exist; name the PEM file".to_string(),
-            io::ErrorKind::PermissionDenied => {
-                "may not be read by the user that the broker runs as; give it that right, or use a systemd \
-                 credential (LoadCredential=)"
-                    .to_string()
-            }
-            _ => format!("cannot be read ({error})"),
-        };
-        TlsError::new(key, &resolved, why)
-    };
-    // Opening a pipe must not wait for its writer.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(nonblocking).open(&resolved).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?;
-    if !found.is_file() {
-        return Err(TlsError::new(key, &resolved, "is no file; name the PEM file itself"));
-    }
-    let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(TlsError::new(key, &resolved, "is larger than any such file; name the PEM file"));
-    }
-    Ok((text, found))
 }
 
 fn holds(text: &[u8], mark: &str) -> bool {

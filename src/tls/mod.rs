@@ -2,9 +2,10 @@
 //!
 //! | file           | what it does |
 //! |----------------|--------------|
-//! | `certificates` | the operator's files, and reading them again |
+//! | `certificates` | what is in use, and reading it again |
 //! | `clock`        | what time it is at least |
 //! | `der`          | names and times in a certificate |
+//! | `files`        | the operator's files, and what is wrong with them |
 //! | `handshake`    | the handshake, step by step, on a helper |
 //! | `records`      | opening and sealing, on the loop |
 //! | `revoked`      | lists of certificates that count no longer |
@@ -18,6 +19,7 @@
 mod certificates;
 mod clock;
 mod der;
+mod files;
 mod handshake;
 mod records;
 mod revoked;
@@ -30,7 +32,8 @@ use rustls::server::UnbufferedServerConnection;
 
 use crate::mem::{ByteChain, BytePool};
 
-pub use certificates::{CertificateStore, TlsError};
+pub use certificates::CertificateStore;
+pub use files::TlsError;
 pub(crate) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
 use records::{Opening, farewell, open, seal};
 pub(crate) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};

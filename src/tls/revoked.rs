@@ -15,9 +15,9 @@ use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::SignatureVerificationAlgorithm;
 use rustls::pki_types::pem::PemObject;
 
-use super::certificates::{TlsError, read};
 use super::clock::{Clock, Utc};
 use super::der::{Certificate, RevocationList};
+use super::files::{TlsError, read};
 
 /// All lists together: some two hundred certificates.
 const LISTS_BYTES_MAX: usize = 8 << 10;

@@ -11,7 +11,7 @@ pub(super) const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("engine/turn.rs", 1, "only connections of the broker are put on the list for jobs"),
     ("engine/wait_list.rs", 1, "the caller has just read who is in the place"),
     ("journal/group.rs", 1, "the broker ends only what it began, within one command"),
-    ("broker/routing/mod.rs", 2, "each declaration looks for room before it changes anything"),
+    ("broker/routing/tables.rs", 2, "each declaration looks for room before it changes anything"),
     ("broker/routing/pairs.rs", 1, "a binding is counted with its pairs before it is added"),
     ("broker/routing/trie.rs", 1, "each declaration looks for room before it changes anything"),
     ("tool/bench/report.rs", 2, "JSON is written into memory, and is text"),

@@ -13,8 +13,8 @@
 //! Always true: it matches what the compiled pattern would (a test compares them); a match allocates nothing
 //! and goes through the text once, whatever the name.
 
-/// The longest name: AMQP has no longer ones.
-const NAME_BYTES_MAX: usize = 255;
+use crate::mem::NAME_BYTES_MAX;
+
 /// What a backslash makes stand for itself.
 const MARKS: &str = r"\.+*?()|[]{}^$#&-~/";
 

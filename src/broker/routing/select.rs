@@ -15,8 +15,8 @@ use crate::wire::field::{Array, Table, Value};
 use super::headers::{self, Names, Rule};
 use super::pairs::{Hook, Pairs};
 use super::records::{Binding, Destination, Exchange, Kind};
+use super::tables::{Routing, find_exchange};
 use super::trie::Trie;
-use super::{Routing, find_exchange};
 
 /// So many bytes of a key or of arguments are as much work as a step.
 const BYTES_PER_UNIT: usize = 64;

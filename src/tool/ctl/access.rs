@@ -13,8 +13,9 @@ use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 
 use super::args::Call;
 use super::client::Reply;
+use super::failure::{BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused_as, tell};
+use super::find::connect;
 use super::listings::{Source, print};
-use super::{BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, connect, tell};
 
 const MUST_BE_THERE: &str = "if-match: *\r\n";
 const MUST_BE_NEW: &str = "if-none-match: *\r\n";
@@ -258,8 +259,7 @@ fn put_user(call: &Call, user: &str, condition: &str, body: &Value) -> Result<Re
 
 fn check_user(call: &Call, user: &str) -> Result<(), Failure> {
     if user.is_empty() {
-        let usage = super::commands::usage_of(&call.command);
-        return Err(super::misused_as(BAD_DATA, call, usage, "Bad argument: user cannot be an empty string"));
+        return Err(misused_as(BAD_DATA, call, "Bad argument: user cannot be an empty string"));
     }
     Ok(())
 }

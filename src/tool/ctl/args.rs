@@ -13,6 +13,8 @@ use super::format::Formatter;
 pub(super) struct Call {
     /// The command; empty when there is none.
     pub(super) command: String,
+    /// How it is used, for who complains of its arguments; empty until it is known.
+    pub(super) usage: &'static str,
     /// Its arguments.
     pub(super) args: Vec<String>,
     /// Everything as it was given, for those who look for the mistake.

@@ -27,7 +27,8 @@ use crate::tar;
 
 use super::args::Call;
 use super::client::Client;
-use super::{BAD_DATA, Failure, UNAVAILABLE, connect, tell};
+use super::failure::{BAD_DATA, Failure, UNAVAILABLE, tell};
+use super::find::connect;
 
 /// What the archive begins with, for whoever finds it on a stick in some years.
 const NOTE_NAME: &str = "README.leveret-backup";

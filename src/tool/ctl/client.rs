@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Failure;
+use super::failure::{BAD_DATA, Failure, SOFTWARE, TIMED_OUT, UNAVAILABLE};
 
 /// The longest line or small answer that is believed, in bytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -110,11 +110,7 @@ impl Client {
             out.write_all(line)?;
             if line.is_empty() { Ok(()) } else { out.write_all(b"\n").map_err(Failure::from) }
         })?;
-        if status == 200 {
-            Ok(())
-        } else {
-            Err(Failure::new(super::UNAVAILABLE, format!("Error: status {status}")))
-        }
+        if status == 200 { Ok(()) } else { Err(Failure::new(UNAVAILABLE, format!("Error: status {status}"))) }
     }
 
     /// Waits until the broker hangs up.
@@ -202,19 +198,28 @@ fn parse(text: &[u8]) -> Result<Value, Failure> {
 fn broken(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Failure::new(super::TIMED_OUT, "Error: the broker did not answer in time (-t gives it more)")
+            Failure::new(TIMED_OUT, "Error: the broker did not answer in time (-t gives it more)")
         }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             Failure::new(
-                super::UNAVAILABLE,
+                UNAVAILABLE,
                 "Error: the broker hung up: it is stopping, or you are neither root nor its user",
             )
         }
-        _ => Failure::new(super::UNAVAILABLE, format!("Error: the broker cannot be heard: {error}")),
+        _ => Failure::new(UNAVAILABLE, format!("Error: the broker cannot be heard: {error}")),
     }
 }
 
 #[cold]
 fn nonsense() -> Failure {
-    Failure::new(super::SOFTWARE, "Error: what answers is no Leveret of this version")
+    Failure::new(SOFTWARE, "Error: what answers is no Leveret of this version")
+}
+
+impl Failure {
+    /// What the broker refused.
+    #[cold]
+    pub(super) fn refused(reply: &Reply) -> Self {
+        let code = if reply.status == 404 { BAD_DATA } else { UNAVAILABLE };
+        Self::error(code, reply.reason())
+    }
 }

@@ -1,9 +1,10 @@
 //! All commands, with their usage, and the help made of that.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use super::args::Call;
-use super::{Failure, USAGE, access, backup, definitions, limits, listings, operations};
+use super::failure::{Failure, USAGE, heading};
+use super::{access, backup, definitions, limits, listings, operations};
 
 /// One command.
 pub(super) struct Command {
@@ -209,11 +210,6 @@ pub(super) fn help(call: &Call) -> Result<(), Failure> {
     }
 }
 
-/// The usage of a command, for who complains of its arguments.
-pub(super) fn usage_of(name: &str) -> &'static str {
-    COMMANDS.iter().find(|command| command.name == name).map_or("", |command| command.usage)
-}
-
 /// How a command is used.
 pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
     let text = format!(
@@ -257,11 +253,6 @@ fn general_options() -> String {
          -n, --node <node>     accepted for scripts, and ignored",
         heading("General Options")
     )
-}
-
-/// A heading: bold for a person.
-pub(super) fn heading(title: &str) -> String {
-    if io::stdout().is_terminal() { format!("\x1b[1m{title}\x1b[0m") } else { title.to_string() }
 }
 
 #[cfg(test)]

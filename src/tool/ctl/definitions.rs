@@ -16,8 +16,8 @@ use crate::new_file::{NewFile, Old};
 use super::access::hash_of;
 use super::args::Call;
 use super::client::Client;
-use super::commands::usage_of;
-use super::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, connect, misused_as, tell};
+use super::failure::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, tell};
+use super::find::connect;
 
 /// Bytes of things sent at once.
 const BATCH_BYTES: usize = 32 << 10;
@@ -40,7 +40,7 @@ pub(super) fn export(call: &Call) -> Result<(), Failure> {
     let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         let why = format!("Bad argument: Directory {} does not exist", folder.display());
-        return Err(misused_as(BAD_DATA, call, usage_of(&call.command), &why));
+        return Err(misused_as(BAD_DATA, call, &why));
     }
     tell(call, &format!("Exporting definitions in JSON to a file at \"{name}\" ..."))?;
     let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
@@ -71,7 +71,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
         read(&mut Cursor::new(text), |at, section, value| importer.take(&at.to_string(), section.name, value))
     } else {
-        let bad = |why: String| misused_as(BAD_DATA, call, usage_of(&call.command), &why);
+        let bad = |why: String| misused_as(BAD_DATA, call, &why);
         let found =
             fs::metadata(name).map_err(|_| bad(format!("Bad argument: File {name} does not exist")))?;
         if !found.is_file() {

@@ -15,7 +15,7 @@ use crate::net::SOCKET_NAME;
 
 use super::args::Call;
 use super::client::Client;
-use super::{Failure, NOT_PERMITTED, UNAVAILABLE, USAGE};
+use super::failure::{Failure, NOT_PERMITTED, UNAVAILABLE, USAGE};
 
 /// Where the packaged broker keeps its data, and its configuration.
 const PACKAGED_DATA_DIR: &str = "/var/lib/leveret";

@@ -12,8 +12,9 @@ use crate::admin::http::encode;
 use super::access::done;
 use super::args::Call;
 use super::client::Reply;
+use super::failure::{Failure, UNAVAILABLE, tell};
+use super::find::connect;
 use super::format::Formatter;
-use super::{Failure, UNAVAILABLE, connect, tell};
 
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     let (limits, vhost) = (&call.args[0], call.vhost());

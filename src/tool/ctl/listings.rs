@@ -10,9 +10,10 @@ use crate::admin::columns::{
 use crate::admin::http::encode;
 
 use super::args::Call;
-use super::commands::COMMANDS;
+use super::failure::{BAD_DATA, Failure, UNAVAILABLE, misused, tell};
+use super::find;
+use super::find::connect;
 use super::format::{Formatter, Printer};
-use super::{Failure, connect, find, misused, tell};
 
 /// Where rows come from.
 pub(super) struct Source<'a> {
@@ -107,10 +108,7 @@ fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a s
         return Ok(asked);
     }
     let why = format!("Info key(s) {} are not supported", unknown.join(", "));
-    match COMMANDS.iter().find(|command| command.name == call.command) {
-        Some(command) => Err(misused(call, command, &why)),
-        None => Err(Failure::new(super::USAGE, why)),
-    }
+    Err(misused(call, &why))
 }
 
 /// Asks for rows and prints them.
@@ -135,11 +133,11 @@ pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
     })?;
     match refused {
         Some(reply) if reply.error() == "no_such_vhost" => {
-            return Err(Failure::new(super::BAD_DATA, reply.reason()));
+            return Err(Failure::new(BAD_DATA, reply.reason()));
         }
         Some(reply) if reply.error() == "no_such_user" => {
             let user = call.args.first().map_or("", String::as_str);
-            return Err(Failure::error(super::UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}")));
+            return Err(Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}")));
         }
         Some(reply) => return Err(Failure::refused(&reply)),
         None => {}

@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::admin::http::encode;
 
 use super::args::Call;
-use super::commands::heading;
+use super::client::Reply;
+use super::failure::{Failure, UNAVAILABLE, USAGE, heading, tell};
+use super::find::connect;
 use super::format::Formatter;
-use super::{Failure, Reply, UNAVAILABLE, USAGE, connect, tell};
 
 pub(super) fn ping(call: &Call) -> Result<(), Failure> {
     tell(call, "Will ping the broker. This checks that it turns and answers on its socket.")?;

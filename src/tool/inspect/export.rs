@@ -11,7 +11,8 @@ use std::path::Path;
 
 use super::names::Names;
 use super::options::ExportTo;
-use super::{InspectError, props};
+use super::props;
+use super::verdict::InspectError;
 use crate::admin::json::Json;
 use crate::json::{self, Base64, Object};
 use crate::store::fsck::{FoundRecord, Scan, Trust};

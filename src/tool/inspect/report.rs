@@ -7,9 +7,9 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Verdict;
 use super::broker::Broker;
 use super::names::Names;
+use super::verdict::Verdict;
 use crate::store::fsck::{Damage, DamageKind, Scan, SegmentLook, Volume};
 use crate::store::{Access, Format, misaligned};
 

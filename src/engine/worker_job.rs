@@ -1,0 +1,132 @@
+//! What a helper is asked to do that would take too long here, and what came of it, as values.
+//!
+//! Always true: each kind of job has a bounded line of its own, and the lines take turns.
+
+use std::collections::VecDeque;
+
+use super::login_throttle::{Login, LoginThrottle};
+use crate::command::ConnectionId;
+use crate::config::Config;
+use crate::limits::Limits;
+use crate::time::Now;
+use crate::tls::{CertificateStore, Handshake, Shaken};
+
+/// Something to be done elsewhere.
+#[derive(Debug)]
+pub enum WorkerJob {
+    /// Check a password.
+    Password(Login),
+    /// Make a step of a handshake of TLS.
+    Handshake(Shake),
+    /// Read configuration and certificates again.
+    Reload(Box<Config>),
+}
+
+/// A step of a handshake that waits to be made.
+pub struct Shake {
+    pub(super) connection: ConnectionId,
+    pub(super) ticket: u64,
+    /// So long its peer has been waiting for us.
+    pub(super) since: Now,
+    pub(super) handshake: Box<Handshake>,
+}
+
+/// A step that has been made: of which connection and ticket, since when it waited, and how it goes on.
+pub struct Step {
+    pub(super) connection: ConnectionId,
+    pub(super) ticket: u64,
+    pub(super) since: Now,
+    pub(super) shaken: Shaken,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum WorkerResult {
+    /// Whether it was right.
+    Password(Login, bool),
+    /// How the handshake goes on.
+    Handshake(Step),
+    /// What the configuration says now, or why that cannot be.
+    Reload(Box<Result<Config, String>>),
+}
+
+impl Login {
+    /// Checks the password. This takes long, on purpose.
+    pub fn check(self) -> WorkerResult {
+        let is_right = self.check.is_right();
+        WorkerResult::Password(self, is_right)
+    }
+}
+
+impl Shake {
+    /// Makes the step. This may take long.
+    pub fn step(self, certificates: Option<&mut CertificateStore>) -> WorkerResult {
+        let Self { connection, ticket, since, handshake } = self;
+        WorkerResult::Handshake(Step { connection, ticket, since, shaken: handshake.step(certificates) })
+    }
+}
+
+impl core::fmt::Debug for Shake {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Shake").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+impl core::fmt::Debug for Step {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Step").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+/// Who waits for the worker.
+pub(super) struct WorkerQueue {
+    pub(super) is_busy: bool,
+    /// Nobody comes in by TLS, for the files of `[tls]` cannot be used.
+    pub(super) is_tls_shut: bool,
+    /// When the job under way was given out.
+    pub(super) given: Now,
+    pub(super) tickets: u64,
+    pub(super) throttle: LoginThrottle,
+    /// Handshakes of TLS, first come first served.
+    pub(super) shakes: VecDeque<Shake>,
+    /// What is to be read again.
+    pub(super) reload: Option<Box<Config>>,
+    /// What came of that.
+    pub(super) reloaded: Option<Box<Result<Config, String>>>,
+    /// The next job is a handshake, if there is one.
+    pub(super) shakes_next: bool,
+}
+
+impl WorkerQueue {
+    /// A queue for whom nobody waits yet.
+    pub(super) fn new(limits: &Limits, with_tls: bool, is_tls_shut: bool) -> Self {
+        let shakes_max = if with_tls { limits.tls_handshakes_max as usize } else { 0 };
+        Self {
+            is_busy: false,
+            is_tls_shut,
+            given: Now::default(),
+            tickets: 0,
+            throttle: LoginThrottle::new(limits.handshakes_max as usize),
+            shakes: VecDeque::with_capacity(shakes_max),
+            reload: None,
+            reloaded: None,
+            shakes_next: false,
+        }
+    }
+
+    /// A connection is gone, and waits in no line any more.
+    pub(super) fn leave(&mut self, id: ConnectionId) {
+        self.throttle.leave(id);
+        self.shakes.retain(|shake| shake.connection != id);
+    }
+
+    pub(super) fn has_next(&self, now: Now) -> bool {
+        self.reload.is_some() || !self.shakes.is_empty() || self.throttle.has_next(now)
+    }
+
+    /// A number that no errand had before.
+    pub(super) const fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+}
