@@ -90,13 +90,13 @@ fn clear_user_limit(broker: &mut Broker, journal: &mut Journal, user: &str, limi
         "all" => limits = crate::broker::UserLimits::default(),
         "max-connections" => limits.connections_max = None,
         "max-channels" => limits.channels_max = None,
-        // RabbitMQ takes away whatever is not there without a word.
+        // RabbitMQ, too, is silent when there is no limit of that name.
         _ => {}
     }
     changed(broker.set_user_limits(journal, user, limits))
 }
 
-/// Texts that all must be said.
+/// The fields of these names, each of which the request must have as a text.
 fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[String; N], String> {
     let mut fields = Fields::parse(request.body)?;
     let mut texts = [const { String::new() }; N];

@@ -20,7 +20,7 @@ use crate::journal::Batch;
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Bytes that may wait to be taken by one client.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
-/// So many are enough for now.
+/// Bytes of a listing that one turn writes.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
 /// Bytes of both, for the memory table.
 pub const ADMIN_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
@@ -36,7 +36,7 @@ enum State {
     Changing(u64, Status, Vec<u8>),
     /// When this is durable, the store's files are held still.
     Holding(Batch),
-    /// Rows are being written.
+    /// The rows of an answer are being written.
     Listing(Box<Listing>),
     /// Nothing more is read; what is there is written, then it is over.
     Ending,
@@ -130,14 +130,14 @@ impl AdminSession {
         &self.output[self.written..]
     }
 
-    /// So many of them are written.
+    /// The first `count` bytes of the output are written.
     pub fn wrote(&mut self, count: usize) {
         self.written += count;
         if self.written == self.output.len() {
             self.written = 0;
             self.output.clear();
             if matches!(self.state, State::Reading) {
-                // Between requests nothing is kept.
+                // An idle client costs no memory.
                 self.output = Vec::new();
             }
         }

@@ -31,9 +31,9 @@ const REASON_LETTERS_MAX: usize = 100;
 /// How a request is answered.
 #[derive(Debug)]
 pub enum Answer {
-    /// At once.
+    /// With this status and body, at once.
     Now(Status, Vec<u8>),
-    /// When this is durable.
+    /// The same, when this batch is durable.
     Durable(Batch, Status, Vec<u8>),
     /// When all that was said of what exists is durable, whatever messages wait for.
     Changed(Status, Vec<u8>),

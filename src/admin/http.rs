@@ -15,13 +15,13 @@ const SEGMENTS_MAX: usize = 8;
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// Show.
+    /// Show something.
     Get,
-    /// Make, or change.
+    /// Make something, or change it.
     Put,
-    /// Do.
+    /// Do something.
     Post,
-    /// Take away.
+    /// Take something away.
     Delete,
 }
 
@@ -69,9 +69,9 @@ pub enum Parsed<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Status {
-    /// Here it is.
+    /// What was asked for follows.
     Ok = 200,
-    /// It exists now.
+    /// What was put exists now, and did not before.
     Created = 201,
     /// The request was carried out, and there is nothing to show.
     NoContent = 204,
@@ -85,11 +85,11 @@ pub enum Status {
     MethodNotAllowed = 405,
     /// It is there, or is not, against the condition.
     PreconditionFailed = 412,
-    /// More than one request may have.
+    /// The request is longer than one may be.
     TooLarge = 413,
     /// We did not understand a header that matters.
     NotImplemented = 501,
-    /// It cannot be done now.
+    /// The broker cannot do it now; later it may.
     Unavailable = 503,
 }
 

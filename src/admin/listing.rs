@@ -48,18 +48,18 @@ pub enum Written {
     Yes,
     /// There is nothing in this place.
     Nothing,
-    /// It did not fit.
+    /// The row did not fit, and nothing of it was written.
     Full,
 }
 
 /// How much a step may write.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// With so many bytes it stops.
+    /// Bytes of output from which on a step ends.
     pub enough: usize,
-    /// More than these there must never be.
+    /// Bytes of output that there may be at most.
     pub bytes_max: usize,
-    /// Nothing is in the way, so waiting would make no room.
+    /// The output holds nothing else, so waiting would make no room.
     pub is_alone: bool,
 }
 

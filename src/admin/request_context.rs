@@ -37,7 +37,7 @@ pub trait Files {
     fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>>;
     /// Whether that still holds.
     fn is_pinned_for_backup(&self) -> bool;
-    /// It need not any more.
+    /// The files need not be held still any more.
     fn release(&mut self);
 }
 
@@ -58,7 +58,7 @@ impl RequestContext<'_> {
         (self.broker, broker::Context::new(self.journal, self.messages, self.work))
     }
 
-    /// For whoever only looks.
+    /// The same without the means to change anything.
     pub const fn context(&self) -> ReadContext<'_> {
         ReadContext { broker: self.broker, sockets: self.sockets }
     }
@@ -94,7 +94,7 @@ pub struct SocketView {
     pub connected_at_ms: u64,
     /// `running`, `blocked` or `closing`.
     pub state: &'static str,
-    /// Frames have at most so many bytes.
+    /// The longest frame that was agreed upon, in bytes.
     pub frame_max: u32,
     /// Channels it may have.
     pub channel_max: u16,
@@ -136,7 +136,7 @@ pub struct Process {
     pub memory_limit_bytes: u64,
     /// Milliseconds since its start.
     pub uptime_ms: u64,
-    /// AMQP connections.
+    /// AMQP connections that are open.
     pub connections: u32,
     /// Handshakes ended since the start because others wanted in.
     pub handshakes_evicted: u64,

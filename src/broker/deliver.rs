@@ -53,6 +53,7 @@ impl Broker {
         }
         for _ in 0..self.over_share.len() {
             let Some(connection) = self.over_share.pop_front() else { break };
+            // Its peer may have gone since.
             let Some(record) = self.connections.get_mut(connection.index()) else { continue };
             if !core::mem::take(&mut record.starves) {
                 continue;
@@ -76,7 +77,9 @@ impl Broker {
     fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let mut delivered = 0;
         while delivered < most && self.queues[queue.index()].wants_delivery() {
-            let Some(consumer) = self.queues[queue.index()].eligible.front() else { break };
+            let Some(consumer) = self.queues[queue.index()].eligible.front() else {
+                panic!("a queue that wants a delivery has a consumer for it");
+            };
             if !self.has_credit(consumer) {
                 // Others of its channel used up the credit they share.
                 cx.work.charge(1);
@@ -92,7 +95,7 @@ impl Broker {
             if !self.first_may_go(cx, queue) {
                 break;
             }
-            let Some(taken) = self.take_ready(cx, queue) else { break };
+            let taken = self.take_ready(cx, queue);
             self.assign(cx, consumer, &taken);
             delivered += 1;
         }
@@ -191,7 +194,9 @@ impl Broker {
     /// The first delivery of the outbox has left it without being written, for its channel is closed: nobody
     /// has seen the message, so it goes back, acknowledgements or not.
     pub fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        let Some(index) = self.connection(connection).outbox.front() else { return };
+        let Some(index) = self.connection(connection).outbox.front() else {
+            panic!("what leaves an outbox unseen was in it");
+        };
         self.leave_outbox(connection, index);
         let channel = self.deliveries[index].channel;
         self.abandon_unsent(cx, index);
@@ -204,7 +209,9 @@ impl Broker {
     #[inline]
     pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
         for _ in 0..count {
-            let Some(index) = self.connection(connection).outbox.front() else { break };
+            let Some(index) = self.connection(connection).outbox.front() else {
+                panic!("what was written was in the outbox");
+            };
             self.leave_outbox(connection, index);
             self.deliveries[index].sent = true;
             let delivery = &self.deliveries[index];
@@ -408,7 +415,7 @@ impl Broker {
             return Ok(None);
         }
         let stand_in = self.get_stand_in(channel, queue)?;
-        let Some(taken) = self.take_ready(cx, queue) else { return Ok(Some(false)) };
+        let taken = self.take_ready(cx, queue);
         self.note_delivery(cx, queue, &taken);
         self.queues[queue.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
@@ -472,7 +479,7 @@ impl Broker {
         let open = self.getting.iter().filter(|get| get.connection == connection && get.outcome.is_none());
         let open = open.count() as u32;
         self.getting.retain(|get| get.connection != connection);
-        debug_assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
+        assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
         self.connections[connection.index()].jobs -= open;
     }
 

@@ -101,7 +101,7 @@ impl Broker {
         };
         if routed != message {
             match result {
-                // The session keeps what it sent, and comes with that again.
+                // The session keeps the original message and publishes that again later.
                 Ok(Outcome::Wait) => cx.messages.discard(routed),
                 _ => cx.messages.release(message),
             }
@@ -124,7 +124,7 @@ impl Broker {
         self.weigh_log(cx.journal);
         let mut reserved = self.reserve(cx, message, targets, publish);
         if matches!(reserved, Err(Hindrance::DiskShare)) {
-            // Some of its messages may have been taken since they were counted.
+            // The count may be old: some messages of the virtual host may have been taken since.
             self.forget_log_shares();
             self.weigh_log(cx.journal);
             reserved = self.reserve(cx, message, targets, publish);

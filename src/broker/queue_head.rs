@@ -63,6 +63,7 @@ impl Broker {
                 return;
             }
             self.marking.pop_front();
+            // It may have been deleted since.
             let Some(record) = self.queues.get_mut(queue.index()) else { continue };
             if record.logged.incarnation() == incarnation {
                 record.logged.raise_watermark(through);
@@ -87,27 +88,28 @@ impl Broker {
         !journal.is_empty()
     }
 
-    /// Takes the first message of a queue: what came back before what is new. `None` also when the first is
-    /// not in memory.
-    pub(super) fn take_ready(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<Taken> {
-        let taken = match self.first(queue)? {
-            First::CameBack => {
+    /// Takes the first message of a queue, which is in memory: what came back before what is new.
+    pub(super) fn take_ready(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Taken {
+        let taken = match self.first(queue) {
+            Some(First::CameBack) => {
                 let backlog = &mut self.queues[queue.index()].backlog;
                 backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages)
             }
-            First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
-            First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
-            First::At(part, Place::Logged(message, offset)) => {
+            Some(First::At(part, Place::Plain(message))) => self.take_from(cx, (queue, part), message, None),
+            Some(First::At(part, Place::Logged(message, offset))) => {
                 self.take_from(cx, (queue, part), message, Some(offset))
             }
-            First::At(part, Place::Spilled(message, offset)) => {
+            Some(First::At(part, Place::Spilled(message, offset))) => {
                 let taken = self.take_from(cx, (queue, part), message, None);
                 self.unshed(cx, queue, message, offset);
                 taken
             }
+            first @ (None | Some(First::Absent(_) | First::At(_, Place::Stored(..)))) => {
+                panic!("what is taken is in memory: {first:?}")
+            }
         };
         self.releases += 1;
-        Some(taken)
+        taken
     }
 
     #[inline]
@@ -180,7 +182,7 @@ impl Broker {
                 true
             }
             Some(_) => {
-                let Some(taken) = self.take_ready(cx, queue) else { return false };
+                let taken = self.take_ready(cx, queue);
                 self.forget_taken(cx, queue, &taken);
                 true
             }

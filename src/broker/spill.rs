@@ -73,7 +73,7 @@ impl Broker {
             let index = self.paging.hand(places);
             let may_spill = self.queues.get(index).is_some_and(|queue| self.may_spill(queue));
             if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
-                // There is more in this one.
+                // The queue has more to give up.
                 return true;
             }
             self.paging.pass_on();
@@ -92,13 +92,16 @@ impl Broker {
         for _ in 0..DELIVERED_STEP {
             let Some(index) = self.deliveries.first_to_leave() else { break };
             let delivery = &self.deliveries[index];
-            let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else { break };
-            // Unless a first message finds no memory: what came back behind it can wait, it cannot.
+            let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
+                panic!("what may leave memory is in it, and came from a queue");
+            };
+            // What a consumer may ask for soon stays, unless the first message of some queue finds no memory: that
+            // queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
                 && !self.queues[queue.index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
-                // It would not be free, or not for long: later.
+                // Its memory would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
                 self.deliveries.let_leave(index);
                 continue;

@@ -197,7 +197,9 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
-        let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else { return Ok(()) };
+        let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else {
+            panic!("only a transaction is committed");
+        };
         let mut next = transaction.first;
         let owner = owner_of(self.channels[channel.index()].vhost);
         self.limit_routing(cx.work, COMMIT_TIMES);
@@ -260,7 +262,9 @@ impl Broker {
 
     fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
         let record = &mut self.channels[channel.index()];
-        let Mode::Transaction(transaction) = &mut record.mode else { return Transaction::default() };
+        let Mode::Transaction(transaction) = &mut record.mode else {
+            panic!("only a transaction is ended");
+        };
         let taken = core::mem::take(transaction);
         let connection = record.connection;
         if !taken.is_empty() {

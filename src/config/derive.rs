@@ -78,10 +78,9 @@ impl ByHand {
 
 /// A pool that grows and shrinks with the memory.
 struct Pool {
-    /// The least there is any use for, and the most that ids and common sense allow: unless the profile says
-    /// less or more.
+    /// The least that is of use and the most that ids allow; a profile that says less or more widens it.
     range: core::ops::RangeInclusive<u64>,
-    /// It is a multiple of this.
+    /// The size is rounded to a multiple of this.
     step: u64,
     get: fn(&Limits) -> u64,
     set: fn(&mut Limits, u64),
@@ -185,7 +184,7 @@ fn derive_message_size(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, 
     let least_assembly =
         message_by_hand.unwrap_or(MESSAGE_BYTES_MIN.min(profile.message_size_max.into())) + frame;
     let wanted = if by_hand.has("assembly_bytes_max") { said.assembly_bytes_max } else { least_assembly };
-    // As much as leaves `wanted` when a sixteenth is taken away.
+    // A sixteenth of the pool is kept back from publishers, and `wanted` must be left.
     let least_body = (wanted.div_ceil(15) * 16).next_multiple_of(PAGE);
     limits.body_bytes_max = limits.body_bytes_max.max(least_body);
     let body = if by_hand.has("body_bytes_max") { said.body_bytes_max } else { limits.body_bytes_max };

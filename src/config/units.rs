@@ -266,7 +266,7 @@ impl FromStr for LogLevel {
 /// Whom the broker says it is, for clients that behave by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
-    /// Itself.
+    /// Leveret, by its own name and version.
     None,
     /// RabbitMQ 3.13: Celery's client then sets its prefetch as it does there.
     RabbitMq,

@@ -111,7 +111,7 @@ impl<P: Platform> Engine<P> {
                 }
             }
         }
-        // There may be more.
+        // The bound of a turn was reached, so more of them may wait.
         self.accept_queue.retry_soon(self.now);
     }
 

@@ -23,11 +23,14 @@ impl<S> Peers<S> {
         self.0.len().saturating_sub(APART_MAX)
     }
 
+    /// `None` when the peer has gone since, which whoever holds an id over several steps of a turn may meet: a
+    /// socket dies when it likes.
     #[inline]
     pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
         self.0.get(id.into().index())?.as_ref()
     }
 
+    /// See [`Self::get`].
     #[inline]
     pub(super) fn get_mut(&mut self, id: impl Into<PeerId>) -> Option<&mut Peer<S>> {
         self.0.get_mut(id.into().index())?.as_mut()

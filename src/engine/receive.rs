@@ -329,9 +329,9 @@ impl<P: Platform> Engine<P> {
         if made != self.room_seen {
             (self.room_seen, self.retries_left) = (made, self.for_room.len());
         }
-        // A large one may fit where small ones must wait, because room was set aside for it.
+        // Room is set aside for a large message at the head of the line, so it may fit where small ones do not.
         let is_large_next = self.supplies.messages.claim_fits();
-        // One may always try, whatever work there was in reading.
+        // What was read in this turn does not count here, so that the first in line may always try.
         self.work_units = 0;
         let mut left = RETRIES_PER_TURN;
         let mut at = 0;

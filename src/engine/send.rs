@@ -112,7 +112,7 @@ impl<P: Platform> Engine<P> {
         let session = peer.session.amqp();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
-            // Nothing can be said behind half a frame; the log has the sentence.
+            // Behind half a frame the peer can be told nothing; the log has the sentence.
             self.end_now(id);
         }
     }

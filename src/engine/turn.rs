@@ -146,7 +146,7 @@ impl<P: Platform> Engine<P> {
         self.accept_queue.note_event(place, is_closed);
     }
 
-    /// Something happened to a peer.
+    /// The poll reports what became possible with a peer, or what happened to it.
     pub fn note_peer(&mut self, id: PeerId, seen: Readiness) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if seen.is_readable || seen.is_read_closed || seen.is_error {

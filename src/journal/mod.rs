@@ -315,7 +315,7 @@ impl Journal {
     pub const fn bytes(messages_max: usize, input_bytes: usize) -> usize {
         let pending = Self::pending_max(messages_max);
         let each = size_of::<Pending>() + size_of::<Target>() + size_of::<MessageId>();
-        // Apart, and in groups.
+        // Those of single messages, and those of groups.
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
         let facts = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
         let facts = FACTS_MAX * facts + FACT_BYTES_MAX + 4 * input_bytes;
@@ -326,7 +326,7 @@ impl Journal {
     /// written, is made to wait. A commit takes `batch_bytes_max`.
     pub fn start(&mut self, life: u32, is_writable: bool, batch_bytes_max: u64) {
         self.mode = if is_writable { Mode::On } else { Mode::Unwritable };
-        // Versions of another life are lower or higher, never the same.
+        // So the versions that another life of the broker gave are never given again.
         self.version = u64::from(life) << 32;
         self.batch_bytes_max = batch_bytes_max;
     }
@@ -595,7 +595,7 @@ impl Journal {
             return None;
         }
         let at = marks_between(mark_of(self.first), mark) as usize;
-        // A message may have the mark of another; the message itself decides.
+        // Marks come again after four billion messages, so what is found there may be another message.
         let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
         found.map(|_| at)
     }
@@ -613,7 +613,7 @@ const fn mark_of(number: u64) -> u32 {
 
 /// How far the number of one mark lies behind that of another, less than four billion.
 const fn marks_between(first: u32, mark: u32) -> u32 {
-    // Marks go round without 0.
+    // Marks go round and leave 0 out.
     let apart = mark.wrapping_sub(first);
     if mark < first { apart - 1 } else { apart }
 }

@@ -24,7 +24,7 @@ pub struct Limits {
     pub frame_max: u32,
     /// Heartbeat interval announced in connection.tune, in seconds; 0 switches heartbeats off.
     pub heartbeat_s: u16,
-    /// Consumers at once.
+    /// Consumers of all connections together.
     pub consumers_max: u32,
     /// Queues, those deleted ones included whose messages are still unacknowledged.
     pub queues_max: u32,
@@ -36,7 +36,7 @@ pub struct Limits {
     pub names_bytes_max: u32,
     /// Virtual hosts, those included that are being deleted.
     pub vhosts_max: u32,
-    /// Users.
+    /// Users that there may be.
     pub users_max: u32,
     /// Permissions, those for topics included.
     pub permissions_max: u32,

@@ -227,7 +227,7 @@ fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     if limits.consumer_stall_timeout_ms == 0 {
         return Ok(());
     }
-    // A little later than we would.
+    // A little later than the engine closes such a connection, which says why.
     let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
 }

@@ -40,9 +40,9 @@ thread_local! {
 /// The ring, and those who wait for it.
 pub(super) struct LogWriter {
     ring: Mutex<Ring>,
-    /// There is something to write.
+    /// Signalled when there is something to write.
     filled: Condvar,
-    /// There is nothing left to write.
+    /// Signalled when there is nothing left to write.
     drained: Condvar,
 }
 
@@ -141,9 +141,9 @@ impl LogWriter {
         self.ring().is_started
     }
 
-    /// Takes a line with its end.
+    /// Takes a line, which ends with its line break.
     pub(super) fn append(&self, line: &[u8]) {
-        // Its own lines are written before those that it has in hand.
+        // What the writing thread logs itself is written ahead of the lines that it is about to write.
         let is_own = OWN_LINES.with_borrow_mut(|own| own.as_mut().map(|own| own.extend_from_slice(line)));
         if is_own.is_none() {
             self.ring().push(line);

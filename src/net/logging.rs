@@ -165,7 +165,7 @@ impl fmt::Write for Cutting<'_, '_> {
             fitting -= 1;
         }
         self.is_cut |= fitting < text.len();
-        // Nothing follows what was cut.
+        // What would come behind a line that was cut is cut as well.
         self.left = if self.is_cut { 0 } else { self.left - fitting };
         self.out.write_str(&text[..fitting])?;
         if self.is_cut { Err(fmt::Error) } else { Ok(()) }

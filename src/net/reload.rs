@@ -92,9 +92,9 @@ mod tests {
             ("[tls]\ncrl = [\"a\", \"b\"]\nclient_ca = \"c\"", "", nothing),
             ("", "listen = []\n[limits]\nqueues_max = 77", vec!["listen", "queues_max"]),
             ("[limits]\nqueues_max = 77", "", vec!["queues_max"]),
-            // Many limits follow from it.
+            // Many limits follow from the memory; only the key that was changed is named.
             ("", "memory_limit = \"40MB\"", vec!["memory_limit"]),
-            // One line more or less shifts no other.
+            // A key that is there or not shifts none of the others.
             ("", "load_definitions = \"/d.json\"", vec!["load_definitions"]),
             ("load_definitions = \"/d.json\"", "", vec!["load_definitions"]),
         ] {

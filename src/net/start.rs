@@ -64,7 +64,8 @@ impl EventLoop {
 
     fn begin(&mut self, waker: Arc<Waker>) -> Result<(), StartError> {
         let Self { engine, config, .. } = self;
-        // Last: what it needs for a moment is given back, and nothing comes to lie behind it.
+        // The store is opened last: what reading it takes for a moment is given back to the system only when
+        // nothing lies behind it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
             engine.platform.disk = Some(threads);
             engine.set_store(store);
@@ -133,7 +134,7 @@ fn log_limits(config: &Config, table: &MemoryTable) {
 fn process(config: &Config, listeners: &[Listener]) -> Process {
     Process {
         environment: config.shown(),
-        // It may not be there yet.
+        // The folder may not be there yet, so it cannot be asked for its path.
         data_dir: path::absolute(&config.data_dir)
             .unwrap_or_else(|_| config.data_dir.clone())
             .display()

@@ -37,9 +37,9 @@ pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
 /// The token of the operator's listener.
 const ADMIN: usize = usize::MAX - 16;
-/// Tokens below are listeners, from here on newcomers.
+/// The first token of a newcomer; tokens below are those of listeners.
 const FIRST_NEWCOMER: usize = 1 << 15;
-/// From here on peers.
+/// The first token of a peer; tokens below are those of newcomers.
 const FIRST_PEER: usize = 1 << 16;
 
 /// What a token of the poll stands for.
@@ -104,7 +104,7 @@ impl System {
     /// Listens for the operator in the data directory, which is ours by now. `false`: it cannot, and says so;
     /// the rest of the broker runs without it.
     pub(super) fn open_admin_door(&mut self) -> bool {
-        // Whoever comes in is asked who he is besides.
+        // The mode lets in root and our user; the kernel is asked besides who each client is.
         let opened = LocalDoor::open(&self.admin_path, Folder::Ours, 0o600, ADMIN_BACKLOG);
         match opened.and_then(|mut listener| listener.register(&self.poll, Token(ADMIN)).map(|()| listener)) {
             Ok(listener) => self.admin_door = Some(listener),

@@ -75,7 +75,7 @@ impl Confirms {
             }
             _ => {
                 let pushed = self.runs.push(Run { upto, order, batch, refused });
-                debug_assert!(pushed.is_ok(), "has_room was asked before the publish began");
+                assert!(pushed.is_ok(), "has_room was asked before the publish began");
             }
         }
         true
@@ -109,7 +109,7 @@ impl Confirms {
     pub(super) fn take_back(&mut self, run: Run, told_before: u64) {
         self.told = told_before;
         let inserted = self.runs.insert(0, run);
-        debug_assert!(inserted.is_ok(), "nothing was settled since it was taken");
+        assert!(inserted.is_ok(), "nothing was settled since it was taken");
     }
 }
 

@@ -116,11 +116,7 @@ impl Connection {
             (Some(begun), Some(delivery)) => {
                 self.resume_frame(context.messages, page, plan, begun, &delivery)
             }
-            (Some(_), None) => {
-                debug_assert!(false, "a delivery that was begun stays in the outbox until it is sent");
-                log::error!("connection {}: a delivery vanished while it was being written", self.id.index());
-                Room::Full
-            }
+            (Some(_), None) => panic!("a delivery that was begun stays in the outbox until it is sent"),
             (None, _) => Room::Left,
         }
     }

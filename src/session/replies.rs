@@ -152,7 +152,7 @@ impl Connection {
             }
             (Kind::Get, Outcome::GetEmpty) => self.reply(context, pending, &Method::BasicGetEmpty {}, order),
             (Kind::Get, Outcome::GetQueued) | (Kind::Silent, _) => {}
-            (kind, outcome) => debug_assert!(false, "{outcome:?} is no answer to {kind:?}"),
+            (kind, outcome) => panic!("{outcome:?} is no answer to {kind:?}"),
         }
     }
 
@@ -175,7 +175,7 @@ impl Connection {
         let (head, frame) = record.split_at_mut(RECORD_HEAD_BYTES);
         let mut writer = Writer::new(frame);
         let written = method.emit_frame(number, &mut writer);
-        debug_assert!(written.is_ok(), "{} is longer than a reply may be", method.name());
+        assert!(written.is_ok(), "{} is longer than a reply may be", method.name());
         let len = writer.at();
         head[..8].copy_from_slice(&order.to_be_bytes());
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());

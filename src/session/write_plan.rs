@@ -157,7 +157,7 @@ pub(super) fn small_frame(channel: u16, method: &Method<'_>) -> ([u8; SMALL_FRAM
     let mut frame = [0; SMALL_FRAME_BYTES_MAX];
     let mut writer = Writer::new(&mut frame);
     let written = method.emit_frame(channel, &mut writer);
-    debug_assert!(written.is_ok(), "{} is not short", method.name());
+    assert!(written.is_ok(), "{} is not short", method.name());
     let len = writer.at();
     (frame, len)
 }

@@ -52,9 +52,9 @@ pub enum Item {
 /// Why something is no thing of ours.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ItemError {
-    /// It is not what it should be.
+    /// A field is missing, or has a value that it cannot have: which, in words.
     Bad(String),
-    /// We have nothing of the kind: what it is.
+    /// RabbitMQ has such things, and this broker has none: what it is.
     NotOurs(String),
 }
 
@@ -76,18 +76,18 @@ impl fmt::Display for ItemError {
 /// Limits of a virtual host; below 0 is without limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Limits {
-    /// Queues.
+    /// Queues that the virtual host may have.
     pub queues_max: Option<i64>,
-    /// Connections.
+    /// Connections that it may have.
     pub connections_max: Option<i64>,
 }
 
 /// Limits of a user; below 0 is without limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UserLimits {
-    /// Connections.
+    /// Connections that the user may have.
     pub connections_max: Option<i64>,
-    /// Channels.
+    /// Channels that the user may have in all of them.
     pub channels_max: Option<i64>,
 }
 
@@ -461,7 +461,7 @@ fn arguments(fields: &mut Fields) -> Result<Vec<u8>, String> {
     let put = |table: &mut TableWriter<'_, '_>| put_all(table, &fields);
     writer.table(put).map_err(|_| "arguments too large, or a name in them too long")?;
     let end = writer.at();
-    // Behind the length.
+    // A table is written behind four bytes of its length.
     let table = Table::parse(&bytes[4..end]).map_err(|_| "arguments nested too deep")?;
     Ok(table.as_bytes().to_vec())
 }

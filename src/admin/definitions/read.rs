@@ -20,7 +20,7 @@ pub const FILE_BYTES_MAX: u64 = 16 << 20;
 pub struct Section {
     /// Its name.
     pub name: &'static str,
-    /// We have such things.
+    /// Whether this broker has such things; else the list is only counted.
     pub is_ours: bool,
 }
 

@@ -184,7 +184,7 @@ fn same(one: Value<'_>, two: Value<'_>) -> bool {
 /// Feeds a hash with a value. A whole number is like a real one to [`same`], so it is fed as one.
 pub(super) fn feed(value: Value<'_>, state: &mut impl Hasher) {
     if let Some(number) = real(value) {
-        // The two zeros are the same.
+        // Adding 0 makes -0 the same as 0.
         return (number + 0.0).to_bits().hash(state);
     }
     core::mem::discriminant(&value).hash(state);
