@@ -130,7 +130,8 @@ impl Broker {
             return PageIn::NoRoom;
         }
         let owner = owner_of(self.queues[fetch.queue.index()].vhost);
-        // A message that a queue stands still for may have the last memory there is; what is read ahead may not.
+        // A message that a queue stands still for may have the last memory there is; what is read ahead may
+        // not.
         let is_first = fetch.came_back || self.queues[fetch.queue.index()].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
             return PageIn::NoRoom;
@@ -200,7 +201,8 @@ impl Broker {
         }
         let record = &mut self.queues[fetch.queue.index()];
         record.is_fetching = false;
-        // The deliver pass and gets look again; if the first message is still not there, they ask for it again.
+        // The deliver pass and gets look again; if the first message is still not there, they ask for it
+        // again.
         self.unstall(fetch.queue);
     }
 

@@ -95,8 +95,8 @@ impl Broker {
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
                 panic!("what may leave memory is in it, and came from a queue");
             };
-            // What a consumer may ask for soon stays, unless the first message of some queue finds no memory: that
-            // queue stands still until it does.
+            // What a consumer may ask for soon stays, unless the first message of some queue finds no memory:
+            // that queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
                 && !self.queues[queue.index()].consumers.is_empty();

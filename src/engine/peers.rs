@@ -23,8 +23,8 @@ impl<S> Peers<S> {
         self.0.len().saturating_sub(APART_MAX)
     }
 
-    /// `None` when the peer has gone since, which whoever holds an id over several steps of a turn may meet: a
-    /// socket dies when it likes.
+    /// `None` when the peer has gone since, which whoever holds an id over several steps of a turn may meet:
+    /// a socket dies when it likes.
     #[inline]
     pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
         self.0.get(id.into().index())?.as_ref()

@@ -329,7 +329,8 @@ impl<P: Platform> Engine<P> {
         if made != self.room_seen {
             (self.room_seen, self.retries_left) = (made, self.for_room.len());
         }
-        // Room is set aside for a large message at the head of the line, so it may fit where small ones do not.
+        // Room is set aside for a large message at the head of the line, so it may fit where small ones do
+        // not.
         let is_large_next = self.supplies.messages.claim_fits();
         // What was read in this turn does not count here, so that the first in line may always try.
         self.work_units = 0;
