@@ -20,7 +20,7 @@ use super::deliveries::{Carrier, NewDelivery};
 use super::divisions::owner_of;
 use super::queue::Queue;
 use super::queue_head::log_bytes;
-use super::records::Mode;
+use super::records::{FullQueue, Mode};
 use super::route::copies;
 use super::state::{REPLY_TO, SLOT_BYTES, Scratch};
 use super::stored::unwritable;
@@ -494,17 +494,20 @@ impl Broker {
     fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
         let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
         let connection = self.channels[channel.index()].connection;
-        self.connections[connection.index()].waits_for =
-            full.map(|queue| (queue, self.queues[queue.index()].serial));
+        self.connections[connection.index()].waits_for = full.map(|queue| FullQueue {
+            queue,
+            serial: self.queues[queue.index()].serial,
+            revision: self.routing.revision(),
+        });
     }
 
     /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
     /// again is in vain: on and off are apart here too.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
-        let Some((queue, serial)) = self.connections[connection.index()].waits_for else { return false };
-        let is_full = self.queues.get(queue.index()).is_some_and(|record| {
-            record.serial == serial && !record.dying && !is_below(messages, record, LOW_SHARE)
-        });
+        let Some(full) = self.connections[connection.index()].waits_for else { return false };
+        let is_full = self.queues.get(full.queue.index()).is_some_and(|record| {
+            record.serial == full.serial && !record.dying && !is_below(messages, record, LOW_SHARE)
+        }) && self.routing.revision() == full.revision;
         // Who holds what others wait for meanwhile does not wait for them.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
         if !is_kept {

@@ -38,8 +38,8 @@ pub(super) struct Connection {
     pub(super) unsettled: u32,
     /// What it keeps of the memory for messages.
     pub(super) pinned: Pinned,
-    /// The queue that had its share when it was last made to wait, and when that was declared.
-    pub(super) waits_for: Option<(QueueId, u64)>,
+    /// The queue that had its share when it was last made to wait.
+    pub(super) waits_for: Option<FullQueue>,
     /// Records of consumers of all its channels.
     pub(super) consumers: u32,
     /// What tells it from those that had its id before.
@@ -91,6 +91,16 @@ impl Connection {
             released: false,
         }
     }
+}
+
+/// A queue that has its share, as a publisher to it found it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FullQueue {
+    pub(super) queue: QueueId,
+    /// What tells it from those that had its id before.
+    pub(super) serial: u64,
+    /// Of the routes at that time: by others a message may not come to it.
+    pub(super) revision: u64,
 }
 
 /// What the broker knows of a channel.

@@ -217,9 +217,11 @@ impl Broker {
     }
 
     /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
-    /// their pools count themselves, what a queue has of its share, and what waits in an outbox.
+    /// their pools count themselves, what a queue has of its share, what waits in an outbox, and where a
+    /// message goes: in other queues there may be room.
     pub const fn room_made(&self) -> u64 {
-        self.fifo_pool.given() + self.deliveries.given() + self.releases
+        let given = self.fifo_pool.given() + self.deliveries.given();
+        given + self.releases + self.routing.revision()
     }
 
     /// What the pools hold.

@@ -6,7 +6,7 @@
 
 use leveret::limits::Limits;
 use leveret::mem::ENTRIES_PER_CHUNK;
-use leveret::wire::Method;
+use leveret::wire::{Method, Table};
 
 use crate::world::*;
 
@@ -420,6 +420,24 @@ fn when_a_purge_makes_room_every_waiting_publisher_goes_on() {
     }
     assert_eq!(world.counts(operator, 1, "other"), (300, 0));
     world.end(&["full", "brimful", "other"]);
+}
+
+#[test]
+fn when_a_full_queue_is_unbound_its_publisher_goes_on() {
+    let mut world = World::new(room_for(320));
+    let (operator, publisher) = (world.open(&[1]), world.open(&[1]));
+    world.declare(operator, 1, "full");
+    let (queue, exchange, routing_key, arguments) = ("full", "amq.direct", "key", Table::EMPTY);
+    world.ask(operator, 1, &Method::QueueBind { queue, exchange, routing_key, no_wait: false, arguments });
+    for _ in 0..400 {
+        world.publish(publisher, 1, Publish { exchange, key: routing_key, ..Publish::default() }, b"filling");
+    }
+    world.pass_ms(UNBLOCKED_AFTER_MS);
+    assert!(world.clients[publisher].checker.is_blocked, "the queue has its share");
+    world.ask(operator, 1, &Method::QueueUnbind { queue, exchange, routing_key, arguments });
+    world.pass_ms(UNBLOCKED_AFTER_MS);
+    assert!(!world.clients[publisher].checker.is_blocked, "nothing goes to the full queue any more");
+    world.end(&["full"]);
 }
 
 #[test]
