@@ -157,6 +157,14 @@ impl<P: Platform> Engine<P> {
             if let Some(store) = &mut self.store {
                 store.log_mut().release_backup_pin();
             }
+            self.recall_operators();
+        }
+    }
+
+    /// The store's files are free again: whoever waits for them looks once more.
+    fn recall_operators(&mut self) {
+        for id in self.for_disk.iter().filter(|id| id.connection().is_none()) {
+            self.to_write.push(id);
         }
     }
 
@@ -174,6 +182,7 @@ impl<P: Platform> Engine<P> {
         process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());
         process.is_tls_shut = self.worker.is_tls_shut;
         process.waiting_publishers = self.for_room.len() as u32;
+        let held_before = self.admin.holder.is_some();
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
@@ -188,8 +197,12 @@ impl<P: Platform> Engine<P> {
             orders: &mut self.admin.orders,
         };
         step(&mut session, &mut context);
+        let is_released = held_before && self.admin.holder.is_none();
         if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
             client.session = session;
+        }
+        if is_released {
+            self.recall_operators();
         }
     }
 

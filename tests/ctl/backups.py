@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -241,10 +244,8 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
     """A client that asks for a backup and goes frees what was held for it."""
     with leveret(config=SMALL) as broker:
         program("publish.py", broker, "q", "500")
-        import socket as sockets
-
         for _ in range(6):
-            with sockets.socket(sockets.AF_UNIX) as client:
+            with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(10)
                 client.connect(str(broker.data_dir / "ctl.sock"))
                 client.sendall(b"POST /api/ctl/backup HTTP/1.1\r\n\r\n")
@@ -256,6 +257,21 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
         good(broker, "backup", str(broker.home / "b.tar"))
 
 
+def a_backup_waits_for_the_one_before() -> None:
+    """Two clients at once: the second has its turn when the first goes, though nobody writes anything meanwhile."""
+    with leveret(config=SMALL) as broker, contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        for client in (first, second):
+            client.settimeout(10)
+            client.connect(str(broker.data_dir / "ctl.sock"))
+            client.sendall(b"POST /api/ctl/backup HTTP/1.1\r\n\r\n")
+            if client is first:
+                assert b"200 OK" in client.recv(65536)
+        assert not select.select([second], [], [], 0.3)[0], "the files were given to two"
+        first.close()
+        assert b"200 OK" in second.recv(65536)
+
+
 CASES = [
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
@@ -264,4 +280,5 @@ CASES = [
     a_restore_that_is_cut_short_lets_nobody_in,
     tar_alone_restores,
     a_backup_that_is_left_alone_costs_nothing,
+    a_backup_waits_for_the_one_before,
 ]
