@@ -44,7 +44,7 @@ pub(super) const ACCEPTS_PER_TURN: usize = 64;
 const SOURCES_PER_TURN: usize = 8;
 const RETRY_MS: u64 = 20;
 /// Who has spoken waits so many times `handshake_timeout` for a place: programs give up sooner.
-const SPOKEN_TIMES: u64 = 6;
+const SPOKEN_TIMES: u64 = 3;
 /// So much of a first record of TLS has to be there: all of it, mostly.
 const OPENING_BYTES: usize = 1024;
 /// Addresses whose last turn is known.
