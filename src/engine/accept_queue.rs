@@ -647,10 +647,10 @@ mod tests {
             (1, 1),
             "who says nothing has the time of a handshake"
         );
-        queue.drop_overdue(Now::from_ms(5_999), 1_000, &mut limiter);
+        queue.drop_overdue(Now::from_ms(SPOKEN_TIMES * 1_000 - 1), 1_000, &mut limiter);
         assert_eq!(queue.count, 1);
-        assert_eq!(queue.deadline(), Now::from_ms(0).after_ms(6_000));
-        queue.drop_overdue(Now::from_ms(6_000), 1_000, &mut limiter);
+        assert_eq!(queue.deadline(), Now::from_ms(0).after_ms(SPOKEN_TIMES * 1_000));
+        queue.drop_overdue(Now::from_ms(SPOKEN_TIMES * 1_000), 1_000, &mut limiter);
         assert_eq!((queue.count, queue.refusals.dropped), (0, 1));
         assert_eq!(queue.deadline(), Deadline::NEVER);
     }
