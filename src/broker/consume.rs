@@ -411,8 +411,6 @@ impl Broker {
     pub(super) fn free_connection_if_done(&mut self, connection: ConnectionId) {
         let record = &self.connections[connection.index()];
         if record.cleared && record.released {
-            // The shares of those who are left are larger.
-            self.releases += 1;
             let record = self.connections.remove(connection.index());
             if let Some(vhost) = record.vhost {
                 self.let_go_of_vhost(vhost);

@@ -176,12 +176,12 @@ impl Journal {
         queue_bytes_max: u64,
         is_file_system_full: bool,
     ) {
+        if bytes > self.disk_room_bytes || queue_bytes_max > self.queue_bytes_max {
+            self.room_made += 1;
+        }
         self.is_file_system_full = is_file_system_full;
         self.disk_bytes_max = bytes_max;
         self.queue_bytes_max = queue_bytes_max;
-        if bytes > self.disk_room_bytes {
-            self.room_made += 1;
-        }
         self.disk_room_bytes = bytes;
     }
 

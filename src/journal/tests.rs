@@ -250,3 +250,15 @@ fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
     assert!(world.journal.durable() < first, "the queue may come back, and without it");
     assert!(world.commit().1 >= last.max(gone));
 }
+
+#[test]
+fn a_larger_share_for_one_queue_is_room_too() {
+    let mut journal = World::new().journal;
+    journal.set_disk_room((1000, 8000), 400, false);
+    let before = journal.room_made();
+    journal.set_disk_room((1000, 8000), 500, false);
+    assert!(journal.room_made() > before, "a queue's publisher that waits may go on");
+    let before = journal.room_made();
+    journal.set_disk_room((900, 8000), 500, false);
+    assert_eq!(journal.room_made(), before, "and with less of everything nobody may");
+}

@@ -50,10 +50,12 @@ impl Division {
         if self.is_own_part(held, more) { 0 } else { self.kept_for_others(held) }
     }
 
-    /// A holder that had so much has so much more now.
-    pub const fn take(&mut self, held: u64, more: u64) {
+    /// A holder that had so much has so much more now; says whether less is kept by that.
+    pub const fn take(&mut self, held: u64, more: u64) -> bool {
         let missing = self.part.saturating_sub(held);
-        self.kept -= if more < missing { more } else { missing };
+        let less = if more < missing { more } else { missing };
+        self.kept -= less;
+        less > 0
     }
 
     /// A holder that still has so much gave so much back.
@@ -85,7 +87,8 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let (who, much) = ((state >> 40) as usize % 3, (state >> 50) % 150);
             if step % 2 == 0 {
-                division.take(held[who], much);
+                let before = division.kept;
+                assert_eq!(division.take(held[who], much), division.kept < before);
                 held[who] += much;
             } else {
                 let much = much.min(held[who]);

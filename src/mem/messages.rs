@@ -206,8 +206,10 @@ pub struct Messages {
     pages_freed: u64,
     /// Pages that left the assembly share.
     assembly_left: u64,
-    /// Contents that became whole and held a part of the assembly share.
-    completions: u64,
+    /// Rises when there is room though no message left: a content became whole and holds nothing of the
+    /// assembly share any more, or less is kept for others. What a virtual host and a user take of their
+    /// parts was kept for them twice, so it makes room.
+    releases: u64,
 }
 
 impl Messages {
@@ -234,7 +236,7 @@ impl Messages {
             frees: 0,
             pages_freed: 0,
             assembly_left: 0,
-            completions: 0,
+            releases: 0,
         }
     }
 
@@ -350,7 +352,7 @@ impl Messages {
     /// The body is whole: the message leaves the assembly share.
     pub fn finish(&mut self, id: MessageId) {
         assert!(self.body_missing(id) == 0, "only a whole message is finished");
-        self.completions += u64::from(self.leave_assembly(id) > 0);
+        self.releases += u64::from(self.leave_assembly(id) > 0);
     }
 
     /// One more holder (a queue, a delivery on its way).
@@ -516,8 +518,7 @@ impl Messages {
         let pages = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(PAGE_BYTES);
         let room = (self.pages_max - self.pages_reserve).saturating_sub(pages(message_bytes_max));
         let kept = pages(bytes).saturating_sub(last_part(self.pages_max)).min(room);
-        // Room was made: whoever waits for it may try.
-        self.completions += u64::from(kept < self.pages_kept);
+        self.releases += u64::from(kept < self.pages_kept);
         self.pages_easy = easy(self.pages_max).saturating_sub(kept);
         self.pages_kept = kept;
     }
@@ -543,9 +544,9 @@ impl Messages {
         self.frees
     }
 
-    /// Rises with everything that makes room for a content: messages that leave, contents that become whole.
+    /// Rises with everything that makes room for a message.
     pub const fn room_made(&self) -> u64 {
-        self.frees + self.completions
+        self.frees + self.releases
     }
 
     /// Messages in the pool.

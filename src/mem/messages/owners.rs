@@ -131,15 +131,17 @@ impl Parts {
         }
     }
 
-    fn take(&mut self, place: usize, slots: u64, bytes: u64, assembly_pages: u64) {
+    /// Says whether less is kept by that.
+    fn take(&mut self, place: usize, slots: u64, bytes: u64, assembly_pages: u64) -> bool {
         let tally = &mut self.tallies[place];
+        let mut is_less_kept = false;
         if tally.has_part {
-            self.slots.take(tally.slots, slots);
-            self.bytes.take(tally.bytes, bytes);
+            is_less_kept = self.slots.take(tally.slots, slots) | self.bytes.take(tally.bytes, bytes);
         }
         tally.slots += slots;
         tally.bytes += bytes;
         tally.assembly_pages += assembly_pages;
+        is_less_kept
     }
 
     fn give_back(&mut self, place: usize, slots: u64, bytes: u64) {
@@ -226,9 +228,11 @@ impl Owners {
         self.is_divided
     }
 
-    fn take(&mut self, owner: Owner, slots: u64, bytes: u64, assembly_pages: usize) {
-        self.vhosts.take(owner.vhost(), slots, bytes, assembly_pages as u64);
-        self.users.take(owner.user(), slots, bytes, assembly_pages as u64);
+    /// Says whether less is kept by that.
+    fn take(&mut self, owner: Owner, slots: u64, bytes: u64, assembly_pages: usize) -> bool {
+        let pages = assembly_pages as u64;
+        self.vhosts.take(owner.vhost(), slots, bytes, pages)
+            | self.users.take(owner.user(), slots, bytes, pages)
     }
 
     fn give_back(&mut self, owner: Owner, slots: u64, bytes: u64) {
@@ -322,6 +326,8 @@ impl Messages {
         ];
         self.owners.vhosts.divide(pools, vhosts.map(Owner::vhost));
         self.owners.users.divide(pools, users.map(|user| user.index + 1));
+        // With fewer of them less is kept.
+        self.releases += 1;
     }
 
     /// Counts what each owner has, for while there was one alone nobody did; what somebody sent who is gone
@@ -347,7 +353,8 @@ impl Messages {
     #[inline(never)]
     pub(super) fn count_begun(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
-        self.owners.take(slot.owner(), 1, slot.block_bytes().into(), 0);
+        let is_less_kept = self.owners.take(slot.owner(), 1, slot.block_bytes().into(), 0);
+        self.releases += u64::from(is_less_kept);
     }
 
     /// It has room for its content.
@@ -355,7 +362,8 @@ impl Messages {
     pub(super) fn count_content(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
         let bytes = slot.block_bytes() - slot.names_block_bytes();
-        self.owners.take(slot.owner(), 0, bytes.into(), slot.assembly_pages());
+        let is_less_kept = self.owners.take(slot.owner(), 0, bytes.into(), slot.assembly_pages());
+        self.releases += u64::from(is_less_kept);
     }
 
     /// It goes.
