@@ -21,7 +21,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         };
         let doubtful: Vec<_> = headers.iter().copied().filter(|(_, _, header)| twice(header)).collect();
         for (slot, bytes, header) in doubtful {
-            if !self.has_commit(SegmentRef { sequence: header.sequence, slot }, bytes)? {
+            if !self.has_begun(SegmentRef { sequence: header.sequence, slot }, bytes, header)? {
                 headers.retain(|(other, _, _)| *other != slot);
                 self.misplaced.push(slot);
             }

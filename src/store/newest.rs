@@ -69,7 +69,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 
     /// The footer of the newest segment, which is in the buffer, when it has a good one.
-    fn footer_of_newest(&self, segment: SegmentRef) -> Option<(Lengths, Trailer)> {
+    pub(super) fn footer_of_newest(&self, segment: SegmentRef) -> Option<(Lengths, Trailer)> {
         let end = self.segment_bytes as usize;
         let lengths = Lengths::claimed(&self.bytes, end)?;
         let facts = end - lengths.footer() + lengths.parts;

@@ -23,7 +23,7 @@ use super::record_walk::apply_records;
 use super::report::{Report, SetAside};
 use super::segment::{HeaderRead, SegmentHeader, SegmentRef};
 use super::slots::Slot;
-use super::sync_proof::{has_more, is_misplaced, synced_by_headers, synced_by_heads};
+use super::sync_proof::{has_more, has_synced, is_misplaced, synced_by_headers, synced_by_heads};
 
 /// Which records a walk is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut proven = None;
         for &(slot, bytes, header) in headers {
             let segment = SegmentRef { sequence: header.sequence, slot };
-            if self.has_commit(segment, bytes)? {
+            if self.has_begun(segment, bytes, header)? {
                 proven = Some((segment, header));
                 break;
             }
@@ -257,13 +257,23 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(())
     }
 
-    pub(super) fn has_commit(&mut self, segment: SegmentRef, header_bytes: u32) -> io::Result<bool> {
+    /// Whether some commit of the segment with this header was durable: a whole one is there, or something
+    /// that proves it of damaged ones.
+    pub(super) fn has_begun(
+        &mut self,
+        segment: SegmentRef,
+        header_bytes: u32,
+        header: &SegmentHeader,
+    ) -> io::Result<bool> {
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
+        self.bytes[length..].fill(0);
         let seed = self.identity.seed();
-        Ok(blocks(header_bytes, length).any(|at| {
+        let has_commit = blocks(header_bytes, length).any(|at| {
             let commit = Commit::parse(&self.bytes[at as usize..length], seed);
             commit.is_some_and(|commit| commit.header.segment == segment.sequence)
-        }))
+        });
+        let is_proven = || has_synced(&self.bytes[..length], header_bytes, header, Some(seed));
+        Ok(has_commit || is_proven() || self.footer_of_newest(segment).is_some())
     }
 
     /// Reads all but the messages of a segment that is not the newest: by its footer if that is good.

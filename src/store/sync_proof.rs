@@ -125,6 +125,13 @@ pub(super) fn synced_by_headers(headers: &[(u32, u32, &SegmentHeader)]) -> u64 {
     headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)
 }
 
+/// Whether heads of commits, however damaged, prove that one of the segment with this header was synced. The
+/// file's `bytes` have its commits from byte `first` on.
+pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed: Option<u32>) -> bool {
+    let before = Chain { number: header.commits, life: header.life, ..Chain::default() };
+    synced_by_heads(bytes, first as usize, header.sequence, &before, seed) > header.commits
+}
+
 /// The newest commit that heads of commits prove to have been synced: they lie in `bytes` from byte `from`
 /// on, are of the store with this `seed`, claim to be of segment `sequence` and to come after `chain`.
 ///

@@ -6,19 +6,13 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::USUAL;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 7 };
 const NOW: Now = Now::from_ms(1);
 
 fn message<'a>(targets: &'a [Target], body: &'a [u8]) -> Record<'a> {
-    Record::Message(Message {
-        targets: Targets::List(targets),
-        enqueued_ms: 1_700_000_000_000,
-        expiration_ms: None,
-        exchange: b"amq.topic",
-        key: b"site.7.temperature",
-        properties: &[0x90, 0, 10, b't', b'e', b'x', b't', b'/', b'p', b'l', b'a', b'i', b'n', 2],
-        body: Body::Inline(body),
-    })
+    Record::Message(Message { targets: Targets::List(targets), body: Body::Inline(body), ..USUAL })
 }
 
 fn sim() -> (SimDisk, Log) {

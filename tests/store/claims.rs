@@ -7,6 +7,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xC1A135 };
 const SEGMENT_BYTES: u32 = 4 << 20;
 const COMMIT_BYTES: u32 = 64 << 10;
@@ -43,12 +45,8 @@ fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64, body: &[u8]) {
 fn append(log: &mut Log, disk: &mut SimDisk, offset: u64, body: &[u8]) {
     let record = Record::Message(Message {
         targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
-        enqueued_ms: 1,
-        expiration_ms: None,
-        exchange: b"",
-        key: b"q",
-        properties: &[0, 0],
         body: Body::Inline(body),
+        ..PLAIN
     });
     for step in 0.. {
         assert!(step < 1_000, "there is no room for {offset}");

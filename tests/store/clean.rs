@@ -9,6 +9,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xC1EA };
 const SEGMENT_BYTES: u32 = 1 << 20;
 
@@ -53,12 +55,8 @@ impl World {
     fn publish(&mut self, queue: u64, offset: u64, body: &[u8]) -> bool {
         let record = Record::Message(Message {
             targets: Targets::List(&[Target { queue, offset, lane: 0 }]),
-            enqueued_ms: 1,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"q",
-            properties: &[0, 0],
             body: Body::Inline(body),
+            ..PLAIN
         });
         for _ in 0..1_000 {
             match self.log.append(&record, Urgency::Awaited, Now::from_ms(self.now)) {

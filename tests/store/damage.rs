@@ -1,69 +1,15 @@
 //! Damage at the two places where it looks like something else: an end that looks unfinished, and files that
 //! look like nobody's. What can be told apart is told apart.
 
-use leveret::sim::{Mutant, Random, SimDisk, Trouble};
+use leveret::sim::{Random, SimDisk, Trouble};
 use leveret::store::{
-    Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Report, Settings, Target, Targets,
-    Urgency,
+    Body, Disk, Log, Message, NEWEST_SLOT, Range, Record, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
-const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
-const OTHER: Identity = Identity { id: *b"another another!", secret: 99 };
-const NOW: Now = Now::from_ms(1);
-const HEADER_BYTES: usize = 76;
-
-fn settings() -> Settings {
-    Settings { segment_bytes: 64 << 10, commit_bytes: 12 << 10, segments_max: 30, ..Settings::default() }
-}
-
-fn new_disk() -> SimDisk {
-    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
-    disk.start(Trouble::Never);
-    disk
-}
-
-fn open(disk: &SimDisk, fresh: Identity) -> (Log, Report) {
-    disk.start(Trouble::Never);
-    let (log, report) = Log::open(&mut disk.clone(), settings(), fresh, NOW).expect("it opens");
-    assert!(report.unwritable.is_none());
-    (log, report)
-}
-
-/// A message and its commit; where that lies.
-fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
-    let target = [Target { queue: 1, offset, lane: 0 }];
-    let message = Message {
-        targets: Targets::List(&target),
-        enqueued_ms: 0,
-        expiration_ms: None,
-        exchange: b"",
-        key: b"key",
-        properties: b"",
-        body: Body::Inline(&[7; 500]),
-    };
-    while let Some(job) = log.next_prepare() {
-        log.prepare_done(job.run(disk)).expect("the disk is well");
-    }
-    log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
-    let job = log.next_commit(NOW).expect("somebody waits");
-    log.commit_done(job.run(disk)).expect("the disk is well");
-    disk.written().last().copied().expect("it was written")
-}
-
-/// The offsets that can be read.
-fn readable(log: &mut Log, disk: &mut SimDisk) -> Vec<u64> {
-    let (mut found, mut at) = (Vec::new(), 0);
-    while at < u64::MAX {
-        let job = log.fetch(1, Range { start: at, end: u64::MAX }, 64 << 10).expect("the buffer is free");
-        at = log.fetch_done(job.run(disk), |offset, _| found.push(offset)).through;
-    }
-    found
-}
-
-fn all(count: u64) -> Vec<u64> {
-    (0..count).collect()
-}
+use crate::sample::PLAIN;
+use crate::small::{
+    HEADER_BYTES, IDENTITY, NOW, OTHER, all, body, new_disk, open, publish, publish_ten, readable, turn, zero,
+};
 
 #[test]
 fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
@@ -94,11 +40,6 @@ fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
     }
 }
 
-/// What was sent with this offset.
-fn body(offset: u64) -> Vec<u8> {
-    vec![offset as u8; 100 + (offset * 7919 % 700) as usize]
-}
-
 /// Several segments with messages of several queues, some settled, some copied by the cleaner.
 fn filled(random: &mut Random) -> SimDisk {
     let mut disk = new_disk();
@@ -106,15 +47,8 @@ fn filled(random: &mut Random) -> SimDisk {
     for offset in 0..400 + random.below(300) {
         let targets: Vec<Target> =
             (1..=1 + offset % 3).map(|queue| Target { queue, offset, lane: 0 }).collect();
-        let message = Message {
-            targets: Targets::List(&targets),
-            enqueued_ms: 0,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"key",
-            properties: b"",
-            body: Body::Inline(&body(offset)),
-        };
+        let message =
+            Message { targets: Targets::List(&targets), body: Body::Inline(&body(offset)), ..PLAIN };
         while log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
             log.flush(NOW);
             turn(&mut log, &mut disk);
@@ -129,18 +63,6 @@ fn filled(random: &mut Random) -> SimDisk {
         }
     }
     disk
-}
-
-fn turn(log: &mut Log, disk: &mut SimDisk) {
-    if let Some(job) = log.next_prepare() {
-        log.prepare_done(job.run(disk)).expect("the disk is well");
-    }
-    if let Some(job) = log.next_clean_read() {
-        log.clean_read_done(job.run(disk));
-    }
-    if let Some(job) = log.next_commit(NOW) {
-        log.commit_done(job.run(disk)).expect("the disk is well");
-    }
 }
 
 #[test]
@@ -229,15 +151,7 @@ fn sealed_by_a_cut(settles: bool) -> (SimDisk, (u32, usize), u64) {
     let (mut last, mut offset) = ((0, 0), 0);
     loop {
         let target = [Target { queue: 1, offset, lane: 0 }];
-        let message = Message {
-            targets: Targets::List(&target),
-            enqueued_ms: 0,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"key",
-            properties: b"",
-            body: Body::Inline(&[7; 500]),
-        };
+        let message = Message { targets: Targets::List(&target), ..PLAIN };
         disk.start(Trouble::Never);
         while let Some(job) = log.next_prepare() {
             log.prepare_done(job.run(&mut disk)).expect("the disk is well");
@@ -277,28 +191,6 @@ fn what_a_damaged_commit_has_settled_stays_settled_where_its_segment_is_sealed()
         assert!(start > 0 || report.is_damaged(), "it is told: {report:?}");
         assert_eq!(readable(&mut log, &mut disk), [count - 2], "start {start}");
     }
-}
-
-/// Ten messages in one commit, from `offset` on; where that lies.
-fn publish_ten(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
-    for offset in offset..offset + 10 {
-        let target = [Target { queue: 1, offset, lane: 0 }];
-        let body = body(offset);
-        let message = Message {
-            targets: Targets::List(&target),
-            enqueued_ms: 0,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"key",
-            properties: b"",
-            body: Body::Inline(&body),
-        };
-        log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
-    }
-    log.flush(NOW);
-    let job = log.next_commit(NOW).expect("it is due");
-    log.commit_done(job.run(disk)).expect("the disk is well");
-    disk.written().last().copied().expect("it was written")
 }
 
 #[test]
@@ -388,13 +280,6 @@ fn with_segments_that_left() -> (SimDisk, u32, Vec<u64>, Vec<u64>) {
         *log.index().segments().values().map(|segment| &segment.slot).next_back().expect("it is there");
     let live = readable(&mut log, &mut disk);
     (disk, newest, in_newest, live)
-}
-
-fn zero(disk: &mut SimDisk, slot: u32, blocks: core::ops::Range<u64>) {
-    for block in blocks {
-        disk.write(slot, block * 4096, &[0; 4096]).expect("the disk is well");
-    }
-    disk.sync(slot).expect("the disk is well");
 }
 
 #[test]
@@ -599,12 +484,8 @@ fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_
             let target = [Target { queue: 1, offset, lane: 0 }];
             let message = Message {
                 targets: Targets::List(&target),
-                enqueued_ms: 0,
-                expiration_ms: None,
-                exchange: b"",
-                key: b"key",
-                properties: b"",
                 body: Body::Inline(&[offset as u8; 1000]),
+                ..PLAIN
             };
             log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
         }

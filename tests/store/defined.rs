@@ -9,6 +9,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDEF };
 const SEGMENT_BYTES: u32 = 64 << 10;
 
@@ -76,15 +78,7 @@ impl Store {
     fn publish(&mut self, queues: &[u64], offset: u64) {
         let targets: Vec<Target> =
             queues.iter().map(|queue| Target { queue: *queue, offset, lane: 0 }).collect();
-        let message = Message {
-            targets: Targets::List(&targets),
-            enqueued_ms: 0,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"key",
-            properties: b"",
-            body: Body::Inline(&[7; 2_000]),
-        };
+        let message = Message { targets: Targets::List(&targets), body: Body::Inline(&[7; 2_000]), ..PLAIN };
         while self.log.append(&Record::Message(message), Urgency::Awaited, self.now).is_err() {
             self.rest();
         }

@@ -10,6 +10,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::{PLAIN, USUAL};
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 7 };
 const NOW: Now = Now::from_ms(1);
 const ALL: Range = Range { start: 0, end: u64::MAX };
@@ -33,15 +35,7 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
 }
 
 fn message<'a>(targets: &'a [Target], body: &'a [u8]) -> Record<'a> {
-    Record::Message(Message {
-        targets: Targets::List(targets),
-        enqueued_ms: 1_700_000_000_000,
-        expiration_ms: None,
-        exchange: b"amq.topic",
-        key: b"site.7.temperature",
-        properties: &[0x90, 0, 10, b't', b'e', b'x', b't', b'/', b'p', b'l', b'a', b'i', b'n', 2],
-        body: Body::Inline(body),
-    })
+    Record::Message(Message { targets: Targets::List(targets), body: Body::Inline(body), ..USUAL })
 }
 
 fn publish(log: &mut Log, disk: &mut SimDisk, targets: &[Target], body: &[u8]) {
@@ -192,12 +186,8 @@ fn a_large_body_comes_back_chunk_by_chunk() {
     }
     let message = Message {
         targets: Targets::List(&[Target { queue: 1, offset: 0, lane: 0 }]),
-        enqueued_ms: 0,
-        expiration_ms: None,
-        exchange: b"",
-        key: b"",
-        properties: b"",
         body: Body::Chunked { body, chunks: 200, bytes: 12_000_000 },
+        ..PLAIN
     };
     log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
     commit(&mut log, &mut disk);

@@ -15,6 +15,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF11E5 };
 const NOW: Now = Now::from_ms(0);
 /// Says that this process is the one with the limit.
@@ -107,15 +109,8 @@ impl World {
     fn fill(&mut self) -> u64 {
         for offset in 0.. {
             let targets = [Target { queue: QUEUE, offset, lane: 0 }];
-            let message = Message {
-                targets: Targets::List(&targets),
-                enqueued_ms: 0,
-                expiration_ms: None,
-                exchange: b"",
-                key: b"k",
-                properties: &[0, 0],
-                body: Body::Inline(&[7; 15_000]),
-            };
+            let message =
+                Message { targets: Targets::List(&targets), body: Body::Inline(&[7; 15_000]), ..PLAIN };
             let mut appended = self.log.append(&Record::Message(message), Urgency::Awaited, NOW);
             if appended.is_err() {
                 self.rest();

@@ -12,6 +12,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF111 };
 const SEGMENT_BYTES: u32 = 1 << 20;
 const SEGMENTS: u32 = 256;
@@ -73,12 +75,8 @@ impl World {
         let offset = self.next[queue as usize];
         let record = Record::Message(Message {
             targets: Targets::List(&[Target { queue, offset, lane: 0 }]),
-            enqueued_ms: 1,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"q",
-            properties: &[0, 0],
             body: Body::Inline(&BODY),
+            ..PLAIN
         });
         for _ in 0..5_000 {
             if self.log.yields(BODY.len()) {

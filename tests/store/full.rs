@@ -14,6 +14,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF111 };
 const SEGMENT_BYTES: u32 = 64 << 10;
 /// A log that has not got on after so many rests never will.
@@ -168,15 +170,7 @@ impl World {
         let length = self.random.below(most) as usize;
         let bytes = vec![5; length];
         let body = if self.random.one_in(20) { self.chunks()? } else { Body::Inline(&bytes) };
-        let message = Message {
-            targets: Targets::List(&targets),
-            enqueued_ms: 0,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"key",
-            properties: b"",
-            body,
-        };
+        let message = Message { targets: Targets::List(&targets), body, ..PLAIN };
         let appended = self.log.append(&Record::Message(message), Urgency::Awaited, self.now());
         if let (Err(refused), Body::Chunked { body, .. }) = (appended, body) {
             self.log.drop_body(body);
@@ -354,12 +348,8 @@ fn a_limit_that_was_lowered_gives_its_files_back_at_the_next_start() {
     for offset in 0..100_u64 {
         let message = Message {
             targets: Targets::List(&[Target { offset, ..targets[0] }]),
-            enqueued_ms: 0,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"k",
-            properties: &[0, 0],
             body: Body::Inline(&[1; 6_000]),
+            ..PLAIN
         };
         log.append(&Record::Message(message), Urgency::Awaited, Now::from_ms(0)).expect("there is room");
         while let Some(job) = log.next_prepare() {

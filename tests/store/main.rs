@@ -5,6 +5,7 @@
 
 mod access;
 mod bytes;
+mod carried;
 mod claims;
 mod clean;
 mod damage;
@@ -16,6 +17,9 @@ mod format;
 mod full;
 mod group;
 mod meanwhile;
+mod newest;
 mod refused;
 mod room;
+mod sample;
 mod sim;
+mod small;

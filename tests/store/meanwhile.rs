@@ -3,10 +3,10 @@
 use std::io;
 
 use leveret::sim::{Mutant, SimDisk, Trouble};
-use leveret::store::{
-    Access, Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency,
-};
+use leveret::store::{Access, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
+
+use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x3EA11 };
 const NOW: Now = Now::from_ms(1);
@@ -66,15 +66,7 @@ impl Disk for Moving {
 
 fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     let target = [Target { queue: 1, offset, lane: 0 }];
-    let message = Message {
-        targets: Targets::List(&target),
-        enqueued_ms: 0,
-        expiration_ms: None,
-        exchange: b"",
-        key: b"key",
-        properties: b"",
-        body: Body::Inline(&[7; 500]),
-    };
+    let message = Message { targets: Targets::List(&target), ..PLAIN };
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }

@@ -11,6 +11,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xE10 };
 const NOW: Now = Now::from_ms(1);
 const SEGMENT_BYTES: u32 = 64 << 10;
@@ -41,12 +43,8 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
 fn publish(log: &mut Log, offset: u64) {
     let record = Record::Message(Message {
         targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
-        enqueued_ms: 1,
-        expiration_ms: None,
-        exchange: b"",
-        key: b"q",
-        properties: &[0, 0],
         body: Body::Inline(&[offset as u8; 700]),
+        ..PLAIN
     });
     log.append(&record, Urgency::Awaited, NOW).expect("there is room");
 }

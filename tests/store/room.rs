@@ -9,6 +9,8 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
+use crate::sample::PLAIN;
+
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF011 };
 const SEGMENT_BYTES: u32 = 64 << 10;
 const BODY_BYTES: usize = 3_000;
@@ -61,12 +63,8 @@ impl World {
     fn publish(&mut self) -> bool {
         let record = Record::Message(Message {
             targets: Targets::List(&[Target { queue: 1, offset: self.published, lane: 0 }]),
-            enqueued_ms: 1,
-            expiration_ms: None,
-            exchange: b"",
-            key: b"q",
-            properties: &[0, 0],
             body: Body::Inline(&[7; BODY_BYTES]),
+            ..PLAIN
         });
         let is_taken = self.log.append(&record, Urgency::Awaited, self.now()).is_ok();
         self.published += u64::from(is_taken);

@@ -151,7 +151,7 @@ impl Layout {
         for (slot, first, header) in self.headers() {
             let (length, _) = read_around(disk, slot, bytes)?;
             let segment = SegmentRef { sequence: header.sequence, slot };
-            if self.walk(&bytes[..length], segment, first).has_commit() {
+            if self.walk(&bytes[..length], segment, first).has_begun(header) {
                 proven = Some((segment, header.live.clone()));
                 break;
             }
@@ -160,7 +160,7 @@ impl Layout {
         let mut missed = None;
         if let Some(note) = newest_note::read(disk).filter(|note| self.is_missed(note)) {
             let length = read_around(disk, note.segment.slot, bytes).map_or(0, |(length, _)| length);
-            if self.walk(&bytes[..length], note.segment, note.header_bytes).has_commit() {
+            if self.walk(&bytes[..length], note.segment, note.header_bytes).has_begun(&note.header) {
                 proven = Some((note.segment, note.header.live));
             } else {
                 missed = Some(note.segment);

@@ -16,7 +16,8 @@ use crate::store::parts::part_seed;
 use crate::store::record::{Record, RecordError};
 use crate::store::record_walk::for_each_record;
 use crate::store::salvage::claimed_extent;
-use crate::store::sync_proof::is_misplaced;
+use crate::store::segment::SegmentHeader;
+use crate::store::sync_proof::{has_synced, is_misplaced};
 
 impl<'a> Walk<'a> {
     /// Walks through the segment, and hands every record to `each`.
@@ -62,10 +63,12 @@ impl<'a> Walk<'a> {
         End { tail: tail as u32, footer_bytes, is_footer_damaged }
     }
 
-    /// Whether some commit of this segment is whole.
-    pub(super) fn has_commit(&self) -> bool {
-        let blocks = (self.first as usize..self.bytes.len()).step_by(BLOCK_BYTES);
-        blocks.into_iter().any(|at| self.is_commit_at(at))
+    /// Whether some commit of this segment, which has this header, was durable, as a start finds it.
+    pub(super) fn has_begun(&self, header: &SegmentHeader) -> bool {
+        let mut blocks = (self.first as usize..self.bytes.len()).step_by(BLOCK_BYTES);
+        blocks.any(|at| self.is_commit_at(at))
+            || has_synced(self.bytes, self.first, header, self.seed)
+            || self.footer().is_some()
     }
 
     /// The segments that its whole commits say have left the log, each with the number of the commit, and the

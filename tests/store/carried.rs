@@ -1,0 +1,317 @@
+//! What a segment that leaves has to leave behind: copies of what is live, and all that it has settled.
+
+use std::collections::BTreeMap;
+
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::{
+    Body, Disk, Identity, Log, Message, Range, Ranges, Record, Settings, Target, Targets, Urgency,
+};
+use leveret::time::Now;
+
+use crate::sample::PLAIN;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xCA_221ED };
+const NOW: Now = Now::from_ms(1);
+const SEGMENT_BYTES: u32 = 64 << 10;
+const COMMIT_BYTES: u32 = 12 << 10;
+
+fn settings(segments_max: u32) -> Settings {
+    Settings {
+        segment_bytes: SEGMENT_BYTES,
+        commit_bytes: COMMIT_BYTES,
+        segments_max,
+        syncs_per_s: 0,
+        ..Settings::default()
+    }
+}
+
+struct World {
+    log: Log,
+    disk: SimDisk,
+    segments_max: u32,
+    /// The offset that each queue's next message gets.
+    next: BTreeMap<u64, u64>,
+}
+
+impl World {
+    fn new(seed: u64, segments_max: u32) -> Self {
+        let disk = SimDisk::new(seed, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let opened = Log::open(&mut disk.clone(), settings(segments_max), IDENTITY, NOW);
+        let log = opened.expect("it opens").0;
+        Self { log, disk, segments_max, next: BTreeMap::new() }
+    }
+
+    /// What the helpers have to do, once; `false` when the disk failed.
+    fn turn(&mut self) -> bool {
+        if let Some(job) = self.log.next_prepare()
+            && self.log.prepare_done(job.run(&mut self.disk)).is_err()
+        {
+            return false;
+        }
+        if let Some(job) = self.log.next_clean_read() {
+            self.log.clean_read_done(job.run(&mut self.disk));
+        }
+        let Some(job) = self.log.next_commit(NOW) else { return true };
+        self.log.commit_done(job.run(&mut self.disk)).is_ok()
+    }
+
+    /// Writes all there is to write.
+    fn rest(&mut self) {
+        for _ in 0..20 {
+            self.log.flush(NOW);
+            assert!(self.turn(), "the disk is well");
+        }
+    }
+
+    fn append(&mut self, record: &Record<'_>) {
+        let mut tries = 0;
+        while self.log.append(record, Urgency::Window, NOW).is_err() {
+            self.log.flush(NOW);
+            assert!(self.turn() && tries < 1_000, "there is room");
+            tries += 1;
+        }
+    }
+
+    fn publish(&mut self, queues: &[u64], body: &[u8]) {
+        let next = &mut self.next;
+        let targets = queues.iter().map(|&queue| {
+            let at = next.entry(queue).or_insert(0);
+            *at += 1;
+            Target { queue, offset: *at - 1, lane: 0 }
+        });
+        let targets: Vec<Target> = targets.collect();
+        let message = Message { targets: Targets::List(&targets), body: Body::Inline(body), ..PLAIN };
+        self.append(&Record::Message(message));
+    }
+
+    fn settle(&mut self, queue: u64, start: u64, end: u64) {
+        self.log.settle(queue, Range { start, end }, Urgency::Window, NOW);
+    }
+
+    /// Messages of nobody's interest to a queue, until another segment is opened.
+    fn fill_segment(&mut self, queue: u64) {
+        let newest = self.newest();
+        while self.newest() == newest {
+            self.publish(&[queue], &[7; 2_000]);
+            self.rest();
+        }
+    }
+
+    /// The newest segment and its file.
+    fn newest(&self) -> Option<(u64, u32)> {
+        self.log.index().segments().iter().map(|(sequence, segment)| (*sequence, segment.slot)).next_back()
+    }
+
+    fn is_there(&self, queue: u64, offset: u64) -> bool {
+        self.log.index().queues().get(&queue).is_some_and(|queue| queue.segment_of(offset).is_some())
+    }
+
+    /// What a start finds in a copy of the disk.
+    fn started(&self) -> Log {
+        let mut copy = SimDisk::new(1, Mutant::None, IDENTITY);
+        copy.start(Trouble::Never);
+        for slot in self.disk.clone().slots().expect("the disk is well") {
+            let mut bytes = vec![0; SEGMENT_BYTES as usize];
+            let length = self.disk.clone().read(slot, 0, &mut bytes).expect("the disk is well");
+            copy.create(slot).expect("the disk is well");
+            copy.write(slot, 0, &bytes[..length]).expect("the disk is well");
+            copy.sync(slot).expect("the disk is well");
+        }
+        copy.sync_directory().expect("the disk is well");
+        let opened = Log::open(&mut copy, settings(self.segments_max), IDENTITY, NOW);
+        opened.expect("it opens").0
+    }
+}
+
+/// A segment with one thing in it that is still needed, which `say` says, and the cleaner at work until it
+/// has left; then what has been copied by then, in bytes.
+fn cleaned(say: impl Fn(&mut World)) -> (World, u64) {
+    let mut world = World::new(1, 10);
+    say(&mut world);
+    let first = world.newest().expect("there is one").0;
+    world.fill_segment(8);
+    let others = world.next[&8];
+    world.settle(8, 0, others);
+    // Some segments stay full, so that room is short.
+    let mut ends = Vec::new();
+    while world.log.index().segments().contains_key(&first) {
+        world.fill_segment(9);
+        ends.push(world.next[&9]);
+        if let Some(old) = ends.len().checked_sub(6) {
+            world.settle(9, 0, ends[old]);
+            world.rest();
+        }
+        assert_eq!(world.log.segments_stuck(), 0, "the cleaner has given up the segment");
+        assert!(ends.len() < 40, "the segment never leaves");
+    }
+    let copied = world.log.counters().bytes_copied;
+    (world, copied)
+}
+
+#[test]
+fn the_chunks_of_a_body_that_is_needed_are_copied() {
+    let part = |index: u32| vec![index as u8; 5_000];
+    let (mut world, copied) = cleaned(|world| {
+        let body = world.log.take_body_id();
+        for index in 0..3 {
+            world.append(&Record::Chunk { body, index, bytes: &part(index) });
+        }
+        let message = Message {
+            targets: Targets::List(&[Target { queue: 1, offset: 0, lane: 0 }]),
+            body: Body::Chunked { body, chunks: 3, bytes: 15_000 },
+            ..PLAIN
+        };
+        world.append(&Record::Message(message));
+        world.rest();
+    });
+    assert!((15_000..40_000).contains(&copied), "{copied} bytes are copied");
+    world.log = world.started();
+    for index in 0..3 {
+        let job = world.log.fetch_chunk(1, index).expect("the buffer is free");
+        let mut came = Vec::new();
+        world.log.chunk_done(job.run(&mut world.disk), |bytes| {
+            came.extend_from_slice(bytes.expect("it is there"))
+        });
+        assert_eq!(came, part(index));
+    }
+}
+
+/// One copy serves all of them: one that names the first alone has the segment copied again for the next.
+#[test]
+fn a_message_of_several_queues_is_copied_once_for_all_that_need_it() {
+    let (world, copied) = cleaned(|world| {
+        world.publish(&[1, 2, 3, 4], &[7; 9_000]);
+        world.settle(2, 0, 1);
+        world.rest();
+    });
+    assert!((9_000..18_000).contains(&copied), "{copied} bytes are copied");
+    let log = world.started();
+    let live = |queue| log.index().queues().get(&queue).map_or(0, |queue| queue.live);
+    assert_eq!([1, 2, 3, 4].map(live), [1, 0, 1, 1]);
+}
+
+/// More is settled in one queue than one commit can say. Whatever segments leave, at no moment does a start
+/// find settled messages again: not those of the first half of what is said again, nor of the second.
+#[test]
+fn what_is_settled_in_more_ranges_than_a_commit_holds_is_carried_whole() {
+    const COUNT: u64 = 6_000;
+    // Far apart, so that each takes some bytes.
+    let offset = |n: u64| n << 21;
+    let mut world = World::new(1, 60);
+    for n in 0..COUNT {
+        let target = [Target { queue: 1, offset: offset(n), lane: 0 }];
+        world.append(&Record::Message(Message {
+            targets: Targets::List(&target),
+            body: Body::Inline(b""),
+            ..PLAIN
+        }));
+    }
+    world.rest();
+    let settled: Vec<u64> = (0..COUNT).filter(|n| n % 2 == 1).collect();
+    for n in &settled {
+        world.settle(1, offset(*n), offset(*n) + 1);
+    }
+    world.rest();
+    let ranges: Vec<Range> =
+        settled.iter().map(|n| Range { start: offset(*n), end: offset(*n) + 1 }).collect();
+    let mut all = Vec::new();
+    Record::Settled { queue: 1, ranges: Ranges::List(&ranges) }.encode(&mut all);
+    assert!(all.len() > COMMIT_BYTES as usize, "{} bytes fit into a commit", all.len());
+    let mut gone = 0;
+    for round in 0..80 {
+        let start = world.next.get(&9).copied().unwrap_or(0);
+        // Of some length and some other, so that commits end anywhere in a segment.
+        for _ in 0..7 + round % 11 {
+            world.publish(&[9], &[7; 1_500]);
+        }
+        world.rest();
+        let end = world.next[&9];
+        world.settle(9, start, end);
+        world.rest();
+        let recycled = world.log.counters().segments_recycled;
+        if recycled == gone {
+            continue;
+        }
+        gone = recycled;
+        let log = world.started();
+        let queue = &log.index().queues()[&1];
+        let is_back = |n: &&u64| queue.segment_of(offset(**n)).is_some();
+        assert_eq!(settled.iter().filter(is_back).count(), 0, "round {round}: what was settled is back");
+        assert_eq!(queue.live, COUNT / 2, "round {round}");
+    }
+    assert!(gone > 15, "only {gone} segments have left");
+}
+
+/// A commit says that a segment has left, carries what that has settled, and is in the page cache only when
+/// the process is killed. The start after it finds no room for it in its segment, so it opens another; and
+/// the power goes before that commit is durable. Where the start has used the file of the segment for that,
+/// what was settled there is settled nowhere.
+#[test]
+fn that_a_segment_has_left_is_not_believed_before_it_is_durable() {
+    let (mut tried, mut opened) = (0, 0);
+    for (fill, cut) in (0..14).flat_map(|fill| (0..9).map(move |cut| (fill, cut))) {
+        for seed in 1..4 {
+            let Some(mut world) = killed_as_it_leaves(seed, fill) else { continue };
+            tried += 1;
+            let newest = world.newest();
+            world.disk.revive();
+            world.disk.start(Trouble::Cut(cut));
+            let start = Log::open(&mut world.disk.clone(), settings(60), IDENTITY, NOW);
+            drop(start);
+            world.disk.power_cut();
+            world.disk.start(Trouble::Never);
+            let start = Log::open(&mut world.disk.clone(), settings(60), IDENTITY, NOW);
+            world.log = start.expect("it opens").0;
+            opened += usize::from(world.newest() > newest);
+            let case = format!("{fill} commits, cut at {cut}, seed {seed}");
+            assert!(!world.is_there(1, 0), "{case}: what was settled is back");
+            assert!(world.is_there(1, 1), "{case}: what was not is gone");
+        }
+    }
+    assert!(tried > 100 && opened > 20, "{tried} tried, {opened} of them opened a segment");
+}
+
+/// Killed between the write of the commit which says that a segment has left, and its sync, with so many
+/// commits before it in the newest segment; `None` when that had no room for so many. The file of the segment
+/// that leaves is the one behind that of the newest, which is the one that a start uses first.
+fn killed_as_it_leaves(seed: u64, fill: u64) -> Option<World> {
+    let mut world = World::new(seed, 60);
+    // File 0 keeps a message whose neighbour is settled elsewhere.
+    world.publish(&[1], &[7; 100]);
+    world.publish(&[1], &[7; 100]);
+    (0..3).for_each(|queue| world.fill_segment(20 + queue));
+    // Files 2 and 1 become free in this order. The last message of each queue lies in the file behind.
+    for (queue, before) in [(22, 21), (21, 20)] {
+        let (all, last) = (world.next[&queue], world.next[&before]);
+        world.settle(queue, 0, all);
+        world.settle(before, last - 1, last);
+        world.rest();
+    }
+    while world.newest()?.1 != 2 {
+        world.fill_segment(8);
+    }
+    world.settle(1, 0, 1);
+    world.rest();
+    world.fill_segment(8);
+    assert_eq!(world.newest()?.1, 1, "the free files are taken in turn");
+    let newest = world.newest();
+    for _ in 0..fill {
+        world.publish(&[9], &[7; 2_000]);
+        world.log.flush(NOW);
+        assert!(world.turn(), "the disk is well");
+    }
+    if world.newest() != newest {
+        return None;
+    }
+    world.disk.foresee(Trouble::KillAsLeft(0));
+    let all = world.next[&8];
+    world.settle(8, 0, all);
+    for _ in 0..10 {
+        world.log.flush(NOW);
+        if !world.turn() {
+            return world.disk.is_killed().then_some(world);
+        }
+    }
+    panic!("the segment does not leave")
+}

@@ -1,0 +1,159 @@
+//! Damage to the newest segment, which no later one speaks of: what can be known of it comes from its own
+//! header, from the heads of its commits, and from what is noted beside the log.
+
+use leveret::sim::SimDisk;
+use leveret::store::{Log, NEWEST_SLOT, Range, Urgency, fsck::Scan};
+
+use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
+
+/// Where a commit lies, and its first message.
+type Tens = ((u32, usize), u64);
+
+struct Store {
+    disk: SimDisk,
+    /// Of the newest segment.
+    commits: Vec<Tens>,
+    /// All that are live.
+    live: Vec<u64>,
+}
+
+fn commit_ten(log: &mut Log, disk: &mut SimDisk, offset: &mut u64) -> Tens {
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(disk)).expect("the disk is well");
+    }
+    let place = publish_ten(log, disk, *offset);
+    *offset += 10;
+    (place, *offset - 10)
+}
+
+/// A log of so many segments, the newest with some commits of ten messages each; with those before them gone,
+/// when it `lasts`, as all do that have served for a while.
+fn store(segments: usize, lasts: bool) -> Store {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    let (mut offset, mut start) = (0, 0);
+    if lasts {
+        while log.index().segments().len() < 4 {
+            start = offset;
+            commit_ten(&mut log, &mut disk, &mut offset);
+        }
+        log.settle(1, Range { start: 0, end: start }, Urgency::Awaited, NOW);
+        while log.index().segments().len() > 1 {
+            turn(&mut log, &mut disk);
+        }
+        // The first of those that stay opened its segment.
+        let (mut log, _) = open(&disk, IDENTITY);
+        assert_eq!(readable(&mut log, &mut disk), (start..offset).collect::<Vec<_>>());
+    }
+    let (mut log, _) = open(&disk, IDENTITY);
+    let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
+    let mut commits: Vec<Tens> = Vec::new();
+    while log.index().segments().len() < segments || commits.len() < 4 {
+        let place = commit_ten(&mut log, &mut disk, &mut offset);
+        commits.retain(|((slot, _), _)| newest(&log) == Some(*slot));
+        commits.push(place);
+    }
+    Store { disk, commits, live: (start..offset).collect() }
+}
+
+/// A bit in the body of the fourth message of a commit.
+fn flip_fourth(disk: &SimDisk, &((slot, at), first): &Tens) {
+    let before: usize = (first..first + 3).map(|offset| body(offset).len() + 30).sum();
+    disk.flip(slot, at + HEADER_BYTES + before + 60);
+}
+
+/// Starts and inspections find the same, again and again, and after what is damaged was dropped.
+fn finds(case: &str, disk: &mut SimDisk, expected: &[u64], repaired: &[u64]) {
+    for start in 0..3 {
+        let scan = Scan::of(disk).expect("it is readable");
+        assert!(!scan.is_good(), "{case}: inspect before start {start}");
+        assert_eq!(
+            scan.index.queues()[&1].live,
+            expected.len() as u64,
+            "{case}: inspect before start {start}"
+        );
+        let (mut log, report) = open(disk, IDENTITY);
+        assert!(report.is_damaged(), "{case}: it is told by start {start}: {report:?}");
+        assert_eq!(readable(&mut log, disk), expected, "{case}, start {start}");
+    }
+    let after = Scan::of(disk).and_then(|scan| scan.drop_set_aside(disk)).expect("the disk is well");
+    assert!(after.damage.is_empty(), "{case}: {:?}", after.damage);
+    let (mut log, report) = open(disk, IDENTITY);
+    assert!(!report.is_damaged(), "{case}: {report:?}");
+    assert_eq!(readable(&mut log, disk), repaired, "{case}, repaired");
+}
+
+/// Each commit was written after the sync of the one before it: so the heads of those behind it prove all but
+/// the last, though not one of them is whole. The last is like one that was cut short.
+#[test]
+fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_last() {
+    for (segments, lasts) in [(3, false), (1, false), (1, true), (3, true)] {
+        for is_noted in [true, false] {
+            let Store { mut disk, commits, live } = store(segments, lasts);
+            if !is_noted {
+                zero(&mut disk, NEWEST_SLOT, 0..1);
+            }
+            // What the start that began them wrote is damaged, too.
+            let of_newest =
+                disk.written().into_iter().filter(|(slot, at)| *slot == commits[0].0.0 && *at > 0);
+            let places: Vec<usize> = commits.iter().map(|((_, at), _)| *at).collect();
+            let others: Vec<(u32, usize)> = of_newest.filter(|(_, at)| !places.contains(at)).collect();
+            let is_all = segments > 1;
+            for (slot, at) in others.into_iter().filter(|_| is_all) {
+                disk.flip(slot, at + 80);
+            }
+            commits.iter().for_each(|commit| flip_fourth(&disk, commit));
+            let last = commits.last().expect("there are some").1;
+            let touched: Vec<u64> = commits.iter().map(|(_, first)| first + 3).collect();
+            // Who drops what is damaged keeps all that can be read.
+            let repaired: Vec<u64> = live.into_iter().filter(|offset| !touched.contains(offset)).collect();
+            let left: Vec<u64> = repaired.iter().copied().filter(|offset| *offset < last).collect();
+            finds(&format!("{segments} segments, {lasts}, {is_noted}"), &mut disk, &left, &repaired);
+        }
+    }
+}
+
+/// The oldest segment of a log follows on nothing: that its first commit is missing, its header tells.
+#[test]
+fn the_first_commit_of_the_oldest_segment_damaged_costs_what_was_touched_and_is_told() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    let mut offset = 0;
+    let mut opened = commit_ten(&mut log, &mut disk, &mut offset);
+    while log.index().segments().len() < 3 {
+        opened = commit_ten(&mut log, &mut disk, &mut offset);
+    }
+    log.settle(1, Range { start: 0, end: opened.1 }, Urgency::Awaited, NOW);
+    while log.index().segments().len() > 1 {
+        turn(&mut log, &mut disk);
+    }
+    commit_ten(&mut log, &mut disk, &mut offset);
+    assert_eq!(opened.0.1, 4096, "it is the first of its segment");
+    for is_whole_commit in [false, true] {
+        let mut disk = copy_of(&disk);
+        let touched = if is_whole_commit {
+            zero(&mut disk, opened.0.0, 1..2);
+            opened.1..opened.1 + 10
+        } else {
+            flip_fourth(&disk, &opened);
+            opened.1 + 3..opened.1 + 4
+        };
+        let left: Vec<u64> = (opened.1..offset).filter(|offset| !touched.contains(offset)).collect();
+        finds(&format!("{touched:?}"), &mut disk, &left, &left);
+    }
+}
+
+/// Another disk with the same files.
+fn copy_of(disk: &SimDisk) -> SimDisk {
+    use leveret::store::Disk;
+    let (mut copy, mut of) = (new_disk(), disk.clone());
+    for slot in of.slots().expect("the disk is well").into_iter().chain([NEWEST_SLOT]) {
+        let mut bytes = vec![0; 64 << 10];
+        let length = of.read(slot, 0, &mut bytes).expect("the disk is well");
+        copy.create(slot).expect("the disk is well");
+        copy.write(slot, 0, &bytes[..length]).expect("the disk is well");
+        copy.sync(slot).expect("the disk is well");
+    }
+    copy.sync_directory().expect("the disk is well");
+    copy
+}
