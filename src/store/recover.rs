@@ -14,6 +14,7 @@
 //! Always true: the same bytes give the same log; whatever the bytes, a start never fails for their sake but
 //! for a format that is newer than this program; nothing is written before step 3.
 
+use core::cmp::Reverse;
 use std::io;
 
 use crate::time::Now;
@@ -35,7 +36,7 @@ use super::record_walk;
 use super::report::{Access, Report, Restored, Step};
 use super::salvage;
 use super::segment::{HeaderRead, SegmentHeader, is_segment_size};
-use super::sync_proof::owner_of;
+use super::sync_proof::{owner_of, said_most};
 
 /// Why a store cannot be opened.
 #[derive(Debug)]
@@ -318,9 +319,14 @@ fn recover<D: Disk>(
             headers.push((file.slot, *bytes, header));
         }
     }
+    let newest_first = |(slot, _, header): &(u32, u32, &SegmentHeader)| (Reverse(header.sequence), *slot);
+    headers.sort_unstable_by_key(newest_first);
+    // Somebody may have put the file of another store here, and that one may be the newest.
+    let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
+    headers.retain(|(_, _, header)| Some(header.identity) == ours);
     let note = newest_note::read(disk);
     let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
-    headers.sort_unstable_by_key(|(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
+    headers.sort_unstable_by_key(newest_first);
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
@@ -334,7 +340,6 @@ fn recover<D: Disk>(
     let mut reader = Reader::new(disk, identity, segment_bytes);
     reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
     reader.is_noted_only = is_noted_only;
-    headers.retain(|(_, _, header)| header.identity == identity);
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     let noted = access_file::read_end_of(reader.disk, &identity);
     reader.drop_misplaced(&mut headers).map_err(OpenError::Unreadable)?;

@@ -67,15 +67,24 @@ pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
 
 /// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
 pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[CommitRead]) -> io::Result<Option<Owner>> {
-    let mut said: Vec<(Owner, usize)> = Vec::new();
+    let mut said = Vec::new();
     for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
-        let Some(owner) = first_owner(disk, file.slot)? else { continue };
-        match said.iter_mut().find(|(other, _)| *other == owner) {
+        said.extend(first_owner(disk, file.slot)?);
+    }
+    Ok(said_most(said))
+}
+
+/// Whose the store is when each file says this: what most of them say, and of as many the first.
+pub(super) fn said_most<T: Copy + PartialEq>(said: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut counted: Vec<(T, usize)> = Vec::new();
+    for owner in said {
+        match counted.iter_mut().find(|(other, _)| *other == owner) {
             Some((_, count)) => *count += 1,
-            None => said.push((owner, 1)),
+            None => counted.push((owner, 1)),
         }
     }
-    Ok(said.into_iter().max_by_key(|(_, count)| *count).map(|(owner, _)| owner))
+    let most = counted.iter().map(|(_, count)| *count).max()?;
+    counted.into_iter().find(|(_, count)| *count == most).map(|(owner, _)| owner)
 }
 
 fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {

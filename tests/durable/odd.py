@@ -153,5 +153,28 @@ def root_ran_it_once() -> None:
                 broker.kill()
 
 
-CASES = [something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, root_ran_it_once]
-QUICK_CASES = [something_else_in_place_of_a_file, two_brokers_on_one_directory, root_ran_it_once]
+def told_of_alignment() -> None:
+    """Where the partition does not begin with an erase block, the first start and every inspection tell."""
+    with scratch() as folder:
+        data_dir = folder / "data"
+        device = os.stat(folder).st_dev
+        name = f"{os.major(device)}:{os.minor(device)}"
+        for start, is_told in ((63, True), (8192, False)):
+            # A card whose partition begins there, in a name space of the broker's own.
+            card = (f"mount -t tmpfs none /sys/dev/block && mkdir -p /sys/dev/block/{name} /sys/dev/block/device && "
+                    f"echo {start} > /sys/dev/block/{name}/start && "
+                    "echo 4194304 > /sys/dev/block/device/preferred_erase_size && exec \"$@\"")
+            prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", card, "sh"]
+            shutil.rmtree(data_dir, ignore_errors=True)
+            for life in range(2):
+                with running(data_dir, SMALL, prefix) as broker:
+                    found = "is no multiple of its erase block" in broker.log()
+                    assert found == (is_told and life == 0), f"begins at {start}, life {life}: {broker.log()}"
+                    broker.kill()
+            look = subprocess.run([*prefix, str(brokers.leveret_binary()), "inspect", str(data_dir)],
+                                  capture_output=True, text=True, timeout=60)
+            assert ("is no multiple of its erase block" in look.stdout + look.stderr) == is_told, look
+
+
+CASES = [told_of_alignment, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, root_ran_it_once]
+QUICK_CASES = [told_of_alignment, something_else_in_place_of_a_file, two_brokers_on_one_directory, root_ran_it_once]

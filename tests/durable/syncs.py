@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from harness import brokers, environment, wire
 
+from door import running
 from support import (
     KIB, PERSISTENT, SMALL_SEGMENTS, Leveret, body_of, client, confirmed_through, declare, fill, lives, scratch,
     take_all, until,
@@ -239,11 +240,53 @@ def steady_state() -> None:
             assert int(place.group(1)) + int(place.group(2)) <= 512 * KIB, write.text[-80:]
 
 
+def directories() -> None:
+    """What is made is synced in the directory above it before anything is confirmed: the data directory itself, and
+    each file in it. Else a power cut may take it away with all that was promised."""
+    have_strace()
+    with scratch() as folder:
+        names = ",".join(sorted(SYNCS | METADATA | OPENS | WRITES | SENDS))
+        # The tracer as a grandchild, so that the broker is the process that is ended.
+        tracer = ["strace", "-D", "-f", "-yy", "-xx", "-s", "65536", "-e", f"trace={names}", "-o", str(folder / "trace")]
+        data_dir = folder / "made"
+        with running(data_dir, SMALL_SEGMENTS, tracer) as broker:
+            with client(broker) as peer:
+                declare(peer, "q")
+                fill(peer, "q", range(100), 9_000)
+            made_by_then = {path.name for path in data_dir.iterdir() if path.is_file()}
+        until(lambda: "+++ exited" in (folder / "trace").read_text() or "+++ killed" in (folder / "trace").read_text(),
+              "the trace does not end", 10.0)
+        trace = Trace((folder / "trace").read_text())
+        confirm = trace.confirms()[-1]
+        made = {str(data_dir): made_at(trace, {"mkdir", "mkdirat"}, str(data_dir))}
+        logged = [name for name in made_by_then if name.endswith(".seg") or name.startswith(("access.", "newest"))]
+        assert len(logged) > 4, f"only {logged}"
+        for name in logged:
+            made[str(data_dir / name)] = made_at(trace, OPENS, name)
+        for path, call in made.items():
+            assert call, f"{path} is there, and nobody made it"
+            above = str(Path(path).parent)
+            syncs = [sync for sync in trace.named({"fsync"}) if sync.path == above and sync.began > call.ended]
+            # A segment is made ready beside what is confirmed: nothing is written to it before it is durable.
+            used = [write for write in trace.on_segments(WRITES) if write.path == path and write.data.strip(b"\0")]
+            by = used[0] if path.endswith(".seg") and used else confirm
+            assert syncs or (path.endswith(".seg") and not used), f"{path} was made, and {above} was not synced after it"
+            assert not syncs or syncs[0].ended < by.began or path.endswith(".seg") and not used, (
+                f"{path}: {above} was synced when it was in use already")
+
+
+def made_at(trace: Trace, names: "set[str]", name: str) -> Optional[Call]:
+    """The call that made a directory or a file of that name."""
+    found = [call for call in trace.named(names) if f'"{name}"' in un_hex(call.text)
+             and (call.name.startswith("mkdir") or "O_CREAT" in call.text)]
+    return found[0] if found else None
+
+
 def files(data_dir: Path, wait: float = 0.0) -> Dict[str, int]:
     """Names and sizes of the log's files."""
     time.sleep(wait)
     return {path.name: path.stat().st_size for path in sorted(data_dir.iterdir())}
 
 
-CASES = [confirm_follows_sync, lone_confirm, idle_disk, steady_state]
-QUICK_CASES = [confirm_follows_sync, lone_confirm]
+CASES = [confirm_follows_sync, lone_confirm, idle_disk, steady_state, directories]
+QUICK_CASES = [confirm_follows_sync, lone_confirm, directories]

@@ -23,3 +23,4 @@ mod room;
 mod sample;
 mod sim;
 mod small;
+mod strangers;

@@ -6,8 +6,8 @@ use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::fsck::Scan;
 use leveret::store::{
-    Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets,
-    Urgency,
+    Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target,
+    Targets, Urgency,
 };
 use leveret::time::Now;
 
@@ -202,4 +202,56 @@ fn opens_without(blocks_refused: usize) -> bool {
 fn a_disk_that_refuses_too_much_is_no_store_with_bad_spots() {
     assert!(opens_without(60), "there are bad spots");
     assert!(!opens_without(70), "it is broken as a whole");
+}
+
+/// However often it is asked for, and however long the log goes on beside it: what lies in a refused block
+/// is neither forgotten nor written over, every life tells of it that asks for it, and the first that may
+/// read it again serves it.
+#[test]
+fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
+    let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
+    let mut disk = written();
+    let (slot, at) = disk.written()[20];
+    let (mut log, report) = open(&disk);
+    assert!(report.refused.is_empty() && !log.is_damaged());
+    // In life: nothing of it was read by the start.
+    disk.refuse(slot, at);
+    let kept = &all - &read_back(&mut log, &mut disk);
+    assert!((1..=MESSAGES).contains(&(kept.len() as u64)), "{kept:?}");
+    assert!(log.is_damaged(), "it is told");
+    let mut recycled = 0;
+    for year in 0..12 {
+        let first = 1_000 + year * 1_000;
+        for offset in first..first + 600 {
+            publish(&mut log, offset);
+            if offset % MESSAGES == 0 {
+                log.settle(1, Range { start: 1_000, end: offset }, Urgency::Awaited, NOW);
+                commit(&mut log, &mut disk);
+                if let Some(job) = log.next_clean_read() {
+                    log.clean_read_done(job.run(&mut disk));
+                }
+            }
+        }
+        recycled += log.counters().segments_recycled;
+        // A start reads footers; what it does not read it cannot miss.
+        log = open(&disk).0;
+        assert_eq!(read_back(&mut log, &mut disk), &all - &kept, "year {year}");
+        assert!(log.is_damaged(), "year {year}: not a word");
+    }
+    assert!(recycled > 60, "only {recycled} segments were used again");
+    disk.relent(slot, at);
+    let (mut log, report) = open(&disk);
+    assert_eq!(read_back(&mut log, &mut disk), all);
+    assert!(!report.is_damaged() && report.refused.is_empty() && !log.is_damaged(), "{report:?}");
+}
+
+/// The first of the messages, as far as they can be read back in life.
+fn read_back(log: &mut Log, disk: &mut SimDisk) -> BTreeSet<u64> {
+    let (mut came, mut from) = (BTreeSet::new(), 0);
+    while from < MESSAGES * COMMITS {
+        let all = Range { start: from, end: MESSAGES * COMMITS };
+        let job = log.fetch(1, all, 64 << 10).expect("the buffer is free");
+        from = log.fetch_done(job.run(disk), |offset, _| drop(came.insert(offset))).through;
+    }
+    came
 }

@@ -16,6 +16,7 @@ use crate::store::identity::Identity;
 use crate::store::newest_note::{self, Note};
 use crate::store::read_around::ReadAround;
 use crate::store::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef};
+use crate::store::sync_proof::said_most;
 
 /// The most bytes a header is read with.
 const HEADER_BYTES_MAX: usize = 1 << 20;
@@ -109,24 +110,20 @@ impl Layout {
             })
             .collect();
         headers.sort_unstable_by_key(|(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
-        let identity = headers.first().map(|(_, _, header)| header.identity);
+        // One of another store may be the newest.
+        let identity = said_most(headers.iter().map(|(_, _, header)| header.identity));
         headers.into_iter().filter(move |(_, _, header)| Some(header.identity) == identity)
     }
 
     /// Whose store it is when no header says so: what the commits in most files say.
     fn owner<D: Disk>(&self, disk: &mut D) -> io::Result<Option<(Identity, u32)>> {
         let mut bytes = vec![0; self.longest(disk)? as usize];
-        let mut said: Vec<(Owner, usize)> = Vec::new();
+        let mut said = Vec::new();
         for found in &self.found {
             let (length, _) = read_around(disk, found.slot, &mut bytes)?;
-            let Some(owner) = owner_in(&bytes[..length]) else { continue };
-            match said.iter_mut().find(|(other, _)| *other == owner) {
-                Some((_, count)) => *count += 1,
-                None => said.push((owner, 1)),
-            }
+            said.extend(owner_in(&bytes[..length]));
         }
-        let owner = said.into_iter().max_by_key(|(_, count)| *count).map(|(owner, _)| owner);
-        Ok(owner.map(|owner| (owner.identity, owner.segment_bytes)))
+        Ok(said_most(said).map(|owner| (owner.identity, owner.segment_bytes)))
     }
 
     fn longest<D: Disk>(&self, disk: &mut D) -> io::Result<u32> {

@@ -1,0 +1,234 @@
+//! Files that strangers have moved: files of two stores or of two days mixed, cut to any length, or there
+//! twice. Nothing that comes is altered or another store's, what is missing or
+//! back is told by the start and by `inspect` before it, and what is promised from then on holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::fsck::Scan;
+use leveret::store::{
+    ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
+};
+
+use crate::sample::PLAIN;
+use crate::small::{IDENTITY, NOW, OTHER, settings, turn};
+
+/// The bytes of each file.
+type Files = BTreeMap<u32, Vec<u8>>;
+
+/// What a message of this store and offset has as its body.
+fn body(store: u8, offset: u64) -> Vec<u8> {
+    let mut bytes = vec![store; 100 + (offset * 7919 % 700) as usize];
+    bytes[..8].copy_from_slice(&offset.to_le_bytes());
+    bytes
+}
+
+struct Store {
+    log: Log,
+    disk: SimDisk,
+    letter: u8,
+    next: u64,
+}
+
+impl Store {
+    fn new(letter: u8, identity: Identity) -> Self {
+        let disk = SimDisk::new(1, Mutant::None, identity);
+        disk.start(Trouble::Never);
+        let log = Log::open(&mut disk.clone(), settings(), identity, NOW).expect("it opens").0;
+        Self { log, disk, letter, next: 0 }
+    }
+
+    fn of(files: &Files, letter: u8) -> Self {
+        let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        for (slot, bytes) in files {
+            disk.create(*slot).expect("the disk is well");
+            disk.write(*slot, 0, bytes).expect("the disk is well");
+            disk.sync(*slot).expect("the disk is well");
+        }
+        disk.sync_directory().expect("the disk is well");
+        disk.start(Trouble::Never);
+        let log = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens").0;
+        Self { log, disk, letter, next: 100_000 }
+    }
+
+    /// So many messages, a few in each commit; of those before them all but one in five is settled.
+    fn go_on(&mut self, count: u64) {
+        for offset in self.next..self.next + count {
+            let target = [Target { queue: 1, offset, lane: 0 }];
+            let bytes = body(self.letter, offset);
+            let message = Message { targets: Targets::List(&target), body: Body::Inline(&bytes), ..PLAIN };
+            while self.log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
+                self.log.flush(NOW);
+                turn(&mut self.log, &mut self.disk);
+            }
+            if let Some(old) = offset.checked_sub(40).filter(|old| old % 5 > 0) {
+                self.log.settle(1, Range { start: old, end: old + 1 }, Urgency::Window, NOW);
+            }
+            if offset % 3 == 0 {
+                self.log.flush(NOW);
+                turn(&mut self.log, &mut self.disk);
+            }
+        }
+        self.next += count;
+        for _ in 0..20 {
+            self.log.flush(NOW);
+            turn(&mut self.log, &mut self.disk);
+        }
+    }
+
+    fn files(&self) -> Files {
+        let mut disk = self.disk.clone();
+        let slots = disk.slots().expect("the disk is well").into_iter().chain([NEWEST_SLOT]);
+        let slots = slots.chain(ACCESS_SLOTS);
+        let mut read = |slot| {
+            let mut bytes = vec![0; 64 << 10];
+            let length = disk.read(slot, 0, &mut bytes).expect("the disk is well");
+            bytes.truncate(length);
+            (slot, bytes)
+        };
+        slots.map(&mut read).filter(|(_, bytes)| !bytes.is_empty()).collect()
+    }
+
+    /// The offsets that can be read, each with the body that it had.
+    fn served(&mut self, case: &str) -> BTreeSet<u64> {
+        let (mut found, mut at, letter) = (BTreeSet::new(), 0, self.letter);
+        while at < u64::MAX {
+            let all = Range { start: at, end: u64::MAX };
+            let job = self.log.fetch(1, all, 64 << 10).expect("the buffer is free");
+            let done = job.run(&mut self.disk);
+            at = self
+                .log
+                .fetch_done(done, |offset, message| {
+                    assert!(
+                        message.body == Body::Inline(&body(letter, offset)),
+                        "{case}: {offset} is altered"
+                    );
+                    assert!(found.insert(offset), "{case}: {offset} comes twice");
+                })
+                .through;
+        }
+        found
+    }
+}
+
+/// A store that has lived for a while, on two days.
+fn two_days() -> (Files, Files, BTreeSet<u64>) {
+    let mut store = Store::new(b'a', IDENTITY);
+    store.go_on(300);
+    let first = store.files();
+    store.go_on(260);
+    let live = store.served("before");
+    (first, store.files(), live)
+}
+
+/// What strangers have made of the files of a store with these messages; how many it cost.
+fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    for (slot, bytes) in files {
+        disk.create(*slot).expect("the disk is well");
+        disk.write(*slot, 0, bytes).expect("the disk is well");
+        disk.sync(*slot).expect("the disk is well");
+    }
+    disk.sync_directory().expect("the disk is well");
+    disk.start(Trouble::Never);
+    let is_good = Scan::of(&mut disk.clone()).is_ok_and(|scan| scan.is_good());
+    let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
+    let mut store = Store { log, disk, letter: b'a', next: 100_000 };
+    let found = store.served(case);
+    let (missing, back) = (live - &found, &found - live);
+    let is_told = report.is_damaged() || report.is_lost || !report.refused.is_empty();
+    let differs = !missing.is_empty() || !back.is_empty();
+    assert!(!differs || is_told, "{case}: {missing:?} missing, {back:?} back, not a word: {report:?}");
+    assert!(!differs || !is_good, "{case}: {missing:?} missing, {back:?} back, and inspect calls it good");
+    store.go_on(60);
+    let promised = store.served(case);
+    for start in 0..2 {
+        store = Store::of(&store.files(), b'a');
+        assert_eq!(store.served(case), promised, "{case}: at start {start} after it");
+    }
+    missing.len()
+}
+
+#[test]
+fn a_file_of_any_length_costs_what_is_gone_of_it_and_is_told() {
+    let (_, files, live) = two_days();
+    for (name, bytes) in &files {
+        for length in
+            [0, 1, 76, 511, 4095, 4096, 4097, 5000, 8192, 20_000, 32 << 10, 60 << 10, (64 << 10) - 1]
+        {
+            let mut files = files.clone();
+            files.insert(*name, bytes[..length.min(bytes.len())].to_vec());
+            is_told_and_goes_on(&format!("{length} bytes of file {name}"), &files, &live);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_another_store_is_not_taken_for_one_of_this() {
+    let (_, files, live) = two_days();
+    let mut other = Store::new(b'b', OTHER);
+    other.go_on(700);
+    for (name, bytes) in other.files() {
+        let mut mixed = files.clone();
+        mixed.insert(name, bytes);
+        is_told_and_goes_on(&format!("file {name} of another store"), &mixed, &live);
+    }
+}
+
+#[test]
+fn files_of_another_day_are_told() {
+    let (first, files, live) = two_days();
+    for (name, bytes) in &first {
+        let mut mixed = files.clone();
+        mixed.insert(*name, bytes.clone());
+        is_told_and_goes_on(&format!("file {name} as it was"), &mixed, &live);
+    }
+    // A backup over what is there: files that it does not have stay.
+    let mut mixed = files.clone();
+    mixed.extend(first.clone());
+    is_told_and_goes_on("a backup over a newer store", &mixed, &live);
+    let mut mixed = first;
+    mixed.extend(files);
+    is_told_and_goes_on("a store over an older one", &mixed, &live);
+}
+
+#[test]
+fn files_under_each_others_names_and_files_that_are_there_twice_are_told() {
+    let (_, files, live) = two_days();
+    let names: Vec<u32> = files.keys().copied().filter(|name| *name < NEWEST_SLOT).collect();
+    for (at, one) in names.iter().enumerate() {
+        for two in &names[at + 1..] {
+            let mut mixed = files.clone();
+            let (first, second) = (files[one].clone(), files[two].clone());
+            mixed.insert(*one, second);
+            mixed.insert(*two, first);
+            is_told_and_goes_on(&format!("files {one} and {two} changed names"), &mixed, &live);
+        }
+        let mut twice = files.clone();
+        twice.insert(500, files[one].clone());
+        is_told_and_goes_on(&format!("file {one} is there twice"), &twice, &live);
+    }
+}
+
+#[test]
+fn whatever_lies_in_a_spare_file_costs_nothing() {
+    let (_, files, live) = two_days();
+    let store = Store::of(&files, b'a');
+    let in_log: Vec<u32> = store.log.index().segments().values().map(|segment| segment.slot).collect();
+    let spare: Vec<u32> =
+        files.keys().copied().filter(|name| *name < NEWEST_SLOT && !in_log.contains(name)).collect();
+    assert!(spare.len() > 1, "{spare:?}");
+    let of_log = &files[&in_log[0]];
+    let kinds =
+        [vec![0; 64 << 10], vec![0xFF; 64 << 10], of_log[4096..].to_vec(), vec![7; 5_000], Vec::new()];
+    for name in spare {
+        for (kind, bytes) in kinds.iter().enumerate() {
+            let mut files = files.clone();
+            files.insert(name, bytes.clone());
+            let cost = is_told_and_goes_on(&format!("kind {kind} in spare file {name}"), &files, &live);
+            assert_eq!(cost, 0, "kind {kind} in spare file {name}");
+        }
+    }
+}
