@@ -450,7 +450,7 @@ impl Broker {
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues[queue.index()].stalled => Ok(None),
+                () if self.queues[queue.index()].is_head_blocked => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {

@@ -121,7 +121,7 @@ impl Broker {
                 cx.messages.release(message);
             }
             Place::Spilled(message, offset) => {
-                self.unshed(cx, queue, message, offset);
+                self.cancel_spill(cx, queue, message, offset);
                 cx.messages.release(message);
             }
             Place::Stored(lane, start, count) => self.settle_run(cx.journal, queue, lane, start, count),

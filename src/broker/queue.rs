@@ -34,7 +34,7 @@ pub(super) struct Queue {
     /// The reply queue behind amq.rabbitmq.reply-to: reached by its name, seen by nobody.
     pub(super) hidden: bool,
     pub(super) logged: Logged,
-    pub(super) spilled_lane: Spilled,
+    pub(super) spilled: Spilled,
     /// Messages that wait for delivery.
     pub(super) backlog: Backlog,
     /// On the list of queues to be read from, or being read.
@@ -47,8 +47,8 @@ pub(super) struct Queue {
     pub(super) unsettled_absent: u32,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
     pub(super) returning: u32,
-    /// The first message must be read back, or marked, before it can go.
-    pub(super) stalled: bool,
+    /// The first message must be read back, or the watermark raised above it, before it can go.
+    pub(super) is_head_blocked: bool,
     pub(super) consumers: List,
     pub(super) eligible: List,
     /// One of the consumers is exclusive.
@@ -83,14 +83,14 @@ impl Queue {
             settings,
             hidden: false,
             logged: Logged::default(),
-            spilled_lane: Spilled::default(),
+            spilled: Spilled::default(),
             backlog: Backlog::owned_by(owner_of(vhost)),
             is_fetching: false,
             unsettled: 0,
             unsettled_bytes: 0,
             unsettled_absent: 0,
             returning: 0,
-            stalled: false,
+            is_head_blocked: false,
             consumers: List::default(),
             eligible: List::default(),
             exclusively_consumed: false,
@@ -124,7 +124,7 @@ impl Queue {
     pub(super) fn uncount_stored(&mut self, lane: Lane, count: u64) {
         match lane {
             Lane::Durable => self.logged.settled_unread(count),
-            Lane::Transient => self.spilled_lane.settled_unread(count),
+            Lane::Transient => self.spilled.settled_unread(count),
         }
     }
 
@@ -132,19 +132,19 @@ impl Queue {
     pub(super) const fn incarnation(&self, lane: Lane) -> u64 {
         match lane {
             Lane::Durable => self.logged.incarnation(),
-            Lane::Transient => self.spilled_lane.incarnation(),
+            Lane::Transient => self.spilled.incarnation(),
         }
     }
 
     /// Whether the log knows one of its lanes by this.
     pub(super) const fn is_known_as(&self, incarnation: u64) -> bool {
         incarnation != 0
-            && (self.logged.incarnation() == incarnation || self.spilled_lane.incarnation() == incarnation)
+            && (self.logged.incarnation() == incarnation || self.spilled.incarnation() == incarnation)
     }
 
     /// Bytes that its messages take in the log.
     pub(super) const fn log_bytes(&self) -> u64 {
-        self.logged.bytes() + self.spilled_lane.bytes()
+        self.logged.bytes() + self.spilled.bytes()
     }
 
     /// Whether a deliver pass has anything to do here.
@@ -153,6 +153,6 @@ impl Queue {
             && !self.eligible.is_empty()
             && self.returning == 0
             && !self.dying
-            && !self.stalled
+            && !self.is_head_blocked
     }
 }

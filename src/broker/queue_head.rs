@@ -36,7 +36,7 @@ impl Broker {
             }
         };
         if !may_go {
-            self.queues[queue.index()].stalled = true;
+            self.queues[queue.index()].is_head_blocked = true;
         }
         may_go
     }
@@ -50,32 +50,33 @@ impl Broker {
         if let Some(through) = logged.ask_watermark(offset) {
             let incarnation = logged.incarnation();
             let fact = journal.set_delivered_watermark(incarnation, through);
-            self.marking.push_back((fact, queue, incarnation, through));
+            self.watermarks_pending.push_back((fact, queue, incarnation, through));
         }
         self.queues[queue.index()].logged.is_below_watermark(offset)
     }
 
-    /// Something may have become durable: queues that waited for a mark go on.
+    /// Something may have become durable: queues that waited for a watermark go on.
     pub fn note_durable(&mut self, journal: &Journal) {
         let durable = journal.facts_stored();
-        while let Some(&(fact, queue, incarnation, through)) = self.marking.front() {
+        while let Some(&(fact, queue, incarnation, through)) = self.watermarks_pending.front() {
             if fact > durable {
                 return;
             }
-            self.marking.pop_front();
+            self.watermarks_pending.pop_front();
             // It may have been deleted since.
             let Some(record) = self.queues.get_mut(queue.index()) else { continue };
             if record.logged.incarnation() == incarnation {
                 record.logged.raise_watermark(through);
-                record.stalled = false;
+                record.is_head_blocked = false;
                 self.wake(queue);
             }
         }
     }
 
-    /// The last thing before a clean stop, when all else is written: marks that ran ahead of the deliveries
-    /// are set right, so that what nobody was sent is not called redelivered. Says whether there were any.
-    pub fn rest(&mut self, journal: &mut Journal) -> bool {
+    /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
+    /// deliveries are set right, so that what nobody was sent is not called redelivered. Says whether there
+    /// were any.
+    pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
         if journal.mode() != Mode::On {
             return false;
         }
@@ -101,7 +102,7 @@ impl Broker {
             }
             Some(First::At(part, Place::Spilled(message, offset))) => {
                 let taken = self.take_from(cx, (queue, part), message, None);
-                self.unshed(cx, queue, message, offset);
+                self.cancel_spill(cx, queue, message, offset);
                 taken
             }
             first @ (None | Some(First::Absent(_) | First::At(_, Place::Stored(..)))) => {

@@ -249,7 +249,7 @@ impl Broker {
 
     /// Hands a transient message to the journal; from now on it stands at the place that comes back.
     fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
-        let lane = &mut self.queues[queue.index()].spilled_lane;
+        let lane = &mut self.queues[queue.index()].spilled;
         let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
         let appended = cx.journal.spill(cx.messages, message, target);
         lane.set_awaits(appended.batch());
@@ -261,7 +261,7 @@ impl Broker {
         let durable = cx.journal.durable();
         let record = &mut self.queues[queue.index()];
         let is_there = match place {
-            Place::Spilled(..) => record.spilled_lane.awaits() <= durable && record.backlog.may_give_up(),
+            Place::Spilled(..) => record.spilled.awaits() <= durable && record.backlog.may_give_up(),
             Place::Logged(message, _) => is_stored(cx.messages, record, message),
             Place::Plain(_) | Place::Stored(..) => true,
         };
@@ -282,20 +282,26 @@ impl Broker {
     }
 
     /// A message that was leaving stays in memory: the log need not have it.
-    pub(super) fn unshed(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId, offset: u64) {
+    pub(super) fn cancel_spill(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+        offset: u64,
+    ) {
         let record = &mut self.queues[queue.index()];
-        record.spilled_lane.stays(log_bytes(cx.messages, message));
-        let target = Target { queue: record.spilled_lane.incarnation(), offset };
+        record.spilled.stays(log_bytes(cx.messages, message));
+        let target = Target { queue: record.spilled.incarnation(), offset };
         if record.dying {
             cx.journal.forsake(cx.messages, target.queue, message);
         } else {
-            cx.journal.unshed(cx.messages, target, message);
+            cx.journal.cancel_spill(cx.messages, target, message);
         }
     }
 
     /// A queue is gone: so is what the log has of its transient messages.
     pub(super) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.queues[index].spilled_lane.incarnation();
+        let incarnation = self.queues[index].spilled.incarnation();
         if incarnation != 0 {
             journal.queue_gone(incarnation);
         }

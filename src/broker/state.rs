@@ -76,7 +76,7 @@ pub struct Gauges {
     /// See above.
     pub open_bytes: u64,
     /// Transient messages that the log has, or will have, because memory was short.
-    pub spilled_lane: u64,
+    pub spilled_messages: u64,
     /// Messages delivered, or back in their queues, that only the log has.
     pub absent: u32,
 }
@@ -103,8 +103,8 @@ pub struct Broker {
     pub(super) persist_all: bool,
     /// When it was last said that there is no room on the disk.
     pub(super) full_said_ms: Option<u64>,
-    /// Marks that were asked for, in the order of their batches: queue, incarnation, through.
-    pub(super) marking: VecDeque<(u64, QueueId, u64, u64)>,
+    /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
+    pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     pub(super) paging: Paging,
     /// Gets that wait for their message.
     pub(super) getting: VecDeque<Getting>,
@@ -182,7 +182,7 @@ impl Broker {
             orphans: Orphans::default(),
             persist_all: false,
             full_said_ms: None,
-            marking: VecDeque::with_capacity(64),
+            watermarks_pending: VecDeque::with_capacity(64),
             paging: Paging::new(limits),
             getting: VecDeque::new(),
             gets_due: false,
@@ -245,7 +245,7 @@ impl Broker {
                 .iter()
                 .map(|(_, queue)| queue.unsettled_absent + queue.backlog.returned_absent())
                 .sum(),
-            spilled_lane: self.queues.iter().map(|(_, queue)| queue.spilled_lane.count()).sum(),
+            spilled_messages: self.queues.iter().map(|(_, queue)| queue.spilled.count()).sum(),
         }
     }
 

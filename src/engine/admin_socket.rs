@@ -1,283 +1,64 @@
-//! The operator's clients: a kind of peer that the broker has no record of.
-//!
-//! ```text
-//! read ─→ AdminSession::handle, one request ─→ its answer ┐
-//!                  what waited for the disk, rows ┴─ AdminSession::fill ─→ write
-//! ```
-//!
-//! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
-//! says of the peer; there are never more clients than places apart; each has at most one reading, one
-//! request and one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
+//! The operator's socket, and what is spoken with one of its clients; what is done with them stands in
+//! `operators`.
 
-use crate::admin::admin_session::AdminSession;
-use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets};
-use crate::command::ConnectionId;
-use crate::log_limiter::LogKind;
-use crate::store::Log;
-use crate::time::Now;
-
-use super::address::PeerAddress;
-use super::admin_connection::{AdminConnection, IDLE_MS};
-use super::peer::{Ending, Peer, Session, Waiting};
+use super::listener::Listener;
 use super::peer_id::PeerId;
-use super::peers::Peers;
-use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
-use super::state::Engine;
-use super::stream::Reading;
+use crate::admin::admin_session::AdminSession;
+use crate::admin::request_context::{Orders, Process};
+use crate::time::{Deadline, Now};
 
-/// Bytes taken from a client in one turn.
-const READ_BYTES: usize = 16 << 10;
+/// A client that neither says nor takes anything for so long is gone.
+pub(super) const IDLE_MS: u64 = 60_000;
 
-impl<P: Platform> Engine<P> {
-    /// Lets the operator's clients in from now on.
-    pub const fn open_admin_socket(&mut self) {
-        self.admin.is_open = true;
-    }
+/// The socket, and what its clients share.
+pub(super) struct AdminSocket {
+    pub(super) is_open: bool,
+    /// Whether somebody may be waiting outside.
+    pub(super) listener: Listener,
+    pub(super) process: Process,
+    pub(super) own_uid: u32,
+    pub(super) orders: Orders,
+    /// The client for whom the store's files are held still.
+    pub(super) holder: Option<PeerId>,
+}
 
-    /// What an operator is told of the configuration from now on.
-    pub fn set_environment(&mut self, shown: String) {
-        self.admin.process.environment = shown;
-    }
-
-    /// Whether one of the operator's clients is there to be let in, and can be.
-    pub(super) fn may_let_operator_in(&self) -> bool {
-        self.admin.is_open && self.admin.listener.is_ready() && self.peers.place_apart().is_some()
-    }
-
-    pub(super) fn let_operators_in(&mut self) {
-        self.admin.listener.keep_time(self.now);
-        while self.may_let_operator_in()
-            && let Some(id) = self.peers.place_apart()
-        {
-            match self.platform.accept(ListenerId::Admin, &mut self.supplies.log, self.now) {
-                Ok(visitor) => self.welcome_operator(id, visitor),
-                Err(failure) => self.admin.listener.note_failure(failure, self.now),
-            }
-        }
-    }
-
-    /// Lets somebody in who may come in.
-    fn welcome_operator(&mut self, id: PeerId, visitor: Visitor<P::Socket>) {
-        let Visitor { mut socket, address } = visitor;
-        let ours = self.admin.own_uid;
-        match address {
-            PeerAddress::Local { uid, .. } if uid == 0 || uid == ours => {}
-            who => {
-                let text = format_args!("leveret ctl is for root and user {ours} only, and not for {who}");
-                return self.supplies.log.warn(self.now, who.source(), LogKind::Control, text);
-            }
-        }
-        if let Err(error) = self.platform.register(&mut socket, Interest::Peer(id)) {
-            let text = format_args!("a ctl client could not be set up: {error}");
-            return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
-        }
-        let idle_at = self.now.after_ms(IDLE_MS);
-        let client = AdminConnection { session: AdminSession::default(), has_ended: false, idle_at };
-        self.deadlines.lower(id, idle_at);
-        self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
-        self.list_to_read(id);
-    }
-
-    /// Reads once, and handles one request.
-    pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
-            return;
-        };
-        let most = client.session.room().min(READ_BYTES).min(self.input.len());
-        if most > 0 {
-            let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
-            client.session.take(&self.input[..got.len]);
-            client.has_ended |= got.end;
-            if got.len > 0 {
-                client.note_progress(self.now);
-            }
-            self.bytes_read += got.len;
-        }
-        if client.session.has_request() {
-            self.serve_operator(id, AdminSession::handle);
-            self.work_units = self.work_units.saturating_add(self.work.take());
-            // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
-            self.list_to_write(id);
-        }
-        self.after_session(id);
-    }
-
-    /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
-    pub(super) fn write_operator(&mut self, id: PeerId) {
-        self.serve_operator(id, AdminSession::fill);
-        let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
-            return;
-        };
-        match stream.write(&mut self.buffers, client.session.output()) {
-            Ok(count) => {
-                client.session.wrote(count);
-                if count > 0 {
-                    client.note_progress(self.now);
-                }
-                self.after_write(id, count);
-            }
-            Err(error) => self.lose_writing(id, &error),
-        }
-    }
-
-    /// What may have changed for a client: there is more to read or to handle, or it is over.
-    pub(super) fn after_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), ending, .. }) = self.peers.get_mut(id)
-        else {
-            return;
-        };
-        if *ending != Ending::No {
-            return;
-        }
-        if client.is_done() {
-            self.end_now(id);
-        } else if client.session.is_ending() {
-            *ending = Ending::Flushing;
-        } else if client.session.has_request() || stream.readable && client.session.room() > 0 {
-            self.list_to_read(id);
-        }
-    }
-
-    /// It has been still for long; who waits for the disk waits for us.
-    pub(super) fn call_operator(&mut self, id: PeerId) {
-        let now = self.now;
-        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        if client.session.awaits_disk() {
-            client.note_progress(now);
-        } else if client.idle_at.is_due(now) {
-            return self.end_now(id);
-        }
-        self.deadlines.lower(id, client.idle_at);
-    }
-
-    /// A client is gone, and what was held still for it may move.
-    pub(super) fn forget_operator(&mut self, id: PeerId) {
-        if self.admin.holder == Some(id) {
-            self.admin.holder = None;
-            if let Some(store) = &mut self.store {
-                store.log_mut().release_backup_pin();
-            }
-            self.recall_operators();
-        }
-    }
-
-    /// The store's files are free again: whoever waits for them looks once more.
-    fn recall_operators(&mut self) {
-        for id in self.for_disk.iter().filter(|id| id.connection().is_none()) {
-            self.to_write.push(id);
-        }
-    }
-
-    /// Has a client go on with all there is for it to look at.
-    fn serve_operator(&mut self, id: PeerId, step: fn(&mut AdminSession, &mut RequestContext<'_>)) {
-        // Out of its place for the while, for it may be shown who else is connected.
-        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        let mut session = core::mem::take(&mut client.session);
-        let process = &mut self.admin.process;
-        process.uptime_ms = self.now.as_ms();
-        process.connections = self.connections_count;
-        let refusals = self.accept_queue.refusals;
-        process.handshakes_evicted = refusals.evicted;
-        process.newcomers_dropped = refusals.dropped + refusals.silent;
-        process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());
-        process.is_tls_shut = self.worker.is_tls_shut;
-        process.waiting_publishers = self.for_room.len() as u32;
-        let held_before = self.admin.holder.is_some();
-        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
-        let holder = &mut self.admin.holder;
-        let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
-        let mut context = RequestContext {
-            broker: &mut self.broker,
-            journal: &mut self.journal,
-            messages: &mut self.supplies.messages,
-            work: &mut self.work,
-            sockets: &peers,
+impl AdminSocket {
+    /// A socket at which nobody gets in yet.
+    pub(super) fn closed(process: Process, own_uid: u32) -> Self {
+        Self {
+            is_open: false,
+            listener: Listener::new(false),
             process,
-            files: files.as_mut().map(|files| files as &mut dyn Files),
-            orders: &mut self.admin.orders,
-        };
-        step(&mut session, &mut context);
-        let is_released = held_before && self.admin.holder.is_none();
-        if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
-            client.session = session;
-        }
-        if is_released {
-            self.recall_operators();
-        }
-    }
-
-    /// Does what the operator wants of the loop itself.
-    pub(super) fn follow_orders(&mut self) {
-        if core::mem::take(&mut self.admin.orders).stop {
-            self.begin_stop("by leveret ctl");
+            own_uid,
+            orders: Orders::default(),
+            holder: None,
         }
     }
 }
 
-/// The store's files for one client.
-struct Copied<'c> {
-    log: &'c mut Log,
-    holder: &'c mut Option<PeerId>,
-    client: PeerId,
+/// What is spoken with one client.
+#[derive(Debug)]
+pub(super) struct AdminConnection {
+    pub(super) session: AdminSession,
+    /// It will say nothing more; what it said is still answered.
+    pub(super) has_ended: bool,
+    pub(super) idle_at: Deadline,
 }
 
-impl Files for Copied<'_> {
-    fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>> {
-        if self.holder.is_some_and(|holder| holder != self.client) {
-            return None;
-        }
-        let held = self.log.pin_for_backup()?;
-        *self.holder = Some(self.client);
-        Some(held.iter().map(|file| (file.slot, file.bytes, file.length)).collect())
+impl AdminConnection {
+    pub(super) const fn deadline(&self) -> Deadline {
+        self.idle_at
     }
 
-    fn is_pinned_for_backup(&self) -> bool {
-        *self.holder == Some(self.client) && self.log.is_pinned_for_backup()
+    /// It got on, or has us to wait for.
+    pub(super) fn note_progress(&mut self, now: Now) {
+        self.idle_at = now.after_ms(IDLE_MS);
     }
 
-    fn release(&mut self) {
-        if *self.holder == Some(self.client) {
-            *self.holder = None;
-            self.log.release_backup_pin();
-        }
-    }
-}
-
-/// The broker's connections as an operator is told of them.
-struct Connections<'p, S> {
-    peers: &'p Peers<S>,
-    now: Now,
-    unix_ms: u64,
-}
-
-impl<S: Socket> Sockets for Connections<'_, S> {
-    fn places(&self) -> usize {
-        self.peers.connections_seen()
-    }
-
-    fn at(&self, connection: ConnectionId) -> Option<SocketView> {
-        let peer = self.peers.get(connection)?;
-        let Session::Amqp(session) = &peer.session else { return None };
-        let negotiated = session.negotiated();
-        let ends = match peer.address {
-            PeerAddress::Local { pid, uid } => Ends::Local { pid, uid },
-            PeerAddress::Network(other) => {
-                Ends::Network { host: peer.stream.socket.local_address().unwrap_or(other), peer: other }
-            }
-        };
-        Some(SocketView {
-            number: peer.number,
-            ends,
-            is_tls: peer.stream.is_tls(),
-            connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
-            state: match (peer.ending, peer.waiting) {
-                (Ending::No, Waiting::Room) => "blocked",
-                (Ending::No, _) => "running",
-                _ => "closing",
-            },
-            frame_max: negotiated.frame_max,
-            channel_max: negotiated.channel_max,
-            heartbeat_s: negotiated.heartbeat_ms / 1000,
-        })
+    /// It said its last, and everything is answered.
+    pub(super) fn is_done(&self) -> bool {
+        let is_idle =
+            !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
+        self.has_ended && is_idle
     }
 }

@@ -23,7 +23,7 @@
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
-//! | `admin_socket` | the operator's clients: another kind of peer |
+//! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
@@ -33,12 +33,12 @@
 mod accept_queue;
 mod acceptor;
 mod address;
-mod admin_connection;
 mod admin_socket;
 mod admission;
 mod deadlines;
 mod listener;
 mod login_throttle;
+mod operators;
 mod peer;
 mod peer_id;
 mod peers;

@@ -12,7 +12,7 @@ use crate::session;
 use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
-use super::admin_connection::AdminConnection;
+use super::admin_socket::AdminConnection;
 use super::deadlines::Deadlines;
 use super::platform::Socket;
 use super::stream::Stream;
@@ -139,7 +139,7 @@ pub(super) struct Peer<S> {
     /// Its address has wasted no handshake place lately.
     pub(super) is_unspent: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
-    pub(super) stalled: Deadline,
+    pub(super) write_stall: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.
     pub(super) lost: Deadline,
 }
@@ -170,14 +170,14 @@ impl<S: Socket> Peer<S> {
             shaking_hands: false,
             silent_since: now,
             is_unspent: true,
-            stalled: Deadline::NEVER,
+            write_stall: Deadline::NEVER,
             lost: Deadline::NEVER,
         }
     }
 
     /// When it is to be looked at if nothing happens to it.
     pub(super) fn deadline(&self) -> Deadline {
-        self.session.deadline().earlier(self.lost).earlier(self.stalled)
+        self.session.deadline().earlier(self.lost).earlier(self.write_stall)
     }
 
     /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits

@@ -82,10 +82,10 @@ impl<P: Platform> Engine<P> {
         let is_cut = peer.session.amqp().has_begun_delivery() || peer.stream.has_unsent();
         let waits = is_cut || self.broker.has_output(id);
         if peer.stream.writable || !waits || patience == 0 {
-            peer.stalled = Deadline::NEVER;
-        } else if count > 0 || peer.stalled == Deadline::NEVER {
-            peer.stalled = self.now.after_ms(patience.into());
-            self.deadlines.lower(id.into(), peer.stalled);
+            peer.write_stall = Deadline::NEVER;
+        } else if count > 0 || peer.write_stall == Deadline::NEVER {
+            peer.write_stall = self.now.after_ms(patience.into());
+            self.deadlines.lower(id.into(), peer.write_stall);
         }
     }
 
@@ -97,10 +97,10 @@ impl<P: Platform> Engine<P> {
         peer.stream.writable = true;
         self.write_to(id.into());
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if !peer.stalled.is_due(self.now) {
+        if !peer.write_stall.is_due(self.now) {
             return;
         }
-        peer.stalled = Deadline::NEVER;
+        peer.write_stall = Deadline::NEVER;
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format_args!(

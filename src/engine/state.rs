@@ -11,7 +11,7 @@ use crate::session::{Context, Identity, Names, Pools, Settings, WritePlan};
 use crate::time::{Deadline, Now};
 
 use super::accept_queue::AcceptQueue;
-use super::admin_connection::AdminSocket;
+use super::admin_socket::AdminSocket;
 use super::deadlines::Deadlines;
 use super::listener::Listener;
 use super::peer_id::PeerId;

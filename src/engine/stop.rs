@@ -103,7 +103,7 @@ impl<P: Platform> Engine<P> {
         let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.journal)) else {
             return false;
         };
-        self.broker.rest(&mut self.journal);
+        self.broker.reset_watermarks(&mut self.journal);
         store.close(self.now);
         self.begin_flush()
     }

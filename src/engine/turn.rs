@@ -296,7 +296,7 @@ impl<P: Platform> Engine<P> {
             return self.end_now(id);
         }
         let Some(connection) = id.connection() else { return self.call_operator(id) };
-        if peer.stalled.is_due(self.now) {
+        if peer.write_stall.is_due(self.now) {
             self.end_if_stalled(connection);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };

@@ -155,7 +155,7 @@ struct Pending {
     bytes: u32,
     batch: Batch,
     /// It is written for this incarnation alone, to leave memory; 0 for one that is written to be kept.
-    spilled_lane: u64,
+    transient_queue: u64,
 }
 
 /// The message to be written next.
@@ -505,7 +505,7 @@ impl Journal {
         &mut self,
         messages: &mut Messages,
         message: MessageId,
-        (targets, spilled_lane): (u32, u64),
+        (targets, transient_queue): (u32, u64),
         urgency: Urgency,
     ) -> Appended {
         let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
@@ -518,7 +518,7 @@ impl Journal {
         messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
         let batch = self.open;
-        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, spilled_lane });
+        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, transient_queue });
         self.live += 1;
         self.note(urgency);
         Appended { message, targets, batch: self.open }
@@ -584,9 +584,9 @@ impl Journal {
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
     }
 
-    fn find(&self, messages: &Messages, message: MessageId, spilled_lane: u64) -> Option<usize> {
+    fn find(&self, messages: &Messages, message: MessageId, transient_queue: u64) -> Option<usize> {
         let at = self.find_waiting(messages, message)?;
-        (self.pending[at].spilled_lane == spilled_lane).then_some(at)
+        (self.pending[at].transient_queue == transient_queue).then_some(at)
     }
 
     fn find_waiting(&self, messages: &Messages, message: MessageId) -> Option<usize> {

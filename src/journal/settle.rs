@@ -25,7 +25,7 @@ impl Journal {
     }
 
     /// A message that was to leave memory is taken: it need not be written, or what was written is done with.
-    pub fn unshed(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
+    pub fn cancel_spill(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
         if !self.forsake(messages, target.queue, message) {
             self.settle_stored(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
         }
@@ -33,8 +33,8 @@ impl Journal {
 
     /// A place of a message is gone with its queue; says whether the message will not be written at all.
     pub fn forsake(&mut self, messages: &mut Messages, queue: u64, message: MessageId) -> bool {
-        let spilled_lane = if is_transient(queue) { queue } else { 0 };
-        let Some(at) = self.find(messages, message, spilled_lane) else { return false };
+        let transient_queue = if is_transient(queue) { queue } else { 0 };
+        let Some(at) = self.find(messages, message, transient_queue) else { return false };
         let pending = &mut self.pending[at];
         pending.live -= 1;
         if pending.live > 0 {

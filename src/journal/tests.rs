@@ -180,14 +180,14 @@ fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
     assert_eq!(settled, [Settled { queue: 5, start: 1, end: 2 }]);
     assert!(world.journal.is_waiting(&world.messages, message));
     // It is taken before it was written: nothing is.
-    world.journal.unshed(&mut world.messages, target, message);
+    world.journal.cancel_spill(&mut world.messages, target, message);
     assert_eq!(world.commit().0, 0);
     // And after: what was written is done with.
     let batch = world.journal.spill(&mut world.messages, message, target).batch();
     assert_eq!(world.commit().0, 1);
     world.journal.stored(&mut world.messages, batch);
     assert!(batch <= world.journal.durable());
-    world.journal.unshed(&mut world.messages, target, message);
+    world.journal.cancel_spill(&mut world.messages, target, message);
     world.journal.drain_settles(|range| settled.push(range));
     assert_eq!(settled[1..], [Settled { queue: lane, start: 0, end: 1 }]);
     world.messages.release(message);

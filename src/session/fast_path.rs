@@ -37,22 +37,22 @@ struct WholePublish<'i> {
 }
 
 impl Connection {
-    /// Handles a whole publish or acknowledgement at the start of `rest`; says how many octets it took.
+    /// Handles a whole publish or acknowledgement at the start of `unread`; says how many octets it took.
     /// `None`: it is for somebody else.
     #[inline]
     pub(super) fn step_fast_path(
         &mut self,
         context: &mut Context<'_>,
-        rest: &[u8],
+        unread: &[u8],
     ) -> Option<(usize, Step<'static>)> {
-        let header = FrameHeader::peek(rest)?;
-        let id: [u8; 4] = *rest.get(FRAME_HEADER_LEN..)?.first_chunk()?;
+        let header = FrameHeader::peek(unread)?;
+        let id: [u8; 4] = *unread.get(FRAME_HEADER_LEN..)?.first_chunk()?;
         if header.raw_kind != FrameKind::Method as u8 || header.channel == 0 {
             return None;
         }
         match id {
-            PUBLISH_ID => self.publish_whole(context, header.channel, rest),
-            ACK_ID => self.ack_whole(context, header.channel, rest),
+            PUBLISH_ID => self.publish_whole(context, header.channel, unread),
+            ACK_ID => self.ack_whole(context, header.channel, unread),
             _ => None,
         }
     }
@@ -61,9 +61,9 @@ impl Connection {
         &mut self,
         context: &Context<'_>,
         number: u16,
-        rest: &[u8],
+        unread: &[u8],
     ) -> Option<(usize, Step<'static>)> {
-        let (payload, _) = take_frame(rest, FrameKind::Method, number)?;
+        let (payload, _) = take_frame(unread, FrameKind::Method, number)?;
         let payload: &[u8; ACK_PAYLOAD_LEN] = payload.try_into().ok()?;
         let [_, _, _, _, tag @ .., bits] = *payload;
         let (slot, channel) = self.idle_channel(context, number)?;
@@ -80,9 +80,9 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         number: u16,
-        rest: &[u8],
+        unread: &[u8],
     ) -> Option<(usize, Step<'static>)> {
-        let whole = WholePublish::read(rest, number, self.negotiated.frame_max)?;
+        let whole = WholePublish::read(unread, number, self.negotiated.frame_max)?;
         if whole.body.len() > context.settings.message_size_max as usize || whole.bits & IMMEDIATE != 0 {
             return None;
         }
@@ -128,8 +128,8 @@ impl Connection {
 
 impl<'i> WholePublish<'i> {
     #[inline]
-    fn read(rest: &'i [u8], number: u16, frame_max: u32) -> Option<Self> {
-        let (method, behind) = take_frame(rest, FrameKind::Method, number)?;
+    fn read(unread: &'i [u8], number: u16, frame_max: u32) -> Option<Self> {
+        let (method, behind) = take_frame(unread, FrameKind::Method, number)?;
         let (header, behind) = take_frame(behind, FrameKind::Header, number)?;
         let (id, header) = header.split_first_chunk::<4>()?;
         let (body_len, properties) = header.split_first_chunk::<8>()?;
@@ -153,25 +153,25 @@ impl<'i> WholePublish<'i> {
         if *id != CONTENT_ID || longest > frame_max as usize {
             return None;
         }
-        let input_len = rest.len() - behind.len();
+        let input_len = unread.len() - behind.len();
         Some(Self { exchange, routing_key, bits, properties, body, input_len })
     }
 }
 
-/// The payload of the frame that `rest` begins with, when it is whole and of this kind and channel; and what
+/// The payload of the frame that `unread` begins with, when it is whole and of this kind and channel; and what
 /// is behind it.
 #[inline]
-fn take_frame(rest: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
-    let (header, rest) = rest.split_first_chunk::<FRAME_HEADER_LEN>()?;
+fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
+    let (header, unread) = unread.split_first_chunk::<FRAME_HEADER_LEN>()?;
     let header = FrameHeader::parse(header);
-    let (payload, rest) = rest.split_at_checked(header.size as usize)?;
-    let (end, rest) = rest.split_first()?;
+    let (payload, unread) = unread.split_at_checked(header.size as usize)?;
+    let (end, unread) = unread.split_first()?;
     let fits = header.raw_kind == kind as u8 && header.channel == number && *end == FRAME_END;
-    fits.then_some((payload, rest))
+    fits.then_some((payload, unread))
 }
 
 #[inline]
-fn take_short(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = rest.split_first()?;
-    rest.split_at_checked(usize::from(*len))
+fn take_short(unread: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, unread) = unread.split_first()?;
+    unread.split_at_checked(usize::from(*len))
 }

@@ -105,23 +105,23 @@ impl Connection {
             if !self.has_close_room(context) {
                 return Step::Suspended(Suspension::ReplySpace);
             }
-            let rest = &input[*at..];
-            if let Some((len, step)) = self.step_fast_path(context, rest) {
+            let unread = &input[*at..];
+            if let Some((len, step)) = self.step_fast_path(context, unread) {
                 *at += len;
                 return step;
             }
-            if let Some(verdict) = self.begin_body(context, rest) {
+            if let Some(verdict) = self.begin_body(context, unread) {
                 *at += FRAME_HEADER_LEN;
                 match self.conclude(context, verdict) {
                     Some(step) => return step,
                     None => continue,
                 }
             }
-            let frame = match next_frame(rest, self.negotiated.frame_max) {
+            let frame = match next_frame(unread, self.negotiated.frame_max) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Step::NeedMore,
                 Err(error) => {
-                    self.fail_frame(context, rest, error);
+                    self.fail_frame(context, unread, error);
                     continue;
                 }
             };
@@ -171,10 +171,10 @@ impl Connection {
         }
     }
 
-    /// A body frame is streamed from its header on. `None`: `rest` begins with another frame.
+    /// A body frame is streamed from its header on. `None`: `unread` begins with another frame.
     #[inline]
-    fn begin_body(&mut self, context: &Context<'_>, rest: &[u8]) -> Option<Verdict<'static>> {
-        let header = FrameHeader::peek(rest)?;
+    fn begin_body(&mut self, context: &Context<'_>, unread: &[u8]) -> Option<Verdict<'static>> {
+        let header = FrameHeader::peek(unread)?;
         if header.raw_kind != FrameKind::Body as u8
             || header.channel == 0
             || header.size > self.negotiated.frame_max
@@ -197,14 +197,14 @@ impl Connection {
         input: &[u8],
         at: &mut usize,
     ) -> Option<Verdict<'static>> {
-        let rest = &input[*at..];
-        let here = rest.len().min(self.input.body.left as usize);
+        let unread = &input[*at..];
+        let here = unread.len().min(self.input.body.left as usize);
         if here > 0 {
-            self.append_body(context, self.input.body.slot, &rest[..here]);
+            self.append_body(context, self.input.body.slot, &unread[..here]);
             self.input.body.left -= here as u32;
             *at += here;
         }
-        let end = *rest.get(here).filter(|_| self.input.body.left == 0)?;
+        let end = *unread.get(here).filter(|_| self.input.body.left == 0)?;
         if end != FRAME_END {
             return Some(self.bad_body_end(context, end));
         }
@@ -298,17 +298,17 @@ impl Connection {
 
     /// Reads over the next frame of a connection that we closed; `false` when there is none.
     fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
-        let rest = &input[*at..];
+        let unread = &input[*at..];
         if self.input.body.is_begun {
             // Payload and end octet apart: together they may be 2^32, which a 32-bit board cannot count.
-            let here = rest.len().min(self.input.body.left as usize);
+            let here = unread.len().min(self.input.body.left as usize);
             self.input.body.left -= here as u32;
-            let has_end = self.input.body.left == 0 && rest.len() > here;
+            let has_end = self.input.body.left == 0 && unread.len() > here;
             *at += here + usize::from(has_end);
             self.input.body.is_begun = !has_end;
             return has_end;
         }
-        let Some(header) = FrameHeader::peek(rest) else {
+        let Some(header) = FrameHeader::peek(unread) else {
             return false;
         };
         if header.channel != 0 || header.raw_kind != FrameKind::Method as u8 {
@@ -316,7 +316,7 @@ impl Connection {
             self.input.body = BodyFrame { slot: NONE, left: header.size, is_begun: true };
             return true;
         }
-        match next_frame(rest, self.negotiated.frame_max) {
+        match next_frame(unread, self.negotiated.frame_max) {
             Ok(None) => return false,
             Ok(Some(frame)) => {
                 *at += frame.input_len();
@@ -333,8 +333,8 @@ impl Connection {
         true
     }
 
-    /// Input that is not frames any more. `rest` begins with the culprit.
-    pub(super) fn fail_frame(&mut self, context: &mut Context<'_>, rest: &[u8], error: FrameError) {
+    /// Input that is not frames any more. `unread` begins with the culprit.
+    pub(super) fn fail_frame(&mut self, context: &mut Context<'_>, unread: &[u8], error: FrameError) {
         let fault = match error {
             FrameError::TooLarge(header) => hard_fault(
                 ReplyCode::FrameError,
@@ -347,7 +347,7 @@ impl Connection {
             ),
             FrameError::BadEnd { header, found } => {
                 let end = FRAME_HEADER_LEN + header.size as usize;
-                let payload = rest.get(FRAME_HEADER_LEN..end).unwrap_or_default();
+                let payload = unread.get(FRAME_HEADER_LEN..end).unwrap_or_default();
                 let snippet = FrameSnippet { raw_kind: header.raw_kind, payload };
                 hard_fault(ReplyCode::FrameError, format_args!("{}", BadEnd { snippet, found }))
             }

@@ -194,7 +194,7 @@ impl<'w> Life<'w> {
             }
         }
         self.w.counts.spilled += (before - self.messages.messages_used()) as u64;
-        self.w.counts.spilled_transient += self.broker.gauges().spilled_lane - gauges.spilled_lane;
+        self.w.counts.spilled_transient += self.broker.gauges().spilled_messages - gauges.spilled_messages;
         self.w.counts.absent += u64::from(self.broker.gauges().absent - gauges.absent);
         if self.reading.is_none() {
             let job = self.driver.next_read(&mut self.broker, &self.messages);

@@ -362,7 +362,7 @@ impl Life<'_> {
         self.driver.flush(now);
         if self.calm_down("a clean stop").is_ok() {
             self.w.model.sync_all();
-            let is_said = self.broker.rest(&mut self.journal);
+            let is_said = self.broker.reset_watermarks(&mut self.journal);
             self.driver.close(now);
             // If it cannot be written, it is as if it had not been said.
             let is_known = self.calm_down("what rested").is_ok() || !is_said;
