@@ -7,8 +7,13 @@
 
 #![allow(clippy::duplicate_mod, reason = "each target brings the checks it makes")]
 
+#[path = "random/mod.rs"]
+mod random;
+
 use std::fs;
 use std::path::Path;
+
+use random::Random;
 
 // The targets name the macro by the fuzzer's crate; here that is this one.
 extern crate self as libfuzzer_sys;
@@ -79,13 +84,8 @@ fn try_all(name: &str, noises: u64, try_octets: impl Fn(&[u8])) {
         try_octets(&fs::read(file.path()).expect("a file of the corpus"));
     }
     println!("{name}: {} files of the corpus, {noises} noises", files.len().min(FILES_MAX));
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut below = |bound: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
-    };
+    let mut random = Random::new(0);
+    let mut below = |bound: u64| random.below(bound);
     for _ in 0..noises {
         let mut octets = Vec::new();
         for _ in 0..below(12) {

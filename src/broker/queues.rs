@@ -3,6 +3,9 @@
 //! Always true: an exclusive queue is touched by its own connection alone; an auto-delete queue goes with
 //! its last consumer, but not before it had one; a deleted queue's name is free at once.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
@@ -440,16 +443,15 @@ impl Broker {
 
     /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
     pub(super) fn unique_name(&mut self, prefix: &str) -> Name {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut random = [0; 16];
         (self.entropy)(&mut random);
-        let bits = u128::from_be_bytes(random);
+        let mut digits = [0; 22];
+        let written = URL_SAFE_NO_PAD.encode_slice(random, &mut digits);
+        assert_eq!(written, Ok(digits.len()), "16 bytes are 22 digits");
+        let digits = core::str::from_utf8(&digits).unwrap_or_default();
+        // Prefix and digits fit into any name.
         let mut name = Name::try_from(prefix).unwrap_or_default();
-        // Prefix and 22 digits fit into any name.
-        for place in (0..22).rev() {
-            let digit = (bits >> (6 * place)) as usize & 63;
-            let _ = name.push(char::from(DIGITS[digit]));
-        }
+        let _ = name.push_str(digits);
         name
     }
 

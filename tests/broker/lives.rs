@@ -6,27 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::random::Random;
 use leveret::broker::{Broker, Gauges, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret::journal::Journal;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
-
-/// A small generator of random numbers, the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
-        things[self.below(things.len() as u64) as usize]
-    }
-}
 
 fn limits() -> Limits {
     Limits {
@@ -70,7 +55,7 @@ struct Client {
 impl World {
     fn new(seed: u64) -> Self {
         let limits = limits();
-        let mut entropy = Random(seed ^ 0x5555_AAAA_1234_5678);
+        let mut entropy = Random::new(seed ^ 0x5555_AAAA_1234_5678);
         let fill = move |bytes: &mut [u8]| {
             for byte in bytes {
                 *byte = entropy.below(256) as u8;
@@ -87,7 +72,7 @@ impl World {
                 vhosts_max: limits.vhosts_max as usize,
                 users_max: limits.users_max as usize,
             }),
-            random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            random: Random::new(seed),
             clients: Vec::new(),
             next_body: 0,
         }

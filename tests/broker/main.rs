@@ -6,6 +6,9 @@
 #[macro_use]
 mod support;
 
+#[path = "../random/mod.rs"]
+mod random;
+
 mod access;
 mod cases;
 mod holders;

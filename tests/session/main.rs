@@ -3,6 +3,9 @@
 #[macro_use]
 mod support;
 
+#[path = "../random/mod.rs"]
+mod random;
+
 mod flow;
 mod handshake;
 mod output;

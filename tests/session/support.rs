@@ -569,18 +569,6 @@ pub fn show(mut bytes: &[u8]) -> Vec<String> {
     shown
 }
 
-/// A stream of numbers from a seed.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 pub fn message(world: &mut World, body: &[u8]) -> MessageId {
     let id = world.messages.begin("x", b"key", Share::Reserve).unwrap();
     world

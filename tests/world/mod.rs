@@ -21,6 +21,8 @@ pub mod client;
 pub mod hostile;
 pub mod line;
 pub mod platform;
+#[path = "../random/mod.rs"]
+mod random;
 
 use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
@@ -38,6 +40,7 @@ pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use line::{Line, Shape};
 pub use platform::Memory;
+pub use random::Random;
 
 /// A peer that is gone while it waits for room is given up after so long.
 pub const LOST_MS: u64 = 600_000;
@@ -46,32 +49,6 @@ const ADMIT_MS: u64 = 20;
 const ADMIT_TRIES: u32 = 5;
 /// Rounds at one instant after which a world that still moves is held to be running in circles.
 const ROUNDS_MAX: u64 = 3_000_000;
-
-/// A stream of numbers from a seed.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
-    }
-
-    pub fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
-        things[self.below(things.len() as u64) as usize]
-    }
-
-    /// Once in so many times.
-    pub fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-}
 
 /// Limits small enough to be filled in a test.
 pub fn small_limits() -> Limits {
