@@ -26,6 +26,7 @@
 
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
+use crate::mem::{sort, sort_by_key};
 use crate::time::{Deadline, Now};
 use crate::wire::{Opening, classify_opening};
 
@@ -185,7 +186,7 @@ impl<S: Socket> AcceptQueue<S> {
     fn crowd(&self) -> Option<Source> {
         let mut sources: heapless::Vec<Source, QUEUE_PLACES> =
             self.waiting.iter().flatten().map(|one| one.source).collect();
-        sources.sort_unstable();
+        sort(&mut sources);
         let largest = sources.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
         (largest.len() > self.waiting.len() / CROWD_PART).then_some(largest[0])
     }
@@ -289,14 +290,14 @@ impl<S: Socket> AcceptQueue<S> {
             order: if newest { u64::MAX - entry.number } else { entry.number },
         }));
         // One of each address, before anything is looked up for it.
-        self.claims.sort_unstable_by_key(|claim| (claim.source, claim.with_tls, claim.order));
+        sort_by_key(&mut self.claims, |claim| (claim.source, claim.with_tls, claim.order));
         self.claims.dedup_by_key(|claim| (claim.source, claim.with_tls));
         for claim in &mut self.claims {
             let turn = self.turns.iter().find(|(source, _)| *source == claim.source);
             claim.turn = turn.map_or(0, |(_, turn)| *turn);
             claim.held = admission::held(&self.places, Resource::Handshake, claim.source);
         }
-        self.claims.sort_unstable_by_key(|claim| {
+        sort_by_key(&mut self.claims, |claim| {
             (claim.held, claim.turn, claim.source, claim.with_tls != tls_first)
         });
     }
@@ -349,7 +350,7 @@ impl<S: Socket> AcceptQueue<S> {
 
     /// Sets the handshake places that are taken.
     pub(super) fn set_places(&mut self, mut places: Vec<Place>) {
-        places.sort_unstable_by_key(|place| place.source);
+        sort_by_key(&mut places, |place| place.source);
         self.places = places;
     }
 

@@ -26,6 +26,7 @@ use core::cell::OnceCell;
 use core::cmp::Reverse;
 
 use crate::command::ConnectionId;
+use crate::mem::sort_by_key;
 
 use super::address::Source;
 
@@ -230,8 +231,8 @@ fn victim_of_others<'p>(
     let is_of_younger_half = |key: AgeKey| {
         let least = youngest_of_older.get_or_init(|| {
             let mut keys: Vec<AgeKey> = others().filter_map(age_key).collect();
-            let rank = keys.len() / 2;
-            (!keys.is_empty()).then(|| *keys.select_nth_unstable_by(rank, |one, other| other.cmp(one)).1)
+            sort_by_key(&mut keys, |key| Reverse(*key));
+            keys.get(keys.len() / 2).copied()
         });
         least.is_none_or(|least| key <= least)
     };

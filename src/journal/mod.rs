@@ -26,7 +26,7 @@ mod settle;
 
 use std::collections::VecDeque;
 
-use crate::mem::{MessageId, Messages};
+use crate::mem::{MessageId, Messages, sort};
 
 pub use definition::{Definition, DestinationName};
 pub use fact::Fact;
@@ -568,7 +568,7 @@ impl Journal {
     }
 
     fn merge_riding(&mut self) {
-        self.riding.sort_unstable();
+        sort(&mut self.riding);
         self.riding.dedup_by(|next, kept| {
             let same = next.0 == kept.0;
             if same {

@@ -4,7 +4,7 @@
 //! settlements of a group are kept apart (`group`), all others are merged before they are fetched.
 
 use super::{Batch, Journal, Mode, Settled, Target, Urgency, is_transient};
-use crate::mem::{MessageId, Messages};
+use crate::mem::{MessageId, Messages, sort_by_key};
 
 impl Journal {
     /// A place of a message is done with. If that was its last one and it was not written, it never will be,
@@ -94,7 +94,7 @@ impl Journal {
 
 /// Puts settlements in order and those that touch together.
 pub(super) fn merge(settles: &mut Vec<Settled>) {
-    settles.sort_unstable_by_key(|settled| (settled.queue, settled.start));
+    sort_by_key(settles, |settled| (settled.queue, settled.start));
     settles.dedup_by(|next, kept| {
         let touches = next.queue == kept.queue && next.start == kept.end;
         if touches {

@@ -11,6 +11,7 @@
 //! | `name`     | names, kept inline |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `give_back` | memory back to the system |
+//! | `sort`     | putting things in order, in little code |
 //! | `division` | how a pool is divided among those who share it |
 //! | `fifo`     | queue entries in chunks of a shared pool |
 //!
@@ -29,6 +30,7 @@ mod name;
 mod places;
 mod plain;
 mod slab;
+mod sort;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
@@ -42,3 +44,4 @@ pub use messages::{
 };
 pub use name::{NAME_BYTES_MAX, Name};
 pub use slab::Slab;
+pub use sort::{sort, sort_by, sort_by_key};

@@ -57,7 +57,7 @@ pub(super) fn open(
         return Ok(degraded(broker, context.journal_mut(), directory, &error));
     }
     let settings = settings(config, directory);
-    let (log, mut report) = match Log::open(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
+    let (log, mut report) = match Log::open_files(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
         Ok(opened) => opened,
         Err(OpenError::Unreadable(error)) => {
             let error = directory::judge(config, error)?;

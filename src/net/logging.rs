@@ -90,7 +90,8 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
     let place = panicked.location().map(ToString::to_string).unwrap_or_default();
     let deadline = Instant::now() + LAST_LINES;
     log_last_words(deadline, format_args!("thread '{name}' panicked at {place}: {text}"));
-    let trace = Backtrace::capture();
+    // What is shipped has neither names nor the tables by which a stack is walked.
+    let trace = if cfg!(debug_assertions) { Backtrace::capture() } else { Backtrace::disabled() };
     if trace.status() == BacktraceStatus::Captured {
         for line in trace.to_string().lines() {
             log_last_words(deadline, format_args!("{line}"));

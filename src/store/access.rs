@@ -30,6 +30,7 @@ use std::io;
 
 use crate::journal::Urgency;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+use crate::mem::sort_by;
 use crate::time::Now;
 
 use super::access_digest::{DIGEST_RECORD_BYTES, Digest, Said, Vouch, is_counted, said};
@@ -300,7 +301,7 @@ impl Log {
         let mut unwritten = report.restored.clone();
         // The log may have lost this, too, and without it a new store's user would be there.
         unwritten.push(Restored { key: ACCESS_WRITTEN_KEY.into(), value: Some([].into()) });
-        unwritten.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        sort_by(&mut unwritten, |one, other| one.key.cmp(&other.key));
         self.unwritten_access = unwritten;
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Always true: nothing is reckoned too low, for it is the room that must be there.
 
+use crate::mem::sort;
+
 use super::index::Index;
 
 impl Index {
@@ -11,7 +13,7 @@ impl Index {
         let settled = self.queues().values().filter(|queue| queue.settled_since != u64::MAX);
         since.clear();
         since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.ranges().len())));
-        since.sort_unstable();
+        sort(&mut since);
         let mut ranges = 0;
         for (_, sum) in &mut since {
             ranges += *sum;

@@ -27,9 +27,14 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
+use crate::time::Now;
 
 use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened};
+use super::identity::Identity;
+use super::log::{Log, Settings};
 use super::read_around::is_about_a_block;
+use super::recover::OpenError;
+use super::report::{Access, Report};
 
 const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
@@ -308,6 +313,30 @@ fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
 }
 
 // A system call is made in each: inlined everywhere they would only make the program larger.
+/// The store on files, as all who open one do it: what is generic would be compiled anew in each package.
+impl Log {
+    /// See [`Self::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_files(
+        files: &mut FileDisk,
+        settings: Settings,
+        fresh: Identity,
+        now: Now,
+    ) -> Result<(Self, Report), OpenError> {
+        Self::open(files, settings, fresh, now)
+    }
+
+    /// See [`Self::access_of`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn access_of_files(files: &mut FileDisk) -> Result<Access, OpenError> {
+        Self::access_of(files)
+    }
+}
+
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;

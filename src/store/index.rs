@@ -66,7 +66,10 @@ impl Index {
         let is_queue = |(incarnation, queue): &(&u64, &QueueIndex)| {
             queue.live > 0 && !queue.gone && !is_transient(**incarnation) && !is_group(**incarnation)
         };
-        self.queues.iter().filter(is_queue).map(|(incarnation, _)| *incarnation).collect()
+        // One by one, for they come in order: collecting would bring a sort of its own.
+        let mut found = BTreeSet::new();
+        found.extend(self.queues.iter().filter(is_queue).map(|(incarnation, _)| *incarnation));
+        found
     }
 
     /// Whether what a key defines was deleted after this queue had begun to exist.

@@ -18,6 +18,8 @@
 //! Always true: the entries of a queue rise by offset, each offset once; each block can be read without any
 //! other, so a few messages of a million are found by reading a few blocks.
 
+use crate::mem::sort;
+
 use super::varint::{self, Input};
 
 /// Bytes of each block of a part but the last.
@@ -91,7 +93,7 @@ impl<T: Ord + Copy> Smallest<T> {
 
     fn cut(&mut self) {
         if self.items.len() > self.most {
-            self.items.select_nth_unstable(self.most);
+            sort(&mut self.items);
             self.items.truncate(self.most);
             self.is_cut = true;
         }
@@ -100,7 +102,7 @@ impl<T: Ord + Copy> Smallest<T> {
     /// The items, rising.
     pub(super) fn sorted(mut self) -> (Vec<T>, bool) {
         self.cut();
-        self.items.sort_unstable();
+        sort(&mut self.items);
         (self.items, self.is_cut)
     }
 }

@@ -6,6 +6,8 @@
 
 use std::io;
 
+use crate::mem::{sort, sort_by_key};
+
 use super::access_file;
 use super::chain::{Chain, CommitRead, Headers, Newest};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader};
@@ -75,7 +77,7 @@ pub(super) struct Reader<'d, 'r, D> {
 /// The header of every file there is.
 pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<CommitRead>> {
     let mut slots = disk.slots()?;
-    slots.sort_unstable();
+    sort(&mut slots);
     let mut found = Vec::with_capacity(slots.len());
     let mut bytes = vec![0; BLOCK_BYTES];
     for slot in slots {
@@ -250,7 +252,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 self.report.set_aside.push(aside);
             }
         }
-        headless.sort_unstable_by_key(|segment| (segment.sequence, segment.slot));
+        sort_by_key(&mut headless, |segment| (segment.sequence, segment.slot));
         // The list is older than the present use of their files.
         list.retain(|segment| headless.iter().all(|newer: &SegmentRef| newer.slot != segment.slot));
         list.extend(headless);

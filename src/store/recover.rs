@@ -17,6 +17,7 @@
 use core::cmp::Reverse;
 use std::io;
 
+use crate::mem::sort_by_key;
 use crate::time::Now;
 
 use super::access::FoundAt;
@@ -320,13 +321,13 @@ fn recover<D: Disk>(
         }
     }
     let newest_first = |(slot, _, header): &(u32, u32, &SegmentHeader)| (Reverse(header.sequence), *slot);
-    headers.sort_unstable_by_key(newest_first);
+    sort_by_key(&mut headers, newest_first);
     // Somebody may have put the file of another store here, and that one may be the newest.
     let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
     headers.retain(|(_, _, header)| Some(header.identity) == ours);
     let note = newest_note::read(disk);
     let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
-    headers.sort_unstable_by_key(newest_first);
+    sort_by_key(&mut headers, newest_first);
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })

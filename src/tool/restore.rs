@@ -143,7 +143,9 @@ impl Made {
 
     /// Gives the files their names, the newest segment first: it knows which others there are.
     fn finish(&mut self, newest: Option<&str>) -> io::Result<()> {
-        self.files.sort_by_key(|file| Some(&**file) != newest);
+        if let Some(at) = self.files.iter().position(|file| Some(&**file) == newest) {
+            self.files.swap(0, at);
+        }
         fsync(&self.part)?;
         for file in &self.files {
             renameat(&self.part, &**file, &self.folder, &**file)?;

@@ -67,7 +67,7 @@ pub fn run(directory: &Path) -> Result<String, NotUpgraded> {
     // The identity is for a new store, which is not made here.
     let nobody = Identity { id: [0; 16], secret: 0 };
     let (log, report) =
-        Log::open(&mut FileDisk::new(directory), settings, nobody, Now::from_ms(0)).map_err(of)?;
+        Log::open_files(&mut FileDisk::new(directory), settings, nobody, Now::from_ms(0)).map_err(of)?;
     if let Some(why) = report.unwritable {
         return Err(NotUpgraded::Unwritable(directory.to_path_buf(), why.to_string()));
     }

@@ -10,6 +10,7 @@ use std::io;
 
 use super::event::Walk;
 use super::found::FsckError;
+use crate::mem::{sort, sort_by_key};
 use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
 use crate::store::disk::Disk;
 use crate::store::identity::Identity;
@@ -109,7 +110,7 @@ impl Layout {
                 _ => None,
             })
             .collect();
-        headers.sort_unstable_by_key(|(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
+        sort_by_key(&mut headers, |(slot, _, header)| (core::cmp::Reverse(header.sequence), *slot));
         // One of another store may be the newest.
         let identity = said_most(headers.iter().map(|(_, _, header)| header.identity));
         headers.into_iter().filter(move |(_, _, header)| Some(header.identity) == identity)
@@ -213,7 +214,7 @@ impl Layout {
                 found.push(SegmentRef { sequence, slot });
             }
         }
-        found.sort_unstable_by_key(|segment| (segment.sequence, segment.slot));
+        sort_by_key(&mut found, |segment| (segment.sequence, segment.slot));
         found.dedup_by_key(|segment| segment.sequence);
         Ok(found)
     }
@@ -267,7 +268,7 @@ impl Layout {
 /// Reads the headers of all files.
 fn read_headers<D: Disk>(disk: &mut D) -> Result<Vec<FoundFile>, FsckError> {
     let mut slots = disk.slots().map_err(FsckError::Unreadable)?;
-    slots.sort_unstable();
+    sort(&mut slots);
     let mut found = Vec::with_capacity(slots.len());
     let mut bytes = vec![0; BLOCK_BYTES];
     for slot in slots {

@@ -117,7 +117,9 @@ impl Scan {
             let footers = Footers { index: &self.index, segment_bytes: self.segment_bytes, seed };
             names = footers.read_names(&mut ReadAround::at_any_price(disk), &queues).unwrap_or_default();
         }
-        queues.into_iter().map(|queue| (queue, names.remove(&queue))).collect()
+        let mut orphans = BTreeMap::new();
+        orphans.extend(queues.into_iter().map(|queue| (queue, names.remove(&queue))));
+        orphans
     }
 
     /// Reads one record again, checked; `None` when it cannot be had any more.

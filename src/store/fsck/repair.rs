@@ -18,6 +18,7 @@ use super::found::{Damage, DamageKind, FsckError, Scan, SegmentLook};
 use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::scan;
 use crate::journal::definition::is_access;
+use crate::mem::{sort, sort_by_key};
 use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::store::disk::Disk;
 use crate::store::footer::{Footer, Trailer};
@@ -364,7 +365,7 @@ impl Repair<'_> {
             let first = patch.from + COMMIT_HEADER_BYTES as u32;
             remains.whole.push((first, bytes[COMMIT_HEADER_BYTES..length].to_vec()));
         }
-        remains.whole.sort_unstable_by_key(|(at, _)| *at);
+        sort_by_key(&mut remains.whole, |(at, _)| *at);
         Ok(is_patched)
     }
 
@@ -403,7 +404,7 @@ impl Repair<'_> {
     fn settled(&self, missed: &[Target]) -> Vec<Vec<u8>> {
         let mut sets: BTreeMap<u64, RangeSet> = BTreeMap::new();
         let mut missed: Vec<(u64, u64)> = missed.iter().map(|target| (target.queue, target.offset)).collect();
-        missed.sort_unstable();
+        sort(&mut missed);
         missed.dedup();
         for (queue, offset) in missed {
             let known = self.scan.index.queues().get(&queue);

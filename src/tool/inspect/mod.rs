@@ -126,7 +126,7 @@ fn names_of(
 /// What a start would say of users and permissions. Beside a broker, what is in doubt twice is in doubt.
 fn access_of(directory: &Path, broker: Broker) -> Result<Access, InspectError> {
     let read = || {
-        Log::access_of(&mut FileDisk::only_reading(directory)).map_err(|why| InspectError::Directory {
+        Log::access_of_files(&mut FileDisk::only_reading(directory)).map_err(|why| InspectError::Directory {
             path: directory.to_path_buf(),
             why: FsckError::Unreadable(io::Error::other(why.to_string())),
         })

@@ -60,7 +60,7 @@ impl Names {
         }
         let orphans = scan.orphans(disk, |queue| names.queues.contains_key(&queue));
         let name = |key: Box<[u8]>| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into()));
-        names.orphans = orphans.into_iter().map(|(queue, key)| (queue, key.and_then(name))).collect();
+        names.orphans.extend(orphans.into_iter().map(|(queue, key)| (queue, key.and_then(name))));
         names
     }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::broker::Broker;
 use super::names::Names;
 use super::verdict::Verdict;
+use crate::mem::sort;
 use crate::store::fsck::{Damage, DamageKind, Scan, SegmentLook, Volume};
 use crate::store::{Access, Format, misaligned};
 
@@ -87,7 +88,7 @@ fn write_queues(out: &mut dyn Write, scan: &Scan, names: &Names) -> io::Result<(
     let known = |incarnation| scan.index.queues().get(incarnation).filter(|queue| !queue.gone);
     let with_messages = scan.index.queues().keys().filter(|incarnation| known(incarnation).is_some());
     let mut all: Vec<u64> = with_messages.chain(names.queues.keys()).copied().collect();
-    all.sort_unstable();
+    sort(&mut all);
     all.dedup();
     let mut messages = 0;
     for incarnation in &all {
