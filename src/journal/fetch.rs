@@ -135,12 +135,12 @@ impl Journal {
         let group = self.groups.batch();
         let first = [message, fact, repeat, group, self.settles_awaited].into_iter().flatten().min();
         match first {
-            Some(batch) => Batch(batch.0 - 1),
+            Some(batch) => batch.before(),
             None => {
                 if self.is_open_used {
                     self.close_batch();
                 }
-                Batch(self.open.0 - 1)
+                self.open.before()
             }
         }
     }
@@ -186,7 +186,7 @@ impl Journal {
     }
 
     pub(super) const fn close_batch(&mut self) {
-        self.open = Batch(self.open.0 + 1);
+        self.open = self.open.after();
         self.open_bytes = 0;
         self.is_open_used = false;
     }

@@ -18,10 +18,13 @@
 //! two commits, one after the other, and counts as durable with the second, so that a damaged block takes
 //! nobody's access and brings none back.
 
+mod append;
 pub mod definition;
 mod fact;
 mod fetch;
 mod group;
+mod groups;
+mod records;
 mod settle;
 
 use std::collections::VecDeque;
@@ -30,76 +33,11 @@ use crate::mem::{MessageId, Messages, sort};
 
 pub use definition::{Definition, DestinationName};
 pub use fact::Fact;
-pub use group::{Cursor, Group, is_group};
+pub use groups::{Cursor, Group, is_group};
+pub use records::{Batch, Front, Mode, NoRoom, Settled, Target, Urgency, is_transient};
 
-use group::Groups;
-
-/// What becomes durable together; rises. [`Batch::NONE`] is durable from the start.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Batch(u64);
-
-impl Batch {
-    /// A batch that is always durable: there is nothing to wait for.
-    pub const NONE: Self = Self(0);
-
-    /// The batch with this number; batches are numbered from 1.
-    pub const fn numbered(number: u64) -> Self {
-        Self(number)
-    }
-
-    /// Whether there is nothing to wait for.
-    pub const fn is_none(self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// How long something may wait for its commit.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Urgency {
-    /// A confirm or an answer waits for the write.
-    Awaited,
-    /// Nobody does: the commit window.
-    Window,
-    /// It may be lost: the settle window.
-    Lazy,
-}
-
-/// Whether anything is written at all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// There is no store: nothing is durable, and nobody waits for that.
-    Off,
-    /// What is said becomes durable.
-    On,
-    /// The store cannot be written: what would have to be durable waits or is refused.
-    Unwritable,
-}
-
-/// Why a message is not taken now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoRoom {
-    /// Too much waits for its commit already, or the store cannot be written.
-    Commit,
-    /// The disk limit is reached, or the file system is full.
-    Disk,
-}
-
-/// A durable place of a message: a queue's incarnation and an offset in it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Target {
-    /// The queue's incarnation: never used again for another queue.
-    pub queue: u64,
-    /// The message's place in it.
-    pub offset: u64,
-}
-
-/// Incarnations with this bit are of messages that are in the log only to be out of memory.
-const TRANSIENT: u64 = 1 << 63;
-
-/// Whether this is the incarnation of messages that the next life throws away.
-pub const fn is_transient(incarnation: u64) -> bool {
-    incarnation & TRANSIENT != 0
-}
+use groups::Groups;
+use records::{CHUNK_BYTES, TRANSIENT};
 
 /// A message on its way into queues: the journal has its record, or it is none for the journal.
 ///
@@ -135,17 +73,6 @@ impl Appended {
     }
 }
 
-/// Offsets that are done with, the end not included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settled {
-    /// The queue's incarnation.
-    pub queue: u64,
-    /// The first offset.
-    pub start: u64,
-    /// The one after the last.
-    pub end: u64,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     message: MessageId,
@@ -158,15 +85,6 @@ struct Pending {
     transient_queue: u64,
 }
 
-/// The message to be written next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Front {
-    /// The message; held until [`Journal::stored`].
-    pub message: MessageId,
-    /// Its number since start: ids of messages are used again, this is not.
-    pub number: u64,
-}
-
 /// Settlements kept before they are put in order and merged.
 const SETTLES_MAX: usize = 8192;
 /// Facts that wait, and bytes of them, beyond which no more should be asked of the broker.
@@ -175,8 +93,6 @@ const FACT_BYTES_MAX: usize = 64 << 10;
 /// What a record takes beyond names, properties and body, per message and per target, in bytes at most.
 const RECORD_BYTES: u64 = 48;
 const TARGET_BYTES: u64 = 21;
-/// The most of a body that is in one record.
-const CHUNK_BYTES: u64 = 64 << 10;
 /// Below so much room on the disk nothing new is defined.
 const DEFINITION_ROOM_BYTES: u64 = 256 << 10;
 
@@ -278,7 +194,7 @@ impl Journal {
             gone: VecDeque::new(),
             urgency: None,
             said: 0,
-            open: Batch(1),
+            open: Batch::numbered(1),
             open_bytes: 0,
             is_open_used: false,
             batch_bytes_max: u64::MAX,

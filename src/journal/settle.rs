@@ -3,8 +3,9 @@
 //! Always true: what was not written when its last place is settled never is, but for what a group settles;
 //! settlements of a group are kept apart (`group`), all others are merged before they are fetched.
 
+use super::records::merge;
 use super::{Batch, Journal, Mode, Settled, Target, Urgency, is_transient};
-use crate::mem::{MessageId, Messages, sort_by_key};
+use crate::mem::{MessageId, Messages};
 
 impl Journal {
     /// A place of a message is done with. If that was its last one and it was not written, it never will be,
@@ -90,16 +91,4 @@ impl Journal {
         }
         self.await_open()
     }
-}
-
-/// Puts settlements in order and those that touch together.
-pub(super) fn merge(settles: &mut Vec<Settled>) {
-    sort_by_key(settles, |settled| (settled.queue, settled.start));
-    settles.dedup_by(|next, kept| {
-        let touches = next.queue == kept.queue && next.start == kept.end;
-        if touches {
-            kept.end = next.end;
-        }
-        touches
-    });
 }

@@ -30,13 +30,9 @@
 
 mod writer;
 
-use super::{Reader, WireError};
+use super::{Reader, TABLE_DEPTH_MAX, WireError};
 
 pub use writer::{ArrayWriter, TableWriter};
-
-/// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client
-/// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
-pub const TABLE_DEPTH_MAX: usize = 32;
 
 /// A field table: its entries as received, without the length in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,6 +368,17 @@ fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
         b'x' => Value::Binary(reader.long_str()?),
         tag => return Err(WireError::UnknownFieldType(tag)),
     })
+}
+
+impl<'a> Reader<'a> {
+    /// A field table (§4.2.5.5) with its 32-bit length in front, checked through and through.
+    #[inline]
+    pub fn table(&mut self) -> Result<Table<'a>, WireError> {
+        let mut ahead = *self;
+        let table = Table::parse(ahead.long_str()?)?;
+        *self = ahead;
+        Ok(table)
+    }
 }
 
 #[cfg(test)]

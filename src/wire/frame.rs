@@ -12,6 +12,8 @@
 //!     octet    short        long        size octets      octet 0xCE
 //! ```
 
+use super::{Full, Writer};
+
 /// What a client says first, and what we say when it says anything else: `AMQP` 0 0 9 1 (§4.2.2).
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
 
@@ -199,6 +201,27 @@ pub fn classify_opening(input: &[u8]) -> Opening {
         return Opening::NeedMore;
     }
     Opening::Unknown
+}
+
+impl Writer<'_> {
+    /// One whole frame (§2.3.5): header, the payload that `payload` writes, end octet.
+    ///
+    /// # Errors
+    /// [`Full`] when the frame does not fit; then nothing of it is left in the buffer.
+    #[inline]
+    pub fn frame(
+        &mut self,
+        kind: FrameKind,
+        channel: u16,
+        payload: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.undo_on_error(|w| {
+            w.write_u8(kind as u8)?;
+            w.write_u16(channel)?;
+            w.with_length(payload)?;
+            w.write_u8(FRAME_END)
+        })
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,26 @@ fn tagged(
     payload(w)
 }
 
+impl<'a> Writer<'a> {
+    /// A field table with its length in front.
+    #[inline]
+    pub fn write_table(&mut self, table: Table<'_>) -> Result<(), Full> {
+        self.write_long_str(table.as_bytes())
+    }
+
+    /// A field table with its length in front, built by `fill`.
+    ///
+    /// # Errors
+    /// [`Full`] when it does not fit; then nothing of it is left in the buffer.
+    #[inline]
+    pub fn table(
+        &mut self,
+        fill: impl FnOnce(&mut TableWriter<'_, 'a>) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.with_length(|w| fill(&mut TableWriter::new(w)))
+    }
+}
+
 /// Builds a table inside a [`Writer`]; see [`Writer::table`].
 ///
 /// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`]

@@ -1,0 +1,371 @@
+//! The bounded cursors that everything in this room reads and writes with; how a table or a frame is read or
+//! written stands beside those.
+//!
+//! Always true: nothing outside of what they were given is read or written; whatever fails changes nothing.
+
+use super::error::{Full, WireError};
+
+/// A bounded cursor over received bytes. Numbers are big-endian (§4.2.5.1); every read either succeeds and
+/// moves on, or says [`WireError::Truncated`] and leaves the cursor where it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// A cursor at the start of `bytes`.
+    #[inline]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// The next `len` octets.
+    #[inline]
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+        let (head, tail) = self.bytes.split_at_checked(len).ok_or(WireError::Truncated)?;
+        self.bytes = tail;
+        Ok(head)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (head, tail) = self.bytes.split_first_chunk::<N>().ok_or(WireError::Truncated)?;
+        self.bytes = tail;
+        Ok(*head)
+    }
+
+    /// One octet.
+    #[inline]
+    pub fn u8(&mut self) -> Result<u8, WireError> {
+        self.array::<1>().map(|[octet]| octet)
+    }
+
+    /// A 16-bit unsigned number.
+    #[inline]
+    pub fn u16(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// A 32-bit unsigned number.
+    #[inline]
+    pub fn u32(&mut self) -> Result<u32, WireError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// A 64-bit unsigned number.
+    #[inline]
+    pub fn u64(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// A signed octet.
+    #[inline]
+    pub fn i8(&mut self) -> Result<i8, WireError> {
+        self.array().map(i8::from_be_bytes)
+    }
+
+    /// A 16-bit signed number.
+    #[inline]
+    pub fn i16(&mut self) -> Result<i16, WireError> {
+        self.array().map(i16::from_be_bytes)
+    }
+
+    /// A 32-bit signed number.
+    #[inline]
+    pub fn i32(&mut self) -> Result<i32, WireError> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    /// A 64-bit signed number.
+    #[inline]
+    pub fn i64(&mut self) -> Result<i64, WireError> {
+        self.array().map(i64::from_be_bytes)
+    }
+
+    /// An IEEE 754 single, whatever its value.
+    #[inline]
+    pub fn f32(&mut self) -> Result<f32, WireError> {
+        self.array().map(f32::from_be_bytes)
+    }
+
+    /// An IEEE 754 double, whatever its value.
+    #[inline]
+    pub fn f64(&mut self) -> Result<f64, WireError> {
+        self.array().map(f64::from_be_bytes)
+    }
+
+    /// Eight bits, the lowest first, as methods pack their flags (§4.2.5.2). Unused ones are ignored, as
+    /// RabbitMQ does.
+    #[inline]
+    pub fn bits(&mut self) -> Result<[bool; 8], WireError> {
+        self.u8().map(|octet| core::array::from_fn(|bit| octet & (1 << bit) != 0))
+    }
+
+    /// A short string (§4.2.5.3) as the octets it is: at most 255 of them, of any value.
+    #[inline]
+    pub fn short_str(&mut self) -> Result<&'a [u8], WireError> {
+        let mut ahead = *self;
+        let len = ahead.u8()?;
+        let octets = ahead.take(usize::from(len))?;
+        *self = ahead;
+        Ok(octets)
+    }
+
+    /// A short string that must be UTF-8: a name or a text.
+    ///
+    /// # Errors
+    /// [`WireError::NotUtf8`], besides running out of bytes. RabbitMQ refuses such methods as well (501,
+    /// "Malformed UTF-8 in shortstr").
+    #[inline]
+    pub fn short_string(&mut self) -> Result<&'a str, WireError> {
+        let mut ahead = *self;
+        let text = core::str::from_utf8(ahead.short_str()?).map_err(|_| WireError::NotUtf8)?;
+        *self = ahead;
+        Ok(text)
+    }
+
+    /// A long string (§4.2.5.3): octets of any value behind a 32-bit length.
+    #[inline]
+    pub fn long_str(&mut self) -> Result<&'a [u8], WireError> {
+        let mut ahead = *self;
+        let len = ahead.u32()?;
+        // On a 32-bit machine a length beyond usize cannot be in memory, so it is truncated by definition.
+        let len = usize::try_from(len).map_err(|_| WireError::Truncated)?;
+        let octets = ahead.take(len)?;
+        *self = ahead;
+        Ok(octets)
+    }
+
+    /// Everything that has not been read yet.
+    #[inline]
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Octets that have not been read yet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether everything has been read.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// [`WireError::TrailingBytes`] when something is left: RabbitMQ takes no octet more than it knows the
+    /// meaning of.
+    #[inline]
+    pub fn finish(self) -> Result<(), WireError> {
+        if self.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes) }
+    }
+}
+
+/// A cursor over an output buffer. Every write either happens entirely or says [`Full`] and changes nothing,
+/// so a caller may send what is there, make room and try again.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    buf: &'a mut [u8],
+    at: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// Writes to `buf` from its first octet on.
+    #[inline]
+    pub fn new(buf: &'a mut [u8]) -> Self {
+        Self { buf, at: 0 }
+    }
+
+    /// Octets written so far; also the position of the next one.
+    #[inline]
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Octets there is room for.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.buf.len() - self.at
+    }
+
+    /// What has been written so far.
+    #[inline]
+    pub fn written(&self) -> &[u8] {
+        self.buf.get(..self.at).unwrap_or_default()
+    }
+
+    /// Takes back everything written at or after position `at`.
+    #[inline]
+    pub fn rewind(&mut self, at: usize) {
+        self.at = self.at.min(at);
+    }
+
+    /// Hands out the next `len` octets of the buffer to be filled by the caller; they count as written.
+    ///
+    /// Their content is whatever the buffer held before.
+    #[inline]
+    pub fn claim(&mut self, len: usize) -> Result<&mut [u8], Full> {
+        let claimed = self.buf.get_mut(self.at..).and_then(|room| room.get_mut(..len)).ok_or(Full)?;
+        self.at += len;
+        Ok(claimed)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self, octets: [u8; N]) -> Result<(), Full> {
+        let room = self.buf.get_mut(self.at..).and_then(|room| room.first_chunk_mut::<N>()).ok_or(Full)?;
+        *room = octets;
+        self.at += N;
+        Ok(())
+    }
+
+    /// Octets as they are, without a length.
+    #[inline]
+    pub fn write_raw(&mut self, octets: &[u8]) -> Result<(), Full> {
+        self.claim(octets.len())?.copy_from_slice(octets);
+        Ok(())
+    }
+
+    /// One octet.
+    #[inline]
+    pub fn write_u8(&mut self, value: u8) -> Result<(), Full> {
+        self.array([value])
+    }
+
+    /// A 16-bit unsigned number.
+    #[inline]
+    pub fn write_u16(&mut self, value: u16) -> Result<(), Full> {
+        self.array(value.to_be_bytes())
+    }
+
+    /// A 32-bit unsigned number.
+    #[inline]
+    pub fn write_u32(&mut self, value: u32) -> Result<(), Full> {
+        self.array(value.to_be_bytes())
+    }
+
+    /// A 64-bit unsigned number.
+    #[inline]
+    pub fn write_u64(&mut self, value: u64) -> Result<(), Full> {
+        self.array(value.to_be_bytes())
+    }
+
+    /// Up to eight bits in one octet, the lowest first.
+    #[inline]
+    pub fn write_bits<const N: usize>(&mut self, bits: [bool; N]) -> Result<(), Full> {
+        const { assert!(N <= 8, "no method has more than eight flags in a row") };
+        let octet = bits.iter().rev().fold(0, |octet, bit| octet << 1 | u8::from(*bit));
+        self.write_u8(octet)
+    }
+
+    /// A short string.
+    ///
+    /// # Errors
+    /// [`Full`] also when it is longer than 255 octets, which its length cannot say.
+    #[inline]
+    pub fn write_short_str(&mut self, octets: &[u8]) -> Result<(), Full> {
+        let len = u8::try_from(octets.len()).map_err(|_| Full)?;
+        let claimed = self.claim(octets.len() + 1)?;
+        if let Some((first, text)) = claimed.split_first_mut() {
+            *first = len;
+            text.copy_from_slice(octets);
+        }
+        Ok(())
+    }
+
+    /// A long string.
+    #[inline]
+    pub fn write_long_str(&mut self, octets: &[u8]) -> Result<(), Full> {
+        self.with_length(|w| w.write_raw(octets))
+    }
+
+    /// Writes a 32-bit length, then what `fill` writes, and puts the number of its octets into the length.
+    #[inline]
+    pub(super) fn with_length(
+        &mut self,
+        fill: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.undo_on_error(|w| {
+            let length_at = w.at;
+            w.write_u32(0)?;
+            let start = w.at;
+            fill(w)?;
+            let length = u32::try_from(w.at - start).map_err(|_| Full)?;
+            if let Some(place) = w.buf.get_mut(length_at..start) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+            Ok(())
+        })
+    }
+
+    #[inline]
+    pub(super) fn undo_on_error(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        let start = self.at;
+        write(self).inspect_err(|_| self.at = start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::FrameKind;
+
+    #[test]
+    fn a_read_that_fails_moves_nothing() {
+        let mut reader = Reader::new(b"\x05abc");
+        assert_eq!(reader.short_str(), Err(WireError::Truncated));
+        assert_eq!(reader.long_str(), Err(WireError::Truncated));
+        assert_eq!(reader.u64(), Err(WireError::Truncated));
+        assert_eq!(reader.rest(), b"\x05abc");
+
+        let mut reader = Reader::new(b"\x01\xff");
+        assert_eq!(reader.short_string(), Err(WireError::NotUtf8));
+        assert_eq!(reader.short_str(), Ok(&b"\xff"[..]));
+        assert_eq!(reader.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_length_that_lies_reads_nothing() {
+        let mut reader = Reader::new(b"\xff\xff\xff\xffabc");
+        assert_eq!(reader.long_str(), Err(WireError::Truncated));
+        assert_eq!(reader.table(), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_leaves_no_trace() {
+        let mut buf = [0; 20];
+        let mut w = Writer::new(&mut buf);
+        w.write_raw(b"before").expect("fits");
+        assert_eq!(w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 10])), Err(Full));
+        assert_eq!(w.written(), b"before");
+        w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 6])).expect("exactly the room there is");
+        assert_eq!(w.written(), b"before\x03\0\x01\0\0\0\x06\x07\x07\x07\x07\x07\x07\xce");
+        assert_eq!(w.room(), 0);
+    }
+
+    #[test]
+    fn short_strings_end_at_255_octets() {
+        let mut buf = [0; 600];
+        let mut w = Writer::new(&mut buf);
+        assert_eq!(w.write_short_str(&[b'x'; 256]), Err(Full));
+        assert_eq!(w.at(), 0);
+        assert_eq!(w.write_short_str(&[b'x'; 255]), Ok(()));
+        assert_eq!(w.at(), 256);
+    }
+
+    #[test]
+    fn bits_begin_at_the_low_end() {
+        let mut buf = [0; 1];
+        let mut w = Writer::new(&mut buf);
+        w.write_bits([false, true, false, true, true]).expect("fits");
+        assert_eq!(w.written(), [0b11010]);
+        let bits = Reader::new(w.written()).bits().expect("one octet");
+        assert_eq!(bits, [false, true, false, true, true, false, false, false]);
+    }
+}

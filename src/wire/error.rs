@@ -1,0 +1,62 @@
+//! What can be wrong with bytes: with those that came, and with room for those that go.
+
+use core::fmt;
+
+/// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client
+/// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
+pub const TABLE_DEPTH_MAX: usize = 32;
+
+/// What was wrong with bytes a peer sent.
+///
+/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection; which code and text go
+/// to the peer is for the session to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// A field reaches beyond the end of what holds it.
+    Truncated,
+    /// Octets are left over after the last field.
+    TrailingBytes,
+    /// A short string that is a name or a text is not UTF-8.
+    NotUtf8,
+    /// A table or array holds a value of a type RabbitMQ does not know; the octet is the type tag.
+    UnknownFieldType(u8),
+    /// Tables and arrays are nested deeper than [`TABLE_DEPTH_MAX`].
+    TableTooDeep,
+    /// A float in a table is infinite or not a number. RabbitMQ cannot read those either.
+    NotFinite,
+    /// A content header has property flags that no property stands for.
+    UndefinedFlags,
+    /// A content header of a class that carries no content; the number is the class.
+    UnexpectedClass(u16),
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("a field reaches beyond the end"),
+            Self::TrailingBytes => f.write_str("octets left over after the last field"),
+            // RabbitMQ's own words.
+            Self::NotUtf8 => f.write_str("Malformed UTF-8 in shortstr"),
+            Self::UnknownFieldType(tag) => write!(f, "unknown field type {tag:#04x} in a table"),
+            Self::TableTooDeep => write!(f, "tables nested more than {TABLE_DEPTH_MAX} deep"),
+            Self::NotFinite => f.write_str("a number in a table is not finite"),
+            Self::UndefinedFlags => f.write_str("undefined property flags"),
+            Self::UnexpectedClass(class) => write!(f, "content header for class {class}"),
+        }
+    }
+}
+
+impl core::error::Error for WireError {}
+
+/// What is to be written does not fit: into the buffer, or into its own length field (a short string over 255
+/// octets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("does not fit into the output buffer")
+    }
+}
+
+impl core::error::Error for Full {}
