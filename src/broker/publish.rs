@@ -170,10 +170,10 @@ impl Broker {
             return Ok(message);
         }
         self.limit_routing(cx.work, 1);
-        let vhost = self.channels[channel.index()].vhost;
-        self.check_publish(channel, cx.messages.exchange(message))?;
-        let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
-        self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
+        let exchange = match self.exchange_from_cache(cx.messages, channel, message) {
+            Some(exchange) => exchange,
+            None => self.allowed_exchange(cx, channel, message)?,
+        };
         if !looks {
             self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
             return Ok(message);
@@ -182,6 +182,20 @@ impl Broker {
         let result = self.look_inside(cx, channel, exchange, (message, targets), &mut scratch);
         self.scratch = scratch;
         result
+    }
+
+    /// Finds the exchange that this channel may publish this message to.
+    fn allowed_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+    ) -> Result<ExchangeId, Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        self.check_publish(channel, cx.messages.exchange(message))?;
+        let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
+        self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
+        Ok(exchange)
     }
 
     fn check_key(

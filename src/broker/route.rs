@@ -63,8 +63,10 @@ impl Broker {
         if by_key_alone && headers.is_empty() {
             let names = messages.names(message);
             let exchange_len = messages.exchange_len(message);
+            let connection = self.channels[channel.index()].connection;
+            let for_all_keys = (!self.minds_topics(connection, exchange)).then_some(exchange);
             let cache = &mut self.channels[channel.index()].route_cache;
-            cache.set(self.routing.revision(), exchange_len, names, targets);
+            cache.set(self.routing.revision(), (for_all_keys, exchange_len), names, targets);
         }
         Ok(())
     }
@@ -88,5 +90,17 @@ impl Broker {
         targets.clear();
         targets.extend_from_slice(cached);
         true
+    }
+
+    /// The exchange of the channel's last route, if this message goes there too, and may whatever its key is.
+    pub(super) fn exchange_from_cache(
+        &self,
+        messages: &Messages,
+        channel: ChannelId,
+        message: MessageId,
+    ) -> Option<ExchangeId> {
+        let cache = &self.channels[channel.index()].route_cache;
+        let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
+        cache.exchange(self.routing.revision(), exchange_len, names)
     }
 }
