@@ -130,7 +130,7 @@ impl Broker {
     /// What was adopted stands in the queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
         self.queues[queue.index()].returning -= 1;
-        self.gets_due |= !self.getting.is_empty();
+        self.getting.note_change();
         self.wake(queue);
         self.free_queue_if_done(queue);
     }

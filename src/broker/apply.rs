@@ -67,11 +67,11 @@ impl Broker {
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
     /// that became possible, connections with something new to send.
     pub fn has_work(&self, journal: &Journal) -> bool {
-        self.gets_due
+        self.getting.is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
             || !self.ready.is_empty()
             || !self.noted.is_empty()
-            || self.recheck_over_share
+            || self.over_share.is_due()
             || self.divisions.changed
     }
 

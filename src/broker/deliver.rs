@@ -48,11 +48,11 @@ impl Broker {
 
     /// Whoever was refused for its share may try again, for something was settled since.
     fn recheck_over_share(&mut self, cx: &mut Context<'_>) {
-        if !core::mem::take(&mut self.recheck_over_share) {
+        if !self.over_share.take_due() {
             return;
         }
         for _ in 0..self.over_share.len() {
-            let Some(connection) = self.over_share.pop_front() else { break };
+            let Some(connection) = self.over_share.pop() else { break };
             // Its peer may have gone since.
             let Some(record) = self.connections.get_mut(connection.index()) else { continue };
             if !core::mem::take(&mut record.starves) {
@@ -70,7 +70,7 @@ impl Broker {
         let is_beyond = !self.within_delivery_share(connection);
         let record = &mut self.connections[connection.index()];
         if is_beyond && !core::mem::replace(&mut record.starves, true) {
-            self.over_share.push_back(connection);
+            self.over_share.push(connection);
         }
     }
 
@@ -230,7 +230,7 @@ impl Broker {
         }
         if count > 0 {
             self.releases += 1;
-            self.gets_due |= !self.getting.is_empty();
+            self.getting.note_change();
             self.unpark(cx, connection);
         }
     }
@@ -382,7 +382,7 @@ impl Broker {
                 self.connections[connection.index()].jobs += 1;
                 let serial = self.queues[queue.index()].serial;
                 let outcome = None;
-                self.getting.push_back(Getting { connection, channel, queue, serial, no_ack, outcome });
+                self.getting.push(Getting { connection, channel, queue, serial, no_ack, outcome });
                 Ok(Outcome::Later)
             }
         }
@@ -440,9 +440,9 @@ impl Broker {
 
     /// Lets the gets try again whose queue has something for them now.
     fn serve_gets(&mut self, cx: &mut Context<'_>) {
-        self.gets_due = false;
+        self.getting.take_due();
         for at in 0..self.getting.len() {
-            let Getting { connection, channel, queue, serial, no_ack, ref outcome } = self.getting[at];
+            let Getting { connection, channel, queue, serial, no_ack, ref outcome } = *self.getting.at(at);
             if outcome.is_some() {
                 continue;
             }
@@ -454,7 +454,7 @@ impl Broker {
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
-                self.getting[at].outcome = Some(outcome);
+                self.getting.at(at).outcome = Some(outcome);
                 self.connections[connection.index()].jobs -= 1;
             }
         }
@@ -462,9 +462,7 @@ impl Broker {
 
     /// What became of the connection's [`Outcome::Later`], once it is not busy any more.
     pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
-        let found =
-            self.getting.iter().position(|get| get.connection == connection && get.outcome.is_some())?;
-        let getting = self.getting.remove(found)?;
+        let getting = self.getting.remove(|get| get.connection == connection && get.outcome.is_some())?;
         let outcome = match getting.outcome? {
             Ok(true) => Outcome::GetQueued,
             Ok(false) => Outcome::GetEmpty,

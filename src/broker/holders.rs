@@ -236,7 +236,7 @@ impl Broker {
         let pools = [deliveries, (self.settings.messages / 2).into(), self.settings.body_bytes / 2];
         self.divisions.vhosts = Divided::new(pools, self.access.vhosts_held());
         self.divisions.users = Divided::new(pools, self.access.users_held());
-        self.recheck_over_share |= !self.over_share.is_empty();
+        self.over_share.note_change();
     }
 
     /// Tells the pool of messages who its memory is divided among, if that has changed.

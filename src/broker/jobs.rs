@@ -107,7 +107,7 @@ impl Broker {
             }
         }
         self.queues[queue.index()].returning -= 1;
-        self.gets_due |= !self.getting.is_empty();
+        self.getting.note_change();
         self.wake(queue);
         self.free_queue_if_done(queue);
         true

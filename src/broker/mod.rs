@@ -18,6 +18,7 @@
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
+//! | `waiters` | who waits for what many can bring about |
 //! | `overdue`, `watch` | who settles nothing for too long; when to look |
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `tidy` | memory that a burst left idle |
@@ -80,6 +81,7 @@ mod stored;
 mod tidy;
 mod transaction;
 mod views;
+mod waiters;
 mod watch;
 mod words;
 mod work;

@@ -208,7 +208,7 @@ impl Broker {
 
     pub(super) fn unstall(&mut self, queue: QueueId) {
         self.queues[queue.index()].is_head_blocked = false;
-        self.gets_due |= !self.getting.is_empty();
+        self.getting.note_change();
         self.wake(queue);
     }
 

@@ -384,7 +384,7 @@ impl Broker {
         let share = publish.share;
         let needed = targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
         let reserve = match share {
-            Share::Ordinary => self.chunks_reserve,
+            Share::Ordinary => self.settings.chunks_reserve,
             Share::Transaction | Share::Reserve | Share::ReadBack => 0,
         };
         if needed > self.fan_out_max() {
@@ -478,7 +478,8 @@ impl Broker {
 
     /// Whether queues of the log write this message down.
     fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
-        let is_persistent = self.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        let is_persistent =
+            self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
         is_persistent && cx.journal.mode() != JournalMode::Off
     }
 
@@ -492,7 +493,7 @@ impl Broker {
 
     /// Fresh chunks that one message may ever take.
     pub(super) const fn fan_out_max(&self) -> usize {
-        self.fifo_pool.chunks_max() - self.chunks_reserve
+        self.fifo_pool.chunks_max() - self.settings.chunks_reserve
     }
 
     fn needs_chunk(&self, queue: QueueId) -> bool {

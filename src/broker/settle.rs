@@ -196,7 +196,7 @@ impl Broker {
         consumer: Option<crate::command::ConsumerId>,
         channel: ChannelId,
     ) {
-        self.recheck_over_share |= !self.over_share.is_empty();
+        self.over_share.note_change();
         if let Some(consumer) = consumer {
             if self.channels[channel.index()].global_prefetch_count > 0 {
                 self.make_all_eligible(cx, channel);
@@ -245,7 +245,7 @@ impl Broker {
         if core::mem::take(&mut self.consumers[index].returning) {
             let queue = self.consumers[index].queue;
             self.queues[queue.index()].returning -= 1;
-            self.gets_due |= !self.getting.is_empty();
+            self.getting.note_change();
             self.wake(queue);
             self.free_queue_if_done(queue);
         }

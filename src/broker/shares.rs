@@ -37,8 +37,8 @@ impl Broker {
     ) -> Result<Option<Declarer>, Fault> {
         let room = match declared {
             Declared::Queue => self.queues.room(),
-            Declared::Exchange => self.exchanges_max - self.declared_exchanges,
-            Declared::Binding(_) => self.binding_places_max - self.binding_places,
+            Declared::Exchange => self.settings.exchanges_max - self.declared_exchanges,
+            Declared::Binding(_) => self.settings.binding_places_max - self.binding_places,
         };
         let places = declared.places();
         let names_room = self.settings.names_bytes_max.saturating_sub(self.names_bytes);
@@ -217,7 +217,7 @@ impl Broker {
         }
         self.connections[connection.index()].pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
-        self.recheck_over_share |= !self.over_share.is_empty();
+        self.over_share.note_change();
         if let Some(queue) = queue {
             self.queues[queue.index()].unsettled_bytes -= bytes;
         }

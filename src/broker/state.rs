@@ -23,6 +23,7 @@ use super::paging::Paging;
 use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting};
 use super::routing::Routing;
+use super::waiters::Waiters;
 use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
@@ -41,6 +42,12 @@ pub(super) struct Scratch {
 pub(super) struct Settings {
     pub(super) output_budget_bytes: u64,
     pub(super) names_bytes_max: usize,
+    pub(super) exchanges_max: usize,
+    pub(super) binding_places_max: usize,
+    /// Chunks of queue entries that ordinary publishers leave.
+    pub(super) chunks_reserve: usize,
+    /// Every message to a durable queue is persistent, whatever it says.
+    pub(super) persist_all: bool,
     /// Slots and bytes of blocks that ordinary publishers may use.
     pub(super) messages: u32,
     pub(super) body_bytes: u64,
@@ -87,9 +94,8 @@ pub struct Broker {
     pub(super) entropy: Entropy,
     pub(super) access: Access,
     pub(super) routing: Routing,
-    /// Places that bindings take, of `binding_places_max`; most take one.
+    /// Places that bindings take; most take one.
     pub(super) binding_places: usize,
-    pub(super) binding_places_max: usize,
     pub(super) queues: Slab<Queue>,
     pub(super) queue_table: IndexTable,
     pub(super) consumers: Slab<Consumer>,
@@ -99,19 +105,14 @@ pub struct Broker {
     pub(super) deliveries: Deliveries,
     pub(super) left_out: LeftOut,
     pub(super) orphans: Orphans,
-    /// Every message to a durable queue is persistent, whatever it says.
-    pub(super) persist_all: bool,
     /// When it was last said that there is no room on the disk.
     pub(super) full_said_ms: Option<u64>,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     pub(super) paging: Paging,
     /// Gets that wait for their message.
-    pub(super) getting: VecDeque<Getting>,
-    /// One of them may find its message now.
-    pub(super) gets_due: bool,
+    pub(super) getting: Waiters<Getting>,
     pub(super) fifo_pool: FifoPool,
-    pub(super) chunks_reserve: usize,
     /// Queues with something to deliver now.
     pub(super) ready: List,
     pub(super) jobs: VecDeque<Begun>,
@@ -124,7 +125,6 @@ pub struct Broker {
     /// What all connections keep of the memory for messages.
     pub(super) pinned: Pinned,
     pub(super) watch: Watch,
-    pub(super) exchanges_max: usize,
     /// Exchanges that somebody declared.
     pub(super) declared_exchanges: usize,
     /// How pools are divided among virtual hosts and among users.
@@ -135,8 +135,7 @@ pub struct Broker {
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     pub(super) releases: u64,
     /// Connections with a consumer that was refused because they have their share of deliveries.
-    pub(super) over_share: VecDeque<ConnectionId>,
-    pub(super) recheck_over_share: bool,
+    pub(super) over_share: Waiters<ConnectionId>,
 }
 
 impl core::fmt::Debug for Broker {
@@ -162,6 +161,10 @@ impl Broker {
             settings: Settings {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
                 names_bytes_max: limits.names_bytes_max as usize,
+                exchanges_max: limits.exchanges_max as usize,
+                binding_places_max: limits.bindings_max as usize,
+                chunks_reserve: fifo_pool.chunks_max() / 16,
+                persist_all: false,
                 messages: limits.messages_max - limits.messages_max / 16,
                 body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
             },
@@ -169,7 +172,6 @@ impl Broker {
             access,
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             binding_places: 0,
-            binding_places_max: limits.bindings_max as usize,
             queues: Slab::with_capacity(queues),
             queue_table: IndexTable::with_capacity(queues, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
@@ -177,15 +179,12 @@ impl Broker {
             channels: Slab::with_capacity(limits.channels_max as usize),
             connections: Slab::with_capacity(connections),
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
-            chunks_reserve: fifo_pool.chunks_max() / 16,
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
-            persist_all: false,
             full_said_ms: None,
             watermarks_pending: VecDeque::with_capacity(64),
             paging: Paging::new(limits),
-            getting: VecDeque::new(),
-            gets_due: false,
+            getting: Waiters::with_capacity(0),
             fifo_pool,
             ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
@@ -198,14 +197,12 @@ impl Broker {
             names_bytes: 0,
             pinned: Pinned::default(),
             watch: Watch::new(limits.consumer_timeout_ms),
-            exchanges_max: limits.exchanges_max as usize,
             declared_exchanges: 0,
             divisions: Divisions::default(),
             log_shares: LogShares::default(),
             connection_serial: 0,
             releases: 0,
-            over_share: VecDeque::with_capacity(connections),
-            recheck_over_share: false,
+            over_share: Waiters::with_capacity(connections),
         };
         broker.begin_access()?;
         Ok(broker)

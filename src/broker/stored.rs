@@ -22,7 +22,7 @@ use super::{Broker, Context};
 impl Broker {
     /// Whether messages to durable queues count as persistent whatever they say.
     pub const fn set_persist_all(&mut self, persist_all: bool) {
-        self.persist_all = persist_all;
+        self.settings.persist_all = persist_all;
     }
 
     /// The version for something durable that is about to exist.
