@@ -312,13 +312,14 @@ fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
     }
 }
 
-// A system call is made in each: inlined everywhere they would only make the program larger.
-/// The store on files, as all who open one do it: what is generic would be compiled anew in each package.
+// The store on files, as all who open one do it: what is generic would be compiled anew in each package, and so
+// would what calls it if it were inlined there.
 impl Log {
     /// See [`Self::open`].
     ///
     /// # Errors
     /// As there.
+    #[inline(never)]
     pub fn open_files(
         files: &mut FileDisk,
         settings: Settings,
@@ -332,11 +333,13 @@ impl Log {
     ///
     /// # Errors
     /// As there.
+    #[inline(never)]
     pub fn access_of_files(files: &mut FileDisk) -> Result<Access, OpenError> {
         Self::access_of(files)
     }
 }
 
+// A system call is made in each: inlined everywhere they would only make the program larger.
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;

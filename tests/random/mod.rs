@@ -2,7 +2,7 @@
 //!
 //! Always true: the same seed gives the same numbers, on every machine.
 
-#![allow(dead_code, reason = "no program of tests uses all of it")]
+#![allow(dead_code, unreachable_pub, reason = "shared: no program of tests uses all of it")]
 
 /// A stream of numbers (xorshift64*).
 #[derive(Clone, Debug)]
