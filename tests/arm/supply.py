@@ -162,12 +162,6 @@ def rustc_version():
     return output_of("rustc", "--version").split()[1]
 
 
-def has_target(target):
-    """Whether the toolchain already has a standard library for `target` (rustup target add)."""
-    libraries = pathlib.Path(output_of("rustc", "--print", "target-libdir", "--target", target))
-    return any(libraries.glob("libstd-*.rlib"))
-
-
 def standard_library_source():
     """The folder with the standard library's source of exactly the installed rustc."""
     version = rustc_version()
@@ -188,8 +182,8 @@ def standard_library_source():
                 raise Missing(f"Debian's rust-src {found[0]} does not hold {source.relative_to(folder)}")
             return source
     raise Missing(
-        f"no standard library for this target, and Debian publishes no rust-src {version} "
-        f"(in {', '.join(SUITES_WITH_RUST)}); with rustup: rustup target add TARGET"
+        f"no source of the standard library, and Debian publishes no rust-src {version} "
+        f"(in {', '.join(SUITES_WITH_RUST)}); with rustup: rustup component add rust-src"
     )
 
 
