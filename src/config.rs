@@ -9,6 +9,7 @@
 //! line and what to write instead. Nothing is guessed, nothing is cut to fit.
 
 pub mod board;
+pub mod bridge;
 pub mod derive;
 pub mod first_user;
 mod layer;
@@ -16,6 +17,8 @@ pub mod nearest;
 mod read;
 pub mod transports;
 pub mod units;
+pub mod upstream;
+mod variables;
 
 use std::error::Error;
 use std::fmt;
@@ -25,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits::{Limits, LimitsError, Megabytes};
 use board::{AUTO, BOARDS, Machine};
+use bridge::Bridge;
 use derive::{ByHand, Profile};
 pub use first_user::FirstUser;
 pub use layer::Layer;
@@ -71,6 +75,8 @@ pub struct Config {
     pub log_level: log::LevelFilter,
     /// Users that can connect from this machine itself only.
     pub loopback_users: Vec<String>,
+    /// Where messages go to and come from beyond this broker.
+    pub bridges: Vec<Bridge>,
     /// Whom a new store begins with.
     pub first_user: FirstUser,
     /// Product and version announced to clients.
@@ -258,6 +264,7 @@ impl Config {
         lines.extend(TlsLayer::shown(&self.tls));
         lines.push("\n[limits]".to_string());
         lines.extend(limits);
+        lines.extend(self.bridges.iter().flat_map(Bridge::shown));
         lines.join("\n")
     }
 }
@@ -282,6 +289,7 @@ impl Default for Config {
             memory_lock: false,
             log_level: log::LevelFilter::Info,
             loopback_users: vec!["guest".to_string()],
+            bridges: Vec::new(),
             first_user: FirstUser::default(),
             product: Announced::default().product(),
             limits: Limits::default(),

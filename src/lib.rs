@@ -20,8 +20,9 @@
 //! | [`config`] | what the operator said | nothing |
 //! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::Writer`, `wire::Full` |
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
+//! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
-//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls` |
+//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
 //! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //! | `sim` | the broker's worst days, by chance; only in builds that check themselves | everyone |
 //!
@@ -100,6 +101,7 @@
 //!   instead of working out the smallest offset still missing.
 
 pub mod admin;
+pub mod bridge;
 pub mod broker;
 pub mod command;
 pub mod config;

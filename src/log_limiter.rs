@@ -89,10 +89,12 @@ pub enum LogKind {
     Shortage,
     /// A client that may not use the operator's socket.
     Control,
+    /// A bridge that is up, or is not.
+    Bridge,
 }
 
 impl LogKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Opening,
         Self::TlsHandshake,
         Self::Login,
@@ -101,6 +103,7 @@ impl LogKind {
         Self::Timeout,
         Self::Shortage,
         Self::Control,
+        Self::Bridge,
     ];
 
     /// What many of them are called in a report.
@@ -114,6 +117,7 @@ impl LogKind {
             Self::Timeout => "timeouts",
             Self::Shortage => "shortages",
             Self::Control => "refused ctl clients",
+            Self::Bridge => "news of bridges",
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 
 use super::admin_session::body;
+use super::bridges::BridgeLinks;
 use super::columns::{
     Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Orphans, Permissions,
     Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
@@ -17,7 +18,7 @@ use super::columns::{
 use super::http::{Request, Status, Verb, decode};
 use super::json::Json;
 use super::listing::{Filter, Listing, Part, choose, row};
-use super::request_context::RequestContext;
+use super::request_context::{BridgeOrder, RequestContext};
 use super::{access, definitions};
 
 /// The most alarms at once.
@@ -58,6 +59,13 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
             done(Status::NoContent)
         }
         (Verb::Get, ["ctl", "alarms"]) => alarms(context),
+        (Verb::Get, ["ctl", "bridges"]) => list::<BridgeLinks>(request, BRIDGE_LINKS, &[]),
+        (Verb::Post, ["ctl", "bridges", bridge, "pause"]) => {
+            order_bridge(context, bridge, BridgeOrder::Pause)
+        }
+        (Verb::Post, ["ctl", "bridges", bridge, "resume"]) => {
+            order_bridge(context, bridge, BridgeOrder::Resume)
+        }
         (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS, &[]),
         (verb @ (Verb::Put | Verb::Delete), ["ctl", "orphans", incarnation, queue @ ..]) => {
             orphan(context, verb, incarnation, queue)
@@ -128,6 +136,7 @@ const CONNECTIONS: &[Part] = &[part::<Connections>(WHOLE)];
 const CHANNELS: &[Part] = &[part::<Channels>(WHOLE)];
 const CONSUMERS: &[Part] = &[part::<Consumers>(WHOLE)];
 const ORPHANS: &[Part] = &[part::<Orphans>(WHOLE)];
+const BRIDGE_LINKS: &[Part] = &[part::<BridgeLinks>(WHOLE)];
 const VHOSTS: &[Part] = &[part::<Vhosts>(WHOLE)];
 const USERS: &[Part] = &[part::<Users>(WHOLE)];
 const PERMISSIONS: &[Part] = &[part::<Permissions>(WHOLE)];
@@ -390,6 +399,15 @@ fn counted(context: &Context<'_>, outcome: Result<impl Into<i128>, Fault>) -> An
     }
 }
 
+/// Has something done with a bridge.
+fn order_bridge(context: &mut RequestContext<'_>, bridge: &str, order: BridgeOrder) -> Answer {
+    if !context.bridges.is_known(bridge) {
+        return not_found(&format!("there is no bridge '{bridge}'"));
+    }
+    context.orders.bridge = Some((bridge.to_string(), order));
+    done(Status::NoContent)
+}
+
 fn close_one(request: &Request<'_>, context: &mut RequestContext<'_>, pid: &str) -> Answer {
     let Some((number, connection)) = parse_connection_pid(pid) else {
         return bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
@@ -405,7 +423,9 @@ fn close_all(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Opt
     let mut closed = 0_u32;
     for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
         let view = context.broker.connection_view(connection);
-        if view.is_some_and(|view| vhost.is_none_or(|vhost| view.vhost == vhost)) {
+        // The links of bridges are the operator's own.
+        let is_client = context.sockets.at(connection).is_some();
+        if is_client && view.is_some_and(|view| vhost.is_none_or(|vhost| view.vhost == vhost)) {
             context.broker.force_close(connection, &reason);
             closed += 1;
         }

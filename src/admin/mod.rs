@@ -7,6 +7,7 @@
 //! | `api` | what each request means |
 //! | `listing`, `columns` | rows of what there is, written while the client takes them |
 //! | `access` | users, virtual hosts, permissions |
+//! | `bridges` | links of bridges |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
@@ -20,6 +21,7 @@
 mod access;
 pub mod admin_session;
 pub mod api;
+pub mod bridges;
 pub mod columns;
 pub mod definitions;
 pub mod http;

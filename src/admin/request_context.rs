@@ -22,6 +22,8 @@ pub struct RequestContext<'s> {
     pub work: &'s mut broker::Work,
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
+    /// The bridges.
+    pub bridges: &'s dyn Bridges,
     /// The process.
     pub process: &'s Process,
     /// The files of the store, if there is one, for the one client that asks.
@@ -60,7 +62,7 @@ impl RequestContext<'_> {
 
     /// The same without the means to change anything.
     pub const fn context(&self) -> ReadContext<'_> {
-        ReadContext { broker: self.broker, sockets: self.sockets }
+        ReadContext { broker: self.broker, sockets: self.sockets, bridges: self.bridges }
     }
 }
 
@@ -71,6 +73,58 @@ pub struct ReadContext<'s> {
     pub broker: &'s Broker,
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
+    /// The bridges.
+    pub bridges: &'s dyn Bridges,
+}
+
+/// The bridges, as far as an operator is told of them.
+pub trait Bridges {
+    /// Places of links.
+    fn places(&self) -> usize;
+    /// The link in a place.
+    fn at(&self, place: usize) -> Option<BridgeLinkView<'_>>;
+    /// Whether there is a bridge of this name.
+    fn is_known(&self, bridge: &str) -> bool;
+}
+
+/// Causes that messages are set aside for.
+pub const PARKED_CAUSES: usize = 6;
+
+/// One direction of a bridge.
+#[derive(Clone, Debug)]
+pub struct BridgeLinkView<'a> {
+    /// The bridge's name.
+    pub bridge: &'a str,
+    /// `forward` or `fetch`.
+    pub direction: &'static str,
+    /// `running`, `blocked`, `connecting`, `waiting`, `paused` or `ending`.
+    pub state: &'static str,
+    /// The virtual host here.
+    pub vhost: &'a str,
+    /// The address that is used, or tried next, without its password.
+    pub upstream: String,
+    /// Messages that the other side has taken over, since the start.
+    pub moved: u64,
+    /// Messages on their way.
+    pub pending: u64,
+    /// The queues here that wait to be forwarded.
+    pub queues: Option<Vec<&'a str>>,
+    /// Messages sent that may have been sent before.
+    pub repeats: u64,
+    /// Messages set aside, by cause.
+    pub parked: [(&'static str, u64); PARKED_CAUSES],
+    /// Messages that nothing here can take, and the upstream keeps.
+    pub held: u64,
+    /// Times that messages could flow.
+    pub connected: u64,
+    /// Times that they could not, or not any more.
+    pub failed: u64,
+    /// The last error, and how many milliseconds ago it was.
+    pub last_error: Option<(&'a str, u64)>,
+    /// How long messages have been able to flow, in milliseconds.
+    pub up_for_ms: Option<u64>,
+    /// When it is tried again, in milliseconds from now.
+    pub retry_in_ms: Option<u64>,
 }
 
 /// The sockets of AMQP connections, as far as an operator is told of them.
@@ -156,4 +210,15 @@ pub struct Process {
 pub struct Orders {
     /// The broker is to stop.
     pub stop: bool,
+    /// Something is to be done with the bridge of this name.
+    pub bridge: Option<(String, BridgeOrder)>,
+}
+
+/// What is to be done with a bridge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BridgeOrder {
+    /// Its links are to end, and not to begin again.
+    Pause,
+    /// They are to begin at once.
+    Resume,
 }

@@ -497,8 +497,8 @@ impl Broker {
 
 /// A connection's outbox, read from the front.
 pub struct OutboxView<'b> {
-    broker: &'b Broker,
-    at: Option<usize>,
+    pub(super) broker: &'b Broker,
+    pub(super) at: Option<usize>,
 }
 
 impl Outbox for OutboxView<'_> {

@@ -19,6 +19,7 @@
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `waiters` | who waits for what many can bring about |
+//! | `own` | connections of this broker's own: the local end of a bridge |
 //! | `overdue`, `watch` | who settles nothing for too long; when to look |
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `tidy` | memory that a burst left idle |
@@ -60,6 +61,7 @@ mod log_shares;
 mod names;
 mod orphans;
 mod overdue;
+mod own;
 mod page_in;
 mod paging;
 mod place;
@@ -96,6 +98,7 @@ pub use deliver::OutboxView;
 pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
+pub use own::DeliverySource;
 pub use page_in::{Fetch, Page, PageIn};
 pub use restored::{Contents, Restored};
 pub use sizes::{

@@ -19,6 +19,8 @@ pub(super) struct Connection {
     /// The user's record, while it exists.
     pub(super) user_index: Option<usize>,
     pub(super) vhost: Option<VhostId>,
+    /// It is this broker's own, and may do what its configuration says.
+    pub(super) is_own: bool,
     /// Why it is to be closed by force.
     pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
@@ -67,6 +69,7 @@ impl Connection {
             user: Name::new(),
             user_index: None,
             vhost: None,
+            is_own: false,
             forced: None,
             channels: List::default(),
             exclusive_queues: List::default(),

@@ -154,7 +154,7 @@ impl Broker {
         let vhosts = limits.vhosts_max as usize;
         let exchanges = limits.exchanges_max as usize + vhosts * PREDECLARED_EXCHANGES;
         let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize, vhosts);
-        let (queues, connections) = (limits.queues_max as usize, limits.connections_max as usize);
+        let (queues, connections) = (limits.queues_max as usize, limits.connection_records());
         let frame = limits.frame_max as usize;
         let access = Access::new(limits, &mut entropy, seed);
         let mut broker = Self {
@@ -176,7 +176,7 @@ impl Broker {
             queue_table: IndexTable::with_capacity(queues, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
             consumer_table: IndexTable::with_capacity(limits.consumers_max as usize, seed),
-            channels: Slab::with_capacity(limits.channels_max as usize),
+            channels: Slab::with_capacity(limits.channels_max as usize + limits.bridge_links()),
             connections: Slab::with_capacity(connections),
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
@@ -206,6 +206,11 @@ impl Broker {
         };
         broker.begin_access()?;
         Ok(broker)
+    }
+
+    /// Any number.
+    pub fn chance(&mut self) -> u64 {
+        draw_seed(&mut self.entropy)
     }
 
     /// Whether exclusive queues live as long as this connection.

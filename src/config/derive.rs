@@ -59,6 +59,8 @@ pub struct ByHand {
 
 /// The key that is set besides those of `[limits]` and costs memory.
 const FRAME_MAX: &str = "frame_max";
+/// The key that follows from how many bridges are said.
+const BRIDGES_MAX: &str = "bridges_max";
 
 impl ByHand {
     fn lay_over(&self, limits: &mut Limits) {
@@ -209,6 +211,10 @@ impl Config {
         if let Some(disk_limit) = self.store.disk_limit_bytes {
             self.limits.check_disk(disk_limit)?;
         }
+        if self.bridges.len() > self.limits.bridges_max as usize {
+            let must = "at least as many as there are [[bridge]]; without it there is room for those";
+            return Err(LimitsError::Contradiction { key: BRIDGES_MAX, must });
+        }
         let verdict = self.limits.check(&sizes_of(self), self.memory_limit_bytes);
         verdict.map_err(|error| match error {
             LimitsError::TooMuch { sum, memory_limit, .. } => self.explain(sizes_of, sum, memory_limit),
@@ -241,6 +247,9 @@ impl Config {
         // What costs no memory is none of our business.
         limits.heartbeat_s = self.limits.heartbeat_s;
         limits.channel_max = self.limits.channel_max;
+        if !by_hand.has(BRIDGES_MAX) {
+            limits.bridges_max = self.bridges.len() as u32;
+        }
         limits
     }
 
@@ -254,7 +263,7 @@ impl Config {
     /// the rest is there for TLS; less, where TLS or what was set by hand takes more than that.
     fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
         let nothing = ByHand::default();
-        let plain = Self { listen_tls: Vec::new(), ..self.clone() };
+        let plain = Self { listen_tls: Vec::new(), bridges: Vec::new(), ..self.clone() };
         let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
         let used = plain.sum_with(plain.limits_at(&nothing, ONE), sizes_of).min(own);
         let share = u128::from(limit) * u128::from(used) / u128::from(own);

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::board::BOARDS;
+use super::bridge::Bridges;
 use super::derive::ByHand;
 use super::first_user::{Secret, UserName};
 use super::read::{Wrong, read, section};
@@ -55,6 +56,7 @@ section! {
         pub(super) heartbeat: Seconds,
         pub(super) frame_max: Bytes<u32>,
         pub(super) channel_max: Count<u16>,
+        pub(super) bridge: Bridges,
     }
     above {
         pub(super) store: StoreLayer,
@@ -118,6 +120,7 @@ macro_rules! section_keys {
 section_keys! {
     LimitsLayer sets Limits;
     connections_max: Count<u32> => connections_max;
+    bridges_max: Count<u32> => bridges_max;
     handshakes_max: Count<u32> => handshakes_max;
     tls_connections_max: Count<u32> => tls_connections_max;
     tls_handshakes_max: Count<u32> => tls_handshakes_max;
@@ -262,6 +265,7 @@ impl Layer {
         super::put(&mut config.limits.heartbeat_s, self.heartbeat.map(|time| time.0));
         super::put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
         super::put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
+        super::put(&mut config.bridges, self.bridge.map(|bridges| bridges.0));
         self.store.lay_over(&mut config.store);
         self.tls.lay_over(&mut config.tls);
         self.limits.lay_over(&mut config.limits);

@@ -188,7 +188,7 @@ pub(super) fn read(
     fill(top, table.get_ref(), unknown)
 }
 
-fn fill(
+pub(super) fn fill(
     section: &mut dyn Section,
     table: &DeTable<'_>,
     unknown: fn(&str, &[&str]) -> String,

@@ -170,7 +170,7 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
     let text = BOARDS[0].text;
     let is_named =
         |key: &str| text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
-    let top = Layer::KEYS.iter().filter(|key| !["limits", "store", "tls"].contains(key));
+    let top = Layer::KEYS.iter().filter(|key| !["limits", "store", "tls", "bridge"].contains(key));
     for key in top.chain(LimitsLayer::KEYS).chain(StoreLayer::KEYS).chain(TlsLayer::KEYS) {
         assert!(is_named(key), "boards/generic.toml does not show {key}");
     }
@@ -189,6 +189,17 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
 fn is_setting(line: &str) -> bool {
     line.split_once(" = ")
         .is_some_and(|(key, _)| key.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
+}
+
+#[test]
+fn the_generic_profile_shows_a_bridge_that_is_one() {
+    let (_, example) = BOARDS[0].text.split_once("#     [[bridge]]\n").expect("there is an example");
+    let lines = example.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
+    let text: Vec<&str> = ["[[bridge]]"].into_iter().chain(lines).collect();
+    let config = gathered(&text.join("\n")).unwrap();
+    let [bridge] = config.bridges.as_slice() else { panic!("one bridge") };
+    assert_eq!((bridge.forward.len(), bridge.fetch.len()), (1, 1));
+    assert_eq!(bridge.window, 256, "what is shown is the default");
 }
 
 #[test]

@@ -59,27 +59,28 @@ macro_rules! words {
             $($(#[$why])* $variant,)*
         }
 
-        impl FromStr for $kind {
-            type Err = BadValue;
+        impl core::str::FromStr for $kind {
+            type Err = $crate::config::units::BadValue;
 
-            fn from_str(text: &str) -> Result<Self, BadValue> {
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {
                     $($word => Ok(Self::$variant),)*
                     _ => {
                         let words = [$($word),*].join(", ");
-                        Err(BadValue::new(text, format!("a value of {}: {words}", $key)))
+                        Err(Self::Err::new(text, format!("a value of {}: {words}", $key)))
                     }
                 }
             }
         }
 
-        impl fmt::Display for $kind {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl core::fmt::Display for $kind {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 f.write_str(match self { $(Self::$variant => concat!("\"", $word, "\""),)* })
             }
         }
     };
 }
+pub(super) use words;
 
 words! {
     /// Whether clients show certificates.

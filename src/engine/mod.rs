@@ -24,6 +24,12 @@
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
 //! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
+//! | `bridge_link`, `bridge_state` | the links of bridges, with a socket and without |
+//! | `bridges` | when they are tried, and what becomes of those that end |
+//! | `bridge_peer` | links as peers: connecting, reading, their time and their end |
+//! | `bridge_forward`, `bridge_fetch` | messages on their way there, and from there |
+//! | `bridge_views` | what an operator is told of them, and does with them |
+//! | `name_lookup` | names that are looked up |
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
@@ -35,9 +41,17 @@ mod acceptor;
 mod address;
 mod admin_socket;
 mod admission;
+mod bridge_fetch;
+mod bridge_forward;
+mod bridge_link;
+mod bridge_peer;
+mod bridge_state;
+mod bridge_views;
+mod bridges;
 mod deadlines;
 mod listener;
 mod login_throttle;
+mod name_lookup;
 mod operators;
 mod peer;
 mod peer_id;
@@ -56,11 +70,13 @@ mod wait_list;
 mod worker_job;
 mod worker_queue;
 
+use crate::bridge;
 use crate::limits::Limits;
 use crate::mem::BytePool;
 
 pub use accept_queue::QUEUE_PLACES;
 pub use address::PeerAddress;
+pub use name_lookup::{FoundAddresses, NameLookup};
 pub use peer_id::PeerId;
 pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
 pub use restore::{First, restore};
@@ -73,6 +89,18 @@ pub use worker_job::{WorkerJob, WorkerResult};
 pub(crate) const fn peer_bytes<S>() -> usize {
     peer::peer_bytes::<S>()
 }
+
+/// Bytes that a bridge takes here beside its connections, with frames of so many bytes.
+pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
+    let links = 2 * (size_of::<bridge_link::Link>() + peer_bytes::<S>() + CLIENT_BYTES);
+    links
+        + size_of::<bridge_state::Bridge>()
+        + bridge_state::Scratch::bytes(frame_max)
+        + bridge::window_bytes(window)
+}
+
+/// What a client says besides messages, and the names that it knows.
+const CLIENT_BYTES: usize = 8 << 10;
 
 /// Bytes for each that is in its handshake.
 pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + accept_queue::PLACE_BYTES;

@@ -18,6 +18,7 @@ use crate::time::Now;
 
 use super::address::PeerAddress;
 use super::admin_socket::{AdminConnection, IDLE_MS};
+use super::bridge_views::ShownBridges;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
@@ -184,6 +185,7 @@ impl<P: Platform> Engine<P> {
         process.waiting_publishers = self.for_room.len() as u32;
         let held_before = self.admin.holder.is_some();
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
+        let bridges = ShownBridges { bridges: &self.bridges, peers: &self.peers, now: self.now };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
         let mut context = RequestContext {
@@ -192,6 +194,7 @@ impl<P: Platform> Engine<P> {
             messages: &mut self.supplies.messages,
             work: &mut self.work,
             sockets: &peers,
+            bridges: &bridges,
             process,
             files: files.as_mut().map(|files| files as &mut dyn Files),
             orders: &mut self.admin.orders,
@@ -208,7 +211,11 @@ impl<P: Platform> Engine<P> {
 
     /// Does what the operator wants of the loop itself.
     pub(super) fn follow_orders(&mut self) {
-        if core::mem::take(&mut self.admin.orders).stop {
+        let orders = core::mem::take(&mut self.admin.orders);
+        if let Some((bridge, order)) = orders.bridge {
+            self.follow_bridge_order(&bridge, order);
+        }
+        if orders.stop {
             self.begin_stop("by leveret ctl");
         }
     }

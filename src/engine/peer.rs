@@ -13,6 +13,7 @@ use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
 use super::admin_socket::AdminConnection;
+use super::bridge_link::Link;
 use super::deadlines::Deadlines;
 use super::platform::Socket;
 use super::stream::Stream;
@@ -74,6 +75,9 @@ pub(super) enum Session {
     Amqp(session::Connection),
     /// An operator's client, which has none.
     Admin(AdminConnection),
+    /// An upstream broker, whose record is that of our own consumer or publisher. It is out of its place
+    /// while something is done with it.
+    Bridge(Option<Box<Link>>),
 }
 
 impl Session {
@@ -82,8 +86,16 @@ impl Session {
     pub(super) fn amqp(&mut self) -> &mut session::Connection {
         match self {
             Self::Amqp(session) => session,
-            Self::Admin(_) => unreachable!("whoever has a record at the broker speaks AMQP"),
+            Self::Admin(_) | Self::Bridge(_) => {
+                unreachable!("only clients of AMQP are asked for by that name")
+            }
         }
+    }
+
+    /// Whether it is a link of a bridge.
+    #[inline]
+    pub(super) const fn is_bridge(&self) -> bool {
+        matches!(self, Self::Bridge(_))
     }
 
     /// When it wants to be called.
@@ -91,6 +103,8 @@ impl Session {
         match self {
             Self::Amqp(session) => session.deadline(),
             Self::Admin(client) => client.deadline(),
+            // It says itself when it was looked at.
+            Self::Bridge(_) => Deadline::NEVER,
         }
     }
 
@@ -99,6 +113,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
             Self::Admin(client) => client.session.awaits_disk(),
+            Self::Bridge(link) => link.as_ref().is_some_and(|link| link.awaits_disk()),
         }
     }
 
@@ -107,6 +122,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.has_output(),
             Self::Admin(client) => client.session.has_output(),
+            Self::Bridge(link) => link.as_ref().is_some_and(|link| !link.client.pending().is_empty()),
         }
     }
 
@@ -115,6 +131,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.has_remainder(),
             Self::Admin(_) => false,
+            Self::Bridge(link) => link.as_ref().is_some_and(|link| link.has_begun()),
         }
     }
 }

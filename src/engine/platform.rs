@@ -4,6 +4,7 @@
 //!  octets          Socket::{read, peek, write, shut_down_writing}   one connection, never blocking
 //!  who comes in    Platform::accept, register, stop_listening
 //!  who has gone    Platform::close
+//!  whom we visit   Platform::connect, start_lookup, take_lookup
 //!  what is long    Platform::{start_write, start_read, start_work}    one job of each kind at a time
 //!                  Platform::{take_written, take_read, take_worked}   its result, when it is there
 //! ```
@@ -24,6 +25,7 @@ use crate::store;
 use crate::time::Now;
 
 use super::address::PeerAddress;
+use super::name_lookup::{FoundAddresses, NameLookup};
 use super::peer_id::PeerId;
 use super::worker_job::{WorkerJob, WorkerResult};
 
@@ -37,6 +39,11 @@ pub trait Socket: Read + Write {
 
     /// Says that nothing more will be written. A peer that is gone needs no telling.
     fn shut_down_writing(&mut self);
+
+    /// What kept it from being connected, if that failed; asking takes it away.
+    fn take_error(&self) -> Option<io::Error> {
+        None
+    }
 
     /// Our end, if it is one of the network.
     fn local_address(&self) -> Option<SocketAddr>;
@@ -117,6 +124,18 @@ pub trait Platform {
     /// # Errors
     /// The system cannot: the socket is of no use.
     fn register(&mut self, socket: &mut Self::Socket, interest: Interest) -> io::Result<()>;
+
+    /// Begins to connect to somebody. That it is connected, or cannot be, is reported when it is registered.
+    ///
+    /// # Errors
+    /// It cannot even be begun.
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
+
+    /// Begins to look up a name, on a thread that may wait for it; one at a time.
+    fn start_lookup(&mut self, lookup: NameLookup);
+
+    /// What was found, if that is over.
+    fn take_lookup(&mut self) -> Option<FoundAddresses>;
 
     /// Closes a socket that was registered.
     fn close(&mut self, socket: Self::Socket);

@@ -104,6 +104,7 @@ impl<P: Platform> Engine<P> {
             return;
         }
         match id.connection() {
+            Some(connection) if peer.session.is_bridge() => self.read_bridge(connection),
             Some(connection) => self.read_amqp(connection),
             None => self.read_operator(id),
         }
@@ -162,7 +163,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Whether the turn has had as much work as it may have, whatever is left to read.
-    const fn is_over_budget(&self) -> bool {
+    pub(super) const fn is_over_budget(&self) -> bool {
         self.work_units >= WORK_UNITS_PER_TURN
     }
 
@@ -268,7 +269,7 @@ impl<P: Platform> Engine<P> {
     /// How far a connection of the broker has come: its handshake is over, or all of it.
     fn after_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let session = peer.session.amqp();
+        let Session::Amqp(session) = &mut peer.session else { return };
         if peer.shaking_hands && session.stage() == Stage::Open {
             peer.shaking_hands = false;
             let source = peer.address.origin();
@@ -358,7 +359,9 @@ impl<P: Platform> Engine<P> {
             }
             let Some(peer) = self.peers.get_mut(id) else { continue };
             peer.waiting = Waiting::No;
-            peer.session.amqp().blocked(self.now, false);
+            if let Session::Amqp(session) = &mut peer.session {
+                session.blocked(self.now, false);
+            }
             peer.stream.look_again();
             self.read_from(waiting);
             let is_held = self.supplies.messages.is_held(owner) && !is_large_next;
@@ -426,12 +429,8 @@ impl<P: Platform> Engine<P> {
         );
         for index in 0..self.peers.connections_seen() {
             let id = ConnectionId::from_index(index);
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            if peer
-                .session
-                .amqp()
-                .has_body_for(&self.supplies.context(self.now, &self.broker, &self.journal, id), ms)
-            {
+            let Some(Peer { session: Session::Amqp(session), .. }) = self.peers.get_mut(id) else { continue };
+            if session.has_body_for(&self.supplies.context(self.now, &self.broker, &self.journal, id), ms) {
                 self.put_one_out(id, &fault);
             }
         }

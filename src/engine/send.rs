@@ -10,7 +10,7 @@ use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
 
-use super::peer::{Ending, Peer, Waiting};
+use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
 use super::state::Engine;
@@ -35,10 +35,12 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn write_to(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id) else { return };
+        let is_bridge = peer.session.is_bridge();
         let is_over = matches!(peer.ending, Ending::Draining(_) | Ending::Now);
         match (id.connection(), peer.stream.writable) {
+            (Some(connection), true) if !is_over && is_bridge => self.write_bridge(connection),
             (Some(connection), true) if !is_over => self.write_amqp(connection),
-            (Some(connection), false) => self.note_stall(connection, 0),
+            (Some(connection), false) if !is_bridge => self.note_stall(connection, 0),
             (None, true) if !is_over => self.write_operator(id),
             _ => {}
         }
@@ -186,6 +188,9 @@ impl<P: Platform> Engine<P> {
 
     /// A connection of the broker is gone.
     fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
+        if let Session::Bridge(link) = &mut peer.session {
+            return self.forget_link(id, link.take());
+        }
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         peer.session.amqp().teardown(&mut context);
         let context =

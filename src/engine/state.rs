@@ -12,6 +12,7 @@ use crate::time::{Deadline, Now};
 
 use super::accept_queue::AcceptQueue;
 use super::admin_socket::AdminSocket;
+use super::bridge_state::Bridges;
 use super::deadlines::Deadlines;
 use super::listener::Listener;
 use super::peer_id::PeerId;
@@ -149,6 +150,7 @@ pub struct Engine<P: Platform> {
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
     pub(super) admin: AdminSocket,
+    pub(super) bridges: Bridges,
 }
 
 impl<P: Platform> core::fmt::Debug for Engine<P> {
@@ -175,7 +177,10 @@ impl<P: Platform> Engine<P> {
     /// Reserves everything. Nobody can come in before the first turn; a store comes by [`Self::set_store`].
     pub fn new(setup: Setup, broker: Broker, platform: P) -> Self {
         let limits = setup.limits;
-        let connections = limits.connections_max as usize;
+        let connections = limits.connection_records();
+        let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
+        let mut broker = broker;
+        let bridges = Bridges::new(bridges_max, frame_max, &setup.identity.version, broker.chance());
         let peers = Peers::<P::Socket>::places_max(connections);
         let with_tls = setup.listeners.contains(&true);
         // Of locked memory nothing is given back, so nothing is due for it.
@@ -232,6 +237,7 @@ impl<P: Platform> Engine<P> {
             idle_left: 0,
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid),
+            bridges,
             limits,
         }
     }

@@ -50,7 +50,9 @@ impl<P: Platform> Engine<P> {
 
     /// Whether no turn is to be taken any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopping.is_some_and(|at| self.connections_count == 0 || at.is_due(self.now))
+        self.stopping.is_some_and(|at| {
+            self.connections_count == 0 && !self.bridges.is_connected() || at.is_due(self.now)
+        })
     }
 
     /// Begins to write what has not been written when the turns have ended; `true`: [`Self::flush`] is to be

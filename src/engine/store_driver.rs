@@ -69,6 +69,12 @@ impl StoreDriver {
         }
     }
 
+    /// Who the store is, and which of its lives this is.
+    pub const fn origin(&self) -> ([u8; 16], u32) {
+        let log = self.keeper.log();
+        (log.id(), log.life())
+    }
+
     /// Whether a read that went like this is to be tried again. Cards refuse reads now and then that they
     /// grant the next time, and a message is passed over for as long as the process lives.
     fn tries_again(&mut self, was_refused: bool) -> bool {

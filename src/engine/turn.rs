@@ -67,6 +67,7 @@ impl<P: Platform> Engine<P> {
         self.run_worker();
         self.put_out();
         self.keep_time();
+        self.keep_bridges();
         self.follow_orders();
         let (broker, mut context) = self.broker_mut();
         broker.run_jobs(&mut context);
@@ -123,6 +124,7 @@ impl<P: Platform> Engine<P> {
         let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
         let own = own.earlier(self.supplies.log.deadline());
         let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
+        let own = own.earlier(self.bridges.deadline());
         let others = self.job_deadline().earlier(self.accept_queue.deadline());
         self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
     }
@@ -178,6 +180,13 @@ impl<P: Platform> Engine<P> {
     /// say its last and wait for the answer.
     fn note_loss(&mut self, id: PeerId) {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
+        if peer.session.is_bridge() {
+            // Whatever it sent before and was not taken is the upstream's still; what it has to say is read.
+            if peer.waiting != Waiting::No {
+                self.end_now(id);
+            }
+            return;
+        }
         if let Waiting::Worker(_) = peer.waiting {
             // Nobody is left to be told, and somebody else may want its place.
             return self.end_now(id);
@@ -223,6 +232,10 @@ impl<P: Platform> Engine<P> {
         while let Some(overdue) = self.broker.next_overdue() {
             let id = overdue.connection;
             let Some(peer) = self.peers.get_mut(id) else { continue };
+            if peer.session.is_bridge() {
+                self.put_link_out(id, &overdue.fault.text);
+                continue;
+            }
             let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
@@ -296,6 +309,9 @@ impl<P: Platform> Engine<P> {
             return self.end_now(id);
         }
         let Some(connection) = id.connection() else { return self.call_operator(id) };
+        if peer.session.is_bridge() {
+            return self.call_bridge(connection);
+        }
         if peer.write_stall.is_due(self.now) {
             self.end_if_stalled(connection);
         }
@@ -375,6 +391,11 @@ impl<P: Platform> Engine<P> {
                 continue;
             };
             let Some(peer) = self.peers.get_mut(id) else { continue };
+            if peer.session.is_bridge() {
+                self.acknowledge_arrivals(connection);
+                self.after_session(id);
+                continue;
+            }
             let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
             peer.session.amqp().note_durable(&mut context);
             if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
@@ -447,6 +468,9 @@ impl<P: Platform> Engine<P> {
     /// Closes a connection from our side, whatever it waits for.
     pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.session.is_bridge() {
+            return self.put_link_out(id, &fault.text);
+        }
         if peer.stream.is_shaking_hands() {
             return self.end_now(id);
         }

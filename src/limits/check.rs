@@ -233,6 +233,7 @@ mod tests {
         tls_record_bytes: 0,
         tls_crl_bytes: 0,
         connection_bytes: 1000,
+        bridge_bytes: 500_000,
         channel_bytes: 1000,
         consumer_bytes: 500,
         queue_bytes: 500,

@@ -8,6 +8,8 @@ pub const FRAME_BYTES_MIN: u32 = 4096;
 pub struct Limits {
     /// Connections at once, handshakes included.
     pub connections_max: u32,
+    /// Bridges at once, each with a connection for each direction, beside those above.
+    pub bridges_max: u32,
     /// Connections that have not finished their handshake, half of them of one address at most; further ones
     /// wait, or the address that holds most gives one up.
     pub handshakes_max: u32,
@@ -94,6 +96,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            bridges_max: 0,
             handshakes_max: 256,
             tls_connections_max: 64,
             tls_handshakes_max: 16,

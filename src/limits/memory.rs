@@ -99,6 +99,8 @@ pub struct RecordSizes {
     pub tls_crl_bytes: usize,
     /// Socket, session and broker record of a connection together.
     pub connection_bytes: usize,
+    /// A bridge: what it is to do, its links and their windows, and the thread that looks names up.
+    pub bridge_bytes: usize,
     /// Session and broker record of a channel together.
     pub channel_bytes: usize,
     /// A consumer.
@@ -130,9 +132,20 @@ pub struct RecordSizes {
 }
 
 impl Limits {
+    /// Connections that bridges may have, one for each direction.
+    pub const fn bridge_links(&self) -> usize {
+        2 * self.bridges_max as usize
+    }
+
+    /// Connections of every kind that the broker may have a record of.
+    pub const fn connection_records(&self) -> usize {
+        self.connections_max as usize + self.bridge_links()
+    }
+
     /// The memory table: what every pool costs when it is full.
     pub fn memory_table(&self, sizes: &RecordSizes) -> MemoryTable {
         let mut lines = self.lines_of_peers(sizes);
+        lines.retain(|line| line.key != "bridges_max" || line.count > 0);
         lines.extend(self.lines_of_messages(sizes));
         lines.extend(self.lines_of_the_process(sizes));
         lines.extend(self.access_lines(sizes));
@@ -156,6 +169,12 @@ impl Limits {
                 self.connections_max.into(),
                 BytePool::bytes(replies).div_ceil(self.connections_max.max(1) as usize),
                 "replies on their way",
+            ),
+            line(
+                "bridges_max",
+                self.bridges_max.into(),
+                sizes.bridge_bytes,
+                "bridges, their messages under way",
             ),
             line("channels_max", self.channels_max.into(), sizes.channel_bytes, "session and broker record"),
             line("consumers_max", self.consumers_max.into(), sizes.consumer_bytes, "consumer with its tag"),

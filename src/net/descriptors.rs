@@ -47,7 +47,8 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
 /// What everything but connections takes.
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
-    OWN + (listeners + CONTROL_CLIENTS_MAX + 2 * FileDisk::DESCRIPTORS_MAX) as u64
+    let links = config.limits.bridge_links();
+    OWN + (listeners + links + CONTROL_CLIENTS_MAX + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }
 
 /// Raises the process's limit to `wanted` if it is lower and that is allowed; what it is then.

@@ -40,6 +40,19 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
     pub(super) fn start(
         name: &str,
         waker: Arc<Waker>,
+        work: impl FnMut(J) -> D + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::start_with_stack(name, waker, HELPER_STACK_BYTES, work)
+    }
+
+    /// The same with a stack of so many bytes.
+    ///
+    /// # Errors
+    /// The system starts no more threads.
+    pub(super) fn start_with_stack(
+        name: &str,
+        waker: Arc<Waker>,
+        stack_bytes: usize,
         mut work: impl FnMut(J) -> D + Send + 'static,
     ) -> io::Result<Self> {
         // They live as long as the process: one pair per helper.
@@ -47,7 +60,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         let results: &'static mut Queue<D, PLACES> = Box::leak(Box::new(Queue::new()));
         let (orders, mut to_do) = orders.split();
         let (mut done, results) = results.split();
-        let builder = thread::Builder::new().name(name.to_string()).stack_size(HELPER_STACK_BYTES);
+        let builder = thread::Builder::new().name(name.to_string()).stack_size(stack_bytes);
         let thread = builder.spawn(move || {
             let _alarm = Alarm;
             loop {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
@@ -217,6 +217,18 @@ pub(super) fn prepare(socket: &Socket, limits: &Limits, size: BufferSize) -> io:
         Stream::Tcp(stream) => size.set(&SockRef::from(stream), limits),
         Stream::Unix(stream) => size.set(&SockRef::from(stream), limits),
     }
+}
+
+/// Begins to connect to an upstream.
+pub(super) fn connect(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    set_options(&socket, limits)?;
+    match socket.connect(&address.into()) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
+        _ => {}
+    }
+    Ok(Socket::new(Stream::Tcp(TcpStream::from_std(socket.into()))))
 }
 
 /// For a loop that gathers its writes and must notice lost peers.

@@ -17,6 +17,7 @@
 //! | `helper` | threads that wait for what takes long |
 //! | `logging`, `log_writer` | the log, and the thread that writes it |
 //! | `printable` | what a terminal may be sent |
+//! | `resolver` | names of upstreams, on a thread of its own |
 //! | `worker` | passwords, handshakes and configuration, on such a thread |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
@@ -41,6 +42,7 @@ pub mod logging;
 pub mod printable;
 mod rehearse;
 mod reload;
+mod resolver;
 mod signals;
 mod sizes;
 mod socket;

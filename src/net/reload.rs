@@ -35,6 +35,8 @@ impl EventLoop {
         }
         self.config.log_level = config.log_level;
         self.config.tls = config.tls;
+        self.engine.set_bridges(&config.bridges);
+        self.config.bridges = config.bridges;
         self.engine.set_environment(self.config.shown());
     }
 }

@@ -1,5 +1,6 @@
 //! What things cost in memory with a configuration, asked of the rooms that make them.
 
+use super::resolver::LOOKUP_STACK_BYTES;
 use super::socket::Socket;
 use crate::config::Config;
 use crate::config::transports::ClientCertificates;
@@ -18,6 +19,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
+    let window = config.bridges.iter().map(|bridge| bridge.window).max().unwrap_or(0).into();
     let reserved = engine::tls_reserved_bytes(connections);
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame) + session::WritePlan::bytes(output),
@@ -27,6 +29,10 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         tls_record_bytes: if_tls(engine::tls_scratch_bytes(limits)),
         tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
         connection_bytes: engine::peer_bytes::<Socket>() + broker::CONNECTION_BYTES,
+        bridge_bytes: engine::bridge_bytes::<Socket>(limits.frame_max as usize, window)
+            + 2 * broker::CONNECTION_BYTES
+            + 2 * broker::CHANNEL_BYTES
+            + LOOKUP_STACK_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,
         queue_bytes: broker::QUEUE_BYTES,

@@ -80,6 +80,13 @@ impl engine::Socket for Socket {
         };
     }
 
+    fn take_error(&self) -> Option<io::Error> {
+        match &self.stream {
+            Stream::Tcp(socket) => socket.take_error().unwrap_or_else(Some),
+            Stream::Unix(_) => None,
+        }
+    }
+
     fn local_address(&self) -> Option<SocketAddr> {
         match &self.stream {
             Stream::Tcp(socket) => socket.local_addr().ok(),

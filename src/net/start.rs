@@ -21,7 +21,7 @@ use super::listen::{self, Listener};
 use super::sizes;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, shown};
-use super::{defined, descriptors, disk, signals, worker};
+use super::{defined, descriptors, disk, resolver, signals, worker};
 
 impl EventLoop {
     /// Reserves everything, listens, and says so.
@@ -56,7 +56,10 @@ impl EventLoop {
             own_uid: rustix::process::geteuid().as_raw(),
         };
         let worker = worker::start(waker.clone(), certificates).map_err(no_thread)?;
-        let system = System::new(poll, listeners, worker, &config, limits);
+        let mut system = System::new(poll, listeners, worker, &config, limits);
+        if config.limits.bridges_max > 0 {
+            system.resolver = Some(resolver::start(waker.clone()).map_err(no_thread)?);
+        }
         let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);
         started.begin(waker)?;
         Ok(started)
@@ -68,12 +71,15 @@ impl EventLoop {
         // nothing lies behind it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
             engine.platform.disk = Some(threads);
+            let (id, life) = store.origin();
+            engine.set_origin(id, life);
             engine.set_store(store);
         }
         if let Some(file) = &config.load_definitions {
             defined::load(file, engine.broker_mut())?;
         }
         engine.broker().warn_of_guest();
+        engine.set_bridges(&config.bridges);
         if engine.platform.open_admin_door() {
             engine.open_admin_socket();
         }

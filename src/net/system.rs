@@ -4,13 +4,17 @@
 //! they have a result.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Token};
 
 use crate::config::Config;
-use crate::engine::{self, AcceptFailure, ListenerId, PeerId, Platform, Visitor, WorkerJob, WorkerResult};
+use crate::engine::{
+    self, AcceptFailure, FoundAddresses, ListenerId, NameLookup, PeerId, Platform, Visitor, WorkerJob,
+    WorkerResult,
+};
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
@@ -78,6 +82,8 @@ pub(super) struct System {
     /// Where there is a store.
     pub(super) disk: Option<Threads>,
     worker: Helper<WorkerJob, (WorkerResult, bool)>,
+    /// Where there may be bridges.
+    pub(super) resolver: Option<Helper<NameLookup, FoundAddresses>>,
 }
 
 impl System {
@@ -98,6 +104,7 @@ impl System {
             limits,
             disk: None,
             worker,
+            resolver: None,
         }
     }
 
@@ -175,6 +182,21 @@ impl Platform for System {
                 prepared
             }
         }
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Socket> {
+        listen::connect(address, &self.limits)
+    }
+
+    fn start_lookup(&mut self, lookup: NameLookup) {
+        match &mut self.resolver {
+            Some(resolver) => resolver.give(lookup),
+            None => unreachable!("where there are bridges there is somebody to look names up"),
+        }
+    }
+
+    fn take_lookup(&mut self) -> Option<FoundAddresses> {
+        self.resolver.as_mut()?.take()
     }
 
     fn close(&mut self, socket: Socket) {

@@ -39,7 +39,8 @@ impl PublishFlags {
     pub(super) const NONE: Self = Self { mandatory: false, immediate: false };
 }
 
-pub(super) fn message_flags(properties: Properties<'_>) -> MessageFlags {
+/// What is known of a message by its properties.
+pub fn message_flags(properties: Properties<'_>) -> MessageFlags {
     let mode = properties.delivery_mode();
     let flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
     let wants_a_look = !matches!(mode, None | Some(1 | 2))

@@ -76,6 +76,7 @@ mod write_plan;
 mod written;
 
 pub use connection::{Connection, Negotiated, Peer, Stage};
+pub use content::message_flags;
 pub use context::{Context, Names, Pools};
 pub use settings::{Identity, Settings};
 pub use step::{Step, Suspension};

@@ -360,6 +360,11 @@ impl Log {
         self.index.take_body_id()
     }
 
+    /// What tells this store from others; may be shown and sent.
+    pub const fn id(&self) -> [u8; 16] {
+        self.identity.id
+    }
+
     /// This start's number, from 1.
     pub const fn life(&self) -> u32 {
         self.life

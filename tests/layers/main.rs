@@ -34,7 +34,8 @@ const SEES: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("admin", &["broker", "wire::field", "wire::Writer", "wire::Full"]),
     ("tls", &["config"]),
-    ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls"]),
+    ("bridge", &["wire", "config"]),
+    ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
     ("net", EVERYONE),
     ("sim", EVERYONE),
@@ -59,6 +60,7 @@ const CORE: &[&str] = &[
     "log_limiter",
     "wire",
     "session",
+    "bridge",
     "broker",
     "store",
     "engine",
@@ -71,7 +73,7 @@ const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter, and at most so much here.
-const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "net", "admin", "wire", "tls", "engine"];
+const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "net", "admin", "wire", "tls", "bridge", "engine"];
 
 /// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
 const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];

@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use leveret::engine::{
-    AcceptFailure, Engine, Interest, ListenerId, PeerAddress, Platform, Readiness, Socket, Visitor,
-    WorkerJob, WorkerResult,
+    AcceptFailure, Engine, FoundAddresses, Interest, ListenerId, NameLookup, PeerAddress, Platform,
+    Readiness, Socket, Visitor, WorkerJob, WorkerResult,
 };
 use leveret::log_limiter::LogLimiter;
 use leveret::sim::{Random, SimDisk};
@@ -159,6 +159,10 @@ pub struct Memory {
     arrivals: VecDeque<(ListenerId, Visitor<LineEnd>)>,
     has_news_of_operators: bool,
     registered: Vec<Registered>,
+    /// Whom the engine can connect to, and how often it did.
+    pub upstreams: Vec<(SocketAddr, Rc<RefCell<Line>>)>,
+    pub dialed: u32,
+    looking: Option<NameLookup>,
     pub helpers: Helpers,
 }
 
@@ -266,6 +270,26 @@ impl Platform for Memory {
         line.borrow_mut().tell_again();
         self.registered.push(Registered { line, interest, closed_told: false });
         Ok(())
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<LineEnd> {
+        let line = self.upstreams.iter().find(|(other, _)| *other == address).map(|(_, line)| line.clone());
+        let line = line.ok_or(io::ErrorKind::ConnectionRefused)?;
+        self.dialed += 1;
+        *line.borrow_mut() = Line::new(line.borrow().shape);
+        line.borrow_mut().is_held = true;
+        Ok(LineEnd(line))
+    }
+
+    fn start_lookup(&mut self, lookup: NameLookup) {
+        self.looking = Some(lookup);
+    }
+
+    fn take_lookup(&mut self) -> Option<FoundAddresses> {
+        let NameLookup { ticket, host, port } = self.looking.take()?;
+        let address = host.strip_prefix("host-").and_then(|number| number.parse::<u8>().ok());
+        let found = address.map(|last| vec![SocketAddr::from(([10, 0, 0, last], port))]);
+        Some(FoundAddresses { ticket, found: found.ok_or_else(|| "no such name".to_string()) })
     }
 
     fn close(&mut self, socket: LineEnd) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::admin::request_context::{Orders, Process, SocketView, Sockets};
+use crate::admin::request_context::{BridgeLinkView, Bridges, Orders, Process, SocketView, Sockets};
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
@@ -21,6 +21,20 @@ impl Sockets for NoSockets {
 
     fn at(&self, _: ConnectionId) -> Option<SocketView> {
         None
+    }
+}
+
+impl Bridges for NoSockets {
+    fn places(&self) -> usize {
+        0
+    }
+
+    fn at(&self, _: usize) -> Option<BridgeLinkView<'_>> {
+        None
+    }
+
+    fn is_known(&self, _: &str) -> bool {
+        false
     }
 }
 
@@ -84,6 +98,7 @@ impl Stage {
             messages: &mut self.messages,
             work: &mut self.work,
             sockets: &NoSockets,
+            bridges: &NoSockets,
             process: &self.process,
             files: None,
             orders: &mut self.orders,

@@ -24,6 +24,9 @@ impl Broker {
         thing: Thing<'_>,
     ) -> Result<(), Fault> {
         let record = &self.connections[connection.index()];
+        if record.is_own {
+            return Ok(());
+        }
         let permission = record.user_index.and_then(|user| self.find_permission(user, vhost));
         let pattern = permission.map(|permission| match right {
             Right::Configure => &self.access.permissions[permission].patterns[0],
@@ -100,8 +103,9 @@ impl Broker {
 
     /// Whether a connection's messages may say that they are another user's.
     pub(in super::super) fn may_impersonate(&self, connection: ConnectionId) -> bool {
-        let user = self.connections[connection.index()].user_index;
-        user.is_some_and(|user| self.access.users[user].has_tag("impersonator"))
+        let record = &self.connections[connection.index()];
+        // What a bridge hands on says whose it was.
+        record.is_own || record.user_index.is_some_and(|user| self.access.users[user].has_tag("impersonator"))
     }
 
     pub(super) fn find_permission(&self, user: usize, vhost: VhostId) -> Option<usize> {

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
+use crate::admin::bridges::BridgeLinks;
 use crate::admin::columns::{
     Bindings, Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
 };
@@ -78,6 +79,12 @@ pub(super) fn vhosts(call: &Call) -> Result<(), Failure> {
 pub(super) fn orphans(call: &Call) -> Result<(), Failure> {
     let columns = ["incarnation", "messages", "message_bytes", "vhost", "name"];
     everywhere::<Orphans>(call, "/api/ctl/orphans".into(), "Listing orphans ...", &columns)
+}
+
+pub(super) fn bridges(call: &Call) -> Result<(), Failure> {
+    let columns =
+        ["name", "direction", "state", "upstream", "moved", "pending", "backlog", "parked", "last_error"];
+    everywhere::<BridgeLinks>(call, "/api/ctl/bridges".into(), "Listing bridges ...", &columns)
 }
 
 fn in_vhost<K: Kind>(call: &Call, what: &str, banner: String, default: &[&str]) -> Result<(), Failure> {

@@ -162,6 +162,22 @@ pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
     }
 }
 
+pub(super) fn pause_bridge(call: &Call) -> Result<(), Failure> {
+    order_bridge(call, "Pausing", "pause")
+}
+
+pub(super) fn resume_bridge(call: &Call) -> Result<(), Failure> {
+    order_bridge(call, "Resuming", "resume")
+}
+
+fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
+    let bridge = &call.args[0];
+    tell(call, &format!("{doing} bridge '{bridge}' ..."))?;
+    let reply =
+        connect(call)?.ask("POST", &format!("/api/ctl/bridges/{}/{order}", encode(bridge)), "", "")?;
+    if reply.status == 204 { Ok(()) } else { Err(Failure::refused(&reply)) }
+}
+
 pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
     let [incarnation, queue] = call.args.as_slice() else { return Ok(()) };
     tell(call, &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()))?;

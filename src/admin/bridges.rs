@@ -1,0 +1,67 @@
+//! The links of bridges as an operator sees them: one row for each direction of each bridge.
+
+use super::columns::{Column, Kind};
+use super::request_context::{BridgeLinkView, ReadContext};
+
+/// Links of bridges.
+#[derive(Debug)]
+pub struct BridgeLinks;
+
+impl Kind for BridgeLinks {
+    type View<'a> = BridgeLinkView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |link, pen| pen.json.text(link.bridge)),
+        ("direction", |link, pen| pen.json.text(link.direction)),
+        ("state", |link, pen| pen.json.text(link.state)),
+        ("vhost", |link, pen| pen.json.text(link.vhost)),
+        ("upstream", |link, pen| pen.json.text(&link.upstream)),
+        ("moved", |link, pen| pen.json.number(link.moved)),
+        ("pending", |link, pen| pen.json.number(link.pending)),
+        ("backlog", |link, pen| match &link.queues {
+            Some(queues) => {
+                let depths =
+                    queues.iter().filter_map(|queue| pen.context.broker.queue_depth(link.vhost, queue));
+                pen.json.number(depths.map(u64::from).sum::<u64>());
+            }
+            None => pen.json.raw(b"null"),
+        }),
+        ("repeats", |link, pen| pen.json.number(link.repeats)),
+        ("parked", |link, pen| pen.json.number(link.parked.iter().map(|(_, count)| count).sum::<u64>())),
+        ("parked_by_cause", |link, pen| {
+            let mut is_first = true;
+            pen.json.raw(b"{");
+            for (cause, count) in link.parked.iter().filter(|(_, count)| *count > 0) {
+                pen.json.name(cause, &mut is_first);
+                pen.json.number(*count);
+            }
+            pen.json.raw(b"}");
+        }),
+        ("held", |link, pen| pen.json.number(link.held)),
+        ("connected", |link, pen| pen.json.number(link.connected)),
+        ("failed", |link, pen| pen.json.number(link.failed)),
+        ("last_error", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),
+        ("last_error_ago", |link, pen| seconds(link.last_error.map(|(_, ms)| ms), pen)),
+        ("up_for", |link, pen| seconds(link.up_for_ms, pen)),
+        ("retry_in", |link, pen| seconds(link.retry_in_ms, pen)),
+    ];
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.bridges.places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.bridges.at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
+    match ms {
+        Some(ms) => pen.json.number(ms / 1000),
+        None => pen.json.raw(b"null"),
+    }
+}

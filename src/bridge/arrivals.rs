@@ -1,0 +1,67 @@
+//! What came from upstream and is not acknowledged there: the window of a link that fetches.
+//!
+//! Always true: the upstream's tags rise; one is acknowledged when what came with it is durable here, and all
+//! before it are.
+
+use std::collections::VecDeque;
+
+use crate::journal::Batch;
+
+/// One message that was taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Arrival {
+    tag: u64,
+    batch: Batch,
+}
+
+/// The window.
+#[derive(Debug)]
+pub struct Arrivals {
+    ring: VecDeque<Arrival>,
+    window: usize,
+}
+
+impl Arrivals {
+    /// Nothing has come, and the upstream is to send no more than `window` ahead.
+    pub fn new(window: usize) -> Self {
+        Self { ring: VecDeque::with_capacity(window), window }
+    }
+
+    /// Whether nothing waits to be acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Messages that wait to be acknowledged.
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// The message of this tag is ours when this batch is durable. `false`: the upstream sends more than it
+    /// was asked for, or tags that do not rise.
+    #[must_use]
+    pub fn take(&mut self, tag: u64, batch: Batch) -> bool {
+        let rises = self.ring.back().is_none_or(|last| last.tag < tag);
+        let fits = self.ring.len() < self.window;
+        if rises && fits {
+            self.ring.push_back(Arrival { tag, batch });
+        }
+        rises && fits
+    }
+
+    /// The next tag that can be acknowledged now: of one message, or where `together`, of as many as are
+    /// durable; and how many messages that are.
+    pub fn next_durable(&mut self, durable: Batch, together: bool) -> Option<(u64, u64)> {
+        let mut found = None;
+        let mut count = 0;
+        while let Some(arrival) = self.ring.front().copied().filter(|arrival| arrival.batch <= durable) {
+            self.ring.pop_front();
+            count += 1;
+            found = Some((arrival.tag, count));
+            if !together {
+                break;
+            }
+        }
+        found
+    }
+}

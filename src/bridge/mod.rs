@@ -1,0 +1,49 @@
+//! OWNS THE OTHER SIDE OF A BRIDGE: the client of an upstream broker, without its socket and without ours.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `cause` | why a link is not up |
+//! | `own_id` | what a message is known by beyond this broker |
+//! | `marks` | the headers that a message gets on its way |
+//! | `backoff` | when to try again |
+//! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
+//! | `content` | the frames of a content that comes in |
+//! | `flights` | what was sent and is not confirmed |
+//! | `writer` | a message as the frames of a publish, from any octet of them on |
+//! | `arrivals` | what came and is not acknowledged |
+//!
+//! Bytes, time and messages are handed in; events and bytes come out. The engine joins a client to a socket
+//! on one side and to the broker on the other, where it is a consumer and a publisher like any other:
+//!
+//! ```text
+//! forward:  queue → delivery → Writer ~ upstream ~ confirm → Flights → settled here
+//! fetch:    upstream ~ delivery → Content → publish here → durable → Arrivals ~ acknowledged there
+//! ```
+//!
+//! Always true: what an upstream sends can end its link and nothing else; a message is settled on the side
+//! that it leaves only when the other side has taken it over; everything here has a fixed size.
+
+mod arrivals;
+mod backoff;
+mod cause;
+mod client;
+mod content;
+mod flights;
+mod marks;
+mod own_id;
+mod writer;
+
+pub use arrivals::Arrivals;
+pub use backoff::Backoff;
+pub use cause::Cause;
+pub use client::{Client, Credentials, Event, Role, Stage, rule_of, tag_of};
+pub use content::Content;
+pub use flights::{Flight, Flights, Refusal};
+pub use marks::{Marks, hops_of, marked, parked};
+pub use own_id::{Origin, OwnId};
+pub use writer::{Progress, write_head, write_publish};
+
+/// Bytes that the messages under way of one link take at most.
+pub const fn window_bytes(window: usize) -> usize {
+    window * (size_of::<Flight>() + size_of::<arrivals::Arrival>())
+}

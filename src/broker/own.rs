@@ -1,0 +1,186 @@
+//! Connections of this broker's own: the local end of a bridge.
+//!
+//! Why it exists: a bridge consumes and publishes like any client, under the same caps and the same order;
+//! but nobody logs in for it (the operator's configuration says what it may do), and what the other side
+//! refuses it sets aside, which no client can do in one step.
+//!
+//! Always true: what is set aside is in the queue for that or where it was, never in both or in neither, as
+//! far as a power cut can tell; its exchange, key and body stay as they are.
+
+use crate::command::{ChannelId, ConnectionId, Outcome, QueueId, Settlement};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Urgency};
+use crate::mem::{MessageFlags, MessageId, Share};
+
+use super::deliver::OutboxView;
+use super::divisions::Holder;
+use super::publish::Publish;
+use super::{Broker, Context};
+
+/// What a delivery on its way is known by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliverySource {
+    /// Its queue, as a number that no other ever has: for all lives where it is durable, else for this one.
+    pub queue: u64,
+    /// Its place in it.
+    pub offset: u64,
+    /// It lives no longer than the broker.
+    pub is_transient: bool,
+}
+
+impl OutboxView<'_> {
+    /// What the delivery at the cursor is known by; `None` for one that comes from no queue.
+    pub fn source(&self) -> Option<DeliverySource> {
+        let delivery = &self.broker.deliveries[self.at?];
+        let queue = &self.broker.queues[delivery.queue?.index()];
+        Some(match delivery.logged {
+            Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
+            None => DeliverySource { queue: queue.serial, offset: delivery.offset, is_transient: true },
+        })
+    }
+}
+
+impl Broker {
+    /// A connection of this broker's own, in a virtual host.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or no record is free.
+    #[cold]
+    pub fn connect_own(&mut self, name: &str, vhost: &str) -> Result<ConnectionId, Fault> {
+        let Some(id) = self.find_vhost(vhost) else {
+            return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
+        };
+        let connection = self.connect().ok_or_else(|| self.out_of("connections_max"))?;
+        let record = &mut self.connections[connection.index()];
+        (record.is_own, record.vhost) = (true, Some(id));
+        // It is shown, and nothing follows from it.
+        for letter in name.chars() {
+            if record.user.push(letter).is_err() {
+                break;
+            }
+        }
+        self.count_for(Holder { vhost: Some(id), user: None }, |held| held.connections += 1);
+        self.hold_vhost(id);
+        Ok(connection)
+    }
+
+    /// Moves a delivery that was sent to another queue, with other properties. `None`: there is no room for
+    /// it now, and it is as it was.
+    ///
+    /// # Errors
+    /// There is no such queue, or it takes no more.
+    #[cold]
+    pub fn set_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(None) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.journal.begin_group();
+        let is_moved = self.push_aside(cx, channel, copy, queue);
+        if is_moved == Ok(true) {
+            self.leave_unacknowledged(channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        let batch = cx.journal.end_group(cx.messages);
+        is_moved.map(|is_moved| is_moved.then_some(batch))
+    }
+
+    /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
+    /// for it now.
+    ///
+    /// # Errors
+    /// There is no such queue, or it takes no more.
+    #[cold]
+    pub fn put_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.awaited = Batch::NONE;
+        let is_taken = self.push_aside(cx, channel, copy, queue)?;
+        Ok(is_taken.then_some(cx.awaited))
+    }
+
+    fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        self.find_queue(vhost, name).ok_or_else(|| {
+            let vhost = self.vhost_name(vhost);
+            Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
+        })
+    }
+
+    fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
+        let record = self.channels.get(channel.index()).filter(|record| !record.closing)?;
+        let head = record.unacknowledged.front()?;
+        let is_head = self.deliveries[head].tag == tag;
+        let index = if is_head { head } else { self.deliveries.find(channel, tag)? };
+        let delivery = &self.deliveries[index];
+        delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
+    }
+
+    /// Takes the copy over, whatever comes of it; says whether it is in the queue.
+    #[cold]
+    fn push_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        copy: MessageId,
+        queue: QueueId,
+    ) -> Result<bool, Fault> {
+        let publish = Publish {
+            channel,
+            mandatory: false,
+            share: Share::Reserve,
+            may_wait: true,
+            urgency: Urgency::Awaited,
+        };
+        let mut targets = core::mem::take(&mut self.targets_buffer);
+        targets.clear();
+        targets.push(queue);
+        let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
+        self.targets_buffer = targets;
+        match outcome? {
+            Outcome::Published => Ok(true),
+            Outcome::Wait => {
+                cx.messages.discard(copy);
+                Ok(false)
+            }
+            _ => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("the queue for what is set aside takes no more, by its own arguments"),
+            )),
+        }
+    }
+
+    /// How many messages are ready in a queue; `None`: there is no such queue.
+    pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
+        let vhost = self.find_vhost(vhost)?;
+        let queue = self.find_queue(vhost, queue)?;
+        Some(self.queues[queue.index()].backlog.ready())
+    }
+
+    /// A message of the connection's own that reached no queue and stands first in its outbox.
+    pub fn has_returned(&self, connection: ConnectionId) -> bool {
+        let front = self.connection(connection).outbox.front();
+        front.is_some_and(|index| self.deliveries[index].queue.is_none())
+    }
+}
+
+/// A copy with other properties, that nothing holds yet.
+#[cold]
+fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
+    let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+    let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+    cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::LOOK_INSIDE)).ok()
+}

@@ -1,0 +1,398 @@
+//! `[[bridge]]`: where messages go to and come from beyond this broker.
+//!
+//! Always true: what is not built is refused by its name; variables are filled in once, when the file is
+//! read; the password is shown to nobody.
+
+use std::fs;
+use std::path::PathBuf;
+
+use toml::de::DeValue;
+
+use crate::mem::NAME_BYTES_MAX;
+
+use super::describe_unknown;
+use super::first_user::Secret;
+use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
+use super::units::{BadValue, Bytes, Count, Millis, Seconds};
+use super::upstream::Upstream;
+use super::variables::expand;
+
+/// Rules that one bridge may have in each direction.
+pub const RULES_MAX: usize = 8;
+/// Upstream addresses that one bridge may have.
+const UPSTREAMS_MAX: usize = 8;
+/// Messages under way at once, each direction.
+const WINDOW_DEFAULT: u16 = 256;
+const WINDOW_MAX: u16 = 1024;
+/// Seconds between heartbeats.
+const HEARTBEAT_S_DEFAULT: u16 = 30;
+/// The longest pause between two tries, in milliseconds.
+const RECONNECT_MAX_MS_DEFAULT: u32 = 300_000;
+/// How long the upstream may take to confirm, in milliseconds.
+const CONFIRM_TIMEOUT_MS_DEFAULT: u32 = 60_000;
+/// RabbitMQ's own limit since 3.8, in bytes.
+const MESSAGE_BYTES_MAX_DEFAULT: u32 = 128 << 20;
+/// How many bridges a message may cross.
+const HOPS_MAX_DEFAULT: u16 = 8;
+/// A password file is not larger.
+const PASSWORD_BYTES_MAX: u64 = 255;
+
+/// One bridge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name, which no other has.
+    pub name: String,
+    /// The virtual host here.
+    pub vhost: String,
+    /// Where it connects to, tried in turn; at least one.
+    pub upstream: Vec<Upstream>,
+    /// From here to there.
+    pub forward: Vec<Rule>,
+    /// From there to here.
+    pub fetch: Vec<Rule>,
+    /// Messages under way at once, in each direction.
+    pub window: u16,
+    /// Seconds between heartbeats; 0 is none.
+    pub heartbeat_s: u16,
+    /// The longest pause between two tries, in milliseconds.
+    pub reconnect_max_ms: u32,
+    /// How long the upstream may take to confirm, in milliseconds.
+    pub confirm_timeout_ms: u32,
+    /// The largest body that the upstream takes, in bytes.
+    pub message_size_max: u32,
+    /// How many bridges a message may cross.
+    pub hops_max: u16,
+    /// The queue here for messages that were refused.
+    pub parked: String,
+}
+
+/// From a queue to a queue or an exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Where messages come from.
+    pub queue: String,
+    /// Where they go.
+    pub to: Destination,
+    /// What becomes of those that are refused there.
+    pub refused: Refused,
+}
+
+/// Where messages go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// To this queue.
+    Queue(String),
+    /// To this exchange, with this key, or with the message's own.
+    Exchange(String, Option<String>),
+}
+
+impl Destination {
+    /// The exchange that messages are published to.
+    pub fn exchange(&self) -> &str {
+        match self {
+            Self::Queue(_) => "",
+            Self::Exchange(exchange, _) => exchange,
+        }
+    }
+
+    /// The key that they are published with, if it is not their own.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Queue(queue) => Some(queue),
+            Self::Exchange(_, key) => key.as_deref(),
+        }
+    }
+}
+
+super::transports::words! {
+    /// What becomes of messages that the other side refuses.
+    Refused of "refused":
+    /// They are set aside, and the rest flows.
+    #[default]
+    Park = "park",
+    /// They stay first in line, and all behind them wait.
+    Wait = "wait",
+}
+
+read_from_text! {
+    Refused;
+}
+
+section! {
+    /// What is said under `[[bridge]]`.
+    struct BridgeLayer {
+        name: Name,
+        vhost: Name,
+        upstream: Upstreams,
+        password: Secret,
+        password_file: PathBuf,
+        forward: Rules,
+        fetch: Rules,
+        window: Count<u16>,
+        heartbeat: Seconds,
+        reconnect_max: Millis,
+        confirm_timeout: Millis,
+        message_size_max: Bytes<u32>,
+        hops_max: Count<u16>,
+        parked: Name,
+    }
+}
+
+section! {
+    /// What is said under `[[bridge.forward]]` and `[[bridge.fetch]]`.
+    struct RuleLayer {
+        queue: Name,
+        to_queue: Name,
+        to_exchange: Name,
+        to_key: Name,
+        refused: Refused,
+    }
+}
+
+/// A name with its variables filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name(String);
+
+impl Readable for Name {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let text = expand(&String::read(value)?).map_err(|why| Wrong::value(value, why))?;
+        match text.len() {
+            0 => Err(Wrong::value(value, "it must not be empty")),
+            1..=NAME_BYTES_MAX => Ok(Self(text)),
+            _ => Err(Wrong::value(value, "a name has 255 bytes at most")),
+        }
+    }
+}
+
+/// One address or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Upstreams(Vec<Upstream>);
+
+impl Readable for Upstreams {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let one = |value: &Value<'_>| {
+            let text = expand(&String::read(value)?).map_err(|why| Wrong::value(value, why))?;
+            Upstream::parse(&text).map_err(|why| Wrong::value(value, why))
+        };
+        let addresses = match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(one).collect::<Result<Vec<_>, _>>()?,
+            _ => vec![one(value)?],
+        };
+        match addresses.len() {
+            1..=UPSTREAMS_MAX => Ok(Self(addresses)),
+            _ => Err(Wrong::value(value, format_args!("there must be 1 to {UPSTREAMS_MAX} addresses"))),
+        }
+    }
+}
+
+/// Rules of one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rules(Vec<Rule>);
+
+impl Readable for Rules {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let rules: Vec<Rule> = tables(value, "[[bridge.forward]] or [[bridge.fetch]]", rule)?;
+        match rules.len() {
+            0..=RULES_MAX => Ok(Self(rules)),
+            _ => Err(Wrong::value(value, format_args!("there may be {RULES_MAX} of them at most"))),
+        }
+    }
+}
+
+#[cold]
+fn rule(value: &Value<'_>, said: RuleLayer) -> Result<Rule, Wrong> {
+    let queue =
+        said.queue.ok_or_else(|| Wrong::value(value, "a rule needs queue, where messages come from"))?;
+    let to = match (said.to_queue, said.to_exchange, said.to_key) {
+        (Some(queue), None, None) => Destination::Queue(queue.0),
+        (None, Some(exchange), key) => Destination::Exchange(exchange.0, key.map(|key| key.0)),
+        _ => {
+            return Err(Wrong::value(
+                value,
+                "a rule needs either to_queue, or to_exchange with or without to_key",
+            ));
+        }
+    };
+    Ok(Rule { queue: queue.0, to, refused: said.refused.unwrap_or_default() })
+}
+
+/// All bridges of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bridges(pub(super) Vec<Bridge>);
+
+impl Readable for Bridges {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let bridges: Vec<Bridge> = tables(value, "[[bridge]]", bridge)?;
+        for (at, one) in bridges.iter().enumerate() {
+            if bridges[..at].iter().any(|other| other.name == one.name) {
+                return Err(Wrong::value(value, format_args!("two are named \"{}\"", one.name)));
+            }
+        }
+        Ok(Self(bridges))
+    }
+}
+
+/// Sections that may be there several times, each made into something.
+fn tables<L: Default + super::read::Section, T>(
+    value: &Value<'_>,
+    heading: &str,
+    made: fn(&Value<'_>, L) -> Result<T, Wrong>,
+) -> Result<Vec<T>, Wrong> {
+    let list = value.get_ref().as_array();
+    let list = list.ok_or_else(|| Wrong::kind(value, &format!("sections, each headed {heading}")))?;
+    let one = |value: &Value<'_>| {
+        let table = value.get_ref().as_table().ok_or_else(|| Wrong::kind(value, "a section"))?;
+        let mut said = L::default();
+        fill(&mut said, table, |key, known| describe_unknown("key", key, known))?;
+        made(value, said)
+    };
+    list.iter().map(one).collect()
+}
+
+#[cold]
+fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
+    let wrong = |why: &str| Wrong::value(value, why);
+    let name = said.name.ok_or_else(|| wrong("a bridge needs a name"))?.0;
+    let upstream =
+        said.upstream.ok_or_else(|| wrong("a bridge needs upstream, the address it connects to"))?;
+    let [forward, fetch] =
+        [said.forward, said.fetch].map(|rules| rules.map_or_else(Vec::new, |rules| rules.0));
+    if forward.is_empty() && fetch.is_empty() {
+        return Err(wrong("a bridge needs [[bridge.forward]] or [[bridge.fetch]], or it has nothing to do"));
+    }
+    let window = said.window.map_or(WINDOW_DEFAULT, |count| count.0);
+    if !(1..=WINDOW_MAX).contains(&window) {
+        return Err(wrong(&format!("window must be 1 to {WINDOW_MAX}")));
+    }
+    let password = match (said.password, said.password_file) {
+        (Some(_), Some(_)) => return Err(wrong("either password or password_file, not both")),
+        (Some(password), None) => Some(password),
+        (None, Some(file)) => Some(read_password(&file).map_err(|why| wrong(&why))?),
+        (None, None) => None,
+    };
+    Ok(Bridge {
+        vhost: said.vhost.map_or_else(|| "/".to_string(), |name| name.0),
+        upstream: with_password(upstream.0, password.as_ref()),
+        forward,
+        fetch,
+        window,
+        heartbeat_s: said.heartbeat.map_or(HEARTBEAT_S_DEFAULT, |time| time.0),
+        reconnect_max_ms: said.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
+        confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
+        message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
+        hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
+        parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
+        name,
+    })
+}
+
+/// Addresses that say no password have this one, or the one that everybody knows.
+#[cold]
+fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<Upstream> {
+    for address in &mut upstream {
+        address.password = address.password.take().or_else(|| password.cloned());
+    }
+    upstream
+}
+
+#[cold]
+fn read_password(file: &PathBuf) -> Result<Secret, String> {
+    // A bare name is a credential of the service manager, if that gives any.
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| file.components().count() == 1);
+    let file = &credentials.map_or_else(|| file.clone(), |folder| PathBuf::from(folder).join(file));
+    let shown = file.display();
+    let unreadable = |error| format!("password_file {shown} cannot be read: {error}");
+    if fs::metadata(file).map_err(unreadable)?.len() > PASSWORD_BYTES_MAX + 2 {
+        return Err(format!("password_file {shown} is longer than a password can be"));
+    }
+    let text = fs::read_to_string(file).map_err(unreadable)?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("password_file {shown} is empty")),
+        password => Ok(Secret(password.to_string())),
+    }
+}
+
+impl Bridge {
+    /// As a file says it, with what variables stood for.
+    #[cold]
+    pub(super) fn shown(&self) -> Vec<String> {
+        let upstream: Vec<String> = self.upstream.iter().map(|address| format!("\"{address}\"")).collect();
+        let mut lines = vec![
+            "\n[[bridge]]".to_string(),
+            format!("name = {:?}", self.name),
+            format!("vhost = {:?}", self.vhost),
+            format!("upstream = [{}]", upstream.join(", ")),
+            format!("window = {}", self.window),
+            format!("heartbeat = {}", Seconds(self.heartbeat_s)),
+            format!("reconnect_max = {}", Millis(self.reconnect_max_ms)),
+            format!("confirm_timeout = {}", Millis(self.confirm_timeout_ms)),
+            format!("message_size_max = {}", Bytes(self.message_size_max)),
+            format!("hops_max = {}", self.hops_max),
+            format!("parked = {:?}", self.parked),
+        ];
+        for (heading, rules) in [("[[bridge.forward]]", &self.forward), ("[[bridge.fetch]]", &self.fetch)] {
+            for rule in rules {
+                lines.extend([heading.to_string(), format!("queue = {:?}", rule.queue)]);
+                match &rule.to {
+                    Destination::Queue(queue) => lines.push(format!("to_queue = {queue:?}")),
+                    Destination::Exchange(exchange, key) => {
+                        lines.push(format!("to_exchange = {exchange:?}"));
+                        lines.extend(key.as_ref().map(|key| format!("to_key = {key:?}")));
+                    }
+                }
+                lines.push(format!("refused = {}", rule.refused));
+            }
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layer::Layer;
+    use super::*;
+
+    const PLANT: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqp://edge@h\"\n";
+    const RULE: &str = "[[bridge.forward]]\nqueue = \"a\"\nto_queue = \"b\"\n";
+
+    fn read(text: &str) -> Result<Vec<Bridge>, String> {
+        let layer = Layer::parse("f", text).map_err(|error| error.to_string())?;
+        Ok(layer.bridge.map_or_else(Vec::new, |bridges| bridges.0))
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default_and_variables_are_filled_in() {
+        let rules = "[[bridge.fetch]]\nqueue = \"c.${env:PATH}\"\nto_exchange = \"x\"\nrefused = \"wait\"\n";
+        let bridges = read(&format!("{PLANT}password = \"pw\"\n{RULE}{rules}")).expect("it is right");
+        let [bridge] = bridges.as_slice() else { panic!("one bridge") };
+        let path = std::env::var("PATH").expect("a PATH");
+        assert_eq!(bridge.fetch[0].queue, format!("c.{path}"));
+        assert_eq!(bridge.fetch[0].to, Destination::Exchange("x".into(), None));
+        assert_eq!((bridge.fetch[0].refused, bridge.forward[0].refused), (Refused::Wait, Refused::Park));
+        assert_eq!((bridge.window, &*bridge.parked, &*bridge.vhost), (256, "bridge.plant.parked", "/"));
+        assert_eq!(bridge.upstream[0].password, Some(Secret("pw".into())));
+        let shown = bridge.shown().join("\n");
+        assert!(!shown.contains("pw"), "no password is shown");
+        let again = read(&shown).expect("what is shown can be read");
+        assert_eq!(again[0].forward, bridge.forward);
+        assert_eq!((&again[0].upstream[0].host, again[0].window), (&bridge.upstream[0].host, bridge.window));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_line() {
+        for (text, line, part) in [
+            (format!("{PLANT}drain_rate = 5\n{RULE}"), 4, "unknown key drain_rate"),
+            (format!("{PLANT}link = \"on_demand\"\n{RULE}"), 4, "unknown key link"),
+            (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
+            (PLANT.to_string(), 1, "has nothing to do"),
+            (format!("[[bridge]]\nname = \"x\"\n{RULE}"), 1, "needs upstream"),
+            (format!("{PLANT}window = 0\n{RULE}"), 1, "window must be 1 to 1024"),
+            (format!("{PLANT}password_file = \"/nowhere\"\n{RULE}"), 1, "/nowhere cannot be read"),
+            (format!("{PLANT}{RULE}{PLANT}{RULE}"), 1, "two are named"),
+            (format!("[[bridge]]\nname = \"x\"\nupstream = \"amqps://h\"\n{RULE}"), 3, "not spoken"),
+        ] {
+            let why = read(&text).expect_err(&text);
+            assert!(why.starts_with(&format!("f, line {line}: ")) && why.contains(part), "{why}");
+        }
+    }
+}

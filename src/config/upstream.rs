@@ -1,0 +1,178 @@
+//! Addresses of upstream brokers: `amqp://user:password@host:port/vhost`.
+//!
+//! Always true: the password is shown to nobody; a name is not looked up here.
+
+use std::fmt;
+
+use super::AMQP_PORT;
+use super::first_user::{GUEST, Secret};
+
+/// The longest user name, password or name of a virtual host, in bytes: an AMQP short string.
+const PART_BYTES_MAX: usize = 255;
+
+/// Where an upstream broker is, and as whom to log in there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upstream {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The user there.
+    pub user: String,
+    /// Its password; `None`: none was said.
+    pub password: Option<Secret>,
+    /// The virtual host there.
+    pub vhost: String,
+}
+
+impl Upstream {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// What is wrong with it, without its password.
+    #[cold]
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let rest = match text.split_once("://") {
+            Some(("amqp", rest)) => rest,
+            Some(("amqps", _)) => {
+                return Err(
+                    "amqps:// is not spoken by bridges: write amqp://, through a tunnel of your own \
+                            where the way is not safe"
+                        .to_string(),
+                );
+            }
+            _ => return Err("it must be an address such as amqp://user@host:5672/vhost".to_string()),
+        };
+        if rest.contains(['?', '#']) {
+            return Err(
+                "nothing may follow the virtual host: what else there is to say has keys of its own \
+                        under [[bridge]]"
+                    .to_string(),
+            );
+        }
+        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = match login.split_once(':') {
+            Some((user, password)) => (user, Some(decoded(password)?)),
+            None => (login, None),
+        };
+        let (host, port) = split_port(place)?;
+        if host.is_empty() {
+            return Err(
+                "an address without a host means this broker itself, which a bridge does not connect \
+                        to: name the upstream's host"
+                    .to_string(),
+            );
+        }
+        let or = |text: String, default: &str| if text.is_empty() { default.to_string() } else { text };
+        Ok(Self {
+            host: host.to_string(),
+            port,
+            user: or(decoded(user)?, GUEST),
+            password: password.map(Secret),
+            vhost: or(decoded(vhost)?, "/"),
+        })
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, user, vhost, .. } = self;
+        let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "amqp://{}@{open}{host}{close}:{port}/{}", Encoded(user), Encoded(vhost))
+    }
+}
+
+/// Host and port; an IPv6 address stands in brackets.
+#[cold]
+fn split_port(place: &str) -> Result<(&str, u16), String> {
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':').unwrap_or("")),
+        None => place.rsplit_once(':').unwrap_or((place, "")),
+    };
+    if host.contains(':') != place.starts_with('[') {
+        return Err("an IPv6 address stands in brackets: amqp://user@[2001:db8::1]:5672".to_string());
+    }
+    if port.is_empty() {
+        return Ok((host, AMQP_PORT));
+    }
+    let port = port.parse().ok().filter(|port| *port != 0);
+    port.map(|port| (host, port)).ok_or_else(|| "its port is not one from 1 to 65535".to_string())
+}
+
+/// A part with its %-signs undone.
+#[cold]
+fn decoded(part: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => escaped(rest.next(), rest.next())
+                .ok_or("a % in it is not followed by two hexadecimal digits")?,
+            _ => byte,
+        });
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "a part of it is not UTF-8")?;
+    match text.len() {
+        0..=PART_BYTES_MAX => Ok(text),
+        _ => Err("a part of it has more than 255 bytes".to_string()),
+    }
+}
+
+fn escaped(high: Option<u8>, low: Option<u8>) -> Option<u8> {
+    let digit = |octet: Option<u8>| char::from(octet?).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+/// A part as an address has it.
+struct Encoded<'a>(&'a str);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.bytes().try_for_each(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                write!(f, "{}", char::from(byte))
+            }
+            _ => write!(f, "%{byte:02x}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        for (text, shown) in [
+            ("amqp://rabbit", "amqp://guest@rabbit:5672/%2f"),
+            ("amqp://edge@rabbit.example.com:7000/%2f", "amqp://edge@rabbit.example.com:7000/%2f"),
+            ("amqp://e%40dge:p@ss@rabbit/plant", "amqp://e%40dge@rabbit:5672/plant"),
+            ("amqp://[::1]:9/a%20b", "amqp://guest@[::1]:9/a%20b"),
+        ] {
+            assert_eq!(Upstream::parse(text).expect(text).to_string(), shown);
+        }
+        let with_password = Upstream::parse("amqp://a:s%3Acret@h").expect("an address");
+        assert_eq!(with_password.password.as_ref().map(|secret| &*secret.0), Some("s:cret"));
+        assert!(!format!("{with_password} {with_password:?}").contains("cret"), "it is not shown");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_and_its_password_not_told() {
+        for (text, part) in [
+            ("amqps://a:secret@h", "amqps:// is not spoken"),
+            ("http://h", "such as amqp://"),
+            ("amqp://", "means this broker itself"),
+            ("amqp:///vhost", "means this broker itself"),
+            ("amqp://h:0", "port"),
+            ("amqp://h:x", "port"),
+            ("amqp://a:secret@::1", "brackets"),
+            ("amqp://h/v?heartbeat=5", "keys of its own"),
+            ("amqp://a%g0@h", "hexadecimal"),
+            ("amqp://a%ff@h", "UTF-8"),
+        ] {
+            let why = Upstream::parse(text).expect_err(text);
+            assert!(why.contains(part) && !why.contains("secret"), "{text}: {why}");
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Messages on their way to an upstream: out of the outbox of our own consumer, over the link, and settled
+//! here when they are confirmed there.
+//!
+//! What the upstream refuses goes back to its queue, and is set aside when it comes by the next time: only
+//! then is it surely in memory.
+//!
+//! Always true: a message leaves its queue only when the upstream has confirmed it, or it is in the queue for
+//! those that were refused; they are sent in the order of their queue.
+
+use crate::bridge::{Cause, Event, Marks, OwnId, Refusal, hops_of, marked, write_head, write_publish};
+use crate::command::{Command, ConnectionId, Delivery, DeliveryKind, Outbox, Settlement};
+use crate::config::bridge::{Refused, Rule};
+use crate::mem::Messages;
+use crate::wire::{Properties, Writer};
+
+use super::bridge_link::{Direction, Flow, Link};
+use super::bridge_peer::{Next, hung_up};
+use super::bridge_state::{Bridge, Scratch, Written, parked_kind};
+use super::platform::Platform;
+use super::state::Engine;
+
+/// What stands first in the outbox and is not sent.
+struct Unsendable {
+    tag: u64,
+    id: OwnId,
+    rule: usize,
+    why: Refusal,
+}
+
+/// What filling a page led to.
+struct Filled {
+    /// Octets of the page.
+    len: usize,
+    /// Where the message begins that does not fit, if one does not, and how much of it went before.
+    cut: Option<(usize, u64)>,
+    unsendable: Option<Unsendable>,
+}
+
+impl<P: Platform> Engine<P> {
+    /// Writes once: what the client says, then messages.
+    pub(super) fn write_bridge(&mut self, id: ConnectionId) {
+        let count = self.with_link(id, |engine, link| engine.write_link(id, link));
+        self.after_write(id.into(), count.unwrap_or(0));
+    }
+
+    fn write_link(&mut self, id: ConnectionId, link: &mut Link) -> usize {
+        if let Some((_, tag, _)) = self.broker.next_cancelled(id) {
+            let cause = Cause::new(format_args!("the queue of its consumer {tag} here was deleted"));
+            self.broker.told_cancelled(id);
+            self.lose_link(id, link, cause);
+            return 0;
+        }
+        let mut page = core::mem::take(&mut self.output);
+        let count = self.write_page(id, link, &mut page);
+        self.output = page;
+        count
+    }
+
+    fn write_page(&mut self, id: ConnectionId, link: &mut Link, page: &mut [u8]) -> usize {
+        let mut said = 0;
+        if !link.has_begun() {
+            let pending = link.client.pending();
+            said = pending.len().min(page.len());
+            page[..said].copy_from_slice(&pending[..said]);
+        }
+        let mut filled = Filled { len: 0, cut: None, unsendable: None };
+        if link.channel.is_some() && link.cause.is_none() && matches!(link.flow, Flow::Forward(_)) {
+            filled = self.fill_messages(id, link, &mut page[said..]);
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return 0 };
+        let taken = match peer.stream.write(&mut self.buffers, &page[..said + filled.len]) {
+            Ok(taken) => taken,
+            Err(error) => {
+                let cause = match link.client.is_unheard() {
+                    true => hung_up(),
+                    false => Cause::new(format_args!("writing to it failed: {error}")),
+                };
+                self.lose_link(id, link, cause);
+                return 0;
+            }
+        };
+        link.client.note_written(self.now, taken.min(said));
+        let sent = taken.saturating_sub(said);
+        if let Flow::Forward(_) = link.flow {
+            self.note_sent(id, link, sent, &filled);
+        }
+        if let Some(unsendable) = filled.unsendable
+            && sent == filled.len
+        {
+            self.set_first_aside(id, link, &unsendable);
+        }
+        taken
+    }
+
+    /// Fills a page with messages, as many as may be under way.
+    fn fill_messages(&mut self, id: ConnectionId, link: &Link, page: &mut [u8]) -> Filled {
+        let mut filled = Filled { len: 0, cut: None, unsendable: None };
+        let Flow::Forward(forward) = &link.flow else { return filled };
+        let mut scratch = core::mem::take(&mut self.bridges.scratch);
+        let mut written = core::mem::take(&mut self.bridges.written);
+        written.clear();
+        if let Some((bridge, _)) = self.bridges.get(link.id) {
+            let window = if bridge.careful > 0 { 1 } else { usize::from(bridge.config.window) };
+            let mut outbox = self.broker.outbox(id);
+            let mut begun = forward.begun;
+            while filled.len < page.len()
+                && (begun > 0 || forward.flights.len() + written.len() < window && !link.is_draining)
+                && let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source())
+            {
+                let own =
+                    OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
+                let item = Item { bridge, delivery, own, is_begun: begun > 0 };
+                let lent = (&self.supplies.messages, self.bridges.origin, link.client.frame_max());
+                let (rule, head) = match item.head(lent, &mut scratch) {
+                    Ok(head) => head,
+                    Err((rule, why)) => {
+                        let tag = item.delivery.delivery_tag;
+                        filled.unsendable = Some(Unsendable { tag, id: own, rule, why });
+                        break;
+                    }
+                };
+                let (progress, len) = write_publish(
+                    &self.supplies.messages,
+                    item.delivery.message,
+                    &scratch.head[..head],
+                    link.client.frame_max(),
+                    begun,
+                    &mut page[filled.len..],
+                );
+                if progress.sent < progress.total {
+                    filled.cut = Some((filled.len, begun));
+                    filled.len += len;
+                    break;
+                }
+                filled.len += len;
+                let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
+                written.push(Written { tag, id: own, rule: rule as u8, is_repeat, end: filled.len });
+                begun = 0;
+                outbox.advance();
+            }
+        }
+        (self.bridges.scratch, self.bridges.written) = (scratch, written);
+        filled
+    }
+
+    /// The socket took so many octets of what was filled.
+    fn note_sent(&mut self, id: ConnectionId, link: &mut Link, sent: usize, filled: &Filled) {
+        let now = self.now;
+        let Flow::Forward(forward) = &mut link.flow else { return };
+        if sent > 0 {
+            link.client.note_sent(now);
+        }
+        let written = core::mem::take(&mut self.bridges.written);
+        let before = forward.begun;
+        let (mut count, mut repeats, mut start) = (0_u32, 0, 0);
+        for message in written.iter().take_while(|message| message.end <= sent) {
+            if forward.flights.is_empty() {
+                forward.progress = now;
+            }
+            forward.flights.launch(message.tag, message.id, message.rule);
+            repeats += u64::from(message.is_repeat);
+            (count, start) = (count + 1, message.end);
+        }
+        // What is left is some of the next message, of which some may have gone before.
+        let had = if count == 0 { before } else { 0 };
+        forward.begun = match sent > start || count == 0 {
+            true => had + (sent - start) as u64,
+            false => 0,
+        };
+        debug_assert!(
+            forward.begun == 0 || (count as usize) < written.len() || filled.cut.is_some(),
+            "a message is begun"
+        );
+        self.bridges.written = written;
+        let is_whole = forward.begun == 0;
+        if let Some(state) = self.bridges.link_mut(link.id) {
+            state.counts.repeats += repeats;
+        }
+        let (broker, mut context) = self.broker_mut();
+        broker.sent(&mut context, id, count);
+        broker.set_writable(&mut context, id, is_whole);
+    }
+
+    // ---- what the upstream says
+
+    pub(super) fn take_confirm(&mut self, id: ConnectionId, link: &mut Link, event: Event<'_>) -> Next {
+        let taken = match event {
+            Event::Confirm { number, multiple, is_taken } => {
+                self.confirm(id, link, (number, multiple, is_taken))
+            }
+            Event::Returned { code, id: own } => match &mut link.flow {
+                Flow::Forward(forward) => forward.flights.note_return(own, code),
+                Flow::Fetch(_) => Err(Cause::new(format_args!("a return where it has no place"))),
+            },
+            Event::PublishRefused(code, cause) => {
+                self.note_closed(link, code);
+                Err(cause)
+            }
+            _ => unreachable!("others are handled elsewhere"),
+        };
+        match taken {
+            Ok(()) => Next::GoOn,
+            Err(cause) => Next::Lost(cause),
+        }
+    }
+
+    fn confirm(
+        &mut self,
+        id: ConnectionId,
+        link: &mut Link,
+        (number, multiple, is_taken): (u64, bool, bool),
+    ) -> Result<(), Cause> {
+        let (Flow::Forward(forward), Some(channel)) = (&mut link.flow, link.channel) else {
+            return Err(Cause::new(format_args!("a confirm where it has no place")));
+        };
+        forward.progress = self.now;
+        while let Some((flight, refusal)) = forward.flights.confirm(number, multiple, is_taken)? {
+            let settlement = match refusal {
+                None => Settlement::Ack,
+                Some(why) => {
+                    self.condemn(link.id, (flight.id, flight.rule.into()), why)?;
+                    Settlement::Requeue
+                }
+            };
+            let command = Command::Settle { delivery_tag: flight.tag, multiple: false, settlement };
+            if let crate::command::Outcome::Fault(fault) = self.apply_own(id, channel, command).0 {
+                return Err(Cause::new(format_args!("this broker: {}", fault.text)));
+            }
+            if let Some(bridge) = self.bridges.get_mut(link.id) {
+                bridge.careful = bridge.careful.saturating_sub(1);
+                if let Some(state) = &mut bridge.links[Direction::Forward as usize] {
+                    state.counts.moved += u64::from(refusal.is_none());
+                }
+            }
+            if !multiple {
+                break;
+            }
+        }
+        // There is room in the window for what waits in the outbox.
+        self.list_to_write(id);
+        Ok(())
+    }
+
+    /// A message was refused: it is to be set aside.
+    ///
+    /// # Errors
+    /// Its rule says that it is waited for, and all behind it with it.
+    #[cold]
+    fn condemn(
+        &mut self,
+        link: super::bridge_link::LinkId,
+        (id, rule): (OwnId, usize),
+        why: Refusal,
+    ) -> Result<(), Cause> {
+        let Some(bridge) = self.bridges.get_mut(link) else { return Ok(()) };
+        let rule = &bridge.config.forward[rule];
+        if rule.refused == Refused::Wait {
+            return Err(Cause::new(format_args!("the first message of {}: {why}; it waits", rule.queue)));
+        }
+        bridge.condemn(id, why);
+        Ok(())
+    }
+
+    /// The upstream closed its channel over a publish: over the only one under way, or over one of them, and
+    /// then they are sent one by one.
+    #[cold]
+    fn note_closed(&mut self, link: &Link, code: u16) {
+        let Flow::Forward(forward) = &link.flow else { return };
+        let only = forward.flights.only();
+        let count = forward.flights.len();
+        if let Some(flight) = only {
+            // With a rule that waits, its cause is the link's.
+            let is_condemned =
+                self.condemn(link.id, (flight.id, flight.rule.into()), Refusal::Closed(code)).is_ok();
+            if let Some(state) = self.bridges.link_mut(link.id).filter(|_| is_condemned) {
+                state.backoff.reset();
+            }
+        } else if let Some(bridge) = self.bridges.get_mut(link.id) {
+            bridge.careful = count + 1;
+        }
+    }
+
+    // ---- what is set aside
+
+    #[cold]
+    fn set_first_aside(&mut self, id: ConnectionId, link: &mut Link, first: &Unsendable) {
+        let Some((bridge, _)) = self.bridges.get(link.id) else { return };
+        let rule = bridge.config.forward[first.rule].clone();
+        if rule.refused == Refused::Wait {
+            let cause =
+                Cause::new(format_args!("the first message of {}: {}; it waits", rule.queue, first.why));
+            return self.lose_link(id, link, cause);
+        }
+        match self.set_aside(id, link, first, &rule) {
+            Ok(()) => {
+                let kind = parked_kind(first.why);
+                let Some(bridge) = self.bridges.get_mut(link.id) else { return };
+                bridge.absolve(first.id);
+                if let Some(state) = &mut bridge.links[Direction::Forward as usize] {
+                    state.counts.parked[kind] += 1;
+                }
+                self.list_to_write(id);
+            }
+            Err(cause) => self.lose_link(id, link, cause),
+        }
+    }
+
+    #[cold]
+    fn set_aside(
+        &mut self,
+        id: ConnectionId,
+        link: &Link,
+        first: &Unsendable,
+        rule: &Rule,
+    ) -> Result<(), Cause> {
+        let (Some((bridge, _)), Some(channel)) = (self.bridges.get(link.id), link.channel) else {
+            return Err(Cause::new(format_args!("it is not wanted any more")));
+        };
+        let (name, queue) = (bridge.config.name.clone(), bridge.config.parked.clone());
+        let message = self.broker.outbox(id).peek().map(|delivery| delivery.message);
+        let Some(message) = message else { unreachable!("what stands first in an outbox stays there") };
+        let unix_s = self.platform.unix_ms() / 1000;
+        let mut scratch = core::mem::take(&mut self.bridges.scratch);
+        let cause = format!("{}", first.why);
+        let words = (&*name, Some(&*rule.queue), &*cause);
+        let lent = (&self.supplies.messages, message);
+        let kept = scratch.of_parked(lent, words, unix_s, self.limits.frame_max);
+        let (broker, mut context) = self.broker_mut();
+        broker.sent(&mut context, id, 1);
+        let moved = broker
+            .set_aside(&mut context, channel, first.tag, &queue, kept)
+            .map_err(|fault| Cause::new(format_args!("this broker: {}", fault.text)));
+        self.bridges.scratch = scratch;
+        match moved? {
+            Some(_) => Ok(()),
+            None => Err(Cause::new(format_args!("there is no room in {queue} to set a message aside"))),
+        }
+    }
+}
+
+/// A message that is about to be sent.
+struct Item<'i> {
+    bridge: &'i Bridge,
+    delivery: Delivery<'i>,
+    own: OwnId,
+    /// Some of it has gone.
+    is_begun: bool,
+}
+
+impl Item<'_> {
+    /// Writes the head of its publish; says which rule it follows, and how long the head is.
+    ///
+    /// # Errors
+    /// It is not to be sent.
+    fn head(
+        &self,
+        (messages, origin, frame_max): (&Messages, crate::bridge::Origin, u32),
+        scratch: &mut Scratch,
+    ) -> Result<(usize, usize), (usize, Refusal)> {
+        let DeliveryKind::Deliver { consumer_tag } = self.delivery.kind else {
+            unreachable!("a link that forwards neither gets nor publishes here")
+        };
+        let rule = crate::bridge::rule_of(consumer_tag).filter(|at| *at < self.bridge.config.forward.len());
+        let Some(rule) = rule else { unreachable!("its consumers have the tags of its rules") };
+        let message = self.delivery.message;
+        let Scratch { headers, properties, edited, head } = scratch;
+        let properties = Properties::trusted(messages.properties(message, properties));
+        if !self.is_begun
+            && let Some(why) = self.why_not(messages, properties)
+        {
+            return Err((rule, why));
+        }
+        let to = &self.bridge.config.forward[rule].to;
+        let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
+        let marks = Marks { id: Some(self.own), is_repeat: self.delivery.redelivered };
+        let mut writer = Writer::new(edited);
+        let body_len = messages.body_len(message);
+        marked(properties, marks, origin, headers, &mut writer)
+            .and_then(|()| {
+                let properties = Properties::trusted(writer.written());
+                write_head((to.exchange(), key), properties, body_len, frame_max, head)
+            })
+            .map(|len| (rule, len))
+            .map_err(|_| (rule, Refusal::TooLarge))
+    }
+
+    fn why_not(&self, messages: &Messages, properties: Properties<'_>) -> Option<Refusal> {
+        let config = &self.bridge.config;
+        if let Some(why) = self.bridge.is_condemned(self.own) {
+            return Some(why);
+        }
+        if messages.body_len(self.delivery.message) > config.message_size_max {
+            return Some(Refusal::TooLarge);
+        }
+        (hops_of(properties) >= u64::from(config.hops_max)).then_some(Refusal::Hops)
+    }
+}

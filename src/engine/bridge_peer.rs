@@ -1,0 +1,340 @@
+//! Links of bridges as peers: what is read, their time, and their end.
+//!
+//! Always true: while something is done with a link it is out of its place, and it is back before anybody
+//! else looks; what an upstream sends is read under the same budgets as what clients send.
+
+use crate::bridge::{Cause, Event};
+use crate::broker;
+use crate::command::{ChannelId, Command, ConnectionId, Outcome};
+use crate::config::bridge::Destination;
+use crate::journal::Batch;
+use crate::log_limiter::{LogKind, LogSource};
+use crate::time::Deadline;
+
+use super::bridge_link::{Direction, Flow, Link};
+use super::peer::{Ending, Peer, Session, Waiting};
+use super::platform::{Platform, Socket};
+use super::state::Engine;
+use super::stream::Reading;
+
+/// What an event led to.
+pub(super) enum Next {
+    /// The next one.
+    GoOn,
+    /// Nothing more is handled until there is room.
+    Wait,
+    /// The link is over.
+    Lost(Cause),
+}
+
+/// Why a link ends whose upstream ends it and does not say why.
+#[cold]
+pub(super) fn hung_up() -> Cause {
+    Cause::new(format_args!("it closed the connection without a word"))
+}
+
+impl<P: Platform> Engine<P> {
+    /// Does something with a link, if it is still there.
+    pub(super) fn with_link<T>(
+        &mut self,
+        id: ConnectionId,
+        work: impl FnOnce(&mut Self, &mut Link) -> T,
+    ) -> Option<T> {
+        let Some(Peer { session: Session::Bridge(place), .. }) = self.peers.get_mut(id) else { return None };
+        let mut link = place.take()?;
+        let done = work(self, &mut link);
+        if let Some(Peer { session: Session::Bridge(place), .. }) = self.peers.get_mut(id) {
+            *place = Some(link);
+        }
+        self.after_bridge(id);
+        Some(done)
+    }
+
+    /// What may have changed whenever something was done with a link.
+    pub(super) fn after_bridge(&mut self, id: ConnectionId) {
+        let Some(Peer { session: Session::Bridge(Some(link)), waiting, ending, .. }) = self.peers.get_mut(id)
+        else {
+            return;
+        };
+        let is_read = *waiting == Waiting::No;
+        let timeout =
+            self.bridges.get(link.id).map_or(u64::MAX, |(bridge, _)| bridge.config.confirm_timeout_ms.into());
+        let deadline = match ending {
+            Ending::No => link.deadline(is_read, timeout),
+            _ => Deadline::NEVER,
+        };
+        if *ending == Ending::No && link.is_draining && link.is_idle() {
+            link.client.close();
+            *ending = Ending::Flushing;
+            self.list_to_write(id);
+        }
+        self.deadlines.lower(id.into(), deadline);
+    }
+
+    /// The link ends, for this reason.
+    #[cold]
+    pub(super) fn lose_link(&mut self, id: ConnectionId, link: &mut Link, cause: Cause) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.stream.writable
+            && !link.has_begun()
+        {
+            // The last word, if there is one; nothing follows from whether it was heard.
+            let _ = peer.stream.write(&mut self.buffers, link.client.pending());
+        }
+        link.cause.get_or_insert(cause);
+        self.end_now(id);
+    }
+
+    /// The link ends for a reason of this broker's own: it is being stopped, or its virtual host goes.
+    #[cold]
+    pub(super) fn put_link_out(&mut self, id: ConnectionId, why: &str) {
+        if self.stopping.is_some() {
+            return self.drain_link(id);
+        }
+        self.with_link(id, |engine, link| {
+            engine.lose_link(id, link, Cause::new(format_args!("this broker: {why}")));
+        });
+    }
+
+    /// The link takes nothing more, and ends when what is under way is settled.
+    #[cold]
+    pub(super) fn drain_link(&mut self, id: ConnectionId) {
+        self.with_link(id, |engine, link| {
+            link.is_draining = true;
+            let Some(channel) = link.channel.filter(|_| link.id.direction == Direction::Forward) else {
+                return;
+            };
+            let rules =
+                engine.bridges.get(link.id).map_or(0, |(bridge, _)| bridge.rules(link.id.direction).len());
+            for at in 0..rules {
+                let tag = crate::bridge::tag_of(at);
+                engine.apply_own(id, channel, Command::Cancel { tag: &tag });
+            }
+        });
+    }
+
+    /// A command of our own.
+    pub(super) fn apply_own(
+        &mut self,
+        id: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> (Outcome, Batch) {
+        let (broker, mut context) = self.broker_mut();
+        let (outcome, _) = broker.apply(&mut context, id, Some(channel), command);
+        let batch = context.awaited();
+        self.work_units = self.work_units.saturating_add(self.work.take());
+        (outcome, batch)
+    }
+
+    /// The time of a link has come.
+    pub(super) fn call_bridge(&mut self, id: ConnectionId) {
+        let is_read = self.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
+        self.with_link(id, |engine, link| {
+            let now = engine.now;
+            let timeout = engine
+                .bridges
+                .get(link.id)
+                .map_or(u64::MAX, |(bridge, _)| bridge.config.confirm_timeout_ms.into());
+            if let Err(cause) = link.client.keep_time(now, is_read) {
+                return engine.lose_link(id, link, cause);
+            }
+            if link.confirm_deadline(timeout).is_due(now) {
+                let cause =
+                    Cause::new(format_args!("it has confirmed nothing for {timeout} ms, though it is owed"));
+                return engine.lose_link(id, link, cause);
+            }
+            if !link.client.pending().is_empty() {
+                engine.list_to_write(id);
+            }
+        });
+    }
+
+    /// The socket of a link is about to be closed.
+    #[cold]
+    pub(super) fn forget_link(&mut self, id: ConnectionId, link: Option<Box<Link>>) {
+        let Some(mut link) = link else {
+            unreachable!("nothing is done with a link whose peer is forgotten")
+        };
+        link.teardown(&mut self.supplies.messages);
+        let context =
+            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+        self.broker.release(context, id);
+        self.link_ended(&link);
+    }
+
+    // ---- reading
+
+    /// Reads once, and handles as much of it as can be.
+    pub(super) fn read_bridge(&mut self, id: ConnectionId) {
+        self.with_link(id, |engine, link| engine.read_link(id, link));
+        self.after_session(id.into());
+    }
+
+    fn read_link(&mut self, id: ConnectionId, link: &mut Link) {
+        let is_scarce =
+            self.supplies.messages.is_held(self.broker.owner(id)) || !self.buffers.can_take(self.input.len());
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if link.client.is_unheard()
+            && let Some(error) = peer.stream.socket.take_error()
+        {
+            let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
+            return self.lose_link(id, link, cause);
+        }
+        let reading = if is_scarce { Reading::Look } else { Reading::Take };
+        let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
+        self.bytes_read += got.len;
+        link.client.note_input(self.now, got.len);
+        let input = core::mem::take(&mut self.input);
+        let (handled, next) = self.handle_link(id, link, &input[..got.len]);
+        self.input = input;
+        link.client.note_left(got.len - handled);
+        if let Next::Lost(cause) = next {
+            return self.lose_link(id, link, cause);
+        }
+        let waits = matches!(next, Next::Wait);
+        let is_over_budget = self.is_over_budget();
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let kept =
+            peer.stream.keep(&mut self.buffers, &mut self.input, got.len, handled, waits || is_over_budget);
+        if !kept {
+            let cause =
+                Cause::new(format_args!("no room to keep its unfinished frame; raise stash_bytes_max"));
+            return self.lose_link(id, link, cause);
+        }
+        if waits {
+            return;
+        }
+        if is_over_budget {
+            peer.stream.look_again();
+            return self.list_to_read(id);
+        }
+        if got.end {
+            return self.lose_link(id, link, hung_up());
+        }
+        let is_starved = peer.stream.is_starved();
+        if is_starved {
+            self.for_stash.push(id);
+        }
+        if peer.stream.readable && (handled > 0 || !is_starved) {
+            self.list_to_read(id);
+        }
+    }
+
+    /// Handles input; says how much of it, and how it goes on.
+    fn handle_link(&mut self, id: ConnectionId, link: &mut Link, input: &[u8]) -> (usize, Next) {
+        let mut at = 0;
+        if let next @ (Next::Wait | Next::Lost(_)) = self.publish_arrived(id, link) {
+            return (0, next);
+        }
+        loop {
+            let before = at;
+            let next = match link.client.next(input, &mut at) {
+                Event::NeedMore => break,
+                Event::Lost(cause) => Next::Lost(cause),
+                Event::Ready => self.open_here(id, link),
+                event @ (Event::Confirm { .. } | Event::Returned { .. } | Event::PublishRefused(..)) => {
+                    self.take_confirm(id, link, event)
+                }
+                event @ (Event::Deliver { .. } | Event::Header { .. } | Event::Body(_)) => {
+                    let next = self.take_arriving(id, link, event);
+                    if matches!(next, Next::Wait) && !link.has_whole() {
+                        // The header is looked at again when there is room.
+                        link.client.take_header_back();
+                        at = before;
+                    }
+                    next
+                }
+            };
+            match next {
+                Next::GoOn if self.is_over_budget() => break,
+                Next::GoOn => {}
+                next @ (Next::Wait | Next::Lost(_)) => return (at, next),
+            }
+        }
+        self.acknowledge_durable(link);
+        (at, Next::GoOn)
+    }
+
+    // ---- messages begin to flow
+
+    #[cold]
+    fn open_here(&mut self, id: ConnectionId, link: &mut Link) -> Next {
+        let (broker, mut context) = self.broker_mut();
+        let (outcome, _) = broker.apply(&mut context, id, None, Command::OpenChannel { number: 1 });
+        let channel = match outcome {
+            Outcome::ChannelOpened(channel) => channel,
+            Outcome::Fault(fault) => {
+                return Next::Lost(Cause::new(format_args!("this broker: {}", fault.text)));
+            }
+            _ => unreachable!("opening a channel is answered with a channel or a fault"),
+        };
+        link.channel = Some(channel);
+        if let Err(cause) = self.begin_flow(id, link, channel) {
+            return Next::Lost(cause);
+        }
+        link.ready_since = Some(self.now);
+        let now = self.now;
+        let Some((bridge, state)) = self.bridges.get(link.id) else { return Next::GoOn };
+        let what = link.id.direction.name();
+        let upstream = &bridge.config.upstream[state.upstream];
+        let text = format_args!("bridge {}, {what}, {upstream}: up", bridge.config.name);
+        if state.counts.connected == 0 || state.last_error.is_some() {
+            self.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Bridge, text);
+        }
+        if let Some(state) = self.bridges.link_mut(link.id) {
+            state.ready_since = Some(now);
+            state.counts.connected += 1;
+        }
+        Next::GoOn
+    }
+
+    #[cold]
+    fn begin_flow(&mut self, id: ConnectionId, link: &Link, channel: ChannelId) -> Result<(), Cause> {
+        let Some((bridge, _)) = self.bridges.get(link.id) else {
+            return Err(Cause::new(format_args!("it is not wanted any more")));
+        };
+        let (vhost, parked, window) =
+            (bridge.config.vhost.clone(), bridge.config.parked.clone(), bridge.config.window);
+        let rules = bridge.rules(link.id.direction).to_vec();
+        self.declare_here(&vhost, &parked)?;
+        if let Flow::Fetch(_) = link.flow {
+            for rule in &rules {
+                if let Destination::Queue(queue) = &rule.to {
+                    self.declare_here(&vhost, queue)?;
+                }
+            }
+            return self.demand(id, channel, Command::ConfirmSelect);
+        }
+        self.demand(id, channel, Command::Qos { prefetch_count: window, global: true })?;
+        for (at, rule) in rules.iter().enumerate() {
+            self.declare_here(&vhost, &rule.queue)?;
+            let tag = crate::bridge::tag_of(at);
+            let (no_ack, exclusive, arguments) = (false, false, &[][..]);
+            let consume = Command::Consume { queue: &rule.queue, tag: &tag, no_ack, exclusive, arguments };
+            self.demand(id, channel, consume)?;
+        }
+        Ok(())
+    }
+
+    /// A command that has to be carried out.
+    #[cold]
+    fn demand(&mut self, id: ConnectionId, channel: ChannelId, command: Command<'_>) -> Result<(), Cause> {
+        match self.apply_own(id, channel, command).0 {
+            Outcome::Fault(fault) => Err(Cause::new(format_args!("this broker: {}", fault.text))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A durable queue of this name is there, whoever made it and however.
+    #[cold]
+    fn declare_here(&mut self, vhost: &str, queue: &str) -> Result<(), Cause> {
+        if self.broker.queue_depth(vhost, queue).is_some() {
+            return Ok(());
+        }
+        let context =
+            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+        let declared = self.broker.operator_declare_queue(context, vhost, queue, (true, false), &[]);
+        declared.map(|_| ()).map_err(|fault| Cause::new(format_args!("this broker: {}", fault.text)))
+    }
+}

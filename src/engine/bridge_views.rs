@@ -1,0 +1,129 @@
+//! Bridges as an operator is told of them, and what he has done with them.
+//!
+//! Always true: a link is called running only while messages can flow over it and the upstream was heard of
+//! within two heartbeats, if it has any.
+
+use crate::admin::request_context::{BridgeLinkView, BridgeOrder, Bridges as BridgeViews};
+use crate::bridge::Stage;
+use crate::time::Now;
+
+use super::bridge_link::{Direction, Flow, Link};
+use super::bridge_state::{Bridge, Bridges, LinkState, PARKED_KINDS, Phase};
+use super::peer::Session;
+use super::peers::Peers;
+use super::platform::Platform;
+use super::state::Engine;
+
+/// All bridges, to be looked at.
+pub(super) struct ShownBridges<'s, S> {
+    pub(super) bridges: &'s Bridges,
+    pub(super) peers: &'s Peers<S>,
+    pub(super) now: Now,
+}
+
+impl<S> ShownBridges<'_, S> {
+    fn link_of(&self, state: &LinkState) -> Option<&Link> {
+        let Phase::Connected(connection) = state.phase else { return None };
+        match &self.peers.get(connection)?.session {
+            Session::Bridge(link) => link.as_deref(),
+            Session::Amqp(_) | Session::Admin(_) => None,
+        }
+    }
+}
+
+impl<S> BridgeViews for ShownBridges<'_, S> {
+    fn places(&self) -> usize {
+        2 * self.bridges.places.len()
+    }
+
+    fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
+        let bridge = self.bridges.places.get(place / 2)?;
+        let direction = Direction::BOTH[place % 2];
+        let state = bridge.links[direction as usize].as_ref()?;
+        let link = self.link_of(state);
+        let (pending, held) = match link.map(|link| &link.flow) {
+            Some(Flow::Forward(forward)) => (forward.flights.len(), 0),
+            Some(Flow::Fetch(fetch)) => (fetch.arrivals.len(), fetch.held),
+            None => (0, 0),
+        };
+        let counts = &state.counts;
+        let parked = core::array::from_fn(|kind| (PARKED_KINDS[kind], counts.parked[kind]));
+        let retry_in_ms = match state.phase {
+            Phase::Waiting(at) => at.ms_left(self.now),
+            _ => None,
+        };
+        Some(BridgeLinkView {
+            bridge: &bridge.config.name,
+            direction: direction.name(),
+            state: state_of(bridge, state, link),
+            vhost: &bridge.config.vhost,
+            upstream: bridge.config.upstream[state.upstream].to_string(),
+            moved: counts.moved,
+            pending: pending as u64,
+            queues: queues_of(bridge, direction),
+            repeats: counts.repeats,
+            parked,
+            held: held.into(),
+            connected: counts.connected,
+            failed: counts.failed,
+            last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
+            up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
+            retry_in_ms,
+        })
+    }
+
+    fn is_known(&self, bridge: &str) -> bool {
+        self.bridges.places.iter().any(|other| !other.is_leaving && other.config.name == bridge)
+    }
+}
+
+/// Queues here that wait to be forwarded.
+#[cold]
+fn queues_of(bridge: &Bridge, direction: Direction) -> Option<Vec<&str>> {
+    let rules = &bridge.config.forward;
+    (direction == Direction::Forward).then(|| rules.iter().map(|rule| rule.queue.as_str()).collect())
+}
+
+#[cold]
+fn state_of(bridge: &Bridge, state: &LinkState, link: Option<&Link>) -> &'static str {
+    match (state.phase, link) {
+        _ if bridge.is_leaving => "ending",
+        (Phase::Connected(_), Some(link)) => match link.client.stage() {
+            _ if link.is_draining => "ending",
+            Stage::Ready if link.client.is_blocked() => "blocked",
+            Stage::Ready => "running",
+            _ => "connecting",
+        },
+        (Phase::Connected(_), None) | (Phase::LookingUp(_), _) => "connecting",
+        (Phase::Waiting(_), _) => "waiting",
+        (Phase::Paused, _) => "paused",
+    }
+}
+
+impl<P: Platform> Engine<P> {
+    /// Does with a bridge what the operator wants.
+    #[cold]
+    pub(super) fn follow_bridge_order(&mut self, name: &str, order: BridgeOrder) {
+        let found =
+            self.bridges.places.iter_mut().find(|bridge| !bridge.is_leaving && bridge.config.name == name);
+        // It was there when that was asked; a reload may have been quicker.
+        let Some(bridge) = found else { return };
+        let serial = bridge.serial;
+        match order {
+            BridgeOrder::Pause => {
+                bridge.is_paused = true;
+                self.drain_bridge(serial);
+            }
+            BridgeOrder::Resume => {
+                bridge.is_paused = false;
+                let now = self.now;
+                for state in bridge.links.iter_mut().flatten() {
+                    if matches!(state.phase, Phase::Paused | Phase::Waiting(_)) {
+                        state.backoff.reset();
+                        state.phase = Phase::Waiting(now.after_ms(0));
+                    }
+                }
+            }
+        }
+    }
+}
