@@ -8,7 +8,7 @@ use crate::config::Config;
 use super::event_loop::EventLoop;
 use super::logging;
 
-/// Keys that are live at once; those of `[tls]` besides.
+/// Keys that are live at once; those of [`is_live`] sections besides.
 const LIVE: [&str; 1] = ["log_level"];
 
 impl EventLoop {
@@ -50,13 +50,18 @@ fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
         let had = gone.iter().position(|(it, name, _)| (*it, *name) == (section, key));
         let had = had.map(|at| gone.remove(at).2);
         let follows = before.limit_follows(key) && after.limit_follows(key);
-        if had != Some(value) && section != "[tls]" && !LIVE.contains(&key) && !follows {
+        if had != Some(value) && !is_live(section) && !LIVE.contains(&key) && !follows {
             changed.push(key.to_string());
         }
     }
-    let gone = gone.iter().filter(|(section, ..)| *section != "[tls]");
+    let gone = gone.iter().filter(|(section, ..)| !is_live(section));
     changed.extend(gone.map(|(_, key, _)| (*key).to_string()));
     changed
+}
+
+/// Whether all of a section is live at once.
+fn is_live(section: &str) -> bool {
+    section == "[tls]" || section.starts_with("[[bridge")
 }
 
 /// Section, key and value of each line; behind a mark stands why it is so, which changes by itself.
@@ -76,6 +81,9 @@ mod tests {
     use super::*;
     use crate::config::Layer;
 
+    const BRIDGE: &str = "[[bridge]]\nname = \"a\"\nupstream = \"amqp://h\"\n\
+                          [[bridge.forward]]\nqueue = \"q\"\nto_queue = \"q\"\n";
+
     fn said(text: &str) -> Config {
         let file = std::env::temp_dir().join(format!("leveret-changed-{}.toml", std::process::id()));
         std::fs::write(&file, text).unwrap();
@@ -91,7 +99,9 @@ mod tests {
         let nothing = Vec::<&str>::new();
         for (before, after, changed) in [
             ("", "log_level = \"trace\"\n[tls]\nclient_ca = \"ca.pem\"", nothing.clone()),
-            ("[tls]\ncrl = [\"a\", \"b\"]\nclient_ca = \"c\"", "", nothing),
+            ("[tls]\ncrl = [\"a\", \"b\"]\nclient_ca = \"c\"", "", nothing.clone()),
+            ("", BRIDGE, nothing.clone()),
+            (BRIDGE, "", nothing),
             ("", "listen = []\n[limits]\nqueues_max = 77", vec!["listen", "queues_max"]),
             ("[limits]\nqueues_max = 77", "", vec!["queues_max"]),
             // Many limits follow from the memory; only the key that was changed is named.
