@@ -4,7 +4,6 @@
 //! | file      | what it is about |
 //! |-----------|------------------|
 //! | `time`    | heartbeats, half-open peers, idleness |
-//! | `bridge`  | bridges and what an upstream may say |
 //! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
 //! | `lives`   | random lives of several connections, and what every run must keep |
 //! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
@@ -17,7 +16,6 @@
 #[path = "../world/mod.rs"]
 mod world;
 
-mod bridge;
 mod bytes;
 mod lives;
 mod mass;

@@ -215,6 +215,7 @@ impl Memory {
         let now_ms = engine.now().as_ms();
         engine.platform.helpers.now_ms = now_ms;
         let mut any = engine.platform.helpers.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+        any |= engine.platform.looking.is_some();
         // Of those that came to the operator's socket it is told once.
         let arrivals = engine.platform.arrivals.iter().map(|(listener, _)| *listener);
         let listeners: Vec<_> = arrivals.filter(|listener| *listener != ListenerId::Admin).collect();
