@@ -178,7 +178,24 @@ impl Broker {
         if let Some(index) = self.find_consumer(channel, tag) {
             self.deactivate(cx, index);
             self.free_consumer_if_done(index);
+        } else if let Some(index) = self.find_cancelled(channel, tag) {
+            // Its queue went just before, and the answer says that it has ended: it ends once.
+            self.leave_cancelled(index);
+            self.free_consumer_if_done(index);
         }
+    }
+
+    /// A consumer that the broker has ended and whose client was not told.
+    fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+        let connection = self.channels[channel.index()].connection;
+        let mut at = self.connections[connection.index()].cancelled.front();
+        while let Some(index) = at {
+            if self.consumers[index].channel == channel && self.consumers[index].tag == tag {
+                return Some(index);
+            }
+            at = List::after(&self.consumers, index, |consumer| &consumer.connection_links);
+        }
+        None
     }
 
     /// The queue goes: the consumer ends, and its client is told.

@@ -247,6 +247,11 @@ impl<P: Platform> Engine<P> {
         self.store = Some(store);
     }
 
+    /// What is durable is there, if there is a disk.
+    pub const fn store(&self) -> Option<&StoreDriver> {
+        self.store.as_ref()
+    }
+
     /// The broker and what it works with, for a start that declares what there is to be, and for whoever
     /// looks.
     pub const fn broker_mut(&mut self) -> (&mut Broker, broker::Context<'_>) {

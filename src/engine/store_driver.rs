@@ -293,8 +293,7 @@ impl StoreDriver {
     }
 
     /// Segments that can never leave the log.
-    #[cfg(debug_assertions)]
-    pub(crate) fn segments_stuck(&self) -> usize {
+    pub fn segments_stuck(&self) -> usize {
         self.keeper.log().segments_stuck()
     }
 

@@ -238,3 +238,23 @@ fn a_frame_out_of_place_closes_its_connection_and_no_other() {
         }
     }
 }
+
+#[test]
+fn a_consumer_whose_queue_goes_while_it_is_cancelled_ends_once() {
+    for deleter_comes_first in [true, false] {
+        let mut world = World::new(small_limits());
+        let clients = [world.open(&[1]), world.open(&[1])];
+        let (deleter, consumer) =
+            if deleter_comes_first { (clients[0], clients[1]) } else { (clients[1], clients[0]) };
+        world.declare(deleter, 1, "q");
+        world.ask(consumer, 1, &consume("q", "reader", false));
+        // Both are read in one turn, before anything is written.
+        world.send(deleter, 1, &delete("q"));
+        world.send(consumer, 1, &Method::BasicCancel { consumer_tag: "reader", no_wait: false });
+        world.run();
+        let ends = world.clients[consumer].heard.iter().map(|said| said.method().id());
+        let ends = ends.filter(|id| matches!(id, (60, 30 | 31))).count();
+        assert!(ends == 1 || !deleter_comes_first, "said {ends} times");
+        world.end(&[]);
+    }
+}

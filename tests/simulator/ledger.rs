@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fact::Fact;
+use super::operator::Accesses;
 use super::topology::{self, BINDINGS};
 
 /// Counts what clients send and hear, over the whole run.
@@ -125,6 +126,8 @@ pub struct Ledger {
     pub now: Tick,
     pub life: u32,
     pub persist_all: bool,
+    /// Messages that may be on their way to clients at once.
+    pub unacknowledged_max: usize,
     /// The store was damaged.
     pub is_lenient: bool,
     pub contents: BTreeMap<u64, Content>,
@@ -139,6 +142,7 @@ pub struct Ledger {
     pub(super) contests: Vec<Contest>,
     /// Called redelivered, though nothing of their queues is known to have gone back.
     pub(super) suspects: Vec<(Key, u64)>,
+    pub accesses: Accesses,
     pub complaints: Vec<String>,
     pub confirmed: u64,
     pub delivered: u64,
@@ -485,12 +489,15 @@ impl Ledger {
         self.queue(key).entries.values_mut().for_each(|entry| entry.vanishes = true);
     }
 
-    /// A client had it, and it went back before the client could do anything with it.
+    /// A client had it while it had asked for everything back: it went back, or a settlement of what came
+    /// later is for it as well.
     pub fn pass_by(&mut self, key: &Key, number: u64, connection: u64) {
         let now = self.tick();
         let queue = self.queue(key);
         queue.may_have_returned = true;
-        queue.entries.entry(number).or_default().heard.push((connection, now));
+        let entry = queue.entries.entry(number).or_default();
+        entry.heard.push((connection, now));
+        entry.vanishes = true;
     }
 
     /// The same where nobody knows which queue it came from.

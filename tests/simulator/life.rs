@@ -17,18 +17,15 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::broker::Gauges;
-use leveret::engine::Engine;
+use leveret::engine::{Engine, StoreDriver};
 use leveret::time::{Deadline, Now};
-use leveret::wire::Method;
 
-use super::actor::{Actor, Leaving, Link, Mode, Pending};
-use super::ledger::Key;
+use super::actor::{Actor, Leaving, Link};
+use super::operator::Operator;
 use super::plan::{USERS, VHOSTS};
 use super::run::Run;
-use super::topology::may_go;
 use super::traffic::Mood;
-use super::world::{Client, Line, Manners, Memory, Phase, Shape, close_connection, delete, passive};
+use super::world::{Client, Line, Manners, Memory, Shape};
 
 /// What ends a life from within.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,13 +37,9 @@ pub enum Ended {
 }
 
 /// Steps in which everything must come to rest.
-const CALM_STEPS: u64 = 60_000;
+pub(super) const CALM_STEPS: u64 = 60_000;
 /// Nobody waits for an answer and nothing is delivered for so long: then nothing comes any more.
 const CALM_MS: u64 = 3_000;
-/// Polite clients have so long.
-const POLITE_MS: u64 = 10_000;
-/// A peer that is gone while it waits for room is given up after so long.
-const LOST_MS: u64 = 700_000;
 /// Turns at one instant after which an engine that still has work is held to be running in circles.
 const TURNS_MAX: u64 = 100_000;
 
@@ -54,6 +47,7 @@ pub struct Life<'r> {
     pub run: &'r mut Run,
     pub engine: Engine<Memory>,
     pub actors: Vec<Actor>,
+    pub operator: Option<Operator>,
     pub now: u64,
     pub mood: Mood,
     /// Clients ask for nothing new, and connections do no harm.
@@ -64,7 +58,16 @@ pub struct Life<'r> {
 impl<'r> Life<'r> {
     pub fn new(run: &'r mut Run, engine: Engine<Memory>) -> Self {
         let mood = run.random.one_of(&[Mood::Mixed, Mood::Mixed, Mood::Flood, Mood::Ebb]);
-        Self { run, engine, actors: Vec::new(), now: 0, mood, is_calm: false, turns_in_a_row: 0 }
+        Self {
+            run,
+            engine,
+            actors: Vec::new(),
+            operator: None,
+            now: 0,
+            mood,
+            is_calm: false,
+            turns_in_a_row: 0,
+        }
     }
 
     pub const fn clock(&self) -> Now {
@@ -86,6 +89,7 @@ impl<'r> Life<'r> {
         let random = &mut self.run.random;
         let at = usize::from(random.one_in(3));
         let shape = match random.below(4) {
+            _ if self.is_calm => Shape::WIDE,
             0 => Shape { up_fragment: 7, up_room: 9_000, down_fragment: 300, down_room: 6_000 },
             1 => Shape { up_fragment: 1_460, up_room: 20_000, down_fragment: 1_460, down_room: 9_000 },
             _ => Shape { up_room: 200_000, down_room: 200_000, ..Shape::WIDE },
@@ -161,6 +165,9 @@ impl<'r> Life<'r> {
             }
             actor.line.borrow_mut().offer_space();
         }
+        if let Some(operator) = &mut self.operator {
+            moved |= operator.step(&mut self.run.ledger);
+        }
         moved
     }
 
@@ -210,16 +217,22 @@ impl<'r> Life<'r> {
         if !is_within {
             self.run.ledger.complain(format!("a pool is larger than its limit: {gauges:?}"));
         }
+        let stuck = self.engine.store().map_or(0, StoreDriver::segments_stuck);
+        if stuck > 0 && !self.run.is_damaged && !self.run.disk.has_failed_read() {
+            self.run.ledger.complain(format!("{stuck} segments never leave, and all of them can be read"));
+        }
     }
 
-    fn check(&self) -> Result<(), Ended> {
+    pub fn check(&self) -> Result<(), Ended> {
         if self.run.ledger.complaints.is_empty() { Ok(()) } else { Err(Ended::Complaint) }
     }
 
-    fn step(&mut self) -> Result<(), Ended> {
+    pub fn step(&mut self) -> Result<(), Ended> {
         self.trouble_links();
         if !self.is_calm {
             self.act();
+            self.administer();
+            self.stride();
         }
         let moved = self.exchange();
         self.check()?;
@@ -229,11 +242,22 @@ impl<'r> Life<'r> {
             self.now += u64::from(self.run.random.one_in(3));
             return Ok(());
         }
-        if self.is_at_rest() && (self.is_calm || self.run.random.one_in(4)) {
+        if self.is_at_rest() && !self.may_commit_soon() && (self.is_calm || self.run.random.one_in(4)) {
             self.look_for_sleepers()?;
         }
         self.jump();
         Ok(())
+    }
+
+    /// Offsets pass one of the widths that somebody might count on, or come near it.
+    fn stride(&mut self) {
+        let random = &mut self.run.random;
+        if self.run.plan.has_strides && random.one_in(60) {
+            let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
+            let count = (1 << width) - random.below(20) + random.below(10);
+            let (broker, mut context) = self.engine.broker_mut();
+            broker.pass_offsets(context.journal_mut(), count);
+        }
     }
 
     /// Nothing is under way, and nobody can go on before something is due.
@@ -243,6 +267,14 @@ impl<'r> Life<'r> {
             !line.has_to_arrive() && (actor.client.unsent() == 0 || actor.leaving != Leaving::No)
         };
         self.actors.iter().all(is_still)
+    }
+
+    /// A commit is under way or soon due; whoever waits for it and asks again may hasten it.
+    fn may_commit_soon(&self) -> bool {
+        let windows = &self.run.plan.settings;
+        let window_ms = windows.commit_window_ms.max(windows.confirm_window_ms).max(windows.settle_window_ms);
+        let left = self.engine.next_deadline().ms_left(self.clock());
+        left.is_some_and(|left| left <= window_ms) || self.engine.platform.helpers.due_ms().is_some()
     }
 
     /// Nobody sleeps who could go on.
@@ -302,7 +334,7 @@ impl<'r> Life<'r> {
     // ---- ends
 
     /// Steps without anything new until all who are there have what they asked for.
-    fn calm_down(&mut self, what: &str) -> Result<(), Ended> {
+    pub fn calm_down(&mut self, what: &str) -> Result<(), Ended> {
         self.is_calm = true;
         for actor in &mut self.actors {
             (actor.link.up_at, actor.link.down_at) = (self.now, self.now);
@@ -311,8 +343,9 @@ impl<'r> Life<'r> {
         for _ in 0..CALM_STEPS {
             self.step()?;
             let delivered = self.run.ledger.delivered;
-            let is_quiet =
-                self.actors.iter().all(Actor::is_at_rest) && self.engine.platform.helpers.due_ms().is_none();
+            let is_quiet = self.actors.iter().all(Actor::is_at_rest)
+                && self.operator.as_ref().is_none_or(Operator::is_at_rest)
+                && self.engine.platform.helpers.due_ms().is_none();
             if !is_quiet || delivered != since.1 {
                 since = (self.now, delivered);
             }
@@ -328,7 +361,8 @@ impl<'r> Life<'r> {
         }
         let waiting: Vec<String> =
             self.actors.iter().filter(|actor| !actor.is_at_rest()).map(Actor::shown).collect();
-        self.run.ledger.complain(format!("{what}: not at rest: {waiting:?}; {:?}", self.engine));
+        let room = self.engine.journal().admit(1_000, 1);
+        self.run.ledger.complain(format!("{what}: not at rest: {waiting:?}; {room:?}; {:?}", self.engine));
         Err(Ended::Complaint)
     }
 
@@ -379,143 +413,5 @@ impl<'r> Life<'r> {
         let helpers = &self.engine.platform.helpers;
         self.run.counts.commits += helpers.commits;
         self.run.counts.reads += helpers.reads;
-    }
-
-    /// Everybody leaves, politely or not; nobody is left when they have had their time.
-    fn lose_everybody(&mut self) -> Result<(), Ended> {
-        self.is_calm = true;
-        for actor in &mut self.actors {
-            if actor.is_open() && self.run.random.one_in(2) {
-                actor.client.send(0, &close_connection());
-            } else {
-                actor.vanish(&mut self.run.ledger);
-                actor.line.borrow_mut().lose();
-            }
-        }
-        for patience_ms in [POLITE_MS, LOST_MS] {
-            let end = self.now + patience_ms;
-            while self.engine.broker().gauges().connections > 0 && self.now < end {
-                self.step()?;
-            }
-            // Whoever says goodbye behind something that waits for room waits with it.
-            for actor in &mut self.actors {
-                actor.vanish(&mut self.run.ledger);
-                actor.line.borrow_mut().lose();
-            }
-        }
-        if self.engine.broker().gauges().connections > 0 {
-            let what = format!(
-                "{} peers are gone and nobody noticed: {:?}",
-                self.engine.broker().gauges().connections,
-                self.engine
-            );
-            self.run.ledger.complain(what);
-        }
-        self.check()
-    }
-
-    /// Two clients, one in each virtual host, and a channel of each.
-    fn call_cleaners(&mut self) -> Result<(), Ended> {
-        let mut there = [false; 2];
-        for _ in 0..200 {
-            self.is_calm = true;
-            self.connect();
-            for _ in 0..CALM_STEPS {
-                self.step()?;
-                if self.actors.last().is_none_or(|actor| actor.client.checker.phase == Phase::Open) {
-                    break;
-                }
-            }
-            let Some(actor) = self.actors.last_mut() else { continue };
-            let at = usize::from(actor.vhost == VHOSTS[1]);
-            if core::mem::replace(&mut there[at], true) {
-                actor.vanish(&mut self.run.ledger);
-                actor.line.borrow_mut().lose();
-            } else {
-                actor.open_channel(&mut self.run.ledger, Mode::Plain);
-            }
-            if there == [true; 2] {
-                return self.calm_down("two clients come in");
-            }
-        }
-        self.run.ledger.complain("nobody gets in".into());
-        Err(Ended::Complaint)
-    }
-
-    /// Asks for something on the channel of whoever cleans up in a virtual host.
-    fn ask_cleaner(&mut self, vhost: &str, pending: Pending, method: &Method<'_>) {
-        if let Some(actor) = self.actors.iter_mut().find(|actor| actor.vhost == vhost && actor.is_open()) {
-            let number = actor.next_channel;
-            actor.ask(&mut self.run.ledger, number, pending, method);
-        }
-    }
-
-    /// The queues that there are, found out where nobody knows.
-    fn look_for_queues(&mut self) -> Result<Vec<Key>, Ended> {
-        let keys: Vec<Key> = self.run.ledger.queues.keys().cloned().collect();
-        for key in &keys {
-            if key.1.starts_with('x')
-                || self.run.ledger.queue(key).fact.is_there == Some(false) && !may_go(&key.1)
-            {
-                continue;
-            }
-            self.ask_cleaner(key.0, Pending::Scan(key.clone()), &passive(&key.1));
-            self.calm_down("looking for a queue")?;
-            for actor in self.actors.iter_mut().filter(|actor| actor.is_open() && actor.channels.is_empty()) {
-                actor.open_channel(&mut self.run.ledger, Mode::Plain);
-            }
-        }
-        let ledger = &mut self.run.ledger;
-        Ok(keys
-            .into_iter()
-            .filter(|key| !key.1.starts_with('x') && ledger.queue(key).fact.is_there == Some(true))
-            .collect())
-    }
-
-    /// Everything is consumed and deleted; then nothing may be left anywhere.
-    pub fn wind_up(&mut self) -> Result<(), Ended> {
-        self.lose_everybody()?;
-        self.call_cleaners()?;
-        let keys = self.look_for_queues()?;
-        for key in &keys {
-            let ledger = &mut self.run.ledger;
-            for actor in self.actors.iter_mut().filter(|actor| actor.vhost == key.0 && actor.is_open()) {
-                let number = actor.next_channel;
-                actor.consume(ledger, number, key, true, "");
-            }
-        }
-        self.calm_down("consuming everything")?;
-        self.run.ledger.check_all_seen();
-        self.check()?;
-        for key in &keys {
-            self.run.ledger.ask_deletion(key);
-            self.ask_cleaner(key.0, Pending::Delete(key.clone()), &delete(&key.1));
-        }
-        for (name, _) in super::topology::EXCHANGES {
-            for vhost in VHOSTS {
-                self.run.ledger.ask_exchange_deletion(vhost, name);
-                let method = Method::ExchangeDelete { exchange: name, if_unused: false, no_wait: false };
-                self.ask_cleaner(vhost, Pending::DeleteExchange(name), &method);
-            }
-        }
-        self.calm_down("deleting everything")?;
-        self.lose_everybody()?;
-        self.calm_down("the end")?;
-        self.check_empty();
-        self.check()
-    }
-
-    fn check_empty(&mut self) {
-        let (gauges, messages, pools) =
-            (self.engine.broker().gauges(), self.engine.messages(), self.engine.pools());
-        let bytes = (messages.messages_used(), messages.body_bytes_used(), messages.assembly_bytes_used());
-        let held = (pools.channels_used(), pools.reply_bytes_used(), self.engine.input_bytes_waiting());
-        let is_empty = gauges == Gauges::default() && bytes == (0, 0, 0) && held == (0, 0, 0);
-        // Of what a damaged store has nobody knows what can be deleted.
-        if !is_empty && !self.run.is_damaged {
-            self.run
-                .ledger
-                .complain(format!("something is left in the pools: {gauges:?} {bytes:?} {held:?}"));
-        }
     }
 }

@@ -6,9 +6,11 @@
 //! |------|---------------|
 //! | `run` | one life of the broker after the other on one disk |
 //! | `start` | what a start finds |
-//! | `life` | steps, connections, the clock, ends; who sleeps that could go on |
+//! | `life` | steps, connections, the clock, stops; who sleeps that could go on |
+//! | `wind_up` | the end of a run, after which nothing may be left |
 //! | `actor` | a client: what it asked for, what it hears, what it holds |
 //! | `traffic` | who does what |
+//! | `operator` | who changes who may do what |
 //! | `ledger`, `fact` | what clients saw, and what follows from it |
 //! | `recover` | what of it a start must find |
 //! | `topology` | the names they use |
@@ -34,58 +36,64 @@ mod actor;
 mod fact;
 mod ledger;
 mod life;
+mod operator;
 mod plan;
 mod recover;
 mod run;
 mod start;
 mod topology;
 mod traffic;
+mod wind_up;
 
+use core::ops::Range;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use leveret::sim::Mutant;
 use run::{Counts, Run};
 
 /// Seeds of every day.
-const SEEDS: core::ops::Range<u64> = 1..1_001;
+const SEEDS: Range<u64> = 1..1_001;
+/// Seeds that found something once, beyond those of every day.
+const FOUND: [u64; 0] = [];
+/// A mistake of the disk is to be found by one of these.
+const MUTANT_SEEDS: Range<u64> = 1..2_001;
 
-/// The seeds to run: those in `LEVERET_SEED`, a number or from..to, or those of every day.
-fn seeds() -> core::ops::Range<u64> {
+/// The seeds to run: those in `LEVERET_SEED`, a number or from..to, or these.
+fn seeds_or(otherwise: Range<u64>) -> Range<u64> {
     let wanted = std::env::var("LEVERET_SEED").ok().and_then(|text| {
         let (from, to) = text.split_once("..").unwrap_or((&text, ""));
         let from = from.parse().ok()?;
         Some(from..to.parse().unwrap_or(from + 1))
     });
-    wanted.unwrap_or(SEEDS)
+    wanted.unwrap_or(otherwise)
 }
 
 /// Runs one seed; what it did, or what is wrong.
-fn run(seed: u64) -> Result<Counts, String> {
-    let replay = format!("replay with: LEVERET_SEED={seed} cargo test --profile checked --test simulator");
+fn run(seed: u64, mutant: Mutant) -> Result<Counts, String> {
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        let mut run = Run::new(seed);
+        let mut run = Run::new(seed, mutant);
         run.run();
         (run.counts, core::mem::take(&mut run.ledger.complaints))
     }));
     match ran {
         Ok((counts, complaints)) if complaints.is_empty() => Ok(counts),
-        Ok((_, complaints)) => Err(format!("{replay}\n{}", complaints.join("\n"))),
+        Ok((_, complaints)) => Err(complaints.join("\n")),
         // What it said is on standard error.
         Err(panic) => {
             let said = panic.downcast_ref::<String>().cloned();
             let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-            Err(format!("{replay}\npanicked: {}", said.unwrap_or_default()))
+            Err(format!("panicked: {}", said.unwrap_or_default()))
         }
     }
 }
 
-#[test]
-fn nothing_is_lost_altered_or_forgotten() {
-    let seeds = seeds();
-    let failures_max = std::env::var("LEVERET_FAILURES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+/// Walks the seeds on all processors until so many have failed; the sum of what they did, and the failures.
+fn walk(seeds: Range<u64>, mutant: Mutant, failures_max: usize) -> (Counts, BTreeMap<u64, String>) {
     let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::<u64, String>::new()));
     let sum = Mutex::new(Counts::default());
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -98,15 +106,76 @@ fn nothing_is_lost_altered_or_forgotten() {
                     if seed >= seeds.end || is_enough {
                         break;
                     }
-                    match run(seed) {
-                        Ok(counts) => sum.lock().expect("nobody panics with it").add(&counts),
-                        Err(what) => drop(failed.lock().expect("nobody panics with it").insert(seed, what)),
+                    match run(seed, mutant) {
+                        Ok(counts) => {
+                            let mut sum = sum.lock().expect("nobody panics with it");
+                            sum.add(&counts);
+                            if mutant == Mutant::None && seed.is_multiple_of(1_000) {
+                                // Nobody has to watch.
+                                let _ = writeln!(std::io::stderr(), "up to about seed {seed}: {:?}", *sum);
+                            }
+                        }
+                        Err(what) => {
+                            if mutant == Mutant::None {
+                                // At once: a long walk may be ended before it is over.
+                                let _ = writeln!(
+                                    std::io::stderr(),
+                                    "seed {seed} fails: {what}\n{}",
+                                    replay(seed)
+                                );
+                            }
+                            failed.lock().expect("nobody panics with it").insert(seed, what);
+                        }
                     }
                 }
             });
         }
     });
-    let failed = failed.into_inner().expect("nobody panicked with it");
-    assert!(failed.is_empty(), "{}", failed.into_values().collect::<Vec<_>>().join("\n"));
-    println!("seeds {seeds:?}: {:?}", sum.into_inner().expect("nobody panicked with it"));
+    let sum = sum.into_inner().expect("nobody panicked with it");
+    (sum, failed.into_inner().expect("nobody panicked with it"))
+}
+
+fn replay(seed: u64) -> String {
+    format!("replay with: LEVERET_SEED={seed} cargo test --profile checked --test simulator nothing")
+}
+
+#[test]
+fn nothing_is_lost_altered_or_forgotten() {
+    let seeds = seeds_or(SEEDS);
+    let failures_max = std::env::var("LEVERET_FAILURES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let (sum, failed) = walk(seeds.clone(), Mutant::None, failures_max);
+    let failed: Vec<String> =
+        failed.into_iter().map(|(seed, what)| format!("{}\n{what}", replay(seed))).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    println!("seeds {seeds:?}: {sum:?}");
+    // Or a change of the broker has quietly put the runs out of work.
+    let count = seeds.end - seeds.start;
+    if count >= SEEDS.end - SEEDS.start {
+        sum.check_work(count);
+    }
+}
+
+#[test]
+fn seeds_that_found_something_find_nothing_any_more() {
+    for seed in FOUND {
+        let ran = run(seed, Mutant::None);
+        assert!(ran.is_ok(), "{}: {ran:?}", replay(seed));
+    }
+}
+
+#[test]
+fn the_checks_see_every_mistake_of_the_disk() {
+    for mutant in [
+        Mutant::SyncLeftOut,
+        Mutant::SettlementAhead,
+        Mutant::SettlementDropped,
+        Mutant::NoLife,
+        Mutant::LastCommitNotRewritten,
+        Mutant::BlockRewritten,
+    ] {
+        let (_, found) = walk(MUTANT_SEEDS, mutant, 1);
+        let first = found.first_key_value();
+        println!("{mutant:?}: {:?}", first.map(|(seed, what)| (seed, what.lines().next())));
+        assert!(first.is_some(), "{mutant:?} is not found");
+    }
 }

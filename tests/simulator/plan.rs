@@ -34,6 +34,8 @@ pub struct Plan {
     pub latency_ms: u64,
     /// Seconds; 0: none.
     pub heartbeat_s: u16,
+    /// Offsets advance by large steps now and then, without messages.
+    pub has_strides: bool,
     pub hazards: Hazards,
 }
 
@@ -130,6 +132,7 @@ impl Plan {
             link_trouble_one_in: random.one_of(&[0, 10, 40]),
             latency_ms: random.one_of(&[0, 0, 3, 40]),
             heartbeat_s: random.one_of(&[0, 0, 2]),
+            has_strides: random.one_in(6),
             hazards: Hazards::default(),
         };
         plan.endanger(random);

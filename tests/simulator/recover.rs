@@ -9,11 +9,17 @@ use leveret::sim::Harm;
 use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
 use super::topology::{self, BINDINGS};
 
+/// So many messages behind the last one that was on its way to a client, or next, may be called redelivered
+/// after a start, and one more for each life; besides those that were on their way and that no client read.
+const MARKED_AHEAD_MAX: usize = 256 + 24;
+
 /// What a start found on the disk.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Contents of each queue that is defined, in order.
     pub queues: BTreeMap<(String, String), Vec<u64>>,
+    /// So many of them, from the first on, will be called redelivered.
+    pub marked: BTreeMap<(String, String), usize>,
     pub exchanges: BTreeSet<(String, String)>,
     /// Virtual host, source, routing key, queue.
     pub bindings: BTreeSet<(String, String, String, String)>,
@@ -44,6 +50,7 @@ impl Ledger {
         self.asked.clear();
         for key in keys {
             let contents = found.queues.get(&(key.0.to_string(), key.1.clone()));
+            self.check_marks(&key, found);
             self.begin_queue(&key, contents.map(Vec::as_slice), harms, is_told);
         }
     }
@@ -107,6 +114,26 @@ impl Ledger {
             }
         }
         wrong.into_iter().for_each(|what| self.complain(what));
+    }
+
+    /// What no client had is called redelivered only as far as the broker looks ahead.
+    fn check_marks(&mut self, key: &Key, found: &Found) {
+        let name = (key.0.to_string(), key.1.clone());
+        let (Some(marked), Some(contents)) = (found.marked.get(&name), found.queues.get(&name)) else {
+            return;
+        };
+        let ahead_max = MARKED_AHEAD_MAX + self.unacknowledged_max;
+        let Some(queue) = self.queues.get(key) else { return };
+        let may_have_been_out = |number: &u64| {
+            queue.entries.get(number).is_none_or(|entry| entry.has_been_out() || entry.vanishes)
+        };
+        let last_out = contents[..*marked].iter().rposition(may_have_been_out).map_or(0, |at| at + 1);
+        if marked - last_out > ahead_max && !self.is_lenient {
+            let falsely = marked - last_out;
+            self.complain(format!(
+                "queue {key:?}: {falsely} messages that nobody had are called redelivered"
+            ));
+        }
     }
 
     fn begin_queue(&mut self, key: &Key, contents: Option<&[u64]>, harms: &[Harm], is_told: bool) {

@@ -2,13 +2,14 @@
 //!
 //! Always true: everything in a run follows from its seed.
 
-use leveret::sim::{Damaged, Harm, Mutant, Random, SimDisk, Trouble};
 use leveret::store::Format;
 
 use super::ledger::Ledger;
 use super::life::{Ended, Life};
 use super::plan::Plan;
 use super::start::IDENTITY;
+use leveret::sim::Harm;
+use leveret::sim::{Damaged, Mutant, Random, SimDisk, Trouble};
 
 /// Power cuts in a run, at least.
 const CUTS: u64 = 6;
@@ -33,9 +34,17 @@ pub struct Counts {
     /// Moments at which everybody slept, and nobody should have been awake.
     pub rests: u64,
     pub damaged: u64,
+    /// Changes of who may do what.
+    pub administered: u64,
 }
 
 impl Counts {
+    /// So many seeds have done as much as they should, or a change of the broker has quietly put them out
+    /// of work.
+    pub fn check_work(&self, seeds: u64) {
+        assert!(self.cuts >= 5 * seeds, "cut too seldom: {self:?}");
+    }
+
     pub const fn add(&mut self, other: &Self) {
         self.cuts += other.cuts;
         self.cuts_at_start += other.cuts_at_start;
@@ -50,6 +59,7 @@ impl Counts {
         self.reads += other.reads;
         self.rests += other.rests;
         self.damaged += other.damaged;
+        self.administered += other.administered;
     }
 }
 
@@ -67,6 +77,8 @@ pub struct Run {
     pub harms: Vec<Harm>,
     /// A start since then has told of damage.
     pub is_told: bool,
+    /// The device has lost something that it said it had synced, and no start has come behind it.
+    pub has_broken_promises: bool,
     /// The file system may have less room than the settings say.
     pub is_full: bool,
     /// From this life on the store's format is to be the newest.
@@ -79,14 +91,17 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, mutant: Mutant) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::of(seed);
-        let disk = SimDisk::new(seed ^ 0xD15C, Mutant::None, IDENTITY);
+        let mut plan = Plan::of(seed);
+        // What a mutant makes of settlements is no longer theirs when offsets leap.
+        plan.has_strides &= mutant == Mutant::None;
+        let disk = SimDisk::new(seed ^ 0xD15C, mutant, IDENTITY);
         let room = plan.hazards.segments_room;
         disk.set_room(room.map(|segments| u64::from(segments) * u64::from(plan.settings.segment_bytes)));
         let is_old = plan.settings.format == Format::One;
-        let ledger = Ledger { persist_all: plan.persist_all, ..Ledger::default() };
+        let unacknowledged_max = plan.limits.unacknowledged_max as usize;
+        let ledger = Ledger { persist_all: plan.persist_all, unacknowledged_max, ..Ledger::default() };
         Self {
             seed,
             disk,
@@ -95,6 +110,7 @@ impl Run {
             damages: Vec::new(),
             harms: Vec::new(),
             is_told: false,
+            has_broken_promises: false,
             is_full: room.is_some(),
             upgraded_in: (is_old && random.one_in(2)).then(|| random.below(LIVES / 2)),
             was_killed: false,
@@ -214,6 +230,7 @@ impl Run {
         let lost = self.disk.lose_owed();
         if !lost.is_nothing() {
             self.note_damage(before, &lost);
+            self.has_broken_promises = true;
         }
     }
 
@@ -231,8 +248,22 @@ impl Run {
         self.counts.damaged += 1;
     }
 
+    /// Damage just before the end, with another cut in the midst of mending now and then.
+    fn damage_last(&mut self) {
+        self.disk.power_cut();
+        self.damage();
+        if self.random.one_in(2) {
+            self.disk.start(Trouble::Cut(self.random.below(30)));
+            drop(self.start());
+            self.disk.power_cut();
+        }
+    }
+
     /// A life without trouble, in which everything is brought to an end.
     fn last_life(&mut self) {
+        if self.plan.hazards.damage_one_in > 0 && self.random.one_in(4) {
+            self.damage_last();
+        }
         self.disk.start(Trouble::Never);
         self.disk.set_lies(0);
         self.disk.set_room(None);

@@ -11,7 +11,8 @@ use leveret::broker::{Broker, Context};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
 use leveret::password::PasswordHash;
-use leveret::sim::{Random, is_told};
+use leveret::sim::Random;
+use leveret::sim::is_told;
 use leveret::store::{Body, Identity, Log, Message, Record};
 use leveret::time::Now;
 
@@ -105,8 +106,12 @@ impl Run {
             self.ledger.complain(format!("life {} is lived twice", log.life()));
         }
         let found = self.find(&log);
+        if std::env::var_os("LEVERET_TRACE").is_some() {
+            eprintln!("life {}: {found:?} {:?}", log.life(), self.plan);
+        }
         let mut harms = core::mem::take(&mut self.harms);
         let is_told = core::mem::take(&mut self.is_told);
+        let is_unbounded = harms.iter().any(|harm| harm.is_unbounded);
         self.ledger.begin(log.life(), &found, &harms, is_told);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
@@ -138,7 +143,7 @@ impl Run {
         context.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         restore(broker, &mut context, &log, &mut self.disk, report.access, first).ok()?;
-        self.check_access(broker, &mut context, is_damaged);
+        self.check_access(broker, &mut context, is_damaged, is_unbounded);
         delete_rebuilt(broker, &mut context);
         let driver = StoreDriver::new(log, self.plan.limits.frame_max as usize);
         engine.set_store(driver);
@@ -147,9 +152,20 @@ impl Run {
     }
 
     /// Nobody is locked out, unless damage explains that; whoever works here can come in.
-    fn check_access(&mut self, broker: &mut Broker, context: &mut Context<'_>, is_damaged: bool) {
+    fn check_access(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        is_damaged: bool,
+        is_unbounded: bool,
+    ) {
         let journal = context.journal_mut();
-        if let Some(why) = broker.access_doubt() {
+        let doubt = broker.access_doubt();
+        let may_be_old = core::mem::take(&mut self.has_broken_promises);
+        let is_excused = doubt.is_some() || is_unbounded;
+        let complaint = self.ledger.accesses.begin(broker, is_excused, may_be_old);
+        complaint.into_iter().for_each(|complaint| self.ledger.complain(complaint));
+        if let Some(why) = doubt {
             if !is_damaged {
                 self.ledger.complain(format!("nobody gets in: {why}"));
             }
@@ -203,14 +219,21 @@ impl Run {
             actual.extend(copy.targets.iter().map(|target| (*target, number)));
         }
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        for ((incarnation, _), number) in actual {
+        for ((incarnation, offset), number) in actual {
             if is_transient(incarnation) {
                 // Of another life: void.
                 continue;
             }
             *counts.entry(incarnation).or_default() += 1;
             match queues.get(&incarnation).and_then(|key| found.queues.get_mut(key)) {
-                Some(contents) => contents.push(number),
+                Some(contents) => {
+                    let log_queue = log.index().queues().get(&incarnation);
+                    if log_queue.is_some_and(|queue| offset < queue.delivered_below()) {
+                        let key = &queues[&incarnation];
+                        found.marked.insert(key.clone(), contents.len() + 1);
+                    }
+                    contents.push(number);
+                }
                 None if self.is_damaged => {}
                 None => self.ledger.complain(format!("message {number} is in a queue that is not defined")),
             }

@@ -44,7 +44,7 @@ const PENDING_MAX: usize = 6;
 const CHANNELS_MAX: usize = 4;
 
 /// What a message is, apart from its body.
-type Freight = (&'static str, String, u32);
+pub type Freight = (&'static str, String, u32);
 
 impl Life<'_> {
     /// Clients do what they think of.
@@ -95,7 +95,9 @@ impl Life<'_> {
                     run.next_content += 1;
                     run.counts.published += 1;
                     let content = run.next_content;
-                    actor.publish(ledger, random, &run.plan, *mood, number, content);
+                    let freight = actor.load(ledger, random, &run.plan, *mood);
+                    let kind = (!random.one_in(4), random.one_in(8));
+                    actor.publish(ledger, number, content, freight, kind);
                 }
             }
             40..58 => (0..4).for_each(|_| actor.settle_some(ledger, random, number, habit)),
@@ -153,17 +155,14 @@ impl Actor {
 
     // ---- publishing
 
-    fn publish(
+    pub fn publish(
         &mut self,
         ledger: &mut Ledger,
-        random: &mut Random,
-        plan: &Plan,
-        mood: Mood,
         number: u16,
         content: u64,
+        (exchange, key, len): Freight,
+        (persistent, mandatory): (bool, bool),
     ) {
-        let (exchange, key, len) = self.load(ledger, random, plan, mood);
-        let (persistent, mandatory) = (!random.one_in(4), random.one_in(8));
         let holder = self.holder(number);
         let life = ledger.life;
         let message =
@@ -183,7 +182,8 @@ impl Actor {
         let method =
             Method::BasicPublish { exchange, routing_key: key.as_bytes(), mandatory, immediate: false };
         self.send(number, &method);
-        let piece = if random.one_in(10) { 100 } else { 4_088 };
+        // Some in many small frames.
+        let piece = if content.is_multiple_of(10) { 100 } else { 4_088 };
         self.client.say(&content_frames(number, properties, &body_of(content, len), piece));
     }
 

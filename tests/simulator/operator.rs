@@ -1,0 +1,208 @@
+//! An operator: a program at the operator's socket that changes who may do what, one request after the other.
+//!
+//! Why it exists: a user who was deleted must not come back, and nobody may be locked out, whatever happens
+//! to the power. Always true: a change that was answered is there at every start from then on; one that was
+//! not may be there wholly or not at all.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use leveret::broker::Broker;
+
+use super::ledger::Ledger;
+use super::life::Life;
+use super::world::{Line, Memory, Shape};
+use leveret::sim::Random;
+
+use leveret::engine::Engine;
+
+/// Users and virtual hosts that nobody works with.
+const USERS: [&str; 3] = ["one", "two", "three"];
+const VHOSTS: [&str; 2] = ["first", "second"];
+const TAGS: [&str; 3] = ["", "monitoring", "administrator"];
+const PATTERNS: [&str; 3] = ["", ".*", "^a"];
+/// A life asks for something in so many steps.
+const ONE_IN: u64 = 25;
+
+/// Who may do what, as far as operators change it here.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Access {
+    /// Tags and hash of each user.
+    users: BTreeMap<String, (String, String)>,
+    vhosts: BTreeSet<String>,
+    /// By virtual host and user: what may be configured.
+    permissions: BTreeMap<(String, String), String>,
+}
+
+impl Access {
+    /// What a broker has of it.
+    fn of(broker: &Broker) -> Self {
+        let is_one = |name: &str| USERS.contains(&name);
+        let users = broker.users().filter(|user| is_one(user.name));
+        let permissions = broker.permissions().filter(|permission| is_one(permission.user));
+        let vhosts = broker.vhosts().filter(|vhost| VHOSTS.contains(&vhost.name));
+        Self {
+            users: users.map(|u| (u.name.into(), (u.tags.to_string(), u.hash.export().1))).collect(),
+            vhosts: vhosts.map(|vhost| vhost.name.into()).collect(),
+            permissions: permissions.map(|p| ((p.vhost.into(), p.user.into()), p.configure.into())).collect(),
+        }
+    }
+
+    fn has_ends(&self, vhost: &str, user: &str) -> bool {
+        self.vhosts.contains(vhost) && self.users.contains_key(user)
+    }
+}
+
+/// What clients know of it, over all lives.
+#[derive(Debug, Default)]
+pub struct Accesses {
+    known: Access,
+    /// What it is when the request without an answer has happened.
+    asked: Option<Access>,
+    /// What it ever was: a device that ignores syncs may give that back.
+    past: BTreeSet<Access>,
+}
+
+impl Accesses {
+    /// After a start.
+    pub fn begin(&mut self, broker: &Broker, is_excused: bool, may_be_old: bool) -> Option<String> {
+        let found = Access::of(broker);
+        let asked = self.asked.take();
+        let is_possible = found == self.known || asked.as_ref() == Some(&found);
+        let is_possible = is_possible || is_excused || may_be_old && self.past.contains(&found);
+        let complaint = format!("access is {found:?}, and was {:?} or {asked:?}", self.known);
+        self.past.extend([core::mem::replace(&mut self.known, found)].into_iter().chain(asked));
+        (!is_possible).then_some(complaint)
+    }
+
+    /// The request under way has its answer.
+    fn settle(&mut self, has_happened: bool) {
+        if let Some(asked) = self.asked.take().filter(|_| has_happened) {
+            self.past.insert(core::mem::replace(&mut self.known, asked));
+        }
+    }
+}
+
+/// The program.
+#[derive(Debug)]
+pub struct Operator {
+    pub line: Rc<RefCell<Line>>,
+    heard: Vec<u8>,
+    is_waiting: bool,
+}
+
+impl Operator {
+    pub fn connect(engine: &mut Engine<Memory>) -> Self {
+        let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+        engine.platform.arrive_operator(&line, 0);
+        Self { line, heard: Vec::new(), is_waiting: false }
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.line.borrow().is_held
+    }
+
+    /// Nothing is missing that it asked for.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_waiting || !self.is_held()
+    }
+
+    /// Asks for a change that follows from chance; what it comes to is in the ledger then.
+    fn ask(&mut self, ledger: &mut Ledger, random: &mut Random) {
+        let accesses = &mut ledger.accesses;
+        let mut access = accesses.known.clone();
+        let (user, vhost) = (random.one_of(&USERS), random.one_of(&VHOSTS));
+        let (tags, pattern) = (random.one_of(&TAGS), random.one_of(&PATTERNS));
+        let (user_of, place) = (user.to_string(), (vhost.to_string(), user.to_string()));
+        let (verb, path, body) = match random.below(10) {
+            0..3 => {
+                // Every text of so many letters is the hash of some password.
+                let hash = random.one_of(&["A", "B", "C", "D"]).repeat(48);
+                let body = format!(
+                    "{{\"password_hash\":\"{hash}\",\"tags\":\"{tags}\",\
+                     \"hashing_algorithm\":\"rabbit_password_hashing_sha256\"}}"
+                );
+                access.users.insert(user_of, (tags.into(), hash));
+                ("PUT", format!("users/{user}"), body)
+            }
+            3 => {
+                access.users.remove(user);
+                access.permissions.retain(|(_, other), _| other != user);
+                ("DELETE", format!("users/{user}"), String::new())
+            }
+            4..6 => {
+                access.vhosts.insert(vhost.into());
+                ("PUT", format!("vhosts/{vhost}"), String::new())
+            }
+            6 => {
+                access.vhosts.remove(vhost);
+                access.permissions.retain(|(other, _), _| other != vhost);
+                ("DELETE", format!("vhosts/{vhost}"), String::new())
+            }
+            7 | 8 => {
+                if access.has_ends(vhost, user) {
+                    access.permissions.insert(place, pattern.into());
+                }
+                let body = format!("{{\"configure\":\"{pattern}\",\"write\":\".*\",\"read\":\".*\"}}");
+                ("PUT", format!("permissions/{vhost}/{user}"), body)
+            }
+            _ => {
+                access.permissions.remove(&place);
+                ("DELETE", format!("permissions/{vhost}/{user}"), String::new())
+            }
+        };
+        accesses.asked = Some(access);
+        let length = body.len();
+        let request = format!("{verb} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
+        self.line.borrow_mut().write_up(request.as_bytes());
+        self.is_waiting = true;
+    }
+
+    /// Hears what there is to hear.
+    pub fn step(&mut self, ledger: &mut Ledger) -> bool {
+        let mut line = self.line.borrow_mut();
+        let moved = line.arrive() | (line.read_down(usize::MAX, &mut self.heard) > 0);
+        drop(line);
+        while let Some((status, length)) = answer_in(&self.heard) {
+            self.heard.drain(..length);
+            self.is_waiting = false;
+            match status {
+                204 => ledger.accesses.settle(true),
+                // There is no such thing, or no room for it, or its end is still under way.
+                404 | 503 => ledger.accesses.settle(false),
+                other => ledger.complain(format!("an operator was refused with {other}")),
+            }
+        }
+        moved
+    }
+}
+
+/// The status of a whole answer that the bytes begin with, and its length.
+fn answer_in(bytes: &[u8]) -> Option<(u16, usize)> {
+    let text = String::from_utf8_lossy(bytes);
+    let head = text.find("\r\n\r\n")? + 4;
+    let status = text.get(9..12)?.parse().ok()?;
+    let field = text[..head].lines().filter_map(|line| line.split_once(':'));
+    let length = field.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let body: usize = length.map(|(_, value)| value.trim().parse().unwrap_or(0)).sum();
+    (bytes.len() >= head + body).then_some((status, head + body))
+}
+
+impl Life<'_> {
+    /// An operator thinks of something.
+    pub fn administer(&mut self) {
+        if !self.run.random.one_in(ONE_IN) || self.engine.is_stopping() {
+            return;
+        }
+        // Whoever said nothing for long was hung up on. With a request under way nobody knows what became of
+        // it, until the next start.
+        if self.operator.as_ref().is_none_or(|operator| !operator.is_held() && !operator.is_waiting) {
+            self.operator = Some(Operator::connect(&mut self.engine));
+        }
+        if let Some(operator) = self.operator.as_mut().filter(|operator| !operator.is_waiting) {
+            operator.ask(&mut self.run.ledger, &mut self.run.random);
+            self.run.counts.administered += 1;
+        }
+    }
+}
