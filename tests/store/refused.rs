@@ -251,7 +251,12 @@ fn read_back(log: &mut Log, disk: &mut SimDisk) -> BTreeSet<u64> {
     while from < MESSAGES * COMMITS {
         let all = Range { start: from, end: MESSAGES * COMMITS };
         let job = log.fetch(1, all, 64 << 10).expect("the buffer is free");
-        from = log.fetch_done(job.run(disk), |offset, _| drop(came.insert(offset))).through;
+        let done = job.run(disk);
+        from = log
+            .fetch_done(done, |offset, _| {
+                came.insert(offset);
+            })
+            .through;
     }
     came
 }

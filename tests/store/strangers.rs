@@ -1,6 +1,6 @@
 //! Files that strangers have moved: files of two stores or of two days mixed, cut to any length, or there
-//! twice. Nothing that comes is altered or another store's, what is missing or
-//! back is told by the start and by `inspect` before it, and what is promised from then on holds.
+//! twice. Nothing that comes is altered or another store's, what is missing or back is told by the start and
+//! by `inspect` before it, and what is promised from then on holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
