@@ -76,8 +76,8 @@ pub fn marked(
     })
 }
 
-/// Writes the properties of a message that is set aside: why, by which bridge, from which queue here if it was
-/// in one, and when in seconds since 1970.
+/// Writes the properties of a message that is set aside: why, by which bridge, from which queue here if it
+/// was in one, and when in seconds since 1970.
 ///
 /// # Errors
 /// They do not fit.

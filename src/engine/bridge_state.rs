@@ -239,8 +239,9 @@ impl Scratch {
         }
     }
 
-    /// The properties of a message that is set aside: why, by which bridge, from which queue here if it was in
-    /// one, and when. Headers that are too long already stay as they are, for it must be delivered one day.
+    /// The properties of a message that is set aside: why, by which bridge, from which queue here if it was
+    /// in one, and when. Headers that are too long already stay as they are, for it must be delivered one
+    /// day.
     pub(super) fn of_parked(
         &mut self,
         (messages, message): (&Messages, MessageId),

@@ -8,8 +8,8 @@ impl Journal {
         if self.facts_batch > self.durable { self.facts_batch } else { Batch::NONE }
     }
 
-    /// Notes that something exists, has changed or (without a value) is no more; see [`super::Definition`]. Returns
-    /// the batch to wait for.
+    /// Notes that something exists, has changed or (without a value) is no more; see [`super::Definition`].
+    /// Returns the batch to wait for.
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
         self.append_fact(Fact::Defined { version, key, value })

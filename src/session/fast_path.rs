@@ -158,8 +158,8 @@ impl<'i> WholePublish<'i> {
     }
 }
 
-/// The payload of the frame that `unread` begins with, when it is whole and of this kind and channel; and what
-/// is behind it.
+/// The payload of the frame that `unread` begins with, when it is whole and of this kind and channel; and
+/// what is behind it.
 #[inline]
 fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
     let (header, unread) = unread.split_first_chunk::<FRAME_HEADER_LEN>()?;

@@ -312,8 +312,8 @@ fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
     }
 }
 
-// The store on files, as all who open one do it: what is generic would be compiled anew in each package, and so
-// would what calls it if it were inlined there.
+// The store on files, as all who open one do it: what is generic would be compiled anew in each package, and
+// so would what calls it if it were inlined there.
 impl Log {
     /// See [`Self::open`].
     ///

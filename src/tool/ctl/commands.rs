@@ -196,11 +196,12 @@ commands! {
     "delete_orphan", " <incarnation>", 1..=1, operations::delete_orphan,
         "Deletes an orphan (see list_orphans) with all its messages";
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::bridges, "Lists the links of bridges, one for each direction, and how each goes. Columns: name, \
-         direction, state, vhost, upstream, moved, pending, backlog, repeats, parked, parked_by_cause, held, \
-         connected, failed, last_error, last_error_ago, up_for, retry_in; times in seconds";
+        listings::bridges, "Lists the links of bridges, one for each direction, and how each goes. Columns: \
+         name, direction, state, vhost, upstream, moved, pending, backlog, repeats, parked, parked_by_cause, \
+         held, connected, failed, last_error, last_error_ago, up_for, retry_in; times in seconds";
     "pause_bridge", " <bridge>", 1..=1, operations::pause_bridge,
-        "Lets a bridge end its connections, when what is under way is settled, until resume_bridge or a restart";
+        "Lets a bridge end its connections, when what is under way is settled, until resume_bridge or a \
+         restart";
     "resume_bridge", " <bridge>", 1..=1, operations::resume_bridge,
         "Lets a bridge connect now, whether it was paused or waits for its next try";
     "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
