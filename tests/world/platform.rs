@@ -277,8 +277,10 @@ impl Platform for Memory {
         let line = self.upstreams.iter().find(|(other, _)| *other == address).map(|(_, line)| line.clone());
         let line = line.ok_or(io::ErrorKind::ConnectionRefused)?;
         self.dialed += 1;
-        *line.borrow_mut() = Line::new(line.borrow().shape);
-        line.borrow_mut().is_held = true;
+        let shape = line.borrow().shape;
+        let mut fresh = Line::new(shape);
+        fresh.is_held = true;
+        *line.borrow_mut() = fresh;
         Ok(LineEnd(line))
     }
 
