@@ -116,6 +116,13 @@ impl Link {
         }
     }
 
+    /// The upstream has time to confirm from now on: it was blocked until now.
+    pub(super) const fn restart_confirm_timeout(&mut self, now: Now) {
+        if let Flow::Forward(forward) = &mut self.flow {
+            forward.progress = now;
+        }
+    }
+
     /// Whether something waits for the disk.
     pub(super) fn awaits_disk(&self) -> bool {
         matches!(&self.flow, Flow::Fetch(fetch) if !fetch.arrivals.is_empty())

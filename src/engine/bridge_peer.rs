@@ -186,7 +186,11 @@ impl<P: Platform> Engine<P> {
         self.bytes_read += got.len;
         link.client.note_input(self.now, got.len);
         let input = core::mem::take(&mut self.input);
+        let was_blocked = link.client.is_blocked();
         let (handled, next) = self.handle_link(id, link, &input[..got.len]);
+        if was_blocked && !link.client.is_blocked() {
+            link.restart_confirm_timeout(self.now);
+        }
         self.input = input;
         link.client.note_left(got.len - handled);
         if let Next::Lost(cause) = next {

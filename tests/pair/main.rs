@@ -7,6 +7,7 @@
 //! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
 //! | `lives`   | random lives of several connections, and what every run must keep |
 //! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
+//! | `bridge`  | a bridge whose upstream is a line in memory |
 //! | `operators` | the operator's clients, as peers among the others |
 //! | `mass`    | one command that means a lot of work |
 //!
@@ -16,6 +17,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod bridge;
 mod bytes;
 mod lives;
 mod mass;

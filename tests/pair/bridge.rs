@@ -1,0 +1,357 @@
+//! A bridge whose upstream is a line in memory: what no real broker can be made to do at will.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret::config::upstream::Upstream;
+use leveret::limits::Limits;
+use leveret::wire::{
+    ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, Writer, next_frame,
+};
+
+use super::world::{Line, Shape, World, content_frames, method_frame, small_limits};
+
+/// Where the upstream is.
+const AT: ([u8; 4], u16) = ([10, 0, 0, 1], 5672);
+/// A name that leads there.
+const HOST: &str = "host-1";
+
+fn limits() -> Limits {
+    Limits { bridges_max: 1, ..small_limits() }
+}
+
+fn upstream(host: &str) -> Upstream {
+    Upstream { host: host.into(), port: AT.1, user: "u".into(), password: None, vhost: "/".into() }
+}
+
+fn rule(refused: Refused) -> Vec<Rule> {
+    vec![Rule { queue: "here".into(), to: Destination::Queue("there".into()), refused }]
+}
+
+fn bridge() -> Bridge {
+    Bridge {
+        name: "plant".into(),
+        vhost: "/".into(),
+        upstream: vec![upstream(HOST)],
+        forward: rule(Refused::Park),
+        fetch: Vec::new(),
+        window: 4,
+        heartbeat_s: 10,
+        reconnect_max_ms: 8_000,
+        confirm_timeout_ms: 60_000,
+        message_size_max: 1 << 20,
+        hops_max: 8,
+        parked: "parked".into(),
+    }
+}
+
+/// The upstream's end.
+struct Far {
+    line: Rc<RefCell<Line>>,
+    heard: Vec<u8>,
+}
+
+impl Far {
+    /// Everything that was said to it, as methods, headers and bodies.
+    fn take(&mut self) -> Vec<Heard> {
+        self.line.borrow_mut().read_down(usize::MAX, &mut self.heard);
+        if self.heard.starts_with(b"AMQP") {
+            self.heard.drain(..8);
+        }
+        let mut all = Vec::new();
+        let mut at = 0;
+        while let Some(frame) = next_frame(&self.heard[at..], 1 << 20).expect("it speaks AMQP") {
+            all.push(match frame.header.kind().expect("a known kind") {
+                FrameKind::Method => {
+                    let method = Method::parse(frame.payload).expect("a sound method");
+                    let key = match method {
+                        Method::BasicPublish { routing_key, .. } => routing_key.to_vec(),
+                        _ => Vec::new(),
+                    };
+                    Heard::Method(method.name(), key)
+                }
+                FrameKind::Header => {
+                    let header = ContentHeader::parse(frame.payload).expect("a sound header");
+                    Heard::Header(header.properties.as_bytes().to_vec())
+                }
+                FrameKind::Body => Heard::Body(frame.payload.to_vec()),
+                FrameKind::Heartbeat => Heard::Heartbeat,
+            });
+            at += frame.input_len();
+        }
+        self.heard.drain(..at);
+        all
+    }
+
+    fn names(&mut self) -> Vec<&'static str> {
+        let method = |heard: Heard| if let Heard::Method(name, _) = heard { Some(name) } else { None };
+        self.take().into_iter().filter_map(method).collect()
+    }
+
+    /// Bodies of what was published, and their properties.
+    fn published(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut all = Vec::new();
+        let mut properties = Vec::new();
+        for heard in self.take() {
+            match heard {
+                Heard::Header(bytes) => properties = bytes,
+                Heard::Body(body) => all.push((body, core::mem::take(&mut properties))),
+                Heard::Method(..) | Heard::Heartbeat => {}
+            }
+        }
+        all
+    }
+
+    fn say(&self, channel: u16, method: &Method<'_>) {
+        self.say_bytes(&method_frame(channel, method));
+    }
+
+    fn say_bytes(&self, bytes: &[u8]) {
+        assert_eq!(self.line.borrow_mut().write_up(bytes), bytes.len());
+    }
+}
+
+#[derive(Debug)]
+enum Heard {
+    Method(&'static str, Vec<u8>),
+    Header(Vec<u8>),
+    Body(Vec<u8>),
+    Heartbeat,
+}
+
+fn world(config: Bridge) -> (World, Far) {
+    let mut world = World::new(limits());
+    let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+    world.engine.platform.upstreams.push((SocketAddr::from(AT), line.clone()));
+    world.operators.push(line.clone());
+    world.engine.set_bridges(&[config]);
+    (world, Far { line, heard: Vec::new() })
+}
+
+/// The upstream answers until messages can flow.
+fn open(world: &mut World, far: &mut Far) {
+    let start = Method::ConnectionStart {
+        version_major: 0,
+        version_minor: 9,
+        server_properties: Table::EMPTY,
+        mechanisms: b"PLAIN AMQPLAIN",
+        locales: b"en_US",
+    };
+    let tune = Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
+    world.run();
+    for (channel, answer, wanted) in [
+        (0, start, "connection.start-ok"),
+        (0, tune, "connection.open"),
+        (0, Method::ConnectionOpenOk {}, "channel.open"),
+        (1, Method::ChannelOpenOk {}, "confirm.select"),
+    ] {
+        far.say(channel, &answer);
+        world.run();
+        assert_eq!(far.names().last(), Some(&wanted));
+    }
+    far.say(1, &Method::ConfirmSelectOk {});
+    world.run();
+}
+
+/// Messages in the queue, each its number, and who put them there.
+fn fill(world: &mut World, count: u8) -> usize {
+    let client = world.open(&[1]);
+    for number in 0..count {
+        world.publish_to(client, 1, "here", &[number]);
+    }
+    world.run();
+    client
+}
+
+fn ack(number: u64, multiple: bool) -> Method<'static> {
+    Method::BasicAck { delivery_tag: number, multiple }
+}
+
+fn bodies(published: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    published.iter().map(|(body, _)| body[0]).collect()
+}
+
+fn has_header(properties: &[u8], name: &str) -> bool {
+    Properties::trusted(properties).headers().is_some_and(|headers| headers.get(name).is_some())
+}
+
+#[test]
+fn a_window_is_filled_and_goes_on_with_what_is_confirmed() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 10);
+    let sent = far.published();
+    assert_eq!(bodies(&sent), [0, 1, 2, 3], "the window is four");
+    assert!(sent.iter().all(|(_, properties)| has_header(properties, "x-bridge-id")));
+    assert_eq!(world.counts(client, 1, "here"), (6, 1));
+    far.say(1, &ack(2, false));
+    world.run();
+    assert!(far.published().is_empty(), "the first is still under way, and keeps its place");
+    far.say(1, &ack(3, true));
+    world.run();
+    assert_eq!(bodies(&far.published()), [4, 5, 6]);
+    far.say(1, &ack(0, true));
+    world.run();
+    assert_eq!(bodies(&far.published()), [7, 8, 9]);
+    far.say(1, &ack(10, true));
+    world.run();
+    assert_eq!(world.counts(client, 1, "here"), (0, 1));
+}
+
+#[test]
+fn what_was_not_confirmed_comes_again_with_its_mark_and_its_id() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    fill(&mut world, 6);
+    let first = far.published();
+    far.say(1, &ack(1, false));
+    world.run();
+    far.published();
+    far.line.borrow_mut().lose();
+    world.run();
+    far.heard.clear();
+    world.pass_ms(1_100);
+    open(&mut world, &mut far);
+    let again = far.published();
+    assert_eq!(bodies(&again), [1, 2, 3, 4], "what was confirmed does not come again");
+    assert!(has_header(&again[0].1, "x-bridge-repeat") && !has_header(&first[1].1, "x-bridge-repeat"));
+    let id = |properties: &[u8]| {
+        let headers = Properties::trusted(properties).headers().expect("there are headers");
+        headers.get("x-bridge-id").and_then(|id| id.as_str()).map(str::to_string)
+    };
+    assert!(id(&again[0].1).is_some() && id(&again[0].1) == id(&first[1].1));
+}
+
+#[test]
+fn a_window_that_is_wedged_ends_the_link_and_a_blocked_upstream_does_not() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    fill(&mut world, 1);
+    far.say(0, &Method::ConnectionBlocked { reason: "full" });
+    for _ in 0..20 {
+        far.say_bytes(&HEARTBEAT_FRAME);
+        world.pass_ms(9_000);
+    }
+    assert_eq!(world.engine.platform.dialed, 1, "it says that it is blocked, and is waited for");
+    far.say(0, &Method::ConnectionUnblocked {});
+    for _ in 0..6 {
+        far.say_bytes(&HEARTBEAT_FRAME);
+        world.pass_ms(9_000);
+    }
+    assert_eq!(world.engine.platform.dialed, 1, "it has a minute from then on");
+    far.say_bytes(&HEARTBEAT_FRAME);
+    world.pass_ms(9_000);
+    assert_eq!(world.engine.platform.dialed, 2, "it owes a confirm for longer than a minute");
+}
+
+#[test]
+fn a_silent_upstream_is_dead_after_two_heartbeats_and_we_are_never_silent() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    world.pass_ms(19_000);
+    let beats = far.take().iter().filter(|heard| matches!(heard, Heard::Heartbeat)).count();
+    assert_eq!((beats, world.engine.platform.dialed), (3, 1));
+    world.pass_ms(1_000 + 1_000);
+    assert_eq!(world.engine.platform.dialed, 2);
+}
+
+#[test]
+fn an_upstream_that_says_nonsense_ends_its_link_and_nobody_elses() {
+    let heartbeat_with_payload = [8, 0, 0, 0, 0, 0, 1, 0, 0xce];
+    let mut room = [0; 64];
+    let mut writer = Writer::new(&mut room);
+    ContentHeader::new(1, Properties::EMPTY).emit_frame(1, &mut writer).expect("it fits");
+    let header = writer.written().to_vec();
+    let returned =
+        Method::BasicReturn { reply_code: 312, reply_text: "NO_ROUTE", exchange: "", routing_key: b"there" };
+    let nonsense: Vec<Vec<u8>> = vec![
+        method_frame(1, &ack(9, false)),
+        method_frame(1, &ack(9, true)),
+        method_frame(1, &ack(0, false)),
+        method_frame(0, &ack(1, false)),
+        method_frame(2, &ack(1, false)),
+        method_frame(1, &Method::ConnectionOpenOk {}),
+        method_frame(1, &Method::QueuePurgeOk { message_count: 1 }),
+        [method_frame(1, &returned), content_frames(1, &[0, 0], b"x", 100)].concat(),
+        header,
+        vec![3, 0, 1, 0, 0, 0, 1, 7, 0xce],
+        vec![1, 0, 1, 0xff, 0xff, 0xff, 0xff],
+        vec![9, 0, 1, 0, 0, 0, 0, 0xce],
+    ];
+    for bytes in nonsense {
+        let (mut world, mut far) = world(bridge());
+        open(&mut world, &mut far);
+        let client = fill(&mut world, 1);
+        far.say_bytes(&heartbeat_with_payload);
+        far.say_bytes(&bytes);
+        world.run();
+        assert!(!far.line.borrow().is_held, "{bytes:?} ends the link");
+        assert_eq!(world.counts(client, 1, "here"), (1, 0), "the message is where it was");
+        world.pass_ms(1_100);
+        assert_eq!(world.engine.platform.dialed, 2, "it is tried again");
+    }
+}
+
+#[test]
+fn every_octet_may_be_the_last() {
+    let mut cut = 0;
+    loop {
+        let (mut world, mut far) = world(bridge());
+        open(&mut world, &mut far);
+        far.line.borrow_mut().shape = Shape::fragments(7);
+        let sent = far.line.borrow().sent_down();
+        far.line.borrow_mut().cut_down = Some(sent + cut);
+        let client = fill(&mut world, 3);
+        let is_whole = !far.line.borrow().is_lost();
+        far.heard.clear();
+        far.line.borrow_mut().shape = Shape::WIDE;
+        if is_whole {
+            break;
+        }
+        world.pass_ms(1_100);
+        open(&mut world, &mut far);
+        assert_eq!(bodies(&far.published()), [0, 1, 2], "cut after {cut} octets");
+        far.say(1, &ack(3, true));
+        world.run();
+        assert_eq!(world.counts(client, 1, "here"), (0, 1));
+        cut += 1;
+    }
+    assert!(cut > 300, "three messages are more than {cut} octets");
+}
+
+#[test]
+fn refused_messages_are_set_aside_or_waited_for() {
+    for (refused, parked) in [(Refused::Park, 1), (Refused::Wait, 0)] {
+        let (mut world, mut far) = world(Bridge { forward: rule(refused), ..bridge() });
+        open(&mut world, &mut far);
+        let client = fill(&mut world, 3);
+        far.published();
+        far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: false, requeue: false });
+        far.say(1, &ack(3, true));
+        world.run();
+        assert_eq!(world.counts(client, 1, "parked"), (parked, 0), "{refused}");
+        let is_up = far.line.borrow().is_held;
+        assert_eq!(is_up, refused == Refused::Park, "a rule that waits ends the link, to try again later");
+    }
+}
+
+#[test]
+fn nothing_is_left_when_a_bridge_goes() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 3);
+    far.published();
+    world.engine.set_bridges(&[]);
+    world.run();
+    assert!(far.line.borrow().is_held, "what is under way is waited for");
+    far.say(1, &ack(3, true));
+    world.run();
+    assert_eq!(far.names(), ["connection.close"]);
+    world.pass_ms(2_000);
+    assert!(!far.line.borrow().is_held);
+    assert_eq!(world.counts(client, 1, "here"), (0, 0));
+    world.operators.clear();
+    world.end(&["here", "parked"]);
+}
