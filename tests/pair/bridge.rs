@@ -66,11 +66,7 @@ impl Far {
             all.push(match frame.header.kind().expect("a known kind") {
                 FrameKind::Method => {
                     let method = Method::parse(frame.payload).expect("a sound method");
-                    let key = match method {
-                        Method::BasicPublish { routing_key, .. } => routing_key.to_vec(),
-                        _ => Vec::new(),
-                    };
-                    Heard::Method(method.name(), key)
+                    Heard::Method(method.name())
                 }
                 FrameKind::Header => {
                     let header = ContentHeader::parse(frame.payload).expect("a sound header");
@@ -86,7 +82,7 @@ impl Far {
     }
 
     fn names(&mut self) -> Vec<&'static str> {
-        let method = |heard: Heard| if let Heard::Method(name, _) = heard { Some(name) } else { None };
+        let method = |heard: Heard| if let Heard::Method(name) = heard { Some(name) } else { None };
         self.take().into_iter().filter_map(method).collect()
     }
 
@@ -98,7 +94,7 @@ impl Far {
             match heard {
                 Heard::Header(bytes) => properties = bytes,
                 Heard::Body(body) => all.push((body, core::mem::take(&mut properties))),
-                Heard::Method(..) | Heard::Heartbeat => {}
+                Heard::Method(_) | Heard::Heartbeat => {}
             }
         }
         all
@@ -115,7 +111,7 @@ impl Far {
 
 #[derive(Debug)]
 enum Heard {
-    Method(&'static str, Vec<u8>),
+    Method(&'static str),
     Header(Vec<u8>),
     Body(Vec<u8>),
     Heartbeat,
