@@ -230,8 +230,10 @@ impl Config {
         };
         let mut marked = lines(&self.limits).zip(lines(&self.profile.limits)).map(|(line, own)| {
             let key = line.split(" = ").next().unwrap_or_default();
+            let why =
+                if key == BRIDGES_MAX { "one for each [[bridge]]" } else { "derived from memory_limit" };
             let is_derived = line != own && !self.by_hand.has(key);
-            if is_derived { format!("{line}  # derived from memory_limit") } else { line }
+            if is_derived { format!("{line}  # {why}") } else { line }
         });
         (marked.next().unwrap_or_default(), marked.collect())
     }
@@ -465,6 +467,22 @@ mod tests {
             );
         }
         assert!(fitted > 1_500 && refused > 20, "{fitted} fitted, {refused} were refused");
+    }
+
+    #[test]
+    fn room_for_bridges_is_for_those_that_there_are() {
+        let bridge = |name| {
+            let rule = "[[bridge.forward]]\nqueue = \"here\"\nto_queue = \"there\"\n";
+            format!("[[bridge]]\nname = \"{name}\"\nupstream = \"amqp://u:p@127.0.0.1\"\n{rule}")
+        };
+        let text = bridge("plant") + &bridge("depot");
+        let mut config = said(&text, Layer::default());
+        config.fit(record_sizes).unwrap();
+        assert!(
+            config.shown().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
+            "{}",
+            config.shown()
+        );
     }
 
     #[test]
