@@ -362,11 +362,11 @@ mod tests {
 
     #[test]
     fn what_is_not_said_has_its_default_and_variables_are_filled_in() {
-        let rules = "[[bridge.fetch]]\nqueue = \"c.${env:PATH}\"\nto_exchange = \"x\"\nrefused = \"wait\"\n";
+        let rules = "[[bridge.fetch]]\nqueue = \"c.${hostname}\"\nto_exchange = \"x\"\nrefused = \"wait\"\n";
         let bridges = read(&format!("{PLANT}password = \"pw\"\n{RULE}{rules}")).expect("it is right");
         let [bridge] = bridges.as_slice() else { panic!("one bridge") };
-        let path = std::env::var("PATH").expect("a PATH");
-        assert_eq!(bridge.fetch[0].queue, format!("c.{path}"));
+        let host = expand("${hostname}").expect("a machine has a name");
+        assert_eq!(bridge.fetch[0].queue, format!("c.{host}"));
         assert_eq!(bridge.fetch[0].to, Destination::Exchange("x".into(), None));
         assert_eq!((bridge.fetch[0].refused, bridge.forward[0].refused), (Refused::Wait, Refused::Park));
         assert_eq!((bridge.window, &*bridge.parked, &*bridge.vhost), (256, "bridge.plant.parked", "/"));
