@@ -151,6 +151,16 @@ pub struct Product {
 }
 
 impl Config {
+    /// Whether a bridge speaks TLS with one of its upstreams.
+    pub fn has_tls_bridge(&self) -> bool {
+        self.bridges.iter().any(Bridge::has_tls)
+    }
+
+    /// Links of bridges that may speak TLS at once: none, or all of them.
+    pub fn tls_links(&self) -> usize {
+        if self.has_tls_bridge() { self.limits.bridge_links() } else { 0 }
+    }
+
     /// The configuration that follows from the file named on the command line and the flags.
     ///
     /// # Errors

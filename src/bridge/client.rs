@@ -620,8 +620,23 @@ fn stranger<'i>(input: &[u8]) -> Option<Event<'i>> {
     }
     match input {
         [] | [1, ..] => None,
-        [0x15 | 0x16, 3, ..] => Some(lost(format_args!("it speaks TLS on this port, which bridges do not"))),
+        [0x15 | 0x16, 3, ..] => Some(lost(format_args!("it speaks TLS on this port: write amqps://"))),
         _ => Some(lost(format_args!("it does not speak AMQP"))),
+    }
+}
+
+/// Why an upstream that should speak TLS does not, as far as its first octets tell.
+#[cold]
+pub fn not_tls(input: &[u8]) -> Option<Cause> {
+    match input {
+        [] | [0x15 | 0x16] | [0x15 | 0x16, 3, ..] => None,
+        [b'A', ..] => Some(Cause::new(format_args!(
+            "it speaks AMQP without TLS on this port: write amqp://, or its port for TLS"
+        ))),
+        [b'H', ..] => {
+            Some(Cause::new(format_args!("it speaks HTTP, not TLS: is this address meant for it?")))
+        }
+        _ => Some(Cause::new(format_args!("it does not speak TLS on this port"))),
     }
 }
 

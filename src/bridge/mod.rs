@@ -36,7 +36,7 @@ mod writer;
 pub use arrivals::Arrivals;
 pub use backoff::Backoff;
 pub use cause::Cause;
-pub use client::{Client, Credentials, Event, Role, Stage, rule_of, tag_of};
+pub use client::{Client, Credentials, Event, Role, Stage, not_tls, rule_of, tag_of};
 pub use content::Content;
 pub use flights::{Flight, Flights, Refusal};
 pub use marks::{Marks, hops_of, marked, parked};

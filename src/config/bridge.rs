@@ -13,6 +13,7 @@ use crate::mem::NAME_BYTES_MAX;
 use super::describe_unknown;
 use super::first_user::Secret;
 use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
+use super::transports::quoted;
 use super::units::{BadValue, Bytes, Count, Millis, Seconds};
 use super::upstream::Upstream;
 use super::variables::expand;
@@ -64,6 +65,19 @@ pub struct Bridge {
     pub hops_max: u16,
     /// The queue here for messages that were refused.
     pub parked: String,
+    /// How TLS is spoken with upstreams whose address says so.
+    pub tls: UpstreamTls,
+}
+
+/// Whom to trust over TLS, and as whom to show ourselves.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct UpstreamTls {
+    /// PEM file of the authorities that sign certificates of upstreams; `None`: those that the system knows.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of our own certificate and of its key, both or neither.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// What the upstream's certificate is to be made out to, when that is not the host of its address.
+    pub server_name: Option<String>,
 }
 
 /// From a queue to a queue or an exchange.
@@ -135,6 +149,10 @@ section! {
         message_size_max: Bytes<u32>,
         hops_max: Count<u16>,
         parked: Name,
+        ca_file: PathBuf,
+        certificate: PathBuf,
+        key: PathBuf,
+        server_name: Name,
     }
 }
 
@@ -270,7 +288,22 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         (None, Some(file)) => Some(read_password(&file).map_err(|why| wrong(&why))?),
         (None, None) => None,
     };
+    let identity = match (said.certificate, said.key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err(wrong("certificate and key go together: name both, or neither")),
+    };
+    let server_name = said.server_name.map(|name| name.0);
+    if server_name.as_ref().is_some_and(|name| !is_host_name(name)) {
+        return Err(wrong("server_name must be the name or the address that a certificate is made out to"));
+    }
+    let tls = UpstreamTls { ca_file: said.ca_file, identity, server_name };
+    let with_tls = upstream.0.iter().any(|address| address.with_tls);
+    if !with_tls && tls != UpstreamTls::default() {
+        return Err(wrong("ca_file, certificate, key and server_name are of use with amqps:// only"));
+    }
     Ok(Bridge {
+        tls,
         vhost: said.vhost.map_or_else(|| "/".to_string(), |name| name.0),
         upstream: with_password(upstream.0, password.as_ref()),
         forward,
@@ -284,6 +317,11 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
         name,
     })
+}
+
+/// Whether a certificate could be made out to it.
+fn is_host_name(name: &str) -> bool {
+    name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._:".contains(&octet))
 }
 
 /// Addresses that say no password have this one, or the one that everybody knows.
@@ -313,6 +351,11 @@ fn read_password(file: &PathBuf) -> Result<Secret, String> {
 }
 
 impl Bridge {
+    /// Whether TLS is spoken with one of its upstreams.
+    pub fn has_tls(&self) -> bool {
+        self.upstream.iter().any(|address| address.with_tls)
+    }
+
     /// As a file says it, with what variables stood for.
     #[cold]
     pub(super) fn shown(&self) -> Vec<String> {
@@ -330,6 +373,13 @@ impl Bridge {
             format!("hops_max = {}", self.hops_max),
             format!("parked = {:?}", self.parked),
         ];
+        let UpstreamTls { ca_file, identity, server_name } = &self.tls;
+        let (certificate, key) =
+            identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
+        for (name, path) in [("ca_file", ca_file.as_ref()), ("certificate", certificate), ("key", key)] {
+            lines.extend(path.map(|path| format!("{name} = {}", quoted(path))));
+        }
+        lines.extend(server_name.as_ref().map(|name| format!("server_name = {name:?}")));
         for (heading, rules) in [("[[bridge.forward]]", &self.forward), ("[[bridge.fetch]]", &self.fetch)] {
             for rule in rules {
                 lines.extend([heading.to_string(), format!("queue = {:?}", rule.queue)]);
@@ -353,6 +403,7 @@ mod tests {
     use super::*;
 
     const PLANT: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqp://edge@h\"\n";
+    const SAFE: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n";
     const RULE: &str = "[[bridge.forward]]\nqueue = \"a\"\nto_queue = \"b\"\n";
 
     fn read(text: &str) -> Result<Vec<Bridge>, String> {
@@ -379,6 +430,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_tls_is_shown_as_it_is_read() {
+        let said = "ca_file = \"/ca.pem\"\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n\
+                    server_name = \"r.example\"\n";
+        let bridges = read(&format!("{SAFE}{said}{RULE}")).expect("it is right");
+        assert!(bridges[0].has_tls() && bridges[0].upstream[0].port == 5671);
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!(again[0].tls, bridges[0].tls);
+        assert_eq!(again[0].tls.identity, Some(("/c.pem".into(), "/k.pem".into())));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_line() {
         for (text, line, part) in [
             (format!("{PLANT}drain_rate = 5\n{RULE}"), 4, "unknown key drain_rate"),
@@ -389,7 +451,9 @@ mod tests {
             (format!("{PLANT}window = 0\n{RULE}"), 1, "window must be 1 to 1024"),
             (format!("{PLANT}password_file = \"/nowhere\"\n{RULE}"), 1, "/nowhere cannot be read"),
             (format!("{PLANT}{RULE}{PLANT}{RULE}"), 1, "two are named"),
-            (format!("[[bridge]]\nname = \"x\"\nupstream = \"amqps://h\"\n{RULE}"), 3, "not spoken"),
+            (format!("{PLANT}ca_file = \"/ca\"\n{RULE}"), 1, "amqps:// only"),
+            (format!("{SAFE}key = \"/k\"\n{RULE}"), 1, "name both"),
+            (format!("{SAFE}server_name = \"a b\"\n{RULE}"), 1, "made out to"),
         ] {
             let why = read(&text).expect_err(&text);
             assert!(why.starts_with(&format!("f, line {line}: ")) && why.contains(part), "{why}");

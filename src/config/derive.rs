@@ -245,7 +245,8 @@ impl Config {
     }
 
     fn limits_at(&self, by_hand: &ByHand, scale: u64) -> Limits {
-        let mut limits = limits_at(&self.profile.limits, by_hand, scale, !self.listen_tls.is_empty());
+        let with_tls = !self.listen_tls.is_empty() || self.has_tls_bridge();
+        let mut limits = limits_at(&self.profile.limits, by_hand, scale, with_tls);
         // What costs no memory is none of our business.
         limits.heartbeat_s = self.limits.heartbeat_s;
         limits.channel_max = self.limits.channel_max;
@@ -361,6 +362,32 @@ mod tests {
             gathered(board.name, Some(least), with_tls).fit(record_sizes).unwrap();
             let error = gathered(board.name, Some(least - 1), with_tls).fit(record_sizes).unwrap_err();
             assert!(error.to_string().contains(&format!("write memory_limit = {least} or more")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_board_holds_a_bridge_over_tls() {
+        let text = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n\
+                    [[bridge.forward]]\nqueue = \"a\"\nto_queue = \"a\"\n\
+                    [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
+        let own = gathered("router-64", None, false).limits;
+        let mut config = gathered("router-64", None, false);
+        let mut announced = super::super::layer::Announced::default();
+        Layer::parse("leveret.toml", text).unwrap().lay_over(&mut config, &mut announced);
+        let table = config.fit(record_sizes).unwrap();
+        let line = |key: &str, reason: &str| {
+            let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
+            found.map(crate::limits::MemoryLine::bytes).unwrap()
+        };
+        let tls = line("bridges_max", "TLS with upstreams") + line("input_buffer_bytes", "opened and sealed");
+        assert!(tls < 300_000, "{tls}");
+        let limits = &config.limits;
+        for (name, has, had) in [
+            ("messages_max", limits.messages_max, own.messages_max),
+            ("connections_max", limits.connections_max, own.connections_max),
+            ("queues_max", limits.queues_max, own.queues_max),
+        ] {
+            assert!(has >= had * 17 / 20, "{name}: {has} of {had}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Addresses of upstream brokers: `amqp://user:password@host:port/vhost`.
+//! Addresses of upstream brokers: `amqp://user:password@host:port/vhost`, and `amqps://` over TLS.
 //!
 //! Always true: the password is shown to nobody; a name is not looked up here.
 
@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::AMQP_PORT;
 use super::first_user::{GUEST, Secret};
+use super::transports::AMQPS_PORT;
 
 /// The longest user name, password or name of a virtual host, in bytes: an AMQP short string.
 const PART_BYTES_MAX: usize = 255;
@@ -13,6 +14,8 @@ const PART_BYTES_MAX: usize = 255;
 /// Where an upstream broker is, and as whom to log in there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upstream {
+    /// TLS is spoken with it.
+    pub with_tls: bool,
     /// A name or an address, without brackets.
     pub host: String,
     /// The port.
@@ -32,15 +35,9 @@ impl Upstream {
     /// What is wrong with it, without its password.
     #[cold]
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let rest = match text.split_once("://") {
-            Some(("amqp", rest)) => rest,
-            Some(("amqps", _)) => {
-                return Err(
-                    "amqps:// is not spoken by bridges: write amqp://, through a tunnel of your own \
-                            where the way is not safe"
-                        .to_string(),
-                );
-            }
+        let (with_tls, rest) = match text.split_once("://") {
+            Some(("amqp", rest)) => (false, rest),
+            Some(("amqps", rest)) => (true, rest),
             _ => return Err("it must be an address such as amqp://user@host:5672/vhost".to_string()),
         };
         if rest.contains(['?', '#']) {
@@ -56,7 +53,7 @@ impl Upstream {
             Some((user, password)) => (user, Some(decoded(password)?)),
             None => (login, None),
         };
-        let (host, port) = split_port(place)?;
+        let (host, port) = split_port(place, if with_tls { AMQPS_PORT } else { AMQP_PORT })?;
         if host.is_empty() {
             return Err(
                 "an address without a host means this broker itself, which a bridge does not connect \
@@ -66,6 +63,7 @@ impl Upstream {
         }
         let or = |text: String, default: &str| if text.is_empty() { default.to_string() } else { text };
         Ok(Self {
+            with_tls,
             host: host.to_string(),
             port,
             user: or(decoded(user)?, GUEST),
@@ -77,15 +75,16 @@ impl Upstream {
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, user, vhost, .. } = self;
+        let Self { with_tls, host, port, user, vhost, .. } = self;
+        let scheme = if *with_tls { "amqps" } else { "amqp" };
         let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-        write!(f, "amqp://{}@{open}{host}{close}:{port}/{}", Encoded(user), Encoded(vhost))
+        write!(f, "{scheme}://{}@{open}{host}{close}:{port}/{}", Encoded(user), Encoded(vhost))
     }
 }
 
 /// Host and port; an IPv6 address stands in brackets.
 #[cold]
-fn split_port(place: &str) -> Result<(&str, u16), String> {
+fn split_port(place: &str, usual: u16) -> Result<(&str, u16), String> {
     let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => (host, rest.strip_prefix(':').unwrap_or("")),
         None => place.rsplit_once(':').unwrap_or((place, "")),
@@ -94,7 +93,7 @@ fn split_port(place: &str) -> Result<(&str, u16), String> {
         return Err("an IPv6 address stands in brackets: amqp://user@[2001:db8::1]:5672".to_string());
     }
     if port.is_empty() {
-        return Ok((host, AMQP_PORT));
+        return Ok((host, usual));
     }
     let port = port.parse().ok().filter(|port| *port != 0);
     port.map(|port| (host, port)).ok_or_else(|| "its port is not one from 1 to 65535".to_string())
@@ -149,6 +148,8 @@ mod tests {
             ("amqp://edge@rabbit.example.com:7000/%2f", "amqp://edge@rabbit.example.com:7000/%2f"),
             ("amqp://e%40dge:p@ss@rabbit/plant", "amqp://e%40dge@rabbit:5672/plant"),
             ("amqp://[::1]:9/a%20b", "amqp://guest@[::1]:9/a%20b"),
+            ("amqps://rabbit", "amqps://guest@rabbit:5671/%2f"),
+            ("amqps://rabbit:7000/plant", "amqps://guest@rabbit:7000/plant"),
         ] {
             assert_eq!(Upstream::parse(text).expect(text).to_string(), shown);
         }
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_and_its_password_not_told() {
         for (text, part) in [
-            ("amqps://a:secret@h", "amqps:// is not spoken"),
+            ("amqpss://a:secret@h", "such as amqp://"),
             ("http://h", "such as amqp://"),
             ("amqp://", "means this broker itself"),
             ("amqp:///vhost", "means this broker itself"),

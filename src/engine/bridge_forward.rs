@@ -14,7 +14,7 @@ use crate::mem::Messages;
 use crate::wire::{Properties, Writer};
 
 use super::bridge_link::{Direction, Flow, Link};
-use super::bridge_peer::{Next, hung_up};
+use super::bridge_peer::Next;
 use super::bridge_state::{Bridge, Scratch, Written, parked_kind};
 use super::platform::Platform;
 use super::state::Engine;
@@ -57,6 +57,10 @@ impl<P: Platform> Engine<P> {
     }
 
     fn write_page(&mut self, id: ConnectionId, link: &mut Link, page: &mut [u8]) -> usize {
+        let is_shaking = self.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands());
+        if is_shaking {
+            self.shake_link(id, link, false);
+        }
         let mut said = 0;
         if !link.has_begun() {
             let pending = link.client.pending();
@@ -70,19 +74,24 @@ impl<P: Platform> Engine<P> {
         let Some(peer) = self.peers.get_mut(id) else { return 0 };
         let taken = match peer.stream.write(&mut self.buffers, &page[..said + filled.len]) {
             Ok(taken) => taken,
+            Err(_) if link.client.is_unheard() => {
+                // It may have said why it hung up.
+                (peer.stream.writable, peer.stream.read_closed) = (false, true);
+                peer.stream.look_again();
+                self.list_to_read(id);
+                return 0;
+            }
             Err(error) => {
-                let cause = match link.client.is_unheard() {
-                    true => hung_up(),
-                    false => Cause::new(format_args!("writing to it failed: {error}")),
-                };
+                let cause = Cause::new(format_args!("writing to it failed: {error}"));
                 self.lose_link(id, link, cause);
                 return 0;
             }
         };
+        let has_unsent = peer.stream.has_unsent();
         link.client.note_written(self.now, taken.min(said));
         let sent = taken.saturating_sub(said);
         if let Flow::Forward(_) = link.flow {
-            self.note_sent(id, link, sent, &filled);
+            self.note_sent(id, link, (sent, has_unsent), &filled);
         }
         if let Some(unsendable) = filled.unsendable
             && sent == filled.len
@@ -144,7 +153,13 @@ impl<P: Platform> Engine<P> {
     }
 
     /// The socket took so many octets of what was filled.
-    fn note_sent(&mut self, id: ConnectionId, link: &mut Link, sent: usize, filled: &Filled) {
+    fn note_sent(
+        &mut self,
+        id: ConnectionId,
+        link: &mut Link,
+        (sent, has_unsent): (usize, bool),
+        filled: &Filled,
+    ) {
         let now = self.now;
         let Flow::Forward(forward) = &mut link.flow else { return };
         if sent > 0 {
@@ -178,7 +193,7 @@ impl<P: Platform> Engine<P> {
         }
         let (broker, mut context) = self.broker_mut();
         broker.sent(&mut context, id, count);
-        broker.set_writable(&mut context, id, is_whole);
+        broker.set_writable(&mut context, id, is_whole && !has_unsent);
     }
 
     // ---- what the upstream says

@@ -3,19 +3,22 @@
 //! Always true: while something is done with a link it is out of its place, and it is back before anybody
 //! else looks; what an upstream sends is read under the same budgets as what clients send.
 
-use crate::bridge::{Cause, Event};
+use crate::bridge::{Cause, Event, Stage, not_tls};
 use crate::broker;
 use crate::command::{ChannelId, Command, ConnectionId, Outcome};
 use crate::config::bridge::Destination;
 use crate::journal::Batch;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::time::Deadline;
+use crate::tls::Shaken;
 
 use super::bridge_link::{Direction, Flow, Link};
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::platform::{Platform, Socket};
+use super::receive::WORK_UNITS_PER_RECORD;
 use super::state::Engine;
 use super::stream::Reading;
+use super::worker_job::Shake;
 
 /// What an event led to.
 pub(super) enum Next {
@@ -64,9 +67,14 @@ impl<P: Platform> Engine<P> {
             _ => Deadline::NEVER,
         };
         if *ending == Ending::No && link.is_draining && link.is_idle() {
-            link.client.close();
-            *ending = Ending::Flushing;
-            self.list_to_write(id);
+            if link.client.stage() == Stage::Ready {
+                link.client.close();
+                *ending = Ending::Flushing;
+                self.list_to_write(id);
+            } else {
+                // Nobody is there yet who could be told.
+                self.end_now(id);
+            }
         }
         self.deadlines.lower(id.into(), deadline);
     }
@@ -157,6 +165,7 @@ impl<P: Platform> Engine<P> {
             unreachable!("nothing is done with a link whose peer is forgotten")
         };
         link.teardown(&mut self.supplies.messages);
+        self.worker.leave(id);
         let context =
             &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
         self.broker.release(context, id);
@@ -184,6 +193,14 @@ impl<P: Platform> Engine<P> {
         let reading = if is_scarce { Reading::Look } else { Reading::Take };
         let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
         self.bytes_read += got.len;
+        self.work_units = self.work_units.saturating_add(peer.stream.take_records() * WORK_UNITS_PER_RECORD);
+        if peer.stream.has_lost_record {
+            let cause = Cause::new(format_args!("no room to keep its unfinished record of TLS"));
+            return self.lose_link(id, link, cause);
+        }
+        if peer.stream.is_shaking_hands() {
+            return self.shake_link(id, link, got.end);
+        }
         link.client.note_input(self.now, got.len);
         let input = core::mem::take(&mut self.input);
         let was_blocked = link.client.is_blocked();
@@ -214,7 +231,11 @@ impl<P: Platform> Engine<P> {
             return self.list_to_read(id);
         }
         if got.end {
-            return self.lose_link(id, link, hung_up());
+            let cause = match peer.stream.tls_fault() {
+                Some(why) => Cause::new(format_args!("TLS: {why}")),
+                None => hung_up(),
+            };
+            return self.lose_link(id, link, cause);
         }
         let is_starved = peer.stream.is_starved();
         if is_starved {
@@ -223,6 +244,48 @@ impl<P: Platform> Engine<P> {
         if peer.stream.readable && (handled > 0 || !is_starved) {
             self.list_to_read(id);
         }
+    }
+
+    // ---- TLS
+
+    /// Goes on with the handshake of TLS.
+    #[cold]
+    pub(super) fn shake_link(&mut self, id: ConnectionId, link: &mut Link, end: bool) {
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else { return };
+        if let Some(cause) = peer.stream.opening().and_then(not_tls) {
+            peer.stream.give_up_tls();
+            return self.lose_link(id, link, cause);
+        }
+        if let Some(handshake) = peer.stream.take_handshake() {
+            let ticket = self.worker.ticket();
+            peer.waiting = Waiting::Handshake(ticket);
+            self.worker.shakes.push_back(Shake { connection: id, ticket, since: self.now, handshake });
+        } else if end {
+            let cause = Cause::new(format_args!("it closed the connection in the handshake of TLS"));
+            self.lose_link(id, link, cause);
+        } else if peer.stream.readable {
+            self.list_to_read(id);
+        }
+    }
+
+    /// A step of the handshake has been made.
+    #[cold]
+    pub(super) fn take_shaken_link(&mut self, id: ConnectionId, shaken: Shaken) {
+        self.with_link(id, |engine, link| {
+            let Some(peer) = engine.peers.get_mut(id) else { return };
+            peer.waiting = Waiting::No;
+            match peer.stream.shaken(&mut engine.buffers, shaken) {
+                Ok(spoken) => {
+                    log::debug!("{}: {spoken:?}", peer.address);
+                    engine.list_to_write(id);
+                    engine.list_to_read(id);
+                }
+                Err(why) => {
+                    let cause = Cause::new(format_args!("the handshake of TLS failed: {why}"));
+                    engine.lose_link(id, link, cause);
+                }
+            }
+        });
     }
 
     /// Handles input; says how much of it, and how it goes on.

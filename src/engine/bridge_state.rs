@@ -29,6 +29,8 @@ const CONDEMNED_MAX: usize = 64;
 pub(super) struct Bridges {
     pub(super) places: Vec<Bridge>,
     pub(super) max: usize,
+    /// Links may speak TLS: there is memory for it.
+    pub(super) has_tls_room: bool,
     pub(super) origin: Origin,
     pub(super) version: String,
     /// Room to write heads of messages and their headers in; empty when there is no bridge.
@@ -142,6 +144,7 @@ impl Bridges {
         let mut bridges = Self {
             places: Vec::with_capacity(max),
             max,
+            has_tls_room: false,
             origin: Origin::default(),
             version: version.to_string(),
             scratch: Scratch::default(),

@@ -50,6 +50,13 @@ impl<P: Platform> Engine<P> {
             if self.bridges.places.iter().any(is_there) {
                 continue;
             }
+            if config.has_tls() && !self.bridges.has_tls_room {
+                let name = &config.name;
+                let text =
+                    format_args!("bridge {name}: there is no memory for TLS with upstreams until a restart");
+                self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Bridge, text);
+                continue;
+            }
             let staying = self.bridges.places.iter().filter(|bridge| !bridge.is_leaving).count();
             if staying < self.bridges.max {
                 self.bridges.add(config.clone(), self.now);
@@ -178,9 +185,11 @@ impl<P: Platform> Engine<P> {
     #[cold]
     fn connect_link(&mut self, id: LinkId, address: SocketAddr) -> Result<(), Cause> {
         let unreachable = |error| Cause::new(format_args!("{address} cannot be reached: {error}"));
-        let Some((bridge, _)) = self.bridges.get(id) else {
+        let Some((bridge, state)) = self.bridges.get(id) else {
             return Err(Cause::new(format_args!("it is not wanted any more")));
         };
+        let upstream = &bridge.config.upstream[state.upstream];
+        let tls = upstream.with_tls.then(|| (upstream.host.clone(), bridge.config.tls.clone()));
         let name = format!("bridge {}", bridge.config.name);
         let refused = |fault: crate::error::Fault| Cause::new(format_args!("this broker: {}", fault.text));
         let connection = self.broker.connect_own(&name, &bridge.config.vhost).map_err(refused)?;
@@ -203,6 +212,9 @@ impl<P: Platform> Engine<P> {
         let mut peer = Peer::new(socket, PeerAddress::Network(address), session, self.now);
         // It is reported when it is connected, or cannot be.
         (peer.stream.readable, peer.stream.writable) = (false, false);
+        if let Some((host, tls)) = tls {
+            peer.stream.begin_tls_to(&host, &tls);
+        }
         self.peers.put(connection, peer);
         if let Some(state) = self.bridges.link_mut(id) {
             state.phase = Phase::Connected(connection);

@@ -60,6 +60,9 @@ impl<P: Platform> Engine<P> {
     /// A step of a handshake has been made.
     pub(super) fn take_shaken(&mut self, id: ConnectionId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.session.is_bridge() {
+            return self.take_shaken_link(id, shaken);
+        }
         peer.waiting = Waiting::No;
         let waited_ms = self.now.ms_since(since);
         peer.session.amqp().postpone(waited_ms);

@@ -22,7 +22,7 @@ use super::stream::Reading;
 /// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
 const WORK_UNITS_PER_TURN: u32 = 50_000;
 /// Steps that opening a record of TLS counts as, whatever is in it.
-const WORK_UNITS_PER_RECORD: u32 = 16;
+pub(super) const WORK_UNITS_PER_RECORD: u32 = 16;
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
 /// Connections that may try again to publish, per turn.

@@ -39,6 +39,8 @@ pub struct Setup {
     pub listeners: Vec<bool>,
     /// Nobody can come in by TLS as things stand.
     pub is_tls_shut: bool,
+    /// Links of bridges that may speak TLS at once.
+    pub tls_links: usize,
     /// All memory is locked: nothing is given back.
     pub is_memory_locked: bool,
     /// What an operator is told of the process.
@@ -180,7 +182,8 @@ impl<P: Platform> Engine<P> {
         let connections = limits.connection_records();
         let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
         let mut broker = broker;
-        let bridges = Bridges::new(bridges_max, frame_max, &setup.identity.version, broker.chance());
+        let mut bridges = Bridges::new(bridges_max, frame_max, &setup.identity.version, broker.chance());
+        bridges.has_tls_room = setup.tls_links > 0;
         let peers = Peers::<P::Socket>::places_max(connections);
         let with_tls = setup.listeners.contains(&true);
         // Of locked memory nothing is given back, so nothing is due for it.
@@ -210,11 +213,11 @@ impl<P: Platform> Engine<P> {
             journal: Journal::new(limits.messages_max as usize),
             work: broker::Work::default(),
             store: None,
-            worker: WorkerQueue::new(&limits, with_tls, setup.is_tls_shut),
+            worker: WorkerQueue::new(&limits, with_tls, (setup.is_tls_shut, setup.tls_links)),
             spills: false,
             for_disk: WaitList::with_capacity(peers),
             durable_seen: Batch::NONE,
-            buffers: Buffers::new(&limits, with_tls),
+            buffers: Buffers::new(&limits, with_tls, setup.tls_links),
             input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
             output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
             write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),

@@ -25,6 +25,7 @@
 
 use std::io;
 
+use crate::config::bridge::UpstreamTls;
 use crate::limits::{FRAME_BYTES_MIN, Limits};
 use crate::mem::{ByteChain, BytePool, PAGE_BYTES};
 
@@ -75,10 +76,10 @@ const SPARE_BYTES: usize = INPUT_BYTES - RECORD_BYTES_MAX;
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 impl Buffers {
-    /// Reserves them, those for TLS only if it is spoken.
-    pub(super) fn new(limits: &Limits, with_tls: bool) -> Self {
-        let connections = if with_tls { limits.tls_connections_max as usize } else { 0 };
-        let scratch = if with_tls { Self::scratch_bytes(limits) } else { 0 };
+    /// Reserves them, those for TLS only if it is spoken: `with_tls` by clients, and on so many links.
+    pub(super) fn new(limits: &Limits, with_tls: bool, tls_links: usize) -> Self {
+        let connections = tls_links + if with_tls { limits.tls_connections_max as usize } else { 0 };
+        let scratch = if connections > 0 { Self::scratch_bytes(limits) } else { 0 };
         Self {
             stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
             stash_reserve: limits.stash_bytes_max as usize / 4,
@@ -188,6 +189,19 @@ impl<S: Socket> Stream<S> {
     /// Speaks TLS from the first octet on.
     pub(super) fn begin_tls(&mut self) {
         self.tls = Some(Tls::new());
+    }
+
+    /// Speaks TLS from the first octet on, as the client of an upstream at this host.
+    pub(super) fn begin_tls_to(&mut self, host: &str, tls: &UpstreamTls) {
+        self.tls = Some(Tls::to_upstream(host, tls));
+    }
+
+    /// Why TLS is over, if the peer said why or broke its rules.
+    pub(super) fn tls_fault(&self) -> Option<String> {
+        match &self.tls {
+            Some(Tls::Open(session)) => session.fault(),
+            _ => None,
+        }
     }
 
     /// Reads once: stashed bytes first, then what the socket has.

@@ -182,7 +182,8 @@ impl<P: Platform> Engine<P> {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if peer.session.is_bridge() {
             // Whatever it sent before and was not taken is the upstream's still; what it has to say is read.
-            if peer.waiting != Waiting::No {
+            // Its last words in a handshake, an alert maybe, are read when the step under way is done.
+            if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
                 self.end_now(id);
             }
             return;

@@ -9,7 +9,7 @@ use crate::command::ConnectionId;
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::time::Now;
-use crate::tls::{CertificateStore, Handshake, Shaken};
+use crate::tls::{CertificateStore, Handshake, KnownTime, Shaken};
 
 /// Something to be done elsewhere.
 #[derive(Debug)]
@@ -60,9 +60,10 @@ impl Login {
 
 impl Shake {
     /// Makes the step. This may take long.
-    pub fn step(self, certificates: Option<&mut CertificateStore>) -> WorkerResult {
+    pub fn step(self, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
         let Self { connection, ticket, since, handshake } = self;
-        WorkerResult::Handshake(Step { connection, ticket, since, shaken: handshake.step(certificates) })
+        let shaken = handshake.step(certificates, known);
+        WorkerResult::Handshake(Step { connection, ticket, since, shaken })
     }
 }
 
@@ -99,8 +100,8 @@ pub(super) struct WorkerQueue {
 
 impl WorkerQueue {
     /// A queue for whom nobody waits yet.
-    pub(super) fn new(limits: &Limits, with_tls: bool, is_tls_shut: bool) -> Self {
-        let shakes_max = if with_tls { limits.tls_handshakes_max as usize } else { 0 };
+    pub(super) fn new(limits: &Limits, with_tls: bool, (is_tls_shut, tls_links): (bool, usize)) -> Self {
+        let shakes_max = tls_links + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {
             is_busy: false,
             is_tls_shut,

@@ -119,7 +119,7 @@ impl Limits {
     /// The key to change.
     pub fn check(&self, sizes: &RecordSizes, memory_limit: u64) -> Result<MemoryTable, LimitsError> {
         self.check_contradictions()?;
-        if sizes.tls_session_bytes > 0 {
+        if sizes.tls_session_bytes > 0 || sizes.tls_link_bytes > 0 {
             self.check_tls()?;
         }
         let table = self.memory_table(sizes);
@@ -231,6 +231,7 @@ mod tests {
         tls_session_bytes: 0,
         tls_handshake_bytes: 0,
         tls_record_bytes: 0,
+        tls_link_bytes: 0,
         tls_crl_bytes: 0,
         connection_bytes: 1000,
         bridge_bytes: 500_000,

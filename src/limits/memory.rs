@@ -93,6 +93,9 @@ pub struct RecordSizes {
     pub tls_session_bytes: usize,
     /// A handshake of TLS that is under way; 0 when TLS is not spoken.
     pub tls_handshake_bytes: usize,
+    /// A link of a bridge over TLS: its handshake, then its session, and what of its output waits; 0 when no
+    /// upstream speaks TLS.
+    pub tls_link_bytes: usize,
     /// Where records of TLS are opened and sealed; 0 when TLS is not spoken.
     pub tls_record_bytes: usize,
     /// Lists of revoked certificates; 0 when there are none.
@@ -266,12 +269,18 @@ impl Limits {
         (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
     }
 
-    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 4] {
+    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 5] {
         let (connections, handshakes) = (self.tls_connections_max.into(), self.tls_handshakes_max.into());
         let reason = "TLS: keys, a record each way, certificate";
         [
             line("tls_connections_max", connections, sizes.tls_session_bytes, reason),
             line("tls_handshakes_max", handshakes, sizes.tls_handshake_bytes, "TLS handshakes under way"),
+            line(
+                "bridges_max",
+                self.bridge_links() as u64,
+                sizes.tls_link_bytes,
+                "TLS with upstreams, each way",
+            ),
             line("input_buffer_bytes", 1, sizes.tls_record_bytes, "where TLS is opened and sealed"),
             line("crl", 1, sizes.tls_crl_bytes, "revoked certificates, old and new lists"),
         ]

@@ -15,6 +15,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     // What is larger than any segment is refused by the rules of `Limits`; until then no sum may wrap.
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(store::SEGMENT_BYTES_MAX) as usize);
+    let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };
     let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
@@ -26,7 +27,9 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
-        tls_record_bytes: if_tls(engine::tls_scratch_bytes(limits)),
+        tls_link_bytes: if_link(tls::LINK_BYTES + engine::tls_reserved_bytes(1)),
+        tls_record_bytes: if_tls(engine::tls_scratch_bytes(limits))
+            .max(if_link(engine::tls_scratch_bytes(limits))),
         tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
         connection_bytes: engine::peer_bytes::<Socket>() + broker::CONNECTION_BYTES,
         bridge_bytes: engine::bridge_bytes::<Socket>(limits.frame_max as usize, window)

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Setup};
 use crate::limits::{Megabytes, MemoryTable};
 use crate::session::Identity;
-use crate::tls::CertificateStore;
+use crate::tls::{CertificateStore, KnownTime};
 
 use super::entropy::entropy;
 use super::event_loop::EventLoop;
@@ -50,12 +50,14 @@ impl EventLoop {
             identity: identity(&config),
             queue_places,
             listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
+            tls_links: config.tls_links(),
             is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
             is_memory_locked: config.memory_lock,
             process: process(&config, &listeners),
             own_uid: rustix::process::geteuid().as_raw(),
         };
-        let worker = worker::start(waker.clone(), certificates).map_err(no_thread)?;
+        let worker = worker::start(waker.clone(), certificates, KnownTime::kept_in(&config.data_dir))
+            .map_err(no_thread)?;
         let mut system = System::new(poll, listeners, worker, &config, limits);
         if config.limits.bridges_max > 0 {
             system.resolver = Some(resolver::start(waker.clone()).map_err(no_thread)?);

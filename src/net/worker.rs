@@ -1,5 +1,5 @@
 //! The thread that does what would hold the loop up: passwords, handshakes of TLS, and reading the
-//! configuration again. It has the certificates.
+//! configuration again. It has the certificates, and the last time that is known.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use mio::Waker;
 
 use crate::config::Config;
 use crate::engine::{WorkerJob, WorkerResult};
-use crate::tls::CertificateStore;
+use crate::tls::{CertificateStore, KnownTime};
 
 use super::helper::Helper;
 
@@ -19,18 +19,19 @@ use super::helper::Helper;
 pub(super) fn start(
     waker: Arc<Waker>,
     mut certificates: Option<CertificateStore>,
+    mut known: KnownTime,
 ) -> io::Result<Helper<WorkerJob, (WorkerResult, bool)>> {
     let work = move |job: WorkerJob| {
-        let result = run(job, certificates.as_mut());
+        let result = run(job, certificates.as_mut(), &mut known);
         (result, certificates.as_ref().is_some_and(CertificateStore::is_shut))
     };
     Helper::start("worker", waker, work)
 }
 
-fn run(job: WorkerJob, certificates: Option<&mut CertificateStore>) -> WorkerResult {
+fn run(job: WorkerJob, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
     match job {
         WorkerJob::Password(login) => login.check(),
-        WorkerJob::Handshake(shake) => shake.step(certificates),
+        WorkerJob::Handshake(shake) => shake.step(certificates, known),
         WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(reload(&config, certificates))),
     }
 }

@@ -179,11 +179,11 @@ fn read_certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'stati
     Err(TlsError::new(key, path, why))
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let (text, found) = read("key", path)?;
+fn read_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let (text, found) = read(key, path)?;
     if found.mode() & 0o004 != 0 {
         log::warn!(
-            "[tls] key: {} may be read by everybody on this machine; chmod o-r it, and think of making a new \
+            "{key}: {} may be read by everybody on this machine; chmod o-r it, and think of making a new \
              key",
             path.display()
         );
@@ -199,32 +199,35 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         }
         Err(_) => "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)",
     };
-    Err(TlsError::new("key", path, why))
+    Err(TlsError::new(key, path, why))
 }
 
-fn read_pair(
+/// What the operator calls a certificate and its key: section and key of the configuration.
+type PairKeys = [&'static str; 2];
+
+pub(super) fn read_pair(
     provider: &CryptoProvider,
-    certificate: &Path,
-    key: &Path,
+    [certificate_key, key_key]: PairKeys,
+    (certificate, key): (&Path, &Path),
 ) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = read_certificates("certificate", certificate)?;
+    let chain = read_certificates(certificate_key, certificate)?;
     if chain.iter().map(|der| der.len()).sum::<usize>() > CHAIN_BYTES_MAX {
         let why = format!(
             "holds more than {CHAIN_BYTES_MAX} bytes of certificates, which go to every client; leave out \
              those that clients have anyway"
         );
-        return Err(TlsError::new("certificate", certificate, why));
+        return Err(TlsError::new(certificate_key, certificate, why));
     }
-    let private = provider.key_provider.load_private_key(read_key(key)?).map_err(|_| {
+    let private = provider.key_provider.load_private_key(read_key(key_key, key)?).map_err(|_| {
         let why = "is a key of a kind that is not supported; P-256 is best, P-384, Ed25519 and RSA from 2048 \
                    bits on will do";
-        TlsError::new("key", key, why)
+        TlsError::new(key_key, key, why)
     })?;
     let pair = CertifiedKey::new(chain, private);
     match pair.keys_match() {
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             let why = format!("is not the key of the certificate in {}", certificate.display());
-            Err(TlsError::new("key", key, why))
+            Err(TlsError::new(key_key, key, why))
         }
         // A kind of key that cannot be asked for its other half is taken at its word.
         _ => Ok(Arc::new(pair)),
@@ -269,6 +272,9 @@ fn matches_name(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Those of `[tls]`.
+const OWN: PairKeys = ["[tls] certificate", "[tls] key"];
+
 fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     let provider = Arc::new(suites::provider());
     if tls.certificates.is_empty() {
@@ -280,10 +286,11 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
         return Err(TlsError::said(why));
     }
     let pairs = tls.certificates.iter().zip(&tls.keys);
-    let pairs: Result<Vec<_>, _> = pairs.map(|(chain, key)| read_pair(&provider, chain, key)).collect();
+    let pairs: Result<Vec<_>, _> =
+        pairs.map(|(chain, key)| read_pair(&provider, OWN, (chain, key))).collect();
     let mut pairs = pairs?;
     let authorities = match &tls.client_ca {
-        Some(path) => read_certificates("client_ca", path)?,
+        Some(path) => read_certificates("[tls] client_ca", path)?,
         None => Vec::new(),
     };
     let mut revoked = Revoked::read(&tls.crls)?;
@@ -340,7 +347,7 @@ fn verifier(
     for der in authorities {
         roots
             .add(der)
-            .map_err(|_| TlsError::new("client_ca", path, "holds a certificate that is damaged"))?;
+            .map_err(|_| TlsError::new("[tls] client_ca", path, "holds a certificate that is damaged"))?;
     }
     let roots = Arc::new(roots);
     let judge = |lists| {
@@ -354,7 +361,7 @@ fn verifier(
             VerifierBuilderError::InvalidCrl(why) => {
                 TlsError::said(format!("[tls] crl: cannot be used: {why:?}"))
             }
-            error => TlsError::new("client_ca", path, error),
+            error => TlsError::new("[tls] client_ca", path, error),
         })
     };
     let first = judge(sets.alone)?;

@@ -15,7 +15,7 @@ use rustls::time_provider::TimeProvider;
 const DAY_S: i64 = 86_400;
 
 /// The system's clock, but never earlier than a known time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Clock {
     /// Seconds since 1970.
     pub(super) not_before_s: u64,

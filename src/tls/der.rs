@@ -55,6 +55,8 @@ pub(super) struct Certificate<'a> {
     /// Seconds since 1970.
     pub(super) not_after: u64,
     pub(super) subject: &'a [u8],
+    /// Who signed it.
+    pub(super) issuer: &'a [u8],
     /// How it is used, and the key.
     public_key: &'a [u8],
     alternative_names: &'a [u8],
@@ -103,7 +105,7 @@ impl<'a> Certificate<'a> {
         tbs.take(VERSION);
         tbs.take(INTEGER)?;
         tbs.take(SEQUENCE)?;
-        tbs.take(SEQUENCE)?;
+        let issuer = tbs.take(SEQUENCE)?;
         let mut validity = Der(tbs.take(SEQUENCE)?);
         let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
         let subject = tbs.take(SEQUENCE)?;
@@ -114,7 +116,7 @@ impl<'a> Certificate<'a> {
                 alternative_names = find_alternative_names(content).unwrap_or_default();
             }
         }
-        Some(Self { not_before, not_after, subject, public_key, alternative_names })
+        Some(Self { not_before, not_after, subject, issuer, public_key, alternative_names })
     }
 
     /// The common names of the subject, in their order.

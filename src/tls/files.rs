@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Take};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,9 @@ pub struct TlsError {
 }
 
 impl TlsError {
-    /// Of a file.
+    /// Of a file; `key` names section and key.
     pub(super) fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
-        Self { why: format!("[tls] {key}: {} {why}", path.display()), is_of_file: true }
+        Self { why: format!("{key}: {} {why}", path.display()), is_of_file: true }
     }
 
     /// Of the configuration.
@@ -48,29 +48,43 @@ pub(super) fn resolve(path: &Path) -> PathBuf {
 /// The text of a file of the operator's.
 pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
     let resolved = resolve(path);
-    let failed = |error: io::Error| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => "does not exist; name the PEM file".to_string(),
-            io::ErrorKind::PermissionDenied => {
-                "may not be read by the user that the broker runs as; give it that right, or use a systemd \
-                 credential (LoadCredential=)"
-                    .to_string()
-            }
-            _ => format!("cannot be read ({error})"),
-        };
-        TlsError::new(key, &resolved, why)
-    };
-    // Opening a pipe must not wait for its writer.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(nonblocking).open(&resolved).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?;
-    if !found.is_file() {
-        return Err(TlsError::new(key, &resolved, "is no file; name the PEM file itself"));
-    }
+    let (file, found) = open(key, &resolved)?;
     let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| unreadable(key, &resolved, &error))?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(TlsError::new(key, &resolved, "is larger than any such file; name the PEM file"));
     }
     Ok((text, found))
+}
+
+/// A file of the operator's, to be read piece by piece, and no further than any such file goes.
+pub(super) fn open_bounded(key: &str, path: &Path) -> Result<Take<File>, TlsError> {
+    Ok(open(key, &resolve(path))?.0.take(FILE_BYTES_MAX))
+}
+
+fn unreadable(key: &str, path: &Path, error: &io::Error) -> TlsError {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "does not exist; name the PEM file".to_string(),
+        io::ErrorKind::PermissionDenied => {
+            "may not be read by the user that the broker runs as; give it that right, or use a systemd \
+             credential (LoadCredential=)"
+                .to_string()
+        }
+        _ => format!("cannot be read ({error})"),
+    };
+    TlsError::new(key, path, why)
+}
+
+fn open(key: &str, path: &Path) -> Result<(File, Metadata), TlsError> {
+    let failed = |error: io::Error| unreadable(key, path, &error);
+    // Opening a pipe must not wait for its writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(TlsError::new(key, path, "is no file; name the PEM file itself"));
+    }
+    Ok((file, found))
 }

@@ -16,13 +16,17 @@ use std::borrow::Cow;
 
 use rustls::pki_types::UnixTime;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, InsufficientSizeError, UnbufferedConnectionCommon, UnbufferedStatus,
+};
 use rustls::{AlertDescription, CertificateError, Error};
 
 use super::certificates::CertificateStore;
 use super::clock::{Clock, Utc, system_s};
 use super::der::Certificate;
-use super::records::{RECORD_BYTES_MAX, first_record_len, is_aligned};
+use super::known_time::KnownTime;
+use super::records::{Connection, End, RECORD_BYTES_MAX, first_record_len, is_aligned, with_either};
+use super::upstream::Target;
 
 /// What a peer may have sent that has not been used up: its certificates have to fit.
 const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
@@ -33,6 +37,8 @@ const RECORDS_MAX: u32 = 128;
 const SENT_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
 /// A session keeps the certificates of its client for as long as it lives.
 pub(crate) const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
+/// So does a link with those of its upstream, which may come from an authority of the public's.
+pub(crate) const UPSTREAM_CHAIN_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a handshake in progress: what came, and rustls' own. Measured (5.3 KiB when little came), rounded
 /// up.
 pub(crate) const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
@@ -40,7 +46,9 @@ pub(crate) const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
 /// A handshake that is under way.
 pub(crate) struct Handshake {
     /// From the first step on.
-    connection: Option<UnbufferedServerConnection>,
+    connection: Option<Connection>,
+    /// With whom, if we are the client.
+    target: Option<Target>,
     incoming: Vec<u8>,
     /// So much of it is whole records, of those that may belong to a handshake.
     whole: usize,
@@ -71,7 +79,7 @@ pub(crate) enum Next {
 
 /// A connection whose handshake is over.
 pub(crate) struct Opened {
-    pub(super) connection: UnbufferedServerConnection,
+    pub(super) connection: Connection,
     /// What the peer sent behind its handshake: readable, and not yet.
     pub(super) plain: Vec<u8>,
     pub(super) incoming: Vec<u8>,
@@ -96,10 +104,11 @@ impl From<Error> for HandshakeError {
 }
 
 impl Handshake {
-    /// Begins with nothing.
-    pub(super) fn new() -> Box<Self> {
+    /// Begins with nothing; with an upstream it is for us to say something first.
+    pub(super) fn new(target: Option<Target>) -> Box<Self> {
+        let is_fresh = target.is_some();
         let incoming = Vec::new();
-        Box::new(Self { connection: None, incoming, whole: 0, is_fresh: false, records: 0, sent: 0 })
+        Box::new(Self { connection: None, target, incoming, whole: 0, is_fresh, records: 0, sent: 0 })
     }
 
     /// How much may still come before a step has to use some of it up.
@@ -123,7 +132,7 @@ impl Handshake {
 
     /// The first octets, as long as nothing else is known of the peer.
     pub(crate) fn opening(&self) -> Option<&[u8]> {
-        self.connection.is_none().then_some(&self.incoming)
+        (self.sent == self.incoming.len()).then_some(&self.incoming)
     }
 
     /// Whether there is a whole record that no step has seen, or never will be.
@@ -143,20 +152,26 @@ impl Handshake {
     }
 
     /// Goes on as far as it can with what is there. This may take long.
-    pub(crate) fn step(mut self: Box<Self>, certificates: Option<&mut CertificateStore>) -> Shaken {
+    pub(crate) fn step(
+        mut self: Box<Self>,
+        mut certificates: Option<&mut CertificateStore>,
+        known: &mut KnownTime,
+    ) -> Shaken {
         let mut outgoing = Vec::new();
-        let Some(certificates) = certificates else {
-            return Shaken { outgoing, next: Next::Failed("there are no certificates".into()) };
-        };
-        let next = match self.advance(certificates, &mut outgoing) {
+        let next = match self.advance((certificates.as_deref_mut(), known), &mut outgoing) {
             Ok(Some(opened)) => Next::Open(Box::new(opened)),
             Ok(None) => {
                 self.is_fresh = false;
                 Next::More(self)
             }
             Err(HandshakeError::Tls(error)) => {
-                self.send_alert(&mut outgoing);
-                Next::Failed(explain(&error, certificates.clock()))
+                if let Some(connection) = &mut self.connection {
+                    with_either!(connection, |end| send_alert(end, &mut self.incoming, &mut outgoing));
+                }
+                Next::Failed(match &self.target {
+                    Some(target) => target.explain(&error),
+                    None => explain(&error, certificates.map(|own| own.clock()).unwrap_or_default()),
+                })
             }
             Err(HandshakeError::Other(why)) => Next::Failed(why.into_owned()),
         };
@@ -165,64 +180,47 @@ impl Handshake {
 
     fn advance(
         &mut self,
-        certificates: &mut CertificateStore,
+        (mut certificates, known): (Option<&mut CertificateStore>, &mut KnownTime),
         outgoing: &mut Vec<u8>,
     ) -> Result<Option<Opened>, HandshakeError> {
-        let is_first = self.connection.is_none();
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => {
-                let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
-                let config = certificates.current().ok_or(HandshakeError::Other(why.into()))?;
-                none.insert(UnbufferedServerConnection::new(config)?)
-            }
-        };
-        if is_first {
+        if self.connection.is_none() {
             take_time_as_told();
+            self.connection = Some(self.begin(certificates.as_deref_mut(), known)?);
         }
+        let Some(connection) = &mut self.connection else { unreachable!("it was begun a moment ago") };
         let mut plain = Vec::new();
-        loop {
-            let is_over = !connection.is_handshaking();
-            let end = if is_over { self.incoming.len() } else { self.whole };
-            let UnbufferedStatus { mut discard, state } =
-                connection.process_tls_records(&mut self.incoming[..end]);
-            let goes_on = match state? {
-                ConnectionState::EncodeTlsData(mut data) => {
-                    encode(|room| data.encode(room), outgoing);
-                    true
-                }
-                ConnectionState::TransmitTlsData(data) => {
-                    data.done();
-                    true
-                }
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        plain.extend_from_slice(record.payload);
-                        discard += record.discard;
-                    }
-                    true
-                }
-                ConnectionState::PeerClosed | ConnectionState::Closed => {
-                    return Err(HandshakeError::Other("it hung up in the middle".into()));
-                }
-                _ => false,
-            };
-            self.incoming.drain(..discard);
-            // Only whole records are ever discarded.
-            self.whole = self.whole.saturating_sub(discard);
-            if !goes_on && (is_over || connection.is_handshaking()) {
-                break;
-            }
-        }
+        let mut came = (&mut self.incoming, &mut self.whole);
+        with_either!(connection, |end| run(end, &mut came, &mut plain, outgoing))?;
         if connection.is_handshaking() {
             return self.excess().map_or(Ok(None), |why| Err(HandshakeError::Other(why.into())));
         }
-        self.finish(certificates, plain).map(Some)
+        let opened = self.finish(plain)?;
+        match &self.target {
+            Some(target) => {
+                known.note(target.clock());
+                Ok(Some(opened))
+            }
+            None => admit(opened, certificates).map(Some),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        certificates: Option<&mut CertificateStore>,
+        known: &mut KnownTime,
+    ) -> Result<Connection, HandshakeError> {
+        if let Some(target) = &mut self.target {
+            let begun = target.begin(known).map_err(|why| HandshakeError::Other(why.into()))?;
+            return Ok(Connection::Client(begun));
+        }
+        let certificates = certificates.ok_or(HandshakeError::Other("there are no certificates".into()))?;
+        let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
+        let config = certificates.current().ok_or(HandshakeError::Other(why.into()))?;
+        Ok(Connection::Server(UnbufferedServerConnection::new(config)?))
     }
 
     /// What the handshake has brought to light.
-    fn finish(&mut self, certificates: &CertificateStore, plain: Vec<u8>) -> Result<Opened, HandshakeError> {
+    fn finish(&mut self, plain: Vec<u8>) -> Result<Opened, HandshakeError> {
         let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
         else {
             return Err(HandshakeError::Other("it was over before it began".into()));
@@ -231,35 +229,87 @@ impl Handshake {
             return Err(HandshakeError::Other("it sends pieces of a handshake after the handshake".into()));
         }
         let chain = connection.peer_certificates().unwrap_or_default();
-        if chain.iter().map(|der| der.len()).sum::<usize>() > CLIENT_CHAIN_BYTES_MAX {
-            let why = format!("its certificates take more than {CLIENT_CHAIN_BYTES_MAX} bytes");
-            return Err(HandshakeError::Other(why.into()));
+        let most = if self.target.is_some() { UPSTREAM_CHAIN_BYTES_MAX } else { CLIENT_CHAIN_BYTES_MAX };
+        if chain.iter().map(|der| der.len()).sum::<usize>() > most {
+            return Err(HandshakeError::Other(
+                format!("its certificates take more than {most} bytes").into(),
+            ));
         }
-        let certificate = chain.first().and_then(|der| Certificate::parse(der));
-        // A session that is taken up again comes without a look at the certificate it was begun with.
-        if let Some(certificate) = certificate
-            && certificate.not_after < certificates.clock().now_s()
-        {
-            let until = Utc(certificate.not_after);
-            return Err(HandshakeError::Other(format!("its certificate was good until {until} only").into()));
-        }
-        let login = certificate.and_then(|certificate| certificates.login(&certificate));
         let version = connection.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
         let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         let spoken = format!("{version}, {}", suite.unwrap_or("a cipher without a name"));
-        Ok(Opened { connection, plain, incoming, login, spoken })
+        Ok(Opened { connection, plain, incoming, login: None, spoken })
     }
+}
 
-    /// What rustls wants the peer to know of the failure.
-    fn send_alert(&mut self, outgoing: &mut Vec<u8>) {
-        let Some(connection) = &mut self.connection else { return };
-        // What waits is handed out before anything is looked at; looked at again, the same octets would fail
-        // again.
-        while connection.wants_write() {
-            match connection.process_tls_records(&mut self.incoming).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), outgoing),
-                _ => break,
+/// Goes on as far as whole records allow.
+fn run<E: End>(
+    connection: &mut UnbufferedConnectionCommon<E>,
+    (incoming, whole): &mut (&mut Vec<u8>, &mut usize),
+    plain: &mut Vec<u8>,
+    outgoing: &mut Vec<u8>,
+) -> Result<(), HandshakeError> {
+    loop {
+        let is_over = !connection.is_handshaking();
+        let end = if is_over { incoming.len() } else { **whole };
+        let UnbufferedStatus { mut discard, state } = E::process(connection, &mut incoming[..end]);
+        let goes_on = match state? {
+            ConnectionState::EncodeTlsData(mut data) => {
+                encode(|room| data.encode(room), outgoing);
+                true
             }
+            ConnectionState::TransmitTlsData(data) => {
+                data.done();
+                true
+            }
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    plain.extend_from_slice(record.payload);
+                    discard += record.discard;
+                }
+                true
+            }
+            ConnectionState::PeerClosed | ConnectionState::Closed => {
+                return Err(HandshakeError::Other("it hung up in the middle".into()));
+            }
+            _ => false,
+        };
+        incoming.drain(..discard);
+        // Only whole records are ever discarded.
+        **whole = whole.saturating_sub(discard);
+        if !goes_on && (is_over || connection.is_handshaking()) {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether a client may come in, and as whom.
+fn admit(mut opened: Opened, certificates: Option<&mut CertificateStore>) -> Result<Opened, HandshakeError> {
+    let Some(certificates) = certificates else { return Ok(opened) };
+    let chain = opened.connection.peer_certificates().unwrap_or_default();
+    let Some(certificate) = chain.first().and_then(|der| Certificate::parse(der)) else { return Ok(opened) };
+    // A session that is taken up again comes without a look at the certificate it was begun with.
+    if certificate.not_after < certificates.clock().now_s() {
+        let until = Utc(certificate.not_after);
+        return Err(HandshakeError::Other(format!("its certificate was good until {until} only").into()));
+    }
+    opened.login = certificates.login(&certificate);
+    Ok(opened)
+}
+
+/// What rustls wants the peer to know of the failure.
+fn send_alert<E: End>(
+    connection: &mut UnbufferedConnectionCommon<E>,
+    incoming: &mut [u8],
+    outgoing: &mut Vec<u8>,
+) {
+    // What waits is handed out before anything is looked at; looked at again, the same octets would fail
+    // again.
+    while connection.wants_write() {
+        match E::process(connection, incoming).state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), outgoing),
+            _ => break,
         }
     }
 }

@@ -7,9 +7,11 @@
 //! | `der`          | names and times in a certificate |
 //! | `files`        | the operator's files, and what is wrong with them |
 //! | `handshake`    | the handshake, step by step, on a helper |
+//! | `known_time`   | the last time that is known to have been |
 //! | `records`      | opening and sealing, on the loop |
 //! | `revoked`      | lists of certificates that count no longer |
 //! | `suites`       | which ciphers, in which order |
+//! | `upstream`     | the other end: whom a bridge connects to |
 //! | `verifier`     | whether a client's certificate is good |
 //!
 //! Why rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here encrypted
@@ -21,24 +23,33 @@ mod clock;
 mod der;
 mod files;
 mod handshake;
+mod known_time;
 mod records;
 mod revoked;
 mod suites;
 #[cfg(test)]
 mod tests;
+mod upstream;
+#[cfg(test)]
+mod upstream_tests;
 mod verifier;
 
-use rustls::server::UnbufferedServerConnection;
+use rustls::Error;
 
+use crate::config::bridge::UpstreamTls;
 use crate::mem::{ByteChain, BytePool};
 
 pub use certificates::CertificateStore;
 pub use files::TlsError;
+use handshake::UPSTREAM_CHAIN_BYTES_MAX;
 pub(crate) use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
-use records::{Opening, farewell, open, seal};
+pub use known_time::KnownTime;
+use records::{Connection, Opening, farewell, open, seal};
 pub(crate) use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
 pub(crate) use revoked::CRL_BYTES;
 
+/// Bytes of a link over TLS: its handshake and then its session, with the certificates of its upstream.
+pub(crate) const LINK_BYTES: usize = HANDSHAKE_BYTES + SESSION_BYTES + UPSTREAM_CHAIN_BYTES_MAX;
 /// Replies of rustls' own, such as an alert: a few dozen octets each.
 const REPLY_BYTES_MAX: usize = 512;
 
@@ -68,17 +79,22 @@ impl core::fmt::Debug for Tls {
 impl Tls {
     /// At the very beginning.
     pub(crate) fn new() -> Self {
-        Self::Shaking(Handshake::new())
+        Self::Shaking(Handshake::new(None))
+    }
+
+    /// At the very beginning, with us as the client of an upstream at this host.
+    pub(crate) fn to_upstream(host: &str, tls: &UpstreamTls) -> Self {
+        Self::Shaking(Handshake::new(Some(upstream::Target::new(host, tls))))
     }
 }
 
 /// The keys of a connection whose handshake is over, and the beginning of a record that is not all there.
 pub(crate) struct Session {
-    connection: UnbufferedServerConnection,
+    connection: Connection,
     /// Lies in what the connection has reserved.
     pub(crate) held: ByteChain,
-    /// It has broken the rules: rustls must not be asked for anything more.
-    is_broken: bool,
+    /// It has broken the rules, or has said that we have: rustls must not be asked for anything more.
+    broken: Option<Error>,
 }
 
 /// What came out of encrypted input.
@@ -99,10 +115,18 @@ impl Session {
     pub(crate) fn begin(opened: Opened, pool: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
         let mut held = ByteChain::default();
         if held.append(pool, &opened.incoming) && stash.append(pool, &opened.plain) {
-            return Some(Self { connection: opened.connection, held, is_broken: false });
+            return Some(Self { connection: opened.connection, held, broken: None });
         }
         held.clear(pool);
         None
+    }
+
+    /// Why it is over, if an upstream says why, or breaks the rules.
+    pub(crate) fn fault(&self) -> Option<String> {
+        Some(match self.broken.as_ref()? {
+            Error::AlertReceived(alert) => upstream::explain_alert(*alert),
+            error => error.to_string(),
+        })
     }
 
     /// Opens every whole record of `input` into `plain`, which is as long. What rustls has to say to the peer
@@ -113,7 +137,7 @@ impl Session {
         plain: &mut [u8],
         (unsent, pool): (&mut ByteChain, &mut BytePool),
     ) -> Unsealed {
-        if self.is_broken {
+        if self.broken.is_some() {
             return Unsealed { taken: input.len(), end: true, ..Unsealed::default() };
         }
         let mut reply = [0; REPLY_BYTES_MAX];
@@ -124,7 +148,7 @@ impl Session {
             }
             Err(error) => {
                 log::debug!("TLS: {error}");
-                self.is_broken = true;
+                self.broken = Some(error);
                 Unsealed { taken: input.len(), end: true, ..Unsealed::default() }
             }
         }
@@ -133,7 +157,7 @@ impl Session {
     /// Seals at most [`PLAIN_BYTES_MAX`] octets into `out`, which has [`SEALED_BYTES_MAX`]; says how long it
     /// is.
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
-        if self.is_broken {
+        if self.broken.is_some() {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
         seal(&mut self.connection, plain, out).map_err(std::io::Error::other)
@@ -141,6 +165,6 @@ impl Session {
 
     /// Seals the farewell into `out`; 0 when there is none to be said.
     pub(crate) fn farewell(&mut self, out: &mut [u8]) -> usize {
-        if self.is_broken { 0 } else { farewell(&mut self.connection, out).unwrap_or(0) }
+        if self.broken.is_some() { 0 } else { farewell(&mut self.connection, out).unwrap_or(0) }
     }
 }

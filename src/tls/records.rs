@@ -7,9 +7,12 @@
 //! Always true: nothing is kept here but keys and counters; a record is opened as a whole or stays with the
 //! caller; a sealed record is at most [`RECORD_BYTES_MAX`] long, and has to be sent to its end.
 
-use rustls::Error;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{CommonState, Error};
 
 /// What one record holds at most.
 pub(crate) const PLAIN_BYTES_MAX: usize = 16 << 10;
@@ -22,6 +25,66 @@ pub(crate) const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 /// Bytes of a session that is open: rustls' own with its keys. Measured (4.2 KiB with all else that a
 /// connection allocates), rounded up.
 pub(crate) const SESSION_BYTES: usize = 6 << 10;
+
+/// A connection, and which end of it we are.
+pub(super) enum Connection {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+impl core::ops::Deref for Connection {
+    type Target = CommonState;
+
+    fn deref(&self) -> &CommonState {
+        match self {
+            Self::Server(connection) => connection,
+            Self::Client(connection) => connection,
+        }
+    }
+}
+
+/// Does the same with either end.
+macro_rules! with_either {
+    ($connection:expr, |$end:ident| $done:expr) => {
+        match $connection {
+            Connection::Server(end) => {
+                let $end = &mut **end;
+                $done
+            }
+            Connection::Client(end) => {
+                let $end = &mut **end;
+                $done
+            }
+        }
+    };
+}
+pub(super) use with_either;
+
+/// One end of a connection, as rustls has it.
+pub(super) trait End: Sized {
+    fn process<'c, 'i>(
+        connection: &'c mut UnbufferedConnectionCommon<Self>,
+        input: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self>;
+}
+
+impl End for ServerConnectionData {
+    fn process<'c, 'i>(
+        connection: &'c mut UnbufferedConnectionCommon<Self>,
+        input: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self> {
+        connection.process_tls_records(input)
+    }
+}
+
+impl End for ClientConnectionData {
+    fn process<'c, 'i>(
+        connection: &'c mut UnbufferedConnectionCommon<Self>,
+        input: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self> {
+        connection.process_tls_records(input)
+    }
+}
 
 /// The length of the record at the start of `bytes`, which may be longer than they are; `None`: it cannot be
 /// told yet.
@@ -57,15 +120,23 @@ pub(super) struct Opening {
 /// # Errors
 /// The peer breaks the rules, or somebody on the way has changed something.
 pub(super) fn open(
-    connection: &mut UnbufferedServerConnection,
+    connection: &mut Connection,
+    input: &mut [u8],
+    plain: &mut [u8],
+    reply: &mut [u8],
+) -> Result<Opening, Error> {
+    with_either!(connection, |end| open_at(end, input, plain, reply))
+}
+
+fn open_at<E: End>(
+    connection: &mut UnbufferedConnectionCommon<E>,
     input: &mut [u8],
     plain: &mut [u8],
     reply: &mut [u8],
 ) -> Result<Opening, Error> {
     let mut done = Opening::default();
     loop {
-        let UnbufferedStatus { mut discard, state } =
-            connection.process_tls_records(&mut input[done.taken..]);
+        let UnbufferedStatus { mut discard, state } = E::process(connection, &mut input[done.taken..]);
         let goes_on = match state? {
             ConnectionState::ReadTraffic(mut traffic) => {
                 while let Some(record) = traffic.next_record() {
@@ -115,34 +186,28 @@ const PIECES: &str = "pieces of a handshake after the handshake";
 ///
 /// # Errors
 /// The connection can send nothing more.
-pub(super) fn seal(
-    connection: &mut UnbufferedServerConnection,
-    plain: &[u8],
-    out: &mut [u8],
-) -> Result<usize, Error> {
-    with_traffic(connection, out, |traffic, room| traffic.encrypt(plain, room))
+pub(super) fn seal(connection: &mut Connection, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+    with_either!(connection, |end| with_traffic(end, out, |traffic, room| traffic.encrypt(plain, room)))
 }
 
 /// Seals the farewell.
 ///
 /// # Errors
 /// The connection can send nothing more.
-pub(super) fn farewell(connection: &mut UnbufferedServerConnection, out: &mut [u8]) -> Result<usize, Error> {
-    with_traffic(connection, out, |traffic, room| traffic.queue_close_notify(room))
+pub(super) fn farewell(connection: &mut Connection, out: &mut [u8]) -> Result<usize, Error> {
+    with_either!(connection, |end| with_traffic(end, out, |traffic, room| traffic.queue_close_notify(room)))
 }
 
-type Traffic<'c> = rustls::unbuffered::WriteTraffic<'c, rustls::server::ServerConnectionData>;
-
-fn with_traffic(
-    connection: &mut UnbufferedServerConnection,
+fn with_traffic<E: End>(
+    connection: &mut UnbufferedConnectionCommon<E>,
     out: &mut [u8],
-    act: impl FnOnce(&mut Traffic<'_>, &mut [u8]) -> Result<usize, rustls::unbuffered::EncryptError>,
+    act: impl FnOnce(&mut WriteTraffic<'_, E>, &mut [u8]) -> Result<usize, EncryptError>,
 ) -> Result<usize, Error> {
     let general = |error: &dyn core::fmt::Display| Error::General(error.to_string());
     let mut at = 0;
     loop {
         // No octets are shown, and none are missed: what is left over is never part of a message.
-        match connection.process_tls_records(&mut []).state? {
+        match E::process(connection, &mut []).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let len = act(&mut traffic, &mut out[at..]).map_err(|error| general(&error))?;
                 return Ok(at + len);

@@ -61,8 +61,8 @@ impl Revoked {
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self, TlsError> {
         let mut all = Self::default();
         for path in paths {
-            let refused = |why: &str| Err(TlsError::new("crl", path, why));
-            let (text, _) = read("crl", path)?;
+            let refused = |why: &str| Err(TlsError::new("[tls] crl", path, why));
+            let (text, _) = read("[tls] crl", path)?;
             let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
             let Ok(lists) = lists else {
                 return refused("is damaged: its lines are not those of a PEM file");
@@ -83,7 +83,7 @@ impl Revoked {
                     "makes more than {LISTS_BYTES_MAX} bytes of all lists; leave out certificates that have \
                      expired anyway, or begin with a new authority"
                 );
-                return Err(TlsError::new("crl", path, why));
+                return Err(TlsError::new("[tls] crl", path, why));
             }
         }
         Ok(all)
@@ -110,7 +110,7 @@ impl Revoked {
             if has_namesake && !is_known {
                 let why = "is signed by no authority of that name in client_ca: it is damaged, or another's; \
                            put the whole list of one of them there, or leave it out";
-                return Err(TlsError::new("crl", path, why));
+                return Err(TlsError::new("[tls] crl", path, why));
             }
             are_known.push(is_known);
         }

@@ -15,20 +15,20 @@ use super::*;
 use crate::config::transports::{ClientCertificates, LoginFrom, Tls as Keys, TlsVersion};
 
 /// An authority with its folder, removed at the end.
-struct Office {
-    folder: PathBuf,
+pub(super) struct Office {
+    pub(super) folder: PathBuf,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate with its key, in PEM files of this name.
-struct Paper {
+pub(super) struct Paper {
     certificate: rcgen::Certificate,
     key: KeyPair,
-    serial: [u8; 4],
+    pub(super) serial: [u8; 4],
 }
 
 impl Office {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("leveret-tls-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -39,17 +39,26 @@ impl Office {
         Self { folder, authority }
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub(super) fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
 
-    fn issue(&self, name: &str, not_after: Option<(i32, u8, u8)>) -> Paper {
+    pub(super) fn params(&self, name: &str) -> CertificateParams {
         let mut params = CertificateParams::new(vec![name.to_string()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("cn of {name}"));
+        params
+    }
+
+    pub(super) fn issue(&self, name: &str, not_after: Option<(i32, u8, u8)>) -> Paper {
+        let mut params = self.params(name);
         if let Some((year, month, day)) = not_after {
             params.not_after = rcgen::date_time_ymd(year, month, day);
         }
+        self.sign(name, params)
+    }
+
+    pub(super) fn sign(&self, name: &str, mut params: CertificateParams) -> Paper {
         let serial: [u8; 4] = core::array::from_fn(|at| name.as_bytes()[at % name.len()]);
         params.serial_number = Some(serial.to_vec().into());
         let key = KeyPair::generate().unwrap();
@@ -59,7 +68,7 @@ impl Office {
         Paper { certificate, key, serial }
     }
 
-    fn keys(&self, name: &str) -> Keys {
+    pub(super) fn keys(&self, name: &str) -> Keys {
         Keys {
             certificates: vec![self.path(&format!("{name}.pem"))],
             keys: vec![self.path(&format!("{name}.key"))],
@@ -137,7 +146,7 @@ impl Line {
         &mut self,
         certificates: &mut CertificateStore,
     ) -> Result<(Session, Option<String>, u32), String> {
-        let mut handshake = Handshake::new();
+        let mut handshake = Handshake::new(None);
         let mut steps = 0;
         for _ in 0..10 {
             let said = self.said();
@@ -147,7 +156,7 @@ impl Line {
                     continue;
                 }
                 steps += 1;
-                let Shaken { outgoing, next } = handshake.step(Some(certificates));
+                let Shaken { outgoing, next } = handshake.step(Some(certificates), &mut KnownTime::default());
                 self.hear(&outgoing);
                 handshake = match next {
                     Next::More(handshake) => handshake,
@@ -359,10 +368,10 @@ fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
     for at in 0..hello.len() {
         let mut damaged = hello.clone();
         damaged[at] ^= 0x55;
-        let mut handshake = Handshake::new();
+        let mut handshake = Handshake::new(None);
         handshake.take_in(&damaged);
         if handshake.is_ready() {
-            drop(handshake.step(Some(&mut certificates)));
+            drop(handshake.step(Some(&mut certificates), &mut KnownTime::default()));
         }
     }
     for at in [0, 3, 4, 5, 20] {
@@ -404,7 +413,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
         let tiny = cut(&hello, 1);
         assert!(tiny.len() / 6 > 128, "the hello has {} octets", tiny.len() / 6);
         for piece in [1, tiny.len()] {
-            let mut handshake = Handshake::new();
+            let mut handshake = Handshake::new(None);
             let (mut steps, mut why) = (0, None);
             for bytes in tiny.chunks(piece) {
                 handshake.take_in(bytes);
@@ -412,7 +421,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
                     continue;
                 }
                 steps += 1;
-                match handshake.step(Some(&mut certificates)).next {
+                match handshake.step(Some(&mut certificates), &mut KnownTime::default()).next {
                     Next::More(again) => handshake = again,
                     Next::Failed(said) => {
                         why = Some(said);
@@ -425,9 +434,9 @@ fn a_handshake_takes_so_many_records_and_no_more() {
             assert_eq!(steps, if piece == 1 { 128 } else { 1 });
         }
         // In a hundred pieces it is a hello like any other.
-        let mut handshake = Handshake::new();
+        let mut handshake = Handshake::new(None);
         handshake.take_in(&cut(&hello, hello.len().div_ceil(100)));
-        let shaken = handshake.step(Some(&mut certificates));
+        let shaken = handshake.step(Some(&mut certificates), &mut KnownTime::default());
         assert!(matches!(shaken.next, Next::More(_)) && !shaken.outgoing.is_empty(), "it is answered");
     }
 }
@@ -438,9 +447,9 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
     office.issue("localhost", None);
     let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
-    let mut handshake = Handshake::new();
+    let mut handshake = Handshake::new(None);
     handshake.take_in(&line.said());
-    let Shaken { outgoing, next } = handshake.step(Some(&mut certificates));
+    let Shaken { outgoing, next } = handshake.step(Some(&mut certificates), &mut KnownTime::default());
     let Next::More(mut handshake) = next else { panic!("more is to come") };
     line.hear(&outgoing);
     let mut said = line.said();
@@ -450,7 +459,9 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
         said.extend(line.said());
     }
     handshake.take_in(&said);
-    let Next::Open(opened) = handshake.step(Some(&mut certificates)).next else { panic!("it is over") };
+    let Next::Open(opened) = handshake.step(Some(&mut certificates), &mut KnownTime::default()).next else {
+        panic!("it is over")
+    };
     assert_eq!((opened.plain, opened.incoming), (text, Vec::new()));
 }
 

@@ -39,6 +39,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/reload.rs", 4, "the operator asks for it"),
     ("net/start.rs", 6, "once at a start"),
     ("net/system.rs", 1, "once at a start"),
+    ("tls/known_time.rs", 1, "at most once a day"),
     ("tls/certificates.rs", 7, "the operator changes files"),
     ("tls/revoked.rs", 4, "the operator changes files"),
     ("session/output.rs", 1, "our own mistake, which an assertion finds first"),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret::config::bridge::{Bridge, Destination, Refused, Rule, UpstreamTls};
 use leveret::config::upstream::Upstream;
 use leveret::limits::Limits;
 use leveret::wire::{
@@ -23,7 +23,14 @@ fn limits() -> Limits {
 }
 
 fn upstream(host: &str) -> Upstream {
-    Upstream { host: host.into(), port: AT.1, user: "u".into(), password: None, vhost: "/".into() }
+    Upstream {
+        with_tls: false,
+        host: host.into(),
+        port: AT.1,
+        user: "u".into(),
+        password: None,
+        vhost: "/".into(),
+    }
 }
 
 fn rule(refused: Refused) -> Vec<Rule> {
@@ -44,6 +51,7 @@ fn bridge() -> Bridge {
         message_size_max: 1 << 20,
         hops_max: 8,
         parked: "parked".into(),
+        tls: UpstreamTls::default(),
     }
 }
 

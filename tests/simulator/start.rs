@@ -131,6 +131,7 @@ impl Run {
             identity: leveret::session::Identity::default(),
             queue_places: 64,
             listeners: vec![false],
+            tls_links: 0,
             is_tls_shut: false,
             is_memory_locked: false,
             process: process(),

@@ -118,6 +118,7 @@ impl World {
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
             queue_places: QUEUE_PLACES,
             listeners: vec![false],
+            tls_links: 0,
             is_tls_shut: false,
             is_memory_locked,
             process: process(),

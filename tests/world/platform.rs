@@ -21,7 +21,7 @@ use leveret::log_limiter::LogLimiter;
 use leveret::sim::{Random, SimDisk};
 use leveret::store::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
 use leveret::time::Now;
-use leveret::tls::CertificateStore;
+use leveret::tls::{CertificateStore, KnownTime};
 
 use super::line::{Edges, Io, Line};
 
@@ -347,7 +347,9 @@ impl Platform for Memory {
         assert!(helpers.working.is_none(), "one job at a time");
         let result = match job {
             WorkerJob::Password(login) => login.check(),
-            WorkerJob::Handshake(shake) => shake.step(helpers.certificates.as_mut()),
+            WorkerJob::Handshake(shake) => {
+                shake.step(helpers.certificates.as_mut(), &mut KnownTime::default())
+            }
             WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
         };
         let due_ms = helpers.later_ms();
