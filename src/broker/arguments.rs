@@ -20,6 +20,8 @@ pub(super) enum Overflow {
     DropHead,
     /// The publisher is told no.
     RejectPublish,
+    /// The same, and what was refused goes where dead letters go.
+    RejectPublishDlx,
 }
 
 /// The arguments a queue acts on.
@@ -28,6 +30,10 @@ pub(super) struct QueueSettings {
     pub(super) max_length: Option<u64>,
     pub(super) max_length_bytes: Option<u64>,
     pub(super) overflow: Overflow,
+    /// What it gives up goes on to an exchange.
+    pub(super) dead_letters: bool,
+    /// A message that came back more often is given up.
+    pub(super) delivery_limit: Option<u32>,
 }
 
 impl QueueSettings {
@@ -36,13 +42,17 @@ impl QueueSettings {
             arguments.get(name).and_then(|value| value.as_integer()).and_then(|n| u64::try_from(n).ok())
         };
         let overflow = arguments.get("x-overflow").and_then(|value| value.as_bytes());
+        let delivery_limit = number("x-delivery-limit").filter(|_| is_quorum(arguments));
         Self {
             max_length: number("x-max-length"),
             max_length_bytes: number("x-max-length-bytes"),
             overflow: match overflow {
-                Some(b"reject-publish" | b"reject-publish-dlx") => Overflow::RejectPublish,
+                Some(b"reject-publish") => Overflow::RejectPublish,
+                Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
                 _ => Overflow::DropHead,
             },
+            dead_letters: arguments.get("x-dead-letter-exchange").is_some(),
+            delivery_limit: delivery_limit.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
         }
     }
 

@@ -71,6 +71,8 @@ pub(super) struct Taken {
     /// Its place in the log.
     pub(super) logged: Option<u64>,
     pub(super) redelivered: bool,
+    /// How often it came back.
+    pub(super) returns: u16,
 }
 
 /// What was taken out of a queue to be dropped.
@@ -98,6 +100,11 @@ pub(super) struct Backlog {
     /// Messages that came back and that only the log has, and bytes of their bodies.
     returned_absent: u32,
     returned_absent_bytes: u64,
+    /// Messages that nobody is given any more, and that have nowhere to go yet; not counted as ready.
+    rejected: ReturnedHeap,
+    /// Those of them that only the log has, and bytes of pool memory that the others occupy.
+    rejected_absent: u32,
+    rejected_bytes: u64,
     /// Read back.
     head: Fifo,
     /// Still to be read back.
@@ -150,7 +157,7 @@ impl Backlog {
 
     /// Whether only the log has some of them.
     pub(super) const fn has_absent(&self) -> bool {
-        self.stored > 0 || self.returned_absent > 0
+        self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
     }
 
     /// Messages that came back and that only the log has.
@@ -161,7 +168,7 @@ impl Backlog {
     /// Bytes of pool memory that they occupy.
     #[inline]
     pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.rejected_bytes
     }
 
     /// Bytes of all bodies, in memory or not, which is what x-max-length-bytes counts.
@@ -247,7 +254,7 @@ impl Backlog {
             let old = deliveries.remove(index);
             let message = old.message.expect("the first is in memory");
             let (offset, logged, redelivered) = (old.offset, old.logged, old.redelivered);
-            Taken { message, offset, logged, redelivered }
+            Taken { message, offset, logged, redelivered, returns: old.returns }
         } else {
             let (offset, entry) = self.returned_entries.pop(pool).expect("one came back");
             let logged = match Place::of(entry) {
@@ -255,7 +262,7 @@ impl Backlog {
                 Place::Plain(_) => None,
                 Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
             };
-            Taken { message: entry.message, offset, logged, redelivered: true }
+            Taken { message: entry.message, offset, logged, redelivered: true, returns: 1 }
         };
         self.count_out(Size::of(messages, taken.message));
         taken
@@ -352,6 +359,61 @@ impl Backlog {
             let popped = self.returned_entries.pop(pool);
             assert!(popped.is_some(), "one came back");
         }
+    }
+
+    /// The first of those that came back, which is in memory, and whether the log has it.
+    pub(super) fn first_returned(&self, pool: &FifoPool, deliveries: &Deliveries) -> (MessageId, bool) {
+        if let Some(index) = self.returned.first() {
+            let delivery = &deliveries[index];
+            return (delivery.message.expect("the first is in memory"), delivery.logged.is_some());
+        }
+        let entry = self.returned_entries.front(pool).expect("one came back");
+        (entry.message, matches!(Place::of(entry), Place::Logged(..)))
+    }
+
+    // ---- what was rejected
+
+    /// Takes a delivery that nobody is given any more.
+    pub(super) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
+        match deliveries[index].message {
+            Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
+            None => self.rejected_absent += 1,
+        }
+        self.rejected.insert(deliveries, index);
+    }
+
+    /// The first of those.
+    pub(super) fn first_rejected(&self) -> Option<usize> {
+        self.rejected.first()
+    }
+
+    /// Takes the first of those; its record is free.
+    pub(super) fn take_rejected(
+        &mut self,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+    ) -> Option<Delivered> {
+        let index = self.rejected.pop(deliveries)?;
+        match deliveries[index].message {
+            Some(message) => self.rejected_bytes -= Size::of(messages, message).footprint,
+            None => self.rejected_absent -= 1,
+        }
+        Some(deliveries.remove(index))
+    }
+
+    /// The first of those cannot be read back; its record is free.
+    pub(super) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
+        let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
+        self.rejected_absent -= 1;
+        deliveries.remove(index);
+    }
+
+    /// The first of those is in memory again.
+    pub(super) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
+        let index = self.rejected.first().expect("what is read back for it is there");
+        deliveries[index].message = Some(message);
+        self.rejected_bytes += size.footprint;
+        self.rejected_absent -= 1;
     }
 
     const fn uncount_absent(&mut self) {

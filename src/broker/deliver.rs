@@ -26,9 +26,10 @@ const STEPS_PER_DELIVERY: u32 = 8;
 const FRAMES_BYTES: u32 = 48;
 
 impl Broker {
-    /// Hands out at most `most` messages.
+    /// Hands out at most `most` messages, and lets queues give up what they have to.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.recheck_over_share(cx);
+        self.shed(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
@@ -40,7 +41,7 @@ impl Broker {
             left -= self.deliver_from(cx, id, left.min(QUEUE_BURST));
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
             if self.queues[queue].settings.limits_length() {
-                self.drop_head(cx, id);
+                self.trim_length(cx, id);
             }
             self.wake(id);
         }
@@ -134,6 +135,7 @@ impl Broker {
                 queue: Some(queue),
                 carrier: Carrier::Deliver,
                 redelivered: taken.redelivered,
+                returns: taken.returns,
                 no_ack,
             },
         );
@@ -432,6 +434,7 @@ impl Broker {
                 queue: Some(queue),
                 carrier: Carrier::Get(ready - 1),
                 redelivered: taken.redelivered,
+                returns: taken.returns,
                 no_ack,
             },
         );

@@ -19,6 +19,8 @@ use core::ops::{Index, IndexMut};
 use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
 use crate::mem::{Links, List, MessageId, Slab};
 
+use super::death::Reason;
+
 /// Which method carries the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Carrier {
@@ -54,6 +56,10 @@ pub(super) struct Delivered {
     pub(super) delivered_s: u32,
     pub(super) carrier: Carrier,
     pub(super) redelivered: bool,
+    /// How often it came back; beyond the largest number that is not told any more.
+    pub(super) returns: u16,
+    /// Its queue gives it up.
+    pub(super) death: Option<Reason>,
     /// It is settled by being written.
     pub(super) no_ack: bool,
     /// It has been written to the socket.
@@ -91,6 +97,7 @@ pub(super) struct NewDelivery {
     pub(super) queue: Option<QueueId>,
     pub(super) carrier: Carrier,
     pub(super) redelivered: bool,
+    pub(super) returns: u16,
     pub(super) no_ack: bool,
 }
 
@@ -138,6 +145,8 @@ impl Deliveries {
             delivered_s: 0,
             carrier: new.carrier,
             redelivered: new.redelivered,
+            returns: new.returns,
+            death: None,
             no_ack: new.no_ack,
             sent: false,
             returned: false,
@@ -442,6 +451,7 @@ mod tests {
             queue: None,
             carrier: Carrier::Deliver,
             redelivered: false,
+            returns: 0,
             no_ack: false,
         }
     }

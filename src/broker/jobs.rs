@@ -129,7 +129,7 @@ impl Broker {
     }
 
     fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        while self.drop_first(cx, queue) {
+        while self.drop_first(cx, queue) || self.drop_rejected(cx, queue) {
             if !spend(left) {
                 return false;
             }

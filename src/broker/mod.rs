@@ -17,6 +17,8 @@
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
+//! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
+//! | `shed`, `shedding` | what queues give up, in steps; which queues those are |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `waiters` | who waits for what many can bring about |
 //! | `own` | connections of this broker's own: the local end of a bridge |
@@ -47,6 +49,8 @@ mod backlog;
 mod changes;
 mod consume;
 mod context;
+mod dead_letter;
+mod death;
 mod deliver;
 mod deliveries;
 mod divisions;
@@ -76,6 +80,8 @@ mod route;
 mod routing;
 mod settle;
 mod shares;
+mod shed;
+mod shedding;
 mod sizes;
 mod spill;
 mod state;
@@ -99,7 +105,7 @@ pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
-pub use page_in::{Fetch, Page, PageIn};
+pub use page_in::{Fetch, FetchFrom, Page, PageIn};
 pub use restored::{Contents, Restored};
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,

@@ -30,10 +30,16 @@ pub struct Overdue {
 }
 
 impl Broker {
-    /// The time of this turn.
-    pub const fn set_time(&mut self, now: Now) {
-        self.watch.now_s = (now.as_ms() / 1000) as u32;
+    /// The time of this turn. Says whether a new second began, so that [`Self::set_unix_time`] is due.
+    pub const fn set_time(&mut self, now: Now) -> bool {
+        let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
         self.watch.left = LOOK_STEP;
+        before != self.watch.now_s || self.unix_s == 0
+    }
+
+    /// The date, in seconds since 1970: what is written into headers, and nothing follows from it.
+    pub const fn set_unix_time(&mut self, unix_s: u64) {
+        self.unix_s = unix_s;
     }
 
     /// When somebody may be overdue.

@@ -87,7 +87,7 @@ impl Broker {
             self.leave_unacknowledged(channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
-        let batch = cx.journal.end_group(cx.messages);
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         is_moved.map(|is_moved| is_moved.then_some(batch))
     }
 

@@ -32,8 +32,19 @@ pub struct Fetch {
     pub end: u64,
     /// About so many bytes at once.
     pub bytes_max: u32,
+    /// Where they stand.
+    pub from: FetchFrom,
+}
+
+/// Where in its queue stands what is to be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FetchFrom {
+    /// Among what waits.
+    Middle,
     /// It was delivered before and came back: one message, which stands first.
-    pub came_back: bool,
+    Returned,
+    /// It was rejected, and is to go where dead letters go: one message.
+    Rejected,
 }
 
 /// A message that was read back, but for its body.
@@ -49,6 +60,12 @@ pub struct Page<'a> {
     pub properties: &'a [u8],
     /// Bytes of its body.
     pub body_len: u32,
+}
+
+impl Fetch {
+    const fn is_single(&self) -> bool {
+        !matches!(self.from, FetchFrom::Middle)
+    }
 }
 
 impl Page<'_> {
@@ -99,19 +116,19 @@ impl Broker {
 
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
         let record = &self.queues[queue.index()];
-        let came_back = match self.first(queue) {
-            Some(First::Absent(offset)) => Some((Lane::Durable, offset, 1)),
-            _ => None,
+        let (from, (lane, start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
+            _ if record.dying => return None,
+            (Some(offset), _) => (FetchFrom::Rejected, (Lane::Durable, offset, 1)),
+            (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
+            (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.fifo_pool)?),
         };
-        let middle = || record.backlog.first_stored(&self.fifo_pool);
-        let (lane, start, count) = came_back.or_else(middle).filter(|_| !record.dying)?;
         Some(Fetch {
             queue,
             incarnation: record.incarnation(lane),
             start,
             end: start + u64::from(count),
             bytes_max: FETCH_BYTES,
-            came_back: came_back.is_some(),
+            from,
         })
     }
 
@@ -132,7 +149,7 @@ impl Broker {
         let owner = owner_of(self.queues[fetch.queue.index()].vhost);
         // A message that a queue stands still for may have the last memory there is; what is read ahead may
         // not.
-        let is_first = fetch.came_back || self.queues[fetch.queue.index()].backlog.is_head_empty();
+        let is_first = fetch.is_single() || self.queues[fetch.queue.index()].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
             return PageIn::NoRoom;
         }
@@ -146,7 +163,7 @@ impl Broker {
             return;
         }
         let record = &mut self.queues[fetch.queue.index()];
-        if record.backlog.is_head_empty() || fetch.came_back {
+        if record.backlog.is_head_empty() || fetch.is_single() {
             self.paging.await_memory(fetch.queue, messages);
         } else {
             record.is_fetching = false;
@@ -177,10 +194,17 @@ impl Broker {
         };
         let size = Size::of(cx.messages, message);
         let backlog = &mut self.queues[fetch.queue.index()].backlog;
-        if fetch.came_back {
-            let place = (message, offset);
-            backlog.returned_paged_in(&mut self.fifo_pool, &mut self.deliveries, place, size);
-            return true;
+        match fetch.from {
+            FetchFrom::Returned => {
+                let place = (message, offset);
+                backlog.returned_paged_in(&mut self.fifo_pool, &mut self.deliveries, place, size);
+                return true;
+            }
+            FetchFrom::Rejected => {
+                backlog.rejected_paged_in(&mut self.deliveries, message, size);
+                return true;
+            }
+            FetchFrom::Middle => {}
         }
         let place = match lane {
             Lane::Durable => Place::Logged(message, offset),
@@ -208,16 +232,27 @@ impl Broker {
 
     pub(super) fn unstall(&mut self, queue: QueueId) {
         self.queues[queue.index()].is_head_blocked = false;
+        self.shedding.note_change();
         self.getting.note_change();
         self.wake(queue);
+    }
+
+    /// The offset of the first rejected message, if only the log has it.
+    fn absent_rejected(&self, queue: QueueId) -> Option<u64> {
+        let delivery = &self.deliveries[self.queues[queue.index()].backlog.first_rejected()?];
+        delivery.logged.filter(|_| delivery.message.is_none())
     }
 
     /// What is being fetched, if it is still wanted: a run at the front of the middle, or what came back.
     fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
         let record = self.queues.get(fetch.queue.index()).filter(|record| !record.dying)?;
-        if fetch.came_back {
-            let is_first =
-                self.is_same_queue(fetch) && self.first(fetch.queue) == Some(First::Absent(fetch.start));
+        let is_first = match fetch.from {
+            FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
+            FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
+            FetchFrom::Middle => false,
+        };
+        if fetch.is_single() {
+            let is_first = is_first && self.is_same_queue(fetch);
             return is_first.then_some((Lane::Durable, fetch.start, 1));
         }
         let run = record.backlog.first_stored(&self.fifo_pool);
@@ -234,10 +269,11 @@ impl Broker {
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()
             );
-            if fetch.came_back {
-                self.leave_absent(fetch.queue);
-            } else {
-                self.queues[fetch.queue.index()].backlog.leave_stored(&mut self.fifo_pool, lost);
+            let backlog = &mut self.queues[fetch.queue.index()].backlog;
+            match fetch.from {
+                FetchFrom::Returned => self.leave_absent(fetch.queue),
+                FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
+                FetchFrom::Middle => backlog.leave_stored(&mut self.fifo_pool, lost),
             }
             self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
         }

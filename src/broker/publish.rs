@@ -120,18 +120,19 @@ impl Broker {
         if targets.is_empty() {
             return self.unroutable(cx.messages, message, publish);
         }
-        let refused = self.leave_out_unwilling(cx.messages, message, targets);
+        let (kept, refused) = self.leave_out_unwilling(cx.messages, message, targets);
         self.weigh_log(cx.journal);
-        let mut reserved = self.reserve(cx, message, targets, publish);
+        let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
         if matches!(reserved, Err(Hindrance::DiskShare)) {
             // The count may be old: some messages of the virtual host may have been taken since.
             self.forget_log_shares();
             self.weigh_log(cx.journal);
-            reserved = self.reserve(cx, message, targets, publish);
+            reserved = self.reserve(cx, message, &targets[..kept], publish);
         }
         match reserved {
             Ok(()) => {
-                self.push_to_targets(cx, message, targets, publish.urgency);
+                self.push_to_targets(cx, message, &targets[..kept], publish.urgency, false);
+                self.bury_refused(cx, message, &targets[kept..]);
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
@@ -337,6 +338,7 @@ impl Broker {
                 queue: None,
                 carrier: Carrier::Return,
                 redelivered: false,
+                returns: 0,
                 no_ack: true,
             },
         );
@@ -344,25 +346,37 @@ impl Broker {
     }
 
     /// Leaves out queues that take no more by their own policy, and for a message that is due at once those
-    /// where nobody waits for it; says whether a policy refused it.
+    /// where nobody waits for it. Says how many stay, in front of those that refuse it and dead-letter that,
+    /// and whether a policy refused it.
     fn leave_out_unwilling(
         &self,
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
-    ) -> bool {
+    ) -> (usize, bool) {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
         let picky = |&queue: &QueueId| self.queues[queue.index()].settings.limits_length();
         if !due && !targets.iter().any(picky) {
-            return false;
+            return (targets.len(), false);
         }
-        let mut refused = false;
-        targets.retain(|&queue| {
+        let (mut kept, mut end, mut refused) = (0, 0, false);
+        for at in 0..targets.len() {
+            let queue = targets[at];
             let refuses = self.refuses(messages, queue, message);
             refused |= refuses;
-            !refuses && (!due || self.goes_on_at_once(queue))
-        });
-        refused
+            let stays = !refuses && (!due || self.goes_on_at_once(queue));
+            let is_buried = refuses && self.buries_refused(queue);
+            if stays || is_buried {
+                targets.swap(end, at);
+                end += 1;
+            }
+            if stays {
+                targets.swap(kept, end - 1);
+                kept += 1;
+            }
+        }
+        targets.truncate(end);
+        (kept, refused)
     }
 
     /// Whether a message that enters the queue now leaves it in this turn.
@@ -531,7 +545,7 @@ impl Broker {
         is_kept
     }
 
-    fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
+    pub(super) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         let queue = &self.queues[queue.index()];
         let settings = &queue.settings;
         if settings.overflow == Overflow::DropHead {
@@ -542,12 +556,14 @@ impl Broker {
             || settings.max_length_bytes.is_some_and(|most| bytes > most)
     }
 
-    fn push_to_targets(
+    /// A letter may be what makes room of its queue for itself: what it is too much for is seen to later.
+    pub(super) fn push_to_targets(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
         urgency: Urgency,
+        is_letter: bool,
     ) {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
@@ -558,7 +574,7 @@ impl Broker {
             record.push(&mut self.fifo_pool, &appended, size);
             // With a consumer ready the message may still go before the queue is over its length.
             if record.settings.limits_length() && record.eligible.is_empty() {
-                self.drop_head(cx, queue);
+                self.trim_after_push(cx, queue, is_letter);
             }
             self.wake(queue);
         }
@@ -587,22 +603,6 @@ impl Broker {
             }
         }
         appended
-    }
-
-    /// The drop-head overflow policy: the oldest make room for the newest.
-    pub(super) fn drop_head(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        while self.is_over_length(queue) && self.drop_first(cx, queue) {}
-    }
-
-    fn is_over_length(&self, queue: QueueId) -> bool {
-        let queue = &self.queues[queue.index()];
-        let settings = &queue.settings;
-        // A queue that refuses keeps what comes back to it, over its length as well.
-        if settings.overflow != Overflow::DropHead {
-            return false;
-        }
-        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) > most)
-            || settings.max_length_bytes.is_some_and(|most| queue.backlog.body_bytes() > most)
     }
 }
 

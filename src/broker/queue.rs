@@ -62,6 +62,8 @@ pub(super) struct Queue {
     pub(super) dying: bool,
     /// Cleared away: the record goes with the last delivery that refers to it.
     pub(super) cleared: bool,
+    /// On the list of queues that have something to give up.
+    pub(super) is_shedding: bool,
     pub(super) on_ready_list: bool,
     pub(super) ready_links: Links,
     pub(super) owner_links: Links,
@@ -99,6 +101,7 @@ impl Queue {
             routed_at: 0,
             dying: false,
             cleared: false,
+            is_shedding: false,
             on_ready_list: false,
             ready_links: Links::default(),
             owner_links: Links::default(),

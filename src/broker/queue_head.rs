@@ -128,7 +128,7 @@ impl Broker {
         if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
             self.want_pages(queue);
         }
-        Taken { message, offset, logged, redelivered }
+        Taken { message, offset, logged, redelivered, returns: 0 }
     }
 
     /// A message on its way to a consumer before its commit was made: the commit says so.

@@ -433,6 +433,9 @@ impl Broker {
     #[cold]
     fn free_queue(&mut self, queue: QueueId) {
         let record = self.queues.remove(queue.index());
+        if record.is_shedding {
+            self.shedding.forget(queue);
+        }
         self.give_share_back(
             Declared::Queue,
             (record.vhost, record.declarer),

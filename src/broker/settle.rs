@@ -8,6 +8,7 @@ use crate::command::{ChannelId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
+use super::death::Reason;
 use super::deliveries::Delivered;
 use super::job::Job;
 use super::place::Lane;
@@ -101,7 +102,8 @@ impl Broker {
     pub(super) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
             Settlement::Requeue => self.give_back(cx, index),
-            Settlement::Ack | Settlement::Reject => self.settle_sent(cx, index),
+            Settlement::Reject => self.reject(cx, index),
+            Settlement::Ack => self.settle_sent(cx, index),
         }
     }
 
@@ -118,8 +120,40 @@ impl Broker {
         self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
+    /// The message is not wanted by who had it; it may have somewhere to go.
+    fn reject(&mut self, cx: &mut Context<'_>, index: usize) {
+        match self.deliveries[index].queue.filter(|queue| self.has_dead_letters(*queue)) {
+            Some(queue) => self.leave_for_good(cx, queue, index, Reason::Rejected),
+            None => self.settle_sent(cx, index),
+        }
+    }
+
+    fn leave_for_good(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize, reason: Reason) {
+        self.uncount(cx.messages, index);
+        let delivery = &self.deliveries[index];
+        let (consumer, channel) = (delivery.consumer, delivery.channel);
+        self.bury_delivery(cx, queue, index, reason);
+        self.releases += 1;
+        self.after_uncount(cx, Some(queue), consumer, channel);
+    }
+
+    /// Whether a message that comes back has come back too often by now.
+    fn is_beyond_limit(&mut self, index: usize) -> bool {
+        let delivery = &mut self.deliveries[index];
+        delivery.returns = delivery.returns.saturating_add(1);
+        let queue = delivery.queue.map(|queue| &self.queues[queue.index()]);
+        let most = queue.filter(|record| !record.dying).and_then(|record| record.settings.delivery_limit);
+        most.is_some_and(|most| u32::from(delivery.returns) > most)
+    }
+
     /// The message goes back to its old place in its queue.
     pub(super) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
+        if self.is_beyond_limit(index) {
+            return match self.deliveries[index].queue.filter(|queue| self.has_dead_letters(*queue)) {
+                Some(queue) => self.leave_for_good(cx, queue, index, Reason::DeliveryLimit),
+                None => self.settle_sent(cx, index),
+            };
+        }
         self.uncount(cx.messages, index);
         let delivery = &mut self.deliveries[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
@@ -132,7 +166,7 @@ impl Broker {
                 self.unstall(queue);
                 let record = &self.queues[queue.index()];
                 if record.settings.limits_length() {
-                    self.drop_head(cx, queue);
+                    self.trim_length(cx, queue);
                 }
                 self.wake(queue);
             }

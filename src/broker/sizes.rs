@@ -20,11 +20,11 @@ pub const CONNECTION_BYTES: usize =
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// A consumer.
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
-/// A queue, with its place among the targets of a message, on the lists of jobs, marks and reads (which grow
-/// by doubling), and what the allocator adds to its two names.
+/// A queue, with its place among the targets of a message and of a dead letter, on the lists of what is given
+/// up, of jobs, marks and reads (which grow by doubling), and what the allocator adds to its two names.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + IndexTable::ENTRY_BYTES
-    + size_of::<QueueId>()
+    + 3 * size_of::<QueueId>()
     + size_of::<Begun>()
     + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
     + LeftOut::ENTRY_BYTES

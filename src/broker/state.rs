@@ -23,6 +23,7 @@ use super::paging::Paging;
 use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting};
 use super::routing::Routing;
+use super::shedding::Shedding;
 use super::waiters::Waiters;
 use super::watch::Watch;
 
@@ -41,6 +42,8 @@ pub(super) struct Scratch {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) output_budget_bytes: u64,
+    /// Bytes of a frame.
+    pub(super) frame_max: usize,
     pub(super) names_bytes_max: usize,
     pub(super) exchanges_max: usize,
     pub(super) binding_places_max: usize,
@@ -120,6 +123,12 @@ pub struct Broker {
     pub(super) noted: VecDeque<ConnectionId>,
     /// Room for the queues of a message; it is taken out while one is routed and pushed.
     pub(super) targets_buffer: Vec<QueueId>,
+    /// The same for a dead letter, which may be under way at the same time.
+    pub(super) letter_targets: Vec<QueueId>,
+    /// Queues that have to give up something.
+    pub(super) shedding: Shedding,
+    /// Seconds since 1970 when this second began: what dead letters say about when.
+    pub(super) unix_s: u64,
     pub(super) scratch: Scratch,
     pub(super) names_bytes: usize,
     /// What all connections keep of the memory for messages.
@@ -160,6 +169,7 @@ impl Broker {
         let mut broker = Self {
             settings: Settings {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
+                frame_max: frame,
                 names_bytes_max: limits.names_bytes_max as usize,
                 exchanges_max: limits.exchanges_max as usize,
                 binding_places_max: limits.bindings_max as usize,
@@ -190,6 +200,9 @@ impl Broker {
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             noted: VecDeque::with_capacity(connections),
             targets_buffer: Vec::with_capacity(queues),
+            letter_targets: Vec::with_capacity(queues),
+            shedding: Shedding::with_capacity(queues),
+            unix_s: 0,
             scratch: Scratch {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),

@@ -101,7 +101,7 @@ impl Broker {
         let said = cx.journal.said();
         cx.journal.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
-        let batch = cx.journal.end_group(cx.messages);
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         if cx.journal.said() != said {
             cx.await_batch(batch);
         }

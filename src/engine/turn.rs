@@ -52,7 +52,9 @@ impl<P: Platform> Engine<P> {
     /// The sleep is over, and it is now so late: for all that is noted now, and for the turn.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
-        self.broker.set_time(now);
+        if self.broker.set_time(now) {
+            self.broker.set_unix_time(self.platform.unix_ms() / 1000);
+        }
     }
 
     /// One turn.
@@ -100,6 +102,7 @@ impl<P: Platform> Engine<P> {
     /// Whether a turn would get on now, with nothing reported and no time passing.
     pub fn has_work(&self) -> bool {
         self.broker.has_work(&self.journal)
+            || self.broker.may_shed(&self.journal, &self.supplies.messages)
             || !self.to_read.is_empty() && !self.journal.is_crowded()
             || self.spills
             || self

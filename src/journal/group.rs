@@ -12,9 +12,9 @@
 //! Always true: groups are in the order of their messages; one with no messages, or with one message that
 //! settles nothing, is none, for what is said of it is in one commit anyway.
 
-use super::groups::{Cursor, GROUP, Group};
+use super::groups::{Cursor, GROUP, GROUPS_MAX, Group};
 use super::records::{CHUNK_BYTES, merge};
-use super::{Batch, Front, Journal, Settled, Target};
+use super::{Batch, Front, Journal, Settled, Target, Urgency};
 use crate::mem::Messages;
 
 /// What a record of settlements takes, for each queue and for each range, in bytes at most.
@@ -33,18 +33,28 @@ impl Journal {
         self.groups.open = Some(self.first + self.pending.len() as u64);
     }
 
-    /// All that belongs together was said. Returns the batch to wait for.
-    pub fn end_group(&mut self, messages: &Messages) -> Batch {
+    /// Whether a group was begun and not ended.
+    pub const fn is_grouping(&self) -> bool {
+        self.groups.is_open()
+    }
+
+    /// Whether one more group may wait, beside those that somebody waits for.
+    pub fn takes_group(&self) -> bool {
+        self.groups.waiting.len() < GROUPS_MAX && !self.groups.is_crowded()
+    }
+
+    /// All that belongs together was said, and is written this soon. Returns the batch to wait for.
+    pub fn end_group(&mut self, messages: &Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge(&mut settles);
         let end = self.first + self.pending.len() as u64;
         let batch = if first == end || (settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
-            self.await_all()
+            if urgency == Urgency::Awaited { self.await_all() } else { self.open }
         } else {
             let bytes = settled_bytes(&settles) + self.message_bytes(messages, first);
-            let batch = self.await_open();
+            let batch = self.expect_open(urgency);
             self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
             self.groups.settles.extend(&settles);
             batch

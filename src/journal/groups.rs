@@ -7,6 +7,9 @@ use super::records::{Batch, Settled, TRANSIENT};
 /// Incarnations with this bit are of no queue: what has it is a group that no commit could hold at once.
 pub(super) const GROUP: u64 = 1 << 62;
 
+/// Groups that nobody waits for, beyond which no more are begun.
+pub(super) const GROUPS_MAX: usize = 512;
+
 /// Whether this stands for a group in the log; see [`super::Journal::next_group`].
 pub const fn is_group(incarnation: u64) -> bool {
     incarnation & (GROUP | TRANSIENT) == GROUP

@@ -36,7 +36,7 @@ pub use fact::Fact;
 pub use groups::{Cursor, Group, is_group};
 pub use records::{Batch, Front, Mode, NoRoom, Settled, Target, Urgency, is_transient};
 
-use groups::Groups;
+use groups::{GROUPS_MAX, Groups};
 use records::{CHUNK_BYTES, TRANSIENT};
 
 /// A message on its way into queues: the journal has its record, or it is none for the journal.
@@ -235,7 +235,8 @@ impl Journal {
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
         let facts = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
         let facts = FACTS_MAX * facts + FACT_BYTES_MAX + 4 * input_bytes;
-        (pending + Self::transaction_max(messages_max)) * each + settles + facts
+        let groups = GROUPS_MAX * size_of::<Group>();
+        (pending + Self::transaction_max(messages_max)) * each + settles + facts + groups
     }
 
     /// From now on everything is written, in life number `life` of the store; or, when the store cannot be
@@ -458,10 +459,14 @@ impl Journal {
     }
 
     fn await_open(&mut self) -> Batch {
+        self.expect_open(Urgency::Awaited)
+    }
+
+    fn expect_open(&mut self, urgency: Urgency) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
         }
-        self.note(Urgency::Awaited);
+        self.note(urgency);
         self.open
     }
 

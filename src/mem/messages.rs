@@ -431,31 +431,6 @@ impl Messages {
         MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
-    /// A copy with other properties, held by the caller; the old message is untouched.
-    ///
-    /// # Errors
-    /// No room for the copy.
-    pub fn copy_with_properties(
-        &mut self,
-        id: MessageId,
-        properties: &[u8],
-        flags: MessageFlags,
-    ) -> Result<MessageId, PoolFull> {
-        // At most two short strings.
-        let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
-        let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
-        let draw = Draw { share: Share::Reserve, owner: self.owner(id) };
-        let copy = self.begin(text(exchange), routing_key, draw)?;
-        let body_len = self.body_len(id);
-        if let Err(full) = self.reserve_content(copy, properties, flags, body_len, Share::Reserve) {
-            self.release(copy);
-            return Err(full);
-        }
-        self.copy_body(id, copy);
-        self.leave_assembly(copy);
-        Ok(copy)
-    }
-
     /// Frees a copy that was made in vain. No message left by that, so nobody is told of room.
     pub fn discard(&mut self, copy: MessageId) {
         self.release(copy);

@@ -31,7 +31,7 @@
 //!    RabbitMQ ignores both, but hands them on to consumers, which then look for octets that are not there.
 //! ```
 
-use super::{FrameKind, Full, Reader, Table, WireError, Writer};
+use super::{FrameKind, Full, Reader, Table, TableWriter, WireError, Writer};
 
 /// The one class whose methods carry content.
 pub const BASIC_CLASS: u16 = 60;
@@ -253,11 +253,39 @@ impl<'a> Properties<'a> {
     /// # Errors
     /// [`Full`]: nothing is left in the buffer then.
     pub fn write_with(&self, edit: PropertyEdit<'_>, w: &mut Writer<'_>) -> Result<(), Full> {
-        let start = w.at();
-        self.write_edited(edit, w).inspect_err(|_| w.rewind(start))
+        self.write_or_rewind(edit, None, w)
     }
 
-    fn write_edited(&self, edit: PropertyEdit<'_>, w: &mut Writer<'_>) -> Result<(), Full> {
+    /// The same, with a header table that is built by `fill`, whether there was one or not.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing is left in the buffer then.
+    pub fn write_with_headers(
+        &self,
+        edit: PropertyEdit<'_>,
+        fill: HeadersFill<'_>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let edit = PropertyEdit { headers: HeadersEdit::Set(Table::EMPTY), ..edit };
+        self.write_or_rewind(edit, Some(fill), w)
+    }
+
+    fn write_or_rewind(
+        &self,
+        edit: PropertyEdit<'_>,
+        fill: Option<HeadersFill<'_>>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let start = w.at();
+        self.write_edited(edit, fill, w).inspect_err(|_| w.rewind(start))
+    }
+
+    fn write_edited(
+        &self,
+        edit: PropertyEdit<'_>,
+        mut fill: Option<HeadersFill<'_>>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
         let old = self.flags();
         let mut flags = old;
         set(&mut flags, HEADERS, edit.headers.keeps(old & HEADERS != 0));
@@ -273,7 +301,10 @@ impl<'a> Properties<'a> {
                 continue;
             }
             match (flag, edit) {
-                (HEADERS, PropertyEdit { headers: HeadersEdit::Set(table), .. }) => w.write_table(table)?,
+                (HEADERS, PropertyEdit { headers: HeadersEdit::Set(table), .. }) => match &mut fill {
+                    Some(fill) => w.table(|headers| fill(headers))?,
+                    None => w.write_table(table)?,
+                },
                 (HEADERS, PropertyEdit { headers: HeadersEdit::Without(name), .. }) => {
                     let table = self.headers().unwrap_or(Table::EMPTY);
                     w.table(|t| t.entries_without(table, name))?;
@@ -359,6 +390,9 @@ fn set(flags: &mut u16, flag: u16, present: bool) {
         *flags &= !flag;
     }
 }
+
+/// What builds a header table.
+pub type HeadersFill<'f> = &'f mut dyn FnMut(&mut TableWriter<'_, '_>) -> Result<(), Full>;
 
 /// What is to become of one property.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod random;
 
 mod access;
 mod cases;
+mod dead_letters;
 mod holders;
 mod lives;
 mod offsets;

@@ -94,7 +94,7 @@ impl World {
             let target = Target { queue: INPUT, offset: offset as u64 };
             self.journal.settle(&mut self.messages, target, *input);
         }
-        self.journal.end_group(&self.messages)
+        self.journal.end_group(&self.messages, Urgency::Awaited)
     }
 
     fn live(&self, queue: u64) -> u64 {
@@ -240,7 +240,7 @@ fn ten_thousand_settlements_come_with_a_message() {
     let message = world.publish(OUTPUT, 1, 100);
     let target = Target { queue: OUTPUT, offset: 1 };
     world.journal.settle(&mut world.messages, target, message);
-    let batch = world.journal.end_group(&world.messages);
+    let batch = world.journal.end_group(&world.messages, Urgency::Awaited);
     world.store(batch).expect("the disk is well");
     assert_eq!((world.live(INPUT), world.live(OUTPUT)), (0, 1));
 }

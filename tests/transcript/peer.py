@@ -26,12 +26,13 @@ GENERATED = [
     (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{10,}"), "ctag"),
     (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]{20,}"), "reply-to"),
 ]
-# What depends on the machine the oracle runs on, and on its start: it lists the mechanisms in either order.
+# What depends on the machine the oracle runs on, on the date, and on its start: it lists the mechanisms in either order.
 MACHINE = [
     (re.compile(r"oracle@[A-Za-z0-9_.-]+"), "oracle@<host>"),
     (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),
     (re.compile(r"(product=S'Leveret', version=S)'[^']*'"), r"\1'<version>'"),
     (re.compile(r"(platform=S)'(Linux|Rust)[^']*'"), r"\1'<platform>'"),
+    (re.compile(r"time=T:1[0-9]{9}\b"), "time=T:<now>"),
     (re.compile(r"mechanisms='AMQPLAIN PLAIN'"), "mechanisms='PLAIN AMQPLAIN'"),
 ]
 

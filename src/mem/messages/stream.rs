@@ -2,7 +2,7 @@
 //!
 //! Always true: nothing is written beyond what was reserved, nothing read beyond what is there.
 
-use super::{Cursor, INLINE_BYTES, MessageId, Messages};
+use super::{Cursor, Draw, INLINE_BYTES, MessageFlags, MessageId, Messages, PoolFull, Share, text};
 
 impl Messages {
     /// Where the properties begin.
@@ -71,7 +71,46 @@ impl Messages {
         }
     }
 
-    pub(super) fn copy_body(&mut self, from: MessageId, to: MessageId) {
+    /// A copy with other properties, held by the caller; the old message is untouched.
+    ///
+    /// # Errors
+    /// No room for the copy.
+    pub fn copy_with_properties(
+        &mut self,
+        id: MessageId,
+        properties: &[u8],
+        flags: MessageFlags,
+    ) -> Result<MessageId, PoolFull> {
+        // At most two short strings.
+        let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
+        let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
+        self.copy_as(id, (text(exchange), routing_key), properties, flags)
+    }
+
+    /// The same, as if it were published to another exchange with another key.
+    ///
+    /// # Errors
+    /// No room for the copy.
+    pub fn copy_as(
+        &mut self,
+        id: MessageId,
+        (exchange, routing_key): (&str, &[u8]),
+        properties: &[u8],
+        flags: MessageFlags,
+    ) -> Result<MessageId, PoolFull> {
+        let draw = Draw { share: Share::Reserve, owner: self.owner(id) };
+        let copy = self.begin(exchange, routing_key, draw)?;
+        let body_len = self.body_len(id);
+        if let Err(full) = self.reserve_content(copy, properties, flags, body_len, Share::Reserve) {
+            self.release(copy);
+            return Err(full);
+        }
+        self.copy_body(id, copy);
+        self.leave_assembly(copy);
+        Ok(copy)
+    }
+
+    fn copy_body(&mut self, from: MessageId, to: MessageId) {
         let mut cursor = self.body_cursor(from, 0);
         let mut left = self.body_len(from) as usize;
         let mut piece = [0; 512];

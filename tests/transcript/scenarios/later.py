@@ -42,29 +42,6 @@ def queue_expires(t: Script) -> None:
     ch.call("queue.declare", queue="qexp", passive=True)
 
 
-@scenario("later-dead-letter", later="dead-lettering is a later issue")
-def dead_letter(t: Script) -> None:
-    a = t.connect()
-    ch = a.channel()
-    ch.call("queue.declare", queue="dl-target")
-    ch.call("queue.declare", queue="dl", arguments={"x-dead-letter-exchange": "",
-                                                   "x-dead-letter-routing-key": "dl-target", "x-max-length": 1})
-    t.note("rejected")
-    ch.publish("", "dl", "1", props={"headers": {"mine": 1}, "expiration": "60000"})
-    ch.call("basic.get", queue="dl")
-    ch.send("basic.reject", delivery_tag=1, requeue=False)
-    t.settle()
-    unit = ch.need("basic.get", queue="dl-target", no_ack=True)
-    names = [name.decode() for name, _ in unit.props["headers"]]
-    t.note(f"headers: {sorted(names)}, expiration kept: {'expiration' in unit.props}")
-    t.note("too many")
-    ch.publish("", "dl", "2")
-    ch.publish("", "dl", "3")
-    t.settle()
-    unit = ch.need("basic.get", queue="dl-target", no_ack=True)
-    t.note(f"dead: {unit.body!r}")
-
-
 @scenario("later-priority-queue", later="priority queues are a later issue")
 def priority_queue(t: Script) -> None:
     a = t.connect()

@@ -1,0 +1,162 @@
+//! What a dead letter carries: why, when and from where it was given up, in RabbitMQ's words.
+//!
+//! ```text
+//! x-death              array, the last death first │ count reason queue time exchange routing-keys │ …
+//! x-first-death-reason, x-first-death-queue, x-first-death-exchange       of the first of all
+//! ```
+//!
+//! Always true: of each queue and reason there is one entry, which counts; a letter that comes to a queue
+//! once more without anybody having rejected it in between is going round in circles by itself.
+
+use crate::mem::sort_by_key;
+use crate::wire::Full;
+use crate::wire::field::{Array, Table, TableWriter, Value};
+
+/// Why a queue gives a message up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reason {
+    /// A consumer does not want it, or nobody does by now.
+    Rejected,
+    /// The queue is full.
+    MaxLength,
+    /// It came back too often.
+    DeliveryLimit,
+}
+
+impl Reason {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// One death, and what the message carried before it.
+pub(super) struct Death<'a> {
+    pub(super) reason: Reason,
+    pub(super) queue: &'a str,
+    /// Seconds since 1970.
+    pub(super) unix_s: u64,
+    pub(super) exchange: &'a str,
+    pub(super) routing_key: &'a [u8],
+    /// The expiration it had of its own.
+    pub(super) expiration: Option<&'a [u8]>,
+    pub(super) headers: Table<'a>,
+    /// It goes on with another key, so its further keys go.
+    pub(super) drops_copies: bool,
+}
+
+impl<'a> Death<'a> {
+    /// The deaths before this one.
+    fn before(&self) -> Option<Array<'a>> {
+        self.headers.get("x-death").and_then(|value| value.as_array())
+    }
+
+    /// Whether an older death is of the same queue, for the same reason.
+    fn is_same(&self, value: Value<'_>) -> bool {
+        let is = |death: Table<'_>, name, text: &str| {
+            death.get(name).and_then(|value| value.as_bytes()) == Some(text.as_bytes())
+        };
+        let death = value.as_table();
+        death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
+    }
+
+    /// Writes the headers as they are after this death.
+    pub(super) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        let before = self.before();
+        let is_first = |name: &[u8]| name.starts_with(b"x-first-death-");
+        for (name, value) in self.headers {
+            let goes = name == b"x-death"
+                || self.drops_copies && name == b"CC"
+                || before.is_none() && is_first(name);
+            if !goes {
+                headers.value(name, value)?;
+            }
+        }
+        headers.array("x-death", |deaths| {
+            let old = before.unwrap_or(Array::EMPTY);
+            match old.iter().find(|value| self.is_same(*value)).and_then(|value| value.as_table()) {
+                Some(same) => deaths.table(|death| count_once_more(death, same))?,
+                None => deaths.table(|death| self.write_entry(death, before.is_none()))?,
+            }
+            let others = old.iter().filter(|value| !self.is_same(*value));
+            others.into_iter().try_for_each(|value| deaths.value(value))
+        })?;
+        if before.is_none() {
+            headers.text("x-first-death-exchange", self.exchange)?;
+            headers.text("x-first-death-queue", self.queue)?;
+            headers.text("x-first-death-reason", self.reason.name())?;
+        }
+        Ok(())
+    }
+
+    /// In RabbitMQ's order, which sorts all but the very first.
+    fn write_entry(&self, death: &mut TableWriter<'_, '_>, is_first: bool) -> Result<(), Full> {
+        death.long("count", 1)?;
+        if is_first {
+            death.text("reason", self.reason.name())?;
+            death.text("queue", self.queue)?;
+            death.timestamp("time", self.unix_s)?;
+            death.text("exchange", self.exchange)?;
+            self.write_keys(death)?;
+            return self.write_expiration(death);
+        }
+        death.text("exchange", self.exchange)?;
+        self.write_expiration(death)?;
+        death.text("queue", self.queue)?;
+        death.text("reason", self.reason.name())?;
+        self.write_keys(death)?;
+        death.timestamp("time", self.unix_s)
+    }
+
+    fn write_keys(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        death.array("routing-keys", |keys| {
+            keys.long_str(self.routing_key)?;
+            let copies = self.headers.get("CC").and_then(|value| value.as_array());
+            let copies = copies.into_iter().flatten().filter_map(|value| value.as_bytes());
+            copies.into_iter().try_for_each(|key| keys.long_str(key))
+        })
+    }
+
+    fn write_expiration(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        self.expiration.map_or(Ok(()), |text| death.long_str("original-expiration", text))
+    }
+
+    /// Whether a letter that goes to this queue would go round in circles by itself.
+    pub(super) fn is_cycle(&self, queue: &str) -> bool {
+        if self.reason == Reason::Rejected {
+            return false;
+        }
+        if self.queue == queue {
+            return true;
+        }
+        for death in self.before().into_iter().flatten().filter_map(|value| value.as_table()) {
+            let is = |name, text: &str| {
+                death.get(name).and_then(|value| value.as_bytes()) == Some(text.as_bytes())
+            };
+            if is("reason", Reason::Rejected.name()) {
+                return false;
+            }
+            if is("queue", queue) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// An older death of the same kind: it stays as it was, sorted, and counts one more.
+fn count_once_more(death: &mut TableWriter<'_, '_>, same: Table<'_>) -> Result<(), Full> {
+    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(0);
+    death.long("count", count.saturating_add(1))?;
+    // A client may have made it up; what has more fields than any of ours keeps their order.
+    let mut fields = heapless::Vec::<_, 16>::new();
+    let others = || same.iter().filter(|(name, _)| *name != b"count");
+    if others().try_for_each(|field| fields.push(field)).is_err() {
+        return others().try_for_each(|(name, value)| death.value(name, value));
+    }
+    sort_by_key(&mut fields, |(name, _)| *name);
+    fields.iter().try_for_each(|(name, value)| death.value(name, *value))
+}

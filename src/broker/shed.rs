@@ -1,0 +1,213 @@
+//! What queues give up, in bounded steps: what was rejected, and what is too much for them.
+//!
+//! Without dead letters it is dropped at once. With them it goes on (`dead_letter`), and that may need room,
+//! or the message may have to be read back first; then its queue is on a list, which is gone through in
+//! every turn as long as something comes of it, and then again when room was made.
+//!
+//! Always true: a message that has nowhere to go yet is in its queue, as it was, or among those that are
+//! rejected, which nobody is given any more; what is dropped by the length rules is dropped from the front.
+
+use crate::command::QueueId;
+use crate::journal::Journal;
+use crate::mem::{MessageId, Messages};
+
+use super::arguments::Overflow;
+use super::backlog::First;
+use super::death::Reason;
+use super::place::Place;
+use super::{Broker, Context};
+
+/// Messages that a turn gives up.
+const SHED_STEP: u32 = 512;
+/// Messages that a command gives up at once.
+const COMMAND_STEP: u32 = 8;
+/// Queues that a turn looks at.
+const QUEUES_STEP: usize = 64;
+
+impl Broker {
+    /// Whether some queue has to give up something, and may be able to.
+    pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
+        self.shedding.is_due(|| self.room_count(journal, messages))
+    }
+
+    fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
+        self.room_made() + journal.room_made() + messages.room_made()
+    }
+
+    /// The queue has something to give up that it cannot give up now, or not all of it at once.
+    pub(super) fn note_shed(&mut self, queue: QueueId) {
+        if !core::mem::replace(&mut self.queues[queue.index()].is_shedding, true) {
+            self.shedding.push(queue);
+            self.shedding.note_change();
+        }
+    }
+
+    /// Lets queues give up what they have to, as much as a turn has time for.
+    pub(super) fn shed(&mut self, cx: &mut Context<'_>) {
+        if !self.may_shed(cx.journal, cx.messages) {
+            return;
+        }
+        let mut left = SHED_STEP;
+        for _ in 0..self.shedding.len().min(QUEUES_STEP) {
+            let Some(queue) = self.shedding.pop() else { break };
+            let before = left;
+            self.queues[queue.index()].is_shedding = false;
+            let is_done = self.shed_from(cx, queue, &mut left);
+            if !is_done && !core::mem::replace(&mut self.queues[queue.index()].is_shedding, true) {
+                self.shedding.push(queue);
+            }
+            self.shedding.note_step(is_done || left < before);
+            if left == 0 {
+                break;
+            }
+        }
+        let room = self.room_count(cx.journal, cx.messages);
+        self.shedding.end(room);
+    }
+
+    /// `false`: there is more to be given up.
+    fn shed_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        if self.queues[queue.index()].dying {
+            return true;
+        }
+        self.bury_all(cx, queue, left) && self.trim_by(cx, queue, left)
+    }
+
+    // ---- what is too much
+
+    /// The length rules: the oldest make room for the newest.
+    pub(super) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let mut left = COMMAND_STEP;
+        if !self.has_dead_letters(queue) {
+            while self.is_over_length(queue) && self.drop_first(cx, queue) {}
+        } else if !self.trim_by(cx, queue, &mut left) {
+            self.note_shed(queue);
+        }
+    }
+
+    /// The same behind a message that came in.
+    #[cold]
+    pub(super) fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) {
+        if is_letter && self.has_dead_letters(queue) {
+            if self.is_over_length(queue) {
+                self.note_shed(queue);
+            }
+        } else {
+            self.trim_length(cx, queue);
+        }
+    }
+
+    /// Whether a message that the queue refuses for its length goes where its dead letters go.
+    pub(super) fn buries_refused(&self, queue: QueueId) -> bool {
+        let overflow = self.queues[queue.index()].settings.overflow;
+        overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
+    }
+
+    /// These queues refused a message. Who sent it is told, so what there is no room for is dropped.
+    pub(super) fn bury_refused(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
+        for &queue in queues {
+            if let Some(letter) = self.write_letter(cx, queue, message, Reason::MaxLength) {
+                self.post_letter(cx, letter);
+            }
+        }
+    }
+
+    fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        while self.is_over_length(queue) {
+            if *left == 0 || !self.bury_first(cx, queue, Reason::MaxLength) {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
+    }
+
+    pub(super) fn is_over_length(&self, queue: QueueId) -> bool {
+        let queue = &self.queues[queue.index()];
+        let settings = &queue.settings;
+        // A queue that refuses keeps what comes back to it, over its length as well.
+        if settings.overflow != Overflow::DropHead || queue.backlog.ready() == 0 {
+            return false;
+        }
+        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) > most)
+            || settings.max_length_bytes.is_some_and(|most| queue.backlog.body_bytes() > most)
+    }
+
+    /// Gives up the first message; `false`: not now.
+    fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+        let (message, is_logged) = match self.first(queue) {
+            None => return true,
+            Some(First::Absent(_) | First::At(_, Place::Stored(..))) => {
+                self.want_pages(queue);
+                return false;
+            }
+            Some(First::CameBack) => {
+                self.queues[queue.index()].backlog.first_returned(&self.fifo_pool, &self.deliveries)
+            }
+            Some(First::At(_, Place::Plain(message) | Place::Spilled(message, _))) => (message, false),
+            Some(First::At(_, Place::Logged(message, _))) => (message, true),
+        };
+        let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
+        let has_begun = self.begin_burial(cx, &letter, is_logged);
+        self.post_letter(cx, letter);
+        let taken = self.take_ready(cx, queue);
+        self.forget_taken(cx, queue, &taken);
+        self.end_burial(cx, has_begun);
+        true
+    }
+
+    // ---- what is rejected
+
+    /// A delivery that its consumer does not want, or that came back too often: off every list, and counted
+    /// for nobody any more.
+    pub(super) fn bury_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        index: usize,
+        reason: Reason,
+    ) {
+        self.deliveries.keep(index);
+        self.deliveries[index].death = Some(reason);
+        let record = &mut self.queues[queue.index()];
+        record.backlog.reject(&mut self.deliveries, cx.messages, index);
+        let mut left = COMMAND_STEP;
+        if record.is_shedding || !self.bury_all(cx, queue, &mut left) {
+            self.note_shed(queue);
+        }
+    }
+
+    fn bury_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        while let Some(index) = self.queues[queue.index()].backlog.first_rejected() {
+            if *left == 0 || !self.bury_rejected(cx, queue, index) {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
+    }
+
+    fn bury_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
+        let delivery = &self.deliveries[index];
+        let (is_logged, reason) = (delivery.logged.is_some(), delivery.death.unwrap_or(Reason::Rejected));
+        let Some(message) = delivery.message else {
+            self.want_pages(queue);
+            return false;
+        };
+        let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
+        let has_begun = self.begin_burial(cx, &letter, is_logged);
+        self.post_letter(cx, letter);
+        self.drop_rejected(cx, queue);
+        self.end_burial(cx, has_begun);
+        true
+    }
+
+    /// The first of those that were rejected is done with; `false` when there is none.
+    pub(super) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let backlog = &mut self.queues[queue.index()].backlog;
+        let Some(delivery) = backlog.take_rejected(&mut self.deliveries, cx.messages) else { return false };
+        self.settle_delivered(cx, queue, &delivery);
+        self.releases += 1;
+        true
+    }
+}

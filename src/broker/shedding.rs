@@ -1,0 +1,65 @@
+//! Queues that have to give up something, and whether it is worth while to ask them again; what they give up
+//! stands in `shed`.
+//!
+//! Always true: a queue is on the list once; when none of them could give up anything, they are asked again
+//! only when room was made since, or something that they wait for was read back.
+
+use std::collections::VecDeque;
+
+use crate::command::QueueId;
+
+/// The list, and how far it was gone through in vain.
+#[derive(Debug)]
+pub(super) struct Shedding {
+    queues: VecDeque<QueueId>,
+    /// How many in a row could give up nothing.
+    stuck: usize,
+    /// What the count of room made was when all of them could give up nothing.
+    stuck_at: Option<u64>,
+}
+
+impl Shedding {
+    pub(super) fn with_capacity(queues: usize) -> Self {
+        Self { queues: VecDeque::with_capacity(queues), stuck: 0, stuck_at: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Whether some of them are to be asked, when so much room was made.
+    pub(super) fn is_due(&self, room_made: impl FnOnce() -> u64) -> bool {
+        !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != room_made())
+    }
+
+    pub(super) fn push(&mut self, queue: QueueId) {
+        self.queues.push_back(queue);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<QueueId> {
+        self.queues.pop_front()
+    }
+
+    /// Something happened that they may wait for.
+    pub(super) const fn note_change(&mut self) {
+        self.stuck_at = None;
+    }
+
+    /// One of them was asked; says whether something came of it.
+    pub(super) const fn note_step(&mut self, has_shed: bool) {
+        self.stuck = if has_shed { 0 } else { self.stuck + 1 };
+    }
+
+    /// So many were asked as there is time for, and so much room was made by now.
+    pub(super) fn end(&mut self, room_made: u64) {
+        self.stuck_at = (self.stuck >= self.queues.len()).then_some(room_made);
+        if self.stuck_at.is_some() {
+            self.stuck = 0;
+        }
+    }
+
+    /// The queue is no more.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.queues.retain(|other| *other != queue);
+    }
+}

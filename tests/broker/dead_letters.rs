@@ -1,0 +1,500 @@
+//! Dead letters and the length rules: where goes what a queue gives up, what it carries then, and that
+//! nothing is lost on the way, whatever there is no room for and wherever the power goes.
+
+use leveret::broker::{Page, PageIn};
+use leveret::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret::engine::restore;
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, MessageId, Share};
+use leveret::password::PasswordHash;
+use leveret::sim::{Mutant, SimDisk, Trouble};
+use leveret::store::{Identity, Keeper, Log, Settings};
+use leveret::time::Now;
+use leveret::wire::props::Properties;
+use leveret::wire::{Full, Table, TableWriter, Value, Writer};
+
+use crate::support::{At, House};
+
+/// The entries of a table.
+fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
+    let mut bytes = [0; 1024];
+    let mut writer = Writer::new(&mut bytes);
+    writer.table(fill).expect("it fits");
+    writer.written()[4..].to_vec()
+}
+
+fn declare(house: &mut House, at: At, queue: &str, durable: bool, arguments: &[u8]) {
+    let (passive, exclusive, auto_delete) = (false, false, false);
+    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+}
+
+/// A queue whose dead letters go to another, through the default exchange.
+fn to(queue: &str) -> Vec<u8> {
+    with(queue, |_| Ok(()))
+}
+
+fn with(queue: &str, more: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
+    table(|t| {
+        t.text("x-dead-letter-exchange", "")?;
+        t.text("x-dead-letter-routing-key", queue)?;
+        more(t)
+    })
+}
+
+fn message(house: &mut House, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+    let flags = if Properties::parse(properties).is_ok_and(|properties| properties.is_persistent()) {
+        MessageFlags::PERSISTENT
+    } else {
+        MessageFlags::NONE
+    };
+    let flags = if properties.len() > 3 { flags.with(MessageFlags::LOOK_INSIDE) } else { flags };
+    let id = house.messages.begin("", key.as_bytes(), Share::Ordinary).unwrap();
+    let len = body.len() as u32;
+    house.messages.reserve_content(id, properties, flags, len, Share::Ordinary).unwrap();
+    house.messages.append_body(id, body);
+    house.messages.finish(id);
+    id
+}
+
+const PERSISTENT: &[u8] = &[0x10, 0, 2];
+
+fn publish(house: &mut House, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
+    let message = message(house, key, properties, body.as_bytes());
+    house.ask(at, Command::Publish { message, mandatory: false })
+}
+
+/// What a get had: its tag, its body, its properties.
+struct Got {
+    tag: u64,
+    body: String,
+    exchange: String,
+    key: Vec<u8>,
+    properties: Vec<u8>,
+}
+
+impl Got {
+    fn headers(&self) -> Table<'_> {
+        Properties::trusted(&self.properties).headers().expect("it has headers")
+    }
+
+    /// Queue, reason and count of each death, the last first.
+    fn deaths(&self) -> Vec<(String, String, i64)> {
+        let text = |death: Table<'_>, name| {
+            death.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
+        };
+        let deaths = self.headers().get("x-death").and_then(|value| value.as_array()).expect("x-death");
+        let deaths = deaths.iter().filter_map(|value| value.as_table());
+        deaths
+            .map(|death| {
+                let count = death.get("count").and_then(|value| value.as_integer()).unwrap_or_default();
+                (text(death, "queue"), text(death, "reason"), count)
+            })
+            .collect()
+    }
+}
+
+fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
+    match house.ask(at, Command::Get { queue, no_ack: false }) {
+        Outcome::GetEmpty => return None,
+        Outcome::GetQueued => {}
+        other => panic!("basic.get answered {other:?}"),
+    }
+    let outbox = house.broker.outbox(at.connection);
+    let delivery = outbox.peek().expect("it is in the outbox");
+    assert!(matches!(delivery.kind, DeliveryKind::GetOk { .. }));
+    let (tag, id) = (delivery.delivery_tag, delivery.message);
+    let mut scratch = vec![0; 1 << 17];
+    let properties = house.messages.properties(id, &mut scratch).to_vec();
+    let mut body = vec![0; house.messages.body_len(id) as usize];
+    house.messages.read(id, &mut house.messages.body_cursor(id, 0), &mut body);
+    let body = String::from_utf8(body).unwrap();
+    let (exchange, key) = (house.messages.exchange(id).to_owned(), house.messages.routing_key(id).to_vec());
+    house.broker.sent(&mut context!(house), at.connection, 1);
+    Some(Got { tag, body, exchange, key, properties })
+}
+
+#[track_caller]
+fn got(house: &mut House, at: At, queue: &str) -> Got {
+    get(house, at, queue).expect("there is a message")
+}
+
+fn empty(house: &mut House, at: At, queue: &str) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while let Some(got) = get(house, at, queue) {
+        house.settle(at, got.tag, false, Settlement::Ack);
+        bodies.push(got.body);
+    }
+    bodies
+}
+
+#[test]
+fn what_is_rejected_goes_on_with_its_death() {
+    let mut house = House::new(64);
+    house.broker.set_unix_time(1_700_000_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &to("dead"));
+    // Headers { mine: 1, CC: [] }, expiration "60000".
+    let headers = table(|t| t.int("mine", 1).and_then(|()| t.array("CC", |keys| keys.text("copy"))));
+    let mut properties = vec![0x21, 0];
+    properties.extend((headers.len() as u32).to_be_bytes());
+    properties.extend(&headers);
+    properties.extend(b"\x0560000");
+    assert_eq!(publish(&mut house, at, "q", &properties, "body"), Outcome::Published);
+    let first = got(&mut house, at, "q");
+    house.settle(at, first.tag, false, Settlement::Reject);
+    let letter = got(&mut house, at, "dead");
+    assert_eq!((&*letter.body, &*letter.exchange, &*letter.key), ("body", "", &b"dead"[..]));
+    assert_eq!(Properties::trusted(&letter.properties).expiration(), None, "it expired once");
+    let headers = letter.headers();
+    let text = |name| headers.get(name).and_then(|value| value.as_str());
+    assert_eq!(headers.get("mine"), Some(Value::Int(1)));
+    assert_eq!(headers.get("CC"), None, "with a key of its own");
+    assert_eq!(text("x-first-death-reason"), Some("rejected"));
+    assert_eq!(text("x-first-death-queue"), Some("q"));
+    assert_eq!(text("x-first-death-exchange"), Some(""));
+    let deaths = headers.get("x-death").and_then(|value| value.as_array()).unwrap();
+    let death = deaths.iter().next().and_then(|value| value.as_table()).unwrap();
+    assert_eq!(death.get("count"), Some(Value::Long(1)));
+    assert_eq!(death.get("time"), Some(Value::Timestamp(1_700_000_000)));
+    assert_eq!(death.get("original-expiration"), Some(Value::LongStr(b"60000")));
+    let keys = death.get("routing-keys").and_then(|value| value.as_array()).unwrap();
+    assert_eq!(keys.iter().filter_map(|key| key.as_str()).collect::<Vec<_>>(), ["q", "copy"]);
+    house.settle(at, letter.tag, false, Settlement::Ack);
+    assert_eq!(house.broker.gauges().deliveries, 0);
+    assert_eq!(house.messages.messages_used(), 0);
+}
+
+#[test]
+fn deaths_of_a_kind_count_and_the_last_comes_first() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    declare(&mut house, at, "one", false, &to("two"));
+    declare(&mut house, at, "two", false, &to("one"));
+    publish(&mut house, at, "one", &[0, 0], "x");
+    for _ in 0..2 {
+        for queue in ["one", "two"] {
+            let first = got(&mut house, at, queue);
+            house.settle(at, first.tag, false, Settlement::Reject);
+        }
+    }
+    let letter = got(&mut house, at, "one");
+    let death = |queue: &str, count| (queue.to_owned(), "rejected".to_owned(), count);
+    assert_eq!(letter.deaths(), [death("two", 2), death("one", 2)]);
+    assert_eq!(letter.headers().get("x-first-death-queue"), Some(Value::LongStr(b"one")));
+}
+
+#[test]
+fn the_oldest_go_when_there_are_too_many() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-max-length", 2)));
+    for body in ["1", "2", "3", "4"] {
+        assert_eq!(publish(&mut house, at, "q", &[0, 0], body), Outcome::Published);
+    }
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (2, 2), "at once");
+    let letter = got(&mut house, at, "dead");
+    assert_eq!((&*letter.body, letter.deaths()), ("1", vec![("q".into(), "maxlen".into(), 1)]));
+    assert_eq!(empty(&mut house, at, "dead"), ["2"]);
+    assert_eq!(empty(&mut house, at, "q"), ["3", "4"]);
+}
+
+#[test]
+fn what_a_full_queue_refuses_is_told_and_goes_on() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    let full = |t: &mut TableWriter<'_, '_>| {
+        t.int("x-max-length", 1)?;
+        t.text("x-overflow", "reject-publish-dlx")
+    };
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", full));
+    declare(&mut house, at, "free", false, &[]);
+    for queue in ["q", "free"] {
+        let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    }
+    assert_eq!(publish(&mut house, at, "q", &[0, 0], "1"), Outcome::Published);
+    assert_eq!(publish(&mut house, at, "q", &[0, 0], "2"), Outcome::PublishRefused);
+    let id = house.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
+    house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1, Share::Ordinary).unwrap();
+    house.messages.append_body(id, b"3");
+    house.messages.finish(id);
+    let outcome = house.ask(at, Command::Publish { message: id, mandatory: false });
+    assert_eq!(outcome, Outcome::PublishRefused);
+    assert_eq!(empty(&mut house, at, "q"), ["1"]);
+    assert_eq!(empty(&mut house, at, "free"), ["3"], "the other queue has it");
+    assert_eq!(empty(&mut house, at, "dead"), ["2", "3"]);
+    assert_eq!(house.messages.messages_used(), 0);
+}
+
+#[test]
+fn a_message_that_comes_back_too_often_is_given_up() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    let limited = |t: &mut TableWriter<'_, '_>| {
+        t.text("x-queue-type", "quorum")?;
+        t.int("x-delivery-limit", 2)
+    };
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", true, &with("dead", limited));
+    declare(&mut house, at, "dropping", true, &table(limited));
+    for queue in ["q", "dropping"] {
+        publish(&mut house, at, queue, &[0, 0], "x");
+        for round in 0..3 {
+            assert_eq!(house.ready(at, queue), 1, "round {round}");
+            let first = got(&mut house, at, queue);
+            house.settle(at, first.tag, false, Settlement::Requeue);
+        }
+        assert_eq!(house.ready(at, queue), 0);
+    }
+    let letter = got(&mut house, at, "dead");
+    assert_eq!(letter.deaths(), [("q".into(), "delivery_limit".into(), 1)]);
+    assert_eq!(house.ready(at, "dead"), 0, "the other had nowhere to go");
+    house.settle(at, letter.tag, false, Settlement::Ack);
+    assert_eq!(house.messages.messages_used(), 0);
+}
+
+#[test]
+fn what_goes_round_by_itself_is_dropped() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    declare(&mut house, at, "self", false, &with("self", |t| t.int("x-max-length", 1)));
+    declare(&mut house, at, "a", false, &with("b", |t| t.int("x-max-length", 1)));
+    declare(&mut house, at, "b", false, &with("a", |t| t.int("x-max-length", 1)));
+    for body in ["1", "2"] {
+        publish(&mut house, at, "self", &[0, 0], body);
+    }
+    for body in ["1", "2", "3", "4", "5"] {
+        publish(&mut house, at, "a", &[0, 0], body);
+        house.turns(at);
+    }
+    assert_eq!(empty(&mut house, at, "self"), ["2"]);
+    assert_eq!(empty(&mut house, at, "a"), ["5"]);
+    assert_eq!(empty(&mut house, at, "b"), ["4"]);
+    assert_eq!(house.messages.messages_used(), 0, "what had been in both is gone");
+}
+
+/// A thousand queues, each of which gives its one message to the next: neither the stack nor a turn is the
+/// longer for it.
+#[test]
+fn a_long_chain_of_queues_moves_on_step_by_step() {
+    let mut house = House::with(&Limits { queues_max: 1100, ..Limits::default() });
+    let at = house.connect();
+    let name = |number: u32| format!("q{number}");
+    declare(&mut house, at, &name(1000), false, &[]);
+    for number in (0..1000).rev() {
+        let arguments = with(&name(number + 1), |t| t.int("x-max-length", 0));
+        declare(&mut house, at, &name(number), false, &arguments);
+    }
+    publish(&mut house, at, "q0", &[0, 0], "x");
+    assert_eq!(house.ready(at, "q1000"), 0, "not in one go");
+    let mut turns = 0;
+    while house.broker.may_shed(&house.journal, &house.messages) {
+        house.turn(at);
+        turns += 1;
+    }
+    assert!(turns > 1, "{turns}");
+    assert_eq!(got(&mut house, at, "q1000").deaths().len(), 1000);
+}
+
+/// Without room for the letter nothing is settled; with some, it goes on by itself.
+#[test]
+fn without_room_it_stays_and_goes_on_later() {
+    let limits = Limits { messages_max: 64, ..Limits::default() };
+    let mut house = House::with(&limits);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &to("dead"));
+    publish(&mut house, at, "q", &[0, 0], "x");
+    let first = got(&mut house, at, "q");
+    let mut held = Vec::new();
+    while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
+        held.push(id);
+    }
+    house.settle(at, first.tag, false, Settlement::Reject);
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "nobody is given it any more");
+    assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
+    assert_eq!(house.broker.gauges().deliveries, 1);
+    house.messages.release(held.pop().unwrap());
+    assert!(house.broker.may_shed(&house.journal, &house.messages));
+    house.turn(at);
+    held.into_iter().for_each(|id| house.messages.release(id));
+    assert_eq!(empty(&mut house, at, "dead"), ["x"]);
+    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+}
+
+#[test]
+fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
+    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &to("dead"));
+    publish(&mut house, at, "q", &[0, 0], "x");
+    let first = got(&mut house, at, "q");
+    let mut held = Vec::new();
+    while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
+        held.push(id);
+    }
+    house.settle(at, first.tag, false, Settlement::Reject);
+    house.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    house.turns(at);
+    held.into_iter().for_each(|id| house.messages.release(id));
+    house.turns(at);
+    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+    assert_eq!(house.broker.gauges().queues, 1);
+    assert!(!house.broker.may_shed(&house.journal, &house.messages));
+}
+
+// ---- over power cuts
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
+const NOW: Now = Now::from_ms(1);
+
+/// A broker on a disk.
+struct Life {
+    house: House,
+    keeper: Keeper,
+    disk: SimDisk,
+    at: At,
+}
+
+impl Life {
+    fn begin(disk: &SimDisk) -> Option<Self> {
+        let mut disk = disk.clone();
+        let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
+        let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
+        let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+        house.journal.start(log.life(), true, log.record_bytes_max() as u64);
+        house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+        let first = Some(("guest", PasswordHash::Nobodys));
+        restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first).ok()?;
+        let at = house.connect();
+        Some(Self { house, keeper: Keeper::new(log, 1 << 17), disk, at })
+    }
+
+    /// Writes until nothing is left to be written; `None`: the power went.
+    fn store(&mut self) -> Option<()> {
+        self.keeper.flush(NOW);
+        while let Some(write) = self.keeper.next_write(&mut self.house.journal, &mut self.house.messages, NOW)
+        {
+            let done = write.run(&mut self.disk);
+            self.keeper.write_done(&mut self.house.journal, &mut self.house.messages, done, NOW).ok()?;
+            self.house.broker.note_durable(&self.house.journal);
+            self.keeper.flush(NOW);
+        }
+        self.house.journal.is_empty().then_some(())
+    }
+
+    fn counts(&mut self) -> (u32, u32) {
+        (self.house.ready(self.at, "q"), self.house.ready(self.at, "dead"))
+    }
+}
+
+const COUNT: u32 = 20;
+
+/// Confirmed messages are rejected, or too many, or come back too often, and the power goes at every call in
+/// turn: each is in one queue, never in both and never in none.
+fn at_every_cut(arguments: &[u8], give_up: impl Fn(&mut House, At)) {
+    let (mut before, mut behind) = (0, 0);
+    for cut in 0.. {
+        let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut life = Life::begin(&disk).expect("it opens");
+        let at = life.at;
+        declare(&mut life.house, at, "dead", true, &[]);
+        declare(&mut life.house, at, "q", true, arguments);
+        life.house.done(at, Command::ConfirmSelect);
+        for number in 0..COUNT {
+            publish(&mut life.house, at, "q", PERSISTENT, &format!("{number}"));
+        }
+        life.store().expect("the disk is well");
+        disk.foresee(Trouble::Cut(cut));
+        give_up(&mut life.house, at);
+        life.house.turns(at);
+        let is_over = life.store().is_some();
+        let counts = life.counts();
+        drop(life);
+        disk.power_cut();
+        disk.start(Trouble::Never);
+        let mut life = Life::begin(&disk).expect("it opens");
+        let (left, gone) = life.counts();
+        assert_eq!(left + gone, COUNT, "cut {cut}: {left} in the queue, {gone} dead letters");
+        before += u32::from(gone == 0);
+        behind += u32::from(gone > 0);
+        if is_over {
+            assert_eq!((left, gone), counts, "cut {cut}: all was written");
+            assert!(before > 0 && behind > 0, "{before} and {behind}");
+            return;
+        }
+    }
+}
+
+fn reject_all(house: &mut House, at: At) {
+    while get(house, at, "q").is_some() {}
+    house.settle(at, 0, true, Settlement::Reject);
+}
+
+#[test]
+fn over_power_cuts_a_rejected_message_is_in_one_place() {
+    at_every_cut(&to("dead"), reject_all);
+}
+
+#[test]
+fn over_power_cuts_a_message_that_had_no_room_is_in_one_place() {
+    let arguments = with("dead", |t| {
+        t.text("x-queue-type", "quorum")?;
+        t.int("x-delivery-limit", 0)
+    });
+    at_every_cut(&arguments, |house, at| {
+        while get(house, at, "q").is_some() {}
+        house.settle(at, 0, true, Settlement::Requeue);
+    });
+}
+
+/// In a transaction, with what it publishes.
+#[test]
+fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
+    at_every_cut(&to("dead"), |house, at| {
+        let tx = house.open(at, 2);
+        house.done(tx, Command::TxSelect);
+        reject_all(house, tx);
+        house.done(tx, Command::TxCommit);
+    });
+}
+
+/// What only the log has is read back to go on.
+#[test]
+fn what_is_out_of_memory_comes_back_to_go_on() {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "dead", true, &[]);
+    declare(&mut life.house, at, "q", true, &with("dead", |t| t.int("x-max-length", COUNT as i32)));
+    for number in 0..COUNT {
+        publish(&mut life.house, at, "q", PERSISTENT, &format!("{number}"));
+    }
+    life.store().expect("the disk is well");
+    drop(life);
+    let Life { mut house, at, .. } = Life::begin(&disk).expect("it opens");
+    assert_eq!(house.ready(at, "q"), COUNT);
+    publish(&mut house, at, "q", PERSISTENT, "new");
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (COUNT + 1, 0), "it is not in memory");
+    let fetch = house.broker.next_fetch(&house.messages).expect("it is asked for");
+    let (exchange, routing_key, properties) = ("", &b"q"[..], PERSISTENT);
+    let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len: 1 };
+    let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, &fetch, &page) else {
+        panic!("there is memory");
+    };
+    house.messages.append_body(id, b"0");
+    assert!(house.broker.paged_in(&mut context!(house), &fetch, fetch.start, id));
+    house.broker.fetched(&fetch, fetch.start + 1);
+    assert!(house.broker.may_shed(&house.journal, &house.messages));
+    house.turn(at);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (COUNT, 1));
+    assert_eq!(got(&mut house, at, "dead").body, "0");
+}
