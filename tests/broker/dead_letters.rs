@@ -397,7 +397,7 @@ const COUNT: u32 = 20;
 
 /// Confirmed messages are rejected, or too many, or come back too often, and the power goes at every call in
 /// turn: each is in one queue, never in both and never in none.
-fn at_every_cut(arguments: &[u8], give_up: impl Fn(&mut House, At)) {
+fn at_every_cut(arguments: &[u8], take: impl Fn(&mut House, At) -> At, give_up: impl Fn(&mut House, At)) {
     let (mut before, mut behind) = (0, 0);
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
@@ -410,9 +410,11 @@ fn at_every_cut(arguments: &[u8], give_up: impl Fn(&mut House, At)) {
         for number in 0..COUNT {
             publish(&mut life.house, at, "q", PERSISTENT, &format!("{number}"));
         }
+        let taker = take(&mut life.house, at);
+        while get(&mut life.house, taker, "q").is_some() {}
         life.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        give_up(&mut life.house, at);
+        give_up(&mut life.house, taker);
         life.house.turns(at);
         let is_over = life.store().is_some();
         let counts = life.counts();
@@ -433,33 +435,32 @@ fn at_every_cut(arguments: &[u8], give_up: impl Fn(&mut House, At)) {
 }
 
 fn reject_all(house: &mut House, at: At) {
-    while get(house, at, "q").is_some() {}
     house.settle(at, 0, true, Settlement::Reject);
 }
 
 #[test]
 fn over_power_cuts_a_rejected_message_is_in_one_place() {
-    at_every_cut(&to("dead"), reject_all);
+    at_every_cut(&to("dead"), |_, at| at, reject_all);
 }
 
 #[test]
-fn over_power_cuts_a_message_that_had_no_room_is_in_one_place() {
+fn over_power_cuts_a_message_that_came_back_too_often_is_in_one_place() {
     let arguments = with("dead", |t| {
         t.text("x-queue-type", "quorum")?;
         t.int("x-delivery-limit", 0)
     });
-    at_every_cut(&arguments, |house, at| {
-        while get(house, at, "q").is_some() {}
-        house.settle(at, 0, true, Settlement::Requeue);
-    });
+    at_every_cut(&arguments, |_, at| at, |house, at| house.settle(at, 0, true, Settlement::Requeue));
 }
 
-/// In a transaction, with what it publishes.
+/// With all of it together.
 #[test]
 fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
-    at_every_cut(&to("dead"), |house, at| {
+    let in_transaction = |house: &mut House, at| {
         let tx = house.open(at, 2);
         house.done(tx, Command::TxSelect);
+        tx
+    };
+    at_every_cut(&to("dead"), in_transaction, |house, tx| {
         reject_all(house, tx);
         house.done(tx, Command::TxCommit);
     });

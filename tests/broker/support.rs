@@ -181,7 +181,7 @@ impl House {
     /// Turns while there is work; says how many deliveries were written.
     pub fn turns(&mut self, at: At) -> u32 {
         let mut count = 0;
-        while self.broker.has_work(&self.journal) {
+        while self.broker.has_work(&self.journal) || self.broker.may_shed(&self.journal, &self.messages) {
             count += self.turn(at);
             while self.broker.next_noted().is_some() {}
         }
