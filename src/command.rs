@@ -175,7 +175,7 @@ pub enum Command<'a> {
 pub enum Settlement {
     /// Done; forget it.
     Ack,
-    /// Not wanted: dropped (dead-lettered once queues have that).
+    /// Not wanted: dropped, or on to where the queue's dead letters go.
     Reject,
     /// Back to its old place in the queue, marked redelivered.
     Requeue,

@@ -2,8 +2,8 @@
 //!
 //! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
 //! ignored and not compared. What an argument *does* is the business of the room that does it; those of a
-//! later feature (expiry, dead-lettering, priorities, single active consumer) are checked and compared, so
-//! that declarations keep meaning the same, and the README says that they have no effect yet.
+//! later feature (expiry, priorities, single active consumer) are checked and compared, so that declarations
+//! keep meaning the same, and the README says that they have no effect yet.
 
 use core::fmt;
 

@@ -10,7 +10,7 @@
 
 use crate::mem::sort_by_key;
 use crate::wire::Full;
-use crate::wire::field::{Array, Table, TableWriter, Value};
+use crate::wire::field::{Array, ArrayWriter, Table, TableWriter, Value};
 
 /// Why a queue gives a message up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,33 +63,38 @@ impl<'a> Death<'a> {
         death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
     }
 
-    /// Writes the headers as they are after this death.
+    /// Writes the headers as they are after this death; deaths stay where they stand.
     pub(super) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
-        let before = self.before();
-        let is_first = |name: &[u8]| name.starts_with(b"x-first-death-");
+        let mut before = self.before();
+        let is_first = before.is_none();
         for (name, value) in self.headers {
             let goes = name == b"x-death"
                 || self.drops_copies && name == b"CC"
-                || before.is_none() && is_first(name);
+                || is_first && name.starts_with(b"x-first-death-");
             if !goes {
                 headers.value(name, value)?;
+            } else if name == b"x-death"
+                && let Some(before) = before.take()
+            {
+                headers.array("x-death", |deaths| self.write_deaths(deaths, before))?;
             }
         }
-        headers.array("x-death", |deaths| {
-            let old = before.unwrap_or(Array::EMPTY);
-            match old.iter().find(|value| self.is_same(*value)).and_then(|value| value.as_table()) {
-                Some(same) => deaths.table(|death| count_once_more(death, same))?,
-                None => deaths.table(|death| self.write_entry(death, before.is_none()))?,
-            }
-            let others = old.iter().filter(|value| !self.is_same(*value));
-            others.into_iter().try_for_each(|value| deaths.value(value))
-        })?;
-        if before.is_none() {
+        if is_first {
+            headers.array("x-death", |deaths| deaths.table(|death| self.write_entry(death, true)))?;
             headers.text("x-first-death-exchange", self.exchange)?;
             headers.text("x-first-death-queue", self.queue)?;
             headers.text("x-first-death-reason", self.reason.name())?;
         }
         Ok(())
+    }
+
+    fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
+        match before.iter().find(|value| self.is_same(*value)).and_then(|value| value.as_table()) {
+            Some(same) => deaths.table(|death| count_once_more(death, same))?,
+            None => deaths.table(|death| self.write_entry(death, false))?,
+        }
+        let others = before.iter().filter(|value| !self.is_same(*value));
+        others.into_iter().try_for_each(|value| deaths.value(value))
     }
 
     /// In RabbitMQ's order, which sorts all but the very first.
