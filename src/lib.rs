@@ -15,7 +15,7 @@
 //! | [`password`] | the ground floor as well: what a password is kept as | nothing |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | nothing |
 //! | [`session`] | one peer, without its socket | `wire` |
-//! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer` |
+//! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
 //! | [`config`] | what the operator said | nothing |
 //! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::Writer`, `wire::Full` |

@@ -4,7 +4,7 @@
 pub(super) const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("command.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
     ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
-    ("broker/backlog.rs", 2, "what stands first was just looked at, and is in memory"),
+    ("broker/backlog.rs", 6, "what stands first was just looked at, and is in memory"),
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
     ("broker/deliveries.rs", 1, "what is on the list of decided deliveries is decided"),
     ("engine/receive.rs", 1, "only connections of the broker are put on the list for room"),
@@ -22,6 +22,7 @@ pub(super) const ASSERTIONS: &[(&str, usize, &str)] = &[
 pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("admin/systemd.rs", 1, "the service manager refuses a message"),
     ("broker/access/users.rs", 1, "once at a start"),
+    ("broker/dead_letter.rs", 1, "once a minute by its own clock"),
     ("broker/page_in.rs", 2, "damage, or a limit that was lowered"),
     ("broker/publish.rs", 3, "once a minute by its own clock"),
     ("engine/restore.rs", 7, "once at a start"),

@@ -30,7 +30,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
-    ("broker", &["wire::field", "wire::props", "wire::Writer"]),
+    ("broker", &["wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("store", &[]),
     ("admin", &["broker", "wire::field", "wire::Writer", "wire::Full"]),
     ("tls", &["config"]),
