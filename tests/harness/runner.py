@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,23 @@ class Tally:
         return 1 if self.failed or not self.passed else 0
 
 
+class Stopwatch:
+    """What a step takes: by the clock, and of the processors, which is the same on a busy machine."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.cpu_before = self.cpu_seconds()
+
+    @staticmethod
+    def cpu_seconds() -> float:
+        """What all processes that have ended below this one have taken."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def __str__(self) -> str:
+        return f"{time.monotonic() - self.began:.1f} s, {self.cpu_seconds() - self.cpu_before:.1f} s of a processor"
+
+
 class Runner:
     """One run: the mode, the tally, and what depends on the build having worked."""
 
@@ -104,9 +122,9 @@ class Runner:
         """Where a step begins."""
         print(f"\n== {name}", flush=True)
 
-    def verdict(self, kind: str, name: str, began: float, detail: str = "") -> None:
+    def verdict(self, kind: str, name: str, began: Stopwatch, detail: str = "") -> None:
         """Print and count one step of our own."""
-        print(f"{kind} {name}" + (f": {detail}" if detail else "") + f" ({time.monotonic() - began:.1f} s)", flush=True)
+        print(f"{kind} {name}" + (f": {detail}" if detail else "") + f" ({began})", flush=True)
         self.tally.add(kind, name, detail)
 
     def captured(self, command: List[str]) -> "subprocess.CompletedProcess[str]":
@@ -127,7 +145,7 @@ class Runner:
         if not self.wanted(name):
             return True
         self.heading(name)
-        began = time.monotonic()
+        began = Stopwatch()
         if component and self.captured(["cargo", component, "--version"]).returncode != 0:
             self.verdict("SKIP", name, began, f"cargo {component} is not installed; {name} was not checked")
             return True
@@ -152,9 +170,9 @@ class Runner:
             return True
         print(done.stdout)
         if any(sign in done.stdout for sign in (*environment.UNREACHABLE_SIGNS, "failed to download", "spurious")):
-            self.verdict("SKIP", "everything", time.monotonic(), "the crate registry did not answer; nothing was built")
+            self.verdict("SKIP", "everything", Stopwatch(), "the crate registry did not answer; nothing was built")
         else:
-            self.verdict("FAIL", "cargo-fetch", time.monotonic(), "cargo fetch --locked")
+            self.verdict("FAIL", "cargo-fetch", Stopwatch(), "cargo fetch --locked")
         return False
 
     def have_binary(self) -> bool:
@@ -166,7 +184,7 @@ class Runner:
         if not self.wanted("cargo-test"):
             return
         self.heading("cargo-test")
-        began = time.monotonic()
+        began = Stopwatch()
         done = self.captured(["cargo", "test", "--profile", "checked", "--locked", "--no-fail-fast"])
         results = CARGO_RESULT.findall(done.stdout)
         passed, failed, ignored = (sum(int(result[index]) for result in results) for index in range(3))
@@ -182,15 +200,14 @@ class Runner:
                 self.tally.add("FAIL", "cargo-test", "did not build, or died")
         elif not passed:
             self.tally.add("FAIL", "cargo-test", "no test was run")
-        seconds = time.monotonic() - began
         kind = "PASS" if done.returncode == 0 else "FAIL"
-        print(f"{kind} cargo-test: {passed} passed, {failed} failed, {ignored} ignored ({seconds:.1f} s)", flush=True)
+        print(f"{kind} cargo-test: {passed} passed, {failed} failed, {ignored} ignored ({began})", flush=True)
 
     def suite(self, name: str, command: List[str], label: Optional[str] = None) -> None:
         """Run a suite, show what it prints as it comes, count its verdicts."""
         label = label or name
         self.heading(label)
-        began = time.monotonic()
+        began = Stopwatch()
         child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                  start_new_session=True)
@@ -220,7 +237,7 @@ class Runner:
         elif not verdicts:
             self.verdict("FAIL", label, began, "it gave no verdict on anything")
         else:
-            print(f"{label}: {verdicts} verdicts ({time.monotonic() - began:.1f} s)", flush=True)
+            print(f"{label}: {verdicts} verdicts ({began})", flush=True)
 
     def oracle(self) -> None:
         """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so
@@ -228,7 +245,7 @@ class Runner:
         if not self.wanted("oracle") or (self.quick and not self.only):
             return
         self.heading("oracle: install RabbitMQ")
-        began = time.monotonic()
+        began = Stopwatch()
         try:
             environment.have_rabbitmq()
         except Skip as why:
