@@ -280,8 +280,8 @@ class Connection:
         return channel
 
     def revive(self) -> None:
-        """Connect again, written down, if the connection has ended; note why if that is news."""
-        self.pump(time.monotonic() + 0.001)
+        """Connect again, written down, if the connection is known to have ended; note why if that is news. Nothing is
+        waited for: a script that expects the end of a connection says so by `hear`."""
         if self.events and not self.dead:
             self.hear(0.0)
         if self.dead or self.closed_by_peer:

@@ -67,6 +67,7 @@ def channel_errors(t: Script) -> None:
     t.note("channel.close-ok on a channel that is not open")
     a = t.connect()
     a.say("(channel 7) channel.close-ok", wire.method(7, "channel.close-ok"))
+    a.hear()
     a.channel(1).call("basic.qos")
     t.note("channel.close-ok on an open channel")
     a = t.connect()
@@ -124,6 +125,7 @@ def channel_flow(t: Script) -> None:
     a = t.connect()
     ch = a.channel()
     ch.send("channel.flow-ok", active=True)
+    a.hear()
     ch.call("basic.qos")
 
 

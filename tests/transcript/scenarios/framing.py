@@ -110,6 +110,7 @@ def framing_content(t: Script) -> None:
     ch.call("queue.declare", queue="framing-content")
     a.send(wire.method(1, "basic.publish", routing_key="framing-content")
            + wire.frame(2, 1, wire.encode_header(5, {}, weight=7)) + wire.frame(3, 1, b"hello"))
+    a.hear()
     ch.call("basic.get", queue="framing-content", no_ack=True)
     t.note("empty body frames in between are harmless")
     a.send(wire.method(1, "basic.publish", routing_key="framing-content") + header
