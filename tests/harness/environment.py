@@ -6,13 +6,15 @@ whatever else goes wrong is a failure.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List
+from typing import Iterator, List
 
 from .brokers import ROOT, rabbitmq_sbin
 from .suite import Skip
@@ -70,19 +72,29 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no output"
 
 
+@contextlib.contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Suites run side by side, and neither apt nor a half-made environment is for two."""
+    home = ROOT / "target" / "test-env"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def pika_python(version: str) -> Path:
     """The interpreter of a virtual environment that has this pika, made on first use."""
     home = ROOT / "target" / "test-env" / f"pika-{version}"
     python, done = home / "bin" / "python", home / "complete"
-    if done.exists() and python.exists():
+    with one_at_a_time(f"pika-{version}"):
+        if done.exists() and python.exists():
+            return python
+        shutil.rmtree(home, ignore_errors=True)
+        make_venv(home)
+        attempt([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"pika=={version}"],
+                f"pika {version}")
+        done.write_text("")
         return python
-    shutil.rmtree(home, ignore_errors=True)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    make_venv(home)
-    attempt([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"pika=={version}"],
-            f"pika {version}")
-    done.write_text("")
-    return python
 
 
 def make_venv(home: Path) -> None:
@@ -101,8 +113,9 @@ def apt_install(*packages: str) -> None:
     if not is_root():
         raise NoRoot(f"{' '.join(packages)} not installed, and only root may install it")
     quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
-    attempt(["apt-get", "update", "-q"], "apt-get update", env=quiet)
-    attempt(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], " ".join(packages), env=quiet)
+    with one_at_a_time("apt"):
+        attempt(["apt-get", "update", "-q"], "apt-get update", env=quiet)
+        attempt(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], " ".join(packages), env=quiet)
 
 
 def have_rabbitmq() -> None:

@@ -15,9 +15,9 @@ status without a FAIL line, has failed. A new suite is found by being there.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,10 +37,13 @@ TESTS = ROOT / "tests"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
-# Suites that take long come last, so that a plain mistake is seen early.
+# Suites that compile, and count what no other program changes. They run beside the others, one after the other and at
+# the lowest priority, in the time in which those wait for a disk, a peer or a timer.
+BESIDE = ["deny", "instructions", "seeds", "arm", "mutants", "word32", "fuzz"]
 ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
-LAST = ["mutants", "fuzz", "word32", "arm"]
 SUITE_LIMIT_SECONDS = 25 * 60
+# Who runs beside others waits for them.
+BESIDE_LIMIT_SECONDS = 45 * 60
 
 
 class Tally:
@@ -75,20 +78,23 @@ class Tally:
 
 
 class Stopwatch:
-    """What a step takes: by the clock, and of the processors, which is the same on a busy machine."""
+    """What a step takes by the clock, and of the processors, which is the same on a busy machine."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.cpu_before = self.cpu_seconds()
+        self.cpu_seconds: Optional[float] = None
 
-    @staticmethod
-    def cpu_seconds() -> float:
-        """What all processes that have ended below this one have taken."""
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
+    def wait_for(self, child: "subprocess.Popen[str]") -> int:
+        """The status of a child that ends, once it has; what it and all below it took is noted before it is gone."""
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        # utime, stime, cutime and cstime: fields 14 to 17 of proc(5); the third is the first here.
+        self.cpu_seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        return child.wait()
 
     def __str__(self) -> str:
-        return f"{time.monotonic() - self.began:.1f} s, {self.cpu_seconds() - self.cpu_before:.1f} s of a processor"
+        clock = f"{time.monotonic() - self.began:.1f} s"
+        return clock if self.cpu_seconds is None else f"{clock}, {self.cpu_seconds:.1f} s of a processor"
 
 
 class Runner:
@@ -101,6 +107,10 @@ class Runner:
         self.environment = dict(os.environ, LEVERET_TEST_MODE="quick" if quick else "full",
                                 LEVERET_BIN=str(brokers.leveret_binary()), PYTHONDONTWRITEBYTECODE="1")
         self.built = False
+        # Lines come from two threads; a verdict is counted and shown at once.
+        self.lock = threading.Lock()
+        self.stopping = False
+        self.children: List["subprocess.Popen[str]"] = []
 
     # -- what there is
 
@@ -113,8 +123,8 @@ class Runner:
         found = sorted(path.parent.name for path in TESTS.glob("*/run") if os.access(path, os.X_OK))
         if self.quick and not self.only:
             found = [name for name in found if name in QUICK_SUITES]
-        middle = [name for name in found if name not in ORDER + LAST]
-        return [name for name in ORDER if name in found] + middle + [name for name in LAST if name in found]
+        middle = [name for name in found if name not in ORDER + BESIDE]
+        return [name for name in [*ORDER, *middle, *BESIDE] if name in found]
 
     # -- running
 
@@ -127,13 +137,13 @@ class Runner:
         print(f"{kind} {name}" + (f": {detail}" if detail else "") + f" ({began})", flush=True)
         self.tally.add(kind, name, detail)
 
-    def captured(self, command: List[str]) -> "subprocess.CompletedProcess[str]":
+    def captured(self, command: List[str], watch: Optional[Stopwatch] = None) -> "subprocess.CompletedProcess[str]":
         """Run something whose output matters only when it fails. It is ended if we are."""
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                      stderr=subprocess.STDOUT, text=True, start_new_session=True)
             try:
-                status = child.wait()
+                status = (watch or Stopwatch()).wait_for(child)
             finally:
                 if child.poll() is None:
                     brokers.end(child, patience=5.0)
@@ -149,7 +159,7 @@ class Runner:
         if component and self.captured(["cargo", component, "--version"]).returncode != 0:
             self.verdict("SKIP", name, began, f"cargo {component} is not installed; {name} was not checked")
             return True
-        done = self.captured(command)
+        done = self.captured(command, began)
         if done.returncode == 0:
             self.verdict("PASS", name, began)
             return True
@@ -185,7 +195,7 @@ class Runner:
             return
         self.heading("cargo-test")
         began = Stopwatch()
-        done = self.captured(["cargo", "test", "--profile", "checked", "--locked", "--no-fail-fast"])
+        done = self.captured(["cargo", "test", "--profile", "checked", "--locked", "--no-fail-fast"], began)
         results = CARGO_RESULT.findall(done.stdout)
         passed, failed, ignored = (sum(int(result[index]) for result in results) for index in range(3))
         self.tally.add("PASS", "", count=passed)
@@ -207,37 +217,84 @@ class Runner:
         """Run a suite, show what it prints as it comes, count its verdicts."""
         label = label or name
         self.heading(label)
+        self.follow(label, command, sys.stdout, SUITE_LIMIT_SECONDS, 0)
+
+    def suites_beside(self, names: List[str]) -> None:
+        """Suites that run while others do; each is shown whole, when it has ended."""
+        for name in names:
+            if self.stopping:
+                return
+            said = io.StringIO()
+            print(f"\n== {name} (ran beside the others)", file=said)
+            self.follow(name, [str(TESTS / name / "run")], said, BESIDE_LIMIT_SECONDS, 19)
+            with self.lock:
+                print(said.getvalue(), flush=True)
+
+    def follow(self, label: str, command: List[str], out: TextIO, limit_seconds: int, niceness: int) -> None:
+        """Runs a suite to its end or its limit: what it prints goes to `out`, its verdicts are counted."""
         began = Stopwatch()
+        if niceness:
+            command = ["nice", "-n", str(niceness), *command]
         child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                  start_new_session=True)
-        late = threading.Timer(SUITE_LIMIT_SECONDS, brokers.end, (child, 60.0))
+        self.children.append(child)
+        late = threading.Timer(limit_seconds, brokers.end, (child, 60.0))
         late.start()
         verdicts, failures = 0, 0
         try:
             assert child.stdout is not None
             for line in child.stdout:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                found = parse(line)
-                if found:
-                    verdicts += 1
-                    failures += found.kind == "FAIL"
-                    self.tally.add(found.kind, found.name, found.detail)
-            status = child.wait()
+                with self.lock:
+                    out.write(line)
+                    out.flush()
+                    found = parse(line)
+                    if found:
+                        verdicts += 1
+                        failures += found.kind == "FAIL"
+                        self.tally.add(found.kind, found.name, found.detail)
+            status = began.wait_for(child)
         finally:
             overdue = not late.is_alive()
             late.cancel()
             # Whoever is interrupted ends its own servers; it only needs the time to do so.
             brokers.end(child, patience=60.0)
+            self.children.remove(child)
+        why = ""
         if overdue:
-            self.verdict("FAIL", label, began, f"not finished after {SUITE_LIMIT_SECONDS} s")
+            why = f"not finished after {limit_seconds} s"
         elif status != 0 and not failures:
-            self.verdict("FAIL", label, began, f"ended with status {status}")
+            why = f"ended with status {status}"
         elif not verdicts:
-            self.verdict("FAIL", label, began, "it gave no verdict on anything")
-        else:
-            print(f"{label}: {verdicts} verdicts ({began})", flush=True)
+            why = "it gave no verdict on anything"
+        with self.lock:
+            if why:
+                self.tally.add("FAIL", label, why)
+                print(f"FAIL {label}: {why} ({began})", file=out, flush=True)
+            else:
+                print(f"{label}: {verdicts} verdicts ({began})", file=out, flush=True)
+
+    def every_suite(self) -> None:
+        """All suites that are wanted: what needs the processors beside what waits."""
+        names = [name for name in self.suites() if self.wanted(name)]
+        if not self.built:
+            for name in names:
+                self.tally.add("FAIL", name, "not run, there is no binary")
+            names = []
+        beside = [name for name in names if name in BESIDE]
+        thread = threading.Thread(target=self.suites_beside, args=(beside,))
+        thread.start()
+        try:
+            for name in names:
+                if name not in BESIDE:
+                    self.suite(name, [str(TESTS / name / "run")])
+            self.oracle()
+            thread.join()
+        finally:
+            self.stopping = True
+            for child in list(self.children):
+                brokers.end(child, patience=60.0)
+            thread.join()
 
     def oracle(self) -> None:
         """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so
@@ -276,14 +333,7 @@ class Runner:
                    "clippy")
         self.built = self.cargo("build", ["cargo", "build", "--release", "--locked"]) and self.have_binary()
         self.cargo_test()
-        for name in self.suites():
-            if not self.wanted(name):
-                continue
-            if self.built:
-                self.suite(name, [str(TESTS / name / "run")])
-            else:
-                self.tally.add("FAIL", name, "not run, there is no binary")
-        self.oracle()
+        self.every_suite()
         return self.tally.close()
 
 
