@@ -8,7 +8,7 @@ use crate::broker::{Broker, OperatorFault};
 use crate::journal::{Batch, Journal};
 use crate::password::PasswordHash;
 
-use super::api::{Answer, bad_request, not_found, problem};
+use super::answer::{Answer, bad_request, not_found, problem};
 use super::http::{Condition, Request, Status, Verb};
 use super::request_context::RequestContext;
 

@@ -9,17 +9,15 @@
 //! Always true: one request at a time, in their order, each after the answer before has left; input and
 //! output have a cap each; a client that does not read costs those and nothing else.
 
-use super::api::{self, Answer};
+use super::answer::{Answer, OUTPUT_BYTES_MAX, problem};
+use super::api;
 use super::http::{self, Parsed, Status};
-use super::json::Json;
 use super::listing::{Listing, Room};
 use super::request_context::RequestContext;
 use crate::journal::Batch;
 
 /// The longest request, head and body, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// Bytes that may wait to be taken by one client.
-pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a listing that one turn writes.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
 /// Bytes of both, for the memory table.
@@ -170,7 +168,7 @@ impl AdminSession {
             Parsed::NeedMore => {}
             Parsed::Refused(status) => {
                 self.is_last = true;
-                self.answer(status, &api::problem("bad_request", "the request cannot be understood"));
+                self.answer(status, &problem("bad_request", "the request cannot be understood"));
             }
             Parsed::Request(request, end) => {
                 self.is_last = request.is_last;
@@ -222,13 +220,6 @@ impl AdminSession {
             self.finish();
         }
     }
-}
-
-/// A small JSON body.
-pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
-    let mut out = Vec::new();
-    write(&mut Json::new(&mut out, OUTPUT_BYTES_MAX / 2));
-    out
 }
 
 #[cfg(test)]

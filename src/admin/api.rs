@@ -6,10 +6,9 @@
 
 use crate::broker::Context;
 use crate::command::ConnectionId;
-use crate::error::{Fault, ReplyCode};
-use crate::journal::Batch;
+use crate::error::Fault;
 
-use super::admin_session::body;
+use super::answer::{Answer, bad_request, body, done, not_found, problem, refused};
 use super::bridges::BridgeLinks;
 use super::columns::{
     Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Orphans, Permissions,
@@ -28,21 +27,6 @@ const HELD_BYTES_MAX: usize = 1 << 20;
 
 /// The longest reason for closing connections.
 const REASON_LETTERS_MAX: usize = 100;
-
-/// How a request is answered.
-#[derive(Debug)]
-pub enum Answer {
-    /// With this status and body, at once.
-    Now(Status, Vec<u8>),
-    /// The same, when this batch is durable.
-    Durable(Batch, Status, Vec<u8>),
-    /// When all that was said of what exists is durable, whatever messages wait for.
-    Changed(Status, Vec<u8>),
-    /// With what the store consists of, once this is durable.
-    Hold(Batch),
-    /// An answer of many rows, written as room comes.
-    List(Box<Listing>),
-}
 
 /// Answers one request.
 pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
@@ -443,43 +427,4 @@ fn close_all(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Opt
 fn reason(request: &Request<'_>) -> String {
     let said = request.asked("reason").and_then(decode).unwrap_or("Closed via leveretctl".into());
     said.chars().filter(|letter| !letter.is_control()).take(REASON_LETTERS_MAX).collect()
-}
-
-// ---- answers
-
-/// A body that says what is wrong.
-#[cold]
-pub fn problem(error: &str, reason: &str) -> Vec<u8> {
-    body(|json| {
-        json.raw(b"{\"error\":");
-        json.text(error);
-        json.raw(b",\"reason\":");
-        json.text(reason);
-        json.raw(b"}");
-    })
-}
-
-pub(super) const fn done(status: Status) -> Answer {
-    Answer::Now(status, Vec::new())
-}
-
-#[cold]
-pub(super) fn bad_request(reason: &str) -> Answer {
-    Answer::Now(Status::BadRequest, problem("bad_request", reason))
-}
-
-#[cold]
-pub(super) fn not_found(reason: &str) -> Answer {
-    Answer::Now(Status::NotFound, problem("Object Not Found", reason))
-}
-
-#[cold]
-pub(super) fn refused(fault: &Fault) -> Answer {
-    let (status, error) = match fault.code {
-        ReplyCode::NotFound => (Status::NotFound, "Object Not Found"),
-        ReplyCode::PreconditionFailed => (Status::PreconditionFailed, "precondition_failed"),
-        ReplyCode::ResourceError => (Status::Unavailable, "resource_error"),
-        _ => (Status::BadRequest, "bad_request"),
-    };
-    Answer::Now(status, problem(error, &fault.text))
 }

@@ -4,6 +4,7 @@
 //! |------|---------------|
 //! | `http` | requests out of bytes, answers into bytes |
 //! | `admin_session` | one client of the operator's interface, without its socket |
+//! | `answer` | how a request is answered |
 //! | `api` | what each request means |
 //! | `listing`, `columns` | rows of what there is, written while the client takes them |
 //! | `access` | users, virtual hosts, permissions |
@@ -20,6 +21,7 @@
 
 mod access;
 pub mod admin_session;
+pub mod answer;
 pub mod api;
 pub mod bridges;
 pub mod columns;

@@ -12,18 +12,6 @@ use super::{Code, expand, folder_of_children, is_within, test_only_files};
 
 /// Files that are in circles still, by their folders; those of no folder have none. Nothing may come to it.
 const IN_CYCLES: &[(&str, &[&str])] = &[
-    (
-        "admin",
-        &[
-            "access.rs",
-            "api.rs",
-            "definitions/apply.rs",
-            "definitions/item.rs",
-            "definitions/mod.rs",
-            "definitions/read.rs",
-            "admin_session.rs",
-        ],
-    ),
     ("", &["config.rs"]),
     ("config", &["board.rs", "bridge.rs", "derive.rs", "transports.rs", "layer.rs", "upstream.rs"]),
     ("mem", &["messages.rs", "messages/claim.rs", "messages/owners.rs"]),

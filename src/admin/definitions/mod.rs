@@ -22,24 +22,9 @@ pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::PARTS as EXPORT;
 pub use fields::Fields;
 pub use item::{Item, ItemError, Limits, Parsed, Password, UserLimits, parse};
-pub use read::{FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
+pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
 
 /// What is said of a field that nobody knows.
 pub fn unknown_field(name: &str) -> String {
     format!("unknown field `{name}`, which changes nothing")
-}
-
-/// Where a thing stands in a file: its kind, and its place among those from 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct At<'a> {
-    /// The name of the list.
-    pub section: &'a str,
-    /// The place in it.
-    pub index: usize,
-}
-
-impl core::fmt::Display for At<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}[{}]", self.section, self.index)
-    }
 }

@@ -10,10 +10,23 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::At;
-
 /// The longest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Where a thing stands in a file: its kind, and its place among those from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct At<'a> {
+    /// The name of the list.
+    pub section: &'a str,
+    /// The place in it.
+    pub index: usize,
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.section, self.index)
+    }
+}
 
 /// A list in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
