@@ -15,7 +15,7 @@ status without a FAIL line, has failed. A new suite is found by being there.
 from __future__ import annotations
 
 import argparse
-import io
+import functools
 import os
 import re
 import shutil
@@ -24,8 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import List, Optional, TextIO
+from typing import Callable, List, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,8 +38,8 @@ TESTS = ROOT / "tests"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
-# Suites that compile, and count what no other program changes. They run beside the others, one after the other and at
-# the lowest priority, in the time in which those wait for a disk, a peer or a timer.
+# Suites that compile, and count what no other program changes. With cargo's tests they run beside the others, one after
+# the other and at a lower priority, in the time in which those wait for a disk, a peer or a timer.
 BESIDE = ["deny", "instructions", "seeds", "arm", "mutants", "word32", "fuzz"]
 ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
 SUITE_LIMIT_SECONDS = 25 * 60
@@ -50,6 +51,7 @@ class Tally:
     """Counts, and the names of what did not pass, for the end."""
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self.passed = 0
         self.failed = 0
         self.skipped = 0
@@ -57,14 +59,15 @@ class Tally:
 
     def add(self, kind: str, name: str, detail: str = "", count: int = 1) -> None:
         """One verdict, or several of a kind."""
-        if kind == "PASS":
-            self.passed += count
-            return
-        if kind == "FAIL":
-            self.failed += count
-        else:
-            self.skipped += count
-        self.notable.append(f"{kind}: {name}" + (f": {detail}" if detail else ""))
+        with self.lock:
+            if kind == "PASS":
+                self.passed += count
+                return
+            if kind == "FAIL":
+                self.failed += count
+            else:
+                self.skipped += count
+            self.notable.append(f"{kind}: {name}" + (f": {detail}" if detail else ""))
 
     def close(self) -> int:
         """The summary; the exit status."""
@@ -89,12 +92,39 @@ class Stopwatch:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         # utime, stime, cutime and cstime: fields 14 to 17 of proc(5); the third is the first here.
-        self.cpu_seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        took = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        self.cpu_seconds = took + (self.cpu_seconds or 0.0)
         return child.wait()
 
     def __str__(self) -> str:
         clock = f"{time.monotonic() - self.began:.1f} s"
         return clock if self.cpu_seconds is None else f"{clock}, {self.cpu_seconds:.1f} s of a processor"
+
+
+class Lane:
+    """Where the lines of one step after the other go: at once; or held until the step has ended, when steps run side
+    by side and each is to be read whole."""
+
+    def __init__(self, lock: threading.Lock, niceness: int = 0, holds: bool = False) -> None:
+        self.lock = lock
+        self.niceness = niceness
+        self.holds = holds
+        self.held: List[str] = []
+
+    def say(self, text: str) -> None:
+        """One line or several."""
+        if self.holds:
+            self.held.append(text)
+            return
+        with self.lock:
+            print(text, flush=True)
+
+    def release(self) -> None:
+        """The step has ended."""
+        with self.lock:
+            for text in self.held:
+                print(text, flush=True)
+        self.held.clear()
 
 
 class Runner:
@@ -103,12 +133,14 @@ class Runner:
     def __init__(self, quick: bool, only: List[str]) -> None:
         self.quick = quick
         self.only = only
+        self.began = time.monotonic()
         self.tally = Tally()
         self.environment = dict(os.environ, LEVERET_TEST_MODE="quick" if quick else "full",
                                 LEVERET_BIN=str(brokers.leveret_binary()), PYTHONDONTWRITEBYTECODE="1")
         self.built = False
-        # Lines come from two threads; a verdict is counted and shown at once.
-        self.lock = threading.Lock()
+        lock = threading.Lock()
+        self.front = Lane(lock)
+        self.beside = Lane(lock, niceness=10, holds=True)
         self.stopping = False
         self.children: List["subprocess.Popen[str]"] = []
 
@@ -128,43 +160,51 @@ class Runner:
 
     # -- running
 
-    def heading(self, name: str) -> None:
-        """Where a step begins."""
-        print(f"\n== {name}", flush=True)
+    def heading(self, name: str, lane: Lane) -> None:
+        """Where a step begins, and how far the run is."""
+        beside = " beside the others" if lane.holds else ""
+        lane.say(f"\n== {name}{beside} (minute {(time.monotonic() - self.began) / 60:.0f})")
 
-    def verdict(self, kind: str, name: str, began: Stopwatch, detail: str = "") -> None:
+    def verdict(self, kind: str, name: str, began: Stopwatch, detail: str = "", lane: Optional[Lane] = None) -> None:
         """Print and count one step of our own."""
-        print(f"{kind} {name}" + (f": {detail}" if detail else "") + f" ({began})", flush=True)
+        (lane or self.front).say(f"{kind} {name}" + (f": {detail}" if detail else "") + f" ({began})")
         self.tally.add(kind, name, detail)
 
-    def captured(self, command: List[str], watch: Optional[Stopwatch] = None) -> "subprocess.CompletedProcess[str]":
+    def captured(self, command: List[str], watch: Optional[Stopwatch] = None,
+                 niceness: int = 0) -> "subprocess.CompletedProcess[str]":
         """Run something whose output matters only when it fails. It is ended if we are."""
+        if niceness:
+            command = ["nice", "-n", str(niceness), *command]
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                      stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            self.children.append(child)
             try:
                 status = (watch or Stopwatch()).wait_for(child)
             finally:
+                self.children.remove(child)
                 if child.poll() is None:
                     brokers.end(child, patience=5.0)
             log.seek(0)
             return subprocess.CompletedProcess(command, status, log.read())
 
-    def cargo(self, name: str, command: List[str], component: Optional[str] = None) -> bool:
+    def cargo(self, name: str, command: List[str], component: Optional[str] = None,
+              lane: Optional[Lane] = None) -> bool:
         """A cargo step with one verdict. A component that is not installed is a skip."""
+        lane = lane or self.front
         if not self.wanted(name):
             return True
-        self.heading(name)
+        self.heading(name, lane)
         began = Stopwatch()
         if component and self.captured(["cargo", component, "--version"]).returncode != 0:
-            self.verdict("SKIP", name, began, f"cargo {component} is not installed; {name} was not checked")
+            self.verdict("SKIP", name, began, f"cargo {component} is not installed; {name} was not checked", lane)
             return True
-        done = self.captured(command, began)
+        done = self.captured(command, began, lane.niceness)
         if done.returncode == 0:
-            self.verdict("PASS", name, began)
+            self.verdict("PASS", name, began, lane=lane)
             return True
-        print(done.stdout)
-        self.verdict("FAIL", name, began, " ".join(command))
+        lane.say(done.stdout)
+        self.verdict("FAIL", name, began, " ".join(command), lane)
         return False
 
     def fetch(self) -> bool:
@@ -189,13 +229,16 @@ class Runner:
         """Whether a release binary is there."""
         return Path(self.environment["LEVERET_BIN"]).exists()
 
-    def cargo_test(self) -> None:
-        """cargo's own tests, each counted."""
+    def cargo_test(self, lane: Lane) -> None:
+        """cargo's own tests, each counted. They are compiled at the lane's priority and run at the usual one."""
         if not self.wanted("cargo-test"):
             return
-        self.heading("cargo-test")
+        self.heading("cargo-test", lane)
         began = Stopwatch()
-        done = self.captured(["cargo", "test", "--profile", "checked", "--locked", "--no-fail-fast"], began)
+        command = ["cargo", "test", "--profile", "checked", "--locked"]
+        self.captured([*command, "--no-run"], began, lane.niceness)
+        compiled = str(began)
+        done = self.captured([*command, "--no-fail-fast"], began)
         results = CARGO_RESULT.findall(done.stdout)
         passed, failed, ignored = (sum(int(result[index]) for result in results) for index in range(3))
         self.tally.add("PASS", "", count=passed)
@@ -205,36 +248,22 @@ class Runner:
         if ignored:
             self.tally.add("SKIP", "cargo-test", f"{ignored} marked as ignored", ignored)
         if done.returncode != 0:
-            print(done.stdout)
+            lane.say(done.stdout)
             if not names:
                 self.tally.add("FAIL", "cargo-test", "did not build, or died")
         elif not passed:
             self.tally.add("FAIL", "cargo-test", "no test was run")
         kind = "PASS" if done.returncode == 0 else "FAIL"
-        print(f"{kind} cargo-test: {passed} passed, {failed} failed, {ignored} ignored ({began})", flush=True)
+        lane.say(f"{kind} cargo-test: {passed} passed, {failed} failed, {ignored} ignored (compiled in {compiled}; "
+                 f"in all {began})")
 
-    def suite(self, name: str, command: List[str], label: Optional[str] = None) -> None:
-        """Run a suite, show what it prints as it comes, count its verdicts."""
-        label = label or name
-        self.heading(label)
-        self.follow(label, command, sys.stdout, SUITE_LIMIT_SECONDS, 0)
-
-    def suites_beside(self, names: List[str]) -> None:
-        """Suites that run while others do; each is shown whole, when it has ended."""
-        for name in names:
-            if self.stopping:
-                return
-            said = io.StringIO()
-            print(f"\n== {name} (ran beside the others)", file=said)
-            self.follow(name, [str(TESTS / name / "run")], said, BESIDE_LIMIT_SECONDS, 19)
-            with self.lock:
-                print(said.getvalue(), flush=True)
-
-    def follow(self, label: str, command: List[str], out: TextIO, limit_seconds: int, niceness: int) -> None:
-        """Runs a suite to its end or its limit: what it prints goes to `out`, its verdicts are counted."""
+    def suite(self, name: str, command: List[str], lane: Lane) -> None:
+        """Run a suite, show what it prints, count its verdicts."""
+        self.heading(name, lane)
         began = Stopwatch()
-        if niceness:
-            command = ["nice", "-n", str(niceness), *command]
+        limit_seconds = BESIDE_LIMIT_SECONDS if lane.holds else SUITE_LIMIT_SECONDS
+        if lane.niceness:
+            command = ["nice", "-n", str(lane.niceness), *command]
         child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                  start_new_session=True)
@@ -245,49 +274,55 @@ class Runner:
         try:
             assert child.stdout is not None
             for line in child.stdout:
-                with self.lock:
-                    out.write(line)
-                    out.flush()
-                    found = parse(line)
-                    if found:
-                        verdicts += 1
-                        failures += found.kind == "FAIL"
-                        self.tally.add(found.kind, found.name, found.detail)
+                lane.say(line.rstrip("\n"))
+                found = parse(line)
+                if found:
+                    verdicts += 1
+                    failures += found.kind == "FAIL"
+                    self.tally.add(found.kind, found.name, found.detail)
             status = began.wait_for(child)
         finally:
             overdue = not late.is_alive()
             late.cancel()
+            self.children.remove(child)
             # Whoever is interrupted ends its own servers; it only needs the time to do so.
             brokers.end(child, patience=60.0)
-            self.children.remove(child)
-        why = ""
         if overdue:
-            why = f"not finished after {limit_seconds} s"
+            self.verdict("FAIL", name, began, f"not finished after {limit_seconds} s", lane)
         elif status != 0 and not failures:
-            why = f"ended with status {status}"
+            self.verdict("FAIL", name, began, f"ended with status {status}", lane)
         elif not verdicts:
-            why = "it gave no verdict on anything"
-        with self.lock:
-            if why:
-                self.tally.add("FAIL", label, why)
-                print(f"FAIL {label}: {why} ({began})", file=out, flush=True)
-            else:
-                print(f"{label}: {verdicts} verdicts ({began})", file=out, flush=True)
+            self.verdict("FAIL", name, began, "it gave no verdict on anything", lane)
+        else:
+            lane.say(f"{name}: {verdicts} verdicts ({began})")
 
-    def every_suite(self) -> None:
-        """All suites that are wanted: what needs the processors beside what waits."""
+    def steps_beside(self, names: List[str]) -> None:
+        """What needs processors and no clock: cargo's steps, and these suites."""
+        steps: List[Callable[[], object]] = [lambda: self.cargo_test(self.beside), self.clippy]
+        steps += [functools.partial(self.suite, name, [str(TESTS / name / "run")], self.beside) for name in names]
+        for step in steps:
+            if self.stopping:
+                return
+            try:
+                step()
+            except Exception as error:  # nobody waits for what a thread raises
+                self.tally.add("FAIL", "tests/run", f"a step beside the others ended with {error!r}")
+                self.beside.say(traceback.format_exc())
+            self.beside.release()
+
+    def all_steps(self) -> None:
+        """Every step that is wanted and needs the binary; what needs the processors beside what waits."""
         names = [name for name in self.suites() if self.wanted(name)]
         if not self.built:
             for name in names:
                 self.tally.add("FAIL", name, "not run, there is no binary")
             names = []
-        beside = [name for name in names if name in BESIDE]
-        thread = threading.Thread(target=self.suites_beside, args=(beside,))
+        thread = threading.Thread(target=self.steps_beside, args=([name for name in names if name in BESIDE],))
         thread.start()
         try:
             for name in names:
                 if name not in BESIDE:
-                    self.suite(name, [str(TESTS / name / "run")])
+                    self.suite(name, [str(TESTS / name / "run")], self.front)
             self.oracle()
             thread.join()
         finally:
@@ -296,12 +331,17 @@ class Runner:
                 brokers.end(child, patience=60.0)
             thread.join()
 
+    def clippy(self) -> None:
+        """Lints of all code, tests included."""
+        command = ["cargo", "clippy", "--profile", "checked", "--locked", "--all-targets", "--", "-D", "warnings"]
+        self.cargo("clippy", command, "clippy", self.beside)
+
     def oracle(self) -> None:
         """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so
         that what Leveret is held to stays true."""
         if not self.wanted("oracle") or (self.quick and not self.only):
             return
-        self.heading("oracle: install RabbitMQ")
+        self.heading("oracle: install RabbitMQ", self.front)
         began = Stopwatch()
         try:
             environment.have_rabbitmq()
@@ -312,10 +352,8 @@ class Runner:
         except environment.CannotInstall as why:
             self.verdict("FAIL", "oracle", began, str(why))
             return
-        self.suite("oracle", [sys.executable, str(TESTS / "transcript" / "run.py"), "--rabbitmq"], "oracle: transcript")
-        self.suite("oracle", [sys.executable, str(TESTS / "clients" / "run.py"), "--rabbitmq"], "oracle: clients")
-        self.suite("oracle", [sys.executable, str(TESTS / "permissions" / "run.py"), "--rabbitmq"],
-                   "oracle: permissions")
+        for name in ("transcript", "clients", "permissions"):
+            self.suite(f"oracle: {name}", [sys.executable, str(TESTS / name / "run.py"), "--rabbitmq"], self.front)
 
     def run(self) -> int:
         """Everything in its order."""
@@ -329,11 +367,8 @@ class Runner:
         if not self.fetch():
             return self.tally.close()
         self.cargo("fmt", ["cargo", "fmt", "--check"], "fmt")
-        self.cargo("clippy", ["cargo", "clippy", "--profile", "checked", "--locked", "--all-targets", "--", "-D", "warnings"],
-                   "clippy")
         self.built = self.cargo("build", ["cargo", "build", "--release", "--locked"]) and self.have_binary()
-        self.cargo_test()
-        self.every_suite()
+        self.all_steps()
         return self.tally.close()
 
 
