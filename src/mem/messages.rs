@@ -19,167 +19,21 @@
 //! acknowledgements of connections that also publish) finds memory when everybody else waits; half-sent
 //! contents never hold more than the assembly share, but for the parts that are kept for each owner.
 
-use core::num::NonZeroU32;
-
-use bytemuck::{Pod, Zeroable};
-
-use super::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
+use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 use super::plain::Plain;
 
+mod admission;
 mod claim;
 mod owners;
+mod slot;
 mod stream;
 
 use claim::Claim;
 use owners::Owners;
-pub use owners::{Draw, Owner, Sender};
-
-const INLINE_BYTES: usize = 90;
-/// One in so many slots and pages is for what is read back alone.
-const LAST_PART: usize = 64;
-/// Bytes of one message slot.
-pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
-const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
-
-/// A message in the pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct MessageId(NonZeroU32);
-
-impl MessageId {
-    /// The id of slot `index` (0-based).
-    ///
-    /// # Panics
-    /// Beyond 2^32 - 2, which no pool reaches.
-    pub fn from_index(index: usize) -> Self {
-        let above = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
-        Self(above.expect("pools hold fewer than 2^32 messages"))
-    }
-
-    /// The slot of the id.
-    pub const fn index(self) -> usize {
-        self.0.get() as usize - 1
-    }
-}
-
-/// What is known of a message without reading its properties.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
-#[repr(transparent)]
-pub struct MessageFlags(u8);
-
-impl MessageFlags {
-    /// No flag at all.
-    pub const NONE: Self = Self(0);
-    /// delivery_mode is 2.
-    pub const PERSISTENT: Self = Self(1);
-    /// The broker must look into the properties before it routes: there are headers, an expiration, a
-    /// user id or a reply-to.
-    pub const LOOK_INSIDE: Self = Self(2);
-    /// Its expiration is 0: it goes to a waiting consumer or nowhere.
-    pub const DUE_AT_ONCE: Self = Self(16);
-    /// The store has it: its body can be read back.
-    pub const STORED: Self = Self(32);
-    const ASSEMBLING: Self = Self(4);
-    const MANDATORY: Self = Self(8);
-
-    /// These flags and the others.
-    #[must_use]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether all of `other` is set.
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-}
-
-/// From which part of the pools a message may come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Share {
-    /// What every publisher may use.
-    Ordinary,
-    /// Half of the reserve as well: for a connection with an open transaction, which may be forgotten.
-    Transaction,
-    /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries), and
-    /// for the broker itself.
-    Reserve,
-    /// The last of it too: for what is read back, for until that is delivered nothing behind it is.
-    ReadBack,
-}
-
-/// Which pool had no room; each names the configuration key that sizes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PoolFull {
-    /// `messages_max`
-    Messages,
-    /// `body_bytes_max`
-    Bodies,
-    /// `assembly_bytes_max`
-    Assembly,
-}
-
-impl PoolFull {
-    /// The configuration key to raise.
-    pub const fn key(self) -> &'static str {
-        match self {
-            Self::Messages => "messages_max",
-            Self::Bodies => "body_bytes_max",
-            Self::Assembly => "assembly_bytes_max",
-        }
-    }
-}
-
-/// The sizes of the pools.
-#[derive(Clone, Copy, Debug)]
-pub struct MessageLimits {
-    /// Message slots.
-    pub messages_max: usize,
-    /// Bytes of blocks; rounded down to pages.
-    pub body_bytes_max: usize,
-    /// Bytes of blocks that contents may hold while they are incomplete.
-    pub assembly_bytes_max: usize,
-    /// Virtual hosts.
-    pub vhosts_max: usize,
-    /// Users that send them.
-    pub users_max: usize,
-}
-
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct Slot {
-    references: u32,
-    body_len: u32,
-    properties_len: u32,
-    first_block: BlockId,
-    /// Stream bytes present; behind `write_block` and `write_at` while the body comes in.
-    filled: u32,
-    write_block: BlockId,
-    /// The offset within the last page where the next octet of the body goes.
-    write_at: u16,
-    /// The owner in whose share the memory counts.
-    vhost: u16,
-    /// The next slot on a list of the owner's (an open transaction); from 1.
-    link: u32,
-    exchange_len: u8,
-    key_len: u8,
-    inline_len: u8,
-    flags: MessageFlags,
-    /// And who sent it.
-    user: u16,
-    inline: [u8; INLINE_BYTES],
-}
-
-/// A place in a message's stream, to read on from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cursor {
-    /// 0 while inside the inline part.
-    block: BlockId,
-    at: u32,
-}
+pub use slot::{
+    Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Owner, PoolFull, Sender, Share,
+};
+use slot::{INLINE_BYTES, Slot, easy, last_part, names_room, text};
 
 /// The pools of slots and blocks.
 #[derive(Debug)]
@@ -454,12 +308,12 @@ impl Messages {
 
     /// The next message on the owner's list.
     pub fn link(&self, id: MessageId) -> Option<MessageId> {
-        NonZeroU32::new(self.slots[id.index()].link).map(MessageId)
+        MessageId::from_link(self.slots[id.index()].link)
     }
 
     /// Sets the next message on the owner's list; only while one owner alone holds it.
     pub fn set_link(&mut self, id: MessageId, next: Option<MessageId>) {
-        self.slots[id.index()].link = next.map_or(0, |next| next.0.get());
+        self.slots[id.index()].link = next.map_or(0, MessageId::to_link);
     }
 
     /// The mark of whoever holds it while it waits to be written; 0 for none. It shares its place with the
@@ -601,66 +455,6 @@ impl Messages {
             self.blocks.link(slot.first_block, chain);
         }
     }
-}
-
-impl Slot {
-    /// Pages of the assembly share that it holds.
-    const fn assembly_pages(&self) -> usize {
-        if !self.flags.has(MessageFlags::ASSEMBLING) {
-            return 0;
-        }
-        Blocks::pages_for(self.stream_len().saturating_sub(self.first_room()))
-    }
-
-    const fn names_len(&self) -> usize {
-        self.exchange_len as usize + self.key_len as usize
-    }
-
-    /// Bytes before the chain of the content: those in the slot, or those of the block that the names took.
-    const fn first_room(&self) -> usize {
-        if self.inline_len > 0 { self.inline_len as usize } else { names_room(self.names_len()) }
-    }
-
-    /// Bytes of all its blocks.
-    const fn block_bytes(&self) -> u32 {
-        let beyond = self.stream_len().saturating_sub(self.first_room());
-        self.names_block_bytes() + Blocks::bytes_for(beyond) as u32
-    }
-
-    /// Bytes of the block that its names took, if the slot did not hold them.
-    const fn names_block_bytes(&self) -> u32 {
-        if self.inline_len > 0 { 0 } else { names_room(self.names_len()) as u32 }
-    }
-
-    const fn stream_len(&self) -> usize {
-        self.names_len() + self.properties_len as usize + self.body_len as usize
-    }
-}
-
-/// Bytes of the block for names that the slot does not hold. They stay in one piece, and with 257 to 510
-/// bytes only a page is one.
-const fn names_room(names_len: usize) -> usize {
-    if names_len <= BLOCK_UNIT_BYTES { BLOCK_UNIT_BYTES } else { PAGE_BYTES }
-}
-
-/// What of a pool is for reading back alone.
-const fn last_part(all: usize) -> usize {
-    all.div_ceil(LAST_PART)
-}
-
-/// What transactions leave of a pool: half of the reserve, and what is for reading back alone.
-const fn half_reserve(reserve: usize, all: usize) -> usize {
-    (reserve + last_part(all)).div_ceil(2)
-}
-
-/// Up to where nobody has to ask how much there is. In a small pool the last part is more than the reserve.
-fn easy(all: usize) -> usize {
-    all - (all / 16).max(last_part(all))
-}
-
-/// Names were checked when they came off the wire.
-fn text(bytes: &[u8]) -> &str {
-    core::str::from_utf8(bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

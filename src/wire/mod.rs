@@ -20,7 +20,7 @@
 //! | `frame`    | the protocol header, the seven octets before and the one after a payload   |
 //! | `method`   | every method of AMQP 0-9-1 with RabbitMQ's extensions, as one enum         |
 //! | `props`    | content headers and the fourteen message properties                        |
-//! | `field`    | field tables, arrays and their values; in `field/writer` how we write them |
+//! | `field`    | field tables, arrays and their values; how they are read, and how we write them |
 //! | `cursor`   | the bounded cursors the others read and write with                         |
 //! | `error`    | what can be wrong with bytes                                               |
 //!

@@ -14,7 +14,6 @@ use super::{Code, expand, folder_of_children, is_within, test_only_files};
 const IN_CYCLES: &[(&str, &[&str])] = &[
     ("", &["config.rs"]),
     ("config", &["board.rs", "bridge.rs", "derive.rs", "transports.rs", "layer.rs", "upstream.rs"]),
-    ("mem", &["messages.rs", "messages/claim.rs", "messages/owners.rs"]),
     (
         "sim",
         &[
@@ -31,7 +30,6 @@ const IN_CYCLES: &[(&str, &[&str])] = &[
             "world.rs",
         ],
     ),
-    ("wire", &["field.rs", "field/writer.rs"]),
 ];
 
 /// Every file that is in a circle and may not be, and every one that may be and is in none.

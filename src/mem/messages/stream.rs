@@ -2,7 +2,8 @@
 //!
 //! Always true: nothing is written beyond what was reserved, nothing read beyond what is there.
 
-use super::{Cursor, Draw, INLINE_BYTES, MessageFlags, MessageId, Messages, PoolFull, Share, text};
+use super::Messages;
+use super::slot::{Cursor, Draw, INLINE_BYTES, MessageFlags, MessageId, PoolFull, Share, text};
 
 impl Messages {
     /// Where the properties begin.

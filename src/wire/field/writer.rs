@@ -5,7 +5,7 @@
 //! the typed methods write no other tags than `S I l t F A T V d`; lengths are filled in afterwards and
 //! always right.
 
-use super::{Table, Value};
+use super::value::{Table, Value};
 use crate::wire::{Full, Writer};
 
 /// Writes a value with the tag it was read with (`l` for either 64-bit tag).

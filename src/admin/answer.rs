@@ -1,0 +1,74 @@
+//! How a request is answered: what the operator's interface says, before it is bytes.
+//!
+//! Always true: a mistake is answered with what is wrong, in the two fields that RabbitMQ's API has for it.
+
+use crate::error::{Fault, ReplyCode};
+use crate::journal::Batch;
+
+use super::http::Status;
+use super::json::Json;
+use super::listing::Listing;
+
+/// Bytes that may wait to be taken by one client.
+pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a body that is written at once: half of what may wait, so that its head has room beside it.
+const BODY_BYTES_MAX: usize = OUTPUT_BYTES_MAX / 2;
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// With this status and body, at once.
+    Now(Status, Vec<u8>),
+    /// The same, when this batch is durable.
+    Durable(Batch, Status, Vec<u8>),
+    /// When all that was said of what exists is durable, whatever messages wait for.
+    Changed(Status, Vec<u8>),
+    /// With what the store consists of, once this is durable.
+    Hold(Batch),
+    /// An answer of many rows, written as room comes.
+    List(Box<Listing>),
+}
+
+/// A small JSON body.
+pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut Json::new(&mut out, BODY_BYTES_MAX));
+    out
+}
+
+/// A body that says what is wrong.
+#[cold]
+pub fn problem(error: &str, reason: &str) -> Vec<u8> {
+    body(|json| {
+        json.raw(b"{\"error\":");
+        json.text(error);
+        json.raw(b",\"reason\":");
+        json.text(reason);
+        json.raw(b"}");
+    })
+}
+
+pub(super) const fn done(status: Status) -> Answer {
+    Answer::Now(status, Vec::new())
+}
+
+#[cold]
+pub(super) fn bad_request(reason: &str) -> Answer {
+    Answer::Now(Status::BadRequest, problem("bad_request", reason))
+}
+
+#[cold]
+pub(super) fn not_found(reason: &str) -> Answer {
+    Answer::Now(Status::NotFound, problem("Object Not Found", reason))
+}
+
+#[cold]
+pub(super) fn refused(fault: &Fault) -> Answer {
+    let (status, error) = match fault.code {
+        ReplyCode::NotFound => (Status::NotFound, "Object Not Found"),
+        ReplyCode::PreconditionFailed => (Status::PreconditionFailed, "precondition_failed"),
+        ReplyCode::ResourceError => (Status::Unavailable, "resource_error"),
+        _ => (Status::BadRequest, "bad_request"),
+    };
+    Answer::Now(status, problem(error, &fault.text))
+}
