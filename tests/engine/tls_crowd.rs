@@ -95,7 +95,8 @@ fn come_in(
     (start[7..] == [0, 10, 0, 10]).then_some(stream)
 }
 
-/// The last waits ten seconds for its turn, longer than a handshake may take, which must not count against it.
+/// The last waits ten seconds for its turn, longer than a handshake may take, which must not count against
+/// it.
 #[test]
 fn two_hundred_come_at_once_and_nobody_else_is_held_up() {
     let limits = "tls_connections_max = 210\ntls_handshakes_max = 205\nhandshake_timeout = \"8s\"\n";

@@ -3,7 +3,7 @@
 /// Files with assertions by `unwrap()` or `expect(`: how many, and why no user's act can meet one.
 pub(super) const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("command.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
-    ("mem/messages.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
+    ("mem/messages/slot.rs", 1, "an id beyond 2^32 needs a pool that limits cannot size"),
     ("broker/backlog.rs", 6, "what stands first was just looked at, and is in memory"),
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
     ("broker/deliveries.rs", 1, "what is on the list of decided deliveries is decided"),

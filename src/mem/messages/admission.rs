@@ -1,8 +1,8 @@
-//! Who is let in with a message, and who waits: what each virtual host and user has, what is kept for others, what
-//! is set aside for a large one.
+//! Who is let in with a message, and who waits: what each virtual host and user has, what is kept for others,
+//! what is set aside for a large one.
 //!
-//! Always true: who is refused is told which pool is full, and is let in when there is room for it again; nobody is
-//! refused by asking.
+//! Always true: who is refused is told which pool is full, and is let in when there is room for it again;
+//! nobody is refused by asking.
 
 use super::Messages;
 use super::claim::{Claim, LARGE_PAGES_MIN};

@@ -169,8 +169,8 @@ impl Owners {
         self.is_divided
     }
 
-    /// Takes in who there is; says whether what each has is to be counted again: while there was one alone nobody
-    /// did, and what somebody sent who is gone is nobody's.
+    /// Takes in who there is; says whether what each has is to be counted again: while there was one alone
+    /// nobody did, and what somebody sent who is gone is nobody's.
     pub(super) fn note_present(
         &mut self,
         mut vhosts: impl Iterator<Item = Owner>,

@@ -1,4 +1,5 @@
-//! What a message is in the pool: its slot, whose memory it takes, and from which part of the pools it may come.
+//! What a message is in the pool: its slot, whose memory it takes, and from which part of the pools it may
+//! come.
 
 use core::num::NonZeroU32;
 
