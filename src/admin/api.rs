@@ -44,12 +44,7 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
         }
         (Verb::Get, ["ctl", "alarms"]) => alarms(context),
         (Verb::Get, ["ctl", "bridges"]) => list::<BridgeLinks>(request, BRIDGE_LINKS, &[]),
-        (Verb::Post, ["ctl", "bridges", bridge, "pause"]) => {
-            order_bridge(context, bridge, BridgeOrder::Pause)
-        }
-        (Verb::Post, ["ctl", "bridges", bridge, "resume"]) => {
-            order_bridge(context, bridge, BridgeOrder::Resume)
-        }
+        (Verb::Post, ["ctl", "bridges", bridge, order]) => order_bridge(context, bridge, order),
         (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS, &[]),
         (verb @ (Verb::Put | Verb::Delete), ["ctl", "orphans", incarnation, queue @ ..]) => {
             orphan(context, verb, incarnation, queue)
@@ -384,7 +379,13 @@ fn counted(context: &Context<'_>, outcome: Result<impl Into<i128>, Fault>) -> An
 }
 
 /// Has something done with a bridge.
-fn order_bridge(context: &mut RequestContext<'_>, bridge: &str, order: BridgeOrder) -> Answer {
+fn order_bridge(context: &mut RequestContext<'_>, bridge: &str, order: &str) -> Answer {
+    let order = match order {
+        "pause" => BridgeOrder::Pause,
+        "resume" => BridgeOrder::Resume,
+        "retry" => BridgeOrder::Retry,
+        _ => return not_found("Not Found"),
+    };
     if !context.bridges.is_known(bridge) {
         return not_found(&format!("there is no bridge '{bridge}'"));
     }

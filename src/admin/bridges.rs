@@ -37,6 +37,7 @@ impl Kind for BridgeLinks {
             }
             pen.json.raw(b"}");
         }),
+        ("retried", |link, pen| pen.json.text(&link.retried)),
         ("held", |link, pen| pen.json.number(link.held)),
         ("connected", |link, pen| pen.json.number(link.connected)),
         ("failed", |link, pen| pen.json.number(link.failed)),

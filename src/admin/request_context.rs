@@ -103,7 +103,7 @@ pub struct BridgeLinkView<'a> {
     pub vhost: &'a str,
     /// The address that is used, or tried next, without its password.
     pub upstream: String,
-    /// Messages that the other side has taken over, since the start.
+    /// Messages that the other side has taken over, since the bridge is there.
     pub moved: u64,
     /// Messages on their way.
     pub pending: u64,
@@ -113,6 +113,8 @@ pub struct BridgeLinkView<'a> {
     pub repeats: u64,
     /// Messages set aside, by cause.
     pub parked: [(&'static str, u64); PARKED_CAUSES],
+    /// What came of `retry_parked`, as a sentence; empty when it was never asked for.
+    pub retried: String,
     /// Messages that nothing here can take, and the upstream keeps.
     pub held: u64,
     /// Times that messages could flow.
@@ -217,6 +219,8 @@ pub struct Orders {
 /// What is to be done with a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BridgeOrder {
+    /// What was set aside goes back to where it was on its way to.
+    Retry,
     /// Its links are to end, and not to begin again.
     Pause,
     /// They are to begin at once.

@@ -27,6 +27,7 @@ const PARKED_COUNT: &str = "x-parked-count";
 /// What a message had on its way before, and what it has anew or no more.
 const OF_SENDING: [&str; 8] =
     [VIA, HOPS, REPEAT, PARKED_CAUSE, PARKED_BRIDGE, PARKED_QUEUE, PARKED_TIME, PARKED_COUNT];
+/// How often it was set aside stands last, and outlives the others.
 const OF_PARKING: [&str; 5] = [PARKED_CAUSE, PARKED_BRIDGE, PARKED_QUEUE, PARKED_TIME, PARKED_COUNT];
 
 /// What a message gets.
@@ -98,6 +99,21 @@ pub fn parked(
         table.timestamp(PARKED_TIME, unix_s)?;
         table.long(PARKED_COUNT, count)
     })
+}
+
+/// Whether a bridge has set a message aside, and from which queue here, if it was in one.
+pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
+    let headers = properties.headers()?;
+    headers.get(PARKED_CAUSE)?;
+    Some(headers.get(PARKED_QUEUE).and_then(|queue| queue.as_str()))
+}
+
+/// Writes the properties of a message that is set aside no more; how often it was stays.
+///
+/// # Errors
+/// They do not fit.
+pub fn unparked(properties: Properties<'_>, scratch: &mut [u8], writer: &mut Writer<'_>) -> Result<(), Full> {
+    edited(properties, &OF_PARKING[..4], scratch, writer, |_| Ok(()))
 }
 
 /// Writes properties whose headers lose some entries and get others.
@@ -213,6 +229,26 @@ mod tests {
         assert_eq!(headers.get(PARKED_CAUSE).and_then(|value| value.as_str()), Some("NO_ROUTE"));
         let sent = with_marks(&twice, Marks { id: Some(OWN), is_repeat: false });
         assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"], "that is nobody else's business");
+    }
+
+    #[test]
+    fn what_goes_back_keeps_its_own_headers_and_how_often_it_was_set_aside() {
+        let words = ("plant", Some("telemetry"), "nacked");
+        let aside = written(b"\x20\0\0\0\0\x07\x01aI\0\0\0\x05", |properties, scratch, writer| {
+            parked(properties, words, 1, scratch, writer).expect("it fits");
+        });
+        let aside_properties = Properties::trusted(&aside);
+        assert_eq!(came_from(aside_properties), Some(Some("telemetry")));
+        let back = written(&aside, |properties, scratch, writer| {
+            unparked(properties, scratch, writer).expect("it fits");
+        });
+        assert_eq!(names(&back), ["a", "x-parked-count"]);
+        assert_eq!(came_from(Properties::trusted(&back)), None);
+        let fetched = written(&[0, 0], |properties, scratch, writer| {
+            parked(properties, ("plant", None, "refused here"), 1, scratch, writer).expect("it fits");
+        });
+        assert_eq!(came_from(Properties::trusted(&fetched)), Some(None));
+        assert_eq!(came_from(Properties::EMPTY), None);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use cause::Cause;
 pub use client::{Client, Credentials, Event, Role, Stage, not_tls, rule_of, tag_of};
 pub use content::Content;
 pub use flights::{Flight, Flights, Refusal};
-pub use marks::{Marks, hops_of, marked, parked};
+pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};
 pub use own_id::{Origin, OwnId};
 pub use writer::{Progress, write_head, write_publish};
 

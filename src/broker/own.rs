@@ -91,6 +91,48 @@ impl Broker {
         is_moved.map(|is_moved| is_moved.then_some(batch))
     }
 
+    /// Publishes a delivery that was sent once more, with other properties, and settles it, both or neither.
+    /// `false`: there is no room for it now, and it is as it was.
+    ///
+    /// # Errors
+    /// It reaches no queue, or is refused.
+    #[cold]
+    pub fn publish_again(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        properties: &[u8],
+    ) -> Result<bool, Fault> {
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
+        let connection = self.channels[channel.index()].connection;
+        cx.journal.begin_group();
+        let mut outcome = self.publish(cx, channel, copy, true);
+        let is_returned = self.has_returned(connection);
+        if outcome == Ok(Outcome::Published) && !is_returned {
+            self.leave_unacknowledged(channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        cx.journal.end_group(cx.messages, Urgency::Awaited);
+        if is_returned {
+            self.sent(cx, connection, 1);
+            let why = format_args!("it reaches no queue here");
+            outcome = Err(Fault::new(ReplyCode::NoRoute, why));
+        }
+        match outcome? {
+            Outcome::Published => Ok(true),
+            Outcome::Wait => {
+                cx.messages.discard(copy);
+                Ok(false)
+            }
+            _ => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("a queue refuses it by its own arguments"),
+            )),
+        }
+    }
+
     /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
     /// for it now.
     ///

@@ -188,7 +188,9 @@ impl Broker {
             queue_table: IndexTable::with_capacity(queues, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
             consumer_table: IndexTable::with_capacity(limits.consumers_max as usize, seed),
-            channels: Slab::with_capacity(limits.channels_max as usize + limits.bridge_links()),
+            channels: Slab::with_capacity(
+                limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize,
+            ),
             connections: Slab::with_capacity(connections),
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),

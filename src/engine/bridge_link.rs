@@ -3,7 +3,7 @@
 //! Always true: a link is one direction of one bridge; what it holds of messages it gives back when it ends.
 
 use crate::bridge::{Arrivals, Cause, Client, Flights, OwnId};
-use crate::command::ChannelId;
+use crate::command::{ChannelId, ConnectionId};
 use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 
@@ -167,4 +167,17 @@ impl Link {
 pub(super) struct Condemned {
     pub(super) id: OwnId,
     pub(super) why: crate::bridge::Refusal,
+}
+
+/// What was set aside, on its way back.
+#[derive(Debug)]
+pub(super) struct Retry {
+    pub(super) connection: ConnectionId,
+    pub(super) channel: ChannelId,
+    /// Messages that were not looked at yet.
+    pub(super) left: u32,
+    pub(super) moved: u32,
+    pub(super) stayed: u32,
+    /// Why the last of those stayed.
+    pub(super) why: Option<Cause>,
 }

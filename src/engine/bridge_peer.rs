@@ -327,14 +327,9 @@ impl<P: Platform> Engine<P> {
 
     #[cold]
     fn open_here(&mut self, id: ConnectionId, link: &mut Link) -> Next {
-        let (broker, mut context) = self.broker_mut();
-        let (outcome, _) = broker.apply(&mut context, id, None, Command::OpenChannel { number: 1 });
-        let channel = match outcome {
-            Outcome::ChannelOpened(channel) => channel,
-            Outcome::Fault(fault) => {
-                return Next::Lost(Cause::new(format_args!("this broker: {}", fault.text)));
-            }
-            _ => unreachable!("opening a channel is answered with a channel or a fault"),
+        let channel = match self.open_own_channel(id) {
+            Ok(channel) => channel,
+            Err(cause) => return Next::Lost(cause),
         };
         link.channel = Some(channel);
         if let Err(cause) = self.begin_flow(id, link, channel) {
@@ -346,14 +341,26 @@ impl<P: Platform> Engine<P> {
         let what = link.id.direction.name();
         let upstream = &bridge.config.upstream[state.upstream];
         let text = format_args!("bridge {}, {what}, {upstream}: up", bridge.config.name);
-        if state.counts.connected == 0 || state.last_error.is_some() {
+        if !state.has_been_up || state.last_error.is_some() {
             self.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Bridge, text);
         }
         if let Some(state) = self.bridges.link_mut(link.id) {
             state.ready_since = Some(now);
             state.counts.connected += 1;
+            state.has_been_up = true;
         }
         Next::GoOn
+    }
+
+    /// The one channel of a connection of our own.
+    #[cold]
+    pub(super) fn open_own_channel(&mut self, id: ConnectionId) -> Result<ChannelId, Cause> {
+        let (broker, mut context) = self.broker_mut();
+        match broker.apply(&mut context, id, None, Command::OpenChannel { number: 1 }).0 {
+            Outcome::ChannelOpened(channel) => Ok(channel),
+            Outcome::Fault(fault) => Err(Cause::new(format_args!("this broker: {}", fault.text))),
+            _ => unreachable!("opening a channel is answered with a channel or a fault"),
+        }
     }
 
     #[cold]
@@ -386,7 +393,12 @@ impl<P: Platform> Engine<P> {
 
     /// A command that has to be carried out.
     #[cold]
-    fn demand(&mut self, id: ConnectionId, channel: ChannelId, command: Command<'_>) -> Result<(), Cause> {
+    pub(super) fn demand(
+        &mut self,
+        id: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<(), Cause> {
         match self.apply_own(id, channel, command).0 {
             Outcome::Fault(fault) => Err(Cause::new(format_args!("this broker: {}", fault.text))),
             _ => Ok(()),

@@ -14,7 +14,7 @@ use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 use crate::wire::{Properties, Writer};
 
-use super::bridge_link::{Condemned, Direction, LinkId};
+use super::bridge_link::{Condemned, Direction, LinkId, Retry};
 
 /// Causes of one upstream that are remembered, for some take turns.
 const LOGGED_MAX: usize = 3;
@@ -24,6 +24,9 @@ pub(super) const ADDRESSES_MAX: usize = 8;
 const MARKS_BYTES_MAX: usize = 2048;
 /// Messages that wait to be set aside, for each bridge; what is beyond is sent again, and refused again.
 const CONDEMNED_MAX: usize = 64;
+
+/// How often what was counted is written down, in milliseconds.
+pub(super) const NOTED_EVERY_MS: u64 = 3_600_000;
 
 /// All bridges.
 pub(super) struct Bridges {
@@ -40,6 +43,10 @@ pub(super) struct Bridges {
     /// Names that are to be looked up; the first is being, if that is said.
     pub(super) lookups: VecDeque<(LinkId, u64)>,
     pub(super) is_looking: bool,
+    /// When what was counted is written down.
+    pub(super) note_due: Deadline,
+    /// What was written last.
+    pub(super) noted: Option<String>,
     pub(super) serials: u64,
     pub(super) tickets: u64,
     random: u64,
@@ -75,6 +82,10 @@ pub(super) struct Bridge {
     /// It goes as soon as its links have ended.
     pub(super) is_leaving: bool,
     pub(super) condemned: VecDeque<Condemned>,
+    /// What was set aside is on its way back.
+    pub(super) retry: Option<Retry>,
+    /// What came of that the last time.
+    pub(super) retried: Option<Cause>,
     /// So many messages are sent one by one, to find the one over which the upstream closes its channel.
     pub(super) careful: usize,
 }
@@ -105,9 +116,11 @@ pub(super) struct LinkState {
     /// What was logged last of each upstream since the link was up.
     logged: Vec<heapless::Vec<Cause, LOGGED_MAX>>,
     pub(super) counts: Counts,
+    /// It was up since the start of the broker.
+    pub(super) has_been_up: bool,
 }
 
-/// What a link has done since the start.
+/// What a link has done since its bridge is there.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Counts {
     /// Messages that the other side has taken over.
@@ -151,6 +164,8 @@ impl Bridges {
             written: Vec::new(),
             lookups: VecDeque::with_capacity(2 * max),
             is_looking: false,
+            note_due: Deadline::NEVER,
+            noted: None,
             serials: 0,
             tickets: 0,
             random: seed | 1,
@@ -175,6 +190,7 @@ impl Bridges {
     /// A bridge that is to begin now.
     pub(super) fn add(&mut self, config: Config, now: Now) {
         self.serials += 1;
+        self.note_due = self.note_due.earlier(now.after_ms(NOTED_EVERY_MS));
         let state = |rules: &[Rule]| (!rules.is_empty()).then(|| LinkState::new(config.upstream.len(), now));
         let links = [state(&config.forward), state(&config.fetch)];
         let serial = self.serials;
@@ -185,6 +201,8 @@ impl Bridges {
             is_paused: false,
             is_leaving: false,
             condemned: VecDeque::with_capacity(CONDEMNED_MAX),
+            retry: None,
+            retried: None,
             careful: 0,
         });
     }
@@ -216,7 +234,7 @@ impl Bridges {
 
     /// When a link is to be tried.
     pub(super) fn deadline(&self) -> Deadline {
-        let mut earliest = Deadline::NEVER;
+        let mut earliest = if self.places.is_empty() { Deadline::NEVER } else { self.note_due };
         for link in self.places.iter().flat_map(|bridge| bridge.links.iter().flatten()) {
             if let Phase::Waiting(at) = link.phase {
                 earliest = earliest.earlier(at);
@@ -271,6 +289,12 @@ impl Scratch {
 }
 
 impl Bridge {
+    /// Its links are not to be tried; none has a socket.
+    pub(super) fn pause(&mut self) {
+        self.is_paused = true;
+        self.links.iter_mut().flatten().for_each(|state| state.phase = Phase::Paused);
+    }
+
     /// A message is to be set aside when it comes by the next time.
     pub(super) fn condemn(&mut self, id: OwnId, why: Refusal) {
         if self.condemned.len() == CONDEMNED_MAX {
@@ -309,6 +333,7 @@ impl LinkState {
             last_error: None,
             logged: vec![heapless::Vec::new(); upstreams],
             counts: Counts::default(),
+            has_been_up: false,
         }
     }
 

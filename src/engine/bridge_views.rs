@@ -66,6 +66,7 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             held: held.into(),
             connected: counts.connected,
             failed: counts.failed,
+            retried: retried_of(bridge),
             last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
             up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
             retry_in_ms,
@@ -82,6 +83,16 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
 fn queues_of(bridge: &Bridge, direction: Direction) -> Option<Vec<&str>> {
     let rules = &bridge.config.forward;
     (direction == Direction::Forward).then(|| rules.iter().map(|rule| rule.queue.as_str()).collect())
+}
+
+/// What was set aside and is to go back.
+#[cold]
+fn retried_of(bridge: &Bridge) -> String {
+    match (&bridge.retry, &bridge.retried) {
+        (Some(retry), _) => format!("{} went back so far", retry.moved),
+        (None, Some(cause)) => cause.to_string(),
+        (None, None) => String::new(),
+    }
 }
 
 #[cold]
@@ -104,12 +115,16 @@ impl<P: Platform> Engine<P> {
     /// Does with a bridge what the operator wants.
     #[cold]
     pub(super) fn follow_bridge_order(&mut self, name: &str, order: BridgeOrder) {
-        let found =
-            self.bridges.places.iter_mut().find(|bridge| !bridge.is_leaving && bridge.config.name == name);
+        let is_it = |bridge: &Bridge| !bridge.is_leaving && bridge.config.name == name;
         // It was there when that was asked; a reload may have been quicker.
-        let Some(bridge) = found else { return };
+        let Some(place) = self.bridges.places.iter().position(is_it) else { return };
+        let bridge = &mut self.bridges.places[place];
         let serial = bridge.serial;
+        if order != BridgeOrder::Retry {
+            self.bridges.note_due = self.now.after_ms(0);
+        }
         match order {
+            BridgeOrder::Retry => self.begin_retry(place),
             BridgeOrder::Pause => {
                 bridge.is_paused = true;
                 self.drain_bridge(serial);

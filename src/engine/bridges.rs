@@ -59,7 +59,12 @@ impl<P: Platform> Engine<P> {
             }
             let staying = self.bridges.places.iter().filter(|bridge| !bridge.is_leaving).count();
             if staying < self.bridges.max {
+                let was_paused = |bridge: &Bridge| bridge.config.name == config.name && bridge.is_paused;
+                let is_paused = self.bridges.places.iter().any(was_paused);
                 self.bridges.add(config.clone(), self.now);
+                if let Some(bridge) = self.bridges.places.last_mut().filter(|_| is_paused) {
+                    bridge.pause();
+                }
             } else {
                 let name = &config.name;
                 let text = format_args!("bridge {name}: bridges_max has no room for it until a restart");
@@ -79,6 +84,8 @@ impl<P: Platform> Engine<P> {
             return;
         }
         self.take_lookup();
+        self.note_bridges();
+        self.retry_parked();
         self.drop_left();
         if self.stopping.is_some() {
             return;

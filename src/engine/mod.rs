@@ -44,7 +44,9 @@ mod admission;
 mod bridge_fetch;
 mod bridge_forward;
 mod bridge_link;
+mod bridge_notes;
 mod bridge_peer;
+mod bridge_retry;
 mod bridge_state;
 mod bridge_views;
 mod bridges;
@@ -92,7 +94,7 @@ pub(crate) const fn peer_bytes<S>() -> usize {
 
 /// Bytes that a bridge takes here beside its connections, with frames of so many bytes.
 pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
-    let links = 2 * (size_of::<bridge_link::Link>() + peer_bytes::<S>() + CLIENT_BYTES);
+    let links = 2 * (size_of::<bridge_link::Link>() + CLIENT_BYTES) + 3 * peer_bytes::<S>();
     links
         + size_of::<bridge_state::Bridge>()
         + bridge_state::Scratch::bytes(frame_max)

@@ -114,6 +114,7 @@ impl<P: Platform> Engine<P> {
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
             || self.has_job()
+            || self.has_retry_work()
             || self.broker.has_forced()
             || self.listeners.iter().any(|one| one.is_ready() && self.may_accept(one.with_tls))
     }
@@ -471,7 +472,7 @@ impl<P: Platform> Engine<P> {
 
     /// Closes a connection from our side, whatever it waits for.
     pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return self.put_retry_out(id, fault) };
         if peer.session.is_bridge() {
             return self.put_link_out(id, &fault.text);
         }

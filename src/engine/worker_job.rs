@@ -20,6 +20,8 @@ pub enum WorkerJob {
     Handshake(Shake),
     /// Read configuration and certificates again.
     Reload(Box<Config>),
+    /// Write down what of bridges is to outlive a restart.
+    Note(String),
 }
 
 /// A step of a handshake that waits to be made.
@@ -48,6 +50,8 @@ pub enum WorkerResult {
     Handshake(Step),
     /// What the configuration says now, or why that cannot be.
     Reload(Box<Result<Config, String>>),
+    /// It is written, or why not.
+    Note(Result<(), String>),
 }
 
 impl Login {
@@ -90,6 +94,8 @@ pub(super) struct WorkerQueue {
     pub(super) throttle: LoginThrottle,
     /// Handshakes of TLS, first come first served.
     pub(super) shakes: VecDeque<Shake>,
+    /// What of bridges is to be written down.
+    pub(super) note: Option<String>,
     /// What is to be read again.
     pub(super) reload: Option<Box<Config>>,
     /// What came of that.
@@ -110,6 +116,7 @@ impl WorkerQueue {
             throttle: LoginThrottle::new(limits.handshakes_max as usize),
             shakes: VecDeque::with_capacity(shakes_max),
             reload: None,
+            note: None,
             reloaded: None,
             shakes_next: false,
         }
@@ -122,7 +129,7 @@ impl WorkerQueue {
     }
 
     pub(super) fn has_next(&self, now: Now) -> bool {
-        self.reload.is_some() || !self.shakes.is_empty() || self.throttle.has_next(now)
+        self.reload.is_some() || self.note.is_some() || !self.shakes.is_empty() || self.throttle.has_next(now)
     }
 
     /// A number that no errand had before.

@@ -45,6 +45,7 @@ impl<P: Platform> Engine<P> {
                     }
                 }
                 WorkerResult::Reload(again) => self.worker.reloaded = Some(again),
+                WorkerResult::Note(noted) => self.take_noted(noted),
             }
         }
         if !self.worker.is_busy
@@ -68,6 +69,9 @@ impl<P: Platform> Engine<P> {
     fn next_job(&mut self) -> Option<WorkerJob> {
         if let Some(config) = self.worker.reload.take() {
             return Some(WorkerJob::Reload(config));
+        }
+        if let Some(notes) = self.worker.note.take() {
+            return Some(WorkerJob::Note(notes));
         }
         self.worker.shakes_next = !self.worker.shakes_next;
         if self.worker.shakes_next {

@@ -142,7 +142,8 @@ impl Limits {
 
     /// Connections of every kind that the broker may have a record of.
     pub const fn connection_records(&self) -> usize {
-        self.connections_max as usize + self.bridge_links()
+        // And one for each bridge whose messages go back.
+        self.connections_max as usize + self.bridge_links() + self.bridges_max as usize
     }
 
     /// The memory table: what every pool costs when it is full.

@@ -21,9 +21,9 @@ use crate::config::Config;
 use crate::engine::{Engine, Interest, Readiness};
 use crate::time::{Deadline, Now};
 
-use super::signals;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
+use super::{bridge_file, signals};
 
 const EVENTS_PER_POLL: usize = 256;
 
@@ -91,6 +91,11 @@ impl EventLoop {
         let goes_on = self.engine.end_store();
         self.flush(goes_on)?;
         self.engine.log_counters();
+        if let Some(notes) = self.engine.bridge_notes()
+            && let Err(error) = bridge_file::write(&self.config.data_dir, &notes)
+        {
+            log::warn!("what was done with bridges cannot be written down: {error}");
+        }
         Ok(())
     }
 

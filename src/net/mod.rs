@@ -10,6 +10,7 @@
 //! | `system` | what the engine asks of the world outside, by `mio` and threads |
 //! | `socket` | a socket of the network or of this machine |
 //! | `listen`, `local` | listening and accepting |
+//! | `bridge_file` | what of bridges outlives a restart |
 //! | `buffer_size`, `buffers` | the kernel's buffers, and who of this machine has the large ones |
 //! | `descriptors` | how many there may be |
 //! | `directory` | whether the data directory is what it was set up to be |
@@ -21,11 +22,13 @@
 //! | `worker` | passwords, handshakes and configuration, on such a thread |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |
+//! | `probe`, `probe_line` | whether upstreams take what bridges have for them |
 //! | `rehearse` | whether a start would come to its end |
 //! | `reload` | what of a changed configuration can be had without a restart |
 //!
 //! Always true: one thread decides; nothing here blocks but the poll.
 
+mod bridge_file;
 mod buffer_size;
 mod buffers;
 mod defined;
@@ -40,6 +43,8 @@ mod local;
 mod log_writer;
 pub mod logging;
 pub mod printable;
+mod probe;
+mod probe_line;
 mod rehearse;
 mod reload;
 mod resolver;
@@ -56,6 +61,7 @@ use crate::config::Config;
 pub use crate::tls::TlsError;
 pub use directory::RESTORE_PART;
 pub use event_loop::EventLoop;
+pub use probe::try_upstreams;
 pub use rehearse::rehearse;
 pub use sizes::{fit, record_sizes};
 pub use start_error::StartError;

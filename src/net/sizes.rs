@@ -33,8 +33,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
         connection_bytes: engine::peer_bytes::<Socket>() + broker::CONNECTION_BYTES,
         bridge_bytes: engine::bridge_bytes::<Socket>(limits.frame_max as usize, window)
-            + 2 * broker::CONNECTION_BYTES
-            + 2 * broker::CHANNEL_BYTES
+            + 3 * broker::CONNECTION_BYTES
+            + 3 * broker::CHANNEL_BYTES
             + LOOKUP_STACK_BYTES,
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,

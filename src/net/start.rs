@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Setup};
 use crate::limits::{Megabytes, MemoryTable};
 use crate::session::Identity;
-use crate::tls::{CertificateStore, KnownTime};
+use crate::tls::CertificateStore;
 
 use super::entropy::entropy;
 use super::event_loop::EventLoop;
@@ -21,7 +21,7 @@ use super::listen::{self, Listener};
 use super::sizes;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, shown};
-use super::{defined, descriptors, disk, resolver, signals, worker};
+use super::{bridge_file, defined, descriptors, disk, resolver, signals, worker};
 
 impl EventLoop {
     /// Reserves everything, listens, and says so.
@@ -56,8 +56,7 @@ impl EventLoop {
             process: process(&config, &listeners),
             own_uid: rustix::process::geteuid().as_raw(),
         };
-        let worker = worker::start(waker.clone(), certificates, KnownTime::kept_in(&config.data_dir))
-            .map_err(no_thread)?;
+        let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, listeners, worker, &config, limits);
         if config.limits.bridges_max > 0 {
             system.resolver = Some(resolver::start(waker.clone()).map_err(no_thread)?);
@@ -82,6 +81,9 @@ impl EventLoop {
         }
         engine.broker().warn_of_guest();
         engine.set_bridges(&config.bridges);
+        if !config.bridges.is_empty() {
+            engine.restore_bridges(&bridge_file::read(&config.data_dir));
+        }
         if engine.platform.open_admin_door() {
             engine.open_admin_socket();
         }

@@ -2,6 +2,7 @@
 //! configuration again. It has the certificates, and the last time that is known.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use mio::Waker;
@@ -10,6 +11,7 @@ use crate::config::Config;
 use crate::engine::{WorkerJob, WorkerResult};
 use crate::tls::{CertificateStore, KnownTime};
 
+use super::bridge_file;
 use super::helper::Helper;
 
 /// Starts the thread; with each result comes whether nobody can come in by TLS.
@@ -19,19 +21,29 @@ use super::helper::Helper;
 pub(super) fn start(
     waker: Arc<Waker>,
     mut certificates: Option<CertificateStore>,
-    mut known: KnownTime,
+    data_dir: &Path,
 ) -> io::Result<Helper<WorkerJob, (WorkerResult, bool)>> {
+    let folder = data_dir.to_path_buf();
+    let mut known = KnownTime::kept_in(data_dir);
     let work = move |job: WorkerJob| {
-        let result = run(job, certificates.as_mut(), &mut known);
+        let result = run(job, certificates.as_mut(), &mut known, &folder);
         (result, certificates.as_ref().is_some_and(CertificateStore::is_shut))
     };
     Helper::start("worker", waker, work)
 }
 
-fn run(job: WorkerJob, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
+fn run(
+    job: WorkerJob,
+    certificates: Option<&mut CertificateStore>,
+    known: &mut KnownTime,
+    folder: &Path,
+) -> WorkerResult {
     match job {
         WorkerJob::Password(login) => login.check(),
         WorkerJob::Handshake(shake) => shake.step(certificates, known),
+        WorkerJob::Note(notes) => {
+            WorkerResult::Note(bridge_file::write(folder, &notes).map_err(|error| error.to_string()))
+        }
         WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(reload(&config, certificates))),
     }
 }

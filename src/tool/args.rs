@@ -42,6 +42,8 @@ pub struct Said {
     pub file: Option<PathBuf>,
     /// The flags.
     pub flags: Layer,
+    /// `leveret check` is to connect to the upstreams of bridges.
+    pub connects: bool,
 }
 
 /// What `--help` prints.
@@ -123,6 +125,16 @@ const OPTIONS: Table<Said> = Table(&[Section {
             "error, warn, info (as it is by default), debug, trace or off",
             |said, given| given.value().map(|level| said.flags.log_level = Some(level)),
         ),
+        OptionRow::new(
+            "--connect",
+            "",
+            "of check: connect to every upstream of a [[bridge]] once, and say what\n\
+             works there and what does not",
+            |said, _| {
+                said.connects = true;
+                Ok(())
+            },
+        ),
         OptionRow::help(),
         OptionRow::version(),
     ],
@@ -175,6 +187,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             (Some("restore" | "upgrade-store"), _) if file.is_none() => file = Some(PathBuf::from(word)),
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
         }
+    }
+    if said.connects && command.as_deref() != Some("check") {
+        return Err(BadArguments::new("--connect goes with leveret check".to_string()));
     }
     match command.as_deref() {
         None | Some("serve") => Ok(Ask::Serve(said)),
@@ -268,6 +283,8 @@ mod tests {
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
+        refused("--connect", "--connect goes with leveret check");
+        assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
         refused("chek", "unknown command chek; did you mean check?");
         refused("serve check", "\"check\" is one argument too many");
         refused("--config", "missing argument for option '--config'");

@@ -43,9 +43,17 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
+            let found = said.connects.then(|| config.clone());
             let (report, verdict) = check::check(config);
             print(&report)?;
             verdict?;
+            if let Some(config) = found {
+                let (found, is_good) = net::try_upstreams(&config);
+                print(&found)?;
+                if !is_good {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
         }
         Ask::Serve(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;

@@ -32,7 +32,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/defined.rs", 4, "once at a start"),
     ("net/descriptors.rs", 1, "once at a start"),
     ("net/disk.rs", 14, "once at a start"),
-    ("net/event_loop.rs", 1, "once at the end"),
+    ("net/event_loop.rs", 2, "once at the end"),
     ("net/helper.rs", 1, "the system fails"),
     ("net/listen.rs", 1, "once at a start"),
     ("net/local.rs", 1, "once at the end"),

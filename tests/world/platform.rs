@@ -350,6 +350,7 @@ impl Platform for Memory {
             WorkerJob::Handshake(shake) => {
                 shake.step(helpers.certificates.as_mut(), &mut KnownTime::default())
             }
+            WorkerJob::Note(_) => WorkerResult::Note(Ok(())),
             WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
         };
         let due_ms = helpers.later_ms();

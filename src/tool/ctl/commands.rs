@@ -90,6 +90,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "pause_bridge",
             "purge_queue",
             "resume_bridge",
+            "retry_parked",
         ],
     ),
 ];
@@ -198,12 +199,15 @@ commands! {
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
         listings::bridges, "Lists the links of bridges, one for each direction, and how each goes. Columns: \
          name, direction, state, vhost, upstream, moved, pending, backlog, repeats, parked, parked_by_cause, \
-         held, connected, failed, last_error, last_error_ago, up_for, retry_in; times in seconds";
+         retried, held, connected, failed, last_error, last_error_ago, up_for, retry_in; times in seconds";
     "pause_bridge", " <bridge>", 1..=1, operations::pause_bridge,
-        "Lets a bridge end its connections, when what is under way is settled, until resume_bridge or a \
-         restart";
+        "Lets a bridge end its connections, when what is under way is settled, until resume_bridge, over \
+         restarts too";
     "resume_bridge", " <bridge>", 1..=1, operations::resume_bridge,
         "Lets a bridge connect now, whether it was paused or waits for its next try";
+    "retry_parked", " <bridge>", 1..=1, operations::retry_parked,
+        "Sends what a bridge has set aside back to where it was on its way to; bridge_status tells what \
+         came of it, in the column retried";
     "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
         "Closes a connection, named by its pid (see list_connections pid name)";
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,

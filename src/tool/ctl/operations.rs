@@ -170,6 +170,10 @@ pub(super) fn resume_bridge(call: &Call) -> Result<(), Failure> {
     order_bridge(call, "Resuming", "resume")
 }
 
+pub(super) fn retry_parked(call: &Call) -> Result<(), Failure> {
+    order_bridge(call, "Sending back what was set aside by", "retry")
+}
+
 fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
     let bridge = &call.args[0];
     tell(call, &format!("{doing} bridge '{bridge}' ..."))?;

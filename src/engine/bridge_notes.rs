@@ -1,0 +1,124 @@
+//! What of bridges outlives a restart: who is paused, and what was counted.
+//!
+//! ```text
+//! forward 0 8000 12 3 2 0 0 10 0 0 0 "plant"
+//! direction, paused, moved, repeats, connected, failed, parked by cause, name
+//! ```
+//!
+//! Always true: it is written when somebody pauses or resumes a bridge, at the end, and otherwise once an
+//! hour at most, for the sake of the flash; what cannot be read is as if it were not there.
+
+use std::fmt::Write as _;
+
+use crate::log_limiter::{LogKind, LogSource};
+
+use super::bridge_link::Direction;
+use super::bridge_state::{Bridge, Counts, LinkState, NOTED_EVERY_MS, PARKED_KINDS};
+use super::platform::Platform;
+use super::state::Engine;
+
+/// Numbers in a line.
+const NUMBERS: usize = 5 + PARKED_KINDS.len();
+
+impl Counts {
+    fn numbers(&self, is_paused: bool) -> [u64; NUMBERS] {
+        let mut all = [0; NUMBERS];
+        let first = [u64::from(is_paused), self.moved, self.repeats, self.connected, self.failed];
+        all[..5].copy_from_slice(&first);
+        all[5..].copy_from_slice(&self.parked);
+        all
+    }
+}
+
+fn line(bridge: &Bridge, direction: Direction, state: &LinkState, text: &mut String) {
+    text.push_str(direction.name());
+    for number in state.counts.numbers(bridge.is_paused) {
+        // Writing into a String cannot fail.
+        let _ = write!(text, " {number}");
+    }
+    let _ = writeln!(text, " {:?}", bridge.config.name);
+}
+
+/// What a line says of a bridge of this name; `None`: it is another's, or no such line.
+fn read(line: &str, direction: Direction, name: &str) -> Option<[u64; NUMBERS]> {
+    let mut words = line.splitn(NUMBERS + 2, ' ');
+    let is_its = words.next() == Some(direction.name());
+    let mut numbers = [0; NUMBERS];
+    for number in &mut numbers {
+        *number = words.next()?.parse().ok()?;
+    }
+    (is_its && words.next()? == format!("{name:?}")).then_some(numbers)
+}
+
+impl<P: Platform> Engine<P> {
+    /// What is to be written down of bridges; `None`: there are none.
+    #[cold]
+    pub fn bridge_notes(&self) -> Option<String> {
+        let mut text = String::new();
+        for bridge in self.bridges.places.iter().filter(|bridge| !bridge.is_leaving) {
+            for direction in Direction::BOTH {
+                if let Some(state) = &bridge.links[direction as usize] {
+                    line(bridge, direction, state, &mut text);
+                }
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// Takes up what was written down; the bridges are there already, and nothing has been done with them.
+    #[cold]
+    pub fn restore_bridges(&mut self, notes: &str) {
+        for bridge in &mut self.bridges.places {
+            let name = bridge.config.name.clone();
+            for direction in Direction::BOTH {
+                let noted = notes.lines().find_map(|line| read(line, direction, &name));
+                let (Some(state), Some(noted)) = (&mut bridge.links[direction as usize], noted) else {
+                    continue;
+                };
+                let [is_paused, moved, repeats, connected, failed, parked @ ..] = noted;
+                state.counts = Counts { moved, repeats, parked, connected, failed };
+                if is_paused == 1 {
+                    bridge.pause();
+                }
+            }
+        }
+    }
+
+    /// Has written down what changed, if it is time.
+    pub(super) fn note_bridges(&mut self) {
+        if self.bridges.note_due.is_due(self.now) {
+            self.bridges.note_due = self.now.after_ms(NOTED_EVERY_MS);
+            let notes = self.bridge_notes();
+            if notes != self.bridges.noted {
+                self.worker.note.clone_from(&notes);
+                self.bridges.noted = notes;
+            }
+        }
+    }
+
+    /// That was done, or could not be.
+    #[cold]
+    pub(super) fn take_noted(&mut self, noted: Result<(), String>) {
+        if let Err(why) = noted {
+            let text = format_args!("what was done with bridges cannot be written down: {why}");
+            self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Bridge, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_by_the_bridge_that_it_is_of() {
+        let line = "forward 1 8000 12 3 2 0 0 10 0 0 7 \"a \\\"b\\n\"";
+        let numbers = [1, 8000, 12, 3, 2, 0, 0, 10, 0, 0, 7];
+        assert_eq!(read(line, Direction::Forward, "a \"b\n"), Some(numbers));
+        assert_eq!(read(line, Direction::Fetch, "a \"b\n"), None);
+        assert_eq!(read(line, Direction::Forward, "a"), None);
+        for torn in ["", "forward", "forward 1 2", "forward x 8000 12 3 2 0 0 10 0 0 7 \"a\"", &line[..20]] {
+            assert_eq!(read(torn, Direction::Forward, "a"), None, "{torn}");
+        }
+    }
+}
