@@ -160,7 +160,7 @@ impl Actor {
             has_ended: false,
             unread_consumers: BTreeMap::new(),
             has_unread_gets: false,
-            is_traced: std::env::var_os("LEVERET_TRACE").is_some(),
+            is_traced: super::is_traced(),
         }
     }
 

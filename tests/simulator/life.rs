@@ -281,7 +281,8 @@ impl<'r> Life<'r> {
     fn look_for_sleepers(&mut self) -> Result<(), Ended> {
         self.run.counts.rests += 1;
         let before = self.progress();
-        let shown = format!("{:?}", self.engine);
+        // A whole engine in words costs more than the run.
+        let shown = super::is_traced().then(|| format!("{:?}", self.engine));
         Memory::report_falsely(&mut self.engine);
         for _ in 0..4 {
             self.take_turn()?;
@@ -289,7 +290,7 @@ impl<'r> Life<'r> {
         let after = self.progress();
         if before != after {
             let what = "somebody slept who could go on";
-            self.run.ledger.complain(format!("{what}: {before:?} became {after:?}; it was {shown}"));
+            self.run.ledger.complain(format!("{what}: {before:?} became {after:?}; it was {shown:?}"));
         }
         self.check()
     }

@@ -73,6 +73,11 @@ fn seeds_or(otherwise: Range<u64>) -> Range<u64> {
     wanted.unwrap_or(otherwise)
 }
 
+/// Whether it shows what clients say and hear.
+fn is_traced() -> bool {
+    std::env::var_os("LEVERET_TRACE").is_some()
+}
+
 /// Runs one seed; what it did, or what is wrong.
 fn run(seed: u64, mutant: Mutant) -> Result<Counts, String> {
     let ran = catch_unwind(AssertUnwindSafe(|| {
