@@ -15,7 +15,6 @@ status without a FAIL line, has failed. A new suite is found by being there.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import re
 import shutil
@@ -39,9 +38,12 @@ CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
 # Suites that compile, and count what no other program changes. With cargo's tests they run beside the others, one after
-# the other and at a lower priority, in the time in which those wait for a disk, a peer or a timer.
-BESIDE = ["deny", "instructions", "seeds", "arm", "mutants", "word32", "fuzz"]
+# the other and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; and when those
+# are over, two at a time, but for the ones that stand together and share what they install.
+BESIDE = [["deny"], ["instructions"], ["seeds"], ["mutants"], ["arm", "word32"], ["fuzz"]]
 ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
+# Who judges by how often somebody is served is last, when cargo's tests are over.
+LAST = ["shares", "caps"]
 SUITE_LIMIT_SECONDS = 25 * 60
 # Who runs beside others waits for them.
 BESIDE_LIMIT_SECONDS = 45 * 60
@@ -140,7 +142,7 @@ class Runner:
         self.built = False
         lock = threading.Lock()
         self.front = Lane(lock)
-        self.beside = Lane(lock, niceness=10, holds=True)
+        self.beside = Lane(lock, niceness=19, holds=True)
         self.stopping = False
         self.children: List["subprocess.Popen[str]"] = []
 
@@ -155,8 +157,9 @@ class Runner:
         found = sorted(path.parent.name for path in TESTS.glob("*/run") if os.access(path, os.X_OK))
         if self.quick and not self.only:
             found = [name for name in found if name in QUICK_SUITES]
-        middle = [name for name in found if name not in ORDER + BESIDE]
-        return [name for name in [*ORDER, *middle, *BESIDE] if name in found]
+        beside = [name for together in BESIDE for name in together]
+        middle = [name for name in found if name not in ORDER + LAST + beside]
+        return [name for name in [*ORDER, *middle, *LAST, *beside] if name in found]
 
     # -- running
 
@@ -230,7 +233,7 @@ class Runner:
         return Path(self.environment["LEVERET_BIN"]).exists()
 
     def cargo_test(self, lane: Lane) -> None:
-        """cargo's own tests, each counted. They are compiled at the lane's priority and run at the usual one."""
+        """cargo's own tests, each counted."""
         if not self.wanted("cargo-test"):
             return
         self.heading("cargo-test", lane)
@@ -238,7 +241,7 @@ class Runner:
         command = ["cargo", "test", "--profile", "checked", "--locked"]
         self.captured([*command, "--no-run"], began, lane.niceness)
         compiled = str(began)
-        done = self.captured([*command, "--no-fail-fast"], began)
+        done = self.captured([*command, "--no-fail-fast"], began, lane.niceness)
         results = CARGO_RESULT.findall(done.stdout)
         passed, failed, ignored = (sum(int(result[index]) for result in results) for index in range(3))
         self.tally.add("PASS", "", count=passed)
@@ -296,19 +299,32 @@ class Runner:
         else:
             lane.say(f"{name}: {verdicts} verdicts ({began})")
 
-    def steps_beside(self, names: List[str]) -> None:
+    def steps_beside(self, names: List[str]) -> List[Callable[[Lane], None]]:
         """What needs processors and no clock: cargo's steps, and these suites."""
-        steps: List[Callable[[], object]] = [lambda: self.cargo_test(self.beside), self.clippy]
-        steps += [functools.partial(self.suite, name, [str(TESTS / name / "run")], self.beside) for name in names]
-        for step in steps:
-            if self.stopping:
+
+        def suites(together: List[str]) -> Callable[[Lane], None]:
+            def run(lane: Lane) -> None:
+                for name in together:
+                    self.suite(name, [str(TESTS / name / "run")], lane)
+
+            return run
+
+        wanted = [[name for name in together if name in names] for together in BESIDE]
+        return [self.cargo_test, self.clippy, *(suites(together) for together in wanted if together)]
+
+    def work_off(self, steps: List[Callable[[Lane], None]], lane: Lane) -> None:
+        """One step after the other, until none is left; others may take from the same list."""
+        while not self.stopping:
+            try:
+                step = steps.pop(0)
+            except IndexError:
                 return
             try:
-                step()
+                step(lane)
             except Exception as error:  # nobody waits for what a thread raises
                 self.tally.add("FAIL", "tests/run", f"a step beside the others ended with {error!r}")
-                self.beside.say(traceback.format_exc())
-            self.beside.release()
+                lane.say(traceback.format_exc())
+            lane.release()
 
     def all_steps(self) -> None:
         """Every step that is wanted and needs the binary; what needs the processors beside what waits."""
@@ -317,13 +333,16 @@ class Runner:
             for name in names:
                 self.tally.add("FAIL", name, "not run, there is no binary")
             names = []
-        thread = threading.Thread(target=self.steps_beside, args=([name for name in names if name in BESIDE],))
+        beside = [name for together in BESIDE for name in together]
+        steps = self.steps_beside(names)
+        thread = threading.Thread(target=self.work_off, args=(steps, self.beside))
         thread.start()
         try:
             for name in names:
-                if name not in BESIDE:
+                if name not in beside:
                     self.suite(name, [str(TESTS / name / "run")], self.front)
             self.oracle()
+            self.work_off(steps, Lane(self.front.lock, holds=True))
             thread.join()
         finally:
             self.stopping = True
@@ -331,10 +350,10 @@ class Runner:
                 brokers.end(child, patience=60.0)
             thread.join()
 
-    def clippy(self) -> None:
+    def clippy(self, lane: Lane) -> None:
         """Lints of all code, tests included."""
         command = ["cargo", "clippy", "--profile", "checked", "--locked", "--all-targets", "--", "-D", "warnings"]
-        self.cargo("clippy", command, "clippy", self.beside)
+        self.cargo("clippy", command, "clippy", lane)
 
     def oracle(self) -> None:
         """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so
