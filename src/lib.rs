@@ -13,6 +13,7 @@
 //! | [`log_limiter`] | the ground floor as well: how many lines peers may cause in the log | nothing |
 //! | [`journal`] | the ground floor as well: what is to be written down | nothing |
 //! | [`password`] | the ground floor as well: what a password is kept as | nothing |
+//! | [`small_file`] | the ground floor as well: files that are read and written whole | nothing |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | nothing |
 //! | [`session`] | one peer, without its socket | `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
@@ -116,6 +117,7 @@ pub mod password;
 pub mod session;
 #[cfg(debug_assertions)]
 pub mod sim;
+pub mod small_file;
 pub mod store;
 pub mod time;
 pub mod tls;

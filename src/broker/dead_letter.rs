@@ -114,7 +114,7 @@ impl Broker {
         let edit = PropertyEdit { headers: HeadersEdit::Keep, ..edit };
         // Headers that fill a frame without that stay as they are.
         if written.or_else(|_| properties.write_with(edit, &mut writer)).is_err() {
-            self.say_dropped(&name, "its headers fill a frame");
+            self.log_dropped(&name, "its headers fill a frame");
             return Some(Letter::Nowhere);
         }
         let written = Properties::trusted(writer.written());
@@ -126,7 +126,7 @@ impl Broker {
         // In a transaction nothing may end half-way.
         cx.work.lift_limit();
         if let Err(fault) = routed {
-            self.say_dropped(&name, &fault.text);
+            self.log_dropped(&name, &fault.text);
             return Some(Letter::Nowhere);
         }
         targets.retain(|&to| !death.is_cycle(&self.queues[to.index()].name));
@@ -148,9 +148,9 @@ impl Broker {
     }
 
     /// Somebody has to know what became of it; once a minute is enough.
-    fn say_dropped(&mut self, queue: &str, why: &str) {
+    fn log_dropped(&mut self, queue: &str, why: &str) {
         let minute = self.watch.now_s / 60;
-        if self.dropped_said_minute.replace(minute) != Some(minute) {
+        if self.dropped_logged_minute.replace(minute) != Some(minute) {
             log::error!("queue '{}': a message cannot be dead-lettered: {why}", queue.escape_debug());
         }
     }

@@ -120,17 +120,7 @@ impl Broker {
             let why = format_args!("it reaches no queue here");
             outcome = Err(Fault::new(ReplyCode::NoRoute, why));
         }
-        match outcome? {
-            Outcome::Published => Ok(true),
-            Outcome::Wait => {
-                cx.messages.discard(copy);
-                Ok(false)
-            }
-            _ => Err(Fault::new(
-                ReplyCode::PreconditionFailed,
-                format_args!("a queue refuses it by its own arguments"),
-            )),
-        }
+        taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
     }
 
     /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
@@ -192,17 +182,7 @@ impl Broker {
         targets.push(queue);
         let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
         self.targets_buffer = targets;
-        match outcome? {
-            Outcome::Published => Ok(true),
-            Outcome::Wait => {
-                cx.messages.discard(copy);
-                Ok(false)
-            }
-            _ => Err(Fault::new(
-                ReplyCode::PreconditionFailed,
-                format_args!("the queue for what is set aside takes no more, by its own arguments"),
-            )),
-        }
+        taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
     }
 
     /// How many messages are ready in a queue; `None`: there is no such queue.
@@ -216,6 +196,18 @@ impl Broker {
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
         let front = self.connection(connection).outbox.front();
         front.is_some_and(|index| self.deliveries[index].queue.is_none())
+    }
+}
+
+/// Whether a copy found its place; without room for it now it is gone. Refused says why it can never.
+fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
+    match outcome {
+        Outcome::Published => Ok(true),
+        Outcome::Wait => {
+            cx.messages.discard(copy);
+            Ok(false)
+        }
+        _ => Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{refused}"))),
     }
 }
 

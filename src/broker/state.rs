@@ -111,7 +111,7 @@ pub struct Broker {
     /// When it was last said that there is no room on the disk.
     pub(super) full_said_ms: Option<u64>,
     /// In which minute it was last said that a dead letter was dropped.
-    pub(super) dropped_said_minute: Option<u32>,
+    pub(super) dropped_logged_minute: Option<u32>,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     pub(super) paging: Paging,
@@ -196,7 +196,7 @@ impl Broker {
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
             full_said_ms: None,
-            dropped_said_minute: None,
+            dropped_logged_minute: None,
             watermarks_pending: VecDeque::with_capacity(64),
             paging: Paging::new(limits),
             getting: Waiters::with_capacity(0),

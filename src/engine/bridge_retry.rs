@@ -46,7 +46,7 @@ impl<P: Platform> Engine<P> {
         let (name, vhost, queue) = (config.name.clone(), config.vhost.clone(), config.parked.clone());
         match self.open_retry(&name, &vhost, &queue) {
             Ok(retry) => self.bridges.places[place].retry = Some(retry),
-            Err(cause) => self.tell_retried(place, cause),
+            Err(cause) => self.log_retried(place, cause),
         }
     }
 
@@ -121,7 +121,7 @@ impl<P: Platform> Engine<P> {
     fn end_retry(&mut self, place: usize, retry: &Retry) {
         self.release_own(retry.connection);
         let Retry { moved, stayed, why, .. } = retry;
-        self.tell_retried(
+        self.log_retried(
             place,
             match why {
                 None => Cause::new(format_args!("{moved} went back")),
@@ -130,7 +130,7 @@ impl<P: Platform> Engine<P> {
         );
     }
 
-    fn tell_retried(&mut self, place: usize, cause: Cause) {
+    fn log_retried(&mut self, place: usize, cause: Cause) {
         let bridge = &mut self.bridges.places[place];
         let text = format_args!("bridge {}, what was set aside: {cause}", bridge.config.name);
         self.supplies.log.log(self.now, log::Level::Info, LogSource::Anybody, LogKind::Bridge, text);

@@ -5,9 +5,9 @@
 //! clock is right enough to be written down. Always true: what is written down never becomes earlier; it is
 //! written at most once a day, for the sake of the flash.
 
-use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+
+use crate::small_file;
 
 use super::clock::Clock;
 
@@ -47,7 +47,7 @@ impl KnownTime {
         }
         self.seconds = Some(now_s);
         let Some(file) = &self.file else { return };
-        if let Err(error) = write(file, now_s) {
+        if let Err(error) = small_file::write(file, &format!("{now_s}\n")) {
             let shown = file.display();
             log::warn!(
                 "{shown} cannot be written ({error}): after a restart without a clock the time is not known"
@@ -58,21 +58,13 @@ impl KnownTime {
 
 /// What a file says; 0 when there is none, or it says nothing of use.
 fn read(file: &Path) -> u64 {
-    let is_sound = fs::metadata(file).is_ok_and(|found| found.is_file() && found.len() <= DIGITS_MAX + 1);
-    let text = is_sound.then(|| fs::read_to_string(file).ok()).flatten();
-    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
-fn write(file: &Path, seconds: u64) -> io::Result<()> {
-    let beside = file.with_extension("new");
-    let mut written = fs::File::create(&beside)?;
-    writeln!(written, "{seconds}")?;
-    written.sync_all()?;
-    fs::rename(&beside, file)
+    small_file::read(file, DIGITS_MAX + 1).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::clock::system_s;
     use super::*;
 

@@ -299,6 +299,11 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
     assert_eq!(got(&mut house, at, "q1000").deaths().len(), 1000);
 }
 
+/// Every message record that was free, until it is released.
+fn filled(house: &mut House) -> Vec<MessageId> {
+    core::iter::from_fn(|| house.messages.begin("", b"", Share::Reserve).ok()).collect()
+}
+
 /// Without room for the letter nothing is settled; with some, it goes on by itself.
 #[test]
 fn without_room_it_stays_and_goes_on_later() {
@@ -309,10 +314,7 @@ fn without_room_it_stays_and_goes_on_later() {
     declare(&mut house, at, "q", false, &to("dead"));
     publish(&mut house, at, "q", &[0, 0], "x");
     let first = got(&mut house, at, "q");
-    let mut held = Vec::new();
-    while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
-        held.push(id);
-    }
+    let mut held = filled(&mut house);
     house.settle(at, first.tag, false, Settlement::Reject);
     house.turns(at);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "nobody is given it any more");
@@ -334,10 +336,7 @@ fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
     declare(&mut house, at, "q", false, &to("dead"));
     publish(&mut house, at, "q", &[0, 0], "x");
     let first = got(&mut house, at, "q");
-    let mut held = Vec::new();
-    while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
-        held.push(id);
-    }
+    let held = filled(&mut house);
     house.settle(at, first.tag, false, Settlement::Reject);
     house.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     house.turns(at);

@@ -15,6 +15,7 @@ status without a FAIL line, has failed. A new suite is found by being there.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -90,12 +91,14 @@ class Stopwatch:
         self.cpu_seconds: Optional[float] = None
 
     def wait_for(self, child: "subprocess.Popen[str]") -> int:
-        """The status of a child that ends, once it has; what it and all below it took is noted before it is gone."""
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        # utime, stime, cutime and cstime: fields 14 to 17 of proc(5); the third is the first here.
-        took = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-        self.cpu_seconds = took + (self.cpu_seconds or 0.0)
+        """The status of a child that ends, once it has; what it and all below it took is noted before it is gone,
+        unless somebody who ended it was faster."""
+        with contextlib.suppress(ChildProcessError, FileNotFoundError, ProcessLookupError):
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+            # utime, stime, cutime and cstime: fields 14 to 17 of proc(5); the third is the first here.
+            took = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+            self.cpu_seconds = took + (self.cpu_seconds or 0.0)
         return child.wait()
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import brokers, environment, wire  # noqa: E402
+from harness import brokers, environment, runner, wire  # noqa: E402
 from harness.suite import Suite, Verdict, parse  # noqa: E402
 from transcript.differences import Differences, Hunk, hunks, show_hunk  # noqa: E402
 from transcript.registry import SCENARIOS  # noqa: E402
@@ -103,6 +103,17 @@ def ending_servers() -> None:
         time.sleep(0.05)
 
 
+def stopwatch() -> None:
+    """What a child took is noted; one that somebody else has already reaped costs only that."""
+    for taken_away in (False, True):
+        child = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 99999 ]; do i=$((i+1)); done; exit 3"])
+        watch = runner.Stopwatch()
+        if taken_away:
+            child.wait()
+        assert watch.wait_for(child) == 3
+        assert (watch.cpu_seconds is None) == taken_away and (watch.cpu_seconds or 1) > 0
+
+
 def unreachable_index() -> None:
     """An index that does not answer is told apart from an installation that failed."""
     tries, environment.TRIES = environment.TRIES, 1
@@ -122,7 +133,7 @@ def main() -> int:
     """All of them."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
-                 unreachable_index):
+                 stopwatch, unreachable_index):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 
