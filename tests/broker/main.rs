@@ -12,6 +12,7 @@ mod random;
 mod access;
 mod cases;
 mod dead_letters;
+mod expiry;
 mod holders;
 mod lives;
 mod offsets;
