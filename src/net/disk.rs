@@ -209,6 +209,13 @@ fn tell(report: &Report, directory: &Path) {
             report.refused.len()
         );
     }
+    if report.newest_gone {
+        log::error!(
+            "{}: the newest segment file is not there, nor the file newest: if this is a copy of a store, it \
+             is not all of it; the rest is served",
+            directory.display()
+        );
+    }
     for part in &report.set_aside {
         log::error!(
             "{0}: bytes {1} to {2} of segment file {3:08} are set aside; `leveret inspect {0}` says more",

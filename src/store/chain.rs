@@ -11,6 +11,13 @@ pub(super) struct CommitRead {
     pub(super) header: HeaderRead,
 }
 
+impl CommitRead {
+    /// It was prepared, and nothing was written to it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.header == HeaderRead::Empty && self.length > 0
+    }
+}
+
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Chain {
@@ -36,6 +43,8 @@ pub(super) struct Newest {
     pub(super) again: Vec<u8>,
     pub(super) again_records: u32,
     pub(super) footer: Footer,
+    /// It has its own footer: the next one was about to be opened.
+    pub(super) is_sealed: bool,
     /// The number of the newest commit that something in the segment proves to have been synced.
     pub(super) synced: u64,
     /// Commits behind the last one were durable and cannot be read.

@@ -16,10 +16,11 @@ use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths, Trailer};
 use super::format::Format;
+use super::newest_note;
 use super::reader::{Pass, Reader};
 use super::report::SetAside;
 use super::salvage;
-use super::segment::SegmentRef;
+use super::segment::{SegmentHeader, SegmentRef};
 use super::slots::Slot;
 use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
 
@@ -54,7 +55,9 @@ impl<D: Disk> Reader<'_, '_, D> {
         served.for_each(|place| salvage::note(&mut footer, &self.bytes, place));
         self.index.set_bytes(segment.sequence, served_end);
         let synced = self.synced_in_newest(segment, tail);
-        if let Some((lengths, trailer)) = self.footer_of_newest(segment) {
+        let sealed = self.footer_of_newest(segment);
+        let is_sealed = sealed.is_some();
+        if let Some((lengths, trailer)) = sealed {
             // A life may have left nothing but that. Commits of another one with its number, or a lower one,
             // would count as older than it.
             self.chain.life = self.chain.life.max(trailer.life);
@@ -65,7 +68,19 @@ impl<D: Disk> Reader<'_, '_, D> {
             tail = self.segment_bytes;
         }
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
-        Ok(Newest { segment, format, tail, length, again, again_records, footer, synced, is_damaged: false })
+        let is_damaged = false;
+        Ok(Newest {
+            segment,
+            format,
+            tail,
+            length,
+            again,
+            again_records,
+            footer,
+            is_sealed,
+            synced,
+            is_damaged,
+        })
     }
 
     /// The footer of the newest segment, which is in the buffer, when it has a good one.
@@ -189,10 +204,30 @@ impl<D: Disk> Reader<'_, '_, D> {
             return;
         }
         let commits = u64::from(unopened) * u64::from(self.segment_bytes / BLOCK_BYTES as u32);
-        self.newer_unopened = unopened;
+        self.newer_missing = unopened;
         self.report.commits_lost_at_end += commits;
         self.chain.number += commits;
         (newest.is_damaged, newest.tail) = (true, self.segment_bytes);
+    }
+
+    /// A segment is sealed when the next one is opened, and each is noted beside the log. So where the newest
+    /// is sealed, and there is neither a file that is newer nor that note, files are gone, as of a directory
+    /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old or
+    /// not good could not be written, which is no sign of that.
+    pub(super) fn find_gone(&mut self, newest: &mut Newest, headers: &Headers<'_>) {
+        let sequence = newest.segment.sequence;
+        let is_newer = |(_, _, header): &(u32, u32, &SegmentHeader)| header.sequence > sequence;
+        let is_whole = newest_note::is_there(self.disk) || headers.iter().any(is_newer);
+        if !newest.is_sealed || newest.is_damaged || is_whole {
+            return;
+        }
+        let commits = u64::from(self.segment_bytes / BLOCK_BYTES as u32);
+        self.report.newest_gone = true;
+        self.report.commits_missing += commits;
+        self.report.commits_lost_at_end += commits;
+        self.chain.number += commits;
+        self.newer_missing = 1;
+        newest.is_damaged = true;
     }
 
     /// Nothing is written to a file with a block that the disk refuses to read: what lies there may be a

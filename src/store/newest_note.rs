@@ -38,6 +38,11 @@ pub(super) struct Note {
     pub(super) header_bytes: u32,
 }
 
+/// Whether there is a note, good or not. One that is not good says nothing, but its file was not left behind.
+pub(super) fn is_there<D: Disk>(disk: &mut D) -> bool {
+    disk.read(NEWEST_SLOT, 0, &mut [0]).map_or(true, |length| length > 0)
+}
+
 /// Reads the note; `None` when there is none that is good.
 pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Note> {
     let mut bytes = vec![0; BLOCK_BYTES];
@@ -69,7 +74,7 @@ pub(super) fn write<D: Disk>(disk: &mut D, slot: u32, header: &[u8]) -> io::Resu
     let sum = crc32c::crc32c(&bytes[12..]);
     bytes[8..12].copy_from_slice(&sum.to_le_bytes());
     bytes.resize(padded(bytes.len()), 0);
-    let is_new = disk.read(NEWEST_SLOT, 0, &mut [0]).map_or(true, |length| length == 0);
+    let is_new = !is_there(disk);
     disk.create(NEWEST_SLOT)?;
     disk.write(NEWEST_SLOT, 0, &bytes)?;
     disk.sync(NEWEST_SLOT)?;

@@ -63,8 +63,8 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) set_aside: Vec<u32>,
     /// Files whose header is of another one.
     pub(super) misplaced: Vec<u32>,
-    /// Files that cannot be opened and may be segments newer than every one that can.
-    pub(super) newer_unopened: u32,
+    /// Segments that may be newer than every one that is there: files that cannot be opened, or are gone.
+    pub(super) newer_missing: u32,
     /// The newest segment, by the note beside the log; and whether its file has not its header.
     pub(super) noted: Option<SegmentRef>,
     pub(super) is_noted_only: bool,
@@ -113,7 +113,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             served: Vec::new(),
             set_aside: Vec::new(),
             misplaced: Vec::new(),
-            newer_unopened: 0,
+            newer_missing: 0,
             noted: None,
             is_noted_only: false,
             format: Format::One,
@@ -174,6 +174,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.find_noted(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
+        self.find_gone(&mut newest, headers);
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_watermark_resets();
         }
@@ -193,7 +194,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
         // Its numbers are not used again, or the next start would miss them.
         self.chain.number = noted;
-        self.newer_unopened = self.unopened_beside(found, &[]);
+        self.newer_missing = self.unopened_beside(found, &[]);
         let tail = self.segment_bytes;
         let mut newest = Newest {
             segment: SegmentRef { sequence: 0, slot: 0 },
@@ -203,6 +204,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             again: Vec::new(),
             again_records: 0,
             footer: Footer::default(),
+            is_sealed: false,
             synced: 0,
             is_damaged: noted > 0,
         };
@@ -212,9 +214,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
 
     /// Whether files that hold no log any more held one once. What first starts leave when the power goes in
     /// the middle of them is what the disk had there before, and headers that know of no commit, with half of
-    /// the first commit behind them. The files of access come after that commit.
+    /// the first commit behind them. The files of access come after that commit, and so does a second segment
+    /// file, even one that nothing was written to yet.
     fn has_remains(&mut self, found: &[CommitRead]) -> io::Result<bool> {
-        if access_file::is_there(self.disk) {
+        let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
+        if has_one_more || access_file::is_there(self.disk) {
             return Ok(true);
         }
         for file in found {

@@ -351,7 +351,7 @@ fn recover<D: Disk>(
     // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
     let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
-    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_unopened);
+    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let formats = headers.iter().map(|(_, _, header)| header.format);
     let mut wants = formats.fold(reader.format.max(newest.format), Format::max);
@@ -375,7 +375,7 @@ fn recover<D: Disk>(
         wants,
         had_access: headers.iter().any(|(_, _, header)| header.has_access),
         tail: newest.tail,
-        sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_unopened),
+        sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_missing),
         footer: newest.footer,
         again: newest.again,
         again_records: newest.again_records,

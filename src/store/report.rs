@@ -31,6 +31,8 @@ pub struct Report {
     pub footers_missing: u32,
     /// Commits that are missing from the end: whatever they said, nothing behind them repeats it.
     pub commits_lost_at_end: u64,
+    /// The newest file of the log is not there, and perhaps others: this is a part of a store.
+    pub newest_gone: bool,
     /// Blocks that the disk refuses to read: file, and first byte.
     pub refused: Vec<(u32, u32)>,
     /// Parts set aside that are not there, for the file of a segment ends too early.

@@ -31,7 +31,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("engine/turn.rs", 2, "when the file system is full"),
     ("net/defined.rs", 4, "once at a start"),
     ("net/descriptors.rs", 1, "once at a start"),
-    ("net/disk.rs", 14, "once at a start"),
+    ("net/disk.rs", 15, "once at a start"),
     ("net/event_loop.rs", 2, "once at the end"),
     ("net/helper.rs", 1, "the system fails"),
     ("net/listen.rs", 1, "once at a start"),

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::fsck::Scan;
 use leveret::store::{
@@ -38,16 +39,18 @@ impl Store {
         Self { log, disk, letter, next: 0 }
     }
 
-    fn of(files: &Files, letter: u8) -> Self {
-        let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
-        disk.start(Trouble::Never);
-        for (slot, bytes) in files {
-            disk.create(*slot).expect("the disk is well");
-            disk.write(*slot, 0, bytes).expect("the disk is well");
-            disk.sync(*slot).expect("the disk is well");
+    /// Somebody may come in, which stands beside the log, too.
+    fn let_in(&mut self) {
+        for (version, key) in [(1, b"\0\x02\x05alice".as_slice()), (2, &ACCESS_WRITTEN_KEY)] {
+            let record = Record::Defined { version, key, value: Some(b"") };
+            self.log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+            turn(&mut self.log, &mut self.disk);
+            turn(&mut self.log, &mut self.disk);
         }
-        disk.sync_directory().expect("the disk is well");
-        disk.start(Trouble::Never);
+    }
+
+    fn of(files: &Files, letter: u8) -> Self {
+        let disk = disk_of(files);
         let log = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens").0;
         Self { log, disk, letter, next: 100_000 }
     }
@@ -75,6 +78,21 @@ impl Store {
             self.log.flush(NOW);
             turn(&mut self.log, &mut self.disk);
         }
+    }
+
+    /// One more message, in a commit of its own; `false` when the disk is gone.
+    fn goes_on(&mut self) -> bool {
+        let target = [Target { queue: 1, offset: self.next, lane: 0 }];
+        let message = Message { targets: Targets::List(&target), ..PLAIN };
+        self.next += 1;
+        while let Some(job) = self.log.next_prepare() {
+            if self.log.prepare_done(job.run(&mut self.disk)).is_err() {
+                return false;
+            }
+        }
+        self.log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
+        let job = self.log.next_commit(NOW).expect("somebody waits");
+        self.log.commit_done(job.run(&mut self.disk)).is_ok()
     }
 
     fn files(&self) -> Files {
@@ -122,8 +140,7 @@ fn two_days() -> (Files, Files, BTreeSet<u64>) {
     (first, store.files(), live)
 }
 
-/// What strangers have made of the files of a store with these messages; how many it cost.
-fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize {
+fn disk_of(files: &Files) -> SimDisk {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     for (slot, bytes) in files {
@@ -133,6 +150,12 @@ fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize
     }
     disk.sync_directory().expect("the disk is well");
     disk.start(Trouble::Never);
+    disk
+}
+
+/// What strangers have made of the files of a store with these messages; how many it cost.
+fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize {
+    let disk = disk_of(files);
     let is_good = Scan::of(&mut disk.clone()).is_ok_and(|scan| scan.is_good());
     let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
     let mut store = Store { log, disk, letter: b'a', next: 100_000 };
@@ -231,4 +254,88 @@ fn whatever_lies_in_a_spare_file_costs_nothing() {
             assert_eq!(cost, 0, "kind {kind} in spare file {name}");
         }
     }
+}
+
+/// Copies without each of the files, each two of them, and each one of the log or two without any of those
+/// beside it. What a young store has left then may be nothing but files that were never written to.
+#[test]
+fn a_directory_that_was_copied_in_part_is_told() {
+    for (age, count) in [("young", 30), ("lived", 300), ("old", 560)] {
+        let mut store = Store::new(b'a', IDENTITY);
+        store.let_in();
+        store.go_on(count);
+        let (live, files) = (store.served(age), store.files());
+        let (log, beside): (Vec<u32>, Vec<u32>) = files.keys().partition(|name| **name < NEWEST_SLOT);
+        assert_eq!((beside.len(), log.len() > 3), (3, true), "{age}: {log:?} and {beside:?}");
+        let all: Vec<u32> = files.keys().copied().collect();
+        let pairs = |of: &[u32]| -> Vec<Vec<u32>> {
+            let pair = |at: usize| of[at..].iter().map(move |other| vec![of[at], *other]).collect::<Vec<_>>();
+            (0..of.len()).flat_map(pair).collect()
+        };
+        let of_log = pairs(&log).into_iter().map(|pair| [pair, beside.clone()].concat());
+        let mut cost = 0;
+        for left_out in pairs(&all).into_iter().chain(of_log) {
+            let mut files = files.clone();
+            files.retain(|name, _| !left_out.contains(name));
+            cost += is_told_and_goes_on(&format!("{age}, without {left_out:?}"), &files, &live);
+        }
+        assert!(cost > live.len(), "{age}: {cost} messages lost in all");
+    }
+}
+
+/// What is gone is told by the start that goes on without it, or dropped before that; then all is well again.
+#[test]
+fn a_part_of_a_store_is_told_and_goes_on_or_is_mended() {
+    let (_, files, _) = two_days();
+    let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
+    let of_newest = newest(&Store::of(&files, b'a').log).expect("there is one");
+    for (is_noted, is_mended) in [(true, true), (false, true), (true, false), (false, false)] {
+        let case = format!("noted: {is_noted}, mended: {is_mended}");
+        let mut files = files.clone();
+        files.retain(|name, _| *name != of_newest && (is_noted || *name != NEWEST_SLOT));
+        let mut disk = disk_of(&files);
+        let scan = Scan::of(&mut disk).expect("it is readable");
+        assert!(!scan.damage.is_empty(), "{case}: before");
+        if is_mended {
+            scan.drop_set_aside(&mut disk).expect("the disk is well");
+        } else {
+            let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
+            assert!(report.is_damaged() && report.commits_lost_at_end > 1, "{case}: {report:?}");
+            assert!(log.is_damaged(), "{case}");
+            Store { log, disk: disk.clone(), letter: b'a', next: 100_000 }.go_on(10);
+            disk.start(Trouble::Never);
+        }
+        let after = Scan::of(&mut disk).expect("it is readable");
+        assert!(after.is_good(), "{case}: after it {:?}", after.damage);
+        let report = Log::open(&mut disk, settings(), OTHER, NOW).expect("it opens").1;
+        assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{case}: after it {report:?}");
+    }
+}
+
+/// Wherever a kill or a power cut ends it: a segment that was just sealed, or just opened, is no sign that files
+/// are gone.
+#[test]
+fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
+    let mut sealed = 0;
+    for (calls, is_killed) in (0..80).flat_map(|calls| [(calls, true), (calls, false)]) {
+        let mut store = Store::new(b'a', IDENTITY);
+        store.let_in();
+        store.go_on(60);
+        let trouble = if is_killed { Trouble::Kill(calls) } else { Trouble::Cut(calls) };
+        store.disk.foresee(trouble);
+        while store.goes_on() {}
+        if is_killed {
+            store.disk.revive();
+        } else {
+            store.disk.power_cut();
+        }
+        store.disk.start(Trouble::Never);
+        let case = format!("{trouble:?}");
+        let scan = Scan::of(&mut store.disk).expect("it is readable");
+        assert!(scan.damage.is_empty(), "{case}: {:?}", scan.damage);
+        sealed += usize::from(scan.segments.last().is_some_and(|newest| newest.sealed));
+        let report = Log::open(&mut store.disk, settings(), OTHER, NOW).expect("it opens").1;
+        assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{case}: {report:?}");
+    }
+    assert!(sealed > 2, "{sealed} of them found the newest segment sealed");
 }

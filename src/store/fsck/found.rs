@@ -46,12 +46,15 @@ impl core::fmt::Display for FsckError {
 
 impl core::error::Error for FsckError {}
 
+/// Of which file it is, is not known.
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// A part of the store that is not as it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damage {
     /// What kind of damage it is.
     pub kind: DamageKind,
-    /// The file.
+    /// The file; [`NO_SLOT`] when that is not known.
     pub slot: u32,
     /// Its place in the log; 0 when that is not known.
     pub segment: u64,
@@ -101,6 +104,8 @@ pub enum DamageKind {
     Unreadable,
     /// The file of a segment is not there.
     NoFile,
+    /// The newest segment is full, and no file is there that came after it.
+    Gone,
     /// A file that cannot be opened: its inode is damaged, or it is no file.
     Unopened,
     /// The file of a segment holds another one.
@@ -114,7 +119,7 @@ pub enum DamageKind {
 impl DamageKind {
     /// There is no file of the segment that could be mended.
     pub(super) const fn is_of_no_file(self) -> bool {
-        matches!(self, Self::Log | Self::NoFile | Self::Unopened | Self::Replaced)
+        matches!(self, Self::Log | Self::NoFile | Self::Gone | Self::Unopened | Self::Replaced)
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Layout {
     pub(super) segment_bytes: u32,
     /// The log, oldest first.
     pub(super) log: Vec<Listed>,
+    /// The note beside the log is there, good or not.
+    pub(super) has_note: bool,
 }
 
 /// Reads a file from its start, as much as there is and fits, around what the disk refuses. Returns the
@@ -78,7 +80,7 @@ impl Layout {
         if found.is_empty() {
             return Err(FsckError::NoStore);
         }
-        let mut layout = Self { found, identity: None, segment_bytes: 0, log: Vec::new() };
+        let mut layout = Self { found, identity: None, segment_bytes: 0, log: Vec::new(), has_note: true };
         let newest = layout.headers().next();
         let known = newest.map(|(_, _, header)| (header.identity, header.segment_bytes));
         let known = match known {
@@ -156,7 +158,9 @@ impl Layout {
         }
         // A start goes by the note beside the log where the newest segment has lost its header.
         let mut missed = None;
-        if let Some(note) = newest_note::read(disk).filter(|note| self.is_missed(note)) {
+        let note = newest_note::read(disk).filter(|note| Some(note.header.identity) == self.identity);
+        self.has_note = newest_note::is_there(disk);
+        if let Some(note) = note.filter(|note| self.is_missed(note)) {
             let length = read_around(disk, note.segment.slot, bytes).map_or(0, |(length, _)| length);
             if self.walk(&bytes[..length], note.segment, note.header_bytes).has_begun(&note.header) {
                 proven = Some((note.segment, note.header.live));
@@ -194,8 +198,13 @@ impl Layout {
 
     /// Whether no file has as new a header as the one that is noted.
     fn is_missed(&self, note: &Note) -> bool {
-        Some(note.header.identity) == self.identity
-            && self.headers().all(|(_, _, header)| header.sequence < note.segment.sequence)
+        self.headers().all(|(_, _, header)| header.sequence < note.segment.sequence)
+    }
+
+    /// Whether no file is there that came after this segment, nor a note beside the log: then it is not full,
+    /// or files are gone.
+    pub(super) fn ends_with(&self, sequence: u64) -> bool {
+        !self.has_note && self.headers().all(|(_, _, header)| header.sequence <= sequence)
     }
 
     /// Segments whose header cannot be read but whose commits are newer than every header that can.

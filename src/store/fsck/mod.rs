@@ -38,7 +38,7 @@ use event::Event;
 use layout::read_around;
 
 pub use event::{Tail, Trust};
-pub use found::{Damage, DamageKind, FoundRecord, FsckError, Scan, SegmentLook, Spare, Volume};
+pub use found::{Damage, DamageKind, FoundRecord, FsckError, NO_SLOT, Scan, SegmentLook, Spare, Volume};
 
 impl Scan {
     /// Reads the whole store.

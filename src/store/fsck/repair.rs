@@ -26,6 +26,7 @@ use crate::store::format::Format;
 use crate::store::identity::Identity;
 use crate::store::log::Log;
 use crate::store::names::NAME_OVERHEAD_BYTES;
+use crate::store::newest_note;
 use crate::store::ranges::RangeSet;
 use crate::store::record::{Range, Ranges, Record, Target};
 use crate::store::record_walk::for_each_record;
@@ -146,6 +147,10 @@ impl Repair<'_> {
             let (from, to) = if has_tail { (damage.from, damage.to) } else { (0, self.scan.segment_bytes) };
             disk.zero(damage.slot, from.into(), to - from)?;
             disk.sync(damage.slot)?;
+        }
+        // What was noted of files that are gone is dropped with them.
+        if let Some(newest) = self.log.last() {
+            newest_note::renew(disk, *newest)?;
         }
         disk.sync_directory()
     }

@@ -8,7 +8,7 @@ use std::io;
 
 use super::event::Salvaged;
 use super::event::{Chain, End, Event, Gap, Trust};
-use super::found::{Damage, DamageKind, FsckError, Scan, SegmentLook, Spare, Volume};
+use super::found::{Damage, DamageKind, FsckError, NO_SLOT, Scan, SegmentLook, Spare, Volume};
 use super::layout::{FoundFile, Layout, Listed, ListedHeader, read_around};
 use super::salvage;
 use crate::store::access_file;
@@ -72,12 +72,14 @@ pub(super) fn scan<D: Disk>(disk: &mut D) -> Result<Scan, FsckError> {
         taking.take_segment(disk, listed, behind, &mut bytes).map_err(FsckError::Unreadable)?;
     }
     taking.end_pending(None);
+    taking.note_gone(&layout);
     for found in &layout.found {
         if !layout.is_in_log(found.slot) {
             taking.take_other(disk, &layout, found, &mut bytes).map_err(FsckError::Unreadable)?;
         }
     }
-    if layout.log.is_empty() && had_one {
+    // The first start makes one file only before there is a log.
+    if layout.log.is_empty() && (had_one || taking.scan.spare.free > 1) {
         taking.note_lost_log(noted);
     }
     taking.note_lost_end(synced);
@@ -516,6 +518,17 @@ impl Taking {
             let heads = synced_by_heads(bytes, first_at, sequence, &self.chain.of_reader(), seed);
             self.newer = Some((SegmentRef { sequence, slot: found.slot }, first, heads));
         }
+    }
+
+    /// As a start finds it: see `find_gone` there.
+    fn note_gone(&mut self, layout: &Layout) {
+        let Some(newest) = self.scan.segments.last().filter(|newest| newest.sealed).copied() else { return };
+        if !layout.ends_with(newest.sequence) {
+            return;
+        }
+        self.slot = NO_SLOT;
+        let damage = self.note(DamageKind::Gone, newest.sequence + 1, 0, 0);
+        (damage.commits, damage.records_lost) = (None, None);
     }
 
     /// There was a log, and nothing is left of it.

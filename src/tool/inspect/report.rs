@@ -11,7 +11,7 @@ use super::broker::Broker;
 use super::names::Names;
 use super::verdict::Verdict;
 use crate::mem::sort;
-use crate::store::fsck::{Damage, DamageKind, Scan, SegmentLook, Volume};
+use crate::store::fsck::{Damage, DamageKind, NO_SLOT, Scan, SegmentLook, Volume};
 use crate::store::{Access, Format, misaligned};
 
 /// What a report is about.
@@ -174,9 +174,10 @@ fn write_damage(out: &mut dyn Write, scan: &Scan) -> io::Result<()> {
         let what = what(*kind);
         writeln!(
             out,
-            "{:<10}{what:<12}{segment:>8} {slot:08}.seg {from:>10}{to:>11}{:>9}{records_read:>14}{:>14}\
+            "{:<10}{what:<12}{segment:>8} {:<12} {from:>10}{to:>11}{:>9}{records_read:>14}{:>14}\
              {messages_lost:>15}",
             "damage",
+            file(*slot),
             Known(damage.commits),
             Known(damage.records_lost)
         )?;
@@ -195,6 +196,10 @@ fn write_damage(out: &mut dyn Write, scan: &Scan) -> io::Result<()> {
     Ok(())
 }
 
+fn file(slot: u32) -> String {
+    if slot == NO_SLOT { "?".into() } else { format!("{slot:08}.seg") }
+}
+
 const fn what(kind: DamageKind) -> &'static str {
     match kind {
         DamageKind::Log => "log",
@@ -203,7 +208,7 @@ const fn what(kind: DamageKind) -> &'static str {
         DamageKind::Footer => "footer",
         DamageKind::Short => "cut-short",
         DamageKind::Unreadable => "unreadable",
-        DamageKind::NoFile => "no-file",
+        DamageKind::NoFile | DamageKind::Gone => "no-file",
         DamageKind::Unopened => "cannot-open",
         DamageKind::Replaced => "replaced",
         DamageKind::Foreign => "foreign",
@@ -231,8 +236,9 @@ pub(super) fn write_dropped(out: &mut dyn Write, before: &Scan, after: &Scan) ->
         let Damage { slot, segment, from, to, records_read, messages_lost, .. } = damage;
         writeln!(
             out,
-            "{word:<11}{what}: segment {segment}, file {slot:08}.seg, bytes {from} to {to}; {records_read} \
-             records kept, {} given up, {messages_lost} live messages among them",
+            "{word:<11}{what}: segment {segment}, file {}, bytes {from} to {to}; {records_read} records \
+             kept, {} given up, {messages_lost} live messages among them",
+            file(*slot),
             Known(damage.records_lost)
         )?;
     }
