@@ -191,15 +191,21 @@ fn a_message_of_several_queues_is_copied_once_for_all_that_need_it() {
     assert_eq!([1, 2, 3, 4].map(live), [1, 0, 1, 1]);
 }
 
-/// More is settled in one queue than one commit can say. Whatever segments leave, at no moment does a start
-/// find settled messages again: not those of the first half of what is said again, nor of the second.
+/// More is settled in one queue than one commit can say, or two can. Whatever segments leave, at no moment
+/// does a start find settled messages again, whichever part of what is said again they are in: not even when
+/// the first part lies in one segment, the last in the next, and the first segment leaves alone.
 #[test]
 fn what_is_settled_in_more_ranges_than_a_commit_holds_is_carried_whole() {
-    const COUNT: u64 = 6_000;
+    for (count, parts) in [(6_000, 2), (12_000, 3)] {
+        is_carried_whole(count, parts);
+    }
+}
+
+fn is_carried_whole(count: u64, parts: usize) {
     // Far apart, so that each takes some bytes.
     let offset = |n: u64| n << 21;
     let mut world = World::new(1, 60);
-    for n in 0..COUNT {
+    for n in 0..count {
         let target = [Target { queue: 1, offset: offset(n), lane: 0 }];
         world.append(&Record::Message(Message {
             targets: Targets::List(&target),
@@ -210,7 +216,7 @@ fn what_is_settled_in_more_ranges_than_a_commit_holds_is_carried_whole() {
     world.rest();
     // What is settled is said in a segment that has nothing else in it that lasts.
     world.fill_segment(9);
-    let settled: Vec<u64> = (0..COUNT).filter(|n| n % 2 == 1).collect();
+    let settled: Vec<u64> = (0..count).filter(|n| n % 2 == 1).collect();
     for n in &settled {
         world.settle(1, offset(*n), offset(*n) + 1);
     }
@@ -219,27 +225,29 @@ fn what_is_settled_in_more_ranges_than_a_commit_holds_is_carried_whole() {
         settled.iter().map(|n| Range { start: offset(*n), end: offset(*n) + 1 }).collect();
     let mut all = Vec::new();
     Record::Settled { queue: 1, ranges: Ranges::List(&ranges) }.encode(&mut all);
-    assert!(all.len() > COMMIT_BYTES as usize, "{} bytes fit into a commit", all.len());
-    let mut gone = 0;
-    for round in 0..80 {
-        // Of some length and some other, so that commits end anywhere in a segment.
-        for _ in 0..7 + round % 11 {
-            world.publish(&[9], &[7; 1_500]);
-        }
-        world.rest();
-        let end = world.next[&9];
-        world.settle(9, 0, end);
-        world.rest();
-        let recycled = world.log.counters().segments_recycled;
-        if recycled == gone {
-            continue;
-        }
-        gone = recycled;
+    assert!(all.len() > (parts - 1) * COMMIT_BYTES as usize, "{} bytes are too few", all.len());
+    let check = |world: &World, case: &str| {
         let log = world.started();
         let queue = &log.index().queues()[&1];
         let is_back = |n: &&u64| queue.segment_of(offset(**n)).is_some();
-        assert_eq!(settled.iter().filter(is_back).count(), 0, "round {round}: what was settled is back");
-        assert_eq!(queue.live, COUNT / 2, "round {round}");
+        assert_eq!(settled.iter().filter(is_back).count(), 0, "{case}: what was settled is back");
+        assert_eq!(queue.live, count / 2, "{case}");
+    };
+    let mut gone = 0;
+    for round in 0..60 {
+        // Of some length and some other, so that what is said again begins anywhere in a segment, and goes on
+        // in the next.
+        for _ in 0..7 + round * 7 % 37 {
+            world.publish(&[9], &[7; 1_500]);
+        }
+        world.rest();
+        // That a segment has left is believed when another commit is there.
+        check(&world, &format!("{parts} parts, round {round}, behind what has left"));
+        let end = world.next[&9];
+        world.settle(9, 0, end);
+        world.rest();
+        check(&world, &format!("{parts} parts, round {round}"));
+        gone = world.log.counters().segments_recycled;
     }
     assert!(gone > 15, "only {gone} segments have left");
 }

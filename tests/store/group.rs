@@ -3,7 +3,7 @@
 use leveret::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
 use leveret::sim::{Mutant, SimDisk, Trouble};
-use leveret::store::{Identity, Keeper, Log, Settings, Write};
+use leveret::store::{Identity, Keeper, Log, SEGMENTS_RESERVED, Settings, Write};
 use leveret::time::Now;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
@@ -24,10 +24,14 @@ struct World {
 
 impl World {
     fn open(disk: &SimDisk) -> Option<Self> {
+        Self::open_with(disk, 30)
+    }
+
+    fn open_with(disk: &SimDisk, segments_max: u32) -> Option<Self> {
         let settings = Settings {
             segment_bytes: 512 << 10,
             commit_bytes: COMMIT_BYTES,
-            segments_max: 30,
+            segments_max,
             syncs_per_s: 0,
             ..Settings::default()
         };
@@ -276,4 +280,54 @@ fn after_a_clean_stop_no_lost_message_is_taken_for_half_a_commit() {
         }
     }
     assert!(lost > 0, "something was lost");
+}
+
+/// A large transaction is begun on the disk in each of many lives and never comes to its end. What it has
+/// written there would fill the disk, were it not reclaimed.
+#[test]
+fn what_was_begun_and_never_committed_is_reclaimed() {
+    const LIVES: u64 = 30;
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    let mut begun = 0;
+    for _ in 0..LIVES {
+        disk.start(Trouble::Never);
+        let mut world = World::open_with(&disk, 12).expect("it opens");
+        assert_eq!(world.live(OUTPUT), 0, "none of it has happened");
+        assert!(world.keeper.log().index().segments().len() < 10, "what is dead leaves the log");
+        world.transact(&[], &[10_000; 90]);
+        let before = world.keeper.log().counters().payload_bytes;
+        let is_begun = |world: &World| world.keeper.log().counters().payload_bytes - before > 700_000;
+        world.write_until(is_begun).expect("the disk is well");
+        assert!(is_begun(&world), "there is room for it");
+        begun += world.keeper.log().counters().payload_bytes - before;
+        drop(world);
+        disk.power_cut();
+    }
+    assert!(begun > 3 * 12 * (512 << 10), "{begun} bytes are too few to fill the disk");
+    disk.start(Trouble::Never);
+    let mut world = World::open_with(&disk, 12).expect("it opens");
+    let batch = world.transact(&[], &[10_000; 90]);
+    world.store(batch).expect("the disk is well");
+    assert_eq!(world.live(OUTPUT), 90);
+}
+
+/// A transaction that the disk has no room for waits with what is begun of it, and has not taken the room
+/// that is kept for the cleaner.
+#[test]
+fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
+    const SEGMENTS: u32 = 12;
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut world = World::open_with(&disk, SEGMENTS).expect("it opens");
+    for offset in 0..80 {
+        world.publish(INPUT, offset, 50_000);
+    }
+    world.store_all().expect("the disk is well");
+    let batch = world.transact(&[], &[50_000; 60]);
+    assert_eq!(world.store(batch), None, "there is no room for all of it");
+    assert_eq!(world.live(OUTPUT), 0, "nothing of it has happened");
+    let used = world.keeper.log().index().segments().len();
+    assert!(used > 8, "some of it is begun: {used} segments");
+    assert!(used <= SEGMENTS as usize - SEGMENTS_RESERVED, "{used} segments: it has the reserve");
+    assert!(world.keeper.log().segments_free() <= SEGMENTS_RESERVED, "it takes all the room there is for it");
 }

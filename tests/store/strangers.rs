@@ -312,8 +312,8 @@ fn a_part_of_a_store_is_told_and_goes_on_or_is_mended() {
     }
 }
 
-/// Wherever a kill or a power cut ends it: a segment that was just sealed, or just opened, is no sign that files
-/// are gone.
+/// Wherever a kill or a power cut ends it: a segment that was just sealed, or just opened, is no sign that
+/// files are gone.
 #[test]
 fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
     let mut sealed = 0;
