@@ -25,7 +25,6 @@
 //! | [`tool`] | what the binary does besides serving | everyone |
 //! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
 //! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
-//! | `sim` | the broker's worst days, by chance; only in builds that check themselves | everyone |
 //!
 //! # Rules
 //!
@@ -115,8 +114,6 @@ pub mod mem;
 pub mod net;
 pub mod password;
 pub mod session;
-#[cfg(debug_assertions)]
-pub mod sim;
 pub mod small_file;
 pub mod store;
 pub mod time;

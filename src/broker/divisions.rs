@@ -65,6 +65,11 @@ pub(super) const fn owner_of(vhost: VhostId) -> Owner {
 }
 
 impl Held {
+    /// Whether it holds something that is to be given back.
+    pub(super) fn holds_any(&self) -> bool {
+        *self != Self { log_bytes: self.log_bytes, ..Self::default() }
+    }
+
     /// What it has by connections is counted anew.
     pub(super) const fn forget_pinned(&mut self) {
         (self.unsettled, self.open_messages, self.open_bytes) = (0, 0, 0);

@@ -90,6 +90,8 @@ pub struct Gauges {
     pub spilled_messages: u64,
     /// Messages delivered, or back in their queues, that only the log has.
     pub absent: u32,
+    /// Virtual hosts and users that hold some of what their connections share with others, or declared it.
+    pub holders: usize,
 }
 
 /// The broker.
@@ -270,6 +272,12 @@ impl Broker {
                 .map(|(_, queue)| queue.unsettled_absent + queue.backlog.returned_absent())
                 .sum(),
             spilled_messages: self.queues.iter().map(|(_, queue)| queue.spilled.count()).sum(),
+            holders: self
+                .access
+                .vhosts_held()
+                .chain(self.access.users_held())
+                .filter(|h| h.holds_any())
+                .count(),
         }
     }
 

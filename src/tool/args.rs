@@ -26,9 +26,6 @@ pub enum Ask {
     UpgradeStore(PathBuf),
     /// Speak to a running broker; the arguments are its own.
     Ctl(Vec<OsString>),
-    /// Run the simulator, in builds that have it: the first seed, how many, and how far apart.
-    #[cfg(debug_assertions)]
-    Sim(u64, u64, u64),
     /// Say which version this is.
     Version,
     /// Say how to use it.
@@ -181,8 +178,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
                 return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
             }
             (None, Some("ctl")) => return Ok(Ask::Ctl(parser.raw_args()?.collect())),
-            #[cfg(debug_assertions)]
-            (None, Some("sim")) => return sim(&mut parser),
             (None, _) => command = Some(word.to_string_lossy().into_owned()),
             (Some("restore" | "upgrade-store"), _) if file.is_none() => file = Some(PathBuf::from(word)),
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
@@ -204,29 +199,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         },
         Some(other) => Err(BadArguments::new(describe_unknown("command", other, &COMMANDS))),
     }
-}
-
-/// `leveret sim --seed N --runs M --step S`.
-#[cfg(debug_assertions)]
-fn sim(parser: &mut lexopt::Parser) -> Result<Ask, BadArguments> {
-    const OPTIONS: Table<[u64; 3]> = Table(&[Section {
-        heading: "Options:",
-        rows: &[
-            OptionRow::new("--seed", "N", "the first", |[seed, ..], given| {
-                given.value().map(|number| *seed = number)
-            }),
-            OptionRow::new("--runs", "M", "how many", |[_, runs, _], given| {
-                given.value().map(|number| *runs = number)
-            }),
-            OptionRow::new("--step", "S", "how far apart", |[.., step], given| {
-                given.value().map(|number| *step = number)
-            }),
-        ],
-    }]);
-    let mut numbers = [1, 1_000, 1];
-    while OPTIONS.next(&mut numbers, parser)? == Next::Option {}
-    let [seed, runs, step] = numbers;
-    Ok(Ask::Sim(seed, runs, step))
 }
 
 #[cfg(test)]

@@ -16,8 +16,6 @@ mod new_file;
 pub mod options;
 pub mod program;
 pub mod restore;
-#[cfg(debug_assertions)]
-pub mod sim;
 mod tar;
 pub mod upgrade;
 

@@ -34,12 +34,6 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         }
         Ask::UpgradeStore(directory) => print(&upgrade::run(&directory)?)?,
         Ask::Ctl(arguments) => return Ok(ctl::run(arguments)),
-        #[cfg(debug_assertions)]
-        Ask::Sim(seed, runs, step) => {
-            // Whoever replays a run wants to hear what the broker says of it.
-            logging::start(if runs == 1 { log::LevelFilter::Info } else { log::LevelFilter::Off })?;
-            print(&crate::sim::run(seed, runs, step)?)?;
-        }
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;

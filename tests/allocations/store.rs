@@ -3,8 +3,8 @@
 //!
 //! Only the loop's thread counts; what the helpers do is theirs. `LEVERET_TRACE_ALLOCATIONS=1` says where.
 
+use super::world::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::counting::{self, Count};
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
 

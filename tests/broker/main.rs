@@ -1,8 +1,7 @@
 //! The broker alone, without sessions and without a disk: stories, random lives, shares, access.
 
-// Offsets are followed into the simulated disk, which is there only in builds that check themselves.
-#![cfg(debug_assertions)]
-
+#[path = "../sim_disk/mod.rs"]
+mod sim_disk;
 #[macro_use]
 mod support;
 

@@ -1,12 +1,12 @@
 //! Offsets are numbers of 64 bits: they advance with every message, also with those that are never written,
 //! so a busy queue passes every smaller width in time. Properties over the neighbourhood of each.
 
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::House;
 use leveret::broker::{Contents, Fetch, Page, PageIn, Restored};
 use leveret::command::{QueueId, Settlement};
 use leveret::journal::Definition;
 use leveret::limits::Limits;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };

@@ -14,22 +14,6 @@ use super::{Code, expand, folder_of_children, is_within, test_only_files};
 const IN_CYCLES: &[(&str, &[&str])] = &[
     ("", &["config.rs"]),
     ("config", &["board.rs", "bridge.rs", "derive.rs", "transports.rs", "layer.rs", "upstream.rs"]),
-    (
-        "sim",
-        &[
-            "access.rs",
-            "cargo.rs",
-            "disk.rs",
-            "life.rs",
-            "model.rs",
-            "mutant.rs",
-            "plan.rs",
-            "queue.rs",
-            "start.rs",
-            "traffic.rs",
-            "world.rs",
-        ],
-    ),
 ];
 
 /// Every file that is in a circle and may not be, and every one that may be and is in none.

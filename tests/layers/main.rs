@@ -40,7 +40,6 @@ const SEES: &[(&str, &[&str])] = &[
     ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
     ("net", EVERYONE),
-    ("sim", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),
     ("program", EVERYONE),
@@ -590,7 +589,7 @@ mod the_checker_sees {
             "use crate::{mem::Slab, wire::props::Props, time};\nuse super::deliver;",
         );
         is_content("wire/frame.rs", "/// See [`crate::broker`].\nconst A: &str = \"crate::broker\";");
-        is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::sim::World;\n}");
+        is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::net::World;\n}");
         is_content("net/turn.rs", "use crate::{broker, session, store};");
         is_content("wire/props.rs", "fn f(c: char) -> bool { c == '\"' } // crate::broker \"");
     }

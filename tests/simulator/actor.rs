@@ -274,6 +274,10 @@ impl Actor {
                 if let Some((Pending::Get { key, no_ack, since }, _)) =
                     self.pop(ledger, said.channel, method.id())
                 {
+                    let channel = self.channels.get(&said.channel);
+                    if !no_ack && channel.is_some_and(Channel::is_recovering) {
+                        return ledger.pass_by(&key, number, self.number);
+                    }
                     ledger.deliver(&key, number, holder, (redelivered, no_ack), since);
                     if let Some(channel) = self.channels.get_mut(&said.channel).filter(|_| !no_ack) {
                         channel.unacked.insert(delivery_tag, (key, number));
@@ -350,7 +354,7 @@ impl Actor {
     fn answer(&mut self, ledger: &mut Ledger, number: u16, pending: Pending, method: &Method<'_>) {
         let (vhost, holder) = (self.vhost, self.holder(number));
         match pending {
-            Pending::Declare(key) => ledger.queue(&key).fact.settle(true),
+            Pending::Declare(key) => ledger.note_declared(&key),
             Pending::Scan(key) => {
                 if ledger.queue(&key).fact.is_there == Some(false)
                     && !super::topology::may_go(&key.1)
@@ -418,8 +422,11 @@ impl Actor {
         match code {
             // No such thing: it may be so if somebody deleted it, or nobody is sure that it is there.
             404 if about != (60, 40) => {
-                let sure = channel.pending.front().and_then(|(pending, _)| match pending {
-                    Pending::Scan(key) | Pending::Purge(key) | Pending::Get { key, .. } => Some(key),
+                // It may have been declared behind what was asked for here.
+                let sure = channel.pending.front().and_then(|(pending, at)| match pending {
+                    Pending::Scan(key) | Pending::Purge(key) | Pending::Get { key, .. } => {
+                        Some(key).filter(|key| ledger.queue(key).there_since < *at)
+                    }
                     _ => None,
                 });
                 let is_meant = |key: &&Key| text.contains(&format!("'{}'", key.1));
@@ -429,8 +436,9 @@ impl Actor {
                     let key = key.clone();
                     ledger.miss(format!("queue {key:?} is gone and nobody deleted it: {text}"));
                 }
-                if let Some((Pending::Scan(key), _)) = channel.pending.front()
+                if let Some((Pending::Scan(key), at)) = channel.pending.front()
                     && is_meant(&key)
+                    && ledger.queue(key).there_since < *at
                 {
                     ledger.queue(key).fact.learn(false);
                 }

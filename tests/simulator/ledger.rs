@@ -101,6 +101,8 @@ pub struct Queue {
     pub(super) purges: u32,
     /// When its last deletion was answered.
     pub(super) gone_at: Tick,
+    /// Since when it is known to be there.
+    pub(super) there_since: Tick,
 }
 
 /// A transaction whose end was asked for.
@@ -180,6 +182,16 @@ impl Ledger {
     }
 
     // ---- definitions
+
+    /// Somebody was told that a queue is there now.
+    pub fn note_declared(&mut self, key: &Key) {
+        let now = self.tick();
+        let queue = self.queue(key);
+        if queue.fact.is_there != Some(true) {
+            queue.there_since = now;
+        }
+        queue.fact.settle(true);
+    }
 
     /// A queue is about to be deleted: all that is in it may go, with every binding to it.
     pub fn ask_deletion(&mut self, key: &Key) {

@@ -11,6 +11,7 @@
 //! | `actor` | a client: what it asked for, what it hears, what it holds |
 //! | `traffic` | who does what |
 //! | `operator` | who changes who may do what |
+//! | `harm` | what of the store damage may cost |
 //! | `ledger`, `fact` | what clients saw, and what follows from it |
 //! | `recover` | what of it a start must find |
 //! | `topology` | the names they use |
@@ -34,6 +35,7 @@ mod world;
 
 mod actor;
 mod fact;
+mod harm;
 mod ledger;
 mod life;
 mod operator;
@@ -53,11 +55,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use leveret::sim::Mutant;
 use run::{Counts, Run};
+use world::sim_disk::Mutant;
 
 /// Seeds of every day.
-const SEEDS: Range<u64> = 1..1_001;
+const SEEDS: Range<u64> = 1..2_001;
 /// Seeds that found something once, beyond those of every day.
 const FOUND: [u64; 0] = [];
 /// A mistake of the disk is to be found by one of these.

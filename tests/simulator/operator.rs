@@ -12,8 +12,8 @@ use leveret::broker::Broker;
 
 use super::ledger::Ledger;
 use super::life::Life;
+use super::world::sim_disk::Random;
 use super::world::{Line, Memory, Shape};
-use leveret::sim::Random;
 
 use leveret::engine::Engine;
 

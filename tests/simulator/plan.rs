@@ -6,13 +6,16 @@
 //!
 //! Always true: a plan follows from its seed and nothing else.
 
+use super::world::sim_disk::Random;
 use leveret::limits::Limits;
-use leveret::sim::Random;
 use leveret::store::{Format, Settings};
 
 /// Virtual hosts, and who works in each.
 pub const VHOSTS: [&str; 2] = ["/", "w"];
 pub const USERS: [&str; 2] = ["guest", "ann"];
+
+/// Enough for all that a run ever has.
+pub const INDEX_BYTES: usize = 2 << 20;
 
 /// What one run is made of.
 #[derive(Clone, Debug)]
@@ -60,6 +63,8 @@ pub struct Hazards {
     pub lies_one_in: u64,
     /// What clients mostly do, whatever the mood of a life.
     pub habit: Habit,
+    /// A client does so many things at a time, and seldom rests.
+    pub haste: u64,
 }
 
 /// What clients mostly do.
@@ -76,6 +81,10 @@ pub enum Habit {
     Copies,
     /// Bodies in pieces; what is beside them goes soon, and some of them stay.
     Pieces,
+    /// One queue grows as long as it can.
+    Deep,
+    /// Transactions that are larger than a commit, and settle what they were sent.
+    Transactions,
 }
 
 impl Plan {
@@ -114,7 +123,7 @@ impl Plan {
             confirm_window_ms: 5,
             settle_window_ms: 50,
             syncs_per_s: if random.one_in(4) { 200 } else { 0 },
-            index_bytes: 2 << 20,
+            index_bytes: INDEX_BYTES,
             sync_burst: 10,
             may_begin: true,
             upgrade: false,
@@ -148,8 +157,11 @@ impl Plan {
             Habit::Sieve,
             Habit::Leave,
             Habit::Copies,
+            Habit::Deep,
+            Habit::Transactions,
             if self.large_bytes > 0 { Habit::Pieces } else { Habit::Any },
         ]);
+        hazards.haste = random.one_of(&[1, 1, 2, 4, 6]);
         if random.one_in(2) {
             hazards.kills_one_in = 3;
             hazards.hits_starts = random.one_in(2);
@@ -179,6 +191,13 @@ impl Plan {
             let window_ms = 20 + random.below(200);
             (self.settings.commit_window_ms, self.settings.confirm_window_ms) = (window_ms, window_ms);
             self.settings.settle_window_ms = window_ms;
+            hazards.haste = 4 + random.below(4);
+        }
+        if hazards.habit == Habit::Deep {
+            // Small messages, and few of them out at once: then it shows how far ahead they are marked.
+            (self.limits.messages_max, self.limits.unacknowledged_max) = (2_000, 64);
+            self.limits.queue_entries_max = 4_000;
+            hazards.haste = 4;
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::sim::Harm;
+use super::harm::Harm;
 
 use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
 use super::topology::{self, BINDINGS};

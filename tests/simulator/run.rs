@@ -4,12 +4,12 @@
 
 use leveret::store::Format;
 
+use super::harm::Harm;
 use super::ledger::Ledger;
 use super::life::{Ended, Life};
-use super::plan::Plan;
+use super::plan::{INDEX_BYTES, Plan};
 use super::start::IDENTITY;
-use leveret::sim::Harm;
-use leveret::sim::{Damaged, Mutant, Random, SimDisk, Trouble};
+use super::world::sim_disk::{Damaged, Mutant, Random, SimDisk, Trouble};
 
 /// Power cuts in a run, at least.
 const CUTS: u64 = 6;
@@ -42,7 +42,10 @@ impl Counts {
     /// So many seeds have done as much as they should, or a change of the broker has quietly put them out
     /// of work.
     pub fn check_work(&self, seeds: u64) {
-        assert!(self.cuts >= 5 * seeds, "cut too seldom: {self:?}");
+        assert!(self.cuts >= 5 * seeds && self.lives > 5 * seeds, "cut too seldom: {self:?}");
+        assert!(self.confirmed > 200 * seeds && self.delivered > 250 * seeds, "too little: {self:?}");
+        assert!(self.commits > 120 * seeds && self.reads > 40 * seeds, "the disk rests: {self:?}");
+        assert!(self.administered > 20 * seeds && self.rests > 40 * seeds, "operators rest: {self:?}");
     }
 
     pub const fn add(&mut self, other: &Self) {
@@ -267,6 +270,9 @@ impl Run {
         self.disk.start(Trouble::Never);
         self.disk.set_lies(0);
         self.disk.set_room(None);
+        // Whoever waits for an index that is full waits for somebody to consume, and here everybody is to
+        // come to rest.
+        self.plan.settings.index_bytes = INDEX_BYTES;
         self.is_full = false;
         let Some(engine) = self.start() else {
             return self.ledger.complain("the last start failed".into());

@@ -7,13 +7,13 @@
 use core::num::NonZeroU32;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::harm::is_told;
+use super::world::sim_disk::Random;
 use leveret::admin::request_context::Process;
 use leveret::broker::{Broker, Context};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
 use leveret::password::PasswordHash;
-use leveret::sim::Random;
-use leveret::sim::is_told;
 use leveret::store::{Body, Identity, Log, Message, Record};
 use leveret::time::Now;
 

@@ -3,7 +3,7 @@
 //! Always true: the ledger is told before anything is sent; nobody sends what the protocol forbids, for that
 //! is what `tests/world/hostile.rs` is for.
 
-use leveret::sim::Random;
+use super::world::sim_disk::Random;
 use leveret::wire::{Method, Table};
 
 use super::actor::{Actor, Channel, Consumer, Leaving, Mode, Pending};
@@ -56,11 +56,14 @@ impl Life<'_> {
             if !self.actors[at].is_open() || self.actors[at].act_at > self.now {
                 continue;
             }
-            let most = if self.run.random.one_in(10) { 400 } else { 6 };
+            let haste = self.run.plan.hazards.haste;
+            let most = if self.run.random.one_in(10 * haste) { 400 } else { 6 };
             let pace = self.run.random.below(most);
             self.actors[at].act_at = self.now + pace;
-            if self.actors[at].client.unsent() < UNSENT_MAX {
-                self.act_as(at);
+            for _ in 0..haste {
+                if self.actors[at].client.unsent() < UNSENT_MAX && self.actors[at].is_open() {
+                    self.act_as(at);
+                }
             }
         }
     }
@@ -68,18 +71,27 @@ impl Life<'_> {
     fn act_as(&mut self, at: usize) {
         let Self { run, actors, mood, .. } = self;
         let (random, ledger, actor) = (&mut run.random, &mut run.ledger, &mut actors[at]);
-        if random.one_in(250) {
+        let (habit, haste) = (run.plan.hazards.habit, run.plan.hazards.haste);
+        if random.one_in(250 * haste) {
             actor.client.send(0, &close_connection());
             actor.end_politely(ledger);
             return;
         }
-        if random.one_in(300) {
+        if random.one_in(300 * haste) {
             actor.line.borrow_mut().hang_up();
             return actor.vanish(ledger);
         }
         if actor.channels.is_empty() || random.one_in(60) && actor.channels.len() < CHANNELS_MAX {
-            let mode = random.one_of(&[Mode::Plain, Mode::Confirm, Mode::Confirm, Mode::Transaction]);
-            return actor.open_channel(ledger, mode);
+            let mode = match habit {
+                Habit::Transactions if !random.one_in(6) => Mode::Transaction,
+                _ => random.one_of(&[Mode::Plain, Mode::Confirm, Mode::Confirm, Mode::Transaction]),
+            };
+            let is_first = actor.channels.is_empty();
+            actor.open_channel(ledger, mode);
+            if is_first {
+                actor.furnish(ledger, random, habit);
+            }
+            return;
         }
         let numbers: Vec<u16> = actor.channels.keys().copied().collect();
         let number = random.one_of(&numbers);
@@ -88,8 +100,8 @@ impl Life<'_> {
             return;
         }
         run.counts.requests += 1;
-        let habit = run.plan.hazards.habit;
-        match mood.pick(random) {
+        let is_growing = habit == Habit::Deep && !random.one_in(4);
+        match if is_growing { 0 } else { mood.pick(random) } {
             0..40 => {
                 for _ in 0..=random.below(8) {
                     run.next_content += 1;
@@ -138,6 +150,39 @@ impl Actor {
                 self.ask(ledger, number, Pending::Setting, &Method::ConfirmSelect { no_wait: false });
             }
             Mode::Transaction => self.ask(ledger, number, Pending::Setting, &Method::TxSelect {}),
+        }
+    }
+
+    /// Asks for some of what there usually is, as programs do when they begin; or nobody would meet anybody.
+    fn furnish(&mut self, ledger: &mut Ledger, random: &mut Random, habit: Habit) {
+        let number = self.next_channel;
+        let any = [random.one_of(&QUEUES), random.one_of(&QUEUES), random.one_of(&QUEUES)];
+        let (queues, bindings): (&[&str], &[usize]) = match habit {
+            Habit::Deep => (&["d0"], &[]),
+            Habit::Transactions => (&["d0", "d1"], &[]),
+            Habit::Pieces => (&["d0", "d3"], &[]),
+            Habit::Copies => (&["d0", "d1", "l0"], &[0, 1, 3]),
+            Habit::Any | Habit::Sieve | Habit::Leave => (&any, &[]),
+        };
+        for name in queues {
+            if !ledger.queue(&self.key(name)).fact.is_sure() {
+                self.declare_queue(ledger, number, name);
+            }
+        }
+        let some = [random.below(BINDINGS.len() as u64) as usize];
+        let bindings = if bindings.is_empty() && random.one_in(2) { &some[..] } else { bindings };
+        for &at in bindings {
+            if ledger.binding(self.vhost, at).is_sure() {
+                continue;
+            }
+            let (source, key, queue) = BINDINGS[at];
+            let kind = EXCHANGES.iter().find(|(name, _)| *name == source).map_or("", |(_, kind)| kind);
+            ledger.exchange(self.vhost, source).ask(true);
+            let method = topology::declare_exchange(source, kind);
+            self.ask(ledger, number, Pending::DeclareExchange(source), &method);
+            self.declare_queue(ledger, number, queue);
+            ledger.binding(self.vhost, at).ask(true);
+            self.ask(ledger, number, Pending::Bind(at), &bind(queue, source, key));
         }
     }
 
@@ -200,6 +245,10 @@ impl Actor {
                     _ => ("", "d0".into(), small * 20),
                 };
             }
+            Habit::Deep if !random.one_in(6) => return ("", "d0".into(), small),
+            Habit::Transactions if !random.one_in(6) => {
+                return ("", random.one_of(&["d0", "d1"]).into(), small * 20);
+            }
             _ => {}
         }
         let len = match random.below(if mood == Mood::Flood { 12 } else { 40 }) {
@@ -234,8 +283,12 @@ impl Actor {
         let published = core::mem::take(&mut channel.published);
         let decided = core::mem::take(&mut channel.decided);
         if rolls_back {
-            // The channel has them still; its client has forgotten their tags.
-            decided.iter().for_each(|(place, _)| ledger.give_back(place, holder));
+            // The channel has them still; its client has forgotten their tags, and an ack of all before one that
+            // comes later is for them as well.
+            for (place, _) in &decided {
+                ledger.give_back(place, holder);
+                ledger.lose(place);
+            }
             return self.ask(ledger, number, Pending::Setting, &Method::TxRollback {});
         }
         let settled: Vec<_> =
@@ -254,6 +307,7 @@ impl Actor {
         let wanted = match habit {
             Habit::Copies if !random.one_in(8) => random.one_of(&["d0", "l0"]),
             Habit::Pieces if !random.one_in(8) => "d0",
+            Habit::Transactions if !random.one_in(8) => random.one_of(&["d0", "d1"]),
             _ => "",
         };
         let is_sure =
@@ -309,9 +363,9 @@ impl Actor {
         if channel.unacked.is_empty() {
             return;
         }
-        let multiple = habit == Habit::Any && random.one_in(4);
-        let index =
-            if multiple || habit != Habit::Any { random.below(channel.unacked.len() as u64) } else { 0 };
+        let is_any = matches!(habit, Habit::Any | Habit::Deep | Habit::Transactions);
+        let multiple = is_any && random.one_in(4);
+        let index = if multiple || !is_any { random.below(channel.unacked.len() as u64) } else { 0 };
         let Some(tag) = channel.unacked.keys().nth(index as usize).copied() else { return };
         if habit == Habit::Leave && channel.unacked[&tag].1 % 16 == 0 {
             return;
@@ -322,7 +376,7 @@ impl Actor {
         } else {
             channel.unacked.remove(&tag).into_iter().collect()
         };
-        let kind = if habit == Habit::Any { random.below(8) } else { 0 };
+        let kind = if is_any { random.below(8) } else { 0 };
         let (method, gives_back) = match kind {
             0..4 => (Method::BasicAck { delivery_tag: tag, multiple }, false),
             4 => (Method::BasicNack { delivery_tag: tag, multiple, requeue: false }, false),

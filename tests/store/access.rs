@@ -2,10 +2,10 @@
 
 use std::io;
 
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret::journal::{Definition, Journal};
 use leveret::mem::{MessageLimits, Messages};
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::fsck::Scan;
 use leveret::store::{
     ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,

@@ -1,6 +1,6 @@
 //! What the log writes for what it keeps: bytes per message byte under load, one block for a lone confirm.
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };

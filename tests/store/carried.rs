@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Ranges, Record, Settings, Target, Targets, Urgency,
 };

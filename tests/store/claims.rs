@@ -1,6 +1,6 @@
 //! A length that no checksum has proven takes no memory: what damage claims is read in small steps at most.
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     ACCESS_SLOTS, Body, Disk, FETCH_BYTES, Identity, Log, Message, Range, Record, Settings, Target, Targets,
     Urgency,

@@ -2,8 +2,8 @@
 //!
 //! Nothing else reads in these lives, so the disk's own count is the cleaner's.
 
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };

@@ -1,7 +1,7 @@
 //! Damage at the two places where it looks like something else: an end that looks unfinished, and files that
 //! look like nobody's. What can be told apart is told apart.
 
-use leveret::sim::{Random, SimDisk, Trouble};
+use crate::sim_disk::{Random, SimDisk, Trouble};
 use leveret::store::{
     Body, Disk, Log, Message, NEWEST_SLOT, Range, Record, Settings, Target, Targets, Urgency,
 };

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::Definition;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
 };

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use leveret::sim::{Mutant, Random, SimDisk, Trouble};
+use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret::store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use super::sim_disk::Random;
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::Definition;
-use leveret::sim::Random;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::fsck::{FsckError, Scan};
 use leveret::store::{
     ACCESS_SLOTS, Body, Disk, FileDisk, Format, Identity, Log, OpenError, Record, Report, Settings, Urgency,

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use leveret::sim::{Mutant, Random, SimDisk, Trouble};
+use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret::store::{
     Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };

@@ -1,8 +1,8 @@
 //! What belongs together is durable together: a transaction at whose every call the power goes.
 
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
 use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{Identity, Keeper, Log, SEGMENTS_RESERVED, Settings, Write};
 use leveret::time::Now;
 

@@ -1,7 +1,7 @@
 //! The store alone: on the simulated disk, and on real files where it is about those.
 
-// The simulated disk is there only in builds that check themselves.
-#![cfg(debug_assertions)]
+#[path = "../sim_disk/mod.rs"]
+mod sim_disk;
 
 mod access;
 mod bytes;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{Access, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
 use leveret::time::Now;
 

@@ -1,7 +1,7 @@
 //! Damage to the newest segment, which no later one speaks of: what can be known of it comes from its own
 //! header, from the heads of its commits, and from what is noted beside the log.
 
-use leveret::sim::SimDisk;
+use crate::sim_disk::SimDisk;
 use leveret::store::{Log, NEWEST_SLOT, Range, Urgency, fsck::Scan};
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::fsck::Scan;
 use leveret::store::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency, is_full,
 };

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::sim::{Mutant, Random, SimDisk, Trouble};
+use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret::store::{
     Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Settings, Target,
     Targets, Urgency,

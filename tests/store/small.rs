@@ -1,6 +1,6 @@
 //! A log of small segments, as the tests fill it that are about damage.
 
-use leveret::sim::{Mutant, SimDisk, Trouble};
+use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency,
 };

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::fsck::Scan;
 use leveret::store::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,

@@ -8,6 +8,7 @@
 //! | `client`  | the other side |
 //! | `checker` | what a client demands of what it hears |
 //! | `hostile` | any octets as the life of a broker, for the fuzzer |
+//! | `sim_disk` | a disk that fails, of which others make use as well |
 //!
 //! Why it exists: what depends on timing (a window that is full, a byte that comes late, a day of heartbeats)
 //! can be had here exactly, again and again. Always true: the same calls give the same run; a world that
@@ -23,6 +24,8 @@ pub mod line;
 pub mod platform;
 #[path = "../random/mod.rs"]
 mod random;
+#[path = "../sim_disk/mod.rs"]
+pub mod sim_disk;
 
 use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;

@@ -13,12 +13,12 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::sim_disk::{Random, SimDisk};
 use leveret::engine::{
     AcceptFailure, Engine, FoundAddresses, Interest, ListenerId, NameLookup, PeerAddress, Platform,
     Readiness, Socket, Visitor, WorkerJob, WorkerResult,
 };
 use leveret::log_limiter::LogLimiter;
-use leveret::sim::{Random, SimDisk};
 use leveret::store::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
 use leveret::time::Now;
 use leveret::tls::{CertificateStore, KnownTime};

@@ -10,7 +10,7 @@ use leveret::tool::inspect::{InspectError, Verdict};
 
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Traffic};
 use super::{Inspected, inspected, inspected_and, soon};
-use leveret::sim::Random;
+use crate::sim_disk::Random;
 
 type Files = BTreeMap<u32, Vec<u8>>;
 

@@ -8,7 +8,7 @@ use leveret::tool::inspect::Verdict;
 
 use super::inspected;
 use super::traffic::{Directory, Traffic};
-use leveret::sim::Trouble;
+use crate::sim_disk::Trouble;
 
 /// What a broker that starts would have.
 fn live_in_log(traffic: &Traffic, log: &Log) -> Vec<(u64, u64)> {

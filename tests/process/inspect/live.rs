@@ -15,7 +15,7 @@ use leveret::tool::inspect::Verdict;
 
 use super::inspected;
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Sent, Traffic};
-use leveret::sim::SimDisk;
+use crate::sim_disk::SimDisk;
 
 /// A broker's log over real files, as busy as it can be: one queue, a window of live messages.
 fn write_until(

@@ -14,7 +14,7 @@ use leveret::store::{
 };
 use leveret::time::Now;
 
-use leveret::sim::{Mutant, Random, SimDisk, Trouble};
+use crate::sim_disk::{Mutant, Random, SimDisk, Trouble};
 
 pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x0005_EC2E_7000_0001 };
 pub(crate) const SEGMENT_BYTES: u32 = 64 << 10;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::{BLOCK_BYTES, is_beside_the_log};
+use leveret::store::{BLOCK_BYTES, is_beside_the_log};
 
 use super::disk::{File, Inner, SECTOR, SimDisk};
 use super::random::Random;
@@ -31,12 +31,12 @@ impl Damaged {
     }
 
     /// Whether a whole file is lost.
-    pub(super) fn has_files(&self) -> bool {
+    pub fn has_files(&self) -> bool {
         !self.files.is_empty()
     }
 
     /// Whether one of these blocks is damaged.
-    pub(super) fn touches(&self, slot: u32, blocks: core::ops::RangeInclusive<usize>) -> bool {
+    pub fn touches(&self, slot: u32, blocks: core::ops::RangeInclusive<usize>) -> bool {
         self.files.contains(&slot)
             || self.blocks.range((slot, *blocks.start())..=(slot, *blocks.end())).next().is_some()
     }
@@ -88,12 +88,16 @@ impl SimDisk {
             return damaged;
         }
         let random = &mut inner.random;
-        let (slot, block) = random.one_of(&places);
+        // A header is one block of many, and tells what all the others are; most of all that of the newest.
+        let last_written = inner.written.last().map(|(slot, _)| (*slot, 0));
+        let newest = last_written.filter(|place| random.one_in(8) && places.contains(place));
+        let (slot, block) = newest.unwrap_or_else(|| random.one_of(&places));
         let other = random.one_of(&places);
         let misplaced = inner.files[&other.0].block(other.1);
         let Some(file) = inner.files.get_mut(&slot) else { return damaged };
         let last = file.media.len() / BLOCK_BYTES;
-        let blocks = match random.below(9) {
+        let is_zeroed = newest.is_some() && random.one_in(3);
+        let blocks = match if is_zeroed { 3 } else { random.below(9) } {
             0 => {
                 (block..last).for_each(|block| file.put(block, &[0xA5; BLOCK_BYTES]));
                 block..last

@@ -3,10 +3,10 @@
 //! Always true: what is ahead is counted in calls, so that a run stays a function of its seed; a fault that
 //! passes is over after so many calls of its kind, one that lasts is there until the next start.
 
-use crate::store::Record;
+use leveret::store::Record;
 
 /// Bytes before the first record of a commit.
-pub(super) const COMMIT_HEADER_BYTES: usize = 76;
+pub const COMMIT_HEADER_BYTES: usize = 76;
 /// So many calls of a kind are all that a life makes.
 pub const LASTING: u64 = u64::MAX;
 
@@ -38,14 +38,14 @@ pub enum Trouble {
 
 /// Calls of a kind that fail: so many after so many.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Spell {
+pub struct Spell {
     after: u64,
     count: u64,
 }
 
 impl Spell {
     /// Counts a call; whether it is one of those that fail.
-    pub(super) const fn hits(&mut self) -> bool {
+    pub const fn hits(&mut self) -> bool {
         if self.count == 0 {
             return false;
         }
@@ -62,20 +62,20 @@ impl Spell {
 
 /// What is ahead.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Troubles {
-    pub(super) cut: Spell,
-    pub(super) kill: Spell,
-    pub(super) kill_as_left: Spell,
-    pub(super) sync: Spell,
-    pub(super) full: Spell,
-    pub(super) no_room: Spell,
-    pub(super) write: Spell,
-    pub(super) read: Spell,
-    pub(super) full_sync: Spell,
+pub struct Troubles {
+    pub cut: Spell,
+    pub kill: Spell,
+    pub kill_as_left: Spell,
+    pub sync: Spell,
+    pub full: Spell,
+    pub no_room: Spell,
+    pub write: Spell,
+    pub read: Spell,
+    pub full_sync: Spell,
 }
 
 impl Troubles {
-    pub(super) const fn foresee(&mut self, trouble: Trouble) {
+    pub const fn foresee(&mut self, trouble: Trouble) {
         match trouble {
             Trouble::Never => {}
             Trouble::Cut(after) => self.cut = Spell { after, count: 1 },
@@ -91,7 +91,7 @@ impl Troubles {
     }
 
     /// After a write: a kill may be due at the call behind it.
-    pub(super) fn note_write(&mut self, bytes: &[u8]) {
+    pub fn note_write(&mut self, bytes: &[u8]) {
         if self.kill_as_left.count > 0 && says_left(bytes) && self.kill_as_left.hits() {
             self.kill = Spell { after: 0, count: 1 };
         }

@@ -2,7 +2,7 @@
 //!
 //! Always true: a mistake is one that a store could make; what is written is a whole commit all the same.
 
-use crate::store::{Range, Ranges, Record};
+use leveret::store::{Range, Ranges, Record};
 
 use super::disk::Inner;
 use super::trouble::COMMIT_HEADER_BYTES as COMMIT_HEADER;
@@ -32,7 +32,7 @@ impl Inner {
     }
 
     /// What the mutant makes of a write.
-    pub(super) fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
+    pub fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let is_commit = bytes.starts_with(b"LVC");
         match self.mutant {
@@ -93,8 +93,8 @@ impl Inner {
             let mut is_new = true;
             if let Record::Settled { queue, ranges } = &record {
                 let known = self.settled.entry(*queue).or_default();
-                let offsets = ranges.iter().flat_map(|range| range.start..range.end);
-                is_new = offsets.filter(|offset| known.insert(*offset)).count() > 0;
+                is_new = false;
+                ranges.iter().for_each(|range| known.insert(range, |_| is_new = true));
             }
             if !is_new && let Some(filling) = filling(length) {
                 bytes[at..at + length].copy_from_slice(&filling);

@@ -11,13 +11,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::journal::definition::is_access;
-use crate::store::fsck::{Scan, Trust};
-use crate::store::{BLOCK_BYTES, Body, Range, RangeSet, Record, Report};
+use leveret::journal::definition::is_access;
+use leveret::store::fsck::{Scan, Trust};
+use leveret::store::{BLOCK_BYTES, Body, Range, RangeSet, Record, Report};
 
-use super::client::number_of;
-use super::damage::Damaged;
-use super::disk::SimDisk;
+use super::ledger::number_of;
+use super::world::sim_disk::{Damaged, SimDisk};
 
 /// Bytes before the first record of a commit.
 const COMMIT_HEADER_BYTES: u32 = 76;

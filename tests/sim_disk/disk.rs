@@ -12,60 +12,60 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use crate::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, Unopened, is_beside_the_log};
+use leveret::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, RangeSet, Unopened, is_beside_the_log};
 
 use super::mutant::Mutant;
 use super::random::Random;
 use super::trouble::{Trouble, Troubles};
 
-pub(super) const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct File {
-    pub(super) cache: Vec<u8>,
-    pub(super) media: Vec<u8>,
-    pub(super) dirty: BTreeSet<usize>,
-    pub(super) is_durable: bool,
+pub struct File {
+    pub cache: Vec<u8>,
+    pub media: Vec<u8>,
+    pub dirty: BTreeSet<usize>,
+    pub is_durable: bool,
     /// Blocks that cannot be read, until they are written again.
-    pub(super) refused: BTreeSet<usize>,
+    pub refused: BTreeSet<usize>,
     /// Blocks synced since the file was recycled.
-    pub(super) synced: BTreeSet<usize>,
-    pub(super) unsynced: BTreeSet<usize>,
+    pub synced: BTreeSet<usize>,
+    pub unsynced: BTreeSet<usize>,
     /// It cannot be opened.
-    pub(super) is_lost: bool,
+    pub is_lost: bool,
     /// What was in blocks before they were written the last time.
-    pub(super) stale: BTreeMap<usize, Vec<u8>>,
+    pub stale: BTreeMap<usize, Vec<u8>>,
     /// What was in sectors that a device has only promised to keep, since its last honest sync.
-    pub(super) owed: BTreeMap<usize, Vec<u8>>,
+    pub owed: BTreeMap<usize, Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Inner {
-    pub(super) files: BTreeMap<u32, File>,
-    pub(super) random: Random,
+pub struct Inner {
+    pub files: BTreeMap<u32, File>,
+    pub random: Random,
     /// For faults that came later, so that seeds go on meaning what they meant.
-    pub(super) faults: Random,
-    pub(super) troubles: Troubles,
+    pub faults: Random,
+    pub troubles: Troubles,
     /// Of so many syncs the device ignores all but one; 0 when it is honest.
-    pub(super) lies_one_in: u64,
+    pub lies_one_in: u64,
     /// Files that were removed, as long as the directory was not synced.
-    pub(super) removed: BTreeMap<u32, File>,
-    pub(super) off: bool,
+    pub removed: BTreeMap<u32, File>,
+    pub off: bool,
     /// The process was killed, and the power stayed.
-    pub(super) killed: bool,
+    pub killed: bool,
     /// Bytes that all files may have.
-    pub(super) room: Option<u64>,
-    pub(super) mutant: Mutant,
-    pub(super) first_write: bool,
-    pub(super) has_failed_sync: bool,
+    pub room: Option<u64>,
+    pub mutant: Mutant,
+    pub first_write: bool,
+    pub has_failed_sync: bool,
     /// In this life.
-    pub(super) has_failed_read: bool,
-    pub(super) violations: Vec<String>,
-    pub(super) settled: BTreeMap<u64, BTreeSet<u64>>,
-    pub(super) identity: Identity,
-    pub(super) counts: Counts,
+    pub has_failed_read: bool,
+    pub violations: Vec<String>,
+    pub settled: BTreeMap<u64, RangeSet>,
+    pub identity: Identity,
+    pub counts: Counts,
     /// Slot and place of each write to the log.
-    pub(super) written: Vec<(u32, usize)>,
+    pub written: Vec<(u32, usize)>,
 }
 
 /// What was asked of the disk.
@@ -89,7 +89,7 @@ pub struct Counts {
 
 /// The disk, and which of its files could not be opened; clones are the same disk.
 #[derive(Clone, Debug)]
-pub struct SimDisk(pub(super) Rc<RefCell<Inner>>, pub(super) Vec<Unopened>);
+pub struct SimDisk(pub Rc<RefCell<Inner>>, pub Vec<Unopened>);
 
 impl SimDisk {
     /// An empty one.
