@@ -311,6 +311,8 @@ impl<P: Platform> Engine<P> {
         self.resume_for_room();
         self.close();
         self.retries_left = 0;
+        // Who waits asked for a commit when it began to; that it asks once more is no reason for a turn.
+        self.journal.take_urgency();
         // Whoever has output and a full socket was listed to be written to; it can be no more than before.
         self.to_write.retain(|id| self.peers.get(id).is_some_and(|peer| peer.stream.writable));
         for id in sleepers {
