@@ -68,12 +68,10 @@ impl Broker {
     }
 
     /// A publisher of a virtual host that has its share waits: the cleaner is to make room behind what is
-    /// kept for others. Of several that wait the one counts from which most is kept: if the last one counted,
-    /// each would call less what the one before had called more, which looks like room for both, for ever.
+    /// kept for others.
     pub(super) fn want_log_room(&mut self, journal: &mut Journal, vhost: VhostId) {
         let held = self.access.vhost_held(vhost).log_bytes;
-        let kept = self.log_shares.division.kept_for_others(held);
-        journal.keep_room(kept.max(journal.kept_room()));
+        journal.keep_room(self.log_shares.division.kept_for_others(held));
     }
 
     /// 506 for who must not wait: the rest of the disk is for others.

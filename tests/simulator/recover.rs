@@ -96,11 +96,16 @@ impl Ledger {
                 let queue = self.queues.get(key).filter(is_same)?;
                 Some(queue.entries.get(number).cloned().unwrap_or_default())
             };
+            // Routes are looked up when a transaction is committed, and a binding may have gone by then.
+            let is_routed_still = |number: &u64| {
+                let content = self.contents.get(number);
+                content.is_none_or(|it| it.exchange.is_empty() || it.unbound == self.unbound)
+            };
             // What went another way since is no witness that it never came.
             let is_missing = |place: &&(Key, u64, u32)| {
                 let is_plain =
                     |entry: Entry| entry.settled == Settled::No && !entry.has_been_out() && !entry.vanishes;
-                entry(place).is_some_and(is_plain) && !is_there(place)
+                entry(place).is_some_and(is_plain) && !is_there(place) && is_routed_still(&place.1)
             };
             let is_settled =
                 |place: &&(Key, u64, u32)| entry(place).is_some_and(|e| !e.vanishes) && !is_there(place);
