@@ -56,6 +56,8 @@ pub(super) struct LogShares {
     pub(super) division: Division,
     /// What was durable when it was counted; `None` while there is plenty of room.
     pub(super) weighed: Option<Batch>,
+    /// Rises when less may be kept from one of them, for which somebody may wait.
+    pub(super) room_made: u64,
 }
 
 /// Whose memory the messages of a virtual host take that no connection sends.

@@ -40,7 +40,8 @@ impl Broker {
             self.access.vhost_held_mut(queue.vhost).log_bytes += queue.log_bytes();
         }
         let division = Division::new(most, self.access.vhosts_held().map(|held| held.log_bytes));
-        self.log_shares = LogShares { division, weighed: Some(durable) };
+        let room_made = self.log_shares.room_made + u64::from(division != self.log_shares.division);
+        self.log_shares = LogShares { division, weighed: Some(durable), room_made };
     }
 
     /// A virtual host has come or gone, or somebody is about to wait: it is counted anew.
@@ -51,7 +52,7 @@ impl Broker {
     /// Whether a virtual host may add messages that take so many bytes of the log, and leaves the others
     /// what is kept for them.
     pub(super) fn leaves_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> bool {
-        let LogShares { division, weighed } = &self.log_shares;
+        let LogShares { division, weighed, .. } = &self.log_shares;
         let held = self.access.vhost_held(vhost).log_bytes;
         weighed.is_none()
             || division.is_own_part(held, bytes)
@@ -62,8 +63,9 @@ impl Broker {
     pub(super) fn count_in_log(&mut self, vhost: VhostId, bytes: u64) {
         if self.log_shares.weighed.is_some() {
             let held = self.access.vhost_held_mut(vhost);
-            self.log_shares.division.take(held.log_bytes, bytes);
+            let keeps_less = self.log_shares.division.take(held.log_bytes, bytes);
             held.log_bytes += bytes;
+            self.log_shares.room_made += u64::from(keeps_less);
         }
     }
 

@@ -243,11 +243,11 @@ impl Broker {
     }
 
     /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
-    /// their pools count themselves, what a queue has of its share, what waits in an outbox, and where a
-    /// message goes: in other queues there may be room.
+    /// their pools count themselves, what a queue has of its share, what waits in an outbox, what is kept of
+    /// the log for others, and where a message goes: in other queues there may be room.
     pub const fn room_made(&self) -> u64 {
         let given = self.fifo_pool.given() + self.deliveries.given();
-        given + self.releases + self.routing.revision()
+        given + self.releases + self.log_shares.room_made + self.routing.revision()
     }
 
     /// What the pools hold.

@@ -7,12 +7,12 @@ use leveret::engine::restore;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageId, Share};
 use leveret::password::PasswordHash;
-use leveret::sim::{Mutant, SimDisk, Trouble};
 use leveret::store::{Body, Identity, Keeper, Log, Range, Settings};
 use leveret::time::Now;
 use leveret::wire::props::Properties;
 use leveret::wire::{Full, Table, TableWriter, Value, Writer};
 
+use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, House};
 
 /// The entries of a table.
