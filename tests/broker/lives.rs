@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::random::Random;
+use crate::sim_disk::Random;
 use leveret::broker::{Broker, Gauges, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret::journal::Journal;

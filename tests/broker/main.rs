@@ -5,9 +5,6 @@ mod sim_disk;
 #[macro_use]
 mod support;
 
-#[path = "../random/mod.rs"]
-mod random;
-
 mod access;
 mod cases;
 mod dead_letters;

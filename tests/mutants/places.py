@@ -167,12 +167,8 @@ NOT_FOUND_YET = {
     "left-in-the-unsynced-last-commit-believed",
     "second-half-of-carried-settlements-dropped",
     "first-half-of-carried-settlements-dropped",
-    "chunks-not-copied",
-    "further-targets-not-copied",
     "wake-up-of-a-queue-forgotten",
-    "wake-up-of-publishers-forgotten",
     "wake-up-of-starved-streams-forgotten",
-    "share-not-given-back",
     "settlement-ahead-of-its-message",
     "empty-header-taken-for-a-free-segment",
 }

@@ -10,7 +10,7 @@ pub struct Random(u64);
 
 impl Random {
     pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+        Self((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B) | 1)
     }
 
     /// The next one, below `bound`, which is not 0.

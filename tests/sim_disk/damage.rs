@@ -57,7 +57,7 @@ impl SimDisk {
         let (mut damaged, keep) = (Damaged::default(), faults.below(3));
         for (slot, file) in files {
             for (sector, old) in core::mem::take(&mut file.owed) {
-                if keep == 0 || !faults.one_in(keep) {
+                if keep == 0 || !faults.once_in(keep) {
                     continue;
                 }
                 let from = sector * SECTOR;
@@ -90,13 +90,13 @@ impl SimDisk {
         let random = &mut inner.random;
         // A header is one block of many, and tells what all the others are; most of all that of the newest.
         let last_written = inner.written.last().map(|(slot, _)| (*slot, 0));
-        let newest = last_written.filter(|place| random.one_in(8) && places.contains(place));
+        let newest = last_written.filter(|place| random.once_in(8) && places.contains(place));
         let (slot, block) = newest.unwrap_or_else(|| random.one_of(&places));
         let other = random.one_of(&places);
         let misplaced = inner.files[&other.0].block(other.1);
         let Some(file) = inner.files.get_mut(&slot) else { return damaged };
         let last = file.media.len() / BLOCK_BYTES;
-        let is_zeroed = newest.is_some() && random.one_in(3);
+        let is_zeroed = newest.is_some() && random.once_in(3);
         let blocks = match if is_zeroed { 3 } else { random.below(9) } {
             0 => {
                 (block..last).for_each(|block| file.put(block, &[0xA5; BLOCK_BYTES]));

@@ -240,13 +240,13 @@ impl SimDisk {
         let Inner { files, random, faults, removed, .. } = &mut *inner;
         // That a file is gone is durable with the directory.
         for (slot, file) in core::mem::take(removed) {
-            if faults.one_in(2) && file.is_durable {
+            if faults.once_in(2) && file.is_durable {
                 files.entry(slot).or_insert(file);
             }
         }
         let keep = random.below(4);
         files.retain(|_, file| {
-            let kept = file.is_durable || random.one_in(2);
+            let kept = file.is_durable || random.once_in(2);
             file.is_durable = kept;
             kept
         });
@@ -313,7 +313,7 @@ impl File {
     /// A sync that fails: what it was for is there in part, and no later one writes the rest.
     fn fail_sync(&mut self, random: &mut Random) {
         for sector in core::mem::take(&mut self.dirty) {
-            if random.one_in(2) {
+            if random.once_in(2) {
                 self.persist(sector);
             }
         }
@@ -325,11 +325,11 @@ impl File {
             let kept = match keep {
                 0 => false,
                 1 => true,
-                _ => random.one_in(2),
+                _ => random.once_in(2),
             };
             if kept {
                 self.persist(sector);
-            } else if random.one_in(16) {
+            } else if random.once_in(16) {
                 let end = ((sector + 1) * SECTOR).min(self.cache.len());
                 self.cache[sector * SECTOR..end].fill(0xA5);
                 self.persist(sector);
@@ -361,7 +361,7 @@ impl Inner {
 
     /// Whether the device ignores this sync.
     const fn ignores_sync(&mut self) -> bool {
-        self.lies_one_in > 0 && !self.faults.one_in(self.lies_one_in)
+        self.lies_one_in > 0 && !self.faults.once_in(self.lies_one_in)
     }
 
     fn file(&mut self, slot: u32) -> io::Result<&mut File> {

@@ -6,7 +6,6 @@
 //! | `trouble` | what goes wrong with it at which call |
 //! | `damage` | what happens to blocks that were synced |
 //! | `mutant` | mistakes to put in front of it |
-//! | `random` | numbers from a seed |
 //!
 //! Why it exists: the store sees a disk only through the trait [`leveret::store::Disk`], so what takes
 //! years of cheap cards to happen can be had here at any call, again and again. Always true: a run is a
@@ -14,10 +13,12 @@
 
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
+#[path = "../random/mod.rs"]
+mod random;
+
 mod damage;
 mod disk;
 mod mutant;
-mod random;
 mod trouble;
 
 pub use damage::Damaged;

@@ -89,7 +89,7 @@ impl<'r> Life<'r> {
         let (latency_ms, trouble, heartbeat_s) =
             (plan.latency_ms, plan.link_trouble_one_in, plan.heartbeat_s);
         let random = &mut self.run.random;
-        let at = usize::from(random.one_in(3));
+        let at = usize::from(random.once_in(3));
         let shape = match random.below(4) {
             _ if self.is_calm => Shape::WIDE,
             0 => Shape { up_fragment: 7, up_room: 9_000, down_fragment: 300, down_room: 6_000 },
@@ -97,17 +97,17 @@ impl<'r> Life<'r> {
             _ => Shape { up_room: 200_000, down_room: 200_000, ..Shape::WIDE },
         };
         let mut line = Line::new(shape);
-        if !self.is_calm && trouble > 0 && random.one_in(trouble) {
+        if !self.is_calm && trouble > 0 && random.once_in(trouble) {
             let cut = Some(random.below(20_000));
-            (line.cut_up, line.cut_down) = if random.one_in(2) { (cut, None) } else { (None, cut) };
+            (line.cut_up, line.cut_down) = if random.once_in(2) { (cut, None) } else { (None, cut) };
         }
         let line = Rc::new(RefCell::new(line));
         let manners = Manners {
             heartbeat_s,
             user: USERS[at],
             vhost: VHOSTS[at],
-            greed: if random.one_in(4) { 1_000 } else { usize::MAX },
-            sends_first: random.one_in(8),
+            greed: if random.once_in(4) { 1_000 } else { usize::MAX },
+            sends_first: random.once_in(8),
             ..Manners::default()
         };
         let number = self.run.next_connection;
@@ -124,7 +124,7 @@ impl<'r> Life<'r> {
     /// What connections suffer.
     fn trouble_links(&mut self) {
         let one_in = self.run.plan.link_trouble_one_in;
-        if one_in == 0 || self.is_calm || self.actors.is_empty() || !self.run.random.one_in(one_in * 10) {
+        if one_in == 0 || self.is_calm || self.actors.is_empty() || !self.run.random.once_in(one_in * 10) {
             return;
         }
         let random = &mut self.run.random;
@@ -241,10 +241,10 @@ impl<'r> Life<'r> {
         let turned = self.turn()?;
         self.actors.retain(|actor| !actor.is_over());
         if moved || turned {
-            self.now += u64::from(self.run.random.one_in(3));
+            self.now += u64::from(self.run.random.once_in(3));
             return Ok(());
         }
-        if self.is_at_rest() && !self.may_commit_soon() && (self.is_calm || self.run.random.one_in(4)) {
+        if self.is_at_rest() && !self.may_commit_soon() && (self.is_calm || self.run.random.once_in(4)) {
             self.look_for_sleepers()?;
         }
         self.jump();
@@ -254,7 +254,7 @@ impl<'r> Life<'r> {
     /// Offsets pass one of the widths that somebody might count on, or come near it.
     fn stride(&mut self) {
         let random = &mut self.run.random;
-        if self.run.plan.has_strides && random.one_in(60) {
+        if self.run.plan.has_strides && random.once_in(60) {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
             let (broker, mut context) = self.engine.broker_mut();

@@ -192,7 +192,7 @@ fn answer_in(bytes: &[u8]) -> Option<(u16, usize)> {
 impl Life<'_> {
     /// An operator thinks of something.
     pub fn administer(&mut self) {
-        if !self.run.random.one_in(ONE_IN) || self.engine.is_stopping() {
+        if !self.run.random.once_in(ONE_IN) || self.engine.is_stopping() {
             return;
         }
         // Whoever said nothing for long was hung up on. With a request under way nobody knows what became of

@@ -90,15 +90,15 @@ pub enum Habit {
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let random = &mut Random::new(seed ^ 0x91A5);
-        let is_large = random.one_in(4);
+        let is_large = random.once_in(4);
         let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
-        let is_tight = random.one_in(4);
+        let is_tight = random.once_in(4);
         let limits = Limits {
-            connections_max: if random.one_in(4) { 8 } else { 24 },
+            connections_max: if random.once_in(4) { 8 } else { 24 },
             handshakes_max: 4,
-            channels_max: if random.one_in(5) { 12 } else { 64 },
+            channels_max: if random.once_in(5) { 12 } else { 64 },
             consumers_max: 64,
-            queues_max: if random.one_in(8) { 14 } else { 64 },
+            queues_max: if random.once_in(8) { 14 } else { 64 },
             exchanges_max: 32,
             bindings_max: 64,
             messages_max: random.one_of(&[48, 96, 400, 400]),
@@ -122,18 +122,18 @@ impl Plan {
             commit_window_ms: 20,
             confirm_window_ms: 5,
             settle_window_ms: 50,
-            syncs_per_s: if random.one_in(4) { 200 } else { 0 },
+            syncs_per_s: if random.once_in(4) { 200 } else { 0 },
             index_bytes: INDEX_BYTES,
             sync_burst: 10,
             may_begin: true,
             upgrade: false,
-            format: if random.one_in(3) { Format::One } else { Format::NEWEST },
+            format: if random.once_in(3) { Format::One } else { Format::NEWEST },
         };
         let mut plan = Self {
             limits,
             settings,
-            persist_all: random.one_in(8),
-            spill_transient: random.one_in(2),
+            persist_all: random.once_in(8),
+            spill_transient: random.once_in(2),
             slowness_ms: random.one_of(&[0, 1, 4, 12, 300]),
             large_bytes: if is_large { 100_000 } else { 0 },
             body_bytes_max: 6_000,
@@ -141,7 +141,7 @@ impl Plan {
             link_trouble_one_in: random.one_of(&[0, 10, 40]),
             latency_ms: random.one_of(&[0, 0, 3, 40]),
             heartbeat_s: random.one_of(&[0, 0, 2]),
-            has_strides: random.one_in(6),
+            has_strides: random.once_in(6),
             hazards: Hazards::default(),
         };
         plan.endanger(random);
@@ -162,29 +162,29 @@ impl Plan {
             if self.large_bytes > 0 { Habit::Pieces } else { Habit::Any },
         ]);
         hazards.haste = random.one_of(&[1, 1, 2, 4, 6]);
-        if random.one_in(2) {
+        if random.once_in(2) {
             hazards.kills_one_in = 3;
-            hazards.hits_starts = random.one_in(2);
+            hazards.hits_starts = random.once_in(2);
         }
-        if random.one_in(3) {
+        if random.once_in(3) {
             hazards.segments_room = Some(4 + random.below(5) as u32);
         }
-        if random.one_in(4) {
+        if random.once_in(4) {
             hazards.damage_one_in = 3;
         }
-        hazards.has_full_syncs = random.one_in(4);
-        hazards.has_read_spells = random.one_in(4);
-        if hazards.damage_one_in > 0 && random.one_in(3) {
+        hazards.has_full_syncs = random.once_in(4);
+        hazards.has_read_spells = random.once_in(4);
+        if hazards.damage_one_in > 0 && random.once_in(3) {
             hazards.lies_one_in = 1 + random.below(4);
         }
-        if self.large_bytes == 0 && random.one_in(2) {
+        if self.large_bytes == 0 && random.once_in(2) {
             self.settings.commit_bytes = random.one_of(&[4 << 10, 8 << 10, 12 << 10]);
             self.body_bytes_max = self.settings.commit_bytes / 3;
         }
-        if random.one_in(12) {
+        if random.once_in(12) {
             self.settings.index_bytes = 16_000 + random.below(30_000) as usize;
         }
-        if random.one_in(6) {
+        if random.once_in(6) {
             // Few and large commits: each third opens a segment, that of a start as well.
             (hazards.kills_as_left, hazards.hits_starts) = (true, true);
             (hazards.segments_room, hazards.damage_one_in, hazards.lies_one_in) = (None, 0, 0);

@@ -115,7 +115,7 @@ impl Run {
             is_told: false,
             has_broken_promises: false,
             is_full: room.is_some(),
-            upgraded_in: (is_old && random.one_in(2)).then(|| random.below(LIVES / 2)),
+            upgraded_in: (is_old && random.once_in(2)).then(|| random.below(LIVES / 2)),
             was_killed: false,
             next_content: 1,
             next_connection: 1,
@@ -157,7 +157,7 @@ impl Run {
         self.disk.start(Trouble::Never);
         self.disk.set_lies(hazards.lies_one_in);
         self.is_full = hazards.segments_room.is_some();
-        if hazards.has_full_syncs && self.random.one_in(3) {
+        if hazards.has_full_syncs && self.random.once_in(3) {
             self.is_full = true;
             self.disk.foresee(Trouble::FullSync(self.random.below(80), 1));
         }
@@ -165,10 +165,10 @@ impl Run {
             let calls = if hazards.kills_as_left { 6 } else { 12 };
             return self.disk.foresee(Trouble::Cut(self.random.below(calls)));
         }
-        if hazards.kills_one_in > 0 && self.random.one_in(hazards.kills_one_in) {
+        if hazards.kills_one_in > 0 && self.random.once_in(hazards.kills_one_in) {
             return self.disk.foresee(Trouble::Kill(calls));
         }
-        if hazards.kills_as_left && self.random.one_in(2) {
+        if hazards.kills_as_left && self.random.once_in(2) {
             return self.disk.foresee(Trouble::KillAsLeft(self.random.below(3)));
         }
         match self.random.below(10) {
@@ -193,12 +193,12 @@ impl Run {
     /// One life, and what ends it.
     fn live(&mut self) {
         let steps = 60 + self.random.below(700);
-        let ends_well = self.random.one_in(5);
+        let ends_well = self.random.once_in(5);
         let engine = self.start();
         let is_started = engine.is_some();
         if let Some(engine) = engine {
             self.counts.lives += 1;
-            if self.random.one_in(4) {
+            if self.random.once_in(4) {
                 let reads = self.random.below(30);
                 let is_long = self.plan.hazards.has_read_spells;
                 let count = if is_long { 1 + self.random.below(3) } else { 1 };
@@ -222,7 +222,7 @@ impl Run {
             self.break_promises();
         }
         let one_in = self.plan.hazards.damage_one_in;
-        if one_in > 0 && self.random.one_in(one_in) {
+        if one_in > 0 && self.random.once_in(one_in) {
             self.damage();
         }
     }
@@ -255,7 +255,7 @@ impl Run {
     fn damage_last(&mut self) {
         self.disk.power_cut();
         self.damage();
-        if self.random.one_in(2) {
+        if self.random.once_in(2) {
             self.disk.start(Trouble::Cut(self.random.below(30)));
             drop(self.start());
             self.disk.power_cut();
@@ -264,7 +264,7 @@ impl Run {
 
     /// A life without trouble, in which everything is brought to an end.
     fn last_life(&mut self) {
-        if self.plan.hazards.damage_one_in > 0 && self.random.one_in(4) {
+        if self.plan.hazards.damage_one_in > 0 && self.random.once_in(4) {
             self.damage_last();
         }
         self.disk.start(Trouble::Never);

@@ -30,8 +30,8 @@ impl Mood {
     /// The number of an action, below 100.
     fn pick(self, random: &mut Random) -> u64 {
         match self {
-            Self::Flood if !random.one_in(6) => 0,
-            Self::Ebb if !random.one_in(3) => 40 + random.below(35),
+            Self::Flood if !random.once_in(6) => 0,
+            Self::Ebb if !random.once_in(3) => 40 + random.below(35),
             _ => random.below(100),
         }
     }
@@ -49,7 +49,7 @@ pub type Freight = (&'static str, String, u32);
 impl Life<'_> {
     /// Clients do what they think of.
     pub fn act(&mut self) {
-        if self.actors.len() < self.run.plan.actors_max && self.run.random.one_in(12) {
+        if self.actors.len() < self.run.plan.actors_max && self.run.random.once_in(12) {
             self.connect();
         }
         for at in 0..self.actors.len() {
@@ -57,7 +57,7 @@ impl Life<'_> {
                 continue;
             }
             let haste = self.run.plan.hazards.haste;
-            let most = if self.run.random.one_in(10 * haste) { 400 } else { 6 };
+            let most = if self.run.random.once_in(10 * haste) { 400 } else { 6 };
             let pace = self.run.random.below(most);
             self.actors[at].act_at = self.now + pace;
             for _ in 0..haste {
@@ -72,18 +72,18 @@ impl Life<'_> {
         let Self { run, actors, mood, .. } = self;
         let (random, ledger, actor) = (&mut run.random, &mut run.ledger, &mut actors[at]);
         let (habit, haste) = (run.plan.hazards.habit, run.plan.hazards.haste);
-        if random.one_in(250 * haste) {
+        if random.once_in(250 * haste) {
             actor.client.send(0, &close_connection());
             actor.end_politely(ledger);
             return;
         }
-        if random.one_in(300 * haste) {
+        if random.once_in(300 * haste) {
             actor.line.borrow_mut().hang_up();
             return actor.vanish(ledger);
         }
-        if actor.channels.is_empty() || random.one_in(60) && actor.channels.len() < CHANNELS_MAX {
+        if actor.channels.is_empty() || random.once_in(60) && actor.channels.len() < CHANNELS_MAX {
             let mode = match habit {
-                Habit::Transactions if !random.one_in(6) => Mode::Transaction,
+                Habit::Transactions if !random.once_in(6) => Mode::Transaction,
                 _ => random.one_of(&[Mode::Plain, Mode::Confirm, Mode::Confirm, Mode::Transaction]),
             };
             let is_first = actor.channels.is_empty();
@@ -100,7 +100,7 @@ impl Life<'_> {
             return;
         }
         run.counts.requests += 1;
-        let is_growing = habit == Habit::Deep && !random.one_in(4);
+        let is_growing = habit == Habit::Deep && !random.once_in(4);
         match if is_growing { 0 } else { mood.pick(random) } {
             0..40 => {
                 for _ in 0..=random.below(8) {
@@ -108,19 +108,19 @@ impl Life<'_> {
                     run.counts.published += 1;
                     let content = run.next_content;
                     let freight = actor.load(ledger, random, &run.plan, *mood);
-                    let kind = (!random.one_in(4), random.one_in(8));
+                    let kind = (!random.once_in(4), random.once_in(8));
                     actor.publish(ledger, number, content, freight, kind);
                 }
             }
             40..58 => (0..4).for_each(|_| actor.settle_some(ledger, random, number, habit)),
             58..66 => {
                 let key = actor.some_queue(ledger, random, habit);
-                let no_ack = random.one_in(4);
+                let no_ack = random.once_in(4);
                 actor.consume(ledger, number, &key, no_ack, "c");
             }
             66..70 => {
                 let key = actor.some_queue(ledger, random, habit);
-                actor.get(ledger, number, key, random.one_in(3));
+                actor.get(ledger, number, key, random.once_in(3));
             }
             70..73 => actor.cancel(ledger, random, number),
             73 | 74 => {
@@ -129,7 +129,7 @@ impl Life<'_> {
                 actor.ask(ledger, number, Pending::Recover, &requeue);
             }
             75 | 76 => actor.ask(ledger, number, Pending::Setting, &qos(random.below(6) as u16)),
-            77 if random.one_in(3) => actor.close_channel(ledger, number),
+            77 if random.once_in(3) => actor.close_channel(ledger, number),
             78..90 => actor.define(ledger, random, number),
             _ => actor.end_transaction(ledger, random, number),
         }
@@ -170,7 +170,7 @@ impl Actor {
             }
         }
         let some = [random.below(BINDINGS.len() as u64) as usize];
-        let bindings = if bindings.is_empty() && random.one_in(2) { &some[..] } else { bindings };
+        let bindings = if bindings.is_empty() && random.once_in(2) { &some[..] } else { bindings };
         for &at in bindings {
             if ledger.binding(self.vhost, at).is_sure() {
                 continue;
@@ -237,16 +237,16 @@ impl Actor {
         let small = 8 + random.below(90) as u32;
         let large = plan.large_bytes;
         match plan.hazards.habit {
-            Habit::Copies if !random.one_in(6) => return ("fan", String::new(), small * 5),
-            Habit::Pieces if !random.one_in(6) && large > 0 => {
+            Habit::Copies if !random.once_in(6) => return ("fan", String::new(), small * 5),
+            Habit::Pieces if !random.once_in(6) && large > 0 => {
                 return match random.below(12) {
                     0 => ("", "d3".into(), 66_000 + random.below(large.into()) as u32),
                     1..4 => ("", "d0".into(), 66_000 + random.below(large.into()) as u32),
                     _ => ("", "d0".into(), small * 20),
                 };
             }
-            Habit::Deep if !random.one_in(6) => return ("", "d0".into(), small),
-            Habit::Transactions if !random.one_in(6) => {
+            Habit::Deep if !random.once_in(6) => return ("", "d0".into(), small),
+            Habit::Transactions if !random.once_in(6) => {
                 return ("", random.one_of(&["d0", "d1"]).into(), small * 20);
             }
             _ => {}
@@ -268,7 +268,7 @@ impl Actor {
         // An exchange that is not there costs the channel; that is asked for seldom.
         let is_there = exchange.is_empty()
             || ledger.exchanges.get(&(self.vhost, exchange)).is_some_and(super::fact::Fact::is_sure);
-        if is_there || random.one_in(40) {
+        if is_there || random.once_in(40) {
             (exchange, key, len)
         } else {
             ("", random.one_of(&QUEUES).to_string(), len)
@@ -276,7 +276,7 @@ impl Actor {
     }
 
     fn end_transaction(&mut self, ledger: &mut Ledger, random: &mut Random, number: u16) {
-        let (rolls_back, holder) = (random.one_in(4), self.holder(number));
+        let (rolls_back, holder) = (random.once_in(4), self.holder(number));
         let Some(channel) = self.channels.get_mut(&number).filter(|c| c.mode == Mode::Transaction) else {
             return self.settle_some(ledger, random, number, Habit::Any);
         };
@@ -305,9 +305,9 @@ impl Actor {
     /// A queue to consume from that is there, as a rule.
     fn some_queue(&self, ledger: &Ledger, random: &mut Random, habit: Habit) -> Key {
         let wanted = match habit {
-            Habit::Copies if !random.one_in(8) => random.one_of(&["d0", "l0"]),
-            Habit::Pieces if !random.one_in(8) => "d0",
-            Habit::Transactions if !random.one_in(8) => random.one_of(&["d0", "d1"]),
+            Habit::Copies if !random.once_in(8) => random.one_of(&["d0", "l0"]),
+            Habit::Pieces if !random.once_in(8) => "d0",
+            Habit::Transactions if !random.once_in(8) => random.one_of(&["d0", "d1"]),
             _ => "",
         };
         let is_sure =
@@ -317,8 +317,8 @@ impl Actor {
         }
         let there: Vec<&str> = QUEUES.into_iter().filter(|name| is_sure(name)).collect();
         match () {
-            () if random.one_in(12) => self.key(&self.own_queue()),
-            () if there.is_empty() || random.one_in(60) => self.key(random.one_of(&QUEUES)),
+            () if random.once_in(12) => self.key(&self.own_queue()),
+            () if there.is_empty() || random.once_in(60) => self.key(random.one_of(&QUEUES)),
             () => self.key(random.one_of(&there)),
         }
     }
@@ -364,7 +364,7 @@ impl Actor {
             return;
         }
         let is_any = matches!(habit, Habit::Any | Habit::Deep | Habit::Transactions);
-        let multiple = is_any && random.one_in(4);
+        let multiple = is_any && random.once_in(4);
         let index = if multiple || !is_any { random.below(channel.unacked.len() as u64) } else { 0 };
         let Some(tag) = channel.unacked.keys().nth(index as usize).copied() else { return };
         if habit == Habit::Leave && channel.unacked[&tag].1 % 16 == 0 {
@@ -442,7 +442,7 @@ impl Actor {
                 ledger.ask_deletion(&key);
                 self.ask(ledger, number, Pending::Delete(key.clone()), &delete(&key.1));
             }
-            38 if random.one_in(4) => {
+            38 if random.once_in(4) => {
                 let (name, _) = random.one_of(&EXCHANGES);
                 ledger.ask_exchange_deletion(self.vhost, name);
                 let method = Method::ExchangeDelete { exchange: name, if_unused: false, no_wait: false };
@@ -464,7 +464,7 @@ impl Actor {
         let (source, key, queue) = BINDINGS[at];
         let is_there =
             ledger.exchange(self.vhost, source).is_sure() && ledger.queue(&self.key(queue)).fact.is_sure();
-        if is_there || random.one_in(20) {
+        if is_there || random.once_in(20) {
             ledger.binding(self.vhost, at).ask(true);
             self.ask(ledger, number, Pending::Bind(at), &bind(queue, source, key));
         }

@@ -23,7 +23,7 @@ impl Life<'_> {
     fn lose_everybody(&mut self) -> Result<(), Ended> {
         self.is_calm = true;
         for actor in &mut self.actors {
-            if actor.is_open() && self.run.random.one_in(2) {
+            if actor.is_open() && self.run.random.once_in(2) {
                 actor.client.send(0, &close_connection());
             } else {
                 actor.vanish(&mut self.run.ledger);

@@ -53,11 +53,11 @@ fn filled(random: &mut Random) -> SimDisk {
             log.flush(NOW);
             turn(&mut log, &mut disk);
         }
-        if offset > 50 && random.one_in(3) {
+        if offset > 50 && random.once_in(3) {
             let start = random.below(offset);
             log.settle(1 + start % 3, Range { start, end: start + 1 }, Urgency::Lazy, NOW);
         }
-        if random.one_in(4) {
+        if random.once_in(4) {
             log.flush(NOW);
             turn(&mut log, &mut disk);
         }

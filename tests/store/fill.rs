@@ -161,7 +161,7 @@ fn sleepy(percent: u64) -> Option<Found> {
     let mut asleep: Vec<VecDeque<(u64, u64)>> = vec![VecDeque::new(); QUEUES as usize];
     let (mut waiting, mut awake) = (0, 0);
     measure(percent, |world, most| {
-        let is_sleepy = world.random.one_in(SLEEPY_ONE_IN);
+        let is_sleepy = world.random.once_in(SLEEPY_ONE_IN);
         if is_sleepy {
             while waiting >= most {
                 match asleep[awake].pop_front() {

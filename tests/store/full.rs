@@ -129,7 +129,7 @@ impl World {
             did = true;
         }
         if let Some(job) = self.log.next_clean_read() {
-            let fails = self.reads_to_fail > 0 && self.random.one_in(4);
+            let fails = self.reads_to_fail > 0 && self.random.once_in(4);
             self.reads_to_fail -= u32::from(fails);
             let done = if fails { job.run(&mut Unreadable) } else { job.run(&mut self.disk) };
             self.log.clean_read_done(done);
@@ -162,14 +162,14 @@ impl World {
     fn publish(&mut self) -> Result<(), Refused> {
         let mut targets = Vec::new();
         for queue in 0..self.next.len() {
-            if targets.is_empty() && queue + 1 == self.next.len() || self.random.one_in(2) {
+            if targets.is_empty() && queue + 1 == self.next.len() || self.random.once_in(2) {
                 targets.push(Target { queue: 1 + queue as u64, offset: self.next[queue], lane: 0 });
             }
         }
-        let most = if self.random.one_in(5) { 4000 } else { 400 };
+        let most = if self.random.once_in(5) { 4000 } else { 400 };
         let length = self.random.below(most) as usize;
         let bytes = vec![5; length];
-        let body = if self.random.one_in(20) { self.chunks()? } else { Body::Inline(&bytes) };
+        let body = if self.random.once_in(20) { self.chunks()? } else { Body::Inline(&bytes) };
         let message = Message { targets: Targets::List(&targets), body, ..PLAIN };
         let appended = self.log.append(&Record::Message(message), Urgency::Awaited, self.now());
         if let (Err(refused), Body::Chunked { body, .. }) = (appended, body) {
@@ -232,7 +232,7 @@ impl World {
     }
 
     fn restart(&mut self) {
-        if self.random.one_in(2) {
+        if self.random.once_in(2) {
             self.disk.power_cut();
         }
         self.disk.start(Trouble::Never);
@@ -248,7 +248,7 @@ impl World {
     /// Settles everything, in an order of its own.
     fn settle_all(&mut self) {
         let restart_every = if self.is_calm { [0, 0] } else { [300, 40] }[self.random.below(2) as usize];
-        let is_random = self.random.one_in(2);
+        let is_random = self.random.once_in(2);
         let turns_most = 2 + self.random.below(6);
         for rounds in 0.. {
             assert!(rounds < WAITS_MAX, "seed {}: what is settled is never free: {:#?}", self.seed, self.log);
@@ -264,17 +264,17 @@ impl World {
             let mut is_restarted = false;
             for (queue, offset) in live {
                 let range = Range { start: offset, end: offset + 1 };
-                let urgency = if self.random.one_in(50) { Urgency::Awaited } else { Urgency::Lazy };
+                let urgency = if self.random.once_in(50) { Urgency::Awaited } else { Urgency::Lazy };
                 self.log.settle(queue, range, urgency, self.now());
-                if self.random.one_in(4) {
+                if self.random.once_in(4) {
                     self.now += self.random.below(4_000);
                     for _ in 0..self.random.below(turns_most) {
                         self.turn();
                     }
                 }
-                if restart_every > 0 && self.random.one_in(restart_every) {
+                if restart_every > 0 && self.random.once_in(restart_every) {
                     self.restart();
-                    is_restarted = self.random.one_in(3);
+                    is_restarted = self.random.once_in(3);
                     if is_restarted {
                         break;
                     }

@@ -131,7 +131,7 @@ impl World {
             self.job = None;
             self.fetch = None;
             // A kill keeps the page cache; most ends do not.
-            if self.disk.is_off() || !self.random.one_in(3) {
+            if self.disk.is_off() || !self.random.once_in(3) {
                 self.disk.power_cut();
                 self.cuts += 1;
             }
@@ -140,7 +140,7 @@ impl World {
             }
         }
         self.complaints.extend(self.disk.violations());
-        if self.random.one_in(3) {
+        if self.random.once_in(3) {
             self.disk.power_cut();
             self.disk.damage();
             self.damaged = true;
@@ -404,13 +404,13 @@ impl World {
         let mut chunks = 0;
         for part in bytes.chunks(1700) {
             if self.append(&Record::Chunk { body, index: chunks, bytes: part }).is_err()
-                || self.random.one_in(30)
+                || self.random.once_in(30)
             {
                 self.log.as_mut().expect("a step has a log").drop_body(body);
                 return;
             }
             chunks += 1;
-            if self.random.one_in(3) {
+            if self.random.once_in(3) {
                 self.commit();
             }
             if self.log.is_none() {
@@ -433,7 +433,7 @@ impl World {
         if open.is_empty() || queue.gone.is_some() {
             return;
         }
-        let first = if self.random.one_in(2) { 0 } else { self.random.below(open.len() as u64) as usize };
+        let first = if self.random.once_in(2) { 0 } else { self.random.below(open.len() as u64) as usize };
         open.drain(..first);
         open.truncate(1 + self.random.below(12) as usize);
         let (urgency, now) = (self.urgency(), self.now());
@@ -450,7 +450,7 @@ impl World {
         let key = self.random.below(12);
         self.version += 1;
         let version = self.version;
-        let value = if self.random.one_in(3) { None } else { Some(version * 7) };
+        let value = if self.random.once_in(3) { None } else { Some(version * 7) };
         let (name, bytes) = (key.to_le_bytes(), value.map(u64::to_le_bytes));
         let record = Record::Defined { version, key: &name, value: bytes.as_ref().map(<[u8; 8]>::as_slice) };
         if let Ok(position) = self.append(&record) {

@@ -22,8 +22,6 @@ pub mod client;
 pub mod hostile;
 pub mod line;
 pub mod platform;
-#[path = "../random/mod.rs"]
-mod random;
 #[path = "../sim_disk/mod.rs"]
 pub mod sim_disk;
 
@@ -43,7 +41,7 @@ pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use line::{Line, Shape};
 pub use platform::Memory;
-pub use random::Random;
+pub use sim_disk::Random;
 
 /// A peer that is gone while it waits for room is given up after so long.
 pub const LOST_MS: u64 = 600_000;

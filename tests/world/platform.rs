@@ -307,7 +307,7 @@ impl Platform for Memory {
         let helpers = &mut self.helpers;
         assert!(helpers.writing.is_none(), "one job at a time");
         let due_ms = helpers.later_ms();
-        helpers.writing = Some(match helpers.random.one_in(2) {
+        helpers.writing = Some(match helpers.random.once_in(2) {
             true => Job::Done(job.run(helpers.disk()), due_ms),
             false => Job::ToDo(job, due_ms),
         });
@@ -328,7 +328,7 @@ impl Platform for Memory {
         assert!(helpers.reading.is_none(), "one job at a time");
         helpers.reads += 1;
         let due_ms = helpers.later_ms();
-        helpers.reading = Some(match helpers.random.one_in(2) {
+        helpers.reading = Some(match helpers.random.once_in(2) {
             true => Job::Done(job.run(helpers.disk()), due_ms),
             false => Job::ToDo(job, due_ms),
         });

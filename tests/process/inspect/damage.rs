@@ -103,7 +103,7 @@ fn check_dropped(directory: &Directory, found: &Inspected, what: &str) {
 /// Spoils a store once or more often; tells how, and whether that may have left no trace.
 fn spoil_store(files: &Files, newest: (u32, usize), random: &mut Random) -> (Files, String, bool) {
     let (mut spoiled, mut what, mut is_traceless) = (files.clone(), String::new(), false);
-    let times = if random.one_in(3) { 2 + random.below(2) } else { 1 };
+    let times = if random.once_in(3) { 2 + random.below(2) } else { 1 };
     for _ in 0..times {
         let slots: Vec<u32> = spoiled.iter().filter(|file| !file.1.is_empty()).map(|file| *file.0).collect();
         let slot = slots[random.below(slots.len() as u64) as usize];

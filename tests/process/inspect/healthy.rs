@@ -36,7 +36,7 @@ fn a_look_finds_what_a_start_finds_after_any_power_cut() {
             };
             has_failed |= matches!(trouble, Trouble::FailedSync(_));
             traffic.live(trouble, 300);
-            if traffic.disk.is_off() || !traffic.random.one_in(3) {
+            if traffic.disk.is_off() || !traffic.random.once_in(3) {
                 traffic.disk.power_cut();
             }
             traffic.disk.start(Trouble::Never);

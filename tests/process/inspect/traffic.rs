@@ -142,14 +142,14 @@ impl Traffic {
     }
 
     fn body(&mut self, bytes: u64) -> Vec<u8> {
-        let text = self.random.one_in(2);
+        let text = self.random.once_in(2);
         let letter =
             |random: &mut Random| random.below(if text { 95 } else { 256 }) as u8 + 32 * u8::from(text);
         (0..bytes).map(|_| letter(&mut self.random)).collect()
     }
 
     fn publish(&mut self) {
-        let length = if self.random.one_in(9) { 3000 } else { self.random.below(400) };
+        let length = if self.random.once_in(9) { 3000 } else { self.random.below(400) };
         let body = self.body(length);
         self.publish_body(body, None);
     }
@@ -167,7 +167,7 @@ impl Traffic {
                 return;
             }
             chunks += 1;
-            if self.random.one_in(3) {
+            if self.random.once_in(3) {
                 self.commit();
             }
         }
@@ -176,7 +176,7 @@ impl Traffic {
 
     fn publish_body(&mut self, body: Vec<u8>, chunked: Option<(u64, u32)>) {
         let first = self.random.below(self.queues.len() as u64) as usize;
-        let more = if self.random.one_in(4) { 2 } else { 1 };
+        let more = if self.random.once_in(4) { 2 } else { 1 };
         let queues: Vec<(u64, u64)> =
             self.queues.iter().skip(first).take(more).map(|(q, o)| (*q, *o)).collect();
         let targets: Vec<Target> =
@@ -208,7 +208,7 @@ impl Traffic {
         let at = self.random.below(self.queues.len() as u64) as usize;
         let Some((&queue, &next)) = self.queues.iter().nth(at) else { return };
         let length = 1 + self.random.below(6);
-        let start = if self.random.one_in(5) {
+        let start = if self.random.once_in(5) {
             self.random.below(next + 1)
         } else {
             let log = self.log.as_ref();
