@@ -10,145 +10,41 @@
 
 pub mod board;
 pub mod bridge;
+pub mod by_hand;
 pub mod derive;
+mod error;
 pub mod first_user;
 mod layer;
 pub mod nearest;
+mod product;
 mod read;
+mod settings;
+mod store;
 pub mod transports;
 pub mod units;
 pub mod upstream;
 mod variables;
 
-use std::error::Error;
-use std::fmt;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::limits::{Limits, LimitsError, Megabytes};
-use board::{AUTO, BOARDS, Machine};
+use crate::limits::{LimitsError, Megabytes};
+use board::{AUTO, Machine};
 use bridge::Bridge;
-use derive::{ByHand, Profile};
+use by_hand::Profile;
+pub use error::ConfigError;
 pub use first_user::FirstUser;
 pub use layer::Layer;
-use layer::{Announced, StoreLayer};
-use nearest::nearest;
-use transports::{Tls, TlsAddress, TlsLayer, UnixListener, quoted};
-use units::{Bytes, ListenAddress, Seconds};
-
-/// The port registered for AMQP.
-pub const AMQP_PORT: u16 = 5672;
-
-/// The memory of the whole process when nothing is said, in bytes.
-const MEMORY_LIMIT_BYTES_DEFAULT: u64 = 128_000_000;
-
-/// The board profile that is taken when none is named.
-const BOARD_DEFAULT: &str = BOARDS[0].name;
-
-/// Everything the operator decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The board profile it started from: a name, or the path of a file.
-    pub board: String,
-    /// What the profile was chosen by, when that was left to us.
-    pub board_why: Option<String>,
-    /// Addresses to listen on, in the order given.
-    pub listen: Vec<ListenAddress>,
-    /// Addresses to listen on with TLS.
-    pub listen_tls: Vec<TlsAddress>,
-    /// Where programs of this machine come in besides.
-    pub unix: UnixListener,
-    /// How TLS is spoken.
-    pub tls: Tls,
-    /// Where everything that outlives the process is kept.
-    pub data_dir: PathBuf,
-    /// A file of definitions, as RabbitMQ exports them, that are made at every start.
-    pub load_definitions: Option<PathBuf>,
-    /// How it is kept there.
-    pub store: Store,
-    /// Resident memory of the process, in bytes, that the limits must add up to at most.
-    pub memory_limit_bytes: u64,
-    /// All memory is touched and locked at the start.
-    pub memory_lock: bool,
-    /// The level from which on lines are logged.
-    pub log_level: log::LevelFilter,
-    /// Users that can connect from this machine itself only.
-    pub loopback_users: Vec<String>,
-    /// Where messages go to and come from beyond this broker.
-    pub bridges: Vec<Bridge>,
-    /// Whom a new store begins with.
-    pub first_user: FirstUser,
-    /// Product and version announced to clients.
-    pub product: Product,
-    /// Every cap; those that nobody set follow from `memory_limit` once [`Self::fit`] was called.
-    pub limits: Limits,
-    /// What stands in the profile.
-    pub profile: Profile,
-    /// What of the limits a person set.
-    by_hand: ByHand,
-    /// Where all of this was said, to look there again.
-    pub origin: Origin,
-}
-
-/// What a configuration was made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// The file named on the command line.
-    pub file: Option<PathBuf>,
-    /// The flags.
-    pub flags: Layer,
-}
-
-/// How what outlives the process is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Store {
-    /// The most that the segments of the log take on the disk, in bytes; `None`: half of what was free.
-    pub disk_limit_bytes: Option<u64>,
-    /// Every message to a durable queue is persistent, whatever its delivery_mode.
-    pub persist_all: bool,
-    /// Transient messages may be written to the log when memory is short; a restart loses them all the same.
-    pub spill_transient: bool,
-    /// Where there is no store, none is begun: the start fails.
-    pub require_store: bool,
-    /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
-    /// so much a power cut may take.
-    pub commit_window_ms: u32,
-    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
-    pub confirm_window_ms: u32,
-    /// How long acknowledgements alone may gather, in milliseconds: after a power cut their messages come
-    /// again.
-    pub settle_window_ms: u32,
-    /// Syncs a second that the card may do for ever; 0 is without limit.
-    pub syncs_per_s: u32,
-    /// Syncs that may be done at once after a rest.
-    pub sync_burst: u32,
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self {
-            disk_limit_bytes: None,
-            persist_all: false,
-            spill_transient: false,
-            require_store: false,
-            commit_window_ms: 1_000,
-            confirm_window_ms: 50,
-            settle_window_ms: 5_000,
-            syncs_per_s: 0,
-            sync_burst: 200,
-        }
-    }
-}
-
-/// Who the broker says it is in connection.start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Product {
-    /// `product` in the server's properties.
-    pub name: String,
-    /// `version` in the server's properties.
-    pub version: String,
-}
+use layer::StoreLayer;
+pub use nearest::describe_unknown;
+use product::Announced;
+pub use product::Product;
+use read::put;
+use settings::BOARD_DEFAULT;
+pub use settings::{Config, Origin};
+pub use store::Store;
+pub use transports::AMQP_PORT;
+use transports::{TlsLayer, non_empty, quoted};
+use units::{Bytes, Seconds};
 
 impl Config {
     /// Whether a bridge speaks TLS with one of its upstreams.
@@ -188,17 +84,17 @@ impl Config {
         if let Some(choice) = &choice {
             board = choice.board;
         }
-        let profile = Layer::of_board(board).map_err(|error| of_file(board, error))?;
+        let profile = board::profile(board).map_err(|error| of_file(board, error))?;
         let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
         let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
         let mut announced = Announced::default();
-        profile.lay_over(&mut config, &mut announced);
+        lay_over(&mut config, profile, &mut announced);
         config.profile =
             Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
         for layer in [file, flags] {
-            layer.add_to(&mut config.by_hand);
-            layer.lay_over(&mut config, &mut announced);
+            config.by_hand.add(&layer);
+            lay_over(&mut config, layer, &mut announced);
         }
         config.product = announced.product();
         config.first_user.check().map_err(|why| config.blame_key("default_user", why))?;
@@ -279,106 +175,31 @@ impl Config {
     }
 }
 
-impl Default for Config {
-    /// The built-in defaults: the loopback addresses, so that nobody outside reaches a broker that was only
-    /// tried out. `localhost` is `::1` first on many systems, hence both.
-    fn default() -> Self {
-        let ipv4 = ListenAddress::required(SocketAddr::from((Ipv4Addr::LOCALHOST, AMQP_PORT)));
-        let socket = SocketAddr::from((Ipv6Addr::LOCALHOST, AMQP_PORT));
-        Self {
-            board: BOARD_DEFAULT.to_string(),
-            board_why: None,
-            listen: vec![ipv4, ListenAddress { socket, if_available: true }],
-            listen_tls: Vec::new(),
-            unix: UnixListener::default(),
-            tls: Tls::default(),
-            data_dir: data_dir_default(),
-            load_definitions: None,
-            store: Store::default(),
-            memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT,
-            memory_lock: false,
-            log_level: log::LevelFilter::Info,
-            loopback_users: vec!["guest".to_string()],
-            bridges: Vec::new(),
-            first_user: FirstUser::default(),
-            product: Announced::default().product(),
-            limits: Limits::default(),
-            profile: Profile::default(),
-            by_hand: ByHand::default(),
-            origin: Origin::default(),
-        }
-    }
+/// Lays what a layer says over what the layers below it said.
+fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
+    put(&mut config.listen, layer.listen);
+    put(&mut config.listen_tls, layer.listen_tls);
+    put(&mut config.unix.path, layer.listen_unix.map(non_empty));
+    put(&mut config.unix.mode, layer.listen_unix_mode);
+    put(&mut config.data_dir, layer.data_dir);
+    put(&mut config.load_definitions, layer.load_definitions.map(non_empty));
+    put(&mut config.memory_limit_bytes, layer.memory_limit.map(|bytes| bytes.0));
+    put(&mut config.memory_lock, layer.memory_lock);
+    put(&mut config.log_level, layer.log_level.map(|level| level.0));
+    put(&mut config.loopback_users, layer.loopback_users);
+    put(&mut config.first_user.name, layer.default_user.map(|user| user.0));
+    put(&mut config.first_user.password, layer.default_pass);
+    announced.compat = layer.compat.or(announced.compat);
+    announced.product = layer.product.or(announced.product.take());
+    announced.version = layer.version.or(announced.version.take());
+    put(&mut config.limits.heartbeat_s, layer.heartbeat.map(|time| time.0));
+    put(&mut config.limits.frame_max, layer.frame_max.map(|bytes| bytes.0));
+    put(&mut config.limits.channel_max, layer.channel_max.map(|count| count.0));
+    put(&mut config.bridges, layer.bridge.map(|bridges| bridges.0));
+    layer.store.lay_over(&mut config.store);
+    layer.tls.lay_over(&mut config.tls);
+    layer.limits.lay_over(&mut config.limits);
 }
-
-/// The folder systemd made for us (`StateDirectory=`), or one beside where the program was started.
-fn data_dir_default() -> PathBuf {
-    std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
-}
-
-/// Sets what was said.
-fn put<T>(place: &mut T, said: Option<T>) {
-    if let Some(value) = said {
-        *place = value;
-    }
-}
-
-/// Why a word is refused: the one it was probably meant to be, or all there are.
-pub fn describe_unknown(what: &str, said: &str, known: &[&str]) -> String {
-    match nearest(said, known.iter().copied()) {
-        Some(word) => format!("unknown {what} {said}; did you mean {word}?"),
-        None => format!("unknown {what} {said}; there are {}", known.join(", ")),
-    }
-}
-
-/// Why there is no configuration.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    Unreadable {
-        /// The file as it was named.
-        file: PathBuf,
-        /// What the system says.
-        why: io::Error,
-    },
-    /// The file says something that cannot be.
-    Refused {
-        /// The file as it was named.
-        file: String,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Two keys do not go together.
-    Contradiction(String),
-    /// No profile has this name.
-    UnknownBoard(String),
-    /// A profile names another profile.
-    BoardInBoard(String),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable { file, why } => {
-                write!(f, "cannot read {}: {why}; name a readable TOML file", file.display())
-            }
-            Self::Refused { file, line, why } => write!(f, "{file}, line {line}: {why}"),
-            Self::Contradiction(why) => f.write_str(why),
-            Self::UnknownBoard(name) => {
-                let mut known = BOARDS.map(|board| board.name).to_vec();
-                known.push(AUTO);
-                let why = describe_unknown("board", name, &known);
-                write!(f, "{why} (or name a file by a path with a slash)")
-            }
-            Self::BoardInBoard(name) => {
-                write!(f, "the profile {name} has the key board itself; take it out, a profile stands alone")
-            }
-        }
-    }
-}
-
-impl Error for ConfigError {}
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,9 @@
 use std::fs;
 use std::path::Path;
 
+use super::error::ConfigError;
+use super::layer::Layer;
+use super::nearest::describe_unknown;
 use crate::limits::Megabytes;
 
 /// The name that asks for a choice.
@@ -137,10 +140,29 @@ impl Machine {
     }
 }
 
+/// What stands in the profile of a board: one of those built in, or a file when the name is a path.
+///
+/// # Errors
+/// No board is called so, the file cannot be read, or it is no profile.
+pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
+    let profile = match BOARDS.iter().find(|board| board.name == name) {
+        Some(board) => Layer::parse(&format!("boards/{name}.toml"), board.text)?,
+        None if name.contains('/') || name.ends_with(".toml") => Layer::read(Path::new(name))?,
+        None => {
+            let known = BOARDS.iter().map(|board| board.name).chain([AUTO]).collect::<Vec<_>>();
+            return Err(ConfigError::UnknownBoard(describe_unknown("board", name, &known)));
+        }
+    };
+    match profile.board {
+        Some(_) => Err(ConfigError::BoardInBoard(name.to_string())),
+        None => Ok(profile),
+    }
+}
+
 /// What a control group must allow for a profile: its limit, and half as much for the kernel's buffers and
 /// the page cache, which count there too.
 fn needed_bytes(board: &Board) -> u64 {
-    super::Layer::parse(board.name, board.text)
+    Layer::parse(board.name, board.text)
         .ok()
         .and_then(|layer| layer.memory_limit)
         .map_or(u64::MAX, |limit| limit.0 / 2 * 3)

@@ -10,8 +10,8 @@ use toml::de::DeValue;
 
 use crate::mem::NAME_BYTES_MAX;
 
-use super::describe_unknown;
 use super::first_user::Secret;
+use super::nearest::describe_unknown;
 use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
 use super::transports::quoted;
 use super::units::{BadValue, Bytes, Count, Millis, Seconds};

@@ -9,9 +9,10 @@
 //! never makes a pool smaller; what is set by hand stays as it is, and can make the other pools smaller but
 //! never larger; the same words give the same limits.
 
-use super::layer::{LimitsLayer, Said};
+use super::by_hand::{BRIDGES_MAX, ByHand, FRAME_MAX};
+use super::layer::LimitsLayer;
+use super::settings::Config;
 use super::units::Bytes;
-use super::{Config, MEMORY_LIMIT_BYTES_DEFAULT};
 use crate::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use crate::mem::PAGE_BYTES;
 
@@ -34,49 +35,6 @@ const TLS_STASH_BYTES: u64 = 128 << 10;
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
 /// Bodies are stored in whole pages of memory.
 const PAGE: u64 = PAGE_BYTES as u64;
-
-/// What stands in a profile, beside what a person sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Its limits.
-    pub limits: Limits,
-    /// Its `memory_limit`, in bytes.
-    pub memory_limit_bytes: u64,
-}
-
-impl Default for Profile {
-    fn default() -> Self {
-        Self { limits: Limits::default(), memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT }
-    }
-}
-
-/// What a person set of the limits, in the file or by flags.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ByHand {
-    pub(super) limits: LimitsLayer,
-    pub(super) frame_max: Option<u32>,
-}
-
-/// The key that is set besides those of `[limits]` and costs memory.
-const FRAME_MAX: &str = "frame_max";
-/// The key that follows from how many bridges are said.
-const BRIDGES_MAX: &str = "bridges_max";
-
-impl ByHand {
-    fn lay_over(&self, limits: &mut Limits) {
-        self.limits.lay_over(limits);
-        super::put(&mut limits.frame_max, self.frame_max);
-    }
-
-    fn has(&self, key: &str) -> bool {
-        if key == FRAME_MAX { self.frame_max.is_some() } else { self.limits.has(key) }
-    }
-
-    fn without(&self, key: &str) -> Self {
-        let frame_max = self.frame_max.filter(|_| key != FRAME_MAX);
-        Self { limits: self.limits.without(key), frame_max }
-    }
-}
 
 /// A pool that grows and shrinks with the memory.
 struct Pool {

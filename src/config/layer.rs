@@ -8,20 +8,17 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::board::BOARDS;
 use super::bridge::Bridges;
-use super::derive::ByHand;
+use super::error::ConfigError;
 use super::first_user::{Secret, UserName};
+use super::nearest::describe_unknown;
 use super::read::{Wrong, read, section};
-use super::transports::{FileMode, TlsAddress, TlsLayer, non_empty};
+use super::store::Store;
+use super::transports::{FileMode, TlsAddress, TlsLayer};
 use super::units::{
     Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
 };
-use super::{Config, ConfigError, Product, Store, describe_unknown};
 use crate::limits::Limits;
-
-/// The version of RabbitMQ that `compat = "rabbitmq"` announces: the last whose semantics Leveret follows.
-const RABBITMQ_VERSION: &str = "3.13.7";
 
 /// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -170,27 +167,6 @@ section_keys! {
     sync_burst: Count<u32> => sync_burst;
 }
 
-/// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
-#[derive(Default)]
-pub(super) struct Announced {
-    compat: Option<Compat>,
-    product: Option<Label>,
-    version: Option<Label>,
-}
-
-impl Announced {
-    pub(super) fn product(self) -> Product {
-        let (name, version) = match self.compat {
-            Some(Compat::RabbitMq) => ("RabbitMQ", RABBITMQ_VERSION),
-            Some(Compat::None) | None => ("Leveret", env!("CARGO_PKG_VERSION")),
-        };
-        Product {
-            name: self.product.map_or_else(|| name.to_string(), |label| label.0),
-            version: self.version.map_or_else(|| version.to_string(), |label| label.0),
-        }
-    }
-}
-
 /// The line of a file, from 1, that says a key, if one does.
 pub(super) fn line_of(file: &Path, key: &str) -> Option<usize> {
     let text = read_text(file).ok()?;
@@ -222,19 +198,6 @@ impl Layer {
         Self::parse(&file.display().to_string(), &read_text(file)?)
     }
 
-    /// The profile of a board: one of those built in, or a file when the name is a path.
-    pub(super) fn of_board(name: &str) -> Result<Self, ConfigError> {
-        let profile = match BOARDS.iter().find(|board| board.name == name) {
-            Some(board) => Self::parse(&format!("boards/{name}.toml"), board.text)?,
-            None if name.contains('/') || name.ends_with(".toml") => Self::read(Path::new(name))?,
-            None => return Err(ConfigError::UnknownBoard(name.to_string())),
-        };
-        match profile.board {
-            Some(_) => Err(ConfigError::BoardInBoard(name.to_string())),
-            None => Ok(profile),
-        }
-    }
-
     pub(super) fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let mut layer = Self::default();
         match read(text, &mut layer, describe_unknown_key) {
@@ -244,37 +207,6 @@ impl Layer {
                 Err(ConfigError::Refused { file: file.to_string(), line, why })
             }
         }
-    }
-
-    pub(super) fn lay_over(self, config: &mut Config, announced: &mut Announced) {
-        super::put(&mut config.listen, self.listen);
-        super::put(&mut config.listen_tls, self.listen_tls);
-        super::put(&mut config.unix.path, self.listen_unix.map(non_empty));
-        super::put(&mut config.unix.mode, self.listen_unix_mode);
-        super::put(&mut config.data_dir, self.data_dir);
-        super::put(&mut config.load_definitions, self.load_definitions.map(non_empty));
-        super::put(&mut config.memory_limit_bytes, self.memory_limit.map(|bytes| bytes.0));
-        super::put(&mut config.memory_lock, self.memory_lock);
-        super::put(&mut config.log_level, self.log_level.map(|level| level.0));
-        super::put(&mut config.loopback_users, self.loopback_users);
-        super::put(&mut config.first_user.name, self.default_user.map(|user| user.0));
-        super::put(&mut config.first_user.password, self.default_pass);
-        announced.compat = self.compat.or(announced.compat);
-        announced.product = self.product.or(announced.product.take());
-        announced.version = self.version.or(announced.version.take());
-        super::put(&mut config.limits.heartbeat_s, self.heartbeat.map(|time| time.0));
-        super::put(&mut config.limits.frame_max, self.frame_max.map(|bytes| bytes.0));
-        super::put(&mut config.limits.channel_max, self.channel_max.map(|count| count.0));
-        super::put(&mut config.bridges, self.bridge.map(|bridges| bridges.0));
-        self.store.lay_over(&mut config.store);
-        self.tls.lay_over(&mut config.tls);
-        self.limits.lay_over(&mut config.limits);
-    }
-
-    /// Adds what of the limits is said here, over what was said before.
-    pub(super) fn add_to(&self, by_hand: &mut ByHand) {
-        by_hand.limits.take_over(&self.limits);
-        by_hand.frame_max = self.frame_max.map(|bytes| bytes.0).or(by_hand.frame_max);
     }
 }
 

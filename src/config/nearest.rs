@@ -25,6 +25,14 @@ fn edits(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
+/// Why a word is refused: the one it was probably meant to be, or all there are.
+pub fn describe_unknown(what: &str, said: &str, known: &[&str]) -> String {
+    match nearest(said, known.iter().copied()) {
+        Some(word) => format!("unknown {what} {said}; did you mean {word}?"),
+        None => format!("unknown {what} {said}; there are {}", known.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

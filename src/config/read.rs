@@ -54,6 +54,13 @@ pub(super) trait Readable: Sized {
     fn read(value: &Value<'_>) -> Result<Self, Wrong>;
 }
 
+/// Sets what was said.
+pub(super) fn put<T>(place: &mut T, said: Option<T>) {
+    if let Some(value) = said {
+        *place = value;
+    }
+}
+
 /// What is written as a text in quotes or as a bare number, before it is understood.
 pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
     match value.get_ref() {

@@ -9,8 +9,11 @@ use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use super::read::{Readable, Value, Wrong, read_from_text, section};
+use super::read::{Readable, Value, Wrong, put, read_from_text, section};
 use super::units::{BadValue, ListenAddress};
+
+/// The port registered for AMQP.
+pub const AMQP_PORT: u16 = 5672;
 
 /// The port registered for AMQP over TLS.
 pub const AMQPS_PORT: u16 = 5671;
@@ -194,13 +197,13 @@ section! {
 
 impl TlsLayer {
     pub(super) fn lay_over(self, tls: &mut Tls) {
-        super::put(&mut tls.certificates, self.certificate.map(|paths| paths.0));
-        super::put(&mut tls.keys, self.key.map(|paths| paths.0));
-        super::put(&mut tls.client_ca, self.client_ca.map(non_empty));
-        super::put(&mut tls.crls, self.crl.map(|paths| paths.0));
-        super::put(&mut tls.client_certificates, self.client_certificates);
-        super::put(&mut tls.minimum_version, self.minimum_version);
-        super::put(&mut tls.login_from, self.login_from);
+        put(&mut tls.certificates, self.certificate.map(|paths| paths.0));
+        put(&mut tls.keys, self.key.map(|paths| paths.0));
+        put(&mut tls.client_ca, self.client_ca.map(non_empty));
+        put(&mut tls.crls, self.crl.map(|paths| paths.0));
+        put(&mut tls.client_certificates, self.client_certificates);
+        put(&mut tls.minimum_version, self.minimum_version);
+        put(&mut tls.login_from, self.login_from);
     }
 
     pub(super) fn shown(tls: &Tls) -> Vec<String> {

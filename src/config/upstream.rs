@@ -4,9 +4,8 @@
 
 use std::fmt;
 
-use super::AMQP_PORT;
 use super::first_user::{GUEST, Secret};
-use super::transports::AMQPS_PORT;
+use super::transports::{AMQP_PORT, AMQPS_PORT};
 
 /// The longest user name, password or name of a virtual host, in bytes: an AMQP short string.
 const PART_BYTES_MAX: usize = 255;

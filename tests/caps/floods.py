@@ -486,7 +486,7 @@ def all_consumers(site: Site) -> None:
             finally:
                 most = min(most, max(1, had))  # no more than was granted, and those are held
                 site.count("consumers", had)
-                site.count("deliveries", len(client.held))
+                site.count("basic.deliver", len(client.held))
                 client.held.clear()
             site.listen(client)
 

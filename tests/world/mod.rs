@@ -27,12 +27,14 @@ pub mod sim_disk;
 
 use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use leveret::admin::request_context::Process;
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;
+use leveret::password::PasswordHash;
 use leveret::session::Identity;
 use leveret::time::{Deadline, Now};
 use leveret::wire::{Method, Table};
@@ -42,6 +44,17 @@ pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use line::{Line, Shape};
 pub use platform::Memory;
 pub use sim_disk::Random;
+
+/// Of the password `guest`, in one round: to hash it as often as a broker does was two thirds of what many
+/// tests took.
+const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
+    iterations: NonZeroU32::MIN,
+    salt: *b"guest of leveret",
+    digest: [
+        0xc7, 0xbb, 0x0b, 0x19, 0x67, 0x9c, 0x64, 0x67, 0x11, 0x54, 0xdf, 0x10, 0x19, 0xcd, 0x14, 0xc9, 0x06,
+        0x89, 0xb5, 0x17, 0x05, 0x7f, 0x43, 0x3c, 0xcd, 0xa4, 0x06, 0x66, 0x71, 0xcf, 0x3c, 0x1f,
+    ],
+};
 
 /// A peer that is gone while it waits for room is given up after so long.
 pub const LOST_MS: u64 = 600_000;
@@ -113,7 +126,8 @@ impl World {
     pub fn with_memory_locked(limits: Limits, is_memory_locked: bool) -> Self {
         let mut random = Random::new(1);
         let entropy = move |bytes: &mut [u8]| bytes.fill_with(|| random.below(256) as u8);
-        let broker = Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker");
+        let mut broker = Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker");
+        broker.begin_users(Some(("guest", GUEST)));
         let setup = Setup {
             limits: limits.clone(),
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
