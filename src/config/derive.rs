@@ -268,7 +268,9 @@ mod tests {
     use std::path::Path;
 
     use super::super::board::BOARDS;
-    use super::super::{Layer, TlsAddress};
+    use super::super::product::Announced;
+    use super::super::transports::TlsAddress;
+    use super::super::{Layer, lay_over};
     use super::*;
     use crate::net::record_sizes;
 
@@ -284,10 +286,10 @@ mod tests {
     /// A configuration with this text as its file.
     fn said(text: &str, flags: Layer) -> Config {
         let mut config = gathered("generic", None, false);
-        let mut announced = super::super::layer::Announced::default();
+        let mut announced = Announced::default();
         for layer in [Layer::parse("leveret.toml", text).unwrap(), flags] {
-            layer.add_to(&mut config.by_hand);
-            layer.lay_over(&mut config, &mut announced);
+            config.by_hand.add(&layer);
+            lay_over(&mut config, layer, &mut announced);
         }
         config
     }
@@ -330,8 +332,8 @@ mod tests {
                     [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
         let own = gathered("router-64", None, false).limits;
         let mut config = gathered("router-64", None, false);
-        let mut announced = super::super::layer::Announced::default();
-        Layer::parse("leveret.toml", text).unwrap().lay_over(&mut config, &mut announced);
+        let mut announced = Announced::default();
+        lay_over(&mut config, Layer::parse("leveret.toml", text).unwrap(), &mut announced);
         let table = config.fit(record_sizes).unwrap();
         let line = |key: &str, reason: &str| {
             let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
@@ -372,7 +374,7 @@ mod tests {
             }
         }
         let layer = Layer::parse("leveret.toml", &text).unwrap();
-        layer.add_to(&mut config.by_hand);
+        config.by_hand.add(&layer);
     }
 
     /// The pools in their order that may be set without contradicting anything.

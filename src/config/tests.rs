@@ -1,14 +1,16 @@
 //! Every sentence an operator may meet, and the order of the layers.
 
+use super::board::BOARDS;
 use super::layer::LimitsLayer;
 use super::transports::FileMode;
 use super::*;
+use crate::limits::Limits;
 
 /// What a configuration file with this text comes to, over the generic board.
 fn gathered(text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let mut announced = Announced::default();
-    Layer::parse("leveret.toml", text)?.lay_over(&mut config, &mut announced);
+    lay_over(&mut config, Layer::parse("leveret.toml", text)?, &mut announced);
     config.product = announced.product();
     Ok(config)
 }
