@@ -3,41 +3,17 @@
 //! What a file needs is what the paths in its code lead to: from the crate's root, from the folder above, or
 //! into its own children; a name that a file only passes on counts as the file's where it stands. So a
 //! `mod.rs` that passes names on is no reason for a circle, and one that its children need things of is.
-//!
-//! Always true: what is on the list below still is in a circle, so the list can only become shorter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Code, expand, folder_of_children, is_within, test_only_files};
 
-/// Files that are in circles still, by their folders; those of no folder have none. Nothing may come to it.
-const IN_CYCLES: &[(&str, &[&str])] = &[];
-
-/// Every file that is in a circle and may not be, and every one that may be and is in none.
-pub(super) fn check_cycles(sources: &BTreeMap<String, String>, known: &[String]) -> Vec<String> {
-    let mut complaints = Vec::new();
-    let mut found = BTreeSet::new();
-    for cycle in cycles(&needs(sources)) {
-        if let Some(new) = cycle.iter().find(|file| !known.contains(file)) {
-            let all: Vec<&str> = cycle.iter().map(String::as_str).collect();
-            complaints.push(format!("{new}: in a circle of files that need each other: {}", all.join(", ")));
-        }
-        found.extend(cycle);
-    }
-    for file in known.iter().filter(|file| !found.contains(*file)) {
-        complaints.push(format!("{file}: in no circle any more, so its line in tests/layers/cycles.rs goes"));
-    }
-    complaints
-}
-
-/// The check on the sources, with the list.
+/// Every circle of files that need each other.
 pub(super) fn check(sources: &BTreeMap<String, String>) -> Vec<String> {
-    let in_folder = |(folder, files): &(&str, &[&str])| -> Vec<String> {
-        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        files.iter().map(|file| format!("{prefix}{file}")).collect()
+    let told = |cycle: Vec<String>| {
+        format!("{}: in a circle of files that need each other: {}", cycle[0], cycle.join(", "))
     };
-    let known: Vec<String> = IN_CYCLES.iter().flat_map(in_folder).collect();
-    check_cycles(sources, &known)
+    cycles(&needs(sources)).into_iter().map(told).collect()
 }
 
 /// Which files each file needs.
@@ -168,7 +144,7 @@ mod the_checker_sees {
     fn circles(files: &[(&str, &str)]) -> Vec<String> {
         let root = ("lib.rs", "mod a;");
         let sources = files.iter().chain([&root]).map(|(path, text)| (path.to_string(), text.to_string()));
-        check_cycles(&sources.collect(), &[])
+        check(&sources.collect())
     }
 
     #[test]
@@ -214,12 +190,5 @@ mod the_checker_sees {
         let tests =
             [("a.rs", "use crate::b::B;"), ("b.rs", "#[cfg(test)]\nmod t {\n    use crate::a::A;\n}")];
         assert_eq!(circles(&tests), [""; 0]);
-    }
-
-    #[test]
-    fn a_line_of_the_list_that_is_not_needed_any_more() {
-        let sources =
-            BTreeMap::from([("a.rs".to_string(), String::new()), ("lib.rs".to_string(), String::new())]);
-        assert!(check_cycles(&sources, &["a.rs".to_string()])[0].contains("in no circle any more"));
     }
 }
