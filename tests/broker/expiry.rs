@@ -428,7 +428,7 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         }
         drop(life);
         disk.power_cut();
-        disk.start(leveret::sim::Trouble::Never);
+        disk.start(crate::sim_disk::Trouble::Never);
         let life = Life::begin(&disk).expect("it opens");
         let time_ms = life.house.journal.time_ms();
         if ttl_ms.is_some() {

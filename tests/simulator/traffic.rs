@@ -283,8 +283,8 @@ impl Actor {
         let published = core::mem::take(&mut channel.published);
         let decided = core::mem::take(&mut channel.decided);
         if rolls_back {
-            // The channel has them still; its client has forgotten their tags, and an ack of all before one that
-            // comes later is for them as well.
+            // The channel has them still; its client has forgotten their tags, and an ack of all before one
+            // that comes later is for them as well.
             for (place, _) in &decided {
                 ledger.give_back(place, holder);
                 ledger.lose(place);
