@@ -10,8 +10,9 @@ use super::{Code, expand, folder_of_children, is_within, test_only_files};
 
 /// Every circle of files that need each other.
 pub(super) fn check(sources: &BTreeMap<String, String>) -> Vec<String> {
-    let told = |cycle: Vec<String>| {
-        format!("{}: in a circle of files that need each other: {}", cycle[0], cycle.join(", "))
+    let told = |cycle: BTreeSet<String>| {
+        let files: Vec<String> = cycle.into_iter().collect();
+        format!("{}: in a circle of files that need each other: {}", files[0], files.join(", "))
     };
     cycles(&needs(sources)).into_iter().map(told).collect()
 }
