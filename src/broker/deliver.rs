@@ -16,6 +16,8 @@ use crate::mem::{List, Messages};
 use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
 use super::expire::Patience;
+#[cfg(debug_assertions)]
+use super::queue::Queue;
 use super::records::{Consumer, ConsumerState, Getting};
 use super::{Broker, Context};
 
@@ -271,6 +273,13 @@ impl Broker {
             record.on_ready_list = true;
             self.ready.push_back(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
         }
+    }
+
+    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at it.
+    #[cfg(debug_assertions)]
+    pub fn forgotten_queue(&self) -> Option<usize> {
+        let is_forgotten = |queue: &Queue| queue.wants_delivery() && !queue.on_ready_list;
+        self.queues.iter().find(|(_, queue)| is_forgotten(queue)).map(|(index, _)| index)
     }
 
     /// Whether its prefetch limits allow the consumer another message.

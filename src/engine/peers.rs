@@ -55,6 +55,12 @@ impl<S> Peers<S> {
         (0..APART_MAX).map(PeerId::from_index).find(|id| self.get(*id).is_none())
     }
 
+    /// The ids of all there are.
+    #[cfg(debug_assertions)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = PeerId> {
+        (0..self.0.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
+    }
+
     /// Everybody.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer<S>> {
         self.0.iter().flatten()

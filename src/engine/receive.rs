@@ -302,6 +302,14 @@ impl<P: Platform> Engine<P> {
     #[cfg(debug_assertions)]
     pub(super) fn check_no_sleeper(&mut self) {
         debug_assert!(!self.has_stash_to_offer(), "somebody waits for stash room that is there");
+        debug_assert_eq!(self.broker.forgotten_queue(), None, "it could deliver, and nobody will look at it");
+        let is_forgotten = |id: &PeerId| {
+            let peer =
+                self.peers.get(*id).filter(|peer| peer.waiting == Waiting::No && peer.ending == Ending::No);
+            peer.is_some_and(|peer| peer.stream.is_starved()) && !self.for_stash.contains(*id)
+        };
+        let forgotten = self.peers.ids().find(is_forgotten);
+        debug_assert_eq!(forgotten, None, "it waits for stash room, and nobody will tell it of any");
         let waiting = self.for_room.len();
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;

@@ -92,6 +92,8 @@ impl Plan {
         let random = &mut Random::new(seed ^ 0x91A5);
         let is_large = random.once_in(4);
         let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
+        // A few unfinished frames fill what there is for them.
+        let is_starving = random.once_in(3);
         let is_tight = random.once_in(4);
         let limits = Limits {
             connections_max: if random.once_in(4) { 8 } else { 24 },
@@ -107,11 +109,11 @@ impl Plan {
             body_bytes_max: if is_large { 1 << 20 } else { random.one_of(&[64 << 10, 256 << 10]) },
             assembly_bytes_max: if is_large { 512 << 10 } else { 64 << 10 },
             message_size_max: if is_large { 256 << 10 } else { 32 << 10 },
-            frame_max: 4_096,
+            frame_max: if is_starving { 8_192 } else { 4_096 },
             heartbeat_s: 0,
             input_buffer_bytes: 16 << 10,
             output_buffer_bytes: 16 << 10,
-            stash_bytes_max: random.one_of(&[64 << 10, 128 << 10]),
+            stash_bytes_max: if is_starving { 32 << 10 } else { 128 << 10 },
             replies_bytes_max: 4 << 10,
             ..Limits::default()
         };

@@ -42,6 +42,8 @@ const UNSENT_MAX: usize = 60_000;
 /// Requests that a channel may wait for.
 const PENDING_MAX: usize = 6;
 const CHANNELS_MAX: usize = 4;
+/// A frame is so much longer than what it carries (specification 4.2.3).
+const FRAME_OVERHEAD: usize = 8;
 
 /// What a message is, apart from its body.
 pub type Freight = (&'static str, String, u32);
@@ -228,7 +230,8 @@ impl Actor {
             Method::BasicPublish { exchange, routing_key: key.as_bytes(), mandatory, immediate: false };
         self.send(number, &method);
         // Some in many small frames.
-        let piece = if content.is_multiple_of(10) { 100 } else { 4_088 };
+        let whole = self.client.checker.frame_max as usize - FRAME_OVERHEAD;
+        let piece = if content.is_multiple_of(10) { 100 } else { whole };
         self.client.say(&content_frames(number, properties, &body_of(content, len), piece));
     }
 
