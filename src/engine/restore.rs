@@ -13,6 +13,7 @@ use crate::journal::definition::{is_access, queue_in};
 use crate::journal::{Definition, DestinationName, is_transient};
 use crate::password::PasswordHash;
 use crate::store::{self, Access, AccessReport, Log};
+use crate::time::Now;
 
 /// Whom a new store begins with: a name, and what its password is kept as.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
@@ -29,7 +30,10 @@ pub fn restore(
     disk: &mut impl store::Disk,
     report: AccessReport,
     first: First<'_>,
+    now: Now,
 ) -> io::Result<()> {
+    // A start is a use of a queue: what is noted of that is noted now, not when the store was made.
+    context.journal_mut().set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, .. } = report;
     match access {
         Access::New | Access::Silent => broker.begin_users(first),

@@ -38,6 +38,9 @@ pub(super) struct Threads {
     pub(super) reader: Helper<store::Read, store::ReadOutcome>,
 }
 
+/// The clock begins with the process.
+const START: Now = Now::from_ms(0);
+
 /// Opens the store of `config` and declares again what it holds. `None`: there is none to work with, and
 /// nothing can be durable, and nobody is let in.
 ///
@@ -57,7 +60,7 @@ pub(super) fn open(
         return Ok(degraded(broker, context.journal_mut(), directory, &error));
     }
     let settings = settings(config, directory);
-    let (log, mut report) = match Log::open_files(&mut files, settings, fresh_identity(), Now::from_ms(0)) {
+    let (log, mut report) = match Log::open_files(&mut files, settings, fresh_identity(), START) {
         Ok(opened) => opened,
         Err(OpenError::Unreadable(error)) => {
             let error = directory::judge(config, error)?;
@@ -76,7 +79,7 @@ pub(super) fn open(
     let record_bytes_max = log.record_bytes_max() as u64;
     context.journal_mut().start(log.life(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
-    restore(broker, &mut context, &log, &mut files, report.access, first)
+    restore(broker, &mut context, &log, &mut files, report.access, first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
     log_first_user(config, broker, access);
     let driver = StoreDriver::new(log, config.limits.frame_max as usize);

@@ -372,11 +372,10 @@ impl Life {
         let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
         let mut house = House::with(limits);
-        house.journal.set_time(log.time_ms(NOW));
         house.journal.start(log.life(), true, log.record_bytes_max() as u64);
         house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
         let first = Some(("guest", PasswordHash::Nobodys));
-        restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first).ok()?;
+        restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first, NOW).ok()?;
         let at = house.connect();
         Some(Self { house, keeper: Keeper::new(log, 1 << 17), disk, at })
     }

@@ -19,6 +19,8 @@ QUEUES = ("own-time", "queue-time", "dropped")
 COUNT = 300
 TTL_MS = 4000
 PATIENCE_S = 60.0
+# A queue that goes when nobody has a use for it for so long, which is less than the first life.
+EXPIRES_MS = 1500
 
 
 def open_channel(broker: brokers.Leveret) -> Client:
@@ -56,10 +58,18 @@ def story() -> None:
         try:
             client = open_channel(broker)
             publish(client)
+            client.call(1, "queue.declare", queue="used", durable=True, arguments={"x-expires": EXPIRES_MS})
+            for _ in range(2 * EXPIRES_MS // 300):
+                time.sleep(0.3)
+                client.call(1, "queue.declare", queue="used", passive=True)
+            # With this the log knows how late it is.
+            client.call(1, "queue.declare", queue="late", durable=True)
             broker.kill()
             broker.close()
             broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data_dir)
             client = open_channel(broker)
+            time.sleep(0.3)
+            client.call(1, "queue.declare", queue="used", passive=True)
             deadline = time.monotonic() + PATIENCE_S
             while counts(client) != [0, 0, 0, 2 * COUNT]:
                 assert time.monotonic() < deadline, counts(client)

@@ -145,7 +145,7 @@ impl Run {
         broker.set_spill_transient(self.plan.spill_transient);
         context.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
-        restore(broker, &mut context, &log, &mut self.disk, report.access, first).ok()?;
+        restore(broker, &mut context, &log, &mut self.disk, report.access, first, Now::from_ms(0)).ok()?;
         self.check_access(broker, &mut context, is_damaged, is_unbounded);
         delete_rebuilt(broker, &mut context);
         let driver = StoreDriver::new(log, self.plan.limits.frame_max as usize);
