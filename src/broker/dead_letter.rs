@@ -112,8 +112,11 @@ impl Broker {
         let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
         let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
         let edit = PropertyEdit { headers: HeadersEdit::Keep, ..edit };
-        // Headers that fill a frame without that stay as they are.
-        if written.or_else(|_| properties.write_with(edit, &mut writer)).is_err() {
+        // Headers that fill a frame without that stay as they are. Only what somebody rejects may go on so:
+        // of all else the death is what ends a circle.
+        let is_written =
+            written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
+        if !is_written {
             self.log_dropped(&name, "its headers fill a frame");
             return Some(Letter::Nowhere);
         }

@@ -14,7 +14,6 @@ use crate::mem::{MessageId, Messages};
 use super::arguments::Overflow;
 use super::backlog::First;
 use super::death::Reason;
-use super::expire::Patience;
 use super::place::Place;
 use super::{Broker, Context};
 
@@ -28,8 +27,7 @@ const QUEUES_STEP: usize = 64;
 impl Broker {
     /// Whether some queue has to give up something, and may be able to.
     pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
-        self.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
-            || self.shedding.is_due(|| self.room_count(journal, messages))
+        self.shedding.is_due(|| self.room_count(journal, messages))
     }
 
     fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
@@ -46,7 +44,6 @@ impl Broker {
 
     /// Lets queues give up what they have to, as much as a turn has time for.
     pub(super) fn shed(&mut self, cx: &mut Context<'_>) {
-        self.take_due(cx.journal);
         if !self.may_shed(cx.journal, cx.messages) {
             return;
         }
@@ -73,19 +70,7 @@ impl Broker {
         if self.queues[queue.index()].dying {
             return true;
         }
-        if self.expire_queue(cx, queue) {
-            return true;
-        }
-        let is_done = self.bury_all(cx, queue, left)
-            & self.expire_by(cx, queue, left, Patience::OneTurn)
-            & self.trim_by(cx, queue, left);
-        if is_done && self.queues[queue.index()].is_picky_by_time() {
-            self.schedule(cx, queue);
-            if core::mem::take(&mut self.queues[queue.index()].is_head_expired) {
-                self.unstall(queue);
-            }
-        }
-        is_done
+        self.bury_all(cx, queue, left) && self.trim_by(cx, queue, left)
     }
 
     // ---- what is too much
@@ -100,25 +85,9 @@ impl Broker {
         }
     }
 
-    /// A message went, or came back: another may stand first, and there may be too many.
-    #[cold]
-    pub(super) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        if self.queues[queue.index()].may_expire {
-            self.schedule(cx, queue);
-        }
-        if self.queues[queue.index()].settings.limits_length() {
-            self.trim_length(cx, queue);
-        }
-    }
-
     /// The same behind a message that came in.
     #[cold]
     pub(super) fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) {
-        let record = &self.queues[queue.index()];
-        // With a consumer ready the message may still go before the queue is over its length.
-        if !record.settings.limits_length() || !record.eligible.is_empty() {
-            return;
-        }
         if is_letter && self.has_dead_letters(queue) {
             if self.is_over_length(queue) {
                 self.note_shed(queue);
@@ -165,7 +134,7 @@ impl Broker {
     }
 
     /// Gives up the first message; `false`: not now.
-    pub(super) fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+    fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
         let (message, is_logged) = match self.first(queue) {
             None => return true,
             Some(First::Absent(_) | First::At(_, Place::Stored(..))) => {

@@ -116,7 +116,7 @@ impl Default for Limits {
             messages_max: 200_000,
             body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
-            queue_entries_max: 370_000,
+            queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
             message_size_max: 16 << 20,
             input_buffer_bytes: 256 << 10,
