@@ -269,7 +269,8 @@ impl Broker {
         }
     }
 
-    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at it.
+    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at
+    /// it.
     #[cfg(debug_assertions)]
     pub fn forgotten_queue(&self) -> Option<usize> {
         let is_forgotten = |queue: &Queue| queue.wants_delivery() && !queue.on_ready_list;
