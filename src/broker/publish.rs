@@ -568,15 +568,17 @@ impl Broker {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let appended = self.append_to_journal(cx, message, targets, urgency);
+        let mut limits_length = false;
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.queues[queue.index()];
             record.push(&mut self.fifo_pool, &appended, size);
-            // With a consumer ready the message may still go before the queue is over its length.
-            if record.settings.limits_length() && record.eligible.is_empty() {
-                self.trim_after_push(cx, queue, is_letter);
-            }
+            limits_length |= record.settings.limits_length();
             self.wake(queue);
+        }
+        // Only when it stands in all of them: what one gives up may go on to another, behind it.
+        if limits_length {
+            self.trim_after_push(cx, targets, is_letter);
         }
     }
 

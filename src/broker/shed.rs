@@ -87,13 +87,20 @@ impl Broker {
 
     /// The same behind a message that came in.
     #[cold]
-    pub(super) fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) {
-        if is_letter && self.has_dead_letters(queue) {
-            if self.is_over_length(queue) {
-                self.note_shed(queue);
+    pub(super) fn trim_after_push(&mut self, cx: &mut Context<'_>, queues: &[QueueId], is_letter: bool) {
+        for &queue in queues {
+            let record = &self.queues[queue.index()];
+            // With a consumer ready the message may still go before the queue is over its length.
+            if !record.settings.limits_length() || !record.eligible.is_empty() {
+                continue;
             }
-        } else {
-            self.trim_length(cx, queue);
+            if is_letter && self.has_dead_letters(queue) {
+                if self.is_over_length(queue) {
+                    self.note_shed(queue);
+                }
+            } else {
+                self.trim_length(cx, queue);
+            }
         }
     }
 

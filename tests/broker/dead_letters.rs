@@ -42,13 +42,17 @@ fn with(queue: &str, more: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), F
 }
 
 fn message(house: &mut House, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+    message_to(house, "", key, properties, body)
+}
+
+fn message_to(house: &mut House, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
     let flags = if Properties::parse(properties).is_ok_and(|properties| properties.is_persistent()) {
         MessageFlags::PERSISTENT
     } else {
         MessageFlags::NONE
     };
     let flags = if properties.len() > 3 { flags.with(MessageFlags::LOOK_INSIDE) } else { flags };
-    let id = house.messages.begin("", key.as_bytes(), Share::Ordinary).unwrap();
+    let id = house.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
     let len = body.len() as u32;
     house.messages.reserve_content(id, properties, flags, len, Share::Ordinary).unwrap();
     house.messages.append_body(id, body);
@@ -463,6 +467,33 @@ fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
         reject_all(house, tx);
         house.done(tx, Command::TxCommit);
     });
+}
+
+/// A fanout to a queue that is full and to the one where its dead letters go: the letter has its own place in
+/// that, behind the message, and nothing of either is left when all is acknowledged.
+#[test]
+fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "full", true, &with("dead", |t| t.int("x-max-length", 1)));
+    declare(&mut life.house, at, "dead", true, &[]);
+    for queue in ["full", "dead"] {
+        let (exchange, routing_key) = ("amq.fanout", "");
+        life.house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+    }
+    for body in ["1", "2", "3"] {
+        let message = message_to(&mut life.house, "amq.fanout", "", PERSISTENT, body.as_bytes());
+        assert_eq!(life.house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    }
+    assert_eq!(empty(&mut life.house, at, "dead"), ["1", "2", "1", "3", "2"]);
+    assert_eq!(empty(&mut life.house, at, "full"), ["3"]);
+    life.store().expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    assert_eq!((life.house.ready(at, "full"), life.house.ready(at, "dead")), (0, 0), "nothing comes back");
 }
 
 /// What only the log has is read back to go on.
