@@ -168,7 +168,6 @@ impl Broker {
                 if record.settings.limits_length() {
                     self.trim_length(cx, queue);
                 }
-                self.wake(queue);
             }
             _ => {
                 let delivery = self.deliveries.remove(index);

@@ -91,10 +91,12 @@ pub struct Settled {
     pub end: u64,
 }
 
-/// Puts settlements in order and those that touch together.
+/// Puts settlements in order and those that touch together. No offset is settled twice: a record that says
+/// so could not be read again.
 pub(super) fn merge(settles: &mut Vec<Settled>) {
     sort_by_key(settles, |settled| (settled.queue, settled.start));
     settles.dedup_by(|next, kept| {
+        assert!(next.queue != kept.queue || next.start >= kept.end, "{next:?} is settled twice: {kept:?}");
         let touches = next.queue == kept.queue && next.start == kept.end;
         if touches {
             kept.end = next.end;

@@ -280,6 +280,32 @@ fn what_goes_round_by_itself_is_dropped() {
     assert_eq!(house.messages.messages_used(), 0, "what had been in both is gone");
 }
 
+/// Headers that leave no room for a death: nothing but the death ends a circle of queues that are too full.
+#[test]
+fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
+    const TURNS_MAX: usize = 1_000;
+    let mut house = House::with(&Limits { frame_max: 4096, ..Limits::default() });
+    let at = house.connect();
+    declare(&mut house, at, "a", false, &with("b", |t| t.int("x-max-length", 0)));
+    declare(&mut house, at, "b", false, &with("a", |t| t.int("x-max-length", 0)));
+    // Headers { mine: "xxx…" } of nearly a frame.
+    let text = [b'x'; 4000];
+    let mut headers = b"\x04mineS".to_vec();
+    headers.extend((text.len() as u32).to_be_bytes());
+    headers.extend(text);
+    let mut properties = vec![0x20, 0];
+    properties.extend((headers.len() as u32).to_be_bytes());
+    properties.extend(headers);
+    publish(&mut house, at, "a", &properties, "x");
+    let mut turns = 0;
+    while house.broker.may_shed(&house.journal, &house.messages) {
+        house.turn(at);
+        turns += 1;
+        assert!(turns < TURNS_MAX, "it goes round and round");
+    }
+    assert_eq!(house.messages.messages_used(), 0);
+}
+
 /// A thousand queues, each of which gives its one message to the next: neither the stack nor a turn is the
 /// longer for it.
 #[test]

@@ -118,11 +118,12 @@ PLACES = [
     ),
     # A queue to which a message went back is not looked at for its consumers.
     (
-        "src/broker/settle.rs",
-        "                self.wake(queue);\n",
-        "                if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"
-        "                    self.wake(queue);\n"
-        "                }\n",
+        "src/broker/page_in.rs",
+        "        self.getting.note_change();\n        self.wake(queue);\n",
+        "        self.getting.note_change();\n"
+        "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"
+        "            self.wake(queue);\n"
+        "        }\n",
     ),
     # Those who wait for room are not asked again when the disk has room.
     (

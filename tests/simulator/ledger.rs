@@ -77,6 +77,8 @@ pub struct Entry {
     pub promise: Promise,
     /// A client had it, in an earlier life.
     pub(super) seen_before: bool,
+    /// An earlier life had reason to call it redelivered, which stays.
+    pub(super) was_marked: bool,
     /// Connections that had it in this life, and when they heard of it.
     pub(super) heard: Vec<(u64, Tick)>,
     /// Who has it.

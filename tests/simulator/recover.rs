@@ -50,8 +50,13 @@ impl Ledger {
         self.asked.clear();
         for key in keys {
             let contents = found.queues.get(&(key.0.to_string(), key.1.clone()));
-            self.check_marks(&key, found);
-            self.begin_queue(&key, contents.map(Vec::as_slice), harms, is_told);
+            let contents = contents.map(Vec::as_slice);
+            let marked = self.check_marks(&key, found);
+            self.begin_queue(&key, contents, harms, is_told);
+            let queue = self.queue(&key);
+            for number in &contents.unwrap_or_default()[..marked] {
+                queue.entries.entry(*number).or_default().was_marked = true;
+            }
         }
     }
 
@@ -121,16 +126,18 @@ impl Ledger {
         wrong.into_iter().for_each(|what| self.complain(what));
     }
 
-    /// What no client had is called redelivered only as far as the broker looks ahead.
-    fn check_marks(&mut self, key: &Key, found: &Found) {
+    /// What no client had is called redelivered only as far as the broker looks ahead. Gives how many of the
+    /// first are called so with reason.
+    fn check_marks(&mut self, key: &Key, found: &Found) -> usize {
         let name = (key.0.to_string(), key.1.clone());
         let (Some(marked), Some(contents)) = (found.marked.get(&name), found.queues.get(&name)) else {
-            return;
+            return 0;
         };
         let ahead_max = MARKED_AHEAD_MAX + self.unacknowledged_max;
-        let Some(queue) = self.queues.get(key) else { return };
+        let Some(queue) = self.queues.get(key) else { return 0 };
         let may_have_been_out = |number: &u64| {
-            queue.entries.get(number).is_none_or(|entry| entry.has_been_out() || entry.vanishes)
+            let may = |entry: &Entry| entry.has_been_out() || entry.vanishes || entry.was_marked;
+            queue.entries.get(number).is_none_or(may)
         };
         let last_out = contents[..*marked].iter().rposition(may_have_been_out).map_or(0, |at| at + 1);
         if marked - last_out > ahead_max && !self.is_lenient {
@@ -139,6 +146,7 @@ impl Ledger {
                 "queue {key:?}: {falsely} messages that nobody had are called redelivered"
             ));
         }
+        last_out
     }
 
     fn begin_queue(&mut self, key: &Key, contents: Option<&[u64]>, harms: &[Harm], is_told: bool) {
