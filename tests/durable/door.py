@@ -14,7 +14,7 @@ from typing import Iterator, List, NamedTuple, Optional
 
 from support import (
     MIB, QUICK, Leveret, brokers, client, declare, fill, numbers_of, scratch, seed, side_by_side, system,
-    take_all, tmpfs,
+    take_all, tmpfs, wait_until_still,
 )
 from harness.raw import Client, Closed
 from harness.suite import Skip
@@ -307,6 +307,8 @@ def confirming_forgets_what_belongs_to_nobody() -> None:
             broker.ctl("change_password", "guest", "changed")
             before = len(written_blocks(data_dir))
             broker.ctl("add_user", "bob", "lost")
+            # What is defined is written again a moment after it is answered.
+            wait_until_still(data_dir)
             after = len(written_blocks(data_dir))
             broker.ctl("set_permissions", "-p", "two", "bob", ".*", ".*", ".*")
             broker.ctl("set_user_limits", "bob", '{"max-connections": 0}')

@@ -7,7 +7,6 @@ import fcntl
 import os
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import Callable
 
@@ -69,12 +68,6 @@ def sync_fails() -> None:
             publisher.last = 1 << 40
             ends_well(series, publisher)
             series.end()
-
-
-def wait_until_still(data_dir: Path) -> None:
-    """Until no file of the store has been written to for a second."""
-    while time.time() - max(found.stat().st_mtime for found in data_dir.iterdir()) < 1.0:
-        time.sleep(0.1)
 
 
 def take_away(under: Path, data_dir: Path) -> None:

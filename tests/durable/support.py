@@ -50,6 +50,12 @@ def until(ready: Callable[[], bool], complaint: str, patience: float = 20.0) -> 
         time.sleep(0.01)
 
 
+def wait_until_still(data_dir: Path) -> None:
+    """Until no file of the store has been written to for a second."""
+    while time.time() - max(found.stat().st_mtime for found in data_dir.iterdir()) < 1.0:
+        time.sleep(0.1)
+
+
 def side_by_side(check: Callable[..., Any], cases: Iterable[Sequence[Any]], at_once: int = 6) -> List[Any]:
     """Check all cases, a few at a time, for each waits more than it works; the first that fails ends it."""
     with ThreadPoolExecutor(at_once) as pool:
