@@ -49,7 +49,7 @@ impl Log {
     pub fn release_backup_pin(&mut self) {
         for slot in core::mem::take(&mut self.held) {
             if self.slots.get(slot) == Slot::Pinned && self.pinned != Some(slot) {
-                self.slots.set(slot, Slot::Free);
+                self.slots.release(slot);
             }
         }
     }

@@ -310,7 +310,11 @@ impl Log {
     fn free(&mut self, left: Vec<u64>) {
         for segment in left.iter().filter_map(|sequence| self.index.segments().get(sequence)) {
             let is_pinned = self.pinned == Some(segment.slot) || self.held.contains(&segment.slot);
-            self.slots.set(segment.slot, if is_pinned { Slot::Pinned } else { Slot::Free });
+            if is_pinned {
+                self.slots.set(segment.slot, Slot::Pinned);
+            } else {
+                self.slots.release(segment.slot);
+            }
             self.counters.segments_recycled += 1;
         }
         self.index.remove_segments(&left);

@@ -150,7 +150,7 @@ impl Log {
     fn unpin(&mut self, job: FetchJob) {
         self.pinned = None;
         if self.slots.get(job.slot) == Slot::Pinned && !self.held.contains(&job.slot) {
-            self.slots.set(job.slot, Slot::Free);
+            self.slots.release(job.slot);
         }
         self.fetch_spare = Some(job.scratch.reset());
     }

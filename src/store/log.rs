@@ -244,6 +244,8 @@ pub(super) struct Start {
     pub(super) time_base_ms: u64,
     pub(super) index: Index,
     pub(super) slots: Vec<Slot>,
+    /// Those of the log that are shorter than a segment, or gone.
+    pub(super) cut: Vec<u32>,
     pub(super) active: SegmentRef,
     pub(super) format: Format,
     pub(super) wants: Format,
@@ -277,7 +279,7 @@ impl Log {
             index_weight_max: weight.max(most) / 4 * 5,
             index_overflow: None,
             index: start.index,
-            slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot),
+            slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot, start.cut),
             active: start.active,
             format: start.format,
             wants: start.wants,

@@ -186,6 +186,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
         self.report.set_aside.push(SetAside { slot, segment: sequence, from: length, to });
         self.report.files_cut += 1;
+        self.cut.push(slot);
     }
 
     /// Files that cannot be opened and are not known to be older segments.

@@ -61,6 +61,8 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) served: Vec<Place>,
     /// Files that are damaged and not to be used.
     pub(super) set_aside: Vec<u32>,
+    /// Files of segments that are shorter than those, or gone.
+    pub(super) cut: Vec<u32>,
     /// Files whose header is of another one.
     pub(super) misplaced: Vec<u32>,
     /// Segments that may be newer than every one that is there: files that cannot be opened, or are gone.
@@ -112,6 +114,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             leaving: Vec::new(),
             served: Vec::new(),
             set_aside: Vec::new(),
+            cut: Vec::new(),
             misplaced: Vec::new(),
             newer_missing: 0,
             noted: None,

@@ -370,6 +370,7 @@ fn recover<D: Disk>(
         time_base_ms: reader.chain.time_ms,
         index: reader.index,
         slots,
+        cut: reader.cut,
         active: newest.segment,
         format: newest.format,
         wants,

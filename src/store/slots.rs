@@ -1,6 +1,7 @@
 //! The files of the log: what each is used for, and how many there may be.
 //!
-//! Always true: the counts are those of the list; free ones are taken in turn, so that all wear alike.
+//! Always true: the counts are those of the list; free ones have the length of a segment, and are taken in
+//! turn, so that all wear alike.
 
 use std::collections::VecDeque;
 
@@ -43,6 +44,10 @@ pub(super) struct Slots {
     /// `disk_limit`.
     pub(super) max: usize,
     pub(super) prepared: u32,
+    /// The one that those bytes are of.
+    begun: u32,
+    /// Files of the log that are shorter than a segment, or gone.
+    cut: Vec<u32>,
     pub(super) preparing: Option<u32>,
     /// Slots with zeros still to be written.
     pub(super) unready: usize,
@@ -56,8 +61,8 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// `taken` is the file of the newest segment.
-    pub(super) fn new(found: &[Slot], max: u32, taken: u32) -> Self {
+    /// `taken` is the file of the newest segment; those that are `cut` are part of the log.
+    pub(super) fn new(found: &[Slot], max: u32, taken: u32, cut: Vec<u32>) -> Self {
         let max = max as usize;
         let mut slots = Vec::with_capacity(found.len().max(max + SEGMENTS_EMERGENCY));
         slots.extend_from_slice(found);
@@ -74,6 +79,8 @@ impl Slots {
             used,
             max,
             prepared: 0,
+            begun: 0,
+            cut,
             preparing: None,
             unready,
             full_until: None,
@@ -133,6 +140,13 @@ impl Slots {
         count(&mut self.unready, |slot| slot == Slot::Preparing);
     }
 
+    /// Nobody needs any more what is in a file: it is ready, or made anew where it was cut.
+    pub(super) fn release(&mut self, slot: u32) {
+        let cut = self.cut.iter().position(|cut| *cut == slot);
+        self.set(slot, if cut.is_some() { Slot::Preparing } else { Slot::Free });
+        cut.map(|at| self.cut.swap_remove(at));
+    }
+
     /// A file that is ready: the one that has been so for longest.
     pub(super) fn take_free(&mut self) -> Option<u32> {
         let slot = self.in_turn.front().copied()?;
@@ -163,14 +177,18 @@ impl Slots {
 
     /// A new segment to prepare, or one that was begun.
     pub(super) fn begin(&mut self, most: usize) -> Option<u32> {
-        if self.unready > 0 {
-            return self.slots.iter().position(|slot| *slot == Slot::Preparing).map(|slot| slot as u32);
+        if self.prepared > 0 {
+            return Some(self.begun);
         }
-        if self.used >= most {
-            return None;
+        let unready = self.slots.iter().position(|slot| *slot == Slot::Preparing);
+        if unready.is_none() {
+            if self.used >= most {
+                return None;
+            }
+            self.slots.push(Slot::Preparing);
+            (self.used, self.unready) = (self.used + 1, self.unready + 1);
         }
-        self.slots.push(Slot::Preparing);
-        (self.used, self.unready) = (self.used + 1, self.unready + 1);
-        Some(self.slots.len() as u32 - 1)
+        self.begun = unready.unwrap_or(self.slots.len() - 1) as u32;
+        Some(self.begun)
     }
 }

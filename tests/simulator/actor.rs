@@ -133,7 +133,8 @@ pub struct Actor {
     has_ended: bool,
     /// Consumers that acknowledge nothing, of a client that is gone, by channel and tag.
     unread_consumers: BTreeMap<(u16, String), Key>,
-    has_unread_gets: bool,
+    /// Its gets without an answer, by channel: where each takes from, and whether that settles it.
+    unread_gets: BTreeMap<u16, VecDeque<(Key, bool)>>,
     /// What it says and hears is shown on standard error.
     is_traced: bool,
 }
@@ -159,7 +160,7 @@ impl Actor {
             ghosts: Vec::new(),
             has_ended: false,
             unread_consumers: BTreeMap::new(),
-            has_unread_gets: false,
+            unread_gets: BTreeMap::new(),
             is_traced: super::is_traced(),
         }
     }
@@ -548,7 +549,13 @@ impl Actor {
                         ledger.lose(&(key.clone(), content));
                     }
                 }
-                Method::BasicGetOk { .. } if self.has_unread_gets => ledger.lose_everywhere(content),
+                // Gets are answered in their order.
+                Method::BasicGetOk { .. } => {
+                    if let Some((key, true)) = self.next_unread_get(said.channel) {
+                        ledger.lose(&(key, content));
+                    }
+                }
+                Method::BasicGetEmpty { .. } => drop(self.next_unread_get(said.channel)),
                 Method::ChannelClose { .. } => self.note_closed(ledger, said.channel),
                 _ => {}
             }
@@ -561,10 +568,16 @@ impl Actor {
             let consumers = channel.consumers.iter().filter(|(_, consumer)| consumer.no_ack);
             let consumers = consumers.map(|(tag, consumer)| ((*number, tag.clone()), consumer.key.clone()));
             self.unread_consumers.extend(consumers);
-            let is_get =
-                |(pending, _): &(Pending, Tick)| matches!(pending, Pending::Get { no_ack: true, .. });
-            self.has_unread_gets |= channel.pending.iter().any(is_get);
+            let gets = channel.pending.iter().filter_map(|(pending, _)| match pending {
+                Pending::Get { key, no_ack, .. } => Some((key.clone(), *no_ack)),
+                _ => None,
+            });
+            self.unread_gets.insert(*number, gets.collect());
         }
+    }
+
+    fn next_unread_get(&mut self, channel: u16) -> Option<(Key, bool)> {
+        self.unread_gets.get_mut(&channel)?.pop_front()
     }
 
     /// After a turn of the broker: whether it has let go of the connection.

@@ -514,12 +514,6 @@ impl Ledger {
         entry.vanishes = true;
     }
 
-    /// The same where nobody knows which queue it came from.
-    pub fn lose_everywhere(&mut self, number: u64) {
-        let entries = self.queues.values_mut().filter_map(|queue| queue.entries.get_mut(&number));
-        entries.for_each(|entry| entry.vanishes = true);
-    }
-
     /// What nobody saw may have gone back as well.
     pub fn note_return(&mut self, key: &Key) {
         self.queue(key).may_have_returned = true;
