@@ -129,10 +129,10 @@ impl Broker {
 
     /// What was adopted stands in the queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
-        self.queues[queue.index()].returning -= 1;
-        self.getting.note_change();
-        self.wake(queue);
-        self.free_queue_if_done(queue);
+        self.end_returning(queue);
+        if self.queues.get(queue.index()).is_some() {
+            self.look_at_stored(queue);
+        }
     }
 
     /// Gives an orphan a new durable queue; returns how many messages that has.
@@ -265,8 +265,14 @@ impl Broker {
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
+        record.may_expire |= record.settings.message_ttl_ms.is_some();
+        record.peeked = None;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
+        self.look_at_stored(queue);
+        if self.queues[queue.index()].may_expire {
+            self.note_shed(queue);
+        }
         self.append_queue(cx, queue.index(), true);
         Ok(())
     }

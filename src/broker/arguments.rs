@@ -2,7 +2,7 @@
 //!
 //! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
 //! ignored and not compared. What an argument *does* is the business of the room that does it; those of a
-//! later feature (expiry, priorities, single active consumer) are checked and compared, so that declarations
+//! later feature (priorities, single active consumer) are checked and compared, so that declarations
 //! keep meaning the same, and the README says that they have no effect yet.
 
 use core::fmt;
@@ -32,6 +32,10 @@ pub(super) struct QueueSettings {
     pub(super) overflow: Overflow,
     /// What it gives up goes on to an exchange.
     pub(super) dead_letters: bool,
+    /// How long a message may wait, in milliseconds.
+    pub(super) message_ttl_ms: Option<u64>,
+    /// How long it may be of no use to anybody before it goes, in milliseconds.
+    pub(super) expires_ms: Option<u64>,
     /// A message that came back more often is given up.
     pub(super) delivery_limit: Option<u32>,
 }
@@ -51,6 +55,8 @@ impl QueueSettings {
                 Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
                 _ => Overflow::DropHead,
             },
+            message_ttl_ms: number("x-message-ttl"),
+            expires_ms: number("x-expires"),
             dead_letters: arguments.get("x-dead-letter-exchange").is_some(),
             delivery_limit: delivery_limit.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
         }

@@ -34,6 +34,8 @@ pub struct Fetch {
     pub bytes_max: u32,
     /// Where they stand.
     pub from: FetchFrom,
+    /// Only to see until when the first may wait: it stays where it is.
+    pub is_peek: bool,
 }
 
 /// Where in its queue stands what is to be read back.
@@ -60,6 +62,8 @@ pub struct Page<'a> {
     pub properties: &'a [u8],
     /// Bytes of its body.
     pub body_len: u32,
+    /// When it came, in milliseconds of broker time.
+    pub enqueued_ms: u64,
 }
 
 impl Fetch {
@@ -79,7 +83,7 @@ impl Page<'_> {
 pub enum PageIn {
     /// Its body is to follow, and then [`Broker::paged_in`].
     Begun(MessageId),
-    /// It left the queue meanwhile.
+    /// It left the queue meanwhile, or was only to be seen.
     NotWanted,
     /// There is no memory for it now.
     NoRoom,
@@ -89,6 +93,7 @@ impl Broker {
     /// Asks that the front of the middle be read back.
     pub(super) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
+        record.is_peeking = false;
         if !core::mem::replace(&mut record.is_fetching, true) {
             self.paging.want(queue);
         }
@@ -122,6 +127,8 @@ impl Broker {
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.fifo_pool)?),
         };
+        let is_peek = record.is_peeking && from != FetchFrom::Rejected;
+        let count = if is_peek { 1 } else { count };
         Some(Fetch {
             queue,
             incarnation: record.incarnation(lane),
@@ -129,6 +136,7 @@ impl Broker {
             end: start + u64::from(count),
             bytes_max: FETCH_BYTES,
             from,
+            is_peek,
         })
     }
 
@@ -138,6 +146,10 @@ impl Broker {
         let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
             return PageIn::NotWanted;
         };
+        if fetch.is_peek {
+            self.peeked(fetch, lane, page);
+            return PageIn::NotWanted;
+        }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
             log::error!("a message of {} bytes does not fit into body_bytes_max any more", page.body_len);
             self.skip_lost(fetch, page.offset + 1);
@@ -183,10 +195,20 @@ impl Broker {
         record.is_some_and(|record| record.is_known_as(fetch.incarnation))
     }
 
-    /// The body is whole: the message stands in its queue again, if it is wanted still. `false`: it is, but
-    /// there is no place for it now.
-    pub fn paged_in(&mut self, cx: &mut Context<'_>, fetch: &Fetch, offset: u64, message: MessageId) -> bool {
+    /// The body is whole: the message, which came at `enqueued_ms` of broker time, stands in its queue again,
+    /// if it is wanted still. `false`: it is, but there is no place for it now.
+    pub fn paged_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetch: &Fetch,
+        (offset, enqueued_ms): (u64, u64),
+        message: MessageId,
+    ) -> bool {
         cx.messages.finish(message);
+        cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
+        if let Some(record) = self.queues.get_mut(fetch.queue.index()) {
+            record.may_expire |= cx.messages.flags(message).has(MessageFlags::EXPIRES);
+        }
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.fifo_pool.chunks_free() >= 2) else {
             cx.messages.release(message);
@@ -219,7 +241,11 @@ impl Broker {
 
     /// A read is over: offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
-        self.skip_lost(fetch, through);
+        let record = self.queues.get(fetch.queue.index());
+        let was_seen = |((_, offset), _): ((Lane, u64), u64)| fetch.is_peek && offset == fetch.start;
+        if !record.is_some_and(|record| record.peeked.is_some_and(was_seen)) {
+            self.skip_lost(fetch, through);
+        }
         if !self.is_same_queue(fetch) {
             return;
         }
@@ -233,6 +259,9 @@ impl Broker {
     pub(super) fn unstall(&mut self, queue: QueueId) {
         self.queues[queue.index()].is_head_blocked = false;
         self.shedding.note_change();
+        if self.queues[queue.index()].may_expire {
+            self.note_shed(queue);
+        }
         self.getting.note_change();
         self.wake(queue);
     }
@@ -294,6 +323,8 @@ fn begin_page(
         Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
         Lane::Transient => MessageFlags::NONE,
     };
+    let expires = Properties::trusted(page.properties).expiration().is_some();
+    let flags = if expires { flags.with(MessageFlags::EXPIRES) } else { flags };
     match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
         Ok(()) => Ok(message),
         Err(full) => {

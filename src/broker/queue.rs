@@ -62,6 +62,18 @@ pub(super) struct Queue {
     pub(super) dying: bool,
     /// Cleared away: the record goes with the last delivery that refers to it.
     pub(super) cleared: bool,
+    /// Its messages may expire.
+    pub(super) may_expire: bool,
+    /// Its first message has expired and has nowhere to go yet.
+    pub(super) is_head_expired: bool,
+    /// When it is looked at for what has expired; the largest number for never.
+    pub(super) due_ms: u64,
+    /// When somebody last had a use for it, if it goes without that.
+    pub(super) used_ms: u64,
+    /// Where a message stood first that only the log has, and when that expires.
+    pub(super) peeked: Option<((Lane, u64), u64)>,
+    /// What is read next is only to tell that.
+    pub(super) is_peeking: bool,
     /// On the list of queues that have something to give up.
     pub(super) is_shedding: bool,
     pub(super) on_ready_list: bool,
@@ -101,6 +113,12 @@ impl Queue {
             routed_at: 0,
             dying: false,
             cleared: false,
+            may_expire: settings.message_ttl_ms.is_some(),
+            is_head_expired: false,
+            due_ms: u64::MAX,
+            used_ms: 0,
+            peeked: None,
+            is_peeking: false,
             is_shedding: false,
             on_ready_list: false,
             ready_links: Links::default(),
@@ -148,6 +166,17 @@ impl Queue {
     /// Bytes that its messages take in the log.
     pub(super) const fn log_bytes(&self) -> u64 {
         self.logged.bytes() + self.spilled.bytes()
+    }
+
+    /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
+    #[inline]
+    pub(super) const fn is_picky(&self) -> bool {
+        self.may_expire || self.settings.limits_length()
+    }
+
+    /// Whether time alone brings something about here.
+    pub(super) const fn is_picky_by_time(&self) -> bool {
+        self.may_expire || self.settings.expires_ms.is_some()
     }
 
     /// Whether a deliver pass has anything to do here.

@@ -103,6 +103,7 @@ impl Broker {
         }
         let queue = self.require_queue(connection, vhost, name)?;
         cx.await_defined(self.queues[queue.index()].logged.defined());
+        self.touch_queue(cx.journal, queue);
         Ok(self.declared(queue))
     }
 
@@ -203,6 +204,7 @@ impl Broker {
             self.check_dead_letters(connection, vhost, declaration)?;
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
+        self.touch_queue(cx.journal, queue);
         Ok(self.declared(queue))
     }
 
@@ -278,6 +280,7 @@ impl Broker {
         record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record)?;
         self.append_queue(cx, queue.index(), true);
+        self.touch_queue(cx.journal, queue);
         Ok(queue)
     }
 

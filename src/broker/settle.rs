@@ -165,8 +165,8 @@ impl Broker {
                 // It goes before what the queue waits for, which may be the very memory that it takes.
                 self.unstall(queue);
                 let record = &self.queues[queue.index()];
-                if record.settings.limits_length() {
-                    self.trim_length(cx, queue);
+                if record.is_picky() {
+                    self.look_after(cx, queue);
                 }
             }
             _ => {
@@ -277,10 +277,19 @@ impl Broker {
     pub(super) fn unmark_consumer(&mut self, index: usize) {
         if core::mem::take(&mut self.consumers[index].returning) {
             let queue = self.consumers[index].queue;
-            self.queues[queue.index()].returning -= 1;
-            self.getting.note_change();
-            self.wake(queue);
-            self.free_queue_if_done(queue);
+            self.end_returning(queue);
         }
+    }
+
+    /// One job less whose messages the queue waits for: what stands first now stays so.
+    pub(super) fn end_returning(&mut self, queue: QueueId) {
+        let record = &mut self.queues[queue.index()];
+        record.returning -= 1;
+        if record.may_expire {
+            self.note_shed(queue);
+        }
+        self.getting.note_change();
+        self.wake(queue);
+        self.free_queue_if_done(queue);
     }
 }

@@ -14,6 +14,7 @@ use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Slab};
 use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::deliveries::Deliveries;
 use super::divisions::{Divisions, LogShares};
+use super::expiry::Expiry;
 use super::holdings::Pinned;
 use super::job::Begun;
 use super::left_out::LeftOut;
@@ -131,6 +132,8 @@ pub struct Broker {
     pub(super) letter_targets: Vec<QueueId>,
     /// Queues that have to give up something.
     pub(super) shedding: Shedding,
+    /// When to look at which queue for what has expired.
+    pub(super) expiry: Expiry,
     /// Seconds since 1970 when this second began: what dead letters say about when.
     pub(super) unix_s: u64,
     pub(super) scratch: Scratch,
@@ -208,6 +211,7 @@ impl Broker {
             noted: VecDeque::with_capacity(connections),
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
+            expiry: Expiry::with_capacity(queues),
             shedding: Shedding::with_capacity(queues),
             unix_s: 0,
             scratch: Scratch {
