@@ -16,14 +16,17 @@
 use crate::command::QueueId;
 use crate::journal::{Journal, Mode};
 use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
+use super::arguments::number;
 use super::backlog::First;
 use super::death::Reason;
 use super::job::Job;
 use super::page_in::{Fetch, Page};
 use super::place::{Lane, Place};
 use super::publish::expiration_ms;
+use super::queue::Peeked;
 use super::{Broker, Context};
 
 /// Queues whose time has come that a turn takes up.
@@ -117,7 +120,7 @@ impl Broker {
     ) -> bool {
         let record = &self.queues[queue.index()];
         let is_due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE)
-            || record.settings.message_ttl_ms == Some(0);
+            || record.settings.message_ttl_ms == 0;
         let looks = is_due && record.eligible.is_empty();
         if looks {
             self.expire_by(cx, queue, &mut 1, Patience::No);
@@ -211,9 +214,10 @@ impl Broker {
                 Place::Plain(message) | Place::Spilled(message, _) | Place::Logged(message, _),
             )) => message,
         };
-        let queue_ttl_ms = record.settings.message_ttl_ms;
-        let ttl_ms = [self.own_ttl_ms(cx.messages, message), queue_ttl_ms].into_iter().flatten().min();
-        let Some(ttl_ms) = ttl_ms else { return Head::At(u64::MAX) };
+        let ttl_ms = record.settings.message_ttl_ms.min(self.own_ttl_ms(cx.messages, message));
+        if ttl_ms == u64::MAX {
+            return Head::At(u64::MAX);
+        }
         if cx.messages.arrived_ms(message) == 0 {
             // It came before that mattered.
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
@@ -221,24 +225,23 @@ impl Broker {
         Head::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(patience as u64)))
     }
 
-    fn absent_head(&self, journal: &Journal, queue: QueueId, at: (Lane, u64)) -> Head {
-        match self.queues[queue.index()].peeked {
-            Some((place, due_ms)) if place == at => match due_ms <= journal.time_ms() {
-                true => Head::DueAbsent,
-                false => Head::At(due_ms),
-            },
-            _ => Head::Unknown,
+    fn absent_head(&self, journal: &Journal, queue: QueueId, (lane, offset): (Lane, u64)) -> Head {
+        let peeked = self.queues[queue.index()].peeked;
+        match () {
+            () if !peeked.is_of(lane, offset) => Head::Unknown,
+            () if peeked.due_ms <= journal.time_ms() => Head::DueAbsent,
+            () => Head::At(peeked.due_ms),
         }
     }
 
-    /// How long a message may wait by itself, in milliseconds.
-    fn own_ttl_ms(&mut self, messages: &Messages, message: MessageId) -> Option<u64> {
+    /// How long a message may wait by itself, in milliseconds; the largest number for ever.
+    fn own_ttl_ms(&mut self, messages: &Messages, message: MessageId) -> u64 {
         if !messages.flags(message).has(MessageFlags::EXPIRES) {
-            return None;
+            return u64::MAX;
         }
         let properties = messages.properties(message, &mut self.scratch.properties);
         // It was looked at when the message came.
-        expiration_ms(&Properties::trusted(properties)).ok().flatten()
+        expiration_ms(&Properties::trusted(properties)).ok().flatten().unwrap_or(u64::MAX)
     }
 
     // ---- what only the log has
@@ -268,9 +271,8 @@ impl Broker {
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
         let record = &mut self.queues[fetch.queue.index()];
         record.may_expire |= own_ttl_ms.is_some();
-        let ttl_ms = [own_ttl_ms, record.settings.message_ttl_ms].into_iter().flatten().min();
-        let due_ms = ttl_ms.map_or(u64::MAX, |ttl_ms| page.enqueued_ms.saturating_add(ttl_ms));
-        record.peeked = Some(((lane, page.offset), due_ms));
+        let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
+        record.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
 
     // ---- queues that nobody uses
@@ -279,8 +281,9 @@ impl Broker {
     #[cold]
     pub(super) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
-        if record.settings.expires_ms.is_some() && !record.dying {
-            record.used_ms = journal.time_ms();
+        if record.settings.expires && !record.dying {
+            let expires_ms = number(Table::trusted(&record.arguments), "x-expires");
+            record.unused_until_ms = journal.time_ms().saturating_add(expires_ms);
             let due_ms = self.unused_until_ms(journal, queue);
             self.note_due(queue, due_ms);
         }
@@ -292,8 +295,7 @@ impl Broker {
         // What cannot be written down stays.
         let may_go =
             record.consumers.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
-        let expires_ms = record.settings.expires_ms.filter(|_| may_go);
-        expires_ms.map_or(u64::MAX, |expires_ms| record.used_ms.saturating_add(expires_ms))
+        if may_go { record.unused_until_ms } else { u64::MAX }
     }
 
     /// Deletes the queue if nobody had a use for it for too long.

@@ -1,31 +1,40 @@
 //! When to look at which queue for what has expired; what is found then stands in `expire`.
 //!
 //! Always true: a queue has at most one time that counts, that of its record; what the list holds beyond
-//! those is passed over when its time comes; the list never grows beyond two for each queue there can be.
+//! those is passed over when its time comes; the list never grows beyond half as many again as there can be
+//! queues.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::command::QueueId;
 
+/// A time in two halves, the high one first, which takes no more room than it needs; and its queue.
+type Time = (u32, u32, QueueId);
+
 /// The times, the earliest first.
 #[derive(Debug)]
 pub(super) struct Expiry {
-    times: BinaryHeap<Reverse<(u64, QueueId)>>,
+    times: BinaryHeap<Reverse<Time>>,
     most: usize,
+}
+
+fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
+    Reverse(((at_ms >> 32) as u32, at_ms as u32, queue))
 }
 
 impl Expiry {
     /// Bytes for each queue there can be.
-    pub(super) const QUEUE_BYTES: usize = 2 * size_of::<Reverse<(u64, QueueId)>>();
+    pub(super) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
     pub(super) fn with_capacity(queues: usize) -> Self {
-        Self { times: BinaryHeap::with_capacity(2 * queues), most: 2 * queues }
+        let most = queues * 3 / 2;
+        Self { times: BinaryHeap::with_capacity(most), most }
     }
 
     /// The earliest time, in milliseconds of broker time; its queue may have another by now.
     pub(super) fn next_ms(&self) -> Option<u64> {
-        self.times.peek().map(|Reverse((at, _))| *at)
+        self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
     }
 
     /// Adds a time; when there is no room beside those that count no more, `all` are those that count, the
@@ -35,21 +44,17 @@ impl Expiry {
         I: Iterator<Item = (u64, QueueId)>,
     {
         if self.times.len() < self.most {
-            self.times.push(Reverse((at_ms, queue)));
+            self.times.push(time(at_ms, queue));
         } else {
             self.times.clear();
-            all().for_each(|time| self.times.push(Reverse(time)));
+            all().for_each(|(at_ms, queue)| self.times.push(time(at_ms, queue)));
         }
     }
 
     /// The next whose time has come.
     pub(super) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
-        let Reverse(first) = *self.times.peek()?;
-        if first.0 > now_ms {
-            return None;
-        }
-        self.times.pop();
-        Some(first)
+        let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
+        self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
     }
 }
 

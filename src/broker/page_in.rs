@@ -242,8 +242,11 @@ impl Broker {
     /// A read is over: offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
         let record = self.queues.get(fetch.queue.index());
-        let was_seen = |((_, offset), _): ((Lane, u64), u64)| fetch.is_peek && offset == fetch.start;
-        if !record.is_some_and(|record| record.peeked.is_some_and(was_seen)) {
+        let was_seen = fetch.is_peek
+            && record.is_some_and(|record| {
+                [Lane::Durable, Lane::Transient].iter().any(|lane| record.peeked.is_of(*lane, fetch.start))
+            });
+        if !was_seen {
             self.skip_lost(fetch, through);
         }
         if !self.is_same_queue(fetch) {

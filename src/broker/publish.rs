@@ -368,7 +368,7 @@ impl Broker {
             let queue = targets[at];
             let refuses = self.refuses(messages, queue, message);
             refused |= refuses;
-            let due = due || self.queues[queue.index()].settings.message_ttl_ms == Some(0);
+            let due = due || self.queues[queue.index()].settings.message_ttl_ms == 0;
             let stays = !refuses && (!due || self.has_dead_letters(queue) || self.goes_on_at_once(queue));
             let is_buried = refuses && self.buries_refused(queue);
             if stays || is_buried {
@@ -559,8 +559,7 @@ impl Broker {
             return false;
         }
         let bytes = queue.backlog.body_bytes() + u64::from(messages.body_len(message));
-        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) >= most)
-            || settings.max_length_bytes.is_some_and(|most| bytes > most)
+        u64::from(queue.backlog.ready()) >= settings.max_length || bytes > settings.max_length_bytes
     }
 
     /// A letter may be what makes room of its queue for itself: what it is too much for is seen to later.

@@ -68,10 +68,11 @@ pub(super) struct Queue {
     pub(super) is_head_expired: bool,
     /// When it is looked at for what has expired; the largest number for never.
     pub(super) due_ms: u64,
-    /// When somebody last had a use for it, if it goes without that.
-    pub(super) used_ms: u64,
-    /// Where a message stood first that only the log has, and when that expires.
-    pub(super) peeked: Option<((Lane, u64), u64)>,
+    /// Until when it stays if nobody has a use for it, of which nobody is who consumes from it; the largest
+    /// number for ever.
+    pub(super) unused_until_ms: u64,
+    /// What is known of a message that stood first and that only the log has.
+    pub(super) peeked: Peeked,
     /// What is read next is only to tell that.
     pub(super) is_peeking: bool,
     /// On the list of queues that have something to give up.
@@ -79,6 +80,28 @@ pub(super) struct Queue {
     pub(super) on_ready_list: bool,
     pub(super) ready_links: Links,
     pub(super) owner_links: Links,
+}
+
+/// Where a message stood first, and when that expires.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peeked {
+    place: u64,
+    /// In milliseconds of broker time; the largest number for never.
+    pub(super) due_ms: u64,
+}
+
+impl Peeked {
+    /// Of no message.
+    pub(super) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
+
+    pub(super) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
+        Self { place: offset << 1 | lane as u64, due_ms }
+    }
+
+    /// Whether it is that of the message at this place.
+    pub(super) const fn is_of(self, lane: Lane, offset: u64) -> bool {
+        self.place == offset << 1 | lane as u64
+    }
 }
 
 impl Queue {
@@ -113,11 +136,11 @@ impl Queue {
             routed_at: 0,
             dying: false,
             cleared: false,
-            may_expire: settings.message_ttl_ms.is_some(),
+            may_expire: settings.message_ttl_ms != u64::MAX,
             is_head_expired: false,
             due_ms: u64::MAX,
-            used_ms: 0,
-            peeked: None,
+            unused_until_ms: u64::MAX,
+            peeked: Peeked::NOTHING,
             is_peeking: false,
             is_shedding: false,
             on_ready_list: false,
@@ -176,7 +199,7 @@ impl Queue {
 
     /// Whether time alone brings something about here.
     pub(super) const fn is_picky_by_time(&self) -> bool {
-        self.may_expire || self.settings.expires_ms.is_some()
+        self.may_expire || self.settings.expires
     }
 
     /// Whether a deliver pass has anything to do here.

@@ -142,8 +142,9 @@ impl Broker {
         let delivery = &mut self.deliveries[index];
         delivery.returns = delivery.returns.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.queues[queue.index()]);
-        let most = queue.filter(|record| !record.dying).and_then(|record| record.settings.delivery_limit);
-        most.is_some_and(|most| u32::from(delivery.returns) > most)
+        queue.is_some_and(|record| {
+            !record.dying && u32::from(delivery.returns) > record.settings.delivery_limit
+        })
     }
 
     /// The message goes back to its old place in its queue.

@@ -180,8 +180,8 @@ impl Broker {
         if settings.overflow != Overflow::DropHead || queue.backlog.ready() == 0 {
             return false;
         }
-        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) > most)
-            || settings.max_length_bytes.is_some_and(|most| queue.backlog.body_bytes() > most)
+        u64::from(queue.backlog.ready()) > settings.max_length
+            || queue.backlog.body_bytes() > settings.max_length_bytes
     }
 
     /// Gives up the first message; `false`: not now.
