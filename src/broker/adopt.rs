@@ -269,6 +269,7 @@ impl Broker {
         record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
+        self.buriers += u32::from(record.buries_logged());
         self.look_at_stored(queue);
         if self.queues[queue.index()].may_expire {
             self.note_shed(queue);

@@ -447,7 +447,7 @@ impl Broker {
             // Others wait for what it holds, and the disk will not get well by itself.
             return Err(Hindrance::Fault(unwritable()));
         }
-        let room = cx.journal.admit(bytes, logged);
+        let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
         let most = cx.journal.queue_bytes_max();
         let within = targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;

@@ -191,6 +191,11 @@ impl Queue {
         self.logged.bytes() + self.spilled.bytes()
     }
 
+    /// Whether what it has in the log goes on when it gives that up.
+    pub(super) const fn buries_logged(&self) -> bool {
+        self.settings.dead_letters && self.logged.is_on()
+    }
+
     /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
     #[inline]
     pub(super) const fn is_picky(&self) -> bool {

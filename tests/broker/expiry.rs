@@ -6,7 +6,7 @@ use leveret::time::Now;
 use leveret::wire::{Full, TableWriter};
 
 use crate::dead_letters::{
-    Life, PERSISTENT, at_every_cut, declare, disk, filled, get, got, publish, table, with,
+    Life, PERSISTENT, at_every_cut, declare, disk, filled, get, got, message_to, publish, table, with,
 };
 use crate::support::{At, House};
 
@@ -286,6 +286,107 @@ fn a_queue_that_cannot_be_deleted_stays() {
     pass_to(&mut life.house, at, 1 << 30);
     assert_eq!(life.house.broker.gauges().queues, 1);
     assert_eq!(life.house.broker.next_expiry_ms(), None, "or the loop would burn");
+}
+
+// ---- with lengths, with several queues, with a full log
+
+/// The length rules take what stood first, which had no time, and what stands there then has one.
+#[test]
+fn what_the_length_rules_leave_is_looked_at_in_time() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &table(|t| t.int("x-max-length", 1)));
+    publish(&mut house, at, "q", &[0, 0], "for ever");
+    publish(&mut house, at, "q", &expiring("300"), "x");
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (1, Some(1_300)));
+    pass_to(&mut house, at, 1_300);
+    assert_eq!((house.ready(at, "q"), house.messages.messages_used()), (0, 0));
+}
+
+/// The same with dead letters, which may take a turn, and with both arguments.
+#[test]
+fn lengths_and_times_end_in_the_same_place() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    let both = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> {
+        t.int("x-max-length", 2)?;
+        t.int("x-message-ttl", 500)
+    };
+    declare(&mut house, at, "q", false, &with("dead", both));
+    for (time_ms, body) in [(1_000, "1"), (1_100, "2"), (1_200, "3"), (1_300, "4")] {
+        pass_to(&mut house, at, time_ms);
+        publish(&mut house, at, "q", &[0, 0], body);
+    }
+    pass_to(&mut house, at, 1_699);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (2, 2));
+    assert_eq!(house.broker.next_expiry_ms(), Some(1_700));
+    pass_to(&mut house, at, 1_700);
+    pass_to(&mut house, at, 1_800);
+    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (0, None));
+    let reasons: Vec<_> = core::iter::from_fn(|| get(&mut house, at, "dead"))
+        .map(|got| (got.deaths()[0].1.clone(), got.body))
+        .collect();
+    let expected = [("maxlen", "1"), ("maxlen", "2"), ("expired", "3"), ("expired", "4")];
+    assert_eq!(reasons, expected.map(|(reason, body)| (reason.to_owned(), body.to_owned())));
+}
+
+/// What one of its queues gives up at once goes behind it into another, where it still stands first.
+#[test]
+fn a_message_in_two_queues_is_looked_at_in_both() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "b", false, &ttl(100));
+    declare(&mut house, at, "a", false, &with("b", |t| t.int("x-message-ttl", 0)));
+    for queue in ["a", "b"] {
+        let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    }
+    let message = message_to(&mut house, "amq.fanout", "", &[0, 0], b"x");
+    assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    house.turns(at);
+    assert_eq!((house.ready(at, "a"), house.ready(at, "b")), (0, 2));
+    assert_eq!(house.broker.next_expiry_ms(), Some(1_100));
+    pass_to(&mut house, at, 1_100);
+    assert_eq!((house.ready(at, "b"), house.messages.messages_used()), (0, 0));
+}
+
+/// A letter takes room of the log before the message that it comes of gives any: there is some for it.
+#[test]
+fn a_log_full_of_what_expired_is_not_stuck() {
+    const QUEUES: [&str; 2] = ["p", "q"];
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "dead", true, &[]);
+    for queue in QUEUES {
+        declare(&mut life.house, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 100_000)));
+    }
+    let body = "x".repeat(4_000);
+    let mut count = 0;
+    loop {
+        let queue = QUEUES[count as usize % 2];
+        match publish(&mut life.house, at, queue, PERSISTENT, &body) {
+            Outcome::Published => count += 1,
+            // It may be the commit that is full, or the disk.
+            Outcome::Wait if life.house.journal.is_empty() => break,
+            Outcome::Wait => life.store().expect("the disk is well"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(count > 2_000, "{count} filled the log");
+    let now = Now::from_ms(200_000);
+    for _ in 0..100 {
+        pass_to(&mut life.house, at, 200_000);
+        life.store_at(now).expect("the disk is well");
+    }
+    let house = &mut life.house;
+    assert_eq!(QUEUES.map(|queue| house.ready(at, queue)), [0, 0]);
+    assert_eq!(house.ready(at, "dead"), count, "nothing is lost");
 }
 
 // ---- over lives
