@@ -264,14 +264,15 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
+        let may_expire = record.settings.may_expire;
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
-        record.may_expire |= record.settings.message_ttl_ms != u64::MAX;
+        record.settings.may_expire |= may_expire;
         record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
         self.buriers += u32::from(record.buries_logged());
         self.look_at_stored(queue);
-        if self.queues[queue.index()].may_expire {
+        if self.queues[queue.index()].settings.may_expire {
             self.note_shed(queue);
         }
         self.append_queue(cx, queue.index(), true);

@@ -34,6 +34,8 @@ pub(super) struct QueueSettings {
     pub(super) dead_letters: bool,
     /// How long a message may wait, in milliseconds.
     pub(super) message_ttl_ms: u64,
+    /// Its messages may expire, by that or, since one came that says so, by themselves.
+    pub(super) may_expire: bool,
     /// It goes when nobody had a use for it for as long as its arguments say.
     pub(super) expires: bool,
     /// A message that came back more often is given up.
@@ -54,6 +56,7 @@ impl QueueSettings {
                 _ => Overflow::DropHead,
             },
             message_ttl_ms: number("x-message-ttl"),
+            may_expire: number("x-message-ttl") != u64::MAX,
             expires: number("x-expires") != u64::MAX,
             dead_letters: arguments.get("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),

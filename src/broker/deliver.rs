@@ -16,6 +16,7 @@ use crate::mem::{List, Messages};
 use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
 use super::expire::Patience;
+use super::queue::Front;
 #[cfg(debug_assertions)]
 use super::queue::Queue;
 use super::records::{Consumer, ConsumerState, Getting};
@@ -96,7 +97,7 @@ impl Broker {
                 self.park(consumer);
                 continue;
             }
-            if self.queues[queue.index()].may_expire
+            if self.queues[queue.index()].settings.may_expire
                 && !self.expire_before_delivery(cx, queue, Patience::OneTurn)
             {
                 break;
@@ -451,7 +452,7 @@ impl Broker {
         let stand_in = self.get_stand_in(channel, queue)?;
         let taken = self.take_ready(cx, queue);
         self.note_delivery(cx, queue, &taken);
-        if self.queues[queue.index()].may_expire {
+        if self.queues[queue.index()].settings.may_expire {
             self.expire_behind(cx, queue);
         }
         let left = self.queues[queue.index()].backlog.ready();
@@ -489,7 +490,7 @@ impl Broker {
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues[queue.index()].is_head_blocked => Ok(None),
+                () if self.queues[queue.index()].front != Front::Free => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {

@@ -26,7 +26,7 @@ use super::job::Job;
 use super::page_in::{Fetch, Page};
 use super::place::{Lane, Place};
 use super::publish::expiration_ms;
-use super::queue::Peeked;
+use super::queue::{Front, Peeked};
 use super::{Broker, Context};
 
 /// Queues whose time has come that a turn takes up.
@@ -62,7 +62,7 @@ impl Broker {
 
     /// Whether something in the log waits for its time, so that this has to be told to the next life.
     pub fn has_stored_deadline(&self) -> bool {
-        let is_waiting = |queue: &super::queue::Queue| queue.may_expire && queue.due_ms != u64::MAX;
+        let is_waiting = |queue: &super::queue::Queue| queue.settings.may_expire && queue.due_ms != u64::MAX;
         self.queues.iter().any(|(_, queue)| is_waiting(queue) && queue.logged.count() > 0)
     }
 
@@ -96,9 +96,9 @@ impl Broker {
     pub(super) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &mut self.queues[queue.index()];
-        let is_first_to = expires && !record.may_expire;
-        record.may_expire |= is_first_to;
-        if !record.may_expire {
+        let is_first_to = expires && !record.settings.may_expire;
+        record.settings.may_expire |= is_first_to;
+        if !record.settings.may_expire {
             return;
         }
         if cx.messages.arrived_ms(message) == 0 {
@@ -119,8 +119,8 @@ impl Broker {
         message: MessageId,
     ) -> bool {
         let record = &self.queues[queue.index()];
-        let is_due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE)
-            || record.settings.message_ttl_ms == 0;
+        let is_due =
+            cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE) || record.settings.message_ttl_ms == 0;
         let looks = is_due && record.eligible.is_empty();
         if looks {
             self.expire_by(cx, queue, &mut 1, Patience::No);
@@ -137,7 +137,7 @@ impl Broker {
         left: &mut u32,
         patience: Patience,
     ) -> bool {
-        while self.queues[queue.index()].may_expire {
+        while self.queues[queue.index()].settings.may_expire {
             match self.head(cx, queue, patience) {
                 Head::At(at) if at <= cx.journal.time_ms() => {}
                 Head::Nothing | Head::Unknown | Head::DueAbsent | Head::At(_) => break,
@@ -166,7 +166,7 @@ impl Broker {
         let is_clear = self.expire_by(cx, queue, &mut { DELIVER_STEP }, patience);
         if !is_clear {
             let record = &mut self.queues[queue.index()];
-            (record.is_head_blocked, record.is_head_expired) = (true, true);
+            record.front = Front::Expired;
             self.note_shed(queue);
         }
         is_clear
@@ -183,7 +183,7 @@ impl Broker {
     #[cold]
     pub(super) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut due_ms = self.unused_until_ms(cx.journal, queue);
-        if self.queues[queue.index()].may_expire {
+        if self.queues[queue.index()].settings.may_expire {
             match self.head(cx, queue, Patience::OneTurn) {
                 Head::Nothing => {}
                 Head::Unknown => self.want_peek(queue),
@@ -251,7 +251,7 @@ impl Broker {
     pub(super) fn want_peek(&mut self, queue: QueueId) {
         if !self.queues[queue.index()].is_fetching {
             self.want_pages(queue);
-            self.queues[queue.index()].is_peeking = true;
+            self.queues[queue.index()].peeked = Peeked::WANTED;
         }
     }
 
@@ -260,7 +260,7 @@ impl Broker {
     #[cold]
     pub(super) fn look_at_stored(&mut self, queue: QueueId) {
         let record = &self.queues[queue.index()];
-        if record.may_expire || record.settings.dead_letters {
+        if record.settings.may_expire || record.settings.dead_letters {
             self.want_peek(queue);
         }
     }
@@ -270,7 +270,7 @@ impl Broker {
     pub(super) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
         let record = &mut self.queues[fetch.queue.index()];
-        record.may_expire |= own_ttl_ms.is_some();
+        record.settings.may_expire |= own_ttl_ms.is_some();
         let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
         record.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }

@@ -14,6 +14,7 @@ use crate::wire::props::Properties;
 use super::backlog::{First, Size};
 use super::divisions::owner_of;
 use super::place::{Lane, Place};
+use super::queue::{Front, Peeked};
 use super::{Broker, Context};
 
 /// Bytes of records read back at once.
@@ -93,7 +94,9 @@ impl Broker {
     /// Asks that the front of the middle be read back.
     pub(super) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
-        record.is_peeking = false;
+        if record.peeked.is_wanted() {
+            record.peeked = Peeked::NOTHING;
+        }
         if !core::mem::replace(&mut record.is_fetching, true) {
             self.paging.want(queue);
         }
@@ -127,7 +130,7 @@ impl Broker {
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.fifo_pool)?),
         };
-        let is_peek = record.is_peeking && from != FetchFrom::Rejected;
+        let is_peek = record.peeked.is_wanted() && from != FetchFrom::Rejected;
         let count = if is_peek { 1 } else { count };
         Some(Fetch {
             queue,
@@ -207,7 +210,7 @@ impl Broker {
         cx.messages.finish(message);
         cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
         if let Some(record) = self.queues.get_mut(fetch.queue.index()) {
-            record.may_expire |= cx.messages.flags(message).has(MessageFlags::EXPIRES);
+            record.settings.may_expire |= cx.messages.flags(message).has(MessageFlags::EXPIRES);
         }
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.fifo_pool.chunks_free() >= 2) else {
@@ -260,9 +263,9 @@ impl Broker {
     }
 
     pub(super) fn unstall(&mut self, queue: QueueId) {
-        self.queues[queue.index()].is_head_blocked = false;
+        self.queues[queue.index()].front = Front::Free;
         self.shedding.note_change();
-        if self.queues[queue.index()].may_expire {
+        if self.queues[queue.index()].settings.may_expire {
             self.note_shed(queue);
         }
         self.getting.note_change();

@@ -286,7 +286,7 @@ impl Broker {
     pub(super) fn end_returning(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
         record.returning -= 1;
-        if record.may_expire {
+        if record.settings.may_expire {
             self.note_shed(queue);
         }
         self.getting.note_change();

@@ -16,6 +16,7 @@ use super::backlog::First;
 use super::death::Reason;
 use super::expire::Patience;
 use super::place::Place;
+use super::queue::Front;
 use super::{Broker, Context};
 
 /// Messages that a turn gives up.
@@ -81,7 +82,7 @@ impl Broker {
             & self.trim_by(cx, queue, left);
         if is_done && self.queues[queue.index()].is_picky_by_time() {
             self.schedule(cx, queue);
-            if core::mem::take(&mut self.queues[queue.index()].is_head_expired) {
+            if self.queues[queue.index()].front == Front::Expired {
                 self.unstall(queue);
             }
         }
@@ -106,7 +107,7 @@ impl Broker {
         if self.queues[queue.index()].settings.limits_length() {
             self.trim_length(cx, queue);
         }
-        if self.queues[queue.index()].may_expire {
+        if self.queues[queue.index()].settings.may_expire {
             self.schedule(cx, queue);
         }
     }
@@ -127,7 +128,7 @@ impl Broker {
             let is_trimmed = self.trim_after_push(cx, queue, is_letter);
             // One letter at a time is being written.
             let has_expired = !is_letter && self.expire_arrival(cx, queue, message);
-            if self.queues[queue.index()].may_expire && (is_trimmed || has_expired) {
+            if self.queues[queue.index()].settings.may_expire && (is_trimmed || has_expired) {
                 self.schedule(cx, queue);
             }
         }

@@ -45,7 +45,13 @@ fn message(house: &mut House, key: &str, properties: &[u8], body: &[u8]) -> Mess
     message_to(house, "", key, properties, body)
 }
 
-pub(crate) fn message_to(house: &mut House, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+pub(crate) fn message_to(
+    house: &mut House,
+    exchange: &str,
+    key: &str,
+    properties: &[u8],
+    body: &[u8],
+) -> MessageId {
     let flags = if Properties::parse(properties).is_ok_and(|properties| properties.is_persistent()) {
         MessageFlags::PERSISTENT
     } else {
