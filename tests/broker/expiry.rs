@@ -288,7 +288,7 @@ fn a_queue_that_cannot_be_deleted_stays() {
     assert_eq!(life.house.broker.next_expiry_ms(), None, "or the loop would burn");
 }
 
-// ---- with lengths, with several queues, with a full log
+// ---- with lengths, with several queues
 
 /// The length rules take what stood first, which had no time, and what stands there then has one.
 #[test]
@@ -356,47 +356,6 @@ fn a_message_in_two_queues_is_looked_at_in_both() {
         pass_to(&mut house, at, 1_100);
         assert_eq!((house.ready(at, has), house.messages.messages_used()), (0, 0));
     }
-}
-
-/// A letter takes room of the log before the message that it comes of gives any: there is some for it.
-#[test]
-fn a_log_full_of_what_expired_is_not_stuck() {
-    const QUEUES: [&str; 2] = ["p", "q"];
-    let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.house, at, "dead", true, &[]);
-    for queue in QUEUES {
-        declare(&mut life.house, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 100_000)));
-    }
-    // Now it is known how much room there is.
-    life.store().expect("the disk is well");
-    let body = "x".repeat(4_000);
-    let mut count = 0;
-    loop {
-        let queue = QUEUES[count as usize % 2];
-        match publish(&mut life.house, at, queue, PERSISTENT, &body) {
-            Outcome::Published => count += 1,
-            // It may be the commit that is full, or the disk.
-            Outcome::Wait if life.house.journal.is_empty() => break,
-            Outcome::Wait => life.store().expect("the disk is well"),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(count > 2_000, "{count} filled the log");
-    let now = Now::from_ms(200_000);
-    for _ in 0..200 {
-        pass_to(&mut life.house, at, 200_000);
-        // What finds no room stays until the cleaner has made some.
-        let _ = life.store_at(now);
-        if let Some(job) = life.keeper.log_mut().next_clean_read() {
-            let done = job.run(&mut disk.clone());
-            life.keeper.log_mut().clean_read_done(done);
-        }
-    }
-    let house = &mut life.house;
-    assert_eq!(QUEUES.map(|queue| house.ready(at, queue)), [0, 0]);
-    assert_eq!(house.ready(at, "dead"), count, "nothing is lost");
 }
 
 // ---- over lives
