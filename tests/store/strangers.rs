@@ -188,6 +188,49 @@ fn a_file_of_any_length_costs_what_is_gone_of_it_and_is_told() {
     }
 }
 
+/// A file is used again when its segment has left the log. One that is gone, or was cut, is made whole before
+/// that: a write would find no file, and a segment that is short counts as one that was cut.
+#[test]
+fn a_file_that_is_gone_or_was_cut_is_made_whole_before_it_is_used_again() {
+    let (_, files, _) = two_days();
+    let of_log = |log: &Log| log.index().segments().values().map(|segment| segment.slot).collect();
+    let mut old: Vec<u32> = of_log(&Store::of(&files, b'a').log);
+    old.pop();
+    assert!(old.len() > 2, "{old:?}");
+    for (slot, kept) in
+        old.into_iter().flat_map(|slot| [None, Some(0), Some(20_000)].map(|kept| (slot, kept)))
+    {
+        let case = format!("{kept:?} bytes of file {slot}");
+        let mut files = files.clone();
+        let bytes = files.remove(&slot).expect("it is of the log");
+        files.extend(kept.map(|length| (slot, bytes[..length].to_vec())));
+        let mut store = Store::of(&files, b'a');
+        store.log.settle(1, Range { start: 0, end: store.next }, Urgency::Window, NOW);
+        let newest = store.log.index().segments().keys().next_back().copied().expect("there is one");
+        let is_used_again = |log: &Log| {
+            log.index()
+                .segments()
+                .last_key_value()
+                .is_some_and(|(sequence, segment)| *sequence > newest && segment.slot == slot)
+        };
+        for messages in 0.. {
+            assert!(messages < 10_000, "{case}: the file is not used again");
+            store.go_on(1);
+            // All but the last are taken, so that nothing fills the disk.
+            store.log.settle(1, Range { start: 0, end: store.next - 1 }, Urgency::Window, NOW);
+            if is_used_again(&store.log) {
+                break;
+            }
+        }
+        let promised = store.served(&case);
+        let disk = disk_of(&store.files());
+        let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
+        assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{case}: {report:?}");
+        let mut store = Store { log, disk, letter: b'a', next: 200_000 };
+        assert_eq!(store.served(&case), promised, "{case}");
+    }
+}
+
 #[test]
 fn a_file_of_another_store_is_not_taken_for_one_of_this() {
     let (_, files, live) = two_days();
