@@ -12,7 +12,7 @@ from typing import Callable
 
 from support import (
     MIB, Leveret, Lives, Publisher, client, count, declare, ext4, lives, numbers_of, scratch, system, take_all, tmpfs,
-    unmount,
+    unmount, wait_until_still,
 )
 
 # <linux/fs.h>, EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike: the file system gives EIO from now on.
