@@ -106,7 +106,10 @@ impl Broker {
                 None => panic!("what is not empty has something"),
             }
         }
-        self.end_returning(queue);
+        self.queues[queue.index()].returning -= 1;
+        self.getting.note_change();
+        self.wake(queue);
+        self.free_queue_if_done(queue);
         true
     }
 

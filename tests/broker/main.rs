@@ -8,7 +8,6 @@ mod support;
 mod access;
 mod cases;
 mod dead_letters;
-mod expiry;
 mod holders;
 mod lives;
 mod offsets;
