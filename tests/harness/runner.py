@@ -308,7 +308,8 @@ class Runner:
         def suites(together: List[str]) -> Callable[[Lane], None]:
             def run(lane: Lane) -> None:
                 for name in together:
-                    self.suite(name, [str(TESTS / name / "run")], lane)
+                    if not self.stopping:
+                        self.suite(name, [str(TESTS / name / "run")], lane)
 
             return run
 

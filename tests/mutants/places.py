@@ -168,7 +168,6 @@ NOT_FOUND_YET = {
     "left-in-the-unsynced-last-commit-believed",
     "second-half-of-carried-settlements-dropped",
     "first-half-of-carried-settlements-dropped",
-    "wake-up-of-a-queue-forgotten",
     "settlement-ahead-of-its-message",
     "empty-header-taken-for-a-free-segment",
 }
