@@ -488,13 +488,7 @@ impl Backlog {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
             return false;
         }
-        let joined = self.middle.back(pool).and_then(|entry| match Place::of(entry) {
-            Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
-                Some(Place::Stored(lane, first, so_far.checked_add(count)?))
-            }
-            _ => None,
-        });
-        let pushed = match joined {
+        let pushed = match self.joined(pool, lane, start, count) {
             Some(place) => {
                 self.middle.set_back(pool, place.entry());
                 true
@@ -506,6 +500,24 @@ impl Backlog {
             self.stored += count;
         }
         pushed
+    }
+
+    /// The run at the end of the middle with so many behind it, if they follow it.
+    fn joined(&self, pool: &FifoPool, lane: Lane, start: u64, count: u32) -> Option<Place> {
+        match Place::of(self.middle.back(pool)?) {
+            Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
+                Some(Place::Stored(lane, first, so_far.checked_add(count)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the first message of the fifo can be given up without a place of its own.
+    pub(super) fn joins_middle(&self, pool: &FifoPool) -> bool {
+        match self.first_in_fifo(pool) {
+            Some(Place::Logged(_, offset)) => self.joined(pool, Lane::Durable, offset, 1).is_some(),
+            _ => false,
+        }
     }
 
     /// At a start: what is going to be put into the middle has so many bytes of bodies.
@@ -539,7 +551,7 @@ impl Backlog {
     pub(super) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
         self.leave_stored(pool, 1);
         self.count_in(size);
-        let pushed = self.head.push(pool, place.entry());
+        let pushed = self.head.push_read_back(pool, place.entry());
         assert!(pushed, "there are chunks");
     }
 

@@ -96,12 +96,17 @@ impl Broker {
 
     /// Whether some queue waits to be read from, and there may be memory for it.
     pub fn wants_pages(&self, messages: &Messages) -> bool {
-        self.paging.is_wanted(messages)
+        self.paging.is_wanted(self.page_room_made(messages))
+    }
+
+    /// Rises with everything that a message needs to come back: memory, and places among the queue entries.
+    const fn page_room_made(&self, messages: &Messages) -> u64 {
+        messages.room_made() + self.fifo_pool.given()
     }
 
     /// The next thing to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
-        while let Some(queue) = self.paging.next_wanted(messages) {
+        while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
             if self.queues.get(queue.index()).is_none() {
                 continue;
             }
@@ -143,7 +148,7 @@ impl Broker {
             self.skip_lost(fetch, page.offset + 1);
             return PageIn::NotWanted;
         }
-        if self.fifo_pool.chunks_free() < 2 {
+        if !self.has_place(fetch) {
             return PageIn::NoRoom;
         }
         let owner = owner_of(self.queues[fetch.queue.index()].vhost);
@@ -162,9 +167,10 @@ impl Broker {
         if !self.is_same_queue(fetch) {
             return;
         }
+        let room_made = self.page_room_made(messages);
         let record = &mut self.queues[fetch.queue.index()];
         if record.backlog.is_head_empty() || fetch.is_single() {
-            self.paging.await_memory(fetch.queue, messages);
+            self.paging.await_memory(fetch.queue, room_made);
         } else {
             record.is_fetching = false;
         }
@@ -178,6 +184,18 @@ impl Broker {
         }
     }
 
+    /// Whether there is a place for what is read back: what a queue stands still for may have the last chunk
+    /// there is; what came back has its place already.
+    fn has_place(&self, fetch: &Fetch) -> bool {
+        let backlog = &self.queues[fetch.queue.index()].backlog;
+        fetch.is_single()
+            || if backlog.is_head_empty() {
+                self.fifo_pool.has_read_back_chunk()
+            } else {
+                self.fifo_pool.chunks_free() > 0
+            }
+    }
+
     fn is_same_queue(&self, fetch: &Fetch) -> bool {
         let record = self.queues.get(fetch.queue.index());
         record.is_some_and(|record| record.is_known_as(fetch.incarnation))
@@ -188,7 +206,7 @@ impl Broker {
     pub fn paged_in(&mut self, cx: &mut Context<'_>, fetch: &Fetch, offset: u64, message: MessageId) -> bool {
         cx.messages.finish(message);
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
-        let Some((lane, ..)) = next.filter(|_| self.fifo_pool.chunks_free() >= 2) else {
+        let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
             cx.messages.release(message);
             return next.is_none();
         };

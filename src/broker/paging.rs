@@ -1,7 +1,8 @@
 //! Which queues are to be read from, whose turn it is to leave memory, and what is kept free to come back.
 //!
-//! Always true: a queue that found no memory to read into is asked again only when some has been freed since;
-//! the room to read back is looked after for as long as the log alone has a message.
+//! Always true: a queue that found no memory to read into, or no place among the queue entries, is asked
+//! again only when some has been freed since; the room to read back is looked after for as long as the log
+//! alone has a message.
 
 use std::collections::VecDeque;
 
@@ -16,7 +17,8 @@ use super::read_back_room::ReadBackRoom;
 pub(super) struct Paging {
     /// Queues whose front is to be read back.
     wanted: VecDeque<QueueId>,
-    /// Those for which there was no memory, and what the count of frees was when the first of them came.
+    /// Those for which there was no memory, and what the count of frees (`Broker::page_room_made`) was when
+    /// the first of them came.
     awaiting_memory: VecDeque<QueueId>,
     awaiting_since: u64,
     /// Transient messages may go to the log.
@@ -47,22 +49,22 @@ impl Paging {
     }
 
     /// Whether some queue waits to be read from, and there may be memory for it.
-    pub(super) fn is_wanted(&self, messages: &Messages) -> bool {
-        !self.wanted.is_empty() || self.may_find_memory(messages)
+    pub(super) fn is_wanted(&self, room_made: u64) -> bool {
+        !self.wanted.is_empty() || self.may_find_memory(room_made)
     }
 
     /// The queue that is to be read from next, if any.
-    pub(super) fn next_wanted(&mut self, messages: &Messages) -> Option<QueueId> {
-        if self.may_find_memory(messages) {
+    pub(super) fn next_wanted(&mut self, room_made: u64) -> Option<QueueId> {
+        if self.may_find_memory(room_made) {
             self.wanted.append(&mut self.awaiting_memory);
         }
         self.wanted.pop_front()
     }
 
     /// There was no memory for what was read of this queue: again when some has been freed.
-    pub(super) fn await_memory(&mut self, queue: QueueId, messages: &Messages) {
+    pub(super) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
         if self.awaiting_memory.is_empty() {
-            self.awaiting_since = messages.room_made();
+            self.awaiting_since = room_made;
         }
         self.awaiting_memory.push_back(queue);
     }
@@ -72,8 +74,8 @@ impl Paging {
         !self.awaiting_memory.is_empty()
     }
 
-    fn may_find_memory(&self, messages: &Messages) -> bool {
-        self.is_short_of_memory() && messages.room_made() != self.awaiting_since
+    fn may_find_memory(&self, room_made: u64) -> bool {
+        self.is_short_of_memory() && room_made != self.awaiting_since
     }
 
     // ---- out

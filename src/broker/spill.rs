@@ -148,10 +148,13 @@ impl Broker {
     fn spill_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         // What leaves beyond need is read back at once where a consumer keeps up.
         while *left > 0 && self.is_short(cx.messages) {
-            if self.fifo_pool.chunks_free() < CHUNKS_LEFT {
+            let backlog = &self.queues[queue.index()].backlog;
+            // What joins a run needs no place, and gives up its own.
+            let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.fifo_pool);
+            if self.fifo_pool.chunks_free() < CHUNKS_LEFT && !needs_none {
                 return false;
             }
-            let goes_on = match self.queues[queue.index()].backlog.first_leaving(&self.fifo_pool) {
+            let goes_on = match backlog.first_leaving(&self.fifo_pool) {
                 Some(place) => self.leave(cx, queue, place),
                 None => self.keep_window(queue) || self.spill_first(cx, queue, left),
             };

@@ -8,6 +8,7 @@ use core::fmt::{self, Write};
 use super::keys::Limits;
 use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
+use crate::mem::READ_BACK_CHUNKS;
 use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
@@ -207,7 +208,8 @@ impl Limits {
             ),
             line(
                 "queue_entries_max",
-                u64::from(self.queue_entries_max).div_ceil(ENTRIES_PER_CHUNK as u64),
+                u64::from(self.queue_entries_max).div_ceil(ENTRIES_PER_CHUNK as u64)
+                    + READ_BACK_CHUNKS as u64,
                 CHUNK_BYTES + 1,
                 "places in queues",
             ),

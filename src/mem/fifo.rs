@@ -15,6 +15,9 @@ use super::{Division, MessageId, Owner};
 
 /// Entries in one chunk.
 pub const ENTRIES_PER_CHUNK: usize = 21;
+/// Chunks beyond those for entries, which only what is read back may take: else the queues that wait to be
+/// read back could hold the last chunk between them, and each would wait for the others.
+pub const READ_BACK_CHUNKS: usize = 2;
 /// Bytes of one chunk with its link.
 pub const CHUNK_BYTES: usize = size_of::<Chunk>();
 
@@ -69,9 +72,9 @@ pub struct Fifo {
 }
 
 impl FifoPool {
-    /// Room for `entries_max` entries of so many owners, rounded up to chunks.
+    /// Room for `entries_max` entries of so many owners, rounded up to chunks, and for what is read back.
     pub fn with_entries(entries_max: usize, owners_max: usize) -> Self {
-        let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK);
+        let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS;
         Self {
             chunks: Plain::new(chunks_max),
             owners: vec![(0, false); owners_max.max(1)].into_boxed_slice(),
@@ -111,9 +114,14 @@ impl FifoPool {
         chunks + reserve + kept as usize <= free
     }
 
-    /// Chunks that could still be handed out.
+    /// Chunks that could still be handed out to anybody.
     pub const fn chunks_free(&self) -> usize {
-        self.chunks.max() - self.chunks.used()
+        self.chunks_max().saturating_sub(self.chunks.used())
+    }
+
+    /// Whether there is a chunk for what is read back.
+    pub const fn has_read_back_chunk(&self) -> bool {
+        self.chunks.used() < self.chunks.max()
     }
 
     /// Rises with every chunk that is given back.
@@ -121,9 +129,9 @@ impl FifoPool {
         self.chunks.given()
     }
 
-    /// All chunks there are.
+    /// All chunks there are for anybody.
     pub const fn chunks_max(&self) -> usize {
-        self.chunks.max()
+        self.chunks.max() - READ_BACK_CHUNKS
     }
 
     /// Chunks in use; 0 when every queue is empty.
@@ -205,6 +213,15 @@ impl Fifo {
     /// Appends an entry; `false` when the pool has no chunk for it.
     #[must_use]
     pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
+        if self.needs_chunk() && pool.chunks_free() == 0 {
+            return false;
+        }
+        self.push_read_back(pool, entry)
+    }
+
+    /// Appends an entry that was read back, which may have the last chunks; `false` when they are taken too.
+    #[must_use]
+    pub fn push_read_back(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
         if self.needs_chunk() {
             let Some(chunk) = pool.take(self.vhost) else {
                 return false;
@@ -284,6 +301,18 @@ mod tests {
             message: MessageId::from_index(number),
             flags: (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
         }
+    }
+
+    #[test]
+    fn the_last_chunks_are_for_what_is_read_back() {
+        let mut pool = FifoPool::with_entries(ENTRIES_PER_CHUNK, 1);
+        let (mut fifo, mut head) = (Fifo::default(), Fifo::default());
+        while fifo.push(&mut pool, entry(1)) {}
+        assert_eq!((fifo.len(), pool.chunks_free()), (ENTRIES_PER_CHUNK as u32, 0));
+        assert!(!head.push(&mut pool, entry(2)) && pool.has_read_back_chunk());
+        while head.push_read_back(&mut pool, entry(2)) {}
+        assert_eq!(head.len() as usize, READ_BACK_CHUNKS * ENTRIES_PER_CHUNK);
+        assert!(!pool.has_read_back_chunk() && pool.chunks_free() == 0);
     }
 
     #[test]

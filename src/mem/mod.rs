@@ -35,7 +35,7 @@ mod sort;
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use division::Division;
-pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool};
+pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool, READ_BACK_CHUNKS};
 pub use give_back::{let_go_of_start, would_be_given};
 pub use list::{Links, LinksOf, List};
 pub use messages::{

@@ -120,8 +120,13 @@ def apt_install(*packages: str) -> None:
 
 def have_rabbitmq() -> None:
     """RabbitMQ's files on this machine. The package's own service is stopped if it came up."""
-    if rabbitmq_sbin() is not None:
-        return
+    with one_at_a_time("rabbitmq"):
+        if rabbitmq_sbin() is None:
+            install_rabbitmq()
+
+
+def install_rabbitmq() -> None:
+    """The package, and nothing started."""
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists() and is_root()
     if ours:  # Debian's way of saying: install, but start nothing

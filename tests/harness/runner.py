@@ -42,8 +42,11 @@ QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
 # the other and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; and when those
 # are over, two at a time, but for the ones that stand together and share what they install.
 BESIDE = [["deny"], ["instructions"], ["seeds"], ["mutants"], ["arm", "word32"], ["fuzz"]]
-ORDER = ["clients", "transcript", "durable", "tls", "hostile"]
-# Who judges by how often somebody is served is last, when cargo's tests are over.
+ORDER = ["clients", "transcript", "tls", "hostile"]
+# Suites that wait for disks, restarts and RabbitMQ for minutes: one after the other, while those of the front go on.
+WAITING = ["durable", "bridge", "ctl"]
+# Who judges by how often somebody is served is last, when the others of the front, those that wait and cargo's tests
+# are over.
 LAST = ["shares", "caps"]
 SUITE_LIMIT_SECONDS = 25 * 60
 # Who runs beside others waits for them.
@@ -145,6 +148,7 @@ class Runner:
         self.built = False
         lock = threading.Lock()
         self.front = Lane(lock)
+        self.waiting = Lane(lock, holds=True)
         self.beside = Lane(lock, niceness=19, holds=True)
         self.stopping = False
         self.children: List["subprocess.Popen[str]"] = []
@@ -161,8 +165,8 @@ class Runner:
         if self.quick and not self.only:
             found = [name for name in found if name in QUICK_SUITES]
         beside = [name for together in BESIDE for name in together]
-        middle = [name for name in found if name not in ORDER + LAST + beside]
-        return [name for name in [*ORDER, *middle, *LAST, *beside] if name in found]
+        middle = [name for name in found if name not in ORDER + WAITING + LAST + beside]
+        return [name for name in [*ORDER, *middle, *WAITING, *LAST, *beside] if name in found]
 
     # -- running
 
@@ -267,7 +271,7 @@ class Runner:
         """Run a suite, show what it prints, count its verdicts."""
         self.heading(name, lane)
         began = Stopwatch()
-        limit_seconds = BESIDE_LIMIT_SECONDS if lane.holds else SUITE_LIMIT_SECONDS
+        limit_seconds = BESIDE_LIMIT_SECONDS if lane.niceness else SUITE_LIMIT_SECONDS
         if lane.niceness:
             command = ["nice", "-n", str(lane.niceness), *command]
         child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
@@ -302,19 +306,20 @@ class Runner:
         else:
             lane.say(f"{name}: {verdicts} verdicts ({began})")
 
+    def suites_together(self, names: List[str]) -> Callable[[Lane], None]:
+        """A step of these suites, one after the other."""
+
+        def run(lane: Lane) -> None:
+            for name in names:
+                if not self.stopping:
+                    self.suite(name, [str(TESTS / name / "run")], lane)
+
+        return run
+
     def steps_beside(self, names: List[str]) -> List[Callable[[Lane], None]]:
         """What needs processors and no clock: cargo's steps, and these suites."""
-
-        def suites(together: List[str]) -> Callable[[Lane], None]:
-            def run(lane: Lane) -> None:
-                for name in together:
-                    if not self.stopping:
-                        self.suite(name, [str(TESTS / name / "run")], lane)
-
-            return run
-
         wanted = [[name for name in together if name in names] for together in BESIDE]
-        return [self.cargo_test, self.clippy, *(suites(together) for together in wanted if together)]
+        return [self.cargo_test, self.clippy, *(self.suites_together(together) for together in wanted if together)]
 
     def work_off(self, steps: List[Callable[[Lane], None]], lane: Lane) -> None:
         """One step after the other, until none is left; others may take from the same list."""
@@ -337,22 +342,26 @@ class Runner:
             for name in names:
                 self.tally.add("FAIL", name, "not run, there is no binary")
             names = []
-        beside = [name for together in BESIDE for name in together]
+        elsewhere = {*WAITING, *LAST, *(name for together in BESIDE for name in together)}
         steps = self.steps_beside(names)
-        thread = threading.Thread(target=self.work_off, args=(steps, self.beside))
-        thread.start()
+        beside = threading.Thread(target=self.work_off, args=(steps, self.beside))
+        waits = [self.suites_together([name]) for name in names if name in WAITING]
+        waiting = threading.Thread(target=self.work_off, args=(waits, self.waiting))
+        beside.start()
+        waiting.start()
         try:
-            for name in names:
-                if name not in beside:
-                    self.suite(name, [str(TESTS / name / "run")], self.front)
+            self.suites_together([name for name in names if name not in elsewhere])(self.front)
             self.oracle()
+            waiting.join()
+            self.suites_together([name for name in names if name in LAST])(self.front)
             self.work_off(steps, Lane(self.front.lock, holds=True))
-            thread.join()
+            beside.join()
         finally:
             self.stopping = True
             for child in list(self.children):
                 brokers.end(child, patience=60.0)
-            thread.join()
+            waiting.join()
+            beside.join()
 
     def clippy(self, lane: Lane) -> None:
         """Lints of all code, tests included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -114,6 +115,35 @@ def stopwatch() -> None:
         assert (watch.cpu_seconds is None) == taken_away and (watch.cpu_seconds or 1) > 0
 
 
+def order_of_a_run() -> None:
+    """Every suite is run once; who judges by how often somebody is served begins when the front and those that wait
+    are over, and one that is told to stop begins nothing more."""
+    run = runner.Runner(quick=False, only=[])
+    run.built = True
+    begun, ended = [], []
+    lock = threading.Lock()
+
+    def suite(name: str, _command: object, _lane: object) -> None:
+        with lock:
+            begun.append((name, list(ended)))
+        time.sleep(0.02 if name in runner.WAITING else 0.001)
+        with lock:
+            ended.append(name)
+
+    run.suite = suite  # type: ignore[method-assign]
+    for step in ("oracle", "cargo_test", "clippy"):
+        setattr(run, step, lambda *_: None)
+    run.all_steps()
+    assert sorted(ended) == sorted(run.suites()), f"{ended} is not every suite once"
+    before = dict(begun)[runner.LAST[0]]
+    beside = {name for together in runner.BESIDE for name in together}
+    awaited = set(run.suites()) - beside - set(runner.LAST)
+    assert awaited <= set(before), f"{awaited - set(before)} went on beside {runner.LAST[0]}"
+    begun.clear()
+    run.all_steps()
+    assert not begun, f"{begun} was begun after the end"
+
+
 def unreachable_index() -> None:
     """An index that does not answer is told apart from an installation that failed."""
     tries, environment.TRIES = environment.TRIES, 1
@@ -133,7 +163,7 @@ def main() -> int:
     """All of them."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
-                 stopwatch, unreachable_index):
+                 stopwatch, order_of_a_run, unreachable_index):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 
