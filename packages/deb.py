@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Makes a Debian package of a leveret binary.
+
+    packages/deb.py --binary FILE --architecture amd64|arm64|armhf [--says FILE] [--version V] [--out FOLDER]
+
+The binary of arm64 and armhf is the static one (README.md says how it is built); armhf is ARMv6 code, so that it runs
+on every Raspberry Pi. --says names a binary of the same version that runs here: the manual pages and completions are
+made of what it prints. It takes dpkg-deb, and cargo for the licences of what is linked; the same input gives the same
+bytes. Prints the package's path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import gzip
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Dict, List
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import licences  # noqa: E402
+import manual  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+# EM_X86_64, EM_AARCH64 and EM_ARM of the ELF header, with the class: 64 or 32 bits.
+MACHINES = {"amd64": (62, 2), "arm64": (183, 2), "armhf": (40, 1)}
+# There is no list or forge of its own yet: who builds packages for others says who he is, as Debian's tools have it.
+MAINTAINER = "{} <{}>".format(os.environ.get("DEBFULLNAME", "The Leveret authors"),
+                              os.environ.get("DEBEMAIL", "leveret@leveret.invalid"))
+OVERRIDES = """# One binary for every distribution, on purpose: it runs where glibc is older, or is not.
+leveret: statically-linked-binary [usr/bin/leveret]
+"""
+
+
+class Mistake(Exception):
+    """What was given makes no package."""
+
+
+def dependencies(binary: Path, architecture: str) -> List[str]:
+    """What the binary needs of the system, which is nothing for a static one."""
+    image = binary.read_bytes()
+    if image[:4] != b"\x7fELF":
+        raise Mistake(f"{binary} is no ELF program")
+    machine, = struct.unpack_from("<H", image, 18)
+    if (machine, image[4]) != MACHINES[architecture]:
+        raise Mistake(f"{binary} is not for {architecture}: its ELF machine is {machine}, of class {image[4]}")
+    needs = ["systemd | systemd-standalone-sysusers | systemd-sysusers",
+             "systemd | systemd-standalone-tmpfiles | systemd-tmpfiles"]
+    if glibc := re.findall(rb"GLIBC_(\d+)\.(\d+)", image):
+        newest = max((int(major), int(minor)) for major, minor in glibc)
+        needs.append(f"libc6 (>= {newest[0]}.{newest[1]})")
+    if b"libgcc_s.so.1\0" in image:
+        needs.append("libgcc-s1 (>= 4.2)")
+    return needs
+
+
+def changelog(version: str) -> str:
+    """CHANGELOG.md as Debian has it."""
+    newest, day = manual.release()
+    stamp = time.strftime("%a, %d %b %Y 00:00:00 +0000", time.strptime(day, "%Y-%m-%d"))
+    part = (ROOT / "CHANGELOG.md").read_text().split(f"## {newest} ({day})\n", 1)[1].split("\n## ", 1)[0]
+    points = [" ".join(point.split()) for point in re.split(r"^- ", part, flags=re.MULTILINE)[1:]]
+    lines = [textwrap.fill(point, 76, initial_indent="  * ", subsequent_indent="    ") for point in points]
+    return f"leveret ({version}) stable; urgency=medium\n\n" + "\n".join(lines) + f"\n\n -- {MAINTAINER}  {stamp}\n"
+
+
+def copyright_file() -> str:
+    """Debian's form of the copyright, with the texts of LICENSE."""
+    rule = "=" * 80
+    mit = (ROOT / "LICENSE").read_text().split(rule)[1].strip().split("\n", 1)[1].strip()
+    owner = next(line for line in mit.splitlines() if line.startswith("Copyright"))
+    body = "\n".join(f" {line}" if line.strip() else " ." for line in mit.split(owner, 1)[1].strip().splitlines())
+    return f"""Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: leveret
+Comment: The licences of the crates that are linked stand in third-party-licences.gz beside this file.
+
+Files: *
+Copyright: {owner.removeprefix("Copyright (c) ")}
+License: Expat or Apache-2.0
+
+License: Expat
+{body}
+
+License: Apache-2.0
+ On Debian systems the text of the Apache License, Version 2.0, is in
+ /usr/share/common-licenses/Apache-2.0.
+"""
+
+
+def control(version: str, architecture: str, needs: List[str], size_kib: int) -> str:
+    """The package's description."""
+    return f"""Package: leveret
+Version: {version}
+Architecture: {architecture}
+Maintainer: {MAINTAINER}
+Installed-Size: {size_kib}
+Depends: {', '.join(needs)}
+Section: net
+Priority: optional
+Description: small RabbitMQ-compatible message broker for embedded boards
+ Leveret speaks AMQP 0-9-1 to the programs on a device, stays inside a memory
+ limit that is really a limit, and keeps what is durable in a log made for SD
+ cards and other flash: a power cut loses nothing that was confirmed.
+"""
+
+
+def contents(binary: Path, says: Path, architecture: str, version: str, is_static: bool) -> Dict[str, bytes]:
+    """Every file by its path, but for the programs."""
+    systemd = ROOT / "systemd"
+    files = {
+        "etc/leveret/leveret.toml": (systemd / "leveret.toml").read_bytes(),
+        "usr/lib/systemd/system/leveret.service": (systemd / "leveret.service").read_bytes(),
+        "usr/lib/sysusers.d/leveret.conf": (systemd / "leveret.sysusers").read_bytes(),
+        "usr/lib/tmpfiles.d/leveret.conf": (systemd / "leveret.tmpfiles").read_bytes(),
+        "usr/share/doc/leveret/copyright": copyright_file().encode(),
+        "usr/share/doc/leveret/changelog.gz": packed(changelog(version)),
+        "usr/share/doc/leveret/third-party-licences.gz": packed(licences.all_licences(architecture)),
+        "usr/bin/leveret": binary.read_bytes(),
+    }
+    if is_static:
+        files["usr/share/lintian/overrides/leveret"] = OVERRIDES.encode()
+    for place, text in manual.make(says).items():
+        is_page = place.startswith("man/")
+        files[f"usr/share/{place}{'.gz' if is_page else ''}"] = packed(text) if is_page else text.encode()
+    return files
+
+
+def packed(text: str) -> bytes:
+    """Compressed, the same today and tomorrow."""
+    return gzip.compress(text.encode(), 9, mtime=0)
+
+
+def lay_out(tree: Path, files: Dict[str, bytes]) -> None:
+    """The package's tree, with the modes that everything has in it."""
+    for place, data in files.items():
+        target = tree / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        target.chmod(0o755 if place.startswith("usr/bin/") else 0o644)
+    (tree / "usr/bin/leveretctl").symlink_to("leveret")
+    for folder in [tree, *(path for path in tree.rglob("*") if path.is_dir() and not path.is_symlink())]:
+        folder.chmod(0o755)
+
+
+def build(binary: Path, architecture: str, says: Path, version: str, out: Path) -> Path:
+    """Makes the package; where it lies."""
+    needs = dependencies(binary, architecture)
+    is_static = not any(need.startswith("libc6") for need in needs)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        files = contents(binary, says, architecture, version, is_static)
+        lay_out(tree, files)
+        size_kib = sum(-(-len(data) // 1024) for data in files.values())
+        about = tree / "DEBIAN"
+        about.mkdir(mode=0o755)
+        (about / "control").write_text(control(version, architecture, needs, size_kib))
+        (about / "conffiles").write_text("/etc/leveret/leveret.toml\n")
+        sums = subprocess.run(["md5sum", *sorted(place for place in files if not place.startswith("etc/"))],
+                              cwd=tree, check=True, capture_output=True, text=True).stdout
+        (about / "md5sums").write_text(sums)
+        for name in ("control", "conffiles", "md5sums"):
+            (about / name).chmod(0o644)
+        for script in (ROOT / "packages" / "debian").iterdir():
+            shutil.copy(script, about / script.name)
+            (about / script.name).chmod(0o755)
+        out.mkdir(parents=True, exist_ok=True)
+        package = out / f"leveret_{version}_{architecture}.deb"
+        day = calendar.timegm(time.strptime(manual.release()[1], "%Y-%m-%d"))
+        for path in [tree, *tree.rglob("*")]:
+            os.utime(path, (day, day), follow_symlinks=False)
+        subprocess.run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(package)], check=True,
+                       capture_output=True, env=dict(os.environ, SOURCE_DATE_EPOCH=str(day)))
+    return package
+
+
+def main() -> int:
+    """Makes what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, required=True)
+    parser.add_argument("--architecture", choices=sorted(MACHINES), required=True)
+    parser.add_argument("--says", type=Path)
+    parser.add_argument("--version", default=manual.release()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "target" / "packages")
+    said = parser.parse_args()
+    try:
+        print(build(said.binary, said.architecture, said.says or said.binary, said.version, said.out))
+    except (Mistake, licences.NoText) as mistake:
+        print(f"packages/deb.py: {mistake}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,429 @@
+#!/usr/bin/env python3
+"""Makes the manual pages and the shell completions of a leveret binary.
+
+    packages/manual.py BINARY FOLDER
+
+What the pages say and the completions offer is what `leveret --help`, `leveretctl help` and boards/generic.toml say:
+it stands there and nowhere else. The same binary gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = re.compile(r"^(?:# )?([a-z_]+ = (?:\[.*\]|\".*\"|[^ ]+))$")
+PIECE = re.compile(r"^# --- (.*?) -+$")
+SECTION = re.compile(r"^\[([a-z]+)\]$")
+CALL = re.compile(r"^ {1,8}leveret ")
+OPTION = re.compile(r"^ {2}(?=\S)")
+
+
+class Option(NamedTuple):
+    """One option of a command line."""
+
+    names: List[str]
+    value: str
+    about: str
+
+
+class Command(NamedTuple):
+    """One command of leveretctl."""
+
+    name: str
+    usage: str
+    about: str
+
+
+class Said(NamedTuple):
+    """All that the binary says of itself."""
+
+    version: str
+    help: str
+    bench: str
+    inspect: str
+    sections: List[Tuple[str, List[Command]]]
+    ctl_options: str
+
+
+def ask(binary: Path) -> Said:
+    """Lets the binary say everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        ctl = Path(folder) / "leveretctl"
+        ctl.symlink_to(binary.resolve())
+
+        def say(program: Path, *words: str) -> str:
+            return subprocess.run([str(program), *words], check=True, capture_output=True, text=True).stdout
+
+        sections: List[Tuple[str, List[Command]]] = []
+        for line in say(ctl, "help").split("Available commands:", 1)[1].splitlines():
+            if re.match(r"^\S.*:$", line):
+                sections.append((line[:-1], []))
+            elif line.startswith("   "):
+                name = line.split()[0]
+                _, usage, about, _ = re.split(r"\n\n", say(ctl, "help", name).lstrip("\n"), maxsplit=3)
+                sections[-1][1].append(Command(name, usage.removeprefix("leveretctl "), about.strip()))
+        options = say(ctl, "help", "help").split("General Options\n\n", 1)[1]
+        return Said(say(binary, "--version").split()[1], say(binary, "--help"), say(binary, "bench", "--help"),
+                    say(binary, "inspect", "--help"), sections, options)
+
+
+# --- roff --------------------------------------------------------------------------------------------------
+
+
+def roff(text: str) -> str:
+    """Text as roff prints it unchanged."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace('"', "\\(dq").replace("'", "\\(aq")
+    text = text.replace("^", "\\(ha").replace("~", "\\(ti")
+    text = text.replace("×", "\\(mu").replace("…", "...")
+    return re.sub(r"^\.", r"\\&.", text, flags=re.MULTILINE)
+
+
+def filled(text: str) -> str:
+    """A paragraph in short lines, as roff prints it."""
+    return roff("\n".join(textwrap.wrap(text, 76, break_on_hyphens=False, break_long_words=False)))
+
+
+def release() -> Tuple[str, str]:
+    """The newest version in CHANGELOG.md, and its day."""
+    found = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError("CHANGELOG.md has no line such as: ## 0.1.0 (2026-11-22)")
+    return found[1], found[2]
+
+
+def heading(kind: str, text: str) -> str:
+    """A heading."""
+    return f'.{kind} "{roff(text)}"\n'
+
+
+def item(heads: List[str], about: str) -> str:
+    """An item under its heads, in bold."""
+    lines = [f".TP\n.B {roff(heads[0])}\n"]
+    lines += [f".TQ\n.B {roff(head)}\n" for head in heads[1:]]
+    return "".join(lines) + filled(about) + "\n"
+
+
+def page(name: str, section: int, version: str, about: str, body: str) -> str:
+    """A whole page, under its title."""
+    title = f'.TH {roff(name.upper())} {section} "{release()[1]}" "Leveret {version}" "Leveret"\n'
+    # A heading begins a paragraph by itself.
+    body = re.sub(r"(?<=\"\n)\.PP\n(?!\.nf)", "", body)
+    return f'{title}{heading("SH", "NAME")}{roff(name)} \\- {roff(about)}\n{body}'
+
+
+def read_options(lines: List[str]) -> List[Option]:
+    """The options that indented lines of a help name, with what they go on to say."""
+    options: List[Option] = []
+    for line in lines:
+        if OPTION.match(line) or not line.startswith(" "):
+            left, _, about = line.strip().partition("  ")
+            words = re.split(r",? (?=-)|(?<=[a-z]) (?=[A-Z<\[])|(?<=[a-z])(?=\[)", left, maxsplit=0)
+            names = [word for word in words if word.startswith("-")]
+            value = " ".join(word for word in words if not word.startswith("-"))
+            options.append(Option(names, value, about.strip()))
+        else:
+            last = options[-1]
+            options[-1] = last._replace(about=f"{last.about} {line.strip()}".strip())
+    return options
+
+
+def options_to_roff(options: List[Option]) -> str:
+    """One item each."""
+    return "".join(item([" ".join(filter(None, [", ".join(one.names), one.value]))], one.about) for one in options)
+
+
+def usages(block: str) -> List[Tuple[str, str]]:
+    """What a help says behind `Usage:`: how it is called, and what that does."""
+    found: List[Tuple[str, str]] = []
+    for line in block.removeprefix("Usage:").splitlines():
+        call, _, about = line.strip().partition("  ")
+        if CALL.match(line):
+            found.append((call, about.strip()))
+        else:
+            found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}".strip())
+    return found
+
+
+def help_to_roff(text: str, sub: bool) -> str:
+    """A help, section by section."""
+    out = ""
+    for block in text.strip("\n").split("\n\n"):
+        first, *rest = block.splitlines()
+        if first.startswith("Usage:"):
+            out += "" if sub else heading("SH", "COMMANDS")
+            out += "".join(item([call], about) for call, about in usages(block))
+        elif first.endswith(":") and rest and rest[0].startswith("  "):
+            out += heading("SS" if sub else "SH", first[:-1] if sub else first[:-1].upper())
+            out += options_to_roff(read_options(rest))
+        else:
+            out += ".PP\n" + filled(block) + "\n"
+    return out
+
+
+def leveret_page(said: Said) -> str:
+    """leveret(1)."""
+    about, _, rest = said.help.partition("\n\n")
+    calls = "\n.br\n".join(roff(call) for call, _ in usages(rest.split("\n\n")[0]))
+    body = heading("SH", "SYNOPSIS") + calls + "\n" + help_to_roff(rest, sub=False)
+    for name, text in (("leveret bench", said.bench), ("leveret inspect", said.inspect)):
+        body += heading("SH", name.upper()) + help_to_roff(text, sub=True)
+    body += heading("SH", "FILES")
+    body += item(["/etc/leveret/leveret.toml"], "the configuration of the package's service")
+    body += item(["/var/lib/leveret"], "its data")
+    body += heading("SH", "SEE ALSO") + ".BR leveretctl (1),\n.BR leveret.toml (5)\n"
+    return page("leveret", 1, said.version, about.split(": ", 1)[1].rstrip("."), body)
+
+
+def leveretctl_page(said: Said) -> str:
+    """leveretctl(1)."""
+    body = heading("SH", "SYNOPSIS") + ".B leveretctl\n" + roff("[OPTIONS] COMMAND [ARGUMENTS]") + "\n"
+    body += heading("SH", "DESCRIPTION")
+    body += roff(dict(usages(said.help.split("\n\n")[1]))["leveret ctl COMMAND"].capitalize()) + ".\n"
+    body += heading("SH", "OPTIONS") + options_to_roff(read_options(said.ctl_options.splitlines()))
+    body += heading("SH", "COMMANDS")
+    for title, some in said.sections:
+        body += heading("SS", title) + "".join(item([command.usage], command.about) for command in some)
+    body += heading("SH", "SEE ALSO") + ".BR leveret (1),\n.BR leveret.toml (5)\n"
+    return page("leveretctl", 1, said.version, "ask or tell a running Leveret broker", body)
+
+
+class Reference:
+    """boards/generic.toml on its way to leveret.toml(5)."""
+
+    def __init__(self) -> None:
+        self.out = heading("SH", "DESCRIPTION")
+        self.prose: List[str] = []
+        self.keys: List[str] = []
+        self.shown: List[str] = []
+
+    def end_item(self) -> None:
+        """Prints the keys that were collected, with what was said before them, or what was said alone."""
+        if self.keys:
+            self.out += item(self.keys, "\n".join(self.prose))
+        elif self.prose:
+            self.out += ".PP\n" + filled("\n".join(self.prose)) + "\n"
+        self.prose, self.keys = [], []
+
+    def end_example(self) -> None:
+        """Prints lines that stand as they are."""
+        if self.shown:
+            self.end_item()
+            self.out += ".PP\n.nf\n" + roff("\n".join(self.shown)) + "\n.fi\n"
+        self.shown = []
+
+    def line(self, line: str) -> None:
+        """The next line of the file."""
+        if line.startswith("#     "):
+            self.shown.append(line.removeprefix("#     "))
+            return
+        self.end_example()
+        if found := KEY.match(line):
+            self.keys.append(found[1])
+        elif found := SECTION.match(line) or PIECE.match(line):
+            self.end_item()
+            self.out += heading("SH" if line.startswith("[") else "SS", found[0] if line.startswith("[") else found[1])
+        elif line in ("", "#"):
+            self.end_item()
+        elif line.startswith("# "):
+            if self.keys:
+                self.end_item()
+            self.prose.append(line.removeprefix("# "))
+        else:
+            raise ValueError(f"boards/generic.toml: {line!r} is no key, no section and no comment")
+
+
+def reference_page(said: Said, generic: str) -> str:
+    """leveret.toml(5)."""
+    reference = Reference()
+    for line in generic.splitlines():
+        reference.line(line)
+    reference.end_example()
+    reference.end_item()
+    body = reference.out + heading("SH", "SEE ALSO") + ".BR leveret (1),\n.BR leveretctl (1)\n"
+    return page("leveret.toml", 5, said.version, "configuration of the Leveret broker", body)
+
+
+# --- completions ---------------------------------------------------------------------------------------------
+
+
+def boards() -> List[str]:
+    """What --board may name."""
+    return sorted(path.stem for path in (ROOT / "boards").glob("*.toml")) + ["auto"]
+
+
+def choices(option: Option) -> List[str]:
+    """The values of an option that are known, if they are."""
+    if option.names[-1] == "--board":
+        return boards()
+    if option.names[-1] not in ("--log-level", "--formatter"):
+        return []
+    about = re.sub(r" \(.*?\)|, for .*", "", option.about)
+    return re.split(r", | or ", about)
+
+
+def is_path(option: Option) -> bool:
+    """Whether its value is a file or a folder."""
+    return bool(re.search(r"FILE|DIR|PATH|file|folder", option.value))
+
+
+def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
+    """Each name of the program, the words it begins with, and its options."""
+    blocks = said.help.split("\n\n")
+    words = [found[1] for call, _ in usages(blocks[1]) if (found := re.match(r"leveret \[?([a-z-]+)", call))]
+    options = read_options(next(block for block in blocks if block.startswith("Options:")).splitlines()[1:])
+    names = [command.name for _, some in said.sections for command in some]
+    ctl_options = read_options(said.ctl_options.splitlines())
+    # One that is named beside another: "or --config <file>".
+    for one in list(ctl_options):
+        ctl_options += [Option([name], value, one.about)
+                        for name, value in re.findall(r"or (--[a-z-]+) (<\w+>)", one.about)]
+    return {"leveret": (words, options), "leveretctl": (names, ctl_options)}
+
+
+BASH = """# bash completion for leveret and leveretctl, made by packages/manual.py
+_leveret() {
+    local current=$2 previous=$3 options commands word
+    COMPREPLY=()
+    case "${COMP_WORDS[0]##*/} ${COMP_WORDS[1]}" in
+        leveretctl\\ * | leveret\\ ctl)
+            options='@CTL_OPTIONS@' commands='@CTL_COMMANDS@' ;;
+        *)
+            options='@OPTIONS@' commands='@COMMANDS@' ;;
+    esac
+    case $previous in
+@VALUES@
+    esac
+    if [[ $current == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
+        return
+    fi
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        # The command stands there already: what is left are names and files.
+        [[ $word != ctl && " $commands " == *" $word "* && $previous != help ]] && commands=
+    done
+    mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$current"; [[ $commands ]] || compgen -f -- "$current")
+}
+complete -o filenames -F _leveret leveret leveretctl
+"""
+
+
+def bash(said: Said) -> str:
+    """The completion for bash."""
+    both = programs(said)
+    text = BASH
+    for program, prefix in (("leveret", ""), ("leveretctl", "CTL_")):
+        words, options = both[program]
+        text = text.replace(f"@{prefix}COMMANDS@", " ".join(words))
+        text = text.replace(f"@{prefix}OPTIONS@", " ".join(name for option in options for name in option.names))
+    values: Dict[str, str] = {}
+    for _, options in both.values():
+        for option in options:
+            if not option.value:
+                continue
+            does = "return"
+            if known := choices(option):
+                does = f"mapfile -t COMPREPLY < <(compgen -W '{' '.join(known)}' -- \"$current\"); return"
+            elif is_path(option):
+                does = 'mapfile -t COMPREPLY < <(compgen -f -- "$current"); return'
+            values.setdefault(" | ".join(option.names), does)
+    lines = [f"        {names}) {does} ;;" for names, does in values.items()]
+    return text.replace("@VALUES@", "\n".join(lines))
+
+
+def quoted(text: str) -> str:
+    """Text to stand within single quotes."""
+    return text.replace("'", "'\\''")
+
+
+def described(text: str) -> str:
+    """Text to stand within the brackets of one of zsh's specifications."""
+    return quoted(re.sub(r"([\[\]:])", r"\\\1", text))
+
+
+def zsh(said: Said) -> str:
+    """The completion for zsh."""
+    out = "#compdef leveret leveretctl\n# made by packages/manual.py\n"
+    for program, (words, options) in programs(said).items():
+        out += f"\n_{program}_arguments() {{\n    _arguments \\\n"
+        for option in options:
+            for name in option.names:
+                action = ""
+                if option.value:
+                    known = choices(option)
+                    action = f":value:({' '.join(known)})" if known else \
+                        ":value:_files" if is_path(option) else ":value: "
+                out += f"        '{name}[{described(option.about)}]{action}' \\\n"
+        out += f"        '1:command:({' '.join(words)})' \\\n        '*:argument:_files'\n}}\n"
+    return out + """
+if [[ $service == leveretctl ]]; then
+    _leveretctl_arguments
+elif [[ ${words[2]} == ctl && $CURRENT -gt 2 ]]; then
+    shift words
+    (( CURRENT-- ))
+    _leveretctl_arguments
+else
+    _leveret_arguments
+fi
+"""
+
+
+def fish(said: Said, program: str) -> str:
+    """The completion for fish of one name of the program."""
+    both = programs(said)
+    out = "# made by packages/manual.py\n"
+    parts = [(program, "__fish_use_subcommand", "")]
+    if program == "leveret":
+        condition = "not __fish_seen_subcommand_from ctl"
+        parts = [("leveret", "__fish_use_subcommand", condition),
+                 ("leveretctl", f"__fish_seen_subcommand_from ctl; and not __fish_seen_subcommand_from "
+                                f"{' '.join(both['leveretctl'][0])}", "__fish_seen_subcommand_from ctl")]
+    for source, begins, condition in parts:
+        words, options = both[source]
+        out += f"complete -c {program} -f -n '{begins}' -a '{' '.join(words)}'\n"
+        for option in options:
+            flags = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
+            if option.value:
+                known = choices(option)
+                flags += f" -x -a '{' '.join(known)}'" if known else " -r -F" if is_path(option) else " -x"
+            when = f" -n '{condition}'" if condition else ""
+            out += f"complete -c {program}{when} {flags} -d '{quoted(option.about)}'\n"
+    return out
+
+
+def make(binary: Path) -> Dict[str, str]:
+    """Every file, by its place under /usr/share."""
+    said = ask(binary)
+    generic = (ROOT / "boards" / "generic.toml").read_text()
+    return {
+        "man/man1/leveret.1": leveret_page(said),
+        "man/man1/leveretctl.1": leveretctl_page(said),
+        "man/man5/leveret.toml.5": reference_page(said, generic),
+        "bash-completion/completions/leveret": bash(said),
+        "bash-completion/completions/leveretctl": bash(said),
+        "zsh/vendor-completions/_leveret": zsh(said),
+        "fish/vendor_completions.d/leveret.fish": fish(said, "leveret"),
+        "fish/vendor_completions.d/leveretctl.fish": fish(said, "leveretctl"),
+    }
+
+
+def main() -> int:
+    """Writes them all."""
+    if len(sys.argv) != 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    for place, text in make(Path(sys.argv[1])).items():
+        target = Path(sys.argv[2]) / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
