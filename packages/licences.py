@@ -18,8 +18,9 @@ TARGETS = {
 }
 RULE = "-" * 80
 # What the compiler links beside the crates.
-OTHERS = """The Rust standard library (MIT OR Apache-2.0), copyright (c) The Rust Project Contributors; and, in static
-binaries, musl (MIT), copyright (c) 2005-2020 Rich Felker, et al. The text of the MIT licence is that of Leveret's own."""
+OTHERS = """Besides: the Rust standard library (MIT OR Apache-2.0), copyright (c) The Rust Project Contributors; and, in
+static binaries, musl (MIT), copyright (c) 2005-2020 Rich Felker, et al. The text of the MIT licence is that of
+Leveret's own."""
 BEFORE = """Leveret is linked with the crates below. Those under "MIT OR Apache-2.0" are used under the MIT license;
 their texts of the Apache license are /usr/share/common-licenses/Apache-2.0 word by word, so they are left out.
 A text that several share stands behind the last of them.

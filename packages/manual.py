@@ -79,7 +79,8 @@ def ask(binary: Path) -> Said:
 
 def roff(text: str) -> str:
     """Text as roff prints it unchanged."""
-    text = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace('"', "\\(dq").replace("'", "\\(aq")
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace('"', "\\(dq")
+    text = text.replace("'", "\\(aq")
     text = text.replace("^", "\\(ha").replace("~", "\\(ti")
     text = text.replace("×", "\\(mu").replace("…", "...")
     return re.sub(r"^\.", r"\\&.", text, flags=re.MULTILINE)

@@ -23,6 +23,7 @@ for word; do
     case $word in --*) shift ;; *) break ;; esac
 done
 unit=/usr/lib/systemd/system/leveret.service
+wanted=/etc/systemd/system/multi-user.target.wants/leveret.service
 pid=/run/leveret.pid
 stop() {
     [ ! -e $pid ] || {
@@ -40,15 +41,15 @@ start() {
 }
 case $1 in
     is-enabled)
-        [ -e /etc/systemd/system/multi-user.target.wants/leveret.service ] && echo enabled || { echo disabled; exit 1; } ;;
+        [ -e $wanted ] && echo enabled || { echo disabled; exit 1; } ;;
     is-active) [ -e $pid ] ;;
     stop) stop ;;
     start) [ -e $pid ] || start ;;
     restart) stop; start ;;
     daemon-reload) ;;
     preset)
-        mkdir -p /etc/systemd/system/multi-user.target.wants
-        ln -s $unit /etc/systemd/system/multi-user.target.wants/leveret.service ;;
+        mkdir -p "${wanted%/*}"
+        ln -s $unit $wanted ;;
     *) echo "systemctl: nobody thought of: $*" >&2; exit 1 ;;
 esac
 """
@@ -71,7 +72,8 @@ def wanted() -> List[str]:
     needs: Dict[str, str] = {}
     full: Dict[str, str] = {}
     waiting = list(SEEDS)
-    for line in query("${Package}\t${binary:Package}\t${Essential}\t${Pre-Depends}, ${Depends}\t${Provides}\n").splitlines():
+    form = "${Package}\t${binary:Package}\t${Essential}\t${Pre-Depends}, ${Depends}\t${Provides}\n"
+    for line in query(form).splitlines():
         name, whole, essential, depends, provides = line.split("\t")
         needs[name], full[name] = depends, whole
         for other in re.findall(r"[a-z0-9][a-z0-9.+-]*", re.sub(r"\(.*?\)", "", provides)):
@@ -97,16 +99,15 @@ class Root:
         self.folder = folder
         names = wanted()
         for place in ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "proc", "dev", "tmp", "run/systemd/system", "root",
-                      "etc/systemd/system", "var/lib/systemd", "var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers", "var/log"):
+                      "etc/systemd/system", "var/lib/systemd", "var/lib/dpkg/info", "var/lib/dpkg/updates",
+                      "var/lib/dpkg/triggers", "var/log"):
             (folder / place).mkdir(parents=True, exist_ok=True)
         for place in ("bin", "sbin", "lib", "lib64"):
             (folder / place).symlink_to(f"usr/{place}")
         self.copy_files(names)
         info = folder / "var/lib/dpkg/info"
-        # `dpkg-query -L` prints them otherwise than they stand there when something is diverted.
         for name in names:
-            for source in (Path("/var/lib/dpkg/info") / f"{name}.list",):
-                shutil.copy(source, info / source.name)
+            shutil.copy(Path("/var/lib/dpkg/info") / f"{name}.list", info)
         status = subprocess.run(["dpkg-query", "-s", *names], check=True, capture_output=True, text=True).stdout
         (folder / "var/lib/dpkg/status").write_text(status)
         (folder / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
@@ -122,7 +123,8 @@ class Root:
         places = sorted({line for line in listed.splitlines() if line.startswith("/usr/") or
                          re.match(r"^/(bin|sbin|lib|lib64)/", line)})
         # By their real names, for /bin is a link to /usr/bin; /bin/sh and the like are no package's own.
-        real = {re.sub(r"^/(bin|sbin|lib|lib64)/", r"/usr/\1/", place) for place in [*places, "/bin/sh", "/usr/bin/awk"]}
+        real = {re.sub(r"^/(bin|sbin|lib|lib64)/", r"/usr/\1/", place)
+                for place in [*places, "/bin/sh", "/usr/bin/awk"]}
         kept = sorted(place for place in real if not LEFT_OUT.match(place) and
                       (Path(place).is_symlink() or Path(place).exists()))
         kept += ["/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.cache"]
@@ -142,7 +144,8 @@ class Root:
         done = subprocess.run(
             ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--net",
              "sh", "-c", INSIDE, "sh", str(self.folder), script],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, timeout=120, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, timeout=120,
+            check=False,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"})
         if done.returncode:
             raise AssertionError(f"status {done.returncode}: {done.stdout.strip()}")
