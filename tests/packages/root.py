@@ -47,6 +47,8 @@ case $1 in
     start) [ -e $pid ] || start ;;
     restart) stop; start ;;
     daemon-reload) ;;
+    enable) [ "$2" = --now ] && start ;;
+    disable) [ "$2" = --now ] && stop ;;
     preset)
         mkdir -p "${wanted%/*}"
         ln -s $unit $wanted ;;

@@ -1,0 +1,114 @@
+"""What the README tells to type: an installation by hand, a sensor on another machine, queues that move here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import List
+
+from harness import brokers, environment
+from root import Root
+
+README = (brokers.ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """The part under a heading."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise AssertionError(f"the README has no section {title!r}")
+    return found[1]
+
+
+def blocks(title: str, language: str) -> List[str]:
+    """Its blocks of code in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+
+
+def by_hand(root: Root, binary: Path) -> None:
+    """The ten lines bring up a service, in a root where there was none, and what it says of uninstalling ends it."""
+    lines = section("Debian and Raspberry Pi OS").split("By hand,", 1)[1].split("\n\n")[1]
+    target = re.search(r"target/\S+/leveret", lines)
+    if target is None:
+        raise AssertionError(f"no binary is installed by: {lines}")
+    here = root.folder / "here"
+    shutil.copytree(brokers.ROOT / "systemd", here / "systemd")
+    (here / target[0]).parent.mkdir(parents=True)
+    shutil.copy(binary, here / target[0])
+    (root.folder / "usr/bin/sudo").write_text('#!/bin/sh\nexec "$@"\n')
+    (root.folder / "usr/bin/sudo").chmod(0o755)
+    said = root.run(f"cd /here\n{lines}\n" + """
+for try in $(seq 200); do leveretctl ping >/dev/null 2>&1 && break; sleep 0.05; done
+leveretctl ping
+stat -c '%a %U:%G %n' /etc/leveret /etc/leveret/leveret.toml
+systemctl disable --now leveret
+[ -e /run/leveret.pid ] || echo stopped
+""")
+    for line in ["750 root:leveret /etc/leveret", "640 root:leveret /etc/leveret/leveret.toml", "stopped"]:
+        if line not in said.splitlines():
+            raise AssertionError(f"it did not say {line!r}: {said}")
+
+
+def sensor(folder: Path) -> None:
+    """Certificates, configuration, user and program as they stand there, with this machine's name and a free port."""
+    port = brokers.free_port()
+
+    def here(text: str) -> str:
+        """For this machine instead of the one that is spoken of."""
+        text = text.replace("sudo ", "").replace(" -g leveret", "").replace("/etc/leveret/", f"{folder}/installed/")
+        return text.replace("broker.local", "localhost").replace("0.0.0.0:5671", f"127.0.0.1:{port}").replace(
+            "5671", str(port)).replace("the password", "secret of its own").replace('"ca.pem"', f'"{folder}/ca.pem"')
+
+    (folder / "installed").mkdir(parents=True)
+    certificates, user = blocks("A sensor on another machine", "sh")
+    config, = blocks("A sensor on another machine", "toml")
+    program, = blocks("A sensor on another machine", "python")
+    subprocess.run(["sh", "-euc", here(certificates)], cwd=folder, check=True, capture_output=True)
+    python = environment.pika_python(environment.PIKA_NEW)
+    with brokers.leveret(config=here(config)) as broker:
+        for line in here(user).splitlines():
+            words = re.sub(r"\s+#.*", "", line)
+            if words.startswith("leveretctl "):
+                command = words.replace("leveretctl", f"{broker.binary} ctl --socket {broker.data_dir}/ctl.sock", 1)
+                subprocess.run(["sh", "-c", command], input="secret of its own\n", text=True, check=True,
+                               capture_output=True)
+        subprocess.run([str(python), "-c", here(program)], check=True, timeout=60, capture_output=True)
+        counts = broker.ctl("-s", "list_queues", "name", "messages").split()
+        if counts != ["readings", "1"]:
+            raise AssertionError(f"the queues are {counts}")
+        may = subprocess.run([str(python), "-c", here(program).replace('"readings"', '"others"')], check=False,
+                             timeout=60, capture_output=True, text=True)
+        if "ACCESS_REFUSED" not in may.stderr:
+            raise AssertionError(f"it may write elsewhere: {may.stderr}")
+
+
+def moving(binary: Path) -> None:
+    """A queue of another broker moves here, whole, by the bridge as it stands there."""
+    config, = blocks("Coming from RabbitMQ", "toml")
+    definitions = '{"queues": [{"name": "orders", "vhost": "/", "durable": true, "auto_delete": false}]}'
+    with brokers.leveret(binary) as old:
+        subprocess.run([str(binary), "ctl", "--socket", str(old.data_dir / "ctl.sock"), "import_definitions", "-"],
+                       input=definitions, text=True, check=True, capture_output=True)
+        python = environment.pika_python(environment.PIKA_NEW)
+        publish = (f"import pika; c = pika.BlockingConnection(pika.ConnectionParameters(port={old.address.port})); "
+                   "h = c.channel(); h.confirm_delivery(); "
+                   "[h.basic_publish('', 'orders', b'%d' % n, pika.BasicProperties(delivery_mode=2)) "
+                   "for n in range(50)]; c.close()")
+        subprocess.run([str(python), "-c", publish], check=True, timeout=60)
+        exported = old.home / "all.json"
+        old.ctl("export_definitions", str(exported))
+        with brokers.leveret(binary, config=config.replace("old-machine", f"127.0.0.1:{old.address.port}")) as new:
+            new.ctl("import_definitions", str(exported))
+            # The queue comes after the bridge, which looks again after a pause.
+            new.ctl("resume_bridge", "move")
+            patience = time.monotonic() + 60
+            while time.monotonic() < patience:
+                counts = [re.findall(r"^orders\t(\d+)", broker.ctl("-s", "list_queues", "name", "messages"),
+                                     re.MULTILINE) for broker in (old, new)]
+                if counts == [["0"], ["50"]]:
+                    return
+                time.sleep(0.1)
+            raise AssertionError(f"messages there and here: {counts}; {new.ctl('bridge_status')}")
