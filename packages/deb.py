@@ -152,8 +152,8 @@ def lay_out(tree: Path, files: Dict[str, bytes]) -> None:
         folder.chmod(0o755)
 
 
-def build(binary: Path, architecture: str, says: Path, version: str, out: Path) -> Path:
-    """Makes the package; where it lies."""
+def build(binary: Path, architecture: str, says: Path, version: str, out: Path, compression: str = "xz") -> Path:
+    """Makes the package, compressed by one of dpkg-deb's methods; where it lies."""
     needs = dependencies(binary, architecture)
     is_static = not any(need.startswith("libc6") for need in needs)
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +178,7 @@ def build(binary: Path, architecture: str, says: Path, version: str, out: Path) 
         day = calendar.timegm(time.strptime(manual.release()[1], "%Y-%m-%d"))
         for path in [tree, *tree.rglob("*")]:
             os.utime(path, (day, day), follow_symlinks=False)
-        subprocess.run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(package)], check=True,
+        subprocess.run(["dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", str(tree), str(package)], check=True,
                        capture_output=True, env=dict(os.environ, SOURCE_DATE_EPOCH=str(day)))
     return package
 
