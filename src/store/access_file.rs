@@ -19,7 +19,8 @@
 //! definition of the log that is not newer and is not in here was deleted. The last byte of the magic is the
 //! version of the format. A restored backup has no such files; the next start makes them. The *end* stands
 //! here because what destroys the end of the log destroys what would tell of it: a clean stop notes its last
-//! commit. Versions that know nothing of it leave it out. Its CRC starts from the store's seed.
+//! commit. Versions that know nothing of it leave it out. Its CRC starts from the store's seed, so it holds in a
+//! copy that is not good, too.
 //!
 //! Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
 //! the change is done; a good copy says what the digest of the newest commit with one says, but for the
@@ -163,11 +164,11 @@ fn put_end(out: &mut Vec<u8>, end: u64, owner: &Owner) {
     out.extend_from_slice(&end.to_le_bytes());
 }
 
-fn read_end(bytes: &[u8], owner: &Owner) -> Option<u64> {
+fn read_end(bytes: &[u8], identity: &Identity) -> Option<u64> {
     let mut input = Input::new(bytes);
     let (magic, sum, end) = (input.take(4)?, input.u32()?, input.u64()?);
     let is_good =
-        *magic == END_MAGIC && sum == crc32c::crc32c_append(owner.identity.seed(), &end.to_le_bytes());
+        *magic == END_MAGIC && sum == crc32c::crc32c_append(identity.seed(), &end.to_le_bytes());
     is_good.then_some(end)
 }
 
@@ -190,7 +191,7 @@ impl Copy {
             snapshot.definitions.push(Entry { key: key.into(), version, value: value.into() });
             records = &records[taken..];
         }
-        let end = read_end(&bytes[length..], &owner).unwrap_or(0);
+        let end = read_end(&bytes[length..], &owner.identity).unwrap_or(0);
         Some(Self { number, owner, snapshot, end })
     }
 }
@@ -208,6 +209,11 @@ pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<Copy>; ACCESS_SLOTS.len()
 /// A copy that cannot be read, however often it is tried, is one that is not good: the log is still to be
 /// asked.
 fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
+    Copy::parse(&read_bytes(disk, slot)?)
+}
+
+/// A copy, good or not, as far as it says that it goes.
+fn read_bytes<D: Disk>(disk: &mut D, slot: u32) -> Option<Vec<u8>> {
     let mut bytes = vec![0; BLOCK_BYTES];
     let mut read = |bytes: &mut [u8]| (0..READS).find_map(|_| disk.read(slot, 0, bytes).ok());
     let mut known = read(&mut bytes)?;
@@ -217,13 +223,16 @@ fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
         bytes.resize(with_end, 0);
         known = read(&mut bytes)?;
     }
-    Copy::parse(&bytes[..known])
+    bytes.truncate(known);
+    Some(bytes)
 }
 
-/// The newest commit that any copy knows to have been synced, and whose it is.
+/// The newest commit that any copy knows to have been synced, for the store of this `identity`. That note is
+/// good or not by itself: a copy that a power cut has left half written may still have it.
 pub(super) fn read_end_of<D: Disk>(disk: &mut D, identity: &Identity) -> u64 {
-    let ends = copies(disk).into_iter().flatten().filter(|copy| copy.owner.identity == *identity);
-    ends.map(|copy| copy.end).max().unwrap_or(0)
+    let copies = ACCESS_SLOTS.into_iter().filter_map(|slot| read_bytes(disk, slot));
+    let end_in = |bytes: Vec<u8>| (0..bytes.len()).filter_map(|at| read_end(&bytes[at..], identity)).max();
+    copies.filter_map(end_in).max().unwrap_or(0)
 }
 
 /// Notes that a commit is the last of its life and was synced, in the copies that there are; returns the

@@ -90,12 +90,17 @@ impl Harm {
         let (mut chunks, mut contents) = (BTreeMap::new(), BTreeMap::new());
         for copy in copies {
             if let Says::Chunk { body, index, content } = &copy.says {
-                *chunks.entry((*body, *index)).or_insert(false) |= !copy.is_touched;
+                // As with messages: what is copied may leave the log where it was.
+                let last = chunks.entry((*body, *index)).or_insert((copy.segment, false));
+                if copy.segment > last.0 {
+                    *last = (copy.segment, false);
+                }
+                last.1 |= copy.segment == last.0 && !copy.is_touched;
                 contents.extend(content.map(|content| (*body, content)));
             }
         }
         let broken: BTreeSet<u64> =
-            chunks.iter().filter(|(_, is_whole)| !**is_whole).map(|((body, _), _)| *body).collect();
+            chunks.iter().filter(|(_, (_, is_whole))| !is_whole).map(|((body, _), _)| *body).collect();
         // By place: its content, the segment of its last copy, whether one there is whole, and whether one
         // lies before a commit that is. What is copied may leave the log where it was.
         let mut places: BTreeMap<(u64, u64), (u64, u64, bool, bool)> = BTreeMap::new();

@@ -2,7 +2,8 @@
 //! header, from the heads of its commits, and from what is noted beside the log.
 
 use crate::sim_disk::SimDisk;
-use leveret::store::{Log, NEWEST_SLOT, Range, Urgency, fsck::Scan};
+use leveret::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret::store::{ACCESS_SLOTS, Access, Log, NEWEST_SLOT, Range, Record, Urgency, fsck::Scan};
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
 
@@ -140,6 +141,37 @@ fn the_first_commit_of_the_oldest_segment_damaged_costs_what_was_touched_and_is_
         };
         let left: Vec<u64> = (opened.1..offset).filter(|offset| !touched.contains(offset)).collect();
         finds(&format!("{touched:?}"), &mut disk, &left, &left);
+    }
+}
+
+/// A disk without room gives up one file of access, a power cut leaves the other one half written, and then
+/// the end of the log is destroyed, so that not one head of a commit is left of it.
+#[test]
+fn a_half_written_file_of_access_still_tells_that_the_end_of_the_log_is_lost() {
+    let mut disk = new_disk();
+    let say = |disk: &mut SimDisk, log: &mut Log, version: u64, key: &[u8]| {
+        let version = u64::from(log.life()) << 32 | version;
+        let record = Record::Defined { version, key, value: Some(b"") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        turn(log, disk);
+        disk.written().last().copied().expect("it was written")
+    };
+    let (mut log, _) = open(&disk, IDENTITY);
+    let user = b"\0\x02\x05alice";
+    say(&mut disk, &mut log, 1, user);
+    say(&mut disk, &mut log, 2, &ACCESS_WRITTEN_KEY);
+    let (mut log, _) = open(&disk, IDENTITY);
+    let (slot, at) = say(&mut disk, &mut log, 1, b"\0\x02\x03bob");
+    say(&mut disk, &mut log, 2, user);
+    drop(log);
+    zero(&mut disk, slot, at as u64 / 4096..16);
+    let [given_up, half_written] = ACCESS_SLOTS;
+    zero(&mut disk, given_up, 0..1);
+    disk.flip(half_written, 70);
+    for start in 0..2 {
+        let (_, report) = open(&disk, IDENTITY);
+        assert!(report.is_damaged(), "start {start} tells it: {report:?}");
+        assert!(matches!(report.access.access, Access::InDoubt(_)), "start {start}: {report:?}");
     }
 }
 
