@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::Access;
+use rustix::fs::{Access, FsWord, PROC_SUPER_MAGIC, statfs};
 use rustix::io::Errno;
 
 use crate::config::Config;
@@ -22,6 +22,9 @@ use super::start_error::StartError;
 
 /// Where `leveret restore` puts everything until it is whole.
 pub const RESTORE_PART: &str = "restore.part";
+
+/// `SYSFS_MAGIC` of linux/magic.h.
+const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
 /// What stands where the data directory belongs.
 enum DirectoryState {
@@ -94,15 +97,27 @@ fn find(config: &Config) -> Result<DirectoryState, StartError> {
             let why = "it is no directory; move it away, or name another with data_dir (or --data-dir)";
             Err(StartError::Directory(directory.clone(), why.to_string()))
         }
-        Ok(_) => Ok(DirectoryState::Directory),
+        Ok(_) => expect_files(config, directory).map(|()| DirectoryState::Directory),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !config.store.require_store => {
-            Ok(DirectoryState::Nothing)
+            expect_files(config, parent(directory)).map(|()| DirectoryState::Nothing)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(StartError::Store(directory.clone(), OpenError::NoStore))
         }
         Err(error) => judge(config, error).map(DirectoryState::Bad),
     }
+}
+
+/// Whether the file system of `place` is one in which files can be made. What the kernel shows of itself lets
+/// root ask for that, and refuses it when it comes to it.
+fn expect_files(config: &Config, place: &Path) -> Result<(), StartError> {
+    let kind = statfs(place).map(|found| found.f_type);
+    if kind.is_ok_and(|kind| kind == PROC_SUPER_MAGIC || kind == SYSFS_MAGIC) {
+        let why = "nobody can make files there, for it shows the kernel's own; name another with data_dir (or \
+                   --data-dir)";
+        return Err(StartError::Directory(config.data_dir.clone(), why.to_string()));
+    }
+    Ok(())
 }
 
 fn parent(directory: &Path) -> &Path {

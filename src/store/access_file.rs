@@ -167,8 +167,7 @@ fn put_end(out: &mut Vec<u8>, end: u64, owner: &Owner) {
 fn read_end(bytes: &[u8], identity: &Identity) -> Option<u64> {
     let mut input = Input::new(bytes);
     let (magic, sum, end) = (input.take(4)?, input.u32()?, input.u64()?);
-    let is_good =
-        *magic == END_MAGIC && sum == crc32c::crc32c_append(identity.seed(), &end.to_le_bytes());
+    let is_good = *magic == END_MAGIC && sum == crc32c::crc32c_append(identity.seed(), &end.to_le_bytes());
     is_good.then_some(end)
 }
 

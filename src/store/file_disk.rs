@@ -36,7 +36,8 @@ use super::read_around::is_about_a_block;
 use super::recover::OpenError;
 use super::report::{Access, Report};
 
-const LOCK_NAME: &str = "lock";
+/// The file in the data directory that whoever writes there locks.
+pub const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
 const NEWEST_NAME: &str = "newest";
 const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];

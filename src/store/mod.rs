@@ -126,7 +126,7 @@ pub use counters::{Counters, SyncTimes};
 pub use definition_index::DefinitionIndex;
 pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, Unopened, is_beside_the_log, is_full};
 pub use fetch::Fetched;
-pub use file_disk::{FileDisk, make_directory};
+pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
 pub use format::Format;
 pub use identity::Identity;
 pub use index::Index;

@@ -9,11 +9,14 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat, readlinkat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -22,11 +25,27 @@ const LINKS_MAX: usize = 40;
 /// What a folder is made with that is not there.
 const FOLDER_MODE: u32 = 0o755;
 
-/// Opens the folder, which is made if need be, with those above it.
+/// The folders that had to be made, each with the one that it is in, the outermost first.
+pub(super) struct Made(Vec<(OwnedFd, OsString)>);
+
+impl Made {
+    /// Removes them again, with this file in the innermost; one with anything else in it stays.
+    pub(super) fn remove(self, file: &str) {
+        if let Some(Ok(innermost)) = self.0.last().map(|(above, name)| open_way(above, name)) {
+            let _ = unlinkat(&innermost, file, AtFlags::empty());
+        }
+        for (above, name) in self.0.iter().rev() {
+            let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Opens the folder, which is made if need be, with those above it; tells which were made.
 ///
 /// # Errors
 /// It cannot be opened or made, or somebody else's link is on the way.
-pub(super) fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
+    let mut made = Vec::new();
     let mut names: VecDeque<OsString> = names_of(path);
     let mut walked = PathBuf::from(if path.is_absolute() { "/" } else { "." });
     let mut folder = open_way(CWD, walked.as_os_str())?;
@@ -64,17 +83,22 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
             }
             continue;
         }
-        match mkdirat(&folder, &name, Mode::from_raw_mode(FOLDER_MODE)) {
-            Ok(()) => sync_names(&folder)?,
-            Err(Errno::EXIST) => {}
+        let is_made = match mkdirat(&folder, &name, Mode::from_raw_mode(FOLDER_MODE)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             // A file system that can only be read, or somebody who may only look: it may be there.
-            Err(_) if kind_of(&folder, &name)?.is_some() => {}
+            Err(_) if kind_of(&folder, &name)?.is_some() => false,
             Err(error) => return Err(error.into()),
+        };
+        let inner = open_way(&folder, &name)?;
+        let above = mem::replace(&mut folder, inner);
+        if is_made {
+            sync_names(&above)?;
+            made.push((above, name));
         }
-        folder = open_way(&folder, &name)?;
     }
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(openat(&folder, ".", flags, Mode::empty())?)
+    Ok((openat(&folder, ".", flags, Mode::empty())?, Made(made)))
 }
 
 /// A folder that was made is there after a power cut, as far as the caller may look what is there.

@@ -31,7 +31,7 @@ use rustix::process::geteuid;
 use crate::checksums::{self, Checksums};
 use crate::net::RESTORE_PART;
 use crate::store::fsck::Scan;
-use crate::store::{Disk, FileDisk, forget_access, forget_newest};
+use crate::store::{Disk, FileDisk, LOCK_NAME, forget_access, forget_newest};
 use crate::{folder, tar};
 
 /// More than any segment has.
@@ -71,14 +71,31 @@ impl Error for NotRestored {}
 /// Restores the archive into the folder, which is made if need be; says what there is then.
 ///
 /// # Errors
-/// See [`NotRestored`]; the folder is as it was.
+/// See [`NotRestored`]; the folder is as it was, and not there if it was not.
 pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     let of = |path: &Path| {
         let path = path.to_path_buf();
         move |error| NotRestored::File(path, error)
     };
     let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
-    let target = folder::open_or_make(folder).map_err(of(folder))?;
+    let (target, new) = folder::open_or_make(folder).map_err(of(folder))?;
+    let restored = restore(&mut source, archive, folder, target);
+    if restored.is_err() {
+        new.remove(LOCK_NAME);
+    }
+    restored
+}
+
+fn restore(
+    source: &mut impl Read,
+    archive: &Path,
+    folder: &Path,
+    target: OwnedFd,
+) -> Result<String, NotRestored> {
+    let of = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error| NotRestored::File(path, error)
+    };
     let mut disk = FileDisk::within(target.try_clone().map_err(of(folder))?);
     disk.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => NotRestored::InUse(folder.to_path_buf()),
@@ -88,19 +105,33 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
     let mut made = Made::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
-    let is_vouched_for = unpack(&mut source, &mut made).map_err(of(archive))?;
+    let sums = unpack(source, &mut made).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            let why = "it is cut short; copy it again, or take another backup";
+            NotRestored::NoStore(archive.to_path_buf(), why.to_string())
+        }
+        _ => NotRestored::File(archive.to_path_buf(), error),
+    })?;
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
     let scan = Scan::of(&mut part)
         .map_err(|error| NotRestored::NoStore(archive.to_path_buf(), error.to_string()))?;
     if !scan.is_good() {
         return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
     }
-    if !is_vouched_for {
-        let why = format!(
+    let why = match sums {
+        Sums::Agree => None,
+        Sums::Differ => Some(format!(
+            "it is damaged, for {0} at its end says something else of its files than what they are (unpack it \
+             with tar and sha256sum --check {0} says of which); copy it again, or take another backup",
+            checksums::NAME
+        )),
+        Sums::Missing => Some(format!(
             "it is cut short or damaged, for it does not end with {}, which says what all of it is (a backup \
              of an older version had none: if you are sure of it, unpack it with tar)",
             checksums::NAME
-        );
+        )),
+    };
+    if let Some(why) = why {
         return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
     // What a store that was removed from here said of users and permissions beside its log is not that of the
@@ -175,14 +206,28 @@ impl Drop for Made {
     }
 }
 
-/// Unpacks everything; says whether its last file says of all others what was found.
-fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<bool> {
+/// What the last file of an archive says of all others.
+enum Sums {
+    /// What was found.
+    Agree,
+    /// Something else.
+    Differ,
+    /// Nothing: it is another file.
+    Missing,
+}
+
+/// Unpacks everything.
+fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
     let owner = fstat(&made.folder)?;
-    let (mut sums, mut is_vouched_for) = (Checksums::default(), false);
+    let (mut sums, mut told) = (Checksums::default(), Sums::Missing);
     while let Some(entry) = tar::next(archive)? {
         let mut content = archive.take(entry.bytes);
         let name = &*entry.name;
-        is_vouched_for = entry.is_file && name == checksums::NAME && sums.agree(&mut content)?;
+        told = match entry.is_file && name == checksums::NAME {
+            true if sums.agree(&mut content)? => Sums::Agree,
+            true => Sums::Differ,
+            false => Sums::Missing,
+        };
         if entry.is_file && is_segment(name) && entry.bytes <= SEGMENT_BYTES_MAX {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(openat(&made.part, name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -201,7 +246,7 @@ fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<bool> {
         tar::skip_padding(archive, entry.bytes)?;
     }
     tar::skip_end(archive)?;
-    Ok(is_vouched_for)
+    Ok(told)
 }
 
 /// The broker's user is not root. The file that is open is given, whatever its name is by now.

@@ -234,6 +234,7 @@ fn check_refuses_what_a_start_refuses() {
         ("", "file", "it is no directory; move it away"),
         ("", "none/data", "none is not there; make it (mkdir -p "),
         ("", "file/data", "something on the way to it is no directory"),
+        ("", "/proc/data", "nobody can make files there"),
         ("[store]\nrequire_store = true\n", "f", "require_store"),
         ("", "cut", "a restore into it was cut short"),
     ] {
