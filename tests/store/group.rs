@@ -331,3 +331,30 @@ fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
     assert!(used <= SEGMENTS as usize - SEGMENTS_RESERVED, "{used} segments: it has the reserve");
     assert!(world.keeper.log().segments_free() <= SEGMENTS_RESERVED, "it takes all the room there is for it");
 }
+
+/// What consumers settle beside a transaction that waits for room is written, and makes that room in the end.
+#[test]
+fn settlements_beside_a_transaction_that_waits_are_written_and_make_its_room() {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut world = World::open_with(&disk, 12).expect("it opens");
+    for offset in 0..80 {
+        world.publish(INPUT, offset, 50_000);
+    }
+    world.store_all().expect("the disk is well");
+    let batch = world.transact(&[], &[50_000; 30]);
+    assert_eq!(world.store(batch), None, "there is no room for it");
+    // A few of each segment, which free nothing, and then the rest.
+    let few = (0..80).step_by(8).map(|start| (start, start + 1));
+    for (settled, left) in [(few.collect::<Vec<_>>(), 70), (vec![(0, 80)], 0)] {
+        assert_eq!(world.live(OUTPUT), 0, "nothing of it has happened");
+        for (start, end) in settled {
+            world.journal.settle_stored(Settled { queue: INPUT, start, end });
+        }
+        world.keeper.flush(NOW);
+        world.write_until(|world| world.live(INPUT) == left).expect("they are written");
+    }
+    world.store(batch).expect("there is room for it now");
+    assert_eq!(world.live(OUTPUT), 30);
+    world.check_bodies(&[50_000; 30]);
+}
