@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Dict, Iterator, List
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     "amd64": "x86_64-unknown-linux-gnu",
     "arm64": "aarch64-unknown-linux-musl",

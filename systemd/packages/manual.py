@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the manual pages and the shell completions of a leveret binary.
 
-    packages/manual.py BINARY FOLDER
+    systemd/packages/manual.py BINARY FOLDER
 
 What the pages say and the completions offer is what `leveret --help`, `leveretctl help` and boards/generic.toml say:
 it stands there and nowhere else. The same binary gives the same bytes.
@@ -17,7 +17,8 @@ import textwrap
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 KEY = re.compile(r"^(?:# )?([a-z_]+ = (?:\[.*\]|\".*\"|[^ ]+))$")
 PIECE = re.compile(r"^# --- (.*?) -+$")
 SECTION = re.compile(r"^\[([a-z]+)\]$")
@@ -93,7 +94,7 @@ def filled(text: str) -> str:
 
 def release() -> Tuple[str, str]:
     """The newest version in CHANGELOG.md, and its day."""
-    found = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    found = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (HERE / "CHANGELOG.md").read_text(), re.MULTILINE)
     if found is None:
         raise ValueError("CHANGELOG.md has no line such as: ## 0.1.0 (2026-11-22)")
     return found[1], found[2]
@@ -288,7 +289,7 @@ def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
     return {"leveret": (words, options), "leveretctl": (names, ctl_options)}
 
 
-BASH = """# bash completion for leveret and leveretctl, made by packages/manual.py
+BASH = """# bash completion for leveret and leveretctl, made by systemd/packages/manual.py
 _leveret() {
     local current=$2 previous=$3 options commands word
     COMPREPLY=()
@@ -350,7 +351,7 @@ def described(text: str) -> str:
 
 def zsh(said: Said) -> str:
     """The completion for zsh."""
-    out = "#compdef leveret leveretctl\n# made by packages/manual.py\n"
+    out = "#compdef leveret leveretctl\n# made by systemd/packages/manual.py\n"
     for program, (words, options) in programs(said).items():
         out += f"\n_{program}_arguments() {{\n    _arguments \\\n"
         for option in options:
@@ -378,7 +379,7 @@ fi
 def fish(said: Said, program: str) -> str:
     """The completion for fish of one name of the program."""
     both = programs(said)
-    out = "# made by packages/manual.py\n"
+    out = "# made by systemd/packages/manual.py\n"
     parts = [(program, "__fish_use_subcommand", "")]
     if program == "leveret":
         condition = "not __fish_seen_subcommand_from ctl"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a Debian package of a leveret binary.
 
-    packages/deb.py --binary FILE --architecture amd64|arm64|armhf [--says FILE] [--version V] [--out FOLDER]
+    systemd/packages/deb.py --binary FILE --architecture amd64|arm64|armhf [--says FILE] [--version V] [--out FOLDER]
 
 The binary of arm64 and armhf is the static one (README.md says how it is built); armhf is ARMv6 code, so that it runs
 on every Raspberry Pi. --says names a binary of the same version that runs here: the manual pages and completions are
@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import licences  # noqa: E402
 import manual  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 # EM_X86_64, EM_AARCH64 and EM_ARM of the ELF header, with the class: 64 or 32 bits.
 MACHINES = {"amd64": (62, 2), "arm64": (183, 2), "armhf": (40, 1)}
 # There is no list or forge of its own yet: who builds packages for others says who he is, as Debian's tools have it.
@@ -68,7 +69,7 @@ def changelog(version: str) -> str:
     """CHANGELOG.md as Debian has it."""
     newest, day = manual.release()
     stamp = time.strftime("%a, %d %b %Y 00:00:00 +0000", time.strptime(day, "%Y-%m-%d"))
-    part = (ROOT / "CHANGELOG.md").read_text().split(f"## {newest} ({day})\n", 1)[1].split("\n## ", 1)[0]
+    part = (HERE / "CHANGELOG.md").read_text().split(f"## {newest} ({day})\n", 1)[1].split("\n## ", 1)[0]
     points = [" ".join(point.split()) for point in re.split(r"^- ", part, flags=re.MULTILINE)[1:]]
     lines = [textwrap.fill(point, 76, initial_indent="  * ", subsequent_indent="    ") for point in points]
     return f"leveret ({version}) stable; urgency=medium\n\n" + "\n".join(lines) + f"\n\n -- {MAINTAINER}  {stamp}\n"
@@ -170,7 +171,7 @@ def build(binary: Path, architecture: str, says: Path, version: str, out: Path, 
         (about / "md5sums").write_text(sums)
         for name in ("control", "conffiles", "md5sums"):
             (about / name).chmod(0o644)
-        for script in (ROOT / "packages" / "debian").iterdir():
+        for script in (HERE / "debian").iterdir():
             shutil.copy(script, about / script.name)
             (about / script.name).chmod(0o755)
         out.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def main() -> int:
     try:
         print(build(said.binary, said.architecture, said.says or said.binary, said.version, said.out))
     except (Mistake, licences.NoText) as mistake:
-        print(f"packages/deb.py: {mistake}", file=sys.stderr)
+        print(f"systemd/packages/deb.py: {mistake}", file=sys.stderr)
         return 1
     return 0
 
