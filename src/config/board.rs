@@ -49,8 +49,8 @@ pub const BOARDS: [Board; 7] = [
     Board { name: "pi-5", text: include_str!("../../boards/pi-5.toml"), memory_bytes_min: 3_600_000_000 },
 ];
 
-/// The best profile for models that begin like this, the first match.
-const MODELS: [(&str, &str); 12] = [
+/// The best profile for models whose names have this in them, the first match.
+const MODELS: [(&str, &str); 16] = [
     ("Raspberry Pi Zero 2", "pi-3"),
     ("Raspberry Pi Zero", "pi-zero-w"),
     ("Raspberry Pi Model", "pi-zero-w"),
@@ -63,6 +63,12 @@ const MODELS: [(&str, &str); 12] = [
     ("Raspberry Pi 5", "pi-5"),
     ("Raspberry Pi Compute Module 5", "pi-5"),
     ("Raspberry Pi", "pi-4"),
+    // One core, 512 MB.
+    ("BeagleBone", "pi-zero-w"),
+    // Two or four cores like those of a Pi 3 or a little better, 1 to 8 GB, and eMMC, which wears as a card does.
+    ("i.MX8", "pi-4"),
+    ("iMX8", "pi-4"),
+    ("MX8M", "pi-4"),
 ];
 
 /// What is known of the machine.
@@ -114,7 +120,7 @@ impl Machine {
                 && self.group_bytes.is_none_or(|group| needed_bytes(board) <= group)
         };
         let by_model = self.model.as_deref().and_then(|model| {
-            let (_, name) = MODELS.iter().find(|(start, _)| model.starts_with(start))?;
+            let (_, name) = MODELS.iter().find(|(part, _)| model.contains(part))?;
             BOARDS.iter().position(|board| board.name == *name)
         });
         let Some(most) = by_model.or_else(|| (!fits(&BOARDS[0])).then_some(BOARDS.len() - 1)) else {
@@ -223,11 +229,25 @@ mod tests {
         chosen("Raspberry Pi 5 Model B Rev 1.1", 2_070, "pi-4");
     }
 
+    /// As the device trees of their makers name them.
+    #[test]
+    fn gateways_get_the_profile_of_the_pi_they_are_like() {
+        chosen("TI AM335x BeagleBone Black", 510, "pi-zero-w");
+        chosen("SanCloud BeagleBone Enhanced", 1_020, "pi-zero-w");
+        chosen("NXP i.MX8MPlus EVK board", 5_800, "pi-4");
+        chosen("FSL i.MX8MM EVK board", 2_020, "pi-4");
+        chosen("Toradex Verdin iMX8M Mini WB on Dahlia Board", 2_020, "pi-4");
+        chosen("Variscite DART-MX8M-MINI", 980, "pi-3");
+        chosen("NXP i.MX8MNano DDR4 EVK board", 470, "pi-zero-w");
+    }
+
     #[test]
     fn an_unknown_model_is_judged_by_its_memory() {
+        chosen("linux,dummy-virt", 1_000, "generic");
+        chosen("linux,dummy-virt", 240, "router-128");
+        chosen("linux,dummy-virt", 55, "router-64");
         chosen("GL.iNet GL-MT300N-V2", 60, "router-64");
         chosen("GL.iNet GL-AR300M", 122, "router-128");
-        chosen("TI AM335x BeagleBone Black", 510, "pi-zero-w");
         chosen("", 24_000, "generic");
         chosen("Some Industrial Computer", 1_000, "generic");
         chosen("", 20, "router-64");
