@@ -6,6 +6,7 @@
 //! | `own_id` | what a message is known by beyond this broker |
 //! | `marks` | the headers that a message gets on its way |
 //! | `backoff` | when to try again |
+//! | `pace` | how fast messages leave |
 //! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
 //! | `content` | the frames of a content that comes in |
 //! | `flights` | what was sent and is not confirmed |
@@ -31,6 +32,7 @@ mod content;
 mod flights;
 mod marks;
 mod own_id;
+mod pace;
 mod writer;
 
 pub use arrivals::Arrivals;
@@ -41,6 +43,7 @@ pub use content::Content;
 pub use flights::{Flight, Flights, Refusal};
 pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};
 pub use own_id::{Origin, OwnId};
+pub use pace::Pace;
 pub use writer::{Progress, write_head, write_publish};
 
 /// Bytes that the messages under way of one link take at most.

@@ -167,12 +167,13 @@ impl Broker {
         targets: &[QueueId],
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues[queue.index()].backlog.needs_chunk()).count();
-        if !self.fifo_pool.may_take(|| owner_of(vhost), needed, 0) {
+        if !self.fifo_pool.may_take(|| owner_of(vhost), needed + self.promised.chunks, 0) {
             return false;
         }
         let logged = self.logged_targets(cx, message, targets);
         let takes = logged == 0
             || cx.journal.takes_group()
+                && cx.journal.fits_transaction(self.promised.logged + 1)
                 && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.journal.admit(bytes, logged).is_ok();
         if !takes {

@@ -75,12 +75,13 @@ impl Broker {
 
     // ---- what is too much
 
-    /// The length rules: the oldest make room for the newest.
+    /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters wait
+    /// for its end: what it publishes has been promised room.
     pub(super) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut left = COMMAND_STEP;
         if !self.has_dead_letters(queue) {
             while self.is_over_length(queue) && self.drop_first(cx, queue) {}
-        } else if !self.trim_by(cx, queue, &mut left) {
+        } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
             self.note_shed(queue);
         }
     }

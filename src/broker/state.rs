@@ -24,6 +24,7 @@ use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting};
 use super::routing::Routing;
 use super::shedding::Shedding;
+use super::transaction::Promised;
 use super::waiters::Waiters;
 use super::watch::Watch;
 
@@ -147,6 +148,8 @@ pub struct Broker {
     pub(super) connection_serial: u32,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     pub(super) releases: u64,
+    /// What the commit that is being carried out may still need.
+    pub(super) promised: Promised,
     /// Connections with a consumer that was refused because they have their share of deliveries.
     pub(super) over_share: Waiters<ConnectionId>,
 }
@@ -222,6 +225,7 @@ impl Broker {
             log_shares: LogShares::default(),
             connection_serial: 0,
             releases: 0,
+            promised: Promised::default(),
             over_share: Waiters::with_capacity(connections),
         };
         broker.begin_access()?;

@@ -20,6 +20,16 @@ use super::{Broker, Context};
 /// Routing all of its messages may take as long as routing so many of the worst.
 const COMMIT_TIMES: u32 = 8;
 
+/// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or
+/// the commit would end half-way.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Promised {
+    /// Chunks for entries.
+    pub(super) chunks: usize,
+    /// Messages for the log.
+    pub(super) logged: usize,
+}
+
 impl Broker {
     pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
         let mode = &mut self.channels[channel.index()].mode;
@@ -95,12 +105,13 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
-        self.check_commit_fits(cx, channel, targets)?;
+        self.promised = self.check_commit_fits(cx, channel, targets)?;
         // It took no longer than it may when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
+        self.promised = Promised::default();
         let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         if cx.journal.said() != said {
             cx.await_batch(batch);
@@ -133,6 +144,7 @@ impl Broker {
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
             assert!(outcome != Outcome::Wait, "a commit never waits");
         }
+        self.promised = Promised::default();
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
             // For a queue that is being deleted the deletion is what settles.
@@ -196,7 +208,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Promised, Fault> {
         let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else {
             panic!("only a transaction is committed");
         };
@@ -205,6 +217,7 @@ impl Broker {
         self.limit_routing(cx.work, COMMIT_TIMES);
         self.weigh_log(cx.journal);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
+        let mut chunks = 0;
         while let Some(message) = next {
             next = cx.messages.link(message);
             self.route_again(cx, channel, message, targets)?;
@@ -224,7 +237,7 @@ impl Broker {
                 self.check_log(cx.journal, self.channels[channel.index()].vhost, log_bytes)?;
             }
             // Asked each time, so that what is far too much is not routed to its end first.
-            let chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
+            chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
             if !self.fifo_pool.may_take(|| owner, chunks, 0) || targets.len() > self.fan_out_max() {
                 return Err(self.out_of("queue_entries_max"));
             }
@@ -232,7 +245,7 @@ impl Broker {
         if returns > self.deliveries.room() {
             return Err(self.out_of("unacknowledged_max"));
         }
-        Ok(())
+        Ok(Promised { chunks, logged })
     }
 
     /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.

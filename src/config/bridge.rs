@@ -3,8 +3,9 @@
 //! Always true: what is not built is refused by its name; variables are filled in once, when the file is
 //! read; the password is shown to nobody.
 
-use std::fs;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::{fmt, fs};
 
 use toml::de::DeValue;
 
@@ -59,6 +60,8 @@ pub struct Bridge {
     pub reconnect_max_ms: u32,
     /// How long the upstream may take to confirm, in milliseconds.
     pub confirm_timeout_ms: u32,
+    /// The most that is forwarded in a second; `None`: as much as the link takes.
+    pub drain_rate: Option<DrainRate>,
     /// The largest body that the upstream takes, in bytes.
     pub message_size_max: u32,
     /// How many bridges a message may cross.
@@ -78,6 +81,46 @@ pub struct UpstreamTls {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// What the upstream's certificate is to be made out to, when that is not the host of its address.
     pub server_name: Option<String>,
+}
+
+/// So much in a second, more than 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DrainRate {
+    /// A bare number.
+    Messages(u32),
+    /// A size: of messages with their properties, as they are on the wire without TLS.
+    Bytes(u32),
+}
+
+impl FromStr for DrainRate {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let is_bare = text.bytes().all(|octet| octet.is_ascii_digit());
+        let rate = match is_bare {
+            true => text.parse().map(|Count(count)| Self::Messages(count)),
+            false => text.parse().map(|Bytes(bytes)| Self::Bytes(bytes)),
+        };
+        match rate {
+            Ok(Self::Messages(0) | Self::Bytes(0)) => {
+                Err(BadValue::new(text, "a rate: leave drain_rate out for none, or pause the bridge"))
+            }
+            Err(_) => Err(BadValue::new(
+                text,
+                "a rate: write a number of messages a second, like 100, or of bytes, like \"20KB\"",
+            )),
+            rate => rate,
+        }
+    }
+}
+
+impl fmt::Display for DrainRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Messages(count) => count.fmt(f),
+            Self::Bytes(bytes) => Bytes(*bytes).fmt(f),
+        }
+    }
 }
 
 /// From a queue to a queue or an exchange.
@@ -130,6 +173,7 @@ super::transports::words! {
 
 read_from_text! {
     Refused;
+    DrainRate;
 }
 
 section! {
@@ -146,6 +190,7 @@ section! {
         heartbeat: Seconds,
         reconnect_max: Millis,
         confirm_timeout: Millis,
+        drain_rate: DrainRate,
         message_size_max: Bytes<u32>,
         hops_max: Count<u16>,
         parked: Name,
@@ -312,6 +357,7 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         heartbeat_s: said.heartbeat.map_or(HEARTBEAT_S_DEFAULT, |time| time.0),
         reconnect_max_ms: said.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
         confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
+        drain_rate: said.drain_rate,
         message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
         hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
         parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
@@ -373,6 +419,7 @@ impl Bridge {
             format!("hops_max = {}", self.hops_max),
             format!("parked = {:?}", self.parked),
         ];
+        lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
         let UpstreamTls { ca_file, identity, server_name } = &self.tls;
         let (certificate, key) =
             identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
@@ -441,9 +488,24 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_of_messages_or_of_bytes() {
+        for (said, rate) in [
+            ("5", DrainRate::Messages(5)),
+            ("\"20KB\"", DrainRate::Bytes(20_000)),
+            ("\"1500B\"", DrainRate::Bytes(1_500)),
+        ] {
+            let bridges = read(&format!("{PLANT}drain_rate = {said}\n{RULE}")).expect("it is right");
+            assert_eq!(bridges[0].drain_rate, Some(rate));
+            let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+            assert_eq!(again[0].drain_rate, Some(rate));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_line() {
         for (text, line, part) in [
-            (format!("{PLANT}drain_rate = 5\n{RULE}"), 4, "unknown key drain_rate"),
+            (format!("{PLANT}drain_rate = 0\n{RULE}"), 4, "leave drain_rate out"),
+            (format!("{PLANT}drain_rate = \"fast\"\n{RULE}"), 4, "messages a second"),
             (format!("{PLANT}link = \"on_demand\"\n{RULE}"), 4, "unknown key link"),
             (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
             (PLANT.to_string(), 1, "has nothing to do"),

@@ -111,9 +111,10 @@ impl<P: Platform> Engine<P> {
         if let Some((bridge, _)) = self.bridges.get(link.id) {
             let window = if bridge.careful > 0 { 1 } else { usize::from(bridge.config.window) };
             let mut outbox = self.broker.outbox(id);
-            let mut begun = forward.begun;
+            let (mut begun, mut left) = (forward.begun, bridge.pace.left(self.now));
+            let has_room = |written: usize| forward.flights.len() + written < window && !link.is_draining;
             while filled.len < page.len()
-                && (begun > 0 || forward.flights.len() + written.len() < window && !link.is_draining)
+                && (begun > 0 || left > 0 && has_room(written.len()))
                 && let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source())
             {
                 let own =
@@ -142,8 +143,10 @@ impl<P: Platform> Engine<P> {
                     break;
                 }
                 filled.len += len;
+                left -= bridge.pace.cost(progress.total);
                 let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
-                written.push(Written { tag, id: own, rule: rule as u8, is_repeat, end: filled.len });
+                let bytes = progress.total;
+                written.push(Written { tag, id: own, rule: rule as u8, is_repeat, bytes, end: filled.len });
                 begun = 0;
                 outbox.advance();
             }
@@ -165,6 +168,7 @@ impl<P: Platform> Engine<P> {
         if sent > 0 {
             link.client.note_sent(now);
         }
+        let mut pace = self.bridges.get(link.id).map(|(bridge, _)| bridge.pace);
         let written = core::mem::take(&mut self.bridges.written);
         let before = forward.begun;
         let (mut count, mut repeats, mut start) = (0_u32, 0, 0);
@@ -174,6 +178,7 @@ impl<P: Platform> Engine<P> {
             }
             forward.flights.launch(message.tag, message.id, message.rule);
             repeats += u64::from(message.is_repeat);
+            pace.iter_mut().for_each(|pace| pace.note_sent(now, message.bytes));
             (count, start) = (count + 1, message.end);
         }
         // What is left is some of the next message, of which some may have gone before.
@@ -188,6 +193,9 @@ impl<P: Platform> Engine<P> {
         );
         self.bridges.written = written;
         let is_whole = forward.begun == 0;
+        if let Some((bridge, pace)) = self.bridges.get_mut(link.id).zip(pace) {
+            bridge.pace = pace;
+        }
         if let Some(state) = self.bridges.link_mut(link.id) {
             state.counts.repeats += repeats;
         }

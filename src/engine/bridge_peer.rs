@@ -62,8 +62,13 @@ impl<P: Platform> Engine<P> {
         let is_read = *waiting == Waiting::No;
         let timeout =
             self.bridges.get(link.id).map_or(u64::MAX, |(bridge, _)| bridge.config.confirm_timeout_ms.into());
+        // With nothing to send that costs a look, and no more: by then it may go.
+        let next = match self.bridges.get(link.id).filter(|_| matches!(link.flow, Flow::Forward(_))) {
+            Some((bridge, _)) => bridge.pace.deadline(self.now),
+            None => Deadline::NEVER,
+        };
         let deadline = match ending {
-            Ending::No => link.deadline(is_read, timeout),
+            Ending::No => link.deadline(is_read, timeout).earlier(next),
             _ => Deadline::NEVER,
         };
         if *ending == Ending::No && link.is_draining && link.is_idle() {
@@ -152,7 +157,9 @@ impl<P: Platform> Engine<P> {
                     Cause::new(format_args!("it has confirmed nothing for {timeout} ms, though it is owed"));
                 return engine.lose_link(id, link, cause);
             }
-            if !link.client.pending().is_empty() {
+            // Messages may have waited for their pace.
+            let is_forward = matches!(link.flow, Flow::Forward(_));
+            if is_forward || !link.client.pending().is_empty() {
                 engine.list_to_write(id);
             }
         });

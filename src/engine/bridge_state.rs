@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 
 use crate::admin::request_context::PARKED_CAUSES;
-use crate::bridge::{Backoff, Cause, Origin, OwnId, Refusal, parked};
+use crate::bridge::{Backoff, Cause, Origin, OwnId, Pace, Refusal, parked};
 use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, Rule};
 use crate::mem::{MessageId, Messages};
@@ -60,6 +60,8 @@ pub(super) struct Written {
     pub(super) id: OwnId,
     pub(super) rule: u8,
     pub(super) is_repeat: bool,
+    /// Octets of all of it.
+    pub(super) bytes: u64,
     /// Where its last octet stands.
     pub(super) end: usize,
 }
@@ -88,6 +90,8 @@ pub(super) struct Bridge {
     pub(super) retried: Option<Cause>,
     /// So many messages are sent one by one, to find the one over which the upstream closes its channel.
     pub(super) careful: usize,
+    /// How fast messages are forwarded.
+    pub(super) pace: Pace,
 }
 
 /// Where a link is.
@@ -193,7 +197,7 @@ impl Bridges {
         self.note_due = self.note_due.earlier(now.after_ms(NOTED_EVERY_MS));
         let state = |rules: &[Rule]| (!rules.is_empty()).then(|| LinkState::new(config.upstream.len(), now));
         let links = [state(&config.forward), state(&config.fetch)];
-        let serial = self.serials;
+        let (serial, pace) = (self.serials, Pace::new(config.drain_rate, now));
         self.places.push(Bridge {
             config,
             serial,
@@ -204,6 +208,7 @@ impl Bridges {
             retry: None,
             retried: None,
             careful: 0,
+            pace,
         });
     }
 

@@ -233,6 +233,48 @@ fn what_a_full_queue_refuses_is_told_and_goes_on() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
+/// What a queue gives up in the middle of a transaction does not take the places that the rest of it needs.
+#[test]
+fn a_commit_is_whole_though_its_first_messages_push_others_out() {
+    for overflow in ["drop-head", "reject-publish-dlx"] {
+        let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
+        let at = house.connect();
+        let arguments = table(|t| {
+            t.int("x-max-length", 1)?;
+            t.text("x-overflow", overflow)?;
+            t.text("x-dead-letter-exchange", "amq.direct")
+        });
+        declare(&mut house, at, "q", false, &arguments);
+        let queues = |exchange: &'static str, count: usize| {
+            (0..count).map(move |number| (exchange, format!("{number} of {exchange}")))
+        };
+        for (exchange, queue) in queues("amq.direct", 12).chain(queues("amq.fanout", 6)) {
+            house.declare(at, &queue, false);
+            let (queue, routing_key, arguments) = (&*queue, "q", &[][..]);
+            house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        }
+        house.done(at, Command::TxSelect);
+        for exchange in ["", "", "amq.fanout"] {
+            let message = message_to(&mut house, exchange, "q", &[0, 0], b"x");
+            house.done(at, Command::Publish { message, mandatory: false });
+        }
+        house.done(at, Command::TxCommit);
+        let at = house.connect();
+        for (_, queue) in queues("amq.fanout", 6) {
+            assert_eq!(house.ready(at, &queue), 1, "{overflow}: {queue}");
+            empty(&mut house, at, &queue);
+        }
+        house.turns(at);
+        assert_eq!(house.ready(at, "q"), 1, "{overflow}");
+        let letters = if overflow == "drop-head" { 1 } else { 0 };
+        for (_, queue) in queues("amq.direct", 12) {
+            assert_eq!(empty(&mut house, at, &queue).len(), letters, "{overflow}: {queue}");
+        }
+        empty(&mut house, at, "q");
+        assert_eq!((house.messages.messages_used(), house.broker.gauges().chunks), (0, 0), "{overflow}");
+    }
+}
+
 #[test]
 fn a_message_that_comes_back_too_often_is_given_up() {
     let mut house = House::new(64);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule, UpstreamTls};
+use leveret::config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
 use leveret::config::upstream::Upstream;
 use leveret::limits::Limits;
 use leveret::wire::{
@@ -48,6 +48,7 @@ fn bridge() -> Bridge {
         heartbeat_s: 10,
         reconnect_max_ms: 8_000,
         confirm_timeout_ms: 60_000,
+        drain_rate: None,
         message_size_max: 1 << 20,
         hops_max: 8,
         parked: "parked".into(),
@@ -202,6 +203,25 @@ fn a_window_is_filled_and_goes_on_with_what_is_confirmed() {
     far.say(1, &ack(10, true));
     world.run();
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
+}
+
+#[test]
+fn a_rate_holds_back_what_the_window_would_let_go() {
+    let config = Bridge { drain_rate: Some(DrainRate::Messages(20)), window: 64, ..bridge() };
+    let (mut world, mut far) = world(config);
+    open(&mut world, &mut far);
+    fill(&mut world, 60);
+    let (mut sent, mut times) = (far.published().len(), 0);
+    assert!((1..=3).contains(&sent), "{sent} went at once");
+    while sent < 60 {
+        world.pass_ms(50);
+        world.run();
+        let more = far.published().len();
+        assert!(more <= 2, "{more} in a twentieth of a second");
+        (sent, times) = (sent + more, times + 1);
+        assert!(times <= 62, "{sent} after {times} twentieths");
+    }
+    assert!(times >= 57, "{times} twentieths of a second for 60 messages");
 }
 
 #[test]
