@@ -176,7 +176,9 @@ impl Journal {
         queue_bytes_max: u64,
         is_file_system_full: bool,
     ) {
-        if bytes > self.disk_room_bytes || queue_bytes_max > self.queue_bytes_max {
+        // Of less in all, less is kept for others, too.
+        let is_divided_anew = bytes_max != self.disk_bytes_max;
+        if bytes > self.disk_room_bytes || queue_bytes_max > self.queue_bytes_max || is_divided_anew {
             self.room_made += 1;
         }
         self.is_file_system_full = is_file_system_full;

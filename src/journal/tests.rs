@@ -261,4 +261,6 @@ fn a_larger_share_for_one_queue_is_room_too() {
     let before = journal.room_made();
     journal.set_disk_room((900, 8000), 500, false);
     assert_eq!(journal.room_made(), before, "and with less of everything nobody may");
+    journal.set_disk_room((900, 7000), 500, false);
+    assert!(journal.room_made() > before, "less is kept for other virtual hosts");
 }
