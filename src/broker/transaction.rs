@@ -127,13 +127,12 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
         let transaction = self.take_transaction(channel);
-        let mut next = transaction.first;
+        let (mut next, mut is_refused) = (transaction.first, false);
         while let Some(message) = next {
             next = cx.messages.link(message);
             let mandatory = cx.messages.is_mandatory(message);
             self.route_again(cx, channel, message, targets)?;
-            // That everything fits was made sure of; what a queue's own policy refuses is dropped, for
-            // nobody can be told inside a transaction.
+            // That everything fits was made sure of, but for what a queue's own policy refuses.
             let publish = Publish {
                 channel,
                 mandatory,
@@ -143,6 +142,7 @@ impl Broker {
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
             assert!(outcome != Outcome::Wait, "a commit never waits");
+            is_refused |= outcome == Outcome::PublishRefused;
         }
         self.promised = Promised::default();
         let mut settlements = transaction.settlements;
@@ -153,7 +153,7 @@ impl Broker {
         while let Some((index, settlement)) = self.deliveries.next_decided(&mut settlements) {
             self.settle_one(cx, index, settlement);
         }
-        Ok(Outcome::Done)
+        if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
     }
 
     pub(super) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
@@ -297,6 +297,11 @@ fn too_much_to_write() -> Fault {
              raise messages_max in this broker's configuration"
         ),
     )
+}
+
+/// 406, in RabbitMQ's words: a full queue refused a message, and all else has happened.
+fn partly_completed() -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("partial tx completion"))
 }
 
 fn cannot_switch(from: &str, to: &str) -> Fault {
