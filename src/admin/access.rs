@@ -108,6 +108,7 @@ fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[Str
 
 /// What is said of a user; what is not said stays.
 struct UserBody {
+    password: Option<String>,
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
     tags: Option<String>,
@@ -116,6 +117,7 @@ struct UserBody {
 impl UserBody {
     fn read(mut fields: Fields) -> Result<Self, String> {
         Ok(Self {
+            password: fields.text_if_said("password")?,
             password_hash: fields.text_if_said("password_hash")?,
             hashing_algorithm: fields.text_if_said("hashing_algorithm")?,
             tags: fields.text_if_said("tags")?,
@@ -128,6 +130,9 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
         Ok(said) => said,
         Err(why) => return bad_request(&why),
     };
+    if said.password.is_some() {
+        return bad_request("a password is taken as password_hash and hashing_algorithm only");
+    }
     let exists = (0..context.broker.user_places())
         .filter_map(|place| context.broker.user_at(place))
         .any(|view| view.name == user);

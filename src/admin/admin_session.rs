@@ -11,10 +11,12 @@
 
 use super::answer::{Answer, OUTPUT_BYTES_MAX, problem};
 use super::api;
-use super::http::{self, Parsed, Status};
+use super::gate;
+use super::http::{self, Head, Parsed, Status};
 use super::listing::{Listing, Room};
 use super::request_context::RequestContext;
 use crate::journal::Batch;
+use crate::password::PasswordCheck;
 
 /// The longest request, head and body, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -34,8 +36,12 @@ enum State {
     Changing(u64, Status, Vec<u8>),
     /// When this is durable, the store's files are held still.
     Holding(Batch),
+    /// The password that the request in the input came with is being checked.
+    Checking,
     /// The rows of an answer are being written.
     Listing(Box<Listing>),
+    /// So much of a file is still to be written.
+    Sending(&'static [u8]),
     /// Nothing more is read; what is there is written, then it is over.
     Ending,
 }
@@ -51,6 +57,34 @@ pub struct AdminSession {
     is_last: bool,
     /// What is in the input is no whole request.
     is_partial: bool,
+    caller: Caller,
+    /// A refused login is to be answered so that a browser asks for another one.
+    challenges: bool,
+    /// What somebody has to take the time to check.
+    check: Option<Box<PasswordCheck>>,
+    /// What came of that, for the request in the input.
+    is_login_right: Option<bool>,
+}
+
+/// What the input is.
+enum Looked {
+    /// No whole request.
+    Partial,
+    /// Nothing that can be answered but with this.
+    Refused(Status),
+    /// A request of so many bytes, and its answer.
+    Answered(Answer, usize),
+    /// One whose password must be checked first.
+    Checking(Box<PasswordCheck>),
+}
+
+/// Who is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Caller {
+    /// Whom the control socket let in, who may do everything.
+    Operator,
+    /// Somebody on the network, who logs in with every request.
+    Network { from_loopback: bool },
 }
 
 impl Default for AdminSession {
@@ -62,11 +96,48 @@ impl Default for AdminSession {
             state: State::Reading,
             is_last: false,
             is_partial: false,
+            caller: Caller::Operator,
+            challenges: false,
+            check: None,
+            is_login_right: None,
         }
     }
 }
 
 impl AdminSession {
+    /// Of a client of the management API, perhaps of this very machine.
+    pub fn of_network(from_loopback: bool) -> Self {
+        Self { caller: Caller::Network { from_loopback }, ..Self::default() }
+    }
+
+    /// Whether it is one of those.
+    pub const fn is_of_network(&self) -> bool {
+        matches!(self.caller, Caller::Network { .. })
+    }
+
+    /// Whether nothing has begun that is not over.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.state, State::Reading) && self.input.is_empty() && self.output().is_empty()
+    }
+
+    /// Whether it waits for a password to be checked.
+    pub const fn is_checking(&self) -> bool {
+        matches!(self.state, State::Checking)
+    }
+
+    /// A password that has to be checked before the session goes on; [`Self::note_login`] says what came of
+    /// it.
+    pub const fn take_check(&mut self) -> Option<Box<PasswordCheck>> {
+        self.check.take()
+    }
+
+    /// The request is looked at once more, and its password was right or wrong.
+    pub fn note_login(&mut self, is_right: bool) {
+        if matches!(self.state, State::Checking) {
+            (self.state, self.is_login_right) = (State::Reading, Some(is_right));
+        }
+    }
+
     /// How many more bytes of input are taken now.
     pub fn room(&self) -> usize {
         match self.state {
@@ -105,8 +176,21 @@ impl AdminSession {
                 }
             }
             State::Listing(_) => self.list(context),
-            State::Reading | State::Holding(_) | State::Waiting(..) | State::Changing(..) | State::Ending => {
+            State::Sending(rest) => {
+                let now =
+                    rest.len().min(OUTPUT_BYTES_ENOUGH.saturating_sub(self.output.len() - self.written));
+                self.output.extend_from_slice(&rest[..now]);
+                *rest = &rest[now..];
+                if rest.is_empty() {
+                    self.finish();
+                }
             }
+            State::Reading
+            | State::Checking
+            | State::Holding(_)
+            | State::Waiting(..)
+            | State::Changing(..)
+            | State::Ending => {}
         }
     }
 
@@ -120,7 +204,7 @@ impl AdminSession {
 
     /// Whether there is something to be written, now or by [`Self::fill`], without anything new from outside.
     pub fn has_output(&self) -> bool {
-        !self.output().is_empty() || matches!(self.state, State::Listing(_))
+        !self.output().is_empty() || matches!(self.state, State::Listing(_) | State::Sending(_))
     }
 
     /// Bytes to be written.
@@ -131,6 +215,9 @@ impl AdminSession {
     /// The first `count` bytes of the output are written.
     pub fn wrote(&mut self, count: usize) {
         self.written += count;
+        if matches!(self.state, State::Sending(_)) {
+            self.output.drain(..core::mem::take(&mut self.written));
+        }
         if self.written == self.output.len() {
             self.written = 0;
             self.output.clear();
@@ -157,25 +244,48 @@ impl AdminSession {
             return;
         }
         let input = core::mem::take(&mut self.input);
-        let parsed = http::parse(&input, REQUEST_BYTES_MAX);
-        if matches!(parsed, Parsed::NeedMore) {
-            drop(parsed);
-            self.input = input;
-            self.is_partial = true;
-            return;
-        }
-        match parsed {
-            Parsed::NeedMore => {}
-            Parsed::Refused(status) => {
+        match self.look(&input, context) {
+            Looked::Partial => (self.input, self.is_partial) = (input, true),
+            Looked::Refused(status) => {
                 self.is_last = true;
                 self.answer(status, &problem("bad_request", "the request cannot be understood"));
             }
-            Parsed::Request(request, end) => {
-                self.is_last = request.is_last;
-                let answer = api::handle(&request, context);
+            Looked::Answered(answer, end) => {
                 self.input.extend_from_slice(&input[end..]);
                 self.begin(answer, context);
             }
+            // The request is looked at again when that is done.
+            Looked::Checking(check) => {
+                (self.check, self.state, self.input) = (Some(check), State::Checking, input);
+            }
+        }
+    }
+
+    /// What is to be done about the input.
+    fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
+        let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
+            Parsed::NeedMore => return Looked::Partial,
+            Parsed::Refused(status) => return Looked::Refused(status),
+            Parsed::Request(request, end) => (request, end),
+        };
+        self.is_last = request.is_last;
+        self.challenges = !request.origin.is_script;
+        let answer = match self.caller {
+            Caller::Operator => Ok(api::handle(&request, context)),
+            Caller::Network { from_loopback } => {
+                gate::handle(&request, context, from_loopback, self.is_login_right.take())
+            }
+        };
+        match answer {
+            Ok(answer) => Looked::Answered(answer, end),
+            Err(check) => Looked::Checking(check),
+        }
+    }
+
+    fn head(&self, status: Status) -> Head {
+        match self.caller {
+            Caller::Operator => Head::json(status),
+            Caller::Network { .. } => gate::head(status, self.challenges),
         }
     }
 
@@ -188,14 +298,25 @@ impl AdminSession {
             }
             Answer::Hold(batch) => self.state = State::Holding(batch),
             Answer::List(listing) => {
-                http::begin_chunked(&mut self.output);
+                let head = self.head(Status::Ok);
+                http::begin(&mut self.output, head, None);
                 self.state = State::Listing(listing);
+            }
+            Answer::Page(page) => {
+                http::begin(&mut self.output, gate::page_head(page, Status::Ok), Some(page.bytes.len()));
+                self.state = State::Sending(page.bytes);
+            }
+            Answer::KnownPage(page) => {
+                http::begin(&mut self.output, gate::page_head(page, Status::NotModified), Some(0));
+                self.finish();
             }
         }
     }
 
     fn answer(&mut self, status: Status, body: &[u8]) {
-        http::answer(&mut self.output, status, body);
+        let head = self.head(status);
+        http::begin(&mut self.output, head, Some(body.len()));
+        self.output.extend_from_slice(body);
         self.finish();
     }
 

@@ -8,6 +8,7 @@ use crate::journal::Batch;
 use super::http::Status;
 use super::json::Json;
 use super::listing::Listing;
+use super::pages::Page;
 
 /// Bytes that may wait to be taken by one client.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -25,6 +26,10 @@ pub enum Answer {
     Changed(Status, Vec<u8>),
     /// With what the store consists of, once this is durable.
     Hold(Batch),
+    /// A file of the page.
+    Page(&'static Page),
+    /// The client has it.
+    KnownPage(&'static Page),
     /// An answer of many rows, written as room comes.
     List(Box<Listing>),
 }
@@ -55,6 +60,12 @@ pub(super) const fn done(status: Status) -> Answer {
 #[cold]
 pub(super) fn bad_request(reason: &str) -> Answer {
     Answer::Now(Status::BadRequest, problem("bad_request", reason))
+}
+
+/// What a request without enough rights is told.
+#[cold]
+pub(super) fn unauthorized(reason: &str) -> Answer {
+    Answer::Now(Status::Unauthorized, problem("not_authorised", reason))
 }
 
 #[cold]

@@ -8,15 +8,15 @@ use crate::broker::Context;
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
-use super::answer::{Answer, bad_request, body, done, not_found, problem, refused};
+use super::answer::{Answer, OUTPUT_BYTES_MAX, bad_request, body, done, not_found, problem, refused};
 use super::bridges::BridgeLinks;
 use super::columns::{
     Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Orphans, Permissions,
     Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
 };
 use super::http::{Request, Status, Verb, decode};
-use super::json::Json;
-use super::listing::{Filter, Listing, Part, choose, row};
+use super::json::{Json, Tables};
+use super::listing::{Filter, Listing, Part, Written, choose, is_wanted, row};
 use super::request_context::{BridgeOrder, RequestContext};
 use super::{access, definitions};
 
@@ -63,7 +63,7 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
             }
             done(Status::NoContent)
         }
-        (Verb::Get, ["definitions"]) => Answer::List(Box::new(Listing::whole(definitions::EXPORT))),
+        (Verb::Get, ["definitions"]) => export(),
         (Verb::Post, ["ctl", "import"]) => import(request, context),
         (Verb::Get, ["users"]) => list::<Users>(request, USERS, &[]),
         (Verb::Get, ["users", user, "permissions"]) => {
@@ -124,7 +124,7 @@ const TOPIC_PERMISSIONS: &[Part] = &[part::<TopicPermissions>(WHOLE)];
 fn list<K: Kind>(request: &Request<'_>, parts: &'static [Part], vhost: &[&str]) -> Answer {
     let filter = match vhost {
         [] => Filter::default(),
-        [vhost] => Filter { vhost: Some((*vhost).into()), user: None },
+        [vhost] => Filter { vhost: Some((*vhost).into()), ..Filter::default() },
         _ => return not_found("Not Found"),
     };
     filtered::<K>(request, parts, filter)
@@ -141,7 +141,7 @@ fn of_user<K: Kind>(
         let why = format!("User \"{user}\" does not exist");
         return Answer::Now(Status::NotFound, problem("no_such_user", &why));
     }
-    filtered::<K>(request, parts, Filter { vhost: None, user: Some(user.into()) })
+    filtered::<K>(request, parts, Filter { user: Some(user.into()), ..Filter::default() })
 }
 
 /// Rows of a virtual host that must exist.
@@ -155,7 +155,58 @@ fn of_vhost<K: Kind>(
         let why = format!("Virtual host '{vhost}' does not exist");
         return Answer::Now(Status::NotFound, problem("no_such_vhost", &why));
     }
-    filtered::<K>(request, parts, Filter { vhost: Some(vhost.into()), user: None })
+    filtered::<K>(request, parts, Filter { vhost: Some(vhost.into()), ..Filter::default() })
+}
+
+/// All rows of a kind that somebody may see.
+pub(super) fn list_kind(kind: &str, request: &Request<'_>, filter: Filter) -> Answer {
+    match kind {
+        "queues" => filtered::<Queues>(request, QUEUES, filter),
+        "exchanges" => filtered::<Exchanges>(request, EXCHANGES, filter),
+        "bindings" => filtered::<Bindings>(request, BINDINGS, filter),
+        "connections" => filtered::<Connections>(request, CONNECTIONS, filter),
+        "channels" => filtered::<Channels>(request, CHANNELS, filter),
+        "consumers" => filtered::<Consumers>(request, CONSUMERS, filter),
+        "vhosts" => filtered::<Vhosts>(request, VHOSTS, filter),
+        "users" => filtered::<Users>(request, USERS, filter),
+        "permissions" => filtered::<Permissions>(request, PERMISSIONS, filter),
+        "topic-permissions" => filtered::<TopicPermissions>(request, TOPIC_PERMISSIONS, filter),
+        "bridges" => filtered::<BridgeLinks>(request, BRIDGE_LINKS, filter),
+        _ => not_found("Not Found"),
+    }
+}
+
+/// The one of a kind that has this name.
+pub(super) fn one(kind: &str, context: &RequestContext<'_>, filter: Filter, name: &str) -> Answer {
+    match kind {
+        "queues" => one_of::<Queues>(context, filter, name),
+        "exchanges" => one_of::<Exchanges>(context, filter, name),
+        "connections" => one_of::<Connections>(context, filter, name),
+        "vhosts" => one_of::<Vhosts>(context, filter, name),
+        "users" => one_of::<Users>(context, filter, name),
+        _ => not_found("Not Found"),
+    }
+}
+
+fn one_of<K: Kind>(context: &RequestContext<'_>, filter: Filter, name: &str) -> Answer {
+    let Ok(columns) = choose::<K>(None) else { return not_found("Not Found") };
+    let (context, listing) = (context.context(), Listing::new(&[], filter, columns));
+    for place in 0..K::places(context) {
+        if K::at(context, place).and_then(|view| K::name(&view)).is_none_or(|own| own != name) {
+            continue;
+        }
+        for tables in [Tables::Plain, Tables::LeftOut] {
+            let mut out = Vec::new();
+            let json = Json::new(&mut out, OUTPUT_BYTES_MAX / 2);
+            match row::<K>(&listing, context, place, json, tables) {
+                Written::Yes => return Answer::Now(Status::Ok, out),
+                // One of another virtual host.
+                Written::Nothing => break,
+                Written::Full => {}
+            }
+        }
+    }
+    not_found("Not Found")
 }
 
 fn filtered<K: Kind>(request: &Request<'_>, parts: &'static [Part], filter: Filter) -> Answer {
@@ -228,7 +279,7 @@ fn alarms(context: &RequestContext<'_>) -> Answer {
 }
 
 /// What an operator should see to, in words that begin with a name for it.
-fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
+pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
     let has_doubt = context.broker.access_doubt().is_some();
@@ -401,6 +452,33 @@ fn close_one(request: &Request<'_>, context: &mut RequestContext<'_>, pid: &str)
         context.broker.force_close(connection, &reason(request));
     }
     done(Status::NoContent)
+}
+
+/// Everything that is defined.
+pub(super) fn export() -> Answer {
+    Answer::List(Box::new(Listing::whole(definitions::EXPORT)))
+}
+
+/// Closes the connection of this name, if it is one of those that somebody may see.
+///
+/// # Errors
+/// There is none.
+pub(super) fn close_named(
+    request: &Request<'_>,
+    context: &mut RequestContext<'_>,
+    filter: Filter,
+    name: &str,
+) -> Result<Answer, Answer> {
+    let seen = context.context();
+    let place = (0..Connections::places(seen)).find(|place| {
+        Connections::at(seen, *place).is_some_and(|view| {
+            Connections::name(&view).is_some_and(|own| own == name)
+                && is_wanted::<Connections>(&filter, seen, &view)
+        })
+    });
+    let Some(place) = place else { return Err(not_found("Not Found")) };
+    context.broker.force_close(ConnectionId::from_index(place), &reason(request));
+    Ok(done(Status::NoContent))
 }
 
 fn close_all(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Option<&str>) -> Answer {

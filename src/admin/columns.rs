@@ -80,6 +80,12 @@ pub trait Kind: 'static {
     type View<'a>;
     /// What is known of each.
     const COLUMNS: &'static [Column<Self>];
+    /// What it is called, if one can be asked for by that.
+    fn name(_: &Self::View<'_>) -> Option<String> {
+        None
+    }
+    /// Who may not see everything sees only his own.
+    const IS_PRIVATE: bool = false;
     /// Places that were ever used.
     fn places(context: ReadContext<'_>) -> usize;
     /// The one in a place.
@@ -161,6 +167,10 @@ impl Kind for Queues {
         ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
     ];
 
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
     fn places(context: ReadContext<'_>) -> usize {
         context.broker.queue_places()
     }
@@ -192,6 +202,10 @@ impl Kind for Exchanges {
         (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
         ("policy", |_, pen| pen.json.text("")),
     ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
 
     fn places(context: ReadContext<'_>) -> usize {
         context.broker.exchange_places()
@@ -276,6 +290,11 @@ impl Kind for Connections {
         ("channel_max", |row, pen| pen.json.number(row.socket.channel_max)),
         ("connected_at", |row, pen| pen.json.number(row.socket.connected_at_ms)),
     ];
+    const IS_PRIVATE: bool = true;
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(name_of(&view.socket))
+    }
 
     fn places(context: ReadContext<'_>) -> usize {
         context.sockets.places()
@@ -289,6 +308,10 @@ impl Kind for Connections {
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.user)
     }
 }
 
@@ -324,6 +347,7 @@ impl Kind for Channels {
         ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
         ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
     ];
+    const IS_PRIVATE: bool = true;
 
     fn places(context: ReadContext<'_>) -> usize {
         context.broker.channel_places()
@@ -336,6 +360,10 @@ impl Kind for Channels {
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.user)
     }
 }
 
@@ -393,6 +421,10 @@ impl Kind for Vhosts {
         ("tracing", |_, pen| pen.json.truth(false)),
         ("cluster_state", |_, pen| pen.json.text("running")),
     ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
 
     fn places(context: ReadContext<'_>) -> usize {
         context.broker.vhost_places()
@@ -481,6 +513,10 @@ impl Kind for Users {
         ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
         ("limits", user_limits),
     ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
 
     fn places(context: ReadContext<'_>) -> usize {
         context.broker.user_places()

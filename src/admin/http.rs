@@ -7,10 +7,12 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use crate::password::Secret;
+
 /// Headers of a request at most.
 const HEADERS_MAX: usize = 32;
 /// Segments of a path at most.
-const SEGMENTS_MAX: usize = 8;
+const SEGMENTS_MAX: usize = 9;
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,25 @@ pub struct Request<'a> {
     pub condition: Condition,
     /// The client closes behind the answer, or wants us to.
     pub is_last: bool,
+    /// Who asks, and from where, as far as it says so.
+    pub origin: Origin<'a>,
+}
+
+/// What a request says of who asks.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Origin<'a> {
+    /// `Authorization`.
+    pub authorization: Option<Secret<'a>>,
+    /// `Host`: the name that it knows us by.
+    pub host: Option<&'a str>,
+    /// `Origin`: the page whose script asks.
+    pub page: Option<&'a str>,
+    /// `Sec-Fetch-Site`: how that page is related to us.
+    pub fetch_site: Option<&'a str>,
+    /// `If-None-Match`: the copy that it has.
+    pub has_copy: Option<&'a str>,
+    /// A script asks, which shows a refusal itself.
+    pub is_script: bool,
 }
 
 /// What the bytes are.
@@ -77,8 +98,12 @@ pub enum Status {
     NoContent = 204,
     /// The request makes no sense.
     BadRequest = 400,
+    /// The copy that the client has is good.
+    NotModified = 304,
     /// What the request proves is not enough.
     Unauthorized = 401,
+    /// It may not ask for this, whoever it is.
+    Forbidden = 403,
     /// There is no such thing.
     NotFound = 404,
     /// The resource exists and does not take this method.
@@ -100,7 +125,9 @@ impl Status {
             Self::Created => "Created",
             Self::NoContent => "No Content",
             Self::BadRequest => "Bad Request",
+            Self::NotModified => "Not Modified",
             Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",
             Self::PreconditionFailed => "Precondition Failed",
@@ -159,19 +186,22 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
     let is_last = told.closes || version == 0;
-    Parsed::Request(Request { verb, segments, query, body, condition: told.condition, is_last }, end)
+    let Told { condition, origin, .. } = told;
+    Parsed::Request(Request { verb, segments, query, body, condition, is_last, origin }, end)
 }
 
 /// What the headers say that matters.
-struct Told {
+#[derive(Default)]
+struct Told<'a> {
     body_len: usize,
     condition: Condition,
     closes: bool,
+    origin: Origin<'a>,
 }
 
-impl Told {
-    fn of(headers: &[httparse::Header<'_>]) -> Result<Self, Status> {
-        let mut told = Self { body_len: 0, condition: Condition::None, closes: false };
+impl<'a> Told<'a> {
+    fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Status> {
+        let mut told = Self::default();
         let mut has_length = false;
         for header in headers {
             let value = core::str::from_utf8(header.value).unwrap_or("").trim();
@@ -186,10 +216,24 @@ impl Told {
                 }
                 name if name.eq_ignore_ascii_case("transfer-encoding") => return Err(Status::NotImplemented),
                 name if name.eq_ignore_ascii_case("if-match") => told.condition = Condition::Exists,
-                name if name.eq_ignore_ascii_case("if-none-match") => told.condition = Condition::IsNew,
+                name if name.eq_ignore_ascii_case("if-none-match") => {
+                    told.condition = Condition::IsNew;
+                    told.origin.has_copy = Some(value);
+                }
                 name if name.eq_ignore_ascii_case("connection") => {
                     told.closes = value.eq_ignore_ascii_case("close");
                 }
+                // Whoever reads the other of two would take us for somebody else.
+                name if name.eq_ignore_ascii_case("host") && told.origin.host.is_some() => {
+                    return Err(Status::BadRequest);
+                }
+                name if name.eq_ignore_ascii_case("host") => told.origin.host = Some(value),
+                name if name.eq_ignore_ascii_case("authorization") => {
+                    told.origin.authorization = Some(Secret(header.value));
+                }
+                name if name.eq_ignore_ascii_case("origin") => told.origin.page = Some(value),
+                name if name.eq_ignore_ascii_case("sec-fetch-site") => told.origin.fetch_site = Some(value),
+                name if name.eq_ignore_ascii_case("x-requested-with") => told.origin.is_script = true,
                 _ => {}
             }
         }
@@ -238,25 +282,43 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-/// Writes a whole answer.
-pub fn answer(out: &mut Vec<u8>, status: Status, body: &[u8]) {
-    begin(out, status);
-    if status != Status::NoContent {
-        put(out, format_args!("content-length: {}\r\n", body.len()));
+/// What stands above a body besides its length.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// How it begins.
+    pub status: Status,
+    /// Its media type.
+    pub media: &'static str,
+    /// Further lines, each with its end.
+    pub more: &'static str,
+    /// What tells this body from others of its path.
+    pub tag: Option<u64>,
+}
+
+impl Head {
+    /// Of JSON for programs of the operator.
+    pub const fn json(status: Status) -> Self {
+        Self { status, media: JSON, more: "cache-control: no-cache\r\n", tag: None }
+    }
+}
+
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+
+/// Begins an answer whose body has so many bytes, or as many as come in chunks.
+pub fn begin(out: &mut Vec<u8>, head: Head, body_bytes: Option<usize>) {
+    let Head { status, media, more, tag } = head;
+    put(out, format_args!("HTTP/1.1 {} {}\r\n", status as u16, status.words()));
+    put(out, format_args!("content-type: {media}\r\n{more}"));
+    if let Some(tag) = tag {
+        put(out, format_args!("etag: \"{tag:016x}\"\r\n"));
+    }
+    match body_bytes {
+        Some(_) if matches!(status, Status::NoContent | Status::NotModified) => {}
+        Some(bytes) => put(out, format_args!("content-length: {bytes}\r\n")),
+        None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(body);
-}
-
-/// Begins an answer whose length is not known.
-pub fn begin_chunked(out: &mut Vec<u8>) {
-    begin(out, Status::Ok);
-    out.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n");
-}
-
-fn begin(out: &mut Vec<u8>, status: Status) {
-    put(out, format_args!("HTTP/1.1 {} {}\r\n", status as u16, status.words()));
-    out.extend_from_slice(b"content-type: application/json\r\ncache-control: no-cache\r\n");
 }
 
 /// Bytes around a chunk: the longest length in hexadecimal digits, and two line ends.
@@ -335,7 +397,7 @@ mod tests {
         assert_eq!(refused(&format!("GET /{} HTTP/1.1\r\n", "a".repeat(1024))), Some(Status::TooLarge));
         assert_eq!(refused("GET /%F HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
         assert_eq!(refused("GET /%FF HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
-        assert_eq!(refused("GET /a/b/c/d/e/f/g/h/i HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
+        assert_eq!(refused("GET /a/b/c/d/e/f/g/h/i/j HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
         assert_eq!(refused("BREW / HTTP/1.1\r\n\r\n"), Some(Status::MethodNotAllowed));
         assert_eq!(refused("AMQP\0\0\x09\x01"), Some(Status::BadRequest));
     }
@@ -350,7 +412,7 @@ mod tests {
     #[test]
     fn chunks_say_how_long_they_are() {
         let mut out = Vec::new();
-        begin_chunked(&mut out);
+        begin(&mut out, Head::json(Status::Ok), None);
         out.clear();
         let at = open_chunk(&mut out);
         close_chunk(&mut out, at);

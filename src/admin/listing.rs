@@ -25,6 +25,8 @@ pub struct Filter {
     pub vhost: Option<Box<str>>,
     /// Only those of this user.
     pub user: Option<Box<str>>,
+    /// Only those that this user may see: of its virtual hosts, and its own connections.
+    pub viewer: Option<Box<str>>,
 }
 
 /// A part of a listing: things of one kind.
@@ -149,14 +151,24 @@ pub fn row<K: Kind>(
     tables: Tables,
 ) -> Written {
     let Some(view) = K::at(context, place) else { return Written::Nothing };
-    let Filter { vhost, user } = &listing.filter;
-    if vhost.as_deref().is_some_and(|wanted| K::vhost(&view) != Some(wanted))
-        || user.as_deref().is_some_and(|wanted| K::user(&view) != Some(wanted))
-    {
+    if !is_wanted::<K>(&listing.filter, context, &view) {
         return Written::Nothing;
     }
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
     write_cells::<K>(&view, columns, Pen { json, tables, context })
+}
+
+/// Whether a row is one of those that are listed.
+pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
+    let Filter { vhost, user, viewer } = filter;
+    if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
+        || user.as_deref().is_some_and(|wanted| K::user(view) != Some(wanted))
+    {
+        return false;
+    }
+    let Some(viewer) = viewer.as_deref() else { return true };
+    K::vhost(view).is_some_and(|vhost| context.broker.has_permission(viewer, vhost))
+        && (!K::IS_PRIVATE || K::user(view) == Some(viewer))
 }
 
 /// Writes a row of a kind with all its columns.

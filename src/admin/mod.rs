@@ -7,6 +7,9 @@
 //! | `answer` | how a request is answered |
 //! | `api` | what each request means |
 //! | `listing`, `columns` | rows of what there is, written while the client takes them |
+//! | `gate` | who comes in over the network: names, pages, logins |
+//! | `management` | RabbitMQ's management API for those, as far as their tags go |
+//! | `pages` | the web page's files |
 //! | `access` | users, virtual hosts, permissions |
 //! | `bridges` | links of bridges |
 //! | `definitions` | everything that is defined, out of files and into them |
@@ -26,8 +29,11 @@ pub mod api;
 pub mod bridges;
 pub mod columns;
 pub mod definitions;
+mod gate;
 pub mod http;
 pub mod json;
 pub mod listing;
+mod management;
+mod pages;
 pub mod request_context;
 pub mod systemd;

@@ -177,6 +177,19 @@ pub enum Ends {
     },
 }
 
+/// What the machine says of the process at this moment; 0 where it does not say.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Machine {
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// File descriptors that are open.
+    pub files_open: u64,
+    /// The most that may be.
+    pub files_max: u64,
+    /// Bytes that are free where the data directory is.
+    pub disk_free_bytes: u64,
+}
+
 /// What is known of the process.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -186,6 +199,12 @@ pub struct Process {
     pub data_dir: String,
     /// What is spoken where it listens: `amqp`, `amqp/ssl` or `amqp/local`, a space, and where.
     pub listeners: Vec<String>,
+    /// Names by which browsers may call the management API, in small letters.
+    pub hosts: Vec<String>,
+    /// What this node is called, as RabbitMQ calls its: a name, `@` and the machine's name.
+    pub node: String,
+    /// What the machine says of it.
+    pub machine: Machine,
     /// Product and version it announces.
     pub product: (String, String),
     /// Memory that it may use, in bytes.

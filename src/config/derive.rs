@@ -57,7 +57,7 @@ macro_rules! pools {
     };
 }
 
-const POOLS: [Pool; 20] = pools! {
+const POOLS: [Pool; 21] = pools! {
     connections_max: 8, 1 << 14, 1;
     handshakes_max: 4, 1 << 12, 1;
     tls_connections_max: 4, 1 << 12, 1;
@@ -78,6 +78,7 @@ const POOLS: [Pool; 20] = pools! {
     unacknowledged_max: 256, 1 << 24, 1;
     stash_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
+    management_clients_max: 1, 8, 1;
 };
 
 impl Pool {

@@ -35,6 +35,9 @@ section! {
         /// See [`UnixListener::path`](super::transports::UnixListener::path).
         pub listen_unix: PathBuf,
         pub(super) listen_unix_mode: FileMode,
+        /// See [`Config::management`]; replaces the addresses of the layers below.
+        pub management: Vec<ListenAddress>,
+        pub(super) management_hosts: Vec<String>,
         /// See [`Config::data_dir`].
         pub data_dir: PathBuf,
         pub(super) load_definitions: PathBuf,
@@ -117,6 +120,7 @@ macro_rules! section_keys {
 section_keys! {
     LimitsLayer sets Limits;
     connections_max: Count<u32> => connections_max;
+    management_clients_max: Count<u32> => management_clients_max;
     bridges_max: Count<u32> => bridges_max;
     handshakes_max: Count<u32> => handshakes_max;
     tls_connections_max: Count<u32> => tls_connections_max;

@@ -30,6 +30,10 @@ pub struct Config {
     pub listen_tls: Vec<TlsAddress>,
     /// Where programs of this machine come in besides.
     pub unix: UnixListener,
+    /// Addresses to listen on for the management API and its page; empty: it is off.
+    pub management: Vec<ListenAddress>,
+    /// Names by which browsers may call it, besides addresses, `localhost` and the machine's own name.
+    pub management_hosts: Vec<String>,
     /// How TLS is spoken.
     pub tls: Tls,
     /// Where everything that outlives the process is kept.
@@ -83,6 +87,8 @@ impl Default for Config {
             listen: vec![ipv4, ListenAddress { socket, if_available: true }],
             listen_tls: Vec::new(),
             unix: UnixListener::default(),
+            management: Vec::new(),
+            management_hosts: Vec::new(),
             tls: Tls::default(),
             data_dir: data_dir_default(),
             load_definitions: None,

@@ -10,6 +10,11 @@ use crate::time::{Deadline, Now};
 /// A client that neither says nor takes anything for so long is gone.
 pub(super) const IDLE_MS: u64 = 60_000;
 
+/// A request over the network has so much time from its first octet to its last.
+const REQUEST_MS: u64 = 15_000;
+/// So long its answer may take to be read, from its first octet to its last.
+const ANSWER_MS: u64 = 120_000;
+
 /// The socket, and what its clients share.
 pub(super) struct AdminSocket {
     pub(super) is_open: bool,
@@ -43,11 +48,47 @@ pub(super) struct AdminConnection {
     /// It will say nothing more; what it said is still answered.
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
+    /// A request that has begun must be whole by then, and an answer that has begun must be taken.
+    pub(super) exchange_at: Deadline,
+    /// Which of the two it is.
+    is_answering: bool,
 }
 
 impl AdminConnection {
-    pub(super) const fn deadline(&self) -> Deadline {
-        self.idle_at
+    pub(super) fn new(session: AdminSession, now: Now) -> Self {
+        Self {
+            session,
+            has_ended: false,
+            idle_at: now.after_ms(IDLE_MS),
+            exchange_at: Deadline::NEVER,
+            is_answering: false,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.idle_at.earlier(self.exchange_at)
+    }
+
+    /// Nothing has begun that is not over.
+    pub(super) fn is_idle(&self) -> bool {
+        self.session.is_empty()
+    }
+
+    /// Something was read or handled, or an answer has left: who came over the network has so much time for
+    /// each of these, and for nothing longer than that.
+    pub(super) fn keep_exchange_time(&mut self, now: Now) {
+        if !self.session.is_of_network() {
+            return;
+        }
+        self.exchange_at = match (self.session.is_empty(), self.session.has_output()) {
+            (true, _) => Deadline::NEVER,
+            _ if self.exchange_at != Deadline::NEVER && self.is_answering == self.session.has_output() => {
+                self.exchange_at
+            }
+            (_, true) => now.after_ms(ANSWER_MS),
+            (_, false) => now.after_ms(REQUEST_MS),
+        };
+        self.is_answering = self.session.has_output();
     }
 
     /// It got on, or has us to wait for.
@@ -59,6 +100,6 @@ impl AdminConnection {
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
-        self.has_ended && is_idle
+        self.has_ended && is_idle && !self.session.is_checking()
     }
 }

@@ -20,11 +20,11 @@ use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use crate::command::ConnectionId;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 use crate::time::{Deadline, Now};
 
 use super::address::{PeerAddress, Source};
+use super::peer_id::PeerId;
 
 /// Buckets kept beside those that somebody waits in.
 const BUCKETS_KEPT: usize = 128;
@@ -52,9 +52,9 @@ pub(super) const TABLES_BYTES: usize =
 /// A login that waits.
 #[derive(Debug)]
 pub struct Login {
-    pub(super) connection: ConnectionId,
+    pub(super) peer: PeerId,
     pub(super) from: PeerAddress,
-    /// The connection's id may be another's by the time of the result; this is not.
+    /// The peer's id may be another's by the time of the result; this is not.
     pub(super) ticket: u64,
     pub(super) check: Box<PasswordCheck>,
     pair: Pair,
@@ -176,7 +176,7 @@ impl LoginThrottle {
     pub(super) fn enter(
         &mut self,
         now: Now,
-        connection: ConnectionId,
+        peer: impl Into<PeerId>,
         ticket: u64,
         from: PeerAddress,
         check: Box<PasswordCheck>,
@@ -187,7 +187,7 @@ impl LoginThrottle {
         let bucket = own.unwrap_or_else(|| self.bucket(now, from.origin(), None));
         self.buckets[bucket].waiting += 1;
         self.buckets[bucket].used = now;
-        self.line.push_back(Login { connection, from, ticket, check, pair, bucket, is_suspect });
+        self.line.push_back(Login { peer: peer.into(), from, ticket, check, pair, bucket, is_suspect });
     }
 
     /// The login to check next.
@@ -221,9 +221,10 @@ impl LoginThrottle {
         if bucket.pair.is_some() { own } else { own.max(self.unproven.due(1)) }
     }
 
-    /// How the login of a connection stands that waits for one.
-    pub(super) fn turn(&self, now: Now, connection: ConnectionId) -> Turn {
-        match self.line.iter().find(|login| login.connection == connection) {
+    /// How the login of a peer stands that waits for one.
+    pub(super) fn turn(&self, now: Now, peer: impl Into<PeerId>) -> Turn {
+        let peer = peer.into();
+        match self.line.iter().find(|login| login.peer == peer) {
             Some(login) if !self.due(login).is_due(now) => Turn::Delayed { is_suspect: login.is_suspect },
             _ => Turn::Next,
         }
@@ -263,9 +264,10 @@ impl LoginThrottle {
         self.buckets[bucket].used = now;
     }
 
-    /// A connection is gone.
-    pub(super) fn leave(&mut self, connection: ConnectionId) {
-        if let Some(at) = self.line.iter().position(|login| login.connection == connection)
+    /// A peer is gone.
+    pub(super) fn leave(&mut self, peer: impl Into<PeerId>) {
+        let peer = peer.into();
+        if let Some(at) = self.line.iter().position(|login| login.peer == peer)
             && let Some(login) = self.line.remove(at)
         {
             self.buckets[login.bucket].waiting -= 1;
@@ -323,7 +325,7 @@ fn push_bounded<T>(list: &mut VecDeque<T>, item: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Name;
+    use crate::command::{ConnectionId, Name};
     use crate::password::PasswordHash;
 
     fn check(user: &str, password: &str) -> Box<PasswordCheck> {
@@ -349,7 +351,7 @@ mod tests {
         while let Some(login) = throttle.next(now) {
             let is_right = is_right(&login);
             throttle.finish(now, &login, is_right, 0);
-            order.push(login.connection.index());
+            order.push(login.peer.connection().expect("one of the broker").index());
         }
         order
     }

@@ -23,6 +23,7 @@
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
+//! | `management` | clients of the management API: the same kind of peer, over the network, with a login |
 //! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
 //! | `bridge_link`, `bridge_state` | the links of bridges, with a socket and without |
 //! | `bridges` | when they are tried, and what becomes of those that end |
@@ -53,6 +54,7 @@ mod bridges;
 mod deadlines;
 mod listener;
 mod login_throttle;
+mod management;
 mod name_lookup;
 mod operators;
 mod peer;

@@ -7,17 +7,19 @@
 //!
 //! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
 //! says of the peer; there are never more clients than places apart; each has at most one reading, one
-//! request and one writing a turn; who makes no progress for [`IDLE_MS`] is hung up on.
+//! request and one writing a turn; who makes no progress for
+//! a minute is hung up on.
 
 use crate::admin::admin_session::AdminSession;
 use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets};
 use crate::command::ConnectionId;
+use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
 use crate::store::Log;
-use crate::time::Now;
+use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
-use super::admin_socket::{AdminConnection, IDLE_MS};
+use super::admin_socket::AdminConnection;
 use super::bridge_views::ShownBridges;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
@@ -42,13 +44,17 @@ impl<P: Platform> Engine<P> {
 
     /// Whether one of the operator's clients is there to be let in, and can be.
     pub(super) fn may_let_operator_in(&self) -> bool {
-        self.admin.is_open && self.admin.listener.is_ready() && self.peers.place_apart().is_some()
+        self.admin.is_open && self.admin.listener.is_ready() && self.operator_place().is_some()
+    }
+
+    fn operator_place(&self) -> Option<PeerId> {
+        self.peers.place_apart(0..CONTROL_CLIENTS_MAX)
     }
 
     pub(super) fn let_operators_in(&mut self) {
         self.admin.listener.keep_time(self.now);
         while self.may_let_operator_in()
-            && let Some(id) = self.peers.place_apart()
+            && let Some(id) = self.operator_place()
         {
             match self.platform.accept(ListenerId::Admin, &mut self.supplies.log, self.now) {
                 Ok(visitor) => self.welcome_operator(id, visitor),
@@ -72,9 +78,8 @@ impl<P: Platform> Engine<P> {
             let text = format_args!("a ctl client could not be set up: {error}");
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
-        let idle_at = self.now.after_ms(IDLE_MS);
-        let client = AdminConnection { session: AdminSession::default(), has_ended: false, idle_at };
-        self.deadlines.lower(id, idle_at);
+        let client = AdminConnection::new(AdminSession::default(), self.now);
+        self.deadlines.lower(id, client.deadline());
         self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
         self.list_to_read(id);
     }
@@ -84,21 +89,31 @@ impl<P: Platform> Engine<P> {
         let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
             return;
         };
+        let now = self.now;
         let most = client.session.room().min(READ_BYTES).min(self.input.len());
         if most > 0 {
             let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
             client.session.take(&self.input[..got.len]);
             client.has_ended |= got.end;
             if got.len > 0 {
-                client.note_progress(self.now);
+                client.note_progress(now);
             }
+            client.keep_exchange_time(now);
             self.bytes_read += got.len;
         }
         if client.session.has_request() {
             self.serve_operator(id, AdminSession::handle);
             self.work_units = self.work_units.saturating_add(self.work.take());
+            if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
+                client.keep_exchange_time(now);
+            }
             // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
             self.list_to_write(id);
+        }
+        if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id)
+            && let Some(check) = client.session.take_check()
+        {
+            self.begin_management_login(id, check);
         }
         self.after_session(id);
     }
@@ -115,6 +130,7 @@ impl<P: Platform> Engine<P> {
                 if count > 0 {
                     client.note_progress(self.now);
                 }
+                client.keep_exchange_time(self.now);
                 self.after_write(id, count);
             }
             Err(error) => self.lose_writing(id, &error),
@@ -142,17 +158,21 @@ impl<P: Platform> Engine<P> {
     /// It has been still for long; who waits for the disk waits for us.
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
-        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
-        if client.session.awaits_disk() {
+        let Some(Peer { session: Session::Admin(client), waiting, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        if client.session.awaits_disk() || *waiting != Waiting::No {
             client.note_progress(now);
-        } else if client.idle_at.is_due(now) {
+            client.exchange_at = Deadline::NEVER;
+        } else if client.deadline().is_due(now) {
             return self.end_now(id);
         }
-        self.deadlines.lower(id, client.idle_at);
+        self.deadlines.lower(id, client.deadline());
     }
 
     /// A client is gone, and what was held still for it may move.
     pub(super) fn forget_operator(&mut self, id: PeerId) {
+        self.worker.throttle.leave(id);
         if self.admin.holder == Some(id) {
             self.admin.holder = None;
             if let Some(store) = &mut self.store {
@@ -175,6 +195,9 @@ impl<P: Platform> Engine<P> {
         let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
         let mut session = core::mem::take(&mut client.session);
         let process = &mut self.admin.process;
+        if session.is_of_network() {
+            process.machine = self.platform.machine();
+        }
         process.uptime_ms = self.now.as_ms();
         process.connections = self.connections_count;
         let refusals = self.accept_queue.refusals;

@@ -1,7 +1,8 @@
 //! A peer's name in the loop's lists: its place among all peers.
 //!
 //! ```text
-//! 0 .. APART_MAX          peers without a record at the broker: the operator's clients
+//! 0 .. APART_MAX          peers without a record at the broker: clients of the control socket, then those
+//!                         of the management API
 //! APART_MAX ..            connections of the broker, each at APART_MAX + its id
 //! ```
 //!
@@ -11,10 +12,10 @@
 //! Always true: a place and a record of the broker lead to each other.
 
 use crate::command::ConnectionId;
-use crate::limits::CONTROL_CLIENTS_MAX;
+use crate::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_MOST};
 
 /// Peers that there may be without a record at the broker.
-pub(super) const APART_MAX: usize = CONTROL_CLIENTS_MAX;
+pub(super) const APART_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
 
 /// A peer's place among all peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

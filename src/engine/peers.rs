@@ -2,6 +2,8 @@
 //!
 //! Always true: memory is touched only as far as there were ever so many connections at once.
 
+use core::ops::Range;
+
 use super::peer::Peer;
 use super::peer_id::{APART_MAX, PeerId};
 
@@ -50,9 +52,10 @@ impl<S> Peers<S> {
         self.0.get_mut(id.into().index())?.take()
     }
 
-    /// An empty place for a peer without a record at the broker.
-    pub(super) fn place_apart(&self) -> Option<PeerId> {
-        (0..APART_MAX).map(PeerId::from_index).find(|id| self.get(*id).is_none())
+    /// An empty one of these places for peers without a record at the broker.
+    pub(super) fn place_apart(&self, mut places: Range<usize>) -> Option<PeerId> {
+        debug_assert!(places.end <= APART_MAX, "places apart");
+        places.by_ref().map(PeerId::from_index).find(|id| self.get(*id).is_none())
     }
 
     /// The ids of all there are.

@@ -20,6 +20,7 @@
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 
+use crate::admin::request_context::Machine;
 use crate::log_limiter::LogLimiter;
 use crate::store;
 use crate::time::Now;
@@ -65,6 +66,8 @@ pub enum ListenerId {
     Amqp(usize),
     /// The operator's.
     Admin,
+    /// One of the management API, by its place.
+    Management(usize),
 }
 
 /// What is to be told the engine of a socket, and under which name.
@@ -160,6 +163,11 @@ pub trait Platform {
 
     /// What came of it, if that is over, and whether nobody can come in by TLS as things stand.
     fn take_worked(&mut self) -> Option<(WorkerResult, bool)>;
+
+    /// What the machine says of the process, to be shown and for nothing else.
+    fn machine(&self) -> Machine {
+        Machine::default()
+    }
 
     /// Milliseconds since 1970 as far as the machine knows, to be shown and for nothing else.
     fn unix_ms(&self) -> u64;

@@ -17,7 +17,7 @@ use super::deadlines::Deadlines;
 use super::listener::Listener;
 use super::peer_id::PeerId;
 use super::peers::Peers;
-use super::platform::Platform;
+use super::platform::{Platform, Visitor};
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::wait_list::WaitList;
@@ -37,6 +37,8 @@ pub struct Setup {
     pub queue_places: usize,
     /// Listeners for AMQP, by their places: whether whoever comes in there speaks TLS.
     pub listeners: Vec<bool>,
+    /// Listeners of the management API.
+    pub management_listeners: usize,
     /// Nobody can come in by TLS as things stand.
     pub is_tls_shut: bool,
     /// Links of bridges that may speak TLS at once.
@@ -152,6 +154,10 @@ pub struct Engine<P: Platform> {
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
     pub(super) admin: AdminSocket,
+    /// Where clients of the management API come in.
+    pub(super) management: Vec<Listener>,
+    /// One of them that has been accepted and waits for a place.
+    pub(super) management_next: Option<Visitor<P::Socket>>,
     pub(super) bridges: Bridges,
 }
 
@@ -240,6 +246,8 @@ impl<P: Platform> Engine<P> {
             idle_left: 0,
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid),
+            management: (0..setup.management_listeners).map(|_| Listener::new(false)).collect(),
+            management_next: None,
             bridges,
             limits,
         }

@@ -31,6 +31,8 @@ impl<P: Platform> Engine<P> {
         self.stopping = Some(self.now.after_ms(STOP_MS));
         self.platform.stop_listening();
         self.listeners.clear();
+        self.management.clear();
+        self.management_next = None;
         self.accept_queue.clear();
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,

@@ -65,6 +65,7 @@ impl<P: Platform> Engine<P> {
         self.take_from_disk()?;
         self.let_in();
         self.let_operators_in();
+        self.let_management_in();
         self.read();
         self.run_worker();
         self.put_out();
@@ -111,6 +112,7 @@ impl<P: Platform> Engine<P> {
                 .is_some_and(|store| store.has_work(&self.broker, &self.journal, &self.supplies.messages))
             || !self.to_write.is_empty()
             || self.may_let_operator_in()
+            || self.may_let_management_in()
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
             || self.has_job()
@@ -128,6 +130,8 @@ impl<P: Platform> Engine<P> {
         let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
         let own = own.earlier(self.supplies.log.deadline());
         let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
+        let own =
+            self.management.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
         let own = own.earlier(self.bridges.deadline());
         let others = self.job_deadline().earlier(self.accept_queue.deadline());
         self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
@@ -144,6 +148,11 @@ impl<P: Platform> Engine<P> {
                 }
             }
             ListenerId::Admin => self.admin.listener.note_event(),
+            ListenerId::Management(place) => {
+                if let Some(listener) = self.management.get_mut(place) {
+                    listener.note_event();
+                }
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::login_throttle::{Login, LoginThrottle};
 use crate::command::ConnectionId;
 use crate::config::Config;
-use crate::limits::Limits;
+use crate::limits::{Limits, MANAGEMENT_CLIENTS_MOST};
 use crate::time::Now;
 use crate::tls::{CertificateStore, Handshake, KnownTime, Shaken};
 
@@ -113,7 +113,7 @@ impl WorkerQueue {
             is_tls_shut,
             given: Now::default(),
             tickets: 0,
-            throttle: LoginThrottle::new(limits.handshakes_max as usize),
+            throttle: LoginThrottle::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
             shakes: VecDeque::with_capacity(shakes_max),
             reload: None,
             note: None,

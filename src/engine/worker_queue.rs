@@ -18,6 +18,7 @@ use crate::time::Deadline;
 
 use super::login_throttle::Login;
 use super::peer::{Ending, Waiting};
+use super::peer_id::PeerId;
 use super::platform::Platform;
 use super::state::Engine;
 use super::worker_job::{Step, WorkerJob, WorkerResult};
@@ -112,15 +113,18 @@ impl<P: Platform> Engine<P> {
             let text = format_args!("{from}: so many wrong passwords that its logins have to wait");
             self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
         }
-        if !self.awaits(login.connection, Waiting::Worker(login.ticket)) {
+        if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
             return;
         }
-        let outcome = self.broker.checked(&self.journal, login.connection, &login.check, is_right);
-        self.answer_login(login.connection, outcome);
+        let Some(connection) = login.peer.connection() else {
+            return self.answer_management_login(login.peer, &login.check, is_right);
+        };
+        let outcome = self.broker.checked(&self.journal, connection, &login.check, is_right);
+        self.answer_login(connection, outcome);
     }
 
     /// Whether a connection still waits for this.
-    fn awaits(&self, id: ConnectionId, awaited: Waiting) -> bool {
+    fn awaits(&self, id: impl Into<PeerId>, awaited: Waiting) -> bool {
         self.peers.get(id).is_some_and(|peer| peer.waiting == awaited && peer.ending == Ending::No)
     }
 

@@ -5,7 +5,7 @@
 use core::fmt;
 
 use super::keys::{FRAME_BYTES_MIN, Limits};
-use super::memory::{Megabytes, MemoryTable, RecordSizes};
+use super::memory::{MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryTable, RecordSizes};
 use crate::mem::Owner;
 
 /// With fewer segments the log cannot be cleaned.
@@ -162,9 +162,14 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 23] = [
+        let rules: [(bool, &'static str, &'static str); 24] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
+            (
+                (1..=MANAGEMENT_CLIENTS_MOST as u32).contains(&self.management_clients_max),
+                "management_clients_max",
+                "from 1 to 8; management = [] switches it off",
+            ),
             (self.channels_max >= 1, "channels_max", "at least 1"),
             (self.channel_max >= 1, "channel_max", "at least 1"),
             (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
@@ -249,6 +254,7 @@ mod tests {
         scratch_bytes: 300_000,
         store_bytes: 4_000_000,
         control_bytes: 1000,
+        management_bytes: 1000,
     };
 
     #[test]

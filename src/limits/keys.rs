@@ -8,6 +8,10 @@ pub const FRAME_BYTES_MIN: u32 = 4096;
 pub struct Limits {
     /// Connections at once, handshakes included.
     pub connections_max: u32,
+    /// Clients of the management API at once, at most [`MANAGEMENT_CLIENTS_MOST`]; who is idle gives way.
+    ///
+    /// [`MANAGEMENT_CLIENTS_MOST`]: super::MANAGEMENT_CLIENTS_MOST
+    pub management_clients_max: u32,
     /// Bridges at once, each with a connection for each direction, beside those above.
     pub bridges_max: u32,
     /// Connections that have not finished their handshake, half of them of one address at most; further ones
@@ -96,6 +100,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            management_clients_max: 8,
             bridges_max: 0,
             handshakes_max: 256,
             tls_connections_max: 64,

@@ -15,6 +15,8 @@ use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, M
 const PROGRAM_BYTES: u64 = 5_500_000;
 /// Clients of the operator's socket at once; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
+/// The most clients of the management API that `management_clients_max` may allow.
+pub const MANAGEMENT_CLIENTS_MOST: usize = 8;
 /// Threads that wait for the disk, the one that does what else takes long, and the one that writes the log.
 const HELPERS: u64 = 4;
 /// Bytes of log lines that standard error has not taken yet; further ones are dropped and counted.
@@ -131,8 +133,10 @@ pub struct RecordSizes {
     pub scratch_bytes: usize,
     /// Buffers that the store has once.
     pub store_bytes: usize,
-    /// A client of the operator's socket.
+    /// A client of the operator's socket, and its part of the places for clients of both kinds.
     pub control_bytes: usize,
+    /// A client of the management API; 0 when nobody listens for one.
+    pub management_bytes: usize,
 }
 
 impl Limits {
@@ -153,6 +157,7 @@ impl Limits {
         lines.retain(|line| line.key != "bridges_max" || line.count > 0);
         lines.extend(self.lines_of_messages(sizes));
         lines.extend(self.lines_of_the_process(sizes));
+        lines.retain(|line| line.key != "management_clients_max" || line.bytes_each > 0);
         lines.extend(self.access_lines(sizes));
         lines.extend(self.tls_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
@@ -253,6 +258,12 @@ impl Limits {
                 CONTROL_CLIENTS_MAX as u64,
                 sizes.control_bytes,
                 "clients of leveret ctl: a request and an answer each",
+            ),
+            line(
+                "management_clients_max",
+                self.management_clients_max.into(),
+                sizes.management_bytes,
+                "clients of the management API: a request and an answer each",
             ),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
             line(

@@ -13,5 +13,6 @@ mod memory;
 pub use check::{LimitsError, SEGMENTS_MIN};
 pub use keys::{FRAME_BYTES_MIN, Limits};
 pub use memory::{
-    CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES, Megabytes, MemoryLine, MemoryTable, RecordSizes,
+    CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES, MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine,
+    MemoryTable, RecordSizes,
 };

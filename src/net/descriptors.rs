@@ -48,7 +48,11 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let links = config.limits.bridge_links();
-    OWN + (listeners + links + CONTROL_CLIENTS_MAX + 2 * FileDisk::DESCRIPTORS_MAX) as u64
+    let management = match config.management.len() {
+        0 => 0,
+        doors => doors + config.limits.management_clients_max as usize,
+    };
+    OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }
 
 /// Raises the process's limit to `wanted` if it is lower and that is allowed; what it is then.

@@ -27,6 +27,8 @@ use super::local::{Folder, LocalDoor};
 use super::socket::{Socket, Stream};
 use super::start_error::StartError;
 
+/// Listeners of the management API at most.
+pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
 /// A silent peer is probed after this time, and so often.
@@ -189,6 +191,30 @@ pub(super) fn open_listeners(poll: &mut Poll, config: &Config) -> Result<Vec<Lis
         listener.register(poll, Token(place)).map_err(failed)?;
     }
     if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
+}
+
+/// Opens the listeners of the management API.
+pub(super) fn open_management(
+    poll: &Poll,
+    config: &Config,
+    token: fn(usize) -> Token,
+) -> Result<Vec<Listener>, StartError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    if config.management.len() > MANAGEMENT_LISTENERS_MAX {
+        let why = io::Error::other("there may be 16 of them");
+        return Err(StartError::System("listen on so many addresses for the management API", why));
+    }
+    for listen in &config.management {
+        match Listener::open(listen.socket, false, &config.limits) {
+            Ok(mut listener) => {
+                let failed = |error| StartError::System("wait for connections", error);
+                listener.register(poll, token(listeners.len())).map_err(failed)?;
+                listeners.push(listener);
+            }
+            Err(error) => return Err(StartError::Listen(listen.socket, error)),
+        }
+    }
+    Ok(listeners)
 }
 
 /// A descriptor kept back, to be able to accept and close a visitor when there are no others: otherwise it

@@ -4,7 +4,7 @@ use super::resolver::LOOKUP_STACK_BYTES;
 use super::socket::Socket;
 use crate::config::Config;
 use crate::config::transports::ClientCertificates;
-use crate::limits::{LimitsError, MemoryTable, RecordSizes};
+use crate::limits::{CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryTable, RecordSizes};
 use crate::{admin, broker, engine, mem, session, store, tls};
 
 /// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
@@ -47,7 +47,14 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         login_bytes: engine::LOGIN_BYTES,
         newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
-        control_bytes: admin::admin_session::ADMIN_SESSION_BYTES + engine::peer_bytes::<Socket>(),
+        control_bytes: admin::admin_session::ADMIN_SESSION_BYTES
+            + engine::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
+                / CONTROL_CLIENTS_MAX,
+        management_bytes: if config.management.is_empty() {
+            0
+        } else {
+            admin::admin_session::ADMIN_SESSION_BYTES + engine::LOGIN_BYTES
+        },
     }
 }
 

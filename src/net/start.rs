@@ -7,7 +7,7 @@ use mio::{Poll, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin::request_context::Process;
+use crate::admin::request_context::{Machine, Process};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::engine::{Engine, Setup};
@@ -20,7 +20,7 @@ use super::event_loop::EventLoop;
 use super::listen::{self, Listener};
 use super::sizes;
 use super::start_error::StartError;
-use super::system::{HANGUP, HELPERS, SIGNAL, System, shown};
+use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
 use super::{bridge_file, defined, descriptors, disk, resolver, signals, worker};
 
 impl EventLoop {
@@ -40,6 +40,7 @@ impl EventLoop {
         let with_tls = !config.listen_tls.is_empty();
         let certificates = with_tls.then(|| open_certificates(&config)).transpose()?;
         let listeners = listen::open_listeners(&mut poll, &config)?;
+        let management = listen::open_management(&poll, &config, management_token)?;
         log_limits(&config, &table);
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         broker.set_loopback_users(&config.loopback_users);
@@ -53,11 +54,12 @@ impl EventLoop {
             tls_links: config.tls_links(),
             is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
             is_memory_locked: config.memory_lock,
-            process: process(&config, &listeners),
+            management_listeners: management.len(),
+            process: process(&config, &listeners, &management),
             own_uid: rustix::process::geteuid().as_raw(),
         };
         let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
-        let mut system = System::new(poll, listeners, worker, &config, limits);
+        let mut system = System::new(poll, (listeners, management), worker, &config, limits);
         if config.limits.bridges_max > 0 {
             system.resolver = Some(resolver::start(waker.clone()).map_err(no_thread)?);
         }
@@ -89,6 +91,9 @@ impl EventLoop {
         }
         if config.memory_lock {
             lock_memory()?;
+        }
+        for listener in &engine.platform.management {
+            log::info!("management API on http://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for listener in &engine.platform.listeners {
@@ -141,7 +146,8 @@ fn log_limits(config: &Config, table: &MemoryTable) {
     }
 }
 
-fn process(config: &Config, listeners: &[Listener]) -> Process {
+fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
     Process {
         environment: config.shown(),
         // The folder may not be there yet, so it cannot be asked for its path.
@@ -149,7 +155,17 @@ fn process(config: &Config, listeners: &[Listener]) -> Process {
             .unwrap_or_else(|_| config.data_dir.clone())
             .display()
             .to_string(),
-        listeners: listeners.iter().map(shown).collect(),
+        listeners: listeners
+            .iter()
+            .map(shown)
+            .chain(management.iter().map(|listener| format!("http {}", listener.address)))
+            .collect(),
+        hosts: [name.clone(), format!("{name}.local"), "localhost".to_string()]
+            .into_iter()
+            .chain(config.management_hosts.iter().map(|host| host.to_ascii_lowercase()))
+            .collect(),
+        machine: Machine::default(),
+        node: format!("leveret@{name}"),
         product: (config.product.name.clone(), config.product.version.clone()),
         memory_limit_bytes: config.memory_limit_bytes,
         uptime_ms: 0,

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Token};
 
+use crate::admin::request_context::Machine;
 use crate::config::Config;
 use crate::engine::{
     self, AcceptFailure, FoundAddresses, ListenerId, NameLookup, PeerId, Platform, Visitor, WorkerJob,
@@ -24,7 +25,7 @@ use super::buffer_size::BufferSize;
 use super::buffers::LocalBuffers;
 use super::disk::Threads;
 use super::helper::Helper;
-use super::listen::{self, Listener, ListenerAddress, SpareDescriptor, failure_of};
+use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, SpareDescriptor, failure_of};
 use super::local::{Folder, LocalDoor};
 use super::socket::Socket;
 
@@ -41,6 +42,8 @@ pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
 /// The token of the operator's listener.
 const ADMIN: usize = usize::MAX - 16;
+/// The token of the first listener of the management API.
+const FIRST_MANAGEMENT: usize = ADMIN - MANAGEMENT_LISTENERS_MAX;
 /// The first token of a newcomer; tokens below are those of listeners.
 const FIRST_NEWCOMER: usize = 1 << 15;
 /// The first token of a peer; tokens below are those of newcomers.
@@ -57,10 +60,18 @@ pub(super) enum Whose {
 pub(super) fn whose(Token(token): Token) -> Whose {
     match token {
         ADMIN => Whose::Listener(ListenerId::Admin),
+        token if (FIRST_MANAGEMENT..ADMIN).contains(&token) => {
+            Whose::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
+        }
         token if token < FIRST_NEWCOMER => Whose::Listener(ListenerId::Amqp(token)),
         token if token < FIRST_PEER => Whose::Socket(engine::Interest::Newcomer(token - FIRST_NEWCOMER)),
         token => Whose::Socket(engine::Interest::Peer(PeerId::from_index(token - FIRST_PEER))),
     }
+}
+
+/// The token of a listener of the management API.
+pub(super) const fn management_token(place: usize) -> Token {
+    Token(FIRST_MANAGEMENT + place)
 }
 
 const fn token_of(interest: engine::Interest) -> Token {
@@ -74,6 +85,7 @@ const fn token_of(interest: engine::Interest) -> Token {
 pub(super) struct System {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
+    pub(super) management: Vec<Listener>,
     admin_door: Option<LocalDoor>,
     admin_path: PathBuf,
     spare: SpareDescriptor,
@@ -89,7 +101,7 @@ pub(super) struct System {
 impl System {
     pub(super) fn new(
         poll: Poll,
-        listeners: Vec<Listener>,
+        (listeners, management): (Vec<Listener>, Vec<Listener>),
         worker: Helper<WorkerJob, (WorkerResult, bool)>,
         config: &Config,
         limits: Limits,
@@ -98,6 +110,7 @@ impl System {
             poll,
             local_buffers: LocalBuffers::new(&limits, &listeners),
             listeners,
+            management,
             admin_door: None,
             admin_path: config.data_dir.join(SOCKET_NAME),
             spare: SpareDescriptor::new(),
@@ -159,6 +172,7 @@ impl Platform for System {
         match listener {
             ListenerId::Amqp(place) => self.listeners[place].accept(&mut self.spare, log, now),
             ListenerId::Admin => self.accept_admin(log, now),
+            ListenerId::Management(place) => self.management[place].accept(&mut self.spare, log, now),
         }
     }
 
@@ -167,8 +181,8 @@ impl Platform for System {
         let both = Interest::READABLE | Interest::WRITABLE;
         match interest {
             engine::Interest::Newcomer(_) => socket.register(self.poll.registry(), token, Interest::READABLE),
-            // What an operator's client says and hears fits whatever the system gives.
             engine::Interest::Peer(id) if id.connection().is_none() => {
+                listen::prepare(socket, &self.limits, BufferSize::Usual)?;
                 socket.register(self.poll.registry(), token, both)
             }
             engine::Interest::Peer(_) => {
@@ -207,6 +221,7 @@ impl Platform for System {
 
     fn stop_listening(&mut self) {
         self.listeners.clear();
+        self.management.clear();
     }
 
     fn start_write(&mut self, job: Write) {
@@ -231,6 +246,19 @@ impl Platform for System {
 
     fn take_worked(&mut self) -> Option<(WorkerResult, bool)> {
         self.worker.take()
+    }
+
+    fn machine(&self) -> Machine {
+        let pages = std::fs::read_to_string("/proc/self/statm").ok();
+        let resident = pages.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+        let disk = self.admin_path.parent().and_then(|folder| rustix::fs::statvfs(folder).ok());
+        Machine {
+            resident_bytes: resident.unwrap_or(0) * rustix::param::page_size() as u64,
+            files_open: files,
+            files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
+            disk_free_bytes: disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
     }
 
     fn unix_ms(&self) -> u64 {
@@ -265,5 +293,8 @@ mod tests {
         }
         assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
         assert_eq!(whose(Token(ADMIN)), Whose::Listener(ListenerId::Admin));
+        for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
+            assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
+        }
     }
 }

@@ -107,6 +107,12 @@ const OPTIONS: Table<Said> = Table(&[Section {
             "listen on a Unix socket, for programs of this machine",
             |said, given| given.path().map(|path| said.flags.listen_unix = Some(path)),
         ),
+        OptionRow::new(
+            "--management",
+            "ADDR:PORT",
+            "serve the management API here, such as 127.0.0.1:15672",
+            |said, given| given.value().map(|at| said.flags.management.get_or_insert_default().push(at)),
+        ),
         OptionRow::new("--data-dir", "DIR", "keep here what outlives the process", |said, given| {
             given.path().map(|folder| said.flags.data_dir = Some(folder))
         }),

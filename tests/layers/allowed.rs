@@ -38,7 +38,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/local.rs", 1, "once at the end"),
     ("net/log_writer.rs", 1, "once for all lines that were dropped"),
     ("net/reload.rs", 4, "the operator asks for it"),
-    ("net/start.rs", 6, "once at a start"),
+    ("net/start.rs", 7, "once at a start"),
     ("net/system.rs", 1, "once at a start"),
     ("tls/known_time.rs", 1, "at most once a day"),
     ("tls/certificates.rs", 7, "the operator changes files"),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
 use super::world::sim_disk::Random;
-use leveret::admin::request_context::Process;
+use leveret::admin::request_context::{Machine, Process};
 use leveret::broker::{Broker, Context};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
@@ -134,6 +134,7 @@ impl Run {
             queue_places: 64,
             listeners: vec![false],
             tls_links: 0,
+            management_listeners: 0,
             is_tls_shut: false,
             is_memory_locked: false,
             process: process(),
@@ -319,6 +320,9 @@ fn process() -> Process {
         environment: String::new(),
         data_dir: String::new(),
         listeners: Vec::new(),
+        hosts: vec!["localhost".to_string()],
+        node: "leveret@here".to_string(),
+        machine: Machine::default(),
         product: (String::new(), String::new()),
         memory_limit_bytes: 0,
         uptime_ms: 0,

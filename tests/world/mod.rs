@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use leveret::admin::request_context::Process;
+use leveret::admin::request_context::{Machine, Process};
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;
@@ -134,6 +134,7 @@ impl World {
             queue_places: QUEUE_PLACES,
             listeners: vec![false],
             tls_links: 0,
+            management_listeners: 1,
             is_tls_shut: false,
             is_memory_locked,
             process: process(),
@@ -167,6 +168,14 @@ impl World {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         self.engine.open_admin_socket();
         self.engine.platform.arrive_operator(&line, uid);
+        self.operators.push(line);
+        self.operators.len() - 1
+    }
+
+    /// A program connects to the management API, from this address; its number among the operator's clients.
+    pub fn connect_management(&mut self, shape: Shape, address: [u8; 4]) -> usize {
+        let line = Rc::new(RefCell::new(Line::new(shape)));
+        self.engine.platform.arrive_management(&line, SocketAddr::from((address, 7)));
         self.operators.push(line);
         self.operators.len() - 1
     }
@@ -423,6 +432,9 @@ fn process() -> Process {
         environment: String::new(),
         data_dir: String::new(),
         listeners: Vec::new(),
+        hosts: vec!["localhost".to_string()],
+        node: "leveret@here".to_string(),
+        machine: Machine::default(),
         product: (String::new(), String::new()),
         memory_limit_bytes: 0,
         uptime_ms: 0,

@@ -204,6 +204,11 @@ impl Memory {
         self.has_news_of_operators = true;
     }
 
+    /// Somebody connects to the management API.
+    pub fn arrive_management(&mut self, line: &Rc<RefCell<Line>>, address: SocketAddr) {
+        self.arrive_at(ListenerId::Management(0), line, PeerAddress::Network(address));
+    }
+
     /// Operator's clients that were not let in yet.
     pub fn operators_outside(&self) -> usize {
         self.arrivals.iter().filter(|(listener, _)| *listener == ListenerId::Admin).count()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::admin::request_context::{BridgeLinkView, Bridges, Orders, Process, SocketView, Sockets};
+use crate::admin::request_context::{BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets};
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
@@ -62,6 +62,9 @@ impl Stage {
                 users_max: 64,
             }),
             process: Process {
+                hosts: Vec::new(),
+                node: String::new(),
+                machine: Machine::default(),
                 environment: String::new(),
                 data_dir: String::new(),
                 listeners: Vec::new(),

@@ -28,6 +28,15 @@ impl Broker {
         password: &[u8],
         from_loopback: bool,
     ) -> Result<Outcome, Fault> {
+        let check = self.password_check(user, password, from_loopback);
+        if self.is_remembered(&check) {
+            return self.admit(journal, connection, user, from_loopback);
+        }
+        Ok(Outcome::Check(Box::new(check)))
+    }
+
+    /// What is to be checked before these credentials are believed.
+    pub fn password_check(&self, user: &str, password: &[u8], from_loopback: bool) -> PasswordCheck {
         let known = self.find_user(user);
         // A name that is too long is nobody's.
         let name = Name::try_from(user).unwrap_or_default();
@@ -35,11 +44,7 @@ impl Broker {
         // password would otherwise be found out from afar.
         let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
         let hash = known.map_or(PasswordHash::Nobodys, |user| self.access.users[user].hash);
-        let check = PasswordCheck::new(name, password, hash, from_loopback);
-        if self.is_remembered(&check) {
-            return self.admit(journal, connection, user, from_loopback);
-        }
-        Ok(Outcome::Check(Box::new(check)))
+        PasswordCheck::new(name, password, hash, from_loopback)
     }
 
     /// Whether this password was found right before: then nobody need take the time again.
@@ -68,21 +73,30 @@ impl Broker {
         check: &PasswordCheck,
         is_right: bool,
     ) -> Outcome {
+        let result = self
+            .note_checked(check, is_right)
+            .and_then(|()| self.admit(journal, connection, check.user(), check.from_loopback()));
+        result.unwrap_or_else(Outcome::Fault)
+    }
+
+    /// The same for credentials that no connection came with: a password that was right is remembered.
+    ///
+    /// # Errors
+    /// It was wrong, or became so since the check began.
+    pub fn note_checked(&mut self, check: &PasswordCheck, is_right: bool) -> Result<(), Fault> {
         let user = self.find_user(check.user()).filter(|_| is_right);
         // Another password since the check began: what was found out means nothing.
-        let user = user.filter(|user| self.access.users[*user].hash == *check.hash());
-        let result = match user {
+        match user.filter(|user| self.access.users[*user].hash == *check.hash()) {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
                 self.access.users[user].remembered = Some(digest);
-                self.admit(journal, connection, check.user(), check.from_loopback())
+                Ok(())
             }
             None if self.is_loopback_user(check.user()) && !check.from_loopback() => {
                 Err(refused(check.user(), LOOPBACK_ONLY))
             }
             None => Err(refused(check.user(), "unknown user or wrong password")),
-        };
-        result.unwrap_or_else(Outcome::Fault)
+        }
     }
 
     /// A user whom something else than a password vouches for: a client certificate.
@@ -134,13 +148,11 @@ impl Broker {
         }
     }
 
-    fn admit(
-        &mut self,
-        journal: &Journal,
-        connection: ConnectionId,
-        name: &str,
-        from_loopback: bool,
-    ) -> Result<Outcome, Fault> {
+    /// Whether a user whose password was right may come in as things stand.
+    ///
+    /// # Errors
+    /// Nobody may, or not from there.
+    pub fn check_admission(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<(), Fault> {
         if let Some(why) = self.access.doubt {
             let remedy = self.doubt_remedy(journal);
             return Err(refused(
@@ -154,6 +166,17 @@ impl Broker {
         if self.is_loopback_user(name) && !from_loopback {
             return Err(refused(name, LOOPBACK_ONLY));
         }
+        Ok(())
+    }
+
+    fn admit(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        name: &str,
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        self.check_admission(journal, name, from_loopback)?;
         let record = &mut self.connections[connection.index()];
         record.user = Name::try_from(name).unwrap_or_default();
         record.user_index =

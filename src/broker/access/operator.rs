@@ -129,6 +129,12 @@ impl Broker {
         (0..self.user_places()).filter_map(|place| self.user_at(place))
     }
 
+    /// Whether a user may enter a virtual host.
+    pub fn has_permission(&self, user: &str, vhost: &str) -> bool {
+        let (user, vhost) = (self.find_user(user), self.find_vhost(vhost));
+        user.zip(vhost).is_some_and(|(user, vhost)| self.find_permission(user, vhost).is_some())
+    }
+
     /// What users may do.
     pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
         (0..self.permission_places()).filter_map(|place| self.permission_at(place))

@@ -1,0 +1,368 @@
+//! RabbitMQ's management API: its paths, its fields, its words, for users as far as their tags go.
+//!
+//! | tag | sees |
+//! |-----|------|
+//! | `management`, `policymaker` | the virtual hosts it has permissions in, its own connections |
+//! | `monitoring` | everything but users and permissions |
+//! | `administrator` | everything, and changes users, virtual hosts and permissions |
+//!
+//! Always true: what only the control socket may do (`/api/ctl`) is not here; what changes something in a
+//! virtual host takes the permissions that the same would take over AMQP.
+
+use super::answer::{Answer, body, not_found, problem, unauthorized};
+use super::api;
+use super::http::{Request, Status, Verb};
+use super::json::Json;
+use super::listing::Filter;
+use super::request_context::RequestContext;
+
+/// The release of RabbitMQ whose API this is.
+const RABBITMQ_VERSION: &str = "3.10.8";
+
+/// A user who is logged in.
+pub(super) struct Who {
+    name: String,
+    tags: String,
+    is_monitor: bool,
+    is_administrator: bool,
+}
+
+impl Who {
+    /// A user; `None`: it has no tag that lets it in here.
+    pub(super) fn of(context: &RequestContext<'_>, name: &str) -> Option<Self> {
+        let view = context.broker.users().find(|view| view.name == name)?;
+        let has = |tag| view.tags.split(',').any(|other| other == tag);
+        let is_administrator = has("administrator");
+        let is_monitor = is_administrator || has("monitoring");
+        let may_enter = is_monitor || has("management") || has("policymaker");
+        let (name, tags) = (name.to_string(), view.tags.to_string());
+        may_enter.then_some(Self { name, tags, is_monitor, is_administrator })
+    }
+
+    /// Rows of which virtual host it sees, and whose.
+    fn filter(&self, vhost: Option<&str>) -> Filter {
+        let viewer = (!self.is_monitor).then(|| self.name.as_str().into());
+        Filter { vhost: vhost.map(Into::into), user: None, viewer }
+    }
+}
+
+/// Answers one request of a user.
+pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who) -> Answer {
+    let Some((_, path)) = request.segments.split_first() else { return not_found("Not Found") };
+    let path: heapless::Vec<&str, 8> = path.iter().map(|segment| &**segment).collect();
+    // A trailing slash changes nothing.
+    let path = match path.as_slice() {
+        [path @ .., ""] => path,
+        path => path,
+    };
+    match request.verb {
+        Verb::Get => show(request, context, who, path).unwrap_or_else(|refused| refused),
+        _ => change(request, context, who, path).unwrap_or_else(|refused| refused),
+    }
+}
+
+type Allowed = Result<Answer, Answer>;
+
+fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
+    Ok(match path {
+        ["whoami"] => whoami(who),
+        ["overview"] => object(|json| overview(json, context, who)),
+        ["extensions"] => object(|json| json.raw(b"[{\"leveret\":[\"alarms\",\"bridges\"]}]")),
+        ["cluster-name"] => object(|json| {
+            json.raw(b"{\"name\":");
+            json.text(&context.process.node);
+            json.raw(b"}");
+        }),
+        ["leveret", "alarms"] => object(|json| json.texts(api::which_alarms(context))),
+        ["leveret", "bridges"] => {
+            monitor(who).map(|()| api::list_kind("bridges", request, Filter::default()))?
+        }
+        ["nodes"] => monitor(who).map(|()| {
+            object(|json| {
+                json.raw(b"[");
+                node(json, context);
+                json.raw(b"]");
+            })
+        })?,
+        ["nodes", name] if *name == context.process.node => {
+            monitor(who).map(|()| object(|json| node(json, context)))?
+        }
+        ["health", "checks", check @ ..] => health(context, check),
+        ["aliveness-test", vhost] => {
+            may_enter(context, who, vhost)?;
+            status_ok()
+        }
+        [kind @ ("vhosts" | "connections" | "channels")] => api::list_kind(kind, request, who.filter(None)),
+        [kind @ ("queues" | "exchanges" | "bindings" | "consumers"), vhost @ ..] if vhost.len() < 2 => {
+            if let [vhost] = vhost {
+                may_see(context, who, vhost)?;
+            }
+            api::list_kind(kind, request, who.filter(vhost.first().copied()))
+        }
+        [kind @ ("queues" | "exchanges"), vhost, name] => {
+            may_see(context, who, vhost)?;
+            let name = if *name == "amq.default" && *kind == "exchanges" { "" } else { name };
+            api::one(kind, context, who.filter(Some(vhost)), name)
+        }
+        ["connections", name] => api::one("connections", context, who.filter(None), name),
+        ["vhosts", vhost] => {
+            may_see(context, who, vhost)?;
+            api::one("vhosts", context, Filter::default(), vhost)
+        }
+        ["vhosts", vhost, kind @ ("connections" | "channels")] => {
+            may_see(context, who, vhost)?;
+            api::list_kind(kind, request, who.filter(Some(vhost)))
+        }
+        [kind @ ("users" | "permissions" | "topic-permissions")] => {
+            administrator(who)?;
+            api::list_kind(kind, request, Filter::default())
+        }
+        ["users", user] => {
+            administrator(who)?;
+            api::one("users", context, Filter::default(), user)
+        }
+        ["users", user, kind @ ("permissions" | "topic-permissions")] => {
+            administrator(who)?;
+            let filter = Filter { user: Some((*user).into()), ..Filter::default() };
+            api::list_kind(kind, request, filter)
+        }
+        ["definitions"] => {
+            administrator(who)?;
+            api::export()
+        }
+        // There are none, and none can be made.
+        ["policies" | "operator-policies" | "parameters" | "global-parameters" | "feature-flags", ..] => {
+            object(|json| json.raw(b"[]"))
+        }
+        _ => not_found("Not Found"),
+    })
+}
+
+fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
+    match (request.verb, path) {
+        (
+            Verb::Put | Verb::Delete,
+            [
+                "users" | "vhosts" | "permissions" | "topic-permissions" | "vhost-limits" | "user-limits",
+                _,
+                ..,
+            ],
+        ) => {
+            administrator(who)?;
+            Ok(super::access::handle(request, path, context))
+        }
+        (Verb::Delete, ["connections", name]) => api::close_named(request, context, who.filter(None), name),
+        _ => Err(not_found("Not Found")),
+    }
+}
+
+fn monitor(who: &Who) -> Result<(), Answer> {
+    if who.is_monitor { Ok(()) } else { Err(unauthorized("Not monitor user")) }
+}
+
+fn administrator(who: &Who) -> Result<(), Answer> {
+    if who.is_administrator { Ok(()) } else { Err(unauthorized("Not administrator user")) }
+}
+
+/// Whether a user may look into a virtual host.
+fn may_see(context: &RequestContext<'_>, who: &Who, vhost: &str) -> Result<(), Answer> {
+    if who.is_monitor { exists(context, vhost) } else { may_enter(context, who, vhost) }
+}
+
+/// Whether a user has permissions in a virtual host.
+fn may_enter(context: &RequestContext<'_>, who: &Who, vhost: &str) -> Result<(), Answer> {
+    exists(context, vhost)?;
+    if context.broker.has_permission(&who.name, vhost) {
+        return Ok(());
+    }
+    Err(unauthorized("User not authorised to access virtual host"))
+}
+
+fn exists(context: &RequestContext<'_>, vhost: &str) -> Result<(), Answer> {
+    if context.broker.vhosts().any(|view| view.name == vhost) { Ok(()) } else { Err(not_found("Not Found")) }
+}
+
+fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
+    Answer::Now(Status::Ok, body(write))
+}
+
+fn status_ok() -> Answer {
+    object(|json| json.raw(b"{\"status\":\"ok\"}"))
+}
+
+fn failed(reason: &str) -> Answer {
+    let body = body(|json| {
+        json.raw(b"{\"status\":\"failed\",\"reason\":");
+        json.text(reason);
+        json.raw(b"}");
+    });
+    Answer::Now(Status::Unavailable, body)
+}
+
+/// The health checks that mean something on one node.
+fn health(context: &RequestContext<'_>, check: &[&str]) -> Answer {
+    // A protocol, a space and where, which ends with a port.
+    let listeners = || context.process.listeners.iter().filter_map(|text| text.split_once(' '));
+    let is_listening = match check {
+        ["alarms" | "local-alarms"] => {
+            let alarms = api::which_alarms(context);
+            let alarm = alarms.iter().find(|text| text.starts_with("disk") || text.starts_with("store"));
+            return alarm.map_or_else(status_ok, |alarm| failed(alarm));
+        }
+        [
+            "virtual-hosts"
+            | "ready-to-serve-clients"
+            | "node-is-quorum-critical"
+            | "node-is-mirror-sync-critical",
+        ] => true,
+        ["port-listener", port] => match port.parse::<u16>() {
+            Ok(port) => listeners().any(|(_, at)| at.ends_with(&format!(":{port}"))),
+            Err(_) => {
+                return Answer::Now(Status::BadRequest, problem("bad_request", "the port is no number"));
+            }
+        },
+        ["protocol-listener", protocol] => {
+            let protocol = match *protocol {
+                "amqp091" | "amqp" => "amqp",
+                "amqps" | "amqp/ssl" => "amqp/ssl",
+                other => other,
+            };
+            listeners().any(|(spoken, _)| spoken == protocol)
+        }
+        _ => return not_found("Not Found"),
+    };
+    if is_listening { status_ok() } else { failed("No active listener") }
+}
+
+fn whoami(who: &Who) -> Answer {
+    object(|json| {
+        json.raw(b"{\"name\":");
+        json.text(&who.name);
+        json.raw(b",\"tags\":");
+        json.texts(who.tags.split(',').filter(|tag| !tag.is_empty()));
+        json.raw(b",\"is_internal_user\":true}");
+    })
+}
+
+/// Names and numbers of an object that has begun.
+fn numbers(json: &mut Json<'_>, is_first: &mut bool, numbers: &[(&str, u64)]) {
+    for (name, number) in numbers {
+        json.name(name, is_first);
+        json.number(*number);
+    }
+}
+
+fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &str)]) {
+    for (name, text) in texts {
+        json.name(name, is_first);
+        json.text(text);
+    }
+}
+
+fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
+    let (process, gauges) = (context.process, context.broker.gauges());
+    let mut is_first = true;
+    json.raw(b"{");
+    let said = [
+        ("management_version", RABBITMQ_VERSION),
+        ("rates_mode", "none"),
+        ("product_name", process.product.0.as_str()),
+        ("product_version", process.product.1.as_str()),
+        ("rabbitmq_version", RABBITMQ_VERSION),
+        ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("cluster_name", &process.node),
+        ("node", &process.node),
+        ("erlang_version", ""),
+        ("erlang_full_version", ""),
+    ];
+    texts(json, &mut is_first, &said);
+    numbers(json, &mut is_first, &[("statistics_db_event_queue", 0), ("uptime", process.uptime_ms)]);
+    json.name("message_stats", &mut is_first);
+    json.raw(b"{}");
+    let broker = &*context.broker;
+    let exchanges = (0..broker.exchange_places()).filter(|at| broker.exchange_at(*at).is_some()).count();
+    json.name("object_totals", &mut is_first);
+    let totals = [
+        ("channels", gauges.channels as u64),
+        ("connections", process.connections.into()),
+        ("consumers", gauges.consumers as u64),
+        ("exchanges", exchanges as u64),
+        ("queues", gauges.queues as u64),
+    ];
+    nested(json, &totals);
+    let queues = (0..broker.queue_places()).filter_map(|at| broker.queue_at(at));
+    let seen = queues.filter(|queue| who.is_monitor || broker.has_permission(&who.name, queue.vhost));
+    let (ready, unacknowledged) = seen.fold((0, 0), |(ready, unacknowledged), queue| {
+        (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
+    });
+    json.name("queue_totals", &mut is_first);
+    let totals = [
+        ("messages", ready + unacknowledged),
+        ("messages_ready", ready),
+        ("messages_unacknowledged", unacknowledged),
+    ];
+    nested(json, &totals);
+    json.name("listeners", &mut is_first);
+    listeners(json, context);
+    json.name("contexts", &mut is_first);
+    json.raw(b"[]");
+    json.name("alarms", &mut is_first);
+    json.texts(api::which_alarms(context));
+    json.raw(b"}");
+}
+
+fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {
+    json.raw(b"{");
+    numbers(json, &mut true, members);
+    json.raw(b"}");
+}
+
+fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for (protocol, at) in context.process.listeners.iter().filter_map(|text| text.split_once(' ')) {
+        let Some((address, port)) = at.rsplit_once(':') else { continue };
+        json.comma(&mut is_first);
+        json.raw(b"{");
+        let mut is_first_field = true;
+        let said = [("node", &*context.process.node), ("protocol", protocol), ("ip_address", address)];
+        texts(json, &mut is_first_field, &said);
+        numbers(json, &mut is_first_field, &[("port", port.parse().unwrap_or(0))]);
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}
+
+fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    let (process, machine) = (context.process, context.process.machine);
+    let mut is_first = true;
+    json.raw(b"{");
+    texts(json, &mut is_first, &[("name", &process.node), ("type", "disc"), ("db_dir", &process.data_dir)]);
+    let alarms = api::which_alarms(context);
+    let is_disk_full = alarms.iter().any(|text| text.starts_with("disk"));
+    let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_disk_full)];
+    for (name, truth) in truths {
+        json.name(name, &mut is_first);
+        json.truth(truth);
+    }
+    let gauges = [
+        ("uptime", process.uptime_ms),
+        ("os_pid", std::process::id().into()),
+        ("mem_used", machine.resident_bytes),
+        ("mem_limit", process.memory_limit_bytes),
+        ("disk_free", machine.disk_free_bytes),
+        ("disk_free_limit", 0),
+        ("fd_used", machine.files_open),
+        ("fd_total", machine.files_max),
+        ("sockets_used", process.connections.into()),
+        ("sockets_total", machine.files_max),
+        ("proc_used", 1),
+        ("proc_total", 1),
+        ("run_queue", 0),
+        ("processors", 1),
+    ];
+    numbers(json, &mut is_first, &gauges);
+    json.name("partitions", &mut is_first);
+    json.raw(b"[]");
+    json.raw(b"}");
+}
