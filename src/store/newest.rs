@@ -16,7 +16,6 @@ use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths, Trailer};
 use super::format::Format;
-use super::newest_note;
 use super::reader::{Pass, Reader};
 use super::report::SetAside;
 use super::salvage;
@@ -213,12 +212,13 @@ impl<D: Disk> Reader<'_, '_, D> {
 
     /// A segment is sealed when the next one is opened, and each is noted beside the log. So where the newest
     /// is sealed, and there is neither a file that is newer nor that note, files are gone, as of a directory
-    /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old or
-    /// not good could not be written, which is no sign of that.
+    /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old could
+    /// not be written, which is no sign of that. One that is not good is one: when a note is half written, the
+    /// newer header is there already.
     pub(super) fn find_gone(&mut self, newest: &mut Newest, headers: &Headers<'_>) {
         let sequence = newest.segment.sequence;
         let is_newer = |(_, _, header): &(u32, u32, &SegmentHeader)| header.sequence > sequence;
-        let is_whole = newest_note::is_there(self.disk) || headers.iter().any(is_newer);
+        let is_whole = self.noted.is_some() || headers.iter().any(is_newer);
         if !newest.is_sealed || newest.is_damaged || is_whole {
             return;
         }

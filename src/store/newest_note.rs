@@ -14,7 +14,7 @@
 //! Always true: it is written after the sync of the header and synced before the first commit of the segment
 //! is written, so it proves the header durable, and a commit of the newest segment proves the note; it is
 //! written once for each segment, and again at a start that goes on from another one. A note that is not good
-//! says nothing. One that could not be written is that of an older segment, and what is found of a newer one
+//! says nothing of the newest segment. One that could not be written is that of an older segment, and what is found of a newer one
 //! is believed instead.
 
 use std::io;
@@ -38,8 +38,8 @@ pub(super) struct Note {
     pub(super) header_bytes: u32,
 }
 
-/// Whether there is a note, good or not. One that is not good says nothing, but its file was not left behind.
-pub(super) fn is_there<D: Disk>(disk: &mut D) -> bool {
+/// Whether there is a note, good or not.
+fn is_there<D: Disk>(disk: &mut D) -> bool {
     disk.read(NEWEST_SLOT, 0, &mut [0]).map_or(true, |length| length > 0)
 }
 

@@ -332,10 +332,14 @@ fn a_part_of_a_store_is_told_and_goes_on_or_is_mended() {
     let (_, files, _) = two_days();
     let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
     let of_newest = newest(&Store::of(&files, b'a').log).expect("there is one");
-    for (is_noted, is_mended) in [(true, true), (false, true), (true, false), (false, false)] {
-        let case = format!("noted: {is_noted}, mended: {is_mended}");
+    let notes = ["whole", "gone", "damaged"];
+    for (note, is_mended) in notes.into_iter().flat_map(|note| [(note, true), (note, false)]) {
+        let case = format!("the note is {note}, mended: {is_mended}");
         let mut files = files.clone();
-        files.retain(|name, _| *name != of_newest && (is_noted || *name != NEWEST_SLOT));
+        files.retain(|name, _| *name != of_newest && (note != "gone" || *name != NEWEST_SLOT));
+        if note == "damaged" {
+            files.get_mut(&NEWEST_SLOT).expect("it is there")[30] ^= 1;
+        }
         let mut disk = disk_of(&files);
         let scan = Scan::of(&mut disk).expect("it is readable");
         assert!(!scan.damage.is_empty(), "{case}: before");

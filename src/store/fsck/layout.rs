@@ -58,7 +58,7 @@ pub(super) struct Layout {
     pub(super) segment_bytes: u32,
     /// The log, oldest first.
     pub(super) log: Vec<Listed>,
-    /// The note beside the log is there, good or not.
+    /// There is a good note beside the log.
     pub(super) has_note: bool,
 }
 
@@ -159,7 +159,7 @@ impl Layout {
         // A start goes by the note beside the log where the newest segment has lost its header.
         let mut missed = None;
         let note = newest_note::read(disk).filter(|note| Some(note.header.identity) == self.identity);
-        self.has_note = newest_note::is_there(disk);
+        self.has_note = note.is_some();
         if let Some(note) = note.filter(|note| self.is_missed(note)) {
             let length = read_around(disk, note.segment.slot, bytes).map_or(0, |(length, _)| length);
             if self.walk(&bytes[..length], note.segment, note.header_bytes).has_begun(&note.header) {
@@ -201,8 +201,8 @@ impl Layout {
         self.headers().all(|(_, _, header)| header.sequence < note.segment.sequence)
     }
 
-    /// Whether no file is there that came after this segment, nor a note beside the log: then it is not full,
-    /// or files are gone.
+    /// Whether no file is there that came after this segment, nor a good note beside the log: then it is not
+    /// full, or files are gone.
     pub(super) fn ends_with(&self, sequence: u64) -> bool {
         !self.has_note && self.headers().all(|(_, _, header)| header.sequence <= sequence)
     }
