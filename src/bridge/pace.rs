@@ -1,11 +1,11 @@
 //! How fast messages leave: so many a second, or so many bytes.
 //!
 //! After an outage a backlog would fill a thin or metered link for hours, and with it go the device's own
-//! programs; so a rate may be set. What was not used is kept for a tenth of a second only, so that a pause does
-//! not turn into a burst.
+//! programs; so a rate may be set. What was not used is kept for a tenth of a second only, so that a pause
+//! does not turn into a burst.
 //!
-//! Always true: a message is sent whole as soon as anything is left, and what it takes too much is made up for
-//! by waiting: over any span, the rate holds but for one message.
+//! Always true: a message is sent whole as soon as anything is left, and what it takes too much is made up
+//! for by waiting: over any span, the rate holds but for one message.
 
 use crate::config::bridge::DrainRate;
 use crate::time::{Deadline, Now};

@@ -227,3 +227,13 @@ pub(super) struct Getting {
     /// It is over: whether there was a message, or why not.
     pub(super) outcome: Option<Result<bool, Fault>>,
 }
+
+/// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or
+/// the commit would end half-way.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Promised {
+    /// Chunks for entries.
+    pub(super) chunks: usize,
+    /// Messages for the log.
+    pub(super) logged: usize,
+}

@@ -75,8 +75,8 @@ impl Broker {
 
     // ---- what is too much
 
-    /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters wait
-    /// for its end: what it publishes has been promised room.
+    /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters
+    /// wait for its end: what it publishes has been promised room.
     pub(super) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut left = COMMAND_STEP;
         if !self.has_dead_letters(queue) {

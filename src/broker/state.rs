@@ -21,10 +21,9 @@ use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
 use super::paging::Paging;
 use super::queue::Queue;
-use super::records::{Channel, Connection, Consumer, Getting};
+use super::records::{Channel, Connection, Consumer, Getting, Promised};
 use super::routing::Routing;
 use super::shedding::Shedding;
-use super::transaction::Promised;
 use super::waiters::Waiters;
 use super::watch::Watch;
 

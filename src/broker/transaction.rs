@@ -13,22 +13,12 @@ use crate::wire::field::Table;
 
 use super::divisions::owner_of;
 use super::publish::Publish;
-use super::records::{Mode, Transaction};
+use super::records::{Mode, Promised, Transaction};
 use super::state::SLOT_BYTES;
 use super::{Broker, Context};
 
 /// Routing all of its messages may take as long as routing so many of the worst.
 const COMMIT_TIMES: u32 = 8;
-
-/// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or
-/// the commit would end half-way.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Promised {
-    /// Chunks for entries.
-    pub(super) chunks: usize,
-    /// Messages for the log.
-    pub(super) logged: usize,
-}
 
 impl Broker {
     pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {

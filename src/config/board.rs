@@ -65,7 +65,8 @@ const MODELS: [(&str, &str); 16] = [
     ("Raspberry Pi", "pi-4"),
     // One core, 512 MB.
     ("BeagleBone", "pi-zero-w"),
-    // Two or four cores like those of a Pi 3 or a little better, 1 to 8 GB, and eMMC, which wears as a card does.
+    // Two or four cores like those of a Pi 3 or a little better, 1 to 8 GB, and eMMC, which wears as a card
+    // does.
     ("i.MX8", "pi-4"),
     ("iMX8", "pi-4"),
     ("MX8M", "pi-4"),

@@ -113,8 +113,8 @@ fn find(config: &Config) -> Result<DirectoryState, StartError> {
 fn expect_files(config: &Config, place: &Path) -> Result<(), StartError> {
     let kind = statfs(place).map(|found| found.f_type);
     if kind.is_ok_and(|kind| kind == PROC_SUPER_MAGIC || kind == SYSFS_MAGIC) {
-        let why = "nobody can make files there, for it shows the kernel's own; name another with data_dir (or \
-                   --data-dir)";
+        let why = "nobody can make files there, for it shows the kernel's own; name another with data_dir \
+                   (or --data-dir)";
         return Err(StartError::Directory(config.data_dir.clone(), why.to_string()));
     }
     Ok(())

@@ -19,8 +19,8 @@
 //! definition of the log that is not newer and is not in here was deleted. The last byte of the magic is the
 //! version of the format. A restored backup has no such files; the next start makes them. The *end* stands
 //! here because what destroys the end of the log destroys what would tell of it: a clean stop notes its last
-//! commit. Versions that know nothing of it leave it out. Its CRC starts from the store's seed, so it holds in a
-//! copy that is not good, too.
+//! commit. Versions that know nothing of it leave it out. Its CRC starts from the store's seed, so it holds
+//! in a copy that is not good, too.
 //!
 //! Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
 //! the change is done; a good copy says what the digest of the newest commit with one says, but for the

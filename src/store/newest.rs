@@ -212,9 +212,9 @@ impl<D: Disk> Reader<'_, '_, D> {
 
     /// A segment is sealed when the next one is opened, and each is noted beside the log. So where the newest
     /// is sealed, and there is neither a file that is newer nor that note, files are gone, as of a directory
-    /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old could
-    /// not be written, which is no sign of that. One that is not good is one: when a note is half written, the
-    /// newer header is there already.
+    /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old
+    /// could not be written, which is no sign of that. One that is not good is one: when a note is half
+    /// written, the newer header is there already.
     pub(super) fn find_gone(&mut self, newest: &mut Newest, headers: &Headers<'_>) {
         let sequence = newest.segment.sequence;
         let is_newer = |(_, _, header): &(u32, u32, &SegmentHeader)| header.sequence > sequence;

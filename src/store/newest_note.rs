@@ -14,8 +14,8 @@
 //! Always true: it is written after the sync of the header and synced before the first commit of the segment
 //! is written, so it proves the header durable, and a commit of the newest segment proves the note; it is
 //! written once for each segment, and again at a start that goes on from another one. A note that is not good
-//! says nothing of the newest segment. One that could not be written is that of an older segment, and what is found of a newer one
-//! is believed instead.
+//! says nothing of the newest segment. One that could not be written is that of an older segment, and what is
+//! found of a newer one is believed instead.
 
 use std::io;
 

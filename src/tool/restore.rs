@@ -121,8 +121,8 @@ fn restore(
     let why = match sums {
         Sums::Agree => None,
         Sums::Differ => Some(format!(
-            "it is damaged, for {0} at its end says something else of its files than what they are (unpack it \
-             with tar and sha256sum --check {0} says of which); copy it again, or take another backup",
+            "it is damaged, for {0} at its end says something else of its files than they are (unpack it \
+             with tar, and sha256sum --check {0} says of which); copy it again, or take another backup",
             checksums::NAME
         )),
         Sums::Missing => Some(format!(
