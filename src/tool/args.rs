@@ -257,7 +257,7 @@ mod tests {
         refused(
             "-x",
             "unknown option -x; there are --config, --board, --listen, --listen-tls, --listen-unix, \
-                 --data-dir, --memory-limit, --log-level, --connect, --help, --version",
+                 --management, --data-dir, --memory-limit, --log-level, --connect, --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
