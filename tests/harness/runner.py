@@ -135,6 +135,13 @@ class Lane:
         self.held.clear()
 
 
+def step_back(child: "subprocess.Popen[str]", niceness: int) -> None:
+    """Lets others go before a child that leads a session. Its niceness alone says nothing to them where the kernel
+    groups processes by session (sched(7), autogroup) and shares the processors out among the groups."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{child.pid}/autogroup").write_text(str(niceness))
+
+
 class Runner:
     """One run: the mode, the tally, and what depends on the build having worked."""
 
@@ -189,6 +196,8 @@ class Runner:
             child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                      stderr=subprocess.STDOUT, text=True, start_new_session=True)
             self.children.append(child)
+            if niceness:
+                step_back(child, niceness)
             try:
                 status = (watch or Stopwatch()).wait_for(child)
             finally:
@@ -278,6 +287,8 @@ class Runner:
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                  start_new_session=True)
         self.children.append(child)
+        if lane.niceness:
+            step_back(child, lane.niceness)
         late = threading.Timer(limit_seconds, brokers.end, (child, 60.0))
         late.start()
         verdicts, failures = 0, 0

@@ -115,6 +115,19 @@ def stopwatch() -> None:
         assert (watch.cpu_seconds is None) == taken_away and (watch.cpu_seconds or 1) > 0
 
 
+def stepping_back() -> None:
+    """Who runs beside others is after them for the kernel too, where it groups processes by session."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True, text=True)
+    try:
+        group = Path(f"/proc/{child.pid}/autogroup")
+        before = group.read_text() if group.exists() else "nice 19"
+        runner.step_back(child, 19)
+        after = group.read_text() if group.exists() else before
+        assert after.split()[-1] == "19", f"{before.strip()} became {after.strip()}"
+    finally:
+        brokers.end(child, patience=0.2)
+
+
 def order_of_a_run() -> None:
     """Every suite is run once; who judges by how often somebody is served begins when the front and those that wait
     are over, and one that is told to stop begins nothing more."""
@@ -163,7 +176,7 @@ def main() -> int:
     """All of them."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
-                 stopwatch, order_of_a_run, unreachable_index):
+                 stopwatch, stepping_back, order_of_a_run, unreachable_index):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 
