@@ -270,3 +270,71 @@ pub trait Outbox {
     /// Moves the cursor past it.
     fn advance(&mut self);
 }
+
+/// Bytes of each name in a [`ClientLabel`].
+const LABEL_BYTES_MAX: usize = 36;
+
+/// The keys of the client's properties that a [`ClientLabel`] keeps.
+const LABEL_KEYS: [&str; 3] = ["product", "version", "connection_name"];
+
+/// What a client says it is, as far as it is kept: the names by which an operator knows a program. It has one
+/// size, whatever a client sends: longer names are cut, between letters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientLabel {
+    names: [LabelName; LABEL_KEYS.len()],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LabelName {
+    bytes: [u8; LABEL_BYTES_MAX],
+    len: u8,
+}
+
+impl Default for LabelName {
+    fn default() -> Self {
+        Self { bytes: [0; LABEL_BYTES_MAX], len: 0 }
+    }
+}
+
+impl ClientLabel {
+    /// What is kept of a client's properties, which are asked for by their keys.
+    pub fn of<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let mut label = Self::default();
+        for (name, key) in label.names.iter_mut().zip(LABEL_KEYS) {
+            let text = property(key).unwrap_or_default();
+            let mut end = text.len().min(LABEL_BYTES_MAX);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            name.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+            name.len = end as u8;
+        }
+        label
+    }
+
+    /// The names that it has, by their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        LABEL_KEYS.into_iter().zip(&self.names).filter_map(|(key, name)| {
+            // It was cut between letters, so this is what was written.
+            let text = name.bytes[..usize::from(name.len)].utf8_chunks().next()?.valid();
+            Some((key, text))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_its_size_and_is_text() {
+        let long = "é".repeat(30);
+        let label = ClientLabel::of(|key| match key {
+            "product" => Some(long.as_str()),
+            "connection_name" => Some("meter 7"),
+            _ => None,
+        });
+        let names: Vec<_> = label.iter().collect();
+        assert_eq!(names, [("product", &long[..LABEL_BYTES_MAX]), ("connection_name", "meter 7")]);
+    }
+}

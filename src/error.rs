@@ -108,6 +108,28 @@ impl ReplyCode {
     }
 }
 
+/// What an operator could do about a fault: in the log, beside what the peer is told, for that is RabbitMQ's.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Advice {
+    /// Nothing that the text does not say.
+    #[default]
+    None,
+    /// The message is larger than messages may be here.
+    RaiseMessageSize,
+    /// The default exchange has no name that a pattern could be thought of for.
+    MatchDefaultExchange,
+}
+
+impl Advice {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::RaiseMessageSize => "; the key is message_size_max",
+            Self::MatchDefaultExchange => "; the user's write pattern has to match amq.default",
+        }
+    }
+}
+
 /// A peer's mistake, ready to be told to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
@@ -115,6 +137,8 @@ pub struct Fault {
     pub code: ReplyCode,
     /// What the fault ends: the channel or the connection.
     pub scope: Scope,
+    /// What the log says besides.
+    pub advice: Advice,
     /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes. Not inline: a fault travels in
     /// the answer to every command, and hardly any answer is one.
     pub text: Box<str>,
@@ -125,13 +149,34 @@ impl Fault {
     /// three dots.
     #[cold]
     pub fn new(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
-        Self { code, scope: code.scope(), text: reply_text(code.name(), explanation) }
+        Self { code, scope: code.scope(), advice: Advice::None, text: reply_text(code.name(), explanation) }
     }
 
     /// The same, but it ends the connection whatever the code (403 and 404 can, during the handshake).
     #[cold]
     pub fn connection(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { scope: Scope::Connection, ..Self::new(code, explanation) }
+    }
+
+    /// The same, with something for the operator.
+    #[cold]
+    pub fn advising(self, advice: Advice) -> Self {
+        Self { advice, ..self }
+    }
+
+    /// As the log has it.
+    pub const fn logged(&self) -> Logged<'_> {
+        Logged(self)
+    }
+}
+
+/// A fault as the log has it: what the peer is told, and what an operator could do.
+#[derive(Clone, Copy, Debug)]
+pub struct Logged<'f>(&'f Fault);
+
+impl fmt::Display for Logged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.0, self.0.advice.text())
     }
 }
 

@@ -19,7 +19,7 @@
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
 //! | [`config`] | what the operator said | nothing |
-//! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::Writer`, `wire::Full` |
+//! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |

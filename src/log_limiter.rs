@@ -10,6 +10,9 @@
 //!                       counted by kind ──────→ one report line every REPORT_MS, and one at the end
 //! ```
 //!
+//! Connections that come and go are no trouble: they have a bucket of all for themselves, so that they leave
+//! no warning out, and are reported more seldom.
+//!
 //! Always true: every line asked for is written or counted, and every count is told; there is a deadline only
 //! while something is to be told, so an idle broker sleeps; the table has a fixed size, and the bucket that
 //! makes place is the fullest one, which loses least by being forgotten. An IPv6 source is its first 64
@@ -33,6 +36,8 @@ const TOTAL_BURST: u64 = 60;
 const TOTAL_REFILL_MS: u64 = 5_000;
 /// What was left out is told in one line after so many milliseconds.
 const REPORT_MS: u64 = 30_000;
+/// The same of what is no trouble: a program that connects every second is to cost a card next to nothing.
+const NEWS_REPORT_MS: u64 = 600_000;
 /// Buckets remembered.
 const BUCKETS_MAX: usize = 128;
 
@@ -64,7 +69,7 @@ impl fmt::Display for LogSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
-            Self::User(id) => write!(f, "user {id}"),
+            Self::User(id) => write!(f, "uid {id}"),
             Self::Anybody => f.write_str("somebody"),
         }
     }
@@ -91,10 +96,12 @@ pub enum LogKind {
     Control,
     /// A bridge that is up, or is not.
     Bridge,
+    /// A connection that was opened, or is over: no trouble.
+    Visit,
 }
 
 impl LogKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Opening,
         Self::TlsHandshake,
         Self::Login,
@@ -104,6 +111,7 @@ impl LogKind {
         Self::Shortage,
         Self::Control,
         Self::Bridge,
+        Self::Visit,
     ];
 
     /// What many of them are called in a report.
@@ -118,6 +126,15 @@ impl LogKind {
             Self::Shortage => "shortages",
             Self::Control => "refused ctl clients",
             Self::Bridge => "news of bridges",
+            Self::Visit => "connections opened or over",
+        }
+    }
+
+    /// When what was left out of it is told, in milliseconds.
+    const fn report_ms(self) -> u64 {
+        match self {
+            Self::Visit => NEWS_REPORT_MS,
+            _ => REPORT_MS,
         }
     }
 }
@@ -149,7 +166,10 @@ struct Entry {
 #[derive(Debug)]
 pub struct LogLimiter {
     entries: Vec<Entry, BUCKETS_MAX>,
+    /// Of all that is trouble.
     total: TokenBucket,
+    /// Of all visits.
+    visits: TokenBucket,
     /// Lines left out since the last report, by kind.
     left_out: [u64; LogKind::ALL.len()],
     report_due: Deadline,
@@ -160,6 +180,7 @@ impl Default for LogLimiter {
         Self {
             entries: Vec::new(),
             total: TokenBucket::default(),
+            visits: TokenBucket::default(),
             left_out: [0; LogKind::ALL.len()],
             report_due: Deadline::NEVER,
         }
@@ -203,24 +224,28 @@ impl LogLimiter {
         if self.report_due == Deadline::NEVER {
             return;
         }
-        log::warn!("{}", Report(self));
+        let is_news =
+            LogKind::ALL.iter().all(|kind| *kind == LogKind::Visit || self.left_out[*kind as usize] == 0);
+        log::log!(if is_news { Level::Info } else { Level::Warn }, "{}", Report(self));
         self.left_out = [0; LogKind::ALL.len()];
         self.entries.iter_mut().for_each(|entry| entry.left_out = 0);
         self.report_due = Deadline::NEVER;
     }
 
     fn may_log(&mut self, now: Now, source: LogSource, kind: LogKind) -> bool {
-        let total = self.total.taken(now, TOTAL_BURST, TOTAL_REFILL_MS);
+        let is_visit = kind == LogKind::Visit;
+        let all = if is_visit { self.visits } else { self.total };
+        let total = all.taken(now, TOTAL_BURST, TOTAL_REFILL_MS);
         let entry = self.entry(source.key(), kind);
         let own = entry.bucket.taken(now, SOURCE_BURST, SOURCE_REFILL_MS);
         if let (Some(own), Some(total)) = (own, total) {
             entry.bucket = own;
-            self.total = total;
+            *(if is_visit { &mut self.visits } else { &mut self.total }) = total;
             return true;
         }
         entry.left_out += 1;
         self.left_out[kind as usize] += 1;
-        self.report_due = self.report_due.earlier(now.after_ms(REPORT_MS));
+        self.report_due = self.report_due.earlier(now.after_ms(kind.report_ms()));
         false
     }
 
@@ -331,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_and_goes_leaves_no_warning_out_and_is_told_seldom() {
+        let (mut limiter, now) = (LogLimiter::default(), Now::from_ms(1_000));
+        for number in 0..1_000 {
+            logged(&mut limiter, now, peer(number), LogKind::Visit, 2);
+        }
+        assert_eq!(limiter.deadline(), now.after_ms(NEWS_REPORT_MS));
+        assert_eq!(logged(&mut limiter, now, peer(1), LogKind::Login, 7), SOURCE_BURST);
+        assert_eq!(limiter.deadline(), now.after_ms(REPORT_MS), "a refusal is not told so late");
+    }
+
+    #[test]
     fn a_network_of_ipv6_is_one_source_and_a_mapped_address_is_its_own() {
         let of = |text: &str| LogSource::Address(text.parse().unwrap()).key();
         assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:3:4:5:6"));
@@ -345,6 +381,6 @@ mod tests {
             let source = LogSource::Address(IpAddr::from([0xfd; 16]));
             limiter.entry(source, kind).left_out = u64::MAX;
         }
-        assert!(Report(&limiter).to_string().len() < 900);
+        assert!(Report(&limiter).to_string().len() < 1_000);
     }
 }

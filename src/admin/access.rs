@@ -1,12 +1,14 @@
 //! Users, virtual hosts and permissions over the operator's interface.
 //!
-//! Passwords come as hashes: the command line makes them, so the broker's loop need not, and no password
-//! crosses a socket.
+//! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
+//! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
 
 use crate::admin::definitions::{Fields, Limits, UserLimits, limits_of, user_limits_of};
 use crate::broker::{Broker, OperatorFault};
 use crate::journal::{Batch, Journal};
-use crate::password::PasswordHash;
+use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
+
+use zeroize::Zeroizing;
 
 use super::answer::{Answer, bad_request, not_found, problem};
 use super::http::{Condition, Request, Status, Verb};
@@ -52,6 +54,16 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
             Ok(limits) => changed(broker.set_vhost_limits(journal, vhost, limits_of(limits))),
             Err(why) => bad_request(&why),
         },
+        (Verb::Put | Verb::Delete, ["vhost-limits", vhost, limit]) => {
+            vhost_limit(request, context, vhost, limit)
+        }
+        (Verb::Put, ["user-limits", user, limit]) => match one_limit(request, limit) {
+            Ok(fields) => match UserLimits::read(fields) {
+                Ok(limits) => put_user_limits(broker, journal, user, limits),
+                Err(why) => bad_request(&why),
+            },
+            Err(why) => bad_request(&why),
+        },
         (Verb::Delete, ["vhost-limits", vhost]) => {
             changed(broker.set_vhost_limits(journal, vhost, crate::broker::VhostLimits::default()))
         }
@@ -63,6 +75,41 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
         (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.confirm_access(journal)),
         _ => not_found("Not Found"),
     }
+}
+
+/// `{"value": N}` as the object of limits that it is.
+fn one_limit(request: &Request<'_>, limit: &str) -> Result<Fields, String> {
+    let value = match Fields::parse(request.body)?.value("value") {
+        serde_json::Value::String(text) => {
+            text.parse().map_or(serde_json::Value::Null, |number: i64| number.into())
+        }
+        value => value,
+    };
+    if value.is_null() {
+        return Err("missing field `value`".to_string());
+    }
+    Fields::of(serde_json::Value::Object([(limit.to_string(), value)].into_iter().collect()))
+}
+
+/// Sets one limit of a virtual host, or takes it away; the other stays.
+fn vhost_limit(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &str, limit: &str) -> Answer {
+    let Some(mut limits) = context.broker.vhosts().find(|view| view.name == vhost).map(|view| view.limits)
+    else {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    };
+    let said = match request.verb {
+        Verb::Put => match one_limit(request, limit).and_then(Limits::read) {
+            Ok(said) => limits_of(said),
+            Err(why) => return bad_request(&why),
+        },
+        _ => crate::broker::VhostLimits::default(),
+    };
+    match limit {
+        "max-queues" => limits.queues_max = said.queues_max,
+        "max-connections" => limits.connections_max = said.connections_max,
+        _ => return not_found("Not Found"),
+    }
+    changed(context.broker.set_vhost_limits(context.journal, vhost, limits))
 }
 
 /// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
@@ -108,7 +155,7 @@ fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[Str
 
 /// What is said of a user; what is not said stays.
 struct UserBody {
-    password: Option<String>,
+    password: Option<Zeroizing<String>>,
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
     tags: Option<String>,
@@ -117,7 +164,7 @@ struct UserBody {
 impl UserBody {
     fn read(mut fields: Fields) -> Result<Self, String> {
         Ok(Self {
-            password: fields.text_if_said("password")?,
+            password: fields.text_if_said("password")?.map(Zeroizing::new),
             password_hash: fields.text_if_said("password_hash")?,
             hashing_algorithm: fields.text_if_said("hashing_algorithm")?,
             tags: fields.text_if_said("tags")?,
@@ -130,8 +177,8 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
         Ok(said) => said,
         Err(why) => return bad_request(&why),
     };
-    if said.password.is_some() {
-        return bad_request("a password is taken as password_hash and hashing_algorithm only");
+    if said.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
+        return bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most"));
     }
     let exists = (0..context.broker.user_places())
         .filter_map(|place| context.broker.user_at(place))
@@ -144,8 +191,15 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
         Condition::Exists if !exists => return changed(Err(OperatorFault::NoSuchUser(user.into()))),
         _ => {}
     }
-    let hash = match (&said.hashing_algorithm, &said.password_hash) {
-        (Some(algorithm), Some(hash)) => match PasswordHash::import(algorithm, hash) {
+    let salt = context.broker.chance().to_le_bytes();
+    let in_clear = said
+        .password
+        .as_ref()
+        .map(|text| PasswordHash::as_rabbitmq(text.as_bytes(), [salt[0], salt[1], salt[2], salt[3]]));
+    let algorithm = said.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
+    let hash = match (in_clear, &said.password_hash) {
+        (Some(hash), _) => Some(hash),
+        (None, Some(hash)) => match PasswordHash::import(algorithm, hash) {
             Ok(hash) => Some(hash),
             Err(error) => return bad_request(&error.to_string()),
         },

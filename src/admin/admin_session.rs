@@ -9,12 +9,15 @@
 //! Always true: one request at a time, in their order, each after the answer before has left; input and
 //! output have a cap each; a client that does not read costs those and nothing else.
 
-use super::answer::{Answer, OUTPUT_BYTES_MAX, problem};
+use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
 use super::api;
 use super::gate;
 use super::http::{self, Head, Parsed, Status};
 use super::listing::{Listing, Room};
+use super::looking::Looking;
+use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
+use crate::broker::{self, Broker};
 use crate::journal::Batch;
 use crate::password::PasswordCheck;
 
@@ -40,6 +43,10 @@ enum State {
     Checking,
     /// The rows of an answer are being written.
     Listing(Box<Listing>),
+    /// Messages are taken from a queue and written.
+    Getting(Box<Getting>),
+    /// Messages are being read, to be looked at.
+    Looking(Box<Looking>),
     /// So much of a file is still to be written.
     Sending(&'static [u8]),
     /// Nothing more is read; what is there is written, then it is over.
@@ -55,6 +62,10 @@ pub struct AdminSession {
     written: usize,
     state: State,
     is_last: bool,
+    /// The answer's body is not wanted.
+    is_head: bool,
+    /// Where to find what was made.
+    location: Option<String>,
     /// What is in the input is no whole request.
     is_partial: bool,
     caller: Caller,
@@ -95,6 +106,8 @@ impl Default for AdminSession {
             written: 0,
             state: State::Reading,
             is_last: false,
+            is_head: false,
+            location: None,
             is_partial: false,
             caller: Caller::Operator,
             challenges: false,
@@ -176,6 +189,12 @@ impl AdminSession {
                 }
             }
             State::Listing(_) => self.list(context),
+            State::Getting(_) => self.get(context),
+            State::Looking(looking) if looking.is_done(context.broker) => {
+                let taken = looking.take(context);
+                let answer = taken.map_or_else(|fault| refusal(&fault), |body| Answer::Now(Status::Ok, body));
+                self.begin(answer, context);
+            }
             State::Sending(rest) => {
                 let now =
                     rest.len().min(OUTPUT_BYTES_ENOUGH.saturating_sub(self.output.len() - self.written));
@@ -188,6 +207,7 @@ impl AdminSession {
             State::Reading
             | State::Checking
             | State::Holding(_)
+            | State::Looking(_)
             | State::Waiting(..)
             | State::Changing(..)
             | State::Ending => {}
@@ -204,7 +224,35 @@ impl AdminSession {
 
     /// Whether there is something to be written, now or by [`Self::fill`], without anything new from outside.
     pub fn has_output(&self) -> bool {
-        !self.output().is_empty() || matches!(self.state, State::Listing(_) | State::Sending(_))
+        let goes_on = matches!(self.state, State::Listing(_) | State::Sending(_) | State::Getting(_));
+        !self.output().is_empty() || goes_on && !self.waits()
+    }
+
+    /// Whether it waits for messages that the broker reads back.
+    pub fn waits(&self) -> bool {
+        match &self.state {
+            State::Getting(getting) => getting.waits_for().is_some(),
+            State::Looking(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it waits for some that are not there yet.
+    pub fn is_held_up(&self, broker: &Broker) -> bool {
+        match &self.state {
+            State::Getting(getting) => getting.waits_for().is_some_and(|id| broker.is_busy(id)),
+            State::Looking(looking) => !looking.is_done(broker),
+            _ => false,
+        }
+    }
+
+    /// The client is gone: what it took and was to go back does.
+    pub fn abandon(self, broker: &mut Broker, context: &mut broker::Context<'_>) {
+        match self.state {
+            State::Getting(getting) => getting.abandon(broker, context),
+            State::Looking(looking) => looking.abandon(broker, context),
+            _ => {}
+        }
     }
 
     /// Bytes to be written.
@@ -268,7 +316,7 @@ impl AdminSession {
             Parsed::Refused(status) => return Looked::Refused(status),
             Parsed::Request(request, end) => (request, end),
         };
-        self.is_last = request.is_last;
+        (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
         let answer = match self.caller {
             Caller::Operator => Ok(api::handle(&request, context)),
@@ -282,7 +330,7 @@ impl AdminSession {
         }
     }
 
-    fn head(&self, status: Status) -> Head {
+    fn head(&self, status: Status) -> Head<'static> {
         match self.caller {
             Caller::Operator => Head::json(status),
             Caller::Network { .. } => gate::head(status, self.challenges),
@@ -293,18 +341,24 @@ impl AdminSession {
         match answer {
             Answer::Now(status, body) => self.answer(status, &body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
+            Answer::Made(batch, location) => {
+                self.location = Some(location);
+                self.state = State::Waiting(batch, Status::Created, Vec::new());
+            }
             Answer::Changed(status, body) => {
                 self.state = State::Changing(context.journal.facts_said(), status, body);
             }
             Answer::Hold(batch) => self.state = State::Holding(batch),
-            Answer::List(listing) => {
-                let head = self.head(Status::Ok);
-                http::begin(&mut self.output, head, None);
-                self.state = State::Listing(listing);
-            }
+            Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),
+            Answer::List(listing) => self.state = State::Listing(listing),
+            Answer::Look(looking) => self.state = State::Looking(looking),
+            Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {
                 http::begin(&mut self.output, gate::page_head(page, Status::Ok), Some(page.bytes.len()));
-                self.state = State::Sending(page.bytes);
+                match self.is_head {
+                    true => self.finish(),
+                    false => self.state = State::Sending(page.bytes),
+                }
             }
             Answer::KnownPage(page) => {
                 http::begin(&mut self.output, gate::page_head(page, Status::NotModified), Some(0));
@@ -313,10 +367,55 @@ impl AdminSession {
         }
     }
 
+    fn begin_list(&mut self, listing: Box<Listing>) {
+        let head = self.head(Status::Ok);
+        http::begin(&mut self.output, head, None);
+        match core::mem::take(&mut self.is_head) {
+            true => self.finish(),
+            false => self.state = State::Listing(listing),
+        }
+    }
+
+    fn get(&mut self, context: &mut RequestContext<'_>) {
+        let State::Getting(getting) = &mut self.state else { return };
+        if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
+            return;
+        }
+        self.output.drain(..core::mem::take(&mut self.written));
+        let (was_begun, mut piece) = (getting.is_begun, Vec::new());
+        let progress = match getting.step(context, &mut piece, OUTPUT_BYTES_ENOUGH) {
+            Ok(progress) => progress,
+            Err(fault) => {
+                self.state = State::Reading;
+                return self.begin(refusal(&fault), context);
+            }
+        };
+        if piece.is_empty() {
+            return;
+        }
+        if !was_begun {
+            let head = self.head(Status::Ok);
+            http::begin(&mut self.output, head, None);
+        }
+        let at = http::open_chunk(&mut self.output);
+        self.output.extend_from_slice(&piece);
+        http::close_chunk(&mut self.output, at);
+        if progress == Progress::Done {
+            http::end_chunks(&mut self.output);
+            self.finish();
+        }
+    }
+
     fn answer(&mut self, status: Status, body: &[u8]) {
         let head = self.head(status);
-        http::begin(&mut self.output, head, Some(body.len()));
-        self.output.extend_from_slice(body);
+        let more = match self.location.take().filter(|_| status == Status::Created) {
+            Some(place) => &*format!("{}location: {place}\r\n", head.more),
+            None => head.more,
+        };
+        http::begin(&mut self.output, Head { more, ..head }, Some(body.len()));
+        if !core::mem::take(&mut self.is_head) {
+            self.output.extend_from_slice(body);
+        }
         self.finish();
     }
 
@@ -327,6 +426,19 @@ impl AdminSession {
     fn list(&mut self, context: &RequestContext<'_>) {
         let State::Listing(listing) = &mut self.state else { return };
         if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
+            return;
+        }
+        if !listing.is_gathered() {
+            match listing.gather(context.context()) {
+                Err((status, error, why)) => self.answer(status, &problem(error, &why)),
+                Ok(()) if !listing.is_gathered() => {}
+                Ok(()) => {
+                    let State::Listing(listing) = core::mem::replace(&mut self.state, State::Reading) else {
+                        return;
+                    };
+                    self.begin_list(listing);
+                }
+            }
             return;
         }
         self.output.drain(..core::mem::take(&mut self.written));

@@ -8,7 +8,9 @@ use crate::journal::Batch;
 use super::http::Status;
 use super::json::Json;
 use super::listing::Listing;
+use super::looking::Looking;
 use super::pages::Page;
+use super::queue_get::QueueGet;
 
 /// Bytes that may wait to be taken by one client.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -22,6 +24,8 @@ pub enum Answer {
     Now(Status, Vec<u8>),
     /// The same, when this batch is durable.
     Durable(Batch, Status, Vec<u8>),
+    /// It was made, when this batch is durable, and is to be found there from now on.
+    Made(Batch, String),
     /// When all that was said of what exists is durable, whatever messages wait for.
     Changed(Status, Vec<u8>),
     /// With what the store consists of, once this is durable.
@@ -30,6 +34,10 @@ pub enum Answer {
     Page(&'static Page),
     /// The client has it.
     KnownPage(&'static Page),
+    /// With messages that are taken from a queue.
+    Get(Box<QueueGet>),
+    /// With messages that are looked at, once they are read from the disk.
+    Look(Box<Looking>),
     /// An answer of many rows, written as room comes.
     List(Box<Listing>),
 }
@@ -82,4 +90,16 @@ pub(super) fn refused(fault: &Fault) -> Answer {
         _ => (Status::BadRequest, "bad_request"),
     };
     Answer::Now(status, problem(error, &fault.text))
+}
+
+/// What a fault over AMQP is over HTTP.
+#[cold]
+pub(super) fn refusal(fault: &Fault) -> Answer {
+    let text = fault.text.split_once(" - ").map_or(&*fault.text, |(_, text)| text);
+    match fault.code {
+        ReplyCode::NotFound => Answer::Now(Status::NotFound, problem("not_found", text)),
+        ReplyCode::AccessRefused | ReplyCode::NotAllowed => unauthorized(text),
+        ReplyCode::ResourceError => Answer::Now(Status::Unavailable, problem("unavailable", text)),
+        _ => bad_request(text),
+    }
 }

@@ -4,19 +4,24 @@
 //! Always true: a change is answered when it is durable; a mistake is answered with what is wrong; nothing
 //! here does more than a bounded piece of work.
 
+use std::borrow::Cow;
+
 use crate::broker::Context;
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
 use super::answer::{Answer, OUTPUT_BYTES_MAX, bad_request, body, done, not_found, problem, refused};
-use super::bridges::BridgeLinks;
+use super::binding_columns::{Bindings, DefaultBindings};
+use super::bridges::{BridgeLinks, Shovels};
 use super::columns::{
-    Bindings, Channels, Connections, Consumers, DefaultBindings, Exchanges, Kind, Orphans, Permissions,
-    Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
+    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Permissions, Queues, TopicPermissions, Users,
+    Vhosts, parse_connection_pid,
 };
+use super::filter::Filter;
 use super::http::{Request, Status, Verb, decode};
 use super::json::{Json, Tables};
-use super::listing::{Filter, Listing, Part, Written, choose, is_wanted, row};
+use super::listing::{Listing, Part, Written, choose, choose_known, is_wanted, looks, row};
+use super::ordering::Ordered;
 use super::request_context::{BridgeOrder, RequestContext};
 use super::{access, definitions};
 
@@ -43,9 +48,9 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
             done(Status::NoContent)
         }
         (Verb::Get, ["ctl", "alarms"]) => alarms(context),
-        (Verb::Get, ["ctl", "bridges"]) => list::<BridgeLinks>(request, BRIDGE_LINKS, &[]),
+        (Verb::Get, ["ctl", "bridges"]) => list::<BridgeLinks>(request, BRIDGE_LINKS),
         (Verb::Post, ["ctl", "bridges", bridge, order]) => order_bridge(context, bridge, order),
-        (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS, &[]),
+        (Verb::Get, ["ctl", "orphans"]) => list::<Orphans>(request, ORPHANS),
         (verb @ (Verb::Put | Verb::Delete), ["ctl", "orphans", incarnation, queue @ ..]) => {
             orphan(context, verb, incarnation, queue)
         }
@@ -65,7 +70,7 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
         }
         (Verb::Get, ["definitions"]) => export(),
         (Verb::Post, ["ctl", "import"]) => import(request, context),
-        (Verb::Get, ["users"]) => list::<Users>(request, USERS, &[]),
+        (Verb::Get, ["users"]) => list::<Users>(request, USERS),
         (Verb::Get, ["users", user, "permissions"]) => {
             of_user::<Permissions>(request, context, PERMISSIONS, user)
         }
@@ -78,13 +83,17 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
         (Verb::Get, ["vhosts", vhost, "topic-permissions"]) => {
             of_vhost::<TopicPermissions>(request, context, TOPIC_PERMISSIONS, vhost)
         }
-        (Verb::Get, ["queues", vhost @ ..]) => list::<Queues>(request, QUEUES, vhost),
-        (Verb::Get, ["exchanges", vhost @ ..]) => list::<Exchanges>(request, EXCHANGES, vhost),
-        (Verb::Get, ["bindings", vhost @ ..]) => list::<Bindings>(request, BINDINGS, vhost),
-        (Verb::Get, ["connections"]) => list::<Connections>(request, CONNECTIONS, &[]),
-        (Verb::Get, ["channels"]) => list::<Channels>(request, CHANNELS, &[]),
-        (Verb::Get, ["consumers", vhost @ ..]) => list::<Consumers>(request, CONSUMERS, vhost),
-        (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS, &[]),
+        (Verb::Get, ["queues", vhost]) => of_vhost::<Queues>(request, context, QUEUES, vhost),
+        (Verb::Get, ["queues"]) => list::<Queues>(request, QUEUES),
+        (Verb::Get, ["exchanges", vhost]) => of_vhost::<Exchanges>(request, context, EXCHANGES, vhost),
+        (Verb::Get, ["exchanges"]) => list::<Exchanges>(request, EXCHANGES),
+        (Verb::Get, ["bindings", vhost]) => of_vhost::<Bindings>(request, context, BINDINGS, vhost),
+        (Verb::Get, ["bindings"]) => list::<Bindings>(request, BINDINGS),
+        (Verb::Get, ["connections"]) => list::<Connections>(request, CONNECTIONS),
+        (Verb::Get, ["channels"]) => list::<Channels>(request, CHANNELS),
+        (Verb::Get, ["consumers", vhost]) => of_vhost::<Consumers>(request, context, CONSUMERS, vhost),
+        (Verb::Get, ["consumers"]) => list::<Consumers>(request, CONSUMERS),
+        (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS),
         (Verb::Delete, ["queues", vhost, queue]) => delete_queue(request, context, vhost, queue),
         (Verb::Delete, ["queues", vhost, queue, "contents"]) => {
             let (broker, mut context) = context.broker();
@@ -104,7 +113,7 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
 }
 
 const fn part<K: Kind>(around: (&'static str, &'static str)) -> Part {
-    Part { around, places: K::places, row: row::<K> }
+    Part { around, places: K::places, row: row::<K>, looks: Some(looks::<K>()) }
 }
 
 const WHOLE: (&str, &str) = ("[", "\n]\n");
@@ -116,18 +125,14 @@ const CHANNELS: &[Part] = &[part::<Channels>(WHOLE)];
 const CONSUMERS: &[Part] = &[part::<Consumers>(WHOLE)];
 const ORPHANS: &[Part] = &[part::<Orphans>(WHOLE)];
 const BRIDGE_LINKS: &[Part] = &[part::<BridgeLinks>(WHOLE)];
+const SHOVELS: &[Part] = &[part::<Shovels>(WHOLE)];
 const VHOSTS: &[Part] = &[part::<Vhosts>(WHOLE)];
 const USERS: &[Part] = &[part::<Users>(WHOLE)];
 const PERMISSIONS: &[Part] = &[part::<Permissions>(WHOLE)];
 const TOPIC_PERMISSIONS: &[Part] = &[part::<TopicPermissions>(WHOLE)];
 
-fn list<K: Kind>(request: &Request<'_>, parts: &'static [Part], vhost: &[&str]) -> Answer {
-    let filter = match vhost {
-        [] => Filter::default(),
-        [vhost] => Filter { vhost: Some((*vhost).into()), ..Filter::default() },
-        _ => return not_found("Not Found"),
-    };
-    filtered::<K>(request, parts, filter)
+fn list<K: Kind>(request: &Request<'_>, parts: &'static [Part]) -> Answer {
+    filtered::<K>(request, parts, Filter::default())
 }
 
 /// Rows of a user who must exist.
@@ -158,21 +163,29 @@ fn of_vhost<K: Kind>(
     filtered::<K>(request, parts, Filter { vhost: Some(vhost.into()), ..Filter::default() })
 }
 
-/// All rows of a kind that somebody may see.
+/// All rows of a kind that somebody may see, in the order and on the page that are asked for.
 pub(super) fn list_kind(kind: &str, request: &Request<'_>, filter: Filter) -> Answer {
-    match kind {
-        "queues" => filtered::<Queues>(request, QUEUES, filter),
-        "exchanges" => filtered::<Exchanges>(request, EXCHANGES, filter),
-        "bindings" => filtered::<Bindings>(request, BINDINGS, filter),
-        "connections" => filtered::<Connections>(request, CONNECTIONS, filter),
-        "channels" => filtered::<Channels>(request, CHANNELS, filter),
-        "consumers" => filtered::<Consumers>(request, CONSUMERS, filter),
-        "vhosts" => filtered::<Vhosts>(request, VHOSTS, filter),
-        "users" => filtered::<Users>(request, USERS, filter),
-        "permissions" => filtered::<Permissions>(request, PERMISSIONS, filter),
-        "topic-permissions" => filtered::<TopicPermissions>(request, TOPIC_PERMISSIONS, filter),
-        "bridges" => filtered::<BridgeLinks>(request, BRIDGE_LINKS, filter),
-        _ => not_found("Not Found"),
+    let columns = request.asked("columns").and_then(decode);
+    let columns = columns.as_deref();
+    let (parts, chosen) = match kind {
+        "queues" => (QUEUES, choose_known::<Queues>(columns)),
+        "exchanges" => (EXCHANGES, choose_known::<Exchanges>(columns)),
+        "bindings" => (BINDINGS, choose_known::<Bindings>(columns)),
+        "connections" => (CONNECTIONS, choose_known::<Connections>(columns)),
+        "channels" => (CHANNELS, choose_known::<Channels>(columns)),
+        "consumers" => (CONSUMERS, choose_known::<Consumers>(columns)),
+        "vhosts" => (VHOSTS, choose_known::<Vhosts>(columns)),
+        "users" => (USERS, choose_known::<Users>(columns)),
+        "permissions" => (PERMISSIONS, choose_known::<Permissions>(columns)),
+        "topic-permissions" => (TOPIC_PERMISSIONS, choose_known::<TopicPermissions>(columns)),
+        "bridges" => (BRIDGE_LINKS, choose_known::<BridgeLinks>(columns)),
+        "shovels" => (SHOVELS, choose_known::<Shovels>(columns)),
+        _ => return not_found("Not Found"),
+    };
+    let has_pages = matches!(kind, "queues" | "exchanges" | "connections" | "channels" | "vhosts");
+    match Ordered::asked(request, has_pages) {
+        Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, chosen).ordered(ordered))),
+        Err((status, error, why)) => Answer::Now(status, problem(error, &why)),
     }
 }
 
@@ -181,6 +194,14 @@ pub(super) fn one(kind: &str, context: &RequestContext<'_>, filter: Filter, name
     match kind {
         "queues" => one_of::<Queues>(context, filter, name),
         "exchanges" => one_of::<Exchanges>(context, filter, name),
+        "bindings" => {
+            let own = one_of::<DefaultBindings>(context, filter.clone(), name);
+            if matches!(own, Answer::Now(Status::Ok, _)) {
+                own
+            } else {
+                one_of::<Bindings>(context, filter, name)
+            }
+        }
         "connections" => one_of::<Connections>(context, filter, name),
         "vhosts" => one_of::<Vhosts>(context, filter, name),
         "users" => one_of::<Users>(context, filter, name),
@@ -233,6 +254,7 @@ fn overview(context: &RequestContext<'_>) -> Answer {
                 ("product_version", process.product.1.as_str()),
                 ("leveret_version", env!("CARGO_PKG_VERSION")),
                 ("data_dir", &process.data_dir),
+                ("configuration", &process.configuration),
             ] {
                 json.name(name, &mut is_first);
                 json.text(text);
@@ -265,9 +287,37 @@ fn overview(context: &RequestContext<'_>) -> Answer {
             json.texts(process.listeners.iter().map(String::as_str));
             json.name("alarms", &mut is_first);
             json.texts(which_alarms(context));
+            pools(json, context, &mut is_first);
             json.raw(b"}");
         }),
     )
+}
+
+/// Messages, the disk, and every pool with what is taken of it.
+fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    let queues = (0..context.broker.queue_places()).filter_map(|place| context.broker.queue_at(place));
+    let (ready, unacknowledged) = queues.fold((0, 0), |(ready, unacknowledged), queue| {
+        (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
+    });
+    let limit = context.journal.disk_bytes_max();
+    for (name, number) in [
+        ("messages_ready", ready),
+        ("messages_unacknowledged", unacknowledged),
+        ("disk_limit", limit),
+        ("disk_used", limit.saturating_sub(context.journal.disk_room())),
+    ] {
+        json.name(name, is_first);
+        json.number(number);
+    }
+    json.name("pools", is_first);
+    let mut separator: &[u8] = b"{";
+    for pool in context.broker.pools(context.messages) {
+        json.raw(separator);
+        separator = b",";
+        json.text(pool.key);
+        json.shown_raw(format_args!(":[{},{}]", pool.used, pool.max));
+    }
+    json.raw(b"}");
 }
 
 fn environment(context: &RequestContext<'_>) -> Answer {
@@ -279,7 +329,7 @@ fn alarms(context: &RequestContext<'_>) -> Answer {
 }
 
 /// What an operator should see to, in words that begin with a name for it.
-pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<&'static str, ALARMS_MAX> {
+pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
     let has_doubt = context.broker.access_doubt().is_some();
@@ -326,12 +376,14 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<&'stat
             "disk: the file system of the data directory is full before disk_limit is reached: make room \
              there",
         ),
-        (
-            context.process.waiting_publishers > 0,
-            "room: publishers wait until messages have left memory or the disk",
-        ),
     ];
-    states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| words).collect()
+    let waiting = context.process.waiting_publishers;
+    let room = (waiting > 0).then(|| {
+        let why = context.broker.why_room_is_awaited(journal, context.messages);
+        Cow::from(format!("room: publishers that wait for room: {waiting}; {why}"))
+    });
+    let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
+    held.chain(room).collect()
 }
 
 /// What the store consists of now; `None`: not now.
@@ -430,7 +482,8 @@ fn counted(context: &Context<'_>, outcome: Result<impl Into<i128>, Fault>) -> An
 }
 
 /// Has something done with a bridge.
-fn order_bridge(context: &mut RequestContext<'_>, bridge: &str, order: &str) -> Answer {
+/// Has the loop tell a bridge something.
+pub(super) fn order_bridge(context: &mut RequestContext<'_>, bridge: &str, order: &str) -> Answer {
     let order = match order {
         "pause" => BridgeOrder::Pause,
         "resume" => BridgeOrder::Resume,

@@ -60,6 +60,40 @@ impl Kind for BridgeLinks {
     }
 }
 
+/// The same links as RabbitMQ's shovels, for the tools that watch those.
+#[derive(Debug)]
+pub struct Shovels;
+
+impl Kind for Shovels {
+    type View<'a> = BridgeLinkView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |link, pen| pen.json.shown(format_args!("{} {}", link.bridge, link.direction))),
+        ("vhost", |link, pen| pen.json.text(link.vhost)),
+        ("type", |_, pen| pen.json.text("static")),
+        ("state", |link, pen| {
+            pen.json.text(match link.state {
+                "running" | "blocked" => "running",
+                "connecting" => "starting",
+                _ => "terminated",
+            });
+        }),
+        ("reason", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),
+    ];
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.bridges.places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.bridges.at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
 fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
     match ms {
         Some(ms) => pen.json.number(ms / 1000),

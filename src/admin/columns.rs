@@ -4,12 +4,13 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, Orphan, PermissionView, QueueView,
+    ChannelView, ConnectionView, ConsumerView, ExchangeView, Orphan, PermissionView, QueueView,
     TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
 
+use super::filter::BindingEnds;
 use super::json::{Json, Tables};
 use super::request_context::{Ends, ReadContext, SocketView};
 
@@ -83,6 +84,12 @@ pub trait Kind: 'static {
     /// What it is called, if one can be asked for by that.
     fn name(_: &Self::View<'_>) -> Option<String> {
         None
+    }
+    /// Columns that only our own command line asks for.
+    const OF_CTL: &'static [&'static str] = &[TYPED];
+    /// Whether it is a binding between these ends, or none at all.
+    fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
+        true
     }
     /// Who may not see everything sees only his own.
     const IS_PRIVATE: bool = false;
@@ -220,40 +227,6 @@ impl Kind for Exchanges {
     }
 }
 
-/// Bindings that somebody made.
-#[derive(Debug)]
-pub struct Bindings;
-
-impl Kind for Bindings {
-    type View<'a> = BindingView<'a>;
-
-    const COLUMNS: &'static [Column<Self>] = &[
-        ("source_name", |binding, pen| pen.json.text(binding.source)),
-        ("source", |binding, pen| pen.json.text(binding.source)),
-        ("source_kind", |_, pen| pen.json.text("exchange")),
-        ("vhost", |binding, pen| pen.json.text(binding.vhost)),
-        ("destination_name", |binding, pen| pen.json.text(binding.destination)),
-        ("destination", |binding, pen| pen.json.text(binding.destination)),
-        ("destination_kind", |binding, pen| pen.json.text(destination_kind(binding))),
-        ("destination_type", |binding, pen| pen.json.text(destination_kind(binding))),
-        ("routing_key", |binding, pen| pen.json.text(binding.routing_key)),
-        ("arguments", |binding, pen| pen.json.table(binding.arguments, pen.tables)),
-        (TYPED, |binding, pen| typed(binding.arguments, pen)),
-    ];
-
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.binding_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.binding_at(place)
-    }
-
-    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.vhost)
-    }
-}
-
 /// A connection: what the broker knows and what its socket says.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionRow<'a> {
@@ -289,6 +262,20 @@ impl Kind for Connections {
         ("frame_max", |row, pen| pen.json.number(row.socket.frame_max)),
         ("channel_max", |row, pen| pen.json.number(row.socket.channel_max)),
         ("connected_at", |row, pen| pen.json.number(row.socket.connected_at_ms)),
+        ("auth_mechanism", |row, pen| pen.json.text(row.socket.mechanism)),
+        ("recv_oct", |row, pen| pen.json.number(row.socket.received.0)),
+        ("recv_cnt", |row, pen| pen.json.number(row.socket.received.1)),
+        ("send_oct", |row, pen| pen.json.number(row.socket.sent.0)),
+        ("send_cnt", |row, pen| pen.json.number(row.socket.sent.1)),
+        ("client_properties", |row, pen| {
+            let mut is_first = true;
+            pen.json.raw(b"{");
+            for (name, text) in row.socket.client.iter() {
+                pen.json.name(name, &mut is_first);
+                pen.json.text(text);
+            }
+            pen.json.raw(b"}");
+        }),
     ];
     const IS_PRIVATE: bool = true;
 
@@ -376,6 +363,13 @@ impl Kind for Consumers {
 
     const COLUMNS: &'static [Column<Self>] = &[
         ("queue_name", |consumer, pen| pen.json.text(consumer.queue)),
+        ("queue", |consumer, pen| {
+            pen.json.raw(b"{\"name\":");
+            pen.json.text(consumer.queue);
+            pen.json.raw(b",\"vhost\":");
+            pen.json.text(consumer.vhost);
+            pen.json.raw(b"}");
+        }),
         ("vhost", |consumer, pen| pen.json.text(consumer.vhost)),
         ("channel_pid", |consumer, pen| pen.channel(Some(consumer.channel))),
         ("consumer_tag", |consumer, pen| pen.json.text(consumer.tag)),
@@ -464,37 +458,6 @@ impl Kind for Orphans {
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         view.name.as_ref().map(|(vhost, _)| &**vhost)
-    }
-}
-
-/// The binding that every queue has to the default exchange, by its name.
-#[derive(Debug)]
-pub struct DefaultBindings;
-
-impl Kind for DefaultBindings {
-    type View<'a> = BindingView<'a>;
-
-    const COLUMNS: &'static [Column<Self>] = Bindings::COLUMNS;
-
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.queue_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let queue = context.broker.queue_at(place)?;
-        Some(BindingView {
-            vhost: queue.vhost,
-            source: "",
-            destination: queue.name,
-            to_exchange: false,
-            exclusive: queue.owner.is_some(),
-            routing_key: queue.name,
-            arguments: Table::EMPTY,
-        })
-    }
-
-    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.vhost)
     }
 }
 
@@ -621,13 +584,9 @@ fn put_limits(limits: [(&str, Option<u32>); 2], pen: &mut Pen<'_, '_>) {
     pen.json.raw(b"}");
 }
 
-fn typed(arguments: Table<'_>, pen: &mut Pen<'_, '_>) {
+pub(super) fn typed(arguments: Table<'_>, pen: &mut Pen<'_, '_>) {
     let how = if pen.tables == Tables::LeftOut { Tables::LeftOut } else { Tables::Typed };
     pen.json.table(arguments, how);
-}
-
-const fn destination_kind(binding: &BindingView<'_>) -> &'static str {
-    if binding.to_exchange { "exchange" } else { "queue" }
 }
 
 #[cfg(test)]

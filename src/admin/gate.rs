@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, not_found, problem, unauthorized};
+use super::answer::{Answer, body, done, not_found, problem, unauthorized};
 use super::http::{Head, JSON, Request, Status, Verb};
 use super::management::{self, Who};
 use super::pages::{self, Page};
@@ -46,7 +46,7 @@ const CHALLENGE_LINES: &str = secured!(
 );
 
 /// What stands above an answer of the API.
-pub(super) const fn head(status: Status, challenges: bool) -> Head {
+pub(super) const fn head(status: Status, challenges: bool) -> Head<'static> {
     let more = if matches!(status, Status::Unauthorized) && challenges { CHALLENGE_LINES } else { API_LINES };
     Head { status, media: JSON, more, tag: None }
 }
@@ -70,26 +70,53 @@ pub(super) fn handle(
             _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
         });
     }
-    let Some(login) = Login::of(request) else { return Ok(unauthorized("Login failed")) };
-    let check = context.broker.password_check(&login.user, &login.password, from_loopback);
-    if !context.broker.is_remembered(&check) {
-        return match is_login_right {
-            // It was right a moment ago, and the user has changed since.
-            Some(_) => Ok(unauthorized("Login failed")),
-            None => Err(Box::new(check)),
-        };
-    }
-    if context.broker.check_admission(context.journal, &login.user, from_loopback).is_err() {
+    let token = request.token();
+    let user = match token {
+        Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
+        None => match Login::of(request) {
+            Some(login) => {
+                let check = context.broker.password_check(&login.user, &login.password, from_loopback);
+                let is_right = context.broker.is_remembered(&check);
+                // If it was right a moment ago, the user has changed since.
+                if !is_right && is_login_right.is_none() {
+                    return Err(Box::new(check));
+                }
+                is_right.then_some(login.user)
+            }
+            None => None,
+        },
+    };
+    let Some(user) = user else { return Ok(unauthorized("Login failed")) };
+    if context.broker.check_admission(context.journal, &user, from_loopback).is_err() {
         return Ok(unauthorized("Login failed"));
     }
-    Ok(match Who::of(context, &login.user) {
-        Some(who) => management::handle(request, context, &who),
-        None => unauthorized("Not management user"),
+    let Some(who) = Who::of(context, &user) else { return Ok(unauthorized("Not management user")) };
+    let path: heapless::Vec<&str, 3> = request.segments.iter().map(|segment| &**segment).take(3).collect();
+    Ok(match (request.verb, path.as_slice(), token) {
+        (Verb::Post, ["api", "leveret", "login"], None) => begin(context, &user),
+        (Verb::Delete, ["api", "leveret", "login"], Some(token)) => {
+            context.tokens.end(token);
+            done(Status::NoContent)
+        }
+        _ => management::handle(request, context, &who),
     })
 }
 
+/// Gives a user whose password was right a token instead of it.
+fn begin(context: &mut RequestContext<'_>, user: &str) -> Answer {
+    let Some(token) = context.tokens.begin(context.broker, user, context.process.uptime_ms) else {
+        return unauthorized("Login failed");
+    };
+    let body = body(|json| {
+        json.raw(b"{\"token\":");
+        json.text(&token);
+        json.raw(b"}");
+    });
+    Answer::Now(Status::Created, body)
+}
+
 /// What stands above a file of the page.
-pub(super) fn page_head(page: &Page, status: Status) -> Head {
+pub(super) fn page_head(page: &Page, status: Status) -> Head<'_> {
     Head { status, media: page.media, more: PAGE_LINES, tag: Some(page.tag()) }
 }
 

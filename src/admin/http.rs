@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub condition: Condition,
     /// The client closes behind the answer, or wants us to.
     pub is_last: bool,
+    /// Only what stands above the answer is wanted (`HEAD`).
+    pub is_head: bool,
     /// Who asks, and from where, as far as it says so.
     pub origin: Origin<'a>,
 }
@@ -147,6 +149,12 @@ impl Request<'_> {
             .map(|p| p.1)
     }
 
+    /// The token that it came with instead of a password.
+    pub fn token(&self) -> Option<&[u8]> {
+        let (scheme, token) = self.origin.authorization?.0.trim_ascii().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+    }
+
     /// Whether the query says `key=true`.
     pub fn says(&self, key: &str) -> bool {
         self.asked(key) == Some("true")
@@ -177,7 +185,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     };
     let Some(body) = bytes.get(head_len..end) else { return Parsed::NeedMore };
     let verb = match method {
-        "GET" => Verb::Get,
+        "GET" | "HEAD" => Verb::Get,
         "PUT" => Verb::Put,
         "POST" => Verb::Post,
         "DELETE" => Verb::Delete,
@@ -186,8 +194,9 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
     let is_last = told.closes || version == 0;
+    let is_head = method == "HEAD";
     let Told { condition, origin, .. } = told;
-    Parsed::Request(Request { verb, segments, query, body, condition, is_last, origin }, end)
+    Parsed::Request(Request { verb, segments, query, body, condition, is_last, is_head, origin }, end)
 }
 
 /// What the headers say that matters.
@@ -284,18 +293,18 @@ pub fn encode(text: &str) -> String {
 
 /// What stands above a body besides its length.
 #[derive(Clone, Copy, Debug)]
-pub struct Head {
+pub struct Head<'h> {
     /// How it begins.
     pub status: Status,
     /// Its media type.
     pub media: &'static str,
     /// Further lines, each with its end.
-    pub more: &'static str,
+    pub more: &'h str,
     /// What tells this body from others of its path.
     pub tag: Option<u64>,
 }
 
-impl Head {
+impl Head<'_> {
     /// Of JSON for programs of the operator.
     pub const fn json(status: Status) -> Self {
         Self { status, media: JSON, more: "cache-control: no-cache\r\n", tag: None }
@@ -306,7 +315,7 @@ impl Head {
 pub const JSON: &str = "application/json";
 
 /// Begins an answer whose body has so many bytes, or as many as come in chunks.
-pub fn begin(out: &mut Vec<u8>, head: Head, body_bytes: Option<usize>) {
+pub fn begin(out: &mut Vec<u8>, head: Head<'_>, body_bytes: Option<usize>) {
     let Head { status, media, more, tag } = head;
     put(out, format_args!("HTTP/1.1 {} {}\r\n", status as u16, status.words()));
     put(out, format_args!("content-type: {media}\r\n{more}"));

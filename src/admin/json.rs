@@ -75,7 +75,13 @@ impl<'o> Json<'o> {
     #[inline(never)]
     pub fn text(&mut self, text: &str) {
         self.raw(b"\"");
-        let (bytes, mut from) = (text.as_bytes(), 0);
+        self.letters(text.as_bytes());
+        self.raw(b"\"");
+    }
+
+    /// What stands between the quotes of a text, or a piece of it.
+    pub fn letters(&mut self, bytes: &[u8]) {
+        let mut from = 0;
         for (at, &byte) in bytes.iter().enumerate() {
             let escape: &[u8] = match byte {
                 b'"' => b"\\\"",
@@ -91,7 +97,6 @@ impl<'o> Json<'o> {
             from = at + 1;
         }
         self.raw(&bytes[from..]);
-        self.raw(b"\"");
     }
 
     /// What it shows as, in quotes.
@@ -132,12 +137,12 @@ impl<'o> Json<'o> {
     }
 
     /// A list of texts.
-    pub fn texts<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
+    pub fn texts(&mut self, texts: impl IntoIterator<Item: AsRef<str>>) {
         self.raw(b"[");
         let mut is_first = true;
         for text in texts {
             self.comma(&mut is_first);
-            self.text(text);
+            self.text(text.as_ref());
         }
         self.raw(b"]");
     }
@@ -193,7 +198,8 @@ impl<'o> Json<'o> {
         self.value(value, Tables::Typed);
     }
 
-    fn value(&mut self, value: Value<'_>, how: Tables) {
+    /// A value of a field table.
+    pub fn value(&mut self, value: Value<'_>, how: Tables) {
         // Nobody goes through all of a table that has no room.
         if self.is_full {
             return;

@@ -7,27 +7,20 @@
 //! given room for, plus one row; every row is a line of its own.
 
 use super::columns::{Column, Kind, Pen};
+use super::filter::Filter;
 use super::json::{Json, Tables};
+use super::ordering::{Looks, Ordered, Refused};
 use super::request_context::ReadContext;
 
 /// Records looked at in one step.
 const PLACES_PER_STEP: usize = 512;
+/// Bytes of a cell that is sorted by.
+const CELL_BYTES_MAX: usize = 4096;
 /// Columns of one kind at most.
 const COLUMNS_MAX: usize = 64;
 
 /// Which columns a row has, in this order.
 pub type Chosen = heapless::Vec<u8, COLUMNS_MAX>;
-
-/// Which rows are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only those of this virtual host.
-    pub vhost: Option<Box<str>>,
-    /// Only those of this user.
-    pub user: Option<Box<str>>,
-    /// Only those that this user may see: of its virtual hosts, and its own connections.
-    pub viewer: Option<Box<str>>,
-}
 
 /// A part of a listing: things of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +31,8 @@ pub struct Part {
     pub places: fn(ReadContext<'_>) -> usize,
     /// Writes the row of a place.
     pub row: Row,
+    /// How rows are put in an order, if they can be.
+    pub looks: Option<Looks>,
 }
 
 /// Writes the row of a place, if there is one there that is wanted.
@@ -77,12 +72,84 @@ pub struct Listing {
     place: usize,
     is_begun: bool,
     is_first: bool,
+    ordered: Option<Box<Ordered>>,
+    /// What stands before rows in an order; none before all of them have been looked at.
+    before: Option<String>,
 }
 
 impl Listing {
     /// A listing of these parts.
     pub const fn new(parts: &'static [Part], filter: Filter, columns: Chosen) -> Self {
-        Self { parts, filter, columns, part: 0, place: 0, is_begun: false, is_first: true }
+        let (is_begun, is_first) = (false, true);
+        Self { parts, filter, columns, part: 0, place: 0, is_begun, is_first, ordered: None, before: None }
+    }
+
+    /// The same in an order.
+    pub fn ordered(self, ordered: Option<Ordered>) -> Self {
+        Self { ordered: ordered.map(Box::new), ..self }
+    }
+
+    /// Whether rows can be written: an order is known only when all of them have been looked at.
+    pub const fn is_gathered(&self) -> bool {
+        self.ordered.is_none() || self.before.is_some()
+    }
+
+    /// Looks at some more rows to put them in their order.
+    ///
+    /// # Errors
+    /// There is no such page.
+    pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), Refused> {
+        let Some(ordered) = &mut self.ordered else { return Ok(()) };
+        for _ in 0..PLACES_PER_STEP {
+            let Some(part) = self.parts.get(self.part) else {
+                let nothing = Looks { cell: |_, _, _, _, _| false, name: |_, _| None };
+                let parts = self.parts;
+                let looks = |part: usize| parts.get(part).and_then(|part| part.looks).unwrap_or(nothing);
+                self.before = Some(ordered.put_in_order(&looks, &self.filter, context)?);
+                return Ok(());
+            };
+            if self.place >= (part.places)(context) {
+                (self.part, self.place) = (self.part + 1, 0);
+            } else if let Some(looks) = part.looks {
+                ordered.take(looks, &self.filter, context, (self.part, self.place));
+                self.place += 1;
+            } else {
+                self.place += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes rows that are in an order.
+    fn write_ordered(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+        let start = out.len();
+        if let Some(before) = self.before.as_deref().filter(|_| !self.is_begun) {
+            out.extend_from_slice(before.as_bytes());
+            self.is_begun = true;
+        }
+        let is_alone = room.is_alone && out.len() == start;
+        for _ in 0..PLACES_PER_STEP {
+            let Some(ordered) = &self.ordered else { return true };
+            let Some((part, place)) = ordered.next() else {
+                out.extend_from_slice(ordered.end().as_bytes());
+                return true;
+            };
+            if out.len() >= room.enough {
+                return false;
+            }
+            self.place = place;
+            let part = self.parts[part];
+            let mut written = self.write_row(part, context, out, room.bytes_max, Tables::Plain);
+            if written == Written::Full {
+                if out.len() > start || !is_alone {
+                    return false;
+                }
+                written = self.write_row(part, context, out, room.bytes_max, Tables::LeftOut);
+                debug_assert!(written != Written::Full, "a row without tables fits");
+            }
+            self.ordered.iter_mut().for_each(|ordered| ordered.pass());
+        }
+        false
     }
 
     /// A listing of everything there is in these parts, with rows that choose no columns.
@@ -94,6 +161,9 @@ impl Listing {
     /// Says whether that was all. When there is no room to come (`is_alone`), a row that is too large leaves
     /// its tables out.
     pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+        if self.ordered.is_some() {
+            return self.write_ordered(context, out, room);
+        }
         let start = out.len();
         for _ in 0..PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part).copied() else { return true };
@@ -158,11 +228,32 @@ pub fn row<K: Kind>(
     write_cells::<K>(&view, columns, Pen { json, tables, context })
 }
 
+/// What rows of a kind are looked at with.
+pub const fn looks<K: Kind>() -> Looks {
+    Looks { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
+}
+
+fn cell<K: Kind>(
+    filter: &Filter,
+    context: ReadContext<'_>,
+    place: usize,
+    column: &str,
+    out: &mut Vec<u8>,
+) -> bool {
+    let found = K::at(context, place).filter(|view| is_wanted::<K>(filter, context, view));
+    let Some(view) = found else { return false };
+    if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
+        write(&view, &mut Pen { json: Json::new(out, CELL_BYTES_MAX), tables: Tables::LeftOut, context });
+    }
+    true
+}
+
 /// Whether a row is one of those that are listed.
 pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
-    let Filter { vhost, user, viewer } = filter;
+    let Filter { vhost, user, viewer, ends } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
         || user.as_deref().is_some_and(|wanted| K::user(view) != Some(wanted))
+        || !K::is_between(view, ends)
     {
         return false;
     }
@@ -207,7 +298,7 @@ pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
     let mut chosen = Chosen::new();
     match names {
         None => {
-            let plain = all.enumerate().filter(|(_, name)| *name != super::columns::TYPED);
+            let plain = all.enumerate().filter(|(_, name)| !K::OF_CTL.contains(name));
             chosen.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
         }
         Some(names) => {
@@ -218,4 +309,19 @@ pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
         }
     }
     Ok(chosen)
+}
+
+/// The columns named in a list with commas, as the management API takes it: what there is not is passed over,
+/// and of a column that holds others all are shown when one is named.
+pub fn choose_known<K: Kind>(names: Option<&str>) -> Chosen {
+    let Some(names) = names else { return choose::<K>(None).unwrap_or_default() };
+    let mut chosen = Chosen::new();
+    for name in names.split(',').filter_map(|name| name.split('.').next()) {
+        let at = K::COLUMNS.iter().position(|(known, _)| *known == name).map(|at| at as u8);
+        if let Some(at) = at.filter(|at| !chosen.contains(at)) {
+            // There are no more of them than there is room for.
+            let _ = chosen.push(at);
+        }
+    }
+    chosen
 }

@@ -9,15 +9,25 @@
 //! Always true: what only the control socket may do (`/api/ctl`) is not here; what changes something in a
 //! virtual host takes the permissions that the same would take over AMQP.
 
-use super::answer::{Answer, body, not_found, problem, unauthorized};
+use crate::broker::{UserLimits, VhostLimits};
+
+use super::actions::{self, default_named};
+use super::answer::{Answer, bad_request, body, not_found, problem, refusal, unauthorized};
 use super::api;
+use super::filter::{BindingEnds, Filter};
 use super::http::{Request, Status, Verb};
+use super::import;
 use super::json::Json;
-use super::listing::Filter;
+use super::looking::{self, Sight};
 use super::request_context::RequestContext;
 
 /// The release of RabbitMQ whose API this is.
 const RABBITMQ_VERSION: &str = "3.10.8";
+
+/// What there is besides RabbitMQ's paths, and which of those that change something: the page shows nothing
+/// else.
+const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
+    \"publish\",\"get\",\"messages\",\"login\",\"memory\"]}]";
 
 /// A user who is logged in.
 pub(super) struct Who {
@@ -42,7 +52,7 @@ impl Who {
     /// Rows of which virtual host it sees, and whose.
     fn filter(&self, vhost: Option<&str>) -> Filter {
         let viewer = (!self.is_monitor).then(|| self.name.as_str().into());
-        Filter { vhost: vhost.map(Into::into), user: None, viewer }
+        Filter { vhost: vhost.map(Into::into), viewer, ..Filter::default() }
     }
 }
 
@@ -55,8 +65,18 @@ pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, wh
         [path @ .., ""] => path,
         path => path,
     };
-    match request.verb {
-        Verb::Get => show(request, context, who, path).unwrap_or_else(|refused| refused),
+    match (request.verb, path) {
+        (Verb::Get, ["leveret", "queues", vhost, queue, "messages"]) => {
+            match may_enter(context, who, vhost) {
+                Ok(()) => match looking::look(request, context, (&who.name, vhost, queue)) {
+                    Ok(Sight::Now(body)) => Answer::Now(Status::Ok, body),
+                    Ok(Sight::Later(looking)) => Answer::Look(Box::new(looking)),
+                    Err(fault) => refusal(&fault),
+                },
+                Err(refused) => refused,
+            }
+        }
+        (Verb::Get, _) => show(request, context, who, path).unwrap_or_else(|refused| refused),
         _ => change(request, context, who, path).unwrap_or_else(|refused| refused),
     }
 }
@@ -67,7 +87,7 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
     Ok(match path {
         ["whoami"] => whoami(who),
         ["overview"] => object(|json| overview(json, context, who)),
-        ["extensions"] => object(|json| json.raw(b"[{\"leveret\":[\"alarms\",\"bridges\"]}]")),
+        ["extensions"] => object(|json| json.raw(FEATURES)),
         ["cluster-name"] => object(|json| {
             json.raw(b"{\"name\":");
             json.text(&context.process.node);
@@ -77,6 +97,7 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
         ["leveret", "bridges"] => {
             monitor(who).map(|()| api::list_kind("bridges", request, Filter::default()))?
         }
+        ["leveret", "memory"] => monitor(who).map(|()| object(|json| memory(json, context)))?,
         ["nodes"] => monitor(who).map(|()| {
             object(|json| {
                 json.raw(b"[");
@@ -101,7 +122,7 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
         }
         [kind @ ("queues" | "exchanges"), vhost, name] => {
             may_see(context, who, vhost)?;
-            let name = if *name == "amq.default" && *kind == "exchanges" { "" } else { name };
+            let name = if *kind == "exchanges" { default_named(name) } else { name };
             api::one(kind, context, who.filter(Some(vhost)), name)
         }
         ["connections", name] => api::one("connections", context, who.filter(None), name),
@@ -130,9 +151,94 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
             administrator(who)?;
             api::export()
         }
+        _ => return show_more(request, context, who, path),
+    })
+}
+
+/// What there is little of here, or nothing.
+fn show_more(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
+    match path {
+        [kind @ ("vhost-limits" | "user-limits"), only @ ..] if only.len() < 2 => {
+            if who.filter(None).viewer.is_some() {
+                return Err(unauthorized("Not monitor user"));
+            }
+            Ok(object(|json| limits(json, context, kind, only.first().copied())))
+        }
+        ["vhosts", vhost, kind @ ("permissions" | "topic-permissions")] => {
+            administrator(who)?;
+            exists(context, vhost)?;
+            Ok(api::list_kind(kind, request, Filter { vhost: Some((*vhost).into()), ..Filter::default() }))
+        }
         // There are none, and none can be made.
-        ["policies" | "operator-policies" | "parameters" | "global-parameters" | "feature-flags", ..] => {
-            object(|json| json.raw(b"[]"))
+        ["policies" | "operator-policies", ..] if path.len() < 3 => Ok(object(|json| json.raw(b"[]"))),
+        ["parameters", ..] if path.len() < 4 => Ok(object(|json| json.raw(b"[]"))),
+        ["global-parameters" | "feature-flags"] => Ok(object(|json| json.raw(b"[]"))),
+        ["auth", "attempts", name, ..] if *name == context.process.node => {
+            monitor(who).map(|()| object(|json| json.raw(b"[]")))
+        }
+        // As from a RabbitMQ without that plug-in.
+        ["shovels", ..] if context.bridges.places() == 0 => Err(not_found("Not Found")),
+        ["shovels", vhost @ ..] if vhost.len() < 2 => {
+            monitor(who).map(|()| api::list_kind("shovels", request, who.filter(vhost.first().copied())))
+        }
+        _ => show_bindings(request, context, who, path),
+    }
+}
+
+/// Limits that somebody has set, of virtual hosts or users.
+fn limits(json: &mut Json<'_>, context: &RequestContext<'_>, kind: &str, only: Option<&str>) {
+    let broker = &*context.broker;
+    let of_vhost = |limits: VhostLimits| {
+        [("max-queues", limits.queues_max), ("max-connections", limits.connections_max)]
+    };
+    let of_user = |limits: UserLimits| {
+        [("max-channels", limits.channels_max), ("max-connections", limits.connections_max)]
+    };
+    let (key, rows): (_, Vec<_>) = match kind {
+        "vhost-limits" => ("vhost", broker.vhosts().map(|view| (view.name, of_vhost(view.limits))).collect()),
+        _ => ("user", broker.users().map(|view| (view.name, of_user(view.limits))).collect()),
+    };
+    json.raw(b"[");
+    let mut is_first = true;
+    for (name, limits) in rows {
+        let is_meant = only.is_none_or(|only| only == name);
+        if !is_meant || limits.iter().all(|(_, limit)| limit.is_none()) {
+            continue;
+        }
+        json.comma(&mut is_first);
+        json.raw(b"{");
+        let mut is_first_field = true;
+        texts(json, &mut is_first_field, &[(key, name)]);
+        json.name("value", &mut is_first_field);
+        json.raw(b"{");
+        let mut is_first_limit = true;
+        for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
+            numbers(json, &mut is_first_limit, &[(name, limit.into())]);
+        }
+        json.raw(b"}}");
+    }
+    json.raw(b"]");
+}
+
+/// Bindings between two ends, or of one.
+fn show_bindings(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
+    Ok(match path {
+        ["queues", vhost, queue, "bindings"] => {
+            bindings(request, context, who, vhost, (None, Some((queue, false))))?
+        }
+        ["exchanges", vhost, exchange, "bindings", "source"] => {
+            bindings(request, context, who, vhost, (Some(exchange), None))?
+        }
+        ["exchanges", vhost, exchange, "bindings", "destination"] => {
+            bindings(request, context, who, vhost, (None, Some((exchange, true))))?
+        }
+        ["bindings", vhost, "e", source, kind @ ("e" | "q"), destination] => {
+            bindings(request, context, who, vhost, (Some(source), Some((destination, *kind == "e"))))?
+        }
+        ["bindings", vhost, "e", source, kind @ ("e" | "q"), destination, key] => {
+            may_see(context, who, vhost)?;
+            let filter = between(who, vhost, (Some(source), Some((destination, *kind == "e"))));
+            api::one("bindings", context, filter, key)
         }
         _ => not_found("Not Found"),
     })
@@ -149,11 +255,94 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
             ],
         ) => {
             administrator(who)?;
-            Ok(super::access::handle(request, path, context))
+            let is_new = request.verb == Verb::Put && is_new(context, path);
+            Ok(match super::access::handle(request, path, context) {
+                Answer::Changed(_, body) if is_new => {
+                    if let ["vhosts", vhost] = path {
+                        let every = ".*";
+                        // Whoever makes one may do everything there. Without room for that it is there all
+                        // the same, as with RabbitMQ.
+                        let _ = context.broker.set_permissions(
+                            context.journal,
+                            &who.name,
+                            vhost,
+                            every,
+                            every,
+                            every,
+                        );
+                    }
+                    Answer::Changed(Status::Created, body)
+                }
+                answer => answer,
+            })
+        }
+        (Verb::Post, ["definitions", vhost @ ..]) if vhost.len() < 2 => {
+            administrator(who)?;
+            Ok(import::handle(request, context, vhost.first().copied()))
+        }
+        (Verb::Put | Verb::Post, ["policies" | "operator-policies", ..]) => {
+            administrator(who)?;
+            Err(bad_request("this broker has no policies: give a queue its arguments when it is declared"))
+        }
+        (Verb::Put | Verb::Post, ["parameters" | "global-parameters", ..]) => {
+            administrator(who)?;
+            Err(bad_request("this broker has no parameters: bridges are set up in its configuration file"))
+        }
+        (Verb::Post, ["leveret", "bridges", bridge, order]) => {
+            administrator(who)?;
+            Ok(api::order_bridge(context, bridge, order))
         }
         (Verb::Delete, ["connections", name]) => api::close_named(request, context, who.filter(None), name),
-        _ => Err(not_found("Not Found")),
+        (_, ["queues" | "exchanges" | "bindings", vhost, ..]) => {
+            may_enter(context, who, vhost)?;
+            let done = actions::handle(request, context, &who.name, path);
+            Ok(done.unwrap_or_else(|| not_taken(request, context, who, path)))
+        }
+        _ => Err(not_taken(request, context, who, path)),
     }
+}
+
+/// Whether what is put is not there yet.
+fn is_new(context: &RequestContext<'_>, path: &[&str]) -> bool {
+    let broker = &*context.broker;
+    match path {
+        ["users", user] => broker.users().all(|view| view.name != *user),
+        ["vhosts", vhost] => broker.vhosts().all(|view| view.name != *vhost),
+        ["permissions", vhost, user] => !broker.has_permission(user, vhost),
+        ["topic-permissions", vhost, user] => {
+            broker.topic_permissions().all(|view| (view.vhost, view.user) != (*vhost, *user))
+        }
+        _ => false,
+    }
+}
+
+/// What a method is told that a path does not take.
+#[cold]
+fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
+    match show(request, context, who, path) {
+        Ok(Answer::Now(Status::NotFound, _)) | Err(_) => not_found("Not Found"),
+        Ok(_) => Answer::Now(Status::MethodNotAllowed, Vec::new()),
+    }
+}
+
+/// An exchange that bindings start from, and where they lead: a name, and whether that is an exchange.
+type Between<'a> = (Option<&'a str>, Option<(&'a str, bool)>);
+
+fn between(who: &Who, vhost: &str, (source, destination): Between<'_>) -> Filter {
+    let source = source.map(|source| default_named(source).into());
+    let destination = destination.map(|(name, is_exchange)| (default_named(name).into(), is_exchange));
+    Filter { ends: BindingEnds { source, destination }, ..who.filter(Some(vhost)) }
+}
+
+fn bindings(
+    request: &Request<'_>,
+    context: &RequestContext<'_>,
+    who: &Who,
+    vhost: &str,
+    ends: Between<'_>,
+) -> Allowed {
+    may_see(context, who, vhost)?;
+    Ok(api::list_kind("bindings", request, between(who, vhost, ends)))
 }
 
 fn monitor(who: &Who) -> Result<(), Answer> {
@@ -333,6 +522,21 @@ fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"]");
 }
 
+/// The lines of the memory table.
+fn memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    let mut is_first = true;
+    json.raw(b"[");
+    for (key, bytes) in &context.process.memory {
+        json.comma(&mut is_first);
+        json.raw(b"{\"name\":");
+        json.text(key);
+        json.raw(b",\"bytes\":");
+        json.number(*bytes);
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}
+
 fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let (process, machine) = (context.process, context.process.machine);
     let mut is_first = true;
@@ -360,6 +564,10 @@ fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("proc_total", 1),
         ("run_queue", 0),
         ("processors", 1),
+        ("io_write_bytes", process.store.written_bytes),
+        ("io_sync_count", process.store.syncs),
+        ("leveret_store_bytes_max", process.store.bytes_max),
+        ("leveret_store_room_bytes", process.store.room_bytes),
     ];
     numbers(json, &mut is_first, &gauges);
     json.name("partitions", &mut is_first);

@@ -6,15 +6,20 @@
 //! | `admin_session` | one client of the operator's interface, without its socket |
 //! | `answer` | how a request is answered |
 //! | `api` | what each request means |
-//! | `listing`, `columns` | rows of what there is, written while the client takes them |
+//! | `listing`, `columns`, `binding_columns` | rows of what there is, written while the client takes them |
+//! | `filter`, `ordering` | which rows are wanted, and in which order |
 //! | `gate` | who comes in over the network: names, pages, logins |
 //! | `management` | RabbitMQ's management API for those, as far as their tags go |
 //! | `pages` | the web page's files |
+//! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
+//! | `queue_get`, `looking`, `shown_message` | messages taken, or only looked at; a message as JSON |
 //! | `access` | users, virtual hosts, permissions |
 //! | `bridges` | links of bridges |
+//! | `import` | definitions over HTTP |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
+//! | `tokens` | logins of the web page |
 //! | `systemd` | telling systemd how it goes |
 //!
 //! Paths and field names are those of RabbitMQ's management API where it has them.
@@ -23,17 +28,26 @@
 //! it can make it do in one turn.
 
 mod access;
+mod actions;
 pub mod admin_session;
 pub mod answer;
 pub mod api;
+pub mod binding_columns;
 pub mod bridges;
 pub mod columns;
 pub mod definitions;
+pub mod filter;
 mod gate;
 pub mod http;
+mod import;
 pub mod json;
 pub mod listing;
+mod looking;
 mod management;
+pub mod ordering;
 mod pages;
+mod queue_get;
 pub mod request_context;
+mod shown_message;
 pub mod systemd;
+pub mod tokens;

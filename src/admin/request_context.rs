@@ -5,8 +5,9 @@
 
 use std::net::SocketAddr;
 
+use super::tokens::Tokens;
 use crate::broker::{self, Broker};
-use crate::command::ConnectionId;
+use crate::command::{ClientLabel, ConnectionId};
 use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
 
@@ -30,6 +31,8 @@ pub struct RequestContext<'s> {
     pub files: Option<&'s mut dyn Files>,
     /// What the loop is to do.
     pub orders: &'s mut Orders,
+    /// Who is logged in by a token.
+    pub tokens: &'s mut Tokens,
 }
 
 /// The files of the store while somebody copies them.
@@ -156,6 +159,14 @@ pub struct SocketView {
     pub channel_max: u16,
     /// Heartbeat interval in seconds; 0 is none.
     pub heartbeat_s: u32,
+    /// How its user logged in.
+    pub mechanism: &'static str,
+    /// What the client says it is.
+    pub client: ClientLabel,
+    /// Bytes that came, without what TLS adds, and in how many reads.
+    pub received: (u64, u64),
+    /// Bytes that went, and in how many writes.
+    pub sent: (u64, u64),
 }
 
 /// The two ends of a connection.
@@ -175,6 +186,19 @@ pub enum Ends {
         /// Its user.
         uid: u32,
     },
+}
+
+/// What the store has done, and what it may still take.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct StoreView {
+    /// Bytes written since the start, zeros that prepare files included.
+    pub written_bytes: u64,
+    /// How often the disk was asked to keep them.
+    pub syncs: u64,
+    /// Bytes that it may take up in all.
+    pub bytes_max: u64,
+    /// Bytes that it has room for now.
+    pub room_bytes: u64,
 }
 
 /// What the machine says of the process at this moment; 0 where it does not say.
@@ -197,6 +221,8 @@ pub struct Process {
     pub environment: String,
     /// The data directory, as an absolute path.
     pub data_dir: String,
+    /// The configuration file, as an absolute path; empty without one.
+    pub configuration: String,
     /// What is spoken where it listens: `amqp`, `amqp/ssl` or `amqp/local`, a space, and where.
     pub listeners: Vec<String>,
     /// Names by which browsers may call the management API, in small letters.
@@ -224,6 +250,10 @@ pub struct Process {
     pub is_tls_shut: bool,
     /// Clients that wait for room to publish.
     pub waiting_publishers: u32,
+    /// The store; nothing without one.
+    pub store: StoreView,
+    /// The lines of the memory table: what each is for, and bytes.
+    pub memory: Vec<(&'static str, u64)>,
 }
 
 /// What the loop is to do.

@@ -233,6 +233,35 @@ impl Backlog {
         found.map(|(part, entry)| First::At(part, Place::of(entry)))
     }
 
+    /// Shows every place in its order, those that came back with whether they were delivered, until `each`
+    /// says that it is enough.
+    #[cold]
+    pub(super) fn look(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        each: &mut dyn FnMut(Place, Option<bool>) -> bool,
+    ) {
+        for index in self.returned.in_order(deliveries) {
+            let delivery = &deliveries[index];
+            let place = match (delivery.message, delivery.logged) {
+                (Some(message), None) => Place::Plain(message),
+                (Some(message), Some(offset)) => Place::Logged(message, offset),
+                (None, Some(offset)) => Place::Stored(Lane::Durable, offset, 1),
+                (None, None) => panic!("a message is in memory or in the log"),
+            };
+            if !each(place, Some(delivery.redelivered)) {
+                return;
+            }
+        }
+        let came_back = self.returned_entries.look(pool, &mut |entry| each(Place::of(entry), Some(true)));
+        let parts = [&self.head, &self.middle, &self.leaving, &self.fifo];
+        let mut rest = parts.into_iter();
+        if came_back {
+            rest.all(|part| part.look(pool, &mut |entry| each(Place::of(entry), None)));
+        }
+    }
+
     /// Takes the first of a part, which is in memory; its number in the order in which messages left.
     #[inline]
     pub(super) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {

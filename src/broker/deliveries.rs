@@ -402,6 +402,21 @@ impl ReturnedHeap {
         pool.returned += 1;
     }
 
+    /// All of them, lowest offset first.
+    pub(super) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
+        let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
+        while let Some(place) = open.pop() {
+            if place > 0 {
+                let index = place as usize - 1;
+                let HeapLinks { left, right, .. } = pool.slab[index].heap;
+                found.push(index);
+                open.extend([left, right]);
+            }
+        }
+        found.sort_unstable_by_key(|index| pool.slab[*index].offset);
+        found
+    }
+
     /// Takes the delivery with the lowest offset.
     pub(super) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
         let first = self.first()?;

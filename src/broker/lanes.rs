@@ -136,6 +136,11 @@ impl Logged {
         offset < self.redelivered_below
     }
 
+    /// Messages with offsets below this were perhaps delivered in another life.
+    pub(super) const fn delivered_below(&self) -> u64 {
+        self.redelivered_below
+    }
+
     /// Whether it is written down that a message may have been delivered.
     #[inline]
     pub(super) const fn is_below_watermark(&self, offset: u64) -> bool {

@@ -62,6 +62,8 @@ mod jobs;
 mod lanes;
 mod left_out;
 mod log_shares;
+mod look;
+mod looks;
 mod names;
 mod orphans;
 mod overdue;
@@ -101,6 +103,8 @@ pub use access::{
 pub use changes::Declared;
 pub use context::Context;
 pub use deliver::OutboxView;
+pub use look::{LOOKED_MAX, Looked, Seen};
+pub use looks::LogRun;
 pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
@@ -112,5 +116,7 @@ pub use sizes::{
     PERMISSION_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
 };
 pub use state::{Broker, Gauges};
-pub use views::{BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, QueueView};
+pub use views::{
+    BindingView, ChannelView, ConnectionView, ConsumerView, ExchangeView, PoolFill, QueueView, RoomNeed,
+};
 pub use work::Work;

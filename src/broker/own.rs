@@ -1,4 +1,4 @@
-//! Connections of this broker's own: the local end of a bridge.
+//! Connections of this broker's own: the local end of a bridge, and of a request of the management API.
 //!
 //! Why it exists: a bridge consumes and publishes like any client, under the same caps and the same order;
 //! but nobody logs in for it (the operator's configuration says what it may do), and what the other side
@@ -7,7 +7,7 @@
 //! Always true: what is set aside is in the queue for that or where it was, never in both or in neither, as
 //! far as a power cut can tell; its exchange, key and body stay as they are.
 
-use crate::command::{ChannelId, ConnectionId, Outcome, QueueId, Settlement};
+use crate::command::{ChannelId, Command, ConnectionId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Urgency};
 use crate::mem::{MessageFlags, MessageId, Share};
@@ -62,6 +62,38 @@ impl Broker {
         self.count_for(Holder { vhost: Some(id), user: None }, |held| held.connections += 1);
         self.hold_vhost(id);
         Ok(connection)
+    }
+
+    /// A connection of a user of the management API, and its channel, by which it does what it might do over
+    /// AMQP. Nobody hears of it, and whoever asked for it releases it.
+    ///
+    /// # Errors
+    /// The user may not come in, or no record is free.
+    #[cold]
+    pub fn connect_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        user: &str,
+        vhost: &str,
+    ) -> Result<(ConnectionId, ChannelId), Fault> {
+        let connection = self.connect().ok_or_else(|| self.out_of("connections_max"))?;
+        // Whether it may come from where it is was looked at with its password.
+        let commands = [
+            Command::LoginExternal { user, from_loopback: true },
+            Command::OpenVhost { vhost },
+            Command::OpenChannel { number: 1 },
+        ];
+        for command in commands {
+            match self.apply(cx, connection, None, command).0 {
+                Outcome::ChannelOpened(channel) => return Ok((connection, channel)),
+                Outcome::Fault(fault) => {
+                    self.release(cx, connection);
+                    return Err(fault);
+                }
+                _ => {}
+            }
+        }
+        unreachable!("opening a channel is answered with a channel or a fault")
     }
 
     /// Moves a delivery that was sent to another queue, with other properties. `None`: there is no room for

@@ -45,6 +45,8 @@ pub enum FetchFrom {
     Returned,
     /// It was rejected, and is to go where dead letters go: one message.
     Rejected,
+    /// Anywhere: somebody looks at it, and nothing becomes of it.
+    Look,
 }
 
 /// A message that was read back, but for its body.
@@ -69,7 +71,7 @@ impl Fetch {
 }
 
 impl Page<'_> {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
     }
 }
@@ -96,7 +98,7 @@ impl Broker {
 
     /// Whether some queue waits to be read from, and there may be memory for it.
     pub fn wants_pages(&self, messages: &Messages) -> bool {
-        self.paging.is_wanted(self.page_room_made(messages))
+        self.looks.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
     }
 
     /// Rises with everything that a message needs to come back: memory, and places among the queue entries.
@@ -106,6 +108,9 @@ impl Broker {
 
     /// The next thing to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
+        if let Some(fetch) = self.next_look() {
+            return Some(fetch);
+        }
         while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
             if self.queues.get(queue.index()).is_none() {
                 continue;
@@ -139,6 +144,9 @@ impl Broker {
 
     /// Takes a message that was read back, its body still to come.
     pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
+        if fetch.from == FetchFrom::Look {
+            return self.look_in(messages, fetch, page);
+        }
         self.skip_lost(fetch, page.offset);
         let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
             return PageIn::NotWanted;
@@ -164,6 +172,9 @@ impl Broker {
     /// There was no memory for what was read: again when some has been freed, or when what is in the head
     /// already has gone.
     pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
+        if fetch.from == FetchFrom::Look {
+            return self.end_look(false);
+        }
         if !self.is_same_queue(fetch) {
             return;
         }
@@ -179,6 +190,9 @@ impl Broker {
 
     /// It could not be read now: again in the next turn.
     pub fn want_again(&mut self, fetch: &Fetch) {
+        if fetch.from == FetchFrom::Look {
+            return self.end_look(true);
+        }
         if self.is_same_queue(fetch) {
             self.paging.want(fetch.queue);
         }
@@ -204,6 +218,10 @@ impl Broker {
     /// The body is whole: the message stands in its queue again, if it is wanted still. `false`: it is, but
     /// there is no place for it now.
     pub fn paged_in(&mut self, cx: &mut Context<'_>, fetch: &Fetch, offset: u64, message: MessageId) -> bool {
+        if fetch.from == FetchFrom::Look {
+            self.looked_in(cx.messages, offset, message);
+            return true;
+        }
         cx.messages.finish(message);
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
@@ -222,7 +240,7 @@ impl Broker {
                 backlog.rejected_paged_in(&mut self.deliveries, message, size);
                 return true;
             }
-            FetchFrom::Middle => {}
+            FetchFrom::Middle | FetchFrom::Look => {}
         }
         let place = match lane {
             Lane::Durable => Place::Logged(message, offset),
@@ -237,6 +255,9 @@ impl Broker {
 
     /// A read is over: offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
+        if fetch.from == FetchFrom::Look {
+            return self.end_look(false);
+        }
         self.skip_lost(fetch, through);
         if !self.is_same_queue(fetch) {
             return;
@@ -267,7 +288,7 @@ impl Broker {
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
             FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
-            FetchFrom::Middle => false,
+            FetchFrom::Middle | FetchFrom::Look => false,
         };
         if fetch.is_single() {
             let is_first = is_first && self.is_same_queue(fetch);
@@ -291,14 +312,14 @@ impl Broker {
             match fetch.from {
                 FetchFrom::Returned => self.leave_absent(fetch.queue),
                 FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
-                FetchFrom::Middle => backlog.leave_stored(&mut self.fifo_pool, lost),
+                FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.fifo_pool, lost),
             }
             self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
         }
     }
 }
 
-fn begin_page(
+pub(super) fn begin_page(
     messages: &mut Messages,
     owner: Owner,
     lane: Lane,

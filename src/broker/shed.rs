@@ -42,6 +42,13 @@ impl Broker {
         }
     }
 
+    /// The queue is over its length: on the list already it may be for what was rejected and has no room,
+    /// which says nothing of this.
+    fn note_over_length(&mut self, queue: QueueId) {
+        self.note_shed(queue);
+        self.shedding.note_change();
+    }
+
     /// Lets queues give up what they have to, as much as a turn has time for.
     pub(super) fn shed(&mut self, cx: &mut Context<'_>) {
         if !self.may_shed(cx.journal, cx.messages) {
@@ -70,7 +77,10 @@ impl Broker {
         if self.queues[queue.index()].dying {
             return true;
         }
-        self.bury_all(cx, queue, left) && self.trim_by(cx, queue, left)
+        // Each has an end of its own: a letter without room may stand before others that need none.
+        let is_buried = self.bury_all(cx, queue, left);
+        let is_trimmed = self.trim_by(cx, queue, left);
+        is_buried && is_trimmed
     }
 
     // ---- what is too much
@@ -82,7 +92,7 @@ impl Broker {
         if !self.has_dead_letters(queue) {
             while self.is_over_length(queue) && self.drop_first(cx, queue) {}
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
-            self.note_shed(queue);
+            self.note_over_length(queue);
         }
     }
 
@@ -97,7 +107,7 @@ impl Broker {
             }
             if is_letter && self.has_dead_letters(queue) {
                 if self.is_over_length(queue) {
-                    self.note_shed(queue);
+                    self.note_over_length(queue);
                 }
             } else {
                 self.trim_length(cx, queue);

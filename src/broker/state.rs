@@ -17,6 +17,7 @@ use super::divisions::{Divisions, LogShares};
 use super::holdings::Pinned;
 use super::job::Begun;
 use super::left_out::LeftOut;
+use super::looks::Looks;
 use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
 use super::paging::Paging;
@@ -117,6 +118,8 @@ pub struct Broker {
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     pub(super) paging: Paging,
+    /// What somebody waits to look at.
+    pub(super) looks: Looks,
     /// Gets that wait for their message.
     pub(super) getting: Waiters<Getting>,
     pub(super) fifo_pool: FifoPool,
@@ -203,6 +206,7 @@ impl Broker {
             dropped_logged_minute: None,
             watermarks_pending: VecDeque::with_capacity(64),
             paging: Paging::new(limits),
+            looks: Looks::default(),
             getting: Waiters::with_capacity(0),
             fifo_pool,
             ready: List::default(),

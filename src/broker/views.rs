@@ -5,8 +5,11 @@
 //!
 //! Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
 
+use core::fmt;
+
 use crate::command::{ChannelId, ConnectionId};
-use crate::mem::List;
+use crate::journal::Journal;
+use crate::mem::{List, Messages, Slab};
 use crate::wire::field::Table;
 
 use super::Broker;
@@ -47,6 +50,58 @@ pub struct QueueView<'a> {
     pub exclusive_consumer: Option<(&'a str, ChannelId)>,
     /// Bytes of memory that it and its ready messages take.
     pub memory_bytes: u64,
+}
+
+/// How full a pool is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolFill {
+    /// The configuration's key that makes it larger.
+    pub key: &'static str,
+    /// What is taken of it, in what the memory table counts it in.
+    pub used: u64,
+    /// All of it.
+    pub max: u64,
+}
+
+impl PoolFill {
+    /// What of it is taken, of a hundred.
+    pub const fn per_cent(&self) -> u64 {
+        match self.max {
+            0 => 0,
+            max => self.used * 100 / max,
+        }
+    }
+}
+
+/// Why publishers wait: shown as a sentence that ends with what to do.
+#[derive(Debug)]
+pub struct RoomNeed<'a> {
+    /// The key under which the log has no more room, if it has none.
+    disk_key: Option<&'static str>,
+    pool: PoolFill,
+    longest: Option<QueueView<'a>>,
+}
+
+impl fmt::Display for RoomNeed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PoolFill { key, used, max } = self.pool;
+        let key = match self.disk_key {
+            Some(key) => {
+                write!(f, "the log has no room under {key}")?;
+                key
+            }
+            None => {
+                write!(f, "{} % of {key} are in use ({used} of {max})", self.pool.per_cent())?;
+                key
+            }
+        };
+        if let Some(queue) = &self.longest {
+            let (name, vhost) = (queue.name.escape_debug(), queue.vhost.escape_debug());
+            let count = u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged);
+            write!(f, ", most messages, {count}, in queue '{name}' of vhost '{vhost}'")?;
+        }
+        write!(f, "; let them be consumed, give queues an x-max-length, or raise {key}")
+    }
 }
 
 /// An exchange.
@@ -228,6 +283,64 @@ impl Broker {
     /// Who has logged in on a connection; nobody is empty.
     pub fn user_of(&self, connection: ConnectionId) -> &str {
         self.connections.get(connection.index()).map_or("", |record| &record.user)
+    }
+
+    /// The name of the virtual host that a connection has opened; empty for one that has not.
+    pub fn vhost_of(&self, connection: ConnectionId) -> &str {
+        let vhost = self.connections.get(connection.index()).and_then(|record| record.vhost);
+        vhost.map_or("", |vhost| self.vhost_name(vhost))
+    }
+
+    /// How full the pools are that publishers and programs can fill, by the keys that make them larger.
+    pub fn pools(&self, messages: &Messages) -> [PoolFill; 11] {
+        fn slab<T>(key: &'static str, slab: &Slab<T>) -> PoolFill {
+            PoolFill { key, used: slab.len() as u64, max: (slab.len() + slab.room()) as u64 }
+        }
+        let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
+        let (settings, chunks) = (&self.settings, &self.fifo_pool);
+        [
+            pool("messages_max", messages.messages_used(), messages.messages_max()),
+            pool("body_bytes_max", messages.body_bytes_used(), messages.body_bytes_max()),
+            pool("queue_entries_max", chunks.chunks_used(), chunks.chunks_max()),
+            pool("unacknowledged_max", self.deliveries.len(), self.deliveries.len() + self.deliveries.room()),
+            pool("bindings_max", self.binding_places, settings.binding_places_max),
+            pool("exchanges_max", self.declared_exchanges, settings.exchanges_max),
+            pool("names_bytes_max", self.names_bytes, settings.names_bytes_max),
+            slab("connections_max", &self.connections),
+            slab("channels_max", &self.channels),
+            slab("consumers_max", &self.consumers),
+            slab("queues_max", &self.queues),
+        ]
+    }
+
+    /// What publishers wait for when they wait for memory: the fullest of the pools that messages take.
+    pub fn fullest_pool(&self, messages: &Messages) -> PoolFill {
+        let [mut fullest, others @ ..] = self.pools(messages);
+        for pool in &others[..2] {
+            if pool.per_cent() > fullest.per_cent() {
+                fullest = *pool;
+            }
+        }
+        fullest
+    }
+
+    /// What stands in the way of publishers that wait, and what would help.
+    pub fn why_room_is_awaited<'a>(&'a self, journal: &Journal, messages: &Messages) -> RoomNeed<'a> {
+        let pool = self.fullest_pool(messages);
+        RoomNeed {
+            disk_key: (!journal.has_room_to_define()).then(|| journal.room_key()),
+            pool,
+            longest: self.longest_queue(),
+        }
+    }
+
+    /// The queue that has most messages.
+    pub fn longest_queue(&self) -> Option<QueueView<'_>> {
+        let depth = |queue: &QueueView<'_>| {
+            u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged)
+        };
+        let queues = (0..self.queue_places()).filter_map(|place| self.queue_at(place));
+        queues.max_by_key(depth).filter(|queue| depth(queue) > 0)
     }
 
     /// What the broker knows of a connection that is in use.

@@ -507,10 +507,14 @@ mod tests {
 
     /// The first of them is what most people begin with.
     #[test]
-    fn every_configuration_in_the_readme_starts() {
-        let readme = include_str!("../../README.md");
-        let blocks: Vec<&str> = readme.split("```toml\n").skip(1).collect();
-        assert!(!blocks.is_empty());
+    fn every_configuration_in_the_readme_and_the_guide_starts() {
+        let texts = [
+            include_str!("../../README.md"),
+            include_str!("../../systemd/packages/guide/configuration.md"),
+            include_str!("../../systemd/packages/guide/install.md"),
+        ];
+        let blocks: Vec<&str> = texts.iter().flat_map(|text| text.split("```toml\n").skip(1)).collect();
+        assert!(blocks.len() >= texts.len());
         for block in blocks {
             let (text, _) = block.split_once("```").unwrap();
             let file = std::env::temp_dir().join(format!("leveret-readme-{}.toml", std::process::id()));

@@ -112,8 +112,12 @@ impl Readable for PathBuf {
 
 impl<T: Readable> Readable for Vec<T> {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        let list = value.get_ref().as_array();
-        list.ok_or_else(|| Wrong::kind(value, "a list in square brackets"))?.iter().map(T::read).collect()
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(T::read).collect(),
+            // One without brackets is a list of one.
+            DeValue::String(_) => T::read(value).map(|one| vec![one]),
+            _ => Err(Wrong::kind(value, "a list in square brackets")),
+        }
     }
 }
 
@@ -190,7 +194,15 @@ pub(super) fn read(
 ) -> Result<(), Wrong> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        Wrong { at, why: error.message().to_string() }
+        let why = match error.message() {
+            // The library points at the key, but does not say it.
+            "duplicate key" => {
+                let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+                format!("{key} stands there twice")
+            }
+            message => message.to_string(),
+        };
+        Wrong { at, why }
     })?;
     fill(top, table.get_ref(), unknown)
 }

@@ -5,7 +5,7 @@
 //! the place it was written in is still known, and never cut to fit.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::read::{Readable, Value, Wrong, read_from_text};
@@ -141,16 +141,18 @@ impl FromStr for DiskLimit {
     }
 }
 
-/// Units of size, the largest first.
-const SIZE_UNITS: [(&str, u64); 8] = [
+/// Units of size, the largest first. A letter alone counts in 1024s, as `rabbitmq.conf` and systemd have it.
+const SIZE_UNITS: [(&str, u64); 10] = [
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
     ("MiB", 1 << 20),
     ("MB", 1_000_000),
     ("KiB", 1 << 10),
     ("kB", 1_000),
-    ("KB", 1_000),
     ("B", 1),
+    ("G", 1 << 30),
+    ("M", 1 << 20),
+    ("K", 1 << 10),
 ];
 
 impl<T: TryFrom<u64>> FromStr for Bytes<T> {
@@ -222,7 +224,7 @@ impl FromStr for Seconds {
     }
 }
 
-/// An address to listen on.
+/// An address to listen on; a port alone, or one of `localhost`, is one of 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     /// Address and port; port 0 takes any that is free.
@@ -242,9 +244,12 @@ impl FromStr for ListenAddress {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let must = "an address and a port: write it like 127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, \
-                    names are not looked up";
-        text.parse().map(Self::required).map_err(|_| BadValue::new(text, must))
+        let must = "an address and a port: write it like 127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, or the \
+                    port alone for this machine; names but localhost are not looked up";
+        let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let port = text.strip_prefix("localhost:").unwrap_or(text);
+        let socket = text.parse().or_else(|_| port.parse().map(here));
+        socket.map(Self::required).map_err(|_| BadValue::new(text, must))
     }
 }
 
@@ -315,7 +320,7 @@ fn show(f: &mut fmt::Formatter<'_>, amount: u64, units: &[(&str, u64)]) -> fmt::
 }
 
 fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
-    units.iter().find(|(name, _)| *name == unit).map(|(_, times)| *times)
+    units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, times)| *times)
 }
 
 #[cfg(test)]
@@ -329,6 +334,9 @@ mod tests {
         assert_eq!(size("16MiB"), Ok(16 << 20));
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(size("2 GiB"), Ok(2 << 30));
+        assert_eq!(size("64mb"), Ok(64_000_000));
+        assert_eq!(size("1K"), Ok(1_024));
+        assert_eq!(size("2g"), Ok(2 << 30));
         for bad in ["", "MB", "64XB", "-1", "1.5MB", "64 M B", "0x10"] {
             assert!(size(bad).unwrap_err().to_string().contains("is not a size"), "{bad}");
         }
@@ -372,7 +380,11 @@ mod tests {
     #[test]
     fn addresses_are_numbers() {
         assert!("[::1]:5672".parse::<ListenAddress>().is_ok());
-        for bad in ["localhost:5672", "5672", "127.0.0.1", ":5672", "::1:5672x"] {
+        for here in ["5672", "localhost:5672"] {
+            let here = here.parse::<ListenAddress>().map(|listen| listen.socket);
+            assert_eq!(here, Ok("127.0.0.1:5672".parse().unwrap()));
+        }
+        for bad in ["myhost:5672", "65536", "127.0.0.1", ":5672", "::1:5672x", "localhost", "localhost:"] {
             assert!(
                 bad.parse::<ListenAddress>().unwrap_err().to_string().contains("127.0.0.1:5672"),
                 "{bad}"

@@ -4,6 +4,7 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::log_limiter::LogSource;
+use crate::session;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,15 @@ impl PeerAddress {
             Self::Network(address) => LogSource::Address(address.ip()),
             Self::Local { uid, .. } => LogSource::User(uid),
         }
+    }
+
+    /// What a session is to know of it.
+    pub(super) fn peer(self) -> session::Peer {
+        let port = match self {
+            Self::Network(address) => address.port(),
+            Self::Local { .. } => 0,
+        };
+        session::Peer { from_loopback: self.is_loopback(), source: self.source(), port }
     }
 
     /// What is counted as one peer when peers share something out.

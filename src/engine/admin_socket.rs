@@ -5,6 +5,7 @@ use super::listener::Listener;
 use super::peer_id::PeerId;
 use crate::admin::admin_session::AdminSession;
 use crate::admin::request_context::{Orders, Process};
+use crate::admin::tokens::Tokens;
 use crate::time::{Deadline, Now};
 
 /// A client that neither says nor takes anything for so long is gone.
@@ -23,6 +24,7 @@ pub(super) struct AdminSocket {
     pub(super) process: Process,
     pub(super) own_uid: u32,
     pub(super) orders: Orders,
+    pub(super) tokens: Tokens,
     /// The client for whom the store's files are held still.
     pub(super) holder: Option<PeerId>,
 }
@@ -36,6 +38,7 @@ impl AdminSocket {
             process,
             own_uid,
             orders: Orders::default(),
+            tokens: Tokens::default(),
             holder: None,
         }
     }
@@ -100,6 +103,6 @@ impl AdminConnection {
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
-        self.has_ended && is_idle && !self.session.is_checking()
+        self.has_ended && is_idle && !self.session.is_checking() && !self.session.waits()
     }
 }

@@ -64,6 +64,8 @@ mod platform;
 mod protocol_sniff;
 mod receive;
 mod restore;
+mod room_awaited;
+mod room_log;
 mod send;
 mod state;
 mod stop;

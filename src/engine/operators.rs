@@ -11,7 +11,7 @@
 //! a minute is hung up on.
 
 use crate::admin::admin_session::AdminSession;
-use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets};
+use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
 use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
@@ -161,7 +161,8 @@ impl<P: Platform> Engine<P> {
         let Some(Peer { session: Session::Admin(client), waiting, .. }) = self.peers.get_mut(id) else {
             return;
         };
-        if client.session.awaits_disk() || *waiting != Waiting::No {
+        let is_ours = client.session.awaits_disk() || client.session.waits();
+        if is_ours || *waiting != Waiting::No {
             client.note_progress(now);
             client.exchange_at = Deadline::NEVER;
         } else if client.deadline().is_due(now) {
@@ -170,8 +171,22 @@ impl<P: Platform> Engine<P> {
         self.deadlines.lower(id, client.deadline());
     }
 
+    /// The broker may have done for a client what that waits for.
+    pub(super) fn resume_operator(&mut self, id: PeerId) {
+        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get(id) else { return };
+        match client.session.is_held_up(&self.broker) {
+            true => self.for_jobs.push(id),
+            false => self.list_to_write(id),
+        }
+    }
+
     /// A client is gone, and what was held still for it may move.
-    pub(super) fn forget_operator(&mut self, id: PeerId) {
+    pub(super) fn forget_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
+        if let Session::Admin(client) = &mut peer.session {
+            let session = core::mem::take(&mut client.session);
+            let (broker, mut context) = self.broker_mut();
+            session.abandon(broker, &mut context);
+        }
         self.worker.throttle.leave(id);
         if self.admin.holder == Some(id) {
             self.admin.holder = None;
@@ -206,6 +221,16 @@ impl<P: Platform> Engine<P> {
         process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());
         process.is_tls_shut = self.worker.is_tls_shut;
         process.waiting_publishers = self.for_room.len() as u32;
+        if let Some(store) = &mut self.store {
+            let log = store.log_mut();
+            let counters = log.counters();
+            process.store = StoreView {
+                written_bytes: counters.bytes_written + counters.bytes_zeroed,
+                syncs: counters.syncs,
+                bytes_max: log.most_bytes(),
+                room_bytes: log.room_bytes(),
+            };
+        }
         let held_before = self.admin.holder.is_some();
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
         let bridges = ShownBridges { bridges: &self.bridges, peers: &self.peers, now: self.now };
@@ -221,6 +246,7 @@ impl<P: Platform> Engine<P> {
             process,
             files: files.as_mut().map(|files| files as &mut dyn Files),
             orders: &mut self.admin.orders,
+            tokens: &mut self.admin.tokens,
         };
         step(&mut session, &mut context);
         let is_released = held_before && self.admin.holder.is_none();
@@ -308,6 +334,10 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             frame_max: negotiated.frame_max,
             channel_max: negotiated.channel_max,
             heartbeat_s: negotiated.heartbeat_ms / 1000,
+            mechanism: session.mechanism(),
+            client: session.client(),
+            received: (peer.traffic.received_bytes, peer.traffic.reads),
+            sent: (peer.traffic.sent_bytes, peer.traffic.writes),
         })
     }
 }

@@ -117,6 +117,11 @@ impl Session {
         }
     }
 
+    /// Whether it waits for a message that the broker reads back for it.
+    pub(super) fn waits_for_get(&self) -> bool {
+        matches!(self, Self::Admin(client) if client.session.waits())
+    }
+
     /// Whether it has something to say by itself, not counting deliveries.
     pub(super) fn has_output(&self) -> bool {
         match self {
@@ -144,6 +149,7 @@ pub(super) struct Peer<S> {
     pub(super) since: Now,
     pub(super) address: PeerAddress,
     pub(super) stream: Stream<S>,
+    pub(super) traffic: Traffic,
     pub(super) session: Session,
     pub(super) waiting: Waiting,
     pub(super) ending: Ending,
@@ -159,6 +165,29 @@ pub(super) struct Peer<S> {
     pub(super) write_stall: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.
     pub(super) lost: Deadline,
+}
+
+/// What went over a connection since it was made, without what TLS adds.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Traffic {
+    pub(super) received_bytes: u64,
+    /// Reads that brought something.
+    pub(super) reads: u64,
+    pub(super) sent_bytes: u64,
+    /// Writes that took something.
+    pub(super) writes: u64,
+}
+
+impl Traffic {
+    pub(super) const fn received(&mut self, bytes: usize) {
+        self.received_bytes += bytes as u64;
+        self.reads += (bytes > 0) as u64;
+    }
+
+    pub(super) const fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+        self.writes += (bytes > 0) as u64;
+    }
 }
 
 /// Lists of peers that the engine keeps.
@@ -180,6 +209,7 @@ impl<S: Socket> Peer<S> {
             since: now,
             address,
             stream: Stream::new(socket),
+            traffic: Traffic::default(),
             session,
             waiting: Waiting::No,
             ending: Ending::No,

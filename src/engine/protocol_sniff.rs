@@ -41,6 +41,10 @@ impl<P: Platform> Engine<P> {
                 let hint = "HTTP on the port for AMQP over TLS: is this address meant for it?";
                 return self.turn_away(id, Stranger::Http, hint);
             }
+            Some(Opening::Mqtt) => {
+                let hint = "MQTT on the port for AMQP over TLS: only AMQP 0-9-1 is spoken here";
+                return self.turn_away(id, Stranger::Other, hint);
+            }
             Some(Opening::Unknown) => {
                 return self.turn_away(id, Stranger::Other, "no TLS on the port for TLS");
             }
@@ -97,13 +101,15 @@ impl<P: Platform> Engine<P> {
         let hint = match classify_opening(&self.input[..len]) {
             Opening::NeedMore | Opening::Amqp091 => return true,
             Opening::Http if !is_tls => {
-                let hint = "HTTP on the port for AMQP: is this address meant for it?";
+                let hint =
+                    "HTTP on the port for AMQP: the management API is where `management` says, if it is on";
                 self.turn_away(id, Stranger::Http, hint);
                 return false;
             }
             Opening::Tls if !is_tls => {
                 "TLS on the port for plain AMQP: use the port in listen_tls, or amqp://"
             }
+            Opening::Mqtt => "MQTT, which is not spoken here: only AMQP 0-9-1 is",
             Opening::OtherAmqp => "another version of AMQP: only 0-9-1 is spoken here",
             Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
         };

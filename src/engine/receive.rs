@@ -43,9 +43,7 @@ impl<P: Platform> Engine<P> {
             self.broker.release(context, id);
             return Err(error);
         }
-        let from_loopback = visitor.address.is_loopback();
-        let other_end = session::Peer { from_loopback, source: visitor.address.source() };
-        let session = session::Connection::new(self.now, id, other_end, &self.supplies.settings);
+        let session = session::Connection::new(self.now, id, visitor.address.peer(), &self.supplies.settings);
         let Visitor { socket, address } = visitor;
         log::debug!("connection {}: from {address}", id.index());
         self.connections_made += 1;
@@ -135,6 +133,8 @@ impl<P: Platform> Engine<P> {
         let is_known = !session.awaits_header() || self.look_at_opening(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers.get_mut(id) else { return };
+        // What is left is looked at, and counted, again.
+        peer.traffic.received(handled);
         let more = peer.waiting != Waiting::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.input, got.len, handled, more);
         if !kept {
@@ -261,6 +261,9 @@ impl<P: Platform> Engine<P> {
         if peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_)) {
             self.for_disk.push(id);
         }
+        if peer.session.waits_for_get() {
+            self.for_jobs.push(id);
+        }
         if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
             self.list_to_write(id);
         }
@@ -276,6 +279,10 @@ impl<P: Platform> Engine<P> {
             self.worker.throttle.prove(self.now, source, self.broker.user_of(id));
             self.handshaking.retain(|other| *other != id);
             self.accept_queue.forgive_turn(source);
+            session.set_names(self.broker.user_of(id), self.broker.vhost_of(id));
+            let (caller, log) = (session.caller(), &mut self.supplies.log);
+            let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
+            log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
         if session.is_over() {
             let context =

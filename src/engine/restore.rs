@@ -218,7 +218,9 @@ fn restore_definitions(
     for (incarnation, queue) in restoring.queues {
         messages += restore_queue(broker, log, incarnation, queue);
     }
-    log::info!("the store has {messages} messages");
+    if messages > 0 {
+        log::info!("the store has {messages} messages");
+    }
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use std::io;
 use crate::broker;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
+use crate::log_limiter::LogKind;
+use crate::session::Stage;
 use crate::time::Deadline;
 
 use super::peer::{Ending, Peer, Session, Waiting};
@@ -61,6 +63,7 @@ impl<P: Platform> Engine<P> {
         let filled = session.fill(&mut context, &mut self.output, &mut self.write_plan, &mut outbox);
         let taken = peer.stream.write(&mut self.buffers, &self.output[..filled]);
         let count = *taken.as_ref().unwrap_or(&0);
+        peer.traffic.sent(count);
         let sent = session.written(&mut context, count, &self.write_plan);
         let context =
             &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
@@ -169,10 +172,11 @@ impl<P: Platform> Engine<P> {
             return;
         }
         while let Some(id) = self.to_close.pop() {
+            self.log_leaving(id);
             let Some(mut peer) = self.peers.take(id) else { continue };
             match id.connection() {
                 Some(connection) => self.forget_connection(connection, &mut peer),
-                None => self.forget_operator(id),
+                None => self.forget_operator(id, &mut peer),
             }
             peer.stream.release(&mut self.buffers);
             self.deadlines.remove(id);
@@ -183,6 +187,22 @@ impl<P: Platform> Engine<P> {
         let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
             list.retain(|id| self.peers.get(id).is_some());
+        }
+    }
+
+    /// Says how a connection ended that had been opened.
+    fn log_leaving(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let Session::Amqp(session) = &peer.session else { return };
+        let how = match session.stage() {
+            Stage::Open => "gone without closing its connection",
+            Stage::Over => "connection closed",
+            Stage::Unproven | Stage::LoggedIn => return,
+        };
+        if !peer.shaking_hands {
+            let caller = session.caller();
+            let (source, text) = (caller.peer.source, format_args!("{caller}: {how}"));
+            self.supplies.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
     }
 

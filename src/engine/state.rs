@@ -18,6 +18,7 @@ use super::listener::Listener;
 use super::peer_id::PeerId;
 use super::peers::Peers;
 use super::platform::{Platform, Visitor};
+use super::room_awaited::RoomAwaited;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::wait_list::WaitList;
@@ -129,6 +130,8 @@ pub struct Engine<P: Platform> {
     pub(super) to_close: Vec<PeerId>,
     /// Publishers that wait for room, first come first served.
     pub(super) for_room: WaitList,
+    /// Since when some of them have been waiting, and whether that is in the log.
+    pub(super) room_awaited: RoomAwaited,
     /// Those whose input needs more of the stashes than is free.
     pub(super) for_stash: WaitList,
     /// What [`Self::room_made`] said when they last tried.
@@ -232,6 +235,7 @@ impl<P: Platform> Engine<P> {
             to_write: WaitList::with_capacity(peers),
             to_close: Vec::with_capacity(peers),
             for_room: WaitList::with_capacity(peers),
+            room_awaited: RoomAwaited::No,
             for_stash: WaitList::with_capacity(peers),
             room_seen: 0,
             retries_left: 0,

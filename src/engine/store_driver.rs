@@ -288,7 +288,9 @@ impl StoreDriver {
         if counters.commits > 0 {
             let [half, most] = [500, 990].map(|per_mille| self.sync_times.quantile_us(per_mille));
             log::debug!("{counters:?}");
-            log::info!("the log: {counters}; half of the commits took up to {half} µs, 99 % up to {most} µs");
+            log::debug!(
+                "the log: {counters}; half of the commits took up to {half} µs, 99 % up to {most} µs"
+            );
         }
     }
 

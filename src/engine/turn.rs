@@ -78,6 +78,7 @@ impl<P: Platform> Engine<P> {
         self.write();
         self.hand_to_disk();
         self.resume_for_room();
+        self.log_room_awaited();
         self.resume_after_jobs();
         self.close();
         self.resume_for_stash();
@@ -128,7 +129,7 @@ impl<P: Platform> Engine<P> {
         let overdue = self.broker.overdue_deadline();
         let crowded = self.crowded.map_or(Deadline::NEVER, |(_, at)| at);
         let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
-        let own = own.earlier(self.supplies.log.deadline());
+        let own = own.earlier(self.supplies.log.deadline()).earlier(self.room_awaited.deadline());
         let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
         let own =
             self.management.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
@@ -447,7 +448,10 @@ impl<P: Platform> Engine<P> {
     fn resume_after_jobs(&mut self) {
         for _ in 0..self.for_jobs.len() {
             let Some(peer) = self.for_jobs.pop() else { break };
-            let id = peer.connection().expect("jobs are of the broker's connections");
+            let Some(id) = peer.connection() else {
+                self.resume_operator(peer);
+                continue;
+            };
             if self.broker.is_busy(id) {
                 self.for_jobs.push(peer);
                 continue;

@@ -76,6 +76,15 @@ impl fmt::Display for LimitsError {
             ),
             Self::TooLittle { memory_limit, least } => {
                 match memory_limit {
+                    // Nobody means so few bytes.
+                    1..10_000 => {
+                        return write!(
+                            f,
+                            "memory_limit is {memory_limit} bytes: did you mean \"{memory_limit}MB\"? The \
+                             broker needs {} with the smallest pools",
+                            Megabytes(*least)
+                        );
+                    }
                     0..1_000_000 => write!(f, "memory_limit is {memory_limit} bytes")?,
                     _ => write!(f, "memory_limit is {}", Megabytes(*memory_limit))?,
                 }

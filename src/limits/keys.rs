@@ -113,7 +113,7 @@ impl Default for Limits {
             queues_max: 4096,
             exchanges_max: 1024,
             bindings_max: 16_384,
-            names_bytes_max: 2 << 20,
+            names_bytes_max: 1536 << 10,
             vhosts_max: 64,
             users_max: 64,
             permissions_max: 256,

@@ -251,6 +251,21 @@ impl Fifo {
         (self.len > 0).then(|| pool.get(self.tail_chunk, self.tail_at - 1))
     }
 
+    /// Shows the entries in their order, until `each` says that it is enough; says whether it did not.
+    pub fn look(&self, pool: &FifoPool, each: &mut dyn FnMut(Entry) -> bool) -> bool {
+        let (mut chunk, mut at) = (self.head_chunk, self.head_at);
+        for _ in 0..self.len {
+            if at as usize == ENTRIES_PER_CHUNK {
+                (chunk, at) = (pool.chunks[chunk as usize - 1].next, 0);
+            }
+            if !each(pool.get(chunk, at)) {
+                return false;
+            }
+            at += 1;
+        }
+        true
+    }
+
     /// Replaces the first entry, if there is one.
     pub fn set_front(&self, pool: &mut FifoPool, entry: Entry) {
         if self.len > 0 {

@@ -23,7 +23,9 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let window = config.bridges.iter().map(|bridge| bridge.window).max().unwrap_or(0).into();
     let reserved = engine::tls_reserved_bytes(connections);
     RecordSizes {
-        scratch_bytes: broker::buffer_bytes(frame) + session::WritePlan::bytes(output),
+        scratch_bytes: broker::buffer_bytes(frame)
+            + session::WritePlan::bytes(output)
+            + if config.management.is_empty() { 0 } else { admin::tokens::TOKENS_BYTES },
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),

@@ -1,13 +1,13 @@
 //! Everything that runs, made and reserved before anybody is let in.
 
-use std::path;
+use std::path::{self, Path};
 use std::sync::Arc;
 
 use mio::{Poll, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin::request_context::{Machine, Process};
+use crate::admin::request_context::{Machine, Process, StoreView};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::engine::{Engine, Setup};
@@ -17,7 +17,7 @@ use crate::tls::CertificateStore;
 
 use super::entropy::entropy;
 use super::event_loop::EventLoop;
-use super::listen::{self, Listener};
+use super::listen::{self, Listener, ListenerAddress};
 use super::sizes;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
@@ -55,7 +55,10 @@ impl EventLoop {
             is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
             is_memory_locked: config.memory_lock,
             management_listeners: management.len(),
-            process: process(&config, &listeners, &management),
+            process: Process {
+                memory: table.lines.iter().map(|line| (line.key, line.bytes())).collect(),
+                ..process(&config, &listeners, &management)
+            },
             own_uid: rustix::process::geteuid().as_raw(),
         };
         let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
@@ -81,7 +84,11 @@ impl EventLoop {
         if let Some(file) = &config.load_definitions {
             defined::load(file, engine.broker_mut())?;
         }
-        engine.broker().warn_of_guest();
+        let is_beyond_loopback = |listener: &Listener| match &listener.address {
+            ListenerAddress::Network(address) => !address.ip().is_loopback(),
+            _ => false,
+        };
+        engine.broker().warn_of_guest(engine.platform.listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
         if !config.bridges.is_empty() {
             engine.restore_bridges(&bridge_file::read(&config.data_dir));
@@ -137,24 +144,22 @@ fn log_limits(config: &Config, table: &MemoryTable) {
         log::debug!("{line}");
     }
     log::info!(
-        "the pools add up to {} of memory_limit {}; `leveret check` shows every line",
+        "leveret {} with the profile of board {}{}: {} of memory_limit {} (`leveret check` shows every line)",
+        env!("CARGO_PKG_VERSION"),
+        config.board,
+        config.board_why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default(),
         Megabytes(table.bytes()),
         Megabytes(config.memory_limit_bytes)
     );
-    if let Some(why) = &config.board_why {
-        log::info!("board {}: {why}", config.board);
-    }
+    log::info!("data in {}", absolute(&config.data_dir));
 }
 
 fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {
     let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
     Process {
         environment: config.shown(),
-        // The folder may not be there yet, so it cannot be asked for its path.
-        data_dir: path::absolute(&config.data_dir)
-            .unwrap_or_else(|_| config.data_dir.clone())
-            .display()
-            .to_string(),
+        data_dir: absolute(&config.data_dir),
+        configuration: config.origin.file.as_deref().map(absolute).unwrap_or_default(),
         listeners: listeners
             .iter()
             .map(shown)
@@ -175,7 +180,15 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         is_store_damaged: false,
         is_tls_shut: false,
         waiting_publishers: 0,
+        store: StoreView::default(),
+        memory: Vec::new(),
     }
+}
+
+/// A path as whoever reads it elsewhere can use it. What it names may not be there yet, so that cannot be
+/// asked.
+fn absolute(path: &Path) -> String {
+    path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
 /// Touches and locks all that is reserved, and what comes later, so that nothing here ever waits for a page.

@@ -7,6 +7,7 @@
 //! `teardown` whatever the connection was doing.
 
 use core::fmt;
+use core::net::SocketAddr;
 
 use super::channel::{ConfirmList, NONE, OwnChannels, Slot, State};
 use super::context::Context;
@@ -15,7 +16,7 @@ use super::pending::{Mechanism, Pending};
 use super::settings::Settings;
 use super::step::BodyFrame;
 use super::write_plan::PartialFrame;
-use crate::command::{ChannelId, ConnectionId, ReplyOrder};
+use crate::command::{ChannelId, ClientLabel, ConnectionId, ReplyOrder};
 use crate::error::Fault;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::mem::ByteChain;
@@ -31,6 +32,29 @@ pub struct Peer {
     pub from_loopback: bool,
     /// Whose budget lines about it in the log are on.
     pub source: LogSource,
+    /// Its port, by which the log tells connections of one address apart; 0 has none.
+    pub port: u16,
+}
+
+/// Bytes of the names by which the log tells who a connection belongs to; longer ones are cut.
+const NAMES_BYTES_MAX: usize = 62;
+
+/// Who a line of the log is about: `10.0.0.7:51234 user meter vhost plant`, as far as it is known.
+#[derive(Debug)]
+pub struct Caller<'c> {
+    /// The other end.
+    pub peer: Peer,
+    names: &'c str,
+}
+
+impl fmt::Display for Caller<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.peer.source, self.peer.port) {
+            (LogSource::Address(address), port) if port > 0 => SocketAddr::new(address, port).fmt(f)?,
+            (source, _) => source.fmt(f)?,
+        }
+        f.write_str(self.names)
+    }
 }
 
 /// How far a connection has come.
@@ -168,6 +192,12 @@ pub struct Connection {
     pub(super) peer: Peer,
     /// Who the peer is by its verified certificate.
     pub(super) certificate_name: Option<Box<str>>,
+    /// What the client says it is.
+    pub(super) client: ClientLabel,
+    /// How it logged in; empty before.
+    pub(super) mechanism: &'static str,
+    /// User and virtual host, for the log; empty until both are known.
+    names: heapless::String<NAMES_BYTES_MAX>,
     pub(super) phase: Phase,
     pub(super) is_logged_in: bool,
     pub(super) capabilities: Capabilities,
@@ -183,9 +213,34 @@ pub struct Connection {
 impl Connection {
     /// Logs something that this peer caused; `text` goes on where its name ends.
     pub(super) fn warn(&self, context: &mut Context<'_>, kind: LogKind, text: fmt::Arguments<'_>) {
-        let source = self.peer.source;
-        let text = format_args!("connection {} of {source}{text}", self.id.index());
-        context.log.warn(context.now, source, kind, text);
+        context.log.warn(context.now, self.peer.source, kind, format_args!("{}{text}", self.caller()));
+    }
+
+    /// What the client says it is.
+    pub const fn client(&self) -> ClientLabel {
+        self.client
+    }
+
+    /// By what it logged in: `PLAIN`, `AMQPLAIN` or `EXTERNAL`; empty before.
+    pub const fn mechanism(&self) -> &'static str {
+        self.mechanism
+    }
+
+    /// Who it is, for the log.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller { peer: self.peer, names: &self.names }
+    }
+
+    /// From now on the log says whose it is.
+    pub fn set_names(&mut self, user: &str, vhost: &str) {
+        self.names.clear();
+        let named = [(" user ", user), (" vhost ", vhost)];
+        let letters = named.iter().flat_map(|(what, name)| what.chars().chain(name.escape_debug()));
+        for letter in letters {
+            if self.names.push(letter).is_err() {
+                break;
+            }
+        }
     }
 
     /// A connection that was just accepted.
@@ -193,6 +248,9 @@ impl Connection {
         Self {
             id,
             peer,
+            client: ClientLabel::default(),
+            mechanism: "",
+            names: heapless::String::new(),
             certificate_name: None,
             phase: Phase::Header { due: now.after_ms(settings.handshake_timeout_ms) },
             is_logged_in: false,

@@ -41,12 +41,5 @@ impl PublishFlags {
 
 /// What is known of a message by its properties.
 pub fn message_flags(properties: Properties<'_>) -> MessageFlags {
-    let mode = properties.delivery_mode();
-    let flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
-    let wants_a_look = !matches!(mode, None | Some(1 | 2))
-        || properties.has_headers()
-        || properties.expiration().is_some()
-        || properties.user_id().is_some()
-        || properties.reply_to().is_some();
-    if wants_a_look { flags.with(MessageFlags::LOOK_INSIDE) } else { flags }
+    properties.message_flags()
 }

@@ -25,7 +25,7 @@ use super::pending::{Kind, Mechanism, Pending};
 use super::settings::Settings;
 use super::step::Step;
 use super::timers;
-use crate::command::{Command, Name};
+use crate::command::{ClientLabel, Command, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::FRAME_BYTES_MIN;
 use crate::log_limiter::LogKind;
@@ -88,7 +88,7 @@ impl Connection {
                 return None;
             }
             // Whoever owns the socket says what it was, with its address.
-            Opening::Http | Opening::Tls | Opening::OtherAmqp | Opening::Unknown => {}
+            Opening::Http | Opening::Tls | Opening::Mqtt | Opening::OtherAmqp | Opening::Unknown => {}
         }
         *at = input.len();
         self.output.partial.set_small(&PROTOCOL_HEADER);
@@ -205,10 +205,12 @@ impl Connection {
         response: &'a [u8],
     ) -> Option<Step<'a>> {
         self.capabilities = capabilities(client_properties);
+        self.client = ClientLabel::of(|key| client_properties.get(key).and_then(|value| value.as_str()));
         let known = match mechanism {
             "PLAIN" => Mechanism::Plain,
             "AMQPLAIN" => Mechanism::AmqPlain,
             "EXTERNAL" if self.certificate_name.is_some() => {
+                self.mechanism = Mechanism::External.name();
                 self.input.pending = Pending::on_connection(Kind::Login(Mechanism::External), (10, 11));
                 return None;
             }
@@ -217,6 +219,7 @@ impl Connection {
                 return None;
             }
         };
+        self.mechanism = known.name();
         let (user, password) = match known.credentials(response) {
             Ok(both) => both,
             Err(Unusable::Unreadable) => {

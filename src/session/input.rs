@@ -379,7 +379,7 @@ impl Connection {
         }
         let record = &context.pools.channels[slot];
         let (number, state) = (record.number(), record.state);
-        self.warn(context, LogKind::Channel, format_args!(", channel {number}: {fault}"));
+        self.warn(context, LogKind::Channel, format_args!(", channel {number}: {}", fault.logged()));
         self.flush_confirms(context, slot);
         let close = Method::ChannelClose {
             reply_code: fault.code.code(),

@@ -75,7 +75,7 @@ mod timers;
 mod write_plan;
 mod written;
 
-pub use connection::{Connection, Negotiated, Peer, Stage};
+pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use content::message_flags;
 pub use context::{Context, Names, Pools};
 pub use settings::{Identity, Settings};

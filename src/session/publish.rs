@@ -18,7 +18,7 @@ use super::context::Context;
 use super::pending::{Kind, Pending};
 use super::step::{PUBLISH, Step, Suspension, Verdict};
 use crate::command::Command;
-use crate::error::{Fault, ReplyCode};
+use crate::error::{Advice, Fault, ReplyCode};
 use crate::mem::{MessageId, PoolFull, Share};
 use crate::wire::{BASIC_CLASS, ContentHeader, WireError};
 
@@ -108,13 +108,14 @@ impl Connection {
         let body_len = match u32::try_from(header.body_len) {
             Ok(len) if len <= size_max => len,
             _ => {
-                return Err(Refusal::Fault(Fault::new(
+                let fault = Fault::new(
                     ReplyCode::PreconditionFailed,
                     format_args!(
                         "message size {} is larger than configured max size {size_max}",
                         header.body_len
                     ),
-                )));
+                );
+                return Err(Refusal::Fault(fault.advising(Advice::RaiseMessageSize)));
             }
         };
         let properties = header.properties;

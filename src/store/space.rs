@@ -2,7 +2,8 @@
 //!
 //! Publishers stop while two segments are still free. Settlements and facts may open the first of them; the
 //! last only the cleaner, or settlements that leave some segment so empty that the cleaner can free it, the
-//! active one included: one that holds nothing but settlements is freed when they are written again, merged.
+//! active one included: one that holds nothing but settlements is freed when they are written again, merged;
+//! or facts, when the cleaner has no use for it.
 //! With none left, only what fits into the active segment is written, the room for its footer included: a
 //! segment without one is read commit by commit at a start.
 //!
@@ -160,7 +161,14 @@ impl Log {
         if spare > SEGMENTS_RESERVED || self.is_starting || self.is_cleaning() || self.frees {
             return true;
         }
-        spare == SEGMENTS_RESERVED || self.would_leave_half()
+        spare == SEGMENTS_RESERVED || self.would_leave_half() || self.is_last_of_no_use()
+    }
+
+    /// Whether the last segment is kept for a cleaner that has looked and found nothing that fits into it,
+    /// while marks or definitions wait: nothing is delivered without its mark, so nothing would be settled
+    /// either, and the cleaner would never find anything.
+    fn is_last_of_no_use(&self) -> bool {
+        !self.may_clean && !self.has_only_settlements()
     }
 
     /// Whether the settlements that wait leave some segment at most half live, or the active one is so: then

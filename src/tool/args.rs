@@ -3,8 +3,10 @@
 //! A flag has the name of its key with hyphens and takes the same spellings; `config::units` reads both.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
 use crate::options::{BadArguments, Next, OptionRow, Section, Table};
 use crate::{bench, inspect};
@@ -28,8 +30,8 @@ pub enum Ask {
     Ctl(Vec<OsString>),
     /// Say which version this is.
     Version,
-    /// Say how to use it.
-    Help,
+    /// Say how to use it, or one command of it.
+    Help(Page),
 }
 
 /// Where the configuration comes from.
@@ -43,33 +45,109 @@ pub struct Said {
     pub connects: bool,
 }
 
-/// What `--help` prints.
-pub fn help() -> String {
-    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help())
+/// What help is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    /// All of it.
+    Program,
+    /// One of [`COMMANDS`] that has no help of its own.
+    Command(&'static CommandRow),
 }
 
-const BEFORE_OPTIONS: &str = "\
-Leveret: a small RabbitMQ-compatible AMQP 0-9-1 broker.
+impl Page {
+    /// What is printed.
+    pub fn text(self) -> String {
+        match self {
+            Self::Program => {
+                let mut calls = String::new();
+                for (number, command) in COMMANDS.iter().enumerate() {
+                    let left = format!(
+                        "{}leveret {}",
+                        if number == 0 { "Usage: " } else { "       " },
+                        command.usage
+                    );
+                    let about = command.about.replace('\n', &format!("\n{:USAGE_COLUMN$}", ""));
+                    calls += &format!("{left:USAGE_COLUMN$}{about}\n");
+                }
+                format!("{WHAT_IT_IS}\n{calls}\n{}{AFTER_OPTIONS}", OPTIONS.help(|_| true))
+            }
+            Self::Command(command) => {
+                let options =
+                    OPTIONS.help(|name| command.options.is_empty() || command.options.contains(&name));
+                format!("Usage: leveret {}\n\n{}\n\n{options}", command.usage, command.about)
+            }
+        }
+    }
+}
 
-Usage: leveret [serve] [OPTIONS]    start the broker; without a configuration: on
-                                    127.0.0.1:5672 and [::1]:5672, user guest, password guest
-       leveret check [OPTIONS]      print the configuration that results and the memory it adds
-                                    up to; the exit code says whether the broker would start
-       leveret bench [OPTIONS]      measure a broker; leveret bench --help says more
-       leveret inspect DIR          what a data directory holds and whether it is whole; save messages
-                                    from a damaged one; leveret inspect --help says more
-       leveret ctl COMMAND          ask or tell a running broker, as rabbitmqctl does; also by the name
-                                    leveretctl; leveret ctl help lists the commands
-       leveret restore FILE         make a store of what leveret ctl backup wrote, in --data-dir
-       leveret upgrade-store DIR    bring a stopped broker's data directory to the newest format, once
-                                    nobody wants to go back to an older version of Leveret
-";
+const WHAT_IT_IS: &str = "Leveret: a small RabbitMQ-compatible AMQP 0-9-1 broker.\n";
+
+/// The column at which the help says what a command does.
+const USAGE_COLUMN: usize = 36;
 
 const AFTER_OPTIONS: &str = "\
 SIGTERM and SIGINT end the broker cleanly; SIGHUP reads configuration and certificates again.
 ";
 
-const COMMANDS: [&str; 7] = ["serve", "check", "bench", "inspect", "ctl", "restore", "upgrade-store"];
+/// A command of the program.
+#[derive(PartialEq, Eq, Debug)]
+pub struct CommandRow {
+    name: &'static str,
+    usage: &'static str,
+    about: &'static str,
+    /// The options that have an effect on it; all of them where none is named.
+    options: &'static [&'static str],
+}
+
+static COMMANDS: [CommandRow; 7] = [
+    CommandRow {
+        name: "serve",
+        usage: "[serve] [OPTIONS]",
+        about: "start the broker; without a configuration: on\n\
+                127.0.0.1:5672 and [::1]:5672, user guest, password guest",
+        options: &[],
+    },
+    CommandRow {
+        name: "check",
+        usage: "check [OPTIONS]",
+        about: "print the configuration that results and the memory it adds\n\
+                up to; the exit code says whether the broker would start",
+        options: &[],
+    },
+    CommandRow {
+        name: "bench",
+        usage: "bench [OPTIONS]",
+        about: "measure a broker; leveret bench --help says more",
+        options: &[],
+    },
+    CommandRow {
+        name: "inspect",
+        usage: "inspect DIR",
+        about: "what a data directory holds and whether it is whole; save messages\n\
+                from a damaged one; leveret inspect --help says more",
+        options: &[],
+    },
+    CommandRow {
+        name: "ctl",
+        usage: "ctl COMMAND",
+        about: "ask or tell a running broker, as rabbitmqctl does; also by the name\n\
+                leveretctl; leveret ctl help lists the commands",
+        options: &[],
+    },
+    CommandRow {
+        name: "restore",
+        usage: "restore FILE",
+        about: "make a store of what leveret ctl backup wrote, in --data-dir",
+        options: &["--config", "--data-dir", "--help"],
+    },
+    CommandRow {
+        name: "upgrade-store",
+        usage: "upgrade-store DIR",
+        about: "bring a stopped broker's data directory to the newest format, once\n\
+                nobody wants to go back to an older version of Leveret",
+        options: &["--help"],
+    },
+];
 
 const OPTIONS: Table<Said> = Table(&[Section {
     heading: "Options:",
@@ -91,9 +169,17 @@ const OPTIONS: Table<Said> = Table(&[Section {
             "--listen",
             "ADDR:PORT",
             "listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;\n\
-             port 0 takes a free one",
+             port 0 takes a free one; a port alone is one of 127.0.0.1",
             |said, given| given.value().map(|at| said.flags.listen.get_or_insert_default().push(at)),
         ),
+        OptionRow {
+            letter: Some('p'),
+            ..OptionRow::new("--port", "PORT", "the same as --listen 127.0.0.1:PORT", |said, given| {
+                let socket = SocketAddr::from((Ipv4Addr::LOCALHOST, given.number(0, u16::MAX)?));
+                said.flags.listen.get_or_insert_default().push(ListenAddress::required(socket));
+                Ok(())
+            })
+        },
         OptionRow::new(
             "--listen-tls",
             "ADDR[:PORT]",
@@ -171,7 +257,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     loop {
         let word = match OPTIONS.next(&mut said, &mut parser)? {
             Next::End => break,
-            Next::Help => return Ok(Ask::Help),
+            Next::Help => return Ok(Ask::Help(command.as_deref().map_or(Page::Program, page_of))),
             Next::Version => return Ok(Ask::Version),
             Next::Option => continue,
             Next::Word(word) => word,
@@ -184,6 +270,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
                 return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
             }
             (None, Some("ctl")) => return Ok(Ask::Ctl(parser.raw_args()?.collect())),
+            (None, Some("help")) => return help_on(parser.value().ok()),
+            (None, Some("version")) => return Ok(Ask::Version),
             (None, _) => command = Some(word.to_string_lossy().into_owned()),
             (Some("restore" | "upgrade-store"), _) if file.is_none() => file = Some(PathBuf::from(word)),
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
@@ -203,7 +291,31 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             Some(directory) => Ok(Ask::UpgradeStore(directory)),
             None => Err(BadArguments::new("leveret upgrade-store DIR: name the data directory".to_string())),
         },
-        Some(other) => Err(BadArguments::new(describe_unknown("command", other, &COMMANDS))),
+        Some(other) => Err(unknown_command(other)),
+    }
+}
+
+/// What is said about a command that is not there.
+fn unknown_command(name: &str) -> BadArguments {
+    BadArguments::new(describe_unknown("command", name, &COMMANDS.each_ref().map(|command| command.name)))
+}
+
+/// The page of a command; that of the program where the name is of none.
+fn page_of(name: &str) -> Page {
+    COMMANDS.iter().find(|command| command.name == name).map_or(Page::Program, Page::Command)
+}
+
+/// `leveret help`, and `leveret help COMMAND`.
+fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
+    let Some(command) = command else { return Ok(Ask::Help(Page::Program)) };
+    match command.to_string_lossy().as_ref() {
+        "bench" => Ok(Ask::Bench(None)),
+        "inspect" => Ok(Ask::Inspect(None)),
+        "ctl" => Ok(Ask::Ctl(vec!["help".into()])),
+        name => match page_of(name) {
+            Page::Program => Err(unknown_command(name)),
+            page => Ok(Ask::Help(page)),
+        },
     }
 }
 
@@ -226,7 +338,7 @@ mod tests {
         assert!(matches!(parsed(""), Ok(Ask::Serve(_))));
         assert!(matches!(parsed("serve --board pi-4"), Ok(Ask::Serve(_))));
         assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
-        assert!(matches!(parsed("check --help"), Ok(Ask::Help)));
+        assert!(matches!(parsed("-h"), Ok(Ask::Help(Page::Program))));
         assert!(matches!(parsed("-V"), Ok(Ask::Version)));
         assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
         let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
@@ -256,7 +368,7 @@ mod tests {
         refused("--memory_limit 1", "unknown option --memory_limit; did you mean --memory-limit?");
         refused(
             "-x",
-            "unknown option -x; there are --config, --board, --listen, --listen-tls, --listen-unix, \
+            "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
                  --management, --data-dir, --memory-limit, --log-level, --connect, --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
@@ -274,9 +386,40 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option_and_command() {
-        let help = help();
-        for word in OPTIONS.names().iter().chain(&COMMANDS) {
+        let help = Page::Program.text();
+        let commands = COMMANDS.each_ref().map(|command| command.name);
+        for word in OPTIONS.names().iter().chain(&commands) {
             assert!(help.contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn every_command_has_a_page_by_every_habit() {
+        for line in ["help restore", "restore --help", "--data-dir d restore -h"] {
+            let Ok(Ask::Help(page)) = parsed(line) else { panic!("{line}") };
+            let text = page.text();
+            assert!(text.starts_with("Usage: leveret restore FILE\n"), "{text}");
+            assert!(text.contains("--data-dir") && !text.contains("--listen"), "{text}");
+        }
+        for name in ["serve", "check"] {
+            let Ok(Ask::Help(page)) = parsed(&format!("{name} --help")) else { panic!("{name}") };
+            assert!(page.text().contains("--memory-limit"));
+        }
+        assert!(matches!(parsed("help"), Ok(Ask::Help(Page::Program))));
+        assert!(matches!(parsed("help bench"), Ok(Ask::Bench(None))));
+        assert!(matches!(parsed("help inspect"), Ok(Ask::Inspect(None))));
+        assert!(matches!(parsed("help ctl"), Ok(Ask::Ctl(rest)) if rest == ["help"]));
+        assert!(matches!(parsed("version"), Ok(Ask::Version)));
+        refused("help chek", "unknown command chek; did you mean check?");
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        for line in ["-p 25001", "--port 25001", "--listen 25001", "--listen localhost:25001"] {
+            let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
+            let sockets = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket);
+            assert_eq!(sockets.collect::<Vec<_>>(), ["127.0.0.1:25001".parse().unwrap()], "{line}");
+        }
+        refused("--port 65536", "--port: \"65536\" is not a whole number from 0 to 65535");
     }
 }

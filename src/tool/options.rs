@@ -131,12 +131,12 @@ impl<T> Table<T> {
         Ok(Next::Option)
     }
 
-    /// The sections of the help that the options make.
-    pub(super) fn help(&self) -> String {
+    /// The sections of the help that those options make whose names `is_shown`.
+    pub(super) fn help(&self, is_shown: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
         for section in self.0 {
             text += &format!("{}\n", section.heading);
-            for row in section.rows {
+            for row in section.rows.iter().filter(|row| is_shown(row.name)) {
                 let mut left = match row.letter {
                     Some(letter) => format!("  -{letter}, {}", row.name),
                     None => format!("  {}", row.name),

@@ -23,7 +23,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
     match args::parse_all(std::env::args_os())? {
-        Ask::Help => print(&args::help())?,
+        Ask::Help(page) => print(&page.text())?,
         Ask::Bench(None) => print(&bench::options::help())?,
         Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
         Ask::Inspect(None) => print(&inspect::options::help())?,

@@ -169,6 +169,8 @@ pub enum Opening {
     Http,
     /// A TLS ClientHello: somebody uses `amqps://` with a port that does not.
     Tls,
+    /// An MQTT CONNECT.
+    Mqtt,
     /// Octets of no protocol that is known here.
     Unknown,
 }
@@ -192,6 +194,17 @@ pub fn classify_opening(input: &[u8]) -> Opening {
     }
     if HTTP_METHODS.iter().any(|method| input.starts_with(method)) {
         return Opening::Http;
+    }
+    // A CONNECT with its length in one octet or two, then the name of the protocol with its own length.
+    if input.first() == Some(&0x10) {
+        let is_named = |at: usize| {
+            input.get(at..).is_some_and(|name| name.starts_with(b"\0\x04MQ") || name.starts_with(b"\0\x06MQ"))
+        };
+        return match input.len() {
+            0..7 => Opening::NeedMore,
+            _ if is_named(2) || is_named(3) => Opening::Mqtt,
+            _ => Opening::Unknown,
+        };
     }
     let undecided = |known: &[u8]| known.starts_with(input);
     if (input.len() < 8 && (input.starts_with(b"AMQP") || undecided(b"AMQP")))
@@ -267,7 +280,7 @@ mod tests {
 
     #[test]
     fn openings() {
-        let cases: [(&[u8], Opening); 20] = [
+        let cases: [(&[u8], Opening); 23] = [
             (b"", Opening::NeedMore),
             (b"AMQP", Opening::NeedMore),
             (b"AMQP\0\0\x09", Opening::NeedMore),
@@ -287,7 +300,10 @@ mod tests {
             (b"\x16\x02", Opening::Unknown),
             (b"MQTT", Opening::Unknown),
             (b"AMQX", Opening::Unknown),
-            (b"\x10\x0c\0\x04MQTT", Opening::Unknown),
+            (b"\x10\x0c\0\x04MQTT", Opening::Mqtt),
+            (b"\x10\x8c\x01\0\x06MQIsdp", Opening::Mqtt),
+            (b"\x10\x0c\0\x04M", Opening::NeedMore),
+            (b"\x10\x0c\0\x04AMQP", Opening::Unknown),
         ];
         for (input, opening) in cases {
             assert_eq!(classify_opening(input), opening, "{:?}", input.escape_ascii().to_string());

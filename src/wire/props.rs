@@ -31,7 +31,8 @@
 //!    RabbitMQ ignores both, but hands them on to consumers, which then look for octets that are not there.
 //! ```
 
-use super::{FrameKind, Full, Reader, Table, TableWriter, WireError, Writer};
+use super::{FrameKind, Full, Reader, Table, TableWriter, Value, WireError, Writer};
+use crate::mem::MessageFlags;
 
 /// The one class whose methods carry content.
 pub const BASIC_CLASS: u16 = 60;
@@ -50,6 +51,37 @@ const KIND: u16 = 0x0020;
 const USER_ID: u16 = 0x0010;
 const APP_ID: u16 = 0x0008;
 const CLUSTER_ID: u16 = 0x0004;
+
+/// How a property is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PropertyKind {
+    /// A short string.
+    Text,
+    /// A table.
+    Headers,
+    /// A number of one octet.
+    Octet,
+    /// Seconds since 1970.
+    Timestamp,
+}
+
+/// All properties by their names, in the order in which they stand, each with its flag.
+pub const PROPERTIES: [(&str, u16, PropertyKind); 14] = [
+    ("content_type", CONTENT_TYPE, PropertyKind::Text),
+    ("content_encoding", CONTENT_ENCODING, PropertyKind::Text),
+    ("headers", HEADERS, PropertyKind::Headers),
+    ("delivery_mode", DELIVERY_MODE, PropertyKind::Octet),
+    ("priority", PRIORITY, PropertyKind::Octet),
+    ("correlation_id", CORRELATION_ID, PropertyKind::Text),
+    ("reply_to", REPLY_TO, PropertyKind::Text),
+    ("expiration", EXPIRATION, PropertyKind::Text),
+    ("message_id", MESSAGE_ID, PropertyKind::Text),
+    ("timestamp", TIMESTAMP, PropertyKind::Timestamp),
+    ("type", KIND, PropertyKind::Text),
+    ("user_id", USER_ID, PropertyKind::Text),
+    ("app_id", APP_ID, PropertyKind::Text),
+    ("cluster_id", CLUSTER_ID, PropertyKind::Text),
+];
 
 const UNDEFINED: u16 = 0x0003;
 const OCTETS: u16 = DELIVERY_MODE | PRIORITY;
@@ -181,6 +213,30 @@ impl<'a> Properties<'a> {
     /// MIME encoding of the body.
     pub fn content_encoding(&self) -> Option<&'a [u8]> {
         self.short_str(CONTENT_ENCODING)
+    }
+
+    /// One of [`PROPERTIES`], by its flag, if it is there.
+    pub fn by_flag(&self, flag: u16, kind: PropertyKind) -> Option<Value<'a>> {
+        let mut reader = self.find(flag)?;
+        match kind {
+            PropertyKind::Text => reader.short_str().ok().map(Value::LongStr),
+            PropertyKind::Headers => self.headers().map(Value::Table),
+            PropertyKind::Octet => reader.u8().ok().map(Value::UnsignedByte),
+            PropertyKind::Timestamp => reader.u64().ok().map(Value::Timestamp),
+        }
+    }
+
+    /// What the broker has to know of a message with these properties.
+    #[inline]
+    pub fn message_flags(self) -> MessageFlags {
+        let mode = self.delivery_mode();
+        let flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let wants_a_look = !matches!(mode, None | Some(1 | 2))
+            || self.has_headers()
+            || self.expiration().is_some()
+            || self.user_id().is_some()
+            || self.reply_to().is_some();
+        if wants_a_look { flags.with(MessageFlags::LOOK_INSIDE) } else { flags }
     }
 
     /// The header table. Absent is not the same as empty.

@@ -130,6 +130,8 @@ def contents(binary: Path, says: Path, architecture: str, version: str, is_stati
     }
     if is_static:
         files["usr/share/lintian/overrides/leveret"] = OVERRIDES.encode()
+    for chapter in sorted((systemd / "packages" / "guide").glob("*.md")):
+        files[f"usr/share/doc/leveret/guide/{chapter.name}.gz"] = packed(chapter.read_text())
     for place, text in manual.make(says).items():
         is_page = place.startswith("man/")
         files[f"usr/share/{place}{'.gz' if is_page else ''}"] = packed(text) if is_page else text.encode()

@@ -402,6 +402,43 @@ fn without_room_it_stays_and_goes_on_later() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
 }
 
+/// What was rejected and waits for room does not keep its queue from its length: what is too much has an
+/// end of its own.
+#[test]
+fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
+    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    let (at, publisher) = (house.connect(), house.connect());
+    declare(&mut house, at, "dead", false, &[]);
+    let arguments = table(|t| {
+        t.int("x-max-length", 1)?;
+        t.text("x-dead-letter-exchange", "amq.direct")
+    });
+    declare(&mut house, at, "q", false, &arguments);
+    for (queue, exchange, routing_key) in [("q", "amq.topic", "#"), ("dead", "amq.direct", "kept")] {
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+    }
+    let message = message_to(&mut house, "amq.topic", "kept", &[0, 0], b"x");
+    house.done(at, Command::Publish { message, mandatory: false });
+    let first = got(&mut house, at, "q");
+    house.done(publisher, Command::TxSelect);
+    let new: Vec<_> = (0..3).map(|_| message_to(&mut house, "amq.topic", "lost", &[0, 0], b"y")).collect();
+    let held = filled(&mut house);
+    house.settle(at, first.tag, false, Settlement::Reject);
+    house.turns(at);
+    assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
+    for message in new {
+        house.done(publisher, Command::Publish { message, mandatory: false });
+    }
+    house.done(publisher, Command::TxCommit);
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 1, "its letters go nowhere, which takes no room");
+    held.into_iter().for_each(|id| house.messages.release(id));
+    house.turns(at);
+    assert_eq!(empty(&mut house, at, "dead"), ["x"]);
+    assert_eq!(empty(&mut house, at, "q"), ["y"]);
+    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+}
+
 #[test]
 fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
     let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });

@@ -91,8 +91,16 @@ def run(rabbitmq: bool) -> int:
     suite = Suite(f"clients/{'rabbitmq-' if rabbitmq else ''}raw")
 
     def case() -> None:
-        with target(rabbitmq) as address:
-            story(address)
+        # Under load RabbitMQ was seen to end the whole connection, with 320 and 'shutdown', when two of its channels
+        # were to be closed at once: that is no answer to what is asked here.
+        for is_last in [False, False, True] if rabbitmq else [True]:
+            try:
+                with target(rabbitmq) as address:
+                    return story(address)
+            except AssertionError as why:
+                if is_last or "reason 'shutdown'" not in str(why):
+                    raise
+                print(f"# once more: {why}", flush=True)
 
     suite.case(CASE, case)
     return suite.status()

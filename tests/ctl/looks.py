@@ -70,7 +70,8 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
     assert told["pid"] == broker.process.pid and f"OS PID: {broker.process.pid}\n" in text, text
     assert told["memory_limit"] == 200_000_000 and "Memory limit: 200000000 bytes" in text, text
     assert told["data_dir"] == str(broker.data_dir) and f"Node data directory: {broker.data_dir}\n" in text, text
-    assert told["listeners"] == [f"amqp {host}:{port}"], told["listeners"]
+    listener = {"interface": host, "port": int(port), "protocol": "amqp", "purpose": "AMQP 0-9-1"}
+    assert told["listeners"] == [listener], told["listeners"]
     assert f"Interface: {host}, port: {port}, protocol: amqp, purpose: AMQP 0-9-1" in text, text
     assert told["alarms"] == [] and "Alarms\n\n(none)\n" in plain(text), text
     assert told["uptime_ms"] / 1000 <= seconds + 5.0, f"{told['uptime_ms']} ms, started {seconds:.1f} s ago"

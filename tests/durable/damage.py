@@ -146,7 +146,7 @@ def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
 def check_told(missed: Set[str], told: "subprocess.CompletedProcess[str]") -> None:
     """`inspect` said before the start that so many are lost, or that it does not know how many."""
     lost = len(missed)
-    verdict = told.stdout.strip().splitlines()[-1:] or [told.stderr]
+    verdict = told.stdout.splitlines()[:1] or [told.stderr]
     assert told.returncode == 2, f"{lost} are lost, and inspect ended with {told.returncode}: {verdict[0]}"
     least = int(re.search(r"lost: (\d+)", verdict[0]).group(1))  # type: ignore[union-attr]
     others = re.search(r"(\d+) records of which nobody knows", verdict[0])

@@ -33,7 +33,7 @@ fn confirmed(frame: &Frame) -> u64 {
 
 /// Confirmed messages by bursts, each of which a consumer takes before the next is sent.
 fn commits_of_bursts(board: &str) -> u32 {
-    let broker = Broker::start(&["--board", board]);
+    let broker = Broker::start(&["--board", board, "--log-level", "debug"]);
     let mut consumer = Link::open(broker.address, &[1]);
     let declare = Method::QueueDeclare {
         queue: "q",

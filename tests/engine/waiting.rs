@@ -114,7 +114,7 @@ fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
 #[test]
 fn declarations_that_want_no_answer_share_their_commits() {
     const QUEUES: usize = 300;
-    let broker = Broker::start(&[]);
+    let broker = Broker::start(&["--log-level", "debug"]);
     let mut link = Link::open(broker.address, &[1]);
     let names: Vec<String> = (0..QUEUES).map(|number| format!("q{number}")).collect();
     let declare = |queue, passive, no_wait| Method::QueueDeclare {

@@ -84,15 +84,20 @@ def one_at_a_time(what: str) -> Iterator[None]:
 
 def pika_python(version: str) -> Path:
     """The interpreter of a virtual environment that has this pika, made on first use."""
-    home = ROOT / "target" / "test-env" / f"pika-{version}"
+    return python_with(f"pika-{version}", f"pika=={version}")
+
+
+def python_with(name: str, *packages: str) -> Path:
+    """The interpreter of a virtual environment of this name that has these packages, made on first use."""
+    home = ROOT / "target" / "test-env" / name
     python, done = home / "bin" / "python", home / "complete"
-    with one_at_a_time(f"pika-{version}"):
+    with one_at_a_time(name):
         if done.exists() and python.exists():
             return python
         shutil.rmtree(home, ignore_errors=True)
         make_venv(home)
-        attempt([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"pika=={version}"],
-                f"pika {version}")
+        attempt([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages],
+                " ".join(packages))
         done.write_text("")
         return python
 

@@ -44,7 +44,7 @@ QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
 BESIDE = [["deny"], ["instructions"], ["seeds"], ["mutants"], ["arm", "word32"], ["fuzz"]]
 ORDER = ["clients", "transcript", "tls", "hostile"]
 # Suites that wait for disks, restarts and RabbitMQ for minutes: one after the other, while those of the front go on.
-WAITING = ["durable", "bridge", "ctl"]
+WAITING = ["durable", "bridge", "ctl", "management", "page"]
 # Who judges by how often somebody is served is last, when the others of the front, those that wait and cargo's tests
 # are over.
 LAST = ["shares", "caps"]

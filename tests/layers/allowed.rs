@@ -8,7 +8,6 @@ pub(super) const ASSERTIONS: &[(&str, usize, &str)] = &[
     ("broker/deliver.rs", 1, "the deliver pass looks for room before it takes a message"),
     ("broker/deliveries.rs", 1, "what is on the list of decided deliveries is decided"),
     ("engine/receive.rs", 1, "only connections of the broker are put on the list for room"),
-    ("engine/turn.rs", 1, "only connections of the broker are put on the list for jobs"),
     ("engine/wait_list.rs", 1, "the caller has just read who is in the place"),
     ("journal/group.rs", 1, "the broker ends only what it began, within one command"),
     ("broker/routing/tables.rs", 2, "each declaration looks for room before it changes anything"),
@@ -21,7 +20,7 @@ pub(super) const ASSERTIONS: &[(&str, usize, &str)] = &[
 /// Files of those rooms with bare log calls: how many, and why no peer can cause a line, or not often.
 pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("admin/systemd.rs", 1, "the service manager refuses a message"),
-    ("broker/access/users.rs", 1, "once at a start"),
+    ("broker/access/users.rs", 2, "once at a start"),
     ("broker/dead_letter.rs", 1, "once a minute by its own clock"),
     ("broker/page_in.rs", 2, "damage, or a limit that was lowered"),
     ("broker/publish.rs", 3, "once a minute by its own clock"),

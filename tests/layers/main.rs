@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 mod allowed;
 mod cycles;
+mod docs;
+mod web;
 
 use allowed::{ASSERTIONS, BARE_LOG_CALLS};
 
@@ -34,7 +36,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("session", &["wire"]),
     ("broker", &["wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("store", &[]),
-    ("admin", &["broker", "wire::field", "wire::Writer", "wire::Full"]),
+    ("admin", &["broker", "wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("tls", &["config"]),
     ("bridge", &["wire", "config"]),
     ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls", "bridge"]),

@@ -171,7 +171,7 @@ def closed_connections() -> None:
         broker.stop()
         log = broker.log()
     within_budget(log, time.monotonic() - began)
-    told = warned(log, r"connection \d+ of 127\.0\.0\.1: closed: 504 CHANNEL_ERROR") + left_out(log)["closed connections"]
+    told = warned(log, r"127\.0\.0\.1:\d+ user guest vhost /: closed: 504 CHANNEL_ERROR") + left_out(log)["closed connections"]
     assert told == count, f"{told} of {count}: {left_out(log)}"
 
 

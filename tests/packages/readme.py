@@ -1,4 +1,4 @@
-"""What the README tells to type: an installation by hand, a sensor on another machine, queues that move here."""
+"""What the README and the guide tell to type: an installation by hand, a sensor on another machine, queues that move here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import List
 from harness import brokers, environment
 from root import Root
 
-README = (brokers.ROOT / "README.md").read_text()
+GUIDE = sorted((brokers.ROOT / "systemd" / "packages" / "guide").glob("*.md"))
+README = "\n".join(file.read_text() for file in [brokers.ROOT / "README.md", *GUIDE])
 
 
 def section(title: str) -> str:
     """The part under a heading."""
     found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
     if found is None:
-        raise AssertionError(f"the README has no section {title!r}")
+        raise AssertionError(f"neither the README nor the guide has a section {title!r}")
     return found[1]
 
 

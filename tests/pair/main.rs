@@ -22,6 +22,7 @@ mod bridge;
 mod bytes;
 mod lives;
 mod management;
+mod management_changes;
 mod mass;
 mod memory;
 mod operators;

@@ -4,7 +4,7 @@ use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 const AWAY: [u8; 4] = [192, 0, 2, 7];
-const GUEST: &str = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
+pub(super) const GUEST: &str = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
 const WRONG: &str = "Authorization: Basic Z3Vlc3Q6d3Jvbmc=\r\n";
 
 fn get(path: &str, lines: &str) -> String {
@@ -12,23 +12,19 @@ fn get(path: &str, lines: &str) -> String {
 }
 
 /// Says something and hears what comes of it.
-fn ask(world: &mut World, client: usize, request: &str) -> String {
+pub(super) fn ask(world: &mut World, client: usize, request: &str) -> String {
     world.operator(client).write_up(request.as_bytes());
     world.run();
+    let mut bytes = Vec::new();
     // A password is checked by a helper, which takes its time.
     for _ in 0..20 {
         world.pass_ms(50);
+        world.operator(client).read_down(usize::MAX, &mut bytes);
     }
-    heard(world, client)
-}
-
-fn heard(world: &World, client: usize) -> String {
-    let mut bytes = Vec::new();
-    world.operator(client).read_down(usize::MAX, &mut bytes);
     String::from_utf8(bytes).expect("answers are text")
 }
 
-fn status(answer: &str) -> &str {
+pub(super) fn status(answer: &str) -> &str {
     answer.get(9..12).unwrap_or("none")
 }
 
@@ -115,4 +111,81 @@ fn who_is_idle_gives_its_place_to_who_waits_and_to_nobody_else() {
     let held: Vec<bool> = crowd.iter().map(|client| is_held(&world, *client)).collect();
     assert_eq!(held.iter().filter(|held| !**held).count(), 1, "one of them went");
     assert!(held[0], "and not the one that asked last");
+}
+
+/// A user whom no password fits.
+const NOBODYS: &str = r#"{"password_hash":"","hashing_algorithm":"leveret_password_hashing_pbkdf2_sha256",
+    "tags":"administrator"}"#;
+
+/// A token for guest, as a line of a request.
+fn log_in(world: &mut World, client: usize) -> String {
+    let login = format!(
+        "POST /api/leveret/login HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 0\r\n{GUEST}\r\n"
+    );
+    let answer = ask(world, client, &login);
+    assert_eq!(status(&answer), "201", "{answer}");
+    let (_, token) = answer.split_once("{\"token\":\"").expect("a token");
+    assert_eq!(token.find('"'), Some(64), "of 256 bits");
+    format!("Authorization: Bearer {}\r\n", &token[..64])
+}
+
+#[test]
+fn a_token_logs_in_until_it_is_ended_idle_old_or_its_user_has_another_password() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let whoami = |world: &mut World, token: &str| {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        status(&ask(world, client, &get("/api/whoami", token))).to_string()
+    };
+    let [first, second] = [(); 2].map(|()| log_in(&mut world, client));
+    assert_ne!(first, second);
+    assert_eq!([&first, &second].map(|token| whoami(&mut world, token)), ["200", "200"]);
+    let away = world.connect_management(Shape::WIDE, AWAY);
+    assert_eq!(
+        status(&ask(&mut world, away, &get("/api/whoami", &first))),
+        "401",
+        "guest is not let in there"
+    );
+    let change = |verb: &str, path: &str, lines: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "{verb} {path} HTTP/1.1\r\nHost: localhost:1\r\nContent-Length: {length}\r\n{lines}\r\n{body}"
+        )
+    };
+    assert_eq!(status(&ask(&mut world, client, &change("POST", "/api/leveret/login", &first, ""))), "404");
+    assert_eq!(status(&ask(&mut world, client, &change("DELETE", "/api/leveret/login", &first, ""))), "204");
+    assert_eq!([&first, &second].map(|token| whoami(&mut world, token)), ["401", "200"]);
+    world.pass_ms(29 * 60 * 1000);
+    assert_eq!(whoami(&mut world, &second), "200", "it is in use");
+    world.pass_ms(31 * 60 * 1000);
+    assert_eq!(whoami(&mut world, &second), "401", "it was not used");
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let third = log_in(&mut world, client);
+    for _ in 0..25 {
+        assert_eq!(whoami(&mut world, &third), "200");
+        world.pass_ms(29 * 60 * 1000);
+    }
+    assert_eq!(whoami(&mut world, &third), "401", "more than twelve hours");
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let fourth = log_in(&mut world, client);
+    let other = change("PUT", "/api/users/guest", GUEST, NOBODYS);
+    let changed = ask(&mut world, client, &other);
+    assert!(status(&changed).starts_with("20"), "{changed}");
+    assert_eq!(whoami(&mut world, &fourth), "401", "the password is another one");
+}
+
+#[test]
+fn the_seventeenth_token_takes_the_place_of_the_one_used_longest_ago() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let mut tokens = Vec::new();
+    for _ in 0..17 {
+        tokens.push(log_in(&mut world, client));
+        world.pass_ms(1_000);
+    }
+    let good =
+        tokens.iter().map(|token| status(&ask(&mut world, client, &get("/api/whoami", token))) == "200");
+    let good: Vec<bool> = good.collect();
+    assert_eq!(good.iter().position(|good| !good), Some(0));
+    assert_eq!(good.iter().filter(|good| **good).count(), 16);
 }

@@ -378,7 +378,10 @@ fn a_default_user_for_a_store_that_has_users_is_told() {
 #[test]
 fn a_refused_limit_is_named_with_its_file_and_line() {
     for (text, why) in [
-        ("log_level = \"info\"\nmemory_limit = 96", "line 2: memory_limit is 96 bytes, but"),
+        (
+            "log_level = \"info\"\nmemory_limit = 96",
+            "line 2: memory_limit is 96 bytes: did you mean \"96MB\"?",
+        ),
         ("[limits]\nmessages_max = 5", "line 2: messages_max must be"),
         ("\nframe_max = 1000", "line 2: frame_max must be"),
         ("[store]\ndisk_limit = \"1MB\"", "line 2: disk_limit is"),

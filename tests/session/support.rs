@@ -317,7 +317,7 @@ impl Host {
     }
 
     pub fn with_id(world: &World, id: ConnectionId) -> Self {
-        let peer = Peer { from_loopback: true, source: LogSource::Anybody };
+        let peer = Peer { from_loopback: true, source: LogSource::Anybody, port: 0 };
         Self {
             connection: Connection::new(world.now, id, peer, &world.settings),
             rules: Rules::default(),

@@ -68,7 +68,20 @@ pub struct Channel {
     pub decided: Vec<(Place, bool)>,
     /// Settled, and nothing answered since.
     pub settling: VecDeque<(Tick, Place)>,
+    /// Gets in a row that were taken for answered with nothing. Where a message is left out, because the
+    /// channel is about to be closed, the nothing that answers a later get is taken for its answer.
+    pub empty_gets: Vec<(Key, bool)>,
     pub is_closing: bool,
+}
+
+/// The message of one of these gets was left out. Without acknowledgement it is gone, else it went back.
+fn doubt_gets(ledger: &mut Ledger, gets: &[(Key, bool)]) {
+    for (key, no_ack) in gets {
+        ledger.note_return(key);
+        if *no_ack {
+            ledger.doubt(key);
+        }
+    }
 }
 
 impl Channel {
@@ -83,6 +96,7 @@ impl Channel {
             published: Vec::new(),
             decided: Vec::new(),
             settling: VecDeque::new(),
+            empty_gets: Vec::new(),
             is_closing: false,
         }
     }
@@ -336,15 +350,21 @@ impl Actor {
     /// may be left out where the channel is about to be closed.
     fn pop(&mut self, ledger: &mut Ledger, number: u16, id: (u16, u16)) -> Option<(Pending, Tick)> {
         let channel = self.channels.get_mut(&number)?;
-        while !matches!(id, (60, 71 | 72))
-            && matches!(channel.pending.front(), Some((Pending::Get { .. }, _)))
-            && let Some((Pending::Get { key, .. }, _)) = channel.pending.pop_front()
-        {
-            ledger.note_return(&key);
+        if !matches!(id, (60, 71 | 72)) {
+            while matches!(channel.pending.front(), Some((Pending::Get { .. }, _))) {
+                if let Some((Pending::Get { key, no_ack, .. }, _)) = channel.pending.pop_front() {
+                    channel.empty_gets.push((key, no_ack));
+                    doubt_gets(ledger, &channel.empty_gets);
+                }
+            }
+            channel.empty_gets.clear();
         }
         let (pending, at) = channel.pending.pop_front()?;
         let holder = Holder { connection: self.number, channel: number };
         ledger.note_alive(holder, at);
+        if let (Pending::Get { key, no_ack, .. }, (60, 72)) = (&pending, id) {
+            channel.empty_gets.push((key.clone(), *no_ack));
+        }
         let settled = channel.settling.partition_point(|(sent, _)| *sent < at);
         for (_, place) in channel.settling.drain(..settled) {
             ledger.note_settled(&place, holder, Settled::Applied);
@@ -480,6 +500,9 @@ impl Actor {
         }
         for consumer in channel.consumers.values() {
             ledger.note_return(&consumer.key);
+        }
+        if matches!(channel.pending.front(), Some((Pending::Get { .. }, _))) {
+            doubt_gets(ledger, &channel.empty_gets);
         }
         for (pending, _) in channel.pending {
             if let Pending::Get { key, .. } = &pending {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
 use super::world::sim_disk::Random;
-use leveret::admin::request_context::{Machine, Process};
+use leveret::admin::request_context::{Machine, Process, StoreView};
 use leveret::broker::{Broker, Context};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
@@ -319,6 +319,7 @@ fn process() -> Process {
     Process {
         environment: String::new(),
         data_dir: String::new(),
+        configuration: String::new(),
         listeners: Vec::new(),
         hosts: vec!["localhost".to_string()],
         node: "leveret@here".to_string(),
@@ -332,5 +333,7 @@ fn process() -> Process {
         is_store_damaged: false,
         is_tls_shut: false,
         waiting_publishers: 0,
+        store: StoreView::default(),
+        memory: Vec::new(),
     }
 }

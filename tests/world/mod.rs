@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use leveret::admin::request_context::{Machine, Process};
+use leveret::admin::request_context::{Machine, Process, StoreView};
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;
@@ -431,6 +431,7 @@ fn process() -> Process {
     Process {
         environment: String::new(),
         data_dir: String::new(),
+        configuration: String::new(),
         listeners: Vec::new(),
         hosts: vec!["localhost".to_string()],
         node: "leveret@here".to_string(),
@@ -444,6 +445,8 @@ fn process() -> Process {
         is_store_damaged: false,
         is_tls_shut: false,
         waiting_publishers: 0,
+        store: StoreView::default(),
+        memory: Vec::new(),
     }
 }
 

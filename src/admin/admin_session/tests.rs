@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::admin::request_context::{BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets};
+use crate::admin::request_context::{
+    BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
+};
+use crate::admin::tokens::Tokens;
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
@@ -45,6 +48,7 @@ struct Stage {
     messages: Messages,
     process: Process,
     orders: Orders,
+    tokens: Tokens,
 }
 
 impl Stage {
@@ -67,6 +71,7 @@ impl Stage {
                 machine: Machine::default(),
                 environment: String::new(),
                 data_dir: String::new(),
+                configuration: String::new(),
                 listeners: Vec::new(),
                 product: (String::new(), String::new()),
                 memory_limit_bytes: 0,
@@ -77,8 +82,11 @@ impl Stage {
                 is_store_damaged: false,
                 is_tls_shut: false,
                 waiting_publishers: 0,
+                store: StoreView::default(),
+                memory: Vec::new(),
             },
             orders: Orders::default(),
+            tokens: Tokens::default(),
         }
     }
 
@@ -105,6 +113,7 @@ impl Stage {
             process: &self.process,
             files: None,
             orders: &mut self.orders,
+            tokens: &mut self.tokens,
         };
         connection.handle(&mut context);
         connection.fill(&mut context);

@@ -36,6 +36,10 @@ impl Applied {
 /// # Errors
 /// The object cannot be made; the text says why.
 pub fn apply(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
+    make(broker, context, item).map_err(|why| format!("{item}: {why}"))
+}
+
+fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
     if is_so(broker, item) {
         return Ok(Applied::Done);
     }

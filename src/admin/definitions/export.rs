@@ -29,7 +29,7 @@ pub const PARTS: &[Part] = &[
 ];
 
 const fn part<K: Kind>(before: &'static str) -> Part {
-    Part { around: (before, ""), places: K::places, row: whole_row::<K> }
+    Part { around: (before, ""), places: K::places, row: whole_row::<K>, looks: None }
 }
 
 /// Declares a kind of which some are exported, with all its columns.

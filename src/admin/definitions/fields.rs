@@ -57,22 +57,14 @@ impl Fields {
         }
     }
 
-    /// True or false.
-    ///
-    /// # Errors
-    /// It is not there, or neither.
-    pub fn truth(&mut self, name: &str) -> Result<bool, String> {
-        self.truth_if_said(name)?.ok_or_else(|| missing(name))
-    }
-
-    /// True, false or null.
+    /// True or false; false when it is not there.
     ///
     /// # Errors
     /// The field is no boolean.
-    pub fn truth_if_said(&mut self, name: &str) -> Result<Option<bool>, String> {
+    pub fn truth(&mut self, name: &str) -> Result<bool, String> {
         match self.value(name) {
-            Value::Null => Ok(None),
-            Value::Bool(truth) => Ok(Some(truth)),
+            Value::Null => Ok(false),
+            Value::Bool(truth) => Ok(truth),
             other => Err(unfit(name, "true or false", &other)),
         }
     }
@@ -122,14 +114,14 @@ mod tests {
         let mut fields = Fields::of(json!({"a": "x", "b": true, "c": -3, "d": null, "e": 1.5})).unwrap();
         assert_eq!(fields.text("a"), Ok("x".to_string()));
         assert_eq!(fields.text("a"), Err("missing field `a`".to_string()));
-        assert_eq!(fields.truth("b"), Ok(true));
+        assert_eq!((fields.truth("b"), fields.truth("b")), (Ok(true), Ok(false)));
         assert_eq!(fields.number_if_said("c"), Ok(Some(-3)));
         assert_eq!(fields.number_if_said("d"), Ok(None));
         assert_eq!(fields.number_if_said("e"), Err("`e` must be a whole number, not 1.5".to_string()));
         assert!(fields.nothing_else().is_ok());
         let mut fields = Fields::of(json!({"a": 1, "b": 0, "c": {}})).unwrap();
         assert_eq!(fields.text("a"), Err("`a` must be a text, not 1".to_string()));
-        assert_eq!(fields.truth_if_said("b"), Err("`b` must be true or false, not 0".to_string()));
+        assert_eq!(fields.truth("b"), Err("`b` must be true or false, not 0".to_string()));
         assert_eq!(fields.nothing_else(), Err("unknown field `c`".to_string()));
         assert_eq!(Fields::parse(b"[1]").unwrap_err(), "there must be an object, not [1]");
         assert!(Fields::parse(b"{").unwrap_err().contains("EOF"));

@@ -224,7 +224,14 @@ pub fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {
     if !SECTIONS.iter().any(|known| known.is_ours && known.name == section) {
         return Err(ItemError::NotOurs(named(section, &value)));
     }
-    let mut fields = Fields::of(value)?;
+    let what = described(section, &value);
+    parse_fields(section, Fields::of(value)?).map_err(|error| match error {
+        ItemError::Bad(why) => ItemError::Bad(format!("{what}: {why}")),
+        error @ ItemError::NotOurs(_) => error,
+    })
+}
+
+fn parse_fields(section: &str, mut fields: Fields) -> Result<Parsed, ItemError> {
     let item = match section {
         "vhosts" => vhost(&mut fields)?,
         "users" => user(&mut fields)?,
@@ -295,7 +302,7 @@ fn exchange(fields: &mut Fields) -> Result<Item, String> {
         kind: fields.text("type")?,
         durable: fields.truth("durable")?,
         auto_delete: fields.truth("auto_delete")?,
-        internal: fields.truth_if_said("internal")?.unwrap_or(false),
+        internal: fields.truth("internal")?,
         arguments: arguments(fields)?,
     }))
 }
@@ -423,6 +430,35 @@ fn named(section: &str, value: &Value) -> String {
     }
 }
 
+/// What a thing of a list is called where something is wrong with it: `queue 'q' in vhost '/'`.
+fn described(section: &str, value: &Value) -> String {
+    let named =
+        [("", "name"), ("of ", "user"), ("from ", "source"), ("to ", "destination"), ("in vhost ", "vhost")];
+    let texts = named.iter().filter_map(|(word, key)| Some((word, value.get(key)?.as_str()?)));
+    texts.fold(section.trim_end_matches('s').replace('_', " "), |mut told, (word, name)| {
+        told += &format!(" {word}'{name}'");
+        told
+    })
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vhost(name, _) | Self::Limits(name, _) => write!(f, "vhost '{name}'"),
+            Self::User(it) => write!(f, "user '{}'", it.name),
+            Self::Permission(it) => write!(f, "permission of '{}' in vhost '{}'", it.user, it.vhost),
+            Self::TopicPermission(it) => {
+                write!(f, "topic permission of '{}' in vhost '{}'", it.user, it.vhost)
+            }
+            Self::Exchange(it) => write!(f, "exchange '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Queue(it) => write!(f, "queue '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Binding(it) => {
+                write!(f, "binding from '{}' to '{}' in vhost '{}'", it.source, it.destination, it.vhost)
+            }
+        }
+    }
+}
+
 impl Item {
     fn check(self) -> Result<Self, ItemError> {
         let names: [&str; 4] = match &self {
@@ -449,9 +485,15 @@ impl Item {
     }
 }
 
-/// The arguments of a thing, as a field table.
 fn arguments(fields: &mut Fields) -> Result<Vec<u8>, String> {
-    let value = fields.value("arguments");
+    table_of(fields.value("arguments"))
+}
+
+/// The arguments of a thing, as a field table without its length.
+///
+/// # Errors
+/// They are no object, or one that no table can be made of.
+pub fn table_of(value: Value) -> Result<Vec<u8>, String> {
     if !holds_something(&value) {
         return Ok(Vec::new());
     }

@@ -21,7 +21,7 @@ mod read;
 pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::PARTS as EXPORT;
 pub use fields::Fields;
-pub use item::{Item, ItemError, Limits, Parsed, Password, UserLimits, parse};
+pub use item::{Item, ItemError, Limits, Parsed, Password, UserLimits, parse, table_of};
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
 
 /// What is said of a field that nobody knows.

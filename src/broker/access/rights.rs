@@ -6,7 +6,7 @@
 //! channel until the topology changes.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, VhostId};
-use crate::error::{Fault, ReplyCode};
+use crate::error::{Advice, Fault, ReplyCode};
 
 use super::fault::OperatorFault;
 use super::pattern::{Pattern, escaped};
@@ -36,14 +36,16 @@ impl Broker {
         if pattern.is_some_and(|pattern| pattern.matches(thing.name())) {
             return Ok(());
         }
-        Err(Fault::new(
+        let fault = Fault::new(
             ReplyCode::AccessRefused,
             format_args!(
                 "access to {thing} in vhost '{}' refused for user '{}'",
                 self.vhost_name(vhost),
                 record.user
             ),
-        ))
+        );
+        let is_default = matches!(thing, Thing::Exchange(""));
+        Err(if is_default { fault.advising(Advice::MatchDefaultExchange) } else { fault })
     }
 
     /// Whether a channel may publish to this exchange, found or not.

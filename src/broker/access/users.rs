@@ -24,9 +24,17 @@ impl Broker {
         self.access.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
     }
 
-    /// Says so if guest still has the password that everybody knows, and may come in from anywhere.
-    pub fn warn_of_guest(&self) {
+    /// Says so if guest still has the password that everybody knows, and may come in from anywhere; and if
+    /// there is nobody else, and other machines are listened to in vain.
+    pub fn warn_of_guest(&self, listens_to_others: bool) {
         let is_known = |user: &User| user.name() == GUEST && *user.hash() == password::GUEST;
+        let mut users = self.access.users.iter();
+        if listens_to_others && self.is_loopback_user(GUEST) && users.all(|(_, user)| user.name() == GUEST) {
+            log::info!(
+                "nobody can log in from another machine yet, for guest may only from this one; make a user: \
+                 leveretctl add_user NAME; leveretctl set_permissions NAME '.*' '.*' '.*'"
+            );
+        }
         if !self.is_loopback_user(GUEST) && self.access.users.iter().any(|(_, user)| is_known(user)) {
             log::warn!("guest may come in from anywhere, and everybody knows its password: give it another");
         }

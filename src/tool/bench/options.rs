@@ -14,7 +14,7 @@ use crate::options::{BadArguments, Given, Next, OptionRow, Section, Table};
 
 /// What `leveret bench --help` prints.
 pub fn help() -> String {
-    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help())
+    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help(|_| true))
 }
 
 const BEFORE_OPTIONS: &str = "\

@@ -197,7 +197,7 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
         None if io::stdin().is_terminal() => prompt().map_err(|error| unreadable(&error))?,
         None => {
             let mut line = String::new();
-            let mut stdin = io::stdin().lock().take(PASSWORD_BYTES_MAX as u64 + 2);
+            let mut stdin = io::BufReader::new(io::stdin().lock().take(2 * PASSWORD_BYTES_MAX as u64));
             let count = stdin.read_line(&mut line).map_err(|error| unreadable(&error))?;
             if count == 0 {
                 return Err(Failure::new(
@@ -205,9 +205,24 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
                     "Error: there is no password: neither an argument nor a line of standard input",
                 ));
             }
+            // What came with it is looked at, what may come is not waited for.
+            if !stdin.buffer().is_empty() && line.len() <= PASSWORD_BYTES_MAX {
+                return Err(Failure::new(
+                    USAGE,
+                    "Error: standard input has more than one line: which of them is the password?",
+                ));
+            }
             line.trim_end_matches(['\n', '\r']).to_string()
         }
     };
+    // As an argument it is asked for; else a file was empty, or Enter came too early.
+    if password.is_empty() && call.args.get(at).is_none() {
+        return Err(Failure::new(
+            USAGE,
+            "Error: the password is empty; a user that needs none (a certificate vouches for it) is made \
+             with some password, and then clear_password",
+        ));
+    }
     if password.len() > PASSWORD_BYTES_MAX {
         return Err(Failure::new(
             BAD_DATA,

@@ -62,8 +62,9 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     let bytes = copy(&mut client, &mut out)?;
     out.flush().map_err(|error| unwritable(target, &error))?;
     drop(out);
+    let file_bytes = part.file.metadata().map_err(|error| unwritable(target, &error))?.len();
     part.finish(Old::Kept).map_err(|error| unwritable(target, &error))?;
-    tell(call, &format!("Done: {bytes} bytes"))
+    tell(call, &format!("Done: a file of {file_bytes} bytes, {bytes} of them the store's"))
 }
 
 /// The folder belongs to the broker's user: what root copies out of it is a file of that one, and not what a

@@ -190,16 +190,15 @@ commands! {
     "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
         operations::delete_queue, "Deletes a queue";
     "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::orphans,
-        "Lists messages whose queue was lost with the blocks that defined it. Columns: incarnation, \
-         messages, message_bytes, vhost, name; the last two are empty where nothing says them any more";
+        "Lists messages whose queue was lost with the blocks that defined it; vhost and name are empty where \
+         nothing says them any more";
     "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, operations::adopt_orphan,
         "Gives an orphan (see list_orphans) a new durable queue of that name, with all its messages in order";
     "delete_orphan", " <incarnation>", 1..=1, operations::delete_orphan,
         "Deletes an orphan (see list_orphans) with all its messages";
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::bridges, "Lists the links of bridges, one for each direction, and how each goes. Columns: \
-         name, direction, state, vhost, upstream, moved, pending, backlog, repeats, parked, parked_by_cause, \
-         retried, held, connected, failed, last_error, last_error_ago, up_for, retry_in; times in seconds";
+        listings::bridges, "Lists the links of bridges, one for each direction, and how each goes; times in \
+         seconds";
     "pause_bridge", " <bridge>", 1..=1, operations::pause_bridge,
         "Lets a bridge end its connections, when what is under way is settled, until resume_bridge, over \
          restarts too";
@@ -228,8 +227,10 @@ pub(super) fn help(call: &Call) -> Result<(), Failure> {
 
 /// How a command is used.
 pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
+    let columns = listings::columns_of(command.name)
+        .map_or_else(String::new, |columns| format!(" Columns: {}.", columns.join(", ")));
     let text = format!(
-        "\n{}\n\nleveretctl {}\n\n{}.\n\n{}",
+        "\n{}\n\nleveretctl {}\n\n{}.{columns}\n\n{}",
         heading("Usage"),
         command.usage,
         command.about,

@@ -4,9 +4,10 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
+use crate::admin::binding_columns::Bindings;
 use crate::admin::bridges::BridgeLinks;
 use crate::admin::columns::{
-    Bindings, Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
+    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
 };
 use crate::admin::http::encode;
 
@@ -95,6 +96,25 @@ fn in_vhost<K: Kind>(call: &Call, what: &str, banner: String, default: &[&str]) 
 fn everywhere<K: Kind>(call: &Call, path: String, banner: &str, default: &[&str]) -> Result<(), Failure> {
     let columns = columns::<K>(call, default)?;
     print(call, Source { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
+}
+
+/// The columns that a command can show, if it takes any.
+pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
+    fn of<K: Kind>() -> Vec<&'static str> {
+        K::COLUMNS.iter().map(|(name, _)| *name).filter(|name| *name != TYPED).collect()
+    }
+    Some(match command {
+        "list_queues" => of::<Queues>(),
+        "list_exchanges" => of::<Exchanges>(),
+        "list_bindings" => of::<Bindings>(),
+        "list_consumers" => of::<Consumers>(),
+        "list_connections" => of::<Connections>(),
+        "list_channels" => of::<Channels>(),
+        "list_vhosts" => of::<Vhosts>(),
+        "list_orphans" => of::<Orphans>(),
+        "bridge_status" => of::<BridgeLinks>(),
+        _ => return None,
+    })
 }
 
 /// The columns asked for, or those that are shown when none is.

@@ -9,6 +9,7 @@
 //! | `find` | which socket is the broker's |
 //! | `format` | rows as they are printed |
 //! | `failure` | why a command failed |
+//! | `elsewhere` | what people look for here that is done in another way |
 //!
 //! Always true: words, columns and exit codes are those of rabbitmqctl 3.10; what only rabbitmqctl can do is
 //! refused like any unknown command; no password is printed.
@@ -19,6 +20,7 @@ mod backup;
 mod client;
 mod commands;
 mod definitions;
+mod elsewhere;
 mod failure;
 mod find;
 mod format;
@@ -78,9 +80,9 @@ fn unknown(name: &str) -> Failure {
         return Failure::new(USAGE, commands::overview());
     }
     let meant = nearest(name, COMMANDS.iter().map(|command| command.name));
-    let text = match meant {
+    let text = match meant.filter(|_| elsewhere::find(name).is_none()) {
         Some(meant) => format!("\nCommand '{name}' not found. \nDid you mean '{meant}'? \n"),
-        None => format!("\nCommand '{name}' not found. \n\n{}", commands::overview()),
+        None => format!("\nCommand '{name}' not found. \n{}", elsewhere::advice(name)),
     };
     Failure::new(USAGE, text)
 }

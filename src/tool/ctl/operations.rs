@@ -25,74 +25,114 @@ pub(super) fn version(_: &Call) -> Result<(), Failure> {
 }
 
 pub(super) fn status(call: &Call) -> Result<(), Failure> {
-    let overview = overview(call)?;
+    let mut overview = overview(call)?;
     if call.formatter() == Formatter::Json {
+        let listeners = overview.get_mut("listeners").and_then(Value::as_array_mut);
+        for listener in listeners.into_iter().flatten() {
+            let [interface, port, protocol, purpose] = listener_parts(listener.as_str().unwrap_or_default());
+            let port = port.parse::<u16>().ok();
+            *listener = serde_json::json!({
+                "interface": interface, "port": port, "protocol": protocol, "purpose": purpose,
+            });
+        }
         writeln!(io::stdout(), "{overview}")?;
         return Ok(());
     }
+    tell(call, "Status of the broker ...")?;
+    let shown: Vec<String> = status_sections(&overview)
+        .into_iter()
+        .map(|(title, lines)| {
+            let lines = if lines.is_empty() { "(none)".to_string() } else { lines.join("\n") };
+            format!("{}\n\n{lines}", heading(title))
+        })
+        .collect();
+    writeln!(io::stdout(), "{}", shown.join("\n\n"))?;
+    Ok(())
+}
+
+/// What `status` counts, and by which names the broker tells it.
+const TOTALS: [(&str, &str); 11] = [
+    ("Connection count", "connections"),
+    ("Channel count", "channels"),
+    ("Queue count", "queues"),
+    ("Exchange count", "exchanges"),
+    ("Binding count", "bindings"),
+    ("Consumer count", "consumers"),
+    ("Virtual host count", "vhosts"),
+    ("Messages ready", "messages_ready"),
+    ("Messages unacknowledged", "messages_unacknowledged"),
+    ("Handshakes evicted", "handshakes_evicted"),
+    ("Newcomers dropped", "newcomers_dropped"),
+];
+
+/// What `status` shows: titles, and lines under each.
+fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
     let text = |key: &str| overview.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let number = |key: &str| overview.get(key).and_then(Value::as_u64).unwrap_or_default();
     let list = |key: &str| {
         let items = overview.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
         items.iter().filter_map(Value::as_str).map(str::to_string).collect::<Vec<_>>()
     };
-    let none = |items: Vec<String>| if items.is_empty() { "(none)".to_string() } else { items.join("\n") };
-    tell(call, "Status of the broker ...")?;
     let pid = number("pid");
     let resident =
         resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| format!("{bytes} bytes"));
-    let listeners: Vec<String> = list("listeners")
-        .iter()
-        .filter_map(|listener| listener.split_once(' '))
-        .map(|(protocol, place)| listener(protocol, place))
-        .collect();
-    let sections = [
+    let disk = format!("Disk used: {} of disk_limit {} bytes", number("disk_used"), number("disk_limit"));
+    [
         (
             "Runtime",
-            format!(
-                "OS PID: {pid}\nOS: Linux\nUptime (seconds): {}\nLeveret version: {}\nAnnounced as: {} {}",
-                number("uptime_ms") / 1000,
-                text("leveret_version"),
-                text("product_name"),
-                text("product_version")
-            ),
+            vec![
+                format!("OS PID: {pid}"),
+                "OS: Linux".to_string(),
+                format!("Uptime (seconds): {}", number("uptime_ms") / 1000),
+                format!("Leveret version: {}", text("leveret_version")),
+                format!("Announced as: {} {}", text("product_name"), text("product_version")),
+            ],
         ),
-        ("Data directory", format!("Node data directory: {}", text("data_dir"))),
-        ("Alarms", none(list("alarms"))),
-        ("Memory", format!("Resident: {resident}\nMemory limit: {} bytes", number("memory_limit"))),
+        ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk]),
+        ("Config files", list_of(text("configuration"))),
+        ("Alarms", list("alarms")),
         (
-            "Totals",
-            format!(
-                "Connection count: {}\nChannel count: {}\nQueue count: {}\nExchange count: {}\n\
-                 Binding count: {}\nConsumer count: {}\nVirtual host count: {}\n\
-                 Handshakes evicted: {}\nNewcomers dropped: {}",
-                number("connections"),
-                number("channels"),
-                number("queues"),
-                number("exchanges"),
-                number("bindings"),
-                number("consumers"),
-                number("vhosts"),
-                number("handshakes_evicted"),
-                number("newcomers_dropped")
-            ),
+            "Memory",
+            vec![format!("Resident: {resident}"), format!("Memory limit: {} bytes", number("memory_limit"))],
         ),
-        ("Listeners", none(listeners)),
-    ];
-    let shown: Vec<String> =
-        sections.iter().map(|(title, body)| format!("{}\n\n{body}", heading(title))).collect();
-    writeln!(io::stdout(), "{}", shown.join("\n\n"))?;
-    Ok(())
+        ("Totals", TOTALS.iter().map(|(name, key)| format!("{name}: {}", number(key))).collect()),
+        ("Pools", pools(overview)),
+        ("Listeners", list("listeners").iter().map(|listener| listener_line(listener)).collect()),
+    ]
 }
 
-/// Where the broker listens, in rabbitmqctl's words.
-fn listener(protocol: &str, place: &str) -> String {
-    let purpose = if protocol == "amqp/ssl" { "AMQP 0-9-1 over TLS" } else { "AMQP 0-9-1" };
+/// How full each pool is.
+fn pools(overview: &Value) -> Vec<String> {
+    let pools = overview.get("pools").and_then(Value::as_object);
+    let fills = pools.into_iter().flatten();
+    let numbers = fills.filter_map(|(key, fill)| Some((key, fill.get(0)?.as_u64()?, fill.get(1)?.as_u64()?)));
+    numbers
+        .map(|(key, used, max)| format!("{key}: {used} of {max} ({} %)", used * 100 / max.max(1)))
+        .collect()
+}
+
+fn listener_line(listener: &str) -> String {
+    let [interface, port, protocol, purpose] = listener_parts(listener);
+    let port = if port.is_empty() { String::new() } else { format!(", port: {port}") };
+    format!("Interface: {interface}{port}, protocol: {protocol}, purpose: {purpose}")
+}
+
+/// A text as a list: of nothing, if it is empty.
+fn list_of(text: String) -> Vec<String> {
+    if text.is_empty() { Vec::new() } else { vec![text] }
+}
+
+/// Where the broker listens, in rabbitmqctl's words: interface, port if it has one, protocol, purpose.
+fn listener_parts(listener: &str) -> [&str; 4] {
+    let (protocol, place) = listener.split_once(' ').unwrap_or_default();
+    let purpose = match protocol {
+        "amqp/ssl" => "AMQP 0-9-1 over TLS",
+        "http" => "HTTP API",
+        _ => "AMQP 0-9-1",
+    };
     match place.rsplit_once(':') {
-        Some((host, port)) if !place.starts_with('/') => {
-            format!("Interface: {host}, port: {port}, protocol: {protocol}, purpose: {purpose}")
-        }
-        _ => format!("Interface: {place}, protocol: {protocol}, purpose: {purpose}"),
+        Some((host, port)) if !place.starts_with('/') => [host, port, protocol, purpose],
+        _ => [place, "", protocol, purpose],
     }
 }
 

@@ -79,7 +79,15 @@ pub fn inspect(
     let broker = Broker::of(directory);
     let (scan, changing) = look_at(&mut disk, directory, broker)?;
     let names = names_of(&scan, &mut disk, directory, broker)?;
-    report::write(out, &report::Subject { directory, broker, changing, scan: &scan, names: &names })?;
+    let access = access_of(directory, broker)?;
+    let mut verdict = Verdict::of(&scan, &names, access);
+    report::write_verdict(out, verdict, &scan)?;
+    report::write_access(out, access)?;
+    let subject = report::Subject { directory, broker, changing, scan: &scan, names: &names };
+    report::write(out, &subject)?;
+    if options.details {
+        report::write_details(out, &scan)?;
+    }
     if options.records {
         let recycled = dump::write(out, &scan, &mut disk)?;
         report::write_recycled(out, &recycled, "not dumped")?;
@@ -88,19 +96,13 @@ pub fn inspect(
         let exported = export::run(&scan, directory, target, messages)?;
         write_exported(out, target, &exported)?;
     }
-    let (scan, names) = match options.drop_set_aside {
-        false => (scan, names),
-        true => {
-            let scan = drop_set_aside(directory, out)?;
-            let names = Names::of(&scan, &mut FileDisk::only_reading(directory));
-            (scan, names)
-        }
-    };
-    report::write_orphans(out, &scan, &names)?;
-    let access = access_of(directory, broker)?;
-    report::write_access(out, access)?;
-    let verdict = Verdict::of(&scan, &names, access);
-    report::write_verdict(out, verdict, &scan)?;
+    if options.drop_set_aside {
+        let scan = drop_set_aside(directory, out)?;
+        let names = Names::of(&scan, &mut FileDisk::only_reading(directory));
+        report::write_orphans(out, &scan, &names)?;
+        verdict = Verdict::of(&scan, &names, access_of(directory, broker)?);
+        report::write_verdict(out, verdict, &scan)?;
+    }
     out.flush()?;
     Ok(verdict)
 }

@@ -7,7 +7,7 @@ use crate::options::{BadArguments, Next, OptionRow, Section, Table};
 
 /// What `leveret inspect --help` prints.
 pub fn help() -> String {
-    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help())
+    format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help(|_| true))
 }
 
 const BEFORE_OPTIONS: &str = "\
@@ -32,6 +32,15 @@ Exit code: 0 everything is as it was written; 1 the last commit is not whole: th
 const OPTIONS: Table<Options> = Table(&[Section {
     heading: "Options:",
     rows: &[
+        OptionRow::new(
+            "--details",
+            "",
+            "the log's segments too, and what its bytes were written for",
+            |options, _| {
+                options.details = true;
+                Ok(())
+            },
+        ),
         OptionRow::new(
             "--records",
             "",
@@ -75,6 +84,8 @@ const OPTIONS: Table<Options> = Table(&[Section {
 pub struct Options {
     /// The data directory.
     pub directory: PathBuf,
+    /// Print what the log consists of.
+    pub details: bool,
     /// Print every record.
     pub records: bool,
     /// Where live messages go.
@@ -133,7 +144,7 @@ mod tests {
 
     #[test]
     fn options_are_understood() {
-        let plain = Options { directory: "d".into(), records: false, export: None, drop_set_aside: false };
+        let plain = Options { directory: "d".into(), ..Options::default() };
         assert_eq!(parsed("d"), Ok(Some(plain.clone())));
         let file = Some(ExportTo::File("f".into()));
         assert_eq!(
@@ -142,6 +153,7 @@ mod tests {
         );
         let stdout = Some(ExportTo::StandardOutput);
         assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain.clone() })));
+        assert_eq!(parsed("d --details"), Ok(Some(Options { details: true, ..plain.clone() })));
         assert_eq!(parsed("d --drop-set-aside"), Ok(Some(Options { drop_set_aside: true, ..plain })));
         assert_eq!(parsed("d --help"), Ok(None));
     }

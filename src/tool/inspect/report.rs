@@ -24,11 +24,9 @@ pub(super) struct Subject<'a> {
     pub(super) names: &'a Names,
 }
 
-/// Writes everything but the verdict.
+/// Writes what there is, and what is wrong with it.
 pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
     let Subject { directory, broker, changing, scan, names } = subject;
-    let (life, commit, time_ms) = scan.last;
-    let [free, preparing] = [scan.spare.free, scan.spare.preparing];
     let format = scan.format.number();
     writeln!(out, "store      {}, id {}, format {format}", directory.display(), Id(scan.id))?;
     if scan.format < Format::NEWEST {
@@ -45,6 +43,16 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     if *changing > 0 {
         writeln!(out, "           {changing} places were being written and were read again")?;
     }
+    write_queues(out, scan, names)?;
+    write_orphans(out, scan, names)?;
+    write_damage(out, scan)
+}
+
+/// Writes what the log consists of.
+pub(super) fn write_details(out: &mut dyn Write, scan: &Scan) -> io::Result<()> {
+    let (life, commit, time_ms) = scan.last;
+    let [free, preparing] = [scan.spare.free, scan.spare.preparing];
+    writeln!(out)?;
     writeln!(
         out,
         "log        {} segments of {} bytes; files beside it: {free} free, {preparing} being prepared",
@@ -53,9 +61,7 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     )?;
     writeln!(out, "last       life {life}, commit {commit}, broker time {time_ms} ms")?;
     write_segments(out, scan)?;
-    write_queues(out, scan, names)?;
-    write_volume(out, &scan.volume)?;
-    write_damage(out, scan)
+    write_volume(out, &scan.volume)
 }
 
 fn write_segments(out: &mut dyn Write, scan: &Scan) -> io::Result<()> {
@@ -279,32 +285,40 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
     }
 }
 
-/// Writes the last line.
+/// Writes what to think of the store, and what to do: the first line.
 pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, scan: &Scan) -> io::Result<()> {
     // A message that lacks a part of its body is not delivered.
     let lost = scan.damage.iter().map(|damage| damage.messages_lost).sum::<u64>() + scan.bodies_broken;
     let unknown = scan.damage.iter().map(|damage| damage.records_unknown).sum::<u64>();
     let is_known = scan.damage.iter().all(|damage| damage.records_lost.is_some());
     match verdict {
-        Verdict::Good => writeln!(out, "verdict    good: everything is as it was written"),
+        Verdict::Good => {
+            writeln!(out, "verdict    good: everything is as it was written; nothing is to be done")
+        }
         Verdict::CutTail => writeln!(
             out,
             "verdict    cut tail: the last commit is not whole, as a power cut leaves it; the next start \
-             cuts it"
+             cuts it, and nothing is to be done"
         ),
         Verdict::Orphans => {
             writeln!(
                 out,
-                "verdict    orphans: everything is as it was written, but there are messages without a queue"
+                "verdict    orphans: everything is as it was written, but there are messages without a \
+                 queue: start the broker, then leveretctl list_orphans"
             )
         }
         Verdict::AccessInDoubt => {
-            writeln!(out, "verdict    in doubt: the store cannot vouch for its users and permissions")
+            writeln!(
+                out,
+                "verdict    in doubt: the store cannot vouch for its users and permissions: start the \
+                 broker, look at list_users and list_permissions, then leveretctl confirm_users"
+            )
         }
         Verdict::Damaged => writeln!(
             out,
             "verdict    damaged: {} parts are not as they were written; live messages known to be lost: \
-             {lost}{}{}",
+             {lost}{}{}; a start sets these parts aside and serves the rest, --export saves what can be \
+             read, and --drop-set-aside writes over what cannot",
             scan.damage.len(),
             if unknown > 0 {
                 format!(", and {unknown} records of which nobody knows what they were")

@@ -84,6 +84,7 @@ async fn fill(port: u16, large: &[u8]) {
 fn look(home: &Home) -> (String, Vec<serde_json::Value>) {
     let options = Options {
         directory: home.path().to_path_buf(),
+        details: false,
         records: false,
         export: Some(ExportTo::StandardOutput),
         drop_set_aside: false,

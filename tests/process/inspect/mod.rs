@@ -33,7 +33,7 @@ fn inspected(directory: &Path) -> Result<Inspected, InspectError> {
 fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, InspectError> {
     let directory = directory.to_path_buf();
     let export = Some(ExportTo::StandardOutput);
-    let options = Options { directory, records: true, export, drop_set_aside };
+    let options = Options { directory, details: true, records: true, export, drop_set_aside };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
     let is_free = |result: &Result<Verdict, InspectError>| !matches!(result, Err(InspectError::InUse(_)));
     let scan = || {

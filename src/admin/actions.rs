@@ -1,0 +1,392 @@
+//! What users do in a virtual host: declare, bind, publish, empty, delete.
+//!
+//! Why it exists: whatever is asked for here could be asked for over AMQP by the same user; so it goes the
+//! same way, on a connection of that user that lives for one request, and what is refused there is refused
+//! here.
+//!
+//! Always true: nobody gets by HTTP what AMQP would refuse him; the connection is gone with the answer.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
+use crate::command::{ChannelId, Command, ConnectionId, Outcome, Settlement};
+use crate::error::Fault;
+use crate::journal::Batch;
+use crate::mem::Draw;
+use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
+use crate::wire::{Full, Writer};
+
+use super::answer::{Answer, bad_request, body, not_found, problem, refusal};
+use super::binding_columns::{Bindings, properties_key};
+use super::columns::Kind;
+use super::definitions::{Fields, table_of};
+use super::filter::{BindingEnds, Filter};
+use super::http::{Request, Status, Verb, encode};
+use super::listing::is_wanted;
+use super::queue_get::QueueGet;
+use super::request_context::RequestContext;
+use super::shown_message::Payloads;
+
+/// Properties of a message, in bytes: no more than a request has.
+const PROPERTIES_BYTES_MAX: usize = 64 << 10;
+
+type Acted = Result<Answer, Answer>;
+
+/// Does what a path names, for a user who may enter the virtual host; `None`: it names nothing of this.
+pub(super) fn handle(
+    request: &Request<'_>,
+    context: &mut RequestContext<'_>,
+    user: &str,
+    path: &[&str],
+) -> Option<Answer> {
+    let mut by = By { context, user, vhost: path.get(1)? };
+    let acted = match (request.verb, path) {
+        (Verb::Put, ["queues", _, queue]) => by.put_queue(request, queue),
+        (Verb::Delete, ["queues", _, queue]) => by.delete_queue(request, queue),
+        (Verb::Delete, ["queues", _, queue, "contents"]) => by.purge(queue),
+        // Nothing is mirrored here, so all mirrors are as they should be.
+        (Verb::Post, ["queues", _, queue, "actions"]) => {
+            by.queue_exists(queue).map(|()| Answer::Now(Status::NoContent, Vec::new()))
+        }
+        (Verb::Post, ["queues", _, queue, "get"]) => by.get(request, queue),
+        (Verb::Put, ["exchanges", _, exchange]) => by.put_exchange(request, exchange),
+        (Verb::Delete, ["exchanges", _, exchange]) => by.delete_exchange(request, exchange),
+        (Verb::Post, ["exchanges", _, exchange, "publish"]) => by.publish(request, default_named(exchange)),
+        (Verb::Post, ["bindings", _, "e", source, kind @ ("e" | "q"), destination]) => {
+            by.bind(request, default_named(source), (destination, *kind == "e"))
+        }
+        (Verb::Delete, ["bindings", _, "e", source, kind @ ("e" | "q"), destination, key]) => {
+            by.unbind(default_named(source), (destination, *kind == "e"), key)
+        }
+        _ => return None,
+    };
+    Some(acted.unwrap_or_else(|refused| refused))
+}
+
+/// A path cannot name what has no name.
+pub(super) fn default_named(exchange: &str) -> &str {
+    if exchange == "amq.default" { "" } else { exchange }
+}
+
+fn refused(fault: Fault) -> Answer {
+    refusal(&fault)
+}
+
+fn bad(why: String) -> Answer {
+    bad_request(&why)
+}
+
+/// Who does something, and where.
+struct By<'b, 's> {
+    context: &'b mut RequestContext<'s>,
+    user: &'b str,
+    vhost: &'b str,
+}
+
+impl By<'_, '_> {
+    /// Has one thing done over a connection of the user's.
+    fn command(&mut self, command: Command<'_>) -> Result<(Outcome, Batch), Answer> {
+        let (broker, mut context) = self.context.broker();
+        let (connection, channel) =
+            broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
+        let (outcome, _) = broker.apply(&mut context, connection, Some(channel), command);
+        let batch = context.awaited();
+        broker.release(&mut context, connection);
+        match outcome {
+            Outcome::Fault(fault) => Err(refusal(&fault)),
+            outcome => Ok((outcome, batch)),
+        }
+    }
+
+    fn done(&mut self, status: Status, command: Command<'_>) -> Acted {
+        self.command(command).map(|(_, batch)| Answer::Durable(batch, status, Vec::new()))
+    }
+
+    fn queue_exists(&self, queue: &str) -> Result<(), Answer> {
+        let found = self.context.broker.queue_depth(self.vhost, queue);
+        found.map(|_| ()).ok_or_else(|| not_found("Not Found"))
+    }
+
+    fn has_exchange(&self, name: &str) -> bool {
+        let broker = &*self.context.broker;
+        let mut exchanges = (0..broker.exchange_places()).filter_map(|place| broker.exchange_at(place));
+        exchanges.any(|exchange| (exchange.vhost, exchange.name) == (self.vhost, name))
+    }
+
+    fn put_queue(&mut self, request: &Request<'_>, queue: &str) -> Acted {
+        let mut fields = fields(request)?;
+        let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
+        let arguments = table_of(fields.value("arguments")).map_err(bad)?;
+        let status = if self.queue_exists(queue).is_ok() { Status::NoContent } else { Status::Created };
+        let (passive, exclusive, arguments) = (false, false, &*arguments);
+        if queue.is_empty() {
+            return Err(bad_request("a queue has a name"));
+        }
+        self.done(
+            status,
+            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+        )
+    }
+
+    fn delete_queue(&mut self, request: &Request<'_>, queue: &str) -> Acted {
+        self.queue_exists(queue)?;
+        let (if_unused, if_empty) = (request.says("if-unused"), request.says("if-empty"));
+        self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
+    }
+
+    fn purge(&mut self, queue: &str) -> Acted {
+        self.queue_exists(queue)?;
+        self.done(Status::NoContent, Command::QueuePurge { queue })
+    }
+
+    fn get(&mut self, request: &Request<'_>, queue: &str) -> Acted {
+        let mut fields = fields(request)?;
+        let mode = match fields.text("ackmode").map_err(bad)?.as_str() {
+            "ack_requeue_true" | "reject_requeue_true" => Some(Settlement::Requeue),
+            "reject_requeue_false" => Some(Settlement::Reject),
+            "ack_requeue_false" => None,
+            other => return Err(bad_request(&format!("there is no ackmode '{other}'"))),
+        };
+        let is_base64 = match fields.text("encoding").map_err(bad)?.as_str() {
+            "auto" => false,
+            "base64" => true,
+            _ => return Err(bad_request("Unsupported encoding. Please use auto or base64.")),
+        };
+        let Some(count) = number(&mut fields, "count")? else {
+            return Err(bad_request("missing field `count`"));
+        };
+        let bytes_max = number(&mut fields, "truncate")?.unwrap_or(i64::MAX);
+        let up_to = |number: i64| u32::try_from(number.clamp(0, u32::MAX.into())).unwrap_or(u32::MAX);
+        Ok(Answer::Get(Box::new(QueueGet {
+            user: self.user.into(),
+            vhost: self.vhost.into(),
+            queue: queue.into(),
+            left: up_to(count),
+            mode,
+            payloads: Payloads { is_base64, bytes_max: up_to(bytes_max) },
+        })))
+    }
+
+    fn put_exchange(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
+        let mut fields = fields(request)?;
+        let kind = fields.text_if_said("type").map_err(bad)?.unwrap_or_else(|| "direct".to_string());
+        let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
+        let internal = truth(&mut fields, "internal")?;
+        let arguments = table_of(fields.value("arguments")).map_err(bad)?;
+        let status = if self.has_exchange(exchange) { Status::NoContent } else { Status::Created };
+        let (passive, kind, arguments) = (false, &*kind, &*arguments);
+        self.done(
+            status,
+            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
+        )
+    }
+
+    fn delete_exchange(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
+        if !self.has_exchange(exchange) {
+            return Err(not_found("Not Found"));
+        }
+        let if_unused = request.says("if-unused");
+        self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
+    }
+
+    fn bind(&mut self, request: &Request<'_>, source: &str, destination: (&str, bool)) -> Acted {
+        let mut fields = fields(request)?;
+        let routing_key = fields.text_if_said("routing_key").map_err(bad)?.unwrap_or_default();
+        let arguments = table_of(fields.value("arguments")).map_err(bad)?;
+        let batch = self.command(binding(source, destination, &routing_key, &arguments, true))?.1;
+        let made = crate::broker::BindingView {
+            vhost: self.vhost,
+            source,
+            destination: destination.0,
+            to_exchange: destination.1,
+            exclusive: false,
+            routing_key: &routing_key,
+            arguments: crate::wire::field::Table::trusted(&arguments),
+        };
+        let place = format!("{}/{}", encode(destination.0), encode(&properties_key(&made)));
+        Ok(Answer::Made(batch, place))
+    }
+
+    fn unbind(&mut self, source: &str, destination: (&str, bool), key: &str) -> Acted {
+        let ends = BindingEnds {
+            source: Some(source.into()),
+            destination: Some((destination.0.into(), destination.1)),
+        };
+        let filter = Filter { vhost: Some(self.vhost.into()), ends, ..Filter::default() };
+        let seen = self.context.context();
+        let found = (0..Bindings::places(seen))
+            .filter_map(|place| Bindings::at(seen, place))
+            .find(|view| is_wanted::<Bindings>(&filter, seen, view) && properties_key(view) == key);
+        let Some(view) = found else { return Err(not_found("Not Found")) };
+        let (routing_key, arguments) = (view.routing_key.to_string(), view.arguments.as_bytes().to_vec());
+        self.done(Status::NoContent, binding(source, destination, &routing_key, &arguments, false))
+    }
+
+    fn publish(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
+        let mut fields = fields(request)?;
+        let properties = properties_of(fields.value("properties"))?;
+        let key = fields.text("routing_key").map_err(bad)?;
+        let payload = fields.text("payload").map_err(bad)?;
+        let payload = match fields.text("payload_encoding").map_err(bad)?.as_str() {
+            "string" => payload.into_bytes(),
+            "base64" => BASE64.decode(&payload).map_err(|_| bad_request("the payload is not base64"))?,
+            other => {
+                return Err(bad_request(&format!("Unsupported encoding: {other}. Use string or base64.")));
+            }
+        };
+        if exchange.len() > 255 || key.len() > 255 {
+            return Err(bad_request("the name of an exchange and a routing key have 255 bytes at most"));
+        }
+        let (broker, mut context) = self.context.broker();
+        let own = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
+        let published = self.publish_by(own, (exchange, key.as_bytes()), &properties, &payload);
+        let (broker, mut context) = self.context.broker();
+        broker.release(&mut context, own.0);
+        let (is_routed, batch) = published?;
+        let answer = body(|json| {
+            json.raw(b"{\"routed\":");
+            json.truth(is_routed);
+            json.raw(b"}");
+        });
+        Ok(Answer::Durable(batch, Status::Ok, answer))
+    }
+
+    fn publish_by(
+        &mut self,
+        (connection, channel): (ConnectionId, ChannelId),
+        (exchange, key): (&str, &[u8]),
+        properties: &[u8],
+        payload: &[u8],
+    ) -> Result<(bool, Batch), Answer> {
+        let no_room = || {
+            let why = "there is no room for a message now: publishers wait; try again later";
+            Answer::Now(Status::Unavailable, problem("unavailable", why))
+        };
+        let broker = &*self.context.broker;
+        let draw = Draw { share: broker.content_share(connection), owner: broker.owner(connection) };
+        let messages = &mut *self.context.messages;
+        let message = messages.begin(exchange, key, draw).map_err(|_| no_room())?;
+        let flags = Properties::trusted(properties).message_flags();
+        // A request is far below 4 GiB.
+        let len = payload.len() as u32;
+        if messages.reserve_content(message, properties, flags, len, draw.share).is_err() {
+            messages.release(message);
+            return Err(no_room());
+        }
+        messages.append_body(message, payload);
+        messages.finish(message);
+        let (broker, mut context) = self.context.broker();
+        broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
+        let publish = Command::Publish { message, mandatory: true };
+        let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
+        let batch = context.awaited();
+        match outcome {
+            Outcome::Published => {
+                let is_returned = broker.has_returned(connection);
+                if is_returned {
+                    broker.sent(&mut context, connection, 1);
+                }
+                Ok((!is_returned, batch))
+            }
+            Outcome::PublishRefused => Ok((false, Batch::NONE)),
+            Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
+            _ => {
+                context.messages_mut().discard(message);
+                Err(no_room())
+            }
+        }
+    }
+}
+
+fn binding<'c>(
+    source: &'c str,
+    (destination, is_exchange): (&'c str, bool),
+    routing_key: &'c str,
+    arguments: &'c [u8],
+    is_new: bool,
+) -> Command<'c> {
+    let (queue, exchange) = (destination, source);
+    match (is_exchange, is_new) {
+        (true, true) => Command::ExchangeBind { destination, source, routing_key, arguments },
+        (true, false) => Command::ExchangeUnbind { destination, source, routing_key, arguments },
+        (false, true) => Command::QueueBind { queue, exchange, routing_key, arguments },
+        (false, false) => Command::QueueUnbind { queue, exchange, routing_key, arguments },
+    }
+}
+
+pub(super) fn fields(request: &Request<'_>) -> Result<Fields, Answer> {
+    if request.body.is_empty() {
+        return Fields::parse(b"{}").map_err(bad);
+    }
+    Fields::parse(request.body).map_err(bad)
+}
+
+/// True or false, as itself or in words; false when nothing is said.
+fn truth(fields: &mut Fields, name: &str) -> Result<bool, Answer> {
+    match fields.value(name) {
+        Value::Null => Ok(false),
+        Value::Bool(truth) => Ok(truth),
+        Value::String(text) if text == "true" || text == "false" => Ok(text == "true"),
+        other => Err(bad_request(&format!("`{name}` must be true or false, not {other}"))),
+    }
+}
+
+/// A whole number, as itself or in words.
+fn number(fields: &mut Fields, name: &str) -> Result<Option<i64>, Answer> {
+    let value = fields.value(name);
+    let number = match &value {
+        Value::Null => return Ok(None),
+        Value::String(text) => text.parse().ok(),
+        value => value.as_i64(),
+    };
+    let why = || bad_request(&format!("`{name}` must be a whole number, not {value}"));
+    number.map(Some).ok_or_else(why)
+}
+
+/// The properties of a message, out of an object with their names; others are passed over, as by RabbitMQ.
+fn properties_of(value: Value) -> Result<Vec<u8>, Answer> {
+    let mut fields = match value {
+        // An empty list is what an empty object is called by some.
+        Value::Array(list) if list.is_empty() => return Ok(vec![0, 0]),
+        Value::Null => return Err(bad_request("missing field `properties`")),
+        value => Fields::of(value).map_err(bad)?,
+    };
+    let mut said = Vec::new();
+    for (name, flag, kind) in PROPERTIES {
+        match fields.value(name) {
+            Value::Null => {}
+            value => said.push((flag, kind, value, name)),
+        }
+    }
+    let mut bytes = vec![0; PROPERTIES_BYTES_MAX];
+    let mut writer = Writer::new(&mut bytes);
+    let flags = said.iter().fold(0, |flags, (flag, ..)| flags | flag);
+    writer.write_u16(flags).map_err(too_large)?;
+    for (_, kind, value, name) in said {
+        let unfit = |wanted: &str| bad_request(&format!("property `{name}` must be {wanted}"));
+        match (kind, value) {
+            (PropertyKind::Text, Value::String(text)) if text.len() <= 255 => {
+                writer.write_short_str(text.as_bytes())
+            }
+            (PropertyKind::Text, _) => return Err(unfit("a text of 255 bytes at most")),
+            (PropertyKind::Headers, value) => {
+                let table = table_of(value).map_err(bad)?;
+                writer.write_u32(table.len() as u32).and_then(|()| writer.write_raw(&table))
+            }
+            (PropertyKind::Octet, value) => {
+                let octet = value.as_u64().and_then(|number| u8::try_from(number).ok());
+                writer.write_u8(octet.ok_or_else(|| unfit("a number up to 255"))?)
+            }
+            (PropertyKind::Timestamp, value) => {
+                writer.write_u64(value.as_u64().ok_or_else(|| unfit("a number of seconds"))?)
+            }
+        }
+        .map_err(too_large)?;
+    }
+    Ok(writer.written().to_vec())
+}
+
+fn too_large(_: Full) -> Answer {
+    bad_request("the properties are too large")
+}

@@ -1,0 +1,228 @@
+//! Lists that are sorted, filtered by name or taken page by page, as RabbitMQ 3.10 answers them.
+//!
+//! Why it exists: a row is written when there is room for it and forgotten; to put rows in an order each is
+//! looked at first, and no more of it is kept than sixteen bytes of what it is sorted by, and its place.
+//!
+//! Always true: a step looks at no more than it is told to; matching takes time in the length of a name,
+//! whatever the pattern; rows that compare alike stay in the order of their places.
+
+use core::cmp::Ordering;
+
+use regex_lite::{Regex, RegexBuilder};
+
+use super::filter::Filter;
+use super::http::{Request, Status, decode};
+use super::request_context::ReadContext;
+
+/// Bytes of a compiled pattern.
+const PATTERN_BYTES_MAX: usize = 16 << 10;
+/// The longest name or pattern to look for.
+const NAME_LETTERS_MAX: usize = 1024;
+/// Rows on a page.
+const PAGE_ROWS_MAX: usize = 500;
+const PAGE_ROWS_DEFAULT: usize = 100;
+
+/// What of a row it is sorted by.
+type Key = [u8; 16];
+
+/// What a kind's rows are looked at with.
+#[derive(Clone, Copy, Debug)]
+pub struct Looks {
+    /// Writes the cell of a column, if the row in this place is wanted; of an unknown column nothing.
+    pub cell: fn(&Filter, ReadContext<'_>, usize, &str, &mut Vec<u8>) -> bool,
+    /// What the thing in this place is called.
+    pub name: fn(ReadContext<'_>, usize) -> Option<String>,
+}
+
+/// Which rows are wanted by their names.
+#[derive(Debug)]
+enum Named {
+    /// Those with this text in them, in small letters.
+    Holding(String),
+    Matching(Regex),
+}
+
+/// The order of a list.
+#[derive(Debug)]
+pub struct Ordered {
+    named: Option<Named>,
+    sort: String,
+    is_reverse: bool,
+    page: Option<(usize, usize)>,
+    rows: Vec<(Key, u8, u32)>,
+    total: usize,
+    filtered: usize,
+    at: usize,
+}
+
+/// Why a page cannot be shown: status, error and reason.
+pub type Refused = (Status, &'static str, String);
+
+impl Ordered {
+    /// What a request says of order and pages, if anything.
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub fn asked(request: &Request<'_>, has_pages: bool) -> Result<Option<Self>, Refused> {
+        let page = request.asked("page").filter(|_| has_pages);
+        let sort = request.asked("sort").and_then(decode).filter(|sort| !sort.is_empty());
+        if page.is_none() && sort.is_none() {
+            return Ok(None);
+        }
+        let invalid = || (Status::BadRequest, "bad_request", "Pagination parameters are invalid".to_string());
+        let number = |key| match request.asked(key) {
+            None | Some("") => Ok(None),
+            Some(text) => text.parse::<usize>().map(Some).map_err(|_| invalid()),
+        };
+        let size = number("page_size")?.unwrap_or(PAGE_ROWS_DEFAULT);
+        let page = match page {
+            None => None,
+            Some(_) => Some((number("page")?.ok_or_else(invalid)?, size)),
+        };
+        if let Some((number, size)) =
+            page.filter(|page| page.0 == 0 || !(1..=PAGE_ROWS_MAX).contains(&page.1))
+        {
+            let why = format!("Invalid pagination parameters: page number {number}, page size {size}");
+            return Err((Status::BadRequest, "invalid_pagination_parameters", why));
+        }
+        let name = request.asked("name").map(|name| name.replace('+', " "));
+        let name = name.as_deref().and_then(decode).filter(|name| !name.is_empty() && page.is_some());
+        let named = match name {
+            Some(name) if name.len() > NAME_LETTERS_MAX => return Err(invalid()),
+            Some(pattern) if request.says("use_regex") => {
+                let built =
+                    RegexBuilder::new(&pattern).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
+                Some(Named::Matching(built.map_err(|_| invalid())?))
+            }
+            Some(name) => Some(Named::Holding(name.to_lowercase())),
+            None => None,
+        };
+        let sort = sort.map_or_else(|| "name".to_string(), |sort| sort.into_owned());
+        let is_reverse = request.says("sort_reverse");
+        Ok(Some(Self { named, sort, is_reverse, page, rows: Vec::new(), total: 0, filtered: 0, at: 0 }))
+    }
+
+    /// Looks at the row in a place.
+    pub fn take(
+        &mut self,
+        looks: Looks,
+        filter: &Filter,
+        context: ReadContext<'_>,
+        (part, place): (usize, usize),
+    ) {
+        let mut cell = Vec::new();
+        if !(looks.cell)(filter, context, place, &self.sort, &mut cell) {
+            return;
+        }
+        self.total += 1;
+        let is_named = match &self.named {
+            None => true,
+            Some(named) => (looks.name)(context, place).is_some_and(|name| match named {
+                Named::Holding(text) => name.to_lowercase().contains(text),
+                Named::Matching(regex) => regex.is_match(&name),
+            }),
+        };
+        if is_named {
+            self.rows.push((key(&cell), part as u8, place as u32));
+        }
+    }
+
+    /// Everything has been looked at: what stands before the rows.
+    ///
+    /// # Errors
+    /// There is no such page.
+    pub fn put_in_order(
+        &mut self,
+        looks: &dyn Fn(usize) -> Looks,
+        filter: &Filter,
+        context: ReadContext<'_>,
+    ) -> Result<String, Refused> {
+        let sort = core::mem::take(&mut self.sort);
+        let text = |row: &(Key, u8, u32)| {
+            let mut cell = Vec::new();
+            (looks(row.1.into()).cell)(filter, context, row.2 as usize, &sort, &mut cell);
+            cell
+        };
+        self.rows.sort_by(|a, b| {
+            let by_key = a.0.cmp(&b.0);
+            // Beyond what is kept of a long text the text itself has to be asked.
+            let whole =
+                if by_key == Ordering::Equal && a.0[15] != 0 { text(a).cmp(&text(b)) } else { by_key };
+            if self.is_reverse { whole.reverse() } else { whole }
+        });
+        self.filtered = self.rows.len();
+        let Some((page, size)) = self.page else { return Ok("[".to_string()) };
+        let start = (page - 1).saturating_mul(size);
+        if start > self.filtered {
+            let why = format!("Page out of range, page: {page} page size: {size}, len: {}", self.filtered);
+            return Err((Status::BadRequest, "page_out_of_range", why));
+        }
+        self.rows.truncate(start.saturating_add(size));
+        self.rows.drain(..start);
+        self.rows.shrink_to_fit();
+        Ok(format!(
+            "{{\"filtered_count\":{},\"item_count\":{},\"page\":{page},\"page_count\":{},\
+             \"page_size\":{size},\"total_count\":{},\"items\":[",
+            self.filtered,
+            self.rows.len(),
+            self.filtered.div_ceil(size),
+            self.total,
+        ))
+    }
+
+    /// The part and the place of the row that comes next.
+    pub fn next(&self) -> Option<(usize, usize)> {
+        self.rows.get(self.at).map(|row| (row.1.into(), row.2 as usize))
+    }
+
+    /// It is written, or gone.
+    pub const fn pass(&mut self) {
+        self.at += 1;
+    }
+
+    /// What stands behind the rows.
+    pub const fn end(&self) -> &'static str {
+        if self.page.is_some() { "\n]}\n" } else { "\n]\n" }
+    }
+}
+
+/// What a cell is compared by: nothing, a number, true or false, a text, in Erlang's order of those.
+fn key(cell: &[u8]) -> Key {
+    let mut key = [0; 16];
+    match cell.first() {
+        None => {}
+        Some(b'"') => {
+            key[0] = 3;
+            let text = &cell[1..cell.len() - 1];
+            let len = text.len().min(15);
+            key[1..=len].copy_from_slice(&text[..len]);
+        }
+        Some(b'0'..=b'9' | b'-') => {
+            let number = core::str::from_utf8(cell).ok().and_then(|text| text.parse::<f64>().ok());
+            let bits = number.unwrap_or_default().to_bits();
+            // The order of floating point numbers is that of their bits, once the sign is turned round.
+            let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+            key[0] = 1;
+            key[1..9].copy_from_slice(&ordered.to_be_bytes());
+        }
+        Some(_) => {
+            key[0] = 2;
+            key[1] = u8::from(cell == b"true");
+        }
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_compare_as_what_they_are() {
+        let rising =
+            ["", "-3", "-0.5", "0", "2", "10", "10.5", "1e9", "false", "true", "\"\"", "\"a\"", "\"ab\""];
+        for pair in rising.windows(2) {
+            assert!(key(pair[0].as_bytes()) < key(pair[1].as_bytes()), "{pair:?}");
+        }
+    }
+}

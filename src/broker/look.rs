@@ -1,0 +1,181 @@
+//! Looking into a queue: its messages in their order, and nothing becomes of them.
+//!
+//! ```text
+//! look ─→ what is in memory, or where in the log the first of them is
+//!              want_look ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take_look
+//! ```
+//!
+//! Always true: no count, mark, order or place of the queue is changed; what is read for somebody to look at
+//! takes only memory that publishers could have had, and is gone when he has seen it.
+
+use crate::command::{ConnectionId, QueueId};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{MessageId, Messages};
+
+use super::access::{Right, Thing};
+use super::divisions::owner_of;
+use super::looks::{LogRun, Look, LookState};
+use super::page_in::{Fetch, FetchFrom, Page, PageIn, begin_page};
+use super::place::{Lane, Place};
+use super::{Broker, Context};
+
+/// Entries that a look goes through.
+const ENTRIES_MAX: u32 = 20_000;
+/// Messages that come back from one look.
+pub const LOOKED_MAX: u32 = 100;
+/// Bytes of records read for one.
+const LOOK_BYTES: u32 = 128 << 10;
+
+/// One message of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// It is in memory, and may have been delivered before.
+    InMemory(MessageId, bool),
+    /// So many messages that only the log has, from this offset of this incarnation on.
+    InLog(LogRun),
+}
+
+/// A queue that was looked into.
+#[derive(Debug)]
+pub struct Looked {
+    /// Messages that are ready.
+    pub ready: u32,
+    /// Those that were asked for, in their order, as far as they lie alike: in memory, or in one run in the
+    /// log.
+    pub seen: Vec<Seen>,
+}
+
+impl Broker {
+    /// Looks at messages of a queue from the one in this place on, counted from 0, as a user who might read
+    /// them over AMQP.
+    ///
+    /// # Errors
+    /// He may not, there is no such queue, or the place is too far behind.
+    pub fn look(
+        &mut self,
+        cx: &mut Context<'_>,
+        (user, vhost, queue): (&str, &str, &str),
+        from: u32,
+        count: u32,
+    ) -> Result<Looked, Fault> {
+        let (connection, channel) = self.connect_user(cx, user, vhost)?;
+        let vhost = self.channels[channel.index()].vhost;
+        let found = self
+            .check(connection, vhost, Right::Read, Thing::Queue(queue))
+            .and_then(|()| self.require_queue(connection, vhost, queue));
+        self.release_user(cx, connection);
+        let queue = found?;
+        let seen = self.look_from(queue, from, count.min(LOOKED_MAX))?;
+        Ok(Looked { ready: self.queues[queue.index()].backlog.ready(), seen })
+    }
+
+    fn release_user(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        self.release(cx, connection);
+    }
+
+    fn look_from(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Seen>, Fault> {
+        let record = &self.queues[queue.index()];
+        let (mut seen, mut skip, mut entries) = (Vec::new(), from, 0);
+        let mut each = |place: Place, came_back: Option<bool>| {
+            entries += 1;
+            let here = if let Place::Stored(_, _, run) = place { run } else { 1 };
+            if skip >= here {
+                skip -= here;
+                return entries < ENTRIES_MAX;
+            }
+            let past = core::mem::take(&mut skip);
+            let was_delivered =
+                |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
+            let one = match place {
+                Place::Plain(message) | Place::Spilled(message, _) => {
+                    Seen::InMemory(message, came_back.unwrap_or(false))
+                }
+                Place::Logged(message, offset) => Seen::InMemory(message, was_delivered(offset)),
+                Place::Stored(lane, start, run) => {
+                    let start = start + u64::from(past);
+                    let redelivered_below = match (came_back, lane) {
+                        (Some(true), _) => u64::MAX,
+                        (_, Lane::Durable) => record.logged.delivered_below(),
+                        (_, Lane::Transient) => 0,
+                    };
+                    let incarnation = record.incarnation(lane);
+                    let count = (run - past).min(count);
+                    Seen::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
+                }
+            };
+            let is_in_log = matches!(one, Seen::InLog(_));
+            if is_in_log && !seen.is_empty() {
+                return false;
+            }
+            seen.push(one);
+            !is_in_log && (seen.len() as u32) < count
+        };
+        record.backlog.look(&self.fifo_pool, &self.deliveries, &mut each);
+        if seen.is_empty() && entries >= ENTRIES_MAX {
+            let text = format_args!("that far from the front a queue cannot be looked into");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        Ok(seen)
+    }
+
+    // ---- from the log
+
+    /// Has messages read from the log for somebody to look at, who is to ask for them by this number.
+    pub fn want_look(&mut self, run: LogRun) -> u64 {
+        self.looks.last += 1;
+        let number = self.looks.last;
+        self.looks.list.push(Look { number, run, state: LookState::Wanted, found: Vec::new() });
+        number
+    }
+
+    /// Whether it has been read.
+    pub fn is_look_done(&self, number: u64) -> bool {
+        let look = self.looks.list.iter().find(|look| look.number == number);
+        look.is_none_or(|look| look.state == LookState::Done)
+    }
+
+    /// What was read, each with whether it was delivered before; the caller releases them.
+    pub fn take_look(&mut self, number: u64) -> Vec<(MessageId, bool)> {
+        let place = self.looks.list.iter().position(|look| look.number == number);
+        place.map(|place| self.looks.list.swap_remove(place).found).unwrap_or_default()
+    }
+
+    pub(super) fn next_look(&mut self) -> Option<Fetch> {
+        let look = self.looks.list.iter_mut().find(|look| look.state == LookState::Wanted)?;
+        look.state = LookState::Reading;
+        let LogRun { queue, incarnation, start, count, .. } = look.run;
+        let (end, from) = (start + u64::from(count), FetchFrom::Look);
+        Some(Fetch { queue, incarnation, start, end, bytes_max: LOOK_BYTES, from })
+    }
+
+    /// A message that was read for a look, its body still to come.
+    pub(super) fn look_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
+        let Some(queue) = self.queues.get(fetch.queue.index()) else { return PageIn::NotWanted };
+        if self.looks.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
+            return PageIn::NotWanted;
+        }
+        let owner = owner_of(queue.vhost);
+        if page.body_len as usize > messages.body_bytes_max() / 4
+            || !messages.has_ordinary_room(owner, page.bytes())
+        {
+            return PageIn::NoRoom;
+        }
+        begin_page(messages, owner, Lane::Durable, page).map_or(PageIn::NoRoom, PageIn::Begun)
+    }
+
+    /// Its body is whole.
+    pub(super) fn looked_in(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
+        messages.finish(message);
+        match self.looks.reading() {
+            Some(look) => look.found.push((message, offset < look.run.redelivered_below)),
+            None => messages.release(message),
+        }
+    }
+
+    /// It is over, or is to be done once more.
+    pub(super) fn end_look(&mut self, is_again: bool) {
+        if let Some(look) = self.looks.reading() {
+            look.state = if is_again { LookState::Wanted } else { LookState::Done };
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Commands of `rabbitmqctl` and of the program itself that people type here, and how it is done instead.
+//!
+//! Always true: none of these is a command here (a test looks), and each sentence ends with what to do.
+
+/// What stands under the names.
+const ELSEWHERE: &[(&[&str], &str)] = &[
+    (
+        &["serve", "check", "bench", "inspect", "restore", "upgrade-store"],
+        "That is a command of the program: {}",
+    ),
+    (
+        &[
+            "set_policy",
+            "clear_policy",
+            "list_policies",
+            "set_operator_policy",
+            "clear_operator_policy",
+            "list_operator_policies",
+        ],
+        "There are no policies yet: give a queue its arguments (x-max-length, x-dead-letter-exchange, ...) \
+         where it is declared",
+    ),
+    (
+        &[
+            "set_parameter",
+            "clear_parameter",
+            "list_parameters",
+            "shovel_status",
+            "restart_shovel",
+            "delete_shovel",
+            "federation_status",
+        ],
+        "Bridges are [[bridge]] in the configuration file; bridge_status shows how they go",
+    ),
+    (
+        &["set_vm_memory_high_watermark"],
+        "The memory of the whole process is memory_limit in the configuration file; it counts from the next \
+         start",
+    ),
+    (
+        &["set_disk_free_limit"],
+        "What the store may take is disk_limit under [store] in the configuration file; it counts from the \
+         next start",
+    ),
+    (
+        &["set_log_level", "rotate_logs"],
+        "The log goes to standard error, and so to the journal; log_level in the configuration file counts \
+         from the next SIGHUP on (systemctl reload leveret)",
+    ),
+    (
+        &["start_app", "stop_app", "reset", "force_reset", "shutdown"],
+        "There is no application apart from the process: use stop, and systemctl start leveret",
+    ),
+    (
+        &[
+            "cluster_status",
+            "join_cluster",
+            "forget_cluster_node",
+            "change_cluster_node_type",
+            "rename_cluster_node",
+            "set_cluster_name",
+            "await_online_nodes",
+            "sync_queue",
+            "cancel_sync_queue",
+        ],
+        "There is one node and no cluster: status shows how it goes, and a bridge sends messages on to \
+         others",
+    ),
+    (
+        &["enable_feature_flag", "list_feature_flags", "enable_plugin", "plugins"],
+        "There are no plug-ins and no feature flags: everything that is there is on; the configuration file \
+         has the rest",
+    ),
+    (
+        &["eval", "exec", "trace_on", "trace_off", "encode", "decode", "remote_shell"],
+        "There is no Erlang and no tracing here: log_level = \"debug\" in the configuration file shows more",
+    ),
+];
+
+/// What is said of a name that is done elsewhere.
+pub(super) fn find(name: &str) -> Option<&'static str> {
+    ELSEWHERE.iter().find(|(names, _)| names.contains(&name)).map(|(_, words)| *words)
+}
+
+/// What to do instead, or how to find it.
+pub(super) fn advice(name: &str) -> String {
+    match find(name) {
+        Some(words) => words.replace("{}", &format!("leveret {name}")),
+        None => "'leveretctl help' lists the commands".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_here_is_a_command() {
+        for name in ELSEWHERE.iter().flat_map(|(names, _)| *names) {
+            assert!(super::super::COMMANDS.iter().all(|command| command.name != *name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_way_is_told() {
+        assert!(advice("restore").ends_with("leveret restore"));
+        assert!(advice("set_policy").contains("x-max-length"));
+        assert!(advice("frobnicate").contains("leveretctl help"));
+    }
+}

@@ -1,0 +1,117 @@
+"""A broker with its page, a browser in front of it, and what went wrong in either."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.error
+import urllib.request
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import pika
+from harness import brokers
+from playwright.sync_api import Browser, Page, sync_playwright
+
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 800}
+WAIT_MS = 15_000
+# Every page that the navigation leads to for an administrator, by the words it is shown with.
+PAGES = {"": "Overview", "queues": "Queues", "exchanges": "Exchanges", "connections": "Connections",
+         "channels": "Channels", "device": "Device", "vhosts": "Virtual hosts", "users": "Users",
+         "permissions": "Permissions"}
+
+
+class Chromium:
+    """One broker and one browser for all cases; each case has a window, and a login, of its own."""
+
+    def __init__(self) -> None:
+        self.port = brokers.free_port()
+        self.broker: Optional[brokers.Leveret] = None
+        self.troubles: List[str] = []
+
+    def __enter__(self) -> "Chromium":
+        self._stack = contextlib.ExitStack()
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--management", f"127.0.0.1:{self.port}"])
+        self._stack.callback(self.broker.close)
+        playwright = self._stack.enter_context(sync_playwright())
+        self.browser: Browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])
+        self._stack.callback(self.browser.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def log(self) -> str:
+        """What the broker has said."""
+        return self.broker.log() if self.broker else ""
+
+    @property
+    def base(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @contextlib.contextmanager
+    def window(self, size: Optional[Dict[str, int]] = None, scheme: str = "light", **options: object) -> Iterator[Page]:
+        """An empty window; at its end, nothing may have gone wrong in it but what `excuse` was told of."""
+        troubles: List[str] = []
+        context = self.browser.new_context(viewport=size or DESKTOP, color_scheme=scheme, **options)
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        page.on("console", lambda said: troubles.append(f"{said.type}: {said.text}")
+                if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: troubles.append(f"script: {error}"))
+        page.troubles = troubles  # type: ignore[attr-defined]
+        try:
+            yield page
+            assert not troubles, troubles
+        finally:
+            context.close()
+
+    def log_in(self, page: Page, user: str = "guest", password: str = "guest") -> None:
+        """By the keyboard alone, as a person would."""
+        page.goto(self.base)
+        page.get_by_label("User").press_sequentially(user)
+        page.keyboard.press("Tab")
+        page.keyboard.type(password)
+        page.keyboard.press("Enter")
+
+    @contextlib.contextmanager
+    def amqp(self, **properties: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+        """A channel of a connection of its own."""
+        assert self.broker is not None
+        connection = pika.BlockingConnection(pika.ConnectionParameters(
+            self.broker.address.host, self.broker.address.port, client_properties=properties or None))
+        try:
+            yield connection.channel()
+        finally:
+            connection.close()
+
+    def api(self, path: str, authorization: str) -> Tuple[int, object]:
+        """What a program is told: status and JSON."""
+        request = urllib.request.Request(f"{self.base}/api/{path}", headers={"Authorization": authorization})
+        try:
+            with urllib.request.urlopen(request, timeout=15) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refused:
+            return refused.code, json.load(refused)
+
+
+def go(page: Page, where: str, title: str) -> None:
+    """To another page, and until it is drawn."""
+    page.evaluate("where => { location.hash = `#/${where}`; }", where)
+    page.get_by_role("heading", name=title, level=1, exact=True).wait_for()
+    page.get_by_text("Loading…").wait_for(state="detached")
+
+
+def row_of(page: Page, name: str) -> Dict[str, str]:
+    """A row of the table that is shown, by its columns' names."""
+    cells = page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True)).get_by_role("cell")
+    return {cell.get_attribute("data-label") or "": cell.inner_text().strip() for cell in cells.all()}
+
+
+def until_row(page: Page, name: str, column: str, value: str) -> None:
+    """Until a poll has brought this figure."""
+    row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True))
+    row.locator(f"td[data-label='{column}']", has_text=value).wait_for()
+    assert row_of(page, name)[column] == value, row_of(page, name)

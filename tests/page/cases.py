@@ -1,0 +1,290 @@
+"""What an operator does, what is kept out, and who can use the page."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict
+
+import pika
+from axe_playwright_python.sync_playwright import Axe
+from browser import DESKTOP, PAGES, PHONE, Chromium, go, row_of, until_row
+from playwright.sync_api import Page
+
+GUEST = "Basic Z3Vlc3Q6Z3Vlc3Q="
+NARROW = {"width": 320, "height": 640}
+STATIC_BYTES_MAX = 60_000
+STATIC_REQUESTS_MAX = 6
+# Bytes of the answers of one poll: of the overview, and of a list of a hundred queues.
+POLL_BYTES_MAX = 4_000
+HOSTILE = ["<img src=x onerror=pwned()>", "<script>pwned()</script>", "\"onmouseover=pwned() x=\"", "${pwned()}",
+           "javascript:pwned()", "</title><svg onload=pwned()>", "{{constructor.constructor('pwned()')()}}",
+           "a&lt;b&#x27;", "../../etc", "%3Cscript%3E"]
+
+
+def a_message_is_seen_and_not_touched(chromium: Chromium) -> None:
+    """hello arrives, is looked at twice, and is received as if nobody had looked."""
+    with chromium.window() as page, chromium.amqp() as channel:
+        channel.queue_declare("hello")
+        chromium.log_in(page)
+        page.get_by_text("No alarms. Nobody needs to do anything.").wait_for()
+        page.keyboard.press("g")
+        page.keyboard.press("q")
+        page.get_by_role("heading", name="Queues", level=1).wait_for()
+        until_row(page, "hello", "Total", "0")
+        channel.basic_publish("", "hello", b"Hello World!")
+        until_row(page, "hello", "Total", "1")
+        for _ in range(2):
+            page.get_by_role("link", name="hello", exact=True).focus()
+            page.keyboard.press("Enter")
+            page.get_by_role("heading", name="hello", level=1).wait_for()
+            page.locator("dt:text-is('Messages') + dd:text-is('1')").wait_for()
+            for _ in range(2):
+                page.get_by_role("button", name="Look").click()
+                page.get_by_text("Looked at 1 messages; none was touched.").wait_for()
+                page.locator("pre", has_text="Hello World!").wait_for()
+                assert page.get_by_text("redelivered", exact=True).count() == 0
+            go(page, "queues", "Queues")
+            until_row(page, "hello", "Total", "1")
+        method, _, body = channel.basic_get("hello", auto_ack=True)
+        assert (body, method.redelivered, method.message_count) == (b"Hello World!", False, 0), method
+        until_row(page, "hello", "Total", "0")
+        channel.queue_delete("hello")
+
+
+def a_queue_fills(chromium: Chromium) -> None:
+    """Search, order and a chart that grows."""
+    with chromium.window() as page, chromium.amqp() as channel:
+        for number in range(120):
+            channel.queue_declare(f"fill.{number:03}")
+        chromium.log_in(page)
+        go(page, "queues?name=fill", "Queues")
+        page.get_by_text("1 / 2").wait_for()
+        page.get_by_role("button", name="Next page").click()
+        page.get_by_role("link", name="fill.110", exact=True).wait_for()
+        page.keyboard.press("/")
+        page.keyboard.press("End")
+        page.keyboard.type(".007")
+        page.get_by_text("1 of 12").wait_for()
+        for _ in range(7):
+            channel.basic_publish("", "fill.007", b"x")
+        until_row(page, "fill.007", "Ready", "7")
+        go(page, "queue/%2F/fill.007", "fill.007")
+        page.locator("figure path.s0[d*='L']").first.wait_for(state="attached")
+        for number in range(120):
+            channel.queue_delete(f"fill.{number:03}")
+
+
+def a_queue_is_made_filled_emptied_and_deleted(chromium: Chromium) -> None:
+    """By hand, from the page; what destroys asks first and says how much goes."""
+    with chromium.window() as page, chromium.amqp() as channel:
+        chromium.log_in(page)
+        go(page, "queues", "Queues")
+        page.get_by_role("button", name="Add queue").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Name").fill("by/hand")
+        dialog.get_by_label("Arguments (JSON)").fill('{"x-max-length": "many"}')
+        dialog.get_by_role("button", name="Add queue").click()
+        dialog.get_by_role("alert").filter(has_text="x-max-length").wait_for()
+        page.troubles.clear()  # type: ignore[attr-defined]
+        dialog.get_by_label("Arguments (JSON)").fill('{"x-max-length": 5}')
+        dialog.get_by_role("button", name="Add queue").click()
+        page.get_by_role("link", name="by/hand", exact=True).click()
+        for payload in ("first", "second"):
+            page.get_by_role("button", name="Publish…").click()
+            dialog.get_by_label("Payload").fill(payload)
+            dialog.get_by_label("Headers (JSON)").fill('{"n": 1}')
+            dialog.get_by_role("button", name="Publish").click()
+            page.get_by_text("Published: a queue has the message.").wait_for()
+        # Seen, before one of them goes: else the 1 below might be the one of before.
+        page.locator("dt:text-is('Messages') + dd:text-is('2')").wait_for()
+        method, properties, body = channel.basic_get("by/hand", auto_ack=True)
+        assert (body, properties.headers, properties.delivery_mode) == (b"first", {"n": 1}, 2), properties
+        assert method.routing_key == "by/hand"
+        page.locator("dt:text-is('Messages') + dd:text-is('1')").wait_for()
+        page.get_by_role("button", name="Purge…").click()
+        dialog.get_by_text("1 ready messages are thrown away.").wait_for()
+        dialog.get_by_role("button", name="Purge queue").click()
+        page.locator("dt:text-is('Messages') + dd:text-is('0')").wait_for()
+        page.get_by_role("button", name="Bind…").click()
+        dialog.get_by_label("From exchange").fill("amq.topic")
+        dialog.get_by_label("Routing key").fill("a.#")
+        dialog.get_by_role("button", name="Bind").click()
+        page.get_by_role("link", name="amq.topic").wait_for()
+        channel.basic_publish("amq.topic", "a.b", b"routed")
+        page.locator("dt:text-is('Messages') + dd:text-is('1')").wait_for()
+        page.get_by_role("button", name="Unbind by/hand").click()
+        dialog.get_by_role("button", name="Remove binding").click()
+        page.get_by_role("link", name="amq.topic").wait_for(state="detached")
+        page.get_by_role("button", name="Delete…").click()
+        dialog.get_by_label("Only if it holds no messages").uncheck()
+        dialog.get_by_role("button", name="Delete queue").click()
+        page.get_by_role("heading", name="Queues", level=1).wait_for()
+        page.get_by_role("link", name="by/hand", exact=True).wait_for(state="detached")
+        status, rows = chromium.api("queues/%2F?columns=name", GUEST)
+        assert status == 200 and not [row for row in rows if row["name"] == "by/hand"], rows
+
+
+def users_come_and_go(chromium: Chromium) -> None:
+    """Add one, give it rights, come in as it, delete it; what destroys asks before."""
+    with chromium.window() as page, chromium.window() as other:
+        chromium.log_in(page)
+        go(page, "users", "Users")
+        page.get_by_role("button", name="Add user").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Name").fill("clerk")
+        dialog.get_by_label("Password").fill("pa:ss wörd")
+        dialog.get_by_label("Tags").fill("management")
+        dialog.get_by_role("button", name="Add user").click()
+        until_row(page, "clerk", "Tags", "management")
+        chromium.log_in(other, "clerk", "pa:ss wörd")
+        other.locator(".tiles").wait_for()
+        names = other.get_by_role("navigation", name="Views").get_by_role("link").all_inner_texts()
+        hidden = {"Users", "Permissions", "Device", "Bridge"}
+        assert not hidden & set(names) and "Queues" in names, names
+        for where, title in PAGES.items():
+            if title not in hidden:
+                go(other, where, title)
+        assert other.get_by_role("row").count() <= 2, "it sees no virtual host"
+        page.get_by_role("button", name="Delete clerk").click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+        assert row_of(page, "clerk")["Tags"] == "management", "it was asked first"
+        page.get_by_role("button", name="Delete clerk").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete user").click()
+        page.get_by_role("cell", name="clerk", exact=True).wait_for(state="detached")
+        other.get_by_text("The login has run out.").first.wait_for()
+        other.troubles[:] = [said for said in other.troubles if "401" not in said]  # type: ignore[attr-defined]
+
+
+def a_wrong_password_is_refused_in_words(chromium: Chromium) -> None:
+    """And the right one lets in afterwards."""
+    with chromium.window() as page:
+        chromium.log_in(page, "guest", "wrong")
+        page.get_by_role("alert").get_by_text("the name or the password is wrong").wait_for()
+        assert page.evaluate("sessionStorage.length + localStorage.length") <= 1
+        assert [said for said in page.troubles if "401" not in said] == []  # type: ignore[attr-defined]
+        page.troubles.clear()  # type: ignore[attr-defined]
+        chromium.log_in(page)
+        page.locator(".tiles").wait_for()
+
+
+def no_password_is_kept_and_logging_out_ends_the_token(chromium: Chromium) -> None:
+    """A reload stays in; a token that was ended is nobody's."""
+    kept = "JSON.stringify([{...sessionStorage}, {...localStorage}, document.cookie])"
+    with chromium.window() as page:
+        chromium.log_in(page)
+        page.locator(".tiles").wait_for()
+        stored = page.evaluate(kept)
+        assert "Z3Vlc3Q6" not in stored and '"guest"' not in stored, stored
+        page.reload()
+        page.locator(".tiles").wait_for()
+        token = page.evaluate("sessionStorage.getItem('leveret.token')")
+        assert chromium.api("whoami", f"Bearer {token}")[0] == 200
+        with page.expect_response(lambda answer: answer.request.method == "DELETE"):
+            page.get_by_role("button", name="Log out").click()
+        page.get_by_label("Password").wait_for()
+        assert token not in page.evaluate(kept)
+        assert chromium.api("whoami", f"Bearer {token}")[0] == 401
+        assert token not in chromium.log()
+
+
+def hostile_names_are_only_names(chromium: Chromium) -> None:
+    """HTML and script in every name and property, on every page: nothing runs, and it is shown as it is."""
+    with chromium.window() as page, chromium.amqp(connection_name=HOSTILE[0], product=HOSTILE[1]) as channel:
+        page.add_init_script("window.pwned = () => { console.error('PWNED'); }")
+        for number, name in enumerate(HOSTILE):
+            channel.queue_declare(name, arguments={"x-max-length": 10})
+            channel.exchange_declare(f"{name}e", "topic")
+            channel.queue_bind(name, f"{name}e", HOSTILE[(number + 1) % len(HOSTILE)])
+            channel.basic_publish("", name, name.encode(), pika.BasicProperties(
+                headers={name: name}, content_type=name, user_id=None, message_id=name))
+            channel.basic_consume(name, lambda *_: None, consumer_tag=name)
+        chromium.log_in(page)
+        for where, title in PAGES.items():
+            go(page, where, title)
+        go(page, "queues", "Queues")
+        for name in HOSTILE:
+            assert row_of(page, name)["Total"] == "1", name
+            page.get_by_role("link", name=name, exact=True).click()
+            page.get_by_role("heading", name=name, level=1, exact=True).wait_for()
+            page.get_by_role("cell", name=name, exact=True).first.wait_for()
+            page.get_by_role("button", name="Look").click()
+            page.get_by_text("Looked").first.wait_for()
+            go(page, "queues", "Queues")
+        go(page, "connections", "Connections")
+        page.get_by_role("row").get_by_role("link").first.click()
+        page.get_by_text("Heartbeat").wait_for()
+        for name in HOSTILE:
+            channel.queue_delete(name)
+            channel.exchange_delete(f"{name}e")
+
+
+def everybody_can_use_it(chromium: Chromium) -> None:
+    """axe finds nothing on any page, in light and dark, on a desk and a phone; nothing goes beyond a narrow screen."""
+    axe = Axe()
+    found = []
+    with chromium.amqp() as channel:
+        channel.queue_declare("reader", durable=True)
+        channel.basic_consume("reader", lambda *_: None)
+        for size, scheme in ((DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")):
+            # What axe is made of would not pass the policy; the page's own scripts run under it elsewhere.
+            with chromium.window(size, scheme, bypass_csp=True) as page:
+                page.goto(chromium.base)
+                page.get_by_label("User").wait_for()
+                found += look(axe, page, f"login {scheme}")
+                chromium.log_in(page)
+                own = {"queue/%2F/reader": "reader", "exchange/%2F/amq.topic": "amq.topic"}
+                for where, title in {**PAGES, **own}.items():
+                    go(page, where, title)
+                    found += look(axe, page, f"{title} {scheme} {size['width']}")
+                go(page, "users", "Users")
+                page.get_by_role("button", name="Add user").click()
+                found += look(axe, page, f"dialog {scheme} {size['width']}")
+        with chromium.window(NARROW) as page:
+            chromium.log_in(page)
+            for where, title in {**PAGES, "queue/%2F/reader": "reader"}.items():
+                go(page, where, title)
+                width = page.evaluate("document.documentElement.scrollWidth")
+                assert width <= NARROW["width"], (title, width)
+        channel.queue_delete("reader")
+    assert not found, "\n".join(found)
+
+
+def look(axe: Axe, page: Page, where: str) -> list:
+    """What axe complains of, with where."""
+    page.evaluate("document.getAnimations().forEach((one) => one.finish())")
+    return [f"{where}: {one['id']} ({one['impact']}): {one['nodes'][0]['target']} {one['nodes'][0]['html'][:120]}"
+            for one in axe.run(page).response["violations"]]
+
+
+def it_is_small_and_asks_little(chromium: Chromium) -> None:
+    """Few requests and bytes before it is there, none again when it is known, little in a poll, none when hidden."""
+    with chromium.window() as page:
+        answers = []
+        page.on("response", lambda answer: answers.append(answer))
+        page.goto(chromium.base)
+        page.get_by_label("User").wait_for()
+        sizes = [int(answer.header_value("content-length") or 0) for answer in answers]
+        assert len(answers) <= STATIC_REQUESTS_MAX and sum(sizes) <= STATIC_BYTES_MAX, sizes
+        assert all(answer.url.startswith(chromium.base) for answer in answers)
+        chromium.log_in(page)
+        page.locator(".tiles").wait_for()
+        answers.clear()
+        page.wait_for_timeout(6_000)
+        asked = [answer for answer in answers if "/api/" in answer.url]
+        assert asked, "it goes on asking"
+        bodies = sum(len(answer.body()) for answer in asked)
+        assert bodies <= 2 * POLL_BYTES_MAX, bodies
+        page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true });"
+                      "document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_timeout(500)
+        answers.clear()
+        page.wait_for_timeout(6_000)
+        assert not answers, [answer.url for answer in answers]
+
+
+CASES: Dict[str, Callable[[Chromium], None]] = {
+    run.__name__: run for run in (
+        a_message_is_seen_and_not_touched, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
+        users_come_and_go, a_wrong_password_is_refused_in_words,
+        no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, everybody_can_use_it,
+        it_is_small_and_asks_little)
+}

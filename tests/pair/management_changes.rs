@@ -1,0 +1,428 @@
+//! What users change by the management API: as far as their permissions go, and in RabbitMQ's words.
+
+use super::management::{GUEST, ask, status};
+use super::world::{Shape, World, small_limits};
+
+const HOME: [u8; 4] = [127, 0, 0, 1];
+
+fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) -> String {
+    let length = body.len();
+    let request =
+        format!("{line} HTTP/1.1\r\nHost: localhost:15672\r\n{login}Content-Length: {length}\r\n\r\n{body}");
+    ask(world, client, &request)
+}
+
+/// Requests of one user in their order, each with the status of its answer and what stands in it.
+fn script(world: &mut World, login: &str, lines: &[(&str, &str, &str, &str)]) {
+    let client = world.connect_management(Shape::WIDE, HOME);
+    for (line, body, wanted, part) in lines {
+        let answer = say(world, client, login, line, body);
+        assert_eq!(status(&answer), *wanted, "{line} {body}: {answer}");
+        assert!(answer.contains(part), "{line} {body}: no {part} in {answer}");
+    }
+}
+
+const MESSAGE: &str = concat!(
+    r#"{"properties":{"delivery_mode":2,"headers":{"a":1}},"#,
+    r#""routing_key":"q","payload":"hi","payload_encoding":"string"}"#
+);
+
+#[test]
+fn queues_exchanges_and_bindings_are_made_shown_and_deleted() {
+    let mut world = World::new(small_limits());
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("PUT /api/queues/%2F/q", r#"{"durable":"true"}"#, "201", "content-length: 0"),
+            ("PUT /api/queues/%2F/q", r#"{"durable":true}"#, "204", ""),
+            ("PUT /api/queues/%2F/q", "{}", "400", "inequivalent arg 'durable' for queue 'q' in vhost '/'"),
+            ("PUT /api/queues/%2F/r", r#"{"durable":"yes"}"#, "400", "bad_request"),
+            ("PUT /api/queues/%2F/r", "{bad", "400", "bad_request"),
+            ("PUT /api/queues/%2F/amq.x", "{}", "401", "not_authorised"),
+            ("PUT /api/queues/none/q", "{}", "404", ""),
+            ("PUT /api/exchanges/%2F/x", r#"{"type":"topic"}"#, "201", ""),
+            ("PUT /api/exchanges/%2F/x", r#"{"type":"topic"}"#, "204", ""),
+            ("PUT /api/exchanges/%2F/x", r#"{"type":"bogus"}"#, "400", "bogus"),
+            (
+                "POST /api/bindings/%2F/e/x/q/q",
+                r#"{"routing_key":"a b/c~"}"#,
+                "201",
+                "location: q/a%2Bb%252Fc%257E\r\n",
+            ),
+            ("POST /api/bindings/%2F/e/x/q/q", "{}", "201", "location: q/~\r\n"),
+            ("POST /api/bindings/%2F/e/x/e/amq.fanout", r#"{"routing_key":"k"}"#, "201", ""),
+            ("POST /api/bindings/%2F/e/none/q/q", "{}", "404", "no exchange 'none' in vhost '/'"),
+            ("POST /api/bindings/%2F/e/x/q/none", "{}", "404", "no queue 'none' in vhost '/'"),
+            ("GET /api/bindings/%2F/e/x/q/q/a%2Bb%252Fc%257E", "", "200", r#""routing_key":"a b/c~""#),
+            ("GET /api/bindings/%2F/e/x/q/q/none", "", "404", "Object Not Found"),
+            ("GET /api/bindings/%2F/e/amq.default/q/q/q", "", "200", r#""properties_key":"q""#),
+            ("GET /api/exchanges/%2F/x/bindings/source", "", "200", r#""destination":"amq.fanout""#),
+            ("GET /api/exchanges/%2F/amq.fanout/bindings/destination", "", "200", r#""source":"x""#),
+            ("GET /api/queues/%2F/q/bindings", "", "200", r#""properties_key":"~""#),
+            ("DELETE /api/exchanges/%2F/x?if-unused=true", "", "400", "exchange 'x' in vhost '/' in use"),
+            ("DELETE /api/bindings/%2F/e/x/q/q/~", "", "204", ""),
+            ("DELETE /api/bindings/%2F/e/x/q/q/~", "", "404", "Object Not Found"),
+            ("DELETE /api/exchanges/%2F/amq.direct", "", "401", ""),
+            ("DELETE /api/exchanges/%2F/x", "", "204", ""),
+            ("DELETE /api/exchanges/%2F/x", "", "404", ""),
+            ("POST /api/exchanges/%2F/amq.default/publish", MESSAGE, "200", r#"{"routed":true}"#),
+            ("DELETE /api/queues/%2F/q?if-empty=true", "", "400", "queue 'q' in vhost '/' not empty"),
+            ("DELETE /api/queues/%2F/q/contents", "", "204", ""),
+            ("DELETE /api/queues/%2F/q?if-empty=true", "", "204", ""),
+            ("DELETE /api/queues/%2F/q", "", "404", ""),
+            ("DELETE /api/queues/%2F/q/contents", "", "404", ""),
+            ("POST /api/exchanges/%2F/amq.default/publish", MESSAGE, "200", r#"{"routed":false}"#),
+            ("POST /api/exchanges/%2F/none/publish", MESSAGE, "400", "404 NOT_FOUND - no exchange 'none'"),
+            ("POST /api/exchanges/%2F/amq.default/publish", "{}", "400", "properties"),
+            ("POST /api/exchanges/%2F/amq.default/publish", "[]", "400", ""),
+            ("PUT /api/whoami", "{}", "405", ""),
+            ("POST /api/queues/%2F/q/contents", "", "404", ""),
+            ("POST /api/bindings", "{}", "405", ""),
+        ],
+    );
+}
+
+#[test]
+fn what_is_published_is_delivered_with_its_properties() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    world.declare(client, 1, "q");
+    script(
+        &mut world,
+        GUEST,
+        &[("POST /api/exchanges/%2F/amq.default/publish", MESSAGE, "200", r#"{"routed":true}"#)],
+    );
+    world.consume(client, 1, "q", "c", true);
+    world.run();
+    let deliveries = world.deliveries(client);
+    assert_eq!(deliveries.len(), 1);
+    assert_eq!(deliveries[0].body, b"hi");
+}
+
+#[test]
+fn nobody_does_over_http_what_he_may_not_do_over_amqp() {
+    let mut world = World::new(small_limits());
+    let mine = r#"{"configure":"^mine","write":"^mine","read":"^mine"}"#;
+    let key = r#"{"properties":{},"routing_key":"q","payload":"","payload_encoding":"string"}"#;
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("PUT /api/queues/%2F/theirs", "{}", "201", ""),
+            ("PUT /api/permissions/%2F/guest", mine, "204", ""),
+            ("PUT /api/queues/%2F/mine", "{}", "201", ""),
+            ("PUT /api/queues/%2F/other", "{}", "401", "access to queue 'other' in vhost '/' refused"),
+            ("DELETE /api/queues/%2F/theirs", "", "401", "access to queue 'theirs'"),
+            ("DELETE /api/queues/%2F/theirs/contents", "", "401", ""),
+            ("PUT /api/exchanges/%2F/x", "{}", "401", ""),
+            ("DELETE /api/exchanges/%2F/amq.topic", "", "401", ""),
+            ("POST /api/bindings/%2F/e/amq.topic/q/mine", "{}", "401", ""),
+            ("POST /api/exchanges/%2F/amq.topic/publish", key, "400", "403 ACCESS_REFUSED"),
+            ("DELETE /api/permissions/%2F/guest", "", "204", ""),
+            ("PUT /api/queues/%2F/mine", "{}", "401", "not authorised to access virtual host"),
+        ],
+    );
+}
+
+#[test]
+fn head_is_answered_with_what_stands_above_the_answer() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    for path in ["/api/whoami", "/api/queues", "/api/none"] {
+        let answer = say(&mut world, client, GUEST, &format!("HEAD {path}"), "");
+        let wanted = if path == "/api/none" { "404" } else { "200" };
+        assert_eq!(status(&answer), wanted);
+        assert!(answer.ends_with("\r\n\r\n") && answer.matches("\r\n\r\n").count() == 1, "{answer}");
+    }
+    let after = say(&mut world, client, GUEST, "GET /api/whoami", "");
+    assert!(after.ends_with('}'), "{after}");
+}
+
+fn body(answer: &str) -> serde_json::Value {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    if !head.contains("chunked") {
+        return body.parse().expect("JSON");
+    }
+    let (mut whole, mut rest) = (String::new(), body);
+    loop {
+        let (length, behind) = rest.split_once("\r\n").expect("a chunk");
+        let length = usize::from_str_radix(length, 16).expect("its length");
+        if length == 0 {
+            return whole.parse().unwrap_or_else(|error| panic!("{error}: {whole}"));
+        }
+        whole += &behind[..length];
+        rest = &behind[length + 2..];
+    }
+}
+
+fn taken(world: &mut World, client: usize, ackmode: &str, more: &str) -> serde_json::Value {
+    let asked = format!(r#"{{"ackmode":"{ackmode}","encoding":"auto"{more}}}"#);
+    let answer = say(world, client, GUEST, "POST /api/queues/%2F/q/get", &asked);
+    assert_eq!(status(&answer), "200", "{answer}");
+    body(&answer)
+}
+
+#[test]
+fn messages_are_taken_and_put_back_as_rabbitmq_does() {
+    for shape in [Shape::WIDE, Shape { down_room: 700, ..Shape::WIDE }] {
+        let mut world = World::new(small_limits());
+        let publisher = world.open(&[1]);
+        world.declare(publisher, 1, "q");
+        let client = world.connect_management(Shape::WIDE, HOME);
+        say(&mut world, client, GUEST, "POST /api/exchanges/%2F/amq.default/publish", MESSAGE);
+        let large = "ä\"".repeat(2_000);
+        for payload in [large.as_bytes(), b"\xff\x00\xfe", b"", "ä".as_bytes()] {
+            world.publish_to(publisher, 1, "q", payload);
+        }
+        world.run();
+        let client = world.connect_management(shape, HOME);
+        for redelivered in [false, true] {
+            let shown = taken(&mut world, client, "ack_requeue_true", r#","count":2"#);
+            let first = serde_json::json!({
+                "payload_bytes": 2, "redelivered": redelivered, "exchange": "", "routing_key": "q",
+                "message_count": 4, "properties": {"delivery_mode": 2, "headers": {"a": 1}},
+                "payload": "hi", "payload_encoding": "string",
+            });
+            assert_eq!((&shown[0], shown.as_array().map(Vec::len)), (&first, Some(2)));
+            assert_eq!(shown[1]["payload"], large.as_str());
+            assert_eq!(shown[1]["properties"], serde_json::json!([]));
+        }
+        let shown = taken(&mut world, client, "reject_requeue_true", r#","count":"9","truncate":3"#);
+        let payloads: Vec<_> = shown.as_array().unwrap().iter().map(|one| one["payload"].clone()).collect();
+        assert_eq!(payloads, ["hi", "ä\"", "/wD+", "", "ä"]);
+        assert_eq!(shown[2]["payload_encoding"], "base64");
+        // A letter is cut in two.
+        let cut = taken(&mut world, client, "ack_requeue_true", r#","count":2,"truncate":1"#);
+        assert_eq!((&cut[1]["payload"], &cut[1]["payload_encoding"]), (&"ww==".into(), &"base64".into()));
+        assert_eq!(cut[1]["payload_bytes"], large.len());
+        assert_eq!(world.counts_from_outside("q"), 5);
+        taken(&mut world, client, "ack_requeue_false", r#","count":2"#);
+        assert_eq!(world.counts_from_outside("q"), 3);
+        taken(&mut world, client, "reject_requeue_false", r#","count":100"#);
+        assert_eq!(world.counts_from_outside("q"), 0);
+        let none = taken(&mut world, client, "ack_requeue_true", r#","count":1"#);
+        assert_eq!(none, serde_json::json!([]));
+    }
+}
+
+#[test]
+fn what_a_client_that_vanishes_has_taken_goes_back() {
+    let mut world = World::new(small_limits());
+    let publisher = world.open(&[1]);
+    world.declare(publisher, 1, "q");
+    for _ in 0..20 {
+        world.publish_to(publisher, 1, "q", &[b'x'; 3_000]);
+    }
+    world.run();
+    let client = world.connect_management(Shape { down_room: 700, ..Shape::WIDE }, HOME);
+    let asked = r#"{"ackmode":"reject_requeue_false","encoding":"auto","count":20}"#;
+    let length = asked.len();
+    let request = format!(
+        "POST /api/queues/%2F/q/get HTTP/1.1\r\nHost: localhost\r\n{GUEST}\
+         Content-Length: {length}\r\n\r\n{asked}"
+    );
+    world.operator(client).write_up(request.as_bytes());
+    for _ in 0..20 {
+        world.pass_ms(50);
+    }
+    assert!(world.counts_from_outside("q") < 20, "some are taken");
+    world.operator(client).lose();
+    world.run();
+    assert_eq!(world.counts_from_outside("q"), 20);
+}
+
+#[test]
+fn gets_that_cannot_be_are_refused_in_rabbitmqs_words() {
+    let mut world = World::new(small_limits());
+    let get = r#"{"ackmode":"ack_requeue_true","count":1,"encoding":"auto"}"#;
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("POST /api/queues/%2F/none/get", get, "404", "no queue 'none' in vhost '/'"),
+            ("POST /api/queues/%2F/q/get", "{}", "400", "ackmode"),
+            (
+                "POST /api/queues/%2F/q/get",
+                r#"{"ackmode":"ack_requeue_true","encoding":"auto"}"#,
+                "400",
+                "count",
+            ),
+            (
+                "POST /api/queues/%2F/q/get",
+                r#"{"ackmode":"ack_requeue_true","encoding":"hex","count":1}"#,
+                "400",
+                "Unsupported encoding. Please use auto or base64.",
+            ),
+        ],
+    );
+}
+
+fn names(rows: &serde_json::Value) -> Vec<&str> {
+    rows.as_array().expect("rows").iter().filter_map(|row| row["name"].as_str()).collect()
+}
+
+#[test]
+fn lists_are_sorted_filtered_and_taken_page_by_page() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    for name in ["sensor/long/name/b", "Abc", "xabc", "sensor/long/name/a", "abcd"] {
+        world.declare(client, 1, name);
+    }
+    world.publish_to(client, 1, "xabc", b"1");
+    world.run();
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let mut list = |query: &str| {
+        let answer = say(&mut world, client, GUEST, &format!("GET /api/queues?{query}"), "");
+        (status(&answer).to_string(), body(&answer))
+    };
+    let (_, rows) = list("sort=name&columns=name");
+    let sorted = ["Abc", "abcd", "sensor/long/name/a", "sensor/long/name/b", "xabc"];
+    assert_eq!(names(&rows), sorted);
+    assert_eq!(rows[0], serde_json::json!({"name": "Abc"}), "one column");
+    let (_, rows) = list("sort=messages&sort_reverse=true&columns=name,messages,message_stats.x.rate,");
+    assert_eq!(names(&rows)[0], "xabc");
+    let (_, page) = list("page=2&page_size=2&sort=name&columns=name");
+    assert_eq!(names(&page["items"]), &sorted[2..4]);
+    for (key, number) in [("page", 2), ("page_size", 2), ("page_count", 3), ("item_count", 2)] {
+        assert_eq!(page[key], number, "{key}");
+    }
+    assert_eq!((&page["total_count"], &page["filtered_count"]), (&5.into(), &5.into()));
+    let (_, page) = list("page=1&name=ABC&columns=name");
+    assert_eq!(names(&page["items"]), ["Abc", "abcd", "xabc"]);
+    assert_eq!((&page["total_count"], &page["filtered_count"]), (&5.into(), &3.into()));
+    let (_, page) = list("page=1&name=%5Eabc&use_regex=true&columns=name%2Cvhost");
+    assert_eq!(page["items"][0], serde_json::json!({"name": "Abc", "vhost": "/"}));
+    assert_eq!(page["filtered_count"], 2);
+    for (query, error) in [
+        ("page=0", "invalid_pagination_parameters"),
+        ("page=1&page_size=501", "invalid_pagination_parameters"),
+        ("page=9", "page_out_of_range"),
+        ("page=a", "bad_request"),
+        ("page=1&name=(&use_regex=true", "bad_request"),
+        ("page=1&name=((a{100}){100}){100}&use_regex=true", "bad_request"),
+    ] {
+        let (status, body) = list(query);
+        assert_eq!((&*status, body["error"].as_str()), ("400", Some(error)), "{query}");
+    }
+}
+
+#[test]
+fn looking_twice_changes_nothing() {
+    let mut world = World::new(small_limits());
+    let user = world.open(&[1, 2]);
+    world.declare(user, 1, "q");
+    for payload in ["one", "two", "three"] {
+        world.publish_to(user, 1, "q", payload.as_bytes());
+    }
+    world.run();
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let look = |world: &mut World, query: &str| {
+        let line = format!("GET /api/leveret/queues/%2F/q/messages?{query}");
+        let answer = say(world, client, GUEST, &line, "");
+        assert_eq!(status(&answer), "200", "{answer}");
+        body(&answer)
+    };
+    for _ in 0..2 {
+        let seen = look(&mut world, "");
+        let shown = |at: usize| {
+            let one = &seen["messages"][at];
+            (one["position"].clone(), one["payload"].clone(), one["redelivered"].clone())
+        };
+        for (at, payload) in ["one", "two", "three"].into_iter().enumerate() {
+            assert_eq!(shown(at), (at.into(), payload.into(), false.into()));
+        }
+        assert_eq!((&seen["ready"], &seen["next"]), (&3.into(), &serde_json::Value::Null));
+    }
+    let part = look(&mut world, "position=1&count=1&truncate=2");
+    assert_eq!((&part["messages"][0]["payload"], &part["next"]), (&"tw".into(), &2.into()));
+    assert_eq!(look(&mut world, "position=7")["messages"], serde_json::json!([]));
+    assert_eq!(world.counts_from_outside("q"), 3);
+    // What comes back stands first and says so, and is not shown while somebody has it.
+    world.consume(user, 1, "q", "c", false);
+    world.run();
+    let sent = world.deliveries(user);
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|one| one.shown().contains("redelivered: false")), "{:?}", sent[0].shown());
+    assert_eq!(look(&mut world, "")["ready"], 0);
+    world.hang_up(user);
+    world.run();
+    let seen = look(&mut world, "");
+    assert_eq!(
+        (&seen["messages"][0]["payload"], &seen["messages"][0]["redelivered"]),
+        (&"one".into(), &true.into())
+    );
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("GET /api/leveret/queues/%2F/none/messages", "", "404", "no queue 'none'"),
+            ("GET /api/leveret/queues/%2F/q/messages?count=x", "", "400", "count"),
+            ("PUT /api/permissions/%2F/guest", r#"{"configure":"","write":"","read":""}"#, "204", ""),
+            ("GET /api/leveret/queues/%2F/q/messages", "", "401", "access to queue 'q'"),
+        ],
+    );
+}
+
+#[test]
+fn users_come_with_passwords_in_clear_and_definitions_over_http() {
+    let mut world = World::new(small_limits());
+    let definitions = r#"{
+        "vhosts": [{"name": "v"}],
+        "users": [{"name": "d", "password": "meter", "tags": "management"}],
+        "permissions": [{"user": "d", "vhost": "v", "configure": "", "write": "", "read": ".*"}],
+        "queues": [{"name": "q", "vhost": "v", "durable": true, "auto_delete": false, "arguments": {}}],
+        "policies": [{"name": "p", "vhost": "v"}],
+        "bindings": []
+    }"#;
+    let of_one = r#"{"queues": [{"name": "r", "durable": true, "auto_delete": false, "arguments": {}}]}"#;
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("PUT /api/users/meter", r#"{"password":"meter","tags":"management"}"#, "201", ""),
+            ("PUT /api/users/meter", r#"{"password":"meter","tags":"management"}"#, "204", ""),
+            ("GET /api/users/meter", "", "200", "rabbit_password_hashing_sha256"),
+            ("PUT /api/permissions/%2F/meter", r#"{"configure":"","write":"","read":""}"#, "201", ""),
+            ("POST /api/definitions", definitions, "204", ""),
+            ("POST /api/definitions/v", of_one, "204", ""),
+            ("GET /api/queues/v", "", "200", r#""name":"r""#),
+            (
+                "POST /api/definitions",
+                r#"{"queues": [{"name": "x"}]}"#,
+                "400",
+                "queues[0]: queue 'x': missing field",
+            ),
+            ("POST /api/definitions", "[]", "400", "bad_request"),
+            ("PUT /api/vhost-limits/v/max-queues", r#"{"value": 7}"#, "204", ""),
+            ("GET /api/vhost-limits", "", "200", r#"[{"vhost":"v","value":{"max-queues":7}}]"#),
+            ("GET /api/vhosts/v/permissions", "", "200", r#""user":"d""#),
+            ("PUT /api/vhosts/w", "", "201", ""),
+            ("GET /api/vhosts/w/permissions", "", "200", r#""user":"guest","vhost":"w","configure":".*""#),
+            ("GET /api/vhost-limits/%2F", "", "200", "[]"),
+            ("DELETE /api/vhost-limits/v/max-queues", "", "204", ""),
+            ("GET /api/vhost-limits", "", "200", "\r\n\r\n[]"),
+            ("PUT /api/user-limits/d/max-channels", r#"{"value": 3}"#, "204", ""),
+            ("GET /api/user-limits/d", "", "200", r#"[{"user":"d","value":{"max-channels":3}}]"#),
+            ("PUT /api/policies/%2F/p", "{}", "400", "has no policies"),
+            ("GET /api/policies/%2F", "", "200", "[]"),
+            ("GET /api/policies/%2F/p", "", "404", ""),
+            ("PUT /api/parameters/shovel/%2F/s", "{}", "400", "bridges"),
+            ("GET /api/shovels", "", "404", ""),
+        ],
+    );
+    // `meter:meter` and `d:meter`
+    let logins = ["Authorization: Basic bWV0ZXI6bWV0ZXI=\r\n", "Authorization: Basic ZDptZXRlcg==\r\n"];
+    for login in logins {
+        script(
+            &mut world,
+            login,
+            &[
+                ("GET /api/whoami", "", "200", r#""tags":["management"]"#),
+                ("PUT /api/users/other", r#"{"password":"x","tags":""}"#, "401", ""),
+                ("POST /api/definitions", definitions, "401", ""),
+                ("GET /api/vhost-limits", "", "401", ""),
+            ],
+        );
+    }
+}
