@@ -39,14 +39,14 @@ CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
 # Suites that compile, and count what no other program changes. With cargo's tests they run beside the others, one after
-# the other and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; and when those
-# are over, two at a time, but for the ones that stand together and share what they install.
+# the other and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; and when the
+# front and those that wait are over, two at a time, but for the ones that stand together and share what they install.
 BESIDE = [["deny"], ["instructions"], ["seeds"], ["mutants"], ["arm", "word32"], ["fuzz"]]
 ORDER = ["clients", "transcript", "tls", "hostile"]
 # Suites that wait for disks, restarts and RabbitMQ for minutes: one after the other, while those of the front go on.
 WAITING = ["durable", "bridge", "ctl", "management", "page"]
-# Who judges by how often somebody is served is last, when the others of the front, those that wait and cargo's tests
-# are over.
+# Who judges by how often somebody is served has the machine to itself, when all else is over: compilers beside it, at
+# whatever priority, keep its brokers from the disk for a second and more.
 LAST = ["shares", "caps"]
 SUITE_LIMIT_SECONDS = 25 * 60
 # Who runs beside others waits for them.
@@ -364,9 +364,9 @@ class Runner:
             self.suites_together([name for name in names if name not in elsewhere])(self.front)
             self.oracle()
             waiting.join()
-            self.suites_together([name for name in names if name in LAST])(self.front)
             self.work_off(steps, Lane(self.front.lock, holds=True))
             beside.join()
+            self.suites_together([name for name in names if name in LAST])(self.front)
         finally:
             self.stopping = True
             for child in list(self.children):
