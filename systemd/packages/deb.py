@@ -3,7 +3,7 @@
 
     systemd/packages/deb.py --binary FILE --architecture amd64|arm64|armhf [--says FILE] [--version V] [--out FOLDER]
 
-The binary of arm64 and armhf is the static one (README.md says how it is built); armhf is ARMv6 code, so that it runs
+The binary of arm64 and armhf is the static one (guide/install.md says how it is built); armhf is ARMv6 code, so that it runs
 on every Raspberry Pi. --says names a binary of the same version that runs here: the manual pages and completions are
 made of what it prints. It takes dpkg-deb, and cargo for the licences of what is linked; the same input gives the same
 bytes. Prints the package's path.
