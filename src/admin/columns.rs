@@ -4,7 +4,7 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    ChannelView, ConnectionView, ConsumerView, ExchangeView, Orphan, PermissionView, QueueView,
+    ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Orphan, PermissionView, QueueView,
     TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
@@ -161,6 +161,15 @@ impl Kind for Queues {
         }),
         ("exclusive_consumer_tag", |queue, pen| {
             pen.json.text(queue.exclusive_consumer.map_or("", |(tag, _)| tag));
+        }),
+        ("single_active_consumer_pid", |queue, pen| {
+            pen.channel(queue.single_active_consumer.map(|(_, channel)| channel));
+        }),
+        ("single_active_consumer_tag", |queue, pen| {
+            match queue.single_active_consumer {
+                Some((tag, _)) => pen.json.text(tag),
+                None => pen.json.raw(b"null"),
+            }
         }),
         ("messages_ready", |queue, pen| pen.json.number(queue.messages_ready)),
         ("messages_unacknowledged", |queue, pen| pen.json.number(queue.messages_unacknowledged)),
@@ -376,8 +385,14 @@ impl Kind for Consumers {
         ("ack_required", |consumer, pen| pen.json.truth(consumer.ack_required)),
         ("exclusive", |consumer, pen| pen.json.truth(consumer.exclusive)),
         ("prefetch_count", |consumer, pen| pen.json.number(consumer.prefetch_count)),
-        ("active", |_, pen| pen.json.truth(true)),
-        ("activity_status", |_, pen| pen.json.text("up")),
+        ("active", |consumer, pen| pen.json.truth(consumer.activity != ConsumerActivity::Waiting)),
+        ("activity_status", |consumer, pen| {
+            pen.json.text(match consumer.activity {
+                ConsumerActivity::Up => "up",
+                ConsumerActivity::SingleActive => "single_active",
+                ConsumerActivity::Waiting => "waiting",
+            });
+        }),
         ("priority", |consumer, pen| pen.json.number(consumer.priority)),
         (TYPED, |consumer, pen| match consumer.priority {
             0 => pen.json.raw(b"[]"),

@@ -2,8 +2,8 @@
 //!
 //! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
 //! ignored and not compared. What an argument *does* is the business of the room that does it; those of a
-//! later feature (expiry, priorities, single active consumer) are checked and compared, so that declarations
-//! keep meaning the same, and the README says that they have no effect yet.
+//! later feature (expiry, priorities) are checked and compared, so that declarations keep meaning the same,
+//! and the README says that they have no effect yet.
 
 use core::fmt;
 
@@ -34,6 +34,8 @@ pub(super) struct QueueSettings {
     pub(super) dead_letters: bool,
     /// A message that came back more often is given up.
     pub(super) delivery_limit: Option<u32>,
+    /// One consumer takes everything, the others wait until it has gone.
+    pub(super) single_active: bool,
 }
 
 impl QueueSettings {
@@ -53,6 +55,7 @@ impl QueueSettings {
             },
             dead_letters: arguments.get("x-dead-letter-exchange").is_some(),
             delivery_limit: delivery_limit.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
+            single_active: arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
         }
     }
 

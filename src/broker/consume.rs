@@ -53,7 +53,8 @@ impl Broker {
         let words = self.queue_in_words(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;
         let record = &self.queues[queue.index()];
-        if record.exclusively_consumed || request.exclusive && !record.consumers.is_empty() {
+        let is_taken = !record.consumers.is_empty() || record.settings.single_active;
+        if record.exclusively_consumed || request.exclusive && is_taken {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
         }
         let tag = self.consumer_tag(request.tag);
@@ -116,12 +117,31 @@ impl Broker {
         consumer.exclusive = request.exclusive;
         consumer.prefetch_count = prefetch_count;
         self.consumer_table.insert((channel, tag.as_str()), index);
+        self.enter_queue(cx, queue, index);
         let record = &mut self.queues[queue.index()];
-        record.consumers.push_back(&mut self.consumers, index, |consumer| &mut consumer.queue_links);
         record.had_consumer = true;
         record.exclusively_consumed |= request.exclusive;
         self.make_eligible(cx, index);
         Ok(Outcome::Consuming { tag: tag.as_str().into() })
+    }
+
+    /// Puts the consumer on its queue's list. Where one is active, it stays the first whatever the priority of
+    /// those who come, and the others stand in the order in which their turn comes.
+    fn enter_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) {
+        let record = &mut self.queues[queue.index()];
+        let mut after = record.consumers.back();
+        if let Some(active) = record.single_active_consumer() {
+            let priority = self.consumers[index].priority;
+            while let Some(other) = after.filter(|&other| other != active) {
+                if self.consumers[other].priority >= priority {
+                    break;
+                }
+                cx.work.charge(1);
+                after = List::before(&self.consumers, other, |consumer| &consumer.queue_links);
+            }
+        }
+        let list = &mut record.consumers;
+        list.insert_after(&mut self.consumers, after, index, |consumer| &mut consumer.queue_links);
     }
 
     /// A record on its channel's list; what it is for is up to the caller.
@@ -250,6 +270,10 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         record.consumers.remove(&mut self.consumers, index, |consumer| &mut consumer.queue_links);
         record.exclusively_consumed &= !exclusive;
+        if let Some(next) = record.single_active_consumer() {
+            self.make_eligible(cx, next);
+        }
+        let record = &mut self.queues[queue.index()];
         if record.auto_delete && record.consumers.is_empty() && !record.dying {
             self.retire_queue(cx, queue);
             self.queue_job(Job::Queue(queue));

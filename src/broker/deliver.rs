@@ -277,6 +277,16 @@ impl Broker {
         self.queues.iter().find(|(_, queue)| is_forgotten(queue)).map(|(index, _)| index)
     }
 
+    /// A consumer that could take a message, and is on no list on which anybody would look for one.
+    #[cfg(debug_assertions)]
+    pub fn forgotten_consumer(&self) -> Option<usize> {
+        let is_forgotten = |index: usize, consumer: &Consumer| {
+            let is_listed = consumer.eligible || consumer.parked;
+            !is_listed && self.has_credit(index) && !self.queues[consumer.queue.index()].keeps_waiting(index)
+        };
+        self.consumers.iter().find(|(index, consumer)| is_forgotten(*index, consumer)).map(|(index, _)| index)
+    }
+
     /// Whether its prefetch limits allow the consumer another message.
     #[inline(always)]
     pub(super) fn has_credit(&self, index: usize) -> bool {
@@ -297,7 +307,8 @@ impl Broker {
     /// Puts the consumer on its queue's eligible list, behind those of its priority.
     pub(super) fn make_eligible(&mut self, cx: &mut Context<'_>, index: usize) {
         let consumer = &self.consumers[index];
-        if consumer.eligible || consumer.parked || !self.has_credit(index) {
+        let is_waiting = self.queues[consumer.queue.index()].keeps_waiting(index);
+        if consumer.eligible || consumer.parked || is_waiting || !self.has_credit(index) {
             return;
         }
         self.enter_eligible(cx, index);

@@ -49,6 +49,7 @@ pub(super) struct Queue {
     pub(super) returning: u32,
     /// The first message must be read back, or the watermark raised above it, before it can go.
     pub(super) is_head_blocked: bool,
+    /// With a single active consumer, that one is the first.
     pub(super) consumers: List,
     pub(super) eligible: List,
     /// One of the consumers is exclusive.
@@ -148,6 +149,16 @@ impl Queue {
     /// Bytes that its messages take in the log.
     pub(super) const fn log_bytes(&self) -> u64 {
         self.logged.bytes() + self.spilled.bytes()
+    }
+
+    /// The one consumer that may take messages, where there is to be one at a time.
+    pub(super) const fn single_active_consumer(&self) -> Option<usize> {
+        if self.settings.single_active { self.consumers.front() } else { None }
+    }
+
+    /// Whether a consumer of it has to wait until the active one has gone.
+    pub(super) fn keeps_waiting(&self, consumer: usize) -> bool {
+        self.settings.single_active && self.consumers.front() != Some(consumer)
     }
 
     /// Whether a deliver pass has anything to do here.

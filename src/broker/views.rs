@@ -48,6 +48,8 @@ pub struct QueueView<'a> {
     pub consumers: u32,
     /// The tag of the consumer that has it for itself, and that consumer's channel.
     pub exclusive_consumer: Option<(&'a str, ChannelId)>,
+    /// The same of the one that is active, where there is one at a time.
+    pub single_active_consumer: Option<(&'a str, ChannelId)>,
     /// Bytes of memory that it and its ready messages take.
     pub memory_bytes: u64,
 }
@@ -201,6 +203,19 @@ pub struct ConsumerView<'a> {
     pub prefetch_count: u16,
     /// Those with a higher one go first.
     pub priority: i32,
+    /// Whether it may take messages.
+    pub activity: ConsumerActivity,
+}
+
+/// Whether a consumer may take messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConsumerActivity {
+    /// Like all others of its queue.
+    Up,
+    /// It alone: the queue has one active consumer at a time.
+    SingleActive,
+    /// Not until the active one has gone.
+    Waiting,
 }
 
 impl Broker {
@@ -213,7 +228,7 @@ impl Broker {
     pub fn queue_at(&self, place: usize) -> Option<QueueView<'_>> {
         let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
         let exclusive = record.consumers.front().filter(|_| record.exclusively_consumed);
-        let consumer = exclusive.map(|index| &self.consumers[index]);
+        let named = |index: usize| (self.consumers[index].tag.as_str(), self.consumers[index].channel);
         let names = record.name.len() + record.arguments.len() + QUEUE_BYTES;
         Some(QueueView {
             serial: record.serial,
@@ -229,7 +244,8 @@ impl Broker {
             messages_persistent: record.logged.count(),
             message_bytes_ready: record.backlog.body_bytes(),
             consumers: record.consumers.len(),
-            exclusive_consumer: consumer.map(|consumer| (consumer.tag.as_str(), consumer.channel)),
+            exclusive_consumer: exclusive.map(named),
+            single_active_consumer: record.single_active_consumer().map(named),
             memory_bytes: names as u64 + record.backlog.bytes(),
         })
     }
@@ -409,6 +425,11 @@ impl Broker {
             exclusive: record.exclusive,
             prefetch_count: record.prefetch_count,
             priority: record.priority,
+            activity: match queue.settings.single_active {
+                false => ConsumerActivity::Up,
+                true if queue.keeps_waiting(place) => ConsumerActivity::Waiting,
+                true => ConsumerActivity::SingleActive,
+            },
         })
     }
 }

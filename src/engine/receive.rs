@@ -310,6 +310,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn check_no_sleeper(&mut self) {
         debug_assert!(!self.has_stash_to_offer(), "somebody waits for stash room that is there");
         debug_assert_eq!(self.broker.forgotten_queue(), None, "it could deliver, and nobody will look at it");
+        debug_assert_eq!(self.broker.forgotten_consumer(), None, "it could take, and nobody will look at it");
         let is_forgotten = |id: &PeerId| {
             let peer =
                 self.peers.get(*id).filter(|peer| peer.waiting == Waiting::No && peer.ending == Ending::No);

@@ -538,6 +538,8 @@ function consumersOf(rows) {
       { label: 'Tag', cell: (one) => h('code', {}, one.consumer_tag) },
       { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
       { label: 'Exclusive', cell: (one) => (one.exclusive ? 'yes' : 'no') },
+      ...(rows.some((one) => one.activity_status !== 'up') ? [{ label: 'Active', cell: (one) =>
+        (one.active ? 'yes' : 'waits') }] : []),
       { label: 'Prefetch', num: true, cell: (one) => one.prefetch_count || 'no limit' },
     ] });
 }

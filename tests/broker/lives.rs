@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::Random;
+use crate::support::SINGLE_ACTIVE;
 use leveret::broker::{Broker, Gauges, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret::journal::Journal;
@@ -171,6 +172,7 @@ impl World {
 
     fn deliver(&mut self) {
         self.broker.deliver(&mut context!(self), 64);
+        assert_eq!((self.broker.forgotten_queue(), self.broker.forgotten_consumer()), (None, None));
         let connections: Vec<_> = self.clients.iter().map(|client| client.connection).collect();
         for connection in connections {
             if self.random.below(4) > 0 {
@@ -277,7 +279,7 @@ impl World {
                 durable: false,
                 exclusive,
                 auto_delete: queue == "q3",
-                arguments: &[],
+                arguments: if queue == "q1" { SINGLE_ACTIVE } else { &[] },
             },
             2 => Command::QueueDelete { queue, if_unused: flag, if_empty: false },
             3 => Command::QueuePurge { queue },
@@ -299,7 +301,7 @@ impl World {
                 tag,
                 no_ack: tag.starts_with("auto"),
                 exclusive: false,
-                arguments: &[],
+                arguments: self.random.one_of(&[&b""[..], b"\x0ax-priorityb\x03"]),
             },
             12 => Command::Cancel { tag },
             13 => Command::Get { queue, no_ack: false },

@@ -14,4 +14,5 @@ mod offsets;
 mod overdue;
 mod routing;
 mod shares;
+mod single_active;
 mod spilling;

@@ -17,6 +17,9 @@ macro_rules! context {
     };
 }
 
+/// Arguments of a queue: a table of one field, its name and `t` with its value.
+pub const SINGLE_ACTIVE: &[u8] = b"\x18x-single-active-consumert\x01";
+
 /// A broker with its journal and messages.
 pub struct House {
     pub broker: Broker,

@@ -301,6 +301,7 @@ fn arguments(which: u8) -> Vec<u8> {
         2 => table.int("x-max-length-bytes", 500),
         3 => table.int("x-max-length", 3).and_then(|()| table.text("x-overflow", "reject-publish")),
         4 => table.int("x-no-such-thing", 1),
+        5 => table.bool("x-single-active-consumer", true),
         _ => Ok(()),
     });
     assert!(written.is_ok());

@@ -1,0 +1,110 @@
+//! A queue with a single active consumer: who is next, and that nobody is forgotten.
+
+use crate::support::{At, House, SINGLE_ACTIVE};
+use leveret::broker::ConsumerActivity;
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+
+fn house() -> House {
+    House::with(&Limits { unacknowledged_max: 1024, connections_max: 16, ..Limits::default() })
+}
+
+fn declare(house: &mut House, at: At, queue: &str, auto_delete: bool) {
+    let (passive, durable, exclusive) = (false, false, false);
+    let arguments = SINGLE_ACTIVE;
+    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+}
+
+fn consume(house: &mut House, at: At, tag: &str, priority: i8) {
+    let mut arguments = b"\x0ax-priorityb".to_vec();
+    arguments.push(priority.to_be_bytes()[0]);
+    let (no_ack, exclusive) = (false, false);
+    house.done(at, Command::Consume { queue: "q", tag, no_ack, exclusive, arguments: &arguments });
+}
+
+/// The tag of the active consumer; all others say that they wait.
+fn active(house: &House) -> Option<String> {
+    let views: Vec<_> = (0..house.broker.consumer_places()).filter_map(|at| house.broker.consumer_at(at)).collect();
+    let of = |activity| views.iter().filter(move |view| view.activity == activity);
+    let found: Vec<String> = of(ConsumerActivity::SingleActive).map(|view| view.tag.to_string()).collect();
+    assert_eq!(found.len() + of(ConsumerActivity::Waiting).count(), views.len());
+    assert!(found.len() <= 1, "several are active: {found:?}");
+    let place = (0..house.broker.queue_places()).find_map(|at| house.broker.queue_at(at));
+    let told = place.and_then(|view| view.single_active_consumer.map(|(tag, _)| tag.to_string()));
+    assert_eq!(told.as_ref(), found.first());
+    told
+}
+
+/// A few turns; how many deliveries each of the two was sent.
+fn served(house: &mut House, one: At, two: At) -> (u32, u32) {
+    let mut sent = (0, 0);
+    for _ in 0..4 {
+        sent.0 += house.turn(one);
+        sent.1 += house.turn(two);
+    }
+    sent
+}
+
+#[test]
+fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
+    let mut house = house();
+    let (one, two) = (house.connect(), house.connect());
+    declare(&mut house, one, "q", false);
+    house.done(one, Command::Qos { prefetch_count: 2, global: false });
+    for (at, tag, priority) in [(one, "a", 0), (two, "b", 0), (two, "c", 5), (one, "d", 5), (two, "e", 9)] {
+        consume(&mut house, at, tag, priority);
+    }
+    house.publish(one, "q", 10);
+    assert_eq!(served(&mut house, one, two), (2, 0));
+    assert_eq!(active(&house).as_deref(), Some("a"));
+    house.settle(one, 0, true, Settlement::Ack);
+    assert_eq!(served(&mut house, one, two), (2, 0));
+    // Its messages stay with it; the rest goes to the next.
+    house.done(one, Command::Cancel { tag: "a" });
+    assert_eq!(active(&house).as_deref(), Some("e"));
+    assert_eq!(served(&mut house, one, two), (0, 6));
+    house.settle(two, 0, true, Settlement::Ack);
+    for next in ["c", "d", "b"] {
+        let before = active(&house).unwrap();
+        let at = if before == "d" { one } else { two };
+        house.done(at, Command::Cancel { tag: &before });
+        assert_eq!(active(&house).as_deref(), Some(next));
+        house.publish(one, "q", 1);
+        let (ones, twos) = served(&mut house, one, two);
+        assert_eq!(ones + twos, 1);
+    }
+}
+
+#[test]
+fn a_connection_that_goes_hands_over_with_everything_it_had() {
+    let mut house = house();
+    let (one, two) = (house.connect(), house.connect());
+    let other = house.open(one, 2);
+    declare(&mut house, one, "q", false);
+    for (at, tag) in [(one, "a"), (other, "b"), (one, "c"), (two, "d")] {
+        consume(&mut house, at, tag, 0);
+    }
+    house.publish(one, "q", 5);
+    assert_eq!(served(&mut house, one, two), (5, 0));
+    house.broker.disconnect(&mut context!(house), one.connection);
+    assert_eq!(served(&mut house, two, two).0, 5);
+    assert_eq!(active(&house).as_deref(), Some("d"));
+}
+
+#[test]
+fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
+    let mut house = house();
+    let at = house.connect();
+    declare(&mut house, at, "q", true);
+    let alone = Command::Consume { queue: "q", tag: "x", no_ack: false, exclusive: true, arguments: &[] };
+    let Outcome::Fault(fault) = house.ask(at, alone) else { panic!("an exclusive consumer was taken") };
+    assert_eq!(fault.to_string(), "403 ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use");
+    let at = house.open(at, 2);
+    consume(&mut house, at, "a", 0);
+    consume(&mut house, at, "b", 0);
+    house.done(at, Command::Cancel { tag: "a" });
+    assert_eq!(active(&house).as_deref(), Some("b"));
+    house.done(at, Command::Cancel { tag: "b" });
+    house.turns(at);
+    assert_eq!(house.broker.gauges().queues, 0);
+}
