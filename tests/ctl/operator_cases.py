@@ -14,6 +14,7 @@ from typing import Iterator
 
 from harness import brokers
 from harness.brokers import leveret
+from harness.raw import Client
 from harness.suite import Skip
 from support import counts, ctl, good, program, rows, start_program, until
 
@@ -186,6 +187,56 @@ def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen
         process.wait(20)
 
 
+def a_report_has_everything_but_secrets() -> None:
+    """One text to attach: all that is listed, of every virtual host; no password, and no message."""
+    config = """[[bridge]]
+name = "plant"
+upstream = ["amqp://edge:not-for-print@127.0.0.1:1/%2f"]
+[[bridge.forward]]
+queue = "readings"
+to_queue = "readings"
+"""
+    with leveret(config=config) as broker:
+        good(broker, "add_vhost", "attic")
+        good(broker, "add_user", "ann", stdin="ann-secret\n")
+        good(broker, "set_permissions", "-p", "attic", "ann", "^ann-only", ".*", ".*")
+        with Client(broker.address, user="ann", password="ann-secret", vhost="attic") as client:
+            client.open()
+            client.call(1, "queue.declare", queue="ann-only.boxes", arguments={"x-max-length": 77})
+            client.call(1, "basic.consume", queue="ann-only.boxes", consumer_tag="looker")
+            client.publish(1, "", "ann-only.boxes", b"words of a message")
+            client.expect("basic.deliver")
+            told = good(broker, "report")
+            for words in ("OS PID: ", "memory_limit", "list_queues --vhost attic", "ann-only.boxes", "x-max-length",
+                          "77", "looker", "^ann-only", "amq.topic", "plant", "list_queues --vhost /", "MemTotal"):
+                assert words in told, f"{words!r} is not in the report:\n{told}"
+            for secret in ("not-for-print", "ann-secret", "words of a message"):
+                assert secret not in told, f"the report tells {secret!r}"
+            assert "Error" not in told, told
+        good(broker, "stop")
+        assert ctl(broker, "report").status == 69
+        assert ctl(broker, "await_startup", "--timeout", "1").status == 69
+
+
+def a_script_waits_for_the_start() -> None:
+    """It begins before there is even a folder, and ends well once the broker answers."""
+    with tempfile.TemporaryDirectory(prefix="leveret-ctl-") as home:
+        data = Path(home) / "data"
+        command = [str(brokers.leveret_binary()), "ctl", "--data-dir", str(data), "await_startup"]
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert waiting.stdout is not None and "Waiting" in waiting.stdout.readline()
+            assert waiting.poll() is None
+            broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data)
+            try:
+                said = waiting.communicate(timeout=30)
+                assert waiting.returncode == 0, said
+            finally:
+                broker.close()
+        finally:
+            brokers.end(waiting, patience=1.0)
+
+
 CASES = [
     a_full_disk_leaves_root_its_commands,
     virtual_hosts_keep_apart,
@@ -194,4 +245,6 @@ CASES = [
     by_its_other_name,
     only_root_and_its_own_user,
     connections_are_closed,
+    a_report_has_everything_but_secrets,
+    a_script_waits_for_the_start,
 ]

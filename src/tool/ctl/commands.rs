@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::args::Call;
 use super::failure::{Failure, USAGE, heading};
-use super::{access, backup, definitions, limits, listings, operations};
+use super::{access, backup, definitions, limits, listings, operations, report};
 
 /// One command.
 pub(super) struct Command {
@@ -23,7 +23,7 @@ const ANY: usize = usize::MAX;
 /// The sections of the help and what stands in them.
 const SECTIONS: [(&str, &[&str]); 8] = [
     ("Help", &["help", "version"]),
-    ("Broker", &["environment", "ping", "status", "stop"]),
+    ("Broker", &["await_startup", "environment", "ping", "report", "status", "stop"]),
     (
         "Monitoring",
         &[
@@ -112,6 +112,11 @@ commands! {
     "help", " [<command>]", 0..=1, help, "Displays usage information for a command";
     "version", "", 0..=0, operations::version, "Displays the version of this program";
     "ping", "", 0..=0, operations::ping, "Checks that the broker turns and answers";
+    "await_startup", " [--timeout <timeout>]", 0..=0, report::await_startup,
+        "Waits for the broker to answer, for five minutes unless a timeout is given";
+    "report", "", 0..=0, report::report,
+        "Displays everything there is to ask for: status, configuration, users, connections, queues, bridges; \
+         no message and no secret. Attach it when something went wrong";
     "status", " [--formatter json]", 0..=0, operations::status, "Displays how the broker goes";
     "environment", "", 0..=0, operations::environment,
         "Displays the broker's configuration, secrets left out";

@@ -1,0 +1,129 @@
+//! `report`: everything that an operator can ask a broker, in one text to attach when something went wrong;
+//! and `await_startup`, for scripts that begin before it answers.
+//!
+//! Always true: nothing secret is in a report, for nothing here can be asked for one; what cannot be had is
+//! said in its place, and the rest follows.
+
+use std::fs;
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::args::Call;
+use super::commands::COMMANDS;
+use super::failure::{Failure, UNAVAILABLE, heading, tell};
+use super::find::connect;
+use super::listings::columns_of;
+
+/// What is asked of the broker as a whole, in this order.
+const OF_BROKER: [&str; 9] = [
+    "status",
+    "environment",
+    "list_alarms",
+    "list_users",
+    "list_connections",
+    "list_channels",
+    "bridge_status",
+    "list_orphans",
+    "list_vhosts",
+];
+/// What is asked of each virtual host.
+const OF_VHOST: [&str; 7] = [
+    "list_permissions",
+    "list_topic_permissions",
+    "list_vhost_limits",
+    "list_queues",
+    "list_exchanges",
+    "list_bindings",
+    "list_consumers",
+];
+/// What the system says of itself, a line or some of each.
+const OF_SYSTEM: [&str; 5] =
+    ["/proc/version", "/proc/uptime", "/proc/loadavg", "/proc/meminfo", "/proc/device-tree/model"];
+const SYSTEM_LINES_MAX: usize = 5;
+
+/// How long a broker may take to start, and how often it is asked.
+const STARTUP: Duration = Duration::from_secs(300);
+const STARTUP_STEP: Duration = Duration::from_millis(200);
+
+pub(super) fn report(call: &Call) -> Result<(), Failure> {
+    // Nothing below tells anything without a broker.
+    drop(connect(call)?);
+    tell(call, "Reporting everything but messages and secrets ...")?;
+    part("leveretctl", env!("CARGO_PKG_VERSION"))?;
+    for file in OF_SYSTEM {
+        if let Ok(text) = fs::read_to_string(file) {
+            let lines: Vec<&str> = text.trim_end_matches('\0').lines().take(SYSTEM_LINES_MAX).collect();
+            part(file, &lines.join("\n"))?;
+        }
+    }
+    for name in OF_BROKER {
+        ask(call, name, None)?;
+    }
+    for vhost in vhosts(call)? {
+        for name in OF_VHOST {
+            ask(call, name, Some(&vhost))?;
+        }
+    }
+    Ok(())
+}
+
+fn part(title: &str, text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "\n{}\n\n{text}", heading(title))?;
+    Ok(())
+}
+
+/// Does another command, with all columns it has. What goes wrong with it stands in its place.
+fn ask(call: &Call, name: &str, vhost: Option<&str>) -> Result<(), Failure> {
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    let command = command.expect("a report is made of commands");
+    let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
+    writeln!(io::stdout(), "\n{}\n", heading(&title))?;
+    let columns = columns_of(name).unwrap_or_default();
+    let step = Call {
+        command: name.to_string(),
+        usage: command.usage,
+        args: columns.into_iter().map(str::to_string).collect(),
+        vhost: vhost.map(str::to_string),
+        quiet: true,
+        formatter: None,
+        ..call.clone()
+    };
+    match (command.run)(&step) {
+        Ok(()) => {}
+        Err(failure) => writeln!(io::stdout(), "{failure}")?,
+    }
+    Ok(())
+}
+
+fn vhosts(call: &Call) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    let refused = connect(call)?.rows("/api/vhosts?columns=name", &mut |row| {
+        names.extend(row.get("name").and_then(Value::as_str).map(str::to_string));
+        Ok(())
+    })?;
+    match refused {
+        Some(reply) => Err(Failure::refused(&reply)),
+        None => Ok(names),
+    }
+}
+
+pub(super) fn await_startup(call: &Call) -> Result<(), Failure> {
+    let limit = call.timeout.unwrap_or(STARTUP);
+    tell(call, &format!("Waiting for the broker to answer, for {} seconds at most ...", limit.as_secs()))?;
+    let began = Instant::now();
+    loop {
+        match connect(call) {
+            Ok(mut client) => {
+                client.ask("GET", "/api/overview", "", "")?;
+                return tell(call, "It answers");
+            }
+            Err(failure) if failure.code == UNAVAILABLE && began.elapsed() < limit => {
+                thread::sleep(STARTUP_STEP);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
