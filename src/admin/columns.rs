@@ -4,8 +4,8 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Orphan, PermissionView, QueueView,
-    TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
+    ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Orphan, PermissionView,
+    QueueView, TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
@@ -165,11 +165,9 @@ impl Kind for Queues {
         ("single_active_consumer_pid", |queue, pen| {
             pen.channel(queue.single_active_consumer.map(|(_, channel)| channel));
         }),
-        ("single_active_consumer_tag", |queue, pen| {
-            match queue.single_active_consumer {
-                Some((tag, _)) => pen.json.text(tag),
-                None => pen.json.raw(b"null"),
-            }
+        ("single_active_consumer_tag", |queue, pen| match queue.single_active_consumer {
+            Some((tag, _)) => pen.json.text(tag),
+            None => pen.json.raw(b"null"),
         }),
         ("messages_ready", |queue, pen| pen.json.number(queue.messages_ready)),
         ("messages_unacknowledged", |queue, pen| pen.json.number(queue.messages_unacknowledged)),

@@ -117,6 +117,7 @@ pub use sizes::{
 };
 pub use state::{Broker, Gauges};
 pub use views::{
-    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill, QueueView, RoomNeed,
+    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
+    QueueView, RoomNeed,
 };
 pub use work::Work;

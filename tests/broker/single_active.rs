@@ -24,7 +24,8 @@ fn consume(house: &mut House, at: At, tag: &str, priority: i8) {
 
 /// The tag of the active consumer; all others say that they wait.
 fn active(house: &House) -> Option<String> {
-    let views: Vec<_> = (0..house.broker.consumer_places()).filter_map(|at| house.broker.consumer_at(at)).collect();
+    let views: Vec<_> =
+        (0..house.broker.consumer_places()).filter_map(|at| house.broker.consumer_at(at)).collect();
     let of = |activity| views.iter().filter(move |view| view.activity == activity);
     let found: Vec<String> = of(ConsumerActivity::SingleActive).map(|view| view.tag.to_string()).collect();
     assert_eq!(found.len() + of(ConsumerActivity::Waiting).count(), views.len());
