@@ -125,8 +125,8 @@ impl Broker {
         Ok(Outcome::Consuming { tag: tag.as_str().into() })
     }
 
-    /// Puts the consumer on its queue's list. Where one is active, it stays the first whatever the priority of
-    /// those who come, and the others stand in the order in which their turn comes.
+    /// Puts the consumer on its queue's list. Where one is active, it stays the first whatever priority the
+    /// others have, and those stand in the order in which their turn comes.
     fn enter_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) {
         let record = &mut self.queues[queue.index()];
         let mut after = record.consumers.back();

@@ -115,8 +115,8 @@ commands! {
     "await_startup", " [--timeout <timeout>]", 0..=0, report::await_startup,
         "Waits for the broker to answer, for five minutes unless a timeout is given";
     "report", "", 0..=0, report::report,
-        "Displays everything there is to ask for: status, configuration, users, connections, queues, bridges; \
-         no message and no secret. Attach it when something went wrong";
+        "Displays everything there is to ask for: status, configuration, users, connections, queues, \
+         bridges; no message and no secret. Attach it when something went wrong";
     "status", " [--formatter json]", 0..=0, operations::status, "Displays how the broker goes";
     "environment", "", 0..=0, operations::environment,
         "Displays the broker's configuration, secrets left out";

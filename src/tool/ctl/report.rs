@@ -12,32 +12,34 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::args::Call;
-use super::commands::COMMANDS;
 use super::failure::{Failure, UNAVAILABLE, heading, tell};
 use super::find::connect;
-use super::listings::columns_of;
+use super::{access, limits, listings, operations};
+
+/// What does a command.
+type Run = fn(&Call) -> Result<(), Failure>;
 
 /// What is asked of the broker as a whole, in this order.
-const OF_BROKER: [&str; 9] = [
-    "status",
-    "environment",
-    "list_alarms",
-    "list_users",
-    "list_connections",
-    "list_channels",
-    "bridge_status",
-    "list_orphans",
-    "list_vhosts",
+const OF_BROKER: [(&str, Run); 9] = [
+    ("status", operations::status),
+    ("environment", operations::environment),
+    ("list_alarms", operations::alarms),
+    ("list_users", access::list_users),
+    ("list_connections", listings::connections),
+    ("list_channels", listings::channels),
+    ("bridge_status", listings::bridges),
+    ("list_orphans", listings::orphans),
+    ("list_vhosts", listings::vhosts),
 ];
 /// What is asked of each virtual host.
-const OF_VHOST: [&str; 7] = [
-    "list_permissions",
-    "list_topic_permissions",
-    "list_vhost_limits",
-    "list_queues",
-    "list_exchanges",
-    "list_bindings",
-    "list_consumers",
+const OF_VHOST: [(&str, Run); 7] = [
+    ("list_permissions", access::list_permissions),
+    ("list_topic_permissions", access::list_topic_permissions),
+    ("list_vhost_limits", limits::list_vhost_limits),
+    ("list_queues", listings::queues),
+    ("list_exchanges", listings::exchanges),
+    ("list_bindings", listings::bindings),
+    ("list_consumers", listings::consumers),
 ];
 /// What the system says of itself, a line or some of each.
 const OF_SYSTEM: [&str; 5] =
@@ -59,12 +61,12 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
             part(file, &lines.join("\n"))?;
         }
     }
-    for name in OF_BROKER {
-        ask(call, name, None)?;
+    for question in OF_BROKER {
+        ask(call, question, None)?;
     }
     for vhost in vhosts(call)? {
-        for name in OF_VHOST {
-            ask(call, name, Some(&vhost))?;
+        for question in OF_VHOST {
+            ask(call, question, Some(&vhost))?;
         }
     }
     Ok(())
@@ -76,22 +78,19 @@ fn part(title: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// Does another command, with all columns it has. What goes wrong with it stands in its place.
-fn ask(call: &Call, name: &str, vhost: Option<&str>) -> Result<(), Failure> {
-    let command = COMMANDS.iter().find(|command| command.name == name);
-    let command = command.expect("a report is made of commands");
+fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(), Failure> {
     let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
     writeln!(io::stdout(), "\n{}\n", heading(&title))?;
-    let columns = columns_of(name).unwrap_or_default();
+    let columns = listings::columns_of(name).unwrap_or_default();
     let step = Call {
         command: name.to_string(),
-        usage: command.usage,
         args: columns.into_iter().map(str::to_string).collect(),
         vhost: vhost.map(str::to_string),
         quiet: true,
         formatter: None,
         ..call.clone()
     };
-    match (command.run)(&step) {
+    match run(&step) {
         Ok(()) => {}
         Err(failure) => writeln!(io::stdout(), "{failure}")?,
     }
