@@ -12,6 +12,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
 use crate::config::Config;
@@ -88,7 +89,8 @@ impl ListeningSocket {
 impl Listener {
     /// Listens on an address; port 0 takes a free one. Whoever comes in has the listening socket's options,
     /// so they cost no call for each connection.
-    fn open(address: SocketAddr, with_tls: bool, limits: &Limits) -> io::Result<Self> {
+    fn open(listen: ListenAddress, with_tls: bool, limits: &Limits) -> io::Result<Self> {
+        let address = listen.socket;
         let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -97,7 +99,7 @@ impl Listener {
         }
         socket.set_nonblocking(true)?;
         set_options(&socket, limits)?;
-        socket.bind(&address.into())?;
+        bind(&socket, listen)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let address = ListenerAddress::Network(listener.local_addr()?);
@@ -148,6 +150,27 @@ impl Listener {
     }
 }
 
+/// Binds to an address. One that no interface has yet is bound all the same: a board may start before its
+/// network does, and must not stay without a broker for that.
+fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
+    let address = listen.socket;
+    match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !listen.if_available => {
+            match address {
+                SocketAddr::V4(_) => sockopt::set_ip_freebind(socket, true)?,
+                SocketAddr::V6(_) => sockopt::set_ipv6_freebind(socket, true)?,
+            }
+            socket.bind(&address.into())?;
+            log::warn!(
+                "no interface has the address of {address} now: whoever connects to it comes in as soon as one \
+                 has; is it spelt right?"
+            );
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 /// Addresses to listen on, and whether with TLS; those without come first.
 ///
 /// # Errors
@@ -172,7 +195,7 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
 pub(super) fn open_listeners(poll: &mut Poll, config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for (listen, with_tls) in wanted(config)? {
-        match Listener::open(listen.socket, with_tls, &config.limits) {
+        match Listener::open(listen, with_tls, &config.limits) {
             Ok(listener) => listeners.push(listener),
             Err(error) if listen.if_available => {
                 log::info!("not listening on {}: {error}", listen.socket);
@@ -205,7 +228,7 @@ pub(super) fn open_management(
         return Err(StartError::System("listen on so many addresses for the management API", why));
     }
     for listen in &config.management {
-        match Listener::open(listen.socket, false, &config.limits) {
+        match Listener::open(*listen, false, &config.limits) {
             Ok(mut listener) => {
                 let failed = |error| StartError::System("wait for connections", error);
                 listener.register(poll, token(listeners.len())).map_err(failed)?;

@@ -6,7 +6,8 @@
 Why it exists: every sentence here is one that somebody reads who has never seen this broker, with a shelf of boards to
 look after; a change of any of them is to be seen by whoever makes it. Times, ports, process ids, sizes and paths are
 what they are and get names of their own; everything else is compared letter by letter. It runs in a network of its own
-with two addresses, so that a sensor comes from another address than the device's own.
+with two addresses, so that a sensor comes from another address than the device's own; and in it a broker is started
+that is to listen on addresses which are not there yet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -258,6 +260,24 @@ def first_hour() -> None:
         raise AssertionError("what was said is not what transcript.txt has; if it should not be, --record it")
 
 
+def before_the_network() -> None:
+    """A board starts its broker before its addresses are there: it says so, and serves them once they are."""
+    addresses = {"192.168.78.8": "192.168.78.8", "fd00:78::8": "[fd00:78::8]", "192.168.78.9": "192.168.78.9"}
+    never = "192.168.78.9"
+    words = [word for place in addresses.values() for word in ("--listen", f"{place}:{PORT}")]
+    with brokers.leveret(args=words) as broker:
+        for place in addresses.values():
+            warning = f"no interface has the address of {place}:{PORT} now"
+            assert warning in broker.log(), f"{warning!r} is not in the log:\n{broker.log()}"
+        for address in addresses:
+            if address == never:
+                continue
+            subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+            with socket.create_connection((address, PORT), timeout=10) as peer:
+                peer.sendall(b"AMQP\0\0\x09\x01")
+                assert peer.recv(1) == b"\1", "it is no broker that answers there"
+
+
 def main() -> int:
     """Runs itself again in a network of its own."""
     if INSIDE not in os.environ:
@@ -273,6 +293,7 @@ def main() -> int:
     subprocess.run(["ip", "address", "add", f"{SENSOR}/32", "dev", "lo"], check=True)
     cases = suite.Suite("first_hour")
     cases.case("as-in-the-transcript", first_hour)
+    cases.case("before-the-network", before_the_network)
     return cases.status()
 
 
