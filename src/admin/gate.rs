@@ -139,19 +139,22 @@ fn page(request: &Request<'_>) -> Answer {
 fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
     let forbidden = |why| Some(Answer::Now(Status::Forbidden, problem("forbidden", why)));
     let origin = &request.origin;
-    let Some(host) = origin.host else {
-        // Only programs of before HTTP/1.1 leave it out, and those close.
-        let why = "the request has no Host";
-        return (!request.is_last).then(|| Answer::Now(Status::BadRequest, problem("bad_request", why)));
-    };
-    if !is_ours(host, hosts) {
-        return forbidden("this name is not one of this broker's: management_hosts adds names");
+    match origin.host {
+        Some(host) if !is_ours(host, hosts) => {
+            return forbidden("this name is not one of this broker's: management_hosts adds names");
+        }
+        // Only programs of before HTTP/1.1 leave it out, and those close; a browser is none of them.
+        None if !request.is_last => {
+            return Some(Answer::Now(Status::BadRequest, problem("bad_request", "the request has no Host")));
+        }
+        Some(_) | None => {}
     }
     if request.verb == Verb::Get {
         return None;
     }
     let page = origin.page.map(|page| page.strip_prefix("https://").or(page.strip_prefix("http://")));
-    let is_foreign = page.is_some_and(|page| page.is_none_or(|page| !page.eq_ignore_ascii_case(host)))
+    let is_here = |page: &str| origin.host.is_some_and(|host| page.eq_ignore_ascii_case(host));
+    let is_foreign = page.is_some_and(|page| !page.is_some_and(is_here))
         || origin.fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
     if is_foreign { forbidden("a page of another origin may change nothing here") } else { None }
 }

@@ -232,21 +232,27 @@ impl<'a> Told<'a> {
                 name if name.eq_ignore_ascii_case("connection") => {
                     told.closes = value.eq_ignore_ascii_case("close");
                 }
-                // Whoever reads the other of two would take us for somebody else.
-                name if name.eq_ignore_ascii_case("host") && told.origin.host.is_some() => {
-                    return Err(Status::BadRequest);
-                }
-                name if name.eq_ignore_ascii_case("host") => told.origin.host = Some(value),
+                name if name.eq_ignore_ascii_case("host") => once(&mut told.origin.host, value)?,
                 name if name.eq_ignore_ascii_case("authorization") => {
-                    told.origin.authorization = Some(Secret(header.value));
+                    once(&mut told.origin.authorization, Secret(header.value))?;
                 }
-                name if name.eq_ignore_ascii_case("origin") => told.origin.page = Some(value),
-                name if name.eq_ignore_ascii_case("sec-fetch-site") => told.origin.fetch_site = Some(value),
+                name if name.eq_ignore_ascii_case("origin") => once(&mut told.origin.page, value)?,
+                name if name.eq_ignore_ascii_case("sec-fetch-site") => {
+                    once(&mut told.origin.fetch_site, value)?;
+                }
                 name if name.eq_ignore_ascii_case("x-requested-with") => told.origin.is_script = true,
                 _ => {}
             }
         }
         Ok(told)
+    }
+}
+
+/// Keeps what may be said once: whoever reads the other of two would take the client for somebody else.
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Status> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Status::BadRequest),
     }
 }
 

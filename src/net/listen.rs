@@ -162,8 +162,8 @@ fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
             }
             socket.bind(&address.into())?;
             log::warn!(
-                "no interface has the address of {address} now: whoever connects to it comes in as soon as one \
-                 has; is it spelt right?"
+                "no interface has the address of {address} now: whoever connects to it comes in as soon as \
+                 one has; is it spelt right?"
             );
             Ok(())
         }

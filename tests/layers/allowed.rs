@@ -33,7 +33,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("net/disk.rs", 15, "once at a start"),
     ("net/event_loop.rs", 2, "once at the end"),
     ("net/helper.rs", 1, "the system fails"),
-    ("net/listen.rs", 1, "once at a start"),
+    ("net/listen.rs", 2, "once at a start for each address"),
     ("net/local.rs", 1, "once at the end"),
     ("net/log_writer.rs", 1, "once for all lines that were dropped"),
     ("net/reload.rs", 4, "the operator asks for it"),

@@ -71,6 +71,17 @@ fn other_names_and_other_pages_are_refused_with_every_header_that_keeps_scripts_
     }
     let none = ask(&mut world, client, &format!("GET /api/whoami HTTP/1.1\r\n{GUEST}\r\n"));
     assert_eq!(status(&none), "400", "no name at all");
+    // An old program says no name; what says which page it is of is a browser, and those always say one.
+    let old = |lines: &str| format!("PUT /api/vhosts/v HTTP/1.0\r\nContent-Length: 0\r\n{GUEST}{lines}\r\n");
+    for (lines, answer) in [("Origin: http://evil.example\r\n", "403"), ("", "201")] {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        assert_eq!(status(&ask(&mut world, client, &old(lines))), answer, "{lines}");
+    }
+    let ours = "Origin: http://localhost:1\r\n";
+    for twice in ["Host: localhost:1\r\n", GUEST, &format!("Origin: http://evil.example\r\n{ours}")] {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        assert_eq!(status(&ask(&mut world, client, &put(twice))), "400", "{twice}");
+    }
 }
 
 #[test]
