@@ -21,7 +21,10 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
     let (broker, journal) = (&mut *context.broker, &mut *context.journal);
     match (request.verb, path) {
         (Verb::Put, ["users", user]) => put_user(request, context, user),
-        (Verb::Delete, ["users", user]) => changed(broker.delete_user(journal, user)),
+        (Verb::Delete, ["users", user]) => {
+            context.tokens.end_all_of(user);
+            changed(broker.delete_user(journal, user))
+        }
         (Verb::Put, ["vhosts", vhost]) => changed(broker.put_vhost(journal, vhost)),
         (Verb::Delete, ["vhosts", vhost]) => {
             let (broker, mut context) = context.broker();

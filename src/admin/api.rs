@@ -502,7 +502,7 @@ fn close_one(request: &Request<'_>, context: &mut RequestContext<'_>, pid: &str)
         return bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
     };
     if context.sockets.at(connection).is_some_and(|socket| socket.number == number) {
-        context.broker.force_close(connection, &reason(request));
+        context.broker.force_close(connection, &reason(request, "Closed via leveretctl"));
     }
     done(Status::NoContent)
 }
@@ -530,12 +530,14 @@ pub(super) fn close_named(
         })
     });
     let Some(place) = place else { return Err(not_found("Not Found")) };
-    context.broker.force_close(ConnectionId::from_index(place), &reason(request));
+    context
+        .broker
+        .force_close(ConnectionId::from_index(place), &reason(request, "Closed via the management API"));
     Ok(done(Status::NoContent))
 }
 
 fn close_all(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Option<&str>) -> Answer {
-    let reason = reason(request);
+    let reason = reason(request, "Closed via leveretctl");
     let mut closed = 0_u32;
     for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
         let view = context.broker.connection_view(connection);
@@ -556,7 +558,7 @@ fn close_all(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Opt
     )
 }
 
-fn reason(request: &Request<'_>) -> String {
-    let said = request.asked("reason").and_then(decode).unwrap_or("Closed via leveretctl".into());
+fn reason(request: &Request<'_>, unless_said: &str) -> String {
+    let said = request.asked("reason").and_then(decode).unwrap_or(unless_said.into());
     said.chars().filter(|letter| !letter.is_control()).take(REASON_LETTERS_MAX).collect()
 }

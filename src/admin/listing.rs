@@ -3,8 +3,8 @@
 //! Why it exists: four thousand queues as JSON are a megabyte, and going through them takes time; so a
 //! listing is a cursor that writes some rows whenever there is room for them, and forgets them.
 //!
-//! Always true: one call looks at no more than [`PLACES_PER_STEP`] records and writes no more than it was
-//! given room for, plus one row; every row is a line of its own.
+//! Always true: one call looks at no more than [`PLACES_PER_STEP`] records, or does as much work with fewer,
+//! and writes no more than it was given room for, plus one row; every row is a line of its own.
 
 use super::columns::{Column, Kind, Pen};
 use super::filter::Filter;
@@ -12,7 +12,7 @@ use super::json::{Json, Tables};
 use super::ordering::{Looks, Ordered, Refused};
 use super::request_context::ReadContext;
 
-/// Records looked at in one step.
+/// Records looked at in one step, or what is as much work.
 const PLACES_PER_STEP: usize = 512;
 /// Bytes of a cell that is sorted by.
 const CELL_BYTES_MAX: usize = 4096;
@@ -100,7 +100,8 @@ impl Listing {
     /// There is no such page.
     pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), Refused> {
         let Some(ordered) = &mut self.ordered else { return Ok(()) };
-        for _ in 0..PLACES_PER_STEP {
+        let mut work = 0;
+        while work < PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part) else {
                 let nothing = Looks { cell: |_, _, _, _, _| false, name: |_, _| None };
                 let parts = self.parts;
@@ -111,10 +112,11 @@ impl Listing {
             if self.place >= (part.places)(context) {
                 (self.part, self.place) = (self.part + 1, 0);
             } else if let Some(looks) = part.looks {
-                ordered.take(looks, &self.filter, context, (self.part, self.place));
+                work += ordered.take(looks, &self.filter, context, (self.part, self.place));
                 self.place += 1;
             } else {
                 self.place += 1;
+                work += 1;
             }
         }
         Ok(())

@@ -49,6 +49,12 @@ impl Who {
         may_enter.then_some(Self { name, tags, is_monitor, is_administrator })
     }
 
+    /// Rows of what it may do something to: a monitor only watches what is others'.
+    fn own(&self) -> Filter {
+        let viewer = (!self.is_administrator).then(|| self.name.as_str().into());
+        Filter { viewer, ..Filter::default() }
+    }
+
     /// Rows of which virtual host it sees, and whose.
     fn filter(&self, vhost: Option<&str>) -> Filter {
         let viewer = (!self.is_monitor).then(|| self.name.as_str().into());
@@ -292,7 +298,7 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
             administrator(who)?;
             Ok(api::order_bridge(context, bridge, order))
         }
-        (Verb::Delete, ["connections", name]) => api::close_named(request, context, who.filter(None), name),
+        (Verb::Delete, ["connections", name]) => api::close_named(request, context, who.own(), name),
         (_, ["queues" | "exchanges" | "bindings", vhost, ..]) => {
             may_enter(context, who, vhost)?;
             let done = actions::handle(request, context, &who.name, path);

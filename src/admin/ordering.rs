@@ -3,8 +3,9 @@
 //! Why it exists: a row is written when there is room for it and forgotten; to put rows in an order each is
 //! looked at first, and no more of it is kept than sixteen bytes of what it is sorted by, and its place.
 //!
-//! Always true: a step looks at no more than it is told to; matching takes time in the length of a name,
-//! whatever the pattern; rows that compare alike stay in the order of their places.
+//! Always true: a look says how much work it was, so that a step ends after as much as others may have to
+//! wait for; matching takes time in the length of a name and the size of the pattern, and no more; rows that
+//! compare alike stay in the order of their places.
 
 use core::cmp::Ordering;
 
@@ -14,8 +15,11 @@ use super::filter::Filter;
 use super::http::{Request, Status, decode};
 use super::request_context::ReadContext;
 
-/// Bytes of a compiled pattern.
-const PATTERN_BYTES_MAX: usize = 16 << 10;
+/// What a compiled pattern may take, in bytes: the smallest that fits says what a match costs.
+const PATTERN_SIZES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
+/// A letter matched against so many bytes of a pattern is as much work as a look at a row. (A pattern of
+/// 16 KiB and a name of 200 letters take half a millisecond, which is as long as 3,000 rows.)
+const PATTERN_BYTES_PER_LOOK: usize = 1 << 10;
 /// The longest name or pattern to look for.
 const NAME_LETTERS_MAX: usize = 1024;
 /// Rows on a page.
@@ -39,7 +43,8 @@ pub struct Looks {
 enum Named {
     /// Those with this text in them, in small letters.
     Holding(String),
-    Matching(Regex),
+    /// And the bytes that it may take.
+    Matching(Regex, usize),
 }
 
 /// The order of a list.
@@ -53,6 +58,14 @@ pub struct Ordered {
     total: usize,
     filtered: usize,
     at: usize,
+}
+
+/// A pattern, in the smallest of the sizes that it fits into; `None`: it is none, or fits into none.
+fn matching(pattern: &str) -> Option<Named> {
+    PATTERN_SIZES.into_iter().find_map(|bytes| {
+        let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(bytes).build();
+        built.ok().map(|regex| Named::Matching(regex, bytes))
+    })
 }
 
 /// Why a page cannot be shown: status, error and reason.
@@ -89,11 +102,7 @@ impl Ordered {
         let name = name.as_deref().and_then(decode).filter(|name| !name.is_empty() && page.is_some());
         let named = match name {
             Some(name) if name.len() > NAME_LETTERS_MAX => return Err(invalid()),
-            Some(pattern) if request.says("use_regex") => {
-                let built =
-                    RegexBuilder::new(&pattern).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
-                Some(Named::Matching(built.map_err(|_| invalid())?))
-            }
+            Some(pattern) if request.says("use_regex") => Some(matching(&pattern).ok_or_else(invalid)?),
             Some(name) => Some(Named::Holding(name.to_lowercase())),
             None => None,
         };
@@ -102,29 +111,32 @@ impl Ordered {
         Ok(Some(Self { named, sort, is_reverse, page, rows: Vec::new(), total: 0, filtered: 0, at: 0 }))
     }
 
-    /// Looks at the row in a place.
+    /// Looks at the row in a place; how much work that was, in rows that are just looked at.
     pub fn take(
         &mut self,
         looks: Looks,
         filter: &Filter,
         context: ReadContext<'_>,
         (part, place): (usize, usize),
-    ) {
+    ) -> usize {
         let mut cell = Vec::new();
         if !(looks.cell)(filter, context, place, &self.sort, &mut cell) {
-            return;
+            return 1;
         }
         self.total += 1;
-        let is_named = match &self.named {
-            None => true,
-            Some(named) => (looks.name)(context, place).is_some_and(|name| match named {
-                Named::Holding(text) => name.to_lowercase().contains(text),
-                Named::Matching(regex) => regex.is_match(&name),
+        let (is_named, work) = match &self.named {
+            None => (true, 0),
+            Some(named) => (looks.name)(context, place).map_or((false, 0), |name| match named {
+                Named::Holding(text) => (name.to_lowercase().contains(text), 0),
+                Named::Matching(regex, bytes) => {
+                    (regex.is_match(&name), name.len() * bytes / PATTERN_BYTES_PER_LOOK)
+                }
             }),
         };
         if is_named {
             self.rows.push((key(&cell), part as u8, place as u32));
         }
+        1 + work
     }
 
     /// Everything has been looked at: what stands before the rows.

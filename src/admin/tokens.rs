@@ -4,7 +4,10 @@
 //! user's password, and by logging out.
 //!
 //! Always true: a token is known here by its hash alone, so nothing that is read here logs anybody in; there
-//! are never more than [`TOKENS_MAX`], and the one that was used longest ago makes room for another.
+//! are never more than [`TOKENS_MAX`], and of the user who has most of them the one that was used longest ago
+//! makes room for another.
+
+use core::cmp::Reverse;
 
 use ring::digest::{SHA256, digest};
 
@@ -69,7 +72,9 @@ impl Tokens {
         );
         self.rows.retain(|row| row.is_good(broker, now_ms));
         if self.rows.len() >= TOKENS_MAX {
-            let oldest = (0..self.rows.len()).min_by_key(|at| self.rows[*at].used_ms);
+            let held = |user: &str| self.rows.iter().filter(|row| &*row.user == user).count();
+            let oldest = (0..self.rows.len())
+                .min_by_key(|at| (Reverse(held(&self.rows[*at].user)), self.rows[*at].used_ms));
             oldest.map(|at| self.rows.swap_remove(at));
         }
         self.rows.reserve_exact(1);
@@ -84,6 +89,11 @@ impl Tokens {
         let row = self.rows.iter_mut().find(|row| row.hash == hash && row.is_good(broker, now_ms))?;
         row.used_ms = now_ms;
         Some(row.user.to_string())
+    }
+
+    /// The user is deleted: one who is called so later is somebody else.
+    pub(super) fn end_all_of(&mut self, user: &str) {
+        self.rows.retain(|row| &*row.user != user);
     }
 
     /// Logs out.

@@ -15,6 +15,9 @@ pub(super) const IDLE_MS: u64 = 60_000;
 const REQUEST_MS: u64 = 15_000;
 /// So long its answer may take to be read, from its first octet to its last.
 const ANSWER_MS: u64 = 120_000;
+/// So long each of these takes at least before others that wait for a place may end it, and so long somebody
+/// new may take to begin.
+const UNDISTURBED_MS: u64 = 1_500;
 
 /// The socket, and what its clients share.
 pub(super) struct AdminSocket {
@@ -55,6 +58,8 @@ pub(super) struct AdminConnection {
     pub(super) exchange_at: Deadline,
     /// Which of the two it is.
     is_answering: bool,
+    /// From then on it may be asked to give up its place.
+    pub(super) disturbed_at: Deadline,
 }
 
 impl AdminConnection {
@@ -65,6 +70,7 @@ impl AdminConnection {
             idle_at: now.after_ms(IDLE_MS),
             exchange_at: Deadline::NEVER,
             is_answering: false,
+            disturbed_at: now.after_ms(UNDISTURBED_MS),
         }
     }
 
@@ -83,15 +89,16 @@ impl AdminConnection {
         if !self.session.is_of_network() {
             return;
         }
-        self.exchange_at = match (self.session.is_empty(), self.session.has_output()) {
-            (true, _) => Deadline::NEVER,
-            _ if self.exchange_at != Deadline::NEVER && self.is_answering == self.session.has_output() => {
-                self.exchange_at
-            }
-            (_, true) => now.after_ms(ANSWER_MS),
-            (_, false) => now.after_ms(REQUEST_MS),
-        };
-        self.is_answering = self.session.has_output();
+        let (was_going_on, is_going_on) = (self.exchange_at != Deadline::NEVER, !self.session.is_empty());
+        let is_answering = self.session.has_output();
+        if is_going_on && !(was_going_on && self.is_answering == is_answering) {
+            self.exchange_at = now.after_ms(if is_answering { ANSWER_MS } else { REQUEST_MS });
+            self.disturbed_at = now.after_ms(UNDISTURBED_MS);
+        } else if was_going_on && !is_going_on {
+            self.exchange_at = Deadline::NEVER;
+            self.disturbed_at = now.after_ms(0);
+        }
+        self.is_answering = is_answering;
     }
 
     /// It got on, or has us to wait for.

@@ -73,6 +73,7 @@ mod store_driver;
 mod stream;
 mod turn;
 mod wait_list;
+mod waiting_visitors;
 mod worker_job;
 mod worker_queue;
 
@@ -89,6 +90,7 @@ pub use restore::{First, restore};
 pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
 pub(crate) use turn::log_full;
+pub use waiting_visitors::VISITORS_MAX;
 pub use worker_job::{WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.

@@ -17,11 +17,12 @@ use super::deadlines::Deadlines;
 use super::listener::Listener;
 use super::peer_id::PeerId;
 use super::peers::Peers;
-use super::platform::{Platform, Visitor};
+use super::platform::Platform;
 use super::room_awaited::RoomAwaited;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::wait_list::WaitList;
+use super::waiting_visitors::WaitingVisitors;
 use super::worker_job::WorkerQueue;
 
 /// How long memory lies idle before it is given back: the next burst may be near.
@@ -159,8 +160,8 @@ pub struct Engine<P: Platform> {
     pub(super) admin: AdminSocket,
     /// Where clients of the management API come in.
     pub(super) management: Vec<Listener>,
-    /// One of them that has been accepted and waits for a place.
-    pub(super) management_next: Option<Visitor<P::Socket>>,
+    /// Those of them that are accepted and wait for a place.
+    pub(super) management_visitors: WaitingVisitors<P::Socket>,
     pub(super) bridges: Bridges,
 }
 
@@ -251,7 +252,7 @@ impl<P: Platform> Engine<P> {
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid),
             management: (0..setup.management_listeners).map(|_| Listener::new(false)).collect(),
-            management_next: None,
+            management_visitors: WaitingVisitors::new(),
             bridges,
             limits,
         }

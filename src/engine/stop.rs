@@ -32,7 +32,7 @@ impl<P: Platform> Engine<P> {
         self.platform.stop_listening();
         self.listeners.clear();
         self.management.clear();
-        self.management_next = None;
+        self.management_visitors.clear();
         self.accept_queue.clear();
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,

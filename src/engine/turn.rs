@@ -133,7 +133,7 @@ impl<P: Platform> Engine<P> {
         let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
         let own =
             self.management.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
-        let own = own.earlier(self.bridges.deadline());
+        let own = own.earlier(self.bridges.deadline()).earlier(self.management_deadline());
         let others = self.job_deadline().earlier(self.accept_queue.deadline());
         self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
     }

@@ -6,7 +6,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
-use crate::engine::QUEUE_PLACES;
+use crate::engine::{QUEUE_PLACES, VISITORS_MAX};
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::store::FileDisk;
 
@@ -50,7 +50,7 @@ fn others(config: &Config) -> u64 {
     let links = config.limits.bridge_links();
     let management = match config.management.len() {
         0 => 0,
-        doors => doors + config.limits.management_clients_max as usize,
+        doors => doors + config.limits.management_clients_max as usize + VISITORS_MAX,
     };
     OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }

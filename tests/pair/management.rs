@@ -1,5 +1,7 @@
 //! Clients of the management API: who is let in, what a login costs, and how long anybody may take.
 
+use leveret::limits::Limits;
+
 use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -124,14 +126,84 @@ fn who_is_idle_gives_its_place_to_who_waits_and_to_nobody_else() {
     assert!(held[0], "and not the one that asked last");
 }
 
+/// Half a request: who says no more than that is busy for as long as it may take.
+const HALF: &[u8] = b"GET /api/whoami HTTP/1.1\r\nHost";
+
+#[test]
+fn an_address_that_holds_every_place_and_waits_for_more_keeps_nobody_else_out() {
+    let mut world = World::new(small_limits());
+    let most = small_limits().management_clients_max as usize;
+    for _ in 0..most + 20 {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        world.operator(client).write_up(HALF);
+    }
+    world.run();
+    for _ in 0..3 {
+        let other = world.connect_management(Shape::WIDE, AWAY);
+        assert_eq!(
+            status(&ask(&mut world, other, &get("/api/none", ""))),
+            "401",
+            "it is heard, and guest is not it"
+        );
+    }
+}
+
+#[test]
+fn a_single_place_goes_from_address_to_address() {
+    let mut world = World::new(Limits { management_clients_max: 1, ..small_limits() });
+    for _ in 0..9 {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        world.operator(client).write_up(HALF);
+    }
+    world.run();
+    for round in 0..3 {
+        let other = world.connect_management(Shape::WIDE, AWAY);
+        world.operator(other).write_up(get("/api/none", "").as_bytes());
+        world.pass_ms(1_000);
+        assert!(round > 0 || world.operator(other).unread() == 0, "who has just begun is not disturbed");
+        world.pass_ms(1_000);
+        assert_eq!(status(&ask(&mut world, other, "")), "401");
+        for _ in 0..9 {
+            let client = world.connect_management(Shape::WIDE, HOME);
+            world.operator(client).write_up(HALF);
+        }
+        world.run();
+    }
+}
+
+#[test]
+fn who_has_fewer_places_gives_none_up_for_who_has_more() {
+    let mut world = World::new(small_limits());
+    let most = small_limits().management_clients_max as usize;
+    let crowd: Vec<usize> = (1..most).map(|_| world.connect_management(Shape::WIDE, HOME)).collect();
+    for client in &crowd {
+        world.operator(*client).write_up(HALF);
+    }
+    let other = world.connect_management(Shape::WIDE, AWAY);
+    world.run();
+    for _ in 0..20 {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        world.operator(client).write_up(HALF);
+        world.run();
+    }
+    assert!(is_held(&world, other), "it has said nothing yet, and has the only place of its address");
+    assert_eq!(status(&ask(&mut world, other, &get("/api/none", ""))), "401");
+    assert!(crowd.iter().all(|client| is_held(&world, *client)), "nor does one that is busy");
+}
+
 /// A user whom no password fits.
 const NOBODYS: &str = r#"{"password_hash":"","hashing_algorithm":"leveret_password_hashing_pbkdf2_sha256",
     "tags":"administrator"}"#;
 
 /// A token for guest, as a line of a request.
 fn log_in(world: &mut World, client: usize) -> String {
+    log_in_as(world, client, GUEST)
+}
+
+/// The same for whoever logs in with this line.
+fn log_in_as(world: &mut World, client: usize, who: &str) -> String {
     let login = format!(
-        "POST /api/leveret/login HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 0\r\n{GUEST}\r\n"
+        "POST /api/leveret/login HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 0\r\n{who}\r\n"
     );
     let answer = ask(world, client, &login);
     assert_eq!(status(&answer), "201", "{answer}");
@@ -199,4 +271,33 @@ fn the_seventeenth_token_takes_the_place_of_the_one_used_longest_ago() {
     let good: Vec<bool> = good.collect();
     assert_eq!(good.iter().position(|good| !good), Some(0));
     assert_eq!(good.iter().filter(|good| **good).count(), 16);
+}
+
+/// ann, with the password `a`.
+pub(super) const ANN: &str = "Authorization: Basic YW5uOmE=\r\n";
+
+#[test]
+fn a_user_loses_his_own_tokens_to_others_of_his_and_all_of_them_with_his_name() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let change = |world: &mut World, verb: &str, body: &str| {
+        let length = body.len();
+        let line = format!("{verb} /api/users/ann HTTP/1.1\r\nHost: localhost:1\r\n{GUEST}");
+        let answer = ask(world, client, &format!("{line}Content-Length: {length}\r\n\r\n{body}"));
+        assert!(status(&answer).starts_with("20"), "{answer}");
+    };
+    change(&mut world, "PUT", r#"{"password":"a","tags":"management"}"#);
+    let token = log_in_as(&mut world, client, ANN);
+    for _ in 0..20 {
+        log_in(&mut world, client);
+    }
+    assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", &token))), "200");
+    // One who is called so later is somebody else, whatever his password.
+    let ann = ask(&mut world, client, &get("/api/users/ann", GUEST));
+    let (_, hash) = ann.split_once("\"password_hash\":\"").expect("a hash");
+    let hash = &hash[..hash.find('"').unwrap()];
+    change(&mut world, "DELETE", "");
+    change(&mut world, "PUT", &format!(r#"{{"password_hash":"{hash}","tags":"administrator"}}"#));
+    assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", ANN))), "200", "the same password");
+    assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", &token))), "401");
 }

@@ -1,6 +1,6 @@
 //! What users change by the management API: as far as their permissions go, and in RabbitMQ's words.
 
-use super::management::{GUEST, ask, status};
+use super::management::{ANN, GUEST, ask, status};
 use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -305,6 +305,44 @@ fn lists_are_sorted_filtered_and_taken_page_by_page() {
         let (status, body) = list(query);
         assert_eq!((&*status, body["error"].as_str()), ("400", Some(error)), "{query}");
     }
+}
+
+#[test]
+fn a_costly_pattern_holds_up_nobody() {
+    let mut world = World::new(small_limits());
+    let user = world.open(&[1]);
+    let names: Vec<String> = (0..20).map(|number| format!("{number:n<200}")).collect();
+    names.iter().for_each(|name| world.declare(user, 1, name));
+    world.run();
+    let mut turns_of = |pattern: &str| {
+        let client = world.connect_management(Shape::WIDE, HOME);
+        let before = world.turns;
+        let line = format!("GET /api/queues?page=1&use_regex=true&name={pattern}&columns=name");
+        let answer = say(&mut world, client, GUEST, &line, "");
+        assert_eq!(status(&answer), "200", "{answer}");
+        (world.turns - before, body(&answer)["filtered_count"].clone())
+    };
+    let (plain, found) = turns_of("n$");
+    assert_eq!(found, 20);
+    // Each match of it takes as long as thousands of looks: others have a turn after each.
+    let (costly, found) = turns_of("(n?){60}z");
+    assert_eq!(found, 0);
+    assert!(plain < 20 && costly > 20, "{costly} turns, and {plain} for a plain one");
+}
+
+#[test]
+fn who_only_watches_closes_nobodys_connection() {
+    let mut world = World::new(small_limits());
+    let user = world.open(&[1]);
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let ann = r#"{"password":"a","tags":"monitoring"}"#;
+    assert_eq!(status(&say(&mut world, client, GUEST, "PUT /api/users/ann", ann)), "201");
+    let seen = say(&mut world, client, ANN, "GET /api/connections?columns=name", "");
+    let name = body(&seen)[0]["name"].as_str().expect("it sees it").replace(' ', "%20").replace('>', "%3E");
+    let close = format!("DELETE /api/connections/{name}");
+    assert_eq!(status(&say(&mut world, client, ANN, &close, "")), "404");
+    world.declare(user, 1, "it goes on");
+    assert_eq!(status(&say(&mut world, client, GUEST, &close, "")), "204");
 }
 
 #[test]
