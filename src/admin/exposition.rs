@@ -6,7 +6,7 @@
 //! Always true: one call looks at no more than [`PLACES_PER_STEP`] places and writes no more than it was given
 //! room for, plus one sample; samples of one name stand under one head; labels are escaped.
 
-use core::fmt::{Display, Write};
+use core::fmt::Display;
 
 use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
 use super::listing::Room;
@@ -19,6 +19,8 @@ pub(super) const VHOSTS_MAX: usize = 16;
 /// The most values of a row.
 const VALUES_MAX: usize = 8;
 
+/// A value that nobody knows, and that is left out.
+pub(super) const UNKNOWN: u64 = u64::MAX;
 /// How names begin that RabbitMQ has not.
 pub(super) const OURS: &str = "leveret_";
 
@@ -39,8 +41,8 @@ pub(super) struct Group {
     pub(super) rows: Rows,
     /// What goes before these in the values of a row.
     before: usize,
-    /// Each a name, a space and what it says.
-    names: &'static [&'static str],
+    /// Lines of a name, a space and what it says each.
+    names: &'static str,
 }
 
 /// All of them, in the order in which they are written.
@@ -49,74 +51,62 @@ pub(super) const GROUPS: &[Group] = &[
         families: &["queue_coarse_metrics"],
         rows: Rows::Queues,
         before: 0,
-        names: &[
-            "queue_messages_ready Messages ready to be delivered to consumers",
-            "queue_messages_unacked Messages delivered to consumers but not yet acknowledged",
-            "queue_messages Sum of ready and unacknowledged messages - total queue depth",
-        ],
+        names: "queue_messages_ready Messages ready to be delivered to consumers
+queue_messages_unacked Messages delivered to consumers but not yet acknowledged
+queue_messages Sum of ready and unacknowledged messages - total queue depth",
     },
     Group {
         families: &["queue_consumer_count", "queue_metrics"],
         rows: Rows::Queues,
         before: 3,
-        names: &["queue_consumers Consumers on a queue"],
+        names: "queue_consumers Consumers on a queue",
     },
     Group {
         families: &["queue_metrics"],
         rows: Rows::Queues,
         before: 4,
-        names: &[
-            "queue_messages_ready_ram Ready messages stored in memory",
-            "queue_messages_persistent Persistent messages",
-            "queue_messages_ready_bytes Size in bytes of ready messages",
-        ],
+        names: "queue_messages_ready_ram Ready messages stored in memory
+queue_messages_persistent Persistent messages
+queue_messages_ready_bytes Size in bytes of ready messages",
     },
     Group {
         families: &["channel_metrics"],
         rows: Rows::Channels,
         before: 0,
-        names: &[
-            "channel_consumers Consumers on a channel",
-            "channel_messages_unacked Delivered but not yet acknowledged messages",
-            "channel_messages_uncommitted Messages received in a transaction but not yet committed",
-            "channel_acks_uncommitted Message acknowledgements in a transaction not yet committed",
-            "consumer_prefetch Limit of unacknowledged messages for each consumer",
-            "channel_prefetch Total limit of unacknowledged messages for all consumers on a channel",
-        ],
+        names: "channel_consumers Consumers on a channel
+channel_messages_unacked Delivered but not yet acknowledged messages
+channel_messages_uncommitted Messages received in a transaction but not yet committed
+channel_acks_uncommitted Message acknowledgements in a transaction not yet committed
+consumer_prefetch Limit of unacknowledged messages for each consumer
+channel_prefetch Total limit of unacknowledged messages for all consumers on a channel",
     },
     Group {
         families: &["connection_coarse_metrics"],
         rows: Rows::Connections,
         before: 0,
-        names: &[
-            "connection_incoming_bytes_total Total number of bytes received on a connection",
-            "connection_outgoing_bytes_total Total number of bytes sent on a connection",
-        ],
+        names: "connection_incoming_bytes_total Total number of bytes received on a connection
+connection_outgoing_bytes_total Total number of bytes sent on a connection",
     },
     Group {
         families: &["connection_metrics"],
         rows: Rows::Connections,
         before: 2,
-        names: &[
-            "connection_incoming_packets_total Total number of packets received on a connection",
-            "connection_outgoing_packets_total Total number of packets sent on a connection",
-            "connection_channels Channels on a connection",
-        ],
+        names: "connection_incoming_packets_total Total number of packets received on a connection
+connection_outgoing_packets_total Total number of packets sent on a connection
+connection_channels Channels on a connection",
     },
     Group {
         families: &["leveret_bridge_metrics"],
         rows: Rows::Bridges,
         before: 0,
-        names: &[
-            "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running",
-            "bridge_backlog_messages Messages here that wait to be forwarded",
-            "bridge_pending_messages Messages on their way",
-            "bridge_parked_messages Messages set aside",
-            "bridge_moved_total Messages that the other side has taken over",
-            "bridge_repeats_total Messages sent that may have been sent before",
-            "bridge_connected_total Times that messages could flow",
-            "bridge_failed_total Times that they could not, or not any more",
-        ],
+        names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running
+bridge_backlog_messages Messages here that wait to be forwarded
+bridge_pending_messages Messages on their way
+bridge_parked_messages Messages set aside
+bridge_moved_total Messages that the other side has taken over
+bridge_repeats_total Messages sent that may have been sent before
+bridge_connected_total Times that messages could flow
+bridge_failed_total Times that they could not, or not any more",
     },
 ];
 
@@ -135,6 +125,7 @@ pub struct Exposition {
 }
 
 /// Queues, channels and connections all together.
+#[cold]
 pub(super) fn sums(lines: &mut Lines<'_>, context: ReadContext<'_>) {
     for rows in [Rows::Queues, Rows::Channels, Rows::Connections] {
         let mut sums = [0; VALUES_MAX];
@@ -143,9 +134,7 @@ pub(super) fn sums(lines: &mut Lines<'_>, context: ReadContext<'_>) {
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         }
         for group in GROUPS.iter().filter(|group| group.rows == rows) {
-            for (family, sum) in group.names.iter().zip(&sums[group.before..]) {
-                lines.all("", &[(family, *sum)]);
-            }
+            lines.all("", group.names, &sums[group.before..]);
         }
     }
 }
@@ -161,6 +150,7 @@ impl Rows {
     }
 
     /// Labels and values of the row in a place; queues only of these virtual hosts, if there are any.
+    #[cold]
     fn at(
         self,
         context: ReadContext<'_>,
@@ -240,6 +230,7 @@ impl Exposition {
     }
 
     /// Writes some more behind what is in `out`; says whether that was all.
+    #[cold]
     pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
         for _ in 0..PLACES_PER_STEP {
             let Some(group) = GROUPS.get(self.group) else { return true };
@@ -247,7 +238,7 @@ impl Exposition {
                 return false;
             }
             let is_wanted = self.groups & 1 << self.group != 0;
-            let Some(family) = group.names.get(self.name).filter(|_| is_wanted) else {
+            let Some(family) = group.names.lines().nth(self.name).filter(|_| is_wanted) else {
                 (self.group, self.name) = (self.group + 1, 0);
                 continue;
             };
@@ -263,7 +254,7 @@ impl Exposition {
                 continue;
             }
             if let Some((labels, values)) = group.rows.at(context, place, &self.vhosts) {
-                lines.sample(name_of(family), &labels.0, values[group.before + self.name]);
+                lines.sample(name_of(family), &labels.0, &values[group.before + self.name]);
             }
             self.place = Some(place + 1);
         }
@@ -285,6 +276,7 @@ pub(super) struct Lines<'o> {
 
 impl Lines<'_> {
     /// Type and meaning of a family; the name says what type it is of.
+    #[cold]
     pub(super) fn head<'f>(&mut self, family: &'f str) -> &'f str {
         let (name, help) = family.split_once(' ').unwrap_or((family, ""));
         let kind = match name {
@@ -297,17 +289,19 @@ impl Lines<'_> {
         name
     }
 
-    pub(super) fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+    #[cold]
+    pub(super) fn sample(&mut self, name: &str, labels: &str, value: &dyn Display) {
         let prefix = self.prefix;
         let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
         self.put(format_args!("{prefix}{name}{open}{labels}{close} {value}\n"));
     }
 
-    /// Families of one sample each.
-    pub(super) fn all(&mut self, labels: &str, families: &[(&str, u64)]) {
-        for (family, value) in families {
+    /// Families of one sample each, as far as they are known.
+    #[cold]
+    pub(super) fn all(&mut self, labels: &str, families: &str, values: &[u64]) {
+        for (family, value) in families.lines().zip(values).filter(|(_, value)| **value != UNKNOWN) {
             let name = self.head(family);
-            self.sample(name, labels, *value);
+            self.sample(name, labels, value);
         }
     }
 
@@ -322,17 +316,18 @@ impl Lines<'_> {
 pub(super) struct Labels(pub(super) String);
 
 impl Labels {
+    #[cold]
     pub(super) fn add(&mut self, name: &str, value: &str) {
-        let comma = if self.0.is_empty() { "" } else { "," };
-        // Writing to a string does not fail.
-        let _ = write!(self.0, "{comma}{name}=\"");
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
         for letter in value.chars() {
-            match letter {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                letter => self.0.push(letter),
+            if matches!(letter, '\\' | '"' | '\n') {
+                self.0.push('\\');
             }
+            self.0.push(if letter == '\n' { 'n' } else { letter });
         }
         self.0.push('"');
     }
@@ -354,23 +349,23 @@ mod tests {
     fn a_family_has_its_head_and_its_samples() {
         let mut out = Vec::new();
         let mut lines = Lines { out: &mut out, prefix: "rabbitmq_" };
-        lines.all("", &[("queues Queues available", 3), ("x_total How many", u64::MAX)]);
-        lines.all("a=\"b\"", &[("x_info What it is", 1)]);
+        lines.all("", "queues Queues available\ny Not known\nx_total How many", &[3, UNKNOWN, u64::MAX - 1]);
+        lines.all("a=\"b\"", "x_info What it is", &[1]);
         let text = String::from_utf8(out).expect("it is text");
         assert_eq!(
             text,
             "# TYPE rabbitmq_queues gauge\n# HELP rabbitmq_queues Queues available\nrabbitmq_queues 3\n\
              # TYPE rabbitmq_x_total counter\n# HELP rabbitmq_x_total How many\n\
-             rabbitmq_x_total 18446744073709551615\n\
+             rabbitmq_x_total 18446744073709551614\n\
              # TYPE rabbitmq_x_info untyped\n# HELP rabbitmq_x_info What it is\nrabbitmq_x_info{a=\"b\"} 1\n"
         );
     }
 
     #[test]
     fn every_group_fits_into_the_values_of_its_row() {
-        let is_small = |group: &Group| group.before + group.names.len() <= VALUES_MAX;
+        let is_small = |group: &Group| group.before + group.names.lines().count() <= VALUES_MAX;
         assert!(GROUPS.iter().all(is_small) && GROUPS.len() <= 16);
-        let names = GROUPS.iter().flat_map(|group| group.names).map(|family| name_of(family));
+        let names = GROUPS.iter().flat_map(|group| group.names.lines()).map(name_of);
         let unique: std::collections::BTreeSet<_> = names.clone().collect();
         assert_eq!(unique.len(), names.count());
     }
