@@ -3,8 +3,8 @@
 //! Why it exists: four thousand queues with seven numbers each are three megabytes, and samples of one name
 //! have to follow each other; so a cursor goes through the rows once for each name.
 //!
-//! Always true: one call looks at no more than [`PLACES_PER_STEP`] places and writes no more than it was given
-//! room for, plus one sample; samples of one name stand under one head; labels are escaped.
+//! Always true: one call looks at no more than [`PLACES_PER_STEP`] places and writes no more than it was
+//! given room for, plus one sample; samples of one name stand under one head; labels are escaped.
 
 use core::fmt::Display;
 
@@ -254,7 +254,7 @@ impl Exposition {
                 continue;
             }
             if let Some((labels, values)) = group.rows.at(context, place, &self.vhosts) {
-                lines.sample(name_of(family), &labels.0, &values[group.before + self.name]);
+                lines.sample(name_of(family), labels.as_str(), &values[group.before + self.name]);
             }
             self.place = Some(place + 1);
         }
@@ -313,23 +313,26 @@ impl Lines<'_> {
 
 /// Labels, as they stand between the braces.
 #[derive(Default)]
-pub(super) struct Labels(pub(super) String);
+pub(super) struct Labels(Vec<u8>);
 
 impl Labels {
     #[cold]
     pub(super) fn add(&mut self, name: &str, value: &str) {
-        if !self.0.is_empty() {
-            self.0.push(',');
-        }
-        self.0.push_str(name);
-        self.0.push_str("=\"");
-        for letter in value.chars() {
-            if matches!(letter, '\\' | '"' | '\n') {
-                self.0.push('\\');
+        self.0.extend_from_slice(if self.0.is_empty() { b"" } else { b"," });
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"=\"");
+        for &byte in value.as_bytes() {
+            if matches!(byte, b'\\' | b'"' | b'\n') {
+                self.0.push(b'\\');
             }
-            self.0.push(if letter == '\n' { 'n' } else { letter });
+            self.0.push(if byte == b'\n' { b'n' } else { byte });
         }
-        self.0.push('"');
+        self.0.push(b'"');
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        // Only whole letters were put in.
+        core::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
@@ -342,7 +345,7 @@ mod tests {
         let mut labels = Labels::default();
         labels.add("vhost", "/");
         labels.add("queue", "a\"b\\c\nd{}=,é");
-        assert_eq!(labels.0, "vhost=\"/\",queue=\"a\\\"b\\\\c\\nd{}=,é\"");
+        assert_eq!(labels.as_str(), "vhost=\"/\",queue=\"a\\\"b\\\\c\\nd{}=,é\"");
     }
 
     #[test]

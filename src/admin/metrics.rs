@@ -149,7 +149,7 @@ fn who_we_are(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope)
     let mut labels = Labels::default();
     labels.add("rabbitmq_version", RABBITMQ_VERSION);
     labels.add("leveret_version", env!("CARGO_PKG_VERSION"));
-    lines.all(&labels.0, "build_info RabbitMQ & Erlang/OTP version info", &[1]);
+    lines.all(labels.as_str(), "build_info RabbitMQ & Erlang/OTP version info", &[1]);
     let mut labels = Labels::default();
     labels.add("rabbitmq_node", &context.process.node);
     labels.add("rabbitmq_cluster", &context.process.node);
@@ -159,7 +159,7 @@ fn who_we_are(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope)
         Scope::Detailed => "detailed",
     };
     labels.add("rabbitmq_endpoint", endpoint);
-    lines.all(&labels.0, "identity_info RabbitMQ node & cluster identity info", &[1]);
+    lines.all(labels.as_str(), "identity_info RabbitMQ node & cluster identity info", &[1]);
     lines.prefix = prefix;
 }
 
@@ -267,7 +267,7 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         for pool in &pools {
             let mut labels = Labels::default();
             labels.add("pool", pool.key);
-            lines.sample(name, &labels.0, if is_used { &pool.used } else { &pool.max });
+            lines.sample(name, labels.as_str(), if is_used { &pool.used } else { &pool.max });
         }
     }
     lines.prefix = prefix;
