@@ -89,7 +89,10 @@ impl Broker {
                 return Err(fault);
             }
         };
-        let (in_transaction, is_awaited) = match self.channels[channel.index()].mode {
+        let record = &mut self.channels[channel.index()];
+        record.has_published = true;
+        let connection = record.connection;
+        let (in_transaction, is_awaited) = match record.mode {
             Mode::Plain => (false, false),
             Mode::Confirm => (false, true),
             Mode::Transaction(_) => (true, true),
@@ -97,7 +100,7 @@ impl Broker {
         let result = if in_transaction {
             self.publish_in_transaction(cx.messages, channel, routed, mandatory)
         } else {
-            let share = self.publish_share(self.channels[channel.index()].connection);
+            let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
             let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
             self.deliver_to_targets(cx, routed, targets, &publish)
@@ -105,7 +108,6 @@ impl Broker {
         if matches!(result, Ok(Outcome::Published | Outcome::PublishRefused)) {
             self.counters.received += 1;
             self.counters.received_confirm += u64::from(is_awaited || mandatory);
-            self.channels[channel.index()].has_published = true;
         }
         if routed != message {
             match result {

@@ -9,13 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.parse
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw, wire  # noqa: E402
-from harness.brokers import Address  # noqa: E402
+from harness.brokers import Address, free_port  # noqa: E402
 from harness.environment import apt_install  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -253,6 +255,78 @@ def guarded(port: int) -> None:
     assert status == 401 and "rabbitmq_" not in text, (status, text)
     assert ask(port, "/metrics/none")[0] == 404
     assert ask(port, "/metricsx")[0] == 404
+
+
+def many(address: Address, port: int) -> None:
+    """An answer that is much longer than what the broker keeps of one has every queue once, read slowly too."""
+    names = [f"many-{number:04}" for number in range(2_000)]
+    client = raw.Client(address)
+    client.open(1)
+    client.send(b"".join(wire.method(1, "queue.declare", queue=name, nowait=True) for name in names))
+    client.call(1, "queue.declare", queue=names[0], passive=True)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/metrics/per-object", headers={"Authorization": LOGIN})
+    answer = connection.getresponse()
+    text = b""
+    while piece := answer.read(40_000):
+        text += piece
+        time.sleep(0.01)
+    connection.close()
+    for name in names:
+        client.send(wire.method(1, "queue.delete", queue=name, nowait=True))
+    client.close()
+    exposed = parse(text.decode())
+    for name in ("queue_messages", "queue_consumers", "queue_messages_ready_bytes"):
+        found = [labels["queue"] for other, labels, _ in exposed.samples if other == "rabbitmq_" + name]
+        assert sorted(queue for queue in found if queue.startswith("many-")) == names, (name, len(found))
+
+
+def scraped(port: int) -> None:
+    """A real Prometheus takes it, and what the dashboard joins with is there."""
+    if shutil.which("prometheus") is None:
+        apt_install("prometheus")
+    own = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: leveret\n"
+            "  basic_auth: {username: guest, password: guest}\n"
+            f"  static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n")
+        with open(Path(folder) / "log", "w+", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
+                 f"--web.listen-address=127.0.0.1:{own}"], stdout=log, stderr=log)
+            try:
+                for query, value in [
+                    ("up", 1),
+                    ("sum(rabbitmq_queue_messages_ready * on(instance, job) "
+                     "group_left(rabbitmq_cluster, rabbitmq_node) rabbitmq_identity_info)", 1),
+                    ("sum(rabbitmq_global_messages_received_total * on(instance, job) "
+                     'group_left(rabbitmq_cluster) rabbitmq_identity_info{rabbitmq_endpoint="aggregated"})', 19),
+                    ("count(rabbitmq_build_info * on(instance, job) group_left(rabbitmq_cluster) "
+                     "rabbitmq_identity_info)", 1),
+                    ("rabbitmq_resident_memory_limit_bytes > bool rabbitmq_process_resident_memory_bytes", 1),
+                    ("rabbitmq_disk_space_available_bytes > bool rabbitmq_disk_space_available_limit_bytes", 1),
+                ]:
+                    asked(own, query, value, lambda: Path(log.name).read_text())
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+def asked(port: int, query: str, value: float, log: Callable[[], str]) -> None:
+    """What Prometheus answers, once it has it."""
+    found: Any = None
+    for _ in range(150):
+        try:
+            path = "/api/v1/query?query=" + urllib.parse.quote(query)
+            found = json.loads(ask(port, path, "")[2])["data"]["result"]
+            if [float(row["value"][1]) for row in found] == [value]:
+                return
+        except (OSError, ValueError, KeyError):
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"{query}: {found}, not {value}\n{log()}")
 
 
 def checked(port: int) -> None:

@@ -247,8 +247,11 @@ def main() -> int:
     if not options.rabbitmq:
         with started(False) as broker:
             client = metrics.traffic(broker.amqp)
-            for case in (metrics.compare, metrics.objects, metrics.guarded, metrics.checked):
+            for case in (
+                metrics.compare, metrics.objects, metrics.guarded, metrics.checked, metrics.scraped,
+            ):
                 suite.case("metrics-" + case.__name__, lambda case=case: case(broker.port))
+            suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
             client.close()
     timer.cancel()
     return 1 if suite.failed else 0
