@@ -141,10 +141,12 @@ def traffic(address: Address) -> raw.Client:
     client.send(wire.method(3, "basic.reject", delivery_tag=tags[3], requeue=False))
     client.call(4, "basic.consume", queue="q", consumer_tag="auto", no_ack=True)
     drain(client, 5)
-    # Two are left with whom they were delivered to; and one is there without a taker.
+    # Two are left with whom they were delivered to; and one is in two queues without a taker.
     client.call(4, "basic.cancel", consumer_tag="auto")
-    client.call(1, "queue.declare", queue="left")
-    client.send(wire.publish(1, "", "left", b"y" * 7))
+    for queue in ("left", "right"):
+        client.call(1, "queue.declare", queue=queue)
+        client.call(1, "queue.bind", queue=queue, exchange="amq.fanout")
+    client.send(wire.publish(1, "amq.fanout", "", b"y" * 7))
     for queue in QUEUES[1:]:
         client.call(1, "queue.declare", queue=queue)
     return client
@@ -228,8 +230,7 @@ def compare(port: int) -> None:
 
 def objects(port: int) -> None:
     """Each queue stands once under each name, whatever it is called, and only where it is asked for."""
-    # The end of a line is taken out of a name when it is declared, as RabbitMQ does.
-    wanted = sorted([queue.replace("\n", "") for queue in QUEUES] + ["left"])
+    wanted = sorted(QUEUES + ["left", "right"])
     for path, prefix in [("/metrics/per-object", "rabbitmq_"), (PATHS["detailed"], "rabbitmq_detailed_")]:
         samples = parse(ask(port, path)[2]).samples
         for name in ("queue_messages_ready", "queue_consumers", "queue_messages_persistent"):
@@ -300,7 +301,7 @@ def scraped(port: int) -> None:
                 for query, value in [
                     ("up", 1),
                     ("sum(rabbitmq_queue_messages_ready * on(instance, job) "
-                     "group_left(rabbitmq_cluster, rabbitmq_node) rabbitmq_identity_info)", 1),
+                     "group_left(rabbitmq_cluster, rabbitmq_node) rabbitmq_identity_info)", 2),
                     ("sum(rabbitmq_global_messages_received_total * on(instance, job) "
                      'group_left(rabbitmq_cluster) rabbitmq_identity_info{rabbitmq_endpoint="aggregated"})', 19),
                     ("count(rabbitmq_build_info * on(instance, job) group_left(rabbitmq_cluster) "
