@@ -11,10 +11,12 @@
 
 use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
 use super::api;
+use super::exposition::Exposition;
 use super::gate;
 use super::http::{self, Head, Parsed, Status};
 use super::listing::{Listing, Room};
 use super::looking::Looking;
+use super::metrics;
 use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
 use crate::broker::{self, Broker};
@@ -43,6 +45,8 @@ enum State {
     Checking,
     /// The rows of an answer are being written.
     Listing(Box<Listing>),
+    /// The rows of metrics are being written.
+    Exposing(Box<Exposition>),
     /// Messages are taken from a queue and written.
     Getting(Box<Getting>),
     /// Messages are being read, to be looked at.
@@ -189,6 +193,7 @@ impl AdminSession {
                 }
             }
             State::Listing(_) => self.list(context),
+            State::Exposing(_) => self.expose(context),
             State::Getting(_) => self.get(context),
             State::Looking(looking) if looking.is_done(context.broker) => {
                 let taken = looking.take(context);
@@ -224,7 +229,10 @@ impl AdminSession {
 
     /// Whether there is something to be written, now or by [`Self::fill`], without anything new from outside.
     pub fn has_output(&self) -> bool {
-        let goes_on = matches!(self.state, State::Listing(_) | State::Sending(_) | State::Getting(_));
+        let goes_on = matches!(
+            self.state,
+            State::Listing(_) | State::Exposing(_) | State::Sending(_) | State::Getting(_)
+        );
         !self.output().is_empty() || goes_on && !self.waits()
     }
 
@@ -351,6 +359,17 @@ impl AdminSession {
             Answer::Hold(batch) => self.state = State::Holding(batch),
             Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),
             Answer::List(listing) => self.state = State::Listing(listing),
+            Answer::Metrics(first, rows) => {
+                let head = Head { media: metrics::MEDIA, ..self.head(Status::Ok) };
+                http::begin(&mut self.output, head, None);
+                if core::mem::take(&mut self.is_head) {
+                    return self.finish();
+                }
+                let at = http::open_chunk(&mut self.output);
+                self.output.extend_from_slice(&first);
+                http::close_chunk(&mut self.output, at);
+                self.state = State::Exposing(rows);
+            }
             Answer::Look(looking) => self.state = State::Looking(looking),
             Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {
@@ -441,18 +460,40 @@ impl AdminSession {
             }
             return;
         }
-        self.output.drain(..core::mem::take(&mut self.written));
-        let is_alone = self.output.is_empty();
-        let at = http::open_chunk(&mut self.output);
-        let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
-        let room = Room { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone };
-        let is_done = listing.write(context.context(), &mut self.output, room);
-        http::close_chunk(&mut self.output, at);
-        if is_done {
-            http::end_chunks(&mut self.output);
+        let mut write = |out: &mut Vec<u8>, room| listing.write(context.context(), out, room);
+        if write_chunk(&mut self.output, &mut self.written, &mut write) {
             self.finish();
         }
     }
+
+    fn expose(&mut self, context: &RequestContext<'_>) {
+        let State::Exposing(rows) = &mut self.state else { return };
+        if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
+            return;
+        }
+        let mut write = |out: &mut Vec<u8>, room| rows.write(context.context(), out, room);
+        if write_chunk(&mut self.output, &mut self.written, &mut write) {
+            self.finish();
+        }
+    }
+}
+
+/// Puts some rows behind the output; says whether those were the last.
+fn write_chunk(
+    output: &mut Vec<u8>,
+    written: &mut usize,
+    write: &mut dyn FnMut(&mut Vec<u8>, Room) -> bool,
+) -> bool {
+    output.drain(..core::mem::take(written));
+    let is_alone = output.is_empty();
+    let at = http::open_chunk(output);
+    let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
+    let is_done = write(output, Room { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone });
+    http::close_chunk(output, at);
+    if is_done {
+        http::end_chunks(output);
+    }
+    is_done
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
 
+use super::exposition::Exposition;
 use super::http::Status;
 use super::json::Json;
 use super::listing::Listing;
@@ -40,6 +41,8 @@ pub enum Answer {
     Look(Box<Looking>),
     /// An answer of many rows, written as room comes.
     List(Box<Listing>),
+    /// Metrics: what stands first, and rows that are written as room comes.
+    Metrics(Vec<u8>, Box<Exposition>),
 }
 
 /// A small JSON body.

@@ -386,6 +386,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     held.chain(room).collect()
 }
 
+/// Whether an alarm says that the disk is full.
+pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
+    which_alarms(context).iter().any(|text| text.starts_with("disk"))
+}
+
 /// What the store consists of now; `None`: not now.
 pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
     let files = context.files.as_mut()?.pin_for_backup()?;

@@ -18,12 +18,8 @@ impl Kind for BridgeLinks {
         ("upstream", |link, pen| pen.json.text(&link.upstream)),
         ("moved", |link, pen| pen.json.number(link.moved)),
         ("pending", |link, pen| pen.json.number(link.pending)),
-        ("backlog", |link, pen| match &link.queues {
-            Some(queues) => {
-                let depths =
-                    queues.iter().filter_map(|queue| pen.context.broker.queue_depth(link.vhost, queue));
-                pen.json.number(depths.map(u64::from).sum::<u64>());
-            }
+        ("backlog", |link, pen| match link.backlog(pen.context.broker) {
+            Some(backlog) => pen.json.number(backlog),
             None => pen.json.raw(b"null"),
         }),
         ("repeats", |link, pen| pen.json.number(link.repeats)),

@@ -35,12 +35,9 @@ impl Pen<'_, '_> {
     fn channel(&mut self, channel: Option<ChannelId>) {
         let found = channel.and_then(|id| self.context.broker.channel_at(id.index()));
         match found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?))) {
-            Some((found, socket)) => self.json.shown(format_args!(
-                "<leveret.{}.{}.{}>",
-                socket.number,
-                found.connection.index() + 1,
-                found.number
-            )),
+            Some((found, socket)) => {
+                self.json.shown(channel_pid(socket.number, found.connection, found.number));
+            }
             None => self.json.text(""),
         }
     }
@@ -57,6 +54,11 @@ impl Pen<'_, '_> {
 /// What an operator names a connection by: never used again for another one.
 pub fn connection_pid(number: u64, connection: ConnectionId) -> String {
     format!("<leveret.{number}.{}.0>", connection.index() + 1)
+}
+
+/// What a channel of it is named by.
+pub fn channel_pid(number: u64, connection: ConnectionId, channel: u16) -> String {
+    format!("<leveret.{number}.{}.{channel}>", connection.index() + 1)
 }
 
 /// The other way round: the connection's number and id.

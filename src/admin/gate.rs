@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::answer::{Answer, body, done, not_found, problem, unauthorized};
 use super::http::{Head, JSON, Request, Status, Verb};
 use super::management::{self, Who};
+use super::metrics;
 use super::pages::{self, Page};
 use super::request_context::RequestContext;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
@@ -64,7 +65,8 @@ pub(super) fn handle(
     if let Some(refused) = refuse(request, &context.process.hosts) {
         return Ok(refused);
     }
-    if request.segments.first().is_none_or(|first| *first != "api") {
+    let is_metrics = request.segments.first().is_some_and(|first| *first == "metrics");
+    if !is_metrics && request.segments.first().is_none_or(|first| *first != "api") {
         return Ok(match request.verb {
             Verb::Get => page(request),
             _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
@@ -91,6 +93,12 @@ pub(super) fn handle(
         return Ok(unauthorized("Login failed"));
     }
     let Some(who) = Who::of(context, &user) else { return Ok(unauthorized("Not management user")) };
+    if is_metrics {
+        return Ok(match request.verb {
+            Verb::Get => metrics::answer(request, context, &who),
+            _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
+        });
+    }
     let path: heapless::Vec<&str, 3> = request.segments.iter().map(|segment| &**segment).take(3).collect();
     Ok(match (request.verb, path.as_slice(), token) {
         (Verb::Post, ["api", "leveret", "login"], None) => begin(context, &user),

@@ -22,7 +22,7 @@ use super::looking::{self, Sight};
 use super::request_context::RequestContext;
 
 /// The release of RabbitMQ whose API this is.
-const RABBITMQ_VERSION: &str = "3.10.8";
+pub(super) const RABBITMQ_VERSION: &str = "3.10.8";
 
 /// What there is besides RabbitMQ's paths, and which of those that change something: the page shows nothing
 /// else.
@@ -33,7 +33,7 @@ const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"b
 pub(super) struct Who {
     name: String,
     tags: String,
-    is_monitor: bool,
+    pub(super) is_monitor: bool,
     is_administrator: bool,
 }
 
@@ -548,9 +548,8 @@ fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let mut is_first = true;
     json.raw(b"{");
     texts(json, &mut is_first, &[("name", &process.node), ("type", "disc"), ("db_dir", &process.data_dir)]);
-    let alarms = api::which_alarms(context);
-    let is_disk_full = alarms.iter().any(|text| text.starts_with("disk"));
-    let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_disk_full)];
+    let is_full = api::is_disk_full(context);
+    let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_full)];
     for (name, truth) in truths {
         json.name(name, &mut is_first);
         json.truth(truth);
@@ -561,7 +560,7 @@ fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("mem_used", machine.resident_bytes),
         ("mem_limit", process.memory_limit_bytes),
         ("disk_free", machine.disk_free_bytes),
-        ("disk_free_limit", 0),
+        ("disk_free_limit", process.disk_free_limit().unwrap_or(0)),
         ("fd_used", machine.files_open),
         ("fd_total", machine.files_max),
         ("sockets_used", process.connections.into()),

@@ -11,6 +11,7 @@
 //! | `gate` | who comes in over the network: names, pages, logins |
 //! | `management` | RabbitMQ's management API for those, as far as their tags go |
 //! | `pages` | the web page's files |
+//! | `metrics`, `exposition` | metrics for Prometheus; rows of them, written while the client takes them |
 //! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
 //! | `queue_get`, `looking`, `shown_message` | messages taken, or only looked at; a message as JSON |
 //! | `access` | users, virtual hosts, permissions |
@@ -36,6 +37,7 @@ pub mod binding_columns;
 pub mod bridges;
 pub mod columns;
 pub mod definitions;
+pub mod exposition;
 pub mod filter;
 mod gate;
 pub mod http;
@@ -44,6 +46,7 @@ pub mod json;
 pub mod listing;
 mod looking;
 mod management;
+mod metrics;
 pub mod ordering;
 mod pages;
 mod queue_get;

@@ -132,6 +132,14 @@ pub struct BridgeLinkView<'a> {
     pub retry_in_ms: Option<u64>,
 }
 
+impl BridgeLinkView<'_> {
+    /// Messages here that wait to be forwarded, if it forwards any.
+    pub fn backlog(&self, broker: &Broker) -> Option<u64> {
+        let depths = self.queues.as_ref()?.iter().filter_map(|queue| broker.queue_depth(self.vhost, queue));
+        Some(depths.map(u64::from).sum())
+    }
+}
+
 /// The sockets of AMQP connections, as far as an operator is told of them.
 pub trait Sockets {
     /// Places of connections that were ever used.
@@ -239,6 +247,10 @@ pub struct Process {
     pub uptime_ms: u64,
     /// AMQP connections that are open.
     pub connections: u32,
+    /// All there have been since the start.
+    pub connections_made: u64,
+    /// Messages that publishers have been told are taken, since the start.
+    pub confirmed: u64,
     /// Handshakes ended since the start because others wanted in.
     pub handshakes_evicted: u64,
     /// Newcomers hung up on since the start before they had a handshake place: they said nothing, or their
@@ -254,6 +266,15 @@ pub struct Process {
     pub store: StoreView,
     /// The lines of the memory table: what each is for, and bytes.
     pub memory: Vec<(&'static str, u64)>,
+}
+
+impl Process {
+    /// How little may be free where the data directory is before publishers of persistent messages wait: what
+    /// is free less what the store may still take. `None`: there is no store.
+    pub fn disk_free_limit(&self) -> Option<u64> {
+        let limit = self.machine.disk_free_bytes.saturating_sub(self.store.room_bytes);
+        (self.store.bytes_max > 0).then_some(limit)
+    }
 }
 
 /// What the loop is to do.

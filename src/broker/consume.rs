@@ -348,6 +348,7 @@ impl Broker {
             route_cache: RouteCache::default(),
             may_write: None,
             may_write_until: 0,
+            has_published: false,
             outbox_len: 0,
             outbox_last: 0,
             closing: false,
@@ -360,6 +361,7 @@ impl Broker {
                 format_args!("this broker has no more channels: raise channels_max or close some"),
             ));
         };
+        self.counters.channels_opened += 1;
         self.count_for(holder, |held| held.channels += 1);
         let list = &mut self.connections[connection.index()].channels;
         list.push_back(&mut self.channels, index, |channel| &mut channel.links);

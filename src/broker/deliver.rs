@@ -222,6 +222,14 @@ impl Broker {
             let channel = delivery.channel;
             if delivery.carrier != Carrier::Return {
                 self.channels[channel.index()].last_sent = delivery.tag;
+                let counters = &mut self.counters;
+                counters.redelivered += u64::from(delivery.redelivered);
+                match (delivery.carrier, delivery.no_ack) {
+                    (Carrier::Deliver, false) => counters.delivered_manual += 1,
+                    (Carrier::Deliver, true) => counters.delivered_auto += 1,
+                    (_, false) => counters.get_manual += 1,
+                    (_, true) => counters.get_auto += 1,
+                }
             }
             if delivery.orphaned && !delivery.no_ack {
                 self.give_back(cx, index);
@@ -426,6 +434,7 @@ impl Broker {
             return Ok(None);
         }
         if ready == 0 || record.dying {
+            self.counters.get_empty += 1;
             return Ok(Some(false));
         }
         let owner = self.connection(connection);

@@ -49,6 +49,7 @@ mod backlog;
 mod changes;
 mod consume;
 mod context;
+mod counters;
 mod dead_letter;
 mod death;
 mod deliver;
@@ -102,6 +103,7 @@ pub use access::{
 };
 pub use changes::Declared;
 pub use context::Context;
+pub use counters::Counters;
 pub use deliver::OutboxView;
 pub use look::{LOOKED_MAX, Looked, Seen};
 pub use looks::LogRun;

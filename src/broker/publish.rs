@@ -89,16 +89,26 @@ impl Broker {
                 return Err(fault);
             }
         };
-        let in_transaction = matches!(self.channels[channel.index()].mode, Mode::Transaction(_));
+        let record = &mut self.channels[channel.index()];
+        record.has_published = true;
+        let connection = record.connection;
+        let (in_transaction, is_awaited) = match record.mode {
+            Mode::Plain => (false, false),
+            Mode::Confirm => (false, true),
+            Mode::Transaction(_) => (true, true),
+        };
         let result = if in_transaction {
             self.publish_in_transaction(cx.messages, channel, routed, mandatory)
         } else {
-            let share = self.publish_share(self.channels[channel.index()].connection);
-            let is_awaited = matches!(self.channels[channel.index()].mode, Mode::Confirm);
+            let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
             let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
+        if matches!(result, Ok(Outcome::Published | Outcome::PublishRefused)) {
+            self.counters.received += 1;
+            self.counters.received_confirm += u64::from(is_awaited || mandatory);
+        }
         if routed != message {
             match result {
                 // The session keeps the original message and publishes that again later.
@@ -120,6 +130,7 @@ impl Broker {
         if targets.is_empty() {
             return self.unroutable(cx.messages, message, publish);
         }
+        let routed = targets.len() as u64;
         let (kept, refused) = self.leave_out_unwilling(cx.messages, message, targets);
         self.weigh_log(cx.journal);
         let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
@@ -131,6 +142,7 @@ impl Broker {
         }
         match reserved {
             Ok(()) => {
+                self.counters.routed += routed;
                 self.push_to_targets(cx, message, &targets[..kept], publish.urgency, false);
                 self.bury_refused(cx, message, &targets[kept..]);
                 cx.messages.release(message);
@@ -309,6 +321,7 @@ impl Broker {
         publish: &Publish,
     ) -> Result<Outcome, Fault> {
         if !publish.mandatory {
+            self.counters.unroutable_dropped += 1;
             messages.release(message);
             return Ok(Outcome::Published);
         }
@@ -326,6 +339,7 @@ impl Broker {
             messages.release(message);
             return Err(self.out_of("unacknowledged_max"));
         }
+        self.counters.unroutable_returned += 1;
         self.put_into_outbox(
             messages,
             NewDelivery {

@@ -183,7 +183,10 @@ impl Broker {
         let words = self.queue_in_words(vhost, declaration.queue);
         arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
         self.check_queue_limit(vhost, declaration.queue)?;
-        self.create_queue(cx, owner, vhost, declaration, false)
+        let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
+        self.counters.queues_declared += 1;
+        self.counters.queues_created += 1;
+        Ok(queue)
     }
 
     fn compare_queue(
@@ -203,6 +206,7 @@ impl Broker {
             self.check_dead_letters(connection, vhost, declaration)?;
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
+        self.counters.queues_declared += 1;
         Ok(self.declared(queue))
     }
 
@@ -408,6 +412,7 @@ impl Broker {
         let (vhost, hidden) = (record.vhost, record.hidden);
         self.queue_table.remove((vhost, &*record.name), index);
         if !hidden {
+            self.counters.queues_deleted += 1;
             self.count_queue(vhost, false);
         }
         let record = &mut self.queues[index];

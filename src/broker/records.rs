@@ -130,6 +130,8 @@ pub(super) struct Channel {
     /// The exchange that this channel may publish to, until the topology changes.
     pub(super) may_write: Option<ExchangeId>,
     pub(super) may_write_until: u64,
+    /// Something was published on it.
+    pub(super) has_published: bool,
     /// Deliveries of this channel still in the outbox, and the sequence of the last one.
     pub(super) outbox_len: u32,
     pub(super) outbox_last: u64,

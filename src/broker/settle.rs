@@ -103,7 +103,10 @@ impl Broker {
         match settlement {
             Settlement::Requeue => self.give_back(cx, index),
             Settlement::Reject => self.reject(cx, index),
-            Settlement::Ack => self.settle_sent(cx, index),
+            Settlement::Ack => {
+                self.counters.acknowledged += 1;
+                self.settle_sent(cx, index);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::limits::Limits;
 use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Slab};
 
 use super::access::{Access, PREDECLARED_EXCHANGES};
+use super::counters::Counters;
 use super::deliveries::Deliveries;
 use super::divisions::{Divisions, LogShares};
 use super::holdings::Pinned;
@@ -154,6 +155,7 @@ pub struct Broker {
     pub(super) promised: Promised,
     /// Connections with a consumer that was refused because they have their share of deliveries.
     pub(super) over_share: Waiters<ConnectionId>,
+    pub(super) counters: Counters,
 }
 
 impl core::fmt::Debug for Broker {
@@ -230,6 +232,7 @@ impl Broker {
             releases: 0,
             promised: Promised::default(),
             over_share: Waiters::with_capacity(connections),
+            counters: Counters::default(),
         };
         broker.begin_access()?;
         Ok(broker)

@@ -12,10 +12,10 @@ use crate::journal::Journal;
 use crate::mem::{List, Messages, Slab};
 use crate::wire::field::Table;
 
-use super::Broker;
 use super::records::{ConsumerState, Mode};
 use super::routing::Destination;
 use super::sizes::QUEUE_BYTES;
+use super::{Broker, Counters};
 
 /// A queue.
 #[derive(Clone, Copy, Debug)]
@@ -219,6 +219,16 @@ pub enum ConsumerActivity {
 }
 
 impl Broker {
+    /// What has happened since the start.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Channels on which something was published.
+    pub fn publishers(&self) -> u64 {
+        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.closing).count() as u64
+    }
+
     /// Places of queues that were ever used.
     pub const fn queue_places(&self) -> usize {
         self.queues.places()

@@ -215,6 +215,8 @@ impl<P: Platform> Engine<P> {
         }
         process.uptime_ms = self.now.as_ms();
         process.connections = self.connections_count;
+        process.connections_made = self.connections_made;
+        process.confirmed = self.supplies.pools.confirmed();
         let refusals = self.accept_queue.refusals;
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;

@@ -177,6 +177,8 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        connections_made: 0,
+        confirmed: 0,
         is_store_damaged: false,
         is_tls_shut: false,
         waiting_publishers: 0,

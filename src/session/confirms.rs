@@ -114,6 +114,11 @@ impl Confirms {
 }
 
 impl Run {
+    /// How many messages it says are taken, when everything up to `told_before` was told.
+    pub(super) const fn taken_after(self, told_before: u64) -> u64 {
+        if self.refused { 0 } else { self.upto - told_before }
+    }
+
     /// The method that tells it, when everything up to `told_before` was told.
     pub(super) fn method(self, told_before: u64) -> Method<'static> {
         let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);

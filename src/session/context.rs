@@ -17,6 +17,8 @@ pub struct Pools {
     /// The consumer tag of the basic.cancel under way. There is one at most: a command is answered before
     /// any connection is asked for its next.
     pub(super) cancelled_tag: Name,
+    /// Messages that publishers have been told are taken, since the start.
+    pub(super) confirmed: u64,
 }
 
 impl Pools {
@@ -27,6 +29,7 @@ impl Pools {
             channels: Channels::new(limits.channels_max as usize),
             replies: BytePool::with_bytes(replies),
             cancelled_tag: Name::new(),
+            confirmed: 0,
         }
     }
 
@@ -44,6 +47,11 @@ impl Pools {
     pub fn trim(&mut self) -> bool {
         self.channels.trim();
         self.replies.trim()
+    }
+
+    /// Messages that publishers have been told are taken, since the start.
+    pub const fn confirmed(&self) -> u64 {
+        self.confirmed
     }
 
     /// Channels open or closing.

@@ -355,6 +355,7 @@ impl Connection {
                     let (frame, len) = small_frame(number, &run.method(before));
                     page.copy(&frame[..len]);
                     page.note(plan, What::Confirm(plan.told.len() as u32));
+                    context.pools.confirmed += run.taken_after(before);
                     plan.told.push(SentConfirm { slot, number, run, before });
                 }
             }

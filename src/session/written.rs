@@ -105,6 +105,7 @@ impl Connection {
             What::Blocked => self.blocked.told = !self.blocked.told,
             What::Confirm(index) => {
                 let told = plan.told[index as usize];
+                context.pools.confirmed -= told.run.taken_after(told.before);
                 context.pools.channels[told.slot].confirms.take_back(told.run, told.before);
                 self.list_to_confirm(context, told.slot);
             }

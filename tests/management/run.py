@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, free_port, leveret, watchdog  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
+import metrics  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SHAPES = HERE / "shapes.json"
@@ -47,6 +48,7 @@ class Broker(NamedTuple):
     amqp: Address
     port: int
     node: str
+    metrics_port: int
 
     def ask(self, method: str, path: str, body: Any = None) -> Tuple[int, Any]:
         """Status and JSON of an answer."""
@@ -62,14 +64,15 @@ class Broker(NamedTuple):
 
 
 class Managed(RabbitMq):
-    """A RabbitMQ with its management plug-in."""
+    """A RabbitMQ with its management plug-in, and the one for metrics."""
 
     def _environment(self, epmd_port: int) -> Dict[str, str]:
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         environment = super()._environment(epmd_port)
-        Path(environment["RABBITMQ_ENABLED_PLUGINS_FILE"]).write_text("[rabbitmq_management].\n")
+        Path(environment["RABBITMQ_ENABLED_PLUGINS_FILE"]).write_text("[rabbitmq_management, rabbitmq_prometheus].\n")
         with open(environment["RABBITMQ_CONFIG_FILE"], "a", encoding="utf-8") as config:
             config.write(f"management.tcp.port = {self.port}\nmanagement.tcp.ip = 127.0.0.1\n")
+            config.write(f"prometheus.tcp.port = {self.metrics_port}\nprometheus.tcp.ip = 127.0.0.1\n")
         return environment
 
 
@@ -79,13 +82,13 @@ def started(is_rabbitmq: bool) -> Iterator[Broker]:
     if is_rabbitmq:
         oracle = Managed()
         try:
-            yield Broker(oracle.address, oracle.port, "oracle@localhost")
+            yield Broker(oracle.address, oracle.port, "oracle@localhost", oracle.metrics_port)
         finally:
             oracle.close()
         return
     port = free_port()
     with leveret(args=["--management", f"127.0.0.1:{port}"]) as broker:
-        ours = Broker(broker.address, port, "")
+        ours = Broker(broker.address, port, "", port)
         yield ours._replace(node=ours.ask("GET", "cluster-name")[1]["name"])
 
 
@@ -222,10 +225,14 @@ def main() -> int:
     parser.add_argument("only", nargs="*")
     parser.add_argument("--rabbitmq", action="store_true")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record-metrics", action="store_true")
     options = parser.parse_args()
     suite = Suite("management", options.only)
     timer = watchdog(240)
     with started(options.rabbitmq) as broker:
+        if options.record_metrics:
+            metrics.record(broker.amqp, broker.metrics_port)
+            return 0
         if options.record:
             ANSWERS.write_text(json.dumps(run_admin(broker), indent=1) + "\n")
             client = traffic(broker)
@@ -236,6 +243,16 @@ def main() -> int:
             return 0
         suite.case("rabbitmqadmin", lambda: compare_admin(broker))
         suite.case("shapes", lambda: compare_shapes(broker))
+    # Counts begin with the broker; RabbitMQ's own come from another port, with no login and with its own media type.
+    if not options.rabbitmq:
+        with started(False) as broker:
+            client = metrics.traffic(broker.amqp)
+            for case in (
+                metrics.compare, metrics.objects, metrics.guarded, metrics.checked, metrics.scraped,
+            ):
+                suite.case("metrics-" + case.__name__, lambda case=case: case(broker.port))
+            suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
+            client.close()
     timer.cancel()
     return 1 if suite.failed else 0
 
