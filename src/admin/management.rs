@@ -473,7 +473,11 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
     texts(json, &mut is_first, &said);
     numbers(json, &mut is_first, &[("statistics_db_event_queue", 0), ("uptime", process.uptime_ms)]);
     json.name("message_stats", &mut is_first);
-    json.raw(b"{}");
+    // They are those of all virtual hosts together, which not everybody may know of.
+    match who.is_monitor {
+        true => message_stats(json, context),
+        false => json.raw(b"{}"),
+    }
     let broker = &*context.broker;
     let exchanges = (0..broker.exchange_places()).filter(|at| broker.exchange_at(*at).is_some()).count();
     json.name("object_totals", &mut is_first);
@@ -504,6 +508,26 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
     json.name("alarms", &mut is_first);
     json.texts(api::which_alarms(context));
     json.raw(b"}");
+}
+
+/// What has happened to messages since the start, in all virtual hosts together.
+fn message_stats(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    let counters = context.broker.counters();
+    let counts = [
+        ("publish", counters.received),
+        ("confirm", context.process.confirmed),
+        ("return_unroutable", counters.unroutable_returned),
+        ("drop_unroutable", counters.unroutable_dropped),
+        ("deliver", counters.delivered_manual),
+        ("deliver_no_ack", counters.delivered_auto),
+        ("get", counters.get_manual),
+        ("get_no_ack", counters.get_auto),
+        ("get_empty", counters.get_empty),
+        ("deliver_get", counters.delivered()),
+        ("redeliver", counters.redelivered),
+        ("ack", counters.acknowledged),
+    ];
+    nested(json, &counts);
 }
 
 fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {

@@ -39,6 +39,14 @@ OTHER_LABELS = {
                             "erlang_version"},
     "rabbitmq_identity_info": {"rabbitmq_cluster_permanent_id", "rabbitmq_endpoint"},
 }
+# What the management API's overview calls it.
+OVERVIEW = {
+    "publish": "received", "confirm": "confirmed", "return_unroutable": "unroutable_returned",
+    "drop_unroutable": "unroutable_dropped", "deliver": "delivered_consume_manual_ack",
+    "deliver_no_ack": "delivered_consume_auto_ack", "get": "delivered_get_manual_ack",
+    "get_no_ack": "delivered_get_auto_ack", "get_empty": "get_empty", "deliver_get": "delivered",
+    "redeliver": "redelivered", "ack": "acknowledged",
+}
 # Hostile in a label: what has to be escaped, and what looks like the end of one. Nobody has a line end in a name.
 QUEUES = ["q", 'a"b', "a\\b", 'x"} 7', "ü"]
 SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})? (\S+)')
@@ -256,6 +264,24 @@ def guarded(port: int) -> None:
     assert status == 401 and "rabbitmq_" not in text, (status, text)
     assert ask(port, "/metrics/none")[0] == 404
     assert ask(port, "/metricsx")[0] == 404
+
+
+def totals(port: int) -> None:
+    """The overview counts the same messages, and tells monitors alone."""
+    samples = parse(ask(port, "/metrics")[2]).samples
+    said = {name.removeprefix("rabbitmq_global_messages_"): float(value) for name, _, value in samples}
+    stats = json.loads(ask(port, "/api/overview")[2])["message_stats"]
+    for key, name in OVERVIEW.items():
+        assert stats.pop(key) == said[name + "_total"] > 0, (key, name)
+    assert not stats, stats
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    user = json.dumps({"password": "guest", "tags": "management"})
+    connection.request("PUT", "/api/users/reader", user, {"Authorization": LOGIN})
+    assert connection.getresponse().status == 201
+    connection.close()
+    reader = "Basic " + base64.b64encode(b"reader:guest").decode()
+    assert json.loads(ask(port, "/api/overview", reader)[2])["message_stats"] == {}
+    assert ask(port, "/metrics", reader)[0] == 401
 
 
 def many(address: Address, port: int) -> None:

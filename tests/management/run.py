@@ -248,7 +248,7 @@ def main() -> int:
         with started(False) as broker:
             client = metrics.traffic(broker.amqp)
             for case in (
-                metrics.compare, metrics.objects, metrics.guarded, metrics.checked, metrics.scraped,
+                metrics.compare, metrics.objects, metrics.guarded, metrics.totals, metrics.checked, metrics.scraped,
             ):
                 suite.case("metrics-" + case.__name__, lambda case=case: case(broker.port))
             suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
