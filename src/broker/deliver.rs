@@ -15,6 +15,8 @@ use crate::mem::{List, Messages};
 
 use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
+use super::expire::Patience;
+use super::queue::Front;
 #[cfg(debug_assertions)]
 use super::queue::Queue;
 use super::records::{Consumer, ConsumerState, Getting};
@@ -42,8 +44,8 @@ impl Broker {
             let id = QueueId::from_index(queue);
             left -= self.deliver_from(cx, id, left.min(QUEUE_BURST));
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
-            if self.queues[queue].settings.limits_length() {
-                self.trim_length(cx, id);
+            if self.queues[queue].is_picky() {
+                self.look_after(cx, id);
             }
             self.wake(id);
         }
@@ -94,6 +96,11 @@ impl Broker {
                 self.note_share(self.channels[channel.index()].connection);
                 self.park(consumer);
                 continue;
+            }
+            if self.queues[queue.index()].settings.may_expire
+                && !self.expire_before_delivery(cx, queue, Patience::OneTurn)
+            {
+                break;
             }
             if !self.first_may_go(cx, queue) {
                 break;
@@ -294,6 +301,16 @@ impl Broker {
         own && shared
     }
 
+    /// Whether they allow it another one behind so many that it is to have.
+    pub(super) fn has_credit_beyond(&self, index: usize, count: u32) -> bool {
+        let consumer = &self.consumers[index];
+        let channel = &self.channels[consumer.channel.index()];
+        let within = |used: u32, most: u16| most == 0 || used.saturating_add(count) < u32::from(most);
+        consumer.no_ack
+            || within(consumer.unsettled, consumer.prefetch_count)
+                && within(channel.consumer_unsettled, channel.global_prefetch_count)
+    }
+
     /// Puts the consumer on its queue's eligible list, behind those of its priority.
     pub(super) fn make_eligible(&mut self, cx: &mut Context<'_>, index: usize) {
         let consumer = &self.consumers[index];
@@ -409,6 +426,12 @@ impl Broker {
         no_ack: bool,
     ) -> Result<Option<bool>, Fault> {
         let connection = self.channels[channel.index()].connection;
+        if self.queues[queue.index()].is_picky_by_time() {
+            self.touch_queue(cx.journal, queue);
+            if !self.expire_before_delivery(cx, queue, Patience::No) {
+                return Ok(None);
+            }
+        }
         let record = &self.queues[queue.index()];
         let ready = record.backlog.ready();
         if record.returning > 0 && !record.dying {
@@ -429,6 +452,10 @@ impl Broker {
         let stand_in = self.get_stand_in(channel, queue)?;
         let taken = self.take_ready(cx, queue);
         self.note_delivery(cx, queue, &taken);
+        if self.queues[queue.index()].settings.may_expire {
+            self.expire_behind(cx, queue);
+        }
+        let left = self.queues[queue.index()].backlog.ready();
         self.queues[queue.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
@@ -442,7 +469,7 @@ impl Broker {
                 channel,
                 consumer: Some(stand_in),
                 queue: Some(queue),
-                carrier: Carrier::Get(ready - 1),
+                carrier: Carrier::Get(left),
                 redelivered: taken.redelivered,
                 returns: taken.returns,
                 no_ack,
@@ -463,7 +490,7 @@ impl Broker {
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues[queue.index()].is_head_blocked => Ok(None),
+                () if self.queues[queue.index()].front != Front::Free => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {

@@ -68,7 +68,15 @@ impl Log {
     /// segment or take room that the next start may need, and where this life has written nothing but its
     /// first commit, which repeats another.
     pub fn closing_commit(&mut self, now: Now) -> Option<CommitJob> {
-        if self.counters.commits < 2 || self.is_short() || !self.fits_active(BLOCK_BYTES) {
+        if self.counters.commits < 2 || !self.fits_active(BLOCK_BYTES) {
+            return None;
+        }
+        self.empty_commit(now)
+    }
+
+    /// A commit that says nothing but how late it is; `None` where only what makes room may be written.
+    pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
+        if self.is_short() {
             return None;
         }
         self.is_closing = true;
@@ -209,7 +217,7 @@ impl Log {
             vouch.is_due = self.gathers_access;
         }
         (self.gathers_access, self.digest_at) = (false, 0);
-        (self.is_starting, self.is_closing) = (false, false);
+        (self.is_starting, self.is_closing, self.said_at) = (false, false, now);
         let commit_header = CommitHeader {
             format: self.format,
             life: self.life,

@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod cases;
 mod dead_letters;
+mod expiry;
 mod holders;
 mod lives;
 mod offsets;
