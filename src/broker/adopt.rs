@@ -267,6 +267,7 @@ impl Broker {
         let may_expire = record.settings.may_expire;
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
         record.settings.may_expire |= may_expire;
+        self.minds_time |= record.settings.may_expire;
         record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;

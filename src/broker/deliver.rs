@@ -15,7 +15,7 @@ use crate::mem::{List, Messages};
 
 use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
-use super::expire::Patience;
+use super::expire::{Cleared, Patience};
 use super::queue::Front;
 #[cfg(debug_assertions)]
 use super::queue::Queue;
@@ -80,7 +80,7 @@ impl Broker {
     }
 
     fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
-        let mut delivered = 0;
+        let (mut delivered, units_before) = (0, cx.work.units());
         while delivered < most && self.queues[queue.index()].wants_delivery() {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else {
                 panic!("a queue that wants a delivery has a consumer for it");
@@ -97,10 +97,13 @@ impl Broker {
                 self.park(consumer);
                 continue;
             }
-            if self.queues[queue.index()].settings.may_expire
-                && !self.expire_before_delivery(cx, queue, Patience::OneTurn)
-            {
-                break;
+            if self.queues[queue.index()].settings.may_expire {
+                let is_clear = self.expire_before_delivery(cx, queue, Patience::OneTurn) == Cleared::Yes;
+                // What expires before others is work, too, and those behind have to wait for their turn.
+                let units = cx.work.units() - units_before;
+                if !is_clear || delivered + units / STEPS_PER_DELIVERY >= most {
+                    break;
+                }
             }
             if !self.first_may_go(cx, queue) {
                 break;
@@ -301,14 +304,19 @@ impl Broker {
         own && shared
     }
 
-    /// Whether they allow it another one behind so many that it is to have.
-    pub(super) fn has_credit_beyond(&self, index: usize, count: u32) -> bool {
+    /// How many more messages they allow it.
+    pub(super) fn credit(&self, index: usize) -> u32 {
         let consumer = &self.consumers[index];
         let channel = &self.channels[consumer.channel.index()];
-        let within = |used: u32, most: u16| most == 0 || used.saturating_add(count) < u32::from(most);
-        consumer.no_ack
-            || within(consumer.unsettled, consumer.prefetch_count)
-                && within(channel.consumer_unsettled, channel.global_prefetch_count)
+        let left = |used: u32, most: u16| match most {
+            0 => u32::MAX,
+            _ => u32::from(most).saturating_sub(used),
+        };
+        match consumer.no_ack {
+            true => u32::MAX,
+            false => left(consumer.unsettled, consumer.prefetch_count)
+                .min(left(channel.consumer_unsettled, channel.global_prefetch_count)),
+        }
     }
 
     /// Puts the consumer on its queue's eligible list, behind those of its priority.
@@ -428,8 +436,11 @@ impl Broker {
         let connection = self.channels[channel.index()].connection;
         if self.queues[queue.index()].is_picky_by_time() {
             self.touch_queue(cx.journal, queue);
-            if !self.expire_before_delivery(cx, queue, Patience::No) {
-                return Ok(None);
+            match self.expire_before_delivery(cx, queue, Patience::No) {
+                Cleared::Yes => {}
+                Cleared::NotYet => return Ok(None),
+                // It is given to nobody, and who asks must not wait for room that may be its own to make.
+                Cleared::No => return Ok(Some(false)),
             }
         }
         let record = &self.queues[queue.index()];
@@ -490,7 +501,7 @@ impl Broker {
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues[queue.index()].front != Front::Free => Ok(None),
+                () if self.is_kept_from_get(queue) => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
@@ -519,6 +530,12 @@ impl Broker {
         self.getting.retain(|get| get.connection != connection);
         assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
         self.connections[connection.index()].jobs -= open;
+    }
+
+    /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
+    fn is_kept_from_get(&self, queue: QueueId) -> bool {
+        let record = &self.queues[queue.index()];
+        record.front == Front::Blocked && !record.dying
     }
 
     /// The record that stands for this channel's gets from this queue.

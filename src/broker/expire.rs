@@ -15,7 +15,7 @@
 
 use crate::command::QueueId;
 use crate::journal::{Journal, Mode};
-use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::mem::{MessageFlags, MessageId};
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
@@ -27,12 +27,15 @@ use super::page_in::{Fetch, Page};
 use super::place::{Lane, Place};
 use super::publish::expiration_ms;
 use super::queue::{Front, Peeked};
+use super::shedding::take_step;
 use super::{Broker, Context};
 
 /// Queues whose time has come that a turn takes up.
 const DUE_STEP: u32 = 512;
 /// Messages that a consumer's turn may find expired.
 const DELIVER_STEP: u32 = 64;
+/// Bytes of properties that are as much work as one step, when they are looked into.
+const BYTES_PER_UNIT: usize = 512;
 
 /// How long a message that is due at once may still go to somebody, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +44,16 @@ pub(super) enum Patience {
     No = 0,
     /// A consumer that waits has this turn.
     OneTurn = 1,
+}
+
+/// Whether what stands first has not expired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cleared {
+    Yes,
+    /// There was more than a step takes.
+    NotYet,
+    /// What has expired has nowhere to go now.
+    No,
 }
 
 /// What is known of a queue's first message.
@@ -60,10 +73,21 @@ impl Broker {
         self.expiry.next_ms()
     }
 
-    /// Whether something in the log waits for its time, so that this has to be told to the next life.
+    /// Whether something in the log waits for its time, first or behind others, so that this has to be told
+    /// to the next life.
     pub fn has_stored_deadline(&self) -> bool {
-        let is_waiting = |queue: &super::queue::Queue| queue.settings.may_expire && queue.due_ms != u64::MAX;
-        self.queues.iter().any(|(_, queue)| is_waiting(queue) && queue.logged.count() > 0)
+        self.queues.iter().any(|(_, queue)| queue.settings.may_expire && queue.logged.count() > 0)
+    }
+
+    /// Whether there was anything so far that may expire.
+    pub const fn minds_time(&self) -> bool {
+        self.minds_time
+    }
+
+    /// Messages of the queue may expire from now on.
+    pub(super) fn note_may_expire(&mut self, queue: QueueId) {
+        self.queues[queue.index()].settings.may_expire = true;
+        self.minds_time = true;
     }
 
     /// Takes up the queues whose time has come.
@@ -73,7 +97,7 @@ impl Broker {
             let record = self.queues.get_mut(queue.index());
             if let Some(record) = record.filter(|record| record.due_ms == at) {
                 record.due_ms = u64::MAX;
-                self.note_shed(queue);
+                self.note_shed_anew(queue);
             }
         }
     }
@@ -95,17 +119,19 @@ impl Broker {
     /// A message came to a queue, one of those in which messages may expire or one that may itself.
     pub(super) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let record = &mut self.queues[queue.index()];
+        let record = &self.queues[queue.index()];
         let is_first_to = expires && !record.settings.may_expire;
-        record.settings.may_expire |= is_first_to;
-        if !record.settings.may_expire {
+        if !expires && !record.settings.may_expire {
             return;
+        }
+        if is_first_to {
+            self.note_may_expire(queue);
         }
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
         // Behind others it has to wait, and its queue is looked at for those.
-        if is_first_to || record.backlog.ready() == 1 {
+        if is_first_to || self.queues[queue.index()].backlog.ready() == 1 {
             self.schedule(cx, queue);
         }
     }
@@ -121,8 +147,13 @@ impl Broker {
         let record = &self.queues[queue.index()];
         let is_due =
             cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE) || record.settings.message_ttl_ms == 0;
+        // In the middle of a transaction its letter waits for the end: what that publishes has been promised
+        // room.
+        let waits = cx.journal.is_grouping() && record.settings.dead_letters;
         let looks = is_due && record.eligible.is_empty();
-        if looks {
+        if looks && waits {
+            self.note_shed_anew(queue);
+        } else if looks {
             self.expire_by(cx, queue, &mut 1, Patience::No);
         }
         looks
@@ -142,6 +173,8 @@ impl Broker {
                 Head::At(at) if at <= cx.journal.time_ms() => {}
                 Head::Nothing | Head::Unknown | Head::DueAbsent | Head::At(_) => break,
             }
+            let before = cx.work.units();
+            cx.work.charge(1);
             let is_gone = *left > 0
                 && match self.has_dead_letters(queue) {
                     true => self.bury_first(cx, queue, Reason::Expired),
@@ -151,25 +184,25 @@ impl Broker {
                 return false;
             }
             // What came to nothing is no step, or the queue would be asked again at once.
-            *left -= 1;
+            take_step(left, before, cx.work);
         }
         true
     }
 
-    /// The same before a message goes to somebody; `false`: what stands first has expired and must not go.
+    /// The same before a message goes to somebody.
     pub(super) fn expire_before_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
         patience: Patience,
-    ) -> bool {
-        let is_clear = self.expire_by(cx, queue, &mut { DELIVER_STEP }, patience);
-        if !is_clear {
-            let record = &mut self.queues[queue.index()];
-            record.front = Front::Expired;
-            self.note_shed(queue);
+    ) -> Cleared {
+        let mut left = DELIVER_STEP;
+        if self.expire_by(cx, queue, &mut left, patience) {
+            return Cleared::Yes;
         }
-        is_clear
+        self.queues[queue.index()].front = Front::Expired;
+        self.note_shed(queue);
+        if left < DELIVER_STEP { Cleared::NotYet } else { Cleared::No }
     }
 
     /// A message was taken: what stood behind it may have expired, and does not count any more.
@@ -214,7 +247,8 @@ impl Broker {
                 Place::Plain(message) | Place::Spilled(message, _) | Place::Logged(message, _),
             )) => message,
         };
-        let ttl_ms = record.settings.message_ttl_ms.min(self.own_ttl_ms(cx.messages, message));
+        let queue_ttl_ms = record.settings.message_ttl_ms;
+        let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));
         if ttl_ms == u64::MAX {
             return Head::At(u64::MAX);
         }
@@ -235,11 +269,12 @@ impl Broker {
     }
 
     /// How long a message may wait by itself, in milliseconds; the largest number for ever.
-    fn own_ttl_ms(&mut self, messages: &Messages, message: MessageId) -> u64 {
-        if !messages.flags(message).has(MessageFlags::EXPIRES) {
+    fn own_ttl_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
+        if !cx.messages.flags(message).has(MessageFlags::EXPIRES) {
             return u64::MAX;
         }
-        let properties = messages.properties(message, &mut self.scratch.properties);
+        let properties = cx.messages.properties(message, &mut self.scratch.properties);
+        cx.work.charge(properties.len() / BYTES_PER_UNIT);
         // It was looked at when the message came.
         expiration_ms(&Properties::trusted(properties)).ok().flatten().unwrap_or(u64::MAX)
     }
@@ -256,21 +291,21 @@ impl Broker {
     }
 
     /// At a start, or when messages in the log got a queue: they may have to expire without anybody coming
-    /// for them, be it that they have somewhere to go then.
+    /// for them, and until then they fill the log. What the queue's arguments say is not all: a message may
+    /// have a time of its own.
     #[cold]
     pub(super) fn look_at_stored(&mut self, queue: QueueId) {
-        let record = &self.queues[queue.index()];
-        if record.settings.may_expire || record.settings.dead_letters {
-            self.want_peek(queue);
-        }
+        self.want_peek(queue);
     }
 
     /// The record of the first message was read.
     #[cold]
     pub(super) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
+        if own_ttl_ms.is_some() {
+            self.note_may_expire(fetch.queue);
+        }
         let record = &mut self.queues[fetch.queue.index()];
-        record.settings.may_expire |= own_ttl_ms.is_some();
         let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
         record.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
@@ -298,14 +333,18 @@ impl Broker {
         if may_go { record.unused_until_ms } else { u64::MAX }
     }
 
-    /// Deletes the queue if nobody had a use for it for too long.
+    pub(super) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
+        self.unused_until_ms(journal, queue) <= journal.time_ms()
+    }
+
+    /// Deletes a queue that nobody had a use for for too long; `false`: too much is to be written now.
     #[cold]
     pub(super) fn expire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let is_over = self.unused_until_ms(cx.journal, queue) <= cx.journal.time_ms();
-        if is_over {
+        let may_go = !cx.journal.is_crowded();
+        if may_go {
             self.retire_queue(cx, queue);
             self.queue_job(Job::Queue(queue));
         }
-        is_over
+        may_go
     }
 }

@@ -245,8 +245,10 @@ impl Broker {
         }
         cx.messages.finish(message);
         cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
-        if let Some(record) = self.queues.get_mut(fetch.queue.index()) {
-            record.settings.may_expire |= cx.messages.flags(message).has(MessageFlags::EXPIRES);
+        if self.queues.get(fetch.queue.index()).is_some()
+            && cx.messages.flags(message).has(MessageFlags::EXPIRES)
+        {
+            self.note_may_expire(fetch.queue);
         }
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
@@ -305,7 +307,7 @@ impl Broker {
         self.queues[queue.index()].front = Front::Free;
         self.shedding.note_change();
         if self.queues[queue.index()].settings.may_expire {
-            self.note_shed(queue);
+            self.note_shed_anew(queue);
         }
         self.getting.note_change();
         self.wake(queue);

@@ -8,7 +8,7 @@
 use crate::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Appended, Journal, Mode as JournalMode, NoRoom, Urgency};
-use crate::mem::{MessageFlags, MessageId, Messages, Share};
+use crate::mem::{List, MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
@@ -55,6 +55,8 @@ enum Hindrance {
 /// for it.
 const SHARE: u64 = 8;
 const LOW_SHARE: u64 = 7;
+/// Consumers that are asked whether one of them takes a message that is due at once.
+const WAITING_LOOKED_AT: u32 = 64;
 
 /// How often it is said that publishers wait for room on the disk.
 const SAY_FULL_EVERY_MS: u64 = 60_000;
@@ -384,14 +386,21 @@ impl Broker {
         (kept, refused)
     }
 
-    /// Whether a message that enters the queue now leaves it in this turn.
+    /// Whether a message that enters the queue now leaves it in this turn: whether those who wait there can
+    /// have more than are before it.
     fn goes_on_at_once(&self, queue: QueueId) -> bool {
         let record = &self.queues[queue.index()];
-        let ready = record.backlog.ready();
-        record.returning == 0
-            && record.eligible.front().is_some_and(|consumer| {
-                self.connection_can_take(consumer) && (ready == 0 || self.has_credit_beyond(consumer, ready))
-            })
+        let (mut before, mut at) = (record.backlog.ready(), record.eligible.front());
+        for _ in 0..WAITING_LOOKED_AT {
+            let Some(consumer) = at.filter(|_| record.returning == 0) else { return false };
+            let credit = if self.connection_can_take(consumer) { self.credit(consumer) } else { 0 };
+            if credit > before {
+                return true;
+            }
+            before -= credit;
+            at = List::after(&self.consumers, consumer, |consumer| &consumer.eligible_links);
+        }
+        false
     }
 
     /// Whether every target takes the message now; changes nothing.

@@ -291,6 +291,7 @@ impl Broker {
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let (hidden, is_rebuilt, buries) = (record.hidden, record.is_rebuilt, record.buries_logged());
+        let may_expire = record.settings.may_expire;
         self.check_vhost_alive(vhost)?;
         record.declarer = self.take_share(cx, Declared::Queue, vhost, bytes)?;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
@@ -298,6 +299,7 @@ impl Broker {
         self.hold_vhost(vhost);
         self.orphans.rebuilt += u32::from(is_rebuilt);
         self.buriers += u32::from(buries);
+        self.minds_time |= may_expire;
         if !hidden {
             self.count_queue(vhost, true);
         }

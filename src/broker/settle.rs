@@ -287,7 +287,7 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         record.returning -= 1;
         if record.settings.may_expire {
-            self.note_shed(queue);
+            self.note_shed_anew(queue);
         }
         self.getting.note_change();
         self.wake(queue);

@@ -17,9 +17,10 @@ use super::death::Reason;
 use super::expire::Patience;
 use super::place::Place;
 use super::queue::Front;
+use super::shedding::take_step;
 use super::{Broker, Context};
 
-/// Messages that a turn gives up.
+/// Messages that a turn gives up; some are more work than one ([`take_step`]).
 const SHED_STEP: u32 = 512;
 /// Messages that a command gives up at once.
 const COMMAND_STEP: u32 = 8;
@@ -45,9 +46,9 @@ impl Broker {
         }
     }
 
-    /// The queue is over its length: on the list already it may be for what was rejected and has no room,
-    /// which says nothing of this.
-    fn note_over_length(&mut self, queue: QueueId) {
+    /// The queue has something else to give up: on the list already it may be for what was rejected and has
+    /// no room, which says nothing of this.
+    pub(super) fn note_shed_anew(&mut self, queue: QueueId) {
         self.note_shed(queue);
         self.shedding.note_change();
     }
@@ -81,8 +82,8 @@ impl Broker {
         if self.queues[queue.index()].dying {
             return true;
         }
-        if self.expire_queue(cx, queue) {
-            return true;
+        if self.is_unused_for_too_long(cx.journal, queue) {
+            return self.expire_queue(cx, queue);
         }
         // Each has an end of its own: a letter without room may stand before others that need none.
         let is_buried = self.bury_all(cx, queue, left);
@@ -107,7 +108,7 @@ impl Broker {
         if !self.has_dead_letters(queue) {
             while self.is_over_length(queue) && self.drop_first(cx, queue) {}
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
-            self.note_over_length(queue);
+            self.note_shed_anew(queue);
         }
     }
 
@@ -152,7 +153,7 @@ impl Broker {
             return false;
         }
         if is_letter && self.has_dead_letters(queue) {
-            self.note_over_length(queue);
+            self.note_shed_anew(queue);
         } else {
             self.trim_length(cx, queue);
         }
@@ -176,10 +177,11 @@ impl Broker {
 
     fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while self.is_over_length(queue) {
+            let before = cx.work.units();
             if *left == 0 || !self.bury_first(cx, queue, Reason::MaxLength) {
                 return false;
             }
-            *left -= 1;
+            take_step(left, before, cx.work);
         }
         true
     }
@@ -241,10 +243,11 @@ impl Broker {
 
     fn bury_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while let Some(index) = self.queues[queue.index()].backlog.first_rejected() {
+            let before = cx.work.units();
             if *left == 0 || !self.bury_rejected(cx, queue, index) {
                 return false;
             }
-            *left -= 1;
+            take_step(left, before, cx.work);
         }
         true
     }

@@ -141,6 +141,8 @@ pub struct Broker {
     pub(super) shedding: Shedding,
     /// When to look at which queue for what has expired.
     pub(super) expiry: Expiry,
+    /// There was something that may expire.
+    pub(super) minds_time: bool,
     /// Seconds since 1970 when this second began: what dead letters say about when.
     pub(super) unix_s: u64,
     pub(super) scratch: Scratch,
@@ -223,6 +225,7 @@ impl Broker {
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
             expiry: Expiry::with_capacity(queues),
+            minds_time: false,
             buriers: 0,
             shedding: Shedding::with_capacity(queues),
             unix_s: 0,

@@ -143,9 +143,11 @@ impl<P: Platform> Engine<P> {
 
     /// When something expires, or the next life has to be told how late it is for that.
     fn expiry_deadline(&self) -> Deadline {
-        let Some(at_ms) = self.broker.next_expiry_ms() else { return Deadline::NEVER };
-        let due = self.now.after_ms(at_ms.saturating_sub(self.journal.time_ms()));
-        self.store.as_ref().map_or(due, |store| due.earlier(store.time_deadline()))
+        let time_ms = self.journal.time_ms();
+        let at_ms = self.broker.next_expiry_ms();
+        let due = at_ms.map_or(Deadline::NEVER, |at_ms| self.now.after_ms(at_ms.saturating_sub(time_ms)));
+        let store = self.store.as_ref().filter(|_| self.broker.minds_time());
+        store.map_or(due, |store| due.earlier(store.time_deadline()))
     }
 
     // ---- what is reported
@@ -386,7 +388,7 @@ impl<P: Platform> Engine<P> {
         if let Some(job) = store.next_read(broker, messages) {
             self.platform.start_read(job);
         }
-        if broker.next_expiry_ms().is_some() && store.time_deadline().is_due(self.now) {
+        if broker.minds_time() && store.time_deadline().is_due(self.now) {
             store.say_time(broker.has_stored_deadline(), self.now);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.

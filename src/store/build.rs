@@ -68,15 +68,18 @@ impl Log {
     /// segment or take room that the next start may need, and where this life has written nothing but its
     /// first commit, which repeats another.
     pub fn closing_commit(&mut self, now: Now) -> Option<CommitJob> {
-        if self.counters.commits < 2 || !self.fits_active(BLOCK_BYTES) {
+        if self.counters.commits < 2 || self.is_short() || !self.fits_active(BLOCK_BYTES) {
             return None;
         }
         self.empty_commit(now)
     }
 
-    /// A commit that says nothing but how late it is; `None` where only what makes room may be written.
+    /// A commit that says nothing but how late it is; `None` where it would open a segment that is kept for
+    /// what makes room, or the cleaner is at the last of those. A log that is full of what has to expire is
+    /// told how late it is, or it would be as full in its next life.
     pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
-        if self.is_short() {
+        let fits_beside = self.leaves_reserve_alone() && self.fits_active(BLOCK_BYTES);
+        if self.is_short() && !fits_beside {
             return None;
         }
         self.is_closing = true;

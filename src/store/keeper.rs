@@ -315,6 +315,8 @@ impl Keeper {
 
     fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
         let job = self.log.next_commit(now);
+        // Any commit says it.
+        self.says_time &= job.is_none();
         if job.is_some() || self.has_more(journal) || !self.log.is_idle() {
             return job;
         }

@@ -244,11 +244,17 @@ fn what_a_full_queue_refuses_is_told_and_goes_on() {
 /// What a queue gives up in the middle of a transaction does not take the places that the rest of it needs.
 #[test]
 fn a_commit_is_whole_though_its_first_messages_push_others_out() {
-    for overflow in ["drop-head", "reject-publish-dlx"] {
+    let (length, ttl) = ("x-max-length", "x-message-ttl");
+    for (overflow, limit, most) in [
+        ("drop-head", length, 1),
+        ("reject-publish-dlx", length, 1),
+        ("drop-head", length, 0),
+        ("drop-head", ttl, 0),
+    ] {
         let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
         let at = house.connect();
         let arguments = table(|t| {
-            t.int("x-max-length", 1)?;
+            t.int(limit, most)?;
             t.text("x-overflow", overflow)?;
             t.text("x-dead-letter-exchange", "amq.direct")
         });
@@ -267,16 +273,17 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
             house.done(at, Command::Publish { message, mandatory: false });
         }
         // What a queue refused is told; all else has happened.
-        let is_refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
-        assert_eq!(is_refused, overflow != "drop-head", "{overflow}");
+        let refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
+        assert_eq!(refused, overflow != "drop-head", "{overflow}");
         let at = house.connect();
         for (_, queue) in queues("amq.fanout", 6) {
             assert_eq!(house.ready(at, &queue), 1, "{overflow}: {queue}");
             empty(&mut house, at, &queue);
         }
+        house.journal.set_time(2);
         house.turns(at);
-        assert_eq!(house.ready(at, "q"), 1, "{overflow}");
-        let letters = if overflow == "drop-head" { 1 } else { 0 };
+        assert_eq!(house.ready(at, "q"), most as u32, "{overflow}, {limit} {most}");
+        let letters = if overflow == "drop-head" { 2 - most as usize } else { 0 };
         for (_, queue) in queues("amq.direct", 12) {
             assert_eq!(empty(&mut house, at, &queue).len(), letters, "{overflow}: {queue}");
         }

@@ -10,26 +10,26 @@ use crate::dead_letters::{
 };
 use crate::support::{At, House};
 
-fn ttl(ms: i32) -> Vec<u8> {
+pub(crate) fn ttl(ms: i32) -> Vec<u8> {
     table(|t| t.int("x-message-ttl", ms))
 }
 
 /// Properties with an expiration.
-fn expiring(ms: &str) -> Vec<u8> {
+pub(crate) fn expiring(ms: &str) -> Vec<u8> {
     let mut properties = vec![0x01, 0, ms.len() as u8];
     properties.extend(ms.as_bytes());
     properties
 }
 
 /// The same with the delivery mode, which comes before it.
-fn persistent_expiring(ms: &str) -> Vec<u8> {
+pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
     let mut properties = vec![0x11, 0, 2, ms.len() as u8];
     properties.extend(ms.as_bytes());
     properties
 }
 
 /// It is so late, and what is due happens.
-fn pass_to(house: &mut House, at: At, time_ms: u64) {
+pub(crate) fn pass_to(house: &mut House, at: At, time_ms: u64) {
     house.journal.set_time(time_ms);
     house.turns(at);
 }
@@ -531,4 +531,71 @@ fn a_start_is_a_use_of_a_queue() {
     life.store().expect("the disk is well");
     drop(life);
     assert_eq!(Life::begin(&disk).expect("it opens").house.broker.gauges().queues, 0, "for good");
+}
+
+/// A message may have a time of its own, whatever the arguments of its queue say: it must not fill the log
+/// for ever.
+#[test]
+fn what_the_log_has_expires_in_a_queue_without_arguments() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &[]);
+    life.house.journal.set_time(10_000);
+    publish(&mut life.house, at, "q", &persistent_expiring("1000"), "x");
+    life.store_at(Now::from_ms(10_000)).expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    assert_eq!(life.read_back(), (0, 1), "it is only looked at");
+    assert_eq!(life.house.broker.next_expiry_ms(), Some(11_000));
+    pass_to(&mut life.house, at, 11_000);
+    life.read_back();
+    assert_eq!(life.house.ready(at, "q"), 0);
+}
+
+/// Whatever else is written says how late it is.
+#[test]
+fn broker_time_is_not_written_twice() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &ttl(1 << 30));
+    life.store().expect("the disk is well");
+    publish(&mut life.house, at, "q", PERSISTENT, "x");
+    let now = Now::from_ms(90_000);
+    life.keeper.say_time(true, now);
+    let before = life.keeper.log().counters().commits;
+    life.store_at(now).expect("the disk is well");
+    assert_eq!(life.keeper.log().counters().commits, before + 1);
+}
+
+/// A log that is full of what has to expire is told how late it is all the same.
+#[test]
+fn broker_time_goes_on_in_a_full_log() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &ttl(1 << 30));
+    life.store().expect("the disk is well");
+    let body = "x".repeat(4_000);
+    let mut count = 0;
+    while publish(&mut life.house, at, "q", PERSISTENT, &body) == Outcome::Published {
+        count += 1;
+        if count % 16 == 0 {
+            life.house.turns(at);
+            life.store().expect("the disk is well");
+            while life.house.broker.spill(&mut context!(life.house)) {}
+        }
+    }
+    life.store().expect("the disk is well");
+    assert!(count > 1_000, "{count}");
+    let now = Now::from_ms(500_000);
+    life.keeper.say_time(life.house.broker.has_stored_deadline(), now);
+    life.store_at(now).expect("the disk is well");
+    drop(life);
+    disk.power_cut();
+    disk.start(crate::sim_disk::Trouble::Never);
+    let life = Life::begin(&disk).expect("it opens");
+    assert!(life.house.journal.time_ms() >= 500_000, "{}", life.house.journal.time_ms());
 }

@@ -9,6 +9,7 @@ mod access;
 mod cases;
 mod dead_letters;
 mod expiry;
+mod expiry_room;
 mod holders;
 mod lives;
 mod offsets;
