@@ -17,13 +17,13 @@ fn bodies_filled(house: &mut House) -> Vec<MessageId> {
         let (flags, len, share) = (MessageFlags::NONE, 4_000, Share::Reserve);
         if house.messages.reserve_content(id, &[0, 0], flags, len, share).is_err() {
             house.messages.release(id);
-            return held;
+            break;
         }
         house.messages.append_body(id, &[7; 4_000]);
         house.messages.finish(id);
         held.push(id);
     }
-    panic!("there are records for more")
+    held
 }
 
 /// A letter that there is no room for waits by itself: what expired has gone on, and what comes then goes to
