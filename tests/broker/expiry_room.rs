@@ -8,6 +8,7 @@ use crate::dead_letters::{
     Life, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,
 };
 use crate::expiry::{expiring, pass_to, persistent_expiring, ttl};
+use crate::sim_disk::SimDisk;
 use crate::support::House;
 
 /// Bodies that fill the memory for them, until they are released; records of messages are left.
@@ -252,5 +253,59 @@ fn what_expires_makes_room_in_the_share_of_the_log() {
         pass_to(&mut house, at, 1_100);
         assert_ne!(house.broker.room_made(), before, "{argument}");
         assert_eq!(publish(&mut house, at, "next", PERSISTENT, &body), Outcome::Published, "{argument}");
+    }
+}
+
+/// A log that is full of what expires goes on in the room that is kept for letters, and in what that makes
+/// free, though a letter is larger than its message. Where that ends before all have gone on, it goes on when
+/// somebody takes letters: nothing waits for good.
+#[test]
+fn a_full_log_that_expires_goes_on() {
+    for (body_len, needs_taker) in [(4_000, false), (400, true)] {
+        let disk = disk();
+        let mut life = Life::begin(&disk).expect("it opens");
+        let at = life.at;
+        declare(&mut life.house, at, "dead", true, &[]);
+        for queue in ["a", "b"] {
+            declare(&mut life.house, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 1_000)));
+        }
+        let body = "x".repeat(body_len);
+        let mut count = 0;
+        while publish(&mut life.house, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+            count += 1;
+            if count % 64 == 0 {
+                write_all(&mut life, &disk);
+            }
+        }
+        let (mut taken, mut last, mut vain, mut has_taker) = (0, u32::MAX, 0, false);
+        while last > 0 {
+            life.house.journal.set_time(1 << 20);
+            taken += life.house.turns(at);
+            life.read_back();
+            write_all(&mut life, &disk);
+            let left = life.house.ready(at, "a") + life.house.ready(at, "b");
+            vain = if left < last { 0 } else { vain + 1 };
+            last = left;
+            if vain == 50 {
+                println!("{body_len}: {count} published, {left} left, {taken} taken");
+                assert!(needs_taker && !has_taker, "{left} of {count} are left of {body_len} bytes");
+                let (queue, no_ack, exclusive, arguments) = ("dead", true, false, &[][..]);
+                life.house.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
+                (has_taker, vain) = (true, 0);
+            }
+        }
+        assert_eq!(has_taker, needs_taker);
+        assert_eq!(taken + life.house.ready(at, "dead"), count as u32);
+    }
+}
+
+/// Writes, and lets the cleaner make room, until there is nothing to do.
+fn write_all(life: &mut Life, disk: &SimDisk) {
+    life.store();
+    for _ in 0..200 {
+        let Some(job) = life.keeper.log_mut().next_clean_read() else { break };
+        let done = job.run(&mut disk.clone());
+        life.keeper.log_mut().clean_read_done(done);
+        life.store();
     }
 }
