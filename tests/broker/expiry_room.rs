@@ -309,3 +309,31 @@ fn write_all(life: &mut Life, disk: &SimDisk) {
         life.store();
     }
 }
+
+/// Whoever asks a queue that is deleted while its first message has to wait is answered, though others still
+/// have some of it.
+#[test]
+fn a_get_from_a_queue_that_is_deleted_is_answered() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &[]);
+    for _ in 0..600 {
+        publish(&mut life.house, at, "q", PERSISTENT, "x");
+    }
+    life.store().expect("the disk is well");
+    let ask = Command::Get { queue: "q", no_ack: false };
+    assert_eq!(life.house.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
+    life.store().expect("the disk is well");
+    life.house.turns(at);
+    let first = life.house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(first, Some(Outcome::GetQueued));
+    while life.house.ask(at, ask) == Outcome::GetQueued {
+        life.house.broker.sent(&mut context!(life.house), at.connection, 1);
+    }
+    let other = life.house.connect();
+    life.house.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    life.house.turns(at);
+    let last = life.house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(last, Some(Outcome::GetEmpty));
+}
