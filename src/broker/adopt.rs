@@ -15,7 +15,7 @@ use crate::wire::field::Table;
 use super::arguments::QueueSettings;
 use super::lanes::Logged;
 use super::orphans::Orphan;
-use super::queue::Queue;
+use super::queue::{Peeked, Queue};
 use super::queues::QueueDeclaration;
 use super::restored::Contents;
 use super::{Broker, Context};
@@ -129,10 +129,10 @@ impl Broker {
 
     /// What was adopted stands in the queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
-        self.queues[queue.index()].returning -= 1;
-        self.getting.note_change();
-        self.wake(queue);
-        self.free_queue_if_done(queue);
+        self.end_returning(queue);
+        if self.queues.get(queue.index()).is_some() {
+            self.look_at_stored(queue);
+        }
     }
 
     /// Gives an orphan a new durable queue; returns how many messages that has.
@@ -264,9 +264,18 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
+        let may_expire = record.settings.may_expire;
         record.settings = QueueSettings::of(Table::trusted(&record.arguments));
+        record.settings.may_expire |= may_expire;
+        self.minds_time |= record.settings.may_expire;
+        record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
+        self.buriers += u32::from(record.buries_logged());
+        self.look_at_stored(queue);
+        if self.queues[queue.index()].settings.may_expire {
+            self.note_shed(queue);
+        }
         self.append_queue(cx, queue.index(), true);
         Ok(())
     }

@@ -2,8 +2,8 @@
 //!
 //! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
 //! ignored and not compared. What an argument *does* is the business of the room that does it; those of a
-//! later feature (expiry, priorities) are checked and compared, so that declarations keep meaning the same,
-//! and the README says that they have no effect yet.
+//! later feature (priorities) are checked and compared, so that declarations keep meaning the same, and the
+//! README says that they have no effect yet.
 
 use core::fmt;
 
@@ -24,27 +24,31 @@ pub(super) enum Overflow {
     RejectPublishDlx,
 }
 
-/// The arguments a queue acts on.
-#[derive(Clone, Copy, Debug, Default)]
+/// The arguments a queue acts on; a limit that is not there is the largest number, which nothing reaches.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct QueueSettings {
-    pub(super) max_length: Option<u64>,
-    pub(super) max_length_bytes: Option<u64>,
+    pub(super) max_length: u64,
+    pub(super) max_length_bytes: u64,
     pub(super) overflow: Overflow,
     /// What it gives up goes on to an exchange.
     pub(super) dead_letters: bool,
+    /// How long a message may wait, in milliseconds.
+    pub(super) message_ttl_ms: u64,
+    /// Its messages may expire, by that or, since one came that says so, by themselves.
+    pub(super) may_expire: bool,
+    /// It goes when nobody had a use for it for as long as its arguments say.
+    pub(super) expires: bool,
     /// A message that came back more often is given up.
-    pub(super) delivery_limit: Option<u32>,
+    pub(super) delivery_limit: u32,
     /// One consumer takes everything, the others wait until it has gone.
     pub(super) single_active: bool,
 }
 
 impl QueueSettings {
     pub(super) fn of(arguments: Table<'_>) -> Self {
-        let number = |name| {
-            arguments.get(name).and_then(|value| value.as_integer()).and_then(|n| u64::try_from(n).ok())
-        };
+        let number = |name| number(arguments, name);
         let overflow = arguments.get("x-overflow").and_then(|value| value.as_bytes());
-        let delivery_limit = number("x-delivery-limit").filter(|_| is_quorum(arguments));
+        let delivery_limit = if is_quorum(arguments) { number("x-delivery-limit") } else { u64::MAX };
         Self {
             max_length: number("x-max-length"),
             max_length_bytes: number("x-max-length-bytes"),
@@ -53,15 +57,25 @@ impl QueueSettings {
                 Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
                 _ => Overflow::DropHead,
             },
+            message_ttl_ms: number("x-message-ttl"),
+            may_expire: number("x-message-ttl") != u64::MAX,
+            expires: number("x-expires") != u64::MAX,
             dead_letters: arguments.get("x-dead-letter-exchange").is_some(),
-            delivery_limit: delivery_limit.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
+            delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
             single_active: arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
         }
     }
 
     pub(super) const fn limits_length(&self) -> bool {
-        self.max_length.is_some() || self.max_length_bytes.is_some()
+        self.max_length != u64::MAX || self.max_length_bytes != u64::MAX
     }
+}
+
+/// An argument that limits something, or the largest number without it.
+#[inline(never)]
+pub(super) fn number(arguments: Table<'_>, name: &str) -> u64 {
+    let value = arguments.get(name).and_then(|value| value.as_integer());
+    value.and_then(|number| u64::try_from(number).ok()).unwrap_or(u64::MAX)
 }
 
 /// The flags of a declaration that arguments can forbid.

@@ -277,6 +277,8 @@ impl Broker {
         if record.auto_delete && record.consumers.is_empty() && !record.dying {
             self.retire_queue(cx, queue);
             self.queue_job(Job::Queue(queue));
+        } else if record.consumers.is_empty() {
+            self.touch_queue(cx.journal, queue);
         }
     }
 

@@ -1,17 +1,17 @@
 //! Dead letters: what a queue gives up goes on to where its arguments say.
 //!
 //! ```text
-//! queue ── rejected, too many, came back too often ──→ letter: the message with its death
+//! queue ── rejected, expired, too many, came back too often ──→ letter: the message with its death
 //!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, but for circles
 //! ```
 //!
 //! Always true: a message that the log has is settled in its queue and published to the others in one group,
 //! so that a power cut leaves it in one place; nothing is settled before there is room for the letter, which
-//! comes from the reserve: without room the message stays where it is, late but never lost. What no queue
-//! is to have is dropped, as is what a full target refuses, as in RabbitMQ.
+//! comes from a reserve, of memory and of the log: without room the message stays where it is, late but never
+//! lost. What no queue is to have is dropped, as is what a full target refuses, as in RabbitMQ.
 
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
-use crate::journal::Urgency;
+use crate::journal::{Journal, Urgency};
 use crate::mem::{MessageFlags, MessageId};
 use crate::wire::Writer;
 use crate::wire::field::Table;
@@ -26,6 +26,8 @@ use super::{Broker, Context};
 const BYTES_PER_UNIT: u32 = 512;
 /// A letter may take as long to route as so many messages.
 const ROUTING_TIMES: u32 = 8;
+/// Publishers leave dead letters one part in so many of the log at most.
+const LETTERS_LOG_PART: u64 = 8;
 /// What a header frame has around the properties.
 const HEADER_BYTES: usize = 22;
 
@@ -181,6 +183,15 @@ impl Broker {
             cx.journal.hurry();
         }
         takes
+    }
+
+    /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
+    /// comes of gives any, and a log that is full of what has to go on would be full for ever.
+    pub(super) fn kept_for_letters(&self, journal: &Journal) -> u64 {
+        match self.buriers {
+            0 => 0,
+            _ => self.settings.letters_log_bytes.min(journal.disk_bytes_max() / LETTERS_LOG_PART),
+        }
     }
 
     /// What is posted and settled from now on is one thing to the log; says whether that is to be ended.

@@ -17,6 +17,8 @@ use crate::wire::field::{Array, ArrayWriter, Table, TableWriter, Value};
 pub(super) enum Reason {
     /// A consumer does not want it, or nobody does by now.
     Rejected,
+    /// It waited too long.
+    Expired,
     /// The queue is full.
     MaxLength,
     /// It came back too often.
@@ -27,6 +29,7 @@ impl Reason {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
+            Self::Expired => "expired",
             Self::MaxLength => "maxlen",
             Self::DeliveryLimit => "delivery_limit",
         }

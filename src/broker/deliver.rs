@@ -15,6 +15,8 @@ use crate::mem::{List, Messages};
 
 use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
+use super::expire::{Cleared, Patience};
+use super::queue::Front;
 #[cfg(debug_assertions)]
 use super::queue::Queue;
 use super::records::{Consumer, ConsumerState, Getting};
@@ -42,8 +44,8 @@ impl Broker {
             let id = QueueId::from_index(queue);
             left -= self.deliver_from(cx, id, left.min(QUEUE_BURST));
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
-            if self.queues[queue].settings.limits_length() {
-                self.trim_length(cx, id);
+            if self.queues[queue].is_picky() {
+                self.look_after(cx, id);
             }
             self.wake(id);
         }
@@ -78,7 +80,7 @@ impl Broker {
     }
 
     fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
-        let mut delivered = 0;
+        let (mut delivered, units_before) = (0, cx.work.units());
         while delivered < most && self.queues[queue.index()].wants_delivery() {
             let Some(consumer) = self.queues[queue.index()].eligible.front() else {
                 panic!("a queue that wants a delivery has a consumer for it");
@@ -94,6 +96,14 @@ impl Broker {
                 self.note_share(self.channels[channel.index()].connection);
                 self.park(consumer);
                 continue;
+            }
+            if self.queues[queue.index()].settings.may_expire {
+                let is_clear = self.expire_before_delivery(cx, queue, Patience::OneTurn) == Cleared::Yes;
+                // What expires before others is work, too, and those behind have to wait for their turn.
+                let units = cx.work.units() - units_before;
+                if !is_clear || delivered + units / STEPS_PER_DELIVERY >= most {
+                    break;
+                }
             }
             if !self.first_may_go(cx, queue) {
                 break;
@@ -312,6 +322,21 @@ impl Broker {
         own && shared
     }
 
+    /// How many more messages they allow it.
+    pub(super) fn credit(&self, index: usize) -> u32 {
+        let consumer = &self.consumers[index];
+        let channel = &self.channels[consumer.channel.index()];
+        let left = |used: u32, most: u16| match most {
+            0 => u32::MAX,
+            _ => u32::from(most).saturating_sub(used),
+        };
+        match consumer.no_ack {
+            true => u32::MAX,
+            false => left(consumer.unsettled, consumer.prefetch_count)
+                .min(left(channel.consumer_unsettled, channel.global_prefetch_count)),
+        }
+    }
+
     /// Puts the consumer on its queue's eligible list, behind those of its priority.
     pub(super) fn make_eligible(&mut self, cx: &mut Context<'_>, index: usize) {
         let consumer = &self.consumers[index];
@@ -428,6 +453,15 @@ impl Broker {
         no_ack: bool,
     ) -> Result<Option<bool>, Fault> {
         let connection = self.channels[channel.index()].connection;
+        if self.queues[queue.index()].is_picky_by_time() {
+            self.touch_queue(cx.journal, queue);
+            match self.expire_before_delivery(cx, queue, Patience::No) {
+                Cleared::Yes => {}
+                Cleared::NotYet => return Ok(None),
+                // It is given to nobody, and who asks must not wait for room that may be its own to make.
+                Cleared::No => return Ok(Some(false)),
+            }
+        }
         let record = &self.queues[queue.index()];
         let ready = record.backlog.ready();
         if record.returning > 0 && !record.dying {
@@ -449,6 +483,10 @@ impl Broker {
         let stand_in = self.get_stand_in(channel, queue)?;
         let taken = self.take_ready(cx, queue);
         self.note_delivery(cx, queue, &taken);
+        if self.queues[queue.index()].settings.may_expire {
+            self.expire_behind(cx, queue);
+        }
+        let left = self.queues[queue.index()].backlog.ready();
         self.queues[queue.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
@@ -462,7 +500,7 @@ impl Broker {
                 channel,
                 consumer: Some(stand_in),
                 queue: Some(queue),
-                carrier: Carrier::Get(ready - 1),
+                carrier: Carrier::Get(left),
                 redelivered: taken.redelivered,
                 returns: taken.returns,
                 no_ack,
@@ -483,7 +521,7 @@ impl Broker {
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues[queue.index()].is_head_blocked => Ok(None),
+                () if self.is_kept_from_get(queue) => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
@@ -512,6 +550,12 @@ impl Broker {
         self.getting.retain(|get| get.connection != connection);
         assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
         self.connections[connection.index()].jobs -= open;
+    }
+
+    /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
+    fn is_kept_from_get(&self, queue: QueueId) -> bool {
+        let record = &self.queues[queue.index()];
+        record.front == Front::Blocked && !record.dying
     }
 
     /// The record that stands for this channel's gets from this queue.

@@ -106,10 +106,7 @@ impl Broker {
                 None => panic!("what is not empty has something"),
             }
         }
-        self.queues[queue.index()].returning -= 1;
-        self.getting.note_change();
-        self.wake(queue);
-        self.free_queue_if_done(queue);
+        self.end_returning(queue);
         true
     }
 

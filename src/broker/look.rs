@@ -145,7 +145,7 @@ impl Broker {
         look.state = LookState::Reading;
         let LogRun { queue, incarnation, start, count, .. } = look.run;
         let (end, from) = (start + u64::from(count), FetchFrom::Look);
-        Some(Fetch { queue, incarnation, start, end, bytes_max: LOOK_BYTES, from })
+        Some(Fetch { queue, incarnation, start, end, bytes_max: LOOK_BYTES, from, is_peek: false })
     }
 
     /// A message that was read for a look, its body still to come.

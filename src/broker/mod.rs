@@ -18,6 +18,7 @@
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
+//! | `expire`, `expiry` | messages that waited too long, queues that nobody uses; when to look |
 //! | `shed`, `shedding` | what queues give up, in steps; which queues those are |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `waiters` | who waits for what many can bring about |
@@ -56,6 +57,8 @@ mod deliver;
 mod deliveries;
 mod divisions;
 mod exchanges;
+mod expire;
+mod expiry;
 mod holders;
 mod holdings;
 mod job;

@@ -14,6 +14,7 @@ use crate::wire::props::Properties;
 use super::backlog::{First, Size};
 use super::divisions::owner_of;
 use super::place::{Lane, Place};
+use super::queue::{Front, Peeked};
 use super::{Broker, Context};
 
 /// Bytes of records read back at once.
@@ -34,6 +35,8 @@ pub struct Fetch {
     pub bytes_max: u32,
     /// Where they stand.
     pub from: FetchFrom,
+    /// Only to see until when the first may wait: it stays where it is.
+    pub is_peek: bool,
 }
 
 /// Where in its queue stands what is to be read back.
@@ -62,6 +65,8 @@ pub struct Page<'a> {
     pub properties: &'a [u8],
     /// Bytes of its body.
     pub body_len: u32,
+    /// When it came, in milliseconds of broker time.
+    pub enqueued_ms: u64,
 }
 
 impl Fetch {
@@ -81,7 +86,7 @@ impl Page<'_> {
 pub enum PageIn {
     /// Its body is to follow, and then [`Broker::paged_in`].
     Begun(MessageId),
-    /// It left the queue meanwhile.
+    /// It left the queue meanwhile, or was only to be seen.
     NotWanted,
     /// There is no memory for it now.
     NoRoom,
@@ -91,6 +96,9 @@ impl Broker {
     /// Asks that the front of the middle be read back.
     pub(super) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
+        if record.peeked.is_wanted() {
+            record.peeked = Peeked::NOTHING;
+        }
         if !core::mem::replace(&mut record.is_fetching, true) {
             self.paging.want(queue);
         }
@@ -132,6 +140,8 @@ impl Broker {
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.fifo_pool)?),
         };
+        let is_peek = record.peeked.is_wanted() && from != FetchFrom::Rejected;
+        let count = if is_peek { 1 } else { count };
         Some(Fetch {
             queue,
             incarnation: record.incarnation(lane),
@@ -139,6 +149,7 @@ impl Broker {
             end: start + u64::from(count),
             bytes_max: FETCH_BYTES,
             from,
+            is_peek,
         })
     }
 
@@ -151,6 +162,10 @@ impl Broker {
         let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
             return PageIn::NotWanted;
         };
+        if fetch.is_peek {
+            self.peeked(fetch, lane, page);
+            return PageIn::NotWanted;
+        }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
             log::error!("a message of {} bytes does not fit into body_bytes_max any more", page.body_len);
             self.skip_lost(fetch, page.offset + 1);
@@ -215,14 +230,26 @@ impl Broker {
         record.is_some_and(|record| record.is_known_as(fetch.incarnation))
     }
 
-    /// The body is whole: the message stands in its queue again, if it is wanted still. `false`: it is, but
-    /// there is no place for it now.
-    pub fn paged_in(&mut self, cx: &mut Context<'_>, fetch: &Fetch, offset: u64, message: MessageId) -> bool {
+    /// The body is whole: the message, which came at `enqueued_ms` of broker time, stands in its queue again,
+    /// if it is wanted still. `false`: it is, but there is no place for it now.
+    pub fn paged_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetch: &Fetch,
+        (offset, enqueued_ms): (u64, u64),
+        message: MessageId,
+    ) -> bool {
         if fetch.from == FetchFrom::Look {
             self.looked_in(cx.messages, offset, message);
             return true;
         }
         cx.messages.finish(message);
+        cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
+        if self.queues.get(fetch.queue.index()).is_some()
+            && cx.messages.flags(message).has(MessageFlags::EXPIRES)
+        {
+            self.note_may_expire(fetch.queue);
+        }
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
             cx.messages.release(message);
@@ -258,7 +285,14 @@ impl Broker {
         if fetch.from == FetchFrom::Look {
             return self.end_look(false);
         }
-        self.skip_lost(fetch, through);
+        let record = self.queues.get(fetch.queue.index());
+        let was_seen = fetch.is_peek
+            && record.is_some_and(|record| {
+                [Lane::Durable, Lane::Transient].iter().any(|lane| record.peeked.is_of(*lane, fetch.start))
+            });
+        if !was_seen {
+            self.skip_lost(fetch, through);
+        }
         if !self.is_same_queue(fetch) {
             return;
         }
@@ -270,8 +304,11 @@ impl Broker {
     }
 
     pub(super) fn unstall(&mut self, queue: QueueId) {
-        self.queues[queue.index()].is_head_blocked = false;
+        self.queues[queue.index()].front = Front::Free;
         self.shedding.note_change();
+        if self.queues[queue.index()].settings.may_expire {
+            self.note_shed_anew(queue);
+        }
         self.getting.note_change();
         self.wake(queue);
     }
@@ -333,6 +370,8 @@ pub(super) fn begin_page(
         Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
         Lane::Transient => MessageFlags::NONE,
     };
+    let expires = Properties::trusted(page.properties).expiration().is_some();
+    let flags = if expires { flags.with(MessageFlags::EXPIRES) } else { flags };
     match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
         Ok(()) => Ok(message),
         Err(full) => {

@@ -8,7 +8,7 @@
 use crate::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Appended, Journal, Mode as JournalMode, NoRoom, Urgency};
-use crate::mem::{MessageFlags, MessageId, Messages, Share};
+use crate::mem::{List, MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
@@ -55,6 +55,8 @@ enum Hindrance {
 /// for it.
 const SHARE: u64 = 8;
 const LOW_SHARE: u64 = 7;
+/// Consumers that are asked whether one of them takes a message that is due at once.
+const WAITING_LOOKED_AT: u32 = 64;
 
 /// How often it is said that publishers wait for room on the disk.
 const SAY_FULL_EVERY_MS: u64 = 60_000;
@@ -254,7 +256,7 @@ impl Broker {
         let headers = properties.headers().unwrap_or(Table::EMPTY);
         self.check_user_id(channel, &properties)?;
         check_delivery_mode(&properties)?;
-        let due_at_once = expiration_ms(&properties)? == Some(0);
+        let expiration_ms = expiration_ms(&properties)?;
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
         for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
@@ -263,7 +265,11 @@ impl Broker {
         let reply_to = self.reply_queue_for(channel, &properties)?;
         let carries_bcc = headers.get("BCC").is_some();
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
-        let due = if due_at_once { MessageFlags::DUE_AT_ONCE } else { MessageFlags::NONE };
+        let due = match expiration_ms {
+            None => MessageFlags::NONE,
+            Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
+            Some(_) => MessageFlags::EXPIRES,
+        };
         if reply_to.is_none() && !carries_bcc {
             cx.messages.add_flags(message, due);
             return Ok(message);
@@ -360,8 +366,8 @@ impl Broker {
     }
 
     /// Leaves out queues that take no more by their own policy, and for a message that is due at once those
-    /// where nobody waits for it. Says how many stay, in front of those that refuse it and dead-letter that,
-    /// and whether a policy refused it.
+    /// where nobody waits for it and from which it goes nowhere. Says how many stay, in front of those that
+    /// refuse it and dead-letter that, and whether a policy refused it.
     fn leave_out_unwilling(
         &self,
         messages: &Messages,
@@ -369,7 +375,7 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
-        let picky = |&queue: &QueueId| self.queues[queue.index()].settings.limits_length();
+        let picky = |&queue: &QueueId| self.queues[queue.index()].is_picky();
         if !due && !targets.iter().any(picky) {
             return (targets.len(), false);
         }
@@ -378,7 +384,8 @@ impl Broker {
             let queue = targets[at];
             let refuses = self.refuses(messages, queue, message);
             refused |= refuses;
-            let stays = !refuses && (!due || self.goes_on_at_once(queue));
+            let due = due || self.queues[queue.index()].settings.message_ttl_ms == 0;
+            let stays = !refuses && (!due || self.has_dead_letters(queue) || self.goes_on_at_once(queue));
             let is_buried = refuses && self.buries_refused(queue);
             if stays || is_buried {
                 targets.swap(end, at);
@@ -393,12 +400,21 @@ impl Broker {
         (kept, refused)
     }
 
-    /// Whether a message that enters the queue now leaves it in this turn.
+    /// Whether a message that enters the queue now leaves it in this turn: whether those who wait there can
+    /// have more than are before it.
     fn goes_on_at_once(&self, queue: QueueId) -> bool {
         let record = &self.queues[queue.index()];
-        record.backlog.ready() == 0
-            && record.returning == 0
-            && record.eligible.front().is_some_and(|consumer| self.connection_can_take(consumer))
+        let (mut before, mut at) = (record.backlog.ready(), record.eligible.front());
+        for _ in 0..WAITING_LOOKED_AT {
+            let Some(consumer) = at.filter(|_| record.returning == 0) else { return false };
+            let credit = if self.connection_can_take(consumer) { self.credit(consumer) } else { 0 };
+            if credit > before {
+                return true;
+            }
+            before -= credit;
+            at = List::after(&self.consumers, consumer, |consumer| &consumer.eligible_links);
+        }
+        false
     }
 
     /// Whether every target takes the message now; changes nothing.
@@ -454,7 +470,7 @@ impl Broker {
             // Others wait for what it holds, and the disk will not get well by itself.
             return Err(Hindrance::Fault(unwritable()));
         }
-        let room = cx.journal.admit(bytes, logged);
+        let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
         let most = cx.journal.queue_bytes_max();
         let within = targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;
@@ -566,8 +582,7 @@ impl Broker {
             return false;
         }
         let bytes = queue.backlog.body_bytes() + u64::from(messages.body_len(message));
-        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) >= most)
-            || settings.max_length_bytes.is_some_and(|most| bytes > most)
+        u64::from(queue.backlog.ready()) >= settings.max_length || bytes > settings.max_length_bytes
     }
 
     /// A letter may be what makes room of its queue for itself: what it is too much for is seen to later.
@@ -581,18 +596,18 @@ impl Broker {
     ) {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
+        let mut is_picky = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let appended = self.append_to_journal(cx, message, targets, urgency);
-        let mut limits_length = false;
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.queues[queue.index()];
             record.push(&mut self.fifo_pool, &appended, size);
-            limits_length |= record.settings.limits_length();
+            is_picky |= record.is_picky();
             self.wake(queue);
         }
         // Only when it stands in all of them: what one gives up may go on to another, behind it.
-        if limits_length {
-            self.trim_after_push(cx, targets, is_letter);
+        if is_picky {
+            self.look_after_push(cx, message, targets, is_letter);
         }
     }
 
@@ -654,7 +669,8 @@ fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
 }
 
 /// The expiration property: a decimal number of milliseconds in a string.
-fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
+#[inline(never)]
+pub(super) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
     let Some(text) = properties.expiration() else { return Ok(None) };
     let fault = |why: core::fmt::Arguments<'_>| {
         let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));

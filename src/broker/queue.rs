@@ -47,8 +47,7 @@ pub(super) struct Queue {
     pub(super) unsettled_absent: u32,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
     pub(super) returning: u32,
-    /// The first message must be read back, or the watermark raised above it, before it can go.
-    pub(super) is_head_blocked: bool,
+    pub(super) front: Front,
     /// With a single active consumer, that one is the first.
     pub(super) consumers: List,
     pub(super) eligible: List,
@@ -63,11 +62,56 @@ pub(super) struct Queue {
     pub(super) dying: bool,
     /// Cleared away: the record goes with the last delivery that refers to it.
     pub(super) cleared: bool,
+    /// When it is looked at for what has expired; the largest number for never.
+    pub(super) due_ms: u64,
+    /// Until when it stays if nobody has a use for it, of which nobody is who consumes from it; the largest
+    /// number for ever.
+    pub(super) unused_until_ms: u64,
+    /// What is known of a message that stood first and that only the log has.
+    pub(super) peeked: Peeked,
     /// On the list of queues that have something to give up.
     pub(super) is_shedding: bool,
     pub(super) on_ready_list: bool,
     pub(super) ready_links: Links,
     pub(super) owner_links: Links,
+}
+
+/// Whether the first message can go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Front {
+    Free,
+    /// It must be read back, or the watermark raised above it, before it can go.
+    Blocked,
+    /// It has expired, and has nowhere to go yet.
+    Expired,
+}
+
+/// Where a message stood first, and when that expires.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peeked {
+    place: u64,
+    /// In milliseconds of broker time; the largest number for never.
+    pub(super) due_ms: u64,
+}
+
+impl Peeked {
+    /// Of no message.
+    pub(super) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
+    /// What is read next is only to tell that.
+    pub(super) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
+
+    pub(super) const fn is_wanted(self) -> bool {
+        self.place == Self::WANTED.place
+    }
+
+    pub(super) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
+        Self { place: offset << 1 | lane as u64, due_ms }
+    }
+
+    /// Whether it is that of the message at this place.
+    pub(super) const fn is_of(self, lane: Lane, offset: u64) -> bool {
+        self.place == offset << 1 | lane as u64
+    }
 }
 
 impl Queue {
@@ -93,7 +137,7 @@ impl Queue {
             unsettled_bytes: 0,
             unsettled_absent: 0,
             returning: 0,
-            is_head_blocked: false,
+            front: Front::Free,
             consumers: List::default(),
             eligible: List::default(),
             exclusively_consumed: false,
@@ -102,6 +146,9 @@ impl Queue {
             routed_at: 0,
             dying: false,
             cleared: false,
+            due_ms: u64::MAX,
+            unused_until_ms: u64::MAX,
+            peeked: Peeked::NOTHING,
             is_shedding: false,
             on_ready_list: false,
             ready_links: Links::default(),
@@ -161,12 +208,28 @@ impl Queue {
         self.settings.single_active && self.consumers.front() != Some(consumer)
     }
 
+    /// Whether what it has in the log goes on when it gives that up.
+    pub(super) const fn buries_logged(&self) -> bool {
+        self.settings.dead_letters && self.logged.is_on()
+    }
+
+    /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
+    #[inline]
+    pub(super) const fn is_picky(&self) -> bool {
+        self.settings.may_expire || self.settings.limits_length()
+    }
+
+    /// Whether time alone brings something about here.
+    pub(super) const fn is_picky_by_time(&self) -> bool {
+        self.settings.may_expire || self.settings.expires
+    }
+
     /// Whether a deliver pass has anything to do here.
     pub(super) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
             && !self.eligible.is_empty()
             && self.returning == 0
             && !self.dying
-            && !self.is_head_blocked
+            && self.front == Front::Free
     }
 }

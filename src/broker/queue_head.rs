@@ -11,6 +11,7 @@ use crate::mem::{MessageId, Messages};
 use super::backlog::{First, QueuePart, Size, Taken};
 use super::divisions::owner_of;
 use super::place::{Lane, Place};
+use super::queue::Front;
 use super::{Broker, Context};
 
 /// Memory that must be there for reading ahead, in bytes.
@@ -36,7 +37,7 @@ impl Broker {
             }
         };
         if !may_go {
-            self.queues[queue.index()].is_head_blocked = true;
+            self.queues[queue.index()].front = Front::Blocked;
         }
         may_go
     }
@@ -67,7 +68,7 @@ impl Broker {
             let Some(record) = self.queues.get_mut(queue.index()) else { continue };
             if record.logged.incarnation() == incarnation {
                 record.logged.raise_watermark(through);
-                record.is_head_blocked = false;
+                record.front = Front::Free;
                 self.wake(queue);
             }
         }

@@ -103,6 +103,7 @@ impl Broker {
         }
         let queue = self.require_queue(connection, vhost, name)?;
         cx.await_defined(self.queues[queue.index()].logged.defined());
+        self.touch_queue(cx.journal, queue);
         Ok(self.declared(queue))
     }
 
@@ -207,6 +208,7 @@ impl Broker {
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
         self.counters.queues_declared += 1;
+        self.touch_queue(cx.journal, queue);
         Ok(self.declared(queue))
     }
 
@@ -282,6 +284,7 @@ impl Broker {
         record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record)?;
         self.append_queue(cx, queue.index(), true);
+        self.touch_queue(cx.journal, queue);
         Ok(queue)
     }
 
@@ -291,13 +294,16 @@ impl Broker {
         record.serial = self.routing.revision();
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
-        let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
+        let (hidden, is_rebuilt, buries) = (record.hidden, record.is_rebuilt, record.buries_logged());
+        let may_expire = record.settings.may_expire;
         self.check_vhost_alive(vhost)?;
         record.declarer = self.take_share(cx, Declared::Queue, vhost, bytes)?;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
         self.orphans.rebuilt += u32::from(is_rebuilt);
+        self.buriers += u32::from(buries);
+        self.minds_time |= may_expire;
         if !hidden {
             self.count_queue(vhost, true);
         }
@@ -409,6 +415,7 @@ impl Broker {
         let record = &mut self.queues[index];
         record.dying = true;
         self.orphans.rebuilt -= u32::from(record.is_rebuilt);
+        self.buriers -= u32::from(record.buries_logged());
         let (vhost, hidden) = (record.vhost, record.hidden);
         self.queue_table.remove((vhost, &*record.name), index);
         if !hidden {

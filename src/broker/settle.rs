@@ -145,8 +145,9 @@ impl Broker {
         let delivery = &mut self.deliveries[index];
         delivery.returns = delivery.returns.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.queues[queue.index()]);
-        let most = queue.filter(|record| !record.dying).and_then(|record| record.settings.delivery_limit);
-        most.is_some_and(|most| u32::from(delivery.returns) > most)
+        queue.is_some_and(|record| {
+            !record.dying && u32::from(delivery.returns) > record.settings.delivery_limit
+        })
     }
 
     /// The message goes back to its old place in its queue.
@@ -168,8 +169,8 @@ impl Broker {
                 // It goes before what the queue waits for, which may be the very memory that it takes.
                 self.unstall(queue);
                 let record = &self.queues[queue.index()];
-                if record.settings.limits_length() {
-                    self.trim_length(cx, queue);
+                if record.is_picky() {
+                    self.look_after(cx, queue);
                 }
             }
             _ => {
@@ -280,10 +281,19 @@ impl Broker {
     pub(super) fn unmark_consumer(&mut self, index: usize) {
         if core::mem::take(&mut self.consumers[index].returning) {
             let queue = self.consumers[index].queue;
-            self.queues[queue.index()].returning -= 1;
-            self.getting.note_change();
-            self.wake(queue);
-            self.free_queue_if_done(queue);
+            self.end_returning(queue);
         }
+    }
+
+    /// One job less whose messages the queue waits for: what stands first now stays so.
+    pub(super) fn end_returning(&mut self, queue: QueueId) {
+        let record = &mut self.queues[queue.index()];
+        record.returning -= 1;
+        if record.settings.may_expire {
+            self.note_shed_anew(queue);
+        }
+        self.getting.note_change();
+        self.wake(queue);
+        self.free_queue_if_done(queue);
     }
 }

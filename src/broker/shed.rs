@@ -14,10 +14,13 @@ use crate::mem::{MessageId, Messages};
 use super::arguments::Overflow;
 use super::backlog::First;
 use super::death::Reason;
+use super::expire::Patience;
 use super::place::Place;
+use super::queue::Front;
+use super::shedding::take_step;
 use super::{Broker, Context};
 
-/// Messages that a turn gives up.
+/// Messages that a turn gives up; some are more work than one ([`take_step`]).
 const SHED_STEP: u32 = 512;
 /// Messages that a command gives up at once.
 const COMMAND_STEP: u32 = 8;
@@ -27,7 +30,8 @@ const QUEUES_STEP: usize = 64;
 impl Broker {
     /// Whether some queue has to give up something, and may be able to.
     pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
-        self.shedding.is_due(|| self.room_count(journal, messages))
+        self.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
+            || self.shedding.is_due(|| self.room_count(journal, messages))
     }
 
     fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
@@ -42,15 +46,16 @@ impl Broker {
         }
     }
 
-    /// The queue is over its length: on the list already it may be for what was rejected and has no room,
-    /// which says nothing of this.
-    fn note_over_length(&mut self, queue: QueueId) {
+    /// The queue has something else to give up: on the list already it may be for what was rejected and has
+    /// no room, which says nothing of this.
+    pub(super) fn note_shed_anew(&mut self, queue: QueueId) {
         self.note_shed(queue);
         self.shedding.note_change();
     }
 
     /// Lets queues give up what they have to, as much as a turn has time for.
     pub(super) fn shed(&mut self, cx: &mut Context<'_>) {
+        self.take_due(cx.journal);
         if !self.may_shed(cx.journal, cx.messages) {
             return;
         }
@@ -77,10 +82,21 @@ impl Broker {
         if self.queues[queue.index()].dying {
             return true;
         }
+        if self.is_unused_for_too_long(cx.journal, queue) {
+            return self.expire_queue(cx, queue);
+        }
         // Each has an end of its own: a letter without room may stand before others that need none.
         let is_buried = self.bury_all(cx, queue, left);
+        let has_expired = self.expire_by(cx, queue, left, Patience::OneTurn);
         let is_trimmed = self.trim_by(cx, queue, left);
-        is_buried && is_trimmed
+        // Whoever is rejected waits apart: what stands first may go, whether there is room for those or not.
+        if has_expired && self.queues[queue.index()].is_picky_by_time() {
+            self.schedule(cx, queue);
+            if self.queues[queue.index()].front == Front::Expired {
+                self.unstall(queue);
+            }
+        }
+        is_buried && has_expired && is_trimmed
     }
 
     // ---- what is too much
@@ -92,27 +108,56 @@ impl Broker {
         if !self.has_dead_letters(queue) {
             while self.is_over_length(queue) && self.drop_first(cx, queue) {}
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
-            self.note_over_length(queue);
+            self.note_shed_anew(queue);
         }
     }
 
-    /// The same behind a message that came in.
+    /// A message went, or came back: there may be too many, and another may stand first.
     #[cold]
-    pub(super) fn trim_after_push(&mut self, cx: &mut Context<'_>, queues: &[QueueId], is_letter: bool) {
+    pub(super) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        if self.queues[queue.index()].settings.limits_length() {
+            self.trim_length(cx, queue);
+        }
+        if self.queues[queue.index()].settings.may_expire {
+            self.schedule(cx, queue);
+        }
+    }
+
+    /// The same behind a message that came in, when it stands in all of these.
+    #[cold]
+    pub(super) fn look_after_push(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+        is_letter: bool,
+    ) {
         for &queue in queues {
-            let record = &self.queues[queue.index()];
-            // With a consumer ready the message may still go before the queue is over its length.
-            if !record.settings.limits_length() || !record.eligible.is_empty() {
-                continue;
-            }
-            if is_letter && self.has_dead_letters(queue) {
-                if self.is_over_length(queue) {
-                    self.note_over_length(queue);
-                }
-            } else {
-                self.trim_length(cx, queue);
+            self.note_arrival(cx, queue, message);
+        }
+        for &queue in queues {
+            let is_trimmed = self.trim_after_push(cx, queue, is_letter);
+            // One letter at a time is being written.
+            let has_expired = !is_letter && self.expire_arrival(cx, queue, message);
+            if self.queues[queue.index()].settings.may_expire && (is_trimmed || has_expired) {
+                self.schedule(cx, queue);
             }
         }
+    }
+
+    /// The length rules behind a message that came in; says whether they had anything to say.
+    fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) -> bool {
+        let record = &self.queues[queue.index()];
+        // With a consumer ready the message may still go before the queue is over its length.
+        if !record.settings.limits_length() || !record.eligible.is_empty() || !self.is_over_length(queue) {
+            return false;
+        }
+        if is_letter && self.has_dead_letters(queue) {
+            self.note_shed_anew(queue);
+        } else {
+            self.trim_length(cx, queue);
+        }
+        true
     }
 
     /// Whether a message that the queue refuses for its length goes where its dead letters go.
@@ -132,10 +177,11 @@ impl Broker {
 
     fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while self.is_over_length(queue) {
+            let before = cx.work.units();
             if *left == 0 || !self.bury_first(cx, queue, Reason::MaxLength) {
                 return false;
             }
-            *left -= 1;
+            take_step(left, before, cx.work);
         }
         true
     }
@@ -147,12 +193,12 @@ impl Broker {
         if settings.overflow != Overflow::DropHead || queue.backlog.ready() == 0 {
             return false;
         }
-        settings.max_length.is_some_and(|most| u64::from(queue.backlog.ready()) > most)
-            || settings.max_length_bytes.is_some_and(|most| queue.backlog.body_bytes() > most)
+        u64::from(queue.backlog.ready()) > settings.max_length
+            || queue.backlog.body_bytes() > settings.max_length_bytes
     }
 
     /// Gives up the first message; `false`: not now.
-    fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+    pub(super) fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
         let (message, is_logged) = match self.first(queue) {
             None => return true,
             Some(First::Absent(_) | First::At(_, Place::Stored(..))) => {
@@ -197,10 +243,11 @@ impl Broker {
 
     fn bury_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while let Some(index) = self.queues[queue.index()].backlog.first_rejected() {
+            let before = cx.work.units();
             if *left == 0 || !self.bury_rejected(cx, queue, index) {
                 return false;
             }
-            *left -= 1;
+            take_step(left, before, cx.work);
         }
         true
     }

@@ -8,6 +8,11 @@ use std::collections::VecDeque;
 
 use crate::command::QueueId;
 
+use super::work::Work;
+
+/// As many units of work are a step more.
+const UNITS_PER_STEP: u32 = 16;
+
 /// The list, and how far it was gone through in vain.
 #[derive(Debug)]
 pub(super) struct Shedding {
@@ -62,4 +67,11 @@ impl Shedding {
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.queues.retain(|other| *other != queue);
     }
+}
+
+/// A step was taken, which was more than one if it was more work than a message usually is: large bodies are
+/// copied, and letters routed.
+pub(super) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
+    let units = work.units().saturating_sub(units_before);
+    *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
 }

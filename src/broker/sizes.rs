@@ -5,6 +5,7 @@ use crate::mem::Slab;
 
 use super::access;
 use super::deliveries::Deliveries;
+use super::expiry::Expiry;
 use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::IndexTable;
@@ -21,12 +22,13 @@ pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::
 /// A consumer.
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
 /// A queue, with its place among the targets of a message and of a dead letter, on the lists of what is given
-/// up, of jobs, marks and reads (which grow by doubling), and what the allocator adds to its two names.
+/// up, of times, jobs, marks and reads (which grow by doubling), and what the allocator adds to its names.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + IndexTable::ENTRY_BYTES
     + 3 * size_of::<QueueId>()
     + size_of::<Begun>()
     + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
+    + Expiry::QUEUE_BYTES
     + LeftOut::ENTRY_BYTES
     + 2 * ALLOCATION_BYTES;
 /// An exchange with its root node.

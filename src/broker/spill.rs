@@ -241,7 +241,7 @@ impl Broker {
         let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
             && self.leaves_log(cx.journal, record.vhost, bytes);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
-        match cx.journal.admit(bytes, 1) {
+        match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
             // For another of its queues it is being written already.
             _ if cx.journal.is_waiting(cx.messages, message) => Spilling::Later,
             Ok(()) if has_share && fits => Spilling::Now,

@@ -15,6 +15,7 @@ use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::counters::Counters;
 use super::deliveries::Deliveries;
 use super::divisions::{Divisions, LogShares};
+use super::expiry::Expiry;
 use super::holdings::Pinned;
 use super::job::Begun;
 use super::left_out::LeftOut;
@@ -51,6 +52,8 @@ pub(super) struct Settings {
     pub(super) binding_places_max: usize,
     /// Chunks of queue entries that ordinary publishers leave.
     pub(super) chunks_reserve: usize,
+    /// Bytes of the log that publishers leave to dead letters, of those that there are at most.
+    pub(super) letters_log_bytes: u64,
     /// Every message to a durable queue is persistent, whatever it says.
     pub(super) persist_all: bool,
     /// Slots and bytes of blocks that ordinary publishers may use.
@@ -133,8 +136,14 @@ pub struct Broker {
     pub(super) targets_buffer: Vec<QueueId>,
     /// The same for a dead letter, which may be under way at the same time.
     pub(super) letter_targets: Vec<QueueId>,
+    /// Queues of the log whose dead letters go on.
+    pub(super) buriers: u32,
     /// Queues that have to give up something.
     pub(super) shedding: Shedding,
+    /// When to look at which queue for what has expired.
+    pub(super) expiry: Expiry,
+    /// There was something that may expire.
+    pub(super) minds_time: bool,
     /// Seconds since 1970 when this second began: what dead letters say about when.
     pub(super) unix_s: u64,
     pub(super) scratch: Scratch,
@@ -185,6 +194,7 @@ impl Broker {
                 exchanges_max: limits.exchanges_max as usize,
                 binding_places_max: limits.bindings_max as usize,
                 chunks_reserve: fifo_pool.chunks_max() / 16,
+                letters_log_bytes: limits.segment_bytes.into(),
                 persist_all: false,
                 messages: limits.messages_max - limits.messages_max / 16,
                 body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
@@ -216,6 +226,9 @@ impl Broker {
             noted: VecDeque::with_capacity(connections),
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
+            expiry: Expiry::with_capacity(queues),
+            minds_time: false,
+            buriers: 0,
             shedding: Shedding::with_capacity(queues),
             unix_s: 0,
             scratch: Scratch {

@@ -181,7 +181,10 @@ impl Broker {
                 (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
                 record.logged = Logged::as_incarnation(incarnation);
                 match self.add_queue(cx, record) {
-                    Ok(queue) => Restored::Exists(Some(queue)),
+                    Ok(queue) => {
+                        self.touch_queue(cx.journal, queue);
+                        Restored::Exists(Some(queue))
+                    }
                     Err(_) => Restored::NoRoom,
                 }
             }
@@ -239,6 +242,9 @@ impl Broker {
         record.logged.restore(contents);
         // Names and properties are in there as well: the best guess there is.
         record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
+        if contents.count > 0 {
+            self.look_at_stored(queue);
+        }
     }
 
     /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.

@@ -241,7 +241,7 @@ impl Broker {
     /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
     fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
-        match journal.admit(times * bytes, 1) {
+        match journal.admit(times * bytes + self.kept_for_letters(journal), 1) {
             Err(NoRoom::Disk) => Err(self.out_of_disk(journal)),
             Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => Err(Fault::new(
                 ReplyCode::ResourceError,

@@ -39,6 +39,11 @@ impl Work {
         core::mem::replace(&mut self.units, 0)
     }
 
+    /// Units since they were last taken, so far.
+    pub(super) const fn units(&self) -> u32 {
+        self.units
+    }
+
     /// From here on there may be so many units more.
     pub(super) const fn limit(&mut self, units: u32) {
         self.units_max = self.units.saturating_add(units);

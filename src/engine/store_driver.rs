@@ -44,6 +44,7 @@ enum Reading {
 /// A message with a large body that is being read chunk by chunk.
 struct Large {
     offset: u64,
+    enqueued_ms: u64,
     message: MessageId,
     body: u64,
     chunks: u32,
@@ -82,6 +83,11 @@ impl StoreDriver {
         was_refused && self.refused < READ_AGAIN
     }
 
+    /// Broker time: that of all lives together, in milliseconds.
+    pub(crate) const fn time_ms(&self, now: Now) -> u64 {
+        self.keeper.log().time_ms(now)
+    }
+
     /// Whether there is something to hand out now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
@@ -92,6 +98,16 @@ impl StoreDriver {
     /// When there is something to do here if nothing else happens.
     pub(crate) fn deadline(&self) -> Deadline {
         self.keeper.deadline()
+    }
+
+    /// When broker time should be written down if something waits for it.
+    pub(crate) const fn time_deadline(&self) -> Deadline {
+        self.keeper.log().time_deadline()
+    }
+
+    /// Broker time should be written down, or need not be.
+    pub(crate) const fn say_time(&mut self, is_needed: bool, now: Now) {
+        self.keeper.say_time(is_needed, now);
     }
 
     /// What to write next, if nothing is being written and it is time.
@@ -227,7 +243,7 @@ impl StoreDriver {
             let is_whole = context.messages_mut().body_missing(large.message) == 0;
             if !is_whole {
                 context.messages_mut().release(large.message);
-            } else if !broker.paged_in(context, &fetch, large.offset, large.message) {
+            } else if !broker.paged_in(context, &fetch, (large.offset, large.enqueued_ms), large.message) {
                 broker.page_later(context.messages_mut(), &fetch);
                 return None;
             }
@@ -338,6 +354,7 @@ fn take_page(
         routing_key: message.key,
         properties: message.properties,
         body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
+        enqueued_ms: message.enqueued_ms,
     };
     let id = match broker.page_in(context.messages_mut(), fetch, &page) {
         PageIn::Begun(id) => id,
@@ -345,8 +362,13 @@ fn take_page(
         PageIn::NoRoom => return Some(Stopped::NoRoom),
     };
     if let store::Body::Chunked { body, chunks, .. } = message.body {
-        return Some(Stopped::Large(Large { offset, message: id, body, chunks, next: 0 }));
+        let enqueued_ms = message.enqueued_ms;
+        return Some(Stopped::Large(Large { offset, enqueued_ms, message: id, body, chunks, next: 0 }));
     }
     context.messages_mut().append_body(id, body);
-    if broker.paged_in(context, fetch, offset, id) { None } else { Some(Stopped::NoRoom) }
+    if broker.paged_in(context, fetch, (offset, message.enqueued_ms), id) {
+        None
+    } else {
+        Some(Stopped::NoRoom)
+    }
 }

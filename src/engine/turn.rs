@@ -52,6 +52,7 @@ impl<P: Platform> Engine<P> {
     /// The sleep is over, and it is now so late: for all that is noted now, and for the turn.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
+        self.journal.set_time(self.store.as_ref().map_or(now.as_ms(), |store| store.time_ms(now)));
         if self.broker.set_time(now) {
             self.broker.set_unix_time(self.platform.unix_ms() / 1000);
         }
@@ -127,15 +128,26 @@ impl<P: Platform> Engine<P> {
         let stop = self.stopping.unwrap_or(Deadline::NEVER);
         let store = self.store.as_ref().map_or(Deadline::NEVER, StoreDriver::deadline);
         let overdue = self.broker.overdue_deadline();
+        let expiry = self.expiry_deadline();
         let crowded = self.crowded.map_or(Deadline::NEVER, |(_, at)| at);
         let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
         let own = own.earlier(self.supplies.log.deadline()).earlier(self.room_awaited.deadline());
+        let own = own.earlier(expiry);
         let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
         let own =
             self.management.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
         let own = own.earlier(self.bridges.deadline()).earlier(self.management_deadline());
         let others = self.job_deadline().earlier(self.accept_queue.deadline());
         self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
+    }
+
+    /// When something expires, or the next life has to be told how late it is for that.
+    fn expiry_deadline(&self) -> Deadline {
+        let time_ms = self.journal.time_ms();
+        let at_ms = self.broker.next_expiry_ms();
+        let due = at_ms.map_or(Deadline::NEVER, |at_ms| self.now.after_ms(at_ms.saturating_sub(time_ms)));
+        let store = self.store.as_ref().filter(|_| self.broker.minds_time());
+        store.map_or(due, |store| due.earlier(store.time_deadline()))
     }
 
     // ---- what is reported
@@ -375,6 +387,9 @@ impl<P: Platform> Engine<P> {
         self.spills = broker.spill(&mut broker::Context::new(journal, messages, &mut self.work));
         if let Some(job) = store.next_read(broker, messages) {
             self.platform.start_read(job);
+        }
+        if broker.minds_time() && store.time_deadline().is_due(self.now) {
+            store.say_time(broker.has_stored_deadline(), self.now);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
         if let Some(job) = store.next_write(journal, messages, self.now) {

@@ -71,6 +71,17 @@ impl Log {
         if self.counters.commits < 2 || self.is_short() || !self.fits_active(BLOCK_BYTES) {
             return None;
         }
+        self.empty_commit(now)
+    }
+
+    /// A commit that says nothing but how late it is; `None` where it would open a segment that is kept for
+    /// what makes room, or the cleaner is at the last of those. A log that is full of what has to expire is
+    /// told how late it is, or it would be as full in its next life.
+    pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
+        let fits_beside = self.leaves_reserve_alone() && self.fits_active(BLOCK_BYTES);
+        if self.is_short() && !fits_beside {
+            return None;
+        }
         self.is_closing = true;
         self.hurry();
         let job = self.next_commit(now);
@@ -209,7 +220,7 @@ impl Log {
             vouch.is_due = self.gathers_access;
         }
         (self.gathers_access, self.digest_at) = (false, 0);
-        (self.is_starting, self.is_closing) = (false, false);
+        (self.is_starting, self.is_closing, self.said_at) = (false, false, now);
         let commit_header = CommitHeader {
             format: self.format,
             life: self.life,

@@ -15,6 +15,10 @@ use crate::time::{Deadline, Now};
 
 use super::log::Log;
 
+/// Between two commits that say how late it is.
+const TIME_MS_MIN: u64 = 60_000;
+const TIME_MS_MAX: u64 = 3_600_000;
+
 impl Log {
     /// Nothing may gather for long: the cleaner waits for room.
     pub(super) const fn hurry(&mut self) {
@@ -56,6 +60,14 @@ impl Log {
             Urgency::Lazy => self.settings.settle_window_ms,
         };
         self.due_at = self.due_at.earlier(now.after_ms(window));
+    }
+
+    /// When the log should say how late it is, for those who wait for that over restarts: of a life that ends
+    /// without a word, an eighth is forgotten at most, or a minute; of a long one an hour.
+    pub const fn time_deadline(&self) -> Deadline {
+        let eighth_ms = self.said_at.as_ms() / 8;
+        let ms = if eighth_ms < TIME_MS_MAX { eighth_ms } else { TIME_MS_MAX };
+        self.said_at.after_ms(if ms > TIME_MS_MIN { ms } else { TIME_MS_MIN })
     }
 
     /// Whether what waits elsewhere should be appended now, for a commit is about to be made.

@@ -123,6 +123,8 @@ pub struct Keeper {
     is_closing: bool,
     /// Which commit that was is to be noted beside the log.
     is_ending: bool,
+    /// Broker time is to be written down, if nothing else is.
+    says_time: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
     ranges: Vec<Range>,
@@ -158,7 +160,11 @@ impl Draft {
         }));
         Message {
             targets: Targets::List(&self.targets),
-            enqueued_ms: time_ms,
+            // What must expire has to say since when; for all others about now will do.
+            enqueued_ms: match messages.arrived_ms(message) {
+                0 => time_ms,
+                arrived_ms => arrived_ms,
+            },
             expiration_ms: None,
             exchange: messages.exchange(message).as_bytes(),
             key: messages.routing_key(message),
@@ -186,6 +192,7 @@ impl Keeper {
             is_flushing: false,
             is_closing: false,
             is_ending: false,
+            says_time: false,
             chunking: None,
             groups: Groups::default(),
             ranges: Vec::with_capacity(512),
@@ -247,6 +254,12 @@ impl Keeper {
         self.flush(now);
     }
 
+    /// Broker time is due to be written down ([`Log::time_deadline`]): now, or when it is due again.
+    pub const fn say_time(&mut self, is_needed: bool, now: Now) {
+        self.log.said_at = now;
+        self.says_time = is_needed;
+    }
+
     /// What to write next, if the helper is free and it is time.
     pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
         journal.set_time(self.log.time_ms(now));
@@ -302,8 +315,16 @@ impl Keeper {
 
     fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
         let job = self.log.next_commit(now);
-        if job.is_some() || !self.is_closing || self.has_more(journal) || !self.log.is_idle() {
+        // Any commit says it.
+        self.says_time &= job.is_none();
+        if job.is_some() || self.has_more(journal) || !self.log.is_idle() {
             return job;
+        }
+        if core::mem::take(&mut self.says_time) {
+            return self.log.empty_commit(now);
+        }
+        if !self.is_closing {
+            return None;
         }
         (self.is_closing, self.is_ending) = (false, true);
         self.log.closing_commit(now)

@@ -212,8 +212,10 @@ pub struct Log {
     pub(super) is_damaged: bool,
     /// The first commit of this life is still to come; it is made even if it is empty.
     pub(super) is_starting: bool,
-    /// The next commit is the last of this life, and empty.
+    /// The next commit is made even if it is empty: the last of this life, or one that says how late it is.
     pub(super) is_closing: bool,
+    /// When a commit last said that.
+    pub(super) said_at: Now,
     /// How many commits before it the next one repeats.
     pub(super) covers: u32,
     /// It was said before this start who there is.
@@ -267,7 +269,6 @@ impl Log {
         let mut gather = Vec::with_capacity(commit_bytes);
         commit::begin(&mut gather);
         gather.extend_from_slice(&start.again);
-        let budget = SyncBudget::new(start.settings.syncs_per_s, start.settings.sync_burst);
         let (weight, most) = (start.index.bytes(), start.settings.index_bytes);
         Self {
             identity: start.identity,
@@ -308,7 +309,7 @@ impl Log {
             due_at: Now::default().after_ms(0),
             asked_at: Now::default(),
             awaited: true,
-            budget,
+            budget: SyncBudget::new(start.settings.syncs_per_s, start.settings.sync_burst),
             drain: None,
             cleaning: None,
             doubling: Doubling::due(),
@@ -329,6 +330,7 @@ impl Log {
             is_damaged: false,
             is_starting: true,
             is_closing: false,
+            said_at: Now::from_ms(0),
             covers: start.covers,
             vouch: None,
             keeps_access: false,

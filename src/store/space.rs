@@ -72,6 +72,11 @@ impl Log {
         self.slots.spare() <= SEGMENTS_RESERVED
     }
 
+    /// Whether all of the reserve is there.
+    pub(super) const fn leaves_reserve_alone(&self) -> bool {
+        self.slots.spare() >= SEGMENTS_RESERVED
+    }
+
     /// Whether a publisher's commit of so many bytes leaves the reserve alone.
     pub(super) fn has_disk_room(&self, commit_bytes: usize) -> bool {
         let spare = self.slots.spare();

@@ -316,12 +316,13 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     house.consume(at, "q");
     assert_eq!(house.turns(at), 0);
     let fetch = house.broker.next_fetch(&house.messages).unwrap();
-    let page = Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3 };
+    let page =
+        Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3, enqueued_ms: 0 };
     let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, &fetch, &page) else {
         panic!("it is taken")
     };
     house.messages.append_body(id, b"abc");
-    house.broker.paged_in(&mut context!(house), &fetch, 0, id);
+    house.broker.paged_in(&mut context!(house), &fetch, (0, 0), id);
     // For the next one there is no memory.
     house.broker.page_later(&house.messages, &fetch);
     assert_eq!(house.turns(at), 1, "the first message is there and can go");

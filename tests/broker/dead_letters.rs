@@ -7,7 +7,7 @@ use leveret::engine::restore;
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, MessageId, Share};
 use leveret::password::PasswordHash;
-use leveret::store::{Identity, Keeper, Log, Settings};
+use leveret::store::{Body, Identity, Keeper, Log, Range, Settings};
 use leveret::time::Now;
 use leveret::wire::props::Properties;
 use leveret::wire::{Full, Table, TableWriter, Value, Writer};
@@ -16,14 +16,14 @@ use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, House};
 
 /// The entries of a table.
-fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
+pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 1024];
     let mut writer = Writer::new(&mut bytes);
     writer.table(fill).expect("it fits");
     writer.written()[4..].to_vec()
 }
 
-fn declare(house: &mut House, at: At, queue: &str, durable: bool, arguments: &[u8]) {
+pub(crate) fn declare(house: &mut House, at: At, queue: &str, durable: bool, arguments: &[u8]) {
     let (passive, exclusive, auto_delete) = (false, false, false);
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
@@ -33,7 +33,7 @@ fn to(queue: &str) -> Vec<u8> {
     with(queue, |_| Ok(()))
 }
 
-fn with(queue: &str, more: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
+pub(crate) fn with(queue: &str, more: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     table(|t| {
         t.text("x-dead-letter-exchange", "")?;
         t.text("x-dead-letter-routing-key", queue)?;
@@ -45,7 +45,13 @@ fn message(house: &mut House, key: &str, properties: &[u8], body: &[u8]) -> Mess
     message_to(house, "", key, properties, body)
 }
 
-fn message_to(house: &mut House, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+pub(crate) fn message_to(
+    house: &mut House,
+    exchange: &str,
+    key: &str,
+    properties: &[u8],
+    body: &[u8],
+) -> MessageId {
     let flags = if Properties::parse(properties).is_ok_and(|properties| properties.is_persistent()) {
         MessageFlags::PERSISTENT
     } else {
@@ -60,17 +66,19 @@ fn message_to(house: &mut House, exchange: &str, key: &str, properties: &[u8], b
     id
 }
 
-const PERSISTENT: &[u8] = &[0x10, 0, 2];
+pub(crate) const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
-fn publish(house: &mut House, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
+pub(crate) fn publish(house: &mut House, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
     let message = message(house, key, properties, body.as_bytes());
     house.ask(at, Command::Publish { message, mandatory: false })
 }
 
 /// What a get had: its tag, its body, its properties.
-struct Got {
-    tag: u64,
-    body: String,
+pub(crate) struct Got {
+    pub(crate) tag: u64,
+    pub(crate) body: String,
+    /// How many the queue has left.
+    pub(crate) left: u32,
     exchange: String,
     key: Vec<u8>,
     properties: Vec<u8>,
@@ -82,7 +90,7 @@ impl Got {
     }
 
     /// Queue, reason and count of each death, the last first.
-    fn deaths(&self) -> Vec<(String, String, i64)> {
+    pub(crate) fn deaths(&self) -> Vec<(String, String, i64)> {
         let text = |death: Table<'_>, name| {
             death.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
         };
@@ -97,7 +105,7 @@ impl Got {
     }
 }
 
-fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
+pub(crate) fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
     match house.ask(at, Command::Get { queue, no_ack: false }) {
         Outcome::GetEmpty => return None,
         Outcome::GetQueued => {}
@@ -105,7 +113,7 @@ fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
     }
     let outbox = house.broker.outbox(at.connection);
     let delivery = outbox.peek().expect("it is in the outbox");
-    assert!(matches!(delivery.kind, DeliveryKind::GetOk { .. }));
+    let DeliveryKind::GetOk { message_count: left } = delivery.kind else { panic!("it answers a get") };
     let (tag, id) = (delivery.delivery_tag, delivery.message);
     let mut scratch = vec![0; 1 << 17];
     let properties = house.messages.properties(id, &mut scratch).to_vec();
@@ -114,15 +122,15 @@ fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
     let body = String::from_utf8(body).unwrap();
     let (exchange, key) = (house.messages.exchange(id).to_owned(), house.messages.routing_key(id).to_vec());
     house.broker.sent(&mut context!(house), at.connection, 1);
-    Some(Got { tag, body, exchange, key, properties })
+    Some(Got { tag, body, left, exchange, key, properties })
 }
 
 #[track_caller]
-fn got(house: &mut House, at: At, queue: &str) -> Got {
+pub(crate) fn got(house: &mut House, at: At, queue: &str) -> Got {
     get(house, at, queue).expect("there is a message")
 }
 
-fn empty(house: &mut House, at: At, queue: &str) -> Vec<String> {
+pub(crate) fn empty(house: &mut House, at: At, queue: &str) -> Vec<String> {
     let mut bodies = Vec::new();
     while let Some(got) = get(house, at, queue) {
         house.settle(at, got.tag, false, Settlement::Ack);
@@ -236,11 +244,17 @@ fn what_a_full_queue_refuses_is_told_and_goes_on() {
 /// What a queue gives up in the middle of a transaction does not take the places that the rest of it needs.
 #[test]
 fn a_commit_is_whole_though_its_first_messages_push_others_out() {
-    for overflow in ["drop-head", "reject-publish-dlx"] {
+    let (length, ttl) = ("x-max-length", "x-message-ttl");
+    for (overflow, limit, most) in [
+        ("drop-head", length, 1),
+        ("reject-publish-dlx", length, 1),
+        ("drop-head", length, 0),
+        ("drop-head", ttl, 0),
+    ] {
         let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
         let at = house.connect();
         let arguments = table(|t| {
-            t.int("x-max-length", 1)?;
+            t.int(limit, most)?;
             t.text("x-overflow", overflow)?;
             t.text("x-dead-letter-exchange", "amq.direct")
         });
@@ -259,16 +273,17 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
             house.done(at, Command::Publish { message, mandatory: false });
         }
         // What a queue refused is told; all else has happened.
-        let is_refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
-        assert_eq!(is_refused, overflow != "drop-head", "{overflow}");
+        let refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
+        assert_eq!(refused, overflow != "drop-head", "{overflow}");
         let at = house.connect();
         for (_, queue) in queues("amq.fanout", 6) {
             assert_eq!(house.ready(at, &queue), 1, "{overflow}: {queue}");
             empty(&mut house, at, &queue);
         }
+        house.journal.set_time(2);
         house.turns(at);
-        assert_eq!(house.ready(at, "q"), 1, "{overflow}");
-        let letters = if overflow == "drop-head" { 1 } else { 0 };
+        assert_eq!(house.ready(at, "q"), most as u32, "{overflow}, {limit} {most}");
+        let letters = if overflow == "drop-head" { 2 - most as usize } else { 0 };
         for (_, queue) in queues("amq.direct", 12) {
             assert_eq!(empty(&mut house, at, &queue).len(), letters, "{overflow}: {queue}");
         }
@@ -374,7 +389,7 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
 }
 
 /// Every message record that was free, until it is released.
-fn filled(house: &mut House) -> Vec<MessageId> {
+pub(crate) fn filled(house: &mut House) -> Vec<MessageId> {
     core::iter::from_fn(|| house.messages.begin("", b"", Share::Reserve).ok()).collect()
 }
 
@@ -464,19 +479,23 @@ const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9
 const NOW: Now = Now::from_ms(1);
 
 /// A broker on a disk.
-struct Life {
-    house: House,
-    keeper: Keeper,
+pub(crate) struct Life {
+    pub(crate) house: House,
+    pub(crate) keeper: Keeper,
     disk: SimDisk,
-    at: At,
+    pub(crate) at: At,
 }
 
 impl Life {
-    fn begin(disk: &SimDisk) -> Option<Self> {
+    pub(crate) fn begin(disk: &SimDisk) -> Option<Self> {
+        Self::begin_with(disk, &Limits { connections_max: 16, ..Limits::default() })
+    }
+
+    pub(crate) fn begin_with(disk: &SimDisk, limits: &Limits) -> Option<Self> {
         let mut disk = disk.clone();
         let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
-        let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+        let mut house = House::with(limits);
         house.journal.start(log.life(), true, log.record_bytes_max() as u64);
         house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
         let first = Some(("guest", PasswordHash::Nobodys));
@@ -486,16 +505,59 @@ impl Life {
     }
 
     /// Writes until nothing is left to be written; `None`: the power went.
-    fn store(&mut self) -> Option<()> {
-        self.keeper.flush(NOW);
-        while let Some(write) = self.keeper.next_write(&mut self.house.journal, &mut self.house.messages, NOW)
+    pub(crate) fn store(&mut self) -> Option<()> {
+        self.store_at(NOW)
+    }
+
+    /// The same at this time of the process.
+    pub(crate) fn store_at(&mut self, now: Now) -> Option<()> {
+        self.keeper.flush(now);
+        while let Some(write) = self.keeper.next_write(&mut self.house.journal, &mut self.house.messages, now)
         {
             let done = write.run(&mut self.disk);
-            self.keeper.write_done(&mut self.house.journal, &mut self.house.messages, done, NOW).ok()?;
+            self.keeper.write_done(&mut self.house.journal, &mut self.house.messages, done, now).ok()?;
             self.house.broker.note_durable(&self.house.journal);
-            self.keeper.flush(NOW);
+            self.keeper.flush(now);
         }
         self.house.journal.is_empty().then_some(())
+    }
+
+    /// Reads what the broker asks for, as the engine would: how many messages came into memory, and how many
+    /// were only looked at.
+    pub(crate) fn read_back(&mut self) -> (u32, u32) {
+        let (mut came, mut seen) = (0, 0);
+        self.house.turns(self.at);
+        while let Some(fetch) = self.house.broker.next_fetch(&self.house.messages) {
+            let house = &mut self.house;
+            let range = Range { start: fetch.start, end: fetch.end };
+            let log = self.keeper.log_mut();
+            let job = log.fetch(fetch.incarnation, range, fetch.bytes_max).expect("it can be read");
+            let done = job.run(&mut self.disk);
+            let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
+                let Body::Inline(body) = message.body else { panic!("it is small") };
+                let page = Page {
+                    offset,
+                    exchange: core::str::from_utf8(message.exchange).unwrap(),
+                    routing_key: message.key,
+                    properties: message.properties,
+                    body_len: body.len() as u32,
+                    enqueued_ms: message.enqueued_ms,
+                };
+                match house.broker.page_in(&mut house.messages, &fetch, &page) {
+                    PageIn::Begun(id) => {
+                        house.messages.append_body(id, body);
+                        let page = (offset, message.enqueued_ms);
+                        assert!(house.broker.paged_in(&mut context!(house), &fetch, page, id));
+                        came += 1;
+                    }
+                    PageIn::NotWanted => seen += 1,
+                    PageIn::NoRoom => panic!("there is memory"),
+                }
+            });
+            house.broker.fetched(&fetch, fetched.through);
+            self.house.turns(self.at);
+        }
+        (came, seen)
     }
 
     fn counts(&mut self) -> (u32, u32) {
@@ -505,9 +567,19 @@ impl Life {
 
 const COUNT: u32 = 20;
 
-/// Confirmed messages are rejected, or too many, or come back too often, and the power goes at every call in
-/// turn: each is in one queue, never in both and never in none.
-fn at_every_cut(arguments: &[u8], take: impl Fn(&mut House, At) -> At, give_up: impl Fn(&mut House, At)) {
+pub(crate) fn disk() -> SimDisk {
+    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    disk
+}
+
+/// Confirmed messages are rejected, or too many, or come back too often, or expire, and the power goes at
+/// every call in turn: each is in one queue, never in both and never in none.
+pub(crate) fn at_every_cut(
+    arguments: &[u8],
+    take: impl Fn(&mut House, At) -> At,
+    give_up: impl Fn(&mut House, At),
+) {
     let (mut before, mut behind) = (0, 0);
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
@@ -606,8 +678,7 @@ fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
 /// What only the log has is read back to go on.
 #[test]
 fn what_is_out_of_memory_comes_back_to_go_on() {
-    let disk = SimDisk::new(1, Mutant::None, IDENTITY);
-    disk.start(Trouble::Never);
+    let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     declare(&mut life.house, at, "dead", true, &[]);
@@ -617,22 +688,13 @@ fn what_is_out_of_memory_comes_back_to_go_on() {
     }
     life.store().expect("the disk is well");
     drop(life);
-    let Life { mut house, at, .. } = Life::begin(&disk).expect("it opens");
-    assert_eq!(house.ready(at, "q"), COUNT);
-    publish(&mut house, at, "q", PERSISTENT, "new");
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (COUNT + 1, 0), "it is not in memory");
-    let fetch = house.broker.next_fetch(&house.messages).expect("it is asked for");
-    let (exchange, routing_key, properties) = ("", &b"q"[..], PERSISTENT);
-    let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len: 1 };
-    let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, &fetch, &page) else {
-        panic!("there is memory");
-    };
-    house.messages.append_body(id, b"0");
-    assert!(house.broker.paged_in(&mut context!(house), &fetch, fetch.start, id));
-    house.broker.fetched(&fetch, fetch.start + 1);
-    assert!(house.broker.may_shed(&house.journal, &house.messages));
-    house.turn(at);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    publish(&mut life.house, at, "q", PERSISTENT, "new");
+    life.house.turns(at);
+    assert_eq!(life.counts(), (COUNT + 1, 0), "it is not in memory");
+    assert_eq!(life.read_back(), (COUNT, 0));
+    let mut house = life.house;
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (COUNT, 1));
     assert_eq!(got(&mut house, at, "dead").body, "0");
 }

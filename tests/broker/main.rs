@@ -8,6 +8,8 @@ mod support;
 mod access;
 mod cases;
 mod dead_letters;
+mod expiry;
+mod expiry_room;
 mod holders;
 mod lives;
 mod offsets;

@@ -72,10 +72,17 @@ fn restored(runs: &[Range]) -> (House, QueueId) {
 fn read_back(house: &mut House, fetch: &Fetch) -> Vec<u64> {
     let mut taken = Vec::new();
     for offset in fetch.start..fetch.end {
-        let page = Page { offset, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3 };
+        let page = Page {
+            offset,
+            exchange: "",
+            routing_key: b"q",
+            properties: &[0, 0],
+            body_len: 3,
+            enqueued_ms: 0,
+        };
         if let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, fetch, &page) {
             house.messages.append_body(id, b"abc");
-            assert!(house.broker.paged_in(&mut context!(house), fetch, offset, id));
+            assert!(house.broker.paged_in(&mut context!(house), fetch, (offset, 0), id));
             taken.push(offset);
         }
     }

@@ -100,7 +100,7 @@ fn read_back(house: &mut House, limits: &Limits) -> PageIn {
     let fetch = house.broker.next_fetch(&house.messages).expect("somebody wants the first message");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
-    let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len };
+    let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
     house.broker.page_in(&mut house.messages, &fetch, &page)
 }
 

@@ -20,7 +20,7 @@ from typing import Callable, Dict, Iterator, List
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from clients import stuck  # noqa: E402
+from clients import expiry, stuck  # noqa: E402
 from harness import brokers, environment  # noqa: E402
 from harness.raw import queue_state  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
@@ -367,13 +367,15 @@ def main() -> int:
     brokers.raise_on_sigterm()
     failed = 0
     quick = os.environ.get("LEVERET_TEST_MODE") == "quick"
-    wants_all, wants_stuck = not args.case, stuck.CASE in args.case
-    args.case = [name for name in args.case if name != stuck.CASE]
+    wants_all, wants_stuck, wants_expiry = not args.case, stuck.CASE in args.case, expiry.CASE in args.case
+    args.case = [name for name in args.case if name not in (stuck.CASE, expiry.CASE)]
     if wants_all or args.case:
         for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
             failed |= run_version(label, args)
     if wants_stuck or (wants_all and not args.at and not args.pika):
         failed |= stuck.run(args.rabbitmq)
+    if wants_expiry or (wants_all and not args.at and not args.pika and not args.rabbitmq):
+        failed |= expiry.run()
     return failed
 
 

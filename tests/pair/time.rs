@@ -3,7 +3,7 @@
 
 use leveret::limits::Limits;
 use leveret::time::Now;
-use leveret::wire::{Method, Table};
+use leveret::wire::{Method, Table, Writer};
 
 use crate::world::*;
 
@@ -250,4 +250,44 @@ fn a_close_that_is_not_answered_ends_by_itself() {
     world.pass_ms(5_000);
     assert_eq!(world.peers_count(), 0);
     world.end(&[]);
+}
+
+/// A message that expires in an hour wakes the loop then, and goes on; in between nothing is done for it.
+#[test]
+fn the_loop_sleeps_until_a_message_expires() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    world.declare(client, 1, "dead");
+    let mut bytes = [0; 256];
+    let mut writer = Writer::new(&mut bytes);
+    let arguments = writer.table(|t| {
+        t.text("x-dead-letter-exchange", "")?;
+        t.text("x-dead-letter-routing-key", "dead")?;
+        t.int("x-message-ttl", 3_600_000)
+    });
+    arguments.expect("it fits");
+    let declare = Method::QueueDeclare {
+        queue: "q",
+        passive: false,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::trusted(&writer.written()[4..]),
+    };
+    world.ask(client, 1, &declare);
+    world.consume(client, 1, "dead", "c", true);
+    world.pass_ms(1);
+    world.publish_to(client, 1, "q", b"x");
+    world.run();
+    // What the connection's beginning has left is looked at once more.
+    world.pass_ms(1_800_000);
+    let before = world.turns;
+    world.pass_ms(1_799_999);
+    assert_eq!(world.turns, before);
+    assert_eq!(world.counts(client, 1, "q"), (1, 0));
+    assert_eq!(world.deliveries(client).len(), 0);
+    world.pass_ms(1);
+    assert_eq!((world.deliveries(client).len(), world.counts(client, 1, "q")), (1, (0, 0)));
+    world.end(&["q", "dead"]);
 }

@@ -606,8 +606,18 @@ impl Content {
     }
 
     /// Its properties as they are written.
-    pub const fn properties(&self) -> &'static [u8] {
-        if self.persistent { &[0x10, 0, 2] } else { &[0, 0] }
+    pub fn properties(&self) -> Vec<u8> {
+        // Half of what may vanish anyway has a time of its own.
+        let expires = self.exchange.is_empty() && topology::drops(&self.key) && self.len.is_multiple_of(2);
+        let mut bytes = vec![u8::from(self.persistent) << 4 | u8::from(expires), 0];
+        if self.persistent {
+            bytes.push(2);
+        }
+        if expires {
+            bytes.push(topology::EXPIRATION_MS.len() as u8);
+            bytes.extend_from_slice(topology::EXPIRATION_MS);
+        }
+        bytes
     }
 }
 

@@ -1,8 +1,8 @@
 //! The names that simulated clients use, and what each of them means.
 //!
 //! ```text
-//! d0 .. d3  durable       l0  durable, keeps 12 and drops the oldest      r0  durable, keeps 12 and refuses
-//! t0 t1     transient     a0  transient, goes with its last consumer      xN  exclusive, of connection N
+//! d0 .. d3  durable       l0  durable, keeps 12 and none for long         r0  durable, keeps 12 and refuses
+//! t0 t1     transient     a0  transient, goes when it is of no use        xN  exclusive, of connection N
 //! ```
 //!
 //! Always true: a name says what is declared under it, so that two clients never contradict each other; which
@@ -44,12 +44,18 @@ pub const ROUTES: [(&str, &str); 7] = [
 
 /// Messages that the queues with a limited length keep.
 const LENGTH_MAX: i64 = 12;
+/// For how long those keep one that drop any, in milliseconds.
+const MESSAGE_TTL_MS: i64 = 400;
+/// How long a message may wait by itself that goes to such a queue, in milliseconds.
+pub const EXPIRATION_MS: &[u8] = b"90";
+/// After how long a queue goes that may, if nobody has a use for it, in milliseconds.
+const EXPIRES_MS: i64 = 3_000;
 
 pub fn is_durable(queue: &str) -> bool {
     queue.starts_with(['d', 'l', 'r'])
 }
 
-/// It may drop any message for its length.
+/// It may drop any message, for its length or because its time is over.
 pub fn drops(queue: &str) -> bool {
     queue.starts_with('l')
 }
@@ -96,10 +102,20 @@ pub fn may_route(exchange: &str, key: &str, queue: &str) -> bool {
 /// Arguments of a declaration.
 pub fn arguments(queue: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
+    let mut limit = |name: &str, most: i64| {
+        bytes.push(name.len() as u8);
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(b'l');
+        bytes.extend_from_slice(&most.to_be_bytes());
+    };
     if drops(queue) || refuses(queue) {
-        bytes.push(12);
-        bytes.extend_from_slice(b"x-max-lengthl");
-        bytes.extend_from_slice(&LENGTH_MAX.to_be_bytes());
+        limit("x-max-length", LENGTH_MAX);
+    }
+    if drops(queue) {
+        limit("x-message-ttl", MESSAGE_TTL_MS);
+    }
+    if queue.starts_with('a') {
+        limit("x-expires", EXPIRES_MS);
     }
     if refuses(queue) {
         bytes.push(10);

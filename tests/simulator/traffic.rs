@@ -232,7 +232,7 @@ impl Actor {
         // Some in many small frames.
         let whole = self.client.checker.frame_max as usize - FRAME_OVERHEAD;
         let piece = if content.is_multiple_of(10) { 100 } else { whole };
-        self.client.say(&content_frames(number, properties, &body_of(content, len), piece));
+        self.client.say(&content_frames(number, &properties, &body_of(content, len), piece));
     }
 
     /// Where a message goes, and how large it is.

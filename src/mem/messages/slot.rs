@@ -57,10 +57,14 @@ impl MessageFlags {
     /// The broker must look into the properties before it routes: there are headers, an expiration, a
     /// user id or a reply-to.
     pub const LOOK_INSIDE: Self = Self(2);
-    /// Its expiration is 0: it goes to a waiting consumer or nowhere.
+    /// Its expiration is 0: it goes to a waiting consumer at once, or has expired.
     pub const DUE_AT_ONCE: Self = Self(16);
     /// The store has it: its body can be read back.
     pub const STORED: Self = Self(32);
+    /// It has an expiration of its own.
+    pub const EXPIRES: Self = Self(64);
+    /// It is noted when it came to its queues.
+    pub(super) const ARRIVED: Self = Self(128);
     pub(super) const ASSEMBLING: Self = Self(4);
     pub(super) const MANDATORY: Self = Self(8);
 
@@ -138,7 +142,8 @@ pub(super) struct Slot {
     pub(super) body_len: u32,
     pub(super) properties_len: u32,
     pub(super) first_block: BlockId,
-    /// Stream bytes present; behind `write_block` and `write_at` while the body comes in.
+    /// Stream bytes present; behind `write_block` and `write_at` while the body comes in. Of a whole message
+    /// those two say when it came to its queues, if that matters.
     pub(super) filled: u32,
     pub(super) write_block: BlockId,
     /// The offset within the last page where the next octet of the body goes.

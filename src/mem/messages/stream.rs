@@ -31,6 +31,23 @@ impl Messages {
         }
     }
 
+    /// When a whole message came to its queues, in milliseconds of broker time; 0 when nobody asked.
+    pub fn arrived_ms(&self, id: MessageId) -> u64 {
+        let slot = &self.slots[id.index()];
+        match slot.flags.has(MessageFlags::ARRIVED) {
+            true => u64::from(slot.write_at) << 32 | u64::from(slot.write_block),
+            false => 0,
+        }
+    }
+
+    /// Notes when a whole message came to its queues; nothing is written into it any more.
+    pub fn set_arrived_ms(&mut self, id: MessageId, time_ms: u64) {
+        assert!(self.body_missing(id) == 0, "only a whole message comes to a queue");
+        let slot = &mut self.slots[id.index()];
+        (slot.write_at, slot.write_block) = ((time_ms >> 32) as u16, time_ms as u32);
+        slot.flags = slot.flags.with(MessageFlags::ARRIVED);
+    }
+
     /// The properties in one piece: borrowed when they are, else copied into `scratch`.
     ///
     /// # Panics

@@ -1,0 +1,604 @@
+//! Messages that waited too long, and queues that nobody has a use for, on broker time.
+
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::time::Now;
+use leveret::wire::{Full, TableWriter};
+
+use crate::dead_letters::{
+    Life, PERSISTENT, at_every_cut, declare, disk, filled, get, got, message_to, publish, table, with,
+};
+use crate::support::{At, House};
+
+pub(crate) fn ttl(ms: i32) -> Vec<u8> {
+    table(|t| t.int("x-message-ttl", ms))
+}
+
+/// Properties with an expiration.
+pub(crate) fn expiring(ms: &str) -> Vec<u8> {
+    let mut properties = vec![0x01, 0, ms.len() as u8];
+    properties.extend(ms.as_bytes());
+    properties
+}
+
+/// The same with the delivery mode, which comes before it.
+pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
+    let mut properties = vec![0x11, 0, 2, ms.len() as u8];
+    properties.extend(ms.as_bytes());
+    properties
+}
+
+/// It is so late, and what is due happens.
+pub(crate) fn pass_to(house: &mut House, at: At, time_ms: u64) {
+    house.journal.set_time(time_ms);
+    house.turns(at);
+}
+
+#[test]
+fn what_waited_too_long_is_gone_at_its_time() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &ttl(500));
+    publish(&mut house, at, "q", &[0, 0], "1");
+    house.turns(at);
+    assert_eq!(house.broker.next_expiry_ms(), Some(1_500), "the loop sleeps until then");
+    pass_to(&mut house, at, 1_200);
+    publish(&mut house, at, "q", &[0, 0], "2");
+    pass_to(&mut house, at, 1_499);
+    assert_eq!(house.ready(at, "q"), 2);
+    pass_to(&mut house, at, 1_500);
+    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (1, Some(1_700)));
+    pass_to(&mut house, at, 1_700);
+    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (0, None));
+    assert_eq!(house.messages.messages_used(), 0);
+}
+
+#[test]
+fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &ttl(500));
+    declare(&mut house, at, "plain", false, &[]);
+    for queue in ["q", "plain"] {
+        publish(&mut house, at, queue, &expiring("300"), "own");
+    }
+    publish(&mut house, at, "plain", &[0, 0], "for ever");
+    publish(&mut house, at, "plain", &expiring("100"), "behind");
+    pass_to(&mut house, at, 1_299);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "plain")), (1, 3));
+    pass_to(&mut house, at, 1_300);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "plain")), (0, 2), "what is behind has to wait");
+    let first = got(&mut house, at, "plain");
+    assert_eq!((first.body.as_str(), first.left), ("for ever", 0), "what expired behind it does not count");
+    assert!(get(&mut house, at, "plain").is_none(), "now it stood first");
+}
+
+#[test]
+fn what_expired_goes_on_and_is_given_to_nobody() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+    publish(&mut house, at, "q", &expiring("5000"), "x");
+    house.journal.set_time(1_100);
+    assert!(get(&mut house, at, "q").is_none(), "whoever asks, even before its queue is looked at");
+    let letter = got(&mut house, at, "dead");
+    assert_eq!(letter.deaths(), [("q".into(), "expired".into(), 1)]);
+    // Its own time was taken from it, or it would expire there too.
+    pass_to(&mut house, at, 1 << 40);
+    house.settle(at, letter.tag, false, Settlement::Requeue);
+    house.turns(at);
+    assert_eq!(house.ready(at, "dead"), 1);
+}
+
+#[test]
+fn a_time_of_nothing_is_for_those_who_wait() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &ttl(0));
+    declare(&mut house, at, "dlq", false, &with("dead", |t| t.int("x-message-ttl", 0)));
+    for queue in ["q", "dlq"] {
+        publish(&mut house, at, queue, &[0, 0], "1");
+        house.turns(at);
+    }
+    pass_to(&mut house, at, 1_001);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dlq"), house.ready(at, "dead")), (0, 0, 1));
+    for queue in ["q", "dlq"] {
+        house.consume(at, queue);
+        publish(&mut house, at, queue, &[0, 0], "2");
+        assert_eq!(house.turns(at), 1, "{queue}");
+    }
+}
+
+/// A hundred thousand messages whose time comes at once: no turn does all of it.
+#[test]
+fn a_turn_gives_up_a_bounded_number() {
+    let mut house = House::with(&Limits { messages_max: 20_000, ..Limits::default() });
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &ttl(10));
+    house.publish(at, "q", 10_000);
+    house.turns(at);
+    house.journal.set_time(2_000);
+    house.turn(at);
+    let left = house.ready(at, "q");
+    assert!((9_000..10_000).contains(&left), "{left}");
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 0);
+}
+
+#[test]
+fn what_comes_back_has_the_time_it_had() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &ttl(500));
+    publish(&mut house, at, "q", &[0, 0], "1");
+    let first = got(&mut house, at, "q");
+    pass_to(&mut house, at, 1_400);
+    house.settle(at, first.tag, false, Settlement::Requeue);
+    pass_to(&mut house, at, 1_499);
+    assert_eq!(house.ready(at, "q"), 1);
+    pass_to(&mut house, at, 1_500);
+    assert_eq!(house.ready(at, "q"), 0);
+}
+
+#[test]
+fn a_queue_that_nobody_uses_goes() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    let expires = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> { t.int("x-expires", 100) };
+    declare(&mut house, at, "q", false, &table(expires));
+    house.turns(at);
+    assert_eq!(house.broker.next_expiry_ms(), Some(1_100));
+    // A get, a declaration and a consumer are uses.
+    pass_to(&mut house, at, 1_090);
+    assert!(get(&mut house, at, "q").is_none());
+    pass_to(&mut house, at, 1_180);
+    assert_eq!(house.ready(at, "q"), 0);
+    pass_to(&mut house, at, 1_270);
+    house.consume(at, "q");
+    pass_to(&mut house, at, 9_000);
+    house.done(at, Command::Cancel { tag: "q" });
+    pass_to(&mut house, at, 9_099);
+    assert_eq!(house.broker.gauges().queues, 1);
+    pass_to(&mut house, at, 9_100);
+    assert_eq!(house.broker.gauges().queues, 0);
+    let (queue, no_ack) = ("q", false);
+    assert!(matches!(house.ask(at, Command::Get { queue, no_ack }), Outcome::Fault(_)));
+}
+
+// ---- who waits, and for how long
+
+/// A queue of which nobody waits for anything gives a message that is due at once up before the next command.
+#[test]
+fn a_time_of_nothing_is_over_before_the_next_command() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 0)));
+    declare(&mut house, at, "own", false, &with("dead", |_| Ok(())));
+    publish(&mut house, at, "q", &[0, 0], "1");
+    publish(&mut house, at, "own", &expiring("0"), "2");
+    for queue in ["q", "own"] {
+        assert_eq!(house.ready(at, queue), 0, "{queue}");
+        house.consume(at, queue);
+    }
+    assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 2));
+}
+
+/// Several in one turn, for a consumer that may have so many.
+#[test]
+fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    house.done(at, Command::Qos { prefetch_count: 3, global: false });
+    declare(&mut house, at, "q", false, &ttl(0));
+    house.consume(at, "q");
+    for number in 0..5 {
+        publish(&mut house, at, "q", &[0, 0], &format!("{number}"));
+    }
+    assert_eq!((house.turns(at), house.ready(at, "q")), (3, 0));
+}
+
+#[test]
+fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
+    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+    publish(&mut house, at, "q", &[0, 0], "x");
+    let mut held = filled(&mut house);
+    pass_to(&mut house, at, 1_100);
+    house.consume(at, "q");
+    assert_eq!((house.turns(at), house.ready(at, "q"), house.ready(at, "dead")), (0, 1, 0));
+    assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
+    assert_eq!(house.broker.next_expiry_ms(), None, "likewise");
+    held.drain(..2).for_each(|id| house.messages.release(id));
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
+    held.into_iter().for_each(|id| house.messages.release(id));
+    // It is not stuck with that.
+    publish(&mut house, at, "q", &[0, 0], "y");
+    assert_eq!(house.turns(at), 1);
+}
+
+/// While messages are on their way back, nobody knows which of them is the first.
+#[test]
+fn what_stands_first_while_others_come_back_need_not_be_the_first() {
+    let mut house = House::new(2_000);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    house.consume(at, "q");
+    for _ in 0..600 {
+        publish(&mut house, at, "q", &[0, 0], "for ever");
+    }
+    house.turns(at);
+    publish(&mut house, at, "q", &expiring("100"), "behind");
+    assert_eq!(house.turns(at), 1);
+    house.journal.set_time(2_000);
+    let mut context = context!(house);
+    house.broker.disconnect(&mut context, at.connection);
+    let at = house.connect();
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 601, "it stands behind all the others");
+}
+
+#[test]
+fn many_queues_whose_time_comes_at_once_take_several_turns() {
+    let mut house = House::with(&Limits { queues_max: 3_000, ..Limits::default() });
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    for number in 0..2_000 {
+        let queue = format!("q{number}");
+        declare(&mut house, at, &queue, false, &ttl(10));
+        publish(&mut house, at, &queue, &[0, 0], "x");
+    }
+    house.turns(at);
+    house.journal.set_time(2_000);
+    house.turn(at);
+    assert!(house.messages.messages_used() > 1_000, "{}", house.messages.messages_used());
+    house.turns(at);
+    assert_eq!((house.messages.messages_used(), house.broker.next_expiry_ms()), (0, None));
+}
+
+/// A store that cannot be written keeps its queues, without a turn being lost over it.
+#[test]
+fn a_queue_that_cannot_be_deleted_stays() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 100)));
+    life.store().expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    life.house.journal.start(9, false, 1 << 20);
+    let at = life.at;
+    pass_to(&mut life.house, at, 1 << 30);
+    assert_eq!(life.house.broker.gauges().queues, 1);
+    assert_eq!(life.house.broker.next_expiry_ms(), None, "or the loop would burn");
+}
+
+// ---- with lengths, with several queues
+
+/// The length rules take what stood first, which had no time, and what stands there then has one.
+#[test]
+fn what_the_length_rules_leave_is_looked_at_in_time() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &table(|t| t.int("x-max-length", 1)));
+    publish(&mut house, at, "q", &[0, 0], "for ever");
+    publish(&mut house, at, "q", &expiring("300"), "x");
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (1, Some(1_300)));
+    pass_to(&mut house, at, 1_300);
+    assert_eq!((house.ready(at, "q"), house.messages.messages_used()), (0, 0));
+}
+
+/// The same with dead letters, which may take a turn, and with both arguments.
+#[test]
+fn lengths_and_times_end_in_the_same_place() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    let both = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> {
+        t.int("x-max-length", 2)?;
+        t.int("x-message-ttl", 500)
+    };
+    declare(&mut house, at, "q", false, &with("dead", both));
+    for (time_ms, body) in [(1_000, "1"), (1_100, "2"), (1_200, "3"), (1_300, "4")] {
+        pass_to(&mut house, at, time_ms);
+        publish(&mut house, at, "q", &[0, 0], body);
+    }
+    pass_to(&mut house, at, 1_699);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (2, 2));
+    assert_eq!(house.broker.next_expiry_ms(), Some(1_700));
+    pass_to(&mut house, at, 1_700);
+    pass_to(&mut house, at, 1_800);
+    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (0, None));
+    let reasons: Vec<_> = core::iter::from_fn(|| get(&mut house, at, "dead"))
+        .map(|got| (got.deaths()[0].1.clone(), got.body))
+        .collect();
+    let expected = [("maxlen", "1"), ("maxlen", "2"), ("expired", "3"), ("expired", "4")];
+    assert_eq!(reasons, expected.map(|(reason, body)| (reason.to_owned(), body.to_owned())));
+}
+
+/// What one of its queues gives up at once goes behind it into another, where it still stands first,
+/// whichever of them is seen to first.
+#[test]
+fn a_message_in_two_queues_is_looked_at_in_both() {
+    for (gives, has) in [("a", "b"), ("b", "a")] {
+        let mut house = House::new(64);
+        house.journal.set_time(1_000);
+        let at = house.connect();
+        for queue in ["a", "b"] {
+            let its = if queue == has { ttl(100) } else { with(has, |t| t.int("x-message-ttl", 0)) };
+            declare(&mut house, at, queue, false, &its);
+            let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
+            house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        }
+        let message = message_to(&mut house, "amq.fanout", "", &[0, 0], b"x");
+        assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+        pass_to(&mut house, at, 1_001);
+        assert_eq!((house.ready(at, gives), house.ready(at, has)), (0, 2));
+        assert_eq!(house.broker.next_expiry_ms(), Some(1_100));
+        pass_to(&mut house, at, 1_100);
+        assert_eq!((house.ready(at, has), house.messages.messages_used()), (0, 0));
+    }
+}
+
+// ---- over lives
+
+/// The time that a message has left is that of the broker over all its lives. Waiting takes no memory.
+#[test]
+fn a_restart_takes_no_time_from_a_message_and_adds_none() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "dead", true, &[]);
+    declare(&mut life.house, at, "ttl", true, &ttl(100_000));
+    declare(&mut life.house, at, "own", true, &with("dead", |_| Ok(())));
+    life.house.journal.set_time(50_000);
+    publish(&mut life.house, at, "ttl", PERSISTENT, "x");
+    publish(&mut life.house, at, "own", &persistent_expiring("120000"), "y");
+    life.store_at(Now::from_ms(55_000)).expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    assert!((55_000..56_000).contains(&life.house.journal.time_ms()), "{}", life.house.journal.time_ms());
+    assert_eq!(life.read_back(), (0, 2), "they are only looked at");
+    assert_eq!(life.house.messages.messages_used(), 0);
+    assert_eq!(life.house.broker.next_expiry_ms(), Some(150_000));
+    for (time_ms, left) in
+        [(149_999, (1, 1, 0)), (150_000, (0, 1, 0)), (169_999, (0, 1, 0)), (170_000, (0, 0, 1))]
+    {
+        pass_to(&mut life.house, at, time_ms);
+        life.read_back();
+        let house = &mut life.house;
+        let counts = (house.ready(at, "ttl"), house.ready(at, "own"), house.ready(at, "dead"));
+        assert_eq!(counts, left, "at {time_ms}");
+    }
+    assert_eq!(got(&mut life.house, at, "dead").deaths(), [("own".into(), "expired".into(), 1)]);
+}
+
+/// What waits behind one that was looked at is looked at when that is gone.
+#[test]
+fn what_stands_in_the_log_expires_one_after_the_other() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &ttl(1_000));
+    for time_ms in [10_000, 10_400, 10_800] {
+        life.house.journal.set_time(time_ms);
+        publish(&mut life.house, at, "q", PERSISTENT, "x");
+    }
+    life.store_at(Now::from_ms(10_800)).expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    life.read_back();
+    for (time_ms, left) in [(10_999, 3), (11_000, 2), (11_399, 2), (11_400, 1), (11_800, 0)] {
+        pass_to(&mut life.house, at, time_ms);
+        life.read_back();
+        assert_eq!(life.house.ready(at, "q"), left, "at {time_ms}");
+    }
+}
+
+/// What left memory because it is short, durable or not, goes in time all the same.
+#[test]
+fn what_left_memory_expires() {
+    let limits = Limits { messages_max: 128, connections_max: 16, ..Limits::default() };
+    for properties in [PERSISTENT, &[0, 0][..]] {
+        let disk = disk();
+        let mut life = Life::begin_with(&disk, &limits).expect("it opens");
+        life.house.broker.set_spill_transient(true);
+        let at = life.at;
+        declare(&mut life.house, at, "q", true, &ttl(100_000));
+        life.house.journal.set_time(2_000);
+        for _ in 0..100 {
+            publish(&mut life.house, at, "q", properties, "x");
+        }
+        for _ in 0..3 {
+            while life.house.broker.spill(&mut context!(life.house)) {
+                life.store().expect("the disk is well");
+            }
+            life.store().expect("the disk is well");
+        }
+        assert!(life.house.messages.messages_used() < 80, "{}", life.house.messages.messages_used());
+        assert_eq!(life.read_back(), (0, 0), "when the first expires is known");
+        pass_to(&mut life.house, at, 101_999);
+        life.read_back();
+        assert_eq!(life.house.ready(at, "q"), 100);
+        pass_to(&mut life.house, at, 102_000);
+        life.read_back();
+        assert_eq!(life.house.ready(at, "q"), 0);
+        assert_eq!(life.house.messages.messages_used(), 0);
+    }
+}
+
+#[test]
+fn over_power_cuts_an_expired_message_is_in_one_place() {
+    let arguments = with("dead", |t| t.int("x-message-ttl", 1_000));
+    at_every_cut(
+        &arguments,
+        |_, at| at,
+        |house, at| {
+            house.settle(at, 0, true, Settlement::Requeue);
+            house.journal.set_time(1 << 20);
+        },
+    );
+}
+
+/// A life that ends without a word has said how late it was, as long as something waited for that; a life in
+/// which nothing does says nothing.
+#[test]
+fn broker_time_goes_on_over_a_power_cut_without_traffic() {
+    for ttl_ms in [Some(1 << 30), None] {
+        let disk = disk();
+        let mut life = Life::begin(&disk).expect("it opens");
+        let at = life.at;
+        declare(&mut life.house, at, "q", true, &ttl_ms.map_or(Vec::new(), ttl));
+        publish(&mut life.house, at, "q", PERSISTENT, "x");
+        life.house.turns(at);
+        life.store().expect("the disk is well");
+        let mut commits = 0;
+        let mut said_at_ms = 1;
+        for now_ms in (1..3_600_000).step_by(1_000) {
+            let now = Now::from_ms(now_ms);
+            life.house.journal.set_time(now_ms);
+            if life.keeper.log().time_deadline().is_due(now) {
+                life.keeper.say_time(life.house.broker.has_stored_deadline(), now);
+            }
+            while let Some(write) =
+                life.keeper.next_write(&mut life.house.journal, &mut life.house.messages, now)
+            {
+                let done = write.run(&mut disk.clone());
+                commits += u32::from(done.is_commit());
+                said_at_ms = now_ms;
+                life.keeper
+                    .write_done(&mut life.house.journal, &mut life.house.messages, done, now)
+                    .expect("the disk is well");
+            }
+            let unsaid_ms = now_ms - said_at_ms;
+            assert!(
+                ttl_ms.is_none() || unsaid_ms <= (now_ms / 8).max(60_000) + 1_000,
+                "{unsaid_ms} at {now_ms}"
+            );
+        }
+        drop(life);
+        disk.power_cut();
+        disk.start(crate::sim_disk::Trouble::Never);
+        let life = Life::begin(&disk).expect("it opens");
+        let time_ms = life.house.journal.time_ms();
+        if ttl_ms.is_some() {
+            assert!((3_600_000 / 9 * 8..3_600_000).contains(&time_ms), "{time_ms}");
+            assert!((10..40).contains(&commits), "{commits}");
+        } else {
+            assert_eq!(commits, 0);
+            assert!(time_ms < 100, "{time_ms}");
+        }
+    }
+}
+
+/// A lease begins anew with a start, and a queue that nobody comes back to goes.
+#[test]
+fn a_start_is_a_use_of_a_queue() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
+    // The store is older than the queue may be of no use.
+    life.store_at(Now::from_ms(60_000)).expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    let now_ms = life.house.journal.time_ms();
+    assert!(now_ms >= 60_000);
+    assert_eq!(life.house.broker.next_expiry_ms(), Some(now_ms + 1_000));
+    pass_to(&mut life.house, at, now_ms + 1_000);
+    assert_eq!(life.house.broker.gauges().queues, 0);
+    life.store().expect("the disk is well");
+    drop(life);
+    assert_eq!(Life::begin(&disk).expect("it opens").house.broker.gauges().queues, 0, "for good");
+}
+
+/// A message may have a time of its own, whatever the arguments of its queue say: it must not fill the log
+/// for ever.
+#[test]
+fn what_the_log_has_expires_in_a_queue_without_arguments() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &[]);
+    life.house.journal.set_time(10_000);
+    publish(&mut life.house, at, "q", &persistent_expiring("1000"), "x");
+    life.store_at(Now::from_ms(10_000)).expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    assert_eq!(life.read_back(), (0, 1), "it is only looked at");
+    assert_eq!(life.house.broker.next_expiry_ms(), Some(11_000));
+    pass_to(&mut life.house, at, 11_000);
+    life.read_back();
+    assert_eq!(life.house.ready(at, "q"), 0);
+}
+
+/// Whatever else is written says how late it is.
+#[test]
+fn broker_time_is_not_written_twice() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &ttl(1 << 30));
+    life.store().expect("the disk is well");
+    publish(&mut life.house, at, "q", PERSISTENT, "x");
+    let now = Now::from_ms(90_000);
+    life.keeper.say_time(true, now);
+    let before = life.keeper.log().counters().commits;
+    life.store_at(now).expect("the disk is well");
+    assert_eq!(life.keeper.log().counters().commits, before + 1);
+}
+
+/// A log that is full of what has to expire is told how late it is all the same.
+#[test]
+fn broker_time_goes_on_in_a_full_log() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    // No queue may have all of it.
+    for queue in ["a", "b"] {
+        declare(&mut life.house, at, queue, true, &ttl(1 << 30));
+    }
+    life.store().expect("the disk is well");
+    let body = "x".repeat(4_000);
+    let mut count = 0;
+    while publish(&mut life.house, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+        count += 1;
+        if count % 16 == 0 {
+            life.house.turns(at);
+            life.store().expect("the disk is well");
+            while life.house.broker.spill(&mut context!(life.house)) {}
+        }
+    }
+    life.store().expect("the disk is well");
+    assert!(count > 1_000, "{count}");
+    let now = Now::from_ms(500_000);
+    life.keeper.say_time(life.house.broker.has_stored_deadline(), now);
+    life.store_at(now).expect("the disk is well");
+    drop(life);
+    disk.power_cut();
+    disk.start(crate::sim_disk::Trouble::Never);
+    let life = Life::begin(&disk).expect("it opens");
+    assert!(life.house.journal.time_ms() >= 500_000, "{}", life.house.journal.time_ms());
+}

@@ -1,0 +1,339 @@
+//! What expires where there is no room for what becomes of it, and when much of it is due at once.
+
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, MessageId, Share};
+
+use crate::dead_letters::{
+    Life, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,
+};
+use crate::expiry::{expiring, pass_to, persistent_expiring, ttl};
+use crate::sim_disk::SimDisk;
+use crate::support::House;
+
+/// Bodies that fill the memory for them, until they are released; records of messages are left.
+fn bodies_filled(house: &mut House) -> Vec<MessageId> {
+    let mut held = Vec::new();
+    while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
+        let (flags, len, share) = (MessageFlags::NONE, 4_000, Share::Reserve);
+        if house.messages.reserve_content(id, &[0, 0], flags, len, share).is_err() {
+            house.messages.release(id);
+            break;
+        }
+        house.messages.append_body(id, &[7; 4_000]);
+        house.messages.finish(id);
+        held.push(id);
+    }
+    held
+}
+
+/// A letter that there is no room for waits by itself: what expired has gone on, and what comes then goes to
+/// whoever waits.
+#[test]
+fn a_rejected_message_without_room_does_not_keep_a_queue_that_expired() {
+    let mut house = House::with(&Limits {
+        messages_max: 4_000,
+        body_bytes_max: 1 << 20,
+        assembly_bytes_max: 1 << 18,
+        ..Limits::default()
+    });
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+    publish(&mut house, at, "q", &[0, 0], &"x".repeat(200_000));
+    let rejected = got(&mut house, at, "q");
+    publish(&mut house, at, "q", &[0, 0], "small");
+    let mut bodies = bodies_filled(&mut house);
+    let records = filled(&mut house);
+    house.settle(at, rejected.tag, false, Settlement::Reject);
+    house.journal.set_time(1_100);
+    house.consume(at, "q");
+    assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 0), "neither has room");
+    // What comes needs some memory besides that, and the large one more.
+    records.into_iter().chain(bodies.drain(..40)).for_each(|id| house.messages.release(id));
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1), "the small one has");
+    publish(&mut house, at, "q", &[0, 0], "new");
+    assert_eq!(house.turns(at), 1);
+    bodies.into_iter().for_each(|id| house.messages.release(id));
+    house.turns(at);
+    assert_eq!(house.ready(at, "dead"), 2);
+}
+
+/// The room that a letter waits for may be what whoever asks has not acknowledged yet.
+#[test]
+fn a_get_does_not_wait_for_room_that_is_its_own_to_make() {
+    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "dead", false, &[]);
+    declare(&mut house, at, "q", false, &with("dead", |_| Ok(())));
+    publish(&mut house, at, "q", &[0, 0], "1");
+    let first = got(&mut house, at, "q");
+    publish(&mut house, at, "q", &expiring("100"), "2");
+    let mut held = filled(&mut house);
+    house.journal.set_time(1_100);
+    for _ in 0..2 {
+        assert!(get(&mut house, at, "q").is_none(), "it is answered");
+        house.turns(at);
+    }
+    house.settle(at, first.tag, false, Settlement::Ack);
+    held.drain(..2).for_each(|id| house.messages.release(id));
+    house.turns(at);
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
+    held.into_iter().for_each(|id| house.messages.release(id));
+}
+
+/// More has expired than a get looks at in one step.
+#[test]
+fn a_get_finds_what_stands_behind_all_that_expired() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    for _ in 0..1_000 {
+        publish(&mut house, at, "q", &expiring("100"), "x");
+    }
+    publish(&mut house, at, "q", &[0, 0], "for ever");
+    house.journal.set_time(1_100);
+    assert_eq!(house.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::Later);
+    house.turns(at);
+    let outcome = house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(outcome, Some(Outcome::GetQueued));
+}
+
+/// What is copied for a letter is work: a turn gives up fewer large ones.
+#[test]
+fn a_turn_gives_up_few_large_ones() {
+    const LETTERS: u32 = 60;
+    let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
+    for consumes in [false, true] {
+        let mut house = House::with(&limits);
+        house.journal.set_time(1_000);
+        let at = house.connect();
+        declare(&mut house, at, "dead", false, &[]);
+        declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+        for _ in 0..LETTERS {
+            publish(&mut house, at, "q", &[0, 0], &"x".repeat(200_000));
+        }
+        house.journal.set_time(1_100);
+        if consumes {
+            house.consume(at, "q");
+        }
+        house.turn(at);
+        let gone = house.ready(at, "dead");
+        assert!((1..LETTERS / 2).contains(&gone), "{gone}");
+        house.turns(at);
+        assert_eq!(house.ready(at, "dead"), LETTERS);
+    }
+}
+
+/// What expires between messages that go to a consumer is work of its turn, too.
+#[test]
+fn what_expires_before_others_counts_for_the_turn() {
+    const EACH: u32 = 60;
+    let mut house = House::with(&Limits { messages_max: 20_000, ..Limits::default() });
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    for _ in 0..100 {
+        for _ in 0..EACH {
+            publish(&mut house, at, "q", &expiring("100"), "x");
+        }
+        publish(&mut house, at, "q", &[0, 0], "for ever");
+    }
+    house.consume(at, "q");
+    house.journal.set_time(1_100);
+    house.broker.deliver(&mut context!(house), 64);
+    let left = house.ready(at, "q");
+    assert!(left > 100 * EACH - 2_000, "{left}");
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 0);
+}
+
+/// To learn when a message with large properties expires they are read, which is charged.
+#[test]
+fn looking_into_large_properties_is_work() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &ttl(500));
+    let text = "x".repeat(50_000);
+    let headers = table_of(&text);
+    let mut properties = vec![0x21, 0];
+    properties.extend((headers.len() as u32).to_be_bytes());
+    properties.extend(headers);
+    properties.extend(b"\x03300");
+    let message = message_to(&mut house, "", "q", &properties, b"x");
+    house.work.take();
+    assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    let units = house.work.take();
+    assert!(units >= 50_000 / 512, "{units}");
+}
+
+/// The entries of a table with one long text.
+fn table_of(text: &str) -> Vec<u8> {
+    let mut headers = b"\x04mineS".to_vec();
+    headers.extend((text.len() as u32).to_be_bytes());
+    headers.extend(text.as_bytes());
+    headers
+}
+
+/// Who waits behind the first of those who wait counts, too.
+#[test]
+fn what_is_due_at_once_goes_to_the_next_consumer_as_well() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    let other = house.connect();
+    declare(&mut house, at, "q", false, &ttl(0));
+    for one in [at, other] {
+        house.done(one, Command::Qos { prefetch_count: 1, global: false });
+        house.consume(one, "q");
+    }
+    for body in ["1", "2", "3"] {
+        publish(&mut house, at, "q", &[0, 0], body);
+    }
+    house.broker.deliver(&mut context!(house), 64);
+    assert_eq!((house.broker.gauges().deliveries, house.ready(at, "q")), (2, 0));
+}
+
+/// What waits behind a message that never expires waits for its time as well.
+#[test]
+fn what_stands_behind_others_needs_the_time_too() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &[]);
+    publish(&mut life.house, at, "q", PERSISTENT, "for ever");
+    assert!(!life.house.broker.has_stored_deadline() && !life.house.broker.minds_time());
+    publish(&mut life.house, at, "q", &persistent_expiring("1000"), "behind");
+    assert!(life.house.broker.has_stored_deadline() && life.house.broker.minds_time());
+}
+
+/// A queue is deleted by writing that down, and waits while too much is to be written.
+#[test]
+fn a_queue_that_nobody_uses_waits_for_what_is_to_be_written() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 100)));
+    let mut declared = 0;
+    while !life.house.journal.is_crowded() {
+        declare(&mut life.house, at, &format!("q{declared}"), true, &[]);
+        declared += 1;
+    }
+    pass_to(&mut life.house, at, 1 << 20);
+    assert_eq!(life.house.ready(at, "q"), 0, "it is there");
+    assert!(!life.house.broker.may_shed(&life.house.journal, &life.house.messages), "or the loop would burn");
+    life.store().expect("the disk is well");
+    pass_to(&mut life.house, at, 1 << 21);
+    assert_eq!(life.house.broker.gauges().queues, declared);
+}
+
+/// Who waits for what a virtual host may have of the log hears of what expires, and of a queue that goes.
+#[test]
+fn what_expires_makes_room_in_the_share_of_the_log() {
+    for argument in ["x-message-ttl", "x-expires"] {
+        let mut house = House::new(64);
+        house.journal.start(1, true, 1 << 20);
+        house.admit("other", "other");
+        house.journal.set_disk_room((400_000, 1_000_000), 1_000_000, false);
+        house.journal.set_time(1_000);
+        let at = house.connect();
+        declare(&mut house, at, "q", true, &table(|t| t.int(argument, 100)));
+        declare(&mut house, at, "next", true, &[]);
+        let body = "x".repeat(5_000);
+        let mut count = 0;
+        while publish(&mut house, at, "q", PERSISTENT, &body) == Outcome::Published {
+            count += 1;
+        }
+        assert!(count > 10, "{count}");
+        let before = house.broker.room_made();
+        pass_to(&mut house, at, 1_100);
+        assert_ne!(house.broker.room_made(), before, "{argument}");
+        assert_eq!(publish(&mut house, at, "next", PERSISTENT, &body), Outcome::Published, "{argument}");
+    }
+}
+
+/// A log that is full of what expires goes on in the room that is kept for letters, and in what that makes
+/// free, though a letter is larger than its message. Where that ends before all have gone on, it goes on when
+/// somebody takes letters: nothing waits for good.
+#[test]
+fn a_full_log_that_expires_goes_on() {
+    for (body_len, needs_taker) in [(4_000, false), (400, true)] {
+        let disk = disk();
+        let mut life = Life::begin(&disk).expect("it opens");
+        let at = life.at;
+        declare(&mut life.house, at, "dead", true, &[]);
+        for queue in ["a", "b"] {
+            declare(&mut life.house, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 1_000)));
+        }
+        let body = "x".repeat(body_len);
+        let mut count = 0;
+        while publish(&mut life.house, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+            count += 1;
+            if count % 64 == 0 {
+                write_all(&mut life, &disk);
+            }
+        }
+        let (mut taken, mut last, mut vain, mut has_taker) = (0, u32::MAX, 0, false);
+        while last > 0 {
+            life.house.journal.set_time(1 << 20);
+            taken += life.house.turns(at);
+            life.read_back();
+            write_all(&mut life, &disk);
+            let left = life.house.ready(at, "a") + life.house.ready(at, "b");
+            vain = if left < last { 0 } else { vain + 1 };
+            last = left;
+            if vain == 50 {
+                println!("{body_len}: {count} published, {left} left, {taken} taken");
+                assert!(needs_taker && !has_taker, "{left} of {count} are left of {body_len} bytes");
+                let (queue, no_ack, exclusive, arguments) = ("dead", true, false, &[][..]);
+                life.house.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
+                (has_taker, vain) = (true, 0);
+            }
+        }
+        assert_eq!(has_taker, needs_taker);
+        assert_eq!(taken + life.house.ready(at, "dead"), count as u32);
+    }
+}
+
+/// Writes, and lets the cleaner make room, until there is nothing to do.
+fn write_all(life: &mut Life, disk: &SimDisk) {
+    life.store();
+    for _ in 0..200 {
+        let Some(job) = life.keeper.log_mut().next_clean_read() else { break };
+        let done = job.run(&mut disk.clone());
+        life.keeper.log_mut().clean_read_done(done);
+        life.store();
+    }
+}
+
+/// Whoever asks a queue that is deleted while its first message has to wait is answered, though others still
+/// have some of it.
+#[test]
+fn a_get_from_a_queue_that_is_deleted_is_answered() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &[]);
+    for _ in 0..600 {
+        publish(&mut life.house, at, "q", PERSISTENT, "x");
+    }
+    life.store().expect("the disk is well");
+    let ask = Command::Get { queue: "q", no_ack: false };
+    assert_eq!(life.house.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
+    life.store().expect("the disk is well");
+    life.house.turns(at);
+    let first = life.house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(first, Some(Outcome::GetQueued));
+    while life.house.ask(at, ask) == Outcome::GetQueued {
+        life.house.broker.sent(&mut context!(life.house), at.connection, 1);
+    }
+    let other = life.house.connect();
+    life.house.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    life.house.turns(at);
+    let last = life.house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(last, Some(Outcome::GetEmpty));
+}
