@@ -15,9 +15,10 @@ pub(super) const IDLE_MS: u64 = 60_000;
 const REQUEST_MS: u64 = 15_000;
 /// So long its answer may take to be read, from its first octet to its last.
 const ANSWER_MS: u64 = 120_000;
-/// So long each of these takes at least before others that wait for a place may end it, and so long somebody
-/// new may take to begin.
-const UNDISTURBED_MS: u64 = 1_500;
+/// So long somebody new may take to begin, and a request to come in, before others that wait for a place may
+/// end it; and an answer: long enough for the page over a slow link.
+const UNDISTURBED_REQUEST_MS: u64 = 1_500;
+const UNDISTURBED_ANSWER_MS: u64 = 8_000;
 
 /// The socket, and what its clients share.
 pub(super) struct AdminSocket {
@@ -70,7 +71,7 @@ impl AdminConnection {
             idle_at: now.after_ms(IDLE_MS),
             exchange_at: Deadline::NEVER,
             is_answering: false,
-            disturbed_at: now.after_ms(UNDISTURBED_MS),
+            disturbed_at: now.after_ms(UNDISTURBED_REQUEST_MS),
         }
     }
 
@@ -92,8 +93,12 @@ impl AdminConnection {
         let (was_going_on, is_going_on) = (self.exchange_at != Deadline::NEVER, !self.session.is_empty());
         let is_answering = self.session.has_output();
         if is_going_on && !(was_going_on && self.is_answering == is_answering) {
-            self.exchange_at = now.after_ms(if is_answering { ANSWER_MS } else { REQUEST_MS });
-            self.disturbed_at = now.after_ms(UNDISTURBED_MS);
+            let (exchange_ms, undisturbed_ms) = match is_answering {
+                true => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
+                false => (REQUEST_MS, UNDISTURBED_REQUEST_MS),
+            };
+            self.exchange_at = now.after_ms(exchange_ms);
+            self.disturbed_at = now.after_ms(undisturbed_ms);
         } else if was_going_on && !is_going_on {
             self.exchange_at = Deadline::NEVER;
             self.disturbed_at = now.after_ms(0);
