@@ -60,6 +60,8 @@ impl Broker {
             return;
         }
         let mut left = SHED_STEP;
+        let room = self.room_count(cx.journal, cx.messages);
+        self.shedding.begin(room);
         for _ in 0..self.shedding.len().min(QUEUES_STEP) {
             let Some(queue) = self.shedding.pop() else { break };
             let before = left;

@@ -17,15 +17,17 @@ const UNITS_PER_STEP: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Shedding {
     queues: VecDeque<QueueId>,
-    /// How many in a row could give up nothing.
+    /// How many in a row could give up nothing, since something changed that they may wait for.
     stuck: usize,
+    /// What the count of room made was when some were asked last.
+    room_seen: u64,
     /// What the count of room made was when all of them could give up nothing.
     stuck_at: Option<u64>,
 }
 
 impl Shedding {
     pub(super) fn with_capacity(queues: usize) -> Self {
-        Self { queues: VecDeque::with_capacity(queues), stuck: 0, stuck_at: None }
+        Self { queues: VecDeque::with_capacity(queues), stuck: 0, room_seen: 0, stuck_at: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -45,9 +47,17 @@ impl Shedding {
         self.queues.pop_front()
     }
 
-    /// Something happened that they may wait for.
+    /// Something happened that they may wait for: who was asked before is to be asked again.
     pub(super) const fn note_change(&mut self) {
         self.stuck_at = None;
+        self.stuck = 0;
+    }
+
+    /// Some are asked, and so much room was made by now.
+    pub(super) const fn begin(&mut self, room_made: u64) {
+        if room_made != self.room_seen {
+            self.stuck = 0;
+        }
     }
 
     /// One of them was asked; says whether something came of it.
@@ -57,6 +67,7 @@ impl Shedding {
 
     /// So many were asked as there is time for, and so much room was made by now.
     pub(super) fn end(&mut self, room_made: u64) {
+        self.room_seen = room_made;
         self.stuck_at = (self.stuck >= self.queues.len()).then_some(room_made);
         if self.stuck_at.is_some() {
             self.stuck = 0;
@@ -74,4 +85,35 @@ impl Shedding {
 pub(super) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
     let units = work.units().saturating_sub(units_before);
     *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks as many as a turn has time for, in vain; whether more are to be asked.
+    fn turn(list: &mut Shedding, room_made: u64) -> bool {
+        list.begin(room_made);
+        for _ in 0..64 {
+            let queue = list.pop().expect("a queue");
+            list.push(queue);
+            list.note_step(false);
+        }
+        list.end(room_made);
+        list.is_due(|| room_made)
+    }
+
+    /// A change between two turns of a round concerns those that were asked in the first.
+    #[test]
+    fn who_was_asked_before_a_change_is_asked_again() {
+        let mut list = Shedding::with_capacity(100);
+        (0..100).for_each(|index| list.push(QueueId::from_index(index)));
+        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "nothing changed");
+        list.note_change();
+        assert!(turn(&mut list, 1));
+        list.note_change();
+        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "all were asked after it");
+        assert_eq!([turn(&mut list, 2), turn(&mut list, 3)], [true; 2], "room was made before each");
+        assert!(!turn(&mut list, 3));
+    }
 }
