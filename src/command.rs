@@ -243,6 +243,8 @@ pub struct Delivery<'a> {
     pub redelivered: bool,
     /// The message; it stays until the delivery is reported as sent.
     pub message: MessageId,
+    /// Its channel is closed: it is written only if it was begun.
+    pub is_withdrawn: bool,
 }
 
 /// The method that carries a delivery.

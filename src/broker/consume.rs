@@ -395,20 +395,22 @@ impl Broker {
     }
 
     /// Takes the channel's deliveries out of the outbox, but for the first of all, which may be half written.
+    /// What could not be routed is still told, before the close.
     fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
         let front = self.connections[connection.index()].outbox.front();
         let mut at = front;
         while let Some(index) = at {
             at = self.deliveries.next_in_outbox(index);
             let delivery = &self.deliveries[index];
-            if delivery.channel != channel {
+            if delivery.channel != channel || delivery.carrier == Carrier::Return {
                 continue;
             }
             if Some(index) != front {
                 self.leave_outbox(connection, index);
                 self.abandon_unsent(cx, index);
-            } else if delivery.carrier != Carrier::Return {
+            } else {
                 self.orphan(channel, index);
+                self.note_output(connection);
             }
         }
     }

@@ -219,6 +219,12 @@ impl Broker {
         self.unpark(cx, connection);
     }
 
+    /// The sequence of the last delivery that was put into the connection's outbox; 0 before the first.
+    #[inline]
+    pub fn last_delivery(&self, connection: ConnectionId) -> ReplyOrder {
+        self.connection(connection).sequence
+    }
+
     /// The first `count` deliveries of the outbox are completely written.
     #[inline]
     pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
@@ -589,13 +595,15 @@ impl Outbox for OutboxView<'_> {
                 DeliveryKind::Deliver { consumer_tag: &self.broker.consumers[consumer.index()].tag }
             }
         };
+        let channel = &self.broker.channels[delivery.channel.index()];
         Some(Delivery {
             sequence: delivery.sequence,
-            channel: self.broker.channels[delivery.channel.index()].number,
+            channel: channel.number,
             kind,
             delivery_tag: delivery.tag,
             redelivered: delivery.redelivered,
             message: delivery.message?,
+            is_withdrawn: channel.closing && delivery.carrier != Carrier::Return,
         })
     }
 

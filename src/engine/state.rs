@@ -80,6 +80,7 @@ impl Supplies {
             share: broker.content_share(id),
             owner: broker.owner(id),
             durable: journal.durable(),
+            last_delivery: broker.last_delivery(id),
             log: &mut self.log,
         }
     }

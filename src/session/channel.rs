@@ -138,8 +138,6 @@ pub(super) struct Channels {
 pub(super) struct OwnChannels {
     pub(super) first: Slot,
     pub(super) count: u16,
-    /// Those that we closed and the peer has not.
-    pub(super) closing: u16,
     /// Those that hold a message which is not complete or not taken yet.
     pub(super) contents: u16,
     /// The one used last: number and place.
@@ -147,7 +145,7 @@ pub(super) struct OwnChannels {
 }
 
 impl OwnChannels {
-    pub(super) const NONE: Self = Self { first: NONE, count: 0, closing: 0, contents: 0, cached: (0, NONE) };
+    pub(super) const NONE: Self = Self { first: NONE, count: 0, contents: 0, cached: (0, NONE) };
 }
 
 impl Channels {

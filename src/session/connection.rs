@@ -383,7 +383,6 @@ impl Connection {
             self.drop_content(context, slot);
             context.pools.channels.close(&mut self.channels, slot);
         }
-        self.channels.closing = 0;
         (self.confirms.to_tell, self.confirms.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
         self.input.held_publish = NONE;
         self.input.release = None;

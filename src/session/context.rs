@@ -2,7 +2,7 @@
 
 use super::channel::Channels;
 use super::settings::Settings;
-use crate::command::Name;
+use crate::command::{Name, ReplyOrder};
 use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
@@ -90,6 +90,8 @@ pub struct Context<'p> {
     pub owner: Owner,
     /// Everything up to this batch is durable.
     pub durable: Batch,
+    /// The sequence of the last delivery that a command put into the connection's outbox, or a later one.
+    pub last_delivery: ReplyOrder,
     /// What is logged of peers goes through it.
     pub log: &'p mut LogLimiter,
 }

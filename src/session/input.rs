@@ -165,7 +165,7 @@ impl Connection {
             Verdict::Wait(suspension) => Some(Step::Suspended(suspension)),
             Verdict::Done | Verdict::Named(..) => None,
             Verdict::Fault(fault, id, slot) => {
-                self.fail(context, slot, &fault, id, 0);
+                self.fail(context, slot, &fault, id);
                 self.step_release()
             }
         }
@@ -366,14 +366,7 @@ impl Connection {
     }
 
     /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned.
-    pub(super) fn fail(
-        &mut self,
-        context: &mut Context<'_>,
-        slot: Slot,
-        fault: &Fault,
-        id: (u16, u16),
-        order: crate::command::ReplyOrder,
-    ) {
+    pub(super) fn fail(&mut self, context: &mut Context<'_>, slot: Slot, fault: &Fault, id: (u16, u16)) {
         if fault.scope == Scope::Connection || slot == NONE {
             return self.close_connection(context, fault, id);
         }
@@ -387,9 +380,9 @@ impl Connection {
             class_id: id.0,
             method_id: id.1,
         };
-        self.push_reply(context, number, &close, order);
+        // What the broker does not take back of the channel's is written first.
+        self.push_reply(context, number, &close, context.last_delivery);
         context.pools.channels[slot].state = State::Closing;
-        self.channels.closing += 1;
         if let State::Open(channel) = state {
             self.input.release = Some((slot, channel));
         }

@@ -10,7 +10,7 @@
 //! What always holds:
 //! - A reply with order n goes when every delivery up to n has gone, and never between the frames of a
 //!   content on its own channel; replies keep their order; confirms go when no reply waits before them, so
-//!   they never overtake a select-ok.
+//!   they never overtake a select-ok. Our own close of a channel goes behind its returns.
 //! - At the start of a fill at most one frame is cut: a reply (how much of it has gone), a delivery (how much
 //!   of it has gone), or a small frame whose rest is kept in [`super::write_plan::PartialFrame`].
 //! - Once the connection is closing, no delivery is begun; the frame that was cut is finished.
@@ -199,8 +199,7 @@ impl Connection {
             if plan.begun.is_none() && Some(delivery.channel) == released {
                 return;
             }
-            if plan.begun.is_none() && self.is_closing(context, delivery.channel) {
-                // It leaves the outbox without being written: the broker knows that its channel is gone.
+            if plan.begun.is_none() && delivery.is_withdrawn {
                 assert!(plan.deliveries == 0, "only the front is left over from a channel that is closed");
                 plan.is_first_unseen = true;
                 plan.deliveries += 1;
@@ -242,16 +241,6 @@ impl Connection {
             page.note(plan, What::Piece);
         }
         Room::Full
-    }
-
-    /// Whether we closed this channel, so that nothing more is written on it.
-    #[inline]
-    fn is_closing(&mut self, context: &Context<'_>, number: u16) -> bool {
-        let channels = &context.pools.channels;
-        self.channels.closing > 0
-            && channels
-                .find(&mut self.channels, self.id, number)
-                .is_some_and(|slot| channels[slot].state.is_closed())
     }
 
     fn has_asides(&self) -> bool {

@@ -26,6 +26,7 @@ impl Outbox for Copies {
             delivery_tag: 1,
             redelivered: false,
             message: self.message,
+            is_withdrawn: false,
         })
     }
 

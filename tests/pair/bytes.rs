@@ -258,3 +258,31 @@ fn a_consumer_whose_queue_goes_while_it_is_cancelled_ends_once() {
         world.end(&[]);
     }
 }
+
+#[test]
+fn what_could_not_be_routed_is_told_before_the_channel_ends() {
+    let passive = Method::QueueDeclare {
+        queue: "missing",
+        passive: true,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    };
+    for end in [close_channel(), passive] {
+        let mut world = World::new(small_limits());
+        let client = world.open(&[1]);
+        for _ in 0..3 {
+            let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
+            world.publish(client, 1, publish, b"returned");
+        }
+        world.send(client, 1, &end);
+        world.run();
+        let heard: Vec<_> = world.clients[client].heard.iter().map(Said::shown).collect();
+        let returns = heard.iter().take_while(|shown| shown.starts_with("1 BasicReturn")).count();
+        assert_eq!(returns, 3, "{heard:?}");
+        assert!(heard.len() == 4 && heard[3].starts_with("1 ChannelClose"), "{heard:?}");
+        world.end(&[]);
+    }
+}

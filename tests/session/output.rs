@@ -229,6 +229,26 @@ fn what_a_closed_channel_would_have_got_is_not_written() {
 }
 
 #[test]
+fn what_a_closed_channel_would_have_got_is_not_written_after_the_client_agreed_either() {
+    let mut world = World::new(small_limits());
+    let mut host = open_channels(&mut world, &[1, 2]);
+    host.feed(&mut world, &method(1, &Method::BasicGet { queue: "", no_ack: true }));
+    host.flush(&mut world);
+    host.said();
+    // The broker put it out before it heard of the close, and leaves it at the front.
+    let (late, other) = (message(&mut world, b"late"), message(&mut world, b"other"));
+    host.rules.put(1, Kind::Deliver, late);
+    host.rules.outbox[0].is_withdrawn = true;
+    host.rules.put(2, Kind::Deliver, other);
+    host.feed(&mut world, &method(1, &Method::ChannelCloseOk {}));
+    host.flush(&mut world);
+    let said = host.said();
+    assert!(said[0].starts_with("2 BasicDeliver") && said.len() == 3, "{said:?}");
+    assert!(host.rules.outbox.is_empty());
+    host.end(&mut world);
+}
+
+#[test]
 fn get_ok_comes_from_the_outbox_and_get_empty_behind_it() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);

@@ -82,6 +82,7 @@ pub struct Waiting {
     pub kind: Kind,
     pub tag: u64,
     pub message: MessageId,
+    pub is_withdrawn: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +136,7 @@ impl Outbox for View<'_> {
             delivery_tag: waiting.tag,
             redelivered: false,
             message: waiting.message,
+            is_withdrawn: waiting.is_withdrawn,
         })
     }
 
@@ -152,7 +154,14 @@ impl Rules {
         self.sequence += 1;
         self.tags += u64::from(kind != Kind::Return);
         let tag = if kind == Kind::Return { 0 } else { self.tags };
-        self.outbox.push_back(Waiting { sequence: self.sequence, channel, kind, tag, message });
+        self.outbox.push_back(Waiting {
+            sequence: self.sequence,
+            channel,
+            kind,
+            tag,
+            message,
+            is_withdrawn: false,
+        });
     }
 
     /// The order of a reply on a channel: behind what waits for it.
@@ -232,12 +241,15 @@ impl Rules {
         let mut place = 0;
         self.outbox.retain(|waiting| {
             place += 1;
-            let stays = place == 1 || Some(waiting.channel) != number;
-            if !stays {
+            let stays = Some(waiting.channel) != number || waiting.kind == Kind::Return;
+            if !stays && place > 1 {
                 messages.release(waiting.message);
             }
-            stays
+            stays || place == 1
         });
+        if let Some(front) = self.outbox.front_mut() {
+            front.is_withdrawn |= Some(front.channel) == number && front.kind != Kind::Return;
+        }
     }
 
     fn publish(&mut self, messages: &mut Messages, number: u16, id: MessageId, mandatory: bool) -> Outcome {
@@ -305,6 +317,7 @@ macro_rules! context {
             share: $world.share,
             owner: leveret::mem::Owner::default(),
             durable: $world.durable,
+            last_delivery: 0,
             log: &mut $world.log,
         }
     };

@@ -61,8 +61,19 @@ use world::sim_disk::Mutant;
 /// Seeds of every day.
 const SEEDS: Range<u64> = 1..2_001;
 /// Seeds that found something once, beyond those of every day.
-const FOUND: [u64; 9] =
-    [41_237, 41_903, 930_160, 71_932_096, 133_123_164, 170_023_805, 170_023_953, 170_032_105, 170_035_244];
+const FOUND: [u64; 11] = [
+    41_237,
+    41_903,
+    700_805,
+    830_800,
+    930_160,
+    71_932_096,
+    133_123_164,
+    170_023_805,
+    170_023_953,
+    170_032_105,
+    170_035_244,
+];
 /// A mistake of the disk is to be found by one of these.
 const MUTANT_SEEDS: Range<u64> = 1..2_001;
 

@@ -80,6 +80,8 @@ pub struct Run {
     pub harms: Vec<Harm>,
     /// A start since then has told of damage.
     pub is_told: bool,
+    /// A start since then has said that a transaction is there in part.
+    pub is_half_told: bool,
     /// The device has lost something that it said it had synced, and no start has come behind it.
     pub has_broken_promises: bool,
     /// The file system may have less room than the settings say.
@@ -113,6 +115,7 @@ impl Run {
             damages: Vec::new(),
             harms: Vec::new(),
             is_told: false,
+            is_half_told: false,
             has_broken_promises: false,
             is_full: room.is_some(),
             upgraded_in: (is_old && random.once_in(2)).then(|| random.below(LIVES / 2)),

@@ -95,6 +95,7 @@ impl Run {
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
         let (log, report) = opened.ok()?;
         self.is_told |= is_told(&report);
+        self.is_half_told |= report.groups_waiting > 0;
         // What was found may be lost with the next cut when it could not be written again.
         if report.unwritable.is_some() || report.is_pending {
             return None;
@@ -114,7 +115,8 @@ impl Run {
         let mut harms = core::mem::take(&mut self.harms);
         let is_told = core::mem::take(&mut self.is_told);
         let is_unbounded = harms.iter().any(|harm| harm.is_unbounded);
-        self.ledger.begin(log.life(), &found, &harms, is_told);
+        let is_half_told = core::mem::take(&mut self.is_half_told);
+        self.ledger.begin(log.life(), &found, &harms, (is_told, is_half_told));
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
         let limits = self.plan.limits.clone();
