@@ -198,7 +198,6 @@ impl<P: Platform> Engine<P> {
                     let mut lent = broker::Context::new(&mut self.journal, context.messages, &mut self.work);
                     let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
                     let batch = lent.awaited();
-                    context.last_delivery = context.last_delivery.max(order);
                     self.work_units = self.work_units.saturating_add(self.work.take());
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {

@@ -90,7 +90,7 @@ pub struct Context<'p> {
     pub owner: Owner,
     /// Everything up to this batch is durable.
     pub durable: Batch,
-    /// The sequence of the last delivery that a command put into the connection's outbox, or a later one.
+    /// The sequence of the last delivery that was put into the connection's outbox.
     pub last_delivery: ReplyOrder,
     /// What is logged of peers goes through it.
     pub log: &'p mut LogLimiter,

@@ -19,7 +19,7 @@ use super::frame_faults::{
 use super::pending::{Kind, Pending};
 use super::publish::misplaced_body;
 use super::step::{BodyFrame, Step, Suspension, Verdict};
-use crate::command::Command;
+use crate::command::{Command, ReplyOrder};
 use crate::error::{Fault, ReplyCode, Scope};
 use crate::log_limiter::LogKind;
 use crate::wire::{
@@ -165,7 +165,7 @@ impl Connection {
             Verdict::Wait(suspension) => Some(Step::Suspended(suspension)),
             Verdict::Done | Verdict::Named(..) => None,
             Verdict::Fault(fault, id, slot) => {
-                self.fail(context, slot, &fault, id);
+                self.fail(context, slot, &fault, id, context.last_delivery);
                 self.step_release()
             }
         }
@@ -365,8 +365,16 @@ impl Connection {
         self.phase = Phase::Closing { until, is_deaf: true };
     }
 
-    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned.
-    pub(super) fn fail(&mut self, context: &mut Context<'_>, slot: Slot, fault: &Fault, id: (u16, u16)) {
+    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned. A channel's end is told
+    /// behind its deliveries up to `order`, as far as the broker does not take them back.
+    pub(super) fn fail(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        fault: &Fault,
+        id: (u16, u16),
+        order: ReplyOrder,
+    ) {
         if fault.scope == Scope::Connection || slot == NONE {
             return self.close_connection(context, fault, id);
         }
@@ -380,8 +388,7 @@ impl Connection {
             class_id: id.0,
             method_id: id.1,
         };
-        // What the broker does not take back of the channel's is written first.
-        self.push_reply(context, number, &close, context.last_delivery);
+        self.push_reply(context, number, &close, order);
         context.pools.channels[slot].state = State::Closing;
         if let State::Open(channel) = state {
             self.input.release = Some((slot, channel));

@@ -59,10 +59,10 @@ impl Connection {
                 self.input.is_suspended = true;
             }
             (Kind::Nothing | Kind::Release, _) => {}
-            (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault),
+            (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
             (_, Outcome::Wait) => {
                 let text = format_args!("no memory for this now; try again later");
-                self.answer_fault(context, pending, &Fault::new(ReplyCode::ResourceError, text));
+                self.answer_fault(context, pending, &Fault::new(ReplyCode::ResourceError, text), order);
             }
             (_, outcome) => self.answer_done(context, pending, outcome, order),
         }
@@ -82,15 +82,21 @@ impl Connection {
         }
     }
 
-    fn answer_fault(&mut self, context: &mut Context<'_>, pending: Pending, fault: &Fault) {
+    fn answer_fault(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        fault: &Fault,
+        order: ReplyOrder,
+    ) {
         match pending.kind {
             Kind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
             Kind::OpenVhost => self.close_connection(context, fault, pending.id),
             Kind::Publish => {
                 self.content_taken(context, pending.slot);
-                self.fail(context, pending.slot, fault, pending.id);
+                self.fail(context, pending.slot, fault, pending.id, order);
             }
-            _ => self.fail(context, pending.slot, fault, pending.id),
+            _ => self.fail(context, pending.slot, fault, pending.id, order),
         }
     }
 
@@ -271,7 +277,7 @@ impl Connection {
             self.input.held_publish = NONE;
         }
         self.drop_content(context, slot);
-        self.fail(context, slot, fault, (0, 0));
+        self.fail(context, slot, fault, (0, 0), context.last_delivery);
         true
     }
 

@@ -328,8 +328,8 @@ impl Actor {
             }
             Method::ChannelCloseOk {} => self.end_channel(ledger, said.channel),
             _ => {
-                if let Some((pending, _)) = self.pop(ledger, said.channel, method.id()) {
-                    self.answer(ledger, said.channel, pending, &method);
+                if let Some(asked) = self.pop(ledger, said.channel, method.id()) {
+                    self.answer(ledger, said.channel, asked, &method);
                 }
             }
         }
@@ -372,10 +372,18 @@ impl Actor {
         Some((pending, at))
     }
 
-    fn answer(&mut self, ledger: &mut Ledger, number: u16, pending: Pending, method: &Method<'_>) {
+    fn answer(
+        &mut self,
+        ledger: &mut Ledger,
+        number: u16,
+        (pending, since): (Pending, Tick),
+        method: &Method<'_>,
+    ) {
         let (vhost, holder) = (self.vhost, self.holder(number));
         match pending {
             Pending::Declare(key) => ledger.note_declared(&key),
+            // An answer may be long on its way: what was deleted since was there then.
+            Pending::Scan(key) if since < ledger.queue(&key).gone_at => {}
             Pending::Scan(key) => {
                 if ledger.queue(&key).fact.is_there == Some(false)
                     && !super::topology::may_go(&key.1)
