@@ -1,9 +1,10 @@
 //! Cargo's build script of the program: what the linker can leave out of what is shipped.
 //!
 //! Why it exists: two things would cost a board 0.4 MB for nothing. The program aborts when it panics, so
-//! nobody unwinds, yet the compiler writes the tables for it all the same, and the standard library comes with
-//! its own; what a panic says is not in them. And a program that may lie anywhere in memory lists each of its
-//! own addresses with 24 bytes, where a packed list has about one bit; a C library takes that from 2022 on.
+//! nobody unwinds, yet the compiler writes the tables for it all the same, and the standard library comes
+//! with its own; what a panic says is not in them. And a program that may lie anywhere in memory lists each
+//! of its own addresses with 24 bytes, where a packed list has about one bit; a C library takes that from
+//! 2022 on.
 //!
 //! Always true: builds that unwind (whatever is not `release`) keep their tables, and so do all test programs.
 //! The list is packed only for the machine that builds, whose C library says that it takes it.

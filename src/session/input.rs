@@ -365,8 +365,8 @@ impl Connection {
         self.phase = Phase::Closing { until, is_deaf: true };
     }
 
-    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned. A channel's end is told
-    /// behind its deliveries up to `order`, as far as the broker does not take them back.
+    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned. A channel's end is
+    /// told behind its deliveries up to `order`, as far as the broker does not take them back.
     pub(super) fn fail(
         &mut self,
         context: &mut Context<'_>,

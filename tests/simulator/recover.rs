@@ -28,7 +28,8 @@ pub struct Found {
 /// After a start.
 impl Ledger {
     /// A start has found this on the disk.
-    /// `is_half_told`: the start says that a transaction is there in part, for the disk has no room for the rest.
+    /// `is_half_told`: the start says that a transaction is there in part, for the disk has no room for the
+    /// rest.
     pub fn begin(&mut self, life: u32, found: &Found, harms: &[Harm], (is_told, is_half_told): (bool, bool)) {
         self.life = life;
         self.last_new.clear();
