@@ -6,7 +6,7 @@
 //! of its own addresses with 24 bytes, where a packed list has about one bit; a C library takes that from
 //! 2022 on.
 //!
-//! Always true: builds that unwind (whatever is not `release`) keep their tables, and so do all test programs.
+//! Always true: builds that unwind (whatever is not `release`) keep their tables, and so do test programs.
 //! The list is packed only for the machine that builds, whose C library says that it takes it.
 
 use std::path::Path;
