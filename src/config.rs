@@ -143,8 +143,10 @@ impl Config {
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
-        let management: Vec<String> =
-            self.management.iter().map(|listen| format!("\"{}\"", listen.socket)).collect();
+        let [management, metrics] = [&self.management, &self.metrics].map(|listeners| {
+            let quoted = listeners.iter().map(|listen| format!("\"{}\"", listen.socket));
+            quoted.collect::<Vec<String>>().join(", ")
+        });
         let (frame_max, limits) = self.shown_limits();
         let mut lines = vec![
             format!("board = \"{}\"{why}", self.board),
@@ -152,7 +154,8 @@ impl Config {
             format!("listen_tls = [{}]", with_tls.join(", ")),
             format!("listen_unix = {}", quoted(self.unix.path.as_deref().unwrap_or(Path::new("")))),
             format!("listen_unix_mode = {}", self.unix.mode),
-            format!("management = [{}]", management.join(", ")),
+            format!("management = [{management}]"),
+            format!("metrics = [{metrics}]"),
             format!("management_hosts = {:?}", self.management_hosts),
             format!("data_dir = \"{}\"", self.data_dir.display()),
             format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
@@ -186,6 +189,7 @@ fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
     put(&mut config.unix.path, layer.listen_unix.map(non_empty));
     put(&mut config.unix.mode, layer.listen_unix_mode);
     put(&mut config.management, layer.management);
+    put(&mut config.metrics, layer.metrics);
     put(&mut config.management_hosts, layer.management_hosts);
     put(&mut config.data_dir, layer.data_dir);
     put(&mut config.load_definitions, layer.load_definitions.map(non_empty));

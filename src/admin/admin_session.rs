@@ -100,6 +100,8 @@ enum Caller {
     Operator,
     /// Somebody on the network, who logs in with every request.
     Network { from_loopback: bool },
+    /// Somebody on the network, who is shown metrics and nothing else.
+    Scraper,
 }
 
 impl Default for AdminSession {
@@ -127,9 +129,14 @@ impl AdminSession {
         Self { caller: Caller::Network { from_loopback }, ..Self::default() }
     }
 
-    /// Whether it is one of those.
+    /// Of one who came to where metrics are shown without a login.
+    pub fn for_metrics() -> Self {
+        Self { caller: Caller::Scraper, ..Self::default() }
+    }
+
+    /// Whether it came over the network.
     pub const fn is_of_network(&self) -> bool {
-        matches!(self.caller, Caller::Network { .. })
+        !matches!(self.caller, Caller::Operator)
     }
 
     /// Whether nothing has begun that is not over.
@@ -331,6 +338,7 @@ impl AdminSession {
             Caller::Network { from_loopback } => {
                 gate::handle(&request, context, from_loopback, self.is_login_right.take())
             }
+            Caller::Scraper => Ok(gate::metrics_alone(&request, context)),
         };
         match answer {
             Ok(answer) => Looked::Answered(answer, end),
@@ -341,7 +349,7 @@ impl AdminSession {
     fn head(&self, status: Status) -> Head<'static> {
         match self.caller {
             Caller::Operator => Head::json(status),
-            Caller::Network { .. } => gate::head(status, self.challenges),
+            Caller::Network { .. } | Caller::Scraper => gate::head(status, self.challenges),
         }
     }
 

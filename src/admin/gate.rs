@@ -4,8 +4,9 @@
 //! under a name of its own that leads here (rebinding), nor change anything with the login that a browser
 //! remembers; what we show must not run as a script, whatever a queue is called.
 //!
-//! Always true: nothing is answered before name and page are looked at; nothing of the API without a login;
-//! whatever was wrong with a login, its answer is the same.
+//! Always true: nothing is answered before name and page are looked at; nothing of the API without a login,
+//! and where metrics are shown without one there is nothing else; whatever was wrong with a login, its answer
+//! is the same.
 
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -94,9 +95,10 @@ pub(super) fn handle(
     }
     let Some(who) = Who::of(context, &user) else { return Ok(unauthorized("Not management user")) };
     if is_metrics {
-        return Ok(match request.verb {
-            Verb::Get => metrics::answer(request, context, &who),
-            _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
+        return Ok(if who.is_monitor {
+            show_metrics(request, context)
+        } else {
+            unauthorized("Not monitor user")
         });
     }
     let path: heapless::Vec<&str, 3> = request.segments.iter().map(|segment| &**segment).take(3).collect();
@@ -108,6 +110,18 @@ pub(super) fn handle(
         }
         _ => management::handle(request, context, &who),
     })
+}
+
+/// Answers a request that came to where metrics are shown without a login: nothing else is there.
+pub(super) fn metrics_alone(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
+    refuse(request, &context.process.hosts).unwrap_or_else(|| show_metrics(request, context))
+}
+
+fn show_metrics(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
+    match request.verb {
+        Verb::Get => metrics::answer(request, context),
+        _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
+    }
 }
 
 /// Gives a user whose password was right a token instead of it.

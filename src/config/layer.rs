@@ -37,6 +37,8 @@ section! {
         pub(super) listen_unix_mode: FileMode,
         /// See [`Config::management`]; replaces the addresses of the layers below.
         pub management: Vec<ListenAddress>,
+        /// See [`Config::metrics`]; replaces the addresses of the layers below.
+        pub metrics: Vec<ListenAddress>,
         pub(super) management_hosts: Vec<String>,
         /// See [`Config::data_dir`].
         pub data_dir: PathBuf,

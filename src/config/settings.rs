@@ -32,7 +32,9 @@ pub struct Config {
     pub unix: UnixListener,
     /// Addresses to listen on for the management API and its page; empty: it is off.
     pub management: Vec<ListenAddress>,
-    /// Names by which browsers may call it, besides addresses, `localhost` and the machine's own name.
+    /// Addresses to listen on for metrics without a login.
+    pub metrics: Vec<ListenAddress>,
+    /// Names by which browsers may call these, besides addresses, `localhost` and the machine's own name.
     pub management_hosts: Vec<String>,
     /// How TLS is spoken.
     pub tls: Tls,
@@ -88,6 +90,7 @@ impl Default for Config {
             listen_tls: Vec::new(),
             unix: UnixListener::default(),
             management: Vec::new(),
+            metrics: Vec::new(),
             management_hosts: Vec::new(),
             tls: Tls::default(),
             data_dir: data_dir_default(),

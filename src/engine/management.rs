@@ -1,6 +1,7 @@
-//! Clients of the management API: the same kind of peer as the operator's, over the network and with a login.
+//! Clients of the management API: the same kind of peer as the operator's, over the network and with a login;
+//! and those who come for metrics to where these are shown without one.
 //!
-//! Always true: there are never more of them than `management_clients_max`; those who wait for a place are
+//! Always true: there are never more of both than `management_clients_max`; those who wait for a place are
 //! accepted before there is one, so that it is known of which address they are, and the address that has
 //! fewest places has the next one; an address never gives up a place for one that has as many; a request has
 //! a bounded time to come in, and its answer to be taken (`admin_socket`), and a shorter one while an address
@@ -22,7 +23,7 @@ use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{Interest, ListenerId, Platform, Visitor};
 use super::state::Engine;
-use super::waiting_visitors::{VISITORS_MAX, WaitingVisitors};
+use super::waiting_visitors::{VISITORS_MAX, WaitingVisitor, WaitingVisitors};
 
 /// How many are accepted in a turn, so that a crowd at the door does not hold up those inside.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -105,8 +106,8 @@ impl<P: Platform> Engine<P> {
     pub(super) fn let_management_in(&mut self) {
         for _ in 0..ACCEPTS_PER_TURN {
             if let Some((at, Entrance::Free(id))) = self.next_entrance() {
-                let visitor = self.management_visitors.take(at);
-                self.welcome_management(id, visitor);
+                let waiting = self.management_visitors.take(at);
+                self.welcome_management(id, waiting);
             } else if !self.accept_management() {
                 break;
             }
@@ -124,7 +125,8 @@ impl<P: Platform> Engine<P> {
             while self.management[place].is_ready() && !self.management_visitors.is_full() {
                 match self.platform.accept(ListenerId::Management(place), &mut self.supplies.log, self.now) {
                     Ok(visitor) => {
-                        self.seat_management(visitor);
+                        let is_for_metrics = place >= self.first_metrics;
+                        self.seat_management(WaitingVisitor { visitor, is_for_metrics });
                         return true;
                     }
                     Err(failure) => self.management[place].note_failure(failure, self.now),
@@ -135,9 +137,9 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Lets one wait, and hangs up on who has to go for it.
-    fn seat_management(&mut self, visitor: Visitor<P::Socket>) {
+    fn seat_management(&mut self, waiting: WaitingVisitor<P::Socket>) {
         let mut visitors = core::mem::replace(&mut self.management_visitors, WaitingVisitors::new());
-        let gone = visitors.push(visitor, |source| self.management_held(source));
+        let gone = visitors.push(waiting, |source| self.management_held(source));
         self.management_visitors = visitors;
         if let Some(Visitor { address, .. }) = gone {
             let text = format_args!(
@@ -148,13 +150,16 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    fn welcome_management(&mut self, id: PeerId, visitor: Visitor<P::Socket>) {
-        let Visitor { mut socket, address } = visitor;
+    fn welcome_management(&mut self, id: PeerId, waiting: WaitingVisitor<P::Socket>) {
+        let Visitor { mut socket, address } = waiting.visitor;
         if let Err(error) = self.platform.register(&mut socket, Interest::Peer(id)) {
             let text = format_args!("a client of the management API could not be set up: {error}");
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
-        let session = AdminSession::of_network(address.is_loopback());
+        let session = match waiting.is_for_metrics {
+            true => AdminSession::for_metrics(),
+            false => AdminSession::of_network(address.is_loopback()),
+        };
         let client = AdminConnection::new(session, self.now);
         self.deadlines.lower(id, client.deadline());
         self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));

@@ -41,6 +41,8 @@ pub struct Setup {
     pub listeners: Vec<bool>,
     /// Listeners of the management API.
     pub management_listeners: usize,
+    /// Listeners for metrics without a login; their places follow those of the management API.
+    pub metrics_listeners: usize,
     /// Nobody can come in by TLS as things stand.
     pub is_tls_shut: bool,
     /// Links of bridges that may speak TLS at once.
@@ -159,8 +161,10 @@ pub struct Engine<P: Platform> {
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
     pub(super) admin: AdminSocket,
-    /// Where clients of the management API come in.
+    /// Where clients of the management API come in, and behind those where metrics are shown.
     pub(super) management: Vec<Listener>,
+    /// From this place on there is nothing but metrics, and no login.
+    pub(super) first_metrics: usize,
     /// Those of them that are accepted and wait for a place.
     pub(super) management_visitors: WaitingVisitors<P::Socket>,
     pub(super) bridges: Bridges,
@@ -252,7 +256,10 @@ impl<P: Platform> Engine<P> {
             idle_left: 0,
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid),
-            management: (0..setup.management_listeners).map(|_| Listener::new(false)).collect(),
+            management: (0..setup.management_listeners + setup.metrics_listeners)
+                .map(|_| Listener::new(false))
+                .collect(),
+            first_metrics: setup.management_listeners,
             management_visitors: WaitingVisitors::new(),
             bridges,
             limits,

@@ -13,10 +13,18 @@ use super::platform::Visitor;
 /// So many may wait; more wait in the listen queue.
 pub const VISITORS_MAX: usize = 5;
 
+/// Somebody who waits.
+#[derive(Debug)]
+pub(super) struct WaitingVisitor<S> {
+    pub(super) visitor: Visitor<S>,
+    /// He came to where there is nothing but metrics.
+    pub(super) is_for_metrics: bool,
+}
+
 /// Those who wait.
 #[derive(Debug)]
 pub(super) struct WaitingVisitors<S> {
-    visitors: heapless::Vec<Visitor<S>, VISITORS_MAX>,
+    visitors: heapless::Vec<WaitingVisitor<S>, VISITORS_MAX>,
     /// The address of the one that had a place last.
     last: Option<Source>,
 }
@@ -40,7 +48,7 @@ impl<S> WaitingVisitors<S> {
 
     /// The addresses of those who wait.
     pub(super) fn sources(&self) -> impl Iterator<Item = Source> {
-        self.visitors.iter().map(|visitor| visitor.address.origin())
+        self.visitors.iter().map(|waiting| waiting.visitor.address.origin())
     }
 
     /// Whether it was one of this address that had a place last.
@@ -49,16 +57,20 @@ impl<S> WaitingVisitors<S> {
     }
 
     /// Takes one out for a place, by his place among [`Self::sources`].
-    pub(super) fn take(&mut self, at: usize) -> Visitor<S> {
-        let visitor = self.visitors.remove(at);
-        self.last = Some(visitor.address.origin());
-        visitor
+    pub(super) fn take(&mut self, at: usize) -> WaitingVisitor<S> {
+        let waiting = self.visitors.remove(at);
+        self.last = Some(waiting.visitor.address.origin());
+        waiting
     }
 
     /// Lets one wait, for whom there is room. If it is full then, the one who came last of the address that
     /// has most here and of the places, as `held` says, has to go, unless all are of different addresses.
-    pub(super) fn push(&mut self, visitor: Visitor<S>, held: impl Fn(Source) -> usize) -> Option<Visitor<S>> {
-        let is_in = self.visitors.push(visitor).is_ok();
+    pub(super) fn push(
+        &mut self,
+        waiting: WaitingVisitor<S>,
+        held: impl Fn(Source) -> usize,
+    ) -> Option<Visitor<S>> {
+        let is_in = self.visitors.push(waiting).is_ok();
         assert!(is_in, "nobody is accepted for whom there is no room");
         if !self.is_full() {
             return None;
@@ -66,6 +78,6 @@ impl<S> WaitingVisitors<S> {
         let here = |source| self.sources().filter(|other| *other == source).count();
         let crowd = self.sources().enumerate().filter(|(_, source)| here(*source) > 1);
         let last = crowd.max_by_key(|(at, source)| (here(*source) + held(*source), *at));
-        last.map(|(at, _)| at).map(|at| self.visitors.remove(at))
+        last.map(|(at, _)| at).map(|at| self.visitors.remove(at).visitor)
     }
 }

@@ -28,7 +28,7 @@ use super::local::{Folder, LocalDoor};
 use super::socket::{Socket, Stream};
 use super::start_error::StartError;
 
-/// Listeners of the management API at most.
+/// Listeners of the management API and for metrics at most.
 pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
@@ -216,18 +216,19 @@ pub(super) fn open_listeners(poll: &mut Poll, config: &Config) -> Result<Vec<Lis
     if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
 }
 
-/// Opens the listeners of the management API.
+/// Opens the listeners of the management API, and behind them those for metrics.
 pub(super) fn open_management(
     poll: &Poll,
     config: &Config,
     token: fn(usize) -> Token,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
-    if config.management.len() > MANAGEMENT_LISTENERS_MAX {
+    let wanted = config.management.iter().chain(&config.metrics);
+    if wanted.clone().count() > MANAGEMENT_LISTENERS_MAX {
         let why = io::Error::other("there may be 16 of them");
-        return Err(StartError::System("listen on so many addresses for the management API", why));
+        return Err(StartError::System("listen on so many addresses of management and metrics", why));
     }
-    for listen in &config.management {
+    for listen in wanted {
         match Listener::open(*listen, false, &config.limits) {
             Ok(mut listener) => {
                 let failed = |error| StartError::System("wait for connections", error);

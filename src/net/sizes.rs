@@ -52,7 +52,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         control_bytes: admin::admin_session::ADMIN_SESSION_BYTES
             + engine::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
                 / CONTROL_CLIENTS_MAX,
-        management_bytes: if config.management.is_empty() {
+        management_bytes: if config.management.is_empty() && config.metrics.is_empty() {
             0
         } else {
             admin::admin_session::ADMIN_SESSION_BYTES + engine::LOGIN_BYTES

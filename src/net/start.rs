@@ -54,7 +54,8 @@ impl EventLoop {
             tls_links: config.tls_links(),
             is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
             is_memory_locked: config.memory_lock,
-            management_listeners: management.len(),
+            management_listeners: config.management.len(),
+            metrics_listeners: config.metrics.len(),
             process: Process {
                 memory: table.lines.iter().map(|line| (line.key, line.bytes())).collect(),
                 ..process(&config, &listeners, &management)
@@ -99,8 +100,12 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
-        for listener in &engine.platform.management {
+        let (management, metrics) = engine.platform.management.split_at(config.management.len());
+        for listener in management {
             log::info!("management API on http://{}/", listener.address);
+        }
+        for listener in metrics {
+            log::info!("metrics without a login on http://{}/metrics", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for listener in &engine.platform.listeners {
@@ -163,7 +168,10 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         listeners: listeners
             .iter()
             .map(shown)
-            .chain(management.iter().map(|listener| format!("http {}", listener.address)))
+            .chain(management.iter().enumerate().map(|(at, listener)| {
+                let spoken = if at < config.management.len() { "http" } else { "http/prometheus" };
+                format!("{spoken} {}", listener.address)
+            }))
             .collect(),
         hosts: [name.clone(), format!("{name}.local"), "localhost".to_string()]
             .into_iter()

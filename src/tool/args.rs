@@ -199,6 +199,12 @@ const OPTIONS: Table<Said> = Table(&[Section {
             "serve the management API here, such as 127.0.0.1:15672",
             |said, given| given.value().map(|at| said.flags.management.get_or_insert_default().push(at)),
         ),
+        OptionRow::new(
+            "--metrics",
+            "ADDR:PORT",
+            "serve metrics for Prometheus here without a login, such as\n127.0.0.1:15692",
+            |said, given| given.value().map(|at| said.flags.metrics.get_or_insert_default().push(at)),
+        ),
         OptionRow::new("--data-dir", "DIR", "keep here what outlives the process", |said, given| {
             given.path().map(|folder| said.flags.data_dir = Some(folder))
         }),
@@ -369,7 +375,7 @@ mod tests {
         refused(
             "-x",
             "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
-                 --management, --data-dir, --memory-limit, --log-level, --connect, --help, --version",
+                 --management, --metrics, --data-dir, --memory-limit, --log-level, --connect, --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);

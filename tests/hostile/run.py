@@ -756,12 +756,54 @@ def wrong_logins() -> None:
         witness.verdict()
 
 
+def scrapers() -> None:
+    """The open listener for metrics: half heads, heads without end, requests inside requests, answers nobody reads."""
+    port = brokers.free_port()
+    whole = b"GET /metrics/per-object HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    lies = [
+        b"GET /metrics HTTP/1.1\r\nHost: localh",
+        b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 100_000,
+        b"POST /metrics HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + whole,
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n" + whole,
+        b"GET /metrics/../api/definitions HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\0" * 500, b"AMQP\0\0\x09\x01", b"\0" * 5_000,
+    ]
+    with broker_with(f'metrics = ["127.0.0.1:{port}"]\n') as broker:
+        with Client(broker.address) as client:
+            client.open(1)
+            for number in range(500):
+                client.call(1, "queue.declare", queue=f"scraped-{number}")
+        witness = Witness(broker)
+        crowd: List[socket.socket] = []
+        try:
+            for number in range(120):
+                peer = socket.create_connection(("127.0.0.1", port), 20)
+                peer.setblocking(False)
+                crowd.append(peer)
+                with contextlib.suppress(OSError):
+                    peer.send(lies[number % len(lies)] if number % 2 else whole * 400)
+            for _ in range(3):
+                # Whoever has an address of his own is not kept out for longer than an answer may take.
+                with socket.socket() as honest:
+                    honest.settimeout(30)
+                    honest.bind(("127.0.0.9", 0))
+                    honest.connect(("127.0.0.1", port))
+                    honest.sendall(whole.replace(b"Host:", b"Connection: close\r\nHost:"))
+                    text = until_end(honest, 30)
+                    assert text.startswith(b"HTTP/1.1 200") and text.count(b'"scraped-') >= 500, text[:300]
+        finally:
+            for peer in crowd:
+                peer.close()
+        witness.verdict()
+
+
 CASES: List[Callable[[], None]] = [
     silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, takes_nothing_any_more, blocked_in_send,
     half_bodies, half_frame,
     pipelined_declares, large_fan_out, memory_of_a_burst, fan_out_that_does_not_fit, worker_with_full_pool,
     blocked_is_not_everyone, hang_up_after_publish, deaf_and_gone, shutdown_with_a_deaf_client,
-    wrong_logins,
+    wrong_logins, scrapers,
 ]
 
 

@@ -266,6 +266,15 @@ def guarded(port: int) -> None:
     assert ask(port, "/metricsx")[0] == 404
 
 
+def open_to_all(port: int) -> None:
+    """The listener for metrics shows them to whoever asks, and nothing else."""
+    for path in PATHS.values():
+        status, media, text = ask(port, path, "")
+        assert status == 200 and media == MEDIA and "rabbitmq_identity_info" in text, (path, status, text[:200])
+    for path in ("/", "/app.js", "/api/overview", "/api/ctl/environment", "/metrics/none"):
+        assert ask(port, path)[0] == 404, path
+
+
 def totals(port: int) -> None:
     """The overview counts the same messages, and tells monitors alone."""
     samples = parse(ask(port, "/metrics")[2]).samples

@@ -86,9 +86,9 @@ def started(is_rabbitmq: bool) -> Iterator[Broker]:
         finally:
             oracle.close()
         return
-    port = free_port()
-    with leveret(args=["--management", f"127.0.0.1:{port}"]) as broker:
-        ours = Broker(broker.address, port, "", port)
+    port, metrics_port = free_port(), free_port()
+    with leveret(args=["--management", f"127.0.0.1:{port}", "--metrics", f"127.0.0.1:{metrics_port}"]) as broker:
+        ours = Broker(broker.address, port, "", metrics_port)
         yield ours._replace(node=ours.ask("GET", "cluster-name")[1]["name"])
 
 
@@ -251,6 +251,7 @@ def main() -> int:
                 metrics.compare, metrics.objects, metrics.guarded, metrics.totals, metrics.checked, metrics.scraped,
             ):
                 suite.case("metrics-" + case.__name__, lambda case=case: case(broker.port))
+            suite.case("metrics-open", lambda: metrics.open_to_all(broker.metrics_port))
             suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
             client.close()
     timer.cancel()

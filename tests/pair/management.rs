@@ -87,6 +87,66 @@ fn other_names_and_other_pages_are_refused_with_every_header_that_keeps_scripts_
 }
 
 #[test]
+fn where_metrics_are_shown_without_a_login_there_is_nothing_else() {
+    for shape in [Shape::WIDE, Shape::fragments(1)] {
+        let mut world = World::new(small_limits());
+        let client = world.connect_metrics(shape, AWAY);
+        for path in ["/metrics", "/metrics/per-object", "/metrics/detailed?family=queue_coarse_metrics"] {
+            let shown = ask(&mut world, client, &get(path, ""));
+            assert_eq!((status(&shown), shown.contains("rabbitmq_identity_info")), ("200", true), "{shown}");
+        }
+        // Also not to whom it would be shown elsewhere, and not by any spelling.
+        let names = [
+            "",
+            "app.js",
+            "api",
+            "api/whoami",
+            "api/overview",
+            "api/ctl/environment",
+            "api/health/checks/alarms",
+        ];
+        let spelt = [
+            "metrics/",
+            "metrics/..",
+            "metrics/../api/whoami",
+            "metrics%2F..%2Fapi",
+            "metrics/x",
+            "//metrics",
+        ];
+        for path in names.into_iter().chain(spelt) {
+            let said = ask(&mut world, client, &get(&format!("/{path}"), GUEST));
+            assert_eq!(status(&said), "404", "{path}: {said}");
+        }
+        for (verb, path) in [("POST", "/metrics"), ("DELETE", "/metrics"), ("PUT", "/api/vhosts/v")] {
+            let lines = format!("Host: localhost:1\r\nContent-Length: 0\r\n{GUEST}");
+            let said = ask(&mut world, client, &format!("{verb} {path} HTTP/1.1\r\n{lines}\r\n"));
+            assert_eq!(status(&said), "405", "{verb} {path}: {said}");
+        }
+        let rebound = ask(&mut world, client, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+        assert_eq!((status(&rebound), rebound.contains("rabbitmq_")), ("403", false), "{rebound}");
+        // The door beside it is as shut as ever.
+        let other = world.connect_management(shape, AWAY);
+        assert_eq!(status(&ask(&mut world, other, &get("/metrics", ""))), "401");
+    }
+}
+
+#[test]
+fn whoever_comes_for_metrics_has_a_place_among_the_clients_of_the_api_and_no_more() {
+    let mut world = World::new(Limits { management_clients_max: 1, ..small_limits() });
+    for _ in 0..9 {
+        let client = world.connect_metrics(Shape::WIDE, HOME);
+        world.operator(client).write_up(HALF);
+    }
+    world.run();
+    let same = world.connect_management(Shape::WIDE, HOME);
+    let said = ask(&mut world, same, &get("/api/whoami", GUEST));
+    assert_eq!(status(&said), "none", "the only place is taken, whichever door it was");
+    let other = world.connect_management(Shape::WIDE, AWAY);
+    let said = ask(&mut world, other, &get("/api/none", "")) + &ask(&mut world, other, "");
+    assert_eq!(status(&said), "401", "and an address of its own is not kept out by it");
+}
+
+#[test]
 fn who_is_slow_with_a_request_or_an_answer_is_hung_up_on() {
     let mut world = World::new(small_limits());
     let [slow, idle] = [0, 1].map(|_| world.connect_management(Shape::WIDE, HOME));

@@ -137,6 +137,7 @@ impl Run {
             listeners: vec![false],
             tls_links: 0,
             management_listeners: 0,
+            metrics_listeners: 0,
             is_tls_shut: false,
             is_memory_locked: false,
             process: process(),

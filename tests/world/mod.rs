@@ -32,7 +32,7 @@ use std::rc::Rc;
 
 use leveret::admin::request_context::{Machine, Process, StoreView};
 use leveret::broker::{Broker, Gauges};
-use leveret::engine::{Engine, QUEUE_PLACES, Setup};
+use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;
 use leveret::password::PasswordHash;
 use leveret::session::Identity;
@@ -135,6 +135,7 @@ impl World {
             listeners: vec![false],
             tls_links: 0,
             management_listeners: 1,
+            metrics_listeners: 1,
             is_tls_shut: false,
             is_memory_locked,
             process: process(),
@@ -176,6 +177,15 @@ impl World {
     pub fn connect_management(&mut self, shape: Shape, address: [u8; 4]) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         self.engine.platform.arrive_management(&line, SocketAddr::from((address, 7)));
+        self.operators.push(line);
+        self.operators.len() - 1
+    }
+
+    /// A program connects to where metrics are shown without a login.
+    pub fn connect_metrics(&mut self, shape: Shape, address: [u8; 4]) -> usize {
+        let line = Rc::new(RefCell::new(Line::new(shape)));
+        let address = PeerAddress::Network(SocketAddr::from((address, 7)));
+        self.engine.platform.arrive_at(ListenerId::Management(1), &line, address);
         self.operators.push(line);
         self.operators.len() - 1
     }

@@ -128,6 +128,7 @@ fn listener_parts(listener: &str) -> [&str; 4] {
     let purpose = match protocol {
         "amqp/ssl" => "AMQP 0-9-1 over TLS",
         "http" => "HTTP API",
+        "http/prometheus" => "Prometheus exporter API over HTTP",
         _ => "AMQP 0-9-1",
     };
     match place.rsplit_once(':') {
