@@ -13,6 +13,7 @@ use crate::wire::field::Table;
 use super::filter::BindingEnds;
 use super::json::{Json, Tables};
 use super::request_context::{Ends, ReadContext, SocketView};
+use super::samples::{QueueColumn, Ranges};
 
 /// What a cell is written with.
 pub struct Pen<'p, 'o> {
@@ -22,6 +23,8 @@ pub struct Pen<'p, 'o> {
     pub tables: Tables,
     /// For what is not in the record itself.
     pub context: ReadContext<'p>,
+    /// Which histories are written beside rates.
+    pub ranges: Ranges,
 }
 
 impl Pen<'_, '_> {
@@ -40,6 +43,13 @@ impl Pen<'_, '_> {
             }
             None => self.json.text(""),
         }
+    }
+
+    /// The rate of a queue's number, and its history if one is asked for.
+    fn rate(&mut self, queue: &QueueView<'_>, column: QueueColumn) {
+        let is_rate = matches!(column, QueueColumn::Came | QueueColumn::Went);
+        let range = if is_rate { self.ranges.rates } else { self.ranges.lengths };
+        self.context.samples.of_queue(&mut self.json, queue, column, range);
     }
 
     fn connection_name(&mut self, connection: ConnectionId, channel: Option<u16>) {
@@ -181,6 +191,16 @@ impl Kind for Queues {
         ("message_bytes_ready", |queue, pen| pen.json.number(queue.message_bytes_ready)),
         ("consumers", |queue, pen| pen.json.number(queue.consumers)),
         ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
+        ("messages_details", |queue, pen| pen.rate(queue, QueueColumn::All)),
+        ("messages_ready_details", |queue, pen| pen.rate(queue, QueueColumn::Ready)),
+        ("messages_unacknowledged_details", |queue, pen| pen.rate(queue, QueueColumn::Unacknowledged)),
+        ("message_stats", |queue, pen| {
+            pen.json.raw(b"{\"publish_details\":");
+            pen.rate(queue, QueueColumn::Came);
+            pen.json.raw(b",\"deliver_get_details\":");
+            pen.rate(queue, QueueColumn::Went);
+            pen.json.raw(b"}");
+        }),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {

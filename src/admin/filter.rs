@@ -1,4 +1,6 @@
-//! Which rows of a listing are wanted.
+//! Which rows of a listing are wanted, and how much of their histories.
+
+use super::samples::Ranges;
 
 /// Which rows are wanted.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +13,8 @@ pub struct Filter {
     pub viewer: Option<Box<str>>,
     /// Only bindings between these.
     pub ends: BindingEnds,
+    /// Which histories are wanted beside rates.
+    pub ranges: Ranges,
 }
 
 /// Between what bindings are wanted.

@@ -11,6 +11,7 @@ use super::filter::Filter;
 use super::json::{Json, Tables};
 use super::ordering::{Looks, Ordered, Refused};
 use super::request_context::ReadContext;
+use super::samples::Ranges;
 
 /// Records looked at in one step, or what is as much work.
 const PLACES_PER_STEP: usize = 512;
@@ -227,7 +228,7 @@ pub fn row<K: Kind>(
         return Written::Nothing;
     }
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
-    write_cells::<K>(&view, columns, Pen { json, tables, context })
+    write_cells::<K>(&view, columns, Pen { json, tables, context, ranges: listing.filter.ranges })
 }
 
 /// What rows of a kind are looked at with.
@@ -244,15 +245,33 @@ fn cell<K: Kind>(
 ) -> bool {
     let found = K::at(context, place).filter(|view| is_wanted::<K>(filter, context, view));
     let Some(view) = found else { return false };
+    let (column, inner) =
+        column.split_once('.').map_or((column, None), |(column, inner)| (column, Some(inner)));
     if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
-        write(&view, &mut Pen { json: Json::new(out, CELL_BYTES_MAX), tables: Tables::LeftOut, context });
+        let (json, ranges) = (Json::new(out, CELL_BYTES_MAX), Ranges::default());
+        write(&view, &mut Pen { json, tables: Tables::LeftOut, context, ranges });
+        if let Some(inner) = inner {
+            keep_inner(out, inner);
+        }
     }
     true
 }
 
+/// Keeps of an object a number in it, by the names that lead there: nothing, if there is none.
+fn keep_inner(cell: &mut Vec<u8>, path: &str) {
+    for name in path.split('.') {
+        let name = format!("\"{name}\":");
+        let Some(at) = cell.windows(name.len()).position(|part| part == name.as_bytes()) else {
+            return cell.clear();
+        };
+        cell.drain(..at + name.len());
+    }
+    cell.truncate(cell.iter().position(|byte| b",}]".contains(byte)).unwrap_or(cell.len()));
+}
+
 /// Whether a row is one of those that are listed.
 pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
-    let Filter { vhost, user, viewer, ends } = filter;
+    let Filter { vhost, user, viewer, ends, ranges: _ } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
         || user.as_deref().is_some_and(|wanted| K::user(view) != Some(wanted))
         || !K::is_between(view, ends)
@@ -273,7 +292,7 @@ pub fn whole_row<K: Kind>(
     tables: Tables,
 ) -> Written {
     let Some(view) = K::at(context, place) else { return Written::Nothing };
-    write_cells::<K>(&view, K::COLUMNS.iter(), Pen { json, tables, context })
+    write_cells::<K>(&view, K::COLUMNS.iter(), Pen { json, tables, context, ranges: Ranges::default() })
 }
 
 fn write_cells<'c, K: Kind>(

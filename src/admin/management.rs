@@ -20,6 +20,7 @@ use super::import;
 use super::json::Json;
 use super::looking::{self, Sight};
 use super::request_context::RequestContext;
+use super::samples::{Ranges, Total};
 
 /// The release of RabbitMQ whose API this is.
 pub(super) const RABBITMQ_VERSION: &str = "3.10.8";
@@ -92,7 +93,7 @@ type Allowed = Result<Answer, Answer>;
 fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
     Ok(match path {
         ["whoami"] => whoami(who),
-        ["overview"] => object(|json| overview(json, context, who)),
+        ["overview"] => object(|json| overview(json, context, who, Ranges::asked(request))),
         ["extensions"] => object(|json| json.raw(FEATURES)),
         ["cluster-name"] => object(|json| {
             json.raw(b"{\"name\":");
@@ -124,12 +125,14 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
             if let [vhost] = vhost {
                 may_see(context, who, vhost)?;
             }
-            api::list_kind(kind, request, who.filter(vhost.first().copied()))
+            let filter = who.filter(vhost.first().copied());
+            api::list_kind(kind, request, Filter { ranges: Ranges::asked(request), ..filter })
         }
         [kind @ ("queues" | "exchanges"), vhost, name] => {
             may_see(context, who, vhost)?;
             let name = if *kind == "exchanges" { default_named(name) } else { name };
-            api::one(kind, context, who.filter(Some(vhost)), name)
+            let filter = Filter { ranges: Ranges::asked(request), ..who.filter(Some(vhost)) };
+            api::one(kind, context, filter, name)
         }
         ["connections", name] => api::one("connections", context, who.filter(None), name),
         ["vhosts", vhost] => {
@@ -454,13 +457,13 @@ fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &str)]) {
     }
 }
 
-fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
+fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges: Ranges) {
     let (process, gauges) = (context.process, context.broker.gauges());
     let mut is_first = true;
     json.raw(b"{");
     let said = [
         ("management_version", RABBITMQ_VERSION),
-        ("rates_mode", "none"),
+        ("rates_mode", "basic"),
         ("product_name", process.product.0.as_str()),
         ("product_version", process.product.1.as_str()),
         ("rabbitmq_version", RABBITMQ_VERSION),
@@ -475,7 +478,7 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
     json.name("message_stats", &mut is_first);
     // They are those of all virtual hosts together, which not everybody may know of.
     match who.is_monitor {
-        true => message_stats(json, context),
+        true => message_stats(json, context, ranges),
         false => json.raw(b"{}"),
     }
     let broker = &*context.broker;
@@ -500,7 +503,21 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
         ("messages_ready", ready),
         ("messages_unacknowledged", unacknowledged),
     ];
-    nested(json, &totals);
+    json.raw(b"{");
+    let mut is_first_total = true;
+    numbers(json, &mut is_first_total, &totals);
+    if who.is_monitor {
+        let both = [Total::MessagesReady, Total::MessagesUnacknowledged];
+        for (name, sum) in [("", &both[..]), ("_ready", &both[..1]), ("_unacknowledged", &both[1..])] {
+            json.name(&format!("messages{name}_details"), &mut is_first_total);
+            context.samples.sum(json, sum, ranges.lengths);
+        }
+    }
+    json.raw(b"}");
+    if who.is_monitor {
+        json.name("churn_rates", &mut is_first);
+        churn_rates(json, context);
+    }
     json.name("listeners", &mut is_first);
     listeners(json, context);
     json.name("contexts", &mut is_first);
@@ -511,23 +528,59 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who) {
 }
 
 /// What has happened to messages since the start, in all virtual hosts together.
-fn message_stats(json: &mut Json<'_>, context: &RequestContext<'_>) {
+fn message_stats(json: &mut Json<'_>, context: &RequestContext<'_>, ranges: Ranges) {
     let counters = context.broker.counters();
     let counts = [
-        ("publish", counters.received),
-        ("confirm", context.process.confirmed),
-        ("return_unroutable", counters.unroutable_returned),
-        ("drop_unroutable", counters.unroutable_dropped),
-        ("deliver", counters.delivered_manual),
-        ("deliver_no_ack", counters.delivered_auto),
-        ("get", counters.get_manual),
-        ("get_no_ack", counters.get_auto),
-        ("get_empty", counters.get_empty),
-        ("deliver_get", counters.delivered()),
-        ("redeliver", counters.redelivered),
-        ("ack", counters.acknowledged),
+        ("publish", counters.received, Total::Publish),
+        ("confirm", context.process.confirmed, Total::Confirm),
+        ("return_unroutable", counters.unroutable_returned, Total::ReturnUnroutable),
+        ("drop_unroutable", counters.unroutable_dropped, Total::DropUnroutable),
+        ("deliver", counters.delivered_manual, Total::Deliver),
+        ("deliver_no_ack", counters.delivered_auto, Total::DeliverNoAck),
+        ("get", counters.get_manual, Total::Get),
+        ("get_no_ack", counters.get_auto, Total::GetNoAck),
+        ("get_empty", counters.get_empty, Total::GetEmpty),
+        ("deliver_get", counters.delivered(), Total::DeliverGet),
+        ("redeliver", counters.redelivered, Total::Redeliver),
+        ("ack", counters.acknowledged, Total::Ack),
     ];
-    nested(json, &counts);
+    with_rates(json, context, &counts, ranges);
+}
+
+/// What came and went since the start.
+fn churn_rates(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    let (counters, process) = (context.broker.counters(), context.process);
+    let channels = context.broker.gauges().channels as u64;
+    let counts = [
+        ("connection_created", process.connections_made, Total::ConnectionCreated),
+        (
+            "connection_closed",
+            process.connections_made.saturating_sub(process.connections.into()),
+            Total::ConnectionClosed,
+        ),
+        ("channel_created", counters.channels_opened, Total::ChannelCreated),
+        ("channel_closed", counters.channels_opened.saturating_sub(channels), Total::ChannelClosed),
+        ("queue_declared", counters.queues_declared, Total::QueueDeclared),
+        ("queue_created", counters.queues_created, Total::QueueCreated),
+        ("queue_deleted", counters.queues_deleted, Total::QueueDeleted),
+    ];
+    with_rates(json, context, &counts, Ranges::default());
+}
+
+fn with_rates(
+    json: &mut Json<'_>,
+    context: &RequestContext<'_>,
+    counts: &[(&str, u64, Total)],
+    ranges: Ranges,
+) {
+    json.raw(b"{");
+    let mut is_first = true;
+    for (name, count, total) in counts {
+        numbers(json, &mut is_first, &[(name, *count)]);
+        json.name(&format!("{name}_details"), &mut is_first);
+        context.samples.total(json, *total, ranges.rates);
+    }
+    json.raw(b"}");
 }
 
 fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {
@@ -599,6 +652,10 @@ fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("leveret_store_room_bytes", process.store.room_bytes),
     ];
     numbers(json, &mut is_first, &gauges);
+    for (name, total) in [("io_write_bytes", Total::IoWriteBytes), ("io_sync_count", Total::IoSyncCount)] {
+        json.name(&format!("{name}_details"), &mut is_first);
+        context.samples.total(json, total, None);
+    }
     json.name("partitions", &mut is_first);
     json.raw(b"[]");
     json.raw(b"}");

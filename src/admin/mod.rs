@@ -20,6 +20,7 @@
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
+//! | `samples` | what was counted in the last minutes: rates, histories |
 //! | `tokens` | logins of the web page |
 //! | `systemd` | telling systemd how it goes |
 //!
@@ -51,6 +52,7 @@ pub mod ordering;
 mod pages;
 mod queue_get;
 pub mod request_context;
+pub mod samples;
 mod shown_message;
 pub mod systemd;
 pub mod tokens;

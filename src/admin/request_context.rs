@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use super::samples::Samples;
 use super::tokens::Tokens;
 use crate::broker::{self, Broker};
 use crate::command::{ClientLabel, ConnectionId};
@@ -33,6 +34,8 @@ pub struct RequestContext<'s> {
     pub orders: &'s mut Orders,
     /// Who is logged in by a token.
     pub tokens: &'s mut Tokens,
+    /// What was counted in the last minutes.
+    pub samples: &'s Samples,
 }
 
 /// The files of the store while somebody copies them.
@@ -65,7 +68,8 @@ impl RequestContext<'_> {
 
     /// The same without the means to change anything.
     pub const fn context(&self) -> ReadContext<'_> {
-        ReadContext { broker: self.broker, sockets: self.sockets, bridges: self.bridges }
+        let Self { broker, sockets, bridges, samples, .. } = self;
+        ReadContext { broker, sockets: *sockets, bridges: *bridges, samples }
     }
 }
 
@@ -78,6 +82,8 @@ pub struct ReadContext<'s> {
     pub sockets: &'s dyn Sockets,
     /// The bridges.
     pub bridges: &'s dyn Bridges,
+    /// What was counted in the last minutes.
+    pub samples: &'s Samples,
 }
 
 /// The bridges, as far as an operator is told of them.

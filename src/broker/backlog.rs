@@ -124,6 +124,10 @@ pub(super) struct Backlog {
     body_bytes: u64,
     /// Messages taken from the front so far, which numbers them in the order of their coming.
     taken: u64,
+    /// Messages taken of those that came back.
+    retaken: u64,
+    /// Messages that went by neither way: purged, expired, or too many.
+    dropped: u64,
 }
 
 impl Backlog {
@@ -153,6 +157,26 @@ impl Backlog {
         let deep = self.head.len() + self.middle_messages - self.stored + self.leaving.len();
         let returned = self.returned.len() + self.returned_entries.len() - self.returned_absent;
         self.fifo.len() + returned + deep
+    }
+
+    /// Messages that wait and have not been taken yet.
+    const fn fresh(&self) -> u32 {
+        self.fifo.len() + self.head.len() + self.middle_messages + self.leaving.len()
+    }
+
+    /// Messages that came in since it is here, what was found in the log counted in.
+    pub(super) const fn came(&self) -> u64 {
+        self.taken + self.fresh() as u64
+    }
+
+    /// Messages taken to be delivered, each as often as it was.
+    pub(super) const fn went(&self) -> u64 {
+        (self.taken + self.retaken).saturating_sub(self.dropped)
+    }
+
+    /// One was taken that goes nowhere.
+    pub(super) const fn note_dropped(&mut self) {
+        self.dropped += 1;
     }
 
     /// Whether only the log has some of them.
@@ -293,6 +317,7 @@ impl Backlog {
             };
             Taken { message: entry.message, offset, logged, redelivered: true, returns: 1 }
         };
+        self.retaken += 1;
         self.count_out(Size::of(messages, taken.message));
         taken
     }
@@ -315,6 +340,9 @@ impl Backlog {
     /// Takes everything out, for somebody to drop; says how many messages those are.
     pub(super) fn detach(&mut self) -> (u32, Purged) {
         let count = self.ready();
+        // Their numbers are gone with them.
+        let fresh = u64::from(self.fresh());
+        (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
         (self.bytes, self.body_bytes) = (0, 0);
         (self.returned_absent, self.returned_absent_bytes) = (0, 0);
         (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);

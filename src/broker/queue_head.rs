@@ -143,6 +143,7 @@ impl Broker {
 
     /// Drops a message that was taken and goes nowhere.
     pub(super) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        self.queues[queue.index()].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.logged, taken.message);
         cx.messages.release(taken.message);
         self.releases += 1;

@@ -20,6 +20,8 @@ use super::{Broker, Counters};
 /// A queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueView<'a> {
+    /// Its place.
+    pub place: usize,
     /// When it was declared, as a number that no other queue has.
     pub serial: u64,
     /// Its virtual host.
@@ -52,6 +54,10 @@ pub struct QueueView<'a> {
     pub single_active_consumer: Option<(&'a str, ChannelId)>,
     /// Bytes of memory that it and its ready messages take.
     pub memory_bytes: u64,
+    /// Messages that came in since this process has the queue, those that it found in the log counted in.
+    pub came: u64,
+    /// Messages delivered since then, each as often as it was.
+    pub went: u64,
 }
 
 /// How full a pool is.
@@ -241,6 +247,7 @@ impl Broker {
         let named = |index: usize| (self.consumers[index].tag.as_str(), self.consumers[index].channel);
         let names = record.name.len() + record.arguments.len() + QUEUE_BYTES;
         Some(QueueView {
+            place,
             serial: record.serial,
             vhost: self.vhost_name(record.vhost),
             name: &record.name,
@@ -257,6 +264,8 @@ impl Broker {
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.single_active_consumer().map(named),
             memory_bytes: names as u64 + record.backlog.bytes(),
+            came: record.backlog.came(),
+            went: record.backlog.went(),
         })
     }
 

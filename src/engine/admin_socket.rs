@@ -5,6 +5,7 @@ use super::listener::Listener;
 use super::peer_id::PeerId;
 use crate::admin::admin_session::AdminSession;
 use crate::admin::request_context::{Orders, Process};
+use crate::admin::samples::Samples;
 use crate::admin::tokens::Tokens;
 use crate::time::{Deadline, Now};
 
@@ -29,13 +30,14 @@ pub(super) struct AdminSocket {
     pub(super) own_uid: u32,
     pub(super) orders: Orders,
     pub(super) tokens: Tokens,
+    pub(super) samples: Samples,
     /// The client for whom the store's files are held still.
     pub(super) holder: Option<PeerId>,
 }
 
 impl AdminSocket {
     /// A socket at which nobody gets in yet.
-    pub(super) fn closed(process: Process, own_uid: u32) -> Self {
+    pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
             is_open: false,
             listener: Listener::new(false),
@@ -43,6 +45,7 @@ impl AdminSocket {
             own_uid,
             orders: Orders::default(),
             tokens: Tokens::default(),
+            samples,
             holder: None,
         }
     }

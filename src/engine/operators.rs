@@ -12,6 +12,7 @@
 
 use crate::admin::admin_session::AdminSession;
 use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
+use crate::admin::samples::Outside;
 use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
@@ -204,6 +205,22 @@ impl<P: Platform> Engine<P> {
         }
     }
 
+    /// Counts for rates and histories, if it is time.
+    #[cold]
+    pub(super) fn take_sample(&mut self) {
+        let now_ms = self.now.as_ms();
+        if !self.admin.samples.is_due(now_ms) {
+            return;
+        }
+        let counters = self.store.as_mut().map(|store| store.log_mut().counters()).unwrap_or_default();
+        let outside = Outside {
+            confirmed: self.supplies.pools.confirmed(),
+            connections: (self.connections_made, self.connections_count.into()),
+            disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
+        };
+        self.admin.samples.take((now_ms, self.platform.unix_ms()), &self.broker, outside);
+    }
+
     /// Has a client go on with all there is for it to look at.
     fn serve_operator(&mut self, id: PeerId, step: fn(&mut AdminSession, &mut RequestContext<'_>)) {
         // Out of its place for the while, for it may be shown who else is connected.
@@ -249,6 +266,7 @@ impl<P: Platform> Engine<P> {
             files: files.as_mut().map(|files| files as &mut dyn Files),
             orders: &mut self.admin.orders,
             tokens: &mut self.admin.tokens,
+            samples: &self.admin.samples,
         };
         step(&mut session, &mut context);
         let is_released = held_before && self.admin.holder.is_none();

@@ -1,6 +1,7 @@
 //! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
 
 use crate::admin::request_context::Process;
+use crate::admin::samples::Samples;
 use crate::broker::{self, Broker};
 use crate::command::ConnectionId;
 use crate::journal::{Batch, Journal};
@@ -201,6 +202,10 @@ impl<P: Platform> Engine<P> {
         bridges.has_tls_room = setup.tls_links > 0;
         let peers = Peers::<P::Socket>::places_max(connections);
         let with_tls = setup.listeners.contains(&true);
+        let samples = match setup.management_listeners {
+            0 => Samples::default(),
+            _ => Samples::new(limits.queues_max as usize),
+        };
         // Of locked memory nothing is given back, so nothing is due for it.
         let trim_due = match setup.is_memory_locked {
             true => Deadline::NEVER,
@@ -255,7 +260,7 @@ impl<P: Platform> Engine<P> {
             is_fresh: true,
             idle_left: 0,
             stopping: None,
-            admin: AdminSocket::closed(setup.process, setup.own_uid),
+            admin: AdminSocket::closed(setup.process, setup.own_uid, samples),
             management: (0..setup.management_listeners + setup.metrics_listeners)
                 .map(|_| Listener::new(false))
                 .collect(),

@@ -55,6 +55,7 @@ impl<P: Platform> Engine<P> {
         self.journal.set_time(self.store.as_ref().map_or(now.as_ms(), |store| store.time_ms(now)));
         if self.broker.set_time(now) {
             self.broker.set_unix_time(self.platform.unix_ms() / 1000);
+            self.take_sample();
         }
     }
 

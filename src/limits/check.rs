@@ -264,6 +264,7 @@ mod tests {
         store_bytes: 4_000_000,
         control_bytes: 1000,
         management_bytes: 1000,
+        samples_bytes: 1000,
     };
 
     #[test]

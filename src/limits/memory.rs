@@ -137,6 +137,8 @@ pub struct RecordSizes {
     pub control_bytes: usize,
     /// A client of the management API; 0 when nobody listens for one.
     pub management_bytes: usize,
+    /// What was counted in the last minutes, for the management API.
+    pub samples_bytes: usize,
 }
 
 impl Limits {
@@ -157,7 +159,10 @@ impl Limits {
         lines.retain(|line| line.key != "bridges_max" || line.count > 0);
         lines.extend(self.lines_of_messages(sizes));
         lines.extend(self.lines_of_the_process(sizes));
-        lines.retain(|line| line.key != "management_clients_max" || line.bytes_each > 0);
+        let is_there = |line: &MemoryLine| {
+            !matches!(line.key, "management_clients_max" | "samples") || line.bytes_each > 0
+        };
+        lines.retain(is_there);
         lines.extend(self.access_lines(sizes));
         lines.extend(self.tls_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
@@ -265,6 +270,7 @@ impl Limits {
                 sizes.management_bytes,
                 "clients of the management API: a request and an answer each",
             ),
+            line("samples", 1, sizes.samples_bytes, "rates and histories of the management API"),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
             line(
                 "helpers",

@@ -52,6 +52,10 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         control_bytes: admin::admin_session::ADMIN_SESSION_BYTES
             + engine::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
                 / CONTROL_CLIENTS_MAX,
+        samples_bytes: match config.management.len() {
+            0 => 0,
+            _ => admin::samples::Samples::bytes(limits.queues_max as usize),
+        },
         management_bytes: if config.management.is_empty() && config.metrics.is_empty() {
             0
         } else {

@@ -368,23 +368,16 @@ function troubled(failure) {
 }
 
 async function strip() {
-  const [overview, nodes, alarms] = await Promise.all([api('overview'),
+  // What was before this page is asked for once.
+  const ages = 'lengths_age=300&lengths_incr=15&msg_rates_age=300&msg_rates_incr=15';
+  const [overview, nodes, alarms] = await Promise.all([api(`overview${history('overview').length ? '' : `?${ages}`}`),
     views.monitors() ? maybe('nodes') : null,
     session.can('alarms') ? maybe('leveret/alarms') : null]);
   Object.assign(ctx, { overview, nodes, alarms: alarms || overview.alarms });
   const node = nodes?.[0] || {};
-  remember('overview', { ...overview.queue_totals, mem: node.mem_used, store: views.storeUsed(node),
-    flash: perSecond(node.io_write_bytes), syncs: perSecond(node.io_sync_count, 'syncs') });
-}
-
-const counted = new Map();
-
-/** The rate of a counter since the poll before; none at the first, or when the broker began anew. */
-function perSecond(total, name = 'bytes') {
-  const [before, now] = [counted.get(name), { at: Date.now(), total }];
-  counted.set(name, now);
-  if (!before || !(total >= before.total) || now.at - before.at > POLL_MS_MAX) return undefined;
-  return ((total - before.total) * 1000) / Math.max(1, now.at - before.at);
+  if (!history('overview').length) views.past(overview).forEach(({ at, values }) => remember('overview', values, at));
+  remember('overview', { ...overview.queue_totals, ...views.ratesOf(overview.message_stats), mem: node.mem_used,
+    store: views.storeUsed(node), flash: node.io_write_bytes_details?.rate });
 }
 
 document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : poll()));

@@ -244,10 +244,10 @@ export const words = (value) => (Array.isArray(value) ? value : String(value || 
 const SAMPLES_MAX = 360;
 const histories = new Map();
 
-/** Remember a sample for a chart. Charts show what this page has seen: the broker keeps nothing for them. */
-export function remember(name, values) {
+/** Remember a sample for a chart. */
+export function remember(name, values, at = Date.now()) {
   const row = histories.get(name) || [];
-  row.push({ at: Date.now(), values });
+  row.push({ at, values });
   if (row.length > SAMPLES_MAX) row.shift();
   histories.set(name, row);
   // A session that wanders through thousands of queues keeps the newest charts only.

@@ -33,6 +33,20 @@ export function ratesOf(stats) {
   return Object.fromEntries(RATES.map(({ name }) => [name, stats?.[`${name}_details`]?.rate]));
 }
 
+/** The samples that the broker kept of all queues together, oldest first and without the newest. */
+export function past(overview) {
+  const series = DEPTHS.map(({ name }) => [name, overview.queue_totals?.[`${name}_details`]?.samples || []]);
+  const counts = RATES.map(({ name }) => [name, overview.message_stats?.[`${name}_details`]?.samples || []]);
+  const newest = series[0][1][0]?.timestamp;
+  return series[0][1].slice(1).map(({ timestamp }, at) => ({
+    // The board's clock may be another.
+    at: Date.now() - (newest - timestamp),
+    values: Object.fromEntries([...series.map(([name, row]) => [name, row[at + 1]?.sample]),
+      ...counts.map(([name, row]) => [name, row[at + 2] && (row[at + 1].sample - row[at + 2].sample) * 1000
+        / (row[at + 1].timestamp - row[at + 2].timestamp)])]),
+  })).reverse();
+}
+
 /** How the messages of a queue, or of all, are waiting. */
 export const DEPTHS = [
   { name: 'messages_ready', label: 'Ready' }, { name: 'messages_unacknowledged', label: 'Unacknowledged' },
@@ -403,7 +417,7 @@ export const queues = {
     const rates = list.rows.some((row) => row.message_stats);
     const part = (name, label) => ({ label, num: true, sort: name, cell: (row) => count(row[name]) });
     const speed = (name, label) => ({ label, num: true, sort: `message_stats.${name}_details.rate`,
-      cell: (row) => rate(row.message_stats?.[`${name}_details`]?.rate ?? 0) });
+      cell: (row) => rate(row.message_stats?.[`${name}_details`]?.rate) });
     return [listTools({ ctx, list, what: 'queues', vhosts: ctx.vhosts,
       extra: session.can('define') ? h('button', { type: 'button', class: 'main', onclick: () => addQueue(ctx) },
         'Add queue') : null }),
@@ -459,12 +473,12 @@ export const queue = {
   },
   draw(ctx, { row, bindings, consumers }) {
     const samples = history(pathOf(ctx));
-    const rates = samples.some(({ values }) => Number.isFinite(values.publish));
+    const rates = RATES.filter(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
     return [
       h('div', { class: 'deeds top' }, deeds(ctx, row)),
       h('div', { class: 'cards' },
         card('Messages', chart({ title: 'Messages waiting', samples, series: DEPTHS, format: count })),
-        rates ? card('Rates', chart({ title: 'Message rates', samples, series: RATES, format: rate })) : null,
+        rates.length ? card('Rates', chart({ title: 'Message rates', samples, series: rates, format: rate })) : null,
         card('Queue', facts([
           ['State', state(row.state || 'running')], ['Virtual host', row.vhost], ['Type', row.type],
           ['Features', marks(row)], ['Messages', count(row.messages)], ['Ready', count(row.messages_ready)],

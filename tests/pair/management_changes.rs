@@ -464,3 +464,95 @@ fn users_come_with_passwords_in_clear_and_definitions_over_http() {
         );
     }
 }
+
+/// Lets time pass until a sample is due, and a little more.
+fn pass_to_next_sample(world: &mut World) {
+    let left = 5_000 - world.engine.now().as_ms() % 5_000;
+    world.pass_ms(left + 100);
+}
+
+/// What the API says of `q`, and of all.
+fn seen(world: &mut World, query: &str) -> (serde_json::Value, serde_json::Value) {
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let queue = say(world, client, GUEST, &format!("GET /api/queues/%2F/q?{query}"), "");
+    let all = say(world, client, GUEST, &format!("GET /api/overview?{query}"), "");
+    (body(&queue), body(&all))
+}
+
+#[test]
+fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_for() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    world.declare(client, 1, "q");
+    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    for _ in 0..50 {
+        world.publish_to(client, 1, "q", b"hi");
+    }
+    world.run();
+    pass_to_next_sample(&mut world);
+    let (queue, all) = seen(&mut world, "lengths_age=10&lengths_incr=5&msg_rates_age=5&msg_rates_incr=5");
+    for rate in [
+        &queue["messages_details"],
+        &queue["messages_ready_details"],
+        &queue["message_stats"]["publish_details"],
+        &all["queue_totals"]["messages_details"],
+        &all["message_stats"]["publish_details"],
+    ] {
+        assert_eq!(rate["rate"], 10.0, "{rate}");
+        let samples: Vec<_> = rate["samples"].as_array().unwrap().iter().map(|one| &one["sample"]).collect();
+        assert_eq!(samples[..2], [50, 0], "{rate}");
+    }
+    assert_eq!(queue["messages_details"]["samples"].as_array().map(Vec::len), Some(3));
+    assert_eq!(queue["message_stats"]["deliver_get_details"]["rate"], 0.0);
+    assert_eq!(all["churn_rates"]["connection_created"], 1);
+    // Nothing happened since, and nobody looked: five seconds without a turn have a rate all the same.
+    pass_to_next_sample(&mut world);
+    world.pass_ms(20_000);
+    let (queue, all) = seen(&mut world, "");
+    assert_eq!(
+        (&queue["messages_details"]["rate"], &all["message_stats"]["publish_details"]["rate"]),
+        (&0.0.into(), &0.0.into())
+    );
+    assert!(queue["messages_details"].get("samples").is_none(), "nobody asked");
+    // What is purged was not delivered, and what is taken twice was delivered twice.
+    pass_to_next_sample(&mut world);
+    let api = world.connect_management(Shape::WIDE, HOME);
+    taken(&mut world, api, "ack_requeue_true", r#","count":10"#);
+    taken(&mut world, api, "ack_requeue_false", r#","count":15"#);
+    assert_eq!(status(&say(&mut world, api, GUEST, "DELETE /api/queues/%2F/q/contents", "")), "204");
+    pass_to_next_sample(&mut world);
+    let (queue, _) = seen(&mut world, "");
+    assert_eq!(queue["messages_details"]["rate"], -10.0, "{queue}");
+    assert_eq!(queue["message_stats"]["deliver_get_details"]["rate"], 5.0, "{queue}");
+    assert_eq!(queue["message_stats"]["publish_details"]["rate"], 0.0, "{queue}");
+    // Another queue in its place begins anew.
+    let gone = ("DELETE /api/queues/%2F/q", "", "204", "");
+    let again = ("PUT /api/queues/%2F/q", "{}", "201", "");
+    script(&mut world, GUEST, &[gone, again]);
+    let (queue, _) = seen(&mut world, "");
+    let stats = &queue["message_stats"];
+    assert_eq!(
+        (&stats["publish_details"]["rate"], &stats["deliver_get_details"]["rate"]),
+        (&0.0.into(), &0.0.into())
+    );
+}
+
+#[test]
+fn lists_are_sorted_by_rates() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    for queue in ["calm", "q", "wild"] {
+        world.declare(client, 1, queue);
+    }
+    pass_to_next_sample(&mut world);
+    for (queue, count) in [("calm", 5), ("q", 100), ("wild", 20)] {
+        (0..count).for_each(|_| world.publish_to(client, 1, queue, b"hi"));
+        world.run();
+    }
+    pass_to_next_sample(&mut world);
+    let api = world.connect_management(Shape::WIDE, HOME);
+    let line = "GET /api/queues?sort=message_stats.publish_details.rate&columns=name";
+    let rows = body(&say(&mut world, api, GUEST, line, ""));
+    let names: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["calm", "wild", "q"]);
+}

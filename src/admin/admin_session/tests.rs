@@ -8,6 +8,7 @@ use super::*;
 use crate::admin::request_context::{
     BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
 };
+use crate::admin::samples::Samples;
 use crate::admin::tokens::Tokens;
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
@@ -49,6 +50,7 @@ struct Stage {
     process: Process,
     orders: Orders,
     tokens: Tokens,
+    samples: Samples,
 }
 
 impl Stage {
@@ -89,6 +91,7 @@ impl Stage {
             },
             orders: Orders::default(),
             tokens: Tokens::default(),
+            samples: Samples::default(),
         }
     }
 
@@ -116,6 +119,7 @@ impl Stage {
             files: None,
             orders: &mut self.orders,
             tokens: &mut self.tokens,
+            samples: &self.samples,
         };
         connection.handle(&mut context);
         connection.fill(&mut context);
