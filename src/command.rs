@@ -50,6 +50,8 @@ ids! {
     BindingId;
     /// A virtual host.
     VhostId;
+    /// A policy.
+    PolicyId;
 }
 
 /// What one peer asks of the broker.

@@ -220,7 +220,7 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
     })
 }
 
-fn changed(outcome: Changed) -> Answer {
+pub(super) fn changed(outcome: Changed) -> Answer {
     let fault = match outcome {
         Ok(_) => return Answer::Changed(Status::NoContent, Vec::new()),
         Err(fault) => fault,
@@ -228,7 +228,10 @@ fn changed(outcome: Changed) -> Answer {
     let (status, error) = match &fault {
         OperatorFault::NoSuchUser(_) => (Status::NotFound, "no_such_user"),
         OperatorFault::NoSuchVhost(_) => (Status::NotFound, "no_such_vhost"),
-        OperatorFault::BadName(..) | OperatorFault::BadPattern { .. } => (Status::BadRequest, "bad_request"),
+        OperatorFault::NoSuchPolicy => (Status::NotFound, "not_found"),
+        OperatorFault::BadName(..) | OperatorFault::BadPattern { .. } | OperatorFault::BadPolicy(_) => {
+            (Status::BadRequest, "bad_request")
+        }
         OperatorFault::BeingDeleted(_)
         | OperatorFault::NoRoom(_)
         | OperatorFault::FileSystemFull

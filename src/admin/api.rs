@@ -14,8 +14,8 @@ use super::answer::{Answer, OUTPUT_BYTES_MAX, bad_request, body, done, not_found
 use super::binding_columns::{Bindings, DefaultBindings};
 use super::bridges::{BridgeLinks, Shovels};
 use super::columns::{
-    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Permissions, Queues, TopicPermissions, Users,
-    Vhosts, parse_connection_pid,
+    Channels, Connections, Consumers, Exchanges, Kind, OperatorPolicies, Orphans, Permissions, Policies,
+    Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
 };
 use super::filter::Filter;
 use super::http::{Request, Status, Verb, decode};
@@ -23,7 +23,7 @@ use super::json::{Json, Tables};
 use super::listing::{Listing, Part, Written, choose, choose_known, is_wanted, looks, row};
 use super::ordering::Ordered;
 use super::request_context::{BridgeOrder, RequestContext};
-use super::{access, definitions};
+use super::{access, definitions, policies};
 
 /// The most alarms at once.
 const ALARMS_MAX: usize = 8;
@@ -91,6 +91,13 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
         (Verb::Get, ["bindings"]) => list::<Bindings>(request, BINDINGS),
         (Verb::Get, ["connections"]) => list::<Connections>(request, CONNECTIONS),
         (Verb::Get, ["channels"]) => list::<Channels>(request, CHANNELS),
+        (Verb::Get, ["policies", vhost]) => of_vhost::<Policies>(request, context, POLICIES, vhost),
+        (Verb::Get, ["operator-policies", vhost]) => {
+            of_vhost::<OperatorPolicies>(request, context, OPERATOR_POLICIES, vhost)
+        }
+        (Verb::Put | Verb::Delete, ["policies" | "operator-policies", ..]) => {
+            policies::handle(request, context, &path)
+        }
         (Verb::Get, ["consumers", vhost]) => of_vhost::<Consumers>(request, context, CONSUMERS, vhost),
         (Verb::Get, ["consumers"]) => list::<Consumers>(request, CONSUMERS),
         (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS),
@@ -129,6 +136,8 @@ const SHOVELS: &[Part] = &[part::<Shovels>(WHOLE)];
 const VHOSTS: &[Part] = &[part::<Vhosts>(WHOLE)];
 const USERS: &[Part] = &[part::<Users>(WHOLE)];
 const PERMISSIONS: &[Part] = &[part::<Permissions>(WHOLE)];
+const POLICIES: &[Part] = &[part::<Policies>(WHOLE)];
+const OPERATOR_POLICIES: &[Part] = &[part::<OperatorPolicies>(WHOLE)];
 const TOPIC_PERMISSIONS: &[Part] = &[part::<TopicPermissions>(WHOLE)];
 
 fn list<K: Kind>(request: &Request<'_>, parts: &'static [Part]) -> Answer {
@@ -178,6 +187,8 @@ pub(super) fn list_kind(kind: &str, request: &Request<'_>, filter: Filter) -> An
         "users" => (USERS, choose_known::<Users>(columns)),
         "permissions" => (PERMISSIONS, choose_known::<Permissions>(columns)),
         "topic-permissions" => (TOPIC_PERMISSIONS, choose_known::<TopicPermissions>(columns)),
+        "policies" => (POLICIES, choose_known::<Policies>(columns)),
+        "operator-policies" => (OPERATOR_POLICIES, choose_known::<OperatorPolicies>(columns)),
         "bridges" => (BRIDGE_LINKS, choose_known::<BridgeLinks>(columns)),
         "shovels" => (SHOVELS, choose_known::<Shovels>(columns)),
         _ => return not_found("Not Found"),
@@ -205,6 +216,8 @@ pub(super) fn one(kind: &str, context: &RequestContext<'_>, filter: Filter, name
         "connections" => one_of::<Connections>(context, filter, name),
         "vhosts" => one_of::<Vhosts>(context, filter, name),
         "users" => one_of::<Users>(context, filter, name),
+        "policies" => one_of::<Policies>(context, filter, name),
+        "operator-policies" => one_of::<OperatorPolicies>(context, filter, name),
         _ => not_found("Not Found"),
     }
 }

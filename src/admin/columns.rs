@@ -4,8 +4,9 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Orphan, PermissionView,
-    QueueView, TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
+    AppliedView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Orphan,
+    PermissionView, PolicyKind, PolicyView, QueueView, TopicPermissionView, UserLimits, UserView,
+    VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
@@ -50,6 +51,13 @@ impl Pen<'_, '_> {
         let is_rate = matches!(column, QueueColumn::Came | QueueColumn::Went);
         let range = if is_rate { self.ranges.rates } else { self.ranges.lengths };
         self.context.samples.of_queue(&mut self.json, queue, column, range);
+    }
+
+    fn text_or_null(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.json.text(text),
+            None => self.json.raw(b"null"),
+        }
     }
 
     fn connection_name(&mut self, connection: ConnectionId, channel: Option<u16>) {
@@ -164,7 +172,9 @@ impl Kind for Queues {
             let kind = queue.arguments.get("x-queue-type").and_then(|value| value.as_str());
             pen.json.text(kind.unwrap_or("classic"));
         }),
-        ("policy", |_, pen| pen.json.text("")),
+        ("policy", |queue, pen| pen.text_or_null(queue.applied.policy)),
+        ("operator_policy", |queue, pen| pen.text_or_null(queue.applied.operator)),
+        ("effective_policy_definition", |queue, pen| effective(&queue.applied, pen)),
         ("state", |_, pen| pen.json.text("running")),
         ("pid", |queue, pen| pen.json.shown(format_args!("<leveret.queue.{}.0>", queue.serial))),
         ("owner_pid", |queue, pen| pen.connection(queue.owner)),
@@ -236,7 +246,7 @@ impl Kind for Exchanges {
         ("internal", |exchange, pen| pen.json.truth(exchange.internal)),
         ("arguments", |exchange, pen| pen.json.table(exchange.arguments, pen.tables)),
         (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
-        ("policy", |_, pen| pen.json.text("")),
+        ("policy", |exchange, pen| pen.json.text(exchange.policy.unwrap_or_default())),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -595,6 +605,97 @@ impl Kind for TopicPermissions {
     fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.user)
     }
+}
+
+/// Declares the columns of policies of a kind.
+macro_rules! policies {
+    ($(#[$doc:meta])* $name:ident, $kind:ident) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Kind for $name {
+            type View<'a> = PolicyView<'a>;
+
+            const COLUMNS: &'static [Column<Self>] = POLICY_COLUMNS;
+            const OF_CTL: &'static [&'static str] = &[IN_WORDS];
+
+            fn name(view: &Self::View<'_>) -> Option<String> {
+                Some(view.policy.name.to_string())
+            }
+
+            fn places(context: ReadContext<'_>) -> usize {
+                context.broker.policy_places()
+            }
+
+            fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+                context.broker.policy_at(place).filter(|view| view.policy.kind == PolicyKind::$kind)
+            }
+
+            fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+                Some(view.vhost)
+            }
+        }
+    };
+}
+
+/// The name of the column with a definition as text, which only our own command line asks for.
+pub const IN_WORDS: &str = "definition_text";
+
+type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut Pen<'p, 'o>);
+
+const POLICY_COLUMNS: &[(&str, PolicyCell)] = &[
+    ("vhost", |it, pen| pen.json.text(it.vhost)),
+    ("name", |it, pen| pen.json.text(it.policy.name)),
+    ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
+    ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
+    ("definition", policy_definition),
+    (IN_WORDS, |it, pen| {
+        let mut text = Vec::new();
+        let table = Table::trusted(it.policy.definition);
+        Json::new(&mut text, DEFINITION_TEXT_MAX).table(table, Tables::Plain);
+        pen.json.text(&String::from_utf8_lossy(&text));
+    }),
+    ("priority", |it, pen| pen.json.number(it.policy.priority)),
+];
+
+/// More than any definition takes as JSON, in bytes.
+const DEFINITION_TEXT_MAX: usize = 16 << 10;
+
+/// What a policy says.
+pub fn policy_definition(it: &PolicyView<'_>, pen: &mut Pen<'_, '_>) {
+    pen.json.table(Table::trusted(it.policy.definition), Tables::Plain);
+}
+
+policies! {
+    /// Policies.
+    Policies, User
+}
+policies! {
+    /// Operator policies.
+    OperatorPolicies, Operator
+}
+
+/// What the policies of a queue say together: of limits the smaller one.
+fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    let mut put = |name: &str, value| {
+        pen.json.name(name, &mut is_first);
+        pen.json.value(value, Tables::Plain);
+    };
+    for (name, value) in applied.definition.iter() {
+        let name = core::str::from_utf8(name).unwrap_or_default();
+        let limit = applied.limits.get(name).filter(|limit| limit.as_integer() < value.as_integer());
+        put(name, limit.unwrap_or(value));
+    }
+    for (name, value) in applied.limits.iter() {
+        let name = core::str::from_utf8(name).unwrap_or_default();
+        if applied.definition.get(name).is_none() {
+            put(name, value);
+        }
+    }
+    pen.json.raw(b"}");
 }
 
 /// Those limits of a virtual host that it has, as RabbitMQ names them.

@@ -19,7 +19,7 @@ pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, vh
         Err(why) => return bad_request(&why),
     };
     for section in SECTIONS.iter().filter(|section| section.is_ours) {
-        let is_in_vhost = matches!(section.name, "exchanges" | "queues" | "bindings");
+        let is_in_vhost = matches!(section.name, "policies" | "exchanges" | "queues" | "bindings");
         let things = match fields.value(section.name) {
             Value::Array(things) if vhost.is_none() || is_in_vhost => things,
             Value::Array(_) | Value::Null => continue,

@@ -2,7 +2,8 @@
 //!
 //! | tag | sees |
 //! |-----|------|
-//! | `management`, `policymaker` | the virtual hosts it has permissions in, its own connections |
+//! | `management` | the virtual hosts it has permissions in, its own connections |
+//! | `policymaker` | the same, and changes policies there |
 //! | `monitoring` | everything but users and permissions |
 //! | `administrator` | everything, and changes users, virtual hosts and permissions |
 //!
@@ -19,6 +20,7 @@ use super::http::{Request, Status, Verb};
 use super::import;
 use super::json::Json;
 use super::looking::{self, Sight};
+use super::policies;
 use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
 
@@ -178,8 +180,16 @@ fn show_more(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, pat
             exists(context, vhost)?;
             Ok(api::list_kind(kind, request, Filter { vhost: Some((*vhost).into()), ..Filter::default() }))
         }
-        // There are none, and none can be made.
-        ["policies" | "operator-policies", ..] if path.len() < 3 => Ok(object(|json| json.raw(b"[]"))),
+        [kind @ ("policies" | "operator-policies"), vhost @ ..] if vhost.len() < 2 => {
+            if let [vhost] = vhost {
+                may_see(context, who, vhost)?;
+            }
+            Ok(api::list_kind(kind, request, who.filter(vhost.first().copied())))
+        }
+        [kind @ ("policies" | "operator-policies"), vhost, name] => {
+            policymaker(context, who, vhost)?;
+            Ok(api::one(kind, context, who.filter(Some(vhost)), name))
+        }
         ["parameters", ..] if path.len() < 4 => Ok(object(|json| json.raw(b"[]"))),
         ["global-parameters" | "feature-flags"] => Ok(object(|json| json.raw(b"[]"))),
         ["auth", "attempts", name, ..] if *name == context.process.node => {
@@ -289,9 +299,13 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
             administrator(who)?;
             Ok(import::handle(request, context, vhost.first().copied()))
         }
-        (Verb::Put | Verb::Post, ["policies" | "operator-policies", ..]) => {
+        (Verb::Put | Verb::Delete, ["operator-policies", _, _]) => {
             administrator(who)?;
-            Err(bad_request("this broker has no policies: give a queue its arguments when it is declared"))
+            Ok(policies::handle(request, context, path))
+        }
+        (Verb::Put | Verb::Delete, ["policies", vhost, _]) => {
+            policymaker(context, who, vhost)?;
+            Ok(policies::handle(request, context, path))
         }
         (Verb::Put | Verb::Post, ["parameters" | "global-parameters", ..]) => {
             administrator(who)?;
@@ -360,6 +374,14 @@ fn monitor(who: &Who) -> Result<(), Answer> {
 
 fn administrator(who: &Who) -> Result<(), Answer> {
     if who.is_administrator { Ok(()) } else { Err(unauthorized("Not administrator user")) }
+}
+
+/// Whether a user may change the policies of a virtual host.
+fn policymaker(context: &RequestContext<'_>, who: &Who, vhost: &str) -> Result<(), Answer> {
+    exists(context, vhost)?;
+    let is_in = who.is_administrator || context.broker.has_permission(&who.name, vhost);
+    let may = who.is_administrator || who.tags.split(',').any(|tag| tag == "policymaker");
+    if is_in && may { Ok(()) } else { Err(unauthorized("User not authorised to access object")) }
 }
 
 /// Whether a user may look into a virtual host.

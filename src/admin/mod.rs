@@ -50,6 +50,7 @@ mod management;
 mod metrics;
 pub mod ordering;
 mod pages;
+mod policies;
 mod queue_get;
 pub mod request_context;
 pub mod samples;

@@ -10,7 +10,6 @@
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Definition;
-use crate::wire::field::Table;
 
 use super::arguments::QueueSettings;
 use super::lanes::Logged;
@@ -54,7 +53,10 @@ impl Broker {
         if self.find_queue(vhost, name).is_some() {
             return None;
         }
-        let mut record = Queue::new(vhost, name, &[], QueueSettings::of(Table::EMPTY));
+        let (applied, _) = self.policies_for(vhost, name, &[]);
+        let settings = QueueSettings::of(&self.policies.terms(&[], applied));
+        let mut record = Queue::new(vhost, name, &[], settings);
+        record.applied = applied;
         (record.durable, record.is_rebuilt) = (true, true);
         record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
@@ -264,14 +266,10 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
-        let may_expire = record.settings.may_expire;
-        record.settings = QueueSettings::of(Table::trusted(&record.arguments));
-        record.settings.may_expire |= may_expire;
-        self.minds_time |= record.settings.may_expire;
         record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
-        self.buriers += u32::from(record.buries_logged());
+        self.apply_to_queue(cx, queue);
         self.look_at_stored(queue);
         if self.queues[queue.index()].settings.may_expire {
             self.note_shed(queue);

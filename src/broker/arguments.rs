@@ -10,6 +10,7 @@ use core::fmt;
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
+use super::terms::Terms;
 use super::words::{Lossy, QueueInWords, Shown};
 
 /// What to do with a message that a full queue has no place for.
@@ -24,8 +25,8 @@ pub(super) enum Overflow {
     RejectPublishDlx,
 }
 
-/// The arguments a queue acts on; a limit that is not there is the largest number, which nothing reaches.
-#[derive(Clone, Copy, Debug)]
+/// What a queue acts on; a limit that is not there is the largest number, which nothing reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct QueueSettings {
     pub(super) max_length: u64,
     pub(super) max_length_bytes: u64,
@@ -36,8 +37,8 @@ pub(super) struct QueueSettings {
     pub(super) message_ttl_ms: u64,
     /// Its messages may expire, by that or, since one came that says so, by themselves.
     pub(super) may_expire: bool,
-    /// It goes when nobody had a use for it for as long as its arguments say.
-    pub(super) expires: bool,
+    /// It goes when nobody had a use for it for so long, in milliseconds.
+    pub(super) expires_ms: u64,
     /// A message that came back more often is given up.
     pub(super) delivery_limit: u32,
     /// One consumer takes everything, the others wait until it has gone.
@@ -45,37 +46,36 @@ pub(super) struct QueueSettings {
 }
 
 impl QueueSettings {
-    pub(super) fn of(arguments: Table<'_>) -> Self {
-        let number = |name| number(arguments, name);
-        let overflow = arguments.get("x-overflow").and_then(|value| value.as_bytes());
-        let delivery_limit = if is_quorum(arguments) { number("x-delivery-limit") } else { u64::MAX };
+    pub(super) fn of(terms: &Terms<'_>) -> Self {
+        let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
+        let is_quorum = is_quorum(terms.arguments);
+        let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
+        let message_ttl_ms = terms.limit("x-message-ttl");
         Self {
-            max_length: number("x-max-length"),
-            max_length_bytes: number("x-max-length-bytes"),
+            max_length: terms.limit("x-max-length"),
+            max_length_bytes: terms.limit("x-max-length-bytes"),
             overflow: match overflow {
                 Some(b"reject-publish") => Overflow::RejectPublish,
                 Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
                 _ => Overflow::DropHead,
             },
-            message_ttl_ms: number("x-message-ttl"),
-            may_expire: number("x-message-ttl") != u64::MAX,
-            expires: number("x-expires") != u64::MAX,
-            dead_letters: arguments.get("x-dead-letter-exchange").is_some(),
+            message_ttl_ms,
+            may_expire: message_ttl_ms != u64::MAX,
+            expires_ms: terms.limit("x-expires"),
+            dead_letters: terms.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
-            single_active: arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
+            single_active: terms.arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
         }
+    }
+
+    /// Whether it goes when nobody has a use for it.
+    pub(super) const fn expires(&self) -> bool {
+        self.expires_ms != u64::MAX
     }
 
     pub(super) const fn limits_length(&self) -> bool {
         self.max_length != u64::MAX || self.max_length_bytes != u64::MAX
     }
-}
-
-/// An argument that limits something, or the largest number without it.
-#[inline(never)]
-pub(super) fn number(arguments: Table<'_>, name: &str) -> u64 {
-    let value = arguments.get(name).and_then(|value| value.as_integer());
-    value.and_then(|number| u64::try_from(number).ok()).unwrap_or(u64::MAX)
 }
 
 /// The flags of a declaration that arguments can forbid.
@@ -217,7 +217,7 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
     }
 }
 
-fn is_quorum(arguments: Table<'_>) -> bool {
+pub(super) fn is_quorum(arguments: Table<'_>) -> bool {
     arguments.get("x-queue-type").and_then(|value| value.as_bytes()) == Some(b"quorum")
 }
 

@@ -1,4 +1,4 @@
-//! Dead letters: what a queue gives up goes on to where its arguments say.
+//! Dead letters: what a queue gives up goes on to where its arguments, or its policy, say.
 //!
 //! ```text
 //! queue ── rejected, expired, too many, came back too often ──→ letter: the message with its death
@@ -40,7 +40,7 @@ pub(super) enum Letter {
     Copy(MessageId),
 }
 
-/// The arguments that say where letters go.
+/// Where letters go.
 struct Address {
     exchange: ExchangeId,
     name: heapless::String<255>,
@@ -75,9 +75,9 @@ impl Broker {
 
     fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
         let record = &self.queues[queue.index()];
-        let arguments = Table::trusted(&record.arguments);
-        let name = arguments.get("x-dead-letter-exchange").and_then(|value| value.as_str())?;
-        let key = arguments.get("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
+        let terms = self.terms_of(record);
+        let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
+        let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(Address {
             exchange: self.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,

@@ -179,7 +179,7 @@ impl Broker {
         (version, declarer): (u64, Option<Declarer>),
     ) -> ExchangeId {
         self.hold_vhost(vhost);
-        self.routing.insert_exchange(&NewExchange {
+        let exchange = self.routing.insert_exchange(&NewExchange {
             vhost,
             name: declaration.exchange,
             kind,
@@ -189,7 +189,9 @@ impl Broker {
             internal: declaration.internal,
             arguments: declaration.arguments,
             declarer,
-        })
+        });
+        self.apply_to_new_exchange(exchange);
+        exchange
     }
 
     pub(super) fn delete_exchange_by_name(

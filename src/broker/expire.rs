@@ -16,10 +16,8 @@
 use crate::command::QueueId;
 use crate::journal::{Journal, Mode};
 use crate::mem::{MessageFlags, MessageId};
-use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
-use super::arguments::number;
 use super::backlog::First;
 use super::death::Reason;
 use super::job::Job;
@@ -316,9 +314,8 @@ impl Broker {
     #[cold]
     pub(super) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
-        if record.settings.expires && !record.dying {
-            let expires_ms = number(Table::trusted(&record.arguments), "x-expires");
-            record.unused_until_ms = journal.time_ms().saturating_add(expires_ms);
+        if record.settings.expires() && !record.dying {
+            record.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
             let due_ms = self.unused_until_ms(journal, queue);
             self.note_due(queue, due_ms);
         }

@@ -21,6 +21,8 @@ pub(super) enum Job {
     Connection(ConnectionId),
     /// Clear a deleted virtual host: queues, exchanges.
     Vhost(Sweep),
+    /// Tell queues and exchanges which policies apply to them.
+    Policies,
 }
 
 /// A job and the connection that waits for it.

@@ -64,6 +64,7 @@ impl Broker {
             Job::Channel(channel) => self.run_channel(cx, *channel, left),
             Job::Connection(connection) => self.run_connection(cx, *connection, left),
             Job::Vhost(sweep) => self.run_vhost(cx, sweep, left),
+            Job::Policies => self.run_policies(cx, left),
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `routing` | what is bound to what, and from an exchange and keys to queues |
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
+//! | `policy`, `policy_keys`, `terms`, `policies` | policies; their checks; what they and arguments say together; at work |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish` | a message comes in, all or nothing |
@@ -75,6 +76,9 @@ mod own;
 mod page_in;
 mod paging;
 mod place;
+mod policies;
+mod policy;
+mod policy_keys;
 mod publish;
 mod queue;
 mod queue_head;
@@ -92,6 +96,7 @@ mod sizes;
 mod spill;
 mod state;
 mod stored;
+mod terms;
 mod tidy;
 mod transaction;
 mod views;
@@ -115,10 +120,12 @@ pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
+pub use policies::{AppliedView, NewPolicy, PolicyView};
+pub use policy::{ApplyTo, PolicyKind};
 pub use restored::{Contents, Restored};
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
-    PERMISSION_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
+    PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
 };
 pub use state::{Broker, Gauges};
 pub use views::{

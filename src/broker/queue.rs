@@ -14,6 +14,7 @@ use super::divisions::owner_of;
 use super::holdings::Declarer;
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
+use super::policy::Applied;
 
 /// One queue.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(super) struct Queue {
     /// In whose share it is.
     pub(super) declarer: Option<Declarer>,
     pub(super) arguments: Box<[u8]>,
+    /// The policies that apply to it.
+    pub(super) applied: Applied,
     pub(super) settings: QueueSettings,
     /// The reply queue behind amq.rabbitmq.reply-to: reached by its name, seen by nobody.
     pub(super) hidden: bool,
@@ -127,6 +130,7 @@ impl Queue {
             exclusive_owner: None,
             declarer: None,
             arguments: arguments.into(),
+            applied: Applied::default(),
             settings,
             hidden: false,
             logged: Logged::default(),
@@ -221,7 +225,7 @@ impl Queue {
 
     /// Whether time alone brings something about here.
     pub(super) const fn is_picky_by_time(&self) -> bool {
-        self.settings.may_expire || self.settings.expires
+        self.settings.may_expire || self.settings.expires()
     }
 
     /// Whether a deliver pass has anything to do here.

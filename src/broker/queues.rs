@@ -19,6 +19,7 @@ use super::holdings::Declared;
 use super::job::Job;
 use super::lanes::Logged;
 use super::names::IndexTable;
+use super::policy::Applied;
 use super::queue::Queue;
 use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
@@ -274,8 +275,14 @@ impl Broker {
     ) -> Result<QueueId, Fault> {
         let durable = declaration.outlives_broker();
         self.check_not_left_out(vhost, DestinationName::Queue(declaration.queue), durable)?;
-        let settings = QueueSettings::of(Table::trusted(declaration.arguments));
+        let (applied, units) = match hidden {
+            true => (Applied::default(), 0),
+            false => self.policies_for(vhost, declaration.queue, declaration.arguments),
+        };
+        cx.work.charge(units as usize);
+        let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
+        record.applied = applied;
         record.durable = durable;
         record.auto_delete = declaration.auto_delete;
         record.exclusive_owner = owner.filter(|_| declaration.exclusive);

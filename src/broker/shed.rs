@@ -108,7 +108,13 @@ impl Broker {
     pub(super) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut left = COMMAND_STEP;
         if !self.has_dead_letters(queue) {
-            while self.is_over_length(queue) && self.drop_first(cx, queue) {}
+            // More than that is too much only when the limit has become smaller.
+            for _ in 0..SHED_STEP {
+                if !self.is_over_length(queue) || !self.drop_first(cx, queue) {
+                    return;
+                }
+            }
+            self.note_shed_anew(queue);
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
             self.note_shed_anew(queue);
         }
@@ -180,7 +186,12 @@ impl Broker {
     fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while self.is_over_length(queue) {
             let before = cx.work.units();
-            if *left == 0 || !self.bury_first(cx, queue, Reason::MaxLength) {
+            let is_gone = *left > 0
+                && match self.has_dead_letters(queue) {
+                    true => self.bury_first(cx, queue, Reason::MaxLength),
+                    false => self.drop_first(cx, queue),
+                };
+            if !is_gone {
                 return false;
             }
             take_step(left, before, cx.work);

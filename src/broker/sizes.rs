@@ -10,6 +10,7 @@ use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::IndexTable;
 use super::orphans;
+use super::policy;
 use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting};
 use super::routing::Routing;
@@ -43,6 +44,8 @@ pub const VHOST_BYTES: usize =
 pub const USER_BYTES: usize = access::USER_BYTES;
 /// A permission without its patterns.
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
+/// A policy without its pattern.
+pub const POLICY_BYTES: usize = policy::POLICY_BYTES;
 /// A delivery.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
 /// What the allocator adds to each piece it hands out, about.

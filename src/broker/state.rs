@@ -23,6 +23,7 @@ use super::looks::Looks;
 use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
 use super::paging::Paging;
+use super::policy::Policies;
 use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting, Promised};
 use super::routing::Routing;
@@ -103,6 +104,7 @@ pub struct Broker {
     pub(super) settings: Settings,
     pub(super) entropy: Entropy,
     pub(super) access: Access,
+    pub(super) policies: Policies,
     pub(super) routing: Routing,
     /// Places that bindings take; most take one.
     pub(super) binding_places: usize,
@@ -201,6 +203,7 @@ impl Broker {
             },
             entropy,
             access,
+            policies: Policies::with_capacity(limits.policies_max as usize),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             binding_places: 0,
             queues: Slab::with_capacity(queues),

@@ -8,12 +8,13 @@
 use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Definition, DestinationName, Journal, Mode};
-use crate::wire::field::Table;
 
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
 use super::lanes::Logged;
 use super::place::Lane;
+use super::policies::NewPolicy;
+use super::policy::{Applied, ApplyTo, PolicyKind};
 use super::queue::Queue;
 use super::restored::{Contents, Restored};
 use super::routing::{BindingSpec, Destination, Kind};
@@ -176,7 +177,8 @@ impl Broker {
             }
             Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments } => {
                 let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
-                let settings = QueueSettings::of(Table::trusted(arguments));
+                // What policies say comes with the policies, see `apply_policies`.
+                let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
                 record.logged = Logged::as_incarnation(incarnation);
@@ -189,6 +191,12 @@ impl Broker {
                 }
             }
             Definition::Binding { .. } => self.restore_binding(cx, definition),
+            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
+                let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
+                let kind = if is_operators { PolicyKind::Operator } else { PolicyKind::User };
+                let said = NewPolicy { kind, name, pattern, apply_to, priority, definition };
+                self.restore_policy(vhost, &said)
+            }
             Definition::AccessWritten
             | Definition::Vhost { .. }
             | Definition::User { .. }

@@ -12,6 +12,7 @@ use crate::journal::Journal;
 use crate::mem::{List, Messages, Slab};
 use crate::wire::field::Table;
 
+use super::policies::AppliedView;
 use super::records::{ConsumerState, Mode};
 use super::routing::Destination;
 use super::sizes::QUEUE_BYTES;
@@ -36,6 +37,8 @@ pub struct QueueView<'a> {
     pub owner: Option<ConnectionId>,
     /// Its arguments.
     pub arguments: Table<'a>,
+    /// What policies say of it.
+    pub applied: AppliedView<'a>,
     /// Messages ready for delivery.
     pub messages_ready: u32,
     /// Those of them that are in memory.
@@ -129,6 +132,8 @@ pub struct ExchangeView<'a> {
     pub internal: bool,
     /// Its arguments.
     pub arguments: Table<'a>,
+    /// The name of the policy that applies to it.
+    pub policy: Option<&'a str>,
 }
 
 /// A binding.
@@ -255,6 +260,7 @@ impl Broker {
             auto_delete: record.auto_delete,
             owner: record.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
+            applied: self.applied_view(record.applied),
             messages_ready: record.backlog.ready(),
             messages_ready_ram: record.backlog.resident(),
             messages_unacknowledged: record.unsettled,
@@ -285,6 +291,7 @@ impl Broker {
             auto_delete: record.auto_delete,
             internal: record.internal,
             arguments: Table::trusted(&record.arguments),
+            policy: self.applied_view(record.applied).policy,
         })
     }
 
@@ -327,7 +334,7 @@ impl Broker {
     }
 
     /// How full the pools are that publishers and programs can fill, by the keys that make them larger.
-    pub fn pools(&self, messages: &Messages) -> [PoolFill; 11] {
+    pub fn pools(&self, messages: &Messages) -> [PoolFill; 12] {
         fn slab<T>(key: &'static str, slab: &Slab<T>) -> PoolFill {
             PoolFill { key, used: slab.len() as u64, max: (slab.len() + slab.room()) as u64 }
         }
@@ -345,6 +352,7 @@ impl Broker {
             slab("channels_max", &self.channels),
             slab("consumers_max", &self.consumers),
             slab("queues_max", &self.queues),
+            slab("policies_max", &self.policies.records),
         ]
     }
 

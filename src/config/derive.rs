@@ -57,7 +57,7 @@ macro_rules! pools {
     };
 }
 
-const POOLS: [Pool; 21] = pools! {
+const POOLS: [Pool; 22] = pools! {
     connections_max: 8, 1 << 14, 1;
     handshakes_max: 4, 1 << 12, 1;
     tls_connections_max: 4, 1 << 12, 1;
@@ -71,6 +71,7 @@ const POOLS: [Pool; 21] = pools! {
     vhosts_max: 2, 1 << 10, 1;
     users_max: 4, 1 << 12, 1;
     permissions_max: 8, 1 << 14, 1;
+    policies_max: 4, 1 << 10, 1;
     patterns_bytes_max: 16 << 10, 1 << 26, 1 << 10;
     messages_max: 512, 1 << 27, 1;
     body_bytes_max: 512 << 10, 1 << 40, PAGE;
@@ -379,7 +380,7 @@ mod tests {
     }
 
     /// The pools in their order that may be set without contradicting anything.
-    const NAMED: [&str; 17] = [
+    const NAMED: [&str; 18] = [
         "connections_max",
         "handshakes_max",
         "tls_connections_max",
@@ -393,6 +394,7 @@ mod tests {
         "vhosts_max",
         "users_max",
         "permissions_max",
+        "policies_max",
         "patterns_bytes_max",
         "messages_max",
         "body_bytes_max",

@@ -136,6 +136,7 @@ section_keys! {
     vhosts_max: Count<u32> => vhosts_max;
     users_max: Count<u32> => users_max;
     permissions_max: Count<u32> => permissions_max;
+    policies_max: Count<u32> => policies_max;
     patterns_bytes_max: Bytes<u32> => patterns_bytes_max;
     messages_max: Count<u32> => messages_max;
     body_bytes_max: Bytes<u64> => body_bytes_max;

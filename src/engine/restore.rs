@@ -199,6 +199,7 @@ fn restore_definitions(
         restoring.absent.extend(restoring.orphans.iter().filter_map(|(.., incarnation)| *incarnation));
     }
     restoring.restore_lost(broker, context, log, disk)?;
+    broker.apply_policies(context);
     if is_suspect {
         // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
         // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.

@@ -1,4 +1,4 @@
-//! How users, virtual hosts, exchanges, queues and bindings are written down.
+//! How users, virtual hosts, exchanges, queues, bindings and policies are written down.
 //!
 //! ```text
 //! key     | 0 access | 0 written down |
@@ -10,6 +10,8 @@
 //!         | 1 exchange | vhost | name |
 //!         | 2 queue    | vhost | name |
 //!         | 3 binding  | vhost | source | 1 exchange, 2 queue | destination | routing key | arguments |
+//!         | 4 policy   | vhost | name |
+//!         | 5 operator policy | vhost | name |
 //!
 //! value of written down| whatever the store says with it, see `store::access` |
 //!          a vhost     | max-queues u32 | max-connections u32 |                 0xffffffff: no limit
@@ -20,12 +22,13 @@
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
 //!          a queue     | flags: 1 auto-delete, 2 rebuilt  | incarnation u64     | arguments |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
+//!          a policy    | to what it applies | priority i32 | pattern u16 + text | what it says |
 //! ```
 //!
-//! Names have their length before them in one byte; arguments are the rest. Little endian.
+//! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little endian.
 //!
 //! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
-//! read before it. Without the key `0 0` the log is silent about access, and what a new store begins with
+//! read before it. Programs that know no policies pass over them, and leave them where they are. Without the key `0 0` the log is silent about access, and what a new store begins with
 //! holds besides what else is written; with it, nobody and nothing exists but what is written.
 //! A binding names versions, so one that was left behind by a deletion that a power cut
 //! interrupted never binds another thing of the same name. What is said of a definition in words is what it
@@ -134,6 +137,23 @@ pub enum Definition<'a> {
         /// Its arguments: the bytes of a table.
         arguments: &'a [u8],
     },
+    /// A policy.
+    Policy {
+        /// Its virtual host.
+        vhost: &'a str,
+        /// Its name.
+        name: &'a str,
+        /// It is an operator policy.
+        is_operators: bool,
+        /// Of which names it speaks.
+        pattern: &'a str,
+        /// Of what: queues, exchanges or all.
+        apply_to: &'a str,
+        /// Of several the one with the highest counts.
+        priority: i32,
+        /// What it says: the bytes of a table.
+        definition: &'a [u8],
+    },
 }
 
 impl fmt::Display for Definition<'_> {
@@ -157,6 +177,10 @@ impl fmt::Display for Definition<'_> {
                 "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
                  host {vhost:?}"
             ),
+            Self::Policy { vhost, name, is_operators, .. } => {
+                let kind = if *is_operators { "operator policy" } else { "policy" };
+                write!(f, "{kind} {name:?} in virtual host {vhost:?}")
+            }
         }
     }
 }
@@ -211,6 +235,8 @@ const USER_LIMITS: u8 = 5;
 const EXCHANGE: u8 = 1;
 const QUEUE: u8 = 2;
 const BINDING: u8 = 3;
+const POLICY: u8 = 4;
+const OPERATOR_POLICY: u8 = 5;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
@@ -246,6 +272,10 @@ impl<'a> Definition<'a> {
                 key.push(kind);
                 [name, routing_key].into_iter().for_each(|name| put_name(&mut key, name));
                 key.extend_from_slice(arguments);
+            }
+            Self::Policy { vhost, name, is_operators, .. } => {
+                key.push(if is_operators { OPERATOR_POLICY } else { POLICY });
+                [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
             }
         }
         key.into_boxed_slice()
@@ -290,6 +320,12 @@ impl<'a> Definition<'a> {
             Self::Binding { source_version, destination_version, .. } => {
                 value.extend_from_slice(&source_version.to_le_bytes());
                 value.extend_from_slice(&destination_version.to_le_bytes());
+            }
+            Self::Policy { pattern, apply_to, priority, definition, .. } => {
+                put_name(&mut value, apply_to);
+                value.extend_from_slice(&priority.to_le_bytes());
+                put_text(&mut value, pattern);
+                value.extend_from_slice(definition);
             }
         }
         value.into_boxed_slice()
@@ -336,6 +372,21 @@ impl<'a> Definition<'a> {
                     destination_version,
                     routing_key,
                     arguments: key.0,
+                })
+            }
+            POLICY | OPERATOR_POLICY => {
+                let name = key.name()?;
+                let (apply_to, priority, pattern) = (value.name()?, value.signed()?, value.text()?);
+                let is_operators = kind == OPERATOR_POLICY;
+                let definition = value.0;
+                key.0.is_empty().then_some(Self::Policy {
+                    vhost,
+                    name,
+                    is_operators,
+                    pattern,
+                    apply_to,
+                    priority,
+                    definition,
                 })
             }
             _ => None,
@@ -411,6 +462,11 @@ impl<'a> Input<'a> {
         Some(u64::from_le_bytes(bytes))
     }
 
+    fn signed(&mut self) -> Option<i32> {
+        let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
+        Some(i32::from_le_bytes(bytes))
+    }
+
     fn limit(&mut self) -> Option<Option<u32>> {
         let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
         Some(Some(u32::from_le_bytes(bytes)).filter(|limit| *limit != NO_LIMIT))
@@ -469,12 +525,22 @@ mod tests {
             patterns: ["^{username}", ""],
         };
         let limits = Definition::UserLimits { user: "me", connections_max: Some(3), channels_max: None };
+        let policy = |is_operators| Definition::Policy {
+            vhost: "/",
+            name: "p",
+            is_operators,
+            pattern: "^q",
+            apply_to: "queues",
+            priority: -3,
+            definition: b"\x01xt\x01",
+        };
+        let policies = [policy(false), policy(true)];
         let mut keys = Vec::new();
         let access = [Definition::AccessWritten, vhost, user, permission, topic, limits];
-        for definition in access.into_iter().chain([exchange, queue, binding]) {
+        for definition in access.into_iter().chain([exchange, queue, binding]).chain(policies) {
             let (key, value) = (definition.key(), definition.value());
             assert_eq!(Definition::parse(&key, &value), Some(definition));
-            for end in 0..key.len().min(if key[0] == ACCESS { 2 } else { 6 }) {
+            for end in 0..key.len().min(if key[0] == ACCESS { 2 } else { 5 }) {
                 assert_eq!(Definition::parse(&key[..end], &value), None);
             }
             keys.push(key);

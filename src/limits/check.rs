@@ -171,7 +171,7 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 24] = [
+        let rules: [(bool, &'static str, &'static str); 25] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (
@@ -187,6 +187,7 @@ impl Limits {
             (self.users_max >= 1, "users_max", "at least 1"),
             (self.users_max as usize <= Owner::MAX, "users_max", "at most 65534"),
             (self.permissions_max >= 1, "permissions_max", "at least 1"),
+            (self.policies_max >= 1, "policies_max", "at least 1"),
             (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),
             (
                 self.frame_max <= self.input_buffer_bytes / 2,
@@ -257,6 +258,7 @@ mod tests {
         vhost_bytes: 4000,
         user_bytes: 800,
         permission_bytes: 800,
+        policy_bytes: 1800,
         login_bytes: 1000,
         newcomers_bytes: 40_000,
         unacknowledged_bytes: 72,

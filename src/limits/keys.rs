@@ -46,7 +46,9 @@ pub struct Limits {
     pub users_max: u32,
     /// Permissions, those for topics included.
     pub permissions_max: u32,
-    /// Bytes of the patterns in permissions, compiled; `.*` and the empty one take next to nothing.
+    /// Policies, operator policies included.
+    pub policies_max: u32,
+    /// Bytes of the patterns in permissions and policies, compiled; `.*` and the empty one take next to nothing.
     pub patterns_bytes_max: u32,
     /// Messages held in memory, however many queues hold each.
     pub messages_max: u32,
@@ -117,6 +119,7 @@ impl Default for Limits {
             vhosts_max: 64,
             users_max: 64,
             permissions_max: 256,
+            policies_max: 64,
             patterns_bytes_max: 512 << 10,
             messages_max: 200_000,
             body_bytes_max: 35 << 20,

@@ -123,6 +123,8 @@ pub struct RecordSizes {
     pub user_bytes: usize,
     /// A permission without its patterns.
     pub permission_bytes: usize,
+    /// A policy without its pattern.
+    pub policy_bytes: usize,
     /// A handshake place, and a login that waits for its password to be checked.
     pub login_bytes: usize,
     /// The queue of accepted connections without a handshake place, and what is known of addresses.
@@ -307,7 +309,7 @@ impl Limits {
     }
 
     /// The lines for users, permissions and virtual hosts.
-    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 6] {
+    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 7] {
         let logins = "logins whose password is being checked";
         [
             line(
@@ -319,7 +321,13 @@ impl Limits {
             ),
             line("users_max", self.users_max.into(), sizes.user_bytes, "user with its tags"),
             line("permissions_max", self.permissions_max.into(), sizes.permission_bytes, "permission"),
-            line("patterns_bytes_max", self.patterns_bytes_max.into(), 1, "patterns of permissions"),
+            line("policies_max", self.policies_max.into(), sizes.policy_bytes, "policy"),
+            line(
+                "patterns_bytes_max",
+                self.patterns_bytes_max.into(),
+                1,
+                "patterns of permissions, policies",
+            ),
             line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
             line("accept queue", 1, sizes.newcomers_bytes, "who waits for a handshake place; wrong logins"),
         ]

@@ -46,6 +46,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         vhost_bytes: broker::VHOST_BYTES,
         user_bytes: broker::USER_BYTES,
         permission_bytes: broker::PERMISSION_BYTES,
+        policy_bytes: broker::POLICY_BYTES,
         login_bytes: engine::LOGIN_BYTES,
         newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,

@@ -1,6 +1,6 @@
 //! One thing into the broker. Doing it twice is doing it once.
 
-use crate::broker::{self, Broker, Context, Declared, VhostLimits};
+use crate::broker::{self, Broker, Context, Declared, NewPolicy, VhostLimits};
 use crate::journal::Journal;
 use crate::password::PasswordHash;
 
@@ -57,6 +57,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
             broker.set_topic_permissions(journal, &it.user, &it.vhost, &it.exchange, &it.write, &it.read)
         }
         Item::Limits(vhost, limits) => broker.set_vhost_limits(journal, vhost, limits_of(*limits)),
+        Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
@@ -122,6 +123,13 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
         Item::Limits(vhost, limits) | Item::Vhost(vhost, Some(limits)) => {
             broker.vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
+        Item::Policy(it) => broker.policies().any(|view| {
+            let (is, said) = (view.policy, NewPolicy::from(it));
+            let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), said.kind, said.name);
+            let speaks =
+                (is.pattern, is.apply_to, is.priority) == (said.pattern, said.apply_to, said.priority);
+            named && speaks && is.definition == said.definition
+        }),
         Item::Vhost(_, None) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }
 }

@@ -7,7 +7,8 @@ use crate::admin::columns::{Column, Kind};
 use crate::admin::listing::{Part, whole_row};
 use crate::admin::request_context::ReadContext;
 use crate::broker::{
-    BindingView, ExchangeView, PermissionView, QueueView, TopicPermissionView, UserView, VhostView,
+    BindingView, ExchangeView, PermissionView, PolicyKind, PolicyView, QueueView, TopicPermissionView,
+    UserView, VhostView,
 };
 
 /// Whose format it is: RabbitMQ looks at that.
@@ -23,7 +24,9 @@ pub const PARTS: &[Part] = &[
     part::<Permissions>("\n],\n\"permissions\":["),
     part::<TopicPermissions>("\n],\n\"topic_permissions\":["),
     part::<Limits>("\n],\n\"parameters\":["),
-    part::<Queues>("\n],\n\"global_parameters\":[],\n\"policies\":[],\n\"queues\":["),
+    part::<OperatorPolicies>(""),
+    part::<Policies>("\n],\n\"global_parameters\":[],\n\"policies\":["),
+    part::<Queues>("\n],\n\"queues\":["),
     part::<Exchanges>("\n],\n\"exchanges\":["),
     Part { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
 ];
@@ -128,6 +131,48 @@ exported!(
         ("name", |_, pen| pen.json.text("limits")),
         ("vhost", |vhost, pen| pen.json.text(vhost.name)),
         ("value", |vhost, pen| crate::admin::columns::limits(vhost, pen)),
+    ]
+);
+
+exported!(
+    OperatorPolicies,
+    PolicyView,
+    policy_places,
+    policy_at,
+    |view| view.policy.kind == PolicyKind::Operator,
+    [
+        ("component", |_, pen| pen.json.text("operator_policy")),
+        ("name", |it, pen| pen.json.text(it.policy.name)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("value", |it, pen| {
+            let mut is_first = true;
+            pen.json.raw(b"{");
+            for (name, text) in [("pattern", it.policy.pattern), ("apply-to", it.policy.apply_to.name())] {
+                pen.json.name(name, &mut is_first);
+                pen.json.text(text);
+            }
+            pen.json.name("priority", &mut is_first);
+            pen.json.number(it.policy.priority);
+            pen.json.name("definition", &mut is_first);
+            crate::admin::columns::policy_definition(it, pen);
+            pen.json.raw(b"}");
+        }),
+    ]
+);
+
+exported!(
+    Policies,
+    PolicyView,
+    policy_places,
+    policy_at,
+    |view| view.policy.kind == PolicyKind::User,
+    [
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("name", |it, pen| pen.json.text(it.policy.name)),
+        ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
+        ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
+        ("definition", crate::admin::columns::policy_definition),
+        ("priority", |it, pen| pen.json.number(it.policy.priority)),
     ]
 );
 

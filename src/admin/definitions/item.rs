@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use zeroize::Zeroizing;
 
+use crate::broker::{ApplyTo, NewPolicy, PolicyKind};
 use crate::command::NAME_BYTES_MAX;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use crate::wire::field::{ArrayWriter, Table, TableWriter};
@@ -41,6 +42,8 @@ pub enum Item {
     TopicPermission(TopicPermission),
     /// Limits of a virtual host.
     Limits(String, Limits),
+    /// A policy, or an operator policy.
+    Policy(Policy),
     /// An exchange.
     Exchange(Exchange),
     /// A queue.
@@ -162,6 +165,74 @@ pub struct TopicPermission {
     pub read: String,
 }
 
+/// A policy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Whose it is.
+    pub kind: PolicyKind,
+    /// The virtual host.
+    pub vhost: String,
+    /// Its name.
+    pub name: String,
+    /// Of which names it speaks.
+    pub pattern: String,
+    /// Of what.
+    pub apply_to: ApplyTo,
+    /// Of several the one with the highest counts.
+    pub priority: i32,
+    /// The bytes of a field table.
+    pub definition: Vec<u8>,
+}
+
+impl<'a> From<&'a Policy> for NewPolicy<'a> {
+    fn from(it: &'a Policy) -> Self {
+        Self {
+            kind: it.kind,
+            name: &it.name,
+            pattern: &it.pattern,
+            apply_to: it.apply_to,
+            priority: it.priority,
+            definition: &it.definition,
+        }
+    }
+}
+
+impl Policy {
+    /// Out of an object; what else stands in it changes nothing.
+    ///
+    /// # Errors
+    /// Something is missing, or cannot be, in RabbitMQ's words.
+    pub fn read(mut fields: Fields, kind: PolicyKind, vhost: &str, name: &str) -> Result<Self, String> {
+        Self::take(&mut fields, kind, vhost.to_string(), name.to_string())
+    }
+
+    fn take(fields: &mut Fields, kind: PolicyKind, vhost: String, name: String) -> Result<Self, String> {
+        let invalid = |why: String| format!("Validation failed\n\n{why}\n");
+        let pattern = match fields.value("pattern") {
+            Value::Null => return Err("[{key_missing,pattern}]".to_string()),
+            Value::String(text) => text,
+            other => return Err(invalid(format!("pattern should be a binary but was {other}"))),
+        };
+        let definition = match fields.value("definition") {
+            Value::Null => return Err("[{key_missing,definition}]".to_string()),
+            definition @ (Value::Object(_) | Value::Array(_)) => table_of(definition)?,
+            other => return Err(invalid(format!("definition should be an object but was {other}"))),
+        };
+        let priority = match fields.value("priority") {
+            Value::Null => 0,
+            value => value.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(|| {
+                let shown = value.as_str().map_or_else(|| value.to_string(), |text| format!("<<{text:?}>>"));
+                invalid(format!("priority should be a number, actually was {shown}"))
+            })?,
+        };
+        let apply_to = fields.text_if_said("apply-to")?.map_or(Ok(ApplyTo::All), |text| {
+            let why = format!("apply-to '{text}' unrecognised; should be 'queues', 'exchanges' or 'all'");
+            ApplyTo::from_name(&text).ok_or_else(|| invalid(why))
+        })?;
+        Ok(Self { kind, vhost, name, pattern, apply_to, priority, definition })
+    }
+}
+
 /// An exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exchange {
@@ -238,6 +309,10 @@ fn parse_fields(section: &str, mut fields: Fields) -> Result<Parsed, ItemError> 
         "permissions" => permission(&mut fields)?,
         "topic_permissions" => topic_permission(&mut fields)?,
         "parameters" => parameter(&mut fields)?,
+        "policies" => {
+            let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
+            Item::Policy(Policy::take(&mut fields, PolicyKind::User, vhost, name)?)
+        }
         "exchanges" => exchange(&mut fields)?,
         "queues" => queue(&mut fields)?,
         _ => binding(&mut fields)?,
@@ -289,6 +364,11 @@ fn topic_permission(fields: &mut Fields) -> Result<Item, String> {
 
 fn parameter(fields: &mut Fields) -> Result<Item, ItemError> {
     let component = fields.text("component")?;
+    if component == "operator_policy" {
+        let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
+        let value = Fields::of(fields.value("value"))?;
+        return Ok(Item::Policy(Policy::read(value, PolicyKind::Operator, &vhost, &name)?));
+    }
     if component != "vhost-limits" {
         return Err(ItemError::NotOurs(format!("a parameter of {component}")));
     }
@@ -450,6 +530,7 @@ impl fmt::Display for Item {
             Self::TopicPermission(it) => {
                 write!(f, "topic permission of '{}' in vhost '{}'", it.user, it.vhost)
             }
+            Self::Policy(it) => write!(f, "policy '{}' in vhost '{}'", it.name, it.vhost),
             Self::Exchange(it) => write!(f, "exchange '{}' in vhost '{}'", it.name, it.vhost),
             Self::Queue(it) => write!(f, "queue '{}' in vhost '{}'", it.name, it.vhost),
             Self::Binding(it) => {
@@ -466,6 +547,7 @@ impl Item {
             Self::User(user) => [&user.name, "", "", ""],
             Self::Permission(it) => [&it.user, &it.vhost, "", ""],
             Self::TopicPermission(it) => [&it.user, &it.vhost, &it.exchange, ""],
+            Self::Policy(it) => [&it.vhost, &it.name, "", ""],
             Self::Exchange(it) => [&it.vhost, &it.name, "", ""],
             Self::Queue(it) => [&it.vhost, &it.name, "", ""],
             Self::Binding(it) => [&it.vhost, &it.source, &it.destination, &it.routing_key],
@@ -601,9 +683,38 @@ mod tests {
     }
 
     #[test]
+    fn policies_come_as_themselves_and_as_parameters() {
+        let said =
+            json!({"pattern": "^q", "definition": {"max-length": 3}, "priority": -1, "apply-to": "queues"});
+        let mut policy = said.clone();
+        (policy["vhost"], policy["name"]) = ("/".into(), "p".into());
+        let parameter = json!({"component": "operator_policy", "name": "p", "vhost": "/", "value": said});
+        for (section, value, kind) in
+            [("policies", policy, PolicyKind::User), ("parameters", parameter, PolicyKind::Operator)]
+        {
+            let Ok(Item::Policy(policy)) = item_of(section, value) else { panic!("{section}") };
+            assert_eq!((policy.kind, policy.priority, policy.apply_to), (kind, -1, ApplyTo::Queues));
+            assert_eq!((&*policy.name, &*policy.pattern), ("p", "^q"));
+            let definition = Table::parse(&policy.definition).unwrap();
+            assert_eq!(definition.get("max-length").and_then(|value| value.as_integer()), Some(3));
+        }
+        for (field, value, why) in [
+            ("pattern", json!(3), "pattern should be a binary but was 3"),
+            ("priority", json!("x"), "priority should be a number, actually was <<\"x\">>"),
+            ("apply-to", json!("zz"), "apply-to 'zz' unrecognised; should be 'queues', 'exchanges' or 'all'"),
+            ("definition", Value::Null, "[{key_missing,definition}]"),
+        ] {
+            let mut policy = json!({"vhost": "/", "name": "p", "pattern": "^q", "definition": {}});
+            policy[field] = value;
+            let error = parse("policies", policy).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
     fn what_we_do_not_have_is_named() {
-        let policy = parse("policies", json!({"name": "ha", "vhost": "/"})).unwrap_err();
-        assert_eq!(policy.to_string(), "policies 'ha': this broker has no such thing");
+        let parameter = parse("global_parameters", json!({"name": "x", "value": 1})).unwrap_err();
+        assert_eq!(parameter.to_string(), "global_parameters 'x': this broker has no such thing");
         let shovel = json!({"component": "shovel", "name": "s", "vhost": "/", "value": {}});
         assert!(matches!(parse("parameters", shovel), Err(ItemError::NotOurs(_))));
     }

@@ -9,7 +9,7 @@
 //! | `export` | the other way round |
 //!
 //! Always true: size and depth are bounded; a thing that is there already stays as it is; what we do not have
-//! (policies, most parameters, fields of other names) is told, never dropped silently; a mistake is told with
+//! (most parameters, fields of other names) is told, never dropped silently; a mistake is told with
 //! where it stands.
 
 mod apply;
@@ -21,7 +21,7 @@ mod read;
 pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::PARTS as EXPORT;
 pub use fields::Fields;
-pub use item::{Item, ItemError, Limits, Parsed, Password, UserLimits, parse, table_of};
+pub use item::{Item, ItemError, Limits, Parsed, Password, Policy, UserLimits, parse, table_of};
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
 
 /// What is said of a field that nobody knows.

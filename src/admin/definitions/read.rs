@@ -52,10 +52,10 @@ pub const SECTIONS: [Section; 10] = [
     ours("permissions"),
     ours("topic_permissions"),
     ours("parameters"),
+    ours("policies"),
     ours("exchanges"),
     ours("queues"),
     ours("bindings"),
-    others("policies"),
     others("global_parameters"),
 ];
 
@@ -217,7 +217,7 @@ mod tests {
         let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
         assert_eq!(
             order(text).unwrap(),
-            ["users[0] 5", "queues[0] 2", "queues[1] 3", "bindings[0] 1", "policies[0]? 4"]
+            ["users[0] 5", "policies[0] 4", "queues[0] 2", "queues[1] 3", "bindings[0] 1"]
         );
     }
 

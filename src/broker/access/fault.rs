@@ -20,6 +20,10 @@ pub enum OperatorFault {
         /// What is wrong with it.
         why: String,
     },
+    /// A policy that cannot be, in RabbitMQ's words.
+    BadPolicy(String),
+    /// There is no policy of that name.
+    NoSuchPolicy,
     /// A cap was reached: the configuration key to raise.
     NoRoom(&'static str),
     /// The file system has no room, although `disk_limit` has.
@@ -38,6 +42,8 @@ impl fmt::Display for OperatorFault {
             }
             Self::BadName(what, why) => write!(f, "the name of a {what} must {why}"),
             Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
+            Self::BadPolicy(why) => write!(f, "Validation failed\n\n{why}\n"),
+            Self::NoSuchPolicy => f.write_str("Parameter does not exist"),
             Self::NoRoom(key) => {
                 write!(f, "there is no more room for that: raise {key} in the configuration")
             }

@@ -249,9 +249,10 @@ impl Broker {
                 let put = self.put_topic(user, vhost, exchange, patterns);
                 self.restored(put)
             }
-            Definition::Exchange { .. } | Definition::Queue { .. } | Definition::Binding { .. } => {
-                Restored::Orphaned
-            }
+            Definition::Exchange { .. }
+            | Definition::Queue { .. }
+            | Definition::Binding { .. }
+            | Definition::Policy { .. } => Restored::Orphaned,
         }
     }
 

@@ -28,6 +28,7 @@ mod state;
 mod users;
 mod vhosts;
 
+pub(super) use pattern::Pattern;
 pub(super) use records::{Right, Thing};
 pub(super) use state::{Access, PERMISSION_BYTES, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES};
 

@@ -179,6 +179,7 @@ impl Broker {
         self.check_deletable(cx.journal, true).map_err(store)?;
         self.append_vhost(cx.journal, vhost, false);
         self.remove_permissions(cx.journal, |user_and_vhost| user_and_vhost.1 == vhost);
+        self.drop_policies_of(cx.journal, vhost);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.retire_vhost(vhost);
         self.delete_orphans_in(cx, name);
@@ -378,7 +379,7 @@ impl Broker {
         self.remove_topic(index);
     }
 
-    fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
+    pub(in super::super) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
         self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
     }
 
@@ -389,7 +390,7 @@ impl Broker {
     /// Whether the store takes what is to be written. On a full disk it does: somebody has filled it, and
     /// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
     /// have for themselves.
-    pub(super) fn check_changeable(&self, journal: &Journal) -> Result<(), OperatorFault> {
+    pub(in super::super) fn check_changeable(&self, journal: &Journal) -> Result<(), OperatorFault> {
         match journal.mode() {
             Mode::Unwritable => Err(store(crate::broker::stored::unwritable())),
             Mode::On | Mode::Off => Ok(()),

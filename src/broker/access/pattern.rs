@@ -23,7 +23,7 @@ const SPACE_TIMES: usize = 3;
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
 /// A pattern of names.
-pub(super) struct Pattern {
+pub(in crate::broker) struct Pattern {
     text: Box<str>,
     matcher: Matcher,
     program_bytes: usize,
@@ -38,7 +38,7 @@ enum Matcher {
 
 /// Why a pattern cannot be.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct BadPattern(pub(super) String);
+pub(in crate::broker) struct BadPattern(pub(super) String);
 
 impl fmt::Display for BadPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,7 +48,7 @@ impl fmt::Display for BadPattern {
 
 impl Pattern {
     /// A pattern as somebody wrote it, that takes so many bytes at most.
-    pub(super) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
+    pub(in crate::broker) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         Self::expanded(text, text, bytes_max)
     }
 
@@ -70,17 +70,17 @@ impl Pattern {
     }
 
     /// The pattern as the operator wrote it.
-    pub(super) const fn text(&self) -> &str {
+    pub(in crate::broker) const fn text(&self) -> &str {
         &self.text
     }
 
     /// What it takes in memory, at most.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::broker) fn bytes(&self) -> usize {
         let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
         self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
     }
 
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(in crate::broker) fn matches(&self, name: &str) -> bool {
         match &self.matcher {
             Matcher::Everything => true,
             Matcher::Plain(text) => plain_pattern::matches(text, name),

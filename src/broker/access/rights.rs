@@ -198,12 +198,7 @@ impl Broker {
         if is_new && access.permissions.len() + access.topics.len() >= access.permissions_max {
             return Err(OperatorFault::NoRoom("permissions_max"));
         }
-        let sum = access.patterns_bytes - freed + bytes;
-        if sum > access.patterns_bytes_max && bytes > freed {
-            return Err(OperatorFault::NoRoom("patterns_bytes_max"));
-        }
-        access.patterns_bytes = sum;
-        Ok(())
+        access.take_patterns(bytes, freed)
     }
 
     pub(super) fn remove_permission(&mut self, index: usize) {

@@ -10,6 +10,7 @@ use crate::command::{ConnectionId, VhostId};
 use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Sender, Slab};
 
+use super::fault::OperatorFault;
 use super::records::{Permission, TopicPermission, User, Vhost};
 use crate::broker::divisions::Held;
 use crate::broker::names::{Entropy, IndexTable};
@@ -105,6 +106,33 @@ impl Access {
 
 pub(super) fn vhost_at(index: usize) -> VhostId {
     VhostId::from_index(index)
+}
+
+/// What patterns take, those of policies included.
+impl Access {
+    /// All that they may take.
+    pub(in crate::broker) const fn patterns_bytes_most(&self) -> usize {
+        self.patterns_bytes_max
+    }
+
+    /// Counts some in for others that go.
+    pub(in crate::broker) fn take_patterns(
+        &mut self,
+        bytes: usize,
+        freed: usize,
+    ) -> Result<(), OperatorFault> {
+        let sum = self.patterns_bytes - freed + bytes;
+        if sum > self.patterns_bytes_max && bytes > freed {
+            return Err(OperatorFault::NoRoom("patterns_bytes_max"));
+        }
+        self.patterns_bytes = sum;
+        Ok(())
+    }
+
+    /// They are gone.
+    pub(in crate::broker) const fn give_patterns_back(&mut self, bytes: usize) {
+        self.patterns_bytes -= bytes;
+    }
 }
 
 /// What virtual hosts and users hold.

@@ -6,7 +6,10 @@
 //! Always true: a binding is on its source's list, on its destination's list and, unless it is found by its
 //! pairs, on its node's list. What links a record to others is seen in this room only.
 
+use std::sync::Arc;
+
 use crate::broker::holdings::Declarer;
+use crate::broker::policy::Applied;
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List};
@@ -59,7 +62,9 @@ pub(in crate::broker) struct Exchange {
     /// In whose share it is.
     pub(in crate::broker) declarer: Option<Declarer>,
     /// Where messages go that match nothing.
-    pub(in crate::broker) alternate: Option<Box<str>>,
+    pub(in crate::broker) alternate: Option<Arc<str>>,
+    /// The policies that apply to it.
+    pub(in crate::broker) applied: Applied,
     pub(super) root: usize,
     /// Bindings from here.
     pub(super) bindings: List,

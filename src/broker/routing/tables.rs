@@ -3,12 +3,15 @@
 //! Always true: whatever can change a route raises the revision; an exchange that is retired is found by
 //! nobody and chosen by nobody, and its record goes with its last binding.
 
+use std::sync::Arc;
+
 use super::headers;
 use super::pairs::Pairs;
 use super::records::{Binding, Destination, Exchange, Kind};
 use super::trie::Trie;
 use crate::broker::holdings::Declarer;
 use crate::broker::names::IndexTable;
+use crate::broker::policy::Applied;
 use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List, Slab};
@@ -170,6 +173,7 @@ impl Routing {
             arguments: new.arguments.into(),
             declarer: new.declarer,
             alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
+            applied: Applied::default(),
             root: self.trie.add_root(),
             bindings: List::default(),
             incoming: List::default(),
@@ -181,6 +185,23 @@ impl Routing {
         self.exchange_table.insert((new.vhost, new.name), index);
         self.revise();
         ExchangeId::from_index(index)
+    }
+
+    /// These policies apply to an exchange, and say where goes what matches nothing, unless it was declared
+    /// with that.
+    pub(in crate::broker) fn apply_policies(
+        &mut self,
+        exchange: ExchangeId,
+        applied: Applied,
+        alternate: Option<Arc<str>>,
+    ) {
+        let record = &mut self.exchanges[exchange.index()];
+        record.applied = applied;
+        let is_own = Table::trusted(&record.arguments).get("alternate-exchange").is_some();
+        if !is_own && record.alternate != alternate {
+            record.alternate = alternate;
+            self.revise();
+        }
     }
 
     /// What says that an exchange exists is durable with this batch.

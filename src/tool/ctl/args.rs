@@ -52,13 +52,27 @@ const IGNORED: [&str; 5] = ["longnames", "online", "offline", "local", "dry-run"
 /// Options without a value that commands look for.
 const FLAGS: [&str; 4] = ["if-empty", "if-unused", "global", "skip-if-unchanged"];
 /// Options with a value that commands look for.
-const VALUES: [&str; 7] =
-    ["user", "format", "description", "tags", "per-connection-delay", "limit", "default-queue-type"];
+const VALUES: [&str; 9] = [
+    "user",
+    "format",
+    "description",
+    "tags",
+    "per-connection-delay",
+    "limit",
+    "default-queue-type",
+    "priority",
+    "apply-to",
+];
 
 impl Call {
     /// The virtual host that is meant.
     pub(super) fn vhost(&self) -> &str {
         self.vhost.as_deref().unwrap_or("/")
+    }
+
+    /// The value of an option, if it was given.
+    pub(super) fn value(&self, option: &str) -> Option<&str> {
+        self.values.iter().rev().find(|(name, _)| name == option).map(|(_, value)| value.as_str())
     }
 
     /// Whether an option without a value was given.

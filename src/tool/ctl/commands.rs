@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::args::Call;
 use super::failure::{Failure, USAGE, heading};
-use super::{access, backup, definitions, limits, listings, operations, report};
+use super::{access, backup, definitions, limits, listings, operations, policies, report};
 
 /// One command.
 pub(super) struct Command {
@@ -21,7 +21,7 @@ pub(super) struct Command {
 const ANY: usize = usize::MAX;
 
 /// The sections of the help and what stands in them.
-const SECTIONS: [(&str, &[&str]); 8] = [
+const SECTIONS: [(&str, &[&str]); 9] = [
     ("Help", &["help", "version"]),
     ("Broker", &["await_startup", "environment", "ping", "report", "status", "stop"]),
     (
@@ -74,6 +74,17 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "list_vhosts",
             "list_vhost_limits",
             "set_vhost_limits",
+        ],
+    ),
+    (
+        "Policies",
+        &[
+            "clear_operator_policy",
+            "clear_policy",
+            "list_operator_policies",
+            "list_policies",
+            "set_operator_policy",
+            "set_policy",
         ],
     ),
     ("Definitions", &["backup", "export_definitions", "import_definitions"]),
@@ -183,6 +194,19 @@ commands! {
         "Sets user limits: max-connections and max-channels, as JSON";
     "clear_user_limits", " <username> <limit_type> | all", 2..=2, limits::clear_user_limits,
         "Clears user connection/channel limits";
+    "set_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> <pattern> \
+         <definition>", 3..=3, policies::set,
+        "Sets or updates a policy";
+    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, policies::clear, "Clears (removes) a policy";
+    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, policies::list,
+        "Lists all policies in a virtual host";
+    "set_operator_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> \
+         <pattern> <definition>", 3..=3, policies::set,
+        "Sets an operator policy that overrides a subset of arguments in user policies";
+    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, policies::clear,
+        "Clears an operator policy";
+    "list_operator_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        policies::list, "Lists operator policy overrides for a virtual host";
     "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, definitions::export,
         "Exports definitions in JSON, as RabbitMQ does";
     "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, definitions::import,

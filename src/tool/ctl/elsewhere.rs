@@ -10,18 +10,6 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "set_policy",
-            "clear_policy",
-            "list_policies",
-            "set_operator_policy",
-            "clear_operator_policy",
-            "list_operator_policies",
-        ],
-        "There are no policies yet: give a queue its arguments (x-max-length, x-dead-letter-exchange, ...) \
-         where it is declared",
-    ),
-    (
-        &[
             "set_parameter",
             "clear_parameter",
             "list_parameters",
@@ -104,7 +92,7 @@ mod tests {
     #[test]
     fn the_way_is_told() {
         assert!(advice("restore").ends_with("leveret restore"));
-        assert!(advice("set_policy").contains("x-max-length"));
+        assert!(advice("set_parameter").contains("[[bridge]]"));
         assert!(advice("frobnicate").contains("leveretctl help"));
     }
 }

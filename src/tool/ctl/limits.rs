@@ -70,8 +70,7 @@ pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {
         tell(call, "Listing limits for all users ...")?;
         return show_all(call, "user", &limits_of_all(call, "users")?);
     }
-    let named = call.values.iter().rev().find(|(name, _)| name == "user");
-    let user = named.map_or("guest", |(_, user)| user.as_str());
+    let user = call.value("user").unwrap_or("guest");
     tell(call, &format!("Listing limits for user \"{user}\" ..."))?;
     let found = limits_of_all(call, "users")?.into_iter().find(|(name, _)| name == user);
     match found {

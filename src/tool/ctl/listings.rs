@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::admin::binding_columns::Bindings;
 use crate::admin::bridges::BridgeLinks;
 use crate::admin::columns::{
-    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
+    Channels, Connections, Consumers, Exchanges, IN_WORDS, Kind, Orphans, Queues, TYPED, Vhosts,
 };
 use crate::admin::http::encode;
 
@@ -148,7 +148,11 @@ pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
     let has_header = !call.silent && !call.no_headers && !source.is_headless;
     let mut printer =
         Printer::new(&mut out, call.formatter(), &source.columns, has_header).for_terminal(is_terminal);
-    let sent = |name: &&str| if *name == "arguments" { TYPED } else { *name }.to_string();
+    let sent = |name: &&str| match *name {
+        "arguments" => TYPED.to_string(),
+        "definition" => IN_WORDS.to_string(),
+        name => name.to_string(),
+    };
     let asked: Vec<String> = source.columns.iter().map(sent).collect();
     let path = format!("{}?columns={}", source.path, asked.join(","));
     let mut rows = 0_u64;

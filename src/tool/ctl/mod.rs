@@ -4,7 +4,7 @@
 //! |------|---------------|
 //! | `args` | the command, its arguments and options |
 //! | `commands` | all commands, with their usage |
-//! | `listings`, `operations`, `access`, `definitions`, `backup`, `report` | what they do |
+//! | `listings`, `operations`, `access`, `policies`, `definitions`, `backup`, `report` | what they do |
 //! | `client` | requests to the broker |
 //! | `find` | which socket is the broker's |
 //! | `format` | rows as they are printed |
@@ -27,6 +27,7 @@ mod format;
 mod limits;
 mod listings;
 mod operations;
+mod policies;
 mod report;
 
 use std::ffi::OsString;

@@ -53,7 +53,8 @@ impl Names {
                     | Definition::User { .. }
                     | Definition::Permission { .. }
                     | Definition::TopicPermission { .. }
-                    | Definition::UserLimits { .. },
+                    | Definition::UserLimits { .. }
+                    | Definition::Policy { .. },
                 ) => {}
                 None => names.unread += 1,
             }
@@ -156,6 +157,11 @@ impl fmt::Display for Defined<'_> {
                     (quoted(vhost), quoted(source), quoted(name), quoted(routing_key));
                 write!(f, "binding={source} vhost={vhost} to_{kind}={name} key={key}")?;
                 write!(f, " arguments={}", arguments.len())
+            }
+            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
+                let kind = if is_operators { "operator_policy" } else { "policy" };
+                write!(f, "{kind}={} vhost={} pattern={}", quoted(name), quoted(vhost), quoted(pattern))?;
+                write!(f, " apply_to={apply_to} priority={priority} definition={}", definition.len())
             }
         }
     }

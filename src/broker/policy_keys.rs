@@ -1,0 +1,297 @@
+//! What may stand in the definition of a policy.
+//!
+//! The checks, their order and their texts are RabbitMQ 3.10's, recorded from it. Of its keys those for mirrored
+//! queues and for what is in memory mean nothing on one node, here as there; what belongs to a plug-in that is
+//! not there (`federation-upstream`) is as unknown as any other word.
+
+use core::fmt;
+
+use crate::wire::field::{Table, Value};
+
+use super::policy::{DEFINITION_BYTES_MAX, PolicyKind};
+use super::words::ErlangBinary;
+
+/// What a value must be, with what it is called when it is not.
+enum Check {
+    /// A number from here on.
+    Number(i64, &'static str),
+    /// Any text.
+    Text(&'static str),
+    /// One of these texts.
+    OneOf(&'static [&'static str], &'static str),
+    /// A version of queues.
+    Version,
+}
+
+/// A key: its name, the check, and which queues have no use for it.
+struct Key(&'static str, Check, Not);
+
+/// Which kinds of queues a policy with a key does not apply to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Not {
+    None,
+    Classic,
+    Quorum,
+    Both,
+}
+
+/// The keys in the order in which they are looked at.
+const KEYS: [Key; 20] = [
+    Key("alternate-exchange", Check::Text("a valid alternate exchange name"), Not::None),
+    Key("dead-letter-exchange", Check::Text("a valid dead letter exchange name"), Not::None),
+    Key("dead-letter-routing-key", Check::Text("a valid dead letter routing key"), Not::None),
+    Key(
+        "dead-letter-strategy",
+        Check::OneOf(&["at-least-once", "at-most-once"], "a valid dead letter strategy"),
+        Not::Classic,
+    ),
+    Key("delivery-limit", Check::Number(0, "a valid delivery limit"), Not::Classic),
+    Key("expires", Check::Number(1, "a valid queue expiry"), Not::None),
+    Key("initial-cluster-size", Check::Number(0, "a valid cluster size"), Not::Both),
+    Key("max-age", Check::Text("a valid max age"), Not::Both),
+    Key("max-in-memory-bytes", Check::Number(0, "a valid maximum memory in bytes"), Not::None),
+    Key("max-in-memory-length", Check::Number(0, "a valid maximum memory in bytes"), Not::None),
+    Key("max-length", Check::Number(0, "a valid maximum length"), Not::None),
+    Key("max-length-bytes", Check::Number(0, "a valid maximum length in bytes"), Not::None),
+    Key("message-ttl", Check::Number(0, "a valid message TTL"), Not::None),
+    Key(
+        "overflow",
+        Check::OneOf(&["drop-head", "reject-publish", "reject-publish-dlx"], "a valid overflow value"),
+        Not::None,
+    ),
+    Key(
+        "queue-leader-locator",
+        Check::OneOf(
+            &["client-local", "balanced", "random", "least-leaders"],
+            "a valid queue leader locator value",
+        ),
+        Not::Classic,
+    ),
+    Key("queue-mode", Check::OneOf(&["default", "lazy"], "a valid queue-mode value"), Not::Quorum),
+    Key("queue-version", Check::Version, Not::None),
+    Key("stream-max-segment-size-bytes", Check::Number(0, "a valid segment size"), Not::Both),
+    // Behind those that RabbitMQ's core looks at.
+    Key("queue-master-locator", Check::OneOf(&["min-masters", "client-local", "random"], ""), Not::Quorum),
+    Key("ha-sync-batch-size", Check::Number(1, ""), Not::None),
+];
+
+/// The keys that go with `ha-mode`.
+const MIRROR_KEYS: [&str; 5] =
+    ["ha-mode", "ha-params", "ha-sync-mode", "ha-promote-on-shutdown", "ha-promote-on-failure"];
+
+/// The limits that an operator policy may set.
+const OPERATOR_KEYS: [&str; 7] = [
+    "expires",
+    "message-ttl",
+    "max-length",
+    "max-length-bytes",
+    "max-in-memory-length",
+    "max-in-memory-bytes",
+    "delivery-limit",
+];
+
+/// Checks a definition.
+///
+/// # Errors
+/// The first mistake, as RabbitMQ says it.
+pub(super) fn check(definition: Table<'_>, kind: PolicyKind) -> Result<(), String> {
+    if definition.is_empty() {
+        return Err("no policy provided".to_string());
+    }
+    if definition.as_bytes().len() > DEFINITION_BYTES_MAX {
+        return Err(format!("the definition is longer than {DEFINITION_BYTES_MAX} bytes"));
+    }
+    if kind == PolicyKind::User {
+        check_mirrors(definition)?;
+    }
+    for Key(name, check, _) in KEYS.iter().filter(|Key(name, ..)| is_known(name, kind)) {
+        if let Some(value) = definition.get(name) {
+            check_one(name, check, value)?;
+        }
+    }
+    let unknown = Unknown(definition, kind);
+    if unknown.terms().next().is_some() { Err(unknown.to_string()) } else { Ok(()) }
+}
+
+/// Whether a definition has a key for which classic queues, or quorum queues, are left out.
+pub(super) fn leaves_out(definition: Table<'_>) -> (bool, bool) {
+    let has = |kinds: [Not; 2]| {
+        KEYS.iter().any(|Key(name, _, not)| kinds.contains(not) && definition.get(name).is_some())
+    };
+    let is_mirrored = MIRROR_KEYS.iter().any(|name| definition.get(name).is_some());
+    (has([Not::Classic, Not::Both]), has([Not::Quorum, Not::Both]) || is_mirrored)
+}
+
+fn is_known(name: &str, kind: PolicyKind) -> bool {
+    match kind {
+        PolicyKind::Operator => OPERATOR_KEYS.contains(&name),
+        PolicyKind::User => KEYS.iter().any(|Key(known, ..)| *known == name) || MIRROR_KEYS.contains(&name),
+    }
+}
+
+fn check_one(name: &str, check: &Check, value: Value<'_>) -> Result<(), String> {
+    let is_text = |texts: &[&str]| texts.iter().any(|text| value == Value::LongStr(text.as_bytes()));
+    let (fits, what) = match check {
+        Check::Number(least, what) => (value.as_integer().is_some_and(|number| number >= *least), *what),
+        Check::Text(what) => (matches!(value, Value::LongStr(_)), *what),
+        Check::OneOf(texts, what) => (is_text(texts), *what),
+        Check::Version => (matches!(value.as_integer(), Some(1 | 2)), "a valid queue-version value"),
+    };
+    match name {
+        _ if fits => Ok(()),
+        "ha-sync-batch-size" => {
+            Err(format!("ha-sync-batch-size takes an integer greater than 0, {} given", Term(value)))
+        }
+        "queue-master-locator" => Err(format!("{} invalid queue-master-locator value", Term(value))),
+        _ => Err(format!("{} is not {what}", Term(value))),
+    }
+}
+
+/// What is said of mirrors, of which one node has none.
+fn check_mirrors(definition: Table<'_>) -> Result<(), String> {
+    let text = |name| definition.get(name).map(|value| (value, value.as_str().unwrap_or_default()));
+    let Some((mode, words)) = text("ha-mode") else {
+        let is_said = MIRROR_KEYS.iter().any(|name| definition.get(name).is_some());
+        return match is_said {
+            false => Ok(()),
+            true => Err("ha-mode must be specified to specify ha-params, ha-sync-mode or \
+                         ha-promote-on-shutdown"
+                .to_string()),
+        };
+    };
+    let params = definition.get("ha-params");
+    match (words, params) {
+        ("all", None) => {}
+        ("all", Some(_)) => return Err("ha-mode=\"all\" does not take parameters".to_string()),
+        ("exactly", params) if params.and_then(|it| it.as_integer()).is_some_and(|count| count > 0) => {}
+        ("nodes", Some(Value::Array(nodes)))
+            if !nodes.is_empty() && nodes.iter().all(|node| matches!(node, Value::LongStr(_))) => {}
+        ("exactly" | "nodes", None) => return Err(format!("ha-mode={words:?} needs ha-params")),
+        ("exactly" | "nodes", Some(params)) => {
+            return Err(format!("ha-mode={words:?} takes other ha-params: {} given", Term(params)));
+        }
+        _ => return Err(format!("{} is not a valid ha-mode value", Term(mode))),
+    }
+    for (name, [one, two]) in [
+        ("ha-sync-mode", ["manual", "automatic"]),
+        ("ha-promote-on-shutdown", ["always", "when-synced"]),
+        ("ha-promote-on-failure", ["always", "when-synced"]),
+    ] {
+        if let Some((value, words)) = text(name)
+            && ![one, two].contains(&words)
+        {
+            return Err(format!("{name} must be {one:?} or {two:?}, got {}", Term(value)));
+        }
+    }
+    Ok(())
+}
+
+/// The keys that nobody knows.
+struct Unknown<'a>(Table<'a>, PolicyKind);
+
+impl<'a> Unknown<'a> {
+    fn terms(&self) -> impl Iterator<Item = (&'a [u8], Value<'a>)> {
+        let kind = self.1;
+        let is_unknown =
+            move |name: &[u8]| core::str::from_utf8(name).is_ok_and(|name| !is_known(name, kind));
+        self.0.iter().filter(move |(name, _)| is_unknown(name))
+    }
+}
+
+impl fmt::Display for Unknown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (at, (name, value)) in self.terms().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{{{},{}}}", ErlangBinary(name), Term(value))?;
+        }
+        f.write_str("] are not recognised policy settings")
+    }
+}
+
+/// What was JSON, as RabbitMQ's `~p` prints it.
+struct Term<'a>(Value<'a>);
+
+impl fmt::Display for Term<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::LongStr(text) => ErlangBinary(text).fmt(f),
+            Value::Bool(truth) => write!(f, "{truth}"),
+            Value::Double(number) => write!(f, "{number:?}"),
+            Value::Array(items) => {
+                f.write_str("[")?;
+                for (at, item) in items.iter().enumerate() {
+                    write!(f, "{}{}", if at == 0 { "" } else { "," }, Term(item))?;
+                }
+                f.write_str("]")
+            }
+            Value::Table(fields) => {
+                f.write_str("#{")?;
+                for (at, (name, value)) in fields.iter().enumerate() {
+                    let comma = if at == 0 { "" } else { "," };
+                    write!(f, "{comma}{} => {}", ErlangBinary(name), Term(value))?;
+                }
+                f.write_str("}")
+            }
+            other => match other.as_integer() {
+                Some(number) => write!(f, "{number}"),
+                None => f.write_str("null"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Writer;
+
+    fn checked(name: &str, text: &str) -> Result<(), String> {
+        let mut bytes = [0; 256];
+        let mut writer = Writer::new(&mut bytes);
+        let put = writer.table(|table| match text.parse() {
+            Ok(number) => table.long(name, number),
+            Err(_) => table.text(name, text),
+        });
+        assert!(put.is_ok());
+        let end = writer.at();
+        check(Table::trusted(&bytes[4..end]), PolicyKind::User)
+    }
+
+    /// As RabbitMQ 3.10.8 said it.
+    #[test]
+    fn mistakes_are_told_in_its_words() {
+        for (key, value, why) in [
+            ("nonsense", "3", "[{<<\"nonsense\">>,3}] are not recognised policy settings"),
+            (
+                "federation-upstream",
+                "x",
+                "[{<<\"federation-upstream\">>,<<\"x\">>}] are not recognised policy settings",
+            ),
+            ("max-length", "x", "<<\"x\">> is not a valid maximum length"),
+            ("max-length", "-1", "-1 is not a valid maximum length"),
+            ("message-ttl", "-1", "-1 is not a valid message TTL"),
+            ("expires", "0", "0 is not a valid queue expiry"),
+            ("overflow", "x", "<<\"x\">> is not a valid overflow value"),
+            ("dead-letter-exchange", "3", "3 is not a valid dead letter exchange name"),
+            ("dead-letter-strategy", "x", "<<\"x\">> is not a valid dead letter strategy"),
+            ("queue-version", "3", "3 is not a valid queue-version value"),
+            ("max-in-memory-length", "-1", "-1 is not a valid maximum memory in bytes"),
+            ("queue-master-locator", "zzz", "<<\"zzz\">> invalid queue-master-locator value"),
+            ("ha-mode", "zzz", "<<\"zzz\">> is not a valid ha-mode value"),
+            (
+                "ha-params",
+                "2",
+                "ha-mode must be specified to specify ha-params, ha-sync-mode or ha-promote-on-shutdown",
+            ),
+            ("ha-sync-batch-size", "0", "ha-sync-batch-size takes an integer greater than 0, 0 given"),
+        ] {
+            assert_eq!(checked(key, value), Err(why.to_string()), "{key}");
+        }
+        for (key, value) in
+            [("message-ttl", "0"), ("ha-mode", "all"), ("queue-mode", "lazy"), ("dead-letter-exchange", "")]
+        {
+            assert_eq!(checked(key, value), Ok(()), "{key}");
+        }
+    }
+}
