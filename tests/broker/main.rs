@@ -14,6 +14,7 @@ mod holders;
 mod lives;
 mod offsets;
 mod overdue;
+mod policies;
 mod routing;
 mod shares;
 mod single_active;

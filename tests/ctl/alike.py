@@ -129,6 +129,44 @@ clear_user_limits nosuch max-channels
 clear_user_limits bob
 clear_user_limits bob all
 list_user_limits --user bob
+list_policies
+list_policies -p nosuch
+set_policy p ^q {"max-length":3}
+set_policy --priority 5 --apply-to queues p ^q {"overflow":"reject-publish","max-length-bytes":100}
+set_policy -p v1 --priority -3 neg ^zz {"max-length":3}
+list_policies
+list_policies -p v1
+list_policies --formatter json
+-s list_policies
+set_policy bad ^q {"nonsense":3,"other":4,"max-length":5}
+set_policy bad ^q {"federation-upstream":"x"}
+set_policy bad ^q {"max-length":"x"}
+set_policy bad ^q {"message-ttl":-1}
+set_policy bad ^q {"expires":0}
+set_policy bad ^q {"overflow":"x"}
+set_policy bad ^q {"dead-letter-routing-key":[1,"a"]}
+set_policy bad ^q {"alternate-exchange":{"a":1}}
+set_policy bad ^q {"ha-params":2}
+set_policy bad ^q {}
+set_policy bad ^q {x
+set_policy --priority x bad ^q {"max-length":3}
+set_policy --apply-to topics bad ^q {"max-length":3}
+set_policy -p nosuch bad ^q {"max-length":3}
+set_policy bad ^q
+list_queues name policy
+clear_policy nothing
+clear_policy -p nosuch nothing
+set_operator_policy op ^q {"max-length":2}
+set_operator_policy op ^q {"overflow":"drop-head"}
+list_operator_policies
+-q list_operator_policies
+clear_operator_policy nothing
+clear_operator_policy op
+clear_policy p
+list_operator_policies
+set_policy ha ^h {"ha-mode":"all","ha-sync-mode":"automatic"}
+list_policies
+clear_policy ha
 list_queues -p v1
 list_queues -p v1 --formatter json
 list_queues -p v1 --formatter csv

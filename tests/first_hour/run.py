@@ -206,7 +206,7 @@ def play(hour: Hour) -> None:
     hour.type("leveretctl list_queues -p plnt")
     hour.type("leveretctl list_queues -p plant nmae")
     hour.type("leveretctl help list_queues", keep="^Lists")
-    hour.type("leveretctl set_policy ttl '.*' '{}'")
+    hour.type("leveretctl set_parameter shovel s '{}'")
     hour.type("leveretctl restore it")
     (hour.home / "old.json").write_text(DEFINITIONS)
     hour.type("cat old.json")

@@ -125,6 +125,83 @@ fn nobody_does_over_http_what_he_may_not_do_over_amqp() {
     );
 }
 
+/// As RabbitMQ 3.10.8 answered the same.
+#[test]
+fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
+    let mut world = World::new(small_limits());
+    let limit = r#"{"pattern":"^q","definition":{"max-length":3}}"#;
+    let shown = r#"{"vhost":"/","name":"p","pattern":"^q","apply-to":"all","definition":{"max-length":3},"priority":0}"#;
+    let queues = r#"{"pattern":"^q","definition":{"max-length":5,"overflow":"drop-head"},"priority":3,"apply-to":"queues"}"#;
+    let both = r#""policy":"p","operator_policy":"o","effective_policy_definition":{"max-length":3,"overflow":"drop-head"}"#;
+    let none = r#""policy":null,"operator_policy":null,"effective_policy_definition":{}"#;
+    let anns = r#"{"configure":".*","write":".*","read":".*"}"#;
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("PUT /api/queues/%2F/q", "{}", "201", ""),
+            ("GET /api/policies", "", "200", "[\n]"),
+            ("GET /api/policies/none", "", "404", ""),
+            ("GET /api/policies/%2F/p", "", "404", "Object Not Found"),
+            ("PUT /api/policies/%2F/p", limit, "201", ""),
+            ("GET /api/policies/%2F/p", "", "200", shown),
+            ("GET /api/policies/%2F", "", "200", shown),
+            ("PUT /api/policies/%2F/p", queues, "204", ""),
+            ("PUT /api/policies/none/p", limit, "404", ""),
+            ("PUT /api/policies/%2F/x", r#"{"pattern":"^q"}"#, "400", "[{key_missing,definition}]"),
+            ("PUT /api/policies/%2F/x", r#"{"pattern":"^q","definition":{}}"#, "400", "no policy provided"),
+            (
+                "PUT /api/policies/%2F/x",
+                r#"{"pattern":"^q","definition":{"zz":3}}"#,
+                "400",
+                r#"Validation failed\n\n[{<<\"zz\">>,3}] are not recognised policy settings\n"#,
+            ),
+            (
+                "PUT /api/policies/%2F/x",
+                r#"{"pattern":"(q","definition":{"max-length":3}}"#,
+                "400",
+                "invalid",
+            ),
+            ("POST /api/policies/%2F/p", "{}", "405", ""),
+            ("PUT /api/operator-policies/%2F/o", queues, "400", "<<\\\"overflow\\\">>"),
+            ("PUT /api/operator-policies/%2F/o", limit, "201", ""),
+            ("GET /api/operator-policies", "", "200", r#""name":"o""#),
+            ("GET /api/queues/%2F/q", "", "200", both),
+            ("GET /api/definitions", "", "200", r#""component":"operator_policy""#),
+            ("DELETE /api/operator-policies/%2F/o", "", "204", ""),
+            ("DELETE /api/operator-policies/%2F/o", "", "404", "Object Not Found"),
+            ("PUT /api/users/ann", r#"{"password":"a","tags":"management"}"#, "201", ""),
+            ("PUT /api/permissions/%2F/ann", anns, "201", ""),
+            ("PUT /api/vhosts/v", "", "201", ""),
+        ],
+    );
+    script(
+        &mut world,
+        ANN,
+        &[
+            ("GET /api/policies", "", "200", r#""name":"p""#),
+            ("GET /api/policies/%2F/p", "", "401", "User not authorised to access object"),
+            ("PUT /api/policies/%2F/p", limit, "401", "User not authorised to access object"),
+            ("DELETE /api/policies/%2F/p", "", "401", "User not authorised to access object"),
+            ("PUT /api/operator-policies/%2F/o", limit, "401", "Not administrator user"),
+        ],
+    );
+    script(&mut world, GUEST, &[("PUT /api/users/ann", r#"{"tags":"policymaker"}"#, "204", "")]);
+    script(
+        &mut world,
+        ANN,
+        &[
+            ("PUT /api/policies/%2F/p", limit, "204", ""),
+            ("GET /api/policies/%2F/p", "", "200", shown),
+            ("PUT /api/policies/v/p", limit, "401", "User not authorised to access object"),
+            ("PUT /api/operator-policies/%2F/o", limit, "401", "Not administrator user"),
+            ("DELETE /api/operator-policies/%2F/o", "", "401", "Not administrator user"),
+            ("DELETE /api/policies/%2F/p", "", "204", ""),
+            ("GET /api/queues/%2F/q", "", "200", none),
+        ],
+    );
+}
+
 #[test]
 fn head_is_answered_with_what_stands_above_the_answer() {
     let mut world = World::new(small_limits());

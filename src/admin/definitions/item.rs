@@ -515,7 +515,8 @@ fn described(section: &str, value: &Value) -> String {
     let named =
         [("", "name"), ("of ", "user"), ("from ", "source"), ("to ", "destination"), ("in vhost ", "vhost")];
     let texts = named.iter().filter_map(|(word, key)| Some((word, value.get(key)?.as_str()?)));
-    texts.fold(section.trim_end_matches('s').replace('_', " "), |mut told, (word, name)| {
+    let thing = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
+    texts.fold(thing.replace('_', " "), |mut told, (word, name)| {
         told += &format!(" {word}'{name}'");
         told
     })

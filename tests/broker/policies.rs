@@ -1,0 +1,380 @@
+//! Policies: which apply, what they and arguments say together, and that a change acts on what is there, in
+//! steps, and is undone by its end; over restarts too.
+
+use leveret::broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::wire::{Full, TableWriter};
+
+use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, get, got, publish, table};
+use crate::expiry::pass_to;
+use crate::support::{At, House};
+
+type Say = fn(&mut TableWriter<'_, '_>) -> Result<(), Full>;
+
+fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> NewPolicy<'a> {
+    NewPolicy { kind: PolicyKind::User, name, pattern, apply_to: ApplyTo::All, priority: 0, definition }
+}
+
+fn set(house: &mut House, said: &NewPolicy<'_>) {
+    house.broker.set_policy(&mut context!(house), "/", said).unwrap();
+}
+
+#[track_caller]
+fn say(house: &mut House, name: &str, pattern: &str, say: Say) {
+    set(house, &policy(name, pattern, &table(say)));
+}
+
+fn limit(house: &mut House, name: &str, pattern: &str, say: Say) {
+    let definition = table(say);
+    set(house, &NewPolicy { kind: PolicyKind::Operator, ..policy(name, pattern, &definition) });
+}
+
+fn clear(house: &mut House, kind: PolicyKind, name: &str) {
+    house.broker.clear_policy(&mut context!(house), "/", kind, name).unwrap();
+}
+
+/// The names of the policies that apply to a queue.
+fn applied(house: &House, queue: &str) -> (Option<String>, Option<String>) {
+    let broker = &house.broker;
+    let mut queues = (0..broker.queue_places()).filter_map(|place| broker.queue_at(place));
+    let found = queues.find(|view| view.name == queue).expect("it is there");
+    (found.applied.policy.map(Into::into), found.applied.operator.map(Into::into))
+}
+
+fn fill(house: &mut House, at: At, queue: &str, count: usize) {
+    for number in 0..count {
+        publish(house, at, queue, &[0, 0], &number.to_string());
+    }
+}
+
+/// Of a limit the smallest counts, of all else the argument: as it was seen with RabbitMQ 3.10.8.
+#[test]
+fn arguments_win_but_of_limits_the_smallest_counts() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    for queue in ["dl", "dl2"] {
+        declare(&mut house, at, queue, false, &[]);
+    }
+    let key: Say =
+        |t| t.text("x-dead-letter-exchange", "").and_then(|()| t.text("x-dead-letter-routing-key", "dl"));
+    let longer: Say = |t| t.int("x-max-length", 10).and_then(|()| t.text("x-overflow", "reject-publish"));
+    let arguments: [(&str, Vec<u8>); 4] = [
+        ("c1", table(key)),
+        ("c2", Vec::new()),
+        ("c3", table(|t| t.text("x-dead-letter-exchange", ""))),
+        ("c4", table(longer)),
+    ];
+    for (queue, arguments) in &arguments {
+        declare(&mut house, at, queue, false, arguments);
+    }
+    say(&mut house, "d", "^c", |t| {
+        t.text("dead-letter-exchange", "")?;
+        t.text("dead-letter-routing-key", "dl2")?;
+        t.int("max-length", 1)?;
+        t.text("overflow", "drop-head")
+    });
+    for (queue, left) in [("c1", "2"), ("c2", "2"), ("c3", "2"), ("c4", "0")] {
+        fill(&mut house, at, queue, 3);
+        house.turns(at);
+        assert_eq!(empty(&mut house, at, queue), [left], "{queue}");
+    }
+    assert_eq!(empty(&mut house, at, "dl"), ["0", "1"]);
+    assert_eq!(empty(&mut house, at, "dl2"), ["0", "1", "0", "1"]);
+    // The larger of two says nothing; of an operator's the same.
+    say(&mut house, "d", "^c", |t| t.int("max-length", 20));
+    limit(&mut house, "o", "^c4", |t| t.int("max-length", 12));
+    fill(&mut house, at, "c4", 12);
+    assert_eq!(house.ready(at, "c4"), 10);
+    limit(&mut house, "o", "^c4", |t| t.int("max-length", 3));
+    assert_eq!(applied(&house, "c4"), (Some("d".into()), Some("o".into())));
+    clear(&mut house, PolicyKind::User, "d");
+    clear(&mut house, PolicyKind::Operator, "o");
+    assert_eq!(applied(&house, "c4"), (None, None));
+    assert_eq!(empty(&mut house, at, "c4").len(), 10, "what a full queue refuses it keeps what it has of");
+}
+
+/// A smaller length trims what is there, so much in a turn, and its end is the end of it.
+#[test]
+fn a_change_acts_on_what_is_there_in_steps() {
+    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    house.publish(at, "q", 5_000);
+    say(&mut house, "p", "^q", |t| t.int("max-length", 10));
+    let mut turns = 0;
+    while house.ready(at, "q") > 10 {
+        let before = house.ready(at, "q");
+        house.turn(at);
+        let gone = before - house.ready(at, "q");
+        assert!((1..=512).contains(&gone), "{gone} in a turn");
+        turns += 1;
+    }
+    assert!(turns >= 9, "{turns}");
+    house.publish(at, "q", 3);
+    assert_eq!(house.ready(at, "q"), 10);
+    clear(&mut house, PolicyKind::User, "p");
+    house.publish(at, "q", 3);
+    assert_eq!(house.ready(at, "q"), 13);
+    say(&mut house, "bytes", "^q", |t| t.int("max-length-bytes", 40));
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 4);
+    say(&mut house, "bytes", "^q", |t| {
+        t.int("max-length", 4)?;
+        t.text("overflow", "reject-publish")
+    });
+    house.done(at, Command::ConfirmSelect);
+    assert_eq!(house.offer(at, "q", 10), Outcome::PublishRefused);
+}
+
+#[test]
+fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
+    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    house.publish(at, "q", 5_000);
+    say(&mut house, "p", "^q", |t| t.int("max-length", 10));
+    house.publish(at, "q", 1);
+    assert_eq!(house.ready(at, "q"), 5_001 - 512);
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 10);
+}
+
+#[test]
+fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    fill(&mut house, at, "q", 2);
+    say(&mut house, "t", "q", |t| t.int("message-ttl", 500));
+    house.turns(at);
+    assert_eq!(house.broker.next_expiry_ms(), Some(1_500));
+    pass_to(&mut house, at, 1_499);
+    assert_eq!(house.ready(at, "q"), 2);
+    pass_to(&mut house, at, 1_500);
+    assert_eq!(house.ready(at, "q"), 0);
+    fill(&mut house, at, "q", 1);
+    clear(&mut house, PolicyKind::User, "t");
+    pass_to(&mut house, at, 9_000);
+    assert_eq!(house.ready(at, "q"), 1);
+    limit(&mut house, "o", "q", |t| t.int("message-ttl", 100));
+    pass_to(&mut house, at, 9_200);
+    assert_eq!(house.ready(at, "q"), 0);
+}
+
+#[test]
+fn a_queue_of_no_use_goes_when_its_policy_says_so() {
+    let mut house = House::new(64);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    for queue in ["a", "b"] {
+        declare(&mut house, at, queue, false, &[]);
+    }
+    say(&mut house, "a", "^a$", |t| t.int("expires", 1_000));
+    say(&mut house, "b", "^b$", |t| t.int("expires", 1_000));
+    pass_to(&mut house, at, 1_500);
+    clear(&mut house, PolicyKind::User, "b");
+    // What is told to others does not touch it.
+    say(&mut house, "c", "^c$", |t| t.int("expires", 1));
+    pass_to(&mut house, at, 2_000);
+    assert_eq!(house.broker.gauges().queues, 1);
+    assert_eq!(house.ready(at, "b"), 0);
+}
+
+/// As it was seen with RabbitMQ 3.10.8: a policy with a key that a kind of queue has no use for does not apply.
+#[test]
+fn a_policy_applies_as_a_whole_or_not_at_all() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    declare(&mut house, at, "e1", true, &[]);
+    declare(&mut house, at, "e2", true, &table(|t| t.text("x-queue-type", "quorum")));
+    let cases: [(Say, bool, bool); 8] = [
+        (|t| t.int("delivery-limit", 2).and_then(|()| t.int("max-length", 9)), false, true),
+        (|t| t.text("queue-mode", "lazy").and_then(|()| t.int("max-length", 9)), true, false),
+        (|t| t.text("ha-mode", "all"), true, false),
+        (|t| t.text("alternate-exchange", "x"), true, true),
+        (|t| t.text("max-age", "1h").and_then(|()| t.int("max-length", 9)), false, false),
+        (|t| t.text("dead-letter-strategy", "at-least-once"), false, true),
+        (|t| t.int("max-in-memory-length", 2), true, true),
+        (|t| t.text("queue-master-locator", "random"), true, false),
+    ];
+    for (number, (definition, classic, quorum)) in cases.into_iter().enumerate() {
+        say(&mut house, "e", "^e", definition);
+        let has = |queue| applied(&house, queue).0.is_some();
+        assert_eq!((has("e1"), has("e2")), (classic, quorum), "{number}");
+    }
+    say(&mut house, "e", "^e", |t| t.int("delivery-limit", 1));
+    publish(&mut house, at, "e2", &[0, 0], "x");
+    for _ in 0..2 {
+        let tag = got(&mut house, at, "e2").tag;
+        house.settle(at, tag, false, Settlement::Requeue);
+        house.turns(at);
+    }
+    assert!(get(&mut house, at, "e2").is_none(), "it came back more often than its policy says");
+}
+
+#[test]
+fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    let definition = table(|t| t.int("max-length", 1));
+    let said = policy("p", "^q", &definition);
+    set(&mut house, &NewPolicy { apply_to: ApplyTo::Exchanges, ..said });
+    declare(&mut house, at, "q1", false, &[]);
+    assert_eq!(applied(&house, "q1"), (None, None));
+    set(&mut house, &NewPolicy { apply_to: ApplyTo::Queues, ..said });
+    set(&mut house, &NewPolicy { name: "high", priority: 1, pattern: "3$", ..said });
+    for queue in ["q2", "q3", "z"] {
+        declare(&mut house, at, queue, false, &[]);
+    }
+    let names: Vec<_> = ["q1", "q2", "q3", "z"].map(|queue| applied(&house, queue).0).into();
+    let some = |name: &str| Some(name.to_string());
+    assert_eq!(names, [some("p"), some("p"), some("high"), None]);
+    fill(&mut house, at, "q2", 3);
+    assert_eq!(house.ready(at, "q2"), 1);
+    // Another virtual host has its own.
+    house.admit("other", "v");
+    let there = house.connect_as("other", "v");
+    declare(&mut house, there, "q9", false, &[]);
+    assert_eq!(applied(&house, "q9"), (None, None));
+}
+
+#[test]
+fn an_exchange_has_its_alternate_by_policy_while_that_lasts() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    declare(&mut house, at, "q", false, &[]);
+    let bind = Command::QueueBind { queue: "q", exchange: "amq.fanout", routing_key: "", arguments: &[] };
+    house.done(at, bind);
+    let own = table(|t| t.text("alternate-exchange", "none"));
+    for (exchange, arguments) in [("before", &[][..]), ("own", &own)] {
+        declare_exchange(&mut house, at, exchange, arguments);
+    }
+    say(&mut house, "a", "^(before|behind|own)$", |t| t.text("alternate-exchange", "amq.fanout"));
+    declare_exchange(&mut house, at, "behind", &[]);
+    let routed = |house: &mut House, exchange: &str| {
+        let message = crate::dead_letters::message_to(house, exchange, "nowhere", &[0, 0], b"x");
+        house.done(at, Command::Publish { message, mandatory: false });
+        empty(house, at, "q").len()
+    };
+    let each = ["before", "behind", "own"];
+    assert_eq!(each.map(|exchange| routed(&mut house, exchange)), [1, 1, 0]);
+    clear(&mut house, PolicyKind::User, "a");
+    assert_eq!(each.map(|exchange| routed(&mut house, exchange)), [0, 0, 0]);
+}
+
+fn declare_exchange(house: &mut House, at: At, exchange: &str, arguments: &[u8]) {
+    let (passive, durable, auto_delete, internal) = (false, false, false, false);
+    let kind = "direct";
+    house.done(
+        at,
+        Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
+    );
+}
+
+/// A thousand queues hear of a change a few hundred in a turn, and fewer when it takes more to find out.
+#[test]
+fn many_queues_hear_of_a_change_in_steps() {
+    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = house.connect();
+    for number in 0..1_000 {
+        declare(&mut house, at, &format!("{}{number}", "q".repeat(200)), false, &[]);
+    }
+    let heard = |house: &House| {
+        let queues = (0..house.broker.queue_places()).filter_map(|place| house.broker.queue_at(place));
+        queues.filter(|view| view.applied.policy.is_some()).count()
+    };
+    for (pattern, most) in [("q+[0-9]", 512), (&*format!("^({})+[0-9]", "q|".repeat(400)), 16)] {
+        say(&mut house, "p", pattern, |t| t.int("max-length", 9));
+        let mut before = heard(&house);
+        assert!((1..=most).contains(&before), "{before}");
+        while before < 1_000 {
+            house.turn(at);
+            let now = heard(&house);
+            assert!((1..=most).contains(&(now - before)), "{now}");
+            before = now;
+        }
+        clear(&mut house, PolicyKind::User, "p");
+        house.turns(at);
+        assert_eq!((heard(&house), house.broker.gauges().jobs), (0, 0));
+    }
+}
+
+#[test]
+fn there_are_so_many_and_no_more() {
+    let limits = Limits { connections_max: 16, policies_max: 2, ..Limits::default() };
+    let mut house = House::with(&limits);
+    let definition = table(|t| t.int("max-length", 1));
+    let said = policy("p", "", &definition);
+    let put = |house: &mut House, said: &NewPolicy<'_>| {
+        house.broker.set_policy(&mut context!(house), "/", said).map(|_| ())
+    };
+    assert_eq!(put(&mut house, &said), Ok(()));
+    assert_eq!(put(&mut house, &NewPolicy { kind: PolicyKind::Operator, ..said }), Ok(()));
+    assert_eq!(put(&mut house, &NewPolicy { name: "x", ..said }), Err(OperatorFault::NoRoom("policies_max")));
+    assert_eq!(put(&mut house, &NewPolicy { pattern: "x", ..said }), Ok(()), "in place of another");
+    let why = |refused: Result<(), OperatorFault>| refused.unwrap_err().to_string();
+    let long = "x".repeat(1_025);
+    assert!(why(put(&mut house, &NewPolicy { pattern: &long, ..said })).contains("longer than 1024 bytes"));
+    assert!(why(put(&mut house, &NewPolicy { pattern: "(a", ..said })).contains("pattern should be regular"));
+    let large = table(|t| t.text("dead-letter-exchange", &"x".repeat(990)));
+    let larger = [&large[..], &large[..]].concat();
+    assert!(why(put(&mut house, &NewPolicy { definition: &larger, ..said })).contains("longer than 1024"));
+    clear(&mut house, PolicyKind::User, "p");
+    let at = house.connect();
+    house.turns(at);
+    assert_eq!(put(&mut house, &NewPolicy { name: "x", ..said }), Ok(()));
+    let none = house.broker.clear_policy(&mut context!(house), "/", PolicyKind::User, "p");
+    assert_eq!(none, Err(OperatorFault::NoSuchPolicy));
+}
+
+/// They come back with their virtual host and go with it, and no message is looked at before.
+#[test]
+fn a_start_finds_them() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    for queue in ["q", "dead"] {
+        declare(&mut life.house, at, queue, true, &[]);
+    }
+    say(&mut life.house, "p", "^q$", |t| {
+        t.text("dead-letter-exchange", "")?;
+        t.text("dead-letter-routing-key", "dead")?;
+        t.int("message-ttl", 1_000)
+    });
+    limit(&mut life.house, "o", "^q$", |t| t.int("max-length", 2));
+    say(&mut life.house, "gone", "^q$", |t| t.int("max-length", 1));
+    clear(&mut life.house, PolicyKind::User, "gone");
+    life.house.admit("other", "v");
+    let definition = table(|t| t.int("max-length", 1));
+    life.house.broker.set_policy(&mut context!(life.house), "v", &policy("v", "", &definition)).unwrap();
+    publish(&mut life.house, at, "q", PERSISTENT, "x");
+    life.store().expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    let names = |life: &Life| {
+        let mut names: Vec<_> =
+            life.house.broker.policies().map(|view| view.policy.name.to_string()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&life), ["o", "p", "v"]);
+    assert_eq!(applied(&life.house, "q"), (Some("p".into()), Some("o".into())));
+    life.read_back();
+    let due_ms = life.house.broker.next_expiry_ms().expect("its time goes on");
+    pass_to(&mut life.house, at, due_ms);
+    life.read_back();
+    life.house.turns(at);
+    assert_eq!((life.house.ready(at, "q"), life.house.ready(at, "dead")), (0, 1), "by its policy");
+    for number in 0..4 {
+        publish(&mut life.house, at, "q", PERSISTENT, &number.to_string());
+    }
+    assert_eq!(life.house.ready(at, "q"), 2);
+    life.house.broker.delete_vhost(&mut context!(life.house), "v").unwrap();
+    life.house.turns(at);
+    life.store().expect("the disk is well");
+    drop(life);
+    assert_eq!(names(&Life::begin(&disk).expect("it opens")), ["o", "p"]);
+}
