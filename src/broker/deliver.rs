@@ -105,10 +105,8 @@ impl Broker {
                     break;
                 }
             }
-            if !self.first_may_go(cx, queue) {
-                break;
-            }
-            let taken = self.take_ready(cx, queue);
+            let Some(first) = self.first_to_go(cx, queue) else { break };
+            let taken = self.take_first(cx, queue, first);
             self.assign(cx, consumer, &taken);
             delivered += 1;
         }
@@ -483,11 +481,9 @@ impl Broker {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
             return if owner.outbox.is_empty() { Err(self.has_its_deliveries(connection)) } else { Ok(None) };
         }
-        if !self.first_may_go(cx, queue) {
-            return Ok(None);
-        }
+        let Some(first) = self.first_to_go(cx, queue) else { return Ok(None) };
         let stand_in = self.get_stand_in(channel, queue)?;
-        let taken = self.take_ready(cx, queue);
+        let taken = self.take_first(cx, queue, first);
         self.note_delivery(cx, queue, &taken);
         if self.queues[queue.index()].settings.may_expire {
             self.expire_behind(cx, queue);

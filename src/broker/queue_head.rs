@@ -22,16 +22,16 @@ impl Broker {
         self.queues[queue.index()].backlog.first(&self.fifo_pool, &self.deliveries)
     }
 
-    /// Whether the first message can go now. If not, what it waits for has been asked for.
-    pub(super) fn first_may_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let may_go = match self.first(queue) {
-            None => return false,
-            Some(First::CameBack | First::At(_, Place::Plain(_) | Place::Spilled(..))) => true,
-            Some(First::Absent(_) | First::At(_, Place::Stored(..))) => {
+    /// The first message, if it can go now. If not, what it waits for has been asked for.
+    pub(super) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+        let first = self.first(queue)?;
+        let may_go = match first {
+            First::CameBack | First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
+            First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
                 false
             }
-            Some(First::At(_, Place::Logged(message, offset))) => {
+            First::At(_, Place::Logged(message, offset)) => {
                 cx.journal.is_gathering(cx.messages, message)
                     || self.is_below_watermark(cx.journal, queue, offset)
             }
@@ -39,7 +39,7 @@ impl Broker {
         if !may_go {
             self.queues[queue.index()].front = Front::Blocked;
         }
-        may_go
+        may_go.then_some(first)
     }
 
     /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.
@@ -90,23 +90,23 @@ impl Broker {
         !journal.is_empty()
     }
 
-    /// Takes the first message of a queue, which is in memory: what came back before what is new.
-    pub(super) fn take_ready(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Taken {
-        let taken = match self.first(queue) {
-            Some(First::CameBack) => {
+    /// Takes what stands first in a queue, and is in memory.
+    pub(super) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
+        let taken = match first {
+            First::CameBack => {
                 let backlog = &mut self.queues[queue.index()].backlog;
                 backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages)
             }
-            Some(First::At(part, Place::Plain(message))) => self.take_from(cx, (queue, part), message, None),
-            Some(First::At(part, Place::Logged(message, offset))) => {
+            First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
+            First::At(part, Place::Logged(message, offset)) => {
                 self.take_from(cx, (queue, part), message, Some(offset))
             }
-            Some(First::At(part, Place::Spilled(message, offset))) => {
+            First::At(part, Place::Spilled(message, offset)) => {
                 let taken = self.take_from(cx, (queue, part), message, None);
                 self.cancel_spill(cx, queue, message, offset);
                 taken
             }
-            first @ (None | Some(First::Absent(_) | First::At(_, Place::Stored(..)))) => {
+            First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 panic!("what is taken is in memory: {first:?}")
             }
         };
@@ -184,8 +184,8 @@ impl Broker {
                 self.queues[queue.index()].backlog.leave_stored(&mut self.fifo_pool, count);
                 true
             }
-            Some(_) => {
-                let taken = self.take_ready(cx, queue);
+            Some(first) => {
+                let taken = self.take_first(cx, queue, first);
                 self.forget_taken(cx, queue, &taken);
                 true
             }

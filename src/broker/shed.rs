@@ -227,7 +227,8 @@ impl Broker {
         let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
         let has_begun = self.begin_burial(cx, &letter, is_logged);
         self.post_letter(cx, letter);
-        let taken = self.take_ready(cx, queue);
+        let Some(first) = self.first(queue) else { panic!("a letter takes nothing from its queue") };
+        let taken = self.take_first(cx, queue, first);
         self.forget_taken(cx, queue, &taken);
         self.end_burial(cx, has_begun);
         true
