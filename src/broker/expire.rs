@@ -245,14 +245,15 @@ impl Broker {
                 Place::Plain(message) | Place::Spilled(message, _) | Place::Logged(message, _),
             )) => message,
         };
-        let queue_ttl_ms = record.settings.message_ttl_ms;
+        let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.ttl_since_ms);
         let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));
         if ttl_ms == u64::MAX {
             return Head::At(u64::MAX);
         }
         if cx.messages.arrived_ms(message) == 0 {
             // It came before that mattered.
-            cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
+            let now_ms = cx.journal.time_ms().max(1);
+            cx.messages.set_arrived_ms(message, if since_ms == 0 { now_ms } else { since_ms });
         }
         Head::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(patience as u64)))
     }

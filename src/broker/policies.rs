@@ -65,6 +65,15 @@ pub struct AppliedView<'a> {
     pub limits: Table<'a>,
 }
 
+/// Whether something more may be written down.
+fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
+    match journal.mode() == Mode::On && !journal.has_room_to_define() {
+        false => Ok(()),
+        true if journal.is_file_system_full() => Err(OperatorFault::FileSystemFull),
+        true => Err(OperatorFault::NoRoom(journal.room_key())),
+    }
+}
+
 type Changed = Result<Batch, OperatorFault>;
 
 impl Broker {
@@ -116,6 +125,10 @@ impl Broker {
         }
         policy_keys::check(Table::trusted(said.definition), said.kind).map_err(OperatorFault::BadPolicy)?;
         self.check_changeable(cx.journal)?;
+        // What the operator says is taken on a full disk, too: it may be what makes room.
+        if said.kind == PolicyKind::User {
+            check_room(cx.journal)?;
+        }
         let index = self.put_policy(vhost, said)?;
         let batch = self.append_policy(cx.journal, index, true);
         self.tell_of_policies(cx);
@@ -284,6 +297,9 @@ impl Broker {
             return;
         }
         let record = &mut self.queues[queue.index()];
+        if record.settings.message_ttl_ms == u64::MAX {
+            record.ttl_since_ms = journal.time_ms().max(1);
+        }
         let (expired_ms, buried) = (record.settings.expires_ms, record.buries_logged());
         record.settings = settings;
         if !record.peeked.is_wanted() {

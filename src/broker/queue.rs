@@ -70,6 +70,9 @@ pub(super) struct Queue {
     /// Until when it stays if nobody has a use for it, of which nobody is who consumes from it; the largest
     /// number for ever.
     pub(super) unused_until_ms: u64,
+    /// Messages that came before their queue had a time for them count from here, in milliseconds of broker time;
+    /// 0 where it always had.
+    pub(super) ttl_since_ms: u64,
     /// What is known of a message that stood first and that only the log has.
     pub(super) peeked: Peeked,
     /// On the list of queues that have something to give up.
@@ -152,6 +155,7 @@ impl Queue {
             cleared: false,
             due_ms: u64::MAX,
             unused_until_ms: u64::MAX,
+            ttl_since_ms: 0,
             peeked: Peeked::NOTHING,
             is_shedding: false,
             on_ready_list: false,
