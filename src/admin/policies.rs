@@ -1,7 +1,7 @@
 //! Policies over the operator's interface and the management API.
 //!
-//! Always true: what is wrong with a policy is said in RabbitMQ's words; a policy that is put is answered when it
-//! is durable, and has been told to the first queues by then.
+//! Always true: what is wrong with a policy is said in RabbitMQ's words; a policy that is put is answered
+//! when it is durable, and has been told to the first queues by then.
 
 use crate::broker::{NewPolicy, OperatorFault, PolicyKind};
 

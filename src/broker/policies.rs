@@ -1,13 +1,13 @@
 //! Policies at work: set and taken away, told to queues and exchanges, put back at a start.
 //!
 //! ```text
-//! set, clear ──→ Policies ──Job::Policies, so many names a turn──→ queues, exchanges: which apply, what follows
+//! set, clear ──→ Policies ──Job::Policies, in steps──→ queues, exchanges: which apply, what follows
 //! declare    ──→ which apply ──→ the new queue's settings
 //! ```
 //!
-//! Always true: a queue's settings are what its arguments and its policies say together, as soon as it has heard
-//! of a change; a change is told in steps, and those declared meanwhile know it already; what follows from it
-//! (there is too much, or something has expired) is given up as ever, in steps too.
+//! Always true: a queue's settings are what its arguments and its policies say together, as soon as it has
+//! heard of a change; a change is told in steps, and those declared meanwhile know it already; what follows
+//! from it (there is too much, or something has expired) is given up as ever, in steps too.
 
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ use super::terms::Terms;
 
 /// The longest definition, in bytes of a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;
-/// A policy without its pattern, with the longest name and definition, each a piece of its own, and the name of
-/// an alternate exchange.
+/// A policy without its pattern, with the longest name and definition, each a piece of its own, and the name
+/// of an alternate exchange.
 pub(super) const POLICY_BYTES: usize =
     Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 /// Bytes of a name times bytes of a pattern that are as much work as one step.

@@ -1,8 +1,8 @@
 //! What may stand in the definition of a policy.
 //!
-//! The checks, their order and their texts are RabbitMQ 3.10's, recorded from it. Of its keys those for mirrored
-//! queues and for what is in memory mean nothing on one node, here as there; what belongs to a plug-in that is
-//! not there (`federation-upstream`) is as unknown as any other word.
+//! The checks, their order and their texts are RabbitMQ 3.10's, recorded from it. Of its keys those for
+//! mirrored queues and for what is in memory mean nothing on one node, here as there; what belongs to a
+//! plug-in that is not there (`federation-upstream`) is as unknown as any other word.
 
 use core::fmt;
 

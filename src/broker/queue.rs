@@ -70,8 +70,8 @@ pub(super) struct Queue {
     /// Until when it stays if nobody has a use for it, of which nobody is who consumes from it; the largest
     /// number for ever.
     pub(super) unused_until_ms: u64,
-    /// Messages that came before their queue had a time for them count from here, in milliseconds of broker time;
-    /// 0 where it always had.
+    /// Messages that came before their queue had a time for them count from here, in milliseconds of broker
+    /// time; 0 where it always had.
     pub(super) ttl_since_ms: u64,
     /// What is known of a message that stood first and that only the log has.
     pub(super) peeked: Peeked,

@@ -1,8 +1,9 @@
-//! What is said of a queue: by its own arguments, by the policy that applies to it, and by its operator policy.
+//! What is said of a queue: by its own arguments, by the policy that applies to it, and by its operator
+//! policy.
 //!
-//! Why it exists: the three are put together in one place, as RabbitMQ 3.10 does it (recorded from it), so that
-//! whoever acts on one of them need not know of the others. Arguments have `x-` before the names that policies
-//! have.
+//! Why it exists: the three are put together in one place, as RabbitMQ 3.10 does it (recorded from it), so
+//! that whoever acts on one of them need not know of the others. Arguments have `x-` before the names that
+//! policies have.
 //!
 //! Always true: of limits the smallest counts, whoever said it; of all else what the arguments say, and only
 //! without that the policy; an operator policy has limits alone.

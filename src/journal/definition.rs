@@ -25,14 +25,15 @@
 //!          a policy    | to what it applies | priority i32 | pattern u16 + text | what it says |
 //! ```
 //!
-//! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little endian.
+//! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little
+//! endian.
 //!
 //! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
-//! read before it. Programs that know no policies pass over them, and leave them where they are. Without the key `0 0` the log is silent about access, and what a new store begins with
-//! holds besides what else is written; with it, nobody and nothing exists but what is written.
-//! A binding names versions, so one that was left behind by a deletion that a power cut
-//! interrupted never binds another thing of the same name. What is said of a definition in words is what it
-//! is and its names: the hash of a password is in none of them.
+//! read before it. Programs that know no policies pass over them, and leave them where they are. Without the
+//! key `0 0` the log is silent about access, and what a new store begins with holds besides what else is
+//! written; with it, nobody and nothing exists but what is written. A binding names versions, so one that was
+//! left behind by a deletion that a power cut interrupted never binds another thing of the same name. What is
+//! said of a definition in words is what it is and its names: the hash of a password is in none of them.
 
 use core::fmt;
 

@@ -48,7 +48,8 @@ pub struct Limits {
     pub permissions_max: u32,
     /// Policies, operator policies included.
     pub policies_max: u32,
-    /// Bytes of the patterns in permissions and policies, compiled; `.*` and the empty one take next to nothing.
+    /// Bytes of the patterns in permissions and policies, compiled; `.*` and the empty one take next to
+    /// nothing.
     pub patterns_bytes_max: u32,
     /// Messages held in memory, however many queues hold each.
     pub messages_max: u32,

@@ -130,9 +130,18 @@ fn nobody_does_over_http_what_he_may_not_do_over_amqp() {
 fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
     let mut world = World::new(small_limits());
     let limit = r#"{"pattern":"^q","definition":{"max-length":3}}"#;
-    let shown = r#"{"vhost":"/","name":"p","pattern":"^q","apply-to":"all","definition":{"max-length":3},"priority":0}"#;
-    let queues = r#"{"pattern":"^q","definition":{"max-length":5,"overflow":"drop-head"},"priority":3,"apply-to":"queues"}"#;
-    let both = r#""policy":"p","operator_policy":"o","effective_policy_definition":{"max-length":3,"overflow":"drop-head"}"#;
+    let shown = concat!(
+        r#"{"vhost":"/","name":"p","pattern":"^q","apply-to":"all","#,
+        r#""definition":{"max-length":3},"priority":0}"#
+    );
+    let queues = concat!(
+        r#"{"pattern":"^q","definition":{"max-length":5,"overflow":"drop-head"},"#,
+        r#""priority":3,"apply-to":"queues"}"#
+    );
+    let both = concat!(
+        r#""policy":"p","operator_policy":"o","#,
+        r#""effective_policy_definition":{"max-length":3,"overflow":"drop-head"}"#
+    );
     let none = r#""policy":null,"operator_policy":null,"effective_policy_definition":{}"#;
     let anns = r#"{"configure":".*","write":".*","read":".*"}"#;
     script(
