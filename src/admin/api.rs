@@ -23,10 +23,11 @@ use super::json::{Json, Tables};
 use super::listing::{Listing, Part, Written, choose, choose_known, is_wanted, looks, row};
 use super::ordering::Ordered;
 use super::request_context::{BridgeOrder, RequestContext};
+use super::wear::Wear;
 use super::{access, definitions, policies};
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 8;
+const ALARMS_MAX: usize = 9;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -296,6 +297,10 @@ fn overview(context: &RequestContext<'_>) -> Answer {
                 json.name(name, &mut is_first);
                 json.number(number);
             }
+            if let Some(wear) = Wear::of(process) {
+                json.name("wear", &mut is_first);
+                json.shown(wear);
+            }
             json.name("listeners", &mut is_first);
             json.texts(process.listeners.iter().map(String::as_str));
             json.name("alarms", &mut is_first);
@@ -396,7 +401,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         Cow::from(format!("room: publishers that wait for room: {waiting}; {why}"))
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    held.chain(room).collect()
+    held.chain(room).chain(Wear::alarm(context.process)).collect()
 }
 
 /// Whether an alarm says that the disk is full.

@@ -23,6 +23,7 @@ use super::looking::{self, Sight};
 use super::policies;
 use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
+use super::wear::Wear;
 
 /// The release of RabbitMQ whose API this is.
 pub(super) const RABBITMQ_VERSION: &str = "3.10.8";
@@ -674,6 +675,20 @@ fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("leveret_store_room_bytes", process.store.room_bytes),
     ];
     numbers(json, &mut is_first, &gauges);
+    if let Some(wear) = Wear::of(process) {
+        let known = [
+            ("leveret_flash_written_bytes", Some(wear.written_bytes)),
+            ("leveret_flash_bytes_per_day", wear.bytes_per_day),
+            ("leveret_flash_endurance_bytes", Some(process.endurance.bytes).filter(|bytes| *bytes > 0)),
+        ];
+        for (name, number) in known {
+            number.into_iter().for_each(|number| numbers(json, &mut is_first, &[(name, number)]));
+        }
+        if let Some(tenths) = wear.tenths_left {
+            json.name("leveret_flash_years_left", &mut is_first);
+            json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10));
+        }
+    }
     for (name, total) in [("io_write_bytes", Total::IoWriteBytes), ("io_sync_count", Total::IoSyncCount)] {
         json.name(&format!("{name}_details"), &mut is_first);
         context.samples.total(json, total, None);

@@ -19,6 +19,7 @@ use super::exposition::{Exposition, GROUPS, Labels, Lines, OURS, Rows, UNKNOWN, 
 use super::http::{Request, decode};
 use super::management::RABBITMQ_VERSION;
 use super::request_context::RequestContext;
+use super::wear::Wear;
 
 /// What the answer is.
 pub(super) const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -80,6 +81,10 @@ publishers_waiting Clients that wait for room to publish
 handshakes_evicted_total Handshakes ended because others wanted in
 newcomers_dropped_total Newcomers hung up on before a handshake
 alarms Alarms that somebody should see to";
+
+const WEAR: &str = "flash_written_ever_bytes Bytes written to the data directory by all lives of the store
+flash_bytes_per_day Bytes that this process writes in a day
+flash_endurance_bytes Bytes that the card takes";
 
 /// Which of the three paths it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -255,6 +260,14 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         api::which_alarms(context).len() as u64,
     ];
     lines.all("", OWN, &values);
+    if let Some(wear) = Wear::of(process) {
+        let endurance = known(process.endurance.bytes);
+        lines.all("", WEAR, &[wear.written_bytes, wear.bytes_per_day.unwrap_or(UNKNOWN), endurance]);
+        if let Some(tenths) = wear.tenths_left {
+            let name = lines.head("flash_years_left Years that the card lasts at this rate");
+            lines.sample(name, "", &format_args!("{}.{}", tenths / 10, tenths % 10));
+        }
+    }
     let pools = context.broker.pools(context.messages);
     for (family, is_used) in [
         ("pool_used What is taken of a pool, by the key that makes it larger", true),

@@ -22,6 +22,7 @@
 //! | `request_context` | what a request is answered from |
 //! | `samples` | what was counted in the last minutes: rates, histories |
 //! | `tokens` | logins of the web page |
+//! | `wear` | how long the card lasts |
 //! | `systemd` | telling systemd how it goes |
 //!
 //! Paths and field names are those of RabbitMQ's management API where it has them.
@@ -57,3 +58,4 @@ pub mod samples;
 mod shown_message;
 pub mod systemd;
 pub mod tokens;
+pub mod wear;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::samples::Samples;
 use super::tokens::Tokens;
+use super::wear::Endurance;
 use crate::broker::{self, Broker};
 use crate::command::{ClientLabel, ConnectionId};
 use crate::journal::{Batch, Journal};
@@ -207,6 +208,8 @@ pub enum Ends {
 pub struct StoreView {
     /// Bytes written since the start, zeros that prepare files included.
     pub written_bytes: u64,
+    /// The same of all lives of the store.
+    pub written_ever_bytes: u64,
     /// How often the disk was asked to keep them.
     pub syncs: u64,
     /// Bytes that it may take up in all.
@@ -270,6 +273,8 @@ pub struct Process {
     pub waiting_publishers: u32,
     /// The store; nothing without one.
     pub store: StoreView,
+    /// What the owner says of the card.
+    pub endurance: Endurance,
     /// The lines of the memory table: what each is for, and bytes.
     pub memory: Vec<(&'static str, u64)>,
 }

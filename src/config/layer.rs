@@ -16,7 +16,8 @@ use super::read::{Wrong, read, section};
 use super::store::Store;
 use super::transports::{FileMode, TlsAddress, TlsLayer};
 use super::units::{
-    Bytes, Compat, Count, DiskLimit, Label, ListenAddress, LogLevel, Millis, Persist, Seconds, Switch,
+    Bytes, Compat, Count, DiskLimit, FlashEndurance, Label, ListenAddress, LogLevel, Millis, Persist,
+    Seconds, Switch,
 };
 use crate::limits::Limits;
 
@@ -172,6 +173,8 @@ section_keys! {
     settle_window: Millis => settle_window_ms;
     syncs_per_second: Count<u32> => syncs_per_s;
     sync_burst: Count<u32> => sync_burst;
+    flash_endurance: FlashEndurance => flash_endurance_bytes;
+    flash_years_min: Count<u32> => flash_years_min;
 }
 
 /// The line of a file, from 1, that says a key, if one does.

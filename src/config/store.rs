@@ -23,6 +23,10 @@ pub struct Store {
     pub syncs_per_s: u32,
     /// Syncs that may be done at once after a rest.
     pub sync_burst: u32,
+    /// Bytes that may be written to the card before it is worn out; 0 when nobody says.
+    pub flash_endurance_bytes: u64,
+    /// An alarm is raised when it lasts fewer years than this; 0 for never.
+    pub flash_years_min: u32,
 }
 
 impl Default for Store {
@@ -37,6 +41,8 @@ impl Default for Store {
             settle_window_ms: 5_000,
             syncs_per_s: 0,
             sync_burst: 200,
+            flash_endurance_bytes: 0,
+            flash_years_min: 2,
         }
     }
 }

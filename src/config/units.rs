@@ -43,6 +43,7 @@ read_from_text! {
     Label;
     Persist;
     DiskLimit;
+    FlashEndurance;
 }
 
 /// A plain number.
@@ -141,8 +142,34 @@ impl FromStr for DiskLimit {
     }
 }
 
+/// What a card takes, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlashEndurance(pub u64);
+
+impl fmt::Display for FlashEndurance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("\"none\""),
+            bytes => Bytes(bytes).fmt(f),
+        }
+    }
+}
+
+impl FromStr for FlashEndurance {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        match text {
+            "none" => Ok(Self(0)),
+            _ => text.parse().map(|Bytes(bytes)| Self(bytes)),
+        }
+    }
+}
+
 /// Units of size, the largest first. A letter alone counts in 1024s, as `rabbitmq.conf` and systemd have it.
-const SIZE_UNITS: [(&str, u64); 10] = [
+const SIZE_UNITS: [(&str, u64); 12] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
     ("MiB", 1 << 20),

@@ -245,6 +245,7 @@ impl<P: Platform> Engine<P> {
             let counters = log.counters();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
+                written_ever_bytes: log.written_ever(),
                 syncs: counters.syncs,
                 bytes_max: log.most_bytes(),
                 room_bytes: log.room_bytes(),

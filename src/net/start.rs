@@ -8,6 +8,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::request_context::{Machine, Process, StoreView};
+use crate::admin::wear::Endurance;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::engine::{Engine, Setup};
@@ -191,6 +192,10 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         is_tls_shut: false,
         waiting_publishers: 0,
         store: StoreView::default(),
+        endurance: Endurance {
+            bytes: config.store.flash_endurance_bytes,
+            years_min: config.store.flash_years_min,
+        },
         memory: Vec::new(),
     }
 }

@@ -306,6 +306,7 @@ impl Log {
             sequence: self.active.sequence,
             time_ms: self.time_ms(now),
             commits: self.number_synced(),
+            written: self.written_ever(),
             live,
         };
         let mut bytes = core::mem::take(&mut self.header_spare);

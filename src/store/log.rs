@@ -154,6 +154,8 @@ pub struct Log {
     /// The next commit goes here; the segment's size when it is sealed.
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
+    /// Bytes that the lives before this one wrote to the disk.
+    pub(super) written_before: u64,
     pub(super) footer: Footer,
     pub(super) gather: Vec<u8>,
     pub(super) gathered: u32,
@@ -254,6 +256,7 @@ pub(super) struct Start {
     pub(super) had_access: bool,
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
+    pub(super) written_before: u64,
     pub(super) footer: Footer,
     /// Records of the last accepted commit, to be written again.
     pub(super) again: Vec<u8>,
@@ -287,6 +290,7 @@ impl Log {
             had_access: start.had_access,
             tail: start.tail,
             sequence_max: start.sequence_max,
+            written_before: start.written_before,
             footer: start.footer.with_room(start.settings.segment_bytes),
             gather,
             gathered: start.again_records,
@@ -392,6 +396,13 @@ impl Log {
     /// Counters since start.
     pub const fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Bytes that all lives of the store wrote to the disk, zeros that prepare files included. What was
+    /// written behind a kill to other files than the newest is not in it.
+    pub const fn written_ever(&self) -> u64 {
+        let Counters { bytes_written, bytes_zeroed, .. } = self.counters;
+        self.written_before.saturating_add(bytes_written + bytes_zeroed)
     }
 
     /// Appends a message, a chunk, a definition or a mark to what gathers.

@@ -352,6 +352,9 @@ fn recover<D: Disk>(
     let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
     let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
+    // What was written to the newest segment since its header was lies in it.
+    let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
+    let since = if newest.segment.sequence > 0 { newest.tail } else { 0 };
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let formats = headers.iter().map(|(_, _, header)| header.format);
     let mut wants = formats.fold(reader.format.max(newest.format), Format::max);
@@ -374,6 +377,7 @@ fn recover<D: Disk>(
         active: newest.segment,
         format: newest.format,
         wants,
+        written_before: written.saturating_add(since.into()),
         had_access: headers.iter().any(|(_, _, header)| header.has_access),
         tail: newest.tail,
         sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_missing),

@@ -11,6 +11,7 @@
 //!           76          80         84
 //!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
 //!
+//! more    | written u64: bytes that all lives wrote to the disk before this header, zeros too; or nothing
 //! flags   | 1: it was said who there is, so a log that says nothing of that has lost it
 //! ```
 //!
@@ -83,6 +84,8 @@ pub(super) struct SegmentHeader {
     pub commits: u64,
     /// It was said before who there is; not told in version 1.
     pub has_access: bool,
+    /// Bytes that all lives wrote before; 0 where that was not counted yet.
+    pub written: u64,
     /// All older segments that are part of the log, rising.
     pub live: Vec<SegmentRef>,
 }
@@ -110,7 +113,8 @@ impl SegmentHeader {
         if self.format > Format::One {
             let flags = if self.has_access { HAS_ACCESS } else { 0 };
             out.extend_from_slice(&flags.to_le_bytes());
-            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(&(size_of::<u64>() as u32).to_le_bytes());
+            out.extend_from_slice(&self.written.to_le_bytes());
         }
         let mut previous = SegmentRef { sequence: 0, slot: 0 };
         for live in &self.live {
@@ -171,11 +175,11 @@ impl SegmentHeader {
         let (segment_bytes, life) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
-        let mut flags = 0;
+        let (mut flags, mut written) = (0, 0);
         if format > Format::One {
             flags = input.u32()?;
             let more = input.u32()?;
-            input.take(more as usize)?;
+            written = Input::new(input.take(more as usize)?).u64().unwrap_or(0);
         }
         let mut live = Vec::new();
         let mut previous = 0;
@@ -184,8 +188,18 @@ impl SegmentHeader {
             live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
         }
         let has_access = flags & HAS_ACCESS != 0;
-        let header =
-            Self { format, identity, segment_bytes, life, sequence, time_ms, commits, has_access, live };
+        let header = Self {
+            format,
+            identity,
+            segment_bytes,
+            life,
+            sequence,
+            time_ms,
+            commits,
+            has_access,
+            written,
+            live,
+        };
         (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
     }
 }
@@ -198,6 +212,7 @@ mod tests {
         SegmentHeader {
             format: Format::Two,
             has_access: live > 1,
+            written: 1 << 40 | live,
             identity: Identity { id: *b"0123456789abcdef", secret: 42 },
             segment_bytes: SEGMENT_BYTES_MIN,
             life: 2,
@@ -214,7 +229,7 @@ mod tests {
         for live in [0, 1, 900, 4096] {
             header(live).encode(&mut bytes);
             assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(live), bytes.len() as u32));
-            let older = SegmentHeader { format: Format::One, has_access: false, ..header(live) };
+            let older = SegmentHeader { format: Format::One, has_access: false, written: 0, ..header(live) };
             older.encode(&mut bytes);
             assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(older, bytes.len() as u32));
             header(live).encode(&mut bytes);
@@ -255,8 +270,8 @@ mod tests {
         let mut bytes = Vec::new();
         header(5).encode(&mut bytes);
         let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) + 9;
-        bytes[80] = 9;
-        bytes.splice(84..84, *b"something");
+        bytes[80] += 9;
+        bytes.splice(92..92, *b"something");
         bytes.truncate(BLOCK_BYTES);
         bytes[12..16].copy_from_slice(&length.to_le_bytes());
         sum_again(&mut bytes);

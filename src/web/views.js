@@ -145,6 +145,11 @@ export const overview = {
           ['Node', all.node], ['Cluster name', all.cluster_name],
           ['Version', all.product_version ? `${all.product_name} ${all.product_version}` : all.rabbitmq_version],
           ['Up for', span(node.uptime)],
+          ['Written to the card', Number.isFinite(node.leveret_flash_written_bytes)
+            ? bytes(node.leveret_flash_written_bytes) : null],
+          ['A day', Number.isFinite(node.leveret_flash_bytes_per_day) ? bytes(node.leveret_flash_bytes_per_day) : null],
+          ['The card lasts', Number.isFinite(node.leveret_flash_years_left)
+            ? `${node.leveret_flash_years_left} years, of ${bytes(node.leveret_flash_endurance_bytes)}` : null],
           ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
         ])], h('a', { href: '#/device' }, 'More')) : null,
         card('Listeners', table({ caption: 'Listeners', key: (row) => `${row.protocol} ${row.ip_address} ${row.port}`,

@@ -7,6 +7,7 @@ use leveret::store::{
 use leveret::time::Now;
 
 use crate::sample::USUAL;
+use crate::small;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 7 };
 const NOW: Now = Now::from_ms(1);
@@ -132,4 +133,24 @@ fn files_keep_what_the_log_promised_and_lock_others_out() {
     // Once as it was committed, once repeated by the second life.
     assert_eq!(bodies, [true, true]);
     std::fs::remove_dir_all(&directory).expect("and removed");
+}
+
+/// Whoever asks how long a card lasts asks for what was written to it before this start too.
+#[test]
+fn what_was_written_is_counted_over_lives_that_are_killed() {
+    let mut disk = small::new_disk();
+    let (mut offset, mut truly) = (0, 0);
+    for life in 0..4 {
+        let (mut log, _) = small::open(&disk, small::IDENTITY);
+        let so_far = |log: &Log| log.counters().bytes_written + log.counters().bytes_zeroed;
+        let found = log.written_ever() - so_far(&log);
+        // A kill takes the count of what came behind the newest header, but for what lies behind that.
+        assert!(found <= truly && truly - found <= 2 * (64 << 10), "life {life}: {found} of {truly}");
+        for _ in 0..150 {
+            small::publish(&mut log, &mut disk, offset);
+            offset += 1;
+        }
+        truly += so_far(&log);
+        assert!(truly > (life + 1) * (500 << 10), "life {life}: so much was written: {truly}");
+    }
 }

@@ -31,6 +31,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use leveret::admin::request_context::{Machine, Process, StoreView};
+use leveret::admin::wear::Endurance;
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;
@@ -458,6 +459,7 @@ fn process() -> Process {
         is_tls_shut: false,
         waiting_publishers: 0,
         store: StoreView::default(),
+        endurance: Endurance::default(),
         memory: Vec::new(),
     }
 }

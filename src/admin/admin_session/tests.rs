@@ -10,6 +10,7 @@ use crate::admin::request_context::{
 };
 use crate::admin::samples::Samples;
 use crate::admin::tokens::Tokens;
+use crate::admin::wear::Endurance;
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
@@ -87,6 +88,7 @@ impl Stage {
                 is_tls_shut: false,
                 waiting_publishers: 0,
                 store: StoreView::default(),
+                endurance: Endurance::default(),
                 memory: Vec::new(),
             },
             orders: Orders::default(),

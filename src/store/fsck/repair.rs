@@ -491,6 +491,7 @@ impl Repair<'_> {
             sequence,
             time_ms: last.time_ms,
             commits: remains.before,
+            written: 0,
             live: self.log.iter().filter(|other| other.sequence < sequence).copied().collect(),
         };
         let mut bytes = Vec::new();

@@ -77,6 +77,10 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
     let resident =
         resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| format!("{bytes} bytes"));
     let disk = format!("Disk used: {} of disk_limit {} bytes", number("disk_used"), number("disk_limit"));
+    let wear = match text("wear") {
+        wear if wear.is_empty() => "Disk written: nothing is written to a disk".to_string(),
+        wear => format!("Disk written: {wear}"),
+    };
     [
         (
             "Runtime",
@@ -88,7 +92,7 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
                 format!("Announced as: {} {}", text("product_name"), text("product_version")),
             ],
         ),
-        ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk]),
+        ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk, wear]),
         ("Config files", list_of(text("configuration"))),
         ("Alarms", list("alarms")),
         (
