@@ -401,7 +401,31 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         Cow::from(format!("room: publishers that wait for room: {waiting}; {why}"))
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    held.chain(room).chain(Wear::alarm(context.process)).collect()
+    held.chain(room).chain(Wear::alarm(context.process)).chain(parked(context)).collect()
+}
+
+/// What bridges have set aside and nobody has taken yet, whoever put it there.
+fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let bridges = context.bridges;
+    let mut queues = Vec::new();
+    let mut count = 0;
+    for link in (0..bridges.places()).filter_map(|place| bridges.at(place)) {
+        let queue = (link.vhost, link.parked_queue);
+        let depth = context.broker.queue_depth(link.vhost, link.parked_queue).unwrap_or(0);
+        if depth > 0 && !queues.contains(&queue) {
+            queues.push(queue);
+            count += u64::from(depth);
+        }
+    }
+    let (_, first) = queues.first()?;
+    let others = match queues.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {others} more of such queues"),
+    };
+    Some(Cow::from(format!(
+        "parked: messages that were refused and set aside by bridges: {count}, in {first}{others}; \
+         bridge_status says why, retry_parked with the bridge's name sends them again"
+    )))
 }
 
 /// Whether an alarm says that the disk is full.

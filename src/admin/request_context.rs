@@ -121,6 +121,8 @@ pub struct BridgeLinkView<'a> {
     pub queues: Option<Vec<&'a str>>,
     /// Messages sent that may have been sent before.
     pub repeats: u64,
+    /// The queue here for messages that were refused.
+    pub parked_queue: &'a str,
     /// Messages set aside, by cause.
     pub parked: [(&'static str, u64); PARKED_CAUSES],
     /// What came of `retry_parked`, as a sentence; empty when it was never asked for.

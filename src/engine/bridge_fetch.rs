@@ -214,8 +214,11 @@ impl<P: Platform> Engine<P> {
         let put = broker.put_aside(&mut context, channel, message, &queue, kept);
         self.bridges.scratch = scratch;
         let batch = put.ok().flatten()?;
-        if let Some(state) = self.bridges.link_mut(link.id) {
-            state.counts.parked[REFUSED_HERE] += 1;
+        if let Some(bridge) = self.bridges.get_mut(link.id) {
+            bridge.parked_alarm.note_parked();
+            if let Some(state) = &mut bridge.links[Direction::Fetch as usize] {
+                state.counts.parked[REFUSED_HERE] += 1;
+            }
         }
         debug_assert!(self.peers.get(id).is_some(), "whose message it was is still there");
         Some(batch)

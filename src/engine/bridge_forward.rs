@@ -319,6 +319,7 @@ impl<P: Platform> Engine<P> {
                 let kind = parked_kind(first.why);
                 let Some(bridge) = self.bridges.get_mut(link.id) else { return };
                 bridge.absolve(first.id);
+                bridge.parked_alarm.note_parked();
                 if let Some(state) = &mut bridge.links[Direction::Forward as usize] {
                     state.counts.parked[kind] += 1;
                 }

@@ -120,6 +120,7 @@ impl<P: Platform> Engine<P> {
 
     fn end_retry(&mut self, place: usize, retry: &Retry) {
         self.release_own(retry.connection);
+        self.bridges.places[place].parked_alarm.note_parked();
         let Retry { moved, stayed, why, .. } = retry;
         self.log_retried(
             place,

@@ -14,6 +14,7 @@ use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 use crate::wire::{Properties, Writer};
 
+use super::bridge_alarm::ParkedAlarm;
 use super::bridge_link::{Condemned, Direction, LinkId, Retry};
 
 /// Causes of one upstream that are remembered, for some take turns.
@@ -88,6 +89,8 @@ pub(super) struct Bridge {
     pub(super) retry: Option<Retry>,
     /// What came of that the last time.
     pub(super) retried: Option<Cause>,
+    /// What was said of messages that are set aside.
+    pub(super) parked_alarm: ParkedAlarm,
     /// So many messages are sent one by one, to find the one over which the upstream closes its channel.
     pub(super) careful: usize,
     /// How fast messages are forwarded.
@@ -207,6 +210,7 @@ impl Bridges {
             condemned: VecDeque::with_capacity(CONDEMNED_MAX),
             retry: None,
             retried: None,
+            parked_alarm: ParkedAlarm::Unknown,
             careful: 0,
             pace,
         });

@@ -62,6 +62,7 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             pending: pending as u64,
             queues: queues_of(bridge, direction),
             repeats: counts.repeats,
+            parked_queue: &bridge.config.parked,
             parked,
             held: held.into(),
             connected: counts.connected,

@@ -86,6 +86,7 @@ impl<P: Platform> Engine<P> {
         self.take_lookup();
         self.note_bridges();
         self.retry_parked();
+        self.tell_parked();
         self.drop_left();
         if self.stopping.is_some() {
             return;

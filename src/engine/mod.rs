@@ -29,7 +29,7 @@
 //! | `bridges` | when they are tried, and what becomes of those that end |
 //! | `bridge_peer` | links as peers: connecting, reading, their time and their end |
 //! | `bridge_forward`, `bridge_fetch` | messages on their way there, and from there |
-//! | `bridge_views` | what an operator is told of them, and does with them |
+//! | `bridge_views`, `bridge_alarm` | what an operator is told of them, and does with them |
 //! | `name_lookup` | names that are looked up |
 //! | `deadlines` | who wants to be called when |
 //!
@@ -42,6 +42,7 @@ mod acceptor;
 mod address;
 mod admin_socket;
 mod admission;
+mod bridge_alarm;
 mod bridge_fetch;
 mod bridge_forward;
 mod bridge_link;

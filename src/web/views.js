@@ -57,6 +57,8 @@ const listPath = (what, ctx) => (ctx.query.vhost ? `${what}/${seg(ctx.query.vhos
 // ---- overview ----
 
 const ADVICE = [
+  [/^parked/, 'The other side refused them; the rest flows.',
+    'See the bridge for the causes, mend them, and send the messages again.', 'bridges'],
   [/access/i, 'Nobody new is let in.', 'Mend users and permissions on the device, then confirm_users.', null],
   [/damage|orphans|rebuilt/i, 'Some messages or definitions may be lost or without their queue.',
     'Follow what it says, on the device.', null],

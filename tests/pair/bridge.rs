@@ -361,6 +361,41 @@ fn refused_messages_are_set_aside_or_waited_for() {
     }
 }
 
+/// What an operator is told that somebody should see to.
+fn alarms(world: &mut World) -> String {
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    world.operator(operator).write_up(b"GET /api/ctl/alarms HTTP/1.1\r\nConnection: close\r\n\r\n");
+    world.run();
+    let mut said = Vec::new();
+    world.operator(operator).read_down(usize::MAX, &mut said);
+    world.operator(operator).hang_up();
+    world.run();
+    let said = String::from_utf8(said).expect("answers are text");
+    said.split_once("\r\n\r\n").expect("an answer has a body").1.to_string()
+}
+
+#[test]
+fn what_is_set_aside_is_an_alarm_until_it_is_taken_out() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 3);
+    far.published();
+    assert!(!alarms(&mut world).contains("parked"), "what is on its way is in order");
+    far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: true, requeue: false });
+    far.say(1, &ack(3, false));
+    world.run();
+    let said = alarms(&mut world);
+    assert!(
+        said.contains("parked: messages that were refused and set aside by bridges: 2, in parked;"),
+        "{said}"
+    );
+    // In nobody's hands it stays; taken out it is gone.
+    world.consume(client, 1, "parked", "who looks", true);
+    world.run();
+    assert_eq!(world.counts(client, 1, "parked"), (0, 1));
+    assert!(!alarms(&mut world).contains("parked"), "nothing is there any more");
+}
+
 #[test]
 fn nothing_is_left_when_a_bridge_goes() {
     let (mut world, mut far) = world(bridge());
