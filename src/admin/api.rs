@@ -27,7 +27,7 @@ use super::wear::Wear;
 use super::{access, definitions, policies};
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 9;
+const ALARMS_MAX: usize = 10;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
