@@ -14,14 +14,15 @@ use super::answer::{Answer, OUTPUT_BYTES_MAX, bad_request, body, done, not_found
 use super::binding_columns::{Bindings, DefaultBindings};
 use super::bridges::{BridgeLinks, Shovels};
 use super::columns::{
-    Channels, Connections, Consumers, Exchanges, Kind, OperatorPolicies, Orphans, Permissions, Policies,
-    Queues, TopicPermissions, Users, Vhosts, parse_connection_pid,
+    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Permissions, Queues, TopicPermissions, Users,
+    Vhosts, parse_connection_pid,
 };
 use super::filter::Filter;
 use super::http::{Request, Status, Verb, decode};
 use super::json::{Json, Tables};
 use super::listing::{Listing, Part, Written, choose, choose_known, is_wanted, looks, row};
 use super::ordering::Ordered;
+use super::policy_columns::{OperatorPolicies, Policies};
 use super::request_context::{BridgeOrder, RequestContext};
 use super::wear::Wear;
 use super::{access, definitions, policies};
@@ -92,13 +93,7 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
         (Verb::Get, ["bindings"]) => list::<Bindings>(request, BINDINGS),
         (Verb::Get, ["connections"]) => list::<Connections>(request, CONNECTIONS),
         (Verb::Get, ["channels"]) => list::<Channels>(request, CHANNELS),
-        (Verb::Get, ["policies", vhost]) => of_vhost::<Policies>(request, context, POLICIES, vhost),
-        (Verb::Get, ["operator-policies", vhost]) => {
-            of_vhost::<OperatorPolicies>(request, context, OPERATOR_POLICIES, vhost)
-        }
-        (Verb::Put | Verb::Delete, ["policies" | "operator-policies", ..]) => {
-            policies::handle(request, context, &path)
-        }
+        (_, ["policies" | "operator-policies", ..]) => policies_of(request, context, &path),
         (Verb::Get, ["consumers", vhost]) => of_vhost::<Consumers>(request, context, CONSUMERS, vhost),
         (Verb::Get, ["consumers"]) => list::<Consumers>(request, CONSUMERS),
         (Verb::Get, ["vhosts"]) => list::<Vhosts>(request, VHOSTS),
@@ -116,6 +111,16 @@ pub fn handle(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer
         (Verb::Delete, ["connections"]) => close_all(request, context, None),
         (Verb::Delete, ["connections", "vhost", vhost]) => close_all(request, context, Some(vhost)),
         (Verb::Delete, ["connections", pid]) => close_one(request, context, pid),
+        _ => not_found("Not Found"),
+    }
+}
+
+/// Lists the policies of a virtual host, or changes one.
+fn policies_of(request: &Request<'_>, context: &mut RequestContext<'_>, path: &[&str]) -> Answer {
+    match (request.verb, path) {
+        (Verb::Get, ["policies", vhost]) => of_vhost::<Policies>(request, context, POLICIES, vhost),
+        (Verb::Get, [_, vhost]) => of_vhost::<OperatorPolicies>(request, context, OPERATOR_POLICIES, vhost),
+        (Verb::Put | Verb::Delete, _) => policies::handle(request, context, path),
         _ => not_found("Not Found"),
     }
 }

@@ -52,6 +52,7 @@ mod metrics;
 pub mod ordering;
 mod pages;
 mod policies;
+pub mod policy_columns;
 mod queue_get;
 pub mod request_context;
 pub mod samples;

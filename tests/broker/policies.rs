@@ -182,7 +182,7 @@ fn a_queue_of_no_use_goes_when_its_policy_says_so() {
     assert_eq!(house.ready(at, "b"), 0);
 }
 
-/// As it was seen with RabbitMQ 3.10.8: a policy with a key that a kind of queue has no use for does not apply.
+/// As it was seen with RabbitMQ 3.10.8: with a key that a kind of queue has no use for it does not apply.
 #[test]
 fn a_policy_applies_as_a_whole_or_not_at_all() {
     let mut house = House::new(64);

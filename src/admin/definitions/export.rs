@@ -154,7 +154,7 @@ exported!(
             pen.json.name("priority", &mut is_first);
             pen.json.number(it.policy.priority);
             pen.json.name("definition", &mut is_first);
-            crate::admin::columns::policy_definition(it, pen);
+            crate::admin::policy_columns::policy_definition(it, pen);
             pen.json.raw(b"}");
         }),
     ]
@@ -171,7 +171,7 @@ exported!(
         ("name", |it, pen| pen.json.text(it.policy.name)),
         ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
         ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
-        ("definition", crate::admin::columns::policy_definition),
+        ("definition", crate::admin::policy_columns::policy_definition),
         ("priority", |it, pen| pen.json.number(it.policy.priority)),
     ]
 );

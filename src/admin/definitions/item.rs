@@ -8,17 +8,14 @@ use serde_json::Value;
 
 use zeroize::Zeroizing;
 
-use crate::broker::{ApplyTo, NewPolicy, PolicyKind};
+use crate::broker::PolicyKind;
 use crate::command::NAME_BYTES_MAX;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
-use crate::wire::field::{ArrayWriter, Table, TableWriter};
-use crate::wire::{Full, Writer};
 
 use super::fields::{Fields, unfit};
+use super::policy::Policy;
 use super::read::SECTIONS;
-
-/// The longest arguments of a thing, in bytes of a field table.
-const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
+use super::tables::{holds_something, table_of};
 
 /// What stands in a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -163,74 +160,6 @@ pub struct TopicPermission {
     pub write: String,
     /// Names that may be read from.
     pub read: String,
-}
-
-/// A policy.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Policy {
-    /// Whose it is.
-    pub kind: PolicyKind,
-    /// The virtual host.
-    pub vhost: String,
-    /// Its name.
-    pub name: String,
-    /// Of which names it speaks.
-    pub pattern: String,
-    /// Of what.
-    pub apply_to: ApplyTo,
-    /// Of several the one with the highest counts.
-    pub priority: i32,
-    /// The bytes of a field table.
-    pub definition: Vec<u8>,
-}
-
-impl<'a> From<&'a Policy> for NewPolicy<'a> {
-    fn from(it: &'a Policy) -> Self {
-        Self {
-            kind: it.kind,
-            name: &it.name,
-            pattern: &it.pattern,
-            apply_to: it.apply_to,
-            priority: it.priority,
-            definition: &it.definition,
-        }
-    }
-}
-
-impl Policy {
-    /// Out of an object; what else stands in it changes nothing.
-    ///
-    /// # Errors
-    /// Something is missing, or cannot be, in RabbitMQ's words.
-    pub fn read(mut fields: Fields, kind: PolicyKind, vhost: &str, name: &str) -> Result<Self, String> {
-        Self::take(&mut fields, kind, vhost.to_string(), name.to_string())
-    }
-
-    fn take(fields: &mut Fields, kind: PolicyKind, vhost: String, name: String) -> Result<Self, String> {
-        let invalid = |why: String| format!("Validation failed\n\n{why}\n");
-        let pattern = match fields.value("pattern") {
-            Value::Null => return Err("[{key_missing,pattern}]".to_string()),
-            Value::String(text) => text,
-            other => return Err(invalid(format!("pattern should be a binary but was {other}"))),
-        };
-        let definition = match fields.value("definition") {
-            Value::Null => return Err("[{key_missing,definition}]".to_string()),
-            definition @ (Value::Object(_) | Value::Array(_)) => table_of(definition)?,
-            other => return Err(invalid(format!("definition should be an object but was {other}"))),
-        };
-        let priority = match fields.value("priority") {
-            Value::Null => 0,
-            value => value.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(|| {
-                let shown = value.as_str().map_or_else(|| value.to_string(), |text| format!("<<{text:?}>>"));
-                invalid(format!("priority should be a number, actually was {shown}"))
-            })?,
-        };
-        let apply_to = fields.text_if_said("apply-to")?.map_or(Ok(ApplyTo::All), |text| {
-            let why = format!("apply-to '{text}' unrecognised; should be 'queues', 'exchanges' or 'all'");
-            ApplyTo::from_name(&text).ok_or_else(|| invalid(why))
-        })?;
-        Ok(Self { kind, vhost, name, pattern, apply_to, priority, definition })
-    }
 }
 
 /// An exchange.
@@ -434,16 +363,6 @@ impl UserLimits {
     }
 }
 
-/// RabbitMQ writes "nothing" as an empty list or an empty object.
-fn holds_something(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        _ => true,
-    }
-}
-
 /// An object; RabbitMQ writes some as lists of names and values.
 fn by_name(value: Value) -> Value {
     match value {
@@ -572,56 +491,11 @@ fn arguments(fields: &mut Fields) -> Result<Vec<u8>, String> {
     table_of(fields.value("arguments"))
 }
 
-/// The arguments of a thing, as a field table without its length.
-///
-/// # Errors
-/// They are no object, or one that no table can be made of.
-pub fn table_of(value: Value) -> Result<Vec<u8>, String> {
-    if !holds_something(&value) {
-        return Ok(Vec::new());
-    }
-    let Value::Object(fields) = value else { return Err("arguments must be an object".to_string()) };
-    let mut bytes = vec![0; ARGUMENTS_BYTES_MAX];
-    let mut writer = Writer::new(&mut bytes);
-    let put = |table: &mut TableWriter<'_, '_>| put_all(table, &fields);
-    writer.table(put).map_err(|_| "arguments too large, or a name in them too long")?;
-    let end = writer.at();
-    // A table is written behind four bytes of its length.
-    let table = Table::parse(&bytes[4..end]).map_err(|_| "arguments nested too deep")?;
-    Ok(table.as_bytes().to_vec())
-}
-
-fn put_all(table: &mut TableWriter<'_, '_>, fields: &serde_json::Map<String, Value>) -> Result<(), Full> {
-    fields.iter().try_for_each(|(name, value)| match value {
-        Value::Null => table.void(name),
-        Value::Bool(truth) => table.bool(name, *truth),
-        Value::Number(number) => match number.as_i64() {
-            Some(number) => table.long(name, number),
-            None => table.double(name, number.as_f64().unwrap_or_default()),
-        },
-        Value::String(text) => table.text(name, text),
-        Value::Array(items) => table.array(name, |array| put_items(array, items)),
-        Value::Object(fields) => table.table(name, |inner| put_all(inner, fields)),
-    })
-}
-
-fn put_items(array: &mut ArrayWriter<'_, '_>, items: &[Value]) -> Result<(), Full> {
-    items.iter().try_for_each(|value| match value {
-        Value::Null => array.void(),
-        Value::Bool(truth) => array.bool(*truth),
-        Value::Number(number) => match number.as_i64() {
-            Some(number) => array.long(number),
-            None => array.double(number.as_f64().unwrap_or_default()),
-        },
-        Value::String(text) => array.text(text),
-        Value::Array(items) => array.array(|inner| put_items(inner, items)),
-        Value::Object(fields) => array.table(|inner| put_all(inner, fields)),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::ApplyTo;
+    use crate::wire::field::Table;
     use serde_json::json;
 
     /// Of a thing all of whose fields are known.

@@ -4,7 +4,7 @@
 //! |------|---------------|
 //! | `read` | a file, gone through once per kind, so that things come after what they need |
 //! | `fields` | the fields of a JSON object, by name |
-//! | `item` | one thing out of JSON |
+//! | `item`, `policy`, `tables` | one thing out of JSON; a policy; arguments |
 //! | `apply` | one thing into the broker |
 //! | `export` | the other way round |
 //!
@@ -16,13 +16,17 @@ mod apply;
 mod export;
 mod fields;
 mod item;
+mod policy;
 mod read;
+mod tables;
 
 pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::PARTS as EXPORT;
 pub use fields::Fields;
-pub use item::{Item, ItemError, Limits, Parsed, Password, Policy, UserLimits, parse, table_of};
+pub use item::{Item, ItemError, Limits, Parsed, Password, UserLimits, parse};
+pub use policy::Policy;
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, Section, read};
+pub use tables::table_of;
 
 /// What is said of a field that nobody knows.
 pub fn unknown_field(name: &str) -> String {

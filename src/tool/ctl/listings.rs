@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::admin::binding_columns::Bindings;
 use crate::admin::bridges::BridgeLinks;
 use crate::admin::columns::{
-    Channels, Connections, Consumers, Exchanges, IN_WORDS, Kind, Orphans, Queues, TYPED, Vhosts,
+    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
 };
 use crate::admin::http::encode;
+use crate::admin::policy_columns::IN_WORDS;
 
 use super::args::Call;
 use super::failure::{BAD_DATA, Failure, UNAVAILABLE, misused, tell};

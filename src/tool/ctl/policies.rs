@@ -12,7 +12,8 @@ use super::failure::{Failure, UNAVAILABLE, misused, tell};
 use super::find::connect;
 use super::listings::{Source, print};
 
-/// Where the policies are that a command speaks of, and how they are called when one is set, cleared and listed.
+/// Where the policies are that a command speaks of, and how they are called when one is set, when one is
+/// cleared, and when they are listed.
 fn words(call: &Call) -> (&'static str, [&'static str; 3]) {
     match call.command.contains("operator") {
         true => (

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::args::Call;
 use super::failure::{Failure, UNAVAILABLE, heading, tell};
 use super::find::connect;
-use super::{access, limits, listings, operations};
+use super::{access, limits, listings, operations, policies};
 
 /// What does a command.
 type Run = fn(&Call) -> Result<(), Failure>;
@@ -32,10 +32,12 @@ const OF_BROKER: [(&str, Run); 9] = [
     ("list_vhosts", listings::vhosts),
 ];
 /// What is asked of each virtual host.
-const OF_VHOST: [(&str, Run); 7] = [
+const OF_VHOST: [(&str, Run); 9] = [
     ("list_permissions", access::list_permissions),
     ("list_topic_permissions", access::list_topic_permissions),
     ("list_vhost_limits", limits::list_vhost_limits),
+    ("list_policies", policies::list),
+    ("list_operator_policies", policies::list),
     ("list_queues", listings::queues),
     ("list_exchanges", listings::exchanges),
     ("list_bindings", listings::bindings),
