@@ -496,7 +496,7 @@ fn users_come_with_passwords_in_clear_and_definitions_over_http() {
         "users": [{"name": "d", "password": "meter", "tags": "management"}],
         "permissions": [{"user": "d", "vhost": "v", "configure": "", "write": "", "read": ".*"}],
         "queues": [{"name": "q", "vhost": "v", "durable": true, "auto_delete": false, "arguments": {}}],
-        "policies": [{"name": "p", "vhost": "v"}],
+        "policies": [{"name": "p", "vhost": "v", "pattern": "^q", "definition": {"max-length": 9}}],
         "bindings": []
     }"#;
     let of_one = r#"{"queues": [{"name": "r", "durable": true, "auto_delete": false, "arguments": {}}]}"#;
@@ -528,9 +528,8 @@ fn users_come_with_passwords_in_clear_and_definitions_over_http() {
             ("GET /api/vhost-limits", "", "200", "\r\n\r\n[]"),
             ("PUT /api/user-limits/d/max-channels", r#"{"value": 3}"#, "204", ""),
             ("GET /api/user-limits/d", "", "200", r#"[{"user":"d","value":{"max-channels":3}}]"#),
-            ("PUT /api/policies/%2F/p", "{}", "400", "has no policies"),
-            ("GET /api/policies/%2F", "", "200", "[]"),
-            ("GET /api/policies/%2F/p", "", "404", ""),
+            ("GET /api/policies/v", "", "200", r#""definition":{"max-length":9}"#),
+            ("GET /api/queues/v/q", "", "200", r#""policy":"p""#),
             ("PUT /api/parameters/shovel/%2F/s", "{}", "400", "bridges"),
             ("GET /api/shovels", "", "404", ""),
         ],
