@@ -72,6 +72,8 @@ pub struct AdminSession {
     location: Option<String>,
     /// What is in the input is no whole request.
     is_partial: bool,
+    /// The client has been told that its body may come.
+    has_asked_for_body: bool,
     caller: Caller,
     /// A refused login is to be answered so that a browser asks for another one.
     challenges: bool,
@@ -115,6 +117,7 @@ impl Default for AdminSession {
             is_head: false,
             location: None,
             is_partial: false,
+            has_asked_for_body: false,
             caller: Caller::Operator,
             challenges: false,
             check: None,
@@ -328,9 +331,16 @@ impl AdminSession {
     fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
         let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
             Parsed::NeedMore => return Looked::Partial,
+            Parsed::NeedBody => {
+                if !core::mem::replace(&mut self.has_asked_for_body, true) {
+                    http::ask_for_body(&mut self.output);
+                }
+                return Looked::Partial;
+            }
             Parsed::Refused(status) => return Looked::Refused(status),
             Parsed::Request(request, end) => (request, end),
         };
+        self.has_asked_for_body = false;
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
         let answer = match self.caller {

@@ -82,6 +82,8 @@ pub struct Origin<'a> {
 pub enum Parsed<'a> {
     /// The beginning of a request.
     NeedMore,
+    /// The same, and its body comes only when the client hears that it may (`Expect: 100-continue`).
+    NeedBody,
     /// A request, and how many bytes it takes.
     Request(Request<'a>, usize),
     /// Nothing that can be answered but with this status.
@@ -183,7 +185,9 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let Some(end) = head_len.checked_add(told.body_len).filter(|end| *end <= bytes_max) else {
         return Parsed::Refused(Status::TooLarge);
     };
-    let Some(body) = bytes.get(head_len..end) else { return Parsed::NeedMore };
+    let Some(body) = bytes.get(head_len..end) else {
+        return if told.awaits_word { Parsed::NeedBody } else { Parsed::NeedMore };
+    };
     let verb = match method {
         "GET" | "HEAD" => Verb::Get,
         "PUT" => Verb::Put,
@@ -205,6 +209,7 @@ struct Told<'a> {
     body_len: usize,
     condition: Condition,
     closes: bool,
+    awaits_word: bool,
     origin: Origin<'a>,
 }
 
@@ -231,6 +236,9 @@ impl<'a> Told<'a> {
                 }
                 name if name.eq_ignore_ascii_case("connection") => {
                     told.closes = value.eq_ignore_ascii_case("close");
+                }
+                name if name.eq_ignore_ascii_case("expect") => {
+                    told.awaits_word = value.eq_ignore_ascii_case("100-continue");
                 }
                 name if name.eq_ignore_ascii_case("host") => once(&mut told.origin.host, value)?,
                 name if name.eq_ignore_ascii_case("authorization") => {
@@ -334,6 +342,11 @@ pub fn begin(out: &mut Vec<u8>, head: Head<'_>, body_bytes: Option<usize>) {
         None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Says that the body of a request may come.
+pub fn ask_for_body(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
 }
 
 /// Bytes around a chunk: the longest length in hexadecimal digits, and two line ends.

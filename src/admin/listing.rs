@@ -107,7 +107,9 @@ impl Listing {
                 let nothing = Looks { cell: |_, _, _, _, _| false, name: |_, _| None };
                 let parts = self.parts;
                 let looks = |part: usize| parts.get(part).and_then(|part| part.looks).unwrap_or(nothing);
-                self.before = Some(ordered.put_in_order(&looks, &self.filter, context)?);
+                if ordered.put_in_order(&looks, &self.filter, context, PLACES_PER_STEP - work) {
+                    self.before = Some(ordered.begin()?);
+                }
                 return Ok(());
             };
             if self.place >= (part.places)(context) {

@@ -15,10 +15,12 @@ use crate::broker::{UserLimits, VhostLimits};
 use super::actions::{self, default_named};
 use super::answer::{Answer, bad_request, body, not_found, problem, refusal, unauthorized};
 use super::api;
+use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
 use super::filter::{BindingEnds, Filter};
 use super::http::{Request, Status, Verb};
 use super::import;
 use super::json::Json;
+use super::listing::is_wanted;
 use super::looking::{self, Sight};
 use super::policies;
 use super::request_context::RequestContext;
@@ -481,7 +483,7 @@ fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &str)]) {
 }
 
 fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges: Ranges) {
-    let (process, gauges) = (context.process, context.broker.gauges());
+    let (process, seen) = (context.process, who.filter(None));
     let mut is_first = true;
     json.raw(b"{");
     let said = [
@@ -505,14 +507,13 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges
         false => json.raw(b"{}"),
     }
     let broker = &*context.broker;
-    let exchanges = (0..broker.exchange_places()).filter(|at| broker.exchange_at(*at).is_some()).count();
     json.name("object_totals", &mut is_first);
     let totals = [
-        ("channels", gauges.channels as u64),
-        ("connections", process.connections.into()),
-        ("consumers", gauges.consumers as u64),
-        ("exchanges", exchanges as u64),
-        ("queues", gauges.queues as u64),
+        ("channels", count::<Channels>(context, &seen)),
+        ("connections", count::<Connections>(context, &seen)),
+        ("consumers", count::<Consumers>(context, &seen)),
+        ("exchanges", count::<Exchanges>(context, &seen)),
+        ("queues", count::<Queues>(context, &seen)),
     ];
     nested(json, &totals);
     let queues = (0..broker.queue_places()).filter_map(|at| broker.queue_at(at));
@@ -548,6 +549,13 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges
     json.name("alarms", &mut is_first);
     json.texts(api::which_alarms(context));
     json.raw(b"}");
+}
+
+/// How many of a kind somebody sees.
+fn count<K: Kind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
+    let context = context.context();
+    let views = (0..K::places(context)).filter_map(|place| K::at(context, place));
+    views.filter(|view| is_wanted::<K>(seen, context, view)).count() as u64
 }
 
 /// What has happened to messages since the start, in all virtual hosts together.

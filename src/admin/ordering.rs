@@ -3,11 +3,11 @@
 //! Why it exists: a row is written when there is room for it and forgotten; to put rows in an order each is
 //! looked at first, and no more of it is kept than sixteen bytes of what it is sorted by, and its place.
 //!
+//! Rows that are alike in those bytes are told apart by the next ones, a look at a time.
+//!
 //! Always true: a look says how much work it was, so that a step ends after as much as others may have to
 //! wait for; matching takes time in the length of a name and the size of the pattern, and no more; rows that
 //! compare alike stay in the order of their places.
-
-use core::cmp::Ordering;
 
 use regex_lite::{Regex, RegexBuilder};
 
@@ -28,6 +28,19 @@ const PAGE_ROWS_DEFAULT: usize = 100;
 
 /// What of a row it is sorted by.
 type Key = [u8; 16];
+/// Letters of a text in a key.
+const KEY_LETTERS: usize = 15;
+
+/// Rows that are alike in all that was compared so far.
+#[derive(Clone, Copy, Debug)]
+struct Alike {
+    from: usize,
+    to: usize,
+    /// Letters compared.
+    letters: usize,
+    /// Rows from `from` on whose next letters have been looked at.
+    looked: usize,
+}
 
 /// What a kind's rows are looked at with.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +71,8 @@ pub struct Ordered {
     total: usize,
     filtered: usize,
     at: usize,
+    /// Still to be told apart; `None` before anything was sorted.
+    alike: Option<Vec<Alike>>,
 }
 
 /// A pattern, in the smallest of the sizes that it fits into; `None`: it is none, or fits into none.
@@ -108,7 +123,17 @@ impl Ordered {
         };
         let sort = sort.map_or_else(|| "name".to_string(), |sort| sort.into_owned());
         let is_reverse = request.says("sort_reverse");
-        Ok(Some(Self { named, sort, is_reverse, page, rows: Vec::new(), total: 0, filtered: 0, at: 0 }))
+        Ok(Some(Self {
+            named,
+            sort,
+            is_reverse,
+            page,
+            rows: Vec::new(),
+            total: 0,
+            filtered: 0,
+            at: 0,
+            alike: None,
+        }))
     }
 
     /// Looks at the row in a place; how much work that was, in rows that are just looked at.
@@ -139,29 +164,58 @@ impl Ordered {
         1 + work
     }
 
-    /// Everything has been looked at: what stands before the rows.
-    ///
-    /// # Errors
-    /// There is no such page.
+    /// Everything has been looked at: puts the rows in their order, as far as so many further looks go.
+    /// `true`: they are.
     pub fn put_in_order(
         &mut self,
         looks: &dyn Fn(usize) -> Looks,
         filter: &Filter,
         context: ReadContext<'_>,
-    ) -> Result<String, Refused> {
-        let sort = core::mem::take(&mut self.sort);
-        let text = |row: &(Key, u8, u32)| {
-            let mut cell = Vec::new();
-            (looks(row.1.into()).cell)(filter, context, row.2 as usize, &sort, &mut cell);
-            cell
-        };
-        self.rows.sort_by(|a, b| {
-            let by_key = a.0.cmp(&b.0);
-            // Beyond what is kept of a long text the text itself has to be asked.
-            let whole =
-                if by_key == Ordering::Equal && a.0[15] != 0 { text(a).cmp(&text(b)) } else { by_key };
-            if self.is_reverse { whole.reverse() } else { whole }
-        });
+        mut left: usize,
+    ) -> bool {
+        if self.alike.is_none() {
+            self.alike = Some(Vec::new());
+            self.sort(0, self.rows.len(), KEY_LETTERS);
+        }
+        while let Some(mut alike) = self.alike.as_mut().and_then(Vec::pop) {
+            while alike.from + alike.looked < alike.to {
+                if left == 0 {
+                    self.alike.get_or_insert_default().push(alike);
+                    return false;
+                }
+                left -= 1;
+                let (key, part, place) = &mut self.rows[alike.from + alike.looked];
+                let mut cell = Vec::new();
+                (looks((*part).into()).cell)(filter, context, *place as usize, &self.sort, &mut cell);
+                *key = rest(&cell, alike.letters);
+                alike.looked += 1;
+            }
+            self.sort(alike.from, alike.to, alike.letters + KEY_LETTERS);
+        }
+        true
+    }
+
+    /// Sorts some rows by their keys, and notes which are alike in those so that so many letters are not
+    /// enough.
+    fn sort(&mut self, from: usize, to: usize, letters: usize) {
+        let is_reverse = self.is_reverse;
+        let rows = &mut self.rows[from..to];
+        rows.sort_by(|a, b| if is_reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) });
+        let mut at = from;
+        for same in rows.chunk_by(|a, b| a.0 == b.0) {
+            if same.len() > 1 && same[0].0[KEY_LETTERS] != 0 {
+                let alike = Alike { from: at, to: at + same.len(), letters, looked: 0 };
+                self.alike.get_or_insert_default().push(alike);
+            }
+            at += same.len();
+        }
+    }
+
+    /// They are in their order: what stands before the rows.
+    ///
+    /// # Errors
+    /// There is no such page.
+    pub fn begin(&mut self) -> Result<String, Refused> {
         self.filtered = self.rows.len();
         let Some((page, size)) = self.page else { return Ok("[".to_string()) };
         let start = (page - 1).saturating_mul(size);
@@ -198,16 +252,24 @@ impl Ordered {
     }
 }
 
+/// What a text is compared by behind so many of its letters.
+fn rest(cell: &[u8], letters: usize) -> Key {
+    let mut key = [0; 16];
+    let text = cell.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or_default();
+    let text = text.get(letters..).unwrap_or_default();
+    key[0] = 3;
+    let len = text.len().min(KEY_LETTERS);
+    key[1..=len].copy_from_slice(&text[..len]);
+    key
+}
+
 /// What a cell is compared by: nothing, a number, true or false, a text, in Erlang's order of those.
 fn key(cell: &[u8]) -> Key {
     let mut key = [0; 16];
     match cell.first() {
         None => {}
         Some(b'"') => {
-            key[0] = 3;
-            let text = &cell[1..cell.len() - 1];
-            let len = text.len().min(15);
-            key[1..=len].copy_from_slice(&text[..len]);
+            key = rest(cell, 0);
         }
         Some(b'0'..=b'9' | b'-') => {
             let number = core::str::from_utf8(cell).ok().and_then(|text| text.parse::<f64>().ok());

@@ -3,8 +3,8 @@
 //! Why it exists: cards die of being written, years after somebody could have changed a setting. The store
 //! counts what it writes over all its lives; what the card takes is for its owner to say.
 //!
-//! Always true: the rate is that of this process, and nothing is said of it before it has run for an hour; what
-//! others write to the card is not known here, so the years are at most as many as shown.
+//! Always true: the rate is that of this process, and nothing is said of it before it has run for an hour;
+//! what others write to the card is not known here, so the years are at most as many as shown.
 
 use std::borrow::Cow;
 

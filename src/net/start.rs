@@ -101,12 +101,10 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
-        let (management, metrics) = engine.platform.management.split_at(config.management.len());
-        for listener in management {
-            log::info!("management API on http://{}/", listener.address);
-        }
-        for listener in metrics {
-            log::info!("metrics without a login on http://{}/metrics", listener.address);
+        for (place, listener) in engine.platform.management.iter().enumerate() {
+            let is_api = place < config.management.len();
+            let what = if is_api { "management API" } else { "metrics without a login" };
+            log::info!("{what} on http://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for listener in &engine.platform.listeners {

@@ -29,6 +29,8 @@ pub struct Counters {
     pub bytes_read_to_copy: u64,
     /// Bytes of zeros written to prepare segments.
     pub bytes_zeroed: u64,
+    /// Bytes that the lives before this one wrote, zeros too.
+    pub written_before: u64,
     /// Segments whose file is used again.
     pub segments_recycled: u64,
 }

@@ -154,8 +154,6 @@ pub struct Log {
     /// The next commit goes here; the segment's size when it is sealed.
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
-    /// Bytes that the lives before this one wrote to the disk.
-    pub(super) written_before: u64,
     pub(super) footer: Footer,
     pub(super) gather: Vec<u8>,
     pub(super) gathered: u32,
@@ -290,7 +288,6 @@ impl Log {
             had_access: start.had_access,
             tail: start.tail,
             sequence_max: start.sequence_max,
-            written_before: start.written_before,
             footer: start.footer.with_room(start.settings.segment_bytes),
             gather,
             gathered: start.again_records,
@@ -329,7 +326,7 @@ impl Log {
             held: Vec::new(),
             frees: false,
             dropped: Vec::new(),
-            counters: Counters::default(),
+            counters: Counters { written_before: start.written_before, ..Counters::default() },
             failed: false,
             is_damaged: false,
             is_starting: true,
@@ -401,8 +398,8 @@ impl Log {
     /// Bytes that all lives of the store wrote to the disk, zeros that prepare files included. What was
     /// written behind a kill to other files than the newest is not in it.
     pub const fn written_ever(&self) -> u64 {
-        let Counters { bytes_written, bytes_zeroed, .. } = self.counters;
-        self.written_before.saturating_add(bytes_written + bytes_zeroed)
+        let Counters { written_before, bytes_written, bytes_zeroed, .. } = self.counters;
+        written_before.saturating_add(bytes_written + bytes_zeroed)
     }
 
     /// Appends a message, a chunk, a definition or a mark to what gathers.

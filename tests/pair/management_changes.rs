@@ -641,3 +641,61 @@ fn lists_are_sorted_by_rates() {
     let names: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["calm", "wild", "q"]);
 }
+
+#[test]
+fn a_file_that_makes_no_sense_somewhere_changes_nothing() {
+    let mut world = World::new(small_limits());
+    let file = r#"{"vhosts":[{"name":"v"}],"users":[{"name":"u","password":"p","tags":""}],
+        "queues":[{"name":"q","vhost":"v","durable":"perhaps"}]}"#;
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("POST /api/definitions", file, "400", "queues[0]"),
+            ("GET /api/vhosts/v", "", "404", ""),
+            ("GET /api/users/u", "", "404", ""),
+            ("POST /api/definitions", &file.replace("\"perhaps\"", "true"), "204", ""),
+            ("GET /api/queues/v/q", "", "200", ""),
+            ("GET /api/users/u", "", "200", ""),
+        ],
+    );
+}
+
+#[test]
+fn an_overview_counts_what_its_reader_sees() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1]);
+    world.declare(client, 1, "q");
+    let reader = r#"{"password":"p","tags":"management"}"#;
+    script(&mut world, GUEST, &[("PUT /api/users/ann", reader, "201", "")]);
+    let totals = |world: &mut World, login: &str| {
+        let api = world.connect_management(Shape::WIDE, HOME);
+        body(&say(world, api, login, "GET /api/overview", ""))["object_totals"].clone()
+    };
+    let ann = "Authorization: Basic YW5uOnA=\r\n";
+    let nothing =
+        serde_json::json!({"channels": 0, "connections": 0, "consumers": 0, "exchanges": 0, "queues": 0});
+    assert_eq!(totals(&mut world, ann), nothing, "she may enter nowhere");
+    let all = totals(&mut world, GUEST);
+    assert_eq!([&all["channels"], &all["connections"], &all["queues"]], [1, 1, 1], "{all}");
+    let allowed = r#"{"configure":"","write":"","read":""}"#;
+    script(&mut world, GUEST, &[("PUT /api/permissions/%2F/ann", allowed, "201", "")]);
+    let seen = totals(&mut world, ann);
+    assert_eq!([&seen["connections"], &seen["queues"]], [0, 1], "connections are her own only: {seen}");
+}
+
+#[test]
+fn who_asks_whether_its_body_may_come_is_told_so_once() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let head = format!(
+        "PUT /api/queues/%2F/q HTTP/1.1\r\nHost: localhost\r\n{GUEST}Content-Length: 16\r\nExpect: 100-Continue\r\n\r\n"
+    );
+    assert_eq!(ask(&mut world, client, &head), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(ask(&mut world, client, "{\"durable\""), "", "it has been told");
+    assert_eq!(status(&ask(&mut world, client, ":true}")), "201");
+    // Whoever sends it at once needs no answer to that, and one that is too long is told so instead.
+    assert_eq!(status(&ask(&mut world, client, &format!("{head}{{\"durable\":true}}"))), "204");
+    let long = head.replace("Length: 16", "Length: 999999");
+    assert_eq!(status(&ask(&mut world, client, &long)), "413");
+}

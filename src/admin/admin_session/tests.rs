@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
+use crate::admin::filter::Filter;
+use crate::admin::json::Json;
+use crate::admin::ordering::{Looks, Ordered};
+use crate::admin::request_context::ReadContext;
 use crate::admin::request_context::{
     BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
 };
@@ -238,4 +242,64 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
     assert!(connection.output().starts_with(b"HTTP/1.1 400"));
     connection.wrote(connection.output().len());
     assert!(connection.is_ending() && connection.output().is_empty());
+}
+
+thread_local! {
+    static LOOKED: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+}
+
+const ALIKE: usize = 3000;
+
+fn name_like_others(place: usize) -> String {
+    format!(
+        "{}{:04}{}",
+        "same ".repeat(9),
+        place * 7 % ALIKE,
+        if place.is_multiple_of(2) { "" } else { "\"" }
+    )
+}
+
+#[test]
+fn names_that_begin_alike_are_put_in_order_in_steps() {
+    let looks = Looks {
+        cell: |_, _, place, _, out| {
+            LOOKED.set(LOOKED.get() + 1);
+            Json::new(out, 4096).text(&name_like_others(place));
+            true
+        },
+        name: |_, _| None,
+    };
+    for reverse in ["false", "true"] {
+        let text = format!("GET /api/queues?sort=name&sort_reverse={reverse} HTTP/1.1\r\n\r\n");
+        let Parsed::Request(request, _) = http::parse(text.as_bytes(), 1024) else { panic!() };
+        let mut ordered = Ordered::asked(&request, true).unwrap().unwrap();
+        let stage = Stage::new();
+        let context = ReadContext {
+            broker: &stage.broker,
+            sockets: &NoSockets,
+            bridges: &NoSockets,
+            samples: &stage.samples,
+        };
+        (0..ALIKE).for_each(|place| _ = ordered.take(looks, &Filter::default(), context, (0, place)));
+        let mut steps = 0;
+        loop {
+            LOOKED.set(0);
+            let is_done = ordered.put_in_order(&|_| looks, &Filter::default(), context, 100);
+            assert!(LOOKED.get() <= 100, "a step looks at no more than it may");
+            steps += 1;
+            if is_done {
+                break;
+            }
+        }
+        assert!(steps > ALIKE / 100, "it took {steps}");
+        ordered.begin().unwrap();
+        let mut found = Vec::new();
+        while let Some((_, place)) = ordered.next() {
+            found.push(name_like_others(place));
+            ordered.pass();
+        }
+        let mut wanted: Vec<_> = (0..ALIKE).map(name_like_others).collect();
+        wanted.sort_by(|a, b| if reverse == "true" { b.cmp(a) } else { a.cmp(b) });
+        assert_eq!(found, wanted);
+    }
 }
