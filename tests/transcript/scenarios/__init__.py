@@ -2,8 +2,4 @@
 
 from . import handshake, framing, channels, exchanges, queues, bindings  # noqa: F401
 from . import publishing, routing, confirms, consuming, settling, transactions  # noqa: F401
-<<<<<<< HEAD
-from . import reply_to, limits, dead_letters, expiry, policies, later  # noqa: F401
-=======
-from . import reply_to, limits, dead_letters, expiry, priorities  # noqa: F401
->>>>>>> 6433bd3 (Transcript: priorities recorded from RabbitMQ: order, requeue, length, TTL)
+from . import reply_to, limits, dead_letters, expiry, policies, priorities  # noqa: F401
