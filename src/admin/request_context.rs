@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 
 use super::samples::Samples;
 use super::tokens::Tokens;
-use super::wear::Endurance;
 use crate::broker::{self, Broker};
 use crate::command::{ClientLabel, ConnectionId};
 use crate::journal::{Batch, Journal};
@@ -218,6 +217,15 @@ pub struct StoreView {
     pub bytes_max: u64,
     /// Bytes that it has room for now.
     pub room_bytes: u64,
+}
+
+/// What the owner says of the card.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Endurance {
+    /// Bytes that may be written to it; 0 when he does not say.
+    pub bytes: u64,
+    /// Years below which it is an alarm; 0 for never.
+    pub years_min: u32,
 }
 
 /// What the machine says of the process at this moment; 0 where it does not say.

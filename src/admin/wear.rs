@@ -20,15 +20,6 @@ const YEAR_MS: u128 = 31_557_600_000;
 /// More tenths of a year than this are no forecast.
 const TENTHS_MAX: u128 = 10_000;
 
-/// What the owner says of the card.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Endurance {
-    /// Bytes that may be written to it; 0 when he does not say.
-    pub bytes: u64,
-    /// Years below which it is an alarm; 0 for never.
-    pub years_min: u32,
-}
-
 /// The forecast.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wear {

@@ -7,8 +7,7 @@ use mio::{Poll, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin::request_context::{Machine, Process, StoreView};
-use crate::admin::wear::Endurance;
+use crate::admin::request_context::{Endurance, Machine, Process, StoreView};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::engine::{Engine, Setup};

@@ -22,6 +22,7 @@ use crate::time::Now;
 
 use super::access::FoundAt;
 use super::access_file;
+use super::chain::Headers;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, is_full};
 use super::format::Format;
@@ -36,7 +37,7 @@ use super::record::{Message, Record};
 use super::record_walk;
 use super::report::{Access, Report, Restored, Step};
 use super::salvage;
-use super::segment::{HeaderRead, SegmentHeader, is_segment_size};
+use super::segment::{HeaderRead, SegmentHeader, SegmentRef, is_segment_size};
 use super::sync_proof::{owner_of, said_most};
 
 /// Why a store cannot be opened.
@@ -352,9 +353,6 @@ fn recover<D: Disk>(
     let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
     let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
-    // What was written to the newest segment since its header was lies in it.
-    let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
-    let since = if newest.segment.sequence > 0 { newest.tail } else { 0 };
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let formats = headers.iter().map(|(_, _, header)| header.format);
     let mut wants = formats.fold(reader.format.max(newest.format), Format::max);
@@ -377,7 +375,7 @@ fn recover<D: Disk>(
         active: newest.segment,
         format: newest.format,
         wants,
-        written_before: written.saturating_add(since.into()),
+        written_before: written_before(&headers, newest.segment, newest.tail),
         had_access: headers.iter().any(|(_, _, header)| header.has_access),
         tail: newest.tail,
         sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_missing),
@@ -387,6 +385,12 @@ fn recover<D: Disk>(
         covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
     };
     Ok((start, reader.report))
+}
+
+/// What the lives before this one wrote: what was written to the newest segment since its header lies in it.
+fn written_before(headers: &Headers<'_>, newest: SegmentRef, tail: u32) -> u64 {
+    let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
+    written.saturating_add(if newest.sequence > 0 { tail.into() } else { 0 })
 }
 
 /// Puts the header that is noted beside the log in the place of the one that its file has lost; tells whether

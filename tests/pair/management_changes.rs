@@ -689,7 +689,8 @@ fn who_asks_whether_its_body_may_come_is_told_so_once() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     let head = format!(
-        "PUT /api/queues/%2F/q HTTP/1.1\r\nHost: localhost\r\n{GUEST}Content-Length: 16\r\nExpect: 100-Continue\r\n\r\n"
+        "PUT /api/queues/%2F/q HTTP/1.1\r\nHost: localhost\r\n{GUEST}Content-Length: 16\r\n\
+         Expect: 100-Continue\r\n\r\n"
     );
     assert_eq!(ask(&mut world, client, &head), "HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(ask(&mut world, client, "{\"durable\""), "", "it has been told");

@@ -30,8 +30,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use leveret::admin::request_context::{Machine, Process, StoreView};
-use leveret::admin::wear::Endurance;
+use leveret::admin::request_context::{Endurance, Machine, Process, StoreView};
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup};
 use leveret::limits::Limits;

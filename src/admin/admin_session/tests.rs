@@ -8,13 +8,13 @@ use super::*;
 use crate::admin::filter::Filter;
 use crate::admin::json::Json;
 use crate::admin::ordering::{Looks, Ordered};
+use crate::admin::request_context::Endurance;
 use crate::admin::request_context::ReadContext;
 use crate::admin::request_context::{
     BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
 };
 use crate::admin::samples::Samples;
 use crate::admin::tokens::Tokens;
-use crate::admin::wear::Endurance;
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
