@@ -13,10 +13,11 @@
 use crate::broker::{UserLimits, VhostLimits};
 
 use super::actions::{self, default_named};
-use super::answer::{Answer, bad_request, body, not_found, problem, refusal, unauthorized};
+use super::answer::{Answer, bad_request, body, not_found, refusal, unauthorized};
 use super::api;
 use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
 use super::filter::{BindingEnds, Filter};
+use super::health;
 use super::http::{Request, Status, Verb};
 use super::import;
 use super::json::Json;
@@ -120,10 +121,10 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
         ["nodes", name] if *name == context.process.node => {
             monitor(who).map(|()| object(|json| node(json, context)))?
         }
-        ["health", "checks", check @ ..] => health(context, check),
+        ["health", "checks", check @ ..] => health::check(context, check),
         ["aliveness-test", vhost] => {
             may_enter(context, who, vhost)?;
-            status_ok()
+            health::status_ok()
         }
         [kind @ ("vhosts" | "connections" | "channels")] => api::list_kind(kind, request, who.filter(None)),
         [kind @ ("queues" | "exchanges" | "bindings" | "consumers"), vhost @ ..] if vhost.len() < 2 => {
@@ -407,54 +408,6 @@ fn exists(context: &RequestContext<'_>, vhost: &str) -> Result<(), Answer> {
 
 fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
     Answer::Now(Status::Ok, body(write))
-}
-
-fn status_ok() -> Answer {
-    object(|json| json.raw(b"{\"status\":\"ok\"}"))
-}
-
-fn failed(reason: &str) -> Answer {
-    let body = body(|json| {
-        json.raw(b"{\"status\":\"failed\",\"reason\":");
-        json.text(reason);
-        json.raw(b"}");
-    });
-    Answer::Now(Status::Unavailable, body)
-}
-
-/// The health checks that mean something on one node.
-fn health(context: &RequestContext<'_>, check: &[&str]) -> Answer {
-    // A protocol, a space and where, which ends with a port.
-    let listeners = || context.process.listeners.iter().filter_map(|text| text.split_once(' '));
-    let is_listening = match check {
-        ["alarms" | "local-alarms"] => {
-            let alarms = api::which_alarms(context);
-            let alarm = alarms.iter().find(|text| text.starts_with("disk") || text.starts_with("store"));
-            return alarm.map_or_else(status_ok, |alarm| failed(alarm));
-        }
-        [
-            "virtual-hosts"
-            | "ready-to-serve-clients"
-            | "node-is-quorum-critical"
-            | "node-is-mirror-sync-critical",
-        ] => true,
-        ["port-listener", port] => match port.parse::<u16>() {
-            Ok(port) => listeners().any(|(_, at)| at.ends_with(&format!(":{port}"))),
-            Err(_) => {
-                return Answer::Now(Status::BadRequest, problem("bad_request", "the port is no number"));
-            }
-        },
-        ["protocol-listener", protocol] => {
-            let protocol = match *protocol {
-                "amqp091" | "amqp" => "amqp",
-                "amqps" | "amqp/ssl" => "amqp/ssl",
-                other => other,
-            };
-            listeners().any(|(spoken, _)| spoken == protocol)
-        }
-        _ => return not_found("Not Found"),
-    };
-    if is_listening { status_ok() } else { failed("No active listener") }
 }
 
 fn whoami(who: &Who) -> Answer {

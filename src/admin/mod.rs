@@ -42,6 +42,7 @@ pub mod definitions;
 pub mod exposition;
 pub mod filter;
 mod gate;
+mod health;
 pub mod http;
 mod import;
 pub mod json;

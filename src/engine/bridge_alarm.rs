@@ -5,28 +5,9 @@
 
 use crate::log_limiter::{LogKind, LogSource};
 
+use super::bridge_state::ParkedAlarm;
 use super::platform::Platform;
 use super::state::Engine;
-
-/// How much of the alarm was told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ParkedAlarm {
-    /// There was nothing in the queue for what is set aside, and nothing was put there since.
-    Off,
-    /// There may be something in it.
-    Unknown,
-    /// It was said that there is.
-    On,
-}
-
-impl ParkedAlarm {
-    /// A message was set aside, or stayed so.
-    pub(super) fn note_parked(&mut self) {
-        if *self == Self::Off {
-            *self = Self::Unknown;
-        }
-    }
-}
 
 impl<P: Platform> Engine<P> {
     /// Says of which bridges messages are set aside now, and of which none is any more.

@@ -14,7 +14,6 @@ use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 use crate::wire::{Properties, Writer};
 
-use super::bridge_alarm::ParkedAlarm;
 use super::bridge_link::{Condemned, Direction, LinkId, Retry};
 
 /// Causes of one upstream that are remembered, for some take turns.
@@ -95,6 +94,26 @@ pub(super) struct Bridge {
     pub(super) careful: usize,
     /// How fast messages are forwarded.
     pub(super) pace: Pace,
+}
+
+/// What the log was told of messages that are set aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ParkedAlarm {
+    /// There was nothing in the queue for what is set aside, and nothing was put there since.
+    Off,
+    /// There may be something in it.
+    Unknown,
+    /// It was said that there is.
+    On,
+}
+
+impl ParkedAlarm {
+    /// A message was set aside, or stayed so.
+    pub(super) fn note_parked(&mut self) {
+        if *self == Self::Off {
+            *self = Self::Unknown;
+        }
+    }
 }
 
 /// Where a link is.

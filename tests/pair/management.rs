@@ -361,3 +361,20 @@ fn a_user_loses_his_own_tokens_to_others_of_his_and_all_of_them_with_his_name() 
     assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", ANN))), "200", "the same password");
     assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", &token))), "401");
 }
+
+#[test]
+fn who_asks_whether_its_body_may_come_is_told_so_once() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let head = format!(
+        "PUT /api/queues/%2F/q HTTP/1.1\r\nHost: localhost\r\n{GUEST}Content-Length: 16\r\n\
+         Expect: 100-Continue\r\n\r\n"
+    );
+    assert_eq!(ask(&mut world, client, &head), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(ask(&mut world, client, "{\"durable\""), "", "it has been told");
+    assert_eq!(status(&ask(&mut world, client, ":true}")), "201");
+    // Whoever sends it at once needs no answer to that, and one that is too long is told so instead.
+    assert_eq!(status(&ask(&mut world, client, &format!("{head}{{\"durable\":true}}"))), "204");
+    let long = head.replace("Length: 16", "Length: 999999");
+    assert_eq!(status(&ask(&mut world, client, &long)), "413");
+}

@@ -333,7 +333,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
-        endurance: leveret::admin::wear::Endurance::default(),
+        endurance: leveret::admin::request_context::Endurance::default(),
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,
