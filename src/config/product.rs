@@ -2,7 +2,8 @@
 
 use super::units::{Compat, Label};
 
-/// The version of RabbitMQ that `compat = "rabbitmq"` announces: the last whose semantics Leveret follows.
+/// The version of RabbitMQ that is announced unless `compat` says otherwise: the last whose semantics Leveret
+/// follows.
 const RABBITMQ_VERSION: &str = "3.13.7";
 
 /// Who the broker says it is in connection.start.
@@ -25,8 +26,9 @@ pub(super) struct Announced {
 impl Announced {
     pub(super) fn product(self) -> Product {
         let (name, version) = match self.compat {
-            Some(Compat::RabbitMq) => ("RabbitMQ", RABBITMQ_VERSION),
-            Some(Compat::None) | None => ("Leveret", env!("CARGO_PKG_VERSION")),
+            // Celery's client sets its prefetch right only where it is told so, and nobody configures that.
+            Some(Compat::RabbitMq) | None => ("RabbitMQ", RABBITMQ_VERSION),
+            Some(Compat::None) => ("Leveret", env!("CARGO_PKG_VERSION")),
         };
         Product {
             name: self.product.map_or_else(|| name.to_string(), |label| label.0),

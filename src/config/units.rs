@@ -300,7 +300,7 @@ impl FromStr for LogLevel {
 pub enum Compat {
     /// Leveret, by its own name and version.
     None,
-    /// RabbitMQ 3.13: Celery's client then sets its prefetch as it does there.
+    /// RabbitMQ 3.13, unless told otherwise: Celery's client then sets its prefetch as it does there.
     RabbitMq,
 }
 

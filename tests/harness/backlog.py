@@ -51,7 +51,11 @@ def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int)
     following: Dict[bytes, int] = {queue.encode(): 0 for queue in queues}
     received, buffer, tag, queue = 0, bytearray(), 0, b""
     while received < total:
-        buffer += peer.socket.recv(1 << 20)
+        try:
+            buffer += peer.socket.recv(1 << 20)
+        except TimeoutError:
+            behind = {name.decode(): count for name, count in following.items() if count < total // len(queues)}
+            raise AssertionError(f"{received} of {total} came; less than all of {behind}") from None
         at, length = 0, len(buffer)
         while at + HEAD.size <= length:
             kind, _, payload = HEAD.unpack_from(buffer, at)

@@ -30,7 +30,6 @@ GENERATED = [
 MACHINE = [
     (re.compile(r"oracle@[A-Za-z0-9_.-]+"), "oracle@<host>"),
     (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),
-    (re.compile(r"(product=S'Leveret', version=S)'[^']*'"), r"\1'<version>'"),
     (re.compile(r"(platform=S)'(Linux|Rust)[^']*'"), r"\1'<platform>'"),
     (re.compile(r"time=T:1[0-9]{9}\b"), "time=T:<now>"),
     (re.compile(r"mechanisms='AMQPLAIN PLAIN'"), "mechanisms='PLAIN AMQPLAIN'"),
