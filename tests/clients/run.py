@@ -9,10 +9,7 @@ import argparse
 import contextlib
 import os
 import re
-import signal
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
@@ -20,67 +17,11 @@ from typing import Callable, Dict, Iterator, List
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from clients import expiry, stuck  # noqa: E402
+from clients import expiry, frameworks, stuck  # noqa: E402
+from clients.program import PATIENCE, Program  # noqa: E402
 from harness import brokers, environment  # noqa: E402
 from harness.raw import queue_state  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
-
-PATIENCE = 20.0
-
-
-class Program:
-    """A running tutorial program and what it has printed."""
-
-    def __init__(self, bench: "Bench", name: str, args: List[str], **extra: str) -> None:
-        self.name = " ".join([name] + args)
-        self.lines: List[str] = []
-        self.news = threading.Condition()
-        self.process = subprocess.Popen(
-            [str(bench.python), "-u", str(bench.folder / f"{name}.py"), *args],
-            env=dict(bench.environment, **extra),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self.news:
-                self.lines.append(line.rstrip("\n"))
-                self.news.notify_all()
-        with self.news:
-            self.news.notify_all()
-
-    def count(self, text: str) -> int:
-        """How many lines contain this."""
-        return sum(text in line for line in self.lines)
-
-    def wait(self, text: str, times: int = 1, patience: float = PATIENCE) -> str:
-        """Wait until so many lines contain the text; the last of them."""
-        with self.news:
-            if not self.news.wait_for(lambda: self.count(text) >= times, patience):
-                raise AssertionError(f"{self.name} did not print {text!r} {times} times:\n" + self.text())
-            return [line for line in self.lines if text in line][times - 1]
-
-    def ended(self, patience: float = PATIENCE) -> List[str]:
-        """Wait for its end, which must be a good one; all its lines."""
-        status = self.process.wait(patience)
-        self.reader.join(5.0)
-        assert status == 0, f"{self.name} ended with status {status}:\n" + self.text()
-        return self.lines
-
-    def text(self) -> str:
-        """All it printed."""
-        return "\n".join("    " + line for line in self.lines)
-
-    def kill(self) -> None:
-        """End it without giving it a chance to say goodbye."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
 
 class Bench:
     """One broker and one version of pika; ends every program it started."""
@@ -99,7 +40,8 @@ class Bench:
 
     def start(self, name: str, *args: str, **extra: str) -> Program:
         """Start a program."""
-        program = Program(self, name, list(args), **extra)
+        command = [str(self.python), "-u", str(self.folder / f"{name}.py"), *args]
+        program = Program(" ".join([name, *args]), command, dict(self.environment, **extra))
         self.programs.append(program)
         return program
 
@@ -368,7 +310,8 @@ def main() -> int:
     failed = 0
     quick = os.environ.get("LEVERET_TEST_MODE") == "quick"
     wants_all, wants_stuck, wants_expiry = not args.case, stuck.CASE in args.case, expiry.CASE in args.case
-    args.case = [name for name in args.case if name not in (stuck.CASE, expiry.CASE)]
+    wants_frameworks = [name for name in args.case if name in frameworks.CASES]
+    args.case = [name for name in args.case if name not in (stuck.CASE, expiry.CASE, *frameworks.CASES)]
     if wants_all or args.case:
         for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
             failed |= run_version(label, args)
@@ -376,6 +319,8 @@ def main() -> int:
         failed |= stuck.run(args.rabbitmq)
     if wants_expiry or (wants_all and not args.at and not args.pika and not args.rabbitmq):
         failed |= expiry.run()
+    if wants_frameworks or (wants_all and not quick and not args.at and not args.pika):
+        failed |= frameworks.run(args.rabbitmq, wants_frameworks)
     return failed
 
 

@@ -1,0 +1,169 @@
+"""People's frameworks, unchanged: what they promise holds when their worker or the broker is killed in the middle.
+
+A case has a broker that keeps its port and its data over a kill, a file that programs write a line into for each thing
+they did, and programs that are each a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+from harness import brokers, environment
+from harness.suite import Skip, Suite
+
+from clients.program import Program
+
+HERE = Path(__file__).resolve().parent
+PATIENCE = 90.0
+CELERY = "5.7.0"
+
+
+class LeveretHouse:
+    """A Leveret that comes back where it was."""
+
+    # What kombu looks at: by this it knows that basic.qos has a `global` that changes running consumers.
+    CONFIG = 'compat = "rabbitmq"\n'
+
+    def __init__(self) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
+        self.port = brokers.free_port()
+        self._start()
+
+    def _start(self) -> None:
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)], self.CONFIG,
+                                      data_dir=self.home / "data")
+
+    def kill(self) -> None:
+        """A power cut for the process alone."""
+        assert self.broker.alive(), "the broker had ended by itself:\n" + self.broker.log()
+        self.broker.kill()
+        self.broker.close()
+        self._start()
+
+    def close(self) -> None:
+        """The end of it and of its data."""
+        self.broker.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class RabbitHouse:
+    """A RabbitMQ whose application goes and comes, with all connections."""
+
+    def __init__(self) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
+        self.broker = brokers.RabbitMq()
+        self.port = self.broker.address.port
+
+    def kill(self) -> None:
+        """As far as RabbitMQ's own tool goes."""
+        self.broker.ctl("stop_app")
+        self.broker.ctl("start_app")
+
+    def close(self) -> None:
+        """The end of it."""
+        self.broker.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Stage:
+    """One broker, one environment, and all the programs of a case."""
+
+    def __init__(self, house: "LeveretHouse | RabbitHouse", python: Path, folder: Path) -> None:
+        self.house = house
+        self.python = python
+        self.folder = folder
+        self.programs: List[Program] = []
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        (house.home / "results").mkdir(exist_ok=True)
+        self.environment: Dict[str, str] = dict(
+            kept, AMQP_URL=f"amqp://guest:guest@127.0.0.1:{house.port}//", LEDGER=str(house.home / "ledger"),
+            RESULTS=str(house.home / "results"), PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1",
+            PYTHONPATH=str(folder))
+        with contextlib.suppress(FileNotFoundError):
+            (house.home / "ledger").unlink()
+
+    def start(self, *words: str) -> Program:
+        """A program of the environment's own interpreter."""
+        program = Program(" ".join(words), [str(self.python), *words], self.environment)
+        self.programs.append(program)
+        return program
+
+    def tell(self, words: List[str], start_worker: Callable[[], Program]) -> None:
+        """Follow a story to its end, beside a worker that is there first; kill what it asks to be killed."""
+        worker = start_worker()
+        story = self.start(*words)
+        for number in range(10):
+            line = story.asks(number, PATIENCE)
+            if line.startswith("ok "):
+                story.ended()
+                return
+            if line == "please worker":
+                worker.kill()
+                worker = start_worker()
+            else:
+                self.house.kill()
+            story.answer()
+
+    def end(self) -> None:
+        """End what still runs."""
+        for program in self.programs:
+            program.kill()
+
+    def log(self) -> str:
+        """What every program printed, for a failure."""
+        return "\n".join(f"  {program.name}\n{program.text()}" for program in self.programs)
+
+
+def celery_chapter(stage: Stage, app: str, chapter: str) -> None:
+    """One chapter of stories/with_celery.py."""
+
+    def worker() -> Program:
+        found = stage.start("-m", "celery", "-A", app, "worker", "--concurrency", "2", "-E", "--loglevel", "INFO",
+                            "-n", "one@here", "--without-mingle")
+        found.wait(" ready.", patience=PATIENCE)
+        return found
+
+    stage.tell([str(stage.folder / "with_celery.py"), chapter], worker)
+
+
+CELERY_CHAPTERS = {"results": "jobs", "countdown": "jobs", "topics": "jobs", "control": "jobs",
+                   "killed_worker": "jobs", "killed_broker": "jobs", "delayed": "delayed"}
+CASES: Dict[str, Callable[[Stage], None]] = {
+    f"celery-{chapter.replace('_', '-')}": lambda stage, app=app, chapter=chapter: celery_chapter(stage, app, chapter)
+    for chapter, app in CELERY_CHAPTERS.items()
+}
+
+
+def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
+    """The suite's status."""
+    suite = Suite("clients/rabbitmq" if rabbitmq else "clients", only)
+    wanted = {name: case for name, case in CASES.items() if not only or name in only}
+    try:
+        python = environment.python_with(f"celery-{CELERY}", f"celery=={CELERY}")
+    except Skip as why:
+        for name in wanted:
+            suite.skip(name, f"Celery {CELERY}: {why}")
+        return 0
+    for name, case in wanted.items():
+        suite.case(name, lambda: on_a_stage(case, rabbitmq, python))
+    return suite.status()
+
+
+def on_a_stage(case: Callable[[Stage], None], rabbitmq: bool, python: Path) -> None:
+    """A case in a house of its own."""
+    house = RabbitHouse() if rabbitmq else LeveretHouse()
+    stage = Stage(house, python, HERE / "stories")
+    try:
+        case(stage)
+        assert house.broker.alive(), "the broker ended"
+    except Exception:
+        print(stage.log() + "\n" + house.broker.log()[-3000:])
+        raise
+    finally:
+        stage.end()
+        house.close()
